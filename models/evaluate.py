@@ -1,0 +1,66 @@
+"""How good a network is on images it was not trained on."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evaluation:
+    """What was counted; everything else is worked out from it."""
+
+    confusion: Tensor
+    """(classes, classes) int64 on the CPU: images of the row's class that were taken for the column's."""
+    loss: float
+    """Mean cross-entropy per image in nats, without label smoothing; not finite where the network's outputs are not."""
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that were taken for what they are."""
+        return float(self.confusion.diagonal().sum()) / self.images
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean, over the classes that have images, of the share that was recognised."""
+        images = self.confusion.sum(dim=1)
+        present = images > 0
+        recall = self.confusion.diagonal()[present].double() / images[present]
+        return float(recall.mean())
+
+
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Evaluation:
+    """Let `model` classify every image once: batches of ((N, 3, side, side) float32, (N,) int64 labels).
+
+    The model computes in evaluation mode, and is left in the mode it was in. Raises ValueError if there is no image.
+    """
+    device = next(model.parameters()).device
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    with _evaluation_mode(model), torch.inference_mode():
+        for images, labels in batches:
+            logits = model(images)
+            counts += torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes * classes)
+            loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
+    total = int(counts.sum())
+    if total == 0:
+        raise ValueError("evaluate needs at least one image, but its batches have none")
+    return Evaluation(confusion=counts.view(classes, classes).cpu(), loss=float(loss_sum) / total)
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

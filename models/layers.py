@@ -1,0 +1,104 @@
+"""The parts a network is put together from."""
+
+from torch import Tensor, nn
+
+from models.config import Activation, ConvPlan, ModelConfig, Norm, Pool, Skip, norm_groups
+
+
+class ConvBlock(nn.Module):
+    """Convolution, pooling, norm, (plus the way around), activation, dropout.
+
+    (N, in_channels, side_in, side_in) becomes (N, out_channels, side_out, side_out). The pooling comes before the norm,
+    which then works on a quarter of the pixels: 1.2 times the images per second of the other order on a CPU.
+    """
+
+    def __init__(self, config: ModelConfig, conv: ConvPlan) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            config.kernel_size,
+            padding=config.kernel_size // 2,
+            bias=config.norm == "none",
+        )
+        self.pool = make_pool(config.pool) if conv.pooled else nn.Identity()
+        self.norm = make_norm(config.norm, conv.out_channels)
+        self.skip = make_skip(conv.skip, config.norm, conv)
+        self.activation = make_activation(config.activation)
+        self.dropout = nn.Dropout2d(config.dropout_conv) if config.dropout_conv > 0 else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        branch: Tensor = self.norm(self.pool(self.conv(images)))
+        if self.skip is not None:
+            branch = branch + self.skip(images)
+        out: Tensor = self.dropout(self.activation(branch))
+        return out
+
+
+class DenseBlock(nn.Module):
+    """Linear, activation, dropout: (N, inputs) becomes (N, outputs)."""
+
+    def __init__(self, config: ModelConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.activation = make_activation(config.activation)
+        self.dropout = nn.Dropout(config.dropout_dense) if config.dropout_dense > 0 else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.dropout(self.activation(self.linear(features)))
+        return out
+
+
+def make_activation(name: Activation) -> nn.Module:
+    """The activation of that name, in place where its backward pass allows it."""
+    match name:
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "leaky_relu":
+            return nn.LeakyReLU(inplace=True)
+        case "elu":
+            return nn.ELU(inplace=True)
+        case "gelu":
+            return nn.GELU()
+        case "silu":
+            return nn.SiLU()
+
+
+def make_norm(name: Norm, channels: int) -> nn.Module:
+    """The norm of that name for images of so many channels."""
+    match name:
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "group":
+            return nn.GroupNorm(norm_groups(channels), channels)
+        case "none":
+            return nn.Identity()
+
+
+def make_pool(name: Pool) -> nn.Module:
+    """The pooling of that name; it halves the side, rounding down."""
+    return nn.MaxPool2d(2) if name == "max" else nn.AvgPool2d(2)
+
+
+def make_skip(skip: Skip, norm: Norm, conv: ConvPlan) -> nn.Module | None:
+    """The way around a block, with a norm of its own where it is projected (He 2015, arXiv:1512.03385, option B).
+
+    Whatever the block's pooling, this one is an average, and comes first (He 2018, arXiv:1812.01187, ResNet-D).
+    """
+    match skip:
+        case "none":
+            return None
+        case "identity":
+            return nn.Identity()
+        case "pool":
+            return nn.AvgPool2d(2)
+        case "project":
+            return _projection(norm, conv)
+        case "pool_project":
+            return nn.Sequential(nn.AvgPool2d(2), _projection(norm, conv))
+
+
+def _projection(norm: Norm, conv: ConvPlan) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=False), make_norm(norm, conv.out_channels)
+    )

@@ -1,0 +1,85 @@
+"""What changes the weights: the optimizer, and the moving average behind it."""
+
+from copy import deepcopy
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from models.config import TrainConfig
+
+FUSED_DEVICES: Final = frozenset({"cpu", "cuda"})
+"""Where torch has one kernel for a whole update of sgd, adam and adamw; rmsprop has none anywhere."""
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """The optimizer for all parameters of `model`, which already lies on its device."""
+    groups = parameter_groups(model, config)
+    fused = all(parameter.device.type in FUSED_DEVICES for parameter in model.parameters())
+    match config.optimizer:
+        case "sgd":
+            return SGD(
+                groups,
+                lr=config.learning_rate,
+                momentum=config.momentum,
+                nesterov=config.momentum > 0,
+                fused=fused,
+            )
+        case "adam":
+            return Adam(groups, lr=config.learning_rate, fused=fused)
+        case "adamw":
+            return AdamW(groups, lr=config.learning_rate, fused=fused)
+        case "rmsprop":
+            return RMSprop(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+    """Weights of convolutions and dense layers, with weight decay; norms and biases, without unless decay_norms.
+
+    A norm's scale decayed to zero silences its channel (Jia 2018, arXiv:1807.11205, section 3.2).
+    """
+    # Weights of layers are at least matrices; scales, shifts and biases are vectors.
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": config.weight_decay if config.decay_norms else 0.0},
+    ]
+
+
+class MovingAverage:
+    """An exponential moving average of a model's weights and batch-norm statistics, as a model of its own.
+
+    The decay begins small and grows to `decay`, min(decay, (1 + updates) / (10 + updates)) as in TensorFlow's
+    ExponentialMovingAverage; else a trial of few batches would be judged by its random first weights. The
+    statistics are averaged like the weights they belong to, so that no pass over the images is needed to renew them.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.model = deepcopy(model).requires_grad_(False).eval()
+        self.updates = 0
+        self._decay = decay
+        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
+        self._numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the model as it is now."""
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_([mine for mine, _ in self._numbers], [now for _, now in self._numbers], 1.0 - decay)
+        for mine, now in self._counters:
+            mine.copy_(now)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:  # tensors and plain values
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

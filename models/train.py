@@ -1,0 +1,249 @@
+"""Training that tells what it did step by step, and can be broken off, stored and taken up again at any batch."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.build import build
+from models.config import ModelConfig, TrainConfig, check_batch_size
+from models.optim import MovingAverage, make_optimizer
+from models.randomness import RandomState, get_random_state, seed_everything, set_random_state
+from models.schedule import Plateau, make_schedule
+
+Batch = tuple[Tensor, Tensor]
+"""(N, 3, side, side) float32 images, normalised and channels_last, and (N,) int64 labels."""
+
+Batches = Callable[[int, int], Iterable[Batch]]
+"""Batches number start (counted from 0) to stop - 1, the same ones each time it is asked."""
+
+
+class Diverged(Exception):
+    """The training loss is no longer a finite number."""
+
+    def __init__(self, step: int, batch: int, loss: float) -> None:
+        super().__init__(step, batch, loss)
+        self.step = step
+        self.batch = batch
+        self.loss = loss
+
+    def __str__(self) -> str:
+        return (
+            f"the training loss must be finite, but was {self.loss} in step {self.step}, batch {self.batch}; "
+            f"lower learning_rate, or set clip"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What one step came to."""
+
+    step: int
+    """Counted from 1."""
+    train_loss: float
+    """Mean over the step's images, label smoothing included, each taken before its batch changed the weights."""
+    images: int
+    seconds: float
+    """Training and waiting for batches, added up over the attempts that the step took."""
+
+
+class TrainingState(TypedDict):
+    """All that a training is made of; torch.load(weights_only=True) reads it back."""
+
+    config: dict[str, Any]
+    seed: int
+    total_batches: int
+    batch: int
+    step: int
+    step_began: int
+    """Batches that were done when the step in progress began."""
+    loss_sum: float
+    images: int
+    seconds: float
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    average: dict[str, Any]
+    plateau: dict[str, Any]
+    random: RandomState
+
+
+class Training:
+    """A network, what trains it, and how far it has come.
+
+    `batch` batches are trained, and `step` steps are complete. Whatever is raised between two batches leaves the
+    training as it was after the last one: store state(), or call run() again.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        *,
+        total_batches: int,
+        seed: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if total_batches < 1:
+            raise ValueError(f"total_batches must be at least 1, but got {total_batches}")
+        self.model = model
+        self.config = config
+        self.total_batches = total_batches
+        self.seed = seed
+        self.device = next(model.parameters()).device
+        self.batch = 0
+        self.step = 0
+        self._clock = clock
+        self._optimizer = make_optimizer(model, config)
+        self._schedule = make_schedule(config)
+        self._plateau = Plateau() if config.scheduler == "plateau" else None
+        self._average = MovingAverage(model, decay=config.ema) if config.ema > 0 else None
+        self._begin_step()
+
+    def run(self, batches: Batches, boundaries: Sequence[int]) -> Iterator[StepResult]:
+        """Train every step that is not done yet; step s ends before batch number boundaries[s - 1].
+
+        Raises Diverged, ValueError if the boundaries contradict the batches that are done, and whatever `batches`
+        raises: that is how the caller stops a training in the middle of a step.
+        """
+        self._check_boundaries(boundaries)
+        while self.step < len(boundaries):
+            yield self._run_step(batches, boundaries[self.step])
+
+    def judged(self) -> nn.Module:
+        """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""
+        return self.model if self._average is None else self._average.model
+
+    def state(self) -> TrainingState:
+        """A copy of everything that decides how the training goes on."""
+        state = TrainingState(
+            config=self.config.model_dump(),
+            seed=self.seed,
+            total_batches=self.total_batches,
+            batch=self.batch,
+            step=self.step,
+            step_began=self._step_began,
+            loss_sum=self._loss_sum.item(),
+            images=self._images,
+            seconds=self._seconds,
+            model=dict(self.model.state_dict()),
+            optimizer=self._optimizer.state_dict(),
+            average={} if self._average is None else self._average.state_dict(),
+            plateau={} if self._plateau is None else self._plateau.state_dict(),
+            random=get_random_state(self.device),
+        )
+        return deepcopy(state)
+
+    def load(self, state: TrainingState) -> None:
+        """Become what state() described, the process's random generators included.
+
+        Raises ValueError if the state is of another training.
+        """
+        self._check_same_training(state)
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        if self._plateau is not None:
+            self._plateau.load_state_dict(state["plateau"])
+        self.batch, self.step, self._step_began = state["batch"], state["step"], state["step_began"]
+        self._loss_sum.fill_(state["loss_sum"])
+        self._images, self._seconds = state["images"], state["seconds"]
+        set_random_state(state["random"], self.device)
+
+    def _begin_step(self) -> None:
+        self._step_began = self.batch
+        # On the device, so that a GPU need not wait for the sum after every batch.
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._images = 0
+        self._seconds = 0.0
+
+    def _run_step(self, batches: Batches, end: int) -> StepResult:
+        self.model.train()
+        began = self._clock()
+        for images, labels in batches(self.batch, end):
+            self._train_batch(images, labels)
+            now = self._clock()
+            self._seconds += now - began
+            began = now
+        if self.batch != end:
+            raise ValueError(
+                f"step {self.step + 1} must end after {end} batches, but the batches ended at {self.batch}"
+            )
+        return self._end_step()
+
+    def _train_batch(self, images: Tensor, labels: Tensor) -> None:
+        factor = self._schedule(self.batch / self.total_batches)
+        if self._plateau is not None:
+            factor *= self._plateau.factor
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+        logits = self.model(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        if self.device.type == "cpu":
+            self._check_finite(loss.item())
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        if self.config.clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update()
+        self._loss_sum += loss.detach() * len(labels)
+        self._images += len(labels)
+        self.batch += 1
+
+    def _end_step(self) -> StepResult:
+        train_loss = self._loss_sum.item() / self._images
+        self._check_finite(train_loss)
+        if self._plateau is not None:
+            self._plateau.step(train_loss)
+        self.step += 1
+        result = StepResult(step=self.step, train_loss=train_loss, images=self._images, seconds=self._seconds)
+        self._begin_step()
+        return result
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(self.step + 1, self.batch, loss)
+
+    def _check_boundaries(self, boundaries: Sequence[int]) -> None:
+        ends = [0, *boundaries]
+        if any(end <= before for before, end in pairwise(ends)) or ends[-1] > self.total_batches:
+            raise ValueError(f"boundaries must rise from 1 to at most {self.total_batches}, but got {list(boundaries)}")
+        reached = ends[min(self.step, len(boundaries)) :][:2]
+        if self._step_began != reached[0] or self.batch > reached[-1]:
+            raise ValueError(
+                f"{self.batch} batches in {self.step} complete steps do not fit the boundaries {list(boundaries)}"
+            )
+
+    def _check_same_training(self, state: TrainingState) -> None:
+        theirs = (TrainConfig(**state["config"]), state["seed"], state["total_batches"])
+        ours = (self.config, self.seed, self.total_batches)
+        for name, stored, here in zip(("config", "seed", "total_batches"), theirs, ours, strict=True):
+            if stored != here:
+                raise ValueError(f"the state is of another training: its {name} is {stored!r}, here it is {here!r}")
+
+
+def start(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    image_size: int,
+    classes: int,
+    total_batches: int,
+    seed: int,
+    device: torch.device | str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Training:
+    """Seed the process's random generators and build a network, ready to train on `device`. Raises Impossible."""
+    check_batch_size(model_config, config.batch_size, image_size=image_size, classes=classes)
+    seed_everything(seed)
+    model = build(model_config, image_size=image_size, classes=classes).to(device)
+    return Training(model, config, total_batches=total_batches, seed=seed, clock=clock)

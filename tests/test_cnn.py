@@ -1,0 +1,185 @@
+"""The built network: what its plan says, in the order it promises."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from models.build import build
+from models.config import Impossible, ModelConfig, plan
+from models.layers import ConvBlock
+
+CONFIGS = st.builds(
+    ModelConfig,
+    conv_layers=st.integers(1, 6),
+    width=st.integers(4, 20),
+    growth=st.floats(1.0, 2.5),
+    kernel_size=st.sampled_from([3, 5, 7]),
+    pool=st.sampled_from(["max", "avg"]),
+    pool_every=st.integers(1, 8),
+    norm=st.sampled_from(["batch", "group", "none"]),
+    activation=st.sampled_from(["relu", "leaky_relu", "elu", "gelu", "silu"]),
+    residual=st.booleans(),
+    dropout_conv=st.sampled_from([0.0, 0.3]),
+    dense_layers=st.integers(0, 4),
+    dense_units=st.integers(8, 40),
+    dropout_dense=st.sampled_from([0.0, 0.3]),
+    head=st.sampled_from(["gap", "flatten"]),
+)
+
+
+def counted_macs(model: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates for one image, counted where they happen."""
+    total = 0
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            total += out[0].numel() * layer.weight[0].numel()
+
+    handles = [layer.register_forward_hook(count) for layer in model.modules()]
+    model.eval()(images[:1])
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=CONFIGS, image_size=st.integers(8, 24), classes=st.integers(2, 12))
+def test_the_network_has_the_parameters_and_macs_of_its_plan(
+    config: ModelConfig, image_size: int, classes: int
+) -> None:
+    try:
+        planned = plan(config, image_size=image_size, classes=classes)
+    except Impossible:
+        with pytest.raises(Impossible):
+            build(config, image_size=image_size, classes=classes)
+        return
+    images = torch.randn(2, 3, image_size, image_size)
+
+    model = build(config, image_size=image_size, classes=classes)
+
+    assert sum(parameter.numel() for parameter in model.parameters()) == planned.parameters
+    assert counted_macs(model, images) == planned.macs
+    assert model(images).shape == (2, classes)
+
+
+@settings(max_examples=20, deadline=None)
+@given(config=CONFIGS)
+def test_every_parameter_of_a_network_gets_a_finite_gradient(config: ModelConfig) -> None:
+    config = config.model_copy(update={"pool_every": max(config.pool_every, 3)})
+    model = build(config, image_size=16, classes=3)
+
+    model(torch.randn(4, 3, 16, 16)).logsumexp(1).sum().backward()
+
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
+
+
+def test_images_and_weights_stay_channels_last() -> None:
+    model = build(ModelConfig(residual=True, dropout_conv=0.1), image_size=16, classes=10)
+    images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+
+    last = model.convs[:2](images)
+
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert all(
+        parameter.is_contiguous(memory_format=torch.channels_last)
+        for parameter in model.parameters()
+        if parameter.ndim == 4
+    )
+
+
+def test_the_norm_sees_the_pooled_image() -> None:
+    model = build(ModelConfig(conv_layers=1), image_size=16, classes=10)
+    seen: list[torch.Size] = []
+    block = model.convs[0]
+    assert isinstance(block, ConvBlock)
+    block.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+
+    model(torch.randn(2, 3, 16, 16))
+
+    assert seen == [(2, 32, 8, 8)]
+
+
+@pytest.mark.parametrize("pool_every", [pytest.param(8, id="identity"), pytest.param(2, id="pooled")])
+def test_the_way_around_is_added_before_the_activation(pool_every: int) -> None:
+    config = ModelConfig(conv_layers=2, width=8, norm="none", residual=True, pool_every=pool_every)
+    block = build(config, image_size=8, classes=10).convs[1]
+    assert isinstance(block, ConvBlock)
+    nn.init.zeros_(block.conv.weight)
+    images = torch.randn(2, 8, 8, 8)
+
+    out = block(images)
+
+    around = images if pool_every == 8 else nn.functional.avg_pool2d(images, 2)
+    assert torch.equal(out, around.relu())
+
+
+def test_a_projected_way_around_alone_carries_the_images_through() -> None:
+    config = ModelConfig(conv_layers=2, width=8, residual=True)
+    model = build(config, image_size=8, classes=10)
+    block = model.convs[1]
+    assert isinstance(block, ConvBlock)
+    nn.init.zeros_(block.conv.weight)
+    images = torch.randn(4, 8, 4, 4)
+
+    out = block(images)
+
+    assert out.shape == (4, 16, 2, 2)
+    assert out.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(ModelConfig(dropout_conv=0.5), id="dropout_conv"),
+        pytest.param(ModelConfig(dropout_dense=0.5), id="dropout_dense"),
+    ],
+)
+def test_dropout_acts_in_training_and_not_in_evaluation(config: ModelConfig) -> None:
+    model = build(config, image_size=16, classes=10)
+    images = torch.randn(8, 3, 16, 16)
+
+    trained = [model.train()(images) for _ in range(2)]
+    evaluated = [model.eval()(images) for _ in range(2)]
+
+    assert not torch.equal(*trained)
+    assert torch.equal(*evaluated)
+
+
+def test_dropout_in_convolutions_drops_whole_channels() -> None:
+    model = build(ModelConfig(conv_layers=1, activation="elu", dropout_conv=0.5), image_size=16, classes=10)
+
+    out = model.convs(torch.randn(8, 3, 16, 16))
+
+    zeros = (out == 0).sum(dim=(2, 3))
+    assert set(zeros.unique().tolist()) == {0, 8 * 8}
+
+
+def test_first_weights_keep_the_variance_of_what_passes() -> None:
+    model = build(ModelConfig(width=256, dense_units=512), image_size=16, classes=1000)
+
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            continue
+        gain = 1.0 if name == "classifier.weight" else 2.0
+        assert weight.std().item() == pytest.approx(math.sqrt(gain / weight[0].numel()), rel=0.05), name
+
+
+def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> None:
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        weights.append(build(ModelConfig(), image_size=16, classes=10).classifier.weight)
+
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_network_that_cannot_be_is_not_built() -> None:
+    with pytest.raises(Impossible, match="allows 3 poolings"):
+        build(ModelConfig(conv_layers=4), image_size=8, classes=10)

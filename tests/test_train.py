@@ -1,0 +1,448 @@
+"""Training, by numbers: it learns, it repeats itself, and it can be broken off anywhere."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.config import Impossible, ModelConfig, TrainConfig
+from models.evaluate import evaluate
+from models.schedule import RISE_FROM
+from models.train import Batch, Batches, Diverged, StepResult, Training, start
+
+BOUNDARIES = (3, 5, 9)
+SMALL = {"conv_layers": 2, "width": 8, "dense_units": 16}
+
+
+class Broken(Exception):
+    """What the caller of a training stops it with."""
+
+
+def batch(number: int) -> Batch:
+    """Sixteen images of 8 x 8 pixels in three classes, of which the red, green or blue is brighter."""
+    generator = torch.Generator().manual_seed(number)
+    labels = torch.randint(0, 3, (16,), generator=generator)
+    images = torch.randn(16, 3, 8, 8, generator=generator) + functional.one_hot(labels, 3)[:, :, None, None]
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def batches(first: int, stop: int) -> Iterator[Batch]:
+    yield from (batch(number) for number in range(first, stop))
+
+
+def same_batch(first: int, stop: int) -> Iterator[Batch]:
+    yield from (batch(0) for _ in range(first, stop))
+
+
+def broken_at(end: int, *, early: bool) -> Batches:
+    """All batches before number `end`, then Broken; early: as soon as that one is done, else when another is wanted."""
+
+    def make(first: int, stop: int) -> Iterator[Batch]:
+        for number in range(first, stop):
+            if number == end:
+                raise Broken
+            yield batch(number)
+        if early and stop == end:
+            raise Broken
+
+    return make
+
+
+def no_time() -> float:
+    return 0.0
+
+
+def begin(
+    model: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+    *,
+    total: int = BOUNDARIES[-1],
+    seed: int = 7,
+    clock: Callable[[], float] = no_time,
+) -> Training:
+    torch.set_num_threads(1)
+    return start(
+        ModelConfig.model_validate(SMALL | (model or {})),
+        TrainConfig.model_validate({"batch_size": 16, "learning_rate": 0.02} | (train or {})),
+        image_size=8,
+        classes=3,
+        total_batches=total,
+        seed=seed,
+        device="cpu",
+        clock=clock,
+    )
+
+
+def bits(value: object) -> object:
+    """The same nest of dicts and lists, with bytes in place of tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: bits(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [bits(part) for part in value]
+    return value
+
+
+def loss_on(training: Training, number: int = 0) -> float:
+    """Of the network as it trains (batch norm over the batch), without counting as training."""
+    images, labels = batch(number)
+    training.model.train()
+    with torch.no_grad():
+        return functional.cross_entropy(training.model(images), labels).item()
+
+
+ONE_STEP = [
+    *({"activation": name} for name in ("relu", "leaky_relu", "elu", "gelu", "silu")),
+    *({"norm": name} for name in ("batch", "group", "none")),
+    *({"pool": name} for name in ("max", "avg")),
+    *({"head": name} for name in ("gap", "flatten")),
+    *({"residual": value} for value in (False, True)),
+    *({"kernel_size": value} for value in (5, 7)),
+    *({"dense_layers": value} for value in (0, 4)),
+    {"pool_every": 2, "residual": True},
+    *({"optimizer": name, "learning_rate": 0.002} for name in ("sgd", "adam", "adamw", "rmsprop")),
+    *({"scheduler": name} for name in ("none", "step", "cosine", "one_cycle", "plateau")),
+    *({"scheduler": name, "warmup": 0.3} for name in ("none", "step", "cosine", "plateau")),
+    {"label_smoothing": 0.1},
+    {"clip": 0.5},
+    {"ema": 0.9},
+    {"momentum": 0.0},
+    {"weight_decay": 0.0},
+    {"decay_norms": True},
+]
+
+
+@pytest.mark.parametrize("changes", ONE_STEP, ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()))
+def test_one_step_on_a_batch_lowers_the_loss_of_that_batch(changes: dict[str, object]) -> None:
+    model = {key: value for key, value in changes.items() if key in ModelConfig.model_fields}
+    train = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
+    training = begin(model, train, total=5)
+    before = loss_on(training)
+
+    results = list(training.run(same_batch, [5]))
+
+    assert [result.step for result in results] == [1]
+    assert loss_on(training) < before
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_one_batch_is_learned_by_heart(optimizer: str) -> None:
+    rate = 0.05 if optimizer == "sgd" else 0.01
+    training = begin(train={"optimizer": optimizer, "learning_rate": rate}, total=60)
+
+    last = list(training.run(same_batch, range(10, 61, 10)))[-1]
+
+    assert last.train_loss < 0.05
+    assert evaluate(training.judged(), [batch(0)], 3).accuracy == 1.0
+
+
+def test_what_is_learned_holds_for_images_never_trained_on() -> None:
+    training = begin(train={"ema": 0.9}, total=80)
+
+    list(training.run(batches, [80]))
+
+    assert evaluate(training.judged(), batches(1000, 1010), 3).accuracy > 0.9
+
+
+RICH = {"dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}
+BREAKABLE: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd", "scheduler": "one_cycle", "ema": 0.9},
+    # The rate is so low that the loss stays, so that the plateau acts before the end.
+    "sgd-plateau": {"optimizer": "sgd", "scheduler": "plateau", "learning_rate": 1e-6, "warmup": 0.2},
+    "adam": {"optimizer": "adam", "scheduler": "plateau", "ema": 0.99},
+    "adamw": {"optimizer": "adamw", "scheduler": "cosine", "warmup": 0.3, "clip": 0.1, "label_smoothing": 0.1},
+    "rmsprop": {"optimizer": "rmsprop", "scheduler": "step", "learning_rate": 1e-3, "ema": 0.5},
+}
+
+
+@cache
+def unbroken(name: str) -> tuple[list[StepResult], object]:
+    training = begin(RICH, BREAKABLE[name])
+    return list(training.run(batches, BOUNDARIES)), bits(training.state())
+
+
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_the_same_seed_trains_the_same_network_bit_for_bit(name: str) -> None:
+    training = begin(RICH, BREAKABLE[name])
+
+    results = list(training.run(batches, BOUNDARIES))
+
+    assert (results, bits(training.state())) == unbroken(name)
+
+
+def test_another_seed_trains_another_network() -> None:
+    training = begin(RICH, BREAKABLE["sgd"], seed=8)
+
+    results = list(training.run(batches, BOUNDARIES))
+
+    assert results != unbroken("sgd")[0]
+
+
+@pytest.mark.parametrize("early", [pytest.param(True, id="early"), pytest.param(False, id="late")])
+@pytest.mark.parametrize("end", range(BOUNDARIES[-1] + 1))
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_a_training_broken_at_any_batch_stored_and_taken_up_again_ends_bit_for_bit_the_same(
+    name: str, end: int, early: bool, tmp_path: Path
+) -> None:
+    first = begin(RICH, BREAKABLE[name])
+    results = []
+    try:
+        for result in first.run(broken_at(end, early=early), BOUNDARIES):
+            results.append(result)
+    except Broken:
+        assert first.batch == end
+    torch.save(first.state(), tmp_path / "state")
+
+    second = begin(RICH, BREAKABLE[name])
+    torch.rand(5)  # whatever else drew from the generators in the meantime
+    second.load(torch.load(tmp_path / "state", weights_only=True))
+    results += second.run(batches, BOUNDARIES)
+
+    assert (results, bits(second.state())) == unbroken(name)
+
+
+def finish(stored: Path, ended: Path) -> None:
+    """Take up the stored training and store how it ended: the part of another process."""
+    training = begin(RICH, BREAKABLE["sgd"])
+    training.load(torch.load(stored, weights_only=True))
+    list(training.run(batches, BOUNDARIES))
+    torch.save(training.state(), ended)
+
+
+def test_another_process_takes_a_training_up_and_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    training = begin(RICH, BREAKABLE["sgd"])
+    with pytest.raises(Broken):
+        list(training.run(broken_at(4, early=True), BOUNDARIES))
+    torch.save(training.state(), tmp_path / "stored")
+    here = Path(__file__).parent
+    code = "import sys, pathlib, test_train; test_train.finish(*map(pathlib.Path, sys.argv[1:]))"
+
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "stored", tmp_path / "ended"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
+        check=True,
+    )
+
+    assert bits(torch.load(tmp_path / "ended", weights_only=True)) == unbroken("sgd")[1]
+
+
+def test_a_broken_training_goes_on_in_place() -> None:
+    training = begin(RICH, BREAKABLE["sgd"])
+
+    with pytest.raises(Broken):
+        list(training.run(broken_at(1, early=True), BOUNDARIES))
+    results = list(training.run(batches, BOUNDARIES))
+
+    assert (results, bits(training.state())) == unbroken("sgd")
+
+
+def test_evaluating_between_the_steps_changes_nothing() -> None:
+    training = begin(RICH, BREAKABLE["sgd"])
+    results = []
+
+    for result in training.run(batches, BOUNDARIES):
+        evaluate(training.model.eval(), batches(100, 102), 3)
+        evaluate(training.judged(), batches(100, 102), 3)
+        results.append(result)
+
+    assert (results, bits(training.state())) == unbroken("sgd")
+
+
+def test_a_state_does_not_change_while_the_training_goes_on() -> None:
+    training = begin(RICH, BREAKABLE["sgd"])
+    steps = training.run(batches, BOUNDARIES)
+    next(steps)
+    state = training.state()
+    before = bits(state)
+
+    list(steps)
+
+    assert bits(state) == before
+
+
+def test_a_finished_training_has_nothing_left_to_do() -> None:
+    training = begin(RICH, BREAKABLE["sgd"])
+    list(training.run(batches, BOUNDARIES))
+
+    assert list(training.run(batches, BOUNDARIES)) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        pytest.param({"train": {"learning_rate": 0.5}}, "config", id="config"),
+        pytest.param({"seed": 8}, "its seed is 7, here it is 8", id="seed"),
+        pytest.param({"total": 10}, "its total_batches is 9, here it is 10", id="total_batches"),
+    ],
+)
+def test_the_state_of_another_training_is_refused(other: dict[str, Any], named: str) -> None:
+    state = begin().state()
+
+    with pytest.raises(ValueError, match=named):
+        begin(**other).load(state)
+
+
+def test_a_step_tells_its_mean_loss_its_images_and_its_seconds() -> None:
+    ticks = itertools.count()
+    training = begin(train={"learning_rate": 1e-9}, clock=lambda: float(next(ticks)))
+    expected = sum(loss_on(training, number) for number in range(3)) / 3
+
+    first = next(iter(training.run(batches, BOUNDARIES)))
+
+    assert (first.step, first.images, first.seconds) == (1, 48, 3.0)
+    assert first.train_loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_seconds_of_a_step_are_added_up_over_its_attempts() -> None:
+    ticks = itertools.count()
+    first, second = (begin(clock=lambda: float(next(ticks))) for _ in range(2))
+    with pytest.raises(Broken):
+        list(first.run(broken_at(2, early=True), BOUNDARIES))
+
+    second.load(first.state())
+    result = next(iter(second.run(batches, BOUNDARIES)))
+
+    assert result.seconds == 3.0
+
+
+def rates(training: Training, count: int) -> list[float]:
+    """The learning rate of each of the first `count` batches."""
+    found = []
+    for number in range(count):
+        with pytest.raises(Broken):
+            list(training.run(broken_at(number + 1, early=True), BOUNDARIES))
+        found.append(training.state()["optimizer"]["param_groups"][0]["lr"])
+    return found
+
+
+def test_the_learning_rate_follows_the_schedule_batch_by_batch() -> None:
+    training = begin(train={"scheduler": "step", "learning_rate": 0.02})
+
+    # Batches 5 and 7 of 9 are the first ones past a half and three quarters.
+    assert rates(training, 9) == pytest.approx([0.02] * 5 + [0.002] * 2 + [0.0002] * 2)
+
+
+def test_the_first_batch_of_a_warmup_learns_already() -> None:
+    training = begin(train={"scheduler": "none", "warmup": 0.5, "learning_rate": 0.02})
+
+    assert rates(training, 1) == pytest.approx([0.02 * RISE_FROM])
+
+
+def test_plateau_lowers_the_rate_when_the_training_loss_stays() -> None:
+    training = begin(train={"scheduler": "plateau", "learning_rate": 1e-6}, total=6)
+
+    list(training.run(same_batch, [1, 2, 3, 4, 5, 6]))
+
+    assert training.state()["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-6 * 0.2**2)
+
+
+def test_clip_shortens_the_gradient_to_its_limit() -> None:
+    training = begin(train={"clip": 0.01})
+    list(training.run(batches, [3]))
+
+    gradients = [parameter.grad for parameter in training.model.parameters()]
+
+    norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_label_smoothing_keeps_the_training_loss_above_its_entropy() -> None:
+    training = begin(train={"label_smoothing": 0.5}, total=60)
+
+    last = list(training.run(same_batch, [50, 60]))[-1]
+
+    # Targets of 2/3, 1/6 and 1/6 have an entropy of 0.868 nats.
+    assert 0.868 < last.train_loss < 0.95
+
+
+def test_the_average_is_judged_where_there_is_one() -> None:
+    plain, averaged = begin(), begin(train={"ema": 0.5})
+
+    for training in (plain, averaged):
+        list(training.run(batches, [3]))
+
+    assert plain.judged() is plain.model
+    assert averaged.judged() is not averaged.model
+    weights = [next(model.parameters()) for model in (averaged.judged(), averaged.model)]
+    assert not torch.equal(*weights)
+    assert torch.equal(next(plain.model.parameters()), weights[1])
+
+
+# Adam under batch norm goes nowhere, with a loss that is huge and yet finite.
+@pytest.mark.parametrize(
+    ("optimizer", "norm"),
+    [("sgd", "batch"), ("adamw", "batch"), *((name, "none") for name in ("sgd", "adam", "adamw", "rmsprop"))],
+)
+def test_an_absurd_learning_rate_diverges_within_an_epoch(optimizer: str, norm: str) -> None:
+    training = begin({"norm": norm, "dense_layers": 4, "conv_layers": 3}, {"optimizer": optimizer}, total=40)
+    training.config = training.config.model_copy(update={"learning_rate": 1e6})
+
+    with pytest.raises(Diverged) as caught:
+        list(training.run(batches, [20, 40]))
+
+    assert caught.value.batch == training.batch
+    assert caught.value.step == training.step + 1
+    assert str(caught.value).startswith(f"the training loss must be finite, but was {caught.value.loss} in step 1, ")
+
+
+def test_a_loss_that_is_no_number_ends_the_training_before_it_reaches_the_weights() -> None:
+    training = begin()
+
+    def poisoned(first: int, stop: int) -> Iterator[Batch]:
+        for number in range(first, stop):
+            images, labels = batch(number)
+            yield images * (float("nan") if number == 1 else 1.0), labels
+
+    with pytest.raises(Diverged, match="was nan in step 1, batch 1; lower learning_rate, or set clip"):
+        list(training.run(poisoned, BOUNDARIES))
+
+    assert all(parameter.isfinite().all() for parameter in training.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "boundaries",
+    [
+        pytest.param([3, 3, 9], id="empty-step"),
+        pytest.param([0, 9], id="empty-first-step"),
+        pytest.param([5, 3], id="falling"),
+        pytest.param([3, 10], id="beyond-the-total"),
+    ],
+)
+def test_boundaries_that_do_not_rise_to_the_total_are_refused(boundaries: list[int]) -> None:
+    with pytest.raises(ValueError, match="must rise from 1 to at most 9"):
+        list(begin().run(batches, boundaries))
+
+
+@pytest.mark.parametrize("boundaries", [pytest.param([2, 9], id="moved-down"), pytest.param([5, 9], id="moved-up")])
+def test_boundaries_that_contradict_the_steps_done_are_refused(boundaries: list[int]) -> None:
+    training = begin()
+    with pytest.raises(Broken):
+        list(training.run(broken_at(4, early=True), BOUNDARIES))
+
+    with pytest.raises(ValueError, match="4 batches in 1 complete steps do not fit"):
+        list(training.run(batches, boundaries))
+
+
+def test_batches_that_end_too_early_are_refused() -> None:
+    with pytest.raises(ValueError, match="step 1 must end after 3 batches, but the batches ended at 2"):
+        list(begin().run(lambda first, stop: batches(first, stop - 1), BOUNDARIES))
+
+
+def test_a_training_of_no_batches_is_refused() -> None:
+    with pytest.raises(ValueError, match="total_batches must be at least 1, but got 0"):
+        begin(total=0)
+
+
+def test_batch_norm_of_single_images_is_refused_before_it_starts() -> None:
+    with pytest.raises(Impossible, match="batch_size 1"):
+        begin({"conv_layers": 3}, {"batch_size": 1})
