@@ -1,0 +1,187 @@
+"""What one parameter of a search may be: a range, a choice, or one fixed value."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol, cast
+
+from search.table import show
+
+Value = bool | int | float | str
+"""What one parameter of a configuration can be; JSON and TOML know the same four."""
+
+
+class Trial(Protocol):
+    """What `sample` needs of a trial: the three questions of an Optuna trial."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """One value, which is never asked for."""
+
+    value: Value
+
+    @property
+    def only(self) -> Value | None:
+        return self.value
+
+    def suggest(self, trial: Trial, name: str) -> Value:
+        return self.value
+
+    def cells(self) -> Sequence[Value]:
+        return (self.value,)
+
+    def __contains__(self, value: Value) -> bool:
+        return value == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several values, without an order."""
+
+    values: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("must offer at least one value, but the list is empty")
+        for index, value in enumerate(self.values):
+            if value in self.values[:index]:
+                raise ValueError(f"must offer each value once, but has {show(value)} twice")
+
+    @property
+    def only(self) -> Value | None:
+        """The value, if there is no choice."""
+        return self.values[0] if len(self.values) == 1 else None
+
+    def suggest(self, trial: Trial, name: str) -> Value:
+        return cast("Value", trial.suggest_categorical(name, self.values))  # None is none of the values
+
+    def cells(self) -> Sequence[Value]:
+        return self.values
+
+    def __contains__(self, value: Value) -> bool:
+        return value in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """Whole numbers from low to high, both included."""
+
+    low: int
+    high: int
+    log: bool = False
+    """Whether each factor is as likely as any other (8 to 16 as 64 to 128)."""
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        _check_ends(self.low, self.high, log=self.log, stepped=self.step != 1)
+        _check_step(self.low, self.high, self.step)
+
+    @property
+    def only(self) -> Value | None:
+        """The value, if both ends are the same."""
+        return self.low if self.low == self.high else None
+
+    def suggest(self, trial: Trial, name: str) -> Value:
+        return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
+
+    def cells(self) -> Sequence[Value]:
+        """Raises ValueError for a logarithmic range, which has no even steps."""
+        if self.log and self.only is None:
+            raise ValueError("is a logarithmic range, which a grid cannot walk through; write a list of values")
+        return range(self.low, self.high + 1, self.step)
+
+    def __contains__(self, value: Value) -> bool:
+        return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """Numbers from low to high, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Whether each factor is as likely as any other (0.001 to 0.01 as 0.1 to 1)."""
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_ends(self.low, self.high, log=self.log, stepped=self.step is not None)
+        if self.step is not None:
+            _check_step(self.low, self.high, self.step)
+
+    @property
+    def only(self) -> Value | None:
+        """The value, if both ends are the same."""
+        return self.low if self.low == self.high else None
+
+    def suggest(self, trial: Trial, name: str) -> Value:
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def cells(self) -> Sequence[Value]:
+        """Raises ValueError for a range without a step, which has no end of values."""
+        if self.only is not None:
+            return (self.low,)
+        if self.step is None:
+            raise ValueError("is a range without a step, which a grid cannot walk through; write a list of values")
+        low, step = _exact(self.low), _exact(self.step)
+        count = int((_exact(self.high) - low) / step) + 1
+        return tuple(float(low + index * step) for index in range(count))
+
+    def __contains__(self, value: Value) -> bool:
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        if self.step is None:
+            return True
+        steps = (value - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-8  # the tolerance of Optuna's FloatDistribution
+
+
+Domain = Float | Int | Choice | Fixed
+
+
+def describe(domain: Domain) -> str:
+    """A domain as a person would say it."""
+    if isinstance(domain, Float | Int):
+        step = f" in steps of {show(domain.step)}" if domain.step not in (None, 1) else ""
+        return f"{show(domain.low)} to {show(domain.high)}{step}"
+    return " or ".join(show(value) for value in domain.cells())
+
+
+def label(value: Value) -> str:
+    """A value as it stands in a table's name, `[space.when.dense_layers.0]`, and in an Optuna name."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _exact(number: float) -> Decimal:
+    """The number as it was written, so that 0.1 three times is 0.3."""
+    return Decimal(str(number))
+
+
+def _check_ends(low: float, high: float, *, log: bool, stepped: bool) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"must have finite ends, but got low = {low} and high = {high}")
+    if low > high:
+        raise ValueError(f"must have low below high, but got low = {low} and high = {high}")
+    if log and low <= 0:
+        raise ValueError(f"must have low above 0 in a logarithmic range, but got low = {low}")
+    if log and stepped:
+        raise ValueError("must have either log or step, but got both")
+
+
+def _check_step(low: float, high: float, step: float) -> None:
+    if not step > 0:
+        raise ValueError(f"must have a step above 0, but got step = {step}")
+    rest = (_exact(high) - _exact(low)) % _exact(step)
+    if rest:
+        raise ValueError(
+            f"must reach high from low in whole steps, but got low = {low}, high = {high} and step = {step}; "
+            f"the last value would be {_exact(high) - rest}"
+        )

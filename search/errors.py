@@ -1,0 +1,59 @@
+"""What can go wrong, as one tree. The exit code of the command is written beside each branch.
+
+    ConvsearchError            1   a bug of ours, if nothing below fits
+    +-- UsageError             2   the command line asks for what is not there
+    +-- DatabaseError         69   the database cannot be reached, or is none
+    +-- AllFailed             70   every trial failed for the same reason
+    +-- DiskError             74   a file or folder cannot be written
+    +-- BusyError             75   somebody else is running this study
+    +-- SpecError             78   a study file is wrong, or differs from the stored study
+    +-- LeaseLost              1   this process no longer owns its trial; only a worker ever sees it
+
+Wrong data are `data.errors.DataError`, exit code 65.
+"""
+
+
+class ConvsearchError(Exception):
+    """The base of every error that this service raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(ConvsearchError):
+    """The command line names something that does not exist or cannot be."""
+
+    exit_code = 2
+
+
+class DatabaseError(ConvsearchError):
+    """The database is missing, is no database, or does not answer."""
+
+    exit_code = 69
+
+
+class AllFailed(ConvsearchError):
+    """Every trial so far failed alike, so that going on would waste the budget."""
+
+    exit_code = 70
+
+
+class DiskError(ConvsearchError):
+    """A file or folder cannot be written."""
+
+    exit_code = 74
+
+
+class BusyError(ConvsearchError):
+    """Another process on this machine is running the study."""
+
+    exit_code = 75
+
+
+class SpecError(ConvsearchError):
+    """A study file breaks a rule, or differs from the study that is stored under its name."""
+
+    exit_code = 78
+
+
+class LeaseLost(ConvsearchError):
+    """This process does not own the trial any more, so that it must not write to it."""

@@ -1,0 +1,160 @@
+"""The flat keys of a configuration: which class owns each, what it may be, and how `[space]` is read and written."""
+
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.config import NEEDS as DATA_NEEDS
+from data.config import AugmentConfig
+from models.config import NEEDS as MODEL_NEEDS
+from models.config import ModelConfig, TrainConfig
+from search.domain import Choice, Domain, Fixed, Float, Int, Value, label
+from search.errors import SpecError
+from search.space import Need, Space
+from search.table import check_keys, expect_table, explain, read, show
+
+OWNERS: Final[Mapping[str, type[BaseModel]]] = {
+    key: kind for kind in (ModelConfig, TrainConfig, AugmentConfig) for key in kind.model_fields
+}
+"""Key -> the class that it is a field of. The keys of the three are disjoint."""
+
+DEFAULTS: Final[Mapping[str, Value]] = {key: kind.model_fields[key].default for key, kind in OWNERS.items()}
+
+NEEDS: Final[Mapping[str, Need]] = {**MODEL_NEEDS, **DATA_NEEDS}
+
+
+class _Range(BaseModel):
+    """A range as it is written: `{ low = 1e-4, high = 1.0, log = true }`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: Annotated[int | float, Field(gt=0)] | None = None
+
+
+def check(place: str, key: str, value: object, *, named: str | None = None) -> Value:
+    """The value as its config class has it (1 is 1.0 for a float). `named` stands for the key in errors.
+
+    Raises SpecError if the class refuses it.
+    """
+    try:
+        config = OWNERS[key].model_validate({key: value})
+    except ValidationError as error:
+        raise SpecError(explain(place, error, named=named)) from error
+    checked: Value = getattr(config, key)
+    return checked
+
+
+def check_values(place: str, raw: Mapping[str, object]) -> dict[str, Value]:
+    """The values of some keys, each checked."""
+    check_keys(place, raw, known=OWNERS)
+    return {key: check(place, key, value) for key, value in raw.items()}
+
+
+def split(values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
+    """Flat values as the three configs; what is not said takes its default."""
+    check_keys("the configuration's", values, known=OWNERS)
+
+    def own(kind: type[BaseModel]) -> dict[str, Value]:
+        return {key: value for key, value in values.items() if OWNERS[key] is kind}
+
+    return (
+        ModelConfig.model_validate(own(ModelConfig)),
+        TrainConfig.model_validate(own(TrainConfig)),
+        AugmentConfig.model_validate(own(AugmentConfig)),
+    )
+
+
+def read_space(raw: object) -> Space:
+    """The space that `[space]` says, with every key of a configuration in it: what is not said is fixed at its default.
+
+    The keys stand in the order of the config classes, so that the order in a file changes nothing.
+    """
+    table = dict(expect_table("[space]", raw))
+    when = expect_table("[space.when]", table.pop("when", {}))
+    written = _read_domains("[space]", table)
+    parameters: dict[str, Domain] = {key: Fixed(value) for key, value in DEFAULTS.items()}
+    try:
+        return Space(parameters=parameters | written, when=_read_when(when, written), needs=NEEDS)
+    except ValueError as error:
+        raise SpecError(f"[space.when] {error}") from error
+
+
+def write_space(space: Space) -> dict[str, Any]:
+    """The table that `read_space` makes the same space of."""
+    table: dict[str, Any] = {key: _write_domain(domain) for key, domain in space.parameters.items()}
+    when: dict[str, dict[str, Any]] = {}
+    for (control, value), domains in space.when.items():
+        written = {key: _write_domain(domain) for key, domain in domains.items()}
+        when.setdefault(control, {})[label(value)] = written
+    return {**table, "when": when} if when else table
+
+
+def parse_value(text: str) -> object:
+    """A value as it stands after `--set key=`: as TOML has it, and a bare word is a string."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _read_domains(place: str, raw: Mapping[str, object]) -> dict[str, Domain]:
+    check_keys(place, raw, known=[*OWNERS, "when"] if place == "[space]" else OWNERS)
+    return {key: _read_domain(place, key, value) for key, value in raw.items()}
+
+
+def _read_domain(place: str, key: str, raw: object) -> Domain:
+    try:
+        if isinstance(raw, list):
+            return Choice(tuple(check(place, key, value) for value in raw))
+        if isinstance(raw, dict):
+            return _read_range(place, key, raw)
+    except ValueError as error:
+        raise SpecError(f"{place} {key} {error}") from error
+    return Fixed(check(place, key, raw))
+
+
+def _read_range(place: str, key: str, raw: Mapping[str, object]) -> Domain:
+    kind = OWNERS[key].model_fields[key].annotation
+    if kind not in (int, float):
+        raise ValueError(f"cannot be a range; write a list of values, such as [{show(DEFAULTS[key])}]")
+    inner = f"{place[:-1]}.{key}]"
+    ends = read(inner, _Range, raw)
+    low, high = (check(inner, key, end, named=name) for name, end in (("low", ends.low), ("high", ends.high)))
+    if not isinstance(ends.step, int | None) and kind is int:
+        raise SpecError(f"{inner} step must be a whole number, but got {show(ends.step)}")
+    if low == high:
+        raise ValueError(f"must have low below high, but got {show(low)} for both; to fix it write {key} = {show(low)}")
+    if kind is int:
+        return Int(int(low), int(high), log=ends.log, step=int(ends.step or 1))
+    return Float(float(low), float(high), log=ends.log, step=None if ends.step is None else float(ends.step))
+
+
+def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict[tuple[str, Value], dict[str, Domain]]:
+    check_keys("[space.when]", raw, known=OWNERS)
+    when: dict[tuple[str, Value], dict[str, Domain]] = {}
+    for control, tables in raw.items():
+        if control not in written:
+            raise SpecError(
+                f"[space.when.{control}] {control} is not in [space], so that it decides nothing; add it there"
+            )
+        for name, table in expect_table(f"[space.when.{control}]", tables).items():
+            place = f"[space.when.{control}.{name}]"
+            value = check(place, control, parse_value(name))
+            when[control, value] = _read_domains(place, expect_table(place, table))
+    return when
+
+
+def _write_domain(domain: Domain) -> object:
+    if isinstance(domain, Fixed):
+        return domain.value
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    step = None if isinstance(domain, Int) and domain.step == 1 else domain.step
+    ends: dict[str, object] = {"low": domain.low, "high": domain.high}
+    return ends | ({"log": True} if domain.log else {}) | ({} if step is None else {"step": step})

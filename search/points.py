@@ -1,0 +1,77 @@
+"""Configurations that are written by hand: the points of `[[try]]` and the rows of `[[compare]]`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from search.domain import Value, describe
+from search.errors import SpecError
+from search.keys import OWNERS, check_values
+from search.space import Space, fix, pointless
+from search.table import check_keys, expect_tables, show
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of a comparison: a name, and what is different from `[space]`."""
+
+    name: str
+    values: Mapping[str, Value]
+
+
+def read_points(raw: object, space: Space, *, listed: bool) -> tuple[Mapping[str, Value], ...]:
+    """The points of `[[try]]`, each inside the space. `listed` if a grid or comparison lists all trials already."""
+    points = []
+    for number, table in enumerate(expect_tables("[[try]]", raw), start=1):
+        place = f"[[try]] {number}"
+        if listed:
+            raise SpecError(f"{place} has no place in a grid or comparison, which runs all its cells; leave it out")
+        point = check_values(place, table)
+        try:
+            fix(space, point)
+        except ValueError as error:
+            raise SpecError(f"{place} {error}") from error
+        points.append(point)
+    return tuple(points)
+
+
+def read_rows(raw: object, space: Space) -> tuple[Row, ...]:
+    """The rows of `[[compare]]`, each with values that make sense beside the fixed ones of the space."""
+    tables = expect_tables("[[compare]]", raw)
+    if not tables:
+        return ()
+    if len(tables) == 1:
+        raise SpecError("[[compare]] must have at least 2 rows, a base and what differs from it, but got 1")
+    _check_base(space)
+    rows: list[Row] = []
+    for number, table in enumerate(tables, start=1):
+        row = _read_row(f"[[compare]] {number}", table, space)
+        if row.name in [other.name for other in rows]:
+            raise SpecError(f"[[compare]] {number} name must be unlike all others, but {show(row.name)} is there twice")
+        rows.append(row)
+    return tuple(rows)
+
+
+def _check_base(space: Space) -> None:
+    if space.when:
+        raise SpecError("[space.when] has no place beside [[compare]], where every value is fixed; leave it out")
+    for key, domain in space.parameters.items():
+        if domain.only is None:
+            raise SpecError(
+                f"[space] {key} must be a plain value beside [[compare]], but got {describe(domain)}; "
+                f"give each other value a row"
+            )
+
+
+def _read_row(place: str, table: Mapping[str, object], space: Space) -> Row:
+    check_keys(place, table, known=["name", *OWNERS])
+    name = table.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise SpecError(f"{place} name must say in a word or two what the row is, but got {show(name)}")
+    place = f"[[compare]] {show(name)}"
+    values = check_values(place, {key: value for key, value in table.items() if key != "name"})
+    base = {key: domain.only for key, domain in space.parameters.items() if domain.only is not None}
+    for key in values:
+        why = pointless(space, key, base | values)
+        if why is not None:
+            raise SpecError(f"{place} {key} {why}; leave it out")
+    return Row(name=name, values=values)

@@ -1,0 +1,106 @@
+"""The tables [budget] and [search] of a study file: how much may be spent, and how."""
+
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from search.errors import SpecError
+from search.table import expect_table, read, show
+
+
+class Budget(BaseModel):
+    """The table [budget]: how much may be spent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    trials: Annotated[int, Field(ge=1)]
+    """Of the whole study, over all workers and all runs. A grid or a comparison may leave it out: all its cells."""
+    epochs: Annotated[float, Field(gt=0)]
+    """Passes over the training images of a trial that is not pruned; may be fractional."""
+    steps_per_epoch: Annotated[int, Field(ge=1)] = 1
+    """Equal shares of an epoch after which a trial is judged; curves, rungs and checkpoints count these steps."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Wall-clock in which the study may run, added up over its runs."""
+    max_parameters: Annotated[int, Field(ge=1)] | None = None
+    """Trained numbers that a network may have; larger ones are not trained."""
+    max_macs: Annotated[int, Field(ge=1)] | None = None
+    """Multiply-accumulates for one image that a network may need; larger ones are not trained."""
+
+    @model_validator(mode="after")
+    def _steps_are_whole(self) -> Self:
+        exact = Decimal(str(self.epochs)) * self.steps_per_epoch
+        if exact < 1 or exact % 1:
+            raise ValueError(
+                f"epochs x steps_per_epoch must be a whole number of steps, at least 1, but got {self.epochs:g} x "
+                f"{self.steps_per_epoch} = {exact.normalize():f}; half an epoch needs steps_per_epoch = 2"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of a trial that is not pruned."""
+        return int(Decimal(str(self.epochs)) * self.steps_per_epoch)
+
+
+class Search(BaseModel):
+    """The table [search]: how the next trial is chosen, and which trials are stopped early."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    objective: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    """What is maximised, on the validation images; balanced: the mean over the classes."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """Grid runs every cell of the space."""
+    pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """Who stops trials that fall behind."""
+    first_rung: Annotated[int, Field(ge=1)] = 1
+    """Steps before a trial can be stopped."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """Of so many trials at a rung, one goes on."""
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    """Random trials before tpe begins to learn."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Seeds for each cell of a grid or row of a comparison."""
+    seed: int = 0
+    """Of everything that is drawn: points, weights, order of the images."""
+    trial_seed: int | None = None
+    """Of the weights and the order of the images in every trial; None: each trial has its own. For `run --again`."""
+
+
+def read_budget(raw: object, *, cells: int | None, search: Search) -> Budget:
+    """The table [budget]. `cells` of a grid or comparison are its trials, unless it says fewer; None for a search.
+
+    Raises SpecError, also if no trial is long enough for its pruner.
+    """
+    given = expect_table("[budget]", raw)
+    budget = read("[budget]", Budget, given if cells is None else {"trials": cells, **given})
+    if cells is not None and budget.trials > cells:
+        raise SpecError(
+            f"[budget] trials must be at most {cells}, the cells there are, but got {budget.trials}; "
+            f"leave it out to run them all, or raise [search] repeats"
+        )
+    if search.pruner != "none" and search.first_rung > budget.steps:
+        raise SpecError(
+            f"[search] first_rung must be at most {budget.steps}, the steps of a trial, but got {search.first_rung}; "
+            f"lower it, or set pruner = 'none'"
+        )
+    return budget
+
+
+def read_search(raw: object, *, compares: bool) -> Search:
+    """The table [search]. A comparison runs its rows as a grid, each to its end, and can be told nothing else."""
+    needed = {"sampler": "grid", "pruner": "none"} if compares else {}
+    search = read("[search]", Search, {**needed, **expect_table("[search]", raw)})
+    for key, value in needed.items():
+        if getattr(search, key) != value:
+            raise SpecError(
+                f"[search] {key} must be {show(value)} beside [[compare]], but got {show(getattr(search, key))}; "
+                f"leave it out"
+            )
+    if search.repeats > 1 and search.sampler != "grid":
+        raise SpecError(
+            f"[search] repeats must be 1 with sampler = {show(search.sampler)}, but got {search.repeats}; "
+            f"only a grid or a comparison repeats"
+        )
+    return search

@@ -1,0 +1,203 @@
+"""A study as it is asked for: from studies/NAME.toml to a frozen, checked value, and back from the database."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from data.config import AugmentConfig, DataConfig
+from models.config import ModelConfig, TrainConfig
+from search.domain import Choice, Domain, Trial, Value
+from search.errors import SpecError, UsageError
+from search.keys import DEFAULTS, parse_value, read_space, split, write_space
+from search.points import Row, read_points, read_rows
+from search.settings import Budget, Search, read_budget, read_search
+from search.space import REPEAT, Space, fix, grid, is_searched, repeated, sample
+from search.table import UnknownKey, check_keys, read, show, similar
+
+SCHEMA: Final = 1
+"""Of what `dump` makes; raised when an older version could no longer read it."""
+
+ROW: Final = "row"
+"""The Optuna parameter that says which row of a comparison a trial belongs to."""
+
+FOLDERS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "studies")
+"""Where a study's name is looked up: the working folder's studies, then those that came with the service."""
+
+TABLES: Final = ("question", "data", "budget", "search", "space", "try", "compare")
+
+MAY_CHANGE: Final = {("[budget]", "trials"), ("[budget]", "hours"), ("[data]", "path")}
+"""What a stored study may be continued with; images are compared by their content, not by where they lie."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudySpec:
+    """A whole study, checked."""
+
+    question: str
+    data: DataConfig
+    budget: Budget
+    search: Search
+    space: Space
+    """Every key of a configuration; what the file does not say is fixed at its default."""
+    points: tuple[Mapping[str, Value], ...] = ()
+    """[[try]]: points, of some searched keys each, that the first trials take."""
+    rows: tuple[Row, ...] = ()
+    """[[compare]]: a designed comparison in place of a search; the first row is the base."""
+
+
+def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
+    """The study file of that name, or at that path.
+
+    Raises UsageError if there is none, with the nearest names.
+    """
+    path = Path(name_or_path)
+    candidates = [path] if path.suffix == ".toml" else [folder / f"{name_or_path}.toml" for folder in folders]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if path.suffix == ".toml":
+        folders = [path.parent]
+    known = sorted({each.stem for folder in folders for each in folder.glob("*.toml")})
+    if not known:
+        raise UsageError(f"there is no study {show(name_or_path)}, nor any other beside it")
+    listed = f"there is no study {show(name_or_path)}; there are {', '.join(known)}"
+    raise UsageError("; ".join(filter(None, [listed, similar(path.stem, known)])))
+
+
+def load(path: Path, overrides: Mapping[str, str] | None = None) -> StudySpec:
+    """The study that a file describes. `overrides` are dotted keys and the text of their values: budget.epochs -> "4".
+
+    Raises SpecError, with the file, the table, the rule and the value, for everything that cannot be.
+    """
+    overrides = overrides or {}
+    source = " ".join([str(path), *(f"--set {key}={text}" for key, text in overrides.items())])
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        for key, text in overrides.items():
+            _override(raw, key, parse_value(text))
+        return build(raw)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"{path} cannot be read as TOML: {error}") from error
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from error
+
+
+def build(raw: Mapping[str, Any]) -> StudySpec:
+    """The study that the tables describe.
+
+    Raises SpecError for the first thing that cannot be, and UnknownKey for a key that is none.
+    """
+    check_keys("", raw, known=TABLES)
+    question = raw.get("question", "")
+    if not isinstance(question, str):
+        raise SpecError(f"question must be a string, but got {show(question)}")
+    space = read_space(raw.get("space", {}))
+    rows = read_rows(raw.get("compare", []), space)
+    search = read_search(raw.get("search", {}), compares=bool(rows))
+    listed = search.sampler == "grid"
+    points = read_points(raw.get("try", []), space, listed=listed)
+    cells = len(grid(_with_rows(space, rows), search.repeats)) if listed else None
+    budget = read_budget(raw.get("budget", {}), cells=cells, search=search)
+    if not listed and budget.trials > 1 and not is_searched(space):
+        raise SpecError("[space] leaves nothing to search; give at least one parameter a list or a range")
+    data = read("[data]", DataConfig, raw.get("data", {}))
+    return StudySpec(question=question, data=data, budget=budget, search=search, space=space, points=points, rows=rows)
+
+
+def queue(spec: StudySpec) -> tuple[dict[str, Value], ...]:
+    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the points to try, or the cells."""
+    if spec.search.sampler == "grid":
+        return grid(_with_rows(spec.space, spec.rows), spec.search.repeats)
+    return tuple(fix(spec.space, point) for point in spec.points)
+
+
+def draw(spec: StudySpec, trial: Trial) -> dict[str, Value]:
+    """The whole flat configuration of a trial: every key, and in a grid or comparison its `repeat` and `row`.
+
+    Parameters without a meaning beside the others have their defaults.
+    """
+    space = _with_rows(spec.space, spec.rows)
+    drawn = repeated(space, spec.search.repeats) if spec.search.sampler == "grid" else space
+    return resolve(spec, sample(drawn, trial))
+
+
+def resolve(spec: StudySpec, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Flat values with what their row of a comparison changes, and with the defaults of what they leave out."""
+    changed = {row.name: row.values for row in spec.rows}.get(str(values.get(ROW)), {})
+    return {**DEFAULTS, **values, **changed}
+
+
+def configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
+    """Flat values, as drawn or as stored, as the three configs."""
+    return split({key: value for key, value in resolve(spec, values).items() if key not in (ROW, REPEAT)})
+
+
+def dump(spec: StudySpec) -> dict[str, Any]:
+    """The study as JSON can hold it, with every default written out, so that a later version changes nothing in it."""
+    return {
+        "schema": SCHEMA,
+        "question": spec.question,
+        "data": spec.data.model_dump(mode="json"),
+        "budget": spec.budget.model_dump(mode="json"),
+        "search": spec.search.model_dump(mode="json"),
+        "space": write_space(spec.space),
+        "try": [dict(point) for point in spec.points],
+        "compare": [{"name": row.name, **row.values} for row in spec.rows],
+    }
+
+
+def restore(stored: Mapping[str, Any]) -> StudySpec:
+    """The study that `dump` made the mapping of; what an older version did not know takes its default.
+
+    Raises SpecError if a newer version wrote it.
+    """
+    schema = stored.get("schema")
+    if schema != SCHEMA:
+        raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
+    try:
+        return build({key: value for key, value in stored.items() if key != "schema"})
+    except UnknownKey as error:
+        raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error
+    except SpecError as error:
+        raise SpecError(f"the stored study: {error}") from error
+
+
+def difference(stored: StudySpec, new: StudySpec) -> list[str]:
+    """What a study would have to be run anew for, one line each: `[search] seed: 0 -> 1`."""
+    before, after = _entries(stored), _entries(new)
+    return [
+        f"{place} {key}: {show(before.get((place, key)))} -> {show(after.get((place, key)))}"
+        for place, key in {**before, **after}
+        if (place, key) not in MAY_CHANGE and before.get((place, key)) != after.get((place, key))
+    ]
+
+
+def _with_rows(space: Space, rows: Sequence[Row]) -> Space:
+    """The space of a comparison, which asks for the row first; any other is as it is."""
+    if not rows:
+        return space
+    choice: dict[str, Domain] = {ROW: Choice(tuple(row.name for row in rows))}
+    return Space(parameters={**choice, **space.parameters}, when=space.when, needs=space.needs)
+
+
+def _override(raw: dict[str, Any], key: str, value: object) -> None:
+    *tables, last = key.split(".")
+    for name in tables:
+        raw = raw.setdefault(name, {})
+        if not isinstance(raw, dict):
+            raise SpecError(f"{key} cannot be set, because {name} is no table")
+    raw[last] = value
+
+
+def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
+    """All that a study is made of, by place and key, but for its question."""
+    raw = dump(spec)
+    when = raw["space"].pop("when", {})
+    tables = {f"[{name}]": raw[name] for name in ("data", "budget", "search", "space")}
+    tables |= {f"[space.when.{key}.{value}]": table for key, under in when.items() for value, table in under.items()}
+    tables |= {
+        f"[[{name}]]": {str(number): row for number, row in enumerate(raw[name], 1)} for name in ("try", "compare")
+    }
+    return {(place, key): value for place, table in tables.items() for key, value in table.items()}

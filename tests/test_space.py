@@ -1,0 +1,330 @@
+"""What a search may draw: domains, dependences, Optuna names, grids and points."""
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search import space as spaces
+from search.domain import Choice, Domain, Fixed, Float, Int, Value, describe, label
+from search.errors import SpecError
+from search.space import Need, Space, fix, grid, is_searched, order, pointless, sample, strip
+
+NEEDS: dict[str, Need] = {"momentum": ("optimizer", frozenset({"sgd", "rmsprop"}))}
+
+OPTIMIZERS = Space(
+    parameters={
+        "learning_rate": Float(1e-4, 1.0, log=True),
+        "momentum": Float(0.5, 0.9),
+        "optimizer": Choice(("sgd", "adam", "rmsprop")),
+        "width": Fixed(16),
+    },
+    when={
+        ("optimizer", "sgd"): {"learning_rate": Float(0.1, 1.0)},
+        ("optimizer", "adam"): {"learning_rate": Float(1e-4, 1e-2, log=True)},
+    },
+    needs=NEEDS,
+)
+
+
+def ask(space: Space, fixed: dict[str, Value] | None = None, seed: int = 0) -> tuple[dict[str, Value], optuna.Trial]:
+    """Draw once with a real study: the values, and the trial that was asked."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    study.enqueue_trial(fixed or {})
+    trial = study.ask()
+    return sample(space, trial), trial
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_drawn_choice_decides_which_range_is_asked_under_which_name(seed: int) -> None:
+    values, trial = ask(OPTIMIZERS, seed=seed)
+
+    name = {"sgd": "learning_rate[sgd]", "adam": "learning_rate[adam]", "rmsprop": "learning_rate"}[
+        str(values["optimizer"])
+    ]
+    assert trial.params[name] == values["learning_rate"]
+    assert values["learning_rate"] in (Float(0.1, 1.0) if values["optimizer"] == "sgd" else Float(1e-4, 1.0))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_a_parameter_without_meaning_is_neither_asked_nor_returned(optimizer: str) -> None:
+    values, trial = ask(OPTIMIZERS, {"optimizer": optimizer})
+
+    assert ("momentum" in values) == ("momentum" in trial.params) == (optimizer != "adam")
+
+
+def test_one_name_has_one_distribution_over_a_whole_study() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+
+    study.optimize(lambda trial: float(len(sample(OPTIMIZERS, trial))), n_trials=40)
+
+    seen: dict[str, set[optuna.distributions.BaseDistribution]] = {}
+    for trial in study.trials:
+        for name, distribution in trial.distributions.items():
+            seen.setdefault(name, set()).add(distribution)
+    assert {name: len(distributions) for name, distributions in seen.items()} == {
+        "optimizer": 1,
+        "learning_rate": 1,
+        "learning_rate[sgd]": 1,
+        "learning_rate[adam]": 1,
+        "momentum": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "domain", [Fixed(8), Choice((8,)), Int(8, 8), Float(8.0, 8.0)], ids=["fixed", "choice", "int", "float"]
+)
+def test_a_single_value_is_returned_and_never_asked_for(domain: Domain) -> None:
+    values, trial = ask(Space(parameters={"width": domain}))
+
+    assert values == {"width": 8}
+    assert trial.params == {}
+    assert grid(Space(parameters={"width": domain})) == ({},)
+    assert not is_searched(Space(parameters={"width": domain}))
+
+
+def test_deciding_parameters_are_drawn_first_and_the_rest_as_written() -> None:
+    assert order(OPTIMIZERS) == ("optimizer", "width", "learning_rate", "momentum")
+
+
+def test_a_range_of_its_own_reaches_through_a_chain_of_choices() -> None:
+    space = Space(
+        parameters={"a": Fixed(0), "b": Choice(("x", "y")), "c": Choice(("u", "v"))},
+        when={("c", "u"): {"b": Fixed("x")}, ("b", "x"): {"a": Choice((1, 2))}},
+    )
+
+    cells = grid(space)
+
+    assert cells == (
+        {"c": "u", "a[x]": 1},
+        {"c": "u", "a[x]": 2},
+        {"c": "v", "b": "x", "a[x]": 1},
+        {"c": "v", "b": "x", "a[x]": 2},
+        {"c": "v", "b": "y"},
+    )
+
+
+def test_what_depends_on_a_parameter_without_meaning_has_none_either() -> None:
+    space = Space(
+        parameters={"a": Choice((0, 1)), "b": Choice((0, 1)), "c": Choice((0, 1))},
+        needs={"b": ("a", frozenset({1})), "c": ("b", frozenset({0, 1}))},
+    )
+
+    cells = grid(space)
+
+    assert cells[0] == {"a": 0}
+    assert len(cells) == 5
+
+
+def test_a_need_of_a_key_that_is_no_parameter_is_met() -> None:
+    space = Space(parameters={"momentum": Choice((0.8, 0.9))}, needs=NEEDS)
+
+    assert len(grid(space)) == 2
+
+
+def test_a_circle_of_dependences_is_refused_and_drawn() -> None:
+    with pytest.raises(ValueError, match="circle: a > b > a"):
+        Space(
+            parameters={"a": Choice((0, 1)), "b": Choice((0, 1))},
+            when={("a", 0): {"b": Fixed(0)}, ("b", 0): {"a": Fixed(0)}},
+        )
+
+
+def test_ranges_of_its_own_under_two_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="c may have ranges of its own under one parameter, not a and b"):
+        Space(
+            parameters={"a": Choice((0, 1)), "b": Choice((0, 1)), "c": Int(0, 9)},
+            when={("a", 0): {"c": Int(0, 1)}, ("b", 0): {"c": Int(1, 2)}},
+        )
+
+
+def test_a_dependence_on_no_parameter_is_refused() -> None:
+    with pytest.raises(ValueError, match="b decides or depends, but is no parameter"):
+        Space(parameters={"a": Choice((0, 1))}, when={("b", 0): {"a": Fixed(0)}})
+
+
+def test_a_grid_has_its_repeats_outermost_and_leaves_out_what_means_nothing() -> None:
+    space = Space(parameters={"optimizer": Choice(("sgd", "adam")), "momentum": Choice((0.8, 0.9))}, needs=NEEDS)
+
+    cells = grid(space, repeats=2)
+
+    once = ({"optimizer": "sgd", "momentum": 0.8}, {"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adam"})
+    assert cells == tuple({"repeat": repeat, **cell} for repeat in (0, 1) for cell in once)
+
+
+@pytest.mark.parametrize(
+    ("domain", "cells"),
+    [
+        (Int(2, 8, step=3), [2, 5, 8]),
+        (Float(0.1, 0.4, step=0.1), [0.1, 0.2, 0.3, 0.4]),
+        (Choice((True, False)), [True, False]),
+    ],
+    ids=["int", "float", "choice"],
+)
+def test_the_cells_of_a_domain_are_exact(domain: Domain, cells: list[Value]) -> None:
+    assert [cell["x"] for cell in grid(Space(parameters={"x": domain}))] == cells
+
+
+@pytest.mark.parametrize(
+    ("domain", "rule"),
+    [
+        (Float(0.1, 0.2), "a range without a step"),
+        (Float(0.1, 0.2, log=True), "a range without a step"),
+        (Int(1, 100, log=True), "a logarithmic range"),
+    ],
+    ids=["float", "log float", "log int"],
+)
+def test_a_grid_over_an_endless_range_asks_for_a_list(domain: Domain, rule: str) -> None:
+    with pytest.raises(SpecError, match=rf"\[space\] x is {rule}, which a grid cannot walk through; write a list"):
+        grid(Space(parameters={"x": domain}))
+
+
+def test_a_grid_that_would_never_end_is_refused_at_once() -> None:
+    with pytest.raises(SpecError, match="at most 10,000 grid cells"):
+        grid(Space(parameters={name: Int(0, 10**9) for name in "abcdef"}))
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda: Int(9, 8), "low below high, but got low = 9 and high = 8"),
+        (lambda: Float(0.0, 1.0, log=True), "low above 0 in a logarithmic range, but got low = 0.0"),
+        (lambda: Float(0.1, 1.0, log=True, step=0.1), "either log or step"),
+        (lambda: Int(1, 9, log=True, step=2), "either log or step"),
+        (lambda: Int(8, 30, step=8), "the last value would be 24"),
+        (lambda: Float(0.0, 1.0, step=0.3), "the last value would be 0.9"),
+        (lambda: Int(1, 9, step=0), "a step above 0, but got step = 0"),
+        (lambda: Float(0.0, float("inf")), "finite ends"),
+        (lambda: Float(float("nan"), 1.0), "finite ends"),
+        (lambda: Choice(()), "at least one value"),
+        (lambda: Choice(("a", "b", "a")), "each value once, but has 'a' twice"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_a_domain_that_cannot_be_is_refused(make: object, rule: str) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=rule):
+        make()
+
+
+def test_a_point_becomes_the_optuna_names_that_hold_it() -> None:
+    assert fix(OPTIMIZERS, {"learning_rate": 0.5, "optimizer": "sgd", "momentum": 0.7, "width": 16}) == {
+        "optimizer": "sgd",
+        "learning_rate[sgd]": 0.5,
+        "momentum": 0.7,
+    }
+
+
+def test_a_fixed_parameter_decides_about_a_point_that_does_not_name_it() -> None:
+    space = Space(
+        parameters={"optimizer": Fixed("sgd"), "momentum": Float(0.5, 0.9), "learning_rate": Fixed(0.1)},
+        when={("optimizer", "sgd"): {"learning_rate": Float(0.1, 1.0)}},
+        needs=NEEDS,
+    )
+
+    assert fix(space, {"momentum": 0.7, "learning_rate": 0.5}) == {"momentum": 0.7, "learning_rate[sgd]": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("point", "rule"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate depends on optimizer, which the point leaves open"),
+        ({"learning_rate": 0.5, "optimizer": "adam"}, "learning_rate must be 0.0001 to 0.01, but got 0.5"),
+        ({"momentum": 0.7, "optimizer": "adam"}, "momentum has no meaning with optimizer = 'adam'"),
+        ({"optimizer": "adamw"}, "optimizer must be 'sgd' or 'adam' or 'rmsprop', but got 'adamw'"),
+        ({"width": 32}, r"width is fixed at 16 by \[space\], but got 32"),
+    ],
+    ids=["open", "outside", "meaningless", "no choice", "fixed"],
+)
+def test_a_point_outside_of_the_space_is_refused(point: dict[str, Value], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        fix(OPTIMIZERS, point)
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        (Float(0.1, 0.5, step=0.1), [0.1, 0.3, 0.5], [0.35, 0.6, "0.1"]),
+        (Float(0.1, 0.5), [0.1, 0.35], [0.05, 0.6]),
+        (Int(8, 32, step=8), [8, 24, 32], [9, 40, 0, "8", 8.5]),
+        (Choice(("a", "b")), ["a"], ["c", 0]),
+        (Fixed(8), [8], [9]),
+    ],
+    ids=["stepped float", "float", "int", "choice", "fixed"],
+)
+def test_a_domain_knows_what_is_inside(domain: Domain, inside: list[Value], outside: list[Value]) -> None:
+    assert all(value in domain for value in inside)
+    assert not any(value in domain for value in outside)
+
+
+def test_a_meaning_is_explained_or_there() -> None:
+    assert pointless(OPTIMIZERS, "momentum", {"optimizer": "adam"}) == "has no meaning with optimizer = 'adam'"
+    assert pointless(OPTIMIZERS, "momentum", {"optimizer": "sgd"}) is None
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"),
+    [(Int(8, 32, step=8), "8 to 32 in steps of 8"), (Float(0.1, 1.0), "0.1 to 1.0"), (Choice((1, "a")), "1 or 'a'")],
+    ids=["int", "float", "choice"],
+)
+def test_a_domain_is_described_as_a_person_would(domain: Domain, words: str) -> None:
+    assert describe(domain) == words
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "true"), (0, "0"), ("sgd", "sgd"), (0.5, "0.5")])
+def test_stripping_undoes_the_label_of_a_name(value: Value, text: str) -> None:
+    assert label(value) == text
+    assert strip(f"learning_rate[{text}]") == "learning_rate"
+    assert strip("learning_rate") == "learning_rate"
+
+
+domains: st.SearchStrategy[Domain] = st.one_of(
+    st.sampled_from([Fixed(1), Fixed("a"), Choice((1,)), Int(1, 1)]),
+    st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3, unique=True).map(lambda v: Choice(tuple(v))),
+    st.tuples(st.integers(-3, 3), st.integers(1, 2), st.integers(0, 2)).map(
+        lambda t: Int(t[0], t[0] + t[1] * t[2], step=t[1])
+    ),
+    st.integers(0, 3).map(lambda steps: Float(0.1, float(f"{0.1 + steps * 0.2:.1f}"), step=0.2)),
+)
+
+
+@st.composite
+def spaces_with_grids(draw: st.DrawFn) -> Space:
+    """Spaces of four parameters, whose first may decide about the second, and that about the third."""
+    controls: list[Domain] = [Choice(("a", "b", "c")), Int(0, 2), Fixed("a")]
+    parameters = {"p": draw(domains), "q": draw(domains), "r": draw(domains), "s": draw(st.sampled_from(controls))}
+    when: dict[tuple[str, Value], dict[str, Domain]] = {
+        ("s", "a"): {"q": draw(domains)},
+        ("s", 1): {"q": draw(domains)},
+    }
+    if draw(st.booleans()):
+        when["q", "b"] = {"p": draw(domains)}
+    needs = draw(st.dictionaries(st.just("r"), st.just(("s", frozenset[object]({"b", 2})))))
+    return Space(parameters=parameters, when=when, needs=needs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(space=spaces_with_grids(), repeats=st.integers(1, 2))
+def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: Space, repeats: int) -> None:
+    cells = grid(space, repeats)
+
+    counted = spaces.repeated(space, repeats)
+    for cell in cells:
+        trial = optuna.trial.FixedTrial(dict(cell))
+        sample(counted, trial)
+        assert trial.params == cell
+    assert len({tuple(sorted(cell.items())) for cell in cells}) == len(cells)
+    assert len(cells) % repeats == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(space=spaces_with_grids(), seed=st.integers(0, 99))
+def test_what_was_drawn_can_be_given_as_a_point_and_is_drawn_again(space: Space, seed: int) -> None:
+    values, trial = ask(space, seed=seed)
+
+    names = fix(space, values)
+
+    assert names == trial.params
+    assert set(names) in [set(cell) for cell in grid(space)]
+    assert ask(space, names)[0] == values

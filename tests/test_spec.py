@@ -1,0 +1,509 @@
+"""Study files: what is read, what is refused and in which words, what is stored and what differs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.config import ModelConfig, TrainConfig
+from search import spec as specs
+from search.domain import Choice, Fixed, Float, Int, Value
+from search.errors import SpecError, UsageError
+from search.keys import DEFAULTS
+from search.spec import StudySpec
+
+STUDIES = Path(specs.__file__).parent.parent / "studies"
+SHIPPED = sorted(STUDIES.glob("*.toml"))
+
+BUDGET = "[budget]\ntrials = 3\nepochs = 1\n"
+ONE = BUDGET + "[space]\nwidth = [8, 16]\n"
+TWO = ONE + "optimizer = ['sgd', 'adam']\nscheduler = ['none', 'step']\n"
+GRID = "[budget]\nepochs = 1\n[search]\nsampler = 'grid'\n"
+ROWS = "[budget]\nepochs = 1\n[[compare]]\nname = 'base'\n[[compare]]\n"
+
+SMALL = """
+question = "Which?"
+[data]
+source = "shapes"
+[budget]
+trials = 20
+epochs = 1.5
+steps_per_epoch = 2
+[space]
+width = 8
+optimizer = ["sgd", "adam"]
+momentum = { low = 0.5, high = 0.9 }
+batch_size = { low = 32, high = 128, step = 32 }
+ema = { low = 0.0, high = 0.9, step = 0.3 }
+learning_rate = { low = 1e-4, high = 1, log = true }
+dense_layers = { low = 0, high = 2 }
+[space.when.optimizer.sgd]
+learning_rate = { low = 0.1, high = 1 }
+[space.when.dense_layers.0]
+width = [16, 32]
+[[try]]
+optimizer = "sgd"
+learning_rate = 1
+"""
+
+
+def load(folder: Path, text: str, **overrides: str) -> StudySpec:
+    """The study that a file with this text describes; `budget__epochs` is the override budget.epochs."""
+    path = folder / "x.toml"
+    path.write_text(text, encoding="utf-8")
+    return specs.load(path, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def ask(spec: StudySpec, fixed: dict[str, Value]) -> tuple[dict[str, Value], dict[str, object]]:
+    """Draw once with a real study and fixed parameters: the configuration, and what the trial was asked."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(fixed)
+    trial = study.ask()
+    return specs.draw(spec, trial), trial.params
+
+
+def test_a_list_is_a_choice_a_table_a_range_and_a_plain_value_fixed(tmp_path: Path) -> None:
+    parameters = load(tmp_path, SMALL).space.parameters
+
+    assert parameters["optimizer"] == Choice(("sgd", "adam"))
+    assert parameters["momentum"] == Float(0.5, 0.9)
+    assert parameters["dense_layers"] == Int(0, 2)
+    assert parameters["batch_size"] == Int(32, 128, step=32)
+    assert parameters["ema"] == Float(0.0, 0.9, step=0.3)
+    assert parameters["width"] == Fixed(8)
+    assert parameters["clip"] == Fixed(DEFAULTS["clip"])
+
+
+def test_a_whole_number_is_accepted_for_a_float_and_becomes_one(tmp_path: Path) -> None:
+    spec = load(tmp_path, SMALL)
+
+    learning_rate = spec.space.parameters["learning_rate"]
+    assert isinstance(learning_rate, Float)
+    assert type(learning_rate.high) is float
+    assert type(spec.points[0]["learning_rate"]) is float
+
+
+def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL).budget.steps == 3
+    assert load(tmp_path, SMALL, budget__epochs="0.1", budget__steps_per_epoch="30").budget.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # the file and its tables
+        ("[budget\n", "cannot be read as TOML: Expected ']' at the end of a table declaration (at line 1, column 8)"),
+        ("bugdet = 1\n" + ONE, "bugdet is not known; did you mean 'budget'?"),
+        ("question = 3\n" + ONE, "question must be a string, but got 3"),
+        ("space = 3\n" + BUDGET, "[space] must be a table, but got 3"),
+        ("try = 3\n" + ONE, "[[try]] must be an array of tables, but got 3"),
+        # [data]
+        (ONE + "[data]\nsorce = 'shapes'", "[data] sorce is not known; did you mean 'source'?"),
+        (ONE + "[data]\nimage_size = '32'", "[data] image_size must be a whole number, but got '32'"),
+        (ONE + "[data]\nvalidation = nan", "[data] validation must be a finite number, but got nan"),
+        (ONE + "[data]\nvalidation = true", "[data] validation must be a whole number or a number, but got true"),
+        (ONE + "[data]\nsource = 'folder'", '[data] source = "folder" needs path'),
+        # [budget]
+        ("[budget]\ntrials = 0\nepochs = 0\n", "[budget] trials must be greater than or equal to 1, but got 0"),
+        ("[budget]\ntrials = 0\nepochs = 1\n", "[budget] trials must be greater than or equal to 1, but got 0"),
+        ("[budget]\ntrials = true\nepochs = 1\n", "[budget] trials must be a whole number, but got true"),
+        ("[budget]\nepochs = 1\n", "[budget] trials is missing"),
+        ("[budget]\ntrials = 1\nepochs = inf\n", "[budget] epochs must be a finite number, but got inf"),
+        ("[budget]\ntrials = 1\nepochs = 1\nhours = 0\n", "[budget] hours must be greater than 0, but got 0"),
+        (
+            "[budget]\ntrials = 1\nepochs = 0.3\nsteps_per_epoch = 2\n",
+            "[budget] epochs x steps_per_epoch must be a whole number of steps, at least 1, but got 0.3 x 2 = 0.6",
+        ),
+        # [search]
+        (ONE + "[search]\nsampler = 'tpee'", "must be 'tpe', 'random' or 'grid', but got 'tpee'; did you mean 'tpe'?"),
+        (ONE + "[search]\nseed = 1.5", "[search] seed must be a whole number, but got 1.5"),
+        (ONE + "[search]\nrepeats = 2", "[search] repeats must be 1 with sampler = 'tpe', but got 2; only a grid"),
+        (ONE + "[search]\nfirst_rung = 2", "[search] first_rung must be at most 1, the steps of a trial, but got 2"),
+        # [space]
+        (BUDGET, "[space] leaves nothing to search; give at least one parameter a list or a range"),
+        (BUDGET + "[space]\nlerning_rate = [0.1]", "[space] lerning_rate is not known; did you mean 'learning_rate'?"),
+        (BUDGET + "[space.whn.optimizer.sgd]", "[space] whn is not known; did you mean 'when'?"),
+        (BUDGET + "[space]\nactivation = ['leaky']", "but got 'leaky'; did you mean 'leaky_relu'?"),
+        (
+            BUDGET + "[space]\nactivation = []",
+            "[space] activation must offer at least one value, but the list is empty",
+        ),
+        (BUDGET + "[space]\nclip = [1, 1.0]", "[space] clip must offer each value once, but has 1.0 twice"),
+        (BUDGET + "[space]\nwidth = [true]", "[space] width must be a whole number, but got true"),
+        (BUDGET + "[space]\nflip = [0, 1]", "[space] flip must be true or false, but got 0"),
+        (BUDGET + "[space]\nwidth = 1979-05-27", "[space] width must be a whole number, but got 1979-05-27"),
+        (BUDGET + "[space]\nclip = [0.1, nan]", "[space] clip must be a finite number, but got nan"),
+        (BUDGET + "[space]\nresidual = { low = 0, high = 1 }", "[space] residual cannot be a range; write a list"),
+        (
+            BUDGET + "[space]\nkernel_size = { low = 3, high = 7 }",
+            "[space] kernel_size cannot be a range; write a list",
+        ),
+        (BUDGET + "[space]\nwidth = { low = 8 }", "[space.width] high is missing"),
+        (BUDGET + "[space]\nwidth = { low = 8, hihg = 9 }", "[space.width] hihg is not known; did you mean 'high'?"),
+        (BUDGET + "[space]\nwidth = { low = 1, high = 9 }", "[space.width] low must be greater than or equal to 4"),
+        (BUDGET + "[space]\nwidth = { low = 8.5, high = 9 }", "[space.width] low must be a whole number, but got 8.5"),
+        (BUDGET + "[space]\nwidth = { low = 9, high = 8 }", "must have low below high, but got low = 9 and high = 8"),
+        (BUDGET + "[space]\nwidth = { low = 8, high = 8 }", "must have low below high, but got 8 for both; to fix it"),
+        (BUDGET + "[space]\nwidth = { low = 8, high = 9, step = 0.5 }", "[space.width] step must be a whole number"),
+        (BUDGET + "[space]\nwidth = { low = 8, high = 9, step = 0 }", "[space.width] step must be greater than 0"),
+        (BUDGET + "[space]\nwidth = { low = 8, high = 30, step = 8 }", "the last value would be 24"),
+        (BUDGET + "[space]\nema = { low = 0.0, high = 0.9, log = true }", "[space] ema must have low above 0 in a log"),
+        (
+            BUDGET + "[space]\nema = { low = 0.1, high = 0.9, log = 1 }",
+            "[space.ema] log must be true or false, but got 1",
+        ),
+        (
+            BUDGET + "[space]\nclip = { low = 0.1, high = inf }",
+            "[space.clip] high must be a finite number, but got inf",
+        ),
+        # [space.when]
+        (TWO + "[space.when.optimzer.sgd]", "[space.when] optimzer is not known; did you mean 'optimizer'?"),
+        (TWO + "[space.when.optimizer.sdg]", "[space.when.optimizer.sdg] optimizer must be 'sgd', 'adam'"),
+        (TWO + "[space.when.optimizer.sgd]\nwith = 8", "[space.when.optimizer.sgd] with is not known; did you mean"),
+        (
+            TWO + "[space.when.optimizer.sgd]\nlearning_rate = { low = 0.1, high = 11 }",
+            "[space.when.optimizer.sgd.learning_rate] high must be less than or equal to 10, but got 11",
+        ),
+        (TWO + "[space.when]\noptimizer = 3", "[space.when.optimizer] must be a table, but got 3"),
+        (TWO + "[space.when.pool.max]", "[space.when.pool] pool is not in [space], so that it decides nothing"),
+        (
+            TWO + "[space.when.optimizer.sgd]\nclip = 1\n[space.when.scheduler.step]\nclip = 2",
+            "[space.when] clip may have ranges of its own under one parameter, not optimizer and scheduler",
+        ),
+        (
+            TWO + "[space.when.optimizer.sgd]\nscheduler = 'none'\n[space.when.scheduler.step]\noptimizer = 'sgd'",
+            "[space.when] parameters decide about each other in a circle: optimizer > scheduler > optimizer",
+        ),
+        # [[try]]
+        (TWO + "[[try]]\nwidth = 9", "[[try]] 1 width must be 8 or 16, but got 9"),
+        (TWO + "[[try]]\n[[try]]\nwith = 9", "[[try]] 2 with is not known; did you mean 'width'?"),
+        (TWO + "[[try]]\nclip = 9", "[[try]] 1 clip is fixed at 0.0 by [space], but got 9.0; give it a list there"),
+        (TWO + "[[try]]\nwidth = [8]", "[[try]] 1 width must be a whole number, but got [8]"),
+        (GRID + "[[try]]\nwidth = 8", "[[try]] 1 has no place in a grid or comparison, which runs all its cells"),
+        # grid and [[compare]]
+        (GRID + "[space]\nclip = { low = 0, high = 1 }", "[space] clip is a range without a step"),
+        (
+            GRID.replace("epochs", "trials = 3\nepochs"),
+            "[budget] trials must be at most 1, the cells there are, but got 3",
+        ),
+        (
+            ROWS[: ROWS.rindex("[[")],
+            "[[compare]] must have at least 2 rows, a base and what differs from it, but got 1",
+        ),
+        (ROWS + "name = 'base'", "[[compare]] 2 name must be unlike all others, but 'base' is there twice"),
+        (ROWS + "name = ' '", "[[compare]] 2 name must say in a word or two what the row is, but got ' '"),
+        (ROWS + "nam = 'b'", "[[compare]] 2 nam is not known; did you mean 'name'?"),
+        (ROWS + "name = 'b'\nwidht = 8", "[[compare]] 2 widht is not known; did you mean 'width'?"),
+        (ROWS + "name = 'b'\nwidth = [8]", "[[compare]] 'b' width must be a whole number, but got [8]"),
+        (ROWS + "name = 'b'\nwarmup = 0.1", "[[compare]] 'b' warmup has no meaning with scheduler = 'one_cycle'"),
+        (ROWS + "name = 'b'\n[space]\nwidth = [8, 9]", "[space] width must be a plain value beside [[compare]]"),
+        (
+            ROWS + "name = 'b'\n[space]\npool = 'max'\n[space.when.pool.max]\nwidth = 8",
+            "[space.when] has no place beside [[compare]], where every value is fixed; leave it out",
+        ),
+        (
+            ROWS + "name = 'b'\n[search]\nsampler = 'tpe'",
+            "[search] sampler must be 'grid' beside [[compare]], but got 'tpe'",
+        ),
+        (
+            ROWS + "name = 'b'\n[search]\npruner = 'asha'",
+            "[search] pruner must be 'none' beside [[compare]], but got 'asha'",
+        ),
+    ],
+    ids=lambda case: case[-60:] if case.startswith("[") else "",
+)
+def test_what_cannot_be_is_refused_with_place_rule_value_and_way_out(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        load(tmp_path, text)
+
+    assert str(refused.value).startswith(str(tmp_path / "x.toml"))
+    assert message in str(refused.value)
+
+
+def test_a_rule_of_the_data_is_said_in_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as refused:
+        load(tmp_path, ONE, data__validation="0")
+
+    assert str(refused.value).endswith(": [data] validation must be at least 1 image, but got 0")
+
+
+def test_without_a_pruner_the_first_rung_may_lie_anywhere(tmp_path: Path) -> None:
+    assert load(tmp_path, ONE, search__first_rung="9", search__pruner="none").search.first_rung == 9
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(SpecError, match=r"x\.toml cannot be read as TOML"):
+        specs.load(tmp_path / "x.toml")
+
+
+def test_overrides_are_toml_values_and_bare_words_are_strings(tmp_path: Path) -> None:
+    spec = load(
+        tmp_path,
+        SMALL,
+        budget__epochs="4",
+        search__sampler="random",
+        space__width="{ low = 8, high = 16 }",
+        space__dense_layers__high="3",
+        question="What else?",
+        space__when__optimizer__sgd__learning_rate="[0.5, 1.0]",
+    )
+
+    assert spec.budget.epochs == 4.0
+    assert spec.search.sampler == "random"
+    assert spec.space.parameters["width"] == Int(8, 16)
+    assert spec.space.parameters["dense_layers"] == Int(0, 3)
+    assert spec.question == "What else?"
+    assert spec.space.when["optimizer", "sgd"]["learning_rate"] == Choice((0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("budget.trals", "4", "x.toml --set budget.trals=4: [budget] trals is not known; did you mean 'trials'?"),
+        ("budget.epochs", "many", "[budget] epochs must be a number, but got 'many'"),
+        ("space.width.low.x", "1", "space.width.low.x cannot be set, because width is no table"),
+        ("budget.epochs", "1\ntrials = 9", '[budget] epochs must be a number, but got "1\\ntrials = 9"'),
+    ],
+    ids=["unknown", "no number", "no table", "two lines"],
+)
+def test_a_wrong_override_is_named_in_the_error(tmp_path: Path, key: str, value: str, message: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        load(tmp_path, SMALL, **{key.replace(".", "__"): value})
+
+    assert message in str(refused.value)
+
+
+def test_a_choice_may_be_narrowed_without_touching_what_depends_on_it(tmp_path: Path) -> None:
+    spec = load(tmp_path, SMALL, space__optimizer="sgd", space__dense_layers="1")
+
+    values, asked = ask(spec, {})
+
+    assert values["optimizer"] == "sgd"
+    assert set(asked) == {"learning_rate[sgd]", "momentum", "batch_size", "ema"}
+
+
+def test_points_are_the_first_trials_under_the_names_that_hold_them(tmp_path: Path) -> None:
+    assert specs.queue(load(tmp_path, SMALL)) == ({"optimizer": "sgd", "learning_rate[sgd]": 1.0},)
+
+
+def test_drawn_values_make_a_whole_configuration(tmp_path: Path) -> None:
+    spec = load(tmp_path, SMALL)
+    point: dict[str, Value] = {"optimizer": "adam", "learning_rate": 0.01, "dense_layers": 0, "width[0]": 32}
+    point |= {"batch_size": 64, "ema": 0.9}
+
+    values, asked = ask(spec, point)
+    model, train, augment = specs.configs(spec, values)
+
+    assert asked == point
+    assert set(values) == set(DEFAULTS)
+    assert model == ModelConfig(width=32, dense_layers=0)
+    assert train == TrainConfig(optimizer="adam", learning_rate=0.01, batch_size=64, ema=0.9)
+    assert not augment.flip
+
+
+def test_a_grid_has_as_many_trials_as_cells_and_each_is_drawn_as_queued(tmp_path: Path) -> None:
+    spec = load(
+        tmp_path, GRID + "repeats = 2\n[space]\nwidth = [8, 16]\noptimizer = ['sgd', 'adam']\nmomentum = [0, 0.9]"
+    )
+
+    cells = specs.queue(spec)
+
+    assert spec.budget.trials == len(cells) == 12
+    assert cells[0] == {"repeat": 0, "width": 8, "optimizer": "sgd", "momentum": 0.0}
+    for cell in cells:
+        values, asked = ask(spec, cell)
+        assert asked == cell
+        assert values["repeat"] == cell["repeat"]
+        specs.configs(spec, values)
+
+
+def test_a_comparison_runs_each_row_in_each_repeat_with_its_values(tmp_path: Path) -> None:
+    text = ROWS + "name = 'no momentum'\nmomentum = 0\n[space]\nwidth = 16\nmomentum = 0.5\n[search]\nrepeats = 3\n"
+    spec = load(tmp_path, text)
+
+    cells = specs.queue(spec)
+    drawn = [ask(spec, cell) for cell in cells]
+    trained = [specs.configs(spec, values) for values, _ in drawn]
+
+    assert (spec.budget.trials, spec.search.sampler, spec.search.pruner) == (6, "grid", "none")
+    assert cells[:3] == (
+        {"repeat": 0, "row": "base"},
+        {"repeat": 0, "row": "no momentum"},
+        {"repeat": 1, "row": "base"},
+    )
+    assert [asked for _, asked in drawn] == list(cells)
+    assert [train.momentum for _, train, _ in trained] == [0.5, 0.0] * 3
+    assert all(model.width == 16 for model, _, _ in trained)
+    assert drawn[1][0]["momentum"] == 0.0
+
+
+def test_a_row_may_bring_a_meaning_back_with_the_base_value(tmp_path: Path) -> None:
+    text = ROWS + "name = 'sgd'\noptimizer = 'sgd'\n[space]\noptimizer = 'adam'\nmomentum = 0.5\n"
+    spec = load(tmp_path, text)
+
+    values, _ = ask(spec, {"row": "sgd"})
+
+    assert specs.configs(spec, values)[1] == TrainConfig(optimizer="sgd", momentum=0.5)
+    assert values["repeat"] == 0
+
+
+def test_a_smaller_budget_than_cells_is_the_beginning_of_the_grid(tmp_path: Path) -> None:
+    assert load(tmp_path, ROWS + "name = 'b'\nwidth = 8", budget__trials="1").budget.trials == 1
+
+
+@pytest.mark.parametrize("text", [SMALL, TWO, ROWS + "name = 'b'\nwidth = 8"], ids=["search", "plain", "comparison"])
+def test_what_is_dumped_as_json_is_restored_alike(tmp_path: Path, text: str) -> None:
+    spec = load(tmp_path, text)
+
+    stored = json.loads(json.dumps(specs.dump(spec), allow_nan=False))
+
+    assert stored["schema"] == 1
+    assert specs.restore(stored) == spec
+    assert specs.queue(specs.restore(stored)) == specs.queue(spec)
+    assert specs.difference(specs.restore(stored), spec) == []
+
+
+def test_a_dump_has_every_default_written_out(tmp_path: Path) -> None:
+    stored = specs.dump(load(tmp_path, SMALL))
+
+    assert set(DEFAULTS) < set(stored["space"])
+    assert stored["search"]["reduction"] == 3
+    assert stored["data"]["validation"] == 0.1
+
+
+def test_a_study_of_an_older_version_takes_defaults_for_what_it_did_not_know(tmp_path: Path) -> None:
+    spec = load(tmp_path, SMALL)
+    stored = specs.dump(spec)
+    for table, key in (("space", "cutout"), ("search", "reduction"), ("data", "test_share"), ("budget", "max_macs")):
+        del stored[table][key]
+    del stored["compare"]
+
+    assert specs.restore(stored) == spec
+
+
+@pytest.mark.parametrize("table", ["budget", "search", "data", "space"])
+def test_a_study_of_a_newer_version_is_refused(tmp_path: Path, table: str) -> None:
+    stored = specs.dump(load(tmp_path, SMALL))
+    stored[table]["brand_new"] = 1
+
+    with pytest.raises(SpecError, match=rf"a newer convsearch wrote the stored study \(\[{table}\] brand_new"):
+        specs.restore(stored)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    stored = specs.dump(load(tmp_path, SMALL)) | {"schema": 2}
+
+    with pytest.raises(SpecError, match="schema 2, but this convsearch reads 1; upgrade convsearch"):
+        specs.restore(stored)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("search.seed", "1", "[search] seed: 0 -> 1"),
+        ("budget.max_macs", "5", "[budget] max_macs: nothing -> 5"),
+        ("space.width", "[8, 16]", "[space] width: 8 -> [8, 16]"),
+        ("space.momentum.high", "0.8", "[space] momentum: { low = 0.5, high = 0.9 } -> { low = 0.5, high = 0.8 }"),
+        ("space.when.optimizer.adam.clip", "1", "[space.when.optimizer.adam] clip: nothing -> 1.0"),
+        ("try", "[]", "[[try]] 1: { optimizer = 'sgd', learning_rate = 1.0 } -> nothing"),
+        ("data.validation", "50", "[data] validation: 0.1 -> 50"),
+    ],
+    ids=lambda case: case if "." in case else "",
+)
+def test_a_difference_says_place_key_before_and_after(tmp_path: Path, key: str, value: str, line: str) -> None:
+    stored = load(tmp_path, SMALL)
+
+    new = load(tmp_path, SMALL, **{key.replace(".", "__"): value})
+
+    assert specs.difference(stored, new) == [line]
+
+
+def test_budget_question_and_the_place_of_the_images_may_change(tmp_path: Path) -> None:
+    text = SMALL.replace('"shapes"', '"folder"\npath = "here"')
+    stored = load(tmp_path, text)
+
+    new = load(tmp_path, text, budget__trials="9", budget__hours="1", question="Why?", data__path="there.zip")
+
+    assert new != stored
+    assert specs.difference(stored, new) == []
+
+
+def test_the_order_of_keys_in_a_file_changes_nothing(tmp_path: Path) -> None:
+    first = GRID + "[space]\nwidth = [8, 16]\nactivation = ['relu', 'elu']"
+    second = GRID + "[space]\nactivation = ['relu', 'elu']\nwidth = [8, 16]"
+
+    assert specs.queue(load(tmp_path, first)) == specs.queue(load(tmp_path, second))
+
+
+def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
+    mine, shipped = tmp_path / "mine", tmp_path / "shipped"
+    for folder, names in ((mine, ["a"]), (shipped, ["a", "b"])):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.toml").touch()
+
+    assert specs.find("a", (mine, shipped)) == mine / "a.toml"
+    assert specs.find("b", (mine, shipped)) == shipped / "b.toml"
+    assert specs.find(str(shipped / "a.toml"), (mine,)) == shipped / "a.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar11", "there is no study 'cifar11'; there are cifar10, grid; did you mean 'cifar10'?"),
+        ("zzz", "there is no study 'zzz'; there are cifar10, grid"),
+        ("no/such.toml", "there is no study 'no/such.toml', nor any other beside it"),
+    ],
+)
+def test_an_unknown_study_is_refused_with_those_there_are(tmp_path: Path, name: str, message: str) -> None:
+    for known in ("cifar10", "grid"):
+        (tmp_path / f"{known}.toml").touch()
+
+    with pytest.raises(UsageError) as refused:
+        specs.find(name, (tmp_path,))
+
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_study_loads_asks_a_question_and_draws(path: Path) -> None:
+    spec = specs.load(path)
+
+    queue = specs.queue(spec)
+    values, asked = ask(spec, queue[0])
+
+    assert spec.question.endswith("?")
+    assert queue[0].items() <= asked.items()
+    specs.configs(spec, values)
+
+
+def test_the_studies_that_are_shipped_are_found_by_name() -> None:
+    assert {path.stem for path in SHIPPED} >= {"quickstart", "cifar10", "grid", "findings"}
+    assert specs.find("quickstart").samefile(STUDIES / "quickstart.toml")
+
+
+def test_a_study_file_is_read_without_torch_and_optuna() -> None:
+    code = "import sys, search.spec; print(sorted({'torch', 'optuna', 'sqlalchemy'} & set(sys.modules)))"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"
+
+
+@given(epochs=st.integers(1, 400), steps_per_epoch=st.sampled_from([1, 2, 4, 5, 10]))
+def test_steps_are_epochs_times_steps_per_epoch_or_refused(epochs: int, steps_per_epoch: int) -> None:
+    tables = {"budget": {"trials": 1, "epochs": epochs / 10, "steps_per_epoch": steps_per_epoch}}
+
+    if epochs * steps_per_epoch % 10:
+        with pytest.raises(SpecError, match="whole number of steps"):
+            specs.build(tables)
+    else:
+        assert specs.build(tables).budget.steps == epochs * steps_per_epoch // 10
