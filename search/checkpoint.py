@@ -1,0 +1,129 @@
+"""One self-verifying file: a SHA-256, a header, then what torch saved. Written aside, renamed, the last two kept.
+
+    convsearch checkpoint 1\\n
+    <SHA-256 of all that follows, 64 hexadecimal digits>\\n
+    {"study": ..., "trial": ..., "step": ..., "curve": [[step, value], ...], ...}\\n
+    <torch.save of the state of a training>
+
+torch.load does not notice a flipped bit (CRC checking is off, pytorch/pytorch#28858); the hash does.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.errors import DiskError
+
+MAGIC = b"convsearch checkpoint 1\n"
+#: Where the header begins, behind the magic line and the hash.
+BODY = len(MAGIC) + 65
+KEEP = 2
+NAME = re.compile(r"step-(\d{8})-(\d{12})\.ckpt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a checkpoint is of. A checkpoint of another study (by its uid) or trial is never loaded."""
+
+    study: str
+    trial: int
+    step: int
+    """Steps done, reported ones."""
+    batch: int
+    """Batches done, in all."""
+    seconds: float
+    """Seconds of training and evaluation until here, over all attempts."""
+    curve: tuple[tuple[int, float], ...]
+    """(step, value) of every step done."""
+
+
+class Corrupt(Exception):
+    """A file is no checkpoint, or not a whole and unchanged one."""
+
+
+def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
+    """Write a checkpoint into `folder`, durably, and remove all but the last two there.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = json.dumps(asdict(header)).encode() + b"\n" + buffer.getvalue()
+    path = folder / f"step-{header.step:08d}-{header.batch:012d}.ckpt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_durably(path, MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        for old in _files(folder)[:-KEEP]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+    return path
+
+
+def load(path: Path) -> tuple[Header, dict[str, Any]]:
+    """Read a checkpoint back, after its hash was checked; tensors only (`weights_only`), no code.
+
+    Raises:
+        Corrupt: with the file's name and what is wrong.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Corrupt(f"{path}: {error.strerror or error}") from error
+    magic, digest, rest = content[: len(MAGIC)], content[len(MAGIC) : BODY], content[BODY:]
+    if magic != MAGIC:
+        raise Corrupt(f"{path} is no checkpoint")
+    if digest != hashlib.sha256(rest).hexdigest().encode() + b"\n":
+        raise Corrupt(f"{path} was changed or cut since it was written")
+    head, _, payload = rest.partition(b"\n")
+    fields = json.loads(head)
+    header = Header(**fields | {"curve": tuple((step, value) for step, value in fields["curve"])})
+    return header, torch.load(io.BytesIO(payload), weights_only=True)
+
+
+def latest(folder: Path, *, study: str, trial: int) -> tuple[Header, dict[str, Any]] | None:
+    """The newest whole checkpoint of this trial of this study in `folder`; None if there is none."""
+    for path in reversed(_files(folder)):
+        try:
+            header, state = load(path)
+        except Corrupt:
+            continue
+        if (header.study, header.trial) == (study, trial):
+            return header, state
+    return None
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a trial; its other files stay."""
+    for path in [*_files(folder), *folder.glob("*.ckpt.part")]:
+        path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first: their names sort by step and batch."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """Write aside, flush to the disk, rename, flush the folder: a reader sees the whole file or none."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

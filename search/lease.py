@@ -1,0 +1,274 @@
+"""Who works on which trial: claim, renew, release, expire. Each is one write transaction.
+
+WAITING --claim--> RUNNING --tell--> COMPLETE | PRUNED | FAIL
+   ^                  |
+   +-----release------+      stopped on purpose: not an attempt; process died: one of ATTEMPTS
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search.storage import (
+    LEASES,
+    STUDIES,
+    STUDY_ATTRS,
+    TRIAL_ATTRS,
+    TRIAL_SYSTEM_ATTRS,
+    TRIALS,
+    Storage,
+    ending,
+    utc_now,
+)
+
+#: A trial whose process died this many times counts as failed: Determined's default is 5, Ray's 0; one bad trial must
+#: neither stop a study nor eat its time.
+ATTEMPTS = 3
+#: How often a pool renews the leases of its workers.
+RENEWAL_S = 10.0
+#: A lease that was not renewed for so long has lost its owner. Longer than the longest wait for the database's lock
+#: (60 s) and three renewals, so that a busy database expires nobody.
+LEASE_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """A process, named so that another process of the same machine can tell whether it still lives."""
+
+    token: str
+    """Secret of this owner, unique for ever; a write is accepted only with it."""
+    host: str
+    boot: str
+    """Boot of the machine and the namespace of its process numbers, so that a pid means one process."""
+    pid: int
+    started: float
+    """When the process started, seconds since the epoch, as the system says it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A trial that is ours until it is told or released."""
+
+    trial_id: int
+    number: int
+    attempt: int
+    """1 for a new trial; a stop on purpose does not count."""
+
+
+def this_process(token: str) -> Owner:
+    """The owner that stands for the calling process."""
+    pid = os.getpid()
+    return Owner(token=token, host=socket.gethostname(), boot=boot(), pid=pid, started=started(pid) or 0.0)
+
+
+def boot() -> str:
+    """This boot of this machine, together with the process namespace; empty parts where the system has none."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    return f"{boot_id.read_text().strip() if boot_id.exists() else psutil.boot_time()}/{_target(namespace)}"
+
+
+def started(pid: int) -> float | None:
+    """When process `pid` started; None if it does not run (any more)."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping[str, Any]] = ()) -> Claim | None:
+    """Take a trial that waits, or else begin a new one if the study's budget allows; None when there is none to take.
+
+    Trial number n of the study takes the parameters `queue[n]`, if there are that many: the points to try first, or the
+    cells of a grid. So the queue needs no rows of its own, and a smaller budget leaves nothing behind.
+    """
+    with storage.write() as connection:
+        _lock_study(connection, study_id)
+        taken = _take_waiting(connection, study_id) or _begin_new(connection, study_id, queue)
+        if taken is None:
+            return None
+        trial_id, number = taken
+        attempt = int(_attr(connection, trial_id, "attempts") or 0) + 1
+        connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
+        connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
+        row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": 0}
+        connection.execute(sa.insert(LEASES).values(row))
+        return Claim(trial_id=trial_id, number=number, attempt=attempt)
+
+
+def claimable(connection: sa.Connection, study_id: int) -> int:
+    """How many trials could be claimed now: those that wait, and those that the budget still allows."""
+    number = sa.func.count().label("number")
+    rows = sa.select(TRIALS.c.state, number).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
+    count = {row.state: row.number for row in connection.execute(rows)}
+    return count.get(TrialState.WAITING, 0) + max(0, budget(connection, study_id) - sum(count.values()))
+
+
+def budget(connection: sa.Connection, study_id: int) -> int:
+    """The number of trials that the study may have, in all states together."""
+    row = sa.select(STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == "trials")
+    return int(json.loads(connection.execute(row).scalar_one()))
+
+
+def holders(connection: sa.Connection, study_id: int) -> set[str]:
+    """The tokens of everybody who works on a trial of the study."""
+    return set(connection.execute(sa.select(LEASES.c.token).where(LEASES.c.study_id == study_id)).scalars())
+
+
+def renew(storage: Storage, tokens: Sequence[str]) -> None:
+    """Say that the owners of these tokens live and move."""
+    with storage.write() as connection:
+        held = LEASES.c.token.in_(tokens)
+        connection.execute(sa.update(LEASES).where(held).values(renewals=LEASES.c.renewals + 1))
+
+
+def stop(storage: Storage, token: str) -> list[int]:
+    """Put the trials of `token` back to the queue on purpose; this was not an attempt. Returns their numbers."""
+    with storage.write() as connection:
+        held = _held(connection, LEASES.c.token == token)
+        for trial_id, _ in held:
+            attempts = int(_attr(connection, trial_id, "attempts") or 1)
+            connection.execute(storage.trial_attr(trial_id, "attempts", attempts - 1))
+            _requeue(connection, trial_id)
+        return [number for _, number in held]
+
+
+def lost(storage: Storage, token: str, why: str) -> list[int]:
+    """Put the trials of a dead owner back to the queue; at the last of `ATTEMPTS` they fail. Returns their numbers."""
+    with storage.write() as connection:
+        held = _held(connection, LEASES.c.token == token)
+        for trial_id, _ in held:
+            attempts = int(_attr(connection, trial_id, "attempts") or 1)
+            crashes = [*(_attr(connection, trial_id, "crashes") or []), f"attempt {attempts}: {why}"]
+            connection.execute(storage.trial_attr(trial_id, "crashes", crashes))
+            if attempts < ATTEMPTS:
+                _requeue(connection, trial_id)
+                continue
+            connection.execute(
+                storage.trial_attr(trial_id, "reason", f"its process died {attempts} times; last: {why}")
+            )
+            for statement in ending(trial_id, TrialState.FAIL):
+                connection.execute(statement)
+        return [number for _, number in held]
+
+
+def retry_failed(storage: Storage, study_id: int) -> list[int]:
+    """Put failed trials back to the queue, with all their attempts before them. Returns their numbers."""
+    with storage.write() as connection:
+        failed = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
+            TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.FAIL
+        )
+        rows = connection.execute(failed).all()
+        for trial_id, _ in rows:
+            connection.execute(storage.trial_attr(trial_id, "attempts", 0))
+            connection.execute(storage.trial_attr(trial_id, "reason", None))
+            _requeue(connection, trial_id)
+        return [number for _, number in rows]
+
+
+@dataclass(slots=True)
+class Watch:
+    """Sees which owners are gone: at once on this machine; elsewhere when their lease was not renewed for `lease_s`.
+
+    A lease is aged by our own monotonic clock, and only between looks that succeeded, so neither a clock that jumps nor
+    a database that does not answer expires anybody (client-go's leader election judges leases in the same way).
+    """
+
+    lease_s: float = LEASE_S
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _looked: float | None = None
+
+    def expire(self, storage: Storage, study_id: int, *, now: float | None = None) -> list[int]:
+        """Take the trials of owners that are gone from them; returns their numbers. `now`: monotonic seconds."""
+        now = time.monotonic() if now is None else now
+        with storage.engine.connect() as connection:
+            rows = connection.execute(sa.select(LEASES).where(LEASES.c.study_id == study_id)).all()
+        pause = 0.0 if self._looked is None else max(0.0, now - self._looked - RENEWAL_S)
+        self._looked = now
+        numbers: list[int] = []
+        seen: dict[str, tuple[int, float]] = {}
+        for row in rows:
+            renewals, since = self._seen.get(row.token, (row.renewals, now))
+            # A gap between two of our looks is our own blindness, not the owner's silence.
+            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + pause)
+            why = self._gone(row, age=now - seen[row.token][1])
+            if why:
+                numbers += lost(storage, row.token, why)
+        self._seen = seen
+        return numbers
+
+    def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
+        if row.host == socket.gethostname() and row.boot == boot():
+            since = started(row.pid)
+            return None if since is not None and abs(since - row.started) < 1.0 else f"process {row.pid} is gone"
+        if age <= self.lease_s:
+            return None
+        return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
+
+
+def _lock_study(connection: sa.Connection, study_id: int) -> None:
+    """Lock the study's row on PostgreSQL; SQLite ignores FOR UPDATE, and holds its one write lock already."""
+    connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
+
+
+def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
+    row = connection.execute(
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
+        .order_by(TRIALS.c.number)
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    now = {"state": TrialState.RUNNING, "datetime_start": utc_now()}
+    connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == row.trial_id).values(now))
+    return row.trial_id, row.number
+
+
+def _begin_new(connection: sa.Connection, study_id: int, queue: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    number = connection.execute(
+        sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
+    ).scalar_one()
+    if number >= budget(connection, study_id):
+        return None
+    row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": utc_now()}
+    made = connection.execute(sa.insert(TRIALS).values(row).returning(TRIALS.c.trial_id)).scalar_one()
+    if number < len(queue):
+        fixed = {"trial_id": made, "key": "fixed_params", "value_json": json.dumps(dict(queue[number]))}
+        connection.execute(sa.insert(TRIAL_SYSTEM_ATTRS).values(fixed))
+    return made, number
+
+
+def _held(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[tuple[int, int]]:
+    rows = (
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number)
+        .join(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id)
+        .where(which, TRIALS.c.state == TrialState.RUNNING)
+    )
+    return [(row.trial_id, row.number) for row in connection.execute(rows)]
+
+
+def _requeue(connection: sa.Connection, trial_id: int) -> None:
+    again = {"state": TrialState.WAITING, "datetime_complete": None}
+    connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(again))
+    connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
+
+
+def _attr(connection: sa.Connection, trial_id: int, key: str) -> Any:
+    row = sa.select(TRIAL_ATTRS.c.value_json).where(TRIAL_ATTRS.c.trial_id == trial_id, TRIAL_ATTRS.c.key == key)
+    found = connection.execute(row).scalar_one_or_none()
+    return None if found is None else json.loads(found)
+
+
+def _target(link: Path) -> str:
+    return os.readlink(link) if link.exists() else ""

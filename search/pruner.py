@@ -1,0 +1,77 @@
+"""Which trials are stopped early. Ours is asynchronous successive halving; hyperband and median are Optuna's.
+
+ASHA (Li et al. 2020, https://arxiv.org/abs/1810.05934) in its stopping form: a trial that reaches a rung goes on only
+if it is in the best `1/reduction` of all trials that have reached that rung until now. Optuna's SuccessiveHalvingPruner
+keeps its rungs in attributes that die with the process, and prunes at the last step too; this one is a pure function of
+the stored curves. Hyperband: https://arxiv.org/abs/1603.06560.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import optuna
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """A trial is stopped: at which step, with which value, and why."""
+
+    step: int
+    value: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asha:
+    """Rungs at first_rung, first_rung * reduction, first_rung * reduction**2, ... steps; the last step is none."""
+
+    first_rung: int
+    """Steps until the first rung."""
+    reduction: int
+    """Of so many trials that reach a rung, one goes on."""
+    steps: int
+    """Steps of a whole trial."""
+
+    def is_rung(self, step: int) -> bool:
+        return step < self.steps and step in self.rungs()
+
+    def rungs(self) -> tuple[int, ...]:
+        """All rungs, in steps, rising."""
+        rungs = []
+        rung = self.first_rung
+        while rung < self.steps:
+            rungs.append(rung)
+            rung *= self.reduction
+        return tuple(rungs)
+
+    def decide(self, step: int, value: float, others: Collection[float]) -> Decision | None:
+        """Stop a trial that has `value` (higher is better) at `step`? `others` have been at this step, at any time."""
+        if not self.is_rung(step):
+            return None
+        reached = len(others) + 1
+        keep = max(1, reached // self.reduction)
+        better = sum(other > value for other in others)
+        if better < keep:
+            return None
+        why = f"rank {better + 1} of {reached} at step {step}; the best {keep} went on"
+        return Decision(step=step, value=value, reason=why)
+
+
+def build(name: str, *, first_rung: int, reduction: int, steps: int) -> optuna.pruners.BasePruner:
+    """Optuna's pruner of that name; asha and none are Optuna's NopPruner, because asha is decided by `Asha`.
+
+    Every argument is set by hand: Optuna would find `max_resource` out by itself, differently in every process.
+    """
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(
+            min_resource=first_rung, max_resource=steps, reduction_factor=reduction, bootstrap_count=0
+        )
+    if name == "median":
+        # Five finished trials first, as in Google Vizier's median rule (Golovin et al. 2017); two at a step to compare.
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung - 1, n_min_trials=2)
+    return optuna.pruners.NopPruner()
+
+
+def at_rung(curves: Mapping[int, float], number: int) -> list[float]:
+    """The values of the other trials at a rung, from all values there by trial number."""
+    return [value for other, value in curves.items() if other != number]

@@ -1,0 +1,316 @@
+"""The only module that knows which database it is: the URL, write transactions, fencing.
+
+`Storage` is Optuna's own `RDBStorage` with its trial writes done again, because on SQLite Optuna selects before it
+updates, in a transaction that takes no lock until the update (`SELECT ... FOR UPDATE` is ignored there), so that two
+workers can do the same work (optuna/optuna#4002, #4621). Here every write is one transaction that holds the write lock
+from its first statement, and every write to a trial first checks, inside that transaction, that this process owns it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+
+from search.errors import DatabaseError, LeaseLost
+
+#: Longest wait for the write lock of SQLite. A healthy writer holds it for milliseconds, a backup longer.
+LOCK_TIMEOUT_S = 60.0
+
+STUDIES: sa.Table = models.StudyModel.__table__
+STUDY_ATTRS: sa.Table = models.StudyUserAttributeModel.__table__
+TRIALS: sa.Table = models.TrialModel.__table__
+TRIAL_ATTRS: sa.Table = models.TrialUserAttributeModel.__table__
+TRIAL_SYSTEM_ATTRS: sa.Table = models.TrialSystemAttributeModel.__table__
+TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
+TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
+CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
+
+#: The option of a connection whose transactions hold the write lock from their first statement.
+LOCKED = {"convsearch_locked": True}
+
+#: Who works on which trial: a row exists only while the trial is RUNNING under an owner.
+LEASES = sa.Table(
+    "convsearch_leases",
+    sa.MetaData(),
+    sa.Column("trial_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("token", sa.String(64), nullable=False, index=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("boot", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("renewals", sa.Integer, nullable=False),
+)
+
+
+class Storage(RDBStorage):
+    """Optuna's storage with atomic, fenced writes. One thread of one process writes through it.
+
+    `token` is what this process signs its leases with; without one it can read, and write to studies, but to no trial.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, create: bool = False) -> None:
+        """Open the database at `url`; only with `create` a missing SQLite file is made.
+
+        Raises:
+            DatabaseError: there is no such database, it is none, or its schema is another Optuna's.
+        """
+        check_exists(url, create=create)
+        self.token = token
+        self._together: list[tuple[int, sa.Executable]] | None = None
+        try:
+            if create:
+                make_tables(url)
+            self._open(url)
+        except Exception as error:
+            raise DatabaseError(f"{shown(url)} cannot be used as a database: {first_line(error)}") from error
+        self.engine.dispose()  # the connections of the schema check began transactions in the driver's way
+        take_over_transactions(self.engine)
+        self._writer = self.engine.execution_options(**LOCKED)
+
+    def _open(self, url: str) -> None:
+        try:
+            super().__init__(url, engine_kwargs=engine_options(url), skip_table_creation=True)
+        except sa.exc.IntegrityError:  # another process noted the version of a new schema between our look and our note
+            super().__init__(url, engine_kwargs=engine_options(url), skip_table_creation=True)
+
+    # -- transactions ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction that holds the write lock from its start, and is committed at the end of the block."""
+        with self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Keep the trial writes made inside the block, and do them in one transaction at its end; none if it raises."""
+        self._together = []
+        try:
+            yield
+            kept, self._together = self._together, None
+        finally:
+            self._together = None
+        if kept:
+            self._apply(kept)
+
+    def _write_trial(self, trial_id: int, *statements: sa.Executable) -> None:
+        if self._together is not None:
+            self._together.extend((trial_id, statement) for statement in statements)
+            return
+        self._apply([(trial_id, statement) for statement in statements])
+
+    def _apply(self, writes: Sequence[tuple[int, sa.Executable]]) -> None:
+        with self.write() as connection:
+            for trial_id in {trial_id for trial_id, _ in writes}:
+                self._check_owner(connection, trial_id)
+            for _, statement in writes:
+                connection.execute(statement)
+
+    def _check_owner(self, connection: sa.Connection, trial_id: int) -> None:
+        """The fence: a trial is written to only while it is RUNNING, and only by the holder of its lease."""
+        found = connection.execute(
+            sa.select(TRIALS.c.state, LEASES.c.token)
+            .select_from(TRIALS.outerjoin(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id))
+            .where(TRIALS.c.trial_id == trial_id)
+        ).one_or_none()
+        if found is None:
+            raise LeaseLost(f"trial id {trial_id} does not exist any more")
+        self.check_trial_is_updatable(trial_id, found.state)
+        if self.token is None or found.token != self.token:
+            raise LeaseLost(f"trial id {trial_id} belongs to another process now; nothing was written")
+
+    def upsert(self, table: sa.Table, keys: dict[str, object], values: dict[str, object]) -> sa.Executable:
+        """The statement that writes `values` into the row named by `keys`, which is made if it is missing."""
+        insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        return insert(table).values(keys | values).on_conflict_do_update(index_elements=list(keys), set_=values)
+
+    def trial_attr(self, trial_id: int, key: str, value: object) -> sa.Executable:
+        """The statement that sets a user attribute of a trial."""
+        return self.upsert(TRIAL_ATTRS, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
+
+    # -- Optuna's trial writes, each in one locked and fenced transaction ------------------------------------
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        if previous_distribution is not None:
+            check_distribution_compatibility(previous_distribution, distribution)
+        values = {"param_value": param_value_internal, "distribution_json": distribution_to_json(distribution)}
+        self._write_trial(trial_id, self.upsert(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Finish a trial; its lease ends in the same transaction. Claims and releases are `search.lease`'s."""
+        if not state.is_finished():
+            raise ValueError(f"only search.lease sets a trial to {state.name}")
+        statements: list[sa.Executable] = []
+        for objective, value in enumerate(values or ()):
+            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+            keys: dict[str, object] = {"trial_id": trial_id, "objective": objective}
+            statements.append(self.upsert(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
+        self._write_trial(trial_id, *statements, *ending(trial_id, state))
+        return True
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
+        keys: dict[str, object] = {"trial_id": trial_id, "step": step}
+        values: dict[str, object] = {"intermediate_value": stored, "intermediate_value_type": kind}
+        self._write_trial(trial_id, self.upsert(CURVES, keys, values))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._write_trial(trial_id, self.trial_attr(trial_id, key, value))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        keys: dict[str, object] = {"trial_id": trial_id, "key": key}
+        self._write_trial(trial_id, self.upsert(TRIAL_SYSTEM_ATTRS, keys, {"value_json": json.dumps(value)}))
+
+    # -- Optuna's study writes: the lock first, then the same work -------------------------------------------
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        with self._locked_session():
+            return super().create_new_study(directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        with self._locked_session():
+            super().delete_study(study_id)
+        with self.write() as connection:
+            connection.execute(sa.delete(LEASES).where(LEASES.c.study_id == study_id))
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        with self._locked_session():
+            super().set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        with self._locked_session():
+            super().set_study_system_attr(study_id, key, value)
+
+    @contextmanager
+    def _locked_session(self) -> Iterator[None]:
+        self.scoped_session.remove()
+        self.scoped_session.configure(bind=self._writer)
+        try:
+            yield
+        finally:
+            self.scoped_session.remove()
+            self.scoped_session.configure(bind=self.engine)
+
+    # -- our own reads ---------------------------------------------------------------------------------------
+
+    def rung(self, study_id: int, step: int) -> dict[int, float]:
+        """The value at `step` of every trial of the study that reported it and has not failed, by trial number."""
+        rows = sa.select(TRIALS.c.number, CURVES.c.intermediate_value).where(
+            CURVES.c.trial_id == TRIALS.c.trial_id,
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state != TrialState.FAIL,
+            CURVES.c.step == step,
+            CURVES.c.intermediate_value.is_not(None),
+        )
+        with self.engine.connect() as connection:
+            return {row.number: row.intermediate_value for row in connection.execute(rows)}
+
+
+def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:
+    """The statements that give a trial its last state and end its lease."""
+    finish = sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, datetime_complete=utc_now())
+    return finish, sa.delete(LEASES).where(LEASES.c.trial_id == trial_id)
+
+
+def utc_now() -> datetime:
+    """Now as Optuna stores it: UTC without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def engine_options(url: str) -> dict[str, Any]:
+    """What `create_engine` needs for this kind of database."""
+    if is_sqlite(url):
+        return {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    return {"pool_pre_ping": True, "hide_parameters": True}
+
+
+def is_sqlite(url: str) -> bool:
+    return sa.make_url(url).get_backend_name() == "sqlite"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite URL; None for any other database."""
+    name = sa.make_url(url).database if is_sqlite(url) else None
+    return Path(name) if name else None
+
+
+def shown(url: str) -> str:
+    """`url` as it may be printed: a password in it is replaced by stars."""
+    return sa.make_url(url).render_as_string(hide_password=True)
+
+
+def check_exists(url: str, *, create: bool) -> None:
+    """Refuse a missing SQLite file unless it may be made, and a file that is no SQLite database.
+
+    Raises:
+        DatabaseError: with the way out.
+    """
+    try:
+        file = sqlite_file(url)
+    except sa.exc.ArgumentError as error:
+        raise DatabaseError("the storage is no database URL; write sqlite:///PATH or postgresql://...") from error
+    if file is None:
+        return
+    if not file.exists():
+        if not create:
+            raise DatabaseError(f"there is no database at {file} yet; `convsearch run STUDY` makes it")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return
+    with file.open("rb") as stream:
+        head = stream.read(16)
+    if head and head != b"SQLite format 3\x00":
+        raise DatabaseError(f"{file} is a file, but no SQLite database; name another with --storage")
+
+
+def make_tables(url: str) -> None:
+    """Make Optuna's tables and ours where they are missing, in one transaction: launchers cannot collide."""
+    engine = sa.create_engine(url, **engine_options(url))
+    take_over_transactions(engine)
+    with engine.execution_options(**LOCKED).begin() as connection:
+        models.BaseModel.metadata.create_all(connection)
+        LEASES.create(connection, checkfirst=True)
+    engine.dispose()
+
+
+def take_over_transactions(engine: sa.Engine) -> None:
+    """Begin SQLite's transactions ourselves; the driver would begin one only at the first write, without a lock.
+
+    Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (serializable isolation, savepoints).
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    sa.event.listen(engine, "connect", _leave_transactions_to_us)
+    sa.event.listen(engine, "begin", _begin)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what went wrong, without the SQL that SQLAlchemy adds."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: sa.Connection) -> None:
+    locked = connection.get_execution_options().get("convsearch_locked", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if locked else "BEGIN")

@@ -1,0 +1,34 @@
+"""What several tests need: a real database in a temporary folder, and a study in it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from search.storage import STUDY_ATTRS, Storage
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """The URL of a SQLite database that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'home' / 'studies.db'}"
+
+
+@pytest.fixture
+def make_study(url: str) -> Callable[[int], int]:
+    """Make the database and in it the study "s" with a budget of so many trials; returns its id."""
+
+    def make(trials: int) -> int:
+        storage = Storage(url, create=True)
+        study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+        with storage.write() as connection:
+            row = {"study_id": study._study_id, "key": "trials", "value_json": json.dumps(trials)}
+            connection.execute(sa.insert(STUDY_ATTRS).values(row))
+        return study._study_id
+
+    return make

@@ -1,0 +1,84 @@
+"""Checkpoints verify themselves: a changed or cut file is never loaded."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from search import checkpoint
+from search.checkpoint import Corrupt, Header
+from search.errors import DiskError
+
+
+def header(*, step: int, study: str = "u1", trial: int = 0) -> Header:
+    curve = tuple((done, done / 10) for done in range(1, step + 1))
+    return Header(study=study, trial=trial, step=step, batch=step * 7, seconds=1.5, curve=curve)
+
+
+STATE = {"weights": torch.arange(12.0).reshape(3, 4), "batch": 7}
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, header(step=2), STATE)
+
+    head, state = checkpoint.load(path)
+
+    assert head == header(step=2)
+    assert torch.equal(state["weights"], STATE["weights"])
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, header(step=2), STATE)
+    whole = path.read_bytes()
+    dice = random.Random(0)
+
+    for _ in range(300):
+        damaged = bytearray(whole)
+        place = dice.randrange(len(whole))
+        damaged[place] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged if dice.random() < 0.5 else whole[:place])
+
+        with pytest.raises(Corrupt, match=path.name):
+            checkpoint.load(path)
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 5):
+        checkpoint.save(tmp_path, header(step=step), STATE)
+
+    assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, header(step=1), STATE)
+    newest = checkpoint.save(tmp_path, header(step=2), STATE)
+    newest.write_bytes(newest.read_bytes()[:-1])
+
+    found = checkpoint.latest(tmp_path, study="u1", trial=0)
+
+    assert found is not None
+    assert found[0].step == 1
+
+
+@pytest.mark.parametrize(("study", "trial"), [("u2", 0), ("u1", 1)], ids=["another study", "another trial"])
+def test_a_checkpoint_of_something_else_is_not_taken(tmp_path: Path, study: str, trial: int) -> None:
+    checkpoint.save(tmp_path, header(step=1), STATE)
+
+    assert checkpoint.latest(tmp_path, study=study, trial=trial) is None
+
+
+def test_an_unwritable_folder_is_a_disk_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(DiskError, match="cannot write the checkpoint"):
+        checkpoint.save(tmp_path / "file", header(step=1), STATE)
+
+
+def test_a_half_written_file_is_not_seen_and_is_forgotten(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, header(step=1), STATE)
+    (tmp_path / "step-00000002-000000000014.ckpt.part").write_bytes(b"half")
+
+    checkpoint.forget(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []

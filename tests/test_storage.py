@@ -1,0 +1,177 @@
+"""Our storage does what Optuna's does, in fewer and safer transactions; the contract of what we touch of Optuna."""
+
+import multiprocessing
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial, TrialState
+
+from search import lease
+from search.errors import DatabaseError
+from search.storage import Storage, shown
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def objective(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", -1, 1)
+    kind = trial.suggest_categorical("kind", ["a", "b"])
+    n = trial.suggest_int("n", 1, 8, log=True)
+    trial.set_user_attr("kind", kind)
+    for step in range(1, 4):
+        trial.report(x * step, step)
+    return x * n
+
+
+def facts(trial: FrozenTrial) -> tuple[object, ...]:
+    return (
+        trial.number,
+        trial.state,
+        trial.values,
+        trial.params,
+        trial.distributions,
+        trial.intermediate_values,
+        {key: value for key, value in trial.user_attrs.items() if key != "attempts"},
+    )
+
+
+def test_a_study_through_our_storage_equals_one_through_optunas(url: str, make_study: Callable[[int], int]) -> None:
+    sampler = optuna.samplers.RandomSampler(seed=1)
+    stock = optuna.create_study(direction="maximize", sampler=sampler)
+    stock.optimize(objective, n_trials=8)
+    study_id = make_study(8)
+    storage = Storage(url, token="t")
+    ours = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(seed=1))
+
+    while (claim := lease.claim(storage, study_id, lease.this_process("t"))) is not None:
+        ours.get_trials(deepcopy=False)
+        trial = optuna.Trial(ours, claim.trial_id)
+        with storage.together():
+            value = objective(trial)
+        ours.tell(trial, value)
+
+    assert [facts(trial) for trial in ours.get_trials()] == [facts(trial) for trial in stock.get_trials()]
+
+
+def test_writes_made_together_are_one_transaction_or_none(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="t")
+    claim = lease.claim(storage, study_id, lease.this_process("t"))
+    assert claim is not None
+
+    def break_in_the_middle() -> None:
+        with storage.together():
+            storage.set_trial_user_attr(claim.trial_id, "a", 1)
+            raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        break_in_the_middle()
+    storage.set_trial_user_attr(claim.trial_id, "b", 2)
+
+    attrs = storage.get_trial(claim.trial_id).user_attrs
+    assert "a" not in attrs
+    assert attrs["b"] == 2
+
+
+def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    writer, reader = Storage(url, token="t"), Storage(url)
+
+    with writer.write():
+        assert reader.get_all_trials(study_id) == []
+
+
+def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: Callable[[int], int]) -> None:
+    make_study(1)
+    storage = Storage(url)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
+
+    with storage.write(), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_states_other_than_the_last_are_the_leases_business(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="t")
+    claim = lease.claim(storage, study_id, lease.this_process("t"))
+    assert claim is not None
+
+    with pytest.raises(ValueError, match="search.lease"):
+        storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
+
+
+def test_values_at_a_rung_leave_out_failed_trials_and_values_that_are_no_numbers(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(3)
+    storage = Storage(url, token="t")
+    ends = (TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
+    for number, (state, value) in enumerate(zip(ends, (0.25, 0.5, float("nan")), strict=True)):
+        claim = lease.claim(storage, study_id, lease.this_process("t"))
+        assert claim is not None
+        assert claim.number == number
+        storage.set_trial_intermediate_value(claim.trial_id, 2, value)
+        storage.set_trial_state_values(claim.trial_id, state)
+
+    assert storage.rung(study_id, 2) == {0: 0.25}
+
+
+def test_a_missing_database_is_not_made_unless_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "none.db"
+
+    with pytest.raises(DatabaseError, match=r"no database at .*none\.db yet; `convsearch run STUDY` makes it"):
+        Storage(f"sqlite:///{file}")
+
+    assert not file.exists()
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("shopping list")
+
+    with pytest.raises(DatabaseError, match="no SQLite database; name another with --storage"):
+        Storage(f"sqlite:///{file}", create=True)
+
+    assert file.read_text() == "shopping list"
+
+
+def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    with sqlite3.connect(file) as other:
+        other.execute("CREATE TABLE recipes (name TEXT)")
+    other.close()
+
+    with pytest.raises(DatabaseError, match="cannot be used as a database"):
+        Storage(f"sqlite:///{file}")
+
+
+def open_new(url: str) -> None:
+    Storage(url, create=True)
+
+
+def test_processes_that_make_the_same_database_at_once_do_not_collide(url: str) -> None:
+    processes = [SPAWN.Process(target=open_new, args=(url,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0] * 4
+
+
+def test_a_password_is_never_shown() -> None:
+    assert "secret" not in shown("postgresql://user:secret@host/db")
+
+
+def test_the_journal_stays_delete_and_synchronous_stays_full(url: str, make_study: Callable[[int], int]) -> None:
+    make_study(1)
+
+    with Storage(url).engine.connect() as connection:
+        assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "delete"
+        assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == 2
