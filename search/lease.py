@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,10 +109,9 @@ def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping
 
 def claimable(connection: sa.Connection, study_id: int) -> int:
     """How many trials could be claimed now: those that wait, and those that the budget still allows."""
-    number = sa.func.count().label("number")
-    rows = sa.select(TRIALS.c.state, number).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
-    count = {row.state: row.number for row in connection.execute(rows)}
-    return count.get(TrialState.WAITING, 0) + max(0, budget(connection, study_id) - sum(count.values()))
+    states = sa.select(TRIALS.c.state).where(TRIALS.c.study_id == study_id)
+    count = Counter(connection.execute(states).scalars())
+    return count[TrialState.WAITING] + max(0, budget(connection, study_id) - count.total())
 
 
 def budget(connection: sa.Connection, study_id: int) -> int:

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +21,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
-from search.errors import DatabaseError, LeaseLost
+from search.errors import DatabaseError, DiskError, LeaseLost
+from search.reader import open_reader, sqlite_path
 
 #: Longest wait for the write lock of SQLite. A healthy writer holds it for milliseconds, a backup longer.
 LOCK_TIMEOUT_S = 60.0
@@ -66,15 +66,19 @@ class Storage(RDBStorage):
         Raises:
             DatabaseError: there is no such database, it is none, or its schema is another Optuna's.
         """
-        check_exists(url, create=create)
         self.token = token
         self._together: list[tuple[int, sa.Executable]] | None = None
+        if create:
+            make_folder(url)
+        else:
+            open_reader(url).dispose()  # refuses a missing file, which a writer would make
         try:
             if create:
                 make_tables(url)
             self._open(url)
         except Exception as error:
-            raise DatabaseError(f"{shown(url)} cannot be used as a database: {first_line(error)}") from error
+            text = f"{shown(url)} cannot be used as a database: {first_line(error)}"
+            raise DatabaseError(f"{text}; name another with --storage") from error
         self.engine.dispose()  # the connections of the schema check began transactions in the driver's way
         take_over_transactions(self.engine)
         self._writer = self.engine.execution_options(**LOCKED)
@@ -247,38 +251,27 @@ def is_sqlite(url: str) -> bool:
     return sa.make_url(url).get_backend_name() == "sqlite"
 
 
-def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite URL; None for any other database."""
-    name = sa.make_url(url).database if is_sqlite(url) else None
-    return Path(name) if name else None
-
-
 def shown(url: str) -> str:
     """`url` as it may be printed: a password in it is replaced by stars."""
-    return sa.make_url(url).render_as_string(hide_password=True)
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "the storage"
 
 
-def check_exists(url: str, *, create: bool) -> None:
-    """Refuse a missing SQLite file unless it may be made, and a file that is no SQLite database.
+def make_folder(url: str) -> None:
+    """Make the folder of a SQLite file.
 
     Raises:
-        DatabaseError: with the way out.
+        DiskError: it cannot be made.
     """
-    try:
-        file = sqlite_file(url)
-    except sa.exc.ArgumentError as error:
-        raise DatabaseError("the storage is no database URL; write sqlite:///PATH or postgresql://...") from error
+    file = sqlite_path(url)
     if file is None:
         return
-    if not file.exists():
-        if not create:
-            raise DatabaseError(f"there is no database at {file} yet; `convsearch run STUDY` makes it")
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return
-    with file.open("rb") as stream:
-        head = stream.read(16)
-    if head and head != b"SQLite format 3\x00":
-        raise DatabaseError(f"{file} is a file, but no SQLite database; name another with --storage")
+    except OSError as error:
+        raise DiskError(f"cannot make the folder {file.parent}: {error.strerror}; name another --storage") from error
 
 
 def make_tables(url: str) -> None:
@@ -304,7 +297,10 @@ def take_over_transactions(engine: sa.Engine) -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of what went wrong, without the SQL that SQLAlchemy adds."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:

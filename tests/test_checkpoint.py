@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def header(*, step: int, study: str = "u1", trial: int = 0) -> Header:
     return Header(study=study, trial=trial, step=step, batch=step * 7, seconds=1.5, curve=curve)
 
 
-STATE = {"weights": torch.arange(12.0).reshape(3, 4), "batch": 7}
+STATE: dict[str, Any] = {"weights": torch.arange(12.0).reshape(3, 4), "batch": 7}
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:

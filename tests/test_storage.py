@@ -102,7 +102,7 @@ def test_states_other_than_the_last_are_the_leases_business(url: str, make_study
     claim = lease.claim(storage, study_id, lease.this_process("t"))
     assert claim is not None
 
-    with pytest.raises(ValueError, match="search.lease"):
+    with pytest.raises(ValueError, match=r"search\.lease"):
         storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     file = tmp_path / "notes.txt"
     file.write_text("shopping list")
 
-    with pytest.raises(DatabaseError, match="no SQLite database; name another with --storage"):
+    with pytest.raises(DatabaseError, match="not a database; name another with --storage"):
         Storage(f"sqlite:///{file}", create=True)
 
     assert file.read_text() == "shopping list"

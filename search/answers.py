@@ -1,0 +1,248 @@
+"""What `studies`, `best`, `show` and `validate` answer: a table for people, and a value for JSON."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from search.output import Grid, duration, number, setting, settings
+
+if TYPE_CHECKING:
+    from search.spec import StudySpec  # loads pydantic, which only `validate` needs
+from search.rows import Counts, Ranking, StudyRow, TrialRow
+
+
+def studies_grid(rows: Sequence[StudyRow]) -> Grid:
+    """One line for each study."""
+    if not rows:
+        return Grid(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` begins one",))
+    return Grid(
+        columns=("study", "finished", "running", "waiting", "failed", "best", "trial", "question"),
+        fixed=("finished",),
+        rows=tuple(_study_line(row) for row in rows),
+        after=("", f"`convsearch best {shlex.quote(rows[0].name)}` shows the best trials of a study"),
+    )
+
+
+def best_grid(ranking: Ranking) -> Grid:
+    """The best trials; where there is none yet, what is going on and what to do."""
+    study = ranking.study
+    head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
+    if not ranking.trials:
+        return Grid(columns=(), rows=(), before=(*head, situation(study)))
+    rows = tuple(
+        (str(t.number), number(t.values[0]), setting(t.epochs), duration(t.seconds), settings(t.params))
+        for t in ranking.trials
+    )
+    return Grid(
+        columns=("trial", study.objective, "epochs", "time", "parameters"),
+        fixed=("trial", study.objective, "time"),
+        rows=rows,
+        before=(*head, ""),
+        after=("", f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best one whole"),
+    )
+
+
+def trial_grid(row: TrialRow) -> Grid:
+    """Everything that is known of one trial, a line for each."""
+    lines = {
+        "state": row.state.lower() + (f": {row.reason}" if row.reason else ""),
+        "value": ", ".join(number(value) for value in row.values),
+        "parameters": settings(row.params),
+        "fixed": settings({key: value for key, value in row.config.items() if key not in row.params}),
+        "repeat": "" if row.repeat is None else str(row.repeat),
+        "curve": ", ".join(f"{step}: {number(value)}" for step, value in row.curve),
+        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes),
+        "trained": f"{setting(row.epochs)} epochs in {duration(row.seconds)}",
+        "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
+        "model": _model(row),
+        "begun": f"{row.started:%Y-%m-%d %H:%M:%S} UTC" if row.started else "",
+        "ended": f"{row.completed:%Y-%m-%d %H:%M:%S} UTC" if row.completed else "",
+        "again": command(row),
+    }
+    return Grid(
+        columns=("", ""),
+        rows=tuple((key, value) for key, value in lines.items() if value),
+        before=(f"trial {row.number} of {row.study}",),
+    )
+
+
+def studies_json(rows: Sequence[StudyRow]) -> dict[str, Any]:
+    """`studies --json`."""
+    return {
+        "studies": [
+            _study_json(row)
+            | {
+                "question": row.question,
+                "objective": row.objective,
+                "seconds_run": row.seconds_run,
+                "best": None if row.best is None else _trial_json(row.best),
+            }
+            for row in rows
+        ]
+    }
+
+
+def best_json(ranking: Ranking) -> dict[str, Any]:
+    """`best --json`."""
+    return _study_json(ranking.study) | {"trials": [_trial_json(t) for t in ranking.trials]}
+
+
+def trial_json(row: TrialRow) -> dict[str, Any]:
+    """`show --json`."""
+    return {
+        "study": row.study,
+        **_trial_json(row),
+        "curve": row.curve,
+        "attempts": row.attempts,
+        "reason": row.reason,
+        "command": command(row),
+        "crashes": row.crashes,
+        "config": row.config,
+        "repeat": row.repeat,
+        "seed": row.seed,
+        "parameters": row.parameters,
+        "macs": row.macs,
+        "images_per_second": row.images_per_second,
+        "started": row.started,
+        "completed": row.completed,
+    }
+
+
+def spec_grid(spec: "StudySpec") -> Grid:
+    """`validate`: every setting of a study, with what a search draws before what is fixed."""
+    stored = spec_json(spec)["spec"]
+    space = stored["space"]
+    drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
+    lines = [
+        (f"[{table}] {key}", _given(value))
+        for table in ("data", "budget", "search")
+        for key, value in stored[table].items()
+    ]
+    lines += [(f"[space] {key}", _given(value)) for key, value in drawn.items()]
+    for control, tables in space.get("when", {}).items():
+        lines += [
+            (f"[space.when.{control}.{choice}]", settings({k: _given(v) for k, v in table.items()}))
+            for choice, table in tables.items()
+        ]
+    lines += [
+        ("[space] fixed", settings({key: value for key, value in space.items() if key not in drawn and key != "when"}))
+    ]
+    lines += [("[[try]]", settings(point)) for point in stored["try"]]
+    lines += [("[[compare]]", settings(row)) for row in stored["compare"]]
+    return Grid(columns=("", ""), rows=tuple(lines), before=(*((spec.question,) if spec.question else ()), ""))
+
+
+def spec_json(spec: "StudySpec") -> dict[str, Any]:
+    """`validate --json`: the study with every default written out."""
+    from search.spec import dump
+
+    return {"spec": dump(spec)}
+
+
+def next_commands(row: StudyRow) -> tuple[str, ...]:
+    """What to do with a study whose run has just ended, a line for each."""
+    name, counts = shlex.quote(row.name), row.counts
+    lines = []
+    if counts.remaining or counts.waiting:
+        lines.append(f"go on:           convsearch resume {name}")
+    if counts.failed:
+        lines.append(f"try failed ones: convsearch resume {name} --retry-failed")
+    if row.best is not None:
+        lines.append(f"the best trial:  convsearch show {name} {row.best.number}")
+    return (*lines, "in a browser:    convsearch dashboard")
+
+
+def command(row: TrialRow) -> str:
+    """The command that runs this trial's configuration again."""
+    return f"convsearch run {shlex.quote(row.study)} --again {row.number}"
+
+
+def counts_line(counts: Counts) -> str:
+    """`37 of 60 trials finished: 20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin`."""
+    return f"{counts.finished} of {counts.budget} trials finished: {states_line(counts)}"
+
+
+def states_line(counts: Counts) -> str:
+    """`20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin`."""
+    return (
+        f"{counts.complete} complete, {counts.pruned} pruned, {counts.failed} failed; "
+        f"{counts.running} running, {counts.waiting} waiting, {counts.remaining} to begin"
+    )
+
+
+def situation(study: StudyRow) -> str:
+    """Why there is no best trial, and what to do."""
+    counts, name = study.counts, shlex.quote(study.name)
+    if counts.remaining or counts.waiting:
+        onwards = f"`convsearch resume {name}` goes on"
+    else:
+        onwards = f"`convsearch resume {name} --trials {counts.budget + 10}` raises the budget"
+    if counts.complete:
+        return "no complete trial has a finite value, so that there is no best one"
+    if counts.failed and counts.failed == counts.finished:
+        return f"every finished trial has failed; `convsearch show {name} 0` says why the first did"
+    if counts.finished:
+        return f"no trial is complete yet: those that finished were pruned or failed; {onwards}"
+    if counts.running:
+        return "no trial has finished yet; those at work will be the first"
+    return f"no trial has finished yet, and none is at work; {onwards}"
+
+
+def _study_line(row: StudyRow) -> tuple[str, ...]:
+    counts, best = row.counts, row.best
+    return (
+        row.name,
+        f"{counts.finished} of {counts.budget}",
+        str(counts.running),
+        str(counts.waiting),
+        str(counts.failed),
+        "-" if best is None else number(best.values[0]),
+        "-" if best is None else str(best.number),
+        row.question,
+    )
+
+
+def _given(value: object) -> str:
+    """A range or choice of a study file in words."""
+    if isinstance(value, Mapping):
+        extra = (", log" if value.get("log") else "") + (
+            f", step {setting(value['step'])}" if value.get("step") else ""
+        )
+        return f"{setting(value['low'])} to {setting(value['high'])}{extra}"
+    if isinstance(value, list):
+        return ", ".join(setting(each) for each in value)
+    return "-" if value is None else setting(value)
+
+
+def _model(row: TrialRow) -> str:
+    parts = [f"{row.parameters:,} parameters"] if row.parameters is not None else []
+    parts += [f"{row.macs:,} multiply-accumulates an image"] if row.macs is not None else []
+    return ", ".join(parts)
+
+
+def _study_json(row: StudyRow) -> dict[str, Any]:
+    counts = row.counts
+    return {
+        "study": row.name,
+        "directions": row.directions,
+        "counts": {
+            "budget": counts.budget,
+            "complete": counts.complete,
+            "pruned": counts.pruned,
+            "failed": counts.failed,
+            "running": counts.running,
+            "waiting": counts.waiting,
+            "remaining": counts.remaining,
+        },
+    }
+
+
+def _trial_json(row: TrialRow) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "state": row.state,
+        "values": row.values,
+        "params": row.params,
+        "epochs": row.epochs,
+        "seconds": row.seconds,
+    }

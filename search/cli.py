@@ -1,0 +1,173 @@
+"""The command line: parse, call one function, print, exit code. Data go to stdout, talk to stderr."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from data.errors import DataError
+from search import commands
+from search.errors import ConvsearchError
+
+STORAGE = "sqlite:///runs/studies.db"
+EXIT_CODES = """\
+exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database; 70 all trials failed; 74 disk;
+75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 130 interrupted; 143 terminated"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        return commands.VERBS[args.verb](args)
+    except (ConvsearchError, DataError) as error:
+        return _explain(error, error.exit_code, debug=args.debug)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough; be quiet at exit
+        return 0
+    except Exception as error:
+        _explain(error, 1, debug=args.debug)
+        say("this is a bug of convsearch; --debug (before the verb) shows where")
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    top = argparse.ArgumentParser(
+        prog="convsearch",
+        description="Search for the best convolutional network on your images; nothing that was measured is lost.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"convsearch {version('convsearch')}")
+    top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_run(verbs)
+    _add_queries(verbs)
+    _add_care(verbs)
+    return top
+
+
+def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = _verb(verbs, "run", "run a study, or go on with it", "convsearch run cifar10 --trials 30 --workers 2")
+    run.add_argument("study", metavar="STUDY", help="name in studies/, or path of a TOML file")
+    run.add_argument("--trials", type=_count, metavar="N", help="budget of the whole study, over all runs")
+    _add_limits(run)
+    run.add_argument("--data", metavar="PATH", help="images to use: a directory, .zip or .tar of train/CLASS/*")
+    run.add_argument("--name", metavar="NAME", help="name of the study (default: the file's)")
+    run.add_argument("--set", action="append", default=[], metavar="K=V", help="change the file: budget.epochs=4")
+    run.add_argument("--again", type=int, metavar="N", help="train the configuration of trial N once more, to the end")
+
+    resume = _verb(verbs, "resume", "go on with a stored study", "convsearch resume cifar10 --hours 1")
+    resume.add_argument("study", metavar="STUDY", help="name of a stored study")
+    resume.add_argument("--trials", type=_count, metavar="N", help="new budget of the whole study")
+    _add_limits(resume)
+
+
+def _add_limits(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--hours", type=_hours, metavar="H", help="stop this run after H hours; the next one goes on")
+    verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
+    verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
+    verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
+    verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
+    _add_storage(verb)
+    _add_cache(verb)
+
+
+def _add_queries(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _query(verbs, "studies", "list the studies", "convsearch studies")
+    best = _query(verbs, "best", "show the best trials", "convsearch best cifar10 --top 5", study=True)
+    best.add_argument("--top", type=_count, default=5, metavar="K", help="how many (default: 5)")
+    show = _query(verbs, "show", "show one trial", "convsearch show cifar10 12", study=True)
+    show.add_argument("trial", type=int, metavar="N", help="number of the trial")
+    _query(verbs, "compare", "show which changes helped", "convsearch compare findings", study=True)
+    _add_cache(_query(verbs, "doctor", "check this machine", "convsearch doctor"))
+    validate = _verb(verbs, "validate", "check a study file; run nothing", "convsearch validate cifar10")
+    validate.add_argument("study", metavar="STUDY", help="name in studies/, or path of a TOML file")
+    validate.add_argument("--set", action="append", default=[], metavar="K=V", help="change the file")
+    validate.add_argument("--data", metavar="PATH", help="images to use")
+    validate.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_care(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    stop = _verb(verbs, "stop", "stop a running study, wherever it runs", "convsearch stop cifar10")
+    stop.add_argument("study", metavar="STUDY", help="name of a stored study")
+    _add_storage(stop)
+    dashboard = _verb(verbs, "dashboard", "serve optuna-dashboard", "convsearch dashboard --port 8081")
+    dashboard.add_argument("--port", type=int, default=8080, metavar="P", help="port on 127.0.0.1 (default: 8080)")
+    _add_storage(dashboard)
+    delete = _verb(verbs, "delete", "delete a study and its files", "convsearch delete old --yes")
+    delete.add_argument("study", metavar="STUDY", help="name of a stored study")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    _add_storage(delete)
+    clean = _verb(verbs, "clean", "remove files that no study needs", "convsearch clean")
+    clean.add_argument("--data", action="store_true", help="also decoded images that no study uses; they can be remade")
+    _add_storage(clean)
+    _add_cache(clean)
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example: {example}")
+
+
+def _query(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    example: str,
+    *,
+    study: bool = False,
+) -> argparse.ArgumentParser:
+    verb = _verb(verbs, name, text, example)
+    if study:
+        verb.add_argument("study", metavar="STUDY", help="name of a stored study")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    _add_storage(verb)
+    return verb
+
+
+def _add_storage(verb: argparse.ArgumentParser) -> None:
+    text = f"database (default: $CONVSEARCH_STORAGE, else {STORAGE})"
+    verb.add_argument("--storage", default=os.environ.get("CONVSEARCH_STORAGE", STORAGE), metavar="URL", help=text)
+
+
+def _add_cache(verb: argparse.ArgumentParser) -> None:
+    default = os.environ.get("CONVSEARCH_CACHE") or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/convsearch"
+    text = "folder of decoded images (default: $CONVSEARCH_CACHE, else ~/.cache/convsearch)"
+    verb.add_argument("--cache", type=lambda t: Path(t).expanduser(), default=default, metavar="DIR", help=text)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    return value
+
+
+def _hours(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0, but got {text}")
+    return value
+
+
+def say(text: str) -> None:
+    """Talk, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _explain(error: Exception, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    say(f"convsearch: {error or type(error).__name__}")
+    return code

@@ -1,0 +1,205 @@
+"""What each verb of the command line does. Heavy modules are loaded where they are used: a question needs no Optuna."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from search import answers, output, query
+from search.errors import UsageError
+from search.output import Grid
+from search.reader import open_reader
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a study from its file, or one trial of a stored study again."""
+    from search import launch, spec, study
+    from search.storage import Storage
+
+    if args.again is not None:
+        row = query.trial(open_reader(args.storage), args.study, args.again)
+        wanted = launch.again(study.load(Storage(args.storage), args.study), row)
+        return _launch(args, wanted, name=args.name or f"{args.study}.again-{args.again}", trials=1)
+    path = spec.find(args.study)
+    overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
+    return _launch(args, spec.load(path, overrides), name=args.name or path.stem, trials=args.trials)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Go on with a stored study, without its file."""
+    from search import study
+    from search.storage import Storage
+
+    stored = study.load(Storage(args.storage), args.study)
+    counts = query.study(open_reader(args.storage), args.study).counts
+    if args.trials is None and not counts.remaining and not counts.waiting and not args.retry_failed:
+        _say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
+        return 0
+    return _launch(args, stored.spec, name=args.study, trials=args.trials or counts.budget)
+
+
+def studies(args: argparse.Namespace) -> int:
+    """List the studies."""
+    rows = query.studies(open_reader(args.storage))
+    return _answer(args, answers.studies_json(rows), answers.studies_grid(rows))
+
+
+def best(args: argparse.Namespace) -> int:
+    """Show the best trials."""
+    ranking = query.best(open_reader(args.storage), args.study, top=args.top)
+    return _answer(args, answers.best_json(ranking), answers.best_grid(ranking))
+
+
+def show(args: argparse.Namespace) -> int:
+    """Show one trial."""
+    row = query.trial(open_reader(args.storage), args.study, args.trial)
+    return _answer(args, answers.trial_json(row), answers.trial_grid(row))
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Show which changes of a designed comparison helped, by how much."""
+    from search import compare as comparing
+
+    engine = open_reader(args.storage)
+    comparison = comparing.compare(query.study(engine, args.study), query.trials(engine, args.study))
+    return _answer(args, comparing.as_json(comparison), comparing.grid(comparison))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Check this machine; exit code 1 if something will not work."""
+    from search import doctor as examination
+
+    checks = examination.checks(args.storage, cache=args.cache)
+    return _answer(args, examination.as_json(checks), examination.grid(checks)) or int(examination.is_bad(checks))
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Check a study file and say what it asks for; nothing is written."""
+    from search import spec
+
+    wanted = spec.load(spec.find(args.study), _overrides(args))
+    return _answer(args, answers.spec_json(wanted), answers.spec_grid(wanted))
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Ask everybody who runs a study to stop."""
+    from search import study
+    from search.storage import Storage
+
+    study.ask_to_stop(Storage(args.storage), args.study)
+    _say(f"asked: running trials of {args.study!r} go back to the queue; `convsearch run {args.study}` goes on")
+    return 0
+
+
+def dashboard(args: argparse.Namespace) -> int:
+    """Serve optuna-dashboard until Ctrl-C."""
+    from search import dashboard as serving
+
+    return serving.serve(args.storage, port=args.port)
+
+
+def delete(args: argparse.Namespace) -> int:
+    """Delete a study and its files, unless it is running here."""
+    from search import home
+    from search.storage import Storage
+
+    storage, files = Storage(args.storage), home.of(args.storage)
+    counts = query.study(storage.engine, args.study).counts
+    with files.running(args.study):
+        text = (
+            f"delete {args.study!r} with {counts.finished} finished trials and its files in {files.study(args.study)}"
+        )
+        if not args.yes and not _confirmed(f"{text}? [y/N] "):
+            raise UsageError("nothing was deleted; --yes answers the question")
+        storage.delete_study(storage.get_study_id_from_name(args.study))
+        freed = files.remove(args.study)
+    _say(f"deleted {args.study!r}; {freed / 1e6:.1f} MB are free again")
+    return 0
+
+
+def clean(args: argparse.Namespace) -> int:
+    """Remove the files that no study needs."""
+    from search import care
+
+    freed = care.clean(args.storage, args.cache, data=args.data, say=_say)
+    _say(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
+    return 0
+
+
+def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
+    from search import launch, progress
+    from search.pool import End
+
+    order = launch.Order(
+        url=args.storage,
+        cache=args.cache,
+        name=name,
+        trials=trials,
+        hours=args.hours,
+        workers=args.workers,
+        device=args.device,
+        join=args.join,
+        retry_failed=args.retry_failed,
+    )
+    end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=_say)
+    _conclude(end, name, open_reader(args.storage))
+    return {End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
+
+
+def _conclude(end: Any, name: str, engine: Any) -> None:
+    """Say why the run ended, show the answer, and name the next commands."""
+    from search import compare as comparing
+
+    row = query.study(engine, name)
+    _say(f"{name}: {end}; {answers.counts_line(row.counts)}")
+    if row.spec.get("compare"):
+        _print(comparing.grid(comparing.compare(row, query.trials(engine, name))))
+    else:
+        _print(answers.best_grid(query.best(engine, name, top=3)))
+    for line in answers.next_commands(row):
+        _say(line)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, str]:
+    """The dotted keys and texts of --set and --data."""
+    pairs = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes a key and a value, as in --set budget.epochs=4, but got {text!r}")
+        pairs[key] = value
+    if args.data is not None:
+        pairs |= {"data.source": "folder", "data.path": json.dumps(str(Path(args.data).absolute()))}
+    return pairs
+
+
+def _answer(args: argparse.Namespace, as_json: Mapping[str, Any], grid: Grid) -> int:
+    if args.json:
+        sys.stdout.write(output.to_json(as_json))
+    else:
+        _print(grid)
+    return 0
+
+
+def _print(grid: Grid) -> None:
+    output.write(grid, sys.stdout, os.environ)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _confirmed(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    verb.__name__: verb
+    for verb in (run, resume, studies, best, show, compare, doctor, validate, stop, dashboard, delete, clean)
+}
+"""Every verb, by the name that the command line knows it by."""

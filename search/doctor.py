@@ -1,0 +1,229 @@
+"""Will it work here? What is installed, what the machine offers, whether the database is sound.
+
+Cheap on purpose: torch is not loaded, the GPU is found through its device files, and nothing is left behind.
+"""
+
+import platform
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from search import machine
+from search.errors import ConvsearchError
+from search.output import Grid
+from search.reader import integrity, open_reader, place, sqlite_path
+
+#: Oldest version that works, and why; the upper ends are the package's own business.
+OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "optuna": (5, 0), "optuna-dashboard": (0, 21), "sqlalchemy": (2, 1)}
+#: Versions of SQLite whose WAL journal can lose a write: 3.7.0 to 3.51.2, but for two that have the fix
+#: (https://www.sqlite.org/wal.html, "the WAL-reset bug"). convsearch keeps the DELETE journal, which does not have it.
+WAL_BUG, WAL_FIXED = ((3, 7, 0), (3, 51, 2)), {(3, 50, 7), (3, 44, 6)}
+#: File systems over a network, where SQLite's locks cannot be relied on (https://www.sqlite.org/faq.html#q5).
+NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "9p", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs"}
+#: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB.
+WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, 200_000_000
+
+
+class Status(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Works, but look at it."""
+    BAD = "bad"
+    """Will not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    text: str
+    """What was found; for anything but ok, with the way out."""
+
+
+def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, ...]:
+    """All checks, in the order in which they are shown. Makes no database and leaves no file."""
+    file = sqlite_path(storage_url)
+    home = file.absolute().parent if file else Path("runs").absolute()
+    return (
+        python_check(sys.version_info[:2]),
+        *(package_check(name, oldest) for name, oldest in OLDEST.items()),
+        sqlite_check(sqlite3.sqlite_version_info),
+        cores_check(),
+        memory_check(machine.memory()),
+        gpu_check(machine.gpus()),
+        folder_check("home", home),
+        folder_check("cache", cache.expanduser().absolute()),
+        file_system_check(home, file_system(home)),
+        database_check(storage_url),
+        journal_check(file, sqlite3.sqlite_version_info),
+        port_check(port),
+    )
+
+
+def is_bad(found: Sequence[Check]) -> bool:
+    """Something will not work."""
+    return any(check.status is Status.BAD for check in found)
+
+
+def grid(found: Sequence[Check]) -> Grid:
+    """The checks for people."""
+    return Grid(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in found))
+
+
+def as_json(found: Sequence[Check]) -> dict[str, Any]:
+    """`doctor --json`."""
+    return {"ok": not is_bad(found), "checks": [asdict(check) for check in found]}
+
+
+def python_check(found: tuple[int, int]) -> Check:
+    text = f"{found[0]}.{found[1]} ({platform.system()} {platform.machine()})"
+    if found >= (3, 11):
+        return Check("python", Status.OK, text)
+    return Check("python", Status.BAD, f"{text}; convsearch needs 3.11 or newer: make setup PYTHON=python3.12")
+
+
+def package_check(name: str, oldest: tuple[int, ...]) -> Check:
+    """Whether a package is installed and new enough, from its metadata: importing torch takes seconds."""
+    needed = f"{'.'.join(map(str, oldest))} or newer is needed; run `make setup`"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Check(name, Status.BAD, f"is not installed, {needed}")
+    if _release(found) < oldest:
+        return Check(name, Status.BAD, f"{found} is too old, {needed}")
+    return Check(name, Status.OK, found)
+
+
+def sqlite_check(found: tuple[int, ...]) -> Check:
+    text = ".".join(map(str, found))
+    if has_wal_bug(found):
+        text += "; its WAL journal can lose a write, so convsearch keeps the DELETE journal"
+    return Check("sqlite", Status.OK, text)
+
+
+def has_wal_bug(found: tuple[int, ...]) -> bool:
+    """Whether this SQLite's WAL journal can lose a write."""
+    return WAL_BUG[0] <= found[:3] <= WAL_BUG[1] and found[:3] not in WAL_FIXED
+
+
+def journal_check(file: Path | None, found: tuple[int, ...]) -> Check:
+    """Whether the database file was put into the WAL journal by somebody else."""
+    if file is None or not file.is_file() or file.stat().st_size < 20:
+        return Check("journal", Status.OK, "DELETE, as convsearch makes its databases")
+    with file.open("rb") as stream:
+        is_wal = stream.read(20)[18] == 2  # https://www.sqlite.org/fileformat.html, offset 18
+    if not is_wal:
+        return Check("journal", Status.OK, "DELETE")
+    risk = "with this SQLite a write can be lost" if has_wal_bug(found) else "not made by convsearch"
+    return Check(
+        "journal", Status.WARN, f"{file} is in WAL mode, {risk}; `sqlite3 {file} 'PRAGMA journal_mode=DELETE'` mends it"
+    )
+
+
+def cores_check() -> Check:
+    usable, present = machine.cores(), psutil.cpu_count() or 1
+    more = f" of {present} (by CPU affinity and control group)" if usable < present else ""
+    return Check("cores", Status.OK, f"{usable}{more}, so {len(machine.devices(None, device='cpu'))} CPU workers")
+
+
+def memory_check(free: int) -> Check:
+    text = f"{_gigabytes(free)} free"
+    if free >= machine.WORKER_BYTES:
+        return Check("memory", Status.OK, text)
+    return Check(
+        "memory", Status.WARN, f"{text}, and a worker takes up to {_gigabytes(machine.WORKER_BYTES)}; close something"
+    )
+
+
+def gpu_check(count: int) -> Check:
+    if not count:
+        return Check("gpu", Status.OK, "no NVIDIA GPU; training runs on the CPU")
+    return Check("gpu", Status.OK, f"{count} NVIDIA GPU{'s' if count > 1 else ''}, one worker on each")
+
+
+def folder_check(name: str, folder: Path) -> Check:
+    """Whether files can be made in `folder`, or in what is there of it, and whether there is room."""
+    there = _nearest(folder)
+    try:
+        with tempfile.TemporaryFile(dir=there) as stream:
+            stream.write(b"convsearch")
+    except OSError as error:
+        return Check(name, Status.BAD, f"{there} cannot be written ({error.strerror}); {_other(name)}")
+    free = shutil.disk_usage(there).free
+    text = f"{folder}: {_gigabytes(free)} free"
+    if free < NEEDED_BYTES:
+        return Check(name, Status.BAD, f"{text}, too little; make room, or {_other(name)}")
+    if free < WANTED_BYTES:
+        return Check(name, Status.WARN, f"{text}; `convsearch clean` makes room, or {_other(name)}")
+    return Check(name, Status.OK, text)
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that holds `folder`, e.g. ext4; empty where the system does not say."""
+    there = _nearest(folder).resolve()
+    holders = [part for part in psutil.disk_partitions(all=True) if there.is_relative_to(part.mountpoint)]
+    return max(holders, key=lambda part: len(part.mountpoint)).fstype if holders else ""
+
+
+def file_system_check(folder: Path, kind: str) -> Check:
+    if kind.lower() in NETWORK or kind.lower().startswith("fuse.sshfs"):
+        way_out = "keep the database on a local disk (--storage), or use PostgreSQL"
+        return Check("file system", Status.WARN, f"{folder} is on {kind}, where SQLite's locks can fail; {way_out}")
+    return Check("file system", Status.OK, kind or "unknown")
+
+
+def database_check(storage_url: str) -> Check:
+    """Whether the database opens and is sound; one that does not exist yet is fine."""
+    file = sqlite_path(storage_url)
+    if file is not None and not file.exists():
+        return Check("database", Status.OK, f"none at {file} yet; `convsearch run STUDY` makes it")
+    try:
+        engine = open_reader(storage_url)
+        found = integrity(engine)
+    except ConvsearchError as error:
+        return Check("database", Status.BAD, str(error))
+    if found == "ok":
+        return Check("database", Status.OK, f"{place(engine)} is sound")
+    return Check("database", Status.BAD, f"{place(engine)} is damaged ({found}); bring it back from a backup")
+
+
+def port_check(port: int) -> Check:
+    """Whether the dashboard's usual port is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return Check("port", Status.WARN, f"{port} is in use; `convsearch dashboard --port {port + 1}`")
+    return Check("port", Status.OK, f"{port} is free for the dashboard")
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The numbers in front of a version: 2.15.0+cu128 is (2, 15, 0)."""
+    return tuple(int(part) for part in text.split("+")[0].split(".") if part.isdigit())
+
+
+def _nearest(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _other(name: str) -> str:
+    return "name another with --storage" if name == "home" else "name another with CONVSEARCH_CACHE"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,143 @@
+"""`convsearch run`: from a spec to finished trials, on this machine."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from search import home, lease, machine, query, study
+from search.domain import Fixed
+from search.errors import BusyError, UsageError
+from search.pool import End, Pool, View
+from search.post import Post
+from search.rows import TrialRow
+from search.spec import StudySpec
+from search.storage import Storage
+from search.study import StoredStudy
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What a command asks for beside the spec."""
+
+    url: str
+    cache: Path
+    name: str
+    trials: int | None = None
+    """Budget of the whole study; None is the spec's."""
+    hours: float | None = None
+    """Wall-clock for this run; None is what is left of the spec's `hours`, which are for all runs together."""
+    workers: int | None = None
+    """None is one a core, or one a GPU."""
+    device: str | None = None
+    """cpu or cuda; None is whatever there is."""
+    join: bool = False
+    """Add workers to a study that another process of this machine runs."""
+    retry_failed: bool = False
+
+
+def launch(
+    order: Order, spec: StudySpec, *, show: Callable[[StoredStudy], AbstractContextManager[View]], say: Say
+) -> End:
+    """Run the study until its budget is spent or somebody stops it, and say which.
+
+    `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
+    data = prepare_data(spec, order.cache, say)
+    storage = Storage(order.url, create=True)
+    stored = study.open_or_create(storage, spec, name=order.name, data=data)
+    with nullcontext() if order.join else alone(storage, stored, order, say):
+        devices = machine.devices(order.workers, device=order.device)
+        say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
+        with show(stored) as view:
+            pool = Pool(
+                storage=storage,
+                study=stored,
+                post=Post(url=order.url, study=stored.name, cache=str(order.cache), token="", device=""),
+                devices=devices,
+                view=view,
+                counts_time=not order.join,
+            )
+            return pool.run()
+
+
+def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
+    """Decode the images if that was not done yet; what the study keeps of them."""
+    from data.dataset import prepare  # loads torch: only a run needs it
+
+    info = prepare(spec.data, cache, say)
+    for note in info.notes:
+        say(note)
+    kept = ("fingerprint", "classes", "train_counts", "test_counts", "image_size", "notes")
+    return {name: value for name, value in asdict(info).items() if name in kept}
+
+
+@contextmanager
+def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iterator[None]:
+    """Be the one who runs the study on this machine: with its budget set and its broken-off trials taken up.
+
+    If somebody else runs it, a budget that was asked for is set all the same before BusyError is raised.
+    """
+    try:
+        with home.of(order.url).running(stored.name):
+            set_budget(storage, stored, order, say)
+            take_up(storage, stored, order, say)
+            yield
+    except BusyError:
+        if order.trials is not None or order.hours is not None:
+            set_budget(storage, stored, order, say)
+        raise
+
+
+def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+    """Store the budget that this command asks for."""
+    asked = order.trials or stored.spec.budget.trials
+    hours = stored.spec.budget.hours
+    if order.hours is not None:
+        hours = order.hours + study.seconds_run(storage, stored.id) / 3600
+    trials = study.set_budget(storage, stored, trials=asked, hours=hours)
+    if trials > asked:
+        say(f"the budget is {trials} trials, not {asked}: so many have been begun, and none is thrown away")
+
+
+def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+    """Put what broke off back to the queue, and say where the study goes on."""
+    study.set_attrs(storage, stored.id, stop=False)
+    lease.Watch().expire(storage, stored.id)
+    retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
+    if order.retry_failed:
+        say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
+    counts = query.study(storage.engine, stored.name).counts
+    if counts.finished or counts.waiting:
+        say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again")
+
+
+def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:
+    """A study of one trial that trains this trial's configuration once more, with its seed, to the end.
+
+    Raises:
+        UsageError: the trial has no configuration yet.
+    """
+    if not trial.config or trial.seed is None:
+        raise UsageError(
+            f"trial {trial.number} of {stored.name!r} has not been drawn yet; there is nothing to run again"
+        )
+    spec = stored.spec
+    fixed = {key: Fixed(trial.config[key]) for key in spec.space.parameters}
+    return replace(
+        spec,
+        question=f"Trial {trial.number} of {stored.name}, once more",
+        space=replace(spec.space, parameters=fixed, when={}),
+        budget=spec.budget.model_copy(update={"trials": 1, "hours": None}),
+        search=spec.search.model_copy(
+            update={"sampler": "random", "pruner": "none", "repeats": 1, "trial_seed": trial.seed}
+        ),
+        points=(),
+        rows=(),
+    )

@@ -1,0 +1,155 @@
+"""Trials from Optuna's tables (optuna/storages/_rdb/models.py), without Optuna: one SELECT for each table."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.rows import TrialRow
+from search.space import REPEAT, strip
+
+# Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
+_STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
+_FINAL_KINDS = sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
+_CURVE_KINDS = sa.Enum("FINITE", "INF_POS", "INF_NEG", "NAN", name="trialintermediatevaluetype")
+_DIRECTION = sa.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")
+_NUMBERS = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+
+STUDIES = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
+DIRECTIONS = sa.table(
+    "study_directions", sa.column("study_id"), sa.column("objective"), sa.column("direction", _DIRECTION)
+)
+STUDY_ATTRS = sa.table("study_user_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json"))
+TRIALS = sa.table(
+    "trials",
+    sa.column("trial_id", sa.Integer),
+    sa.column("study_id"),
+    sa.column("number"),
+    sa.column("state", _STATES),
+    sa.column("datetime_start", sa.DateTime),
+    sa.column("datetime_complete", sa.DateTime),
+)
+TRIAL_ATTRS = sa.table("trial_user_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json"))
+SYSTEM_ATTRS = sa.table("trial_system_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json"))
+PARAMS = sa.table(
+    "trial_params",
+    sa.column("trial_id"),
+    sa.column("param_id"),
+    sa.column("param_name"),
+    sa.column("param_value"),
+    sa.column("distribution_json"),
+)
+VALUES = sa.table(
+    "trial_values",
+    sa.column("trial_id"),
+    sa.column("objective"),
+    sa.column("value"),
+    sa.column("value_type", _FINAL_KINDS),
+)
+CURVES = sa.table(
+    "trial_intermediate_values",
+    sa.column("trial_id"),
+    sa.column("step"),
+    sa.column("intermediate_value"),
+    sa.column("intermediate_value_type", _CURVE_KINDS),
+)
+LEASES = sa.table("convsearch_leases", sa.column("trial_id"), sa.column("host"), sa.column("pid"))
+
+
+def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[Any]) -> tuple[TrialRow, ...]:
+    """The trials whose ids `chosen` selects, by number: one SELECT for each table, however many trials."""
+    ids = sa.select(chosen.subquery().c.trial_id)
+
+    def of(table: sa.TableClause, *columns: str) -> dict[int, list[Any]]:
+        names = [table.c[name] for name in columns]
+        rows = connection.execute(sa.select(table.c.trial_id, *names).where(table.c.trial_id.in_(ids)))
+        grouped = defaultdict(list)
+        for row in rows:
+            grouped[row.trial_id].append(row)
+        return grouped
+
+    attrs, system = of(TRIAL_ATTRS, "key", "value_json"), of(SYSTEM_ATTRS, "key", "value_json")
+    params = of(PARAMS, "param_id", "param_name", "param_value", "distribution_json")
+    values = of(VALUES, "objective", "value", "value_type")
+    curves = of(CURVES, "step", "intermediate_value", "intermediate_value_type")
+    rows = connection.execute(sa.select(TRIALS).where(TRIALS.c.trial_id.in_(ids)).order_by(TRIALS.c.number))
+    return tuple(
+        _trial(
+            study_name,
+            row,
+            attrs=_decoded(attrs[row.trial_id]) | _decoded(system[row.trial_id]),
+            params=params[row.trial_id],
+            values=tuple(_number(v.value, v.value_type) for v in sorted(values[row.trial_id], key=_objective)),
+            curve=tuple(sorted((c.step, _number(*c[2:])) for c in curves[row.trial_id])),
+        )
+        for row in rows
+    )
+
+
+def _trial(
+    study_name: str,
+    row: Any,
+    *,
+    attrs: Mapping[str, Any],
+    params: Iterable[Any],
+    values: tuple[float, ...],
+    curve: tuple[tuple[int, float], ...],
+) -> TrialRow:
+    # A trial that waits for its first start has no parameters yet, but may be bound to some.
+    drawn = {strip(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
+    drawn |= {strip(p.param_name): _external(p.param_value, p.distribution_json) for p in sorted(params, key=_order)}
+    return TrialRow(
+        study=study_name,
+        number=row.number,
+        state=row.state,
+        values=values,
+        repeat=drawn.pop(REPEAT, None),
+        params=drawn,
+        curve=curve,
+        attempts=attrs.get("attempts") or 0,
+        epochs=attrs.get("epochs") or 0.0,
+        seconds=attrs.get("seconds") or 0.0,
+        reason=attrs.get("reason"),
+        crashes=tuple(attrs.get("crashes") or ()),
+        config=attrs.get("config") or {},
+        parameters=attrs.get("parameters"),
+        macs=attrs.get("macs"),
+        images_per_second=attrs.get("images_per_second"),
+        seed=attrs.get("seed"),
+        started=_utc(row.datetime_start),
+        completed=_utc(row.datetime_complete),
+    )
+
+
+def _decoded(rows: Iterable[Any]) -> dict[str, Any]:
+    return {row.key: json.loads(row.value_json) for row in rows}
+
+
+def _objective(row: Any) -> int:
+    return int(row.objective)
+
+
+def _order(row: Any) -> int:
+    return int(row.param_id)
+
+
+def _number(value: float | None, kind: str) -> float:
+    """The value that Optuna stores as a kind and, where it is finite, a number."""
+    return _NUMBERS.get(kind, math.nan if value is None else value)
+
+
+def _external(value: float, distribution: str) -> Any:
+    """The value as the objective saw it; Optuna stores the index of a choice, and integers as floats."""
+    stored = json.loads(distribution)
+    choices = stored["attributes"].get("choices")
+    if choices is not None:
+        return choices[int(value)]
+    return int(value) if stored["name"].startswith("Int") else value
+
+
+def _utc(stored: datetime | None) -> datetime | None:
+    return stored and stored.replace(tzinfo=UTC)

@@ -1,0 +1,254 @@
+"""One trial: draw a configuration, train it step by step, report, prune, score.
+
+Training knows nothing of trials (`models.train` is a generator); here its steps become reports, checkpoints and
+decisions. What is decided is recorded before it is acted on, so that a trial that breaks off anywhere is taken up
+again as if nothing had happened:
+
+    train a step -> evaluate -> checkpoint (with the curve) -> report and decision, in one transaction -> stop, or go on
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import torch
+from optuna.storages import _CachedStorage
+
+from data.batches import Batches, evaluation
+from data.parts import SearchData
+from models.config import Impossible, Plan, plan
+from models.evaluate import evaluate
+from models.train import Batch, Diverged, Training, TrainingState, start
+from search import checkpoint, spec
+from search.home import Home
+from search.lease import Claim
+from search.pruner import Asha, Decision, at_rung
+from search.storage import Storage
+from search.study import StoredStudy, for_trial, trial_seed
+
+#: Calls between two batches; it raises to stop the trial there.
+Pulse = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a trial ended: with a value, or pruned for a reason."""
+
+    value: float | None = None
+    """The objective on the validation images after the last step; None if the trial was pruned."""
+    reason: str | None = None
+    violation: float = 0.0
+    """Above 0: the configuration cannot be trained at all, and the sampler shall rank it below every other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workplace:
+    """What all trials of a worker share: the study, its images, where to write."""
+
+    storage: Storage
+    cached: _CachedStorage
+    study: StoredStudy
+    home: Home
+    data: SearchData
+    device: torch.device
+
+
+class Stopped(Exception):
+    """The trial was asked to stop; its checkpoint is written and it can go back to the queue."""
+
+
+def open_trial(place: Workplace, claim: Claim) -> optuna.Trial:
+    """The claimed trial, as Optuna sees it, with what is stored of it."""
+    place.cached.get_all_trials(place.study.id, deepcopy=False)  # the cache refuses writes to a trial it never saw
+    return optuna.Trial(for_trial(place.cached, place.study, claim.number), claim.trial_id)
+
+
+def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Outcome:
+    """Run a claimed trial to its end, from its checkpoint if it has one.
+
+    Raises:
+        Stopped: `pulse` asked for it; the checkpoint is on the disk.
+        LeaseLost: the trial is not ours any more.
+    """
+    values = draw(place, trial)
+    decided = trial.user_attrs.get("decision")
+    if decided is not None:
+        return Outcome(reason=Decision(**decided).reason)
+    try:
+        shape = fitting_plan(place, values)
+        with place.storage.together():
+            trial.set_user_attr("parameters", shape.parameters)
+            trial.set_user_attr("macs", shape.macs)
+        return _Run(place=place, claim=claim, trial=trial, pulse=pulse, values=values).to_the_end()
+    except Impossible as error:
+        return Outcome(reason=f"impossible: {error}", violation=1.0)
+    except Diverged as error:
+        return Outcome(reason=f"diverged: {error}", violation=1.0)
+
+
+def draw(place: Workplace, trial: optuna.Trial) -> dict[str, Any]:
+    """The flat configuration of the trial; drawn once, in one transaction, and stored."""
+    with place.storage.together():
+        values = spec.draw(place.study.spec, trial)
+        trial.storage.set_trial_system_attr(trial._trial_id, "config", values)
+    return values
+
+
+def fitting_plan(place: Workplace, values: dict[str, Any]) -> Plan:
+    """The layers that the configuration asks for.
+
+    Raises:
+        Impossible: they do not fit together, the images, or the budget of a trial.
+    """
+    model, train, _ = spec.configs(place.study.spec, values)
+    budget = place.study.spec.budget
+    shape = plan(model, image_size=place.data.info.image_size, classes=len(place.data.info.classes))
+    for name, limit in (("parameters", budget.max_parameters), ("macs", budget.max_macs)):
+        asked = getattr(shape, name)
+        if limit is not None and asked > limit:
+            raise Impossible(f"{asked:,} {name} are more than [budget] max_{name} = {limit:,}")
+    step_images = len(place.data.train.indices) // budget.steps_per_epoch
+    if train.batch_size > step_images:
+        raise Impossible(f"a batch of {train.batch_size} is more than the {step_images} images of a step")
+    return shape
+
+
+def boundaries(*, images: int, batch_size: int, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """After how many batches, counted from the start, each step ends: a step is an equal share of the images."""
+    return tuple(-(-step * images // (steps_per_epoch * batch_size)) for step in range(1, steps + 1))
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    """The training of one trial in this process."""
+
+    place: Workplace
+    claim: Claim
+    trial: optuna.Trial
+    pulse: Pulse
+    values: dict[str, Any]
+    curve: dict[int, float] = field(default_factory=dict)
+    seconds_before: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def to_the_end(self) -> Outcome:
+        budget = self.place.study.spec.budget
+        model, train, augment = spec.configs(self.place.study.spec, self.values)
+        data, device = self.place.data, self.place.device
+        seed = trial_seed(self.place.study, self.claim.number, self.values.get("repeat"))
+        self.trial.set_user_attr("seed", seed)
+        batches = Batches(data.train, data.info, batch_size=train.batch_size, seed=seed, augment=augment, device=device)
+        ends = boundaries(
+            images=len(data.train.indices),
+            batch_size=train.batch_size,
+            steps=budget.steps,
+            steps_per_epoch=budget.steps_per_epoch,
+        )
+        training = start(
+            model,
+            train,
+            image_size=data.info.image_size,
+            classes=len(data.info.classes),
+            total_batches=ends[-1],
+            seed=seed,
+            device=device,
+        )
+        try:
+            return self._steps(training, batches, ends)
+        except Stopped:
+            self._save(training)
+            raise
+
+    def _steps(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
+        self._take_up(training)
+        for step in [step for step in self.curve if step not in self._reported()]:
+            decision = self._record(step, self.curve[step])
+            if decision is not None:
+                return Outcome(reason=decision.reason)
+        if training.step > len(self.curve):  # stopped after a step was trained, before it was evaluated
+            decision = self._end_step(training, training.step)
+            if decision is not None:
+                return Outcome(reason=decision.reason)
+        for result in training.run(lambda first, last: self._watched(batches(first, last)), ends):
+            decision = self._end_step(training, result.step, images_per_second=result.images / result.seconds)
+            if decision is not None:
+                return Outcome(reason=decision.reason)
+        return Outcome(value=self.curve[len(ends)])
+
+    def _take_up(self, training: Training) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number)
+        if found is None:
+            return
+        header, state = found
+        training.load(cast("TrainingState", state))
+        self.curve = dict(header.curve)
+        self.seconds_before = header.seconds
+
+    def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
+        """Evaluate, write the checkpoint, then the report and the decision."""
+        data = self.place.data
+        images = self._watched(evaluation(data.validation, data.info, device=self.place.device))
+        result = evaluate(training.judged(), images, len(data.info.classes))
+        if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
+            raise Diverged(step, training.batch, result.loss)
+        self.curve[step] = float(getattr(result, self.place.study.spec.search.objective))
+        self._save(training)
+        return self._record(step, self.curve[step], images_per_second=images_per_second)
+
+    def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
+        """Store a step's value, and the decision to stop there if there is one, in one transaction."""
+        study = self.place.study
+        search, budget = study.spec.search, study.spec.budget
+        decision = None
+        if search.pruner == "asha":
+            asha = Asha(first_rung=search.first_rung, reduction=search.reduction, steps=budget.steps)
+            others = self.place.storage.rung(study.id, step) if asha.is_rung(step) else {}
+            decision = asha.decide(step, value, at_rung(others, self.claim.number))
+        with self.place.storage.together():
+            self.trial.report(value, step)
+            self.trial.set_user_attr("seconds", round(self._seconds(), 3))
+            self.trial.set_user_attr("epochs", step / budget.steps_per_epoch)
+            if images_per_second is not None:
+                self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
+            if decision is not None:
+                self.trial.set_user_attr("decision", asdict(decision))
+        if search.pruner in ("hyperband", "median"):
+            decision = self._ask_optuna(search.pruner, step, value)
+        return decision
+
+    def _ask_optuna(self, pruner: str, step: int, value: float) -> Decision | None:
+        if step >= self.place.study.spec.budget.steps or not self.trial.should_prune():
+            return None
+        decision = Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}")
+        self.trial.set_user_attr("decision", asdict(decision))
+        return decision
+
+    def _save(self, training: Training) -> None:
+        header = checkpoint.Header(
+            study=self.place.study.uid,
+            trial=self.claim.number,
+            step=len(self.curve),
+            batch=training.batch,
+            seconds=self._seconds(),
+            curve=tuple(self.curve.items()),
+        )
+        checkpoint.save(self._folder(), header, dict(training.state()))
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.pulse()
+            yield batch
+
+    def _reported(self) -> set[int]:
+        return set(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.began
+
+    def _folder(self) -> Path:
+        return self.place.home.trial(self.place.study.name, self.claim.number)

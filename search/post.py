@@ -1,0 +1,17 @@
+"""What a pool tells its worker: plain values that travel to another process."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Post:
+    """What a pool tells its worker."""
+
+    url: str
+    study: str
+    token: str
+    """What the worker signs its leases with; its pool renews and ends them by it."""
+    cache: str
+    """Folder of the decoded images."""
+    device: str
+    """As torch names it: cpu, cuda:0, ..."""

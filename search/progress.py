@@ -1,0 +1,207 @@
+"""The live view of a run: what `run` says on stderr while it works.
+
+`search.pace` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is drawn
+anew in place; elsewhere there is one line for each finished trial and a summary once a minute.
+"""
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Self, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from search.answers import counts_line, states_line
+from search.output import WIDTH, duration, number, printable, setting, settings
+from search.pace import Pace, Snapshot
+from search.rows import Progress, TrialRow
+
+HEIGHT = 24
+SUMMARY_S = 60.0
+_BEST_LINES = 3
+
+
+def render(snapshot: Snapshot, *, width: int = WIDTH, height: int = HEIGHT) -> Text:
+    """The screen: at most `height` lines of at most `width` cells, without a line break at the end."""
+    lines = [_bar(snapshot, width), states_line(snapshot.counts), *_pace(snapshot)]
+    lines += _wrapped(_best(snapshot), width, _BEST_LINES)
+    if snapshot.workers:
+        lines += ["", *_worker_lines(snapshot, room=height - len(lines) - 1)]
+    return Text("\n".join(_cut(printable(line), width) for line in lines[:height]), no_wrap=True)
+
+
+def summary(snapshot: Snapshot) -> str:
+    """The state of the run on one line."""
+    return "; ".join((counts_line(snapshot.counts), _best(snapshot), *_pace(snapshot)))
+
+
+def finished_line(trial: TrialRow) -> str:
+    """`trial 12 pruned after epoch 1.5 at 0.4123 (4.1 s)`."""
+    took = duration(trial.seconds)
+    if trial.state == "FAIL":
+        return printable(f"trial {trial.number} failed ({took}): {trial.reason or 'no reason was recorded'}")
+    last = trial.values or tuple(value for _, value in trial.curve[-1:])
+    at = f" at {number(last[0])}" if last else ""
+    word = "complete" if trial.state == "COMPLETE" else "pruned"
+    why = f": {trial.reason}" if trial.reason else ""
+    return printable(f"trial {trial.number} {word} after epoch {setting(float(trial.epochs))}{at} ({took}){why}")
+
+
+class View(ABC):
+    """Whoever shows a run. A context manager; `update` whenever there is something new."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self.stream = stream
+        self.pace = Pace(clock=clock)
+
+    @property
+    def seen(self) -> frozenset[int]:
+        """The finished trials that were told already."""
+        return self.pace.seen
+
+    def update(self, progress: Progress) -> None:
+        """Show what is going on now."""
+        self.show(self.pace.snapshot(progress))
+
+    @abstractmethod
+    def show(self, snapshot: Snapshot) -> None:
+        """Show one snapshot."""
+
+    @abstractmethod
+    def say(self, text: str) -> None:
+        """Say something beside the view."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave what was shown last, and the terminal as it was."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PlainView(View):
+    """One line for each finished trial, and a summary once a minute."""
+
+    _summed = 0.0
+
+    def show(self, snapshot: Snapshot) -> None:
+        for trial in snapshot.finished:
+            self.say(finished_line(trial))
+        if snapshot.seconds - self._summed >= SUMMARY_S:
+            self._summed = snapshot.seconds
+            self.say(summary(snapshot))
+
+    def say(self, text: str) -> None:
+        print(printable(text), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        self.stream.flush()
+
+
+class LiveView(View):
+    """One screen, drawn anew in place."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float], environ: Mapping[str, str]) -> None:
+        super().__init__(stream, clock)
+        self._console = Console(file=stream, force_terminal=True, highlight=False, emoji=False, _environ=environ)
+        self._live = Live(
+            console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=stream is sys.stderr
+        )
+
+    def show(self, snapshot: Snapshot) -> None:
+        width, height = self._console.size
+        # One line less than the screen, for the cursor below.
+        screen = render(snapshot, width=min(width, WIDTH), height=min(height - 1, HEIGHT))
+        self._live.update(screen, refresh=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(printable(text)))
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        self._console.show_cursor(True)  # a process that is killed cannot bring a hidden cursor back
+        return self
+
+
+def open_view(stream: TextIO, environ: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic) -> View:
+    """The live view where `stream` is a terminal that may be drawn on, else the plain one."""
+    return LiveView(stream, clock, environ) if is_live(stream, environ) else PlainView(stream, clock)
+
+
+def is_live(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether escape codes are welcome: a terminal, and nobody asked for plain text (https://no-color.org)."""
+    asked_plain = environ.get("NO_COLOR") or environ.get("CI") or environ.get("TERM") == "dumb"
+    return stream.isatty() and not asked_plain
+
+
+def _bar(snapshot: Snapshot, width: int) -> str:
+    counts = snapshot.counts
+    name, state = _cut(snapshot.study, 30), f" {counts.finished} of {counts.budget}"
+    room = max(10, width - cell_len(name) - len(state) - 3)
+    full = room * counts.finished // max(1, counts.budget)
+    return f"{name} [{'#' * full}{'-' * (room - full)}]{state}"
+
+
+def _best(snapshot: Snapshot) -> str:
+    best = snapshot.best
+    if best is None:
+        return "no complete trial yet"
+    return f"best {snapshot.objective} {number(best.values[0])} in trial {best.number}: {settings(best.params)}"
+
+
+def _pace(snapshot: Snapshot) -> list[str]:
+    parts = [f"{duration(snapshot.seconds)} so far"]
+    if snapshot.trials_per_hour is not None:
+        parts.append(f"{snapshot.trials_per_hour:.1f} trials/h")
+    if snapshot.eta is not None:
+        span = f"{_rough(snapshot.eta.low)} to {_rough(snapshot.eta.high)}"
+        parts.append(f"about {_rough(snapshot.eta.seconds)} left ({span})")
+    limit = [] if snapshot.time_left_s is None else [f"stops after {_rough(snapshot.time_left_s)} at the latest"]
+    return [", ".join(parts), *limit]
+
+
+def _rough(seconds: float) -> str:
+    """A guessed time span: no finer than it can be known."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _worker_lines(snapshot: Snapshot, *, room: int) -> list[str]:
+    lines = [f"{'trial':>7}  {'epoch':>14}  {snapshot.objective[:17]:>17}  {'last step':>14}  process"]
+    of = "" if snapshot.epochs is None else f" of {setting(float(snapshot.epochs))}"
+    for worker in snapshot.workers:
+        value = "-" if worker.value is None else number(worker.value)
+        epoch, ago = f"{setting(worker.epoch)}{of}", f"{_rough(worker.quiet_s)} ago"
+        lines.append(f"{worker.trial:>7}  {epoch:>14}  {value:>17}  {ago:>14}  {worker.where}")
+    if len(lines) <= room:
+        return lines
+    return [*lines[: room - 1], f"        and {len(lines) - room + 1} more at work"]
+
+
+def _wrapped(line: str, width: int, most: int) -> list[str]:
+    """The line broken into at most `most` lines; what does not fit is cut."""
+    words, lines = line.split(" "), [""]
+    for word in words:
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(f"  {word}")
+    if len(lines) <= most:
+        return lines
+    return [*lines[: most - 1], _cut(" ".join([lines[most - 1], *lines[most:]]), width)]
+
+
+def _cut(line: str, width: int) -> str:
+    return line if cell_len(line) <= width else set_cell_size(line, max(0, width - 3)) + "..."

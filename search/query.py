@@ -1,0 +1,181 @@
+"""Rows for every question: plain SELECTs on a read-only engine, turned into frozen values at once.
+
+Neither Optuna nor torch is loaded, so that an answer takes well under a second.
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.errors import UsageError
+from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials
+from search.reader import place, reading
+from search.rows import Counts, Progress, Ranking, Running, StudyRow, TrialRow
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+#: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
+MOST_NAMED = 1000
+_NOBODY: Mapping[str, Any] = {"host": None, "pid": None}
+
+
+def studies(engine: sa.Engine) -> tuple[StudyRow, ...]:
+    """All studies, by name."""
+    with reading(engine) as connection:
+        rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
+        return tuple(_study(connection, study_id, name) for study_id, name in rows)
+
+
+def study(engine: sa.Engine, name: str) -> StudyRow:
+    """The study called `name`.
+
+    Raises:
+        UsageError: there is no such study; the nearest names are in the text. So it is with all functions below.
+    """
+    with reading(engine) as connection:
+        return _study(connection, _study_id(connection, name), name)
+
+
+def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
+    """The `top` complete trials with the best finite values of the first objective, earlier ones first among equals."""
+    with reading(engine) as connection:
+        study_id = _study_id(connection, name)
+        row = _study(connection, study_id, name)
+        chosen = load_trials(connection, name, _best_ids(study_id, row.directions, top))
+    sign = -1.0 if _is_maximized(row.directions) else 1.0
+    return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
+
+
+def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:
+    """Trial `number` of a study.
+
+    Raises:
+        UsageError: there is no such study, or no such trial in it.
+    """
+    with reading(engine) as connection:
+        study_id = _study_id(connection, name)
+        found = load_trials(connection, name, _ids(study_id).where(TRIALS.c.number == number))
+        count = connection.execute(sa.select(sa.func.count()).select_from(_ids(study_id).subquery())).scalar_one()
+    if found:
+        return found[0]
+    known = f"it has trials 0 to {count - 1}" if count else "it has no trials yet"
+    raise UsageError(f"study {name!r} has no trial {number}; {known}")
+
+
+def trials(engine: sa.Engine, name: str) -> tuple[TrialRow, ...]:
+    """All trials of a study, by number."""
+    with reading(engine) as connection:
+        return load_trials(connection, name, _ids(_study_id(connection, name)))
+
+
+def finished(engine: sa.Engine, name: str) -> frozenset[int]:
+    """The numbers of the trials that have finished: what `progress` need not tell again."""
+    with reading(engine) as connection:
+        return _finished(connection, _study_id(connection, name))
+
+
+def progress(engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset()) -> Progress:
+    """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`."""
+    with reading(engine) as connection:
+        study_id = _study_id(connection, name)
+        new = _finished(connection, study_id).difference(seen)
+        done = _numbered(connection, study_id, name, new) if new else ()
+        active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.state == "RUNNING"))
+        owners = _owners(connection, study_id)
+        row = _study(connection, study_id, name)
+    running = tuple(Running(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
+    return Progress(study=row, running=running, finished=done)
+
+
+def _study_id(connection: sa.Connection, name: str) -> int:
+    known = dict(connection.execute(sa.select(STUDIES.c.study_name, STUDIES.c.study_id)).all())
+    if name in known:
+        return int(known[name])
+    where = place(connection.engine)
+    if not known:
+        raise UsageError(f"there is no study {name!r}: {where} holds none yet; `convsearch run {name}` begins it")
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`convsearch studies` lists those there are"
+    raise UsageError(f"there is no study {name!r} in {where}; {hint}")
+
+
+def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
+    rows = sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
+    ordered = connection.execute(rows.order_by(DIRECTIONS.c.objective)).scalars()
+    directions = tuple(direction.lower() for direction in ordered)
+    pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
+    attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
+    found = load_trials(connection, name, _best_ids(study_id, directions, 1))
+    return StudyRow(
+        name=name,
+        question=attrs.get("question") or "",
+        directions=directions,
+        counts=_counts(connection, study_id, attrs.get("trials")),
+        best=found[0] if found else None,
+        seconds_run=attrs.get("seconds_run") or 0.0,
+        hours=attrs.get("hours"),
+        stop=bool(attrs.get("stop")),
+        spec=attrs.get("spec") or {},
+        data=attrs.get("data") or {},
+    )
+
+
+def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Counts:
+    rows = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
+    count: dict[str, int] = dict(connection.execute(rows).all())
+    return Counts(
+        # A study of plain Optuna knows no budget: it has what it has.
+        budget=sum(count.values()) if budget is None else budget,
+        complete=count.get("COMPLETE", 0),
+        pruned=count.get("PRUNED", 0),
+        failed=count.get("FAIL", 0),
+        running=count.get("RUNNING", 0),
+        waiting=count.get("WAITING", 0),
+    )
+
+
+def _ids(study_id: int) -> sa.Select[Any]:
+    return sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
+
+
+def _finished(connection: sa.Connection, study_id: int) -> frozenset[int]:
+    rows = sa.select(TRIALS.c.number).where(TRIALS.c.study_id == study_id, TRIALS.c.state.in_(FINISHED))
+    return frozenset(connection.execute(rows).scalars())
+
+
+def _numbered(connection: sa.Connection, study_id: int, name: str, numbers: frozenset[int]) -> tuple[TrialRow, ...]:
+    chosen = _ids(study_id)
+    if len(numbers) <= MOST_NAMED:
+        return load_trials(connection, name, chosen.where(TRIALS.c.number.in_(numbers)))
+    return tuple(row for row in load_trials(connection, name, chosen) if row.number in numbers)
+
+
+def _is_maximized(directions: Sequence[str]) -> bool:
+    return not directions or directions[0] == "maximize"
+
+
+def _best_ids(study_id: int, directions: Sequence[str], top: int) -> sa.Select[Any]:
+    order = VALUES.c.value.desc() if _is_maximized(directions) else VALUES.c.value.asc()
+    return (
+        _ids(study_id)
+        .where(
+            TRIALS.c.state == "COMPLETE",
+            VALUES.c.trial_id == TRIALS.c.trial_id,
+            VALUES.c.objective == 0,
+            VALUES.c.value_type == "FINITE",
+            VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
+        )
+        .order_by(order, TRIALS.c.number)
+        .limit(top)
+    )
+
+
+def _owners(connection: sa.Connection, study_id: int) -> dict[int, dict[str, Any]]:
+    if not sa.inspect(connection).has_table("convsearch_leases"):
+        return {}
+    rows = sa.select(TRIALS.c.number, LEASES.c.host, LEASES.c.pid).where(
+        LEASES.c.trial_id == TRIALS.c.trial_id, TRIALS.c.study_id == study_id
+    )
+    return {number: {"host": host, "pid": pid} for number, host, pid in connection.execute(rows)}

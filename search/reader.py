@@ -1,0 +1,134 @@
+"""A database that can only be read: questions never make a file, never write, and never load Optuna.
+
+A SQLite file is opened with `mode=rw` and `query_only`, not with `mode=ro`: neither makes a missing file, but a process
+that was killed in the middle of a write leaves a journal that the next reader has to roll back, and `mode=ro` cannot
+(https://www.sqlite.org/lockingv3.html#hot_journals). Where the file is write-protected, SQLite falls back to reading.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from search.errors import DatabaseError
+
+#: Longest wait of a question for a writer. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
+READ_TIMEOUT_S = 10.0
+
+_START = "`convsearch run STUDY` makes it, and --storage or CONVSEARCH_STORAGE names another"
+
+
+def open_reader(url: str) -> sa.Engine:
+    """An engine on the existing database at `url` that cannot write to it.
+
+    Raises:
+        DatabaseError: the URL is none, the SQLite file is missing or is none, or the driver is not installed.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise DatabaseError("the storage is no database URL; write sqlite:///PATH or postgresql://...") from error
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_reader(_existing_file(parsed))
+    try:
+        engine = sa.create_engine(parsed, poolclass=sa.NullPool, hide_parameters=True)
+    except (ImportError, sa.exc.NoSuchModuleError) as error:
+        text = f"{parsed.get_backend_name()} needs a driver that is not installed ({error})"
+        raise DatabaseError(f"{text}; for PostgreSQL install convsearch[postgres]") from error
+    return engine.execution_options(postgresql_readonly=True)
+
+
+def sqlite_connection(file: Path) -> sqlite3.Connection:
+    """A connection to an existing SQLite file that refuses every write; transactions are the caller's."""
+    connection = sqlite3.connect(
+        f"file:{quote(str(file.absolute()))}?mode=rw",
+        uri=True,
+        timeout=READ_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """One transaction that only reads, so that all the rows of an answer belong to one moment.
+
+    Raises:
+        DatabaseError: the database does not answer, or holds no studies.
+    """
+    try:
+        with engine.connect() as connection, connection.begin():
+            yield connection
+    except sa.exc.SQLAlchemyError as error:
+        raise DatabaseError(_reason(engine, error)) from error
+
+
+def place(engine: sa.Engine) -> str:
+    """The name of the database for people: the file, or the URL without its password."""
+    file = engine.get_execution_options().get("convsearch_file")
+    return str(file) if file else engine.url.render_as_string(hide_password=True)
+
+
+def integrity(engine: sa.Engine) -> str:
+    """What SQLite says of the file when it reads all of it: "ok", or the first thing that is wrong.
+
+    Any other database only has to answer.
+    """
+    with reading(engine) as connection:
+        if connection.dialect.name != "sqlite":
+            return "ok"
+        return str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one())
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL; None for any other database, and for what is no URL."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        return None
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in {None, "", ":memory:"}
+    return Path(str(parsed.database)) if is_file else None
+
+
+def _existing_file(url: sa.URL) -> Path:
+    if url.database in {None, "", ":memory:"}:
+        raise DatabaseError("a SQLite database in memory holds nothing to read; write sqlite:///PATH")
+    file = Path(str(url.database))
+    if not file.exists():
+        raise DatabaseError(f"there is no database at {file} yet; {_START}")
+    if not file.is_file():
+        raise DatabaseError(f"{file} is no file, so it cannot be a SQLite database; {_START}")
+    return file
+
+
+def _sqlite_reader(file: Path) -> sa.Engine:
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite_connection(file),
+        poolclass=sa.NullPool,
+        execution_options={"convsearch_file": file},
+    )
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: sa.Connection) -> None:
+    # The driver begins no transaction for a SELECT, so that two SELECTs could see two moments.
+    connection.exec_driver_sql("BEGIN")
+
+
+def _reason(engine: sa.Engine, error: sa.exc.SQLAlchemyError) -> str:
+    text = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    where = place(engine)
+    if "no such table" in text or "UndefinedTable" in type(getattr(error, "orig", None)).__name__:
+        return f"{where} is a database, but holds no studies (it has no such table); {_START}"
+    if "not a database" in text or "malformed" in text:
+        return f"{where} cannot be read as a SQLite database ({text}); {_START}"
+    if "locked" in text:
+        return f"{where} is busy: another process has held its lock for {READ_TIMEOUT_S:.0f} s; ask again"
+    return f"{where} cannot be read ({text}); `convsearch doctor` says more"

@@ -1,0 +1,132 @@
+"""What is stored of a study and its trials, as frozen values: what every question is answered with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """How many trials of a study are in which state."""
+
+    budget: int
+    """Trials that the study may have, in all states together."""
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+    """Broken off, and to be taken up again under their numbers."""
+
+    @property
+    def finished(self) -> int:
+        """Trials that will not change any more."""
+        return self.complete + self.pruned + self.failed
+
+    @property
+    def remaining(self) -> int:
+        """Trials that are still to be begun."""
+        return max(0, self.budget - self.finished - self.running - self.waiting)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRow:
+    """One trial, as stored."""
+
+    study: str
+    number: int
+    state: str
+    """RUNNING, WAITING, COMPLETE, PRUNED or FAIL."""
+    values: tuple[float, ...] = ()
+    """Final values, one for each direction of the study; empty until the trial has finished with some."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What was drawn, or will be, under the keys of a study file; without the repeat."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """(step, value) of every report, in order; a value may be infinite or not a number."""
+    attempts: int = 0
+    epochs: float = 0.0
+    seconds: float = 0.0
+    """Own training and evaluation time, added up over all attempts."""
+    reason: str | None = None
+    """Why it was pruned or failed."""
+    crashes: tuple[str, ...] = ()
+    """What broke each lost attempt off."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The full configuration, fixed and default values included."""
+    repeat: int | None = None
+    """Which repeat of its grid cell or [[compare]] row this is."""
+    parameters: int | None = None
+    """Weights of the model."""
+    macs: int | None = None
+    """Multiply-accumulates for one image."""
+    images_per_second: float | None = None
+    seed: int | None = None
+    started: datetime | None = None
+    """UTC; of the last attempt."""
+    completed: datetime | None = None
+    """UTC."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRow:
+    """One study, as stored."""
+
+    name: str
+    question: str
+    directions: tuple[str, ...]
+    """maximize or minimize, one for each objective."""
+    counts: Counts
+    best: TrialRow | None
+    """The complete trial with the best finite value of the first objective; the earliest among equals."""
+    seconds_run: float = 0.0
+    """Wall-clock in which the study ran, added up over its runs."""
+    hours: float | None = None
+    stop: bool = False
+    """It was asked to stop."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved study file; empty for a study that convsearch did not make."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> str:
+        """What is maximised, e.g. accuracy."""
+        return str(self.spec.get("search", {}).get("objective", "value"))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Reports in each epoch."""
+        return int(self.spec.get("budget", {}).get("steps_per_epoch", 1))
+
+    @property
+    def epochs(self) -> float | None:
+        """Epochs of a trial that is not pruned; None for a study that convsearch did not make."""
+        stored = self.spec.get("budget", {}).get("epochs")
+        return None if stored is None else float(stored)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """The best trials of a study, best first."""
+
+    study: StudyRow
+    trials: tuple[TrialRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A trial at work, and the process that works on it, where its lease names one."""
+
+    trial: TrialRow
+    host: str | None
+    pid: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What is going on in a study at one moment."""
+
+    study: StudyRow
+    running: tuple[Running, ...]
+    finished: tuple[TrialRow, ...]
+    """Those that finished and that the caller had not seen, by number."""

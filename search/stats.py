@@ -1,0 +1,54 @@
+"""Intervals of paired differences, and p values that are judged together."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+#: Below this a spread is rounding: float64 keeps 16 digits of values around 1.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """Where the mean difference lies, judged by the spread over the pairs."""
+
+    low: float
+    high: float
+    p: float
+    """Chance of a mean this far from 0, or farther, if nothing happened."""
+
+
+def interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+    """The t-interval of the mean of paired differences; None where there is no spread to judge by."""
+    from scipy import stats  # takes a second to import, and only this question needs it
+
+    n = len(differences)
+    if n < 2:
+        return None
+    centre, spread = mean(differences), sd(differences)
+    if spread <= _ROUNDING:
+        return Interval(low=0.0, high=0.0, p=1.0) if abs(centre) <= _ROUNDING else None
+    error = spread / math.sqrt(n)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, n - 1)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p values adjusted by Holm's method, in the given order."""
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean, summed without rounding."""
+    return math.fsum(values) / len(values)
+
+
+def sd(values: Sequence[float]) -> float:
+    """The standard deviation of at least two values, with n - 1."""
+    centre = mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))

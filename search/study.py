@@ -1,0 +1,154 @@
+"""Open or create a study from a spec; a study that is stored with another spec is refused, with what differs."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import _CachedStorage
+
+from search import spec as specs
+from search.errors import SpecError, UsageError
+from search.pruner import build as build_pruner
+from search.sampler import build as build_sampler
+from search.seed import derive
+from search.spec import StudySpec
+from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredStudy:
+    """A study as every worker, on any machine, reads it from the database."""
+
+    id: int
+    name: str
+    uid: str
+    """Unique for ever: a checkpoint of a deleted study of the same name is not taken for this one's."""
+    spec: StudySpec
+    data: dict[str, Any]
+    """Fingerprint of the images, classes, counts, notes."""
+
+
+def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:
+    """The study `name` with this spec and these images; it is made if there is none of that name.
+
+    Raises:
+        SpecError: it exists with another spec or other images, or was not made by this service.
+    """
+    optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    with storage.write() as connection:
+        study_id = _id(connection, name)
+        attrs = _attrs(connection, study_id)
+        if "spec" not in attrs:
+            if _trials(connection, study_id):
+                raise SpecError(f"the study {name!r} was not made by convsearch; choose another name with --name")
+            attrs = {"question": spec.question, "uid": uuid.uuid4().hex, "spec": specs.dump(spec), "data": data}
+            attrs |= {"versions": versions(), "seconds_run": 0.0, "stop": False}
+            _set(storage, connection, study_id, **attrs)
+    _refuse_difference(name, attrs, spec, data)
+    return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
+
+
+def load(storage: Storage, name: str) -> StoredStudy:
+    """The stored study `name`.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    with storage.engine.connect() as connection:
+        study_id = _id(connection, name)
+        attrs = _attrs(connection, study_id)
+    spec = specs.restore(attrs["spec"])
+    return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
+
+
+def set_budget(storage: Storage, study: StoredStudy, *, trials: int, hours: float | None) -> int:
+    """Set how many trials the study may have, and how long it may run; returns the trials.
+
+    Trials that exist already are never thrown away: a budget below their number becomes their number.
+    """
+    with storage.write() as connection:
+        trials = max(trials, _trials(connection, study.id))
+        _set(storage, connection, study.id, trials=trials, hours=hours)
+    return trials
+
+
+def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
+    """Set user attributes of a study, in one transaction."""
+    with storage.write() as connection:
+        _set(storage, connection, study_id, **attrs)
+
+
+def ask_to_stop(storage: Storage, name: str) -> None:
+    """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
+    with storage.write() as connection:
+        _set(storage, connection, _id(connection, name), stop=True)
+
+
+def seconds_run(storage: Storage, study_id: int) -> float:
+    """The wall-clock time for which the study has been run, in seconds, over all its runs."""
+    with storage.engine.connect() as connection:
+        return float(_attrs(connection, study_id)["seconds_run"])
+
+
+def for_trial(cached: _CachedStorage, study: StoredStudy, number: int) -> optuna.Study:
+    """Optuna's view of the study, with the sampler and the pruner of this trial."""
+    search = study.spec.search
+    sampler = build_sampler(search.sampler, study_seed=search.seed, number=number, startup_trials=search.startup_trials)
+    steps = study.spec.budget.steps
+    pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
+    return optuna.Study(study_name=study.name, storage=cached, sampler=sampler, pruner=pruner)
+
+
+def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:
+    """The seed of a trial's weights, data order and augmentation.
+
+    Repeats of a designed comparison share theirs over the rows, so that rows can be compared pair by pair.
+    """
+    search = study.spec.search
+    if search.trial_seed is not None:
+        return search.trial_seed
+    return derive(search.seed, *((number, "trial") if repeat is None else (repeat, "repeat")))
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a trial computes."""
+    return {name: version(name) for name in ("convsearch", "torch", "optuna", "numpy")}
+
+
+def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
+    lines = specs.difference(specs.restore(stored["spec"]), spec)
+    if stored["data"]["fingerprint"] != data["fingerprint"]:
+        lines.append("[data] the images themselves are not the same")
+    if lines:
+        raise SpecError(
+            f"the study {name!r} exists with another spec, and one study has one spec:\n  "
+            + "\n  ".join(lines)
+            + "\nonly [budget] trials and hours may change; run the new spec under a name of its own: --name OTHER"
+        )
+
+
+def _id(connection: sa.Connection, name: str) -> int:
+    found = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar_one_or_none()
+    if found is None:
+        raise UsageError(f"there is no study {name!r} here; `convsearch studies` lists those there are")
+    return int(found)
+
+
+def _attrs(connection: sa.Connection, study_id: int) -> dict[str, Any]:
+    rows = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
+    return {row.key: json.loads(row.value_json) for row in connection.execute(rows)}
+
+
+def _set(storage: Storage, connection: sa.Connection, study_id: int, **attrs: Any) -> None:
+    for key, value in attrs.items():
+        keys: dict[str, object] = {"study_id": study_id, "key": key}
+        connection.execute(storage.upsert(STUDY_ATTRS, keys, {"value_json": json.dumps(value)}))
+
+
+def _trials(connection: sa.Connection, study_id: int) -> int:
+    count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
+    return connection.execute(count).scalar_one()

@@ -1,0 +1,71 @@
+"""A worker process: one thread that runs trials until there is none left to claim, or a signal comes.
+
+This file loads no torch, so that the pool can name `main` as what a process shall do; the process itself is forked from
+a server that has torch loaded already, and so is at work within a second.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from types import FrameType
+
+import optuna
+
+from search.post import Post
+
+#: What the server that workers are forked from loads in advance.
+PRELOAD = ["search.runner"]
+#: Exit status of a process that SIGTERM ended, as a shell reports it.
+TERMINATED = 128 + signal.SIGTERM
+#: From linux/prctl.h: the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Signals:
+    """SIGTERM asks for a stop between two batches. Ctrl-C reaches the whole group; only the pool answers it."""
+
+    stop: bool = False
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stop = True
+
+
+def main(post: Post, beats: "Synchronized[int]") -> None:
+    """The life of a worker process. `beats` counts its batches, so that the pool sees that it moves."""
+    signals = Signals()
+    signals.listen()
+    die_with_parent()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    from search.runner import run_trials
+
+    run_trials(post, beating(beats), lambda: signals.stop)
+    if signals.stop:
+        sys.exit(TERMINATED)
+
+
+def beating(beats: "Synchronized[int]") -> Callable[[], None]:
+    """A function that counts up `beats`; its only writer is this process, so that it needs no lock."""
+
+    def beat() -> None:
+        beats.value += 1
+
+    return beat
+
+
+def die_with_parent() -> None:
+    """Be killed when the parent dies, however it dies, so that no orphan trains on (Linux; elsewhere a no-op)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died between the two lines
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,177 @@
+"""What people and programs get to read; rows are made by hand, as `search.query` makes them."""
+
+import io
+import json
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from search import answers, output, spec
+from search.rows import Counts, Ranking, StudyRow, TrialRow
+
+TRIAL = TrialRow(
+    study="s",
+    number=12,
+    state="COMPLETE",
+    values=(0.81234,),
+    params={"optimizer": "sgd", "learning_rate": 0.031234567, "norm": True},
+    curve=((1, 0.5), (2, math.nan)),
+    attempts=2,
+    epochs=10.0,
+    seconds=61.25,
+    started=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+)
+STUDY = StudyRow(
+    name="s",
+    question="Which?",
+    directions=("maximize",),
+    counts=Counts(budget=60, complete=20, pruned=15, failed=2, running=2),
+    best=TRIAL,
+    spec={"search": {"objective": "accuracy"}},
+)
+LONG = replace(TRIAL, params={f"a_rather_long_parameter_name_{index}": 0.123456789 for index in range(30)})
+
+
+def test_best_as_json_has_the_promised_keys() -> None:
+    answer = json.loads(output.to_json(answers.best_json(Ranking(study=STUDY, trials=(TRIAL,)))))
+
+    counts = {"budget": 60, "complete": 20, "pruned": 15, "failed": 2, "running": 2, "waiting": 0, "remaining": 21}
+    assert answer == {
+        "schema": 1,
+        "study": "s",
+        "directions": ["maximize"],
+        "counts": counts,
+        "trials": [
+            {
+                "number": 12,
+                "state": "COMPLETE",
+                "values": [0.81234],
+                "params": {"optimizer": "sgd", "learning_rate": 0.031234567, "norm": True},
+                "epochs": 10.0,
+                "seconds": 61.25,
+            }
+        ],
+    }
+
+
+def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for_what_is_not_finite() -> None:
+    answer = json.loads(output.to_json(answers.trial_json(replace(TRIAL, values=(math.inf,), reason="late"))))
+
+    assert answer["curve"] == [[1, 0.5], [2, None]]
+    assert answer["values"] == [None]
+    assert (answer["attempts"], answer["reason"]) == (2, "late")
+    assert answer["command"] == "convsearch run s --again 12"
+    assert answer["started"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_studies_as_json_has_the_best_of_each() -> None:
+    answer = answers.studies_json([STUDY, replace(STUDY, name="t", best=None)])
+
+    assert [(each["study"], each["best"] and each["best"]["number"]) for each in answer["studies"]] == [
+        ("s", 12),
+        ("t", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        pytest.param(answers.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
+        pytest.param(answers.trial_grid(LONG), id="show"),
+        pytest.param(answers.studies_grid([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
+        pytest.param(answers.spec_grid(spec.load(spec.find("cifar10"))), id="validate"),
+    ],
+)
+@pytest.mark.parametrize("ruled", [True, False])
+def test_a_table_has_80_columns_and_loses_nothing(grid: output.Grid, ruled: bool) -> None:
+    shown = output.text(grid, width=80, ruled=ruled)
+
+    assert max(map(len, shown.splitlines())) <= 80
+    letters = "".join(shown.split())
+    for row in grid.rows:
+        assert all(word in letters for word in row[-1].split() if len(word) < 20)
+
+
+def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
+    stream = io.StringIO()
+
+    output.write(answers.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
+
+    lines = stream.getvalue().splitlines()
+    assert "\x1b" not in stream.getvalue()
+    assert [line.split()[0] for line in lines if "0.8123" in line] == ["12", "12"]
+    assert max(map(len, lines)) > 1000
+
+
+def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
+    shown = output.text(answers.best_grid(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
+
+    assert shown == (
+        "Which?\n"
+        "s: 37 of 60 trials finished: 20 complete, 15 pruned, 2 failed; 2 running, 0\n"
+        "waiting, 21 to begin\n"
+        "\n"
+        "trial  accuracy  epochs    time  parameters\n"
+        "   12    0.8123      10  61.2 s  optimizer=sgd learning_rate=0.03123 norm=true\n"
+        "\n"
+        "`convsearch show s 12` shows the best one whole\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        pytest.param(Counts(budget=9), "none is at work; `convsearch resume s` goes on", id="not begun"),
+        pytest.param(Counts(budget=9, running=2), "those at work will be the first", id="running"),
+        pytest.param(Counts(budget=9, failed=3), "`convsearch show s 0` says why", id="all failed"),
+        pytest.param(Counts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"),
+        pytest.param(Counts(budget=3, pruned=3), "`convsearch resume s --trials 13` raises the budget", id="spent"),
+        pytest.param(Counts(budget=9, complete=3), "no complete trial has a finite value", id="infinite"),
+    ],
+)
+def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, words: str) -> None:
+    ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
+
+    assert words in output.text(answers.best_grid(ranking), width=None)
+
+
+def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
+    shown = output.text(answers.trial_grid(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
+
+    assert "\x1b" not in shown
+    assert "\r" not in shown
+    assert "gone [bold]x[/bold]" in shown
+
+
+@pytest.mark.parametrize(
+    ("counts", "best", "lines"),
+    [
+        pytest.param(Counts(budget=1, complete=1), TRIAL, ("the best trial:  convsearch show s 12",), id="done"),
+        pytest.param(Counts(budget=2, waiting=1), None, ("go on:           convsearch resume s",), id="broken off"),
+        pytest.param(
+            Counts(budget=1, failed=1), None, ("try failed ones: convsearch resume s --retry-failed",), id="bad"
+        ),
+    ],
+)
+def test_after_a_run_the_next_commands_are_named(counts: Counts, best: TrialRow | None, lines: tuple[str, ...]) -> None:
+    found = answers.next_commands(replace(STUDY, counts=counts, best=best))
+
+    assert found == (*lines, "in a browser:    convsearch dashboard")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.06, "4.1 s"), (99.96, "1 min 40 s"), (200.4, "3 min 20 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
+)
+def test_a_duration_is_written_for_people(seconds: float, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.81236, "0.8124"), (0.0, "0.0000"), (1234567.0, "1.235e+06"), (0.00001, "1e-05"), (math.nan, "nan")],
+)
+def test_a_value_is_written_with_four_places_or_digits(value: float, text: str) -> None:
+    assert output.number(value) == text

@@ -1,0 +1,223 @@
+"""Designed comparisons: what a change did, with how much doubt."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+from scipy import stats
+
+from search import output, query
+from search.compare import RowResult, as_json, as_text, compare, grid
+from search.errors import UsageError
+from search.reader import open_reader
+from search.rows import Counts, StudyRow, TrialRow
+from search.stats import holm, interval
+
+NAMES = ("base", "dropout", "more layers")
+
+
+def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str = "maximize") -> StudyRow:
+    spec: dict[str, Any] = {
+        "search": {"objective": "accuracy", "repeats": repeats},
+        "compare": [{"name": name} for name in names],
+    }
+    return StudyRow(
+        name="findings", question="Which?", directions=(direction,), counts=Counts(budget=12), best=None, spec=spec
+    )
+
+
+def trials_of(values: Mapping[str, Sequence[float | None]]) -> list[TrialRow]:
+    """One trial for each row and repeat; None has failed."""
+    return [
+        TrialRow(
+            study="findings",
+            number=number,
+            state="FAIL" if value is None else "COMPLETE",
+            values=() if value is None else (value,),
+            params={"row": name},
+            repeat=repeat,
+        )
+        for number, (name, repeat, value) in enumerate(
+            (name, repeat, value) for name, row in values.items() for repeat, value in enumerate(row)
+        )
+    ]
+
+
+def results(values: Mapping[str, Sequence[float | None]], **options: Any) -> dict[str, RowResult]:
+    comparison = compare(study_of(tuple(values), **options), trials_of(values))
+    return {row.name: row for row in comparison.rows}
+
+
+def test_differences_are_paired_by_repeat() -> None:
+    base = (0.50, 0.60, 0.70, 0.80)  # the repeats differ by far more than the change does
+    change = (0.02, 0.03, 0.01, 0.02)
+
+    found = results({"base": base, "dropout": [a + b for a, b in zip(base, change, strict=True)]})["dropout"]
+
+    expected = stats.ttest_1samp(change, 0.0)
+    low, high = expected.confidence_interval(0.95)
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high))
+    assert found.interval.p == pytest.approx(expected.pvalue)
+    assert found.difference == pytest.approx(0.02)
+    assert found.verdict == "helped"
+
+
+@pytest.mark.parametrize(
+    ("row", "direction", "verdict"),
+    [
+        pytest.param((0.61, 0.62, 0.60, 0.62), "maximize", "helped", id="up"),
+        pytest.param((0.41, 0.42, 0.40, 0.42), "maximize", "hurt", id="down"),
+        pytest.param((0.61, 0.41, 0.52, 0.50), "maximize", "no clear difference", id="both ways"),
+        pytest.param((0.61, 0.62, 0.60, 0.62), "minimize", "hurt", id="up is worse"),
+        pytest.param((0.41, 0.42, 0.40, 0.42), "minimize", "helped", id="down is better"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval_and_the_direction(
+    row: Sequence[float], direction: str, verdict: str
+) -> None:
+    found = results({"base": (0.5, 0.5, 0.5, 0.51), "other": row}, direction=direction)
+
+    assert found["other"].verdict == verdict
+    assert found["base"].verdict == "base"
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_interval_covers_the_truth_95_times_of_100(n: int) -> None:
+    generator, rounds, truth = np.random.default_rng(0), 3000, 0.013
+    samples = truth + 0.01 * generator.standard_normal((rounds, n))
+
+    found = [interval([float(value) for value in sample]) for sample in samples]
+
+    covered = sum(each is not None and each.low <= truth <= each.high for each in found)
+    low, high = stats.binom.interval(0.9999, rounds, 0.95)
+    assert low <= covered <= high
+
+
+def test_a_failed_repeat_leaves_the_pairs_that_exist_and_is_named() -> None:
+    values = {"base": (0.5, 0.6, None, 0.7), "dropout": (0.6, None, 0.9, 0.81)}
+
+    comparison = compare(study_of(tuple(values)), trials_of(values))
+
+    row = comparison.rows[1]
+    assert (row.n, row.pairs, row.missing) == (3, 2, ("repeat 1 failed",))
+    assert row.difference == pytest.approx(0.105)
+    assert "dropout: repeat 1 failed." in as_text(comparison)
+    assert "only 2 of 3 repeats have a partner in 'base'" in as_text(comparison)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param((0.9,), id="one pair"),
+        pytest.param((), id="no pair"),
+        pytest.param((0.6, 0.7, 0.8), id="all differences equal"),
+    ],
+)
+def test_without_a_spread_there_is_no_interval_and_no_verdict(row: Sequence[float]) -> None:
+    found = results({"base": (0.5, 0.6, 0.7), "dropout": row}, repeats=3)["dropout"]
+
+    assert (found.interval, found.p_holm, found.verdict) == (None, None, "no clear difference")
+
+
+def test_a_change_that_changes_nothing_at_all_makes_no_difference() -> None:
+    found = results({"base": (0.5, 0.6, 0.7), "dropout": (0.5, 0.6, 0.7)})["dropout"]
+
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high, found.interval.p) == (0.0, 0.0, 1.0)
+    assert found.verdict == "no clear difference"
+
+
+def test_an_infinite_value_is_no_value() -> None:
+    found = results({"base": (0.5, 0.6), "dropout": (float("inf"), 0.7)}, repeats=2)["dropout"]
+
+    assert (found.n, found.pairs, found.interval) == (1, 1, None)
+    assert found.missing == ("repeat 0 has no finite value",)
+
+
+def test_holm_adjusts_as_published() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_keeps_the_order_and_never_makes_a_p_smaller_or_larger_than_bonferroni(ps: list[float]) -> None:
+    adjusted = holm(ps)
+
+    assert all(p <= a <= max(p, min(1.0, len(ps) * p)) for p, a in zip(ps, adjusted, strict=True))
+    assert [adjusted[i] for i in np.argsort(ps, kind="stable")] == sorted(adjusted)
+
+
+def test_a_verdict_that_only_one_of_many_comparisons_gives_is_marked() -> None:
+    values: dict[str, Sequence[float]] = {"base": (0.5, 0.6, 0.7), "lucky": (0.52, 0.63, 0.73)}
+    values |= {f"row {n}": (0.51, 0.59, 0.70) for n in range(9)}
+
+    comparison = compare(study_of(tuple(values), repeats=3), trials_of(values))
+
+    lucky = comparison.rows[1]
+    assert lucky.verdict == "helped"
+    assert not lucky.survives_holm
+    assert grid(comparison).rows[1][-1] == "helped*"
+    assert "* not clear any more when all 10 are judged together" in as_text(comparison)
+
+
+def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
+    values: dict[str, Sequence[float]] = {"base": (0.51234, 0.61234, 0.71234)}
+    values |= {f"a change with quite a long name, number {n}": (0.52, 0.58 + n / 100, 0.71) for n in range(10)}
+
+    shown = as_text(compare(study_of(tuple(values), repeats=3), trials_of(values)))
+
+    assert max(map(len, shown.splitlines())) <= 80
+    flat = " ".join(shown.split())
+    assert "Each interval is at 95 % by itself; there are 10, so that 0.5 would look clear by chance alone." in flat
+    assert "difference to 'base' over repeats of the same seed" in flat
+
+
+def test_the_json_has_every_number() -> None:
+    values = {"base": (0.5, 0.6), "dropout": (0.6, 0.71)}
+
+    answer = json.loads(output.to_json(as_json(compare(study_of(tuple(values), repeats=2), trials_of(values)))))
+
+    assert (answer["schema"], answer["comparisons"], answer["confidence"], answer["adjustment"]) == (1, 1, 0.95, "holm")
+    row = answer["rows"][1]
+    assert row["interval"] == pytest.approx([0.105 - 12.7062 * 0.005, 0.105 + 12.7062 * 0.005], abs=1e-6)
+    assert (row["name"], row["n"], row["pairs"], row["p_holm"]) == ("dropout", 2, 2, row["p"])
+
+
+def test_a_study_that_is_no_comparison_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"is no comparison: it has no \[\[compare\]\] rows; `convsearch best findings`"
+    ):
+        compare(study_of(()), [])
+
+
+def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    stored = optuna.create_study(study_name="findings", storage=url, direction="maximize")
+    stored.set_user_attr("spec", dict(study_of(("base", "dropout"), repeats=2).spec))
+    for name, repeat, value in (("base", 0, 0.5), ("base", 1, 0.6), ("dropout", 1, 0.4), ("dropout", 0, 0.31)):
+        stored.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=value,
+                params={"row": name, "repeat": repeat},
+                distributions={
+                    "row": CategoricalDistribution(["base", "dropout"]),
+                    "repeat": IntDistribution(0, 1),
+                },
+            )
+        )
+    engine = open_reader(url)
+
+    comparison = compare(query.study(engine, "findings"), query.trials(engine, "findings"))
+
+    assert [(row.name, row.n, row.pairs) for row in comparison.rows] == [("base", 2, 0), ("dropout", 2, 2)]
+    assert comparison.rows[1].difference == pytest.approx(-0.195)
+    assert comparison.rows[1].verdict == "hurt"

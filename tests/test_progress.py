@@ -1,0 +1,252 @@
+"""The live view: on a real pseudo-terminal, into a pipe, and as a screen that always fits."""
+
+import io
+import os
+import select
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from search.pace import Eta, Pace, Snapshot, WorkerLine, eta
+from search.progress import LiveView, PlainView, finished_line, open_view, render
+from search.rows import Counts, Progress, Running, StudyRow, TrialRow
+
+COMPLETE = TrialRow(
+    study="s", number=3, state="COMPLETE", values=(0.8123,), params={"width": 32}, epochs=10.0, seconds=61.2
+)
+PRUNED = TrialRow(study="s", number=12, state="PRUNED", curve=((1, 0.3), (2, 0.4123)), epochs=1.5, seconds=4.1)
+FAILED = TrialRow(study="s", number=4, state="FAIL", seconds=2.0, reason="ValueError: boom")
+STUDY = StudyRow(
+    name="cifar10",
+    question="",
+    directions=("maximize",),
+    counts=Counts(budget=60, complete=20, pruned=15, failed=2, running=2),
+    best=COMPLETE,
+    hours=2.0,
+    seconds_run=3600.0,
+    spec={"search": {"objective": "accuracy"}, "budget": {"epochs": 10.0, "steps_per_epoch": 2}},
+)
+
+
+@dataclass
+class Clock:
+    """A clock that is set by hand."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def running(number: int, *steps: float) -> Running:
+    curve = tuple(enumerate(steps, start=1))
+    return Running(
+        trial=TrialRow(study="s", number=number, state="RUNNING", curve=curve), host="anvil", pid=40 + number
+    )
+
+
+def progress(*finished: TrialRow, at_work: tuple[Running, ...] = (), done: int = 37) -> Progress:
+    counts = replace(STUDY.counts, complete=done - 17)
+    return Progress(study=replace(STUDY, counts=counts), running=at_work, finished=finished)
+
+
+def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    pace.snapshot(progress(COMPLETE))
+    clock.now += 1800.0
+
+    snapshot = pace.snapshot(progress(COMPLETE, PRUNED, FAILED, done=39))
+
+    assert snapshot.finished == (PRUNED, FAILED)
+    assert pace.seen == {3, 4, 12}
+    assert (snapshot.seconds, snapshot.trials_per_hour, snapshot.time_left_s) == (1800.0, 4.0, 3600.0)
+    assert snapshot.eta is not None
+    assert snapshot.eta.seconds == 1800.0 * 21 / 2
+
+
+def test_a_worker_line_says_how_far_it_is_and_since_when_it_is_silent() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    pace.snapshot(progress(at_work=(running(7, 0.1), running(8))))
+    clock.now += 5.0
+    pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
+    clock.now += 2.0
+
+    snapshot = pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
+
+    assert snapshot.workers == (
+        WorkerLine(trial=7, epoch=1.0, value=0.2, quiet_s=2.0, where="anvil:47"),
+        WorkerLine(trial=8, epoch=0.0, value=None, quiet_s=7.0, where="anvil:48"),
+    )
+
+
+def test_before_anything_has_finished_nothing_is_promised() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    pace.snapshot(progress())
+    clock.now += 60.0
+
+    snapshot = pace.snapshot(progress())
+
+    assert (snapshot.eta, snapshot.trials_per_hour) == (None, None)
+
+
+@given(done=st.integers(-1, 10_000), left=st.integers(-1, 10_000), seconds=st.floats(0, 1e7, allow_nan=False))
+def test_an_eta_lies_within_its_range(done: int, left: int, seconds: float) -> None:
+    found = eta(done=done, left=left, seconds=seconds)
+
+    assert (found is None) == (done <= 0 or left <= 0 or seconds <= 0)
+    assert found is None or found.low <= found.seconds <= found.high
+
+
+@pytest.mark.parametrize(("done", "left"), [(2, 40), (10, 10), (50, 5)])
+def test_the_range_of_an_eta_holds_four_times_out_of_five(done: int, left: int) -> None:
+    generator = np.random.default_rng(0)
+    spent, needed = generator.gamma(done, size=2000), generator.gamma(left, size=2000)
+
+    found = [eta(done=done, left=left, seconds=float(seconds)) for seconds in spent]
+
+    held = [each is not None and each.low <= real <= each.high for each, real in zip(found, needed, strict=True)]
+    assert 0.764 <= np.mean(held) <= 0.836  # 0.8 +- 4 standard errors
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 200])
+@pytest.mark.parametrize("parameters", [0, 3, 60])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 5)])
+def test_the_screen_always_fits(workers: int, parameters: int, width: int, height: int) -> None:
+    lines = tuple(WorkerLine(trial=n, epoch=1.5, value=0.5, quiet_s=9.0, where="h" * 60 + ":1") for n in range(workers))
+    snapshot = Snapshot(
+        study="n" * 64,
+        counts=Counts(budget=100_000, complete=33_333, pruned=33_333, failed=3333, running=workers),
+        objective="balanced_accuracy",
+        epochs=10.0,
+        best=replace(COMPLETE, params={f"long_parameter_{n}": "日本語" for n in range(parameters)}),
+        seconds=1e6,
+        trials_per_hour=1234.5,
+        eta=Eta(seconds=1e5, low=5e4, high=2e5),
+        time_left_s=1e6,
+        workers=lines,
+    )
+
+    screen = render(snapshot, width=width, height=height).plain.split("\n")
+
+    assert len(screen) <= height
+    assert max(map(cell_len, screen)) <= width
+
+
+def test_the_screen_shows_everything_that_matters() -> None:
+    worker = WorkerLine(trial=38, epoch=1.5, value=0.4123, quiet_s=3.2, where="anvil:42")
+    snapshot = Snapshot(
+        study="cifar10",
+        counts=STUDY.counts,
+        objective="accuracy",
+        epochs=10.0,
+        best=COMPLETE,
+        seconds=61.0,
+        trials_per_hour=41.25,
+        eta=Eta(seconds=2000, low=1200, high=3000),
+        time_left_s=7200.0,
+        workers=(worker,),
+    )
+
+    screen = render(snapshot).plain
+
+    assert screen.split("\n")[1:] == [
+        "20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin",
+        "61.0 s so far, 41.2 trials/h, about 33 min left (20 min to 50 min)",
+        "stops after 2.0 h at the latest",
+        "best accuracy 0.8123 in trial 3: width=32",
+        "",
+        "  trial           epoch           accuracy       last step  process",
+        "     38       1.5 of 10             0.4123         3 s ago  anvil:42",
+    ]
+    assert screen.startswith("cifar10 [####")
+
+
+@pytest.mark.parametrize(
+    ("trial", "line"),
+    [
+        (COMPLETE, "trial 3 complete after epoch 10 at 0.8123 (61.2 s)"),
+        (PRUNED, "trial 12 pruned after epoch 1.5 at 0.4123 (4.1 s)"),
+        (replace(PRUNED, curve=(), epochs=0.0, reason="too large"), "trial 12 pruned after epoch 0 (4.1 s): too large"),
+        (FAILED, "trial 4 failed (2.0 s): ValueError: boom"),
+        (replace(FAILED, reason="a\x1b[2Jb\nc"), "trial 4 failed (2.0 s): a [2Jb c"),
+    ],
+    ids=["complete", "pruned", "without a report", "failed", "with control codes"],
+)
+def test_a_finished_trial_is_one_line(trial: TrialRow, line: str) -> None:
+    assert finished_line(trial) == line
+
+
+def test_into_a_pipe_go_a_line_for_each_trial_and_a_summary_once_a_minute() -> None:
+    clock, stream = Clock(), io.StringIO()
+
+    with open_view(stream, {"TERM": "xterm"}, clock=clock) as view:
+        for finished in ((COMPLETE,), (COMPLETE, PRUNED), (COMPLETE, PRUNED), (COMPLETE, PRUNED, FAILED)):
+            view.update(progress(*finished, at_work=(running(5, 0.5),), done=36 + len(finished)))
+            clock.now += 25.0
+
+    lines = stream.getvalue().splitlines()
+    assert isinstance(view, PlainView)
+    assert "\x1b" not in stream.getvalue()
+    assert [line.split(" after ")[0].split(" (")[0] for line in lines] == [
+        "trial 12 pruned",
+        "trial 4 failed",
+        "39 of 60 trials finished: 22 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 19 to begin; "
+        "best accuracy 0.8123 in trial 3: width=32; 75.0 s so far, 96.0 trials/h, about 13 min left",
+    ]
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[TextIO, int]]:
+    """A pseudo-terminal: the stream to write to, and the descriptor on which its screen arrives."""
+    screen, terminal = os.openpty()
+    with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+        yield stream, screen
+    os.close(screen)
+
+
+@pytest.mark.parametrize(
+    ("environ", "live"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "xterm", "NO_COLOR": "", "CI": ""}, True),
+        ({"TERM": "xterm", "CI": "true"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_a_terminal_is_drawn_on_unless_somebody_asks_for_plain_text(
+    terminal: tuple[TextIO, int], environ: Mapping[str, str], live: bool
+) -> None:
+    view = open_view(terminal[0], environ, clock=Clock())
+
+    assert isinstance(view, LiveView) == live
+
+
+def arriving(screen: int, text: str) -> str:
+    """What arrives on the screen until `text` does; without it, what came until nothing did for five seconds."""
+    shown = ""
+    while text not in shown and select.select([screen], [], [], 5.0)[0]:
+        shown += os.read(screen, 100_000).decode()
+    return shown
+
+
+def test_the_live_view_never_leaves_the_cursor_hidden(terminal: tuple[TextIO, int]) -> None:
+    stream, screen = terminal
+    with open_view(stream, {"TERM": "xterm"}, clock=Clock()) as view:
+        view.say("2 taken up again")
+        view.update(progress(at_work=(running(5, 0.5),)))
+
+        shown = arriving(screen, "anvil:45")
+
+    assert "2 taken up again" in shown
+    assert "anvil:45" in shown
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
