@@ -20,54 +20,56 @@ SETUP := .venv/installed
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean test check
+.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean test check lock
 
-help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+help:  ##| show this list
+	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
+	@echo "  study also takes TRIALS= WORKERS= DATA= NAME=; more: .venv/bin/convsearch -h"
 
-setup: $(SETUP)  ## Install everything into .venv (the other targets do this by themselves)
+setup: $(SETUP)  ##| install into .venv (every target does)
 
-study: $(SETUP)  ## Run a search; again: go on        make study STUDY=quickstart [TRIALS= WORKERS= HOURS= DATA= NAME=]
+study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run a search; again: go on with it
 	@$(CONVSEARCH) run $(STUDY) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data $(DATA)) $(if $(NAME),--name $(NAME))
 
-resume: $(SETUP)  ## Go on with a stored study         make resume STUDY=quickstart
-	@$(CONVSEARCH) resume $(STUDY) $(if $(WORKERS),--workers $(WORKERS))
+resume: $(SETUP)  ## STUDY=cifar10 | go on with a stored study
+	@$(CONVSEARCH) resume $(STUDY) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(HOURS),--hours $(HOURS))
 
-studies: $(SETUP)  ## List the studies
+studies: $(SETUP)  ##| list the studies
 	@$(CONVSEARCH) studies
 
-best: $(SETUP)  ## Show the best trials              make best STUDY=quickstart [TOP=5]
+best: $(SETUP)  ## STUDY=cifar10 TOP=5 | show the best trials
 	@$(CONVSEARCH) best $(STUDY) --top $(TOP)
 
-show: $(SETUP)  ## Show one trial                    make show STUDY=quickstart TRIAL=7
+show: $(SETUP)  ## STUDY=cifar10 TRIAL=7 | show one trial
 	@$(CONVSEARCH) show $(STUDY) $(TRIAL)
 
-compare: $(SETUP)  ## Show which changes helped         make compare STUDY=findings
+compare: $(SETUP)  ## STUDY=findings | show which changes helped
 	@$(CONVSEARCH) compare $(STUDY)
 
-stop: $(SETUP)  ## Stop a running study              make stop STUDY=quickstart
+stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
 	@$(CONVSEARCH) stop $(STUDY)
 
-validate: $(SETUP)  ## Check a study file, run nothing   make validate STUDY=cifar10
+validate: $(SETUP)  ## STUDY=cifar10 | check a study file, run nothing
 	@$(CONVSEARCH) validate $(STUDY) $(if $(DATA),--data $(DATA))
 
-dashboard: $(SETUP)  ## Serve optuna-dashboard            make dashboard [PORT=8080]
+dashboard: $(SETUP)  ## PORT=8080 | look at it in a browser
 	@$(CONVSEARCH) dashboard --port $(PORT)
 
-doctor: $(SETUP)  ## Check this machine
+doctor: $(SETUP)  ##| check this machine
 	@$(CONVSEARCH) doctor
 
-delete: $(SETUP)  ## Delete a study and its files      make delete STUDY=quickstart
+delete: $(SETUP)  ## STUDY=cifar10 | delete a study and its files
 	@$(CONVSEARCH) delete $(STUDY)
 
-clean: $(SETUP)  ## Remove files that no study needs
+clean: $(SETUP)  ##| remove files that no study needs
 	@$(CONVSEARCH) clean
 
-test: check  ## Check the code and run all tests
+test: check  ##| check, then all tests
 	.venv/bin/python -m pytest
 
-check: $(SETUP)  ## Lint, types, import rules
+check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
@@ -90,6 +92,6 @@ $(SETUP): pyproject.toml requirements.lock | $(UV)
 
 requirements.lock: ;
 
-lock: | $(UV)  ## Compile requirements.lock anew from pyproject.toml
+lock: | $(UV)  ##| compile requirements.lock anew
 	$(UV) pip compile pyproject.toml --quiet --upgrade --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock

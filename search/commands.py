@@ -154,7 +154,7 @@ def _conclude(end: Any, name: str, engine: Any) -> None:
     from search import compare as comparing
 
     row = query.study(engine, name)
-    _say(f"{name}: {end}; {answers.counts_line(row.counts)}")
+    _say(f"{name}: {end}")
     if row.spec.get("compare"):
         _print(comparing.grid(comparing.compare(row, query.trials(engine, name))))
     else:

@@ -63,6 +63,13 @@ class Comparison:
     objective: str
     rows: tuple[RowResult, ...]
     """The first is the base."""
+    repeats: int = 1
+    """Seeds of each row, when all is done."""
+
+    @property
+    def pending(self) -> int:
+        """Trials that have not ended yet."""
+        return sum(self.repeats - row.n - len(row.missing) for row in self.rows)
 
     @property
     def comparisons(self) -> int:
@@ -89,7 +96,11 @@ def compare(study: StudyRow, trials: Sequence[TrialRow]) -> Comparison:
     rows = [_result(name, values[name], base=values[names[0]], sign=sign, missing=missing[name]) for name in names[1:]]
     first = _described(names[0], values[names[0]], verdict="base", missing=missing[names[0]])
     return Comparison(
-        study=study.name, question=study.question, objective=study.objective, rows=(first, *_adjusted(rows))
+        study=study.name,
+        question=study.question,
+        objective=study.objective,
+        rows=(first, *_adjusted(rows)),
+        repeats=repeats,
     )
 
 
@@ -134,9 +145,9 @@ def _values(name: str, trials: Sequence[TrialRow]) -> dict[int, float]:
 def _missing(name: str, values: Mapping[int, float], trials: Sequence[TrialRow], repeats: int) -> tuple[str, ...]:
     found = {t.repeat or 0: t for t in trials if t.params.get("row") == name}
     return tuple(
-        f"repeat {repeat} {_WHY_MISSING[found[repeat].state] if repeat in found else 'has not begun'}"
+        f"repeat {repeat} {_WHY_MISSING[found[repeat].state]}"
         for repeat in range(repeats)
-        if repeat not in values
+        if repeat in found and repeat not in values and found[repeat].state in _WHY_MISSING
     )
 
 
@@ -197,11 +208,14 @@ def _foot(comparison: Comparison) -> tuple[str, ...]:
     base, m = comparison.rows[0].name, comparison.comparisons
     lines = [
         f"{comparison.objective}; difference to {base!r} over repeats of the same seed, with its 95 % t-interval.",
-        f"Each interval is at 95 % by itself; there are {m}, so that {m * (1 - CONFIDENCE):.1f} would look clear by "
-        "chance alone.",
     ]
+    if m:
+        by_chance = m * (1 - CONFIDENCE)
+        lines.append(f"Each of the {m} is at 95 % by itself: by chance alone {by_chance:.1f} would look clear.")
     if any(_line(row)[-1].endswith("*") for row in comparison.rows):
         lines.append(f"* not clear any more when all {m} are judged together (Holm, p >= 0.05).")
+    if comparison.pending:
+        lines.append(f"{comparison.pending} of {comparison.repeats * len(comparison.rows)} trials are still to come.")
     lines += [f"{row.name}: {', '.join(row.missing)}." for row in comparison.rows if row.missing]
     lines += [
         f"{row.name}: only {row.pairs} of {row.n} repeats have a partner in {base!r}."

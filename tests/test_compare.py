@@ -176,7 +176,7 @@ def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
 
     assert max(map(len, shown.splitlines())) <= 80
     flat = " ".join(shown.split())
-    assert "Each interval is at 95 % by itself; there are 10, so that 0.5 would look clear by chance alone." in flat
+    assert "Each of the 10 is at 95 % by itself: by chance alone 0.5 would look clear." in flat
     assert "difference to 'base' over repeats of the same seed" in flat
 
 

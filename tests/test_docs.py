@@ -1,0 +1,81 @@
+"""The documentation is true: its studies load, its files and commands exist, and nothing is left out."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from search import spec
+from search.commands import VERBS
+from search.keys import DEFAULTS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "studies/README.md")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
+
+
+def sources() -> set[str]:
+    return {
+        f"{package}/{file.name}" for package in ("search", "models", "data") for file in (ROOT / package).glob("*.py")
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_study_shown_whole_loads(page: str, tmp_path: Path) -> None:
+    shown = [block for block in blocks(page, "toml") if block.startswith("question")]
+    file = tmp_path / "shown.toml"
+
+    for block in shown:
+        file.write_text(block)
+        spec.load(file)
+
+    assert shown
+
+
+def test_the_comparison_shown_loads_with_a_space_and_a_budget(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("studies/README.md", "toml") if "[[compare]]" in block]
+    file = tmp_path / "shown.toml"
+    file.write_text(block + "\n[budget]\nepochs = 1\n")
+
+    assert [row.name for row in spec.load(file).rows] == ["base", "LeakyReLU"]
+
+
+def test_every_key_of_the_space_is_documented() -> None:
+    page = (ROOT / "studies" / "README.md").read_text()
+
+    missing = [key for key in DEFAULTS if f"`{key}`" not in page]
+
+    assert missing == []
+
+
+def test_the_file_map_names_every_file_once_and_no_other() -> None:
+    (tree,) = [block for block in blocks("README.md", "") if block.startswith("search/")]
+    named: list[str] = []
+    package = ""
+    for line in tree.splitlines():
+        package = line.split("/")[0] if not line.startswith(" ") else package
+        named += [f"{package}/{file}" for file in re.findall(r"\b(\w+\.py)\b", line)]
+
+    assert sorted(named) == sorted(file for file in sources() if not file.endswith("__init__.py"))
+
+
+def test_every_shipped_study_is_described() -> None:
+    page = (ROOT / "studies" / "README.md").read_text()
+
+    assert [file.stem for file in (ROOT / "studies").glob("*.toml") if f"`{file.stem}`" not in page] == []
+
+
+def test_every_make_target_that_the_readme_names_exists_and_every_verb_has_one() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^  make (\w+)", listed, re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"^make (\w+)", (ROOT / page).read_text(), re.MULTILINE)}
+
+    assert named <= targets
+    assert {"study" if verb == "run" else verb for verb in VERBS} <= targets
+    assert max(map(len, listed.splitlines())) <= 80
