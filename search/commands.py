@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search import answers, output, query
-from search.errors import UsageError
+from search.errors import BusyError, UsageError
 from search.output import Grid
 from search.reader import open_reader
 
@@ -35,7 +35,7 @@ def resume(args: argparse.Namespace) -> int:
 
     stored = study.load(Storage(args.storage), args.study)
     counts = query.study(open_reader(args.storage), args.study).counts
-    if args.trials is None and not counts.remaining and not counts.waiting and not args.retry_failed:
+    if args.trials is None and counts.finished >= counts.budget and not args.retry_failed:
         _say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
         return 0
     return _launch(args, stored.spec, name=args.study, trials=args.trials or counts.budget)
@@ -89,6 +89,9 @@ def stop(args: argparse.Namespace) -> int:
     from search import study
     from search.storage import Storage
 
+    if not query.study(open_reader(args.storage), args.study).counts.running:
+        _say(f"{args.study!r} is not running")
+        return 0
     study.ask_to_stop(Storage(args.storage), args.study)
     _say(f"asked: running trials of {args.study!r} go back to the queue; `convsearch run {args.study}` goes on")
     return 0
@@ -102,19 +105,24 @@ def dashboard(args: argparse.Namespace) -> int:
 
 
 def delete(args: argparse.Namespace) -> int:
-    """Delete a study and its files, unless it is running here."""
-    from search import home
+    """Delete a study and its files, unless somebody is running it."""
+    from search import home, lease
     from search.storage import Storage
 
     storage, files = Storage(args.storage), home.of(args.storage)
-    counts = query.study(storage.engine, args.study).counts
+    query.study(storage.engine, args.study)
     with files.running(args.study):
+        study_id = storage.get_study_id_from_name(args.study)
+        lease.Watch().expire(storage, study_id)
+        counts = query.study(storage.engine, args.study).counts
+        if counts.running:
+            raise BusyError(f"{counts.running} trials of {args.study!r} run elsewhere; `convsearch stop` it first")
         text = (
             f"delete {args.study!r} with {counts.finished} finished trials and its files in {files.study(args.study)}"
         )
         if not args.yes and not _confirmed(f"{text}? [y/N] "):
             raise UsageError("nothing was deleted; --yes answers the question")
-        storage.delete_study(storage.get_study_id_from_name(args.study))
+        storage.delete_study(study_id)
         freed = files.remove(args.study)
     _say(f"deleted {args.study!r}; {freed / 1e6:.1f} MB are free again")
     return 0
@@ -133,6 +141,8 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     from search import launch, progress
     from search.pool import End
 
+    if args.join and (args.trials or args.hours or args.retry_failed):
+        raise UsageError("--join only adds workers; --trials, --hours and --retry-failed are for who runs the study")
     order = launch.Order(
         url=args.storage,
         cache=args.cache,

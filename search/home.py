@@ -2,7 +2,7 @@
 
 HOME/                       the folder of the SQLite file, or runs/
   NAME/                     a study
-    lock                    held by the launcher that runs it on this machine
+    convsearch.lock         held by the launcher that runs it on this machine; says which one, and of which database
     trial-00012/            checkpoints, and log.txt if something went wrong
 """
 
@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from search.reader import sqlite_path
 
 #: A name that is a plain file name on every system, and needs no quoting in a shell or a page.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+#: Marks a folder as a study's. The home may be any folder with anything in it: nothing else there is ever touched.
+LOCK = "convsearch.lock"
+TRIAL = re.compile(r"trial-\d{5,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Home:
     """The files of all studies of one database."""
 
     root: Path
+    database: str = ""
+    """Its name: several databases may lie in one folder."""
 
     def study(self, name: str) -> Path:
         return self.root / checked_name(name)
@@ -38,16 +43,19 @@ class Home:
         return self.trial(name, number) / "log.txt"
 
     def studies(self) -> tuple[str, ...]:
-        """The names of the folders that look like a study's."""
-        if not self.root.is_dir():
-            return ()
-        return tuple(sorted(path.parent.name for path in self.root.glob("*/lock")))
+        """The names of the folders that were made for a study of this database."""
+        locks = sorted(self.root.glob(f"*/{LOCK}"))
+        return tuple(lock.parent.name for lock in locks if lock.read_text().splitlines()[1:] == [self.database])
 
     def remove(self, name: str) -> int:
-        """Delete the files of a study; returns the bytes that this freed."""
+        """Delete what was written for a study, and its folder if nothing else is in it; returns the bytes freed."""
         folder = self.study(name)
-        freed = size(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        own = [path for path in folder.glob("*") if path.name == LOCK or TRIAL.fullmatch(path.name)]
+        freed = sum(size(path) for path in own)
+        for path in own:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or not empty
+            folder.rmdir()
         return freed
 
     @contextmanager
@@ -58,7 +66,7 @@ class Home:
             BusyError: another process of this machine holds it.
             DiskError: the folder cannot be written.
         """
-        path = self.study(name) / "lock"
+        path = self.study(name) / LOCK
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("a+")
@@ -70,11 +78,11 @@ class Home:
             except BlockingIOError as error:
                 stream.seek(0)
                 raise BusyError(
-                    f"process {stream.read().strip() or '?'} on this machine is already running the study {name!r}; "
-                    "--join adds workers to it"
+                    f"process {stream.readline().strip() or '?'} on this machine is already running "
+                    f"the study {name!r}; --join adds workers to it"
                 ) from error
             stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
+            stream.write(f"{os.getpid()}\n{self.database}\n")
             stream.flush()
             yield
 
@@ -82,7 +90,7 @@ class Home:
 def of(url: str) -> Home:
     """The home of the database at `url`."""
     file = sqlite_path(url)
-    return Home(file.parent.resolve() if file else Path("runs").resolve())
+    return Home(file.parent.resolve(), file.name) if file else Home(Path("runs").resolve())
 
 
 def checked_name(name: str) -> str:

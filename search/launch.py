@@ -10,11 +10,11 @@ import optuna
 
 from search import home, lease, machine, query, study
 from search.domain import Fixed
-from search.errors import BusyError, UsageError
+from search.errors import BusyError, DiskError, UsageError
 from search.pool import End, Pool, View
 from search.post import Post
 from search.rows import TrialRow
-from search.spec import StudySpec
+from search.spec import StudySpec, queue
 from search.storage import Storage
 from search.study import StoredStudy
 
@@ -71,7 +71,10 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
     """Decode the images if that was not done yet; what the study keeps of them."""
     from data.dataset import prepare  # loads torch: only a run needs it
 
-    info = prepare(spec.data, cache, say)
+    try:
+        info = prepare(spec.data, cache, say)
+    except OSError as error:
+        raise DiskError(f"cannot write to {cache}: {error.strerror or error}; name another --cache") from error
     for note in info.notes:
         say(note)
     kept = ("fingerprint", "classes", "train_counts", "test_counts", "image_size", "notes")
@@ -101,7 +104,10 @@ def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) ->
     hours = stored.spec.budget.hours
     if order.hours is not None:
         hours = order.hours + study.seconds_run(storage, stored.id) / 3600
-    trials = study.set_budget(storage, stored, trials=asked, hours=hours)
+    cells = len(queue(stored.spec)) if stored.spec.search.sampler == "grid" else asked
+    trials = study.set_budget(storage, stored, trials=min(asked, cells), hours=hours)
+    if trials < asked:
+        say(f"the budget is {trials} trials, not {asked}: so many cells there are")
     if trials > asked:
         say(f"the budget is {trials} trials, not {asked}: so many have been begun, and none is thrown away")
 

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,11 +188,17 @@ class Watch:
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
     _looked: float | None = None
 
-    def expire(self, storage: Storage, study_id: int, *, now: float | None = None) -> list[int]:
-        """Take the trials of owners that are gone from them; returns their numbers. `now`: monotonic seconds."""
+    def expire(
+        self, storage: Storage, study_id: int, *, but: Collection[str] = (), now: float | None = None
+    ) -> list[int]:
+        """Take the trials of owners that are gone from them; returns their numbers.
+
+        `but`: tokens that the caller watches by itself. `now`: monotonic seconds.
+        """
         now = time.monotonic() if now is None else now
         with storage.engine.connect() as connection:
-            rows = connection.execute(sa.select(LEASES).where(LEASES.c.study_id == study_id)).all()
+            others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
+            rows = connection.execute(others).all()
         pause = 0.0 if self._looked is None else max(0.0, now - self._looked - RENEWAL_S)
         self._looked = now
         numbers: list[int] = []

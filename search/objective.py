@@ -80,10 +80,12 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Ou
         return Outcome(reason=Decision(**decided).reason)
     try:
         shape = fitting_plan(place, values)
+        seed = trial_seed(place.study, claim.number, values.get("repeat"))
         with place.storage.together():
             trial.set_user_attr("parameters", shape.parameters)
             trial.set_user_attr("macs", shape.macs)
-        return _Run(place=place, claim=claim, trial=trial, pulse=pulse, values=values).to_the_end()
+            trial.set_user_attr("seed", seed)
+        return _Run(place=place, claim=claim, trial=trial, pulse=pulse, values=values, seed=seed).to_the_end()
     except Impossible as error:
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
@@ -131,17 +133,19 @@ class _Run:
     trial: optuna.Trial
     pulse: Pulse
     values: dict[str, Any]
+    seed: int
     curve: dict[int, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
+    _reported: frozenset[int] = frozenset()
 
     def to_the_end(self) -> Outcome:
         budget = self.place.study.spec.budget
         model, train, augment = spec.configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
-        seed = trial_seed(self.place.study, self.claim.number, self.values.get("repeat"))
-        self.trial.set_user_attr("seed", seed)
-        batches = Batches(data.train, data.info, batch_size=train.batch_size, seed=seed, augment=augment, device=device)
+        batches = Batches(
+            data.train, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device
+        )
         ends = boundaries(
             images=len(data.train.indices),
             batch_size=train.batch_size,
@@ -154,7 +158,7 @@ class _Run:
             image_size=data.info.image_size,
             classes=len(data.info.classes),
             total_batches=ends[-1],
-            seed=seed,
+            seed=self.seed,
             device=device,
         )
         try:
@@ -165,8 +169,12 @@ class _Run:
 
     def _steps(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
         self._take_up(training)
-        for step in [step for step in self.curve if step not in self._reported()]:
+        for step in [step for step in self.curve if step not in self._reported]:
             decision = self._record(step, self.curve[step])
+            if decision is not None:
+                return Outcome(reason=decision.reason)
+        if self.curve and self.trial.user_attrs.get("judged", 0) < max(self.curve):  # stopped before it was judged
+            decision = self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
             if decision is not None:
                 return Outcome(reason=decision.reason)
         if training.step > len(self.curve):  # stopped after a step was trained, before it was evaluated
@@ -181,6 +189,7 @@ class _Run:
 
     def _take_up(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
+        self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number)
         if found is None:
             return
@@ -210,22 +219,27 @@ class _Run:
             others = self.place.storage.rung(study.id, step) if asha.is_rung(step) else {}
             decision = asha.decide(step, value, at_rung(others, self.claim.number))
         with self.place.storage.together():
-            self.trial.report(value, step)
+            if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
+                self.trial.report(value, step)
             self.trial.set_user_attr("seconds", round(self._seconds(), 3))
             self.trial.set_user_attr("epochs", step / budget.steps_per_epoch)
             if images_per_second is not None:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
             if decision is not None:
                 self.trial.set_user_attr("decision", asdict(decision))
-        if search.pruner in ("hyperband", "median"):
-            decision = self._ask_optuna(search.pruner, step, value)
-        return decision
+        return decision or self._ask_optuna(step, value)
 
-    def _ask_optuna(self, pruner: str, step: int, value: float) -> Decision | None:
-        if step >= self.place.study.spec.budget.steps or not self.trial.should_prune():
+    def _ask_optuna(self, step: int, value: float) -> Decision | None:
+        """Ask Optuna's pruner, if the study has one; what it notes for itself is stored together with its decision."""
+        pruner = self.place.study.spec.search.pruner
+        if pruner not in ("hyperband", "median") or step >= self.place.study.spec.budget.steps:
             return None
-        decision = Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}")
-        self.trial.set_user_attr("decision", asdict(decision))
+        with self.place.storage.together():
+            decision = None
+            if self.trial.should_prune():
+                decision = Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}")
+                self.trial.set_user_attr("decision", asdict(decision))
+            self.trial.set_user_attr("judged", step)
         return decision
 
     def _save(self, training: Training) -> None:
@@ -243,9 +257,6 @@ class _Run:
         for batch in batches:
             self.pulse()
             yield batch
-
-    def _reported(self) -> set[int]:
-        return set(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began

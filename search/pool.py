@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
@@ -38,6 +39,8 @@ STOP_S = 20.0
 #: After so many trials that all failed alike, or workers that died before their first trial, something is wrong with
 #: the study or the machine, and not with a trial.
 SAME_FAILURES = 5
+#: What asks us to stop. A terminal, `timeout` and systemd send them to every process of the group at once.
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class End(StrEnum):
@@ -108,8 +111,9 @@ class Pool:
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(worker.PRELOAD)
-        handlers = {name: signal.signal(name, self._on_signal) for name in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {name: signal.signal(name, self._on_signal) for name in STOPPING}
         try:
+            start_server()
             return self._run(context)
         finally:
             self._stop_all()
@@ -124,8 +128,8 @@ class Pool:
             while self._end is None:
                 self._reap()
                 self._kill_hung()
-                if every_renewal.is_due():
-                    lease.renew(self.storage, [hand.token for hand in self._hands.values()])
+                if self._hands and every_renewal.is_due():
+                    lease.renew(self.storage, self._tokens())
                 if every_read.is_due():
                     if clock is not None:
                         clock.tick()
@@ -141,7 +145,7 @@ class Pool:
     # -- what the database says ------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._watch.expire(self.storage, self.study.id)
+        self._watch.expire(self.storage, self.study.id, but=self._tokens())
         progress = query.progress(self.storage.engine, self.study.name, seen=self.view.seen)
         self.view.update(progress)
         if progress.study.stop:
@@ -173,6 +177,9 @@ class Pool:
             open_trials -= 1
             self._hands[index] = self._start(context, device)
         return bool(self._hands)
+
+    def _tokens(self) -> list[str]:
+        return [hand.token for hand in self._hands.values()]
 
     def _start(self, context: multiprocessing.context.ForkServerContext, device: str) -> Hand:
         token = uuid.uuid4().hex
@@ -284,6 +291,19 @@ class Clock:
     def save(self) -> None:
         self.tick()
         self._save()
+
+
+def start_server() -> None:
+    """Start the server that workers are forked from, deaf to what stops us: while it loads torch it would die of it.
+
+    Workers inherit its deafness, and end it when they can stop cleanly.
+    """
+    resource_tracker.ensure_running()  # when it starts, it unblocks these signals in our process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def how_it_ended(exitcode: int) -> str:

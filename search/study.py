@@ -57,10 +57,13 @@ def load(storage: Storage, name: str) -> StoredStudy:
 
     Raises:
         UsageError: there is none of that name.
+        SpecError: it was not made by this service.
     """
     with storage.engine.connect() as connection:
         study_id = _id(connection, name)
         attrs = _attrs(connection, study_id)
+    if "spec" not in attrs:
+        raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
     spec = specs.restore(attrs["spec"])
     return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
 

@@ -5,11 +5,14 @@ a server that has torch loaded already, and so is at work within a second.
 """
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import Synchronized
 from types import FrameType
 
@@ -34,6 +37,7 @@ class Signals:
     def listen(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # see pool.start_server
 
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop = True
@@ -62,10 +66,22 @@ def beating(beats: "Synchronized[int]") -> Callable[[], None]:
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent dies, however it dies, so that no orphan trains on (Linux; elsewhere a no-op)."""
+    """Be killed when the pool or the server dies, however they die, so that no orphan trains on.
+
+    The server lives as long as any of its workers, and so tells nobody that the pool is gone: a thread waits for that.
+    That the server is gone the system says (Linux; elsewhere a no-op).
+    """
+    pool = multiprocessing.parent_process()
+    if pool is not None:
+        threading.Thread(target=_follow, args=(pool.sentinel,), daemon=True).start()
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    server = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died between the two lines
+    if os.getppid() != server:  # it died between the two lines
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
