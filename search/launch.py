@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from data.dataset import prepare
 from search import home, lease, machine, query, study
 from search.domain import Fixed
 from search.errors import BusyError, DiskError, UsageError
@@ -69,8 +70,6 @@ def launch(
 
 def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
     """Decode the images if that was not done yet; what the study keeps of them."""
-    from data.dataset import prepare  # loads torch: only a run needs it
-
     try:
         info = prepare(spec.data, cache, say)
     except OSError as error:

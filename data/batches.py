@@ -1,0 +1,120 @@
+"""Batches for training, each a pure function of (seed, number), and batches for judging, in order.
+
+A trial that is taken up again at batch i asks for batch i: there is no state to save.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from data.augment import crop, cutout, flip
+from data.config import AugmentConfig
+from data.dataset import DataInfo
+from data.parts import Part
+
+Batch: TypeAlias = tuple[Tensor, Tensor]  # (B, 3, S, S) float32, channels_last, normalised; (B,) int64
+
+
+class Batches:
+    """An endless stream of the images of a part, every epoch in another order, cut into batches of equal size.
+
+    A batch may reach over the end of an epoch. Calling it gives batches `start` to `stop` - 1.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        info: DataInfo,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: AugmentConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._part = part.to(device)
+        self._normalise = _Normalise(info, self._part.images)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augment = augment
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __call__(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield batches start, start + 1, ..., stop - 1."""
+        return (self.batch(number) for number in range(start, stop))
+
+    def batch(self, number: int) -> Batch:
+        """Return one batch of the stream."""
+        rows = self._rows(number)
+        images = _gather(self._part.images, rows)
+        generator = _generator(self._seed, "augment", number)
+        if self._augment.crop:
+            images = crop(images, self._augment.crop, generator)
+        if self._augment.flip:
+            images = flip(images, generator)
+        normalised = self._normalise(images)
+        if self._augment.cutout:
+            normalised = cutout(normalised, self._augment.cutout, generator)
+        return normalised, self._part.labels[rows]
+
+    def total(self, images: int) -> int:
+        """How many batches show at least so many images."""
+        return -(-images // self._batch_size)
+
+    def _rows(self, number: int) -> Tensor:
+        """The rows of a batch: a piece of the epochs' permutations, laid end to end."""
+        position, stop = number * self._batch_size, (number + 1) * self._batch_size
+        pieces = []
+        while position < stop:
+            epoch, first = divmod(position, len(self._part))
+            last = min(first + stop - position, len(self._part))
+            pieces.append(self._permutation(epoch)[first:last])
+            position += last - first
+        return torch.cat(pieces)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._order[0] != epoch:
+            order = torch.randperm(len(self._part), generator=_generator(self._seed, "epoch", epoch))
+            self._order = epoch, self._part.indices[order.to(self._part.indices.device)]
+        return self._order[1]
+
+
+def evaluation(
+    part: Part, info: DataInfo, batch_size: int = 500, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Yield every image of a part once, in order and unchanged; the last batch may be short.
+
+    On another device than the CPU, hand in part.to(device): else it is copied there anew each time.
+    """
+    part = part.to(device)
+    normalise = _Normalise(info, part.images)
+    for rows in torch.split(part.indices, batch_size):
+        yield normalise(_gather(part.images, rows)), part.labels[rows]
+
+
+class _Normalise:
+    """Bytes to floats of mean 0 and deviation 1 in each channel."""
+
+    def __init__(self, info: DataInfo, images: Tensor) -> None:
+        mean, std = torch.tensor(info.mean), torch.tensor(info.std).clamp_min(1 / 255)
+        # One factor and one shift for each byte of an image, not for each channel: long rows are what vectorises.
+        pixels = images.shape[1] * images.shape[2]
+        self._factor = (1 / 255 / std).repeat(pixels).to(images.device)
+        self._shift = (-mean / std).repeat(pixels).to(images.device)
+
+    def __call__(self, images: Tensor) -> Tensor:  # (B, 3, H, W), channels_last
+        flat = images.permute(0, 2, 3, 1).flatten(1).float()
+        normalised = torch.addcmul(self._shift, flat, self._factor)
+        return normalised.view(len(images), *images.shape[2:], 3).permute(0, 3, 1, 2)
+
+
+def _gather(images: Tensor, rows: Tensor) -> Tensor:
+    """Pick rows of (N, H, W, 3) as (B, 3, H, W): NHWC seen from another side is channels_last, without a copy."""
+    return images.flatten(1).index_select(0, rows).view(len(rows), *images.shape[1:]).permute(0, 3, 1, 2)
+
+
+def _generator(seed: int, purpose: str, number: int) -> Generator:
+    words = hashlib.blake2b(f"{seed} {purpose} {number}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(words) >> 1)

@@ -1,0 +1,78 @@
+"""The keys that say which images are used, and how they are varied while training."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+DEFAULT_SIDE = 32  # the side of a CIFAR-10 image, the size that small networks are compared at
+
+Need: TypeAlias = tuple[str, frozenset[object]]
+
+NEEDS: Mapping[str, Need] = {}
+"""Parameter -> (controlling key, values for which it has a meaning). Every augmentation stands on its own."""
+
+
+class DataConfig(BaseModel):
+    """The table [data] of a study file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    source: Literal["shapes", "cifar10", "folder"] = "shapes"
+    """Where the images come from: drawn, downloaded, or your own."""
+
+    path: str | None = None
+    """A directory, .zip or .tar[.gz|.xz] of train/CLASS/* and optionally test/CLASS/*; only with source = "folder"."""
+
+    image_size: Annotated[int, Field(ge=8, le=512)] | None = None
+    """Side in pixels to which every image is brought; nothing means 32."""
+
+    validation: int | float = 0.1
+    """Training images held out to judge trials by: a number of images (5000), or a share of them (0.1)."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every split, and of the drawn shapes."""
+
+    train_images: Annotated[int, Field(ge=1)] | None = None
+    """Shapes: how many to draw (nothing means 10000). Else: use only so many training images, drawn class by class.
+    The validation images are taken from these."""
+
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the images set aside as test images, where a folder has no test/ of its own."""
+
+    @field_validator("validation")
+    @classmethod
+    def _is_a_number_or_a_share(cls, value: float) -> float:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be at least 1 image, but got {value}")
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError(f"must be a whole number of images, or a share between 0 and 1, but got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _path_belongs_to_a_folder(self) -> Self:
+        if self.source == "folder" and not self.path:
+            raise ValueError('source = "folder" needs path, a directory or archive of train/CLASS/*')
+        if self.source != "folder" and self.path is not None:
+            raise ValueError(f'path has a meaning only with source = "folder", but source is "{self.source}"')
+        return self
+
+    @property
+    def side(self) -> int:
+        """Side of every image in pixels."""
+        return self.image_size or DEFAULT_SIDE
+
+
+class AugmentConfig(BaseModel):
+    """How training images are varied; each is a key of the search space."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    flip: bool = False
+    """Mirror every other image, at random, left to right."""
+
+    crop: Annotated[int, Field(ge=0, le=16)] = 0
+    """Reflect so many pixels outwards at every side, and cut the old size out at a random place; 0 is off."""
+
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0
+    """Side in pixels of a square at a random place that is blanked (https://arxiv.org/abs/1708.04552); 0 is off."""

@@ -1,0 +1,77 @@
+"""The images of a prepared set as tensors, part by part; the only module that opens their pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import cache as sets
+from data.cifar10 import OFFICIAL
+from data.config import DataConfig
+from data.dataset import DataInfo, describe, find, split_rows
+from data.download import Archive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Some of the images of a set."""
+
+    images: Tensor  # (N, S, S, 3), uint8; on the CPU a memory map that all processes share
+    labels: Tensor  # (N,), int64
+    indices: Tensor  # (n,), int64: the rows that belong to this part
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> "Part":
+        """Return this part on a device: itself where it is there already, else a copy of its own rows and no others."""
+        wanted = torch.device(device)
+        if self.images.device.type == wanted.type and wanted.index in (None, self.images.device.index):
+            return self
+        own = self.own()
+        return Part(images=own.images.to(device), labels=own.labels.to(device), indices=own.indices.to(device))
+
+    def own(self) -> "Part":
+        """Return a copy in memory that has this part's rows and no others."""
+        return Part(images=self.images[self.indices], labels=self.labels[self.indices], indices=torch.arange(len(self)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchData:
+    """All that a search may see."""
+
+    train: Part
+    validation: Part
+    info: DataInfo
+
+
+def load_search(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> SearchData:
+    """Map the training images into memory, split by seed. The test images are not opened.
+
+    Raises DataError where the set is not prepared.
+    """
+    folder = find(config, cache, archive=archive)
+    info = describe(config, folder)
+    images, labels = _open(folder, "train")
+    train, validation = split_rows(config, labels.numpy(), info.classes)
+    return SearchData(
+        train=Part(images=images, labels=labels, indices=torch.from_numpy(train)),
+        validation=Part(images=images, labels=labels, indices=torch.from_numpy(validation)),
+        info=info,
+    )
+
+
+def load_test(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> Part:
+    """Map the test images into memory: for the final verdict, never for a search.
+
+    Raises DataError where the set is not prepared, or its test images are missing.
+    """
+    images, labels = _open(find(config, cache, archive=archive), "test")
+    return Part(images=images, labels=labels, indices=torch.arange(len(labels)))
+
+
+def _open(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    images, labels = sets.read_array(folder, part), sets.read_array(folder, f"{part}_labels")
+    return torch.from_numpy(images), torch.from_numpy(np.array(labels, dtype=np.int64))

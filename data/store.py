@@ -1,0 +1,141 @@
+"""What a directory and an archive of images have in common, and the directory."""
+
+import hashlib
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Protocol
+
+from data.errors import DataError
+
+PARTS = ("train", "test")
+LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})  # what file managers leave behind, beside hidden files
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or folder of a store."""
+
+    path: str
+    """Relative, with slashes, as in train/cat/1.jpg."""
+
+    is_folder: bool
+    status: os.stat_result | None = None
+    """What the file system knows of it; nothing inside archives."""
+
+
+class Store(Protocol):
+    """A directory or an archive."""
+
+    path: Path
+
+    def entries(self) -> Iterator[Entry]:
+        """The files and folders, in the order in which they can be read best, without hidden files and litter."""
+
+    def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+        """Path and content of the wanted files, in the order of entries()."""
+
+    def stamp(self) -> "Stamp":
+        """What the file system says, without reading: unequal after any edit (ctime cannot be set back)."""
+
+    def digest(self) -> str:
+        """A hash of all bytes."""
+
+
+class Stamp(NamedTuple):
+    """What the file system says of a store."""
+
+    text: str
+    changed_ns: int
+    """When the youngest part was changed, in nanoseconds since 1970 by the clock of the file system."""
+
+
+class Directory:
+    """Folders on disk, of which only train/ and test/ are looked into; links are followed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self) -> Iterator[Entry]:
+        with damage_told(self.path):
+            for entry in self._folder(self._top()):
+                yield entry
+                if entry.is_folder and PurePosixPath(entry.path).name in PARTS:
+                    yield from self._below(entry)
+
+    def _top(self) -> str:
+        """The folder in front of train/, if there is one."""
+        if (self.path / PARTS[0]).is_dir():
+            return ""
+        folders = [entry.path for entry in self._folder("") if entry.is_folder]
+        return f"{folders[0]}/" if len(folders) == 1 and (self.path / folders[0] / PARTS[0]).is_dir() else ""
+
+    def _below(self, part: Entry) -> Iterator[Entry]:
+        for entry in self._folder(f"{part.path}/"):
+            yield entry
+            if entry.is_folder:
+                yield from self._folder(f"{entry.path}/")
+
+    def _folder(self, folder: str) -> Iterator[Entry]:
+        with os.scandir(self.path / folder) as listing:
+            items = sorted((item for item in listing if not is_ignored(item.name)), key=lambda item: item.name)
+        for item in items:
+            status = item.stat()
+            if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):  # reading a pipe would wait forever
+                raise DataError(f"{item.path} is neither a file nor a folder; take it out")
+            yield Entry(f"{folder}{item.name}", stat.S_ISDIR(status.st_mode), status)
+
+    def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+        with damage_told(self.path):
+            for path in sorted(wanted):
+                yield path, (self.path / path).read_bytes()
+
+    def stamp(self) -> Stamp:
+        digest, changed_ns = hashlib.sha256(), 0
+        for entry in self.entries():
+            if entry.status:
+                digest.update(f"{entry.path}\0{text_of(entry.status)}\n".encode("utf-8", "surrogateescape"))
+                changed_ns = max(changed_ns, entry.status.st_ctime_ns)
+        return Stamp(digest.hexdigest(), changed_ns)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        files = frozenset(entry.path for entry in self.entries() if not entry.is_folder and "/" in entry.path)
+        for path, content in self.read(files):
+            digest.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
+            digest.update(content)
+        return digest.hexdigest()
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder does not count, by its name."""
+    return name.startswith(".") or name in LITTER
+
+
+def text_of(status: os.stat_result) -> str:
+    """What changes whenever the file does, moved clocks or not, because nobody can set the ctime."""
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turn what the readers raise on missing, unreadable or damaged files into a DataError."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise DataError(
+            f"{path} is truncated or damaged ({str(error) or type(error).__name__}); fetch or pack it again"
+        ) from error
+    except OSError as error:  # gzip and xz raise it too
+        where = error.filename or path
+        raise DataError(
+            f"{where} cannot be read ({error.strerror or error}); check the file and its permissions"
+        ) from error

@@ -1,0 +1,99 @@
+"""data/augment.py: random changes of whole batches."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from data.augment import crop, cutout, flip
+
+CHANGES: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+    "flip": flip,
+    "crop": lambda images, generator: crop(images, 3, generator),
+    "cutout": lambda images, generator: cutout(images, 4, generator),
+}
+
+
+def generator(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images_of(count: int = 64, side: int = 9) -> Tensor:
+    """Every pixel is another number, from 1 on."""
+    return torch.arange(1, 1 + count * 3 * side * side).reshape(count, 3, side, side).float()
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_shape_dtype_and_memory_format_stay_and_the_input_is_not_touched(
+    change: Callable[[Tensor, Generator], Tensor], kind: torch.dtype, layout: torch.memory_format
+) -> None:
+    images = images_of().to(kind).contiguous(memory_format=layout)
+    before = images.clone()
+
+    changed = change(images, generator())
+
+    assert (changed.shape, changed.dtype) == (images.shape, kind)
+    assert changed.is_contiguous(memory_format=layout)
+    assert torch.equal(images, before)
+    assert not torch.equal(changed, before)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_generator_alone_decides_whatever_the_memory_format(
+    change: Callable[[Tensor, Generator], Tensor],
+) -> None:
+    images = images_of()
+
+    changed = change(images, generator(1))
+
+    assert torch.equal(change(images, generator(1)), changed)
+    assert torch.equal(change(images.contiguous(memory_format=torch.channels_last), generator(1)), changed)
+    assert not torch.equal(change(images, generator(2)), changed)
+
+
+def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others() -> None:
+    images = images_of(count=1000)
+
+    changed = flip(images, generator())
+
+    mirrored = (changed == images.flip(3)).flatten(1).all(1)
+    same = (changed == images).flatten(1).all(1)
+    assert (mirrored ^ same).all()
+    assert 400 < int(mirrored.sum()) < 600
+
+
+@pytest.mark.parametrize("pad", [1, 4, 20], ids=["small", "usual", "wider-than-the-image"])
+def test_every_crop_is_a_window_of_the_reflected_image(pad: int) -> None:
+    images = images_of(count=40, side=6)
+    wide = images
+    for _ in range(4):  # torch reflects less than a side at a time
+        wide = torch.nn.functional.pad(wide, (5, 5, 5, 5), mode="reflect")
+    windows = wide[:, :, 20 - pad : 26 + pad, 20 - pad : 26 + pad].unfold(2, 6, 1).unfold(3, 6, 1)
+
+    changed = crop(images, pad, generator())
+
+    places = [
+        {tuple(place) for place in (windows[i] == changed[i][:, None, None]).all(-1).all(-1).all(0).nonzero().tolist()}
+        for i in range(len(images))
+    ]
+    assert all(places)
+    assert len(set.union(*places)) > 8
+
+
+def test_cutout_blanks_one_square_and_nothing_else() -> None:
+    images = images_of(count=500, side=9)
+
+    changed = cutout(images, 4, generator())
+
+    blank = changed == 0
+    assert torch.equal(changed[~blank], images[~blank])
+    assert (blank[:, :1] == blank).all()
+    areas = blank[:, 0].sum((1, 2))
+    heights, widths = blank[:, 0].any(2).sum(1), blank[:, 0].any(1).sum(1)
+    assert torch.equal(areas, heights * widths)
+    assert int(heights.max()) == int(widths.max()) == 4
+    assert int(heights.min()) >= 2
+    assert blank[:, 0].any(0).all()  # every pixel is hit by some square
