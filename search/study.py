@@ -2,6 +2,7 @@
 
 import json
 import uuid
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -38,7 +39,10 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     Raises:
         SpecError: it exists with another spec or other images, or was not made by this service.
     """
-    optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of metric names, for the dashboard
+        made = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        made.set_metric_names([spec.search.objective])
     with storage.write() as connection:
         study_id = _id(connection, name)
         attrs = _attrs(connection, study_id)

@@ -477,11 +477,11 @@ def test_an_unknown_study_is_refused_with_those_there_are(tmp_path: Path, name: 
 def test_a_shipped_study_loads_asks_a_question_and_draws(path: Path) -> None:
     spec = specs.load(path)
 
-    queue = specs.queue(spec)
-    values, asked = ask(spec, queue[0])
+    first = next(iter(specs.queue(spec)), {})
+    values, asked = ask(spec, first)
 
     assert spec.question.endswith("?")
-    assert queue[0].items() <= asked.items()
+    assert first.items() <= asked.items()
     specs.configs(spec, values)
 
 
