@@ -95,9 +95,7 @@ def _add_queries(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _add_care(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    stop = _verb(verbs, "stop", "stop a running study, wherever it runs", "convsearch stop cifar10")
-    stop.add_argument("study", metavar="STUDY", help="name of a stored study")
-    _add_storage(stop)
+    _query(verbs, "stop", "stop a running study, wherever it runs", "convsearch stop cifar10", study=True)
     dashboard = _verb(verbs, "dashboard", "serve optuna-dashboard", "convsearch dashboard --port 8081")
     dashboard.add_argument("--port", type=int, default=8080, metavar="P", help="port on 127.0.0.1 (default: 8080)")
     _add_storage(dashboard)

@@ -89,11 +89,14 @@ def stop(args: argparse.Namespace) -> int:
     from search import study
     from search.storage import Storage
 
-    if not query.study(open_reader(args.storage), args.study).counts.running:
+    running = query.study(open_reader(args.storage), args.study).counts.running
+    if running:
+        study.ask_to_stop(Storage(args.storage), args.study)
+        _say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
+    else:
         _say(f"{args.study!r} is not running")
-        return 0
-    study.ask_to_stop(Storage(args.storage), args.study)
-    _say(f"asked: running trials of {args.study!r} go back to the queue; `convsearch run {args.study}` goes on")
+    if args.json:
+        sys.stdout.write(output.to_json({"study": args.study, "running": running, "asked": running > 0}))
     return 0
 
 
