@@ -16,7 +16,8 @@ EXTRAS  ?=
 
 UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
-SETUP := .venv/installed
+EMPTY :=
+SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ setup: $(SETUP)  ##| install into .venv (every target does)
 
 study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run a search; again: go on with it
 	@$(CONVSEARCH) run $(STUDY) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data $(DATA)) $(if $(NAME),--name $(NAME))
+	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name $(NAME))
 
 resume: $(SETUP)  ## STUDY=cifar10 | go on with a stored study
 	@$(CONVSEARCH) resume $(STUDY) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
@@ -52,7 +53,7 @@ stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
 	@$(CONVSEARCH) stop $(STUDY)
 
 validate: $(SETUP)  ## STUDY=cifar10 | check a study file, run nothing
-	@$(CONVSEARCH) validate $(STUDY) $(if $(DATA),--data $(DATA))
+	@$(CONVSEARCH) validate $(STUDY) $(if $(DATA),--data '$(DATA)')
 
 dashboard: $(SETUP)  ## PORT=8080 | look at it in a browser
 	@$(CONVSEARCH) dashboard --port $(PORT)
@@ -76,7 +77,8 @@ check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/mypy
 
 # uv from the path, or a private one; every package by its hash; byte-code now, not at each start.
-$(SETUP): pyproject.toml requirements.lock | $(UV)
+$(SETUP): pyproject.toml requirements.lock
+	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
 	@echo "installing into .venv (about 5 GB with the CUDA libraries of torch, half a minute to some minutes) ..." >&2
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --compile-bytecode --require-hashes \

@@ -59,10 +59,6 @@ class Batches:
             normalised = cutout(normalised, self._augment.cutout, generator)
         return normalised, self._part.labels[rows]
 
-    def total(self, images: int) -> int:
-        """How many batches show at least so many images."""
-        return -(-images // self._batch_size)
-
     def _rows(self, number: int) -> Tensor:
         """The rows of a batch: a piece of the epochs' permutations, laid end to end."""
         position, stop = number * self._batch_size, (number + 1) * self._batch_size

@@ -1,16 +1,10 @@
 """The keys that say which images are used, and how they are varied while training."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DEFAULT_SIDE = 32  # the side of a CIFAR-10 image, the size that small networks are compared at
-
-Need: TypeAlias = tuple[str, frozenset[object]]
-
-NEEDS: Mapping[str, Need] = {}
-"""Parameter -> (controlling key, values for which it has a meaning). Every augmentation stands on its own."""
 
 
 class DataConfig(BaseModel):

@@ -48,11 +48,6 @@ def prepare(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFF
     return describe(config, sets.ensure(_source(config, cache, archive), cache, say))
 
 
-def read_info(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> DataInfo:
-    """Return what there is to know about a prepared set. Raises DataError where it is not prepared."""
-    return describe(config, find(config, cache, archive=archive))
-
-
 def describe(config: DataConfig, folder: Path) -> DataInfo:
     """Return what there is to know about the prepared set in `folder`, split as the config says."""
     meta = sets.read_meta(folder)

@@ -172,6 +172,9 @@ class Training:
             now = self._clock()
             self._seconds += now - began
             began = now
+        if self.device.type == "cuda":  # until here the work was only queued
+            torch.cuda.synchronize(self.device)
+            self._seconds += self._clock() - began
         if self.batch != end:
             raise ValueError(
                 f"step {self.step + 1} must end after {end} batches, but the batches ended at {self.batch}"

@@ -2,12 +2,9 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search.output import Grid, duration, number, setting, settings
-
-if TYPE_CHECKING:
-    from search.spec import StudySpec  # loads pydantic, which only `validate` needs
 from search.rows import Counts, Ranking, StudyRow, TrialRow
 
 
@@ -108,9 +105,8 @@ def trial_json(row: TrialRow) -> dict[str, Any]:
     }
 
 
-def spec_grid(spec: "StudySpec") -> Grid:
-    """`validate`: every setting of a study, with what a search draws before what is fixed."""
-    stored = spec_json(spec)["spec"]
+def spec_grid(stored: Mapping[str, Any]) -> Grid:
+    """`validate`: every setting of a dumped spec, with what a search draws before what is fixed."""
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
     lines = [
@@ -129,14 +125,9 @@ def spec_grid(spec: "StudySpec") -> Grid:
     ]
     lines += [("[[try]]", settings(point)) for point in stored["try"]]
     lines += [("[[compare]]", settings(row)) for row in stored["compare"]]
-    return Grid(columns=("", ""), rows=tuple(lines), before=(*((spec.question,) if spec.question else ()), ""))
-
-
-def spec_json(spec: "StudySpec") -> dict[str, Any]:
-    """`validate --json`: the study with every default written out."""
-    from search.spec import dump
-
-    return {"spec": dump(spec)}
+    return Grid(
+        columns=("", ""), rows=tuple(lines), before=(*((stored["question"],) if stored["question"] else ()), "")
+    )
 
 
 def next_commands(row: StudyRow) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def load(path: Path) -> tuple[Header, dict[str, Any]]:
     head, _, payload = rest.partition(b"\n")
     fields = json.loads(head)
     header = Header(**fields | {"curve": tuple((step, value) for step, value in fields["curve"])})
-    return header, torch.load(io.BytesIO(payload), weights_only=True)
+    return header, torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
 def latest(folder: Path, *, study: str, trial: int) -> tuple[Header, dict[str, Any]] | None:

@@ -136,12 +136,12 @@ def _query(
 
 def _add_storage(verb: argparse.ArgumentParser) -> None:
     text = f"database (default: $CONVSEARCH_STORAGE, else {STORAGE})"
-    verb.add_argument("--storage", default=os.environ.get("CONVSEARCH_STORAGE", STORAGE), metavar="URL", help=text)
+    verb.add_argument("--storage", default=os.environ.get("CONVSEARCH_STORAGE") or STORAGE, metavar="URL", help=text)
 
 
 def _add_cache(verb: argparse.ArgumentParser) -> None:
-    default = os.environ.get("CONVSEARCH_CACHE") or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/convsearch"
-    text = "folder of decoded images (default: $CONVSEARCH_CACHE, else ~/.cache/convsearch)"
+    default = os.environ.get("CONVSEARCH_CACHE") or (os.environ.get("XDG_CACHE_HOME") or "~/.cache") + "/convsearch"
+    text = "folder of decoded images (default: $CONVSEARCH_CACHE, else convsearch in $XDG_CACHE_HOME or ~/.cache)"
     verb.add_argument("--cache", type=lambda t: Path(t).expanduser(), default=default, metavar="DIR", help=text)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
     from search.storage import Storage
 
     if args.again is not None:
+        if args.data or args.set or args.trials:
+            raise UsageError("--again trains what is stored; --data, --set and --trials would change it")
         row = query.trial(open_reader(args.storage), args.study, args.again)
         wanted = launch.again(study.load(Storage(args.storage), args.study), row)
         return _launch(args, wanted, name=args.name or f"{args.study}.again-{args.again}", trials=1)
@@ -38,7 +41,8 @@ def resume(args: argparse.Namespace) -> int:
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed:
         _say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
         return 0
-    return _launch(args, stored.spec, name=args.study, trials=args.trials or counts.budget)
+    budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
+    return _launch(args, replace(stored.spec, budget=budget), name=args.study, trials=args.trials)
 
 
 def studies(args: argparse.Namespace) -> int:
@@ -80,8 +84,8 @@ def validate(args: argparse.Namespace) -> int:
     """Check a study file and say what it asks for; nothing is written."""
     from search import spec
 
-    wanted = spec.load(spec.find(args.study), _overrides(args))
-    return _answer(args, answers.spec_json(wanted), answers.spec_grid(wanted))
+    stored = spec.dump(spec.load(spec.find(args.study), _overrides(args)))
+    return _answer(args, {"spec": stored}, answers.spec_grid(stored))
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -90,13 +94,10 @@ def stop(args: argparse.Namespace) -> int:
     from search.storage import Storage
 
     running = query.study(open_reader(args.storage), args.study).counts.running
-    if running:
-        study.ask_to_stop(Storage(args.storage), args.study)
-        _say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
-    else:
-        _say(f"{args.study!r} is not running")
+    study.ask_to_stop(Storage(args.storage), args.study)
+    _say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
     if args.json:
-        sys.stdout.write(output.to_json({"study": args.study, "running": running, "asked": running > 0}))
+        sys.stdout.write(output.to_json({"study": args.study, "running": running}))
     return 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search.errors import UsageError
-from search.output import WIDTH, Grid, number, text
+from search.output import Grid, number
 from search.rows import StudyRow, TrialRow
 from search.stats import CONFIDENCE, Interval, holm, interval, mean, sd
 
@@ -115,11 +115,6 @@ def grid(comparison: Comparison) -> Grid:
     )
 
 
-def as_text(comparison: Comparison) -> str:
-    """The table as plain text of at most 80 columns, e.g. for a record."""
-    return text(grid(comparison), width=WIDTH)
-
-
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """`compare --json`."""
     return {
@@ -212,6 +207,7 @@ def _foot(comparison: Comparison) -> tuple[str, ...]:
     if m:
         by_chance = m * (1 - CONFIDENCE)
         lines.append(f"Each of the {m} is at 95 % by itself: by chance alone {by_chance:.1f} would look clear.")
+        lines.append("The intervals are over seeds; all rows are judged on the same validation images.")
     if any(_line(row)[-1].endswith("*") for row in comparison.rows):
         lines.append(f"* not clear any more when all {m} are judged together (Holm, p >= 0.05).")
     if comparison.pending:

@@ -3,7 +3,7 @@
     ConvsearchError            1   a bug of ours, if nothing below fits
     +-- UsageError             2   the command line asks for what is not there
     +-- DatabaseError         69   the database cannot be reached, or is none
-    +-- AllFailed             70   every trial failed for the same reason
+    +-- AllFailed             70   every trial so far has failed
     +-- DiskError             74   a file or folder cannot be written
     +-- BusyError             75   somebody else is running this study
     +-- SpecError             78   a study file is wrong, or differs from the stored study
@@ -32,7 +32,7 @@ class DatabaseError(ConvsearchError):
 
 
 class AllFailed(ConvsearchError):
-    """Every trial so far failed alike, so that going on would waste the budget."""
+    """Every trial so far has failed, so that going on would waste the budget."""
 
     exit_code = 70
 

@@ -81,6 +81,13 @@ class Home:
                     f"process {stream.readline().strip() or '?'} on this machine is already running "
                     f"the study {name!r}; --join adds workers to it"
                 ) from error
+            stream.seek(0)
+            owner = stream.read().splitlines()[1:]
+            if owner and owner != [self.database]:
+                raise UsageError(
+                    f"{path.parent} holds a study of another database, {owner[0]}; choose another name with --name, or "
+                    "keep this database in a folder of its own"
+                )
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n{self.database}\n")
             stream.flush()

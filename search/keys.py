@@ -6,13 +6,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.config import NEEDS as DATA_NEEDS
 from data.config import AugmentConfig
-from models.config import NEEDS as MODEL_NEEDS
-from models.config import ModelConfig, TrainConfig
+from models.config import NEEDS, ModelConfig, TrainConfig
 from search.domain import Choice, Domain, Fixed, Float, Int, Value, label
 from search.errors import SpecError
-from search.space import Need, Space
+from search.space import Space
 from search.table import check_keys, expect_table, explain, read, show
 
 OWNERS: Final[Mapping[str, type[BaseModel]]] = {
@@ -21,8 +19,6 @@ OWNERS: Final[Mapping[str, type[BaseModel]]] = {
 """Key -> the class that it is a field of. The keys of the three are disjoint."""
 
 DEFAULTS: Final[Mapping[str, Value]] = {key: kind.model_fields[key].default for key, kind in OWNERS.items()}
-
-NEEDS: Final[Mapping[str, Need]] = {**MODEL_NEEDS, **DATA_NEEDS}
 
 
 class _Range(BaseModel):

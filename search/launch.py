@@ -1,19 +1,22 @@
 """`convsearch run`: from a spec to finished trials, on this machine."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from data.config import DataConfig
 from data.dataset import prepare
 from search import home, lease, machine, query, study
 from search.domain import Fixed
 from search.errors import BusyError, DiskError, UsageError
-from search.pool import End, Pool, View
+from search.home import Home
+from search.pool import End, Pool
 from search.post import Post
+from search.progress import View
 from search.rows import TrialRow
 from search.spec import StudySpec, queue
 from search.storage import Storage
@@ -50,11 +53,14 @@ def launch(
     `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
-    data = prepare_data(spec, order.cache, say)
+    files = home.of(order.url)
+    files.study(order.name)  # refuses a name that cannot be a folder's
+    devices = machine.devices(order.workers, device=order.device)
     storage = Storage(order.url, create=True)
-    stored = study.open_or_create(storage, spec, name=order.name, data=data)
-    with nullcontext() if order.join else alone(storage, stored, order, say):
-        devices = machine.devices(order.workers, device=order.device)
+    study.check(storage, spec, name=order.name)
+    spec = replace(spec, data=anchored(spec.data))
+    stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
+    with joined(files, order) if order.join else alone(storage, stored, order, say):
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
         with show(stored) as view:
             pool = Pool(
@@ -66,6 +72,11 @@ def launch(
                 counts_time=not order.join,
             )
             return pool.run()
+
+
+def anchored(data: DataConfig) -> DataConfig:
+    """The same images, wherever the next command is given."""
+    return data if data.path is None else data.model_copy(update={"path": str(Path(data.path).absolute())})
 
 
 def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
@@ -84,7 +95,7 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
 def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iterator[None]:
     """Be the one who runs the study on this machine: with its budget set and its broken-off trials taken up.
 
-    If somebody else runs it, a budget that was asked for is set all the same before BusyError is raised.
+    If somebody else runs it, what was asked for is set all the same before BusyError is raised.
     """
     try:
         with home.of(order.url).running(stored.name):
@@ -92,19 +103,43 @@ def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iter
             take_up(storage, stored, order, say)
             yield
     except BusyError:
-        if order.trials is not None or order.hours is not None:
-            set_budget(storage, stored, order, say)
+        if order.trials is not None:
+            set_trials(storage, stored, order.trials, say)
+        if order.hours is not None:
+            set_hours(storage, stored, order.hours)
         raise
 
 
+@contextmanager
+def joined(files: Home, order: Order) -> Iterator[None]:
+    """Work beside the one who runs the study on this machine.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    with suppress(BusyError), files.running(order.name):
+        raise UsageError(f"nobody is running {order.name!r} on this machine; leave out --join to run it")
+    yield
+
+
 def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
-    """Store the budget that this command asks for."""
-    asked = order.trials or stored.spec.budget.trials
-    hours = stored.spec.budget.hours
-    if order.hours is not None:
-        hours = order.hours + study.seconds_run(storage, stored.id) / 3600
+    """Store the budget that this command asks for; what it leaves open is the spec's."""
+    set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
+    if order.hours is None:
+        study.set_attrs(storage, stored.id, hours=stored.spec.budget.hours)
+    else:
+        set_hours(storage, stored, order.hours)
+
+
+def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
+    """Let the study run for so many hours more than it has run until now."""
+    study.set_attrs(storage, stored.id, hours=hours + study.seconds_run(storage, stored.id) / 3600)
+
+
+def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
+    """Store how many trials the study may have, and say so where that is not what was asked for."""
     cells = len(queue(stored.spec)) if stored.spec.search.sampler == "grid" else asked
-    trials = study.set_budget(storage, stored, trials=min(asked, cells), hours=hours)
+    trials = study.set_trials(storage, stored, min(asked, cells))
     if trials < asked:
         say(f"the budget is {trials} trials, not {asked}: so many cells there are")
     if trials > asked:

@@ -19,6 +19,7 @@ import psutil
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from search.errors import BusyError
 from search.storage import (
     LEASES,
     STUDIES,
@@ -52,7 +53,7 @@ class Owner:
     """Boot of the machine and the namespace of its process numbers, so that a pid means one process."""
     pid: int
     started: float
-    """When the process started, seconds since the epoch, as the system says it."""
+    """When the process started, in seconds by the clock of `started()`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +80,21 @@ def boot() -> str:
 
 
 def started(pid: int) -> float | None:
-    """When process `pid` started; None if it does not run (any more)."""
+    """When process `pid` started, in seconds by a clock that nobody can set; None if it does not run (any more).
+
+    On Linux these are seconds since the boot, from /proc/PID/stat (proc(5)): psutil adds the wall clock of the boot,
+    which moves when the clock is set.
+    """
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists():
+            return process.create_time()
+        ticks = stat.read_text().rpartition(")")[2].split()[19]  # field 22; field 2, the name, may hold anything
+        return int(ticks) / os.sysconf("SC_CLK_TCK")
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
 
 
@@ -163,8 +174,14 @@ def lost(storage: Storage, token: str, why: str) -> list[int]:
 
 
 def retry_failed(storage: Storage, study_id: int) -> list[int]:
-    """Put failed trials back to the queue, with all their attempts before them. Returns their numbers."""
+    """Put failed trials back to the queue, with all their attempts before them. Returns their numbers.
+
+    Raises:
+        BusyError: somebody works on the study; who has read a failed trial already would not see it change.
+    """
     with storage.write() as connection:
+        if holders(connection, study_id):
+            raise BusyError("failed trials can be tried again only while nobody runs the study; stop it first")
         failed = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
             TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.FAIL
         )
@@ -260,6 +277,7 @@ def _held(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[tupl
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
         .join(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id)
         .where(which, TRIALS.c.state == TrialState.RUNNING)
+        .with_for_update(of=TRIALS)
     )
     return [(row.trial_id, row.number) for row in connection.execute(rows)]
 

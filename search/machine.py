@@ -5,6 +5,8 @@ from pathlib import Path
 
 import psutil
 
+from search.errors import UsageError
+
 #: Memory of one worker: torch alone takes 0.4 GB, a batch of 512 images through a wide network 1 GB more.
 WORKER_BYTES = 1_500_000_000
 
@@ -19,8 +21,9 @@ def cores() -> int:
 def memory() -> int:
     """Bytes that are free for workers: of the machine, or of the control group if that has less."""
     free = psutil.virtual_memory().available
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    return free if limit is None or used is None else min(free, max(0, limit - used))
+    group = Path("/sys/fs/cgroup")
+    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    return free if limit is None or used is None else min(free, max(0, limit - used + _reclaimable(group)))
 
 
 def gpus() -> int:
@@ -32,11 +35,17 @@ def gpus() -> int:
 
 
 def devices(workers: int | None, *, device: str | None = None) -> tuple[str, ...]:
-    """The device of each worker: one worker a GPU, else one a core as far as memory reaches, unless told otherwise."""
+    """The device of each worker: one worker a GPU, else one a core as far as memory reaches, unless told otherwise.
+
+    Raises:
+        UsageError: cuda is asked for, and there is none.
+    """
     found = gpus()
+    if device == "cuda" and not found:
+        raise UsageError("--device cuda needs an NVIDIA GPU that this process can see, and there is none; leave it out")
     if device == "cpu" or (device is None and not found):
         return ("cpu",) * (workers or max(1, min(cores(), memory() // WORKER_BYTES)))
-    return tuple(f"cuda:{index % max(1, found)}" for index in range(workers or max(1, found)))
+    return tuple(f"cuda:{index % found}" for index in range(workers or found))
 
 
 def _quota(file: Path) -> float | None:
@@ -45,6 +54,13 @@ def _quota(file: Path) -> float | None:
         return None
     limit, period = file.read_text().split()
     return None if limit == "max" else int(limit) / int(period)
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of cached files that the kernel gives up when memory is wanted; they count as used."""
+    file = group / "memory.stat"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def _number(file: Path) -> int | None:

@@ -90,6 +90,15 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Ou
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
         return Outcome(reason=f"diverged: {error}", violation=1.0)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Outcome(reason=f"out of memory: {str(error).splitlines()[0]}", violation=1.0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory: on a GPU it says so by type, on the CPU by its allocator's words."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def draw(place: Workplace, trial: optuna.Trial) -> dict[str, Any]:
@@ -192,6 +201,7 @@ class _Run:
         self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number)
         if found is None:
+            checkpoint.forget(self._folder())  # what lies there is another study's, or broken
             return
         header, state = found
         training.load(cast("TrainingState", state))
@@ -214,7 +224,7 @@ class _Run:
         study = self.place.study
         search, budget = study.spec.search, study.spec.budget
         decision = None
-        if search.pruner == "asha":
+        if search.pruner == "asha" and step not in self._reported:
             asha = Asha(first_rung=search.first_rung, reduction=search.reduction, steps=budget.steps)
             others = self.place.storage.rung(study.id, step) if asha.is_rung(step) else {}
             decision = asha.decide(step, value, at_rung(others, self.claim.number))
@@ -227,7 +237,7 @@ class _Run:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
             if decision is not None:
                 self.trial.set_user_attr("decision", asdict(decision))
-        return decision or self._ask_optuna(step, value)
+        return decision or (None if step in self._reported else self._ask_optuna(step, value))
 
     def _ask_optuna(self, step: int, value: float) -> Decision | None:
         """Ask Optuna's pruner, if the study has one; what it notes for itself is stored together with its decision."""

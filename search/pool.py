@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from multiprocessing import forkserver, resource_tracker
@@ -19,12 +20,12 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
 from types import FrameType
-from typing import Protocol
 
+from data.errors import DataError
 from search import lease, query, study, worker
-from search.errors import AllFailed, ConvsearchError
+from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
 from search.post import Post
-from search.rows import Progress
+from search.progress import View
 from search.storage import Storage
 from search.study import StoredStudy
 
@@ -36,9 +37,11 @@ READ_S = 1.0
 HANG_S = 600.0
 #: What a worker gets to finish its batch and write its checkpoint; Kubernetes kills after 30 s.
 STOP_S = 20.0
-#: After so many trials that all failed alike, or workers that died before their first trial, something is wrong with
+#: After so many trials that all failed, or workers that died before their first trial, something is wrong with
 #: the study or the machine, and not with a trial.
 SAME_FAILURES = 5
+#: Exit codes of workers that say: something around the trial is broken.
+NOT_THE_TRIAL = {error.exit_code: error for error in (DataError, DatabaseError, DiskError)}
 #: What asks us to stop. A terminal, `timeout` and systemd send them to every process of the group at once.
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,21 +50,10 @@ class End(StrEnum):
     """Why the pool came to an end."""
 
     DONE = "done"
-    HOURS = "hours"
+    HOURS = "its hours are spent"
     ASKED = "asked to stop"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
-
-
-class View(Protocol):
-    """Whoever shows the progress."""
-
-    @property
-    def seen(self) -> frozenset[int]:
-        """Finished trials that need not be told again."""
-
-    def update(self, progress: Progress) -> None:
-        """Show what is going on now."""
 
 
 @dataclass(slots=True)
@@ -75,8 +67,12 @@ class Hand:
     moved: float = field(default_factory=time.monotonic)
     """When its count of batches last changed, monotonic seconds."""
 
+    looked: float = field(default_factory=time.monotonic)
+
     def has_hung(self, now: float) -> bool:
-        """Whether it finished no batch for too long. (A wait for the database ends much earlier.)"""
+        """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
+        asleep = max(0.0, now - self.looked - 10 * LOOK_S)
+        self.looked, self.moved = now, self.moved + asleep
         if self.beats.value != self.seen:
             self.seen, self.moved = self.beats.value, now
         return now - self.moved > HANG_S
@@ -106,7 +102,8 @@ class Pool:
         """Run trials until there are none left, or somebody stops us. Ctrl-C once stops cleanly, twice at once.
 
         Raises:
-            AllFailed: the first trials all failed alike.
+            AllFailed: every trial so far has failed.
+            DataError, DatabaseError, DiskError: a worker met that, and its trial is not to blame.
             ConvsearchError: workers die before they begin a trial.
         """
         context = multiprocessing.get_context("forkserver")
@@ -117,7 +114,8 @@ class Pool:
             return self._run(context)
         finally:
             self._stop_all()
-            self.view.update(query.progress(self.storage.engine, self.study.name, seen=self.view.seen))
+            with suppress(DatabaseError):
+                self.view.update(query.progress(self.storage.engine, self.study.name, seen=self.view.seen))
             for name, handler in handlers.items():
                 signal.signal(name, handler)
 
@@ -139,7 +137,8 @@ class Pool:
                 wait([hand.process.sentinel for hand in self._hands.values()], timeout=LOOK_S)
         finally:
             if clock is not None:
-                clock.save()
+                with suppress(DatabaseError, DiskError):
+                    clock.save()
         return self._end
 
     # -- what the database says ------------------------------------------------------------------------------
@@ -153,20 +152,21 @@ class Pool:
         if progress.study.hours is not None and progress.study.seconds_run >= progress.study.hours * 3600:
             self._end = self._end or End.HOURS
         counts = progress.study.counts
-        if counts.failed >= SAME_FAILURES and counts.complete + counts.pruned == 0:
+        enough = min(SAME_FAILURES, counts.budget)
+        if counts.failed >= enough and counts.complete + counts.pruned == 0:
             raise AllFailed(self._why_all_failed())
 
     def _why_all_failed(self) -> str:
         failed = [trial for trial in query.trials(self.storage.engine, self.study.name) if trial.state == "FAIL"]
         return (
-            f"the first {len(failed)} trials all failed, the last one with: {failed[-1].reason}; "
+            f"all {len(failed)} finished trials failed, the last one with: {failed[-1].reason}; "
             f"mend that, then `convsearch resume {self.study.name} --retry-failed`"
         )
 
     # -- the workers -----------------------------------------------------------------------------------------
 
     def _fill(self, context: multiprocessing.context.ForkServerContext) -> bool:
-        """Start workers as long as there are trials for them; whether any works."""
+        """Start workers as long as there are trials for them; whether anybody works on the study."""
         with self.storage.engine.connect() as connection:
             open_trials = lease.claimable(connection, self.study.id)
             busy = lease.holders(connection, self.study.id)
@@ -176,7 +176,7 @@ class Pool:
                 continue
             open_trials -= 1
             self._hands[index] = self._start(context, device)
-        return bool(self._hands)
+        return bool(self._hands or busy)  # who joined us may die, and its trial come back
 
     def _tokens(self) -> list[str]:
         return [hand.token for hand in self._hands.values()]
@@ -198,6 +198,9 @@ class Pool:
             if hand.process.exitcode == 0:
                 self._deaths = 0
                 continue
+            if hand.process.exitcode in NOT_THE_TRIAL:
+                lease.stop(self.storage, hand.token)
+                raise NOT_THE_TRIAL[hand.process.exitcode]("a worker could not go on, for the reason it gave above")
             self._give_back(hand, how_it_ended(hand.process.exitcode))
 
     def _give_back(self, hand: Hand, why: str) -> None:
@@ -232,7 +235,8 @@ class Pool:
             if hand.process.is_alive():
                 hand.process.kill()
                 hand.process.join()
-            lease.stop(self.storage, hand.token)
+            with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
+                lease.stop(self.storage, hand.token)
         self._hands.clear()
 
     # -- signals ---------------------------------------------------------------------------------------------

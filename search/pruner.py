@@ -68,7 +68,7 @@ def build(name: str, *, first_rung: int, reduction: int, steps: int) -> optuna.p
         )
     if name == "median":
         # Five finished trials first, as in Google Vizier's median rule (Golovin et al. 2017); two at a step to compare.
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung - 1, n_min_trials=2)
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung, n_min_trials=2)
     return optuna.pruners.NopPruner()
 
 

@@ -35,13 +35,13 @@ def study(engine: sa.Engine, name: str) -> StudyRow:
         UsageError: there is no such study; the nearest names are in the text. So it is with all functions below.
     """
     with reading(engine) as connection:
-        return _study(connection, _study_id(connection, name), name)
+        return _study(connection, find_study(connection, name), name)
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
     """The `top` complete trials with the best finite values of the first objective, earlier ones first among equals."""
     with reading(engine) as connection:
-        study_id = _study_id(connection, name)
+        study_id = find_study(connection, name)
         row = _study(connection, study_id, name)
         chosen = load_trials(connection, name, _best_ids(study_id, row.directions, top))
     sign = -1.0 if _is_maximized(row.directions) else 1.0
@@ -55,7 +55,7 @@ def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:
         UsageError: there is no such study, or no such trial in it.
     """
     with reading(engine) as connection:
-        study_id = _study_id(connection, name)
+        study_id = find_study(connection, name)
         found = load_trials(connection, name, _ids(study_id).where(TRIALS.c.number == number))
         count = connection.execute(sa.select(sa.func.count()).select_from(_ids(study_id).subquery())).scalar_one()
     if found:
@@ -67,19 +67,19 @@ def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:
 def trials(engine: sa.Engine, name: str) -> tuple[TrialRow, ...]:
     """All trials of a study, by number."""
     with reading(engine) as connection:
-        return load_trials(connection, name, _ids(_study_id(connection, name)))
+        return load_trials(connection, name, _ids(find_study(connection, name)))
 
 
 def finished(engine: sa.Engine, name: str) -> frozenset[int]:
     """The numbers of the trials that have finished: what `progress` need not tell again."""
     with reading(engine) as connection:
-        return _finished(connection, _study_id(connection, name))
+        return _finished(connection, find_study(connection, name))
 
 
 def progress(engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset()) -> Progress:
     """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`."""
     with reading(engine) as connection:
-        study_id = _study_id(connection, name)
+        study_id = find_study(connection, name)
         new = _finished(connection, study_id).difference(seen)
         done = _numbered(connection, study_id, name, new) if new else ()
         active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.state == "RUNNING"))
@@ -89,7 +89,8 @@ def progress(engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset(
     return Progress(study=row, running=running, finished=done)
 
 
-def _study_id(connection: sa.Connection, name: str) -> int:
+def find_study(connection: sa.Connection, name: str) -> int:
+    """The id of the study called `name`."""
     known = dict(connection.execute(sa.select(STUDIES.c.study_name, STUDIES.c.study_id)).all())
     if name in known:
         return int(known[name])

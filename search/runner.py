@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
+from data.errors import DataError
 from data.parts import load_search
 from search import checkpoint, home, lease, objective, study
-from search.errors import LeaseLost
+from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.objective import Outcome, Pulse, Stopped, Workplace
 from search.post import Post
@@ -47,6 +49,8 @@ def workplace(post: Post) -> Workplace:
     storage = Storage(post.url, token=post.token)
     stored = study.load(storage, post.study)
     data = load_search(stored.spec.data, Path(post.cache))
+    if data.info.fingerprint != stored.data["fingerprint"]:
+        raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
     return Workplace(
         storage=storage,
         cached=_CachedStorage(storage),
@@ -62,13 +66,17 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> None:
     try:
         trial = objective.open_trial(place, claim)
         tell(place, trial, objective.run(place, claim, trial, pulse))
-        tidy(place, claim.number)
     except Stopped:
         lease.stop(place.storage, place.storage.token or "")
     except LeaseLost:
         return  # somebody took the trial from us, and nothing of ours was written since
+    except (DiskError, DatabaseError):
+        raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
         fail(place, claim, error)
+    else:
+        with suppress(OSError):  # what cannot be removed now is removed by `clean`
+            tidy(place, claim.number)
 
 
 def tell(place: Workplace, trial: optuna.Trial, outcome: Outcome) -> None:
@@ -87,18 +95,19 @@ def tell(place: Workplace, trial: optuna.Trial, outcome: Outcome) -> None:
 def fail(place: Workplace, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
     log = place.home.log(place.study.name, claim.number)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as stream:
-        stream.write("".join(traceback.format_exception(error)))
     with place.storage.together():
-        place.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
+        place.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}; see {log}")
         place.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as stream:
+            stream.write("".join(traceback.format_exception(error)))
 
 
 def tidy(place: Workplace, number: int) -> None:
-    """Remove the checkpoints that nobody will need: of this trial and the one it displaced, unless they are best."""
+    """Remove the checkpoints that nobody will need: all but those of the best trials."""
     best = best_trials(place.storage, place.study.id)
-    for finished in {number, *best[KEEP_BEST : KEEP_BEST + 1]} - set(best[:KEEP_BEST]):
+    for finished in {number, *best[KEEP_BEST:]} - set(best[:KEEP_BEST]):
         checkpoint.forget(place.home.trial(place.study.name, finished))
 
 

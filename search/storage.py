@@ -29,12 +29,16 @@ LOCK_TIMEOUT_S = 60.0
 
 STUDIES: sa.Table = models.StudyModel.__table__
 STUDY_ATTRS: sa.Table = models.StudyUserAttributeModel.__table__
+STUDY_SYSTEM_ATTRS: sa.Table = models.StudySystemAttributeModel.__table__
 TRIALS: sa.Table = models.TrialModel.__table__
 TRIAL_ATTRS: sa.Table = models.TrialUserAttributeModel.__table__
 TRIAL_SYSTEM_ATTRS: sa.Table = models.TrialSystemAttributeModel.__table__
 TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
 TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
 CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
+
+#: What SQLite says when the disk, and not the database, is in the way (sqlite3.c, sqlite3ErrStr).
+DISK_SIGNS = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
 
 #: The option of a connection whose transactions hold the write lock from their first statement.
 LOCKED = {"convsearch_locked": True}
@@ -93,9 +97,21 @@ class Storage(RDBStorage):
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One transaction that holds the write lock from its start, and is committed at the end of the block."""
-        with self._writer.begin() as connection:
-            yield connection
+        """One transaction that holds the write lock from its start, and is committed at the end of the block.
+
+        (The lock of the whole database on SQLite; elsewhere of the rows that the block locks.)
+
+        Raises:
+            DiskError: the disk is full, or the file cannot be written.
+            DatabaseError: the database does not answer.
+        """
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            text = first_line(error)
+            kind = DiskError if any(sign in text for sign in DISK_SIGNS) else DatabaseError
+            raise kind(f"{shown(self.url)} cannot be written: {text}") from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -123,22 +139,25 @@ class Storage(RDBStorage):
                 connection.execute(statement)
 
     def _check_owner(self, connection: sa.Connection, trial_id: int) -> None:
-        """The fence: a trial is written to only while it is RUNNING, and only by the holder of its lease."""
-        found = connection.execute(
-            sa.select(TRIALS.c.state, LEASES.c.token)
-            .select_from(TRIALS.outerjoin(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id))
-            .where(TRIALS.c.trial_id == trial_id)
-        ).one_or_none()
-        if found is None:
-            raise LeaseLost(f"trial id {trial_id} does not exist any more")
-        self.check_trial_is_updatable(trial_id, found.state)
-        if self.token is None or found.token != self.token:
-            raise LeaseLost(f"trial id {trial_id} belongs to another process now; nothing was written")
+        """The fence: only the holder of its lease writes to a trial, and there is a lease only while it is RUNNING."""
+        token = connection.execute(
+            sa.select(LEASES.c.token)
+            .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
+            .where(LEASES.c.trial_id == trial_id)
+            .with_for_update(of=TRIALS)
+        ).scalar_one_or_none()
+        if self.token is None or token != self.token:
+            raise LeaseLost(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
 
     def upsert(self, table: sa.Table, keys: dict[str, object], values: dict[str, object]) -> sa.Executable:
         """The statement that writes `values` into the row named by `keys`, which is made if it is missing."""
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         return insert(table).values(keys | values).on_conflict_do_update(index_elements=list(keys), set_=values)
+
+    def name_objective(self, connection: sa.Connection, study_id: int, objective: str) -> None:
+        """Say what the values of a study are, for the dashboard; Optuna's own call for this is experimental."""
+        keys: dict[str, object] = {"study_id": study_id, "key": "study:metric_names"}
+        connection.execute(self.upsert(STUDY_SYSTEM_ATTRS, keys, {"value_json": json.dumps([objective])}))
 
     def trial_attr(self, trial_id: int, key: str, value: object) -> sa.Executable:
         """The statement that sets a user attribute of a trial."""

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -11,8 +10,9 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import _CachedStorage
 
+from search import query
 from search import spec as specs
-from search.errors import SpecError, UsageError
+from search.errors import SpecError
 from search.pruner import build as build_pruner
 from search.sampler import build as build_sampler
 from search.seed import derive
@@ -39,21 +39,31 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     Raises:
         SpecError: it exists with another spec or other images, or was not made by this service.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of metric names, for the dashboard
-        made = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-        made.set_metric_names([spec.search.objective])
+    optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     with storage.write() as connection:
-        study_id = _id(connection, name)
+        study_id = query.find_study(connection, name)
         attrs = _attrs(connection, study_id)
         if "spec" not in attrs:
-            if _trials(connection, study_id):
-                raise SpecError(f"the study {name!r} was not made by convsearch; choose another name with --name")
-            attrs = {"question": spec.question, "uid": uuid.uuid4().hex, "spec": specs.dump(spec), "data": data}
-            attrs |= {"versions": versions(), "seconds_run": 0.0, "stop": False}
+            _refuse_foreign(connection, study_id, name)
+            attrs = _first_attrs(spec, data)
             _set(storage, connection, study_id, **attrs)
-    _refuse_difference(name, attrs, spec, data)
+            storage.name_objective(connection, study_id, spec.search.objective)
+        _refuse_difference(name, attrs, spec, data)
+        _set(storage, connection, study_id, spec=specs.dump(spec))  # the same images may lie elsewhere now
     return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
+
+
+def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
+    """Refuse a spec that is not the stored one's, before any image is fetched or decoded.
+
+    Raises:
+        SpecError: as `open_or_create` would, later.
+    """
+    with storage.engine.connect() as connection:
+        known = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar()
+        attrs = {} if known is None else _attrs(connection, known)
+    if "spec" in attrs:
+        _refuse_difference(name, attrs, spec, attrs["data"])
 
 
 def load(storage: Storage, name: str) -> StoredStudy:
@@ -64,7 +74,7 @@ def load(storage: Storage, name: str) -> StoredStudy:
         SpecError: it was not made by this service.
     """
     with storage.engine.connect() as connection:
-        study_id = _id(connection, name)
+        study_id = query.find_study(connection, name)
         attrs = _attrs(connection, study_id)
     if "spec" not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
@@ -72,14 +82,14 @@ def load(storage: Storage, name: str) -> StoredStudy:
     return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
 
 
-def set_budget(storage: Storage, study: StoredStudy, *, trials: int, hours: float | None) -> int:
-    """Set how many trials the study may have, and how long it may run; returns the trials.
+def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
+    """Set how many trials the study may have; returns how many those are.
 
     Trials that exist already are never thrown away: a budget below their number becomes their number.
     """
     with storage.write() as connection:
         trials = max(trials, _trials(connection, study.id))
-        _set(storage, connection, study.id, trials=trials, hours=hours)
+        _set(storage, connection, study.id, trials=trials)
     return trials
 
 
@@ -92,7 +102,7 @@ def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
     with storage.write() as connection:
-        _set(storage, connection, _id(connection, name), stop=True)
+        _set(storage, connection, query.find_study(connection, name), stop=True)
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:
@@ -126,6 +136,26 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("convsearch", "torch", "optuna", "numpy")}
 
 
+def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
+    """What a study is made with; the budget stands apart from the spec, because it may change."""
+    return {
+        "question": spec.question,
+        "uid": uuid.uuid4().hex,
+        "spec": specs.dump(spec),
+        "data": data,
+        "versions": versions(),
+        "trials": spec.budget.trials,
+        "hours": spec.budget.hours,
+        "seconds_run": 0.0,
+        "stop": False,
+    }
+
+
+def _refuse_foreign(connection: sa.Connection, study_id: int, name: str) -> None:
+    if _trials(connection, study_id):
+        raise SpecError(f"the study {name!r} was not made by convsearch; choose another name with --name")
+
+
 def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
     lines = specs.difference(specs.restore(stored["spec"]), spec)
     if stored["data"]["fingerprint"] != data["fingerprint"]:
@@ -136,13 +166,6 @@ def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data:
             + "\n  ".join(lines)
             + "\nonly [budget] trials and hours may change; run the new spec under a name of its own: --name OTHER"
         )
-
-
-def _id(connection: sa.Connection, name: str) -> int:
-    found = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar_one_or_none()
-    if found is None:
-        raise UsageError(f"there is no study {name!r} here; `convsearch studies` lists those there are")
-    return int(found)
 
 
 def _attrs(connection: sa.Connection, study_id: int) -> dict[str, Any]:

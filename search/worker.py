@@ -18,6 +18,8 @@ from types import FrameType
 
 import optuna
 
+from data.errors import DataError
+from search.errors import ConvsearchError
 from search.post import Post
 
 #: What the server that workers are forked from loads in advance.
@@ -51,7 +53,11 @@ def main(post: Post, beats: "Synchronized[int]") -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.runner import run_trials
 
-    run_trials(post, beating(beats), lambda: signals.stop)
+    try:
+        run_trials(post, beating(beats), lambda: signals.stop)
+    except (ConvsearchError, DataError) as error:
+        print(f"convsearch: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
     if signals.stop:
         sys.exit(TERMINATED)
 

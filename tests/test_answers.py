@@ -81,7 +81,7 @@ def test_studies_as_json_has_the_best_of_each() -> None:
         pytest.param(answers.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
         pytest.param(answers.trial_grid(LONG), id="show"),
         pytest.param(answers.studies_grid([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
-        pytest.param(answers.spec_grid(spec.load(spec.find("cifar10"))), id="validate"),
+        pytest.param(answers.spec_grid(spec.dump(spec.load(spec.find("cifar10")))), id="validate"),
     ],
 )
 @pytest.mark.parametrize("ruled", [True, False])

@@ -103,11 +103,6 @@ def test_a_blanked_square_has_the_mean_colour(make: Make) -> None:
     assert not images.any()
 
 
-@pytest.mark.parametrize(("images", "batches"), [(0, 0), (1, 1), (7, 1), (8, 2), (700, 100)])
-def test_total_is_rounded_up(make: Make, images: int, batches: int) -> None:
-    assert make().total(images) == batches
-
-
 def test_a_channel_that_never_changes_is_no_reason_for_infinities(numbered: Part, data: SearchData) -> None:
     flat = Part(images=torch.zeros_like(numbered.images), labels=numbered.labels, indices=numbered.indices)
     info = replace(data.info, std=(0.0, 0.0, 0.0))

@@ -15,13 +15,18 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from search import output, query
-from search.compare import RowResult, as_json, as_text, compare, grid
+from search.compare import Comparison, RowResult, as_json, compare, grid
 from search.errors import UsageError
+from search.output import WIDTH, text
 from search.reader import open_reader
 from search.rows import Counts, StudyRow, TrialRow
 from search.stats import holm, interval
 
 NAMES = ("base", "dropout", "more layers")
+
+
+def as_text(comparison: Comparison) -> str:
+    return text(grid(comparison), width=WIDTH)
 
 
 def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str = "maximize") -> StudyRow:
@@ -221,3 +226,12 @@ def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
     assert [(row.name, row.n, row.pairs) for row in comparison.rows] == [("base", 2, 0), ("dropout", 2, 2)]
     assert comparison.rows[1].difference == pytest.approx(-0.195)
     assert comparison.rows[1].verdict == "hurt"
+
+
+def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
+    values: dict[str, Sequence[float]] = {"base": (0.5, 0.6), "other": (0.5,)}
+
+    shown = as_text(compare(study_of(tuple(values), repeats=3), trials_of(values)))
+
+    assert "3 of 6 trials are still to come." in shown
+    assert "has not begun" not in shown

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from data.config import DataConfig
-from data.dataset import prepare, read_info
+from data.dataset import find, prepare
 from data.errors import DataError
 from data.parts import load_search, load_test
 
@@ -64,7 +64,7 @@ def test_prepared_images_are_described(tmp_path: Path) -> None:
     assert info.notes == ()
     assert info.mean == pytest.approx(images.mean(axis=(0, 1, 2)))
     assert info.std == pytest.approx(images.std(axis=(0, 1, 2)))
-    assert read_info(SMALL, tmp_path) == info
+    assert find(SMALL, tmp_path) == the_set(tmp_path)
 
 
 def test_preparing_again_says_and_writes_nothing(tmp_path: Path) -> None:

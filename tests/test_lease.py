@@ -176,7 +176,7 @@ def test_a_finished_trial_never_changes(url: str, make_study: Callable[[int], in
     claim = take(storage, study_id)
     storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [0.5])
 
-    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+    with pytest.raises(LeaseLost):
         storage.set_trial_user_attr(claim.trial_id, "reason", "late")
     assert lease.lost(storage, "me", "killed") == []
 

@@ -1,0 +1,88 @@
+"""What a machine offers, on this one and on made-up ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from search import machine
+from search.errors import UsageError
+
+
+def test_only_the_cores_that_the_process_may_use_are_counted() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from search import machine; print(machine.cores())"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "1\n"
+    assert 1 <= machine.cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("50000 100000\n", 0.5)])
+def test_the_quota_of_a_control_group_is_read_as_cores(tmp_path: Path, text: str, cores: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+
+    assert machine._quota(tmp_path / "cpu.max") == cores
+
+
+def test_without_a_control_group_there_is_no_quota(tmp_path: Path) -> None:
+    assert machine._quota(tmp_path / "cpu.max") is None
+    assert machine._number(tmp_path / "memory.max") is None
+
+
+@pytest.mark.parametrize(("text", "number"), [("max\n", None), ("2000000000\n", 2_000_000_000)])
+def test_the_memory_of_a_control_group_may_be_unlimited(tmp_path: Path, text: str, number: int | None) -> None:
+    (tmp_path / "memory.max").write_text(text)
+
+    assert machine._number(tmp_path / "memory.max") == number
+
+
+def test_free_memory_is_never_more_than_the_machine_has() -> None:
+    assert 0 < machine.memory() <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,1, 2", 3), ("GPU-8932f937", 1)])
+def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch, visible: str, count: int) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert machine.gpus() == count
+
+
+def test_without_a_gpu_there_is_a_worker_for_each_core_as_far_as_memory_reaches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    devices = machine.devices(None)
+
+    assert set(devices) == {"cpu"}
+    assert 1 <= len(devices) <= machine.cores()
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "device", "devices"),
+    [
+        pytest.param("0,1", None, None, ("cuda:0", "cuda:1"), id="one a GPU"),
+        pytest.param("0,1", 3, None, ("cuda:0", "cuda:1", "cuda:0"), id="more workers than GPUs"),
+        pytest.param("0,1", 1, None, ("cuda:0",), id="fewer workers than GPUs"),
+        pytest.param("0,1", 2, "cpu", ("cpu", "cpu"), id="the CPU beside GPUs"),
+        pytest.param("", 3, None, ("cpu", "cpu", "cpu"), id="as many as asked for"),
+    ],
+)
+def test_workers_are_spread_over_the_devices(
+    monkeypatch: pytest.MonkeyPatch, visible: str, workers: int | None, device: str | None, devices: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert machine.devices(workers, device=device) == devices
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    with pytest.raises(UsageError, match="--device cuda needs an NVIDIA GPU"):
+        machine.devices(1, device="cuda")
