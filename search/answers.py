@@ -138,8 +138,8 @@ def next_commands(row: StudyRow) -> tuple[str, ...]:
         lines.append(f"go on:           convsearch resume {name}")
     if counts.failed:
         lines.append(f"try failed ones: convsearch resume {name} --retry-failed")
-    if row.best is not None:
-        lines.append(f"the best trial:  convsearch show {name} {row.best.number}")
+    if counts.finished >= counts.budget and row.spec.get("search", {}).get("sampler") != "grid":
+        lines.append(f"more trials:     convsearch resume {name} --trials {2 * counts.budget}")
     return (*lines, "in a browser:    convsearch dashboard")
 
 
