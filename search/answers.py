@@ -138,7 +138,7 @@ def next_commands(row: StudyRow) -> tuple[str, ...]:
         lines.append(f"go on:           convsearch resume {name}")
     if counts.failed:
         lines.append(f"try failed ones: convsearch resume {name} --retry-failed")
-    if counts.finished >= counts.budget and row.spec.get("search", {}).get("sampler") != "grid":
+    elif counts.finished >= counts.budget and row.spec.get("search", {}).get("sampler") != "grid":
         lines.append(f"more trials:     convsearch resume {name} --trials {2 * counts.budget}")
     return (*lines, "in a browser:    convsearch dashboard")
 
