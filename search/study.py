@@ -49,7 +49,8 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             _set(storage, connection, study_id, **attrs)
             storage.name_objective(connection, study_id, spec.search.objective)
         _refuse_difference(name, attrs, spec, data)
-        _set(storage, connection, study_id, spec=specs.dump(spec))  # the same images may lie elsewhere now
+        # The question may be put in other words, and the same images lie elsewhere now.
+        _set(storage, connection, study_id, question=spec.question, spec=specs.dump(spec))
     return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
 
 

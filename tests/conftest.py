@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.storage import STUDY_ATTRS, Storage
+from tests.lab import Lab, paint
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -32,3 +33,21 @@ def make_study(url: str) -> Callable[[int], int]:
         return study._study_id
 
     return make
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images that a network of a few weights learns within a second."""
+    return paint(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests of a run keep their decoded images."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, images: Path, cache: Path) -> Lab:
+    """A place to try the service in."""
+    return Lab(tmp_path, images, cache)

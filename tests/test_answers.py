@@ -148,7 +148,9 @@ def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("counts", "best", "lines"),
     [
-        pytest.param(Counts(budget=1, complete=1), TRIAL, ("more trials:     convsearch resume s --trials 2",), id="done"),
+        pytest.param(
+            Counts(budget=1, complete=1), TRIAL, ("more trials:     convsearch resume s --trials 2",), id="done"
+        ),
         pytest.param(Counts(budget=2, waiting=1), None, ("go on:           convsearch resume s",), id="broken off"),
         pytest.param(
             Counts(budget=1, failed=1), None, ("try failed ones: convsearch resume s --retry-failed",), id="bad"

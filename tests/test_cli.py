@@ -81,7 +81,7 @@ def test_validate_says_what_a_file_asks_for_and_writes_nothing(lab: Lab) -> None
     [
         pytest.param("best nobody", 2, "there is no study 'nobody' in ", id="unknown study"),
         pytest.param("show s 7", 2, "study 's' has no trial 7; it has trials 0 to 1", id="unknown trial"),
-        pytest.param("best S", 2, "did you mean", id="nearly a study"),
+        pytest.param("best ss", 2, "did you mean", id="nearly a study"),
         pytest.param("resume nobody", 2, "there is no study 'nobody' ", id="resume unknown"),
         pytest.param("stop nobody", 2, "there is no study 'nobody' in ", id="stop unknown"),
         pytest.param("delete nobody --yes", 2, "there is no study 'nobody' in ", id="delete unknown"),

@@ -1,0 +1,233 @@
+"""Processes die, or are told to stop, in the middle of a trial; nothing is lost, and nothing stays behind."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from search.rows import TrialRow
+from tests.lab import LONG, Answer, Lab, Launcher, equal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One disturbance of a run: how the run ended, and what it left."""
+
+    answer: Answer
+    trials: tuple[TrialRow, ...]
+    left: tuple[psutil.Process, ...]
+    """Processes that were still there when the launcher had ended for a while."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Story:
+    """A study that was disturbed again and again, and then run to its end."""
+
+    lab: Lab
+    events: dict[str, Event]
+    end: Answer
+
+
+def on_start(launcher: Launcher, _: Lab) -> None:
+    """SIGTERM while the workers still load torch."""
+    launcher.until(lambda: "workers on" in launcher.said)
+    launcher.signal(signal.SIGTERM)
+
+
+def on_ctrl_c(launcher: Launcher, lab: Lab) -> None:
+    after_steps(launcher, lab, 4)
+    launcher.signal(signal.SIGINT)
+
+
+def on_sigterm(launcher: Launcher, lab: Lab) -> None:
+    after_steps(launcher, lab, 4)
+    launcher.signal(signal.SIGTERM)
+
+
+def on_ctrl_c_twice(launcher: Launcher, lab: Lab) -> None:
+    """The worker is frozen, so that only the second Ctrl-C can end the run."""
+    after_steps(launcher, lab, 4)
+    (worker,) = lab.workers()
+    os.kill(worker, signal.SIGSTOP)
+    launcher.signal(signal.SIGINT)
+    launcher.until(lambda: "stopping" in launcher.said)
+    os.kill(launcher.process.pid, signal.SIGINT)
+
+
+def on_kill(launcher: Launcher, lab: Lab) -> None:
+    """The launcher is killed, and nobody else."""
+    after_steps(launcher, lab, 4)
+    os.kill(launcher.process.pid, signal.SIGKILL)
+
+
+DISTURBANCES: dict[str, Callable[[Launcher, Lab], None]] = {
+    "start": on_start,
+    "ctrl-c": on_ctrl_c,
+    "sigterm": on_sigterm,
+    "ctrl-c twice": on_ctrl_c_twice,
+    "kill": on_kill,
+}
+
+
+def after_steps(launcher: Launcher, lab: Lab, count: int) -> None:
+    """Wait until somebody works, and has recorded so many steps more."""
+    launcher.until(lambda: lab.home.study("s").exists() and lab.workers())
+    before = lab.steps()
+    launcher.until(lambda: lab.steps() >= before + count)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Story:
+    lab = Lab(tmp_path_factory.mktemp("story"), images, cache)
+    file = lab.write(**LONG)
+    events = {}
+    for name, disturb in DISTURBANCES.items():
+        launcher = lab.start("run", file, "--workers", "1")
+        try:
+            disturb(launcher, lab)
+            answer = launcher.end()
+            _, left = psutil.wait_procs(launcher.family(), timeout=10)
+        finally:
+            launcher.sweep()
+        events[name] = Event(answer=answer, trials=lab.trials(), left=tuple(left))
+    return Story(lab=lab, events=events, end=lab.run("run", file, "--workers", "1"))
+
+
+def test_after_every_disturbance_the_same_command_ends_with_the_very_same_weights(
+    story: Story, undisturbed: Lab
+) -> None:
+    (trial,) = story.lab.trials()
+    (whole,) = undisturbed.trials()
+
+    assert story.end.code == 0
+    assert "going on: 0 of 1 trials done, 1 taken up again" in story.end.err
+    assert (trial.state, trial.params, trial.seed) == ("COMPLETE", whole.params, whole.seed)
+    assert trial.curve == whole.curve
+    assert equal(story.lab.trained(), undisturbed.trained())
+
+
+@pytest.mark.parametrize("name", list(DISTURBANCES))
+def test_nothing_is_left_running(story: Story, name: str) -> None:
+    assert story.events[name].left == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "last_words"),
+    [
+        ("start", 143, "stopping: running trials go back to the queue"),
+        ("ctrl-c", 130, "stopping: running trials go back to the queue"),
+        ("sigterm", 143, "stopping: running trials go back to the queue"),
+        ("ctrl-c twice", 130, "stopped at once; the same command goes on"),
+        ("kill", -signal.SIGKILL, ""),
+    ],
+)
+def test_the_exit_code_and_the_last_words_say_how_it_ended(story: Story, name: str, code: int, last_words: str) -> None:
+    answer = story.events[name].answer
+
+    assert answer.code == code
+    assert last_words in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("name", ["ctrl-c", "sigterm"])
+def test_a_clean_stop_puts_the_trial_back_without_counting_an_attempt(story: Story, name: str) -> None:
+    (trial,) = story.events[name].trials
+
+    assert (trial.state, trial.attempts, trial.crashes) == ("WAITING", 0, ())
+    assert "convsearch resume s" in story.events[name].answer.err
+
+
+def test_a_stop_before_the_first_trial_leaves_none(story: Story) -> None:
+    assert story.events["start"].trials == ()
+
+
+def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(story: Story) -> None:
+    (left,) = story.events["kill"].trials
+    (trial,) = story.lab.trials()
+
+    assert left.state == "RUNNING"
+    assert trial.crashes[-1].endswith("is gone")
+    assert left.curve == trial.curve[: len(left.curve)]
+
+
+@contextmanager
+def killer(lab: Lab, *, at: Sequence[int]) -> Iterator[list[int]]:
+    """Kill a worker when trial 0 has so many steps, for each number in `at`; the list is of those that were killed."""
+    killed: list[int] = []
+    is_over = threading.Event()
+
+    def living() -> list[int]:
+        return [pid for pid in lab.workers() if pid not in killed] if lab.home.study("s").exists() else []
+
+    def kill() -> None:
+        for steps in at:
+            while not is_over.wait(0.01) and not (living() and lab.steps() >= steps):
+                pass
+            for pid in living():
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_a_trial_whose_worker_is_killed_twice_ends_with_the_very_same_weights(lab: Lab, undisturbed: Lab) -> None:
+    with killer(lab, at=(10, 30)) as killed:
+        answer = lab.run("run", lab.write(**LONG), "--workers", "1")
+
+    (trial,) = lab.trials()
+    (whole,) = undisturbed.trials()
+    assert answer.code == 0
+    assert len(killed) == 2
+    assert (trial.number, trial.state, trial.attempts) == (0, "COMPLETE", 3)
+    assert [crash.split(":")[0] for crash in trial.crashes] == ["attempt 1", "attempt 2"]
+    assert "killed by SIGKILL" in trial.crashes[0]
+    assert (trial.params, trial.curve, trial.seed) == (whole.params, whole.curve, whole.seed)
+    assert equal(lab.trained(), undisturbed.trained())
+
+
+def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can_be_tried_again(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 2, "epochs": 10, "steps_per_epoch": 3})
+
+    with killer(lab, at=(1, 1, 1)) as killed:
+        first = lab.run("run", file, "--workers", "1")
+    failed, other = lab.trials()
+    second = lab.run("resume", "s", "--retry-failed", "--workers", "1")
+
+    assert (first.code, second.code) == (0, 0)
+    assert len(killed) == 3
+    assert (failed.state, other.state) == ("FAIL", "COMPLETE")
+    assert failed.reason is not None
+    assert failed.reason.startswith("its process died 3 times; last: its process was killed by SIGKILL")
+    assert "try failed ones: convsearch resume s --retry-failed" in first.err
+    assert "1 failed trials are tried again" in second.err
+    assert [(trial.number, trial.state) for trial in lab.trials()] == [(0, "COMPLETE"), (1, "COMPLETE")]
+    assert lab.trials()[0].params == failed.params
+
+
+def test_a_disk_that_cannot_be_written_ends_the_run_and_no_trial_is_blamed(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 1, "epochs": 1})
+    obstacle = lab.home.trial("s", 0)
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("a file where a folder is wanted")
+
+    full = lab.run("run", file, "--workers", "1")
+    (left,) = lab.trials()
+    obstacle.unlink()
+    whole = lab.run("run", file, "--workers", "1")
+
+    assert (full.code, whole.code) == (74, 0)
+    assert "a worker could not go on" in full.err
+    assert (left.state, left.attempts, left.crashes) == ("WAITING", 0, ())
+    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]

@@ -1,0 +1,157 @@
+"""The whole service at work: budgets, going on, several workers and launchers, stopping."""
+
+import signal
+
+from search import query
+from search.pool import STOPPING
+from search.reader import open_reader
+from tests.lab import LONG, Lab, equal
+
+SHORT = {"epochs": 1}
+
+
+def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(lab: Lab) -> None:
+    file = lab.write(budget=SHORT | {"trials": 5})
+
+    begun = lab.run("run", file, "--workers", "2")
+    drawn = lab.trials()
+    again = lab.run("run", file, "--workers", "2")
+    raised = lab.run("run", file, "--workers", "2", "--trials", "7")
+    lowered = lab.run("run", file, "--trials", "3")
+
+    assert [begun.code, again.code, raised.code, lowered.code] == [0, 0, 0, 0]
+    assert [trial.state for trial in drawn] == ["COMPLETE"] * 5
+    assert len({trial.params["learning_rate"] for trial in drawn}) == len({trial.seed for trial in drawn}) == 5
+    assert "going on: 5 of 5 trials done, 0 taken up again" in again.err
+    assert "going on: 5 of 7 trials done" in raised.err
+    assert "the budget is 7 trials, not 3: so many have been begun, and none is thrown away" in lowered.err
+    assert [trial.number for trial in lab.trials()] == list(range(7))
+    assert lab.trials()[:5] == drawn
+    assert lab.counts().budget == 7
+
+
+def test_a_grid_runs_every_cell_once_whoever_runs_it(lab: Lab) -> None:
+    space = {"learning_rate": [0.01, 0.1], "width": [4, 8, 12]}
+    file = lab.write(space=space, search={"sampler": "grid"}, budget=SHORT | {"trials": 6})
+
+    answer = lab.run("run", file, "--workers", "2", "--trials", "6")
+    beyond = lab.run("run", file, "--trials", "9")
+
+    assert answer.code == 0
+    cells = [(trial.params["learning_rate"], trial.params["width"]) for trial in lab.trials()]
+    assert sorted(cells) == [(rate, width) for rate in (0.01, 0.1) for width in (4, 8, 12)]
+    assert beyond.code == 78
+    assert "[budget] trials must be at most 6, the cells there are, but got 9" in beyond.err
+
+
+def test_a_comparison_ends_with_its_verdicts(lab: Lab) -> None:
+    rows: list[dict[str, object]] = [{"name": "base"}, {"name": "idle", "learning_rate": 1e-9}]
+    file = lab.write(compare=rows, space={"learning_rate": 0.05}, search={"repeats": 3}, budget={"trials": 6})
+
+    run = lab.run("run", file, "--workers", "2")
+    answer = lab.run("compare", "s", "--json")
+
+    assert (run.code, answer.code) == (0, 0)
+    assert "idle" in run.out
+    assert answer.json["schema"] == 1
+    (idle,) = [row for row in answer.json["rows"] if row["name"] == "idle"]
+    assert idle["verdict"] == "hurt"
+
+
+def test_resume_goes_on_without_the_file_and_says_so_when_there_is_nothing_to_do(lab: Lab) -> None:
+    file = lab.write(budget=SHORT | {"trials": 1})
+    lab.run("run", file, "--workers", "1")
+    before = lab.trials()
+    (lab.folder / "s.toml").unlink()
+
+    done = lab.run("resume", "s")
+    more = lab.run("resume", "s", "--trials", "2", "--workers", "1")
+
+    assert (done.code, more.code) == (0, 0)
+    assert done.err == "nothing to resume: all 1 trials of 's' are done; --trials N raises its budget\n"
+    assert "going on: 1 of 2 trials done" in more.err
+    assert lab.trials()[:1] == before
+    assert lab.counts().complete == 2
+
+
+def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
+    file = lab.write(budget=SHORT | {"trials": 900})
+
+    ended = lab.run("run", file, "--workers", "1", "--hours", "0.0005")
+    left = lab.trials()
+    row = query.study(open_reader(lab.url), "s")
+    whole = lab.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
+
+    assert (ended.code, whole.code) == (0, 0)
+    assert "s: its hours are spent" in ended.err
+    assert row.seconds_run >= 1.8
+    assert len(left) < 900
+    assert {(trial.state, trial.attempts) for trial in left} <= {("WAITING", 0), ("COMPLETE", 1)}
+    assert "s: done" in whole.err
+    assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * (len(left) or 1)
+
+
+def test_a_trial_run_again_ends_with_the_very_same_weights(lab: Lab) -> None:
+    space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout_conv": 0.2, "ema": 0.9}
+    lab.run("run", lab.write(space=space, budget={"trials": 2}), "--workers", "1")
+    (first, second) = lab.trials()
+
+    answer = lab.run("run", "s", "--again", "1", "--workers", "1")
+
+    assert answer.code == 0
+    (again,) = lab.trials("s.again-1")
+    assert (again.values, again.curve, again.seed) == (second.values, second.curve, second.seed)
+    assert again.config == second.config
+    assert equal(lab.trained(name="s.again-1"), lab.trained(1))
+    assert lab.trials() == (first, second)
+
+
+def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab: Lab) -> None:
+    changes = LONG | {"budget": {"trials": 3, "epochs": 400, "steps_per_epoch": 3}}
+    changes["space"] = changes["space"] | {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    file = lab.write(**changes)
+    launchers = [lab.start("run", file, "--workers", "1")]
+    try:
+        launchers[0].until(lambda: lab.home.study("s").exists() and lab.workers())
+
+        second = lab.run("run", file, "--trials", "4")
+        delete = lab.run("delete", "s", "--yes")
+        refused = lab.run("run", file, "--join", "--trials", "9")
+        launchers.append(lab.start("run", file, "--join", "--workers", "1"))
+        launchers[1].until(lambda: len(lab.workers()) == 2)
+        stop = lab.run("stop", "s")
+        answers = [launcher.end() for launcher in launchers]
+    finally:
+        for launcher in launchers:
+            launcher.sweep()
+
+    assert (second.code, delete.code, refused.code, stop.code) == (75, 75, 2, 0)
+    assert f"process {launchers[0].process.pid} on this machine is already running the study 's'" in second.err
+    assert lab.counts().budget == 4  # a running study can be given more, by a command that need not run it
+    assert "--join only adds workers" in refused.err
+    assert [answer.code for answer in answers] == [0, 0]
+    assert all("s: asked to stop" in answer.err for answer in answers)
+    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("WAITING", 0)] * 2
+    assert lab.run("stop", "s", "--json").json["running"] == 0
+
+
+def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
+    file = lab.write(budget=SHORT | {"trials": 9})
+    for number in range(9):
+        (lab.home.trial("s", number) / "step-00000001-000000000010.ckpt.part").mkdir(parents=True)  # in the way
+
+    answer = lab.run("run", file, "--workers", "1")
+
+    assert answer.code == 70
+    assert "finished trials failed, the last one with: IsADirectoryError: " in answer.err
+    assert "convsearch resume s --retry-failed" in answer.err
+    assert {trial.state for trial in lab.trials()} <= {"FAIL", "WAITING"}
+
+
+def test_a_run_gives_the_signals_back_to_whom_they_belonged(undisturbed: Lab) -> None:
+    before = [signal.getsignal(number) for number in STOPPING]
+
+    answer = undisturbed.run("run", str(undisturbed.folder / "s.toml"))
+
+    assert "s: done" in answer.err
+    assert [signal.getsignal(number) for number in STOPPING] == before

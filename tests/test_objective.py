@@ -1,0 +1,374 @@
+"""One trial from its claim to its end, in real trainings; its process may die anywhere in between."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.storages import _CachedStorage
+from optuna.trial import TrialState
+
+from search import lease, query, runner, worker
+from search.objective import Stopped, Workplace, boundaries
+from search.post import Post
+from search.storage import Storage
+from tests.lab import Lab, equal, work
+
+#: Finite at first, while the rate of learning rises; then weight decay alone multiplies every weight by -9 a batch.
+DIVERGES = {"learning_rate": 10.0, "weight_decay": 1.0, "warmup": 0.5, "scheduler": "none", "norm": "none"}
+#: Learns nothing, and so is behind every other.
+IDLE = 1e-9
+RATES = {"low": 1e-9, "high": 0.1, "log": True}
+
+
+class Dying(Storage):
+    """Kills its process when it is to store a certain thing of a trial: before it, or after the transaction."""
+
+    before: Callable[[str], bool]
+    after: Callable[[str], bool]
+    _last_words: bool = False
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        super().set_trial_user_attr(trial_id, key, value)
+        self._last_words |= self.after(key)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        if self.before(f"step {step}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with super().together():
+            yield
+        if self._last_words:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work_and_die(post: Post, before: str, after: str) -> None:
+    """Work on the next trial, in a process of its own, until it is killed."""
+    storage = Dying(post.url, token=post.token)
+    storage.before, storage.after = before.__eq__, after.__eq__
+    work(replace(runner.workplace(post), storage=storage, cached=_CachedStorage(storage)))
+
+
+def die(post: Post, *, before: str = "", after: str = "") -> None:
+    """Let a process die of the next trial before or after it stores something; then notice that it is dead."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(worker.PRELOAD)
+    process = context.Process(target=work_and_die, args=(post, before, after))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    storage = Storage(post.url)
+    assert lease.Watch().expire(storage, storage.get_study_id_from_name(post.study))
+
+
+def stop_after(count: int) -> Callable[[], None]:
+    """A pulse that asks to stop at the batch number `count`, counted from 1, those for judging included."""
+    batches = iter(range(1, count))
+
+    def pulse() -> None:
+        if next(batches, None) is None:
+            raise Stopped
+
+    return pulse
+
+
+def count_into(beats: list[None]) -> Callable[[], None]:
+    return lambda: beats.append(None)
+
+
+@given(
+    images=st.integers(1, 50_000),
+    batch_size=st.integers(1, 512),
+    steps=st.integers(1, 40),
+    steps_per_epoch=st.integers(1, 10),
+)
+def test_steps_are_equal_shares_of_the_images_to_within_a_batch(
+    images: int, batch_size: int, steps: int, steps_per_epoch: int
+) -> None:
+    ends = boundaries(images=images, batch_size=batch_size, steps=steps, steps_per_epoch=steps_per_epoch)
+
+    for step, end in enumerate(ends, start=1):
+        wanted = step * images / steps_per_epoch
+        assert 0 <= end * batch_size - wanted < batch_size
+
+
+def test_a_trial_records_everything_that_is_known_of_it(lab: Lab) -> None:
+    post = lab.create(space={"learning_rate": 0.05}, budget={"trials": 1})
+
+    trial = work(runner.workplace(post))
+
+    assert trial.state == "COMPLETE"
+    assert [step for step, _ in trial.curve] == [1, 2, 3]
+    assert trial.values == (trial.curve[-1][1],)
+    assert trial.values[0] > 0.9
+    assert (trial.epochs, trial.attempts, trial.reason, trial.crashes) == (3.0, 1, None, ())
+    assert trial.parameters == 3 * 8 * 9 + 2 * 8 + 8 * 4 + 4  # convolution, batch norm, classifier
+    assert trial.macs == 3 * 8 * 9 * 64 + 8 * 4
+    assert trial.seconds > 0
+    assert trial.images_per_second
+    assert trial.config["learning_rate"] == 0.05
+
+
+def test_one_study_run_twice_has_the_same_parameters_curves_and_weights(lab: Lab) -> None:
+    for name in ("one", "other"):
+        runner.run_trials(lab.create(name, space={"dropout_conv": 0.2}), lambda: None, lambda: False)
+
+    one, other = lab.trials("one"), lab.trials("other")
+
+    assert [(t.params, t.curve, t.seed) for t in one] == [(t.params, t.curve, t.seed) for t in other]
+    assert len({t.params["learning_rate"] for t in one}) == len({t.seed for t in one}) == 4
+    best = query.best(Storage(lab.url).engine, "one").trials[0].number
+    assert equal(lab.trained(best, name="one"), lab.trained(best, name="other"))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 11, 12, 23, 33], ids="stopped at batch {}".format)
+def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(lab: Lab, batch: int) -> None:
+    changes: dict[str, Any] = {
+        "space": {"learning_rate": 0.05, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1},
+        "budget": {"trials": 1},
+    }
+    whole = work(runner.workplace(lab.create("whole", **changes)))
+    lab.create("broken", **changes)
+
+    beats: list[None] = []
+
+    stopped = work(runner.workplace(lab.post("broken")), stop_after(batch))
+    ended = work(runner.workplace(lab.post("broken")), count_into(beats))
+
+    assert (stopped.state, stopped.attempts) == ("WAITING", 0)
+    assert (ended.state, ended.attempts, ended.crashes) == ("COMPLETE", 1, ())
+    assert len(beats) == 3 * (10 + 1) - (batch - 1)  # nothing is done twice
+    assert (ended.number, ended.params, ended.curve) == (whole.number, whole.params, whole.curve)
+    assert equal(lab.trained(name="broken"), lab.trained(name="whole"))
+
+
+def test_a_report_that_a_crash_has_lost_is_written_from_the_checkpoint(lab: Lab) -> None:
+    changes: dict[str, Any] = {"space": {"learning_rate": 0.01}, "budget": {"trials": 1}}
+    whole = work(runner.workplace(lab.create("whole", **changes)))
+    beats: list[None] = []
+
+    die(lab.create("broken", **changes), before="step 2")
+    (left,) = lab.trials("broken")
+    ended = work(runner.workplace(lab.post("broken")), count_into(beats))
+
+    assert (left.state, left.curve) == ("WAITING", whole.curve[:1])
+    assert (ended.state, ended.curve) == ("COMPLETE", whole.curve)
+    assert len(beats) == 10 + 1  # the third step, and its judging
+    assert equal(lab.trained(name="broken"), lab.trained(name="whole"))
+
+
+@pytest.mark.parametrize(("pruner", "first"), [("asha", 1), ("median", 5), ("hyperband", 6)])
+def test_a_decision_to_prune_is_not_lost_when_its_process_dies_before_it_acts(
+    lab: Lab, pruner: str, first: int
+) -> None:
+    tries = [{"learning_rate": 0.05}] * first + [{"learning_rate": IDLE}] * 6
+    post = lab.create(
+        space={"learning_rate": RATES}, search={"pruner": pruner}, budget={"trials": len(tries)}, points=tries
+    )
+    place = runner.workplace(post)
+    for _ in range(first):
+        work(place)
+    beats: list[None] = []
+
+    die(lab.post(), after="decision")
+    (left,) = [trial for trial in lab.trials() if trial.state == "WAITING"]
+    ended = work(runner.workplace(lab.post()), count_into(beats))
+
+    assert (ended.number, ended.state, ended.curve) == (left.number, "PRUNED", left.curve)
+    assert len(left.curve) == 1
+    assert ended.reason is not None
+    assert ("rank 2 of 2" if pruner == "asha" else pruner) in ended.reason
+    assert beats == []
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
+def test_pruners_stop_who_falls_behind_but_nobody_at_the_last_step(lab: Lab, pruner: str) -> None:
+    # One in three learns; the others learn nothing, and are behind at every step, the last one included.
+    tries = [{"learning_rate": 0.05 if number % 3 == 0 else IDLE} for number in range(15)]
+    post = lab.create(
+        space={"learning_rate": RATES},
+        search={"pruner": pruner},
+        budget={"trials": len(tries), "epochs": 2, "steps_per_epoch": 2},
+        points=tries,
+    )
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    pruned = [trial for trial in lab.trials() if trial.state == "PRUNED"]
+    complete = [trial for trial in lab.trials() if trial.state == "COMPLETE"]
+    assert len(pruned) + len(complete) == len(tries)
+    assert {len(trial.curve) for trial in pruned} <= {1, 2, 3}
+    assert {len(trial.curve) for trial in complete} == {4}
+    assert IDLE in {trial.params["learning_rate"] for trial in pruned}
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
+def test_a_trial_that_falls_behind_only_at_its_last_step_is_complete(lab: Lab, pruner: str) -> None:
+    tries = [{"learning_rate": 0.05}] * 5 + [{"learning_rate": IDLE}] * 2
+    post = lab.create(
+        space={"learning_rate": RATES},
+        search={"pruner": pruner, "first_rung": 2},
+        budget={"trials": len(tries), "epochs": 2},
+        points=tries,
+    )
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * 7
+
+
+def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything(lab: Lab) -> None:
+    # The others are stopped before they come as far as the diverged one: TPE would rank them below it.
+    idle = {"learning_rate": IDLE, "weight_decay": 0.0}
+    post = lab.create(
+        space=DIVERGES | {"learning_rate": {"low": IDLE, "high": 10.0, "log": True}, "weight_decay": [0.0, 1.0]},
+        search={"pruner": "asha"},
+        budget={"epochs": 6, "steps_per_epoch": 2},
+        points=[{"learning_rate": 10.0, "weight_decay": 1.0}, idle | {"learning_rate": 0.01}, idle, idle],
+    )
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    diverged, _, *behind = lab.trials()
+    assert diverged.state == "PRUNED"
+    assert diverged.reason is not None
+    assert diverged.reason.startswith("diverged: the training loss must be finite")
+    assert [trial.state for trial in behind] == ["PRUNED"] * 2
+    assert len(diverged.curve) > max(len(trial.curve) for trial in behind)
+    assert 0 not in [trial.number for trial in query.best(Storage(lab.url).engine, "s", top=9).trials]
+    study = optuna.load_study(study_name="s", storage=lab.url)
+    for n_below in range(4):  # of four, so that only one is worse
+        below, _ = _split_trials(study, study.get_trials(), n_below)
+        assert 0 not in [trial.number for trial in below]
+
+
+@pytest.mark.parametrize(
+    ("space", "budget", "reason"),
+    [
+        pytest.param({"conv_layers": 8}, {}, "an image of 8 x 8 pixels allows 3 poolings", id="poolings"),
+        pytest.param({"width": 64}, {"max_parameters": 500}, "parameters are more than [budget] max_p", id="size"),
+        pytest.param({"width": 64}, {"max_macs": 9000}, "macs are more than [budget] max_macs = 9,000", id="work"),
+        pytest.param({"batch_size": 320}, {"steps_per_epoch": 2}, "more than the 160 images of a step", id="batch"),
+    ],
+)
+def test_what_cannot_be_trained_is_pruned_before_anything_is_trained(
+    lab: Lab, space: dict[str, int], budget: dict[str, int], reason: str
+) -> None:
+    post = lab.create(space=space, budget={"trials": 1, **budget})
+
+    trial = work(runner.workplace(post), stop_after(1))
+
+    assert trial.state == "PRUNED"
+    assert trial.reason is not None
+    assert trial.reason.startswith("impossible: ")
+    assert reason in trial.reason
+    assert trial.params
+    assert trial.curve == ()
+    assert not lab.home.study("s").exists()
+    (frozen,) = optuna.load_study(study_name="s", storage=lab.url).get_trials()
+    assert [value for value in frozen.constraints.values() if value > 0]
+
+
+def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(lab: Lab) -> None:
+    place = runner.workplace(lab.create())
+    labels = place.data.train.labels + 4  # classes that the network does not have
+    broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
+
+    trial = work(broken)
+
+    assert trial.state == "FAIL"
+    assert trial.reason is not None
+    assert trial.reason.startswith("IndexError: ")
+    assert "Traceback (most recent call last)" in lab.home.log("s", 0).read_text()
+    assert work(place).state == "COMPLETE"
+
+
+def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
+    place = runner.workplace(lab.create())
+    thief = Storage(lab.url, token="thief")
+    taken: list[lease.Claim] = []
+
+    def rob() -> None:
+        if lab.steps() == 1 and not taken:
+            lease.lost(thief, place.storage.token or "", "seemed dead")
+            claim = lease.claim(thief, place.study.id, lease.this_process("thief"))
+            assert claim is not None
+            taken.append(claim)
+
+    trial = work(place, rob)
+
+    assert [claim.number for claim in taken] == [0]
+    assert trial.state == "RUNNING"
+    assert [step for step, _ in trial.curve] == [1]
+
+
+def test_only_the_best_three_trials_keep_a_checkpoint(lab: Lab) -> None:
+    rates = [IDLE, 1e-8, 0.05, 0.04, 1e-7, 0.03]
+    tries = [{"learning_rate": rate} for rate in rates]
+    post = lab.create(space={"learning_rate": RATES}, budget={"trials": 6}, points=tries)
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    kept = [number for number in range(6) if list(lab.home.trial("s", number).glob("*.ckpt"))]
+    assert kept == [2, 3, 5]
+
+
+def test_a_search_never_needs_the_test_images(lab: Lab, tmp_path: Path) -> None:
+    blind = replace(lab, folder=tmp_path / "blind", cache=tmp_path / "own cache")
+    runner.run_trials(lab.create(), lambda: None, lambda: False)
+    post = blind.create()
+    hidden = list(blind.cache.glob("sets/*/test*.npy"))
+    for file in hidden:
+        file.unlink()
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    assert len(hidden) == 2
+    assert [trial.curve for trial in blind.trials()] == [trial.curve for trial in lab.trials()]
+    assert not list(blind.cache.glob("sets/*/test*.npy"))
+
+
+def test_nothing_in_the_search_knows_the_way_to_the_test_images() -> None:
+    sources = sorted(Path(runner.__file__).parent.glob("*.py"))
+
+    assert [file.name for file in sources if "load_test" in file.read_text()] == []
+    assert len(sources) > 30
+
+
+def test_repeats_of_a_comparison_share_their_seeds_over_the_rows(lab: Lab) -> None:
+    post = lab.create(
+        space={"learning_rate": 0.05},
+        search={"sampler": "grid", "repeats": 2},
+        budget={"trials": 4, "epochs": 1},
+        compare=[{"name": "base"}, {"name": "wider", "width": 12}],
+    )
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    cells = {(trial.repeat, trial.config["width"]): trial.seed for trial in lab.trials()}
+    assert sorted(cells) == [(0, 8), (0, 12), (1, 8), (1, 12)]
+    assert cells[0, 8] == cells[0, 12] != cells[1, 8] == cells[1, 12]
+
+
+def states(place: Workplace) -> list[TrialState]:
+    return [trial.state for trial in place.storage.get_all_trials(place.study.id)]
+
+
+def test_whoever_is_to_stop_claims_nothing_more(lab: Lab) -> None:
+    post = lab.create()
+
+    runner.run_trials(post, lambda: None, lambda: True)
+
+    assert states(runner.workplace(post)) == []

@@ -1,0 +1,167 @@
+"""A study is stored with its spec and its images, and refuses any other."""
+
+import multiprocessing
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import _CachedStorage
+
+from search import query, spec, study, worker
+from search.errors import SpecError, UsageError
+from search.spec import StudySpec
+from search.storage import Storage
+from search.study import StoredStudy
+
+DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
+
+
+def build(**changes: dict[str, Any]) -> StudySpec:
+    tables: dict[str, dict[str, Any]] = {
+        "budget": {"trials": 5, "epochs": 9},
+        "space": {"width": [8, 16], "learning_rate": 0.1},
+    }
+    return spec.build({name: tables.get(name, {}) | changes.get(name, {}) for name in {**tables, **changes}})
+
+
+def create(url: str, wanted: StudySpec, *, data: dict[str, Any] = DATA) -> StoredStudy:
+    return study.open_or_create(Storage(url, create=True), wanted, name="s", data=data)
+
+
+def create_and_tell(url: str, pipe: Connection) -> None:
+    pipe.send(create(url, build()).uid)
+
+
+def test_what_was_created_is_opened_and_loaded_again(url: str) -> None:
+    created = create(url, build())
+
+    assert create(url, build()) == created
+    assert study.load(Storage(url), "s") == created
+    assert (created.spec, created.data) == (build(), DATA)
+
+
+def test_processes_that_create_the_same_study_at_once_get_the_same_one(url: str) -> None:
+    Storage(url, create=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(worker.PRELOAD)
+    pipes = [context.Pipe(duplex=False) for _ in range(4)]
+    processes = [context.Process(target=create_and_tell, args=(url, theirs)) for _, theirs in pipes]
+
+    for process in processes:
+        process.start()
+    uids = {ours.recv() for ours, _ in pipes}
+    for process in processes:
+        process.join()
+
+    assert len(uids) == 1
+    assert [process.exitcode for process in processes] == [0] * 4
+
+
+def test_another_spec_is_refused_with_every_difference_and_the_way_out(url: str) -> None:
+    create(url, build())
+
+    with pytest.raises(SpecError) as refused:
+        create(url, build(budget={"epochs": 3}, search={"seed": 1}, space={"width": [8, 32], "flip": True}))
+
+    assert str(refused.value).splitlines() == [
+        "the study 's' exists with another spec, and one study has one spec:",
+        "  [budget] epochs: 9.0 -> 3.0",
+        "  [search] seed: 0 -> 1",
+        "  [space] width: [8, 16] -> [8, 32]",
+        "  [space] flip: false -> true",
+        "only [budget] trials and hours may change; run the new spec under a name of its own: --name OTHER",
+    ]
+
+
+def test_other_images_are_refused(url: str) -> None:
+    create(url, build())
+
+    with pytest.raises(SpecError, match=r"\[data\] the images themselves are not the same"):
+        create(url, build(), data=DATA | {"fingerprint": "0" * 64})
+
+
+def test_the_budget_the_question_and_the_place_of_the_images_may_change(url: str) -> None:
+    folder = {"source": "folder", "path": "/here"}
+    first = create(url, build(data=folder))
+
+    later = create(url, replace(build(data=folder | {"path": "/there"}, budget={"trials": 9}), question="Which?"))
+
+    assert later.uid == first.uid
+    assert study.load(Storage(url), "s").spec == later.spec  # the next `resume` finds the images where they are now
+
+
+def test_a_study_of_plain_optuna_is_neither_taken_over_nor_run(url: str) -> None:
+    storage = Storage(url, create=True)
+    plain = optuna.create_study(study_name="s", storage=optuna.storages.RDBStorage(url), direction="maximize")
+    plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+
+    with pytest.raises(SpecError, match="was not made by convsearch; choose another name with --name"):
+        study.open_or_create(storage, build(), name="s", data=DATA)
+    with pytest.raises(SpecError, match="was not made by convsearch, so it cannot be run by it"):
+        study.load(storage, "s")
+
+
+def test_an_unknown_study_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="there is no study 'nobody'"):
+        study.load(Storage(url, create=True), "nobody")
+
+
+def test_the_budget_never_falls_below_what_has_been_begun(url: str) -> None:
+    stored = create(url, build())
+    optuna.load_study(study_name="s", storage=optuna.storages.RDBStorage(url)).add_trials(
+        [optuna.create_trial(value=0.5) for _ in range(3)]
+    )
+    storage = Storage(url)
+
+    budgets = [study.set_trials(storage, stored, trials) for trials in (5, 1, 4)]
+
+    assert budgets == [5, 3, 4]
+    assert query.study(storage.engine, "s").counts.budget == 4
+
+
+def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
+    stored = create(url, build())
+    storage = Storage(url)
+
+    study.ask_to_stop(storage, "s")
+    study.set_attrs(storage, stored.id, seconds_run=12.5)
+
+    assert query.study(storage.engine, "s").stop
+    assert study.seconds_run(storage, stored.id) == 12.5
+
+
+def test_each_trial_has_a_seed_of_its_own_but_repeats_share_theirs(url: str) -> None:
+    stored = create(url, build())
+
+    own = [study.trial_seed(stored, number, None) for number in range(20)]
+    shared = [study.trial_seed(stored, number, 1) for number in range(20)]
+
+    assert len(set(own)) == 20
+    assert len(set(shared)) == 1
+    assert shared[0] not in own
+
+
+def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
+    stored = create(url, build(search={"trial_seed": 7}))
+
+    assert {study.trial_seed(stored, number, None) for number in range(5)} == {7}
+
+
+@pytest.mark.parametrize(
+    ("pruner", "kind"),
+    [
+        ("hyperband", optuna.pruners.HyperbandPruner),
+        ("median", optuna.pruners.MedianPruner),
+        ("asha", optuna.pruners.NopPruner),
+        ("none", optuna.pruners.NopPruner),
+    ],
+)
+def test_a_trial_sees_the_pruner_of_its_study(url: str, pruner: str, kind: type) -> None:
+    stored = create(url, build(search={"pruner": pruner}))
+
+    seen = study.for_trial(_CachedStorage(Storage(url)), stored, 0)
+
+    assert type(seen.pruner) is kind
+    assert seen.direction.name == "MAXIMIZE"
