@@ -178,23 +178,21 @@ class _Run:
 
     def _steps(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
         self._take_up(training)
-        for step in [step for step in self.curve if step not in self._reported]:
-            decision = self._record(step, self.curve[step])
-            if decision is not None:
-                return Outcome(reason=decision.reason)
-        if self.curve and self.trial.user_attrs.get("judged", 0) < max(self.curve):  # stopped before it was judged
-            decision = self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
-            if decision is not None:
-                return Outcome(reason=decision.reason)
-        if training.step > len(self.curve):  # stopped after a step was trained, before it was evaluated
-            decision = self._end_step(training, training.step)
-            if decision is not None:
-                return Outcome(reason=decision.reason)
-        for result in training.run(lambda first, last: self._watched(batches(first, last)), ends):
-            decision = self._end_step(training, result.step, images_per_second=result.images / result.seconds)
+        for decision in self._decisions(training, batches, ends):
             if decision is not None:
                 return Outcome(reason=decision.reason)
         return Outcome(value=self.curve[len(ends)])
+
+    def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[Decision | None]:
+        """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
+        for step in sorted(self.curve.keys() - self._reported):
+            yield self._record(step, self.curve[step])
+        if self.curve and self.trial.user_attrs.get("judged", 0) < max(self.curve):  # reported, and not judged yet
+            yield self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
+        if training.step > len(self.curve):  # trained, and not evaluated yet
+            yield self._end_step(training, training.step)
+        for result in training.run(lambda first, last: self._watched(batches(first, last)), ends):
+            yield self._end_step(training, result.step, images_per_second=result.images / result.seconds)
 
     def _take_up(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
