@@ -92,7 +92,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -
         try:
             disturb(launcher, lab)
             answer = launcher.end()
-            _, left = psutil.wait_procs(launcher.family(), timeout=10)
+            _, left = psutil.wait_procs(launcher.family(), timeout=30)
         finally:
             launcher.sweep()
         events[name] = Event(answer=answer, trials=lab.trials(), left=tuple(left))
