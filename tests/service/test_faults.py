@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from search.rows import TrialRow
-from tests.lab import LONG, Answer, Lab, Launcher, equal
+from tests.lab import LONG, PATIENCE_S, Answer, Lab, Launcher, equal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -
         try:
             disturb(launcher, lab)
             answer = launcher.end()
-            _, left = psutil.wait_procs(launcher.family(), timeout=30)
+            _, left = psutil.wait_procs(launcher.family(), timeout=PATIENCE_S)
         finally:
             launcher.sweep()
         events[name] = Event(answer=answer, trials=lab.trials(), left=tuple(left))
