@@ -246,7 +246,7 @@ class Pool:
         self._signals += 1
         self._end = self._end or (End.INTERRUPTED if number == signal.SIGINT else End.TERMINATED)
         if self._signals == 1:
-            say("\nstopping: running trials go back to the queue with a checkpoint (Ctrl-C again: at once)\n")
+            say("\nstopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)\n")
             return
         for hand in self._hands.values():
             hand.process.kill()

@@ -120,9 +120,9 @@ def test_nothing_is_left_running(story: Story, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "last_words"),
     [
-        ("start", 143, "stopping: running trials go back to the queue"),
-        ("ctrl-c", 130, "stopping: running trials go back to the queue"),
-        ("sigterm", 143, "stopping: running trials go back to the queue"),
+        ("start", 143, "stopping: trials go back to the queue"),
+        ("ctrl-c", 130, "stopping: trials go back to the queue"),
+        ("sigterm", 143, "stopping: trials go back to the queue"),
         ("ctrl-c twice", 130, "stopped at once; the same command goes on"),
         ("kill", -signal.SIGKILL, ""),
     ],
