@@ -17,6 +17,8 @@ from data.errors import DataError
 
 PARTS = ("train", "test")
 LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})  # what file managers leave behind, beside hidden files
+# What reading an archive can end in; zipfile says "encrypted" by RuntimeError, and "unknown compression" by
+# NotImplementedError.
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
