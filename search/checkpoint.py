@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,20 +85,32 @@ def load(path: Path) -> tuple[Header, dict[str, Any]]:
     if digest != hashlib.sha256(rest).hexdigest().encode() + b"\n":
         raise Corrupt(f"{path} was changed or cut since it was written")
     head, _, payload = rest.partition(b"\n")
-    fields = json.loads(head)
-    header = Header(**fields | {"curve": tuple((step, value) for step, value in fields["curve"])})
-    return header, torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        fields = json.loads(head)
+        header = Header(**fields | {"curve": tuple((step, value) for step, value in fields["curve"])})
+        return header, torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # whole, but not written by us: torch raises what it meets
+        raise Corrupt(f"{path} holds what no checkpoint holds ({type(error).__name__})") from error
 
 
-def latest(folder: Path, *, study: str, trial: int) -> tuple[Header, dict[str, Any]] | None:
-    """The newest whole checkpoint of this trial of this study in `folder`; None if there is none."""
+def latest(
+    folder: Path, *, study: str, trial: int, say: Callable[[str], None] = lambda _: None
+) -> tuple[Header, dict[str, Any]] | None:
+    """The newest whole checkpoint of this trial of this study in `folder`; None if there is none.
+
+    `say` is told which files were passed over, and why.
+    """
     for path in reversed(_files(folder)):
         try:
             header, state = load(path)
-        except Corrupt:
+        except Corrupt as error:
+            say(f"passed over a checkpoint: {error}")
             continue
         if (header.study, header.trial) == (study, trial):
             return header, state
+        say(f"passed over a checkpoint: {path} is of trial {header.trial} of study {header.study}")
     return None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from search.rows import TrialRow
 from search.spec import StudySpec, queue
 from search.storage import Storage
 from search.study import StoredStudy
+from search.times import Times
 
 Say = Callable[[str], None]
 
@@ -43,6 +44,7 @@ class Order:
     join: bool = False
     """Add workers to a study that another process of this machine runs."""
     retry_failed: bool = False
+    times: Times = field(default_factory=Times)
 
 
 def launch(
@@ -56,7 +58,7 @@ def launch(
     files = home.of(order.url)
     files.study(order.name)  # refuses a name that cannot be a folder's
     devices = machine.devices(order.workers, device=order.device)
-    storage = Storage(order.url, create=True)
+    storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
@@ -66,10 +68,18 @@ def launch(
             pool = Pool(
                 storage=storage,
                 study=stored,
-                post=Post(url=order.url, study=stored.name, cache=str(order.cache), token="", device=""),
+                post=Post(
+                    url=order.url,
+                    study=stored.name,
+                    token="",
+                    cache=str(order.cache),
+                    device="",
+                    patience_s=order.times.patience_s,
+                ),
                 devices=devices,
                 view=view,
                 counts_time=not order.join,
+                times=order.times,
             )
             return pool.run()
 

@@ -2,7 +2,7 @@
 
 WAITING --claim--> RUNNING --tell--> COMPLETE | PRUNED | FAIL
    ^                  |
-   +-----release------+      stopped on purpose: not an attempt; process died: one of ATTEMPTS
+   +-----release------+      stopped on purpose: not an attempt; process died: one of ATTEMPTS at the same step
 """
 
 import json
@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 
 from search.errors import BusyError
 from search.storage import (
+    CURVES,
     LEASES,
-    STUDIES,
     STUDY_ATTRS,
     TRIAL_ATTRS,
     TRIAL_SYSTEM_ATTRS,
@@ -31,15 +31,12 @@ from search.storage import (
     ending,
     utc_now,
 )
+from search.times import Times
 
-#: A trial whose process died this many times counts as failed: Determined's default is 5, Ray's 0; one bad trial must
-#: neither stop a study nor eat its time.
+#: A trial whose process died this many times at the same step counts as failed: Determined's default is 5, Ray's 0; one
+#: bad trial must neither stop a study nor eat its time. A trial that got further in between is not the culprit: it ran
+#: on a machine that is taken away again and again.
 ATTEMPTS = 3
-#: How often a pool renews the leases of its workers.
-RENEWAL_S = 10.0
-#: A lease that was not renewed for so long has lost its owner. Longer than the longest wait for the database's lock
-#: (60 s) and three renewals, so that a busy database expires nobody.
-LEASE_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,19 +100,27 @@ def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping
 
     Trial number n of the study takes the parameters `queue[n]`, if there are that many: the points to try first, or the
     cells of a grid. So the queue needs no rows of its own, and a smaller budget leaves nothing behind.
+
+    An owner works on one trial at a time. If it holds one already, it never heard of it, because the answer was lost on
+    its way: then that one is its claim (as in Vizier, https://github.com/google/vizier, vizier_service.proto).
     """
-    with storage.write() as connection:
-        _lock_study(connection, study_id)
+
+    def take(connection: sa.Connection) -> Claim | None:
+        storage.lock_study(connection, study_id)
+        for trial_id, number in _held(connection, LEASES.c.token == owner.token):
+            return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
         taken = _take_waiting(connection, study_id) or _begin_new(connection, study_id, queue)
         if taken is None:
             return None
         trial_id, number = taken
-        attempt = int(_attr(connection, trial_id, "attempts") or 0) + 1
+        attempt = _count(connection, trial_id, "attempts") + 1
         connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
         connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
         row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": 0}
         connection.execute(sa.insert(LEASES).values(row))
         return Claim(trial_id=trial_id, number=number, attempt=attempt)
+
+    return storage.write(take)
 
 
 def claimable(connection: sa.Connection, study_id: int) -> int:
@@ -138,39 +143,40 @@ def holders(connection: sa.Connection, study_id: int) -> set[str]:
 
 def renew(storage: Storage, tokens: Sequence[str]) -> None:
     """Say that the owners of these tokens live and move."""
-    with storage.write() as connection:
-        held = LEASES.c.token.in_(tokens)
-        connection.execute(sa.update(LEASES).where(held).values(renewals=LEASES.c.renewals + 1))
+    held = LEASES.c.token.in_(tokens)
+    storage.write(lambda tx: tx.execute(sa.update(LEASES).where(held).values(renewals=LEASES.c.renewals + 1)))
 
 
 def stop(storage: Storage, token: str) -> list[int]:
     """Put the trials of `token` back to the queue on purpose; this was not an attempt. Returns their numbers."""
-    with storage.write() as connection:
+
+    def put_back(connection: sa.Connection) -> list[int]:
         held = _held(connection, LEASES.c.token == token)
         for trial_id, _ in held:
-            attempts = int(_attr(connection, trial_id, "attempts") or 1)
-            connection.execute(storage.trial_attr(trial_id, "attempts", attempts - 1))
+            attempts = _count(connection, trial_id, "attempts")
+            connection.execute(storage.trial_attr(trial_id, "attempts", max(0, attempts - 1)))
             _requeue(connection, trial_id)
         return [number for _, number in held]
+
+    return storage.write(put_back)
 
 
 def lost(storage: Storage, token: str, why: str) -> list[int]:
     """Put the trials of a dead owner back to the queue; at the last of `ATTEMPTS` they fail. Returns their numbers."""
-    with storage.write() as connection:
+
+    def take_away(connection: sa.Connection) -> list[int]:
         held = _held(connection, LEASES.c.token == token)
         for trial_id, _ in held:
-            attempts = int(_attr(connection, trial_id, "attempts") or 1)
-            crashes = [*(_attr(connection, trial_id, "crashes") or []), f"attempt {attempts}: {why}"]
-            connection.execute(storage.trial_attr(trial_id, "crashes", crashes))
-            if attempts < ATTEMPTS:
+            if _deaths(storage, connection, trial_id, why) < ATTEMPTS:
                 _requeue(connection, trial_id)
                 continue
-            connection.execute(
-                storage.trial_attr(trial_id, "reason", f"its process died {attempts} times; last: {why}")
-            )
+            reason = f"its process died {ATTEMPTS} times at the same step; last: {why}"
+            connection.execute(storage.trial_attr(trial_id, "reason", reason))
             for statement in ending(trial_id, TrialState.FAIL):
                 connection.execute(statement)
         return [number for _, number in held]
+
+    return storage.write(take_away)
 
 
 def retry_failed(storage: Storage, study_id: int) -> list[int]:
@@ -179,7 +185,9 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
     Raises:
         BusyError: somebody works on the study; who has read a failed trial already would not see it change.
     """
-    with storage.write() as connection:
+
+    def put_back(connection: sa.Connection) -> list[int]:
+        storage.lock_study(connection, study_id)
         if holders(connection, study_id):
             raise BusyError("failed trials can be tried again only while nobody runs the study; stop it first")
         failed = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
@@ -187,21 +195,23 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
         )
         rows = connection.execute(failed).all()
         for trial_id, _ in rows:
-            connection.execute(storage.trial_attr(trial_id, "attempts", 0))
-            connection.execute(storage.trial_attr(trial_id, "reason", None))
+            for key, value in (("attempts", 0), ("deaths", None), ("reason", None)):
+                connection.execute(storage.trial_attr(trial_id, key, value))
             _requeue(connection, trial_id)
         return [number for _, number in rows]
+
+    return storage.write(put_back)
 
 
 @dataclass(slots=True)
 class Watch:
-    """Sees which owners are gone: at once on this machine; elsewhere when their lease was not renewed for `lease_s`.
+    """Sees which owners are gone: at once on this machine; elsewhere when their lease was not renewed for too long.
 
     A lease is aged by our own monotonic clock, and only between looks that succeeded, so neither a clock that jumps nor
     a database that does not answer expires anybody (client-go's leader election judges leases in the same way).
     """
 
-    lease_s: float = LEASE_S
+    times: Times = field(default_factory=Times)
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
     _looked: float | None = None
 
@@ -213,10 +223,9 @@ class Watch:
         `but`: tokens that the caller watches by itself. `now`: monotonic seconds.
         """
         now = time.monotonic() if now is None else now
-        with storage.engine.connect() as connection:
-            others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
-            rows = connection.execute(others).all()
-        pause = 0.0 if self._looked is None else max(0.0, now - self._looked - RENEWAL_S)
+        others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
+        rows = storage.read(lambda connection: connection.execute(others).all())
+        pause = 0.0 if self._looked is None else max(0.0, now - self._looked - self.times.renewal_s)
         self._looked = now
         numbers: list[int] = []
         seen: dict[str, tuple[int, float]] = {}
@@ -234,14 +243,9 @@ class Watch:
         if row.host == socket.gethostname() and row.boot == boot():
             since = started(row.pid)
             return None if since is not None and abs(since - row.started) < 1.0 else f"process {row.pid} is gone"
-        if age <= self.lease_s:
+        if age <= self.times.lease_s:
             return None
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
-
-
-def _lock_study(connection: sa.Connection, study_id: int) -> None:
-    """Lock the study's row on PostgreSQL; SQLite ignores FOR UPDATE, and holds its one write lock already."""
-    connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
 
 
 def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
@@ -277,7 +281,7 @@ def _held(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[tupl
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
         .join(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id)
         .where(which, TRIALS.c.state == TrialState.RUNNING)
-        .with_for_update(of=TRIALS)
+        .with_for_update(of=LEASES)  # see Storage._check_owner
     )
     return [(row.trial_id, row.number) for row in connection.execute(rows)]
 
@@ -286,6 +290,23 @@ def _requeue(connection: sa.Connection, trial_id: int) -> None:
     again = {"state": TrialState.WAITING, "datetime_complete": None}
     connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(again))
     connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
+
+
+def _deaths(storage: Storage, connection: sa.Connection, trial_id: int, why: str) -> int:
+    """Note one more death of a trial; how often it died in a row without recording a step."""
+    steps = connection.execute(sa.select(sa.func.count()).where(CURVES.c.trial_id == trial_id)).scalar_one()
+    before = _attr(connection, trial_id, "deaths")
+    count = before["count"] + 1 if before and before["steps"] == steps else 1
+    attempt = _count(connection, trial_id, "attempts")
+    crash = f"attempt {attempt}, after {steps} steps: {why}"
+    connection.execute(storage.trial_attr(trial_id, "deaths", {"steps": steps, "count": count}))
+    crashes = [*(_attr(connection, trial_id, "crashes") or []), crash]
+    connection.execute(storage.trial_attr(trial_id, "crashes", crashes))
+    return count
+
+
+def _count(connection: sa.Connection, trial_id: int, key: str) -> int:
+    return int(_attr(connection, trial_id, key) or 0)
 
 
 def _attr(connection: sa.Connection, trial_id: int, key: str) -> Any:

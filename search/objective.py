@@ -23,7 +23,7 @@ from data.parts import SearchData
 from models.config import Impossible, Plan, plan
 from models.evaluate import evaluate
 from models.train import Batch, Diverged, Training, TrainingState, start
-from search import checkpoint, spec
+from search import checkpoint, logbook, spec
 from search.home import Home
 from search.lease import Claim
 from search.pruner import Asha, Decision, at_rung
@@ -43,6 +43,8 @@ class Outcome:
     reason: str | None = None
     violation: float = 0.0
     """Above 0: the configuration cannot be trained at all, and the sampler shall rank it below every other."""
+    exhausted: bool = False
+    """The process ran out of memory; what is left of it is in pieces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,15 +92,16 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Ou
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
         return Outcome(reason=f"diverged: {error}", violation=1.0)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return Outcome(reason=f"out of memory: {str(error).splitlines()[0]}", violation=1.0)
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        return Outcome(reason=f"out of memory: {words}", violation=1.0, exhausted=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch found no memory: on a GPU it says so by type, on the CPU by its allocator's words."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether there was no memory: Python and torch on a GPU say so by type, the CPU in words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def draw(place: Workplace, trial: optuna.Trial) -> dict[str, Any]:
@@ -197,7 +200,7 @@ class _Run:
     def _take_up(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
-        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number)
+        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self._note)
         if found is None:
             checkpoint.forget(self._folder())  # what lies there is another study's, or broken
             return
@@ -205,6 +208,7 @@ class _Run:
         training.load(cast("TrainingState", state))
         self.curve = dict(header.curve)
         self.seconds_before = header.seconds
+        self._note(f"going on after step {header.step}, batch {header.batch}")
 
     def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
         """Evaluate, write the checkpoint, then the report and the decision."""
@@ -215,6 +219,7 @@ class _Run:
             raise Diverged(step, training.batch, result.loss)
         self.curve[step] = float(getattr(result, self.place.study.spec.search.objective))
         self._save(training)
+        self._note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self._seconds():.1f} s")
         return self._record(step, self.curve[step], images_per_second=images_per_second)
 
     def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
@@ -268,6 +273,9 @@ class _Run:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
+
+    def _note(self, text: str) -> None:
+        logbook.note(self.place.home.log(self.place.study.name, self.claim.number), text)
 
     def _folder(self) -> Path:
         return self.place.home.trial(self.place.study.name, self.claim.number)

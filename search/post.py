@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from search.times import Times
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Post:
@@ -15,3 +17,5 @@ class Post:
     """Folder of the decoded images."""
     device: str
     """As torch names it: cpu, cuda:0, ..."""
+    patience_s: float = Times().patience_s
+    """How long a storage call tries again."""

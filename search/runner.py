@@ -1,10 +1,12 @@
 """Claim, run, tell, and again: what a worker does. How a trial ended is recorded in one transaction with its reason."""
 
-import traceback
+import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from traceback import format_exception
 
 import optuna
 import sqlalchemy as sa
@@ -14,13 +16,14 @@ from optuna.trial import TrialState
 
 from data.errors import DataError
 from data.parts import load_search
-from search import checkpoint, home, lease, objective, study
+from search import checkpoint, home, lease, logbook, objective, study
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.objective import Outcome, Pulse, Stopped, Workplace
 from search.post import Post
+from search.retry import patiently
 from search.spec import queue
-from search.storage import TRIAL_VALUES, TRIALS, Storage
+from search.storage import TRIAL_VALUES, TRIALS, Storage, passes
 
 #: The best so many finished trials of a study keep their last checkpoint, to take a model home from.
 KEEP_BEST = 3
@@ -34,19 +37,28 @@ def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool
         if stopping():
             raise Stopped
 
-    place = workplace(post)
+    def gives_up() -> bool:
+        beat()  # who waits for the database moves
+        return stopping()
+
+    place = workplace(post, gives_up)
     owner = lease.this_process(post.token)
     points = queue(place.study.spec)
-    while not stopping() and (claim := lease.claim(place.storage, place.study.id, owner, points)) is not None:
-        run_trial(place, claim, pulse)
+    is_sound = True
+    while is_sound and not stopping():
+        claim = lease.claim(place.storage, place.study.id, owner, points)
+        if claim is None:
+            return
+        is_sound = run_trial(place, claim, pulse)
 
 
-def workplace(post: Post) -> Workplace:
-    """Everything a worker needs, read from the database and the cache alone."""
+def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workplace:
+    """Everything a worker needs, read from the database and the cache alone; see `Storage.gives_up`."""
     if post.device == "cpu":
         torch.set_num_threads(1)  # one thread a worker, one worker a core: 1.4x the images of one two-thread worker
     device = torch.device(post.device)
-    storage = Storage(post.url, token=post.token)
+    storage = open_storage(post)
+    storage.gives_up = gives_up
     stored = study.load(storage, post.study)
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
@@ -61,22 +73,43 @@ def workplace(post: Post) -> Workplace:
     )
 
 
-def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> None:
-    """Run one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it."""
+def open_storage(post: Post) -> Storage:
+    """The storage of a worker. Its pool has used it already, so if it does not answer now, it will."""
+    return patiently(
+        lambda: Storage(post.url, token=post.token, patience_s=post.patience_s),
+        passes=passes,
+        patience_s=post.patience_s,
+    )
+
+
+def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
+    """Run one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it.
+
+    Returns whether this process can be trusted with another one: who ran out of memory or met a bug cannot.
+    """
+    log = place.home.log(place.study.name, claim.number)
+    logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {place.device}")
     try:
         trial = objective.open_trial(place, claim)
-        tell(place, trial, objective.run(place, claim, trial, pulse))
+        outcome = objective.run(place, claim, trial, pulse)
+        tell(place, trial, outcome)
     except Stopped:
         lease.stop(place.storage, place.storage.token or "")
-    except LeaseLost:
-        return  # somebody took the trial from us, and nothing of ours was written since
-    except (DiskError, DatabaseError):
+        logbook.note(log, "stopped on purpose; back to the queue")
+        return True
+    except LeaseLost as error:
+        logbook.note(log, f"let go: {error}")
+        return True  # somebody took the trial from us, and nothing of ours was written since
+    except (DiskError, DatabaseError) as error:
+        logbook.note(log, f"broke off: {error}")
         raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
         fail(place, claim, error)
-    else:
-        with suppress(OSError):  # what cannot be removed now is removed by `clean`
-            tidy(place, claim.number)
+        tidy(place, claim.number)
+        return False
+    logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
+    tidy(place, claim.number)
+    return not outcome.exhausted
 
 
 def tell(place: Workplace, trial: optuna.Trial, outcome: Outcome) -> None:
@@ -94,21 +127,18 @@ def tell(place: Workplace, trial: optuna.Trial, outcome: Outcome) -> None:
 
 def fail(place: Workplace, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
-    log = place.home.log(place.study.name, claim.number)
+    logbook.note(place.home.log(place.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
     with place.storage.together():
-        place.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}; see {log}")
+        place.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
         place.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
-    with suppress(OSError):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as stream:
-            stream.write("".join(traceback.format_exception(error)))
 
 
 def tidy(place: Workplace, number: int) -> None:
     """Remove the checkpoints that nobody will need: all but those of the best trials."""
     best = best_trials(place.storage, place.study.id)
     for finished in {number, *best[KEEP_BEST:]} - set(best[:KEEP_BEST]):
-        checkpoint.forget(place.home.trial(place.study.name, finished))
+        with suppress(OSError):  # what cannot be removed now is removed when the study goes on
+            checkpoint.forget(place.home.trial(place.study.name, finished))
 
 
 def best_trials(storage: Storage, study_id: int) -> list[int]:
@@ -119,5 +149,4 @@ def best_trials(storage: Storage, study_id: int) -> list[int]:
         .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
         .order_by(TRIAL_VALUES.c.value.desc(), TRIALS.c.number)
     )
-    with storage.engine.connect() as connection:
-        return list(connection.execute(rows).scalars())
+    return storage.read(lambda connection: list(connection.execute(rows).scalars()))

@@ -1,20 +1,25 @@
-"""The only module that knows which database it is: the URL, write transactions, fencing.
+"""The only module that knows which database it is: the URL, write transactions, fencing, which errors pass.
 
 `Storage` is Optuna's own `RDBStorage` with its trial writes done again, because on SQLite Optuna selects before it
 updates, in a transaction that takes no lock until the update (`SELECT ... FOR UPDATE` is ignored there), so that two
 workers can do the same work (optuna/optuna#4002, #4621). Here every write is one transaction that holds the write lock
 from its first statement, and every write to a trial first checks, inside that transaction, that this process owns it.
+
+Every call is made again while the database is locked or its server restarts. So each of them may be done twice: the
+answer to a COMMIT can be lost when it was carried out. Writes are upserts; a claim and a tell know their own again.
 """
 
+import functools
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
@@ -23,9 +28,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.reader import open_reader, sqlite_path
+from search.retry import patiently, root
+from search.times import BUSY_S, Times
 
-#: Longest wait for the write lock of SQLite. A healthy writer holds it for milliseconds, a backup longer.
-LOCK_TIMEOUT_S = 60.0
+T = TypeVar("T")
 
 STUDIES: sa.Table = models.StudyModel.__table__
 STUDY_ATTRS: sa.Table = models.StudyUserAttributeModel.__table__
@@ -37,8 +43,31 @@ TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
 TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
 CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
 
-#: What SQLite says when the disk, and not the database, is in the way (sqlite3.c, sqlite3ErrStr).
-DISK_SIGNS = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
+#: Codes of SQLite (https://www.sqlite.org/rescode.html) that say that somebody holds a lock, and that the disk, and not
+#: the database, is in the way.
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+#: SQLSTATE codes of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html) that pass by
+#: themselves: no connection, a shutdown, too many connections, a deadlock or conflict of two transactions. And that
+#: its disk is full.
+PASSING = ("08", "57P", "53300", "40001", "40P01")
+FULL = "53100"
+#: System attribute of a finished trial: the token of who finished it, by which a repeated tell knows its own.
+TELLER = "convsearch:teller"
+
+#: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
+MAKING = 0x636F6E7673656172
+#: Options of libpq (https://www.postgresql.org/docs/current/libpq-connect.html): a server that is gone without a word
+#: is noticed within half a minute, where TCP alone would take hours.
+NOTICE_THE_DEAD = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    # A process that freezes inside a transaction must not hold its locks for ever.
+    "options": "-c idle_in_transaction_session_timeout=30s",
+}
 
 #: The option of a connection whose transactions hold the write lock from their first statement.
 LOCKED = {"convsearch_locked": True}
@@ -58,19 +87,36 @@ LEASES = sa.Table(
 )
 
 
+def _patient(call: Callable[..., T]) -> Callable[..., T]:
+    """A method of Optuna's storage that waits for a database that is busy or away."""
+
+    @functools.wraps(call)
+    def method(self: "Storage", *args: Any, **kwargs: Any) -> T:
+        return self.patiently(lambda: call(self, *args, **kwargs))
+
+    return method
+
+
 class Storage(RDBStorage):
     """Optuna's storage with atomic, fenced writes. One thread of one process writes through it.
 
     `token` is what this process signs its leases with; without one it can read, and write to studies, but to no trial.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, create: bool = False) -> None:
+    def __init__(
+        self, url: str, *, token: str | None = None, create: bool = False, patience_s: float = Times().patience_s
+    ) -> None:
         """Open the database at `url`; only with `create` a missing SQLite file is made.
+
+        Once it is open, every call tries again for `patience_s` seconds what fails for a reason that passes.
 
         Raises:
             DatabaseError: there is no such database, it is none, or its schema is another Optuna's.
         """
         self.token = token
+        self.patience_s = patience_s
+        #: Asked before a call is made again: whether nobody wants to wait for it any longer.
+        self.gives_up: Callable[[], bool] = lambda: False
         self._together: list[tuple[int, sa.Executable]] | None = None
         if create:
             make_folder(url)
@@ -95,23 +141,44 @@ class Storage(RDBStorage):
 
     # -- transactions ----------------------------------------------------------------------------------------
 
-    @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """One transaction that holds the write lock from its start, and is committed at the end of the block.
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do `work` in one transaction that holds the write lock from its start, and commit it.
 
-        (The lock of the whole database on SQLite; elsewhere of the rows that the block locks.)
+        (The lock of the whole database on SQLite; elsewhere of the rows that `work` locks.) `work` is done again if the
+        transaction failed for a reason that passes, so it must change nothing but the database.
 
         Raises:
             DiskError: the disk is full, or the file cannot be written.
             DatabaseError: the database does not answer.
         """
-        try:
+
+        def transact() -> T:
             with self._writer.begin() as connection:
-                yield connection
-        except sa.exc.OperationalError as error:
-            text = first_line(error)
-            kind = DiskError if any(sign in text for sign in DISK_SIGNS) else DatabaseError
-            raise kind(f"{shown(self.url)} cannot be written: {text}") from error
+                return work(connection)
+
+        return self.patiently(transact)
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do `work`, which only reads, so that all it sees is of one moment. Raises as `write` does."""
+
+        def transact() -> T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        return self.patiently(transact)
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """The result of `call`, made again while the database is busy or away. Raises as `write` does."""
+        try:
+            return patiently(
+                call, passes=lambda error: passes(error) and not self.gives_up(), patience_s=self.patience_s
+            )
+        except (sa.exc.DBAPIError, StorageInternalError, DatabaseError) as error:
+            cause = database_error(error)
+            if cause is None:
+                raise
+            kind = DiskError if is_of_the_disk(cause) else DatabaseError
+            raise kind(f"{shown(self.url)} cannot be used: {first_line(error)}") from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -132,22 +199,45 @@ class Storage(RDBStorage):
         self._apply([(trial_id, statement) for statement in statements])
 
     def _apply(self, writes: Sequence[tuple[int, sa.Executable]]) -> None:
-        with self.write() as connection:
-            for trial_id in {trial_id for trial_id, _ in writes}:
+        trial_ids = {trial_id for trial_id, _ in writes}
+        is_again = False
+
+        def apply(connection: sa.Connection) -> None:
+            nonlocal is_again
+            was_tried, is_again = is_again, True
+            if was_tried and all(self._is_told(connection, trial_id) for trial_id in trial_ids):
+                return  # it was done, and only the answer was lost
+            for trial_id in trial_ids:
                 self._check_owner(connection, trial_id)
             for _, statement in writes:
                 connection.execute(statement)
 
+        self.write(apply)
+
+    def _is_told(self, connection: sa.Connection, trial_id: int) -> bool:
+        """Whether it was this process that finished the trial."""
+        of_trial = (TRIAL_SYSTEM_ATTRS.c.trial_id == trial_id, TRIAL_SYSTEM_ATTRS.c.key == TELLER)
+        told = connection.execute(sa.select(TRIAL_SYSTEM_ATTRS.c.value_json).where(*of_trial)).scalar_one_or_none()
+        return told is not None and json.loads(told) == self.token
+
     def _check_owner(self, connection: sa.Connection, trial_id: int) -> None:
-        """The fence: only the holder of its lease writes to a trial, and there is a lease only while it is RUNNING."""
-        token = connection.execute(
-            sa.select(LEASES.c.token)
-            .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
-            .where(LEASES.c.trial_id == trial_id)
-            .with_for_update(of=TRIALS)
-        ).scalar_one_or_none()
+        """The fence: only the holder of its lease writes to a trial, and there is a lease only while it is RUNNING.
+
+        It is the lease's row that is locked. PostgreSQL looks again at a row for whose lock it waited, and only at that
+        one (https://www.postgresql.org/docs/current/transaction-iso.html, Read Committed): so a lease that ended
+        meanwhile is seen to be gone.
+        """
+        held = sa.select(LEASES.c.token).where(LEASES.c.trial_id == trial_id).with_for_update()
+        token = connection.execute(held).scalar_one_or_none()
         if self.token is None or token != self.token:
             raise LeaseLost(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
+
+    def lock_study(self, connection: sa.Connection, study_id: int) -> None:
+        """Let nobody else claim trials of the study or change its budget until this transaction ends.
+
+        PostgreSQL locks the study's row; SQLite ignores FOR UPDATE, and holds its one write lock already.
+        """
+        connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
 
     def upsert(self, table: sa.Table, keys: dict[str, object], values: dict[str, object]) -> sa.Executable:
         """The statement that writes `values` into the row named by `keys`, which is made if it is missing."""
@@ -187,6 +277,7 @@ class Storage(RDBStorage):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             keys: dict[str, object] = {"trial_id": trial_id, "objective": objective}
             statements.append(self.upsert(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
+        statements.append(self._system_attr(trial_id, TELLER, self.token))
         self._write_trial(trial_id, *statements, *ending(trial_id, state))
         return True
 
@@ -200,28 +291,33 @@ class Storage(RDBStorage):
         self._write_trial(trial_id, self.trial_attr(trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._write_trial(trial_id, self._system_attr(trial_id, key, value))
+
+    def _system_attr(self, trial_id: int, key: str, value: object) -> sa.Executable:
         keys: dict[str, object] = {"trial_id": trial_id, "key": key}
-        self._write_trial(trial_id, self.upsert(TRIAL_SYSTEM_ATTRS, keys, {"value_json": json.dumps(value)}))
+        return self.upsert(TRIAL_SYSTEM_ATTRS, keys, {"value_json": json.dumps(value)})
 
     # -- Optuna's study writes: the lock first, then the same work -------------------------------------------
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        with self._locked_session():
-            return super().create_new_study(directions, study_name)
+        return self._locked(lambda: super(Storage, self).create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
-        with self._locked_session():
-            super().delete_study(study_id)
-        with self.write() as connection:
-            connection.execute(sa.delete(LEASES).where(LEASES.c.study_id == study_id))
+        self._locked(lambda: super(Storage, self).delete_study(study_id))
+        self.write(lambda connection: connection.execute(sa.delete(LEASES).where(LEASES.c.study_id == study_id)))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        with self._locked_session():
-            super().set_study_user_attr(study_id, key, value)
+        self._locked(lambda: super(Storage, self).set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        with self._locked_session():
-            super().set_study_system_attr(study_id, key, value)
+        self._locked(lambda: super(Storage, self).set_study_system_attr(study_id, key, value))
+
+    def _locked(self, call: Callable[[], T]) -> T:
+        def locked() -> T:
+            with self._locked_session():
+                return call()
+
+        return self.patiently(locked)
 
     @contextmanager
     def _locked_session(self) -> Iterator[None]:
@@ -232,6 +328,17 @@ class Storage(RDBStorage):
         finally:
             self.scoped_session.remove()
             self.scoped_session.configure(bind=self.engine)
+
+    # -- Optuna's reads, made again while the database is busy ------------------------------------------------
+
+    _get_trials = _patient(RDBStorage._get_trials)
+    get_all_studies = _patient(RDBStorage.get_all_studies)
+    get_study_directions = _patient(RDBStorage.get_study_directions)
+    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
+    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
+    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
+    get_trial = _patient(RDBStorage.get_trial)
 
     # -- our own reads ---------------------------------------------------------------------------------------
 
@@ -244,8 +351,7 @@ class Storage(RDBStorage):
             CURVES.c.step == step,
             CURVES.c.intermediate_value.is_not(None),
         )
-        with self.engine.connect() as connection:
-            return {row.number: row.intermediate_value for row in connection.execute(rows)}
+        return self.read(lambda connection: {row.number: row.intermediate_value for row in connection.execute(rows)})
 
 
 def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:
@@ -262,8 +368,8 @@ def utc_now() -> datetime:
 def engine_options(url: str) -> dict[str, Any]:
     """What `create_engine` needs for this kind of database."""
     if is_sqlite(url):
-        return {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
-    return {"pool_pre_ping": True, "hide_parameters": True}
+        return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
+    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": NOTICE_THE_DEAD}
 
 
 def is_sqlite(url: str) -> bool:
@@ -298,6 +404,8 @@ def make_tables(url: str) -> None:
     engine = sa.create_engine(url, **engine_options(url))
     take_over_transactions(engine)
     with engine.execution_options(**LOCKED).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
         models.BaseModel.metadata.create_all(connection)
         LEASES.create(connection, checkfirst=True)
     engine.dispose()
@@ -316,10 +424,44 @@ def take_over_transactions(engine: sa.Engine) -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of what went wrong, without the SQL that SQLAlchemy adds."""
-    while error.__cause__ is not None:
+    text = str(root(error))
+    return text.splitlines()[0] if text else type(root(error)).__name__
+
+
+def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:
+    """The error of the database that is behind `error`, if there is one."""
+    while error is not None and not isinstance(error, sa.exc.DBAPIError):
         error = error.__cause__
-    text = str(error)
-    return text.splitlines()[0] if text else type(error).__name__
+    return error
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same call may well succeed a moment later: somebody holds a lock, or the server restarts."""
+    cause = database_error(error)
+    if cause is None:
+        return False
+    if isinstance(cause.orig, sqlite3.Error):
+        return _sqlite_code(cause.orig) in BUSY
+    state = getattr(cause.orig, "sqlstate", None)
+    # Without a code there was no server to give one: the connection broke, or could not be made.
+    return (
+        cause.connection_invalidated
+        or (isinstance(cause, sa.exc.OperationalError) and state is None)
+        or (state is not None and state.startswith(PASSING))
+    )
+
+
+def is_of_the_disk(error: sa.exc.DBAPIError) -> bool:
+    """Whether the disk below the database is full, broken or write-protected."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_code(error.orig) in DISK
+    return getattr(error.orig, "sqlstate", None) == FULL
+
+
+def _sqlite_code(error: sqlite3.Error) -> int | None:
+    """The primary result code; the extended one has it in its last byte."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:

@@ -40,8 +40,10 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         SpecError: it exists with another spec or other images, or was not made by this service.
     """
     optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-    with storage.write() as connection:
+
+    def open_it(connection: sa.Connection) -> StoredStudy:
         study_id = query.find_study(connection, name)
+        storage.lock_study(connection, study_id)
         attrs = _attrs(connection, study_id)
         if "spec" not in attrs:
             _refuse_foreign(connection, study_id, name)
@@ -51,7 +53,9 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         _refuse_difference(name, attrs, spec, data)
         # The question may be put in other words, and the same images lie elsewhere now.
         _set(storage, connection, study_id, question=spec.question, spec=specs.dump(spec))
-    return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
+        return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
+
+    return storage.write(open_it)
 
 
 def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
@@ -60,9 +64,12 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
     Raises:
         SpecError: as `open_or_create` would, later.
     """
-    with storage.engine.connect() as connection:
+
+    def stored(connection: sa.Connection) -> dict[str, Any]:
         known = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar()
-        attrs = {} if known is None else _attrs(connection, known)
+        return {} if known is None else _attrs(connection, known)
+
+    attrs = storage.read(stored)
     if "spec" in attrs:
         _refuse_difference(name, attrs, spec, attrs["data"])
 
@@ -74,9 +81,12 @@ def load(storage: Storage, name: str) -> StoredStudy:
         UsageError: there is none of that name.
         SpecError: it was not made by this service.
     """
-    with storage.engine.connect() as connection:
+
+    def stored(connection: sa.Connection) -> tuple[int, dict[str, Any]]:
         study_id = query.find_study(connection, name)
-        attrs = _attrs(connection, study_id)
+        return study_id, _attrs(connection, study_id)
+
+    study_id, attrs = storage.read(stored)
     if "spec" not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
     spec = specs.restore(attrs["spec"])
@@ -88,28 +98,29 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
 
     Trials that exist already are never thrown away: a budget below their number becomes their number.
     """
-    with storage.write() as connection:
-        trials = max(trials, _trials(connection, study.id))
-        _set(storage, connection, study.id, trials=trials)
-    return trials
+
+    def set_them(connection: sa.Connection) -> int:
+        storage.lock_study(connection, study.id)
+        allowed = max(trials, _trials(connection, study.id))
+        _set(storage, connection, study.id, trials=allowed)
+        return allowed
+
+    return storage.write(set_them)
 
 
 def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
     """Set user attributes of a study, in one transaction."""
-    with storage.write() as connection:
-        _set(storage, connection, study_id, **attrs)
+    storage.write(lambda connection: _set(storage, connection, study_id, **attrs))
 
 
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
-    with storage.write() as connection:
-        _set(storage, connection, query.find_study(connection, name), stop=True)
+    storage.write(lambda connection: _set(storage, connection, query.find_study(connection, name), stop=True))
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:
     """The wall-clock time for which the study has been run, in seconds, over all its runs."""
-    with storage.engine.connect() as connection:
-        return float(_attrs(connection, study_id)["seconds_run"])
+    return float(storage.read(lambda connection: _attrs(connection, study_id))["seconds_run"])
 
 
 def for_trial(cached: _CachedStorage, study: StoredStudy, number: int) -> optuna.Study:

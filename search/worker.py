@@ -5,6 +5,7 @@ a server that has torch loaded already, and so is at work within a second.
 """
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import Synchronized
 from types import FrameType
 
@@ -26,6 +27,8 @@ from search.post import Post
 PRELOAD = ["search.runner"]
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
+#: Makes a worker write the stacks of its threads, even from within a loop in C.
+STACK_SIGNAL = signal.SIGUSR1
 #: From linux/prctl.h: the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -45,8 +48,11 @@ class Signals:
         self.stop = True
 
 
-def main(post: Post, beats: "Synchronized[int]") -> None:
-    """The life of a worker process. `beats` counts its batches, so that the pool sees that it moves."""
+def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
+    """The life of a worker process. `beats` counts its batches, so that the pool sees that it moves; if it does not,
+    the pool asks for its `stack`.
+    """
+    faulthandler.register(STACK_SIGNAL, file=stack.fileno())
     signals = Signals()
     signals.listen()
     die_with_parent()

@@ -27,9 +27,8 @@ def make_study(url: str) -> Callable[[int], int]:
     def make(trials: int) -> int:
         storage = Storage(url, create=True)
         study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
-        with storage.write() as connection:
-            row = {"study_id": study._study_id, "key": "trials", "value_json": json.dumps(trials)}
-            connection.execute(sa.insert(STUDY_ATTRS).values(row))
+        row = {"study_id": study._study_id, "key": "trials", "value_json": json.dumps(trials)}
+        storage.write(lambda connection: connection.execute(sa.insert(STUDY_ATTRS).values(row)))
         return study._study_id
 
     return make

@@ -81,8 +81,7 @@ def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], 
     study_id = make_study(1)
     writer, reader = Storage(url, token="t"), Storage(url)
 
-    with writer.write():
-        assert reader.get_all_trials(study_id) == []
+    assert writer.write(lambda _: reader.get_all_trials(study_id)) == []
 
 
 def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: Callable[[int], int]) -> None:
@@ -90,8 +89,11 @@ def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: C
     storage = Storage(url)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
 
-    with storage.write(), pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.execute("BEGIN IMMEDIATE")
+    def meanwhile(_: sa.Connection) -> None:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+
+    storage.write(meanwhile)
     other.execute("BEGIN IMMEDIATE")
     other.close()
 

@@ -3,7 +3,7 @@
 import signal
 
 from search import query
-from search.pool import STOPPING
+from search.interrupts import STOPPING
 from search.reader import open_reader
 from tests.lab import LONG, Lab, equal
 

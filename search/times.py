@@ -1,0 +1,44 @@
+"""How long to wait for what. The times belong together, so they are checked together.
+
+    a storage call waits for a busy database  <  a worker counts as hung
+    a storage call waits, and three renewals  <  a lease expires
+
+Else a database that is locked for a while would look like a dead or a hung worker (River, a job queue on PostgreSQL,
+checks its times against each other for the same reason: https://riverqueue.com/docs/stuck-jobs).
+"""
+
+from dataclasses import dataclass
+
+from search.errors import UsageError
+
+#: Longest time that SQLite's driver waits for a lock by itself; signals are answered only between two such waits.
+BUSY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Times:
+    """The waiting times of one launcher and its workers."""
+
+    patience_s: float = 75.0
+    """How long a storage call tries again: through a backup that locks the database, or a restart of its server."""
+
+    renewal_s: float = 10.0
+    """Between two renewals of a lease, by the pool."""
+
+    lease_s: float = 120.0
+    """After so much silence the owner of a lease is gone. On the same machine a dead owner is seen at once."""
+
+    hang_s: float = 120.0
+    """After so long without a finished batch a worker hangs; or ten median epochs, if that is longer."""
+
+    def __post_init__(self) -> None:
+        wait = self.patience_s + min(BUSY_S, self.patience_s)
+        if self.lease_s <= wait + 3 * self.renewal_s:
+            raise UsageError(
+                f"a lease must last longer than the longest wait for the database and three renewals, "
+                f"{wait + 3 * self.renewal_s:g} s, but got {self.lease_s:g} s"
+            )
+        if self.hang_s <= wait:
+            raise UsageError(
+                f"--hang must be more than {wait:g} s, the longest wait for a busy database, but got {self.hang_s:g} s"
+            )

@@ -1,0 +1,58 @@
+"""A worker that stands still is found out, asked where it stands, and replaced."""
+
+import io
+import os
+import signal
+import threading
+from pathlib import Path
+
+from search import launch, query, spec
+from search.launch import Order
+from search.pool import End
+from search.progress import open_view
+from search.reader import open_reader
+from search.times import Times
+from tests.lab import LONG, Lab, equal, wait_until
+
+#: Shorter than the product's, in the same order.
+SHORT = Times(patience_s=10.0, renewal_s=1.0, lease_s=30.0, hang_s=16.0)
+
+
+def freeze_at(lab: Lab, *, steps: int) -> threading.Thread:
+    """Stop the worker, as SIGSTOP does, once trial 0 has so many steps."""
+
+    def freeze() -> None:
+        wait_until(lambda: lab.home.study("s").exists() and lab.workers() and lab.steps() >= steps)
+        os.kill(lab.workers()[0], signal.SIGSTOP)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    return thread
+
+
+def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_nothing_had_happened(
+    lab: Lab, undisturbed: Lab
+) -> None:
+    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu", times=SHORT)
+    wanted = spec.load(Path(lab.write(**LONG)))
+
+    thread = freeze_at(lab, steps=5)
+    end = launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    thread.join()
+
+    (trial,), (whole,) = lab.trials(), undisturbed.trials()
+    log = lab.home.log("s", 0).read_text()
+    assert end is End.DONE
+    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
+    assert "no batch was finished for" in trial.crashes[0]
+    assert "broke off: no batch was finished for" in log
+    assert "runner.py" in log  # the stack says where it stood
+    assert "going on after step" in log
+    assert equal(lab.trained(), undisturbed.trained())
+
+
+def test_show_names_the_log_of_a_trial(undisturbed: Lab) -> None:
+    shown = undisturbed.run("show", "s", "0").out
+    row = query.trial(open_reader(undisturbed.url), "s", 0)
+
+    assert str(undisturbed.home.log("s", row.number)) in shown.replace("\n", "")

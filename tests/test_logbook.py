@@ -1,0 +1,26 @@
+"""The log of a trial is plain text that never stands in the way."""
+
+import re
+from pathlib import Path
+
+from search.logbook import note
+
+
+def test_every_event_is_a_line_with_its_time_and_what_follows_is_indented(tmp_path: Path) -> None:
+    log = tmp_path / "trial-00000" / "log.txt"
+
+    note(log, "step 1: 0.5")
+    note(log, "failed:\nTraceback\n  ValueError\n")
+
+    first, second, *rest = log.read_text().splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d step 1: 0\.5", first)
+    assert second.endswith("failed:")
+    assert rest == ["    Traceback", "      ValueError"]
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    note(tmp_path / "file" / "log.txt", "step 1")
+
+    assert (tmp_path / "file").read_text() == "in the way"

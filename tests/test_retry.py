@@ -1,0 +1,63 @@
+"""What passes is waited for, and what does not pass is not."""
+
+import pytest
+
+from search import retry
+from search.retry import patiently
+
+
+class Flaky:
+    """Fails the first `failures` times that it is called."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ConnectionError("the server is starting up")
+        return "done"
+
+
+def is_connection(error: Exception) -> bool:
+    return isinstance(error, ConnectionError)
+
+
+def test_a_call_is_made_again_until_it_succeeds() -> None:
+    call = Flaky(3)
+
+    assert patiently(call, passes=is_connection, patience_s=30) == "done"
+    assert call.calls == 4
+
+
+def test_an_error_that_does_not_pass_is_raised_at_once() -> None:
+    call = Flaky(3)
+
+    with pytest.raises(ConnectionError):
+        patiently(call, passes=lambda _: False, patience_s=30)
+    assert call.calls == 1
+
+
+def test_patience_ends_with_the_last_error() -> None:
+    call = Flaky(1_000_000)
+
+    with pytest.raises(ConnectionError, match="starting up"):
+        patiently(call, passes=is_connection, patience_s=0.2)
+    assert call.calls > 1
+
+
+def test_who_waits_for_long_is_told_why_and_only_once(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "NOTICE_S", 0.1)
+
+    patiently(Flaky(6), passes=is_connection, patience_s=30)
+
+    assert capfd.readouterr().err == "waiting for the database: the server is starting up\n"
+
+
+def test_a_short_wait_is_not_worth_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    patiently(Flaky(2), passes=is_connection, patience_s=30)
+
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,27 @@
+"""Waiting times that contradict each other are refused."""
+
+import pytest
+
+from search.errors import UsageError
+from search.times import Times
+
+
+def test_the_default_times_agree() -> None:
+    times = Times()
+
+    assert times.patience_s > 60  # a database that is locked for a minute is waited for
+    assert times.lease_s > times.patience_s + 3 * times.renewal_s
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ({"lease_s": 110.0}, "three renewals, 110 s, but got 110 s"),
+        ({"renewal_s": 20.0}, "three renewals, 140 s, but got 120 s"),
+        ({"patience_s": 100.0}, "a lease must last longer"),
+        ({"hang_s": 80.0}, "--hang must be more than 80 s"),
+    ],
+)
+def test_times_that_contradict_each_other_are_refused_with_the_rule(times: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Times(**times)
