@@ -39,8 +39,8 @@ def best_grid(ranking: Ranking) -> Grid:
     )
 
 
-def trial_grid(row: TrialRow) -> Grid:
-    """Everything that is known of one trial, a line for each."""
+def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
+    """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
     lines = {
         "state": row.state.lower() + (f": {row.reason}" if row.reason else ""),
         "value": ", ".join(number(value) for value in row.values),
@@ -54,6 +54,7 @@ def trial_grid(row: TrialRow) -> Grid:
         "model": _model(row),
         "begun": f"{row.started:%Y-%m-%d %H:%M:%S} UTC" if row.started else "",
         "ended": f"{row.completed:%Y-%m-%d %H:%M:%S} UTC" if row.completed else "",
+        "log": log or "",
         "again": command(row),
     }
     return Grid(
@@ -84,7 +85,18 @@ def best_json(ranking: Ranking) -> dict[str, Any]:
     return _study_json(ranking.study) | {"trials": [_trial_json(t) for t in ranking.trials]}
 
 
-def trial_json(row: TrialRow) -> dict[str, Any]:
+def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """`best --csv`: columns and rows. A parameter that a trial does not have is empty there."""
+    objectives = [ranking.study.objective, *(f"value_{index}" for index in range(1, len(ranking.study.directions)))]
+    own = ("trial", *objectives, "epochs", "seconds")
+    names = tuple(dict.fromkeys(name for trial in ranking.trials for name in trial.params))
+    rows: list[tuple[object, ...]] = [
+        (t.number, *t.values, t.epochs, t.seconds, *(t.params.get(name) for name in names)) for t in ranking.trials
+    ]
+    return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
+
+
+def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
     """`show --json`."""
     return {
         "study": row.study,
@@ -102,6 +114,7 @@ def trial_json(row: TrialRow) -> dict[str, Any]:
         "images_per_second": row.images_per_second,
         "started": row.started,
         "completed": row.completed,
+        "log": log,
     }
 
 

@@ -38,7 +38,14 @@ def open_reader(url: str) -> sa.Engine:
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         text = f"{parsed.get_backend_name()} needs a driver that is not installed ({error})"
         raise DatabaseError(f"{text}; for PostgreSQL install convsearch[postgres]") from error
-    return engine.execution_options(postgresql_readonly=True)
+    return one_moment(engine).execution_options(postgresql_readonly=True)
+
+
+def one_moment(engine: sa.Engine) -> sa.Engine:
+    """`engine` with transactions whose SELECTs all see one moment; SQLite's do so by themselves."""
+    if engine.dialect.name != "postgresql":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
 def sqlite_connection(file: Path) -> sqlite3.Connection:

@@ -104,8 +104,7 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
         logbook.note(log, f"broke off: {error}")
         raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
-        fail(place, claim, error)
-        tidy(place, claim.number)
+        fail(place, claim, error)  # its checkpoint stays, for `--retry-failed`
         return False
     logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
     tidy(place, claim.number)

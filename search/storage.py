@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.errors import DatabaseError, DiskError, LeaseLost
-from search.reader import open_reader, sqlite_path
+from search.reader import one_moment, open_reader, sqlite_path
 from search.retry import patiently, root
 from search.times import BUSY_S, Times
 
@@ -132,6 +132,7 @@ class Storage(RDBStorage):
         self.engine.dispose()  # the connections of the schema check began transactions in the driver's way
         take_over_transactions(self.engine)
         self._writer = self.engine.execution_options(**LOCKED)
+        self._reader = one_moment(self.engine)
 
     def _open(self, url: str) -> None:
         try:
@@ -162,7 +163,7 @@ class Storage(RDBStorage):
         """Do `work`, which only reads, so that all it sees is of one moment. Raises as `write` does."""
 
         def transact() -> T:
-            with self.engine.begin() as connection:
+            with self._reader.begin() as connection:
                 return work(connection)
 
         return self.patiently(transact)

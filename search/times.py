@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from search.errors import UsageError
 
 #: Longest time that SQLite's driver waits for a lock by itself; signals are answered only between two such waits.
-BUSY_S = 5.0
+BUSY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +21,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from search import lease, query, runner, worker
-from search.objective import Stopped, Workplace, boundaries
+from search.objective import Stopped, Workplace, boundaries, is_out_of_memory
 from search.post import Post
 from search.storage import Storage
 from tests.lab import Lab, equal, work
@@ -293,6 +296,65 @@ def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(lab: Lab) ->
     assert trial.reason.startswith("IndexError: ")
     assert "Traceback (most recent call last)" in lab.home.log("s", 0).read_text()
     assert work(place).state == "COMPLETE"
+
+
+#: 19 million weights: with their gradients and Adam's two averages 300 MB.
+LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
+
+
+def work_with_little_memory(post: Post, sound: "Connection[bool, bool]") -> None:
+    """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
+    place = runner.workplace(post)
+    claim = lease.claim(place.storage, place.study.id, lease.this_process(post.token))
+    assert claim is not None
+    limit = psutil.Process().memory_info().vms + 150_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sound.send(runner.run_trial(place, claim, lambda: None))
+
+
+def test_a_network_for_which_there_is_no_memory_is_pruned_and_its_process_is_not_trusted_any_more(lab: Lab) -> None:
+    post = lab.create(space=LARGE)
+    ours, theirs = multiprocessing.Pipe()
+
+    process = multiprocessing.get_context("forkserver").Process(target=work_with_little_memory, args=(post, theirs))
+    process.start()
+    process.join()
+
+    (trial,) = lab.trials()
+    assert not ours.recv()
+    assert (trial.state, trial.attempts, trial.crashes) == ("PRUNED", 1, ())
+    assert trial.reason is not None
+    assert trial.reason.startswith("out of memory: ")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")], ids=repr
+)
+def test_python_and_torch_without_memory_are_told_from_bugs(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+def test_a_process_that_met_a_bug_ends_so_that_the_next_trial_gets_a_fresh_one(lab: Lab) -> None:
+    place = runner.workplace(lab.create())
+    labels = place.data.train.labels + 4
+    broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
+    claim = lease.claim(place.storage, place.study.id, lease.this_process(place.storage.token or ""))
+
+    assert claim is not None
+    assert not runner.run_trial(broken, claim, lambda: None)
+
+
+def test_the_log_of_a_trial_tells_every_step_and_every_attempt(lab: Lab) -> None:
+    place = runner.workplace(lab.create())
+
+    work(place, stop_after(15))
+    work(place)
+
+    log = lab.home.log("s", 0).read_text()
+    told = ["attempt 1 in process", "step 1: ", "stopped on purpose", "going on after step 1", "step 3: ", "complete: "]
+    places = [log.index(words) for words in told]
+    assert places == sorted(places)
 
 
 def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
