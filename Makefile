@@ -21,7 +21,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean test check lock
+.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean migrate test check soak lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -67,8 +67,14 @@ delete: $(SETUP)  ## STUDY=cifar10 | delete a study and its files
 clean: $(SETUP)  ##| remove files that no study needs
 	@$(CONVSEARCH) clean
 
+migrate: $(SETUP)  ##| bring an old database up to date
+	@$(CONVSEARCH) migrate
+
 test: check  ##| check, then all tests
 	.venv/bin/python -m pytest
+
+soak: $(SETUP)  ##| an hour of faults, one table
+	@.venv/bin/python -m tests.faults.soak
 
 check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .

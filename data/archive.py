@@ -13,10 +13,22 @@ from pathlib import Path
 from typing import BinaryIO, Self, cast
 
 from data.errors import DataError
-from data.store import Directory, Entry, Stamp, Store, damage_told, is_ignored, text_of
+from data.store import Directory, Entry, Stamp, Store, damage_told, is_ignored, refuse_huge, text_of
 
-MAX_FILE_BYTES = 256 * 2**20  # more than any image of image.MAX_PIXELS needs; stops decompression bombs
 CHUNK = 2**20
+# zipfile unpacks what bzip2 and LZMA give for a few kilobytes in one piece, and that may be gigabytes.
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# tarfile reads a header that says more of the next one (a long name, pax) in one piece, whatever its size.
+TAR_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+MAX_EXTENSION_BYTES = 2**16
+# Names of four million images; a .tar.xz of a megabyte could name ten times as many.
+MAX_LIST_BYTES, MEMBER_BYTES = 2**29, 100
 
 
 def open_store(path: Path) -> Store:
@@ -31,6 +43,8 @@ def open_store(path: Path) -> Store:
             head = file.read(512)
     except FileNotFoundError:
         raise DataError(f"[data] path: there is no {path}; correct the path, it is relative to {Path.cwd()}") from None
+    except ValueError as error:
+        raise DataError(f"[data] path: {str(path)!r} cannot be a path ({error}); correct it") from error
     except OSError as error:
         raise DataError(f"[data] path: {path} cannot be read ({error.strerror}); check its permissions") from error
     if head.startswith(b"PK"):
@@ -66,7 +80,10 @@ class Zip(_Archive):
             for info in archive.infolist():
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise DataError(_refusal(self.path, info.filename, "is a link"))
+                if info.compress_type not in ZIP_METHODS:
+                    raise DataError(_refusal(self.path, info.filename, "is packed by another method than deflate"))
                 if path := _checked(self.path, info.filename):
+                    refuse_huge(self.path, path, info.file_size)
                     yield Entry(path, info.is_dir())
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
@@ -75,24 +92,43 @@ class Zip(_Archive):
                 path = _checked(self.path, info.filename)
                 if path in wanted:
                     with archive.open(info) as file:
-                        yield path, file.read(MAX_FILE_BYTES)
+                        yield path, file.read()
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A header of a tar that must be whole: tarfile takes a cut or damaged one for the end of the archive."""
+    """A header of a tar that must be whole: tarfile takes a cut or damaged one for the end of the archive.
+
+    And one of a size that can be: tarfile would read 10 GB for a name, and go in circles over a negative one.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            info = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # a block of zeros, which is the proper end
             raise tarfile.ReadError(f"a header is missing or damaged: {error}") from error
+        if info.size < 0 or (info.type in TAR_EXTENSIONS and info.size > MAX_EXTENSION_BYTES):
+            raise tarfile.ReadError(f"a header says {info.size} bytes, which cannot be")
+        return info
 
 
 def _members(stream: BinaryIO) -> tarfile.TarFile:
     return tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo)
+
+
+def _each(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """The members, which tarfile would all keep, a kilobyte each."""
+    listed = 0
+    while (info := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
+        if info.size < 0:  # said by a pax header
+            raise tarfile.ReadError(f"a header says {info.size} bytes, which cannot be")
+        listed += MEMBER_BYTES + len(info.name)
+        if listed > MAX_LIST_BYTES:
+            raise DataError(f"{path} names more files than can be listed in memory; pack train/ and test/ alone")
+        yield info
 
 
 class Tar(_Archive):
@@ -101,21 +137,22 @@ class Tar(_Archive):
     def entries(self) -> Iterator[Entry]:
         with damage_told(self.path), self._stream() as stream:
             with _members(stream) as archive:
-                for info in archive:
+                for info in _each(archive, self.path):
                     if info.issparse() or not (info.isfile() or info.isdir()):
                         raise DataError(_refusal(self.path, info.name, "is a link, a device or a sparse file"))
                     if path := _checked(self.path, info.name):
+                        refuse_huge(self.path, path, info.size)
                         yield Entry(path, info.isdir())
             while stream.read(CHUNK):  # to the end, where the checksums of gzip and xz are
                 pass
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         with damage_told(self.path), self._stream() as stream, _members(stream) as archive:
-            for info in archive:
+            for info in _each(archive, self.path):
                 path = _checked(self.path, info.name)
                 if path in wanted and info.isfile():
                     stream.seek(info.offset_data)  # as extractfile() does, at half the time
-                    yield path, stream.read(min(info.size, MAX_FILE_BYTES))
+                    yield path, stream.read(info.size)
 
     def _stream(self) -> AbstractContextManager[BinaryIO]:
         with self.path.open("rb") as file:

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
-from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ MAX_PIXELS = 25_000_000  # a 25-megapixel photo; more is a mistake or a decompre
 WHITE = (255, 255, 255, 255)
 BUNDLE = 32  # files per task of the pool: handing over one small image costs as much as decoding it
 BUNDLE_BYTES = 2**23  # and less of large ones, for the memory's sake
+WAITING_BYTES = 2**28  # of files that wait to be decoded; small images never come near
 
 
 def decode(content: bytes, *, side: int, name: str) -> Pixels:
@@ -52,11 +52,16 @@ def decode_many(files: Iterator[tuple[str, bytes]], *, side: int) -> Iterator[De
     """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bundles = _bundles(files)
+    waiting: list[tuple[int, Future[Decoded]]] = []
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(_decode_bundle, bundle, side) for bundle in islice(bundles, workers + 1)]
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting.extend(pool.submit(_decode_bundle, bundle, side) for bundle in islice(bundles, 1))
+        while True:
+            while len(waiting) <= workers and sum(size for size, _ in waiting) < WAITING_BYTES:
+                if (bundle := next(bundles, None)) is None:
+                    break
+                waiting.append((sum(len(content) for _, content in bundle), pool.submit(_decode_bundle, bundle, side)))
+            if not waiting:
+                return
+            yield waiting.pop(0)[1].result()
 
 
 def _decode(content: bytes, side: int) -> Pixels:

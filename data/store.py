@@ -4,6 +4,7 @@ import hashlib
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,10 +17,22 @@ from typing import NamedTuple, Protocol
 from data.errors import DataError
 
 PARTS = ("train", "test")
+MAX_FILE_BYTES = 256 * 2**20  # more than any image of image.MAX_PIXELS needs; stops decompression bombs
 LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})  # what file managers leave behind, beside hidden files
-# What reading an archive can end in; zipfile says "encrypted" by RuntimeError, and "unknown compression" by
-# NotImplementedError.
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# What reading an archive can end in; zipfile says "encrypted" by RuntimeError, "unknown compression" by
+# NotImplementedError, and names that are no Unicode by ValueError.
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,9 @@ class Directory:
         for entry in self._folder(f"{part.path}/"):
             yield entry
             if entry.is_folder:
-                yield from self._folder(f"{entry.path}/")
+                for image in self._folder(f"{entry.path}/"):
+                    refuse_huge(self.path, image.path, image.status.st_size if image.status else 0)
+                    yield image
 
     def _folder(self, folder: str) -> Iterator[Entry]:
         with os.scandir(self.path / folder) as listing:
@@ -98,7 +113,9 @@ class Directory:
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         with damage_told(self.path):
             for path in sorted(wanted):
-                yield path, (self.path / path).read_bytes()
+                with (self.path / path).open("rb") as file:
+                    # No more than the file says of itself: the files below /proc have no size, and some no end.
+                    yield path, file.read(os.fstat(file.fileno()).st_size)
 
     def stamp(self) -> Stamp:
         digest, changed_ns = hashlib.sha256(), 0
@@ -120,6 +137,15 @@ class Directory:
 def is_ignored(name: str) -> bool:
     """Whether a file or folder does not count, by its name."""
     return name.startswith(".") or name in LITTER
+
+
+def refuse_huge(store: Path, path: str, size: int) -> None:
+    """Raises DataError for a file of train/ or test/ that is too large to be read into memory, as no image is."""
+    if size > MAX_FILE_BYTES and any(part in PARTS for part in path.split("/")[:2]):
+        raise DataError(
+            f"{store}: '{path}' has {size / 1e6:.0f} MB, but no image of more than {MAX_FILE_BYTES / 1e6:.0f} MB is "
+            "read; take it out"
+        )
 
 
 def text_of(status: os.stat_result) -> str:

@@ -1,46 +1,123 @@
-"""`convsearch clean`: remove the files that no study needs any more."""
+"""What nobody needs any more: `convsearch clean` removes it, and a run does so for its own study when it begins."""
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from search import home, query
 from search.home import Home
-from search.reader import open_reader
+from search.loader import TRIALS
+from search.reader import open_reader, reading
 
 Say = Callable[[str], None]
 
+#: The best so many finished trials of a study keep their last checkpoints, to take a model home from.
+KEEP_BEST = 3
+#: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).
+DONE = ("COMPLETE", "PRUNED")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Litter:
+    """Files of one study that nobody needs."""
+
+    name: str
+    """Of the study."""
+    paths: tuple[Path, ...]
+    """Empty if the study is gone, and all its files are meant."""
+    size: int
+    """Bytes."""
+
 
 def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
-    """Remove the files of studies that are gone and half-written files; with `data` also decoded images that no study
-    of this database uses. Returns the bytes that this freed.
+    """Remove the files of studies that are gone, half-written files, and the checkpoints of finished trials but for
+    the best; with `data` also decoded images that no study of this database uses. Returns the bytes that this freed.
     """
     engine, files = open_reader(url), home.of(url)
-    known = {row.name for row in query.studies(engine)}
     freed = 0
-    for name in files.studies():
-        if name not in known:
-            freed += files.remove(name)
-            say(f"removed the files in {files.study(name)}: there is no such study")
-    for path, why in [*_halves(files, engine), *(_unused_images(cache, engine) if data else ())]:
+    for each in litter(files, engine):
+        freed += each.size
+        if each.paths:
+            _unlink(each.paths)
+            say(f"removed {len(each.paths)} files in {files.study(each.name)}: {_needless(each)}")
+        else:
+            files.remove(each.name)
+            say(f"removed the files in {files.study(each.name)}: there is no such study")
+    for path in _unused_images(cache, engine) if data else ():
         freed += home.size(path)
-        say(f"removed {path}: {why}")
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path)
+        say(f"removed {path}: images that no study uses")
     return freed
 
 
-def _halves(files: Home, engine: sa.Engine) -> Iterator[tuple[Path, str]]:
+def sweep(files: Home, engine: sa.Engine, name: str) -> int:
+    """Remove what a kill left of a study: half-written files, and checkpoints of trials that had just finished.
+
+    Returns the bytes freed.
+    """
+    paths = leftovers(files, engine, name)
+    freed = sum(map(home.size, paths))
+    _unlink(paths)
+    return freed
+
+
+def spare(url: str) -> int:
+    """The bytes that `clean` would free."""
+    return sum(each.size for each in litter(home.of(url), open_reader(url)))
+
+
+def litter(files: Home, engine: sa.Engine) -> Iterator[Litter]:
+    """What nobody needs of each study, as far as there is something."""
+    names = files.studies()  # before the studies: a folder is made after its study, and goes after it
     known = {row.name for row in query.studies(engine)}
-    for name in known.intersection(files.studies()):
-        if not query.progress(engine, name, seen=query.finished(engine, name)).running:
-            yield from ((path, "half-written") for path in files.study(name).glob("trial-*/*.part"))
+    for name in names:
+        if name not in known:
+            yield Litter(name=name, paths=(), size=files.size(name))
+        elif paths := leftovers(files, engine, name):
+            yield Litter(name=name, paths=paths, size=sum(map(home.size, paths)))
 
 
-def _unused_images(cache: Path, engine: sa.Engine) -> Iterator[tuple[Path, str]]:
+def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
+    """The half-written files of a study that nobody is writing, and the checkpoints that nobody will need.
+
+    It may be running meanwhile: a trial that is done and not among the best will never be either.
+    """
+    found = tuple(files.checkpoints(name))  # before the states: who writes a file now has a running trial
+    states = _states(engine, name)
+    best = {trial.number for trial in query.best(engine, name, top=KEEP_BEST).trials}
+    done = {number for number, state in states.items() if state in DONE} - best
+    idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}
+    return tuple(each.path for each in found if each.trial in done or (each.is_half and each.trial in idle))
+
+
+def _states(engine: sa.Engine, name: str) -> dict[int, str]:
+    with reading(engine) as connection:
+        study_id = query.find_study(connection, name)
+        rows = sa.select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.study_id == study_id)
+        return dict(connection.execute(rows).all())
+
+
+def _needless(each: Litter) -> str:
+    """Why the files are not needed."""
+    halves = sum(path.name.endswith(home.HALF) for path in each.paths)
+    reasons = {
+        "half-written": halves,
+        f"of finished trials that are not among the best {KEEP_BEST}": len(each.paths) - halves,
+    }
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+
+
+def _unlink(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _unused_images(cache: Path, engine: sa.Engine) -> Iterator[Path]:
     used = {row.data.get("fingerprint") for row in query.studies(engine)}
     for meta in cache.glob("sets/*/meta.json"):
         if json.loads(meta.read_text()).get("fingerprint") not in used:
-            yield meta.parent, "images that no study uses"
+            yield meta.parent

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data.errors import DataError
-from search import commands
-from search.errors import ConvsearchError
+from search import address
+from search.errors import ConvsearchError, UsageError
 
 STORAGE = "sqlite:///runs/studies.db"
 EXIT_CODES = """\
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = parser().parse_args(arguments)
     try:
+        from search import commands  # takes a while, in which Ctrl-C shall be answered as well
+
         return commands.VERBS[args.verb](args)
     except (ConvsearchError, DataError) as error:
         return _explain(error, error.exit_code, debug=args.debug)
@@ -75,6 +77,11 @@ def _add_limits(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
+    text = "kill a worker that finishes no batch for S seconds (default: 120, or 10 median epochs)"
+    verb.add_argument("--hang", type=float, metavar="S", help=text)
+    text = "stop before the files of all studies together take more (default: $CONVSEARCH_DISK, else what the disk has)"
+    disk = os.environ.get("CONVSEARCH_DISK") or None
+    verb.add_argument("--disk", type=_gigabytes, default=disk, metavar="GB", help=text)
     _add_storage(verb)
     _add_cache(verb)
 
@@ -83,6 +90,8 @@ def _add_queries(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     _query(verbs, "studies", "list the studies", "convsearch studies")
     best = _query(verbs, "best", "show the best trials", "convsearch best cifar10 --top 5", study=True)
     best.add_argument("--top", type=_count, default=5, metavar="K", help="how many (default: 5)")
+    text = "print CSV, a column for each parameter; text that a spreadsheet would evaluate gets a ' in front"
+    best.add_argument("--csv", action="store_true", help=text)
     show = _query(verbs, "show", "show one trial", "convsearch show cifar10 12", study=True)
     show.add_argument("trial", type=int, metavar="N", help="number of the trial")
     _query(verbs, "compare", "show which changes helped", "convsearch compare findings", study=True)
@@ -97,12 +106,16 @@ def _add_queries(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add_care(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     _query(verbs, "stop", "stop a running study, wherever it runs", "convsearch stop cifar10", study=True)
     dashboard = _verb(verbs, "dashboard", "serve optuna-dashboard", "convsearch dashboard --port 8081")
-    dashboard.add_argument("--port", type=int, default=8080, metavar="P", help="port on 127.0.0.1 (default: 8080)")
+    dashboard.add_argument("--port", type=int, default=8080, metavar="P", help="port (default: 8080)")
+    dashboard.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
+    dashboard.add_argument("--expose", action="store_true", help="let others reach --host; nothing is encrypted")
     _add_storage(dashboard)
     delete = _verb(verbs, "delete", "delete a study and its files", "convsearch delete old --yes")
     delete.add_argument("study", metavar="STUDY", help="name of a stored study")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     _add_storage(delete)
+    migrate = _verb(verbs, "migrate", "bring a database of an older Optuna up to date", "convsearch migrate")
+    _add_storage(migrate)
     clean = _verb(verbs, "clean", "remove files that no study needs", "convsearch clean")
     clean.add_argument("--data", action="store_true", help="also decoded images that no study uses; they can be remade")
     _add_storage(clean)
@@ -135,8 +148,30 @@ def _query(
 
 
 def _add_storage(verb: argparse.ArgumentParser) -> None:
-    text = f"database (default: $CONVSEARCH_STORAGE, else {STORAGE})"
-    verb.add_argument("--storage", default=os.environ.get("CONVSEARCH_STORAGE") or STORAGE, metavar="URL", help=text)
+    default = os.environ.get("CONVSEARCH_STORAGE") or STORAGE
+    text = f"database, without a password (default: $CONVSEARCH_STORAGE, which may have one, else {STORAGE})"
+    verb.add_argument("--storage", action=_Typed, type=_address, default=default, metavar="URL", help=text)
+
+
+class _Typed(argparse.Action):
+    """An address on the command line, where everybody on the machine can read it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, _: object = None
+    ) -> None:
+        if address.has_password(str(values)):
+            parser.error(
+                "--storage must not hold a password, because everybody on this machine can read a command line; "
+                "put the address into CONVSEARCH_STORAGE, or the password into ~/.pgpass or the file PGPASSFILE names"
+            )
+        setattr(namespace, self.dest, values)
+
+
+def _address(text: str) -> str:
+    try:
+        return address.usable(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_cache(verb: argparse.ArgumentParser) -> None:
@@ -156,6 +191,13 @@ def _hours(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be more than 0, but got {text}")
+    return value
+
+
+def _gigabytes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0 GB, but got {text}")
     return value
 
 

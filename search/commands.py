@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from search import answers, output, query
-from search.errors import BusyError, UsageError
+from search.errors import BusyError, DatabaseError, UsageError
 from search.output import Grid
 from search.reader import open_reader
+from search.retry import patiently
+from search.times import Times
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,14 +55,23 @@ def studies(args: argparse.Namespace) -> int:
 
 def best(args: argparse.Namespace) -> int:
     """Show the best trials."""
+    if args.csv and args.json:
+        raise UsageError("--csv and --json are two answers; ask for one of them")
     ranking = query.best(open_reader(args.storage), args.study, top=args.top)
+    if args.csv:
+        sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
+        return 0
     return _answer(args, answers.best_json(ranking), answers.best_grid(ranking))
 
 
 def show(args: argparse.Namespace) -> int:
     """Show one trial."""
+    from search import home
+
     row = query.trial(open_reader(args.storage), args.study, args.trial)
-    return _answer(args, answers.trial_json(row), answers.trial_grid(row))
+    file = home.of(args.storage).log(args.study, args.trial)
+    log = str(file) if file.exists() else None
+    return _answer(args, answers.trial_json(row, log), answers.trial_grid(row, log))
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -105,7 +116,7 @@ def dashboard(args: argparse.Namespace) -> int:
     """Serve optuna-dashboard until Ctrl-C."""
     from search import dashboard as serving
 
-    return serving.serve(args.storage, port=args.port)
+    return serving.serve(args.storage, host=args.host, port=args.port, expose=args.expose)
 
 
 def delete(args: argparse.Namespace) -> int:
@@ -141,9 +152,18 @@ def clean(args: argparse.Namespace) -> int:
     return 0
 
 
+def migrate(args: argparse.Namespace) -> int:
+    """Bring a database of an older Optuna up to date, after a copy was kept."""
+    from search import migrate as migration
+
+    migration.migrate(args.storage, _say)
+    return 0
+
+
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search import launch, progress
     from search.pool import End
+    from search.storage import passes
 
     if args.join and (args.trials or args.hours or args.retry_failed):
         raise UsageError("--join only adds workers; --trials, --hours and --retry-failed are for who runs the study")
@@ -153,14 +173,25 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         name=name,
         trials=trials,
         hours=args.hours,
+        disk=args.disk,
         workers=args.workers,
         device=args.device,
         join=args.join,
         retry_failed=args.retry_failed,
+        times=Times() if args.hang is None else Times(hang_s=args.hang),
     )
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=_say)
-    _conclude(end, name, open_reader(args.storage))
-    return {End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
+    code = {End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
+    try:
+        engine = open_reader(args.storage)
+        patience_s = order.times.patience_s if code == 0 else 0.0
+        patiently(lambda: query.study(engine, name), passes=passes, patience_s=patience_s)
+        _conclude(end, name, engine)
+    except DatabaseError as error:  # who asked us to stop does not wait for a database that is busy
+        if code == 0:
+            raise
+        _say(f"{name}: {end}; {error}")
+    return code
 
 
 def _conclude(end: Any, name: str, engine: Any) -> None:
@@ -214,6 +245,6 @@ def _confirmed(question: str) -> bool:
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     verb.__name__: verb
-    for verb in (run, resume, studies, best, show, compare, doctor, validate, stop, dashboard, delete, clean)
+    for verb in (run, resume, studies, best, show, compare, doctor, validate, stop, dashboard, delete, clean, migrate)
 }
 """Every verb, by the name that the command line knows it by."""

@@ -1,18 +1,27 @@
 """optuna-dashboard behind a guard: it shows, and changes nothing.
 
-The dashboard has no password, accepts every Host header, and deletes studies when asked to. So it is served on a
-loopback address only, to browsers that name one (a foreign page that rebinds its own name to 127.0.0.1 is refused), for
-reading only; and its database connection refuses writes as well.
+The dashboard has no password, accepts every Host header, deletes studies when asked to, and serves stored files as
+pages of its own. So it is served only to who has the URL that was printed (its token becomes a cookie); to browsers
+that name this machine (a foreign page that rebinds its own name to 127.0.0.1 is refused); for reading only; stored
+files as downloads; on a loopback address, unless told otherwise. Its database connection refuses writes as well.
 """
 
 import errno
+import hmac
 import ipaddress
 import json
+import secrets
+import socket
 import socketserver
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, urlencode
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import psutil
 
 from search.errors import DatabaseError, UsageError
 from search.reader import open_reader, sqlite_connection, sqlite_path
@@ -23,41 +32,143 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PORT = 8080
+EVERYWHERE = "0.0.0.0"
 #: What a browser on this machine, or at the other end of an ssh tunnel, may call the server; the port does not matter.
-ALLOWED_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_GUARD_HEADERS = [
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+#: The paths of the dashboard itself. What lies elsewhere was stored by somebody: a download, never a page.
+OWN_PAGES = ("/dashboard", "/api/", "/static/", "/favicon.ico")
+
+Headers = list[tuple[str, str]]
+
+_GUARD_HEADERS: Headers = [
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
+_DOWNLOAD_HEADERS: Headers = [("Content-Security-Policy", "sandbox; default-src 'none'")]
 
 
-def serve(storage_url: str, *, host: str = HOST, port: int = PORT) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Door:
+    """Who may come in, and by which URL."""
+
+    token: str = field(repr=False)
+    """What the URL must carry the first time."""
+    port: int
+    """Part of the cookie's name, because browsers do not tell the ports of a host apart."""
+    host: str = HOST
+    """What the server is called in the URL."""
+    names: frozenset[str] = LOCAL_NAMES
+    """What a browser may call the server, in small letters."""
+
+    @property
+    def url(self) -> str:
+        """The URL that opens the door."""
+        return f"http://{self.host}:{self.port}/?{urlencode({'token': self.token})}"
+
+    @property
+    def cookie(self) -> str:
+        """The cookie's name."""
+        return f"convsearch_{self.port}"
+
+    def fits(self, candidate: str) -> bool:
+        """Whether it is the token; how long the answer takes does not say how much of it is right."""
+        return hmac.compare_digest(candidate.encode(), self.token.encode())
+
+
+def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> int:
     """Serve the dashboard of an existing database until Ctrl-C; returns the exit code, 130.
 
     Raises:
-        UsageError: `host` is no loopback address, or the port cannot be used.
+        UsageError: others can reach `host` and `expose` was not asked for, or host or port cannot be used.
         DatabaseError: there is no such database; none is made.
     """
     try:
-        with bind(storage_url, host=host, port=port) as server:
-            print(f"http://{host}:{server.server_port}/  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
+            if not _is_loopback(host):
+                _say(_warning(server.door))
+            _say(f"{server.door.url}  (Ctrl-C ends it)")
             server.serve_forever()
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        _say("")
     return 130
 
 
-def bind(storage_url: str, *, host: str = HOST, port: int = PORT) -> WSGIServer:
+def bind(storage_url: str, *, token: str, host: str = HOST, port: int = PORT, expose: bool = False) -> "Server":
     """The server, bound and ready for `serve_forever`; port 0 takes a free one. Raises as `serve` does."""
-    if not _is_loopback(host):
+    _check_host(host, port=port, expose=expose)
+    app = _dashboard(storage_url)
+    server = _listen(app, host=host, port=port)
+    server.door = _door(server, token=token, host=host)
+    server.set_app(guard(app, server.door))
+    return server
+
+
+def guard(app: "WSGIApplication", door: Door) -> "WSGIApplication":
+    """`app`, but only for reading, and only for a browser that knows us by name and came in by the door."""
+
+    def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if _name(environ.get("HTTP_HOST", "")) not in door.names:
+            return _answer(start_response, HTTPStatus.FORBIDDEN, f"open the dashboard as http://{door.host}")
+        if _is_reading(environ) and any(map(door.fits, _tokens(environ))):
+            return _answer(start_response, HTTPStatus.SEE_OTHER, "come in", _welcome(environ, door))
+        if not any(map(door.fits, _cookies(environ, door.cookie))):
+            reason = "open the URL that `convsearch dashboard` printed, token included, in the address bar"
+            return _answer(start_response, HTTPStatus.FORBIDDEN, reason)
+        if not _is_reading(environ):
+            reason = "this dashboard shows; it changes nothing"
+            return _answer(start_response, HTTPStatus.METHOD_NOT_ALLOWED, reason, [("Allow", "GET, HEAD")])
+        is_own = _is_own(environ["PATH_INFO"])
+
+        def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+            return start_response(status, _guarded_headers(headers, is_own=is_own), exc_info)
+
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # the dashboard fails without this header
+        return app(environ, start)
+
+    return guarded
+
+
+class Server(socketserver.ThreadingMixIn, WSGIServer):
+    """One thread for each request, none of which keeps the process alive."""
+
+    daemon_threads = True
+    door: Door
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # the HTTP server's asks a name server for our name, which can hang
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a browser that hangs up is no news
+            super().handle_error(request, client_address)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Does not log each request: the dashboard asks every few seconds."""
+
+    timeout = 60.0  # seconds of silence
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _check_host(host: str, *, port: int, expose: bool) -> None:
+    if not host or ":" in host:
+        raise UsageError(f"--host must be an IPv4 address or a name of this machine, but got {host!r}")
+    if not expose and not _is_loopback(host):
         raise UsageError(
-            f"the dashboard has no password, so it listens on 127.0.0.1 only, not on {host}; from another machine use "
-            f"`ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`"
+            f"--host {host} exposes the dashboard: everybody who can reach the port and has the URL can read all "
+            f"studies, and the traffic is not encrypted; better, on the other machine: `{_tunnel(port)}`; "
+            "if you mean it, add --expose"
         )
-    app = guard(_dashboard(storage_url))
+
+
+def _listen(app: "WSGIApplication", *, host: str, port: int) -> Server:
     try:
-        return make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler)
+        return make_server(host, port, app, server_class=Server, handler_class=_QuietHandler)
     except OverflowError as error:
         raise UsageError(f"port must be 0 to 65535, but got {port}") from error
     except OSError as error:
@@ -65,41 +176,84 @@ def bind(storage_url: str, *, host: str = HOST, port: int = PORT) -> WSGIServer:
         raise UsageError(f"port {port} of {host} {why}; take another: `convsearch dashboard --port 8081`") from error
 
 
-def guard(app: "WSGIApplication") -> "WSGIApplication":
-    """`app`, but only for reading, and only for a browser that knows us by a local name."""
-
-    def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if _name(environ.get("HTTP_HOST", "")) not in ALLOWED_NAMES:
-            return _refuse(
-                start_response, "403 Forbidden", "open the dashboard as http://127.0.0.1 or http://localhost"
-            )
-        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            return _refuse(start_response, "405 Method Not Allowed", "this dashboard shows; it changes nothing")
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            return start_response(status, [*headers, *_GUARD_HEADERS], exc_info)
-
-        return app(environ, start)
-
-    return guarded
+def _door(server: Server, *, token: str, host: str) -> Door:
+    address = server.server_name
+    shown = (socket.gethostname() if address == EVERYWHERE else host).lower()
+    here = _addresses() if address == EVERYWHERE else {address}
+    return Door(token=token, port=server.server_port, host=shown, names=LOCAL_NAMES | here | {shown})
 
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """One thread for each request, none of which keeps the process alive."""
-
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # the HTTP server's asks a name server for our name, which can hang
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
+def _addresses() -> set[str]:
+    """The IPv4 addresses that this machine has now."""
+    cards = psutil.net_if_addrs().values()
+    return {address.address for card in cards for address in card if address.family == socket.AF_INET}
 
 
-class _QuietHandler(WSGIRequestHandler):
-    """Does not log each request: the dashboard asks every few seconds."""
+def _warning(door: Door) -> str:
+    return (
+        f"warning: everybody who can reach port {door.port} of {door.host} and has the URL can read all studies; the "
+        "traffic is not encrypted, so whoever listens on the network gets the URL too; "
+        f"better, on the other machine: `{_tunnel(door.port)}`"
+    )
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+
+def _tunnel(port: int) -> str:
+    return f"ssh -L {port}:127.0.0.1:{port} THIS_MACHINE"
+
+
+def _welcome(environ: "WSGIEnvironment", door: Door) -> Headers:
+    """To the same page without the token, which the browser keeps as a cookie from now on."""
+    path = "/" + quote(environ["PATH_INFO"].encode("latin-1")).lstrip("/")  # two slashes would lead to another host
+    query = urlencode([pair for pair in _query(environ) if pair[0] != "token"])
+    return [
+        ("Location", f"{path}?{query}" if query else path),
+        ("Set-Cookie", f"{door.cookie}={door.token}; HttpOnly; SameSite=Strict; Path=/"),
+        ("Cache-Control", "no-store"),
+    ]
+
+
+def _tokens(environ: "WSGIEnvironment") -> list[str]:
+    return [value for key, value in _query(environ) if key == "token"]
+
+
+def _query(environ: "WSGIEnvironment") -> list[tuple[str, str]]:
+    return parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="replace")
+
+
+def _cookies(environ: "WSGIEnvironment", name: str) -> list[str]:
+    """The values of all cookies of the name. `http.cookies` gives up at the first malformed one, whoever set it."""
+    pairs = [text.strip().partition("=") for text in environ.get("HTTP_COOKIE", "").split(";")]
+    return [value for key, _, value in pairs if key == name]
+
+
+def _is_reading(environ: "WSGIEnvironment") -> bool:
+    return environ["REQUEST_METHOD"] in {"GET", "HEAD"}
+
+
+def _is_own(path: str) -> bool:
+    """Whether it is a page of the dashboard. Bottle finds /artifacts in /art%FFifacts too, so all else is not ours."""
+    return path == "/" or path.startswith(OWN_PAGES)
+
+
+def _guarded_headers(headers: Headers, *, is_own: bool) -> Headers:
+    ours = _GUARD_HEADERS if is_own else [*_GUARD_HEADERS, *_DOWNLOAD_HEADERS, _disposition(headers)]
+    dropped = {"access-control-allow-origin", *(name.lower() for name, _ in ours)}
+    return [*(header for header in headers if header[0].lower() not in dropped), *ours]
+
+
+def _disposition(headers: Headers) -> tuple[str, str]:
+    """An attachment, under the file name that the dashboard gives it."""
+    named = (value for name, value in headers if name.lower() == "content-disposition" and value.startswith("attach"))
+    return "Content-Disposition", next(named, "attachment")
+
+
+def _answer(
+    start_response: "StartResponse", status: HTTPStatus, reason: str, more: Iterable[tuple[str, str]] = ()
+) -> list[bytes]:
+    body = json.dumps({"reason": reason}).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *_GUARD_HEADERS, *more]
+    start_response(f"{status.value} {status.phrase}", headers)
+    return [body]
 
 
 def _dashboard(storage_url: str) -> "WSGIApplication":
@@ -110,26 +264,21 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
 
 
 def _storage(storage_url: str) -> "BaseStorage":
-    """Optuna's storage with its cache of finished trials; on SQLite every write fails."""
+    """Optuna's storage with its cache of finished trials; every write fails."""
     from optuna.storages import RDBStorage, get_storage
     from sqlalchemy.pool import NullPool
 
     open_reader(storage_url).dispose()  # refuses what is missing or no database, with the way out
     file = sqlite_path(storage_url)
-    options: dict[str, Any] = (
-        {} if file is None else {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
-    )
+    if file is None:
+        read_only = {"options": "-c default_transaction_read_only=on"}
+        options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True, "connect_args": read_only}
+    else:
+        options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
     try:
         return get_storage(RDBStorage(storage_url, engine_kwargs=options, skip_table_creation=True))
     except Exception as error:
         raise DatabaseError(f"{file or 'the database'} cannot be shown: {str(error).splitlines()[0]}") from error
-
-
-def _refuse(start_response: "StartResponse", status: str, reason: str) -> list[bytes]:
-    body = json.dumps({"reason": reason}).encode()
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *_GUARD_HEADERS]
-    start_response(status, [*headers, ("Allow", "GET, HEAD")] if status.startswith("405") else headers)
-    return [body]
 
 
 def _name(host_header: str) -> str:
@@ -142,3 +291,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         return False
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

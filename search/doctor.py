@@ -69,7 +69,7 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
         folder_check("cache", cache.expanduser().absolute()),
         file_system_check(home, file_system(home)),
         database_check(storage_url),
-        journal_check(file, sqlite3.sqlite_version_info),
+        *([] if file is None else [journal_check(file, sqlite3.sqlite_version_info)]),
         port_check(port),
     )
 
@@ -120,9 +120,9 @@ def has_wal_bug(found: tuple[int, ...]) -> bool:
     return WAL_BUG[0] <= found[:3] <= WAL_BUG[1] and found[:3] not in WAL_FIXED
 
 
-def journal_check(file: Path | None, found: tuple[int, ...]) -> Check:
+def journal_check(file: Path, found: tuple[int, ...]) -> Check:
     """Whether the database file was put into the WAL journal by somebody else."""
-    if file is None or not file.is_file() or file.stat().st_size < 20:
+    if not file.is_file() or file.stat().st_size < 20:
         return Check("journal", Status.OK, "DELETE, as convsearch makes its databases")
     with file.open("rb") as stream:
         is_wal = stream.read(20)[18] == 2  # https://www.sqlite.org/fileformat.html, offset 18

@@ -3,26 +3,45 @@
 HOME/                       the folder of the SQLite file, or runs/
   NAME/                     a study
     convsearch.lock         held by the launcher that runs it on this machine; says which one, and of which database
-    trial-00012/            checkpoints, and log.txt if something went wrong
+    trial-00012/            checkpoints (*.ckpt; *.part while they are written), and log.txt, which tells how it went
+
+What we make here is for its owner alone, because a log tells where the images lie and a model what was in them; in a
+home folder that a group may write to, it is for that group too.
 """
 
 import fcntl
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import BusyError, DiskError, UsageError
-from search.reader import sqlite_path
+from search.reader import server_database, sqlite_path
 
 #: A name that is a plain file name on every system, and needs no quoting in a shell or a page.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: Marks a folder as a study's. The home may be any folder with anything in it: nothing else there is ever touched.
 LOCK = "convsearch.lock"
-TRIAL = re.compile(r"trial-\d{5,}")
+TRIAL = re.compile(r"trial-(\d{5,})")
+#: How the names of checkpoints end, and of files that are being written.
+CHECKPOINT, HALF = ".ckpt", ".part"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint of a trial, whole or half-written."""
+
+    trial: int
+    path: Path
+
+    @property
+    def is_half(self) -> bool:
+        """It was not written to its end; or is just being written."""
+        return self.path.name.endswith(HALF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +66,49 @@ class Home:
         locks = sorted(self.root.glob(f"*/{LOCK}"))
         return tuple(lock.parent.name for lock in locks if lock.read_text().splitlines()[1:] == [self.database])
 
+    def files(self) -> Iterator[os.DirEntry[str]]:
+        """Every file that was made here: by the studies, whichever database knows them, and the database itself."""
+        for entry in _entries(self.root):
+            if entry.is_dir():
+                yield from files_below(entry.path) if os.path.exists(os.path.join(entry.path, LOCK)) else ()
+            elif self._is_database(entry.name):
+                yield entry
+
+    def checkpoints(self, name: str) -> Iterator[Checkpoint]:
+        """All checkpoints of a study, half-written ones among them."""
+        for folder in _entries(self.study(name)):
+            if found := TRIAL.fullmatch(folder.name):
+                for file in _entries(folder.path):
+                    if file.name.endswith((CHECKPOINT, HALF)):
+                        yield Checkpoint(trial=int(found[1]), path=Path(file.path))
+
+    def make(self) -> None:
+        """Make the home folder and an empty database file where they are missing.
+
+        SQLite takes an empty file for a new database, and gives its journal the same permissions.
+
+        Raises:
+            DiskError: they cannot be made.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.database:
+                os.close(os.open(self.root / self.database, os.O_CREAT, self._shared(0o600)))
+        except OSError as error:
+            raise DiskError(f"cannot write to {self.root}: {error.strerror}; name another --storage") from error
+
     def remove(self, name: str) -> int:
         """Delete what was written for a study, and its folder if nothing else is in it; returns the bytes freed."""
-        folder = self.study(name)
-        own = [path for path in folder.glob("*") if path.name == LOCK or TRIAL.fullmatch(path.name)]
-        freed = sum(size(path) for path in own)
-        for path in own:
+        freed, folder = self.size(name), self.study(name)
+        for path in self._own(name):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         with suppress(OSError):  # it is not there, or not empty
             folder.rmdir()
         return freed
+
+    def size(self, name: str) -> int:
+        """Bytes of what was written for a study."""
+        return sum(size(path) for path in self._own(name))
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
@@ -68,7 +120,8 @@ class Home:
         """
         path = self.study(name) / LOCK
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=self._shared(0o700), exist_ok=True)
             stream = path.open("a+")
         except OSError as error:
             raise DiskError(f"cannot write to {path.parent}: {error.strerror}; name another --storage") from error
@@ -93,11 +146,23 @@ class Home:
             stream.flush()
             yield
 
+    def _own(self, name: str) -> list[Path]:
+        return [path for path in self.study(name).glob("*") if path.name == LOCK or TRIAL.fullmatch(path.name)]
+
+    def _is_database(self, name: str) -> bool:
+        """The database, its journal, or a copy that was kept of it before it was migrated."""
+        beside = (f"{self.database}-", f"{self.database}.")
+        return bool(self.database) and (name == self.database or name.startswith(beside))
+
+    def _shared(self, mode: int) -> int:
+        """The permissions of the owner, and of the group where the home folder is one that a group may write to."""
+        return mode | mode >> 3 if self.root.stat().st_mode & stat.S_IWGRP else mode
+
 
 def of(url: str) -> Home:
     """The home of the database at `url`."""
     file = sqlite_path(url)
-    return Home(file.parent.resolve(), file.name) if file else Home(Path("runs").resolve())
+    return Home(file.parent.resolve(), file.name) if file else Home(Path("runs").resolve(), server_database(url))
 
 
 def checked_name(name: str) -> str:
@@ -113,8 +178,31 @@ def checked_name(name: str) -> str:
     return name
 
 
-def size(folder: Path) -> int:
+def size(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
-    if folder.is_file():
-        return folder.stat().st_size
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if path.is_file():
+        return path.stat().st_size
+    return sum(bytes_of(file) for file in files_below(path))
+
+
+def files_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """All files below a folder, but for those that are removed meanwhile; links are not followed."""
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(entry.path)
+        elif entry.is_file(follow_symlinks=False):
+            yield entry
+
+
+def bytes_of(file: os.DirEntry[str]) -> int:
+    """Bytes of a file; none if it is gone by now."""
+    with suppress(FileNotFoundError):
+        return file.stat(follow_symlinks=False).st_size
+    return 0
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if there is no such folder, or it is somebody else's."""
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as found:
+        return list(found)
+    return []

@@ -10,13 +10,14 @@ import optuna
 
 from data.config import DataConfig
 from data.dataset import prepare
-from search import home, lease, machine, query, study
+from search import care, home, lease, machine, query, study
 from search.domain import Fixed
 from search.errors import BusyError, DiskError, UsageError
 from search.home import Home
 from search.pool import End, Pool
 from search.post import Post
 from search.progress import View
+from search.room import Room
 from search.rows import TrialRow
 from search.spec import StudySpec, queue
 from search.storage import Storage
@@ -37,6 +38,8 @@ class Order:
     """Budget of the whole study; None is the spec's."""
     hours: float | None = None
     """Wall-clock for this run; None is what is left of the spec's `hours`, which are for all runs together."""
+    disk: float | None = None
+    """GB that the files of all studies in the home folder may take; None is what the disk has, but for a reserve."""
     workers: int | None = None
     """None is one a core, or one a GPU."""
     device: str | None = None
@@ -78,10 +81,17 @@ def launch(
                 ),
                 devices=devices,
                 view=view,
+                room=room_of(order, workers=len(devices)),
                 counts_time=not order.join,
                 times=order.times,
             )
             return pool.run()
+
+
+def room_of(order: Order, *, workers: int) -> Room:
+    """The room that a run has for its files."""
+    budget = None if order.disk is None else int(order.disk * 1e9)
+    return Room(url=order.url, study=order.name, workers=workers, budget=budget)
 
 
 def anchored(data: DataConfig) -> DataConfig:
@@ -159,7 +169,8 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Put what broke off back to the queue, and say where the study goes on."""
     study.set_attrs(storage, stored.id, stop=False)
-    lease.Watch().expire(storage, stored.id)
+    lease.Watch(order.times).expire(storage, stored.id)
+    care.sweep(home.of(order.url), storage.engine, stored.name)
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")

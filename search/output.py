@@ -1,10 +1,11 @@
-"""How an answer looks: a table of at most 80 columns on a terminal, plain lines into a pipe, and JSON."""
+"""How an answer looks: a table of at most 80 columns on a terminal, plain lines into a pipe, JSON, and CSV."""
 
+import csv
 import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TextIO
@@ -20,6 +21,10 @@ WIDTH = 80
 SCHEMA = 1
 
 _UNLIMITED = 1_000_000
+#: What a spreadsheet takes for the beginning of a formula (https://owasp.org/www-community/attacks/CSV_Injection), and
+#: text that is a number all the same.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +74,23 @@ def to_json(answer: Mapping[str, Any]) -> str:
     return json.dumps({"schema": SCHEMA} | _finite(answer), indent=2, allow_nan=False) + "\n"
 
 
+def to_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The answer as CSV, a line for each row: what is not there is empty, and text is never a formula."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([_cell(name) for name in columns])
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return stream.getvalue()
+
+
 def printable(raw: str) -> str:
-    """`raw` without what could move the cursor or recolour a terminal: names and reasons come from anywhere."""
-    return "".join(letter if letter.isprintable() else " " for letter in raw)
+    """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
+
+    Names, reasons and questions come from anywhere: a database is handed on, an archive is fetched.
+    """
+    if raw.isprintable():
+        return raw
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in raw)
 
 
 def duration(seconds: float) -> str:
@@ -117,6 +136,14 @@ def _table(grid: Grid, *, folds: bool, ruled: bool) -> Table:
     for row in grid.rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
+
+
+def _cell(value: object) -> object:
+    if value is None or isinstance(value, int | float):
+        return str(value).lower() if isinstance(value, bool) else value
+    raw = str(value)
+    is_formula = raw.lstrip(" ").startswith(_FORMULA) and not _NUMBER.fullmatch(raw)
+    return f"'{printable(raw)}" if is_formula else printable(raw)
 
 
 def _can_draw(stream: TextIO) -> bool:

@@ -17,12 +17,13 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 
 from data.errors import DataError
-from search import hand, home, lease, logbook, query, study, worker
+from search import hand, home, interrupts, lease, logbook, query, room, study, worker
 from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
 from search.hand import LOOK_S, Hand
 from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
+from search.room import Room
 from search.rows import Progress
 from search.storage import Storage
 from search.study import StoredStudy
@@ -65,6 +66,8 @@ class Pool:
     devices: tuple[str, ...]
     """One worker for each."""
     view: View
+    room: Room
+    """For the files of the study."""
     counts_time: bool = True
     """False for a pool that joins another one: the study's time is counted once."""
     times: Times = field(default_factory=Times)
@@ -76,6 +79,7 @@ class Pool:
     _epochs_s: list[float] = field(default_factory=list)
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
+    _is_warned: bool = False
 
     def __post_init__(self) -> None:
         self._watch = lease.Watch(self.times)
@@ -104,13 +108,15 @@ class Pool:
 
     def _run(self, context: ForkServerContext) -> End:
         clock = Clock(self.storage, self.study.id) if self.counts_time else None
-        every_read, every_renewal = Every(READ_S), Every(self.times.renewal_s)
+        every_read, every_renewal, every_room = Every(READ_S), Every(self.times.renewal_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
                 self._kill_hung(self._hang_s())
                 self._reap()
                 if self._hands and every_renewal.is_due():
                     lease.renew(self.storage, self._tokens())
+                if every_room.is_due():
+                    self._see_room()
                 if every_read.is_due():
                     if clock is not None:
                         clock.tick()
@@ -145,6 +151,13 @@ class Pool:
         enough = min(SAME_FAILURES, counts.budget)
         if counts.failed >= enough and counts.complete + counts.pruned == 0:
             raise AllFailed(self._why_all_failed())
+
+    def _see_room(self) -> None:
+        """End the run before the disk is full; say so, once, when that comes near."""
+        warning = self.room.check()
+        if warning and not self._is_warned:
+            self._is_warned = True
+            interrupts.say(f"{warning}\n")
 
     def _progress(self) -> Progress:
         return self.storage.patiently(lambda: query.progress(self.storage.engine, self.study.name, seen=self.view.seen))

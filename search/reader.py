@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from search import schema
 from search.errors import DatabaseError
 
 #: Longest wait of a question for a writer. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
@@ -66,10 +67,11 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One transaction that only reads, so that all the rows of an answer belong to one moment.
 
     Raises:
-        DatabaseError: the database does not answer, or holds no studies.
+        DatabaseError: the database does not answer, holds no studies, or has the tables of another Optuna.
     """
     try:
         with engine.connect() as connection, connection.begin():
+            schema.check(connection, place(engine))
             yield connection
     except sa.exc.SQLAlchemyError as error:
         raise DatabaseError(_reason(engine, error)) from error
@@ -100,6 +102,12 @@ def sqlite_path(url: str) -> Path | None:
         return None
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in {None, "", ":memory:"}
     return Path(str(parsed.database)) if is_file else None
+
+
+def server_database(url: str) -> str:
+    """HOST:PORT/NAME of a database on a server; without the user, who may be another one tomorrow."""
+    parsed = sa.make_url(url)
+    return f"{parsed.host or 'localhost'}:{parsed.port or 5432}/{parsed.database}"
 
 
 def _existing_file(url: sa.URL) -> Path:

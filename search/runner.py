@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from data.errors import DataError
 from data.parts import load_search
 from search import checkpoint, home, lease, logbook, objective, study
+from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.objective import Outcome, Pulse, Stopped, Workplace
@@ -25,8 +26,8 @@ from search.retry import patiently
 from search.spec import queue
 from search.storage import TRIAL_VALUES, TRIALS, Storage, passes
 
-#: The best so many finished trials of a study keep their last checkpoint, to take a model home from.
-KEEP_BEST = 3
+#: So many trials behind the best ones may just have been among them: as many as end at one moment.
+DRIVEN_OUT = 8
 
 
 def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
@@ -133,19 +134,20 @@ def fail(place: Workplace, claim: Claim, error: Exception) -> None:
 
 
 def tidy(place: Workplace, number: int) -> None:
-    """Remove the checkpoints that nobody will need: all but those of the best trials."""
-    best = best_trials(place.storage, place.study.id)
-    for finished in {number, *best[KEEP_BEST:]} - set(best[:KEEP_BEST]):
+    """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best."""
+    ranked = best_trials(place.storage, place.study.id, top=KEEP_BEST + DRIVEN_OUT)
+    for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on
             checkpoint.forget(place.home.trial(place.study.name, finished))
 
 
-def best_trials(storage: Storage, study_id: int) -> list[int]:
-    """The numbers of the completed trials, the best first."""
+def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:
+    """The numbers of the best completed trials, the best first."""
     rows = (
         sa.select(TRIALS.c.number)
         .join(TRIAL_VALUES, TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id)
         .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
         .order_by(TRIAL_VALUES.c.value.desc(), TRIALS.c.number)
+        .limit(top)
     )
     return storage.read(lambda connection: list(connection.execute(rows).scalars()))

@@ -26,8 +26,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
+from search import schema
 from search.errors import DatabaseError, DiskError, LeaseLost
-from search.reader import one_moment, open_reader, sqlite_path
+from search.reader import one_moment, open_reader, place, sqlite_path
 from search.retry import patiently, root
 from search.times import BUSY_S, Times
 
@@ -120,11 +121,11 @@ class Storage(RDBStorage):
         self._together: list[tuple[int, sa.Executable]] | None = None
         if create:
             make_folder(url)
-        else:
-            open_reader(url).dispose()  # refuses a missing file, which a writer would make
+        if not create or not is_missing(url):
+            check_tables(url)  # which refuses a missing file; a writer would make one
         try:
-            if create:
-                make_tables(url)
+            if create or token is None:  # a worker finds all tables there
+                make_tables(url, all_of_them=create)
             self._open(url)
         except Exception as error:
             text = f"{shown(url)} cannot be used as a database: {first_line(error)}"
@@ -400,14 +401,37 @@ def make_folder(url: str) -> None:
         raise DiskError(f"cannot make the folder {file.parent}: {error.strerror}; name another --storage") from error
 
 
-def make_tables(url: str) -> None:
-    """Make Optuna's tables and ours where they are missing, in one transaction: launchers cannot collide."""
+def is_missing(url: str) -> bool:
+    """Whether there is no SQLite file at `url` yet, or an empty one, which is a new database."""
+    file = sqlite_path(url)
+    return file is not None and (not file.exists() or file.stat().st_size == 0)
+
+
+def check_tables(url: str) -> None:
+    """Refuse a database with the tables of another Optuna, before anything is written to it.
+
+    Raises:
+        DatabaseError: so it is; or it is missing, none, or does not answer.
+    """
+    reader = open_reader(url)
+    try:
+        with reader.connect() as connection:
+            schema.check(connection, place(reader))
+    except sa.exc.DBAPIError as error:
+        raise DatabaseError(f"{shown(url)} cannot be used: {first_line(error)}; name another with --storage") from error
+    finally:
+        reader.dispose()
+
+
+def make_tables(url: str, *, all_of_them: bool) -> None:
+    """Make our table where it is missing, and Optuna's too if wanted, in one transaction: launchers cannot collide."""
     engine = sa.create_engine(url, **engine_options(url))
     take_over_transactions(engine)
     with engine.execution_options(**LOCKED).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
-        models.BaseModel.metadata.create_all(connection)
+        if all_of_them:
+            models.BaseModel.metadata.create_all(connection)
         LEASES.create(connection, checkfirst=True)
     engine.dispose()
 

@@ -1,9 +1,13 @@
-"""`clean` removes what no study needs, and nothing else."""
+"""`clean`, and a run that begins, remove what no study needs, and nothing else."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from search import care, home, lease, spec, study
 from search.storage import Storage
@@ -31,9 +35,25 @@ def add(url: str, name: str) -> Storage:
     with home.of(url).running(name):
         folder = home.of(url).trial(name, 0)
         folder.mkdir()
+    write(folder)
+    return storage
+
+
+def write(folder: Path) -> None:
+    """A whole and a half-written checkpoint, and a log."""
+    folder.mkdir(exist_ok=True)
     (folder / "step.ckpt").write_bytes(b"1234")
     (folder / "next.ckpt.part").write_bytes(b"12345")
-    return storage
+    (folder / "log.txt").write_bytes(b"")
+
+
+def fill(storage: Storage, name: str, trials: Sequence[tuple[str, float | None]]) -> None:
+    """A trial of each of these states and values, with everything that a kill can leave of it."""
+    stored = optuna.load_study(study_name=name, storage=storage)
+    place = home.of(str(storage.engine.url))
+    for number, (state, value) in enumerate(trials):
+        stored.add_trial(optuna.trial.create_trial(state=TrialState[state], value=value))
+        write(place.trial(name, number))
 
 
 def clean(url: str, cache: Path, *, data: bool = False) -> tuple[int, list[str]]:
@@ -58,12 +78,14 @@ def test_the_files_of_a_study_that_is_gone_are_removed_and_of_others_only_half_w
     freed, said = clean(url, cache)
 
     assert files(root) == {
-        *("studies.db", "photos/trial-00000", "kept/convsearch.lock", "kept/trial-00000/step.ckpt"),
+        *("studies.db", "photos/trial-00000"),
+        *("kept/convsearch.lock", "kept/trial-00000/step.ckpt", "kept/trial-00000/log.txt"),
     }
-    assert freed > 4 + 5 + 5
-    assert len(said) == 2
-    assert said[0].endswith("gone: there is no such study")
-    assert said[1].endswith("next.ckpt.part: half-written")
+    assert freed == (4 + 5 + len(f"{os.getpid()}\nstudies.db\n")) + 5
+    assert said == [
+        f"removed the files in {root / 'gone'}: there is no such study",
+        f"removed 1 files in {root / 'kept'}: 1 half-written",
+    ]
 
 
 def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cache: Path) -> None:
@@ -104,3 +126,56 @@ def test_a_second_time_there_is_nothing_to_remove(url: str, cache: Path) -> None
     clean(url, cache, data=True)
 
     assert clean(url, cache, data=True) == (0, [])
+
+
+TRIALS = (
+    *(("COMPLETE", 0.5), ("COMPLETE", 0.9), ("COMPLETE", 0.8), ("COMPLETE", 0.9), ("COMPLETE", 0.1)),
+    *(("PRUNED", None), ("FAIL", None), ("WAITING", None), ("RUNNING", None)),
+)
+"""In every state; the best three are 1, 2 and 3."""
+LEFT = {
+    *(f"trial-0000{number}/log.txt" for number in range(9)),
+    *(f"trial-0000{number}/step.ckpt" for number in (1, 2, 3, 6, 7, 8)),
+    *("trial-00008/next.ckpt.part", "convsearch.lock"),
+}
+"""What is left of them: the best, those that can be taken up again, and what somebody is writing."""
+
+
+def test_a_run_that_begins_removes_half_written_files_and_checkpoints_of_finished_trials_but_for_the_best(
+    url: str,
+) -> None:
+    storage = add(url, "s")
+    fill(storage, "s", TRIALS)
+    place = home.of(url)
+
+    freed = care.sweep(place, storage.engine, "s")
+
+    assert files(place.study("s")) == LEFT
+    assert freed == 3 * 4 + 8 * 5
+    assert care.sweep(place, storage.engine, "s") == 0
+
+
+def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(url: str, cache: Path) -> None:
+    fill(add(url, "s"), "s", TRIALS)
+    fill(add(url, "t"), "t", TRIALS[:1])
+    root = home.of(url).root
+
+    spare = care.spare(url)
+    freed, said = clean(url, cache)
+
+    assert spare == freed == 3 * 4 + 9 * 5
+    assert files(root / "s") == LEFT
+    assert said == [
+        f"removed 11 files in {root / 's'}: 8 half-written, 3 of finished trials that are not among the best 3",
+        f"removed 1 files in {root / 't'}: 1 half-written",
+    ]
+    assert care.spare(url) == 0
+
+
+def test_checkpoints_of_a_trial_that_the_database_does_not_know_stay(url: str) -> None:
+    storage = add(url, "s")  # nobody has begun a trial, but there are files of number 0
+    place = home.of(url)
+
+    care.sweep(place, storage.engine, "s")
+
+    assert (place.trial("s", 0) / "step.ckpt").exists()

@@ -1,15 +1,17 @@
-"""Where files lie, whose they are, and who holds the lock of a study."""
+"""Where files lie, whose they are, who may read them, and who holds the lock of a study."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from search import home
 from search.errors import BusyError, DiskError, UsageError
-from search.home import Home
+from search.home import Checkpoint, Home
 
 HOLD = """
 import sys, time
@@ -19,6 +21,14 @@ with Home(Path(sys.argv[1]), "studies.db").running("s"):
     print("held", flush=True)
     time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    """The umask of most systems; permissions are judged under it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -122,3 +132,117 @@ def test_the_size_of_a_folder_is_that_of_all_its_files(place: Home, tmp_path: Pa
 
     assert home.size(place.trial("s", 0)) == 4
     assert home.size(tmp_path / "nothing") == 0
+
+
+def permissions(path: Path) -> str:
+    return f"{path.stat().st_mode & 0o7777:o}"
+
+
+def test_what_is_made_for_a_study_is_for_its_owner_alone(tmp_path: Path) -> None:
+    place = Home(tmp_path / "runs", "studies.db")
+
+    place.make()
+    make(place, "s")
+
+    assert permissions(place.root) == "700"
+    assert permissions(place.root / "studies.db") == "600"
+    assert permissions(place.study("s")) == "700"
+
+
+def test_in_a_home_that_a_group_may_write_to_it_is_for_that_group_as_far_as_the_umask_lets(tmp_path: Path) -> None:
+    place = Home(tmp_path, "studies.db")
+    place.root.chmod(0o2770)
+    os.umask(0o007)
+
+    place.make()
+    make(place, "s")
+
+    assert permissions(place.root) == "2770"
+    assert permissions(place.root / "studies.db") == "660"
+    assert permissions(place.study("s")) in ("770", "2770")  # the group is handed down where the system does that
+
+
+def test_a_study_without_a_database_file_makes_its_home_for_its_owner_alone(tmp_path: Path) -> None:
+    place = Home(tmp_path / "runs")
+
+    place.make()
+    make(place, "s")
+
+    assert [path.name for path in place.root.iterdir()] == ["s"]
+    assert permissions(place.root) == "700"
+
+
+def test_what_is_there_already_keeps_its_permissions_and_its_content(tmp_path: Path) -> None:
+    place = Home(tmp_path, "studies.db")
+    (place.root / "studies.db").write_text("mine")
+    (place.root / "studies.db").chmod(0o640)
+    place.root.chmod(0o755)
+
+    place.make()
+
+    assert permissions(place.root) == "755"
+    assert permissions(place.root / "studies.db") == "640"
+    assert (place.root / "studies.db").read_text() == "mine"
+
+
+def test_the_journal_of_a_private_database_is_private(tmp_path: Path) -> None:
+    place = Home(tmp_path / "runs", "studies.db")
+    place.make()
+
+    connection = sqlite3.connect(place.root / "studies.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("CREATE TABLE t (x)")
+
+    assert permissions(place.root / "studies.db-journal") == "600"
+    connection.close()
+
+
+def test_a_home_that_cannot_be_made_is_a_disk_error_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(DiskError, match=r"cannot write to .*name another --storage"):
+        Home(tmp_path / "file" / "runs", "studies.db").make()
+
+
+def test_the_files_of_a_home_are_those_of_all_studies_and_of_its_database(place: Home) -> None:
+    make(place, "s")
+    make(Home(place.root, "other.db"), "theirs")
+    (place.root / "photos").mkdir()
+    for name in ("studies.db", "studies.db-journal", "studies.db.before-v3.0.0.d", "studies.dbx", "photos/cat.jpg"):
+        (place.root / name).write_text("12")
+    (place.study("s") / "link").symlink_to(place.root / "photos")
+
+    found = {os.path.relpath(file.path, place.root) for file in place.files()}
+
+    assert found == {
+        *("studies.db", "studies.db-journal", "studies.db.before-v3.0.0.d"),
+        *("s/convsearch.lock", "s/trial-00000/step.ckpt"),
+        *("theirs/convsearch.lock", "theirs/trial-00000/step.ckpt"),
+    }
+
+
+def test_a_file_that_is_removed_while_it_is_counted_counts_nothing(place: Home) -> None:
+    make(place, "s")
+    found = {file.name: file for file in place.files()}
+
+    (place.trial("s", 0) / "step.ckpt").unlink()
+
+    assert home.bytes_of(found["step.ckpt"]) == 0
+    assert home.bytes_of(found["convsearch.lock"]) > 0
+
+
+def test_the_checkpoints_of_a_study_are_told_with_their_trials_and_whether_they_are_whole(place: Home) -> None:
+    folder = make(place, "s")
+    place.trial("s", 123456).mkdir()
+    half = place.trial("s", 123456) / "step.ckpt.part"
+    for path in (half, place.log("s", 0), folder / "stray.ckpt"):
+        path.write_text("1")
+
+    found = sorted(place.checkpoints("s"), key=lambda each: each.trial)
+
+    assert found == [
+        Checkpoint(trial=0, path=place.trial("s", 0) / "step.ckpt"),
+        Checkpoint(trial=123456, path=half),
+    ]
+    assert [each.is_half for each in found] == [False, True]
+    assert list(place.checkpoints("none")) == []

@@ -1,0 +1,60 @@
+"""Which version of Optuna's tables a database has: read from two of them, without Optuna or alembic."""
+
+import sqlalchemy as sa
+
+from search.errors import DatabaseError
+
+#: Every revision of Optuna's tables that this release knows, oldest first; the last one is the one it works with.
+#: Source: optuna/storages/_rdb/alembic/versions.
+REVISIONS = (
+    "v0.9.0.a",
+    "v1.2.0.a",
+    "v1.3.0.a",
+    "v2.4.0.a",
+    "v2.6.0.a",
+    "v3.0.0.a",
+    "v3.0.0.b",
+    "v3.0.0.c",
+    "v3.0.0.d",
+    "v3.2.0.a",
+)
+WANTED = REVISIONS[-1]
+
+#: What `version_info` holds since Optuna notes revisions. Older files have no `alembic_version`, and the tables of the
+#: first revision (optuna/storages/_rdb/storage.py, _VersionManager).
+_NOTED = 12
+
+
+def revision(connection: sa.Connection) -> str | None:
+    """The revision of Optuna's tables; None where there are none, or where somebody is making them at this moment."""
+    has_table = connection.dialect.has_table  # asked before every answer, and cheaper than an Inspector
+    if has_table(connection, "alembic_version"):
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found is not None:
+            return str(found)
+    if not has_table(connection, "version_info"):
+        return None
+    number = connection.exec_driver_sql("SELECT schema_version FROM version_info").scalar()
+    if number is None:
+        return None
+    return REVISIONS[0] if number < _NOTED else WANTED if number == _NOTED else f"schema {number}"
+
+
+def check(connection: sa.Connection, place: str) -> None:
+    """Refuse a database whose tables are not those that this release works with; `place` names it for people.
+
+    Raises:
+        DatabaseError: with the way out.
+    """
+    found = revision(connection)
+    if found not in (None, WANTED):
+        raise refusal(found, place)
+
+
+def refusal(found: str | None, place: str) -> DatabaseError:
+    """Why a database with the tables of `found` cannot be used, and what helps."""
+    if found in REVISIONS:
+        text = f"{place} was made by an older Optuna (tables of {found}, needed are those of {WANTED})"
+        return DatabaseError(f"{text}; `convsearch migrate`, with the same --storage, brings it up to date")
+    text = f"{place} was made by a newer Optuna (tables of {found}, known are those up to {WANTED})"
+    return DatabaseError(f"{text}; install the convsearch or the optuna that made it")

@@ -1,0 +1,142 @@
+"""The dashboard in a real browser: what it shows to who has the URL, and what it keeps from everybody else."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+import pytest
+
+from search import dashboard
+from search.dashboard import Door, Server
+from tests.lab import PATIENCE_S, wait_until
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+TOKEN = "a-token_that-every-test-knows"
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
+
+
+def browse(url: str, profile: Path, *flags: str) -> str:
+    """The page that a browser shows some seconds after it opened a URL, scripts done."""
+    with opened(url, profile, "--virtual-time-budget=15000", "--dump-dom", *flags) as process:
+        return process.communicate(timeout=PATIENCE_S)[0]
+
+
+@contextmanager
+def opened(url: str, profile: Path, *flags: str) -> "Iterator[subprocess.Popen[str]]":
+    """Open a URL in a browser that is killed with all its processes in the end."""
+    always = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
+    process = subprocess.Popen(
+        [str(BROWSER), *always, f"--user-data-dir={profile}", *flags, url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it left nothing behind
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Let a server serve."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Server]:
+    """A dashboard with one study, "tiny"."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = optuna.create_study(study_name="tiny", storage=url, direction="maximize")
+    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=3)
+    with running(dashboard.bind(url, token=TOKEN, port=0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/", "tiny"), ("/dashboard/studies/1", "History")], ids=["studies", "a study"]
+)
+def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path: str, shown: str) -> None:
+    page = browse(served.door.url.replace("/?", f"{path}?"), tmp_path / "profile")
+
+    assert shown in page
+    assert "NOW LOADING" not in page
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/?token=wrong"])
+def test_a_browser_without_the_token_sees_nothing(served: Server, tmp_path: Path, path: str) -> None:
+    page = browse(f"http://127.0.0.1:{served.server_port}{path}", tmp_path / "profile")
+
+    assert "open the URL that `convsearch dashboard` printed" in page
+    assert "tiny" not in page
+
+
+def test_a_foreign_name_that_leads_here_sees_nothing(served: Server, tmp_path: Path) -> None:
+    url = f"http://evil.example.com:{served.server_port}/api/studies?token={TOKEN}"
+
+    page = browse(url, tmp_path / "profile", "--host-resolver-rules=MAP evil.example.com 127.0.0.1")
+
+    assert "open the dashboard as http://127.0.0.1" in page
+    assert "tiny" not in page
+
+
+@pytest.mark.parametrize(
+    ("path", "runs"),
+    [("/dashboard/stored", True), ("/artifacts/1/aa", False), ("/art%FFifacts/1/aa", False)],
+    ids=["own page", "artifact", "artifact by another path"],
+)
+def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(tmp_path: Path, path: str, runs: bool) -> None:
+    asked: list[str] = []
+
+    def pages(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/html")])
+        is_first = environ["PATH_INFO"] == "/dashboard"
+        script = f"{call('later', after_s=3)}; location = '{path}'" if is_first else call("stored")
+        return [f"<body><script>{script}</script></body>".encode()]
+
+    server = dashboard._listen(pages, host="127.0.0.1", port=0)
+    door = Door(token=TOKEN, port=server.server_port)
+    server.set_app(noting(asked, dashboard.guard(pages, door)))
+    with running(server), opened(door.url.replace("/?", "/dashboard?"), tmp_path / "profile"):
+        wait_until(lambda: {"/api/later", "/api/stored"} & set(asked))  # a download leaves the first page as it is
+
+    assert asked[:2] == ["/dashboard", "/dashboard"]  # with the token, then with the cookie
+    assert asked[2].endswith(("/stored", "ifacts/1/aa"))
+    assert ("/api/stored" in asked) == runs
+
+
+def call(name: str, *, after_s: int = 0) -> str:
+    """A script that asks the dashboard for something."""
+    return f"setTimeout(() => {{ new Image().src = '/api/{name}' }}, {after_s * 1000})"
+
+
+def noting(asked: list[str], app: "WSGIApplication") -> "WSGIApplication":
+    """`app`, with a list of the paths that it is asked for."""
+
+    def noted(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        asked.append(environ["PATH_INFO"])
+        return app(environ, start_response)
+
+    return noted
