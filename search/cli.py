@@ -195,9 +195,12 @@ def _hours(text: str) -> float:
 
 
 def _gigabytes(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be more than 0 GB, but got {text}")
+        raise argparse.ArgumentTypeError(f"(or CONVSEARCH_DISK) must be a number of GB, more than 0, but got {text!r}")
     return value
 
 

@@ -22,6 +22,7 @@ from search import machine
 from search.errors import ConvsearchError
 from search.output import Grid
 from search.reader import integrity, open_reader, place, sqlite_path
+from search.room import LEAST_BYTES, RESERVE_BYTES
 
 #: Oldest version that works, and why; the upper ends are the package's own business.
 OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "optuna": (5, 0), "optuna-dashboard": (0, 21), "sqlalchemy": (2, 1)}
@@ -30,8 +31,9 @@ OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "optuna": (5, 0), "optuna-da
 WAL_BUG, WAL_FIXED = ((3, 7, 0), (3, 51, 2)), {(3, 50, 7), (3, 44, 6)}
 #: File systems over a network, where SQLite's locks cannot be relied on (https://www.sqlite.org/faq.html#q5).
 NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "9p", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs"}
-#: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB.
-WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, 200_000_000
+#: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB; with less than the
+#: second a run does not begin (see `search.room`).
+WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, RESERVE_BYTES + LEAST_BYTES
 
 
 class Status(StrEnum):

@@ -51,6 +51,8 @@ class Home:
     root: Path
     database: str = ""
     """Its name: several databases may lie in one folder."""
+    is_served: bool = False
+    """It lies on a server, and not in this folder."""
 
     def study(self, name: str) -> Path:
         return self.root / checked_name(name)
@@ -92,7 +94,7 @@ class Home:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.database:
+            if self.database and not self.is_served:
                 os.close(os.open(self.root / self.database, os.O_CREAT, self._shared(0o600)))
         except OSError as error:
             raise DiskError(f"cannot write to {self.root}: {error.strerror}; name another --storage") from error
@@ -162,7 +164,11 @@ class Home:
 def of(url: str) -> Home:
     """The home of the database at `url`."""
     file = sqlite_path(url)
-    return Home(file.parent.resolve(), file.name) if file else Home(Path("runs").resolve(), server_database(url))
+    return (
+        Home(file.parent.resolve(), file.name)
+        if file
+        else Home(Path("runs").resolve(), server_database(url), is_served=True)
+    )
 
 
 def checked_name(name: str) -> str:

@@ -60,6 +60,7 @@ def launch(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
     files = home.of(order.url)
     files.study(order.name)  # refuses a name that cannot be a folder's
+    files.make()
     devices = machine.devices(order.workers, device=order.device)
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
@@ -170,7 +171,7 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     """Put what broke off back to the queue, and say where the study goes on."""
     study.set_attrs(storage, stored.id, stop=False)
     lease.Watch(order.times).expire(storage, stored.id)
-    care.sweep(home.of(order.url), storage.engine, stored.name)
+    storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name))
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")

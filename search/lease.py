@@ -7,6 +7,7 @@ WAITING --claim--> RUNNING --tell--> COMPLETE | PRUNED | FAIL
 
 import json
 import os
+import secrets
 import socket
 import time
 from collections import Counter
@@ -116,7 +117,8 @@ def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping
         attempt = _count(connection, trial_id, "attempts") + 1
         connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
         connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
-        row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": 0}
+        # The count begins anywhere, so that a claim is a sign of life to a watcher who saw an earlier lease of this owner.
+        row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": secrets.randbits(30)}
         connection.execute(sa.insert(LEASES).values(row))
         return Claim(trial_id=trial_id, number=number, attempt=attempt)
 
@@ -230,7 +232,7 @@ class Watch:
         numbers: list[int] = []
         seen: dict[str, tuple[int, float]] = {}
         for row in rows:
-            renewals, since = self._seen.get(row.token, (row.renewals, now))
+            renewals, since = self._seen.get(row.token, (None, now))
             # A gap between two of our looks is our own blindness, not the owner's silence.
             seen[row.token] = (row.renewals, now if row.renewals != renewals else since + pause)
             why = self._gone(row, age=now - seen[row.token][1])

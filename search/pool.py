@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 
 from data.errors import DataError
-from search import hand, home, interrupts, lease, logbook, query, room, study, worker
+from search import hand, home, lease, logbook, query, room, study, worker
 from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
 from search.hand import LOOK_S, Hand
 from search.interrupts import Interrupts
@@ -157,7 +157,7 @@ class Pool:
         warning = self.room.check()
         if warning and not self._is_warned:
             self._is_warned = True
-            interrupts.say(f"{warning}\n")
+            self.view.say(warning)
 
     def _progress(self) -> Progress:
         return self.storage.patiently(lambda: query.progress(self.storage.engine, self.study.name, seen=self.view.seen))
