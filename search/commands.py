@@ -14,6 +14,7 @@ from search.errors import BusyError, DatabaseError, UsageError
 from search.output import Grid
 from search.reader import open_reader
 from search.retry import patiently
+from search.rows import StudyRow
 from search.times import Times
 
 
@@ -183,29 +184,31 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=_say)
     code = {End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
     try:
-        engine = open_reader(args.storage)
-        patience_s = order.times.patience_s if code == 0 else 0.0
-        patiently(lambda: query.study(engine, name), passes=passes, patience_s=patience_s)
-        _conclude(end, name, engine)
-    except DatabaseError as error:  # who asked us to stop does not wait for a database that is busy
+        grid, row = patiently(
+            lambda: _answer_to(open_reader(args.storage), name),
+            passes=lambda error: code == 0 and passes(error),  # who asked us to stop does not wait
+            patience_s=order.times.patience_s,
+        )
+    except DatabaseError as error:
         if code == 0:
             raise
         _say(f"{name}: {end}; {error}")
+        return code
+    _say(f"{name}: {end}")
+    _print(grid)
+    for line in answers.next_commands(row):
+        _say(line)
     return code
 
 
-def _conclude(end: Any, name: str, engine: Any) -> None:
-    """Say why the run ended, show the answer, and name the next commands."""
+def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
+    """What a study has found so far."""
     from search import compare as comparing
 
     row = query.study(engine, name)
-    _say(f"{name}: {end}")
     if row.spec.get("compare"):
-        _print(comparing.grid(comparing.compare(row, query.trials(engine, name))))
-    else:
-        _print(answers.best_grid(query.best(engine, name, top=3)))
-    for line in answers.next_commands(row):
-        _say(line)
+        return comparing.grid(comparing.compare(row, query.trials(engine, name))), row
+    return answers.best_grid(query.best(engine, name, top=3)), row
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:

@@ -175,7 +175,7 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
-    counts = query.study(storage.engine, stored.name).counts
+    counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
     if counts.finished or counts.waiting:
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again")
 

@@ -117,7 +117,7 @@ def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping
         attempt = _count(connection, trial_id, "attempts") + 1
         connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
         connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
-        # The count begins anywhere, so that a claim is a sign of life to a watcher who saw an earlier lease of this owner.
+        # It begins anywhere: a new claim is a sign of life to who saw an earlier lease of this owner.
         row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": secrets.randbits(30)}
         connection.execute(sa.insert(LEASES).values(row))
         return Claim(trial_id=trial_id, number=number, attempt=attempt)

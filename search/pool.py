@@ -163,7 +163,8 @@ class Pool:
         return self.storage.patiently(lambda: query.progress(self.storage.engine, self.study.name, seen=self.view.seen))
 
     def _why_all_failed(self) -> str:
-        failed = [trial for trial in query.trials(self.storage.engine, self.study.name) if trial.state == "FAIL"]
+        trials = self.storage.patiently(lambda: query.trials(self.storage.engine, self.study.name))
+        failed = [trial for trial in trials if trial.state == "FAIL"]
         return (
             f"all {len(failed)} finished trials failed, the last one with: {failed[-1].reason}; "
             f"mend that, then `convsearch resume {self.study.name} --retry-failed`"

@@ -39,7 +39,7 @@ def open_reader(url: str) -> sa.Engine:
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         text = f"{parsed.get_backend_name()} needs a driver that is not installed ({error})"
         raise DatabaseError(f"{text}; for PostgreSQL install convsearch[postgres]") from error
-    return one_moment(engine).execution_options(postgresql_readonly=True)
+    return engine.execution_options(postgresql_readonly=True)
 
 
 def one_moment(engine: sa.Engine) -> sa.Engine:
@@ -70,7 +70,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         DatabaseError: the database does not answer, holds no studies, or has the tables of another Optuna.
     """
     try:
-        with engine.connect() as connection, connection.begin():
+        with one_moment(engine).connect() as connection, connection.begin():
             schema.check(connection, place(engine))
             yield connection
     except sa.exc.SQLAlchemyError as error:

@@ -454,9 +454,12 @@ def first_line(error: BaseException) -> str:
 
 
 def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:
-    """The error of the database that is behind `error`, if there is one."""
+    """The error of the database that is behind `error`, if there is one.
+
+    Optuna asks once more on a connection that broke (RDBStorage._get_trials), so that the break is only the context.
+    """
     while error is not None and not isinstance(error, sa.exc.DBAPIError):
-        error = error.__cause__
+        error = error.__context__ if isinstance(error, sa.exc.PendingRollbackError) else error.__cause__
     return error
 
 

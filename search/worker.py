@@ -23,8 +23,8 @@ from data.errors import DataError
 from search.errors import ConvsearchError
 from search.post import Post
 
-#: What the server that workers are forked from loads in advance.
-PRELOAD = ["search.runner"]
+#: What the server that workers are forked from loads in advance; torch would load the second at the first optimizer.
+PRELOAD = ["search.runner", "torch._dynamo"]
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
 #: Makes a worker write the stacks of its threads, even from within a loop in C.

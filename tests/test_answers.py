@@ -10,6 +10,7 @@ import pytest
 
 from search import answers, output, spec
 from search.rows import Counts, Ranking, StudyRow, TrialRow
+from tests.lab import Lab
 
 TRIAL = TrialRow(
     study="s",
@@ -177,3 +178,64 @@ def test_a_duration_is_written_for_people(seconds: float, text: str) -> None:
 )
 def test_a_value_is_written_with_four_places_or_digits(value: float, text: str) -> None:
     assert output.number(value) == text
+
+
+def test_csv_has_a_column_for_each_parameter_and_nothing_where_a_trial_has_none() -> None:
+    other = replace(TRIAL, number=3, values=(-0.5,), params={"optimizer": "adam", "dropout": 0.25, "ema": -1})
+
+    shown = output.to_csv(*answers.best_csv(Ranking(study=STUDY, trials=(TRIAL, other))))
+
+    assert shown == (
+        "trial,accuracy,epochs,seconds,optimizer,learning_rate,norm,dropout,ema\n"
+        "12,0.81234,10.0,61.25,sgd,0.031234567,true,,\n"
+        "3,-0.5,10.0,61.25,adam,,,0.25,-1\n"
+    )
+
+
+def test_csv_of_several_objectives_has_a_column_for_each_and_keeps_names_apart() -> None:
+    study = replace(STUDY, directions=("maximize", "minimize"))
+    trial = replace(TRIAL, values=(0.5, 3.0), params={"epochs": 7})
+
+    shown = output.to_csv(*answers.best_csv(Ranking(study=study, trials=(trial,))))
+
+    assert shown == "trial,accuracy,value_1,epochs,seconds,params_epochs\n12,0.5,3.0,10.0,61.25,7\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1+1", "'+1+1"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("  =1", "'  =1"),
+        ("\t=1", r"'\t=1"),
+        ("\r=1", r"'\r=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("-1", "-1"),
+        ("-1.5e-3", "-1.5e-3"),
+        (-1, "-1"),
+        (-1.5e-7, "-1.5e-07"),
+        (math.inf, "inf"),
+        (True, "true"),
+        (None, ""),
+        ('a,"b"', '"a,""b"""'),
+        ("a\nb", r"a\nb"),
+        ("\x1b[2J", r"\x1b[2J"),
+    ],
+    ids=ascii,
+)
+def test_a_csv_cell_is_a_number_or_text_that_nothing_evaluates(value: object, cell: str) -> None:
+    assert output.to_csv(("a", "b"), [(value, 1)]) == f"a,b\n{cell},1\n"
+
+
+def test_the_best_as_csv_on_the_command_line(lab: Lab) -> None:
+    lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
+
+    answer, both = lab.run("best", "s", "--csv", "--top", "3"), lab.run("best", "s", "--csv", "--json")
+
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("trial,accuracy,epochs,seconds,learning_rate\n0,")
+    assert answer.out.count("\n") == 2
+    assert (both.code, both.out) == (2, "")
+    assert "--csv and --json are two answers" in both.err

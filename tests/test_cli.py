@@ -96,7 +96,7 @@ def test_validate_says_what_a_file_asks_for_and_writes_nothing(lab: Lab) -> None
         pytest.param("run FILE --data /nowhere.zip", 65, "there is no /nowhere.zip", id="missing archive"),
         pytest.param("best s --storage sqlite:////nowhere/x.db", 69, "/nowhere/x.db", id="missing database"),
         pytest.param("best s --storage sqlite:///FILE", 69, "s.toml", id="no database"),
-        pytest.param("run FILE --storage sqlite:///FILE", 69, "cannot be used as a database", id="run on no database"),
+        pytest.param("run FILE --storage sqlite:///FILE", 69, "file is not a database", id="run on no database"),
         pytest.param("run FILE --storage sqlite:///FILE/x.db", 74, "name another --storage", id="unwritable home"),
         pytest.param("best s --storage nonsense", 69, "the storage is no database URL", id="no URL"),
     ],

@@ -1,0 +1,226 @@
+"""A private PostgreSQL server in a temporary folder that can be crashed and frozen, and a wire to it that breaks.
+
+Its role has a password, which commands learn from the environment alone.
+"""
+
+import os
+import secrets
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import sqlalchemy as sa
+
+from tests.lab import Lab
+
+#: PostgreSQL refuses to run as root, and then runs as this user, which its packages make.
+USER = "postgres"
+#: The name of the role that tests connect as.
+ROLE = "tester"
+#: It need not survive a crash of the machine, only its own; and it shall not take the machine from the workers.
+SETTINGS = """
+listen_addresses = '127.0.0.1'
+fsync = off
+full_page_writes = off
+shared_buffers = 16MB
+max_connections = 40
+autovacuum = off
+"""
+
+
+def binaries() -> Path | None:
+    """The folder with the newest server of this machine; distributions keep it off the path."""
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).resolve().parent
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name), default=None)
+
+
+def missing() -> str:
+    """What is not installed here; empty if all is."""
+    if binaries() is None:
+        return "no PostgreSQL server is installed here"
+    return "" if find_spec("psycopg") is not None else "psycopg is not installed here"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A running server."""
+
+    folder: Path
+    port: int
+    password: str
+
+    def restart(self) -> None:
+        """Kill all its processes at once, as a crash does, and start it again: it recovers from its log."""
+        self._control("restart", "-m", "immediate")
+
+    def stop(self) -> None:
+        self._control("stop", "-m", "immediate")
+
+    def start(self) -> None:
+        self._control("start")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let none of its processes run inside the block; who asks it something gets no answer, and no refusal."""
+        postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
+        postmaster.suspend()  # first, so that no more children come
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        try:
+            for process in processes[1:]:
+                with suppress(psutil.NoSuchProcess):  # its client has just left
+                    process.suspend()
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def url(self, database: str, *, port: int | None = None) -> sa.URL:
+        return sa.URL.create(
+            "postgresql+psycopg",
+            username=ROLE,
+            password=self.password,
+            host="127.0.0.1",
+            port=port or self.port,
+            database=database,
+        )
+
+    def make_database(self) -> str:
+        """Make an empty database; its name."""
+        name = f"studies_{uuid.uuid4().hex}"
+        engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        return name
+
+    def _control(self, *words: str) -> None:
+        folder = self.folder
+        run("pg_ctl", *words, "--wait", "--silent", "--pgdata", str(folder / "data"), "--log", str(folder / "log.txt"))
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A new server, which is gone with its files after the block."""
+    folder = Path(tempfile.mkdtemp(prefix="convsearch-postgres-"))
+    server = Server(folder=folder, port=free_port(), password=secrets.token_hex(12))
+    try:
+        make_cluster(server)
+        server.start()
+        yield server
+    finally:
+        with suppress(subprocess.CalledProcessError):  # it never started
+            server.stop()
+        shutil.rmtree(folder)
+
+
+def make_cluster(server: Server) -> None:
+    """Make the files of a server that lets in nobody without the password."""
+    data, secret = server.folder / "data", server.folder / "password"
+    secret.write_text(server.password)
+    if os.geteuid() == 0:
+        for path in (server.folder, secret):
+            shutil.chown(path, USER)
+    run("initdb", "--no-sync", "--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={secret}", f"--pgdata={data}")
+    with (data / "postgresql.conf").open("a") as stream:
+        stream.write(f"{SETTINGS}port = {server.port}\nunix_socket_directories = '{server.folder}'\n")
+
+
+def run(program: str, *words: str) -> None:
+    """Run a program of PostgreSQL, as somebody whom it accepts."""
+    folder = binaries()
+    assert folder is not None, missing()
+    user = USER if os.geteuid() == 0 else None
+    subprocess.run(
+        [str(folder / program), *words],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        cwd="/",
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+    )
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(kw_only=True, slots=True)
+class Wire:
+    """A port in front of a server that carries a statement there, and breaks instead of carrying the answer back."""
+
+    target: int
+    losses: Iterator[bool]
+    """For each statement with `words` in turn: whether its answer is lost."""
+    words: bytes = b"COMMIT"
+    lost: int = 0
+    _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    _is_over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @contextmanager
+    def laid(self) -> Iterator["Wire"]:
+        """Carry connections inside the block."""
+        thread = threading.Thread(target=self._accept)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._is_over.set()
+            thread.join()
+
+    def _accept(self) -> None:
+        carriers = []
+        with self._listener:
+            while not self._is_over.is_set():
+                if not select.select([self._listener], [], [], 0.05)[0]:
+                    continue
+                carriers.append(threading.Thread(target=self._carry, args=(self._listener.accept()[0],)))
+                carriers[-1].start()
+        for carrier in carriers:
+            carrier.join()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self.target)) as server:
+            while not self._is_over.is_set():
+                for source in select.select([client, server], [], [], 0.05)[0]:
+                    data = source.recv(1 << 16)
+                    if not data:
+                        return
+                    (server if source is client else client).sendall(data)
+                    if source is client and self.words in data and next(self.losses):
+                        server.recv(1 << 16)  # now it is carried out
+                        self.lost += 1
+                        return
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresLab(Lab):
+    """A place to try the service in, with a database on a server; commands learn of it from the environment."""
+
+    address: str
+
+    @property
+    def url(self) -> str:
+        return self.address
+
+    def _complete(self, words: tuple[str, ...]) -> list[str]:
+        return [*words, *(["--cache", str(self.cache)] if words[0] in {"run", "resume", "doctor", "clean"} else [])]

@@ -1,0 +1,373 @@
+"""On PostgreSQL: one writer at a time; a server that crashes, freezes or breaks off loses nothing and kills nobody."""
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, cycle, repeat
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search import lease, query
+from search.errors import LeaseLost
+from search.reader import open_reader, reading
+from search.rows import TrialRow
+from search.storage import LEASES, TRIALS, Storage
+from tests.lab import Answer, Lab, wait_until
+from tests.service.postgres import PostgresLab, Server, Wire, missing, serving
+from tests.test_lease import run_claimers, states
+
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+    # A process keeps its storage, and psycopg its connection, until it ends; here a storage ends with its test.
+    pytest.mark.filterwarnings("ignore:.*Connection object at .* was deleted while still open:ResourceWarning"),
+]
+
+#: How long the server is away or frozen: much longer than any of its answers takes.
+AWAY_S = 2.0
+#: A study that lasts some seconds for two workers.
+TRIALS_IN_ALL, STEPS = 3, 18
+STUDY: dict[str, Any] = {"budget": {"trials": TRIALS_IN_ALL, "epochs": STEPS // 3, "steps_per_epoch": 3}}
+#: How many steps are recorded between two disturbances of it, and how many of those there are.
+PACE, DISTURBANCES = 12, 3
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close the connections of a test while its warnings are ignored."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def database(server: Server) -> str:
+    return server.make_database()
+
+
+@pytest.fixture
+def url(server: Server, database: str) -> str:
+    """The URL of an empty database."""
+    return server.url(database).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, images: Path, cache: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresLab:
+    """A place to try the service in, whose commands learn of the database from the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVSEARCH_STORAGE", url)
+    return PostgresLab(tmp_path, images, cache, url)
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    with Wire(target=server.port, losses=repeat(False)).laid() as laid:
+        yield laid
+
+
+@pytest.fixture
+def far(server: Server, database: str, wire: Wire, make_study: Callable[[int], int]) -> Iterator[tuple[Storage, int]]:
+    """A storage at the other end of the wire, and in it a study of three trials."""
+    study_id = make_study(3)
+    storage = Storage(server.url(database, port=wire.port).render_as_string(hide_password=False), token="me")
+    yield storage, study_id
+    storage.engine.dispose()
+
+
+def claim(storage: Storage, study_id: int) -> lease.Claim:
+    taken = lease.claim(storage, study_id, lease.this_process(storage.token or ""))
+    assert taken is not None
+    return taken
+
+
+# -- one writer at a time -------------------------------------------------------------------------------------
+
+
+def test_four_processes_never_claim_a_trial_twice_nor_one_beyond_the_budget(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(40)
+
+    claimed = run_claimers(url, study_id, 4, finish=True, meanwhile=lambda: time.sleep(0.05))
+
+    assert sorted(claimed) == list(range(40))
+    assert states(Storage(url)) == dict.fromkeys(range(40), "COMPLETE")
+
+
+def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    old, pool = Storage(url, token="old"), Storage(url)
+    taken = claim(old, study_id)
+    refused: list[bool] = []
+
+    def tell() -> None:
+        with pytest.raises(LeaseLost):
+            old.set_trial_state_values(taken.trial_id, TrialState.COMPLETE, [0.5])
+        refused.append(True)
+
+    late = threading.Thread(target=tell)
+
+    def take_away(connection: sa.Connection) -> None:
+        connection.execute(sa.update(TRIALS).values(state=TrialState.WAITING))
+        connection.execute(sa.delete(LEASES))
+        late.start()
+        wait_until(lambda: waiting(url))
+
+    pool.write(take_away)
+    late.join()
+
+    assert refused
+    assert states(pool) == {0: "WAITING"}
+
+
+def test_all_rows_of_an_answer_are_of_one_moment(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(3)
+    count = sa.select(sa.func.count()).select_from(TRIALS)
+
+    with reading(open_reader(url)) as connection:
+        before = connection.execute(count).scalar_one()
+        claim(Storage(url, token="me"), study_id)
+        after = connection.execute(count).scalar_one()
+
+    assert (before, after) == (0, 0)
+    assert query.study(open_reader(url), "s").counts.running == 1
+
+
+def waiting(url: str) -> int:
+    """How many transactions wait for a lock."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        rows = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return int(connection.exec_driver_sql(rows).scalar_one())
+
+
+# -- the answer to a COMMIT is lost ---------------------------------------------------------------------------
+
+
+def lose_next(wire: Wire) -> None:
+    wire.losses = chain([True], repeat(False))
+
+
+def test_a_claim_whose_answer_was_lost_is_not_made_twice(far: tuple[Storage, int], wire: Wire, url: str) -> None:
+    storage, study_id = far
+
+    lose_next(wire)
+    first = claim(storage, study_id)
+    storage.token = "another"
+    second = claim(storage, study_id)
+
+    assert wire.lost == 1
+    assert [(taken.number, taken.attempt) for taken in (first, second)] == [(0, 1), (1, 1)]
+    assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
+
+
+@pytest.mark.parametrize(
+    ("state", "values"), [(TrialState.COMPLETE, (0.5,)), (TrialState.PRUNED, ()), (TrialState.FAIL, ())]
+)
+def test_a_tell_whose_answer_was_lost_is_recorded_once(
+    far: tuple[Storage, int], wire: Wire, url: str, state: TrialState, values: tuple[float, ...]
+) -> None:
+    storage, study_id = far
+    taken = claim(storage, study_id)
+
+    lose_next(wire)
+    storage.set_trial_state_values(taken.trial_id, state, values)
+
+    (trial,) = query.trials(open_reader(url), "s")
+    assert wire.lost == 1
+    assert (trial.state, trial.values) == (state.name, values)
+    with pytest.raises(LeaseLost):
+        storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
+
+
+def test_a_stop_whose_answer_was_lost_counts_no_attempt(far: tuple[Storage, int], wire: Wire, url: str) -> None:
+    storage, study_id = far
+    claim(storage, study_id)
+
+    lose_next(wire)
+    lease.stop(storage, "me")
+
+    (trial,) = query.trials(open_reader(url), "s")
+    assert wire.lost == 1
+    assert (trial.state, trial.attempts) == ("WAITING", 0)
+
+
+def test_a_death_whose_answer_was_lost_is_noted_once(far: tuple[Storage, int], wire: Wire, url: str) -> None:
+    storage, study_id = far
+    claim(storage, study_id)
+
+    lose_next(wire)
+    lease.lost(storage, "me", "it died")
+
+    (trial,) = query.trials(open_reader(url), "s")
+    assert wire.lost == 1
+    assert (trial.state, trial.attempts, len(trial.crashes)) == ("WAITING", 1, 1)
+
+
+@pytest.mark.parametrize("table", ["trials", "trial_user_attributes", "trial_intermediate_values"])
+def test_a_read_that_breaks_off_in_the_middle_is_made_again(far: tuple[Storage, int], wire: Wire, table: str) -> None:
+    storage, study_id = far
+    claim(storage, study_id)
+
+    wire.words = f"FROM {table}".encode()
+    lose_next(wire)
+    trials = storage.get_all_trials(study_id)
+
+    assert wire.lost == 1
+    assert [trial.number for trial in trials] == [0]
+
+
+def test_a_study_of_which_every_third_answer_is_lost_ends_as_if_none_was(
+    lab: PostgresLab, server: Server, database: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = server.url(database, port=wire.port).render_as_string(hide_password=False)
+    monkeypatch.setenv("CONVSEARCH_STORAGE", far)
+
+    def begin_to_lose() -> None:
+        wire.losses = cycle([False, False, True])
+
+    with disturbing(lab, begin_to_lose):
+        answer = lab.run("run", lab.write(**STUDY), "--workers", "2")
+
+    assert wire.lost > 20, answer.err
+    assert_nothing_happened(lab, answer)
+
+
+# -- the server crashes, is away, or freezes ------------------------------------------------------------------
+
+
+def crash(server: Server) -> None:
+    server.restart()
+
+
+def go_away(server: Server) -> None:
+    server.stop()
+    time.sleep(AWAY_S)
+    server.start()
+
+
+def freeze(server: Server) -> None:
+    with server.frozen():
+        time.sleep(AWAY_S)
+
+
+@pytest.mark.parametrize("disturb", [crash, go_away, freeze])
+def test_a_server_that_is_disturbed_again_and_again_loses_nothing_and_kills_nobody(
+    lab: PostgresLab, server: Server, disturb: Callable[[Server], None]
+) -> None:
+    with disturbing(lab, lambda: disturb(server)) as story:
+        answer = lab.run("run", lab.write(**STUDY), "--workers", "2")
+
+    assert story.disturbances == DISTURBANCES, answer.err
+    assert_nothing_happened(lab, answer)
+    assert {trial.number: trial for trial in lab.trials()} | story.finished == dict(enumerate(lab.trials()))
+
+
+def assert_nothing_happened(lab: Lab, answer: Answer) -> None:
+    """The study is done, within its budget, at the first attempt of each trial."""
+    assert answer.code == 0, answer.err
+    assert "s: done" in answer.err
+    assert "Traceback" not in answer.err
+    assert [trial.number for trial in lab.trials()] == list(range(TRIALS_IN_ALL))
+    ends = [(trial.state, trial.reason, len(trial.curve), trial.attempts, trial.crashes) for trial in lab.trials()]
+    assert ends == [("COMPLETE", None, STEPS, 1, ())] * TRIALS_IN_ALL
+
+
+@dataclass(slots=True)
+class Story:
+    """What happened beside a run."""
+
+    disturbances: int = 0
+    finished: dict[int, TrialRow] = field(default_factory=dict)
+    """Trials as they were when they were first seen to be finished."""
+
+
+@contextmanager
+def disturbing(lab: Lab, disturb: Callable[[], None]) -> Iterator[Story]:
+    """Disturb the study "s" when it has begun, and whenever it has recorded some more steps."""
+    story, is_over = Story(), threading.Event()
+
+    def is_reached(steps: int) -> bool:
+        return lab.home.study("s").exists() and sum(len(trial.curve) for trial in lab.trials()) >= steps
+
+    def go_on() -> None:
+        for count in range(DISTURBANCES):
+            while not is_reached(count * PACE):
+                if is_over.wait(0.05):
+                    return
+            story.finished = {trial.number: trial for trial in lab.trials() if trial.completed} | story.finished
+            disturb()
+            story.disturbances += 1
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield story
+    finally:
+        is_over.set()
+        thread.join()
+
+
+# -- the password ---------------------------------------------------------------------------------------------
+
+
+def test_nobody_reads_the_password_in_the_process_list_or_in_an_answer(lab: PostgresLab, server: Server) -> None:
+    words: set[str] = set()
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.wait(0.05):
+            words.update(word for process in psutil.process_iter() for word in words_of(process))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        run = lab.run("run", lab.write(budget={"trials": 2}), "--workers", "2")
+    finally:
+        is_over.set()
+        thread.join()
+    answers = [
+        lab.run(*verb) for verb in (["studies"], ["best", "s"], ["show", "s", "0"], ["doctor"], ["show", "s", "9"])
+    ]
+
+    assert [answer.code for answer in (run, *answers)] == [0, 0, 0, 0, 0, 2]
+    assert any("forkserver" in word for word in words)  # workers are forked from it, and keep its words
+    assert not [word for word in words if server.password in word]
+    assert not [answer for answer in (run, *answers) if server.password in answer.out + answer.err]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize("verb", [["studies"], ["run", "FILE"], ["dashboard"]], ids=lambda verb: verb[0])
+@pytest.mark.parametrize("mistake", ["password", "port", "database"])
+def test_a_wrong_address_is_refused_with_its_reason_and_without_the_password(
+    lab: PostgresLab, server: Server, monkeypatch: pytest.MonkeyPatch, verb: list[str], mistake: str
+) -> None:
+    url = sa.make_url(lab.url)
+    wrong = {"password": url.set(password="hush"), "port": url.set(port=1), "database": url.set(database="none")}
+    monkeypatch.setenv("CONVSEARCH_STORAGE", wrong[mistake].render_as_string(hide_password=False))
+
+    answer = lab.run("--debug", *(lab.write() if word == "FILE" else word for word in verb))
+
+    assert answer.code == 69
+    assert {"password": "password", "port": "refused", "database": "does not exist"}[mistake] in answer.err
+    assert not [secret for secret in ("hush", server.password) if secret in answer.err]
