@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from data.errors import DataError
 from search import address
@@ -20,27 +21,30 @@ exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database;
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args = parser().parse_args(arguments)
+    debug = False
     try:
+        args = parser().parse_args(arguments)
+        debug = args.debug
         from search import commands  # takes a while, in which Ctrl-C shall be answered as well
 
         return commands.VERBS[args.verb](args)
     except (ConvsearchError, DataError) as error:
-        return _explain(error, error.exit_code, debug=args.debug)
+        return _explain(error, error.exit_code, debug=debug)
     except KeyboardInterrupt:
+        say("interrupted")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough; be quiet at exit
         return 0
     except Exception as error:
-        _explain(error, 1, debug=args.debug)
+        _explain(error, 1, debug=debug)
         say("this is a bug of convsearch; --debug (before the verb) shows where")
         return 1
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="convsearch",
         description="Search for the best convolutional network on your images; nothing that was measured is lost.",
         epilog=EXIT_CODES,
@@ -53,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     _add_queries(verbs)
     _add_care(verbs)
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats no password, wherever on the command line it stands."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_harmless(message))
 
 
 def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -205,12 +216,18 @@ def _gigabytes(text: str) -> float:
 
 
 def say(text: str) -> None:
-    """Talk, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk, on stderr; what came from a database or a command line can steer no terminal and tells no password."""
+    print(_harmless(text), file=sys.stderr, flush=True)
+
+
+def _harmless(text: str) -> str:
+    from search.output import printable  # loads rich, which a quick answer need not wait for
+
+    return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
 
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)).rstrip())
     say(f"convsearch: {error or type(error).__name__}")
     return code

@@ -70,8 +70,7 @@ def show(args: argparse.Namespace) -> int:
     from search import home
 
     row = query.trial(open_reader(args.storage), args.study, args.trial)
-    file = home.of(args.storage).log(args.study, args.trial)
-    log = str(file) if file.exists() else None
+    log = home.of(args.storage).known_log(args.study, args.trial)
     return _answer(args, answers.trial_json(row, log), answers.trial_grid(row, log))
 
 

@@ -63,6 +63,12 @@ class Home:
     def log(self, name: str, number: int) -> Path:
         return self.trial(name, number) / "log.txt"
 
+    def known_log(self, name: str, number: int) -> str | None:
+        """The log of a trial, where there is one: none if it ran elsewhere, or if the study is not ours."""
+        if not NAME.fullmatch(name) or not self.log(name, number).exists():
+            return None
+        return str(self.log(name, number))
+
     def studies(self) -> tuple[str, ...]:
         """The names of the folders that were made for a study of this database."""
         locks = sorted(self.root.glob(f"*/{LOCK}"))

@@ -207,7 +207,7 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
 
 @dataclass(slots=True)
 class Watch:
-    """Sees which owners are gone: at once on this machine; elsewhere when their lease was not renewed for too long.
+    """Sees which owners are gone: dead ones of this machine at once, all others when nobody renewed their lease.
 
     A lease is aged by our own monotonic clock, and only between looks that succeeded, so neither a clock that jumps nor
     a database that does not answer expires anybody (client-go's leader election judges leases in the same way).
@@ -244,7 +244,8 @@ class Watch:
     def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
         if row.host == socket.gethostname() and row.boot == boot():
             since = started(row.pid)
-            return None if since is not None and abs(since - row.started) < 1.0 else f"process {row.pid} is gone"
+            if since is None or abs(since - row.started) >= 1.0:
+                return f"process {row.pid} is gone"
         if age <= self.times.lease_s:
             return None
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"

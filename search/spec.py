@@ -27,6 +27,9 @@ FOLDERS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "stu
 
 TABLES: Final = ("question", "data", "budget", "search", "space", "try", "compare")
 
+MAX_BYTES: Final = 100_000
+"""Of a study file, which has some thousand; tomllib takes the square of the time for a key of so many parts."""
+
 MAY_CHANGE: Final = {("[budget]", "trials"), ("[budget]", "hours"), ("[data]", "path")}
 """What a stored study may be continued with; images are compared by their content, not by where they lie."""
 
@@ -74,14 +77,14 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> StudySpec:
     overrides = overrides or {}
     source = " ".join([str(path), *(f"--set {key}={text}" for key, text in overrides.items())])
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(_text(path))
         for key, text in overrides.items():
             _override(raw, key, parse_value(text))
         return build(raw)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path} cannot be read as TOML: {error}") from error
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no Unicode, a number without end
+        raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
 def build(raw: Mapping[str, Any]) -> StudySpec:
@@ -172,6 +175,14 @@ def difference(stored: StudySpec, new: StudySpec) -> list[str]:
         for place, key in {**before, **after}
         if (place, key) not in MAY_CHANGE and before.get((place, key)) != after.get((place, key))
     ]
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise SpecError(f"a study file has at most {MAX_BYTES // 1000} kB; is this one?")
+    return content.decode()
 
 
 def _with_rows(space: Space, rows: Sequence[Row]) -> Space:

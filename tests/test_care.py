@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from search import care, home, lease, spec, study
 from search.storage import Storage
+from tests.lab import Lab
 
 DATA = {"fingerprint": "used", "classes": ["cat", "dog"]}
 
@@ -179,3 +180,16 @@ def test_checkpoints_of_a_trial_that_the_database_does_not_know_stay(url: str) -
     care.sweep(place, storage.engine, "s")
 
     assert (place.trial("s", 0) / "step.ckpt").exists()
+
+
+def test_the_next_run_removes_what_a_kill_left_and_nothing_else(lab: Lab) -> None:
+    lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
+    before = files(lab.home.trial("s", 0))
+    half = lab.home.trial("s", 0) / "step-00000003-000000000030.ckpt.part"
+    half.write_bytes(b"1")
+
+    answer = lab.run("resume", "s", "--trials", "2", "--workers", "1")
+
+    assert answer.code == 0
+    assert files(lab.home.trial("s", 0)) == before
+    assert any(name.endswith(".ckpt") for name in before)

@@ -177,7 +177,7 @@ def test_the_screen_shows_everything_that_matters() -> None:
         (PRUNED, "trial 12 pruned after epoch 1.5 at 0.4123 (4.1 s)"),
         (replace(PRUNED, curve=(), epochs=0.0, reason="too large"), "trial 12 pruned after epoch 0 (4.1 s): too large"),
         (FAILED, "trial 4 failed (2.0 s): ValueError: boom"),
-        (replace(FAILED, reason="a\x1b[2Jb\nc"), "trial 4 failed (2.0 s): a [2Jb c"),
+        (replace(FAILED, reason="a\x1b[2Jb\nc"), r"trial 4 failed (2.0 s): a\x1b[2Jb\nc"),
     ],
     ids=["complete", "pruned", "without a report", "failed", "with control codes"],
 )

@@ -475,8 +475,8 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def _is_gone(self, token: str, silence: float) -> bool:
         worker = self.workers[token]
-        if worker.is_here:
-            return not worker.lives
+        if worker.is_here and not worker.lives:
+            return True
         assert silence <= self.now - worker.spoke_at, "the model itself must not observe more silence than there was"
         return silence > TIMES.lease_s
 

@@ -1,0 +1,21 @@
+"""What the tests of faults share: images without a test part, so that a search that opened one would die of it."""
+
+from pathlib import Path
+
+import pytest
+
+from search import launch, spec
+from tests.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """A cache of decoded images from which the test images were taken away (I6)."""
+    folder = tmp_path_factory.mktemp("cache-without-test-images")
+    tables = Lab(folder, images, folder).tables()
+    launch.prepare_data(spec.build(tables), folder, lambda _: None)
+    tests = sorted(folder.glob("sets/*/test*"))
+    assert tests, "the test images lie elsewhere now"
+    for path in tests:
+        path.unlink()
+    return folder

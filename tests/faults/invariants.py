@@ -1,0 +1,292 @@
+"""What must hold of a study whatever died: checked from outside, while nobody runs it.
+
+I1 exact budget, I2 no trial stuck in RUNNING, I3 one record for each trial and none changed, I4 curves agree with
+checkpoints, I5 the best value is reproducible, I7 nothing left behind. (I6, that no search opens a test image, holds
+of these runs because the images that they are given have no test part: `cache` in conftest.py.)
+"""
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+
+from data.batches import evaluation
+from models.evaluate import evaluate
+from models.train import start
+from search import checkpoint, lease, query, runner, spec
+from search.objective import boundaries
+from search.reader import open_reader, sqlite_path
+from search.rows import TrialRow
+from tests.lab import Lab
+
+#: Where the rows of a trial are, and what puts them in order.
+TRIAL_ROWS = {
+    "trials": "trial_id",
+    "trial_params": "param_name",
+    "trial_values": "objective",
+    "trial_intermediate_values": "step",
+    "trial_user_attributes": "key",
+    "trial_system_attributes": "key",
+}
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+#: An orphan notices at once that it is one, unless it is still loading torch: seconds, on a busy machine half a minute.
+ORPHANS_S = 60.0
+
+
+def check(
+    lab: Lab, name: str = "s", *, before: Mapping[int, str] | None = None, over: bool = False, ended: bool = False
+) -> None:
+    """Check all invariants of a study that nobody runs now.
+
+    `before`: what `finished` said earlier. `over`: the study is said to be done. `ended`: the last launcher ended by
+    itself, so that it has put every trial back.
+
+    Raises AssertionError with the number of the invariant that is broken.
+    """
+    _no_process_is_left(lab)
+    with _connection(lab.url) as connection:
+        study_id = None if connection is None else _study_id(connection, name)
+        if connection is None or study_id is None:
+            assert not before, f"I3: {name!r} and its finished trials are gone"
+            assert not over, f"I1: {name!r} is over, and was never begun"
+            return
+        _the_file_is_whole(connection, lab)
+        _the_budget_is_exact(connection, study_id, over=over)
+        _no_trial_is_stuck(connection, study_id, none_runs=over or ended)
+        _every_trial_is_recorded_once(connection, study_id)
+    _finished_trials_are_unchanged(lab, name, before or {})
+    for trial in lab.trials(name):
+        _the_curve_agrees_with_the_checkpoint(lab, trial)
+        _the_value_is_the_end_of_the_curve(lab, trial)
+    _no_file_is_half_written(lab, name)
+    if over:
+        best_is_reproducible(lab, name)
+
+
+def finished(url: str, name: str = "s") -> dict[int, str]:
+    """SHA-256 over every stored row of each finished trial, by number; empty if there is no such study yet."""
+    with _connection(url) as connection:
+        study_id = None if connection is None else _study_id(connection, name)
+        if connection is None or study_id is None:
+            return {}
+        states = ", ".join(map(repr, FINISHED))
+        query = f"SELECT number, trial_id FROM trials WHERE study_id = ? AND state IN ({states}) ORDER BY number"
+        rows = connection.execute(query, (study_id,)).fetchall()
+        return {number: _digest(connection, trial_id) for number, trial_id in rows}
+
+
+def best_is_reproducible(lab: Lab, name: str = "s") -> None:
+    """I5: the best value is finite, and its checkpoint has it on the validation images once more."""
+    ranking = query.best(open_reader(lab.url), name)
+    if not ranking.trials:
+        return
+    (best,) = ranking.trials
+    again = measured_again(lab, best)
+    assert math.isfinite(best.values[0]), f"I5: the best value is {best.values[0]}"
+    assert again == best.values[0], f"I5: trial {best.number} has {best.values[0]}, but its checkpoint {again}"
+
+
+def measured_again(lab: Lab, trial: TrialRow) -> float:
+    """The objective of a finished trial on the validation images, from its last checkpoint."""
+    place = runner.workplace(lab.post(trial.study))
+    stored, data = place.study.spec, place.data
+    model, train, _ = spec.configs(stored, trial.config)
+    ends = boundaries(
+        images=len(data.train),
+        batch_size=train.batch_size,
+        steps=stored.budget.steps,
+        steps_per_epoch=stored.budget.steps_per_epoch,
+    )
+    training = start(
+        model,
+        train,
+        image_size=data.info.image_size,
+        classes=len(data.info.classes),
+        total_batches=ends[-1],
+        seed=int(trial.seed or 0),
+        device="cpu",
+    )
+    found = checkpoint.latest(lab.home.trial(trial.study, trial.number), study=place.study.uid, trial=trial.number)
+    assert found is not None, f"I5: the best trial, {trial.number}, has no checkpoint"
+    state: Any = found[1]
+    training.load(state)
+    result = evaluate(training.judged(), evaluation(data.validation, data.info), len(data.info.classes))
+    return float(getattr(result, stored.search.objective))
+
+
+def processes(lab: Lab) -> list[psutil.Process]:
+    """The living processes that work in the lab's folder: by their words, folder, environment or open files."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [each for each in psutil.process_iter() if each.pid not in own and _belongs(each, str(lab.folder))]
+
+
+# -- I7 --------------------------------------------------------------------------------------------------------
+
+
+def _no_process_is_left(lab: Lab) -> None:
+    _, left = psutil.wait_procs(processes(lab), timeout=ORPHANS_S)
+    shown = [(each.pid, each.cmdline()) for each in left if each.is_running()]
+    assert not shown, f"I7: orphans: {shown}"
+
+
+def _belongs(process: psutil.Process, folder: str) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        words = [*process.cmdline(), process.cwd(), *process.environ().values()]
+        return any(folder in text for text in [*words, *(file.path for file in process.open_files())])
+    except (psutil.Error, OSError):  # it ended meanwhile, or is somebody else's
+        return False
+
+
+def _the_file_is_whole(connection: sqlite3.Connection, lab: Lab) -> None:
+    problems = [text for (text,) in connection.execute("PRAGMA integrity_check").fetchall()]
+    strangers = connection.execute("PRAGMA foreign_key_check").fetchall()
+    journal = Path(f"{sqlite_path(lab.url)}-journal")
+    assert problems == ["ok"], f"I7: the database is damaged: {problems}"
+    assert not strangers, f"I7: rows that belong to nothing: {strangers}"
+    # A journal whose header was never written holds nothing to roll back, and the next write removes it.
+    hot = journal.exists() and journal.read_bytes()[:1] not in (b"", b"\0")
+    assert not hot, "I7: a hot journal is still there after a read"
+
+
+def _no_file_is_half_written(lab: Lab, name: str) -> None:
+    """Every checkpoint is whole; what is written aside lies only where a trial goes on, which removes it."""
+    unfinished = {lab.home.trial(name, trial.number) for trial in lab.trials(name) if trial.state not in FINISHED}
+    left = [path for path in lab.home.study(name).rglob("*.part") if path.parent not in unfinished]
+    assert not left, f"I7: half-written files: {left}"
+    for path in lab.home.study(name).rglob("*.ckpt"):
+        checkpoint.load(path)  # raises Corrupt, with the file's name
+
+
+# -- I1, I2, I3 ------------------------------------------------------------------------------------------------
+
+
+def _the_budget_is_exact(connection: sqlite3.Connection, study_id: int, *, over: bool) -> None:
+    found = connection.execute(
+        "SELECT value_json FROM study_user_attributes WHERE study_id = ? AND key = 'trials'", (study_id,)
+    ).fetchone()
+    states = [state for (state,) in _trials(connection, study_id, "state")]
+    if found is None:  # its launcher died between its row and its attributes
+        assert not states, "I1: there are trials without a budget"
+        assert not over, "I1: the study has no budget"
+        return
+    budget = json.loads(found[0])
+    open_states = {"RUNNING", "WAITING"} & set(states)
+    assert len(states) <= budget, f"I1: {len(states)} trials, but a budget of {budget}"
+    assert not over or len(states) == budget, f"I1: the study is over with {len(states)} of {budget} trials"
+    assert not (over and open_states), f"I1: the study is over, but trials are {sorted(open_states)}"
+
+
+def _no_trial_is_stuck(connection: sqlite3.Connection, study_id: int, *, none_runs: bool) -> None:
+    """What runs has a lease that the next run can take back, since its owner is dead; nothing else has one."""
+    running = {trial_id for trial_id, state in _trials(connection, study_id, "trial_id, state") if state == "RUNNING"}
+    rows = connection.execute("SELECT trial_id, pid, started FROM convsearch_leases WHERE study_id = ?", (study_id,))
+    leases = {trial_id: (pid, started) for trial_id, pid, started in rows}
+    assert not (none_runs and running), f"I2: trial ids {running} are RUNNING, and nobody runs the study"
+    assert running <= leases.keys(), f"I2: trial ids {running - leases.keys()} are RUNNING without a lease, for ever"
+    assert leases.keys() <= running, f"I2: leases of trial ids {leases.keys() - running}, which are not RUNNING"
+    living = {trial_id: pid for trial_id, (pid, started) in leases.items() if not _is_dead(pid, started)}
+    assert not living, f"I2: nobody runs the study, but these owners live: {living}"
+
+
+def _is_dead(pid: int, started: float) -> bool:
+    """Who is just being killed has no words and no files any more, and so is not among `processes`: wait for it."""
+    deadline = time.monotonic() + ORPHANS_S
+    while (since := lease.started(pid)) is not None and abs(since - started) < 1.0:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _every_trial_is_recorded_once(connection: sqlite3.Connection, study_id: int) -> None:
+    numbers = [number for (number,) in _trials(connection, study_id, "number")]
+    assert sorted(numbers) == list(range(len(numbers))), f"I3: the numbers are {sorted(numbers)}"
+    for trial_id, number, state in _trials(connection, study_id, "trial_id, number, state"):
+        (values,) = connection.execute("SELECT COUNT(*) FROM trial_values WHERE trial_id = ?", (trial_id,)).fetchone()
+        allowed = {"COMPLETE": (1,), "PRUNED": (0, 1)}.get(state, (0,))
+        assert values in allowed, f"I3: trial {number} is {state} with {values} values"
+
+
+def _finished_trials_are_unchanged(lab: Lab, name: str, before: Mapping[int, str]) -> None:
+    now = finished(lab.url, name)
+    changed = sorted(number for number, digest in before.items() if now.get(number) != digest)
+    assert not changed, f"I3: finished trials changed: {changed}"
+
+
+# -- I4, I5 ----------------------------------------------------------------------------------------------------
+
+
+def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRow) -> None:
+    """A checkpoint is written before its step is reported, so it may be one step ahead, and never behind."""
+    assert [step for step, _ in trial.curve] == list(range(1, len(trial.curve) + 1)), f"I4: holes in {trial}"
+    kept = _last_curve(lab.home.trial(trial.study, trial.number))
+    if kept is None:
+        lost = trial.curve and trial.state in ("RUNNING", "WAITING")
+        assert not lost, f"I4: trial {trial.number} has {len(trial.curve)} steps to do again: it has no checkpoint"
+        return
+    ahead = len(kept) - len(trial.curve)
+    assert kept[: len(trial.curve)] == trial.curve, f"I4: trial {trial.number}: {trial.curve} stored, {kept} kept"
+    most = 0 if trial.state in ("COMPLETE", "PRUNED") else 1
+    assert 0 <= ahead <= most, f"I4: the checkpoint of trial {trial.number} ({trial.state}) is {ahead} steps ahead"
+
+
+def _last_curve(folder: Path) -> tuple[tuple[int, float], ...] | None:
+    files = sorted(folder.glob("*.ckpt"))
+    return checkpoint.load(files[-1])[0].curve if files else None
+
+
+def _the_value_is_the_end_of_the_curve(lab: Lab, trial: TrialRow) -> None:
+    if trial.state != "COMPLETE":
+        return
+    steps = spec.restore(query.study(open_reader(lab.url), trial.study).spec).budget.steps
+    assert len(trial.curve) == steps, f"I5: trial {trial.number} is COMPLETE after {len(trial.curve)} of {steps} steps"
+    assert trial.values == (trial.curve[-1][1],), (
+        f"I5: trial {trial.number}: {trial.values} at the end of {trial.curve}"
+    )
+
+
+# -- the database, by plain sqlite3 ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _connection(url: str) -> Iterator[sqlite3.Connection | None]:
+    """A connection to the file; None if there is none yet."""
+    file = sqlite_path(url)
+    if file is None or not file.exists():
+        yield None
+        return
+    # Not mode=ro: who was killed in the middle of a write leaves a journal that the next reader rolls back.
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=30.0)) as connection:
+        yield connection
+
+
+def _study_id(connection: sqlite3.Connection, name: str) -> int | None:
+    tables = {table for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "studies" not in tables:
+        return None
+    row = connection.execute("SELECT study_id FROM studies WHERE study_name = ?", (name,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _trials(connection: sqlite3.Connection, study_id: int, columns: str) -> list[tuple[Any, ...]]:
+    return connection.execute(f"SELECT {columns} FROM trials WHERE study_id = ?", (study_id,)).fetchall()
+
+
+def _digest(connection: sqlite3.Connection, trial_id: int) -> str:
+    rows = defaultdict(list)
+    for table, order in TRIAL_ROWS.items():
+        found = connection.execute(f"SELECT * FROM {table} WHERE trial_id = ? ORDER BY {order}", (trial_id,))
+        rows[table] = found.fetchall()
+    return hashlib.sha256(repr(dict(rows)).encode()).hexdigest()

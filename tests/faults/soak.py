@@ -1,0 +1,127 @@
+"""`make soak`: faults by the hundred, against real processes and files; one table of what was lost (hopefully nothing).
+
+    .venv/bin/python -m tests.faults.soak [--only NAME] [--scale 0.05] [--seed 1]
+
+The named points that `make test` runs are in test_named_points.py; here are the random and the exhaustive ones.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import optuna
+import torch
+
+from search import machine
+from tests.faults import (
+    soak_calls,
+    soak_claims,
+    soak_clock,
+    soak_damage,
+    soak_disk,
+    soak_kills,
+    soak_locks,
+    soak_resume,
+    soak_row,
+)
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Site, say
+
+PARTS: Mapping[str, Callable[[Site], Row]] = {
+    "worker": soak_kills.worker,
+    "all": soak_kills.group,
+    "launcher": soak_kills.launcher,
+    "lock": soak_locks.locks,
+    "clock": soak_clock.jumps,
+    "disk": soak_disk.full,
+    "call-locked": soak_calls.locked,
+    "call-broken": soak_calls.broken,
+    "checkpoint": soak_damage.checkpoints,
+    "claim": soak_claims.claims,
+    "resume": soak_resume.resumed,
+}
+
+
+#: Parts that wait most of the time: they run beside the others.
+WAITING = ("lock", "clock")
+
+
+def main(words: list[str]) -> int:
+    args = _parser().parse_args(words)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that talked to a GPU cannot fork
+    folder = Path(tempfile.mkdtemp(prefix="convsearch-soak-", dir=args.folder))
+    site = Site(folder=folder, seed=args.seed, scale=args.scale, jobs=args.jobs)
+    site.prepare()
+    began = time.monotonic()
+    rows = _do_all(args.only or list(PARTS), site)
+    print(_heading(args, time.monotonic() - began))
+    print(soak_row.table(rows))
+    gc.unfreeze()  # else libraries complain, when this process ends, of what they take for leaks
+    if all(row.is_good for row in rows):
+        shutil.rmtree(folder)
+        return 0
+    say(f"what was lost is kept in {folder}")
+    return 1
+
+
+def _do_all(names: Sequence[str], site: Site) -> list[Row]:
+    """Do the parts one after the other, and those that wait beside them, each in a process without threads."""
+    one_by_one = [name for name in names if name not in WAITING]
+    queues = [queue for queue in (one_by_one, *([name] for name in names if name in WAITING)) if queue]
+    with ProcessPoolExecutor(len(queues), mp_context=multiprocessing.get_context("fork")) as workers:
+        rows = [row for done in workers.map(partial(_do_queue, site), queues) for row in done]
+    order = [name for queue in queues for name in queue]
+    return [rows[order.index(name)] for name in names]
+
+
+def _do_queue(site: Site, names: Sequence[str]) -> list[Row]:
+    return [_do(name, site) for name in names]
+
+
+def _do(name: str, site: Site) -> Row:
+    say(f"{name} ...")
+    row = PARTS[name](site)
+    say(f"{name}: {row.injected} injected, {row.survived} survived, {row.lost} lost, {row.seconds:.0f} s. {row.note}")
+    return row
+
+
+def _heading(args: argparse.Namespace, seconds: float) -> str:
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    return (
+        f"soak: scale {args.scale:g}, seed {args.seed}, {seconds:.0f} s, {machine.cores()} cores, {cpu}\n"
+        f"Python {platform.python_version()}, torch {torch.__version__}, Optuna {optuna.__version__}, "
+        f"{platform.system()} {platform.release()}, files in {_memory_or_disk(args.folder)}\n"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def _memory_or_disk(folder: str | None) -> str:
+    return "memory" if folder and Path(folder).is_relative_to("/dev/shm") else "a folder on the disk"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part (may be given several times)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of all faults (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)")
+    parser.add_argument("--jobs", type=int, default=machine.cores() + 1, metavar="N", help="cases at once")
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    parser.add_argument("--folder", default=memory, help="where to work (default: in memory, where there is one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""The n-th call of the driver of the database fails, for every n of a study of ten trials."""
+
+import multiprocessing
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from search import lease, runner
+from search.errors import DatabaseError, DiskError
+from search.post import Post
+from search.storage import Storage
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_fork import Fork
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import Lab, Tables
+
+TRIALS = 10
+STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": 1}}
+#: The text and the code of SQLite (https://www.sqlite.org/rescode.html).
+BUSY = ("database is locked", sqlite3.SQLITE_BUSY)
+IO = ("disk I/O error", sqlite3.SQLITE_IOERR)
+#: Exit codes of a worker that says why it cannot go on.
+CLEAN = (DatabaseError.exit_code, DiskError.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Counts the calls of this process and its forks; call number `at` fails, and none if that is 0."""
+
+    at: int
+    text: str
+    code: int
+    count: Any
+    """An integer that forks share."""
+
+    def call(self) -> None:
+        self.count.value += 1
+        if self.count.value != self.at:
+            return
+        error = sqlite3.OperationalError(self.text)
+        error.sqlite_errorcode = self.code
+        raise error
+
+    def arm(self) -> None:
+        """Make every connection that this process opens from now on go through `call`."""
+        for module in (sqlite3, sqlite3.dbapi2):
+            module.connect = partial(sqlite3.connect, factory=_connection(self.call))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A ten-trial study as it was before each of its trials, so that a late call needs no early trials again."""
+
+    homes: tuple[Path, ...]
+    """Copies of its home: with no trial, with one, ..."""
+    ends: tuple[int, ...]
+    """How many calls a worker has made when it has opened the study, when its first trial is over, ..."""
+
+    def before(self, call: int) -> tuple[Path, int]:
+        """The copy in which the call of this number comes next, and its number for a worker that begins there."""
+        opening, *trials = self.ends
+        done = next(number for number, end in enumerate(trials) if call <= end)
+        return self.homes[done], call - (self.ends[done] - opening)
+
+
+def locked(site: Site) -> Row:
+    """A lock that is gone at the next try: it has no effect at all. Every second call, beginning with the first."""
+    return _row(site, "a call finds a lock", "call-locked", _survive_a_lock, first=1)
+
+
+def broken(site: Site) -> Row:
+    """A disk that fails once: the worker ends and says so; its pool puts the trial back, and the next one goes on.
+
+    Every second call, beginning with the second.
+    """
+    return _row(site, "a call finds a broken disk", "call-broken", _survive_a_broken_disk, first=2)
+
+
+def _row(site: Site, fault: str, part: str, body: Callable[[Scene, Case], None], *, first: int) -> Row:
+    began = time.monotonic()
+    scene = _play(site.lab("calls"), site.folder / f"{part}-homes")
+    every = range(first, scene.ends[-1] + 1, 2)
+    reports = site.each(part, partial(body, scene), [every[index - 1] for index in site.some(len(every))])
+    note = f"every second one of {scene.ends[-1]} calls"
+    return soak_row.of(fault, reports, seconds=time.monotonic() - began, note=note)
+
+
+def _play(lab: Lab, folder: Path) -> Scene:
+    """Run the study once without a fault, and keep its home as it was before each trial."""
+    shutil.rmtree(lab.home.root, ignore_errors=True)
+    fault, ends = _fault(0, BUSY), multiprocessing.get_context("fork").Array("q", TRIALS + 2, lock=False)
+    player = soak_fork.fork(lab, _keep_homes, lab, lab.create(**STUDY), fault, ends, folder)
+    assert player.end() == 0, player.said
+    return Scene(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
+
+
+def _keep_homes(lab: Lab, post: Post, fault: Fault, ends: Any, folder: Path) -> None:
+    """What `runner.run_trials` does, with a look after each trial."""
+    fault.arm()
+    place = runner.workplace(post)
+    owner = lease.this_process(post.token)
+    for done in range(TRIALS + 1):
+        ends[done] = fault.count.value
+        shutil.copytree(lab.home.root, folder / str(done))
+        claim = lease.claim(place.storage, place.study.id, owner)
+        assert (claim is None) == (done == TRIALS)
+        if claim is not None:
+            runner.run_trial(place, claim, lambda: None)
+    ends[TRIALS + 1] = fault.count.value
+
+
+def _survive_a_lock(scene: Scene, case: Case) -> None:
+    _run(scene, case, BUSY, (0,))
+    _is_over(case.lab)
+    hurt = [trial for trial in case.lab.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
+    assert not hurt, f"the lock hurt {hurt}"
+    case.survived += 1
+
+
+def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
+    lab = case.lab
+    post = _run(scene, case, IO, (0, *CLEAN))
+    lease.stop(Storage(lab.url), post.token)  # as its pool does
+    invariants.check(lab, ended=True)
+    before = invariants.finished(lab.url)
+    _ended(soak_fork.work(lab, lab.post()), (0,))
+    _is_over(lab, before)
+    case.survived += 1
+
+
+def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> Post:
+    """Run a worker whose call fails, numbered in the whole study by the case."""
+    home, number = scene.before(case.index)
+    shutil.copytree(home, case.lab.home.root)
+    post, fault = case.lab.post(), _fault(number, kind)
+    worker = soak_fork.work(case.lab, post, fault.arm)
+    code = _ended(worker, codes)
+    assert fault.count.value >= fault.at, f"there were only {fault.count.value} calls"
+    case.injected += 1
+    case.facts[f"exit {code}"] += 1
+    return post
+
+
+def _ended(worker: Fork, codes: tuple[int, ...]) -> int:
+    code = worker.end()
+    assert code in codes, f"exit code {code}: {worker.said}"
+    assert "Traceback" not in worker.said, worker.said
+    return code
+
+
+def _is_over(lab: Lab, before: dict[int, str] | None = None) -> None:
+    invariants.check(lab, before=before, over=True)
+    states = [trial.state for trial in lab.trials()]
+    assert states == ["COMPLETE"] * TRIALS, f"the trials ended as {states}"
+
+
+def _fault(at: int, kind: tuple[str, int]) -> Fault:
+    return Fault(at, *kind, multiprocessing.get_context("fork").Value("q", 0, lock=False))
+
+
+def _connection(call: Callable[[], None]) -> type[sqlite3.Connection]:
+    """A connection that does `call` before it executes or commits anything."""
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, *args: Any) -> "Cursor":
+            call()
+            super().execute(*args)
+            return self
+
+        def executemany(self, *args: Any) -> "Cursor":
+            call()
+            super().executemany(*args)
+            return self
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, *_: Any, **__: Any) -> Any:
+            return super().cursor(Cursor)
+
+        def commit(self) -> None:
+            call()
+            super().commit()
+
+    return Connection

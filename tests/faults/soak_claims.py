@@ -1,0 +1,85 @@
+"""Sixteen processes claim a thousand trials each, all at once: every trial is claimed exactly once."""
+
+import json
+import os
+import sqlite3
+import time
+import uuid
+from collections import Counter
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from search import lease, study
+from search.storage import TELLER, Storage
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import Lab
+
+PROCESSES = 16
+
+
+def claims(site: Site) -> Row:
+    began = time.monotonic()
+    each = site.count(1000)
+    reports = site.each("claim", partial(_claim_all, each), [0])
+    note = f"{PROCESSES} processes; a claim and a tell each, so twice as many transactions"
+    return soak_row.of("all claim at once", reports, seconds=time.monotonic() - began, note=note)
+
+
+def _claim_all(each: int, case: Case) -> None:
+    lab = case.lab
+    lab.create(budget={"trials": PROCESSES * each})
+    gate, start = os.pipe()
+    tokens = [uuid.uuid4().hex for _ in range(PROCESSES)]
+    claimers = [soak_fork.fork(lab, _claim, lab, token, each, gate) for token in tokens]
+    case.injected = PROCESSES * each
+    os.write(start, bytes(PROCESSES))
+    for claimer in claimers:
+        code = claimer.end(1200.0)
+        assert code == 0, f"exit code {code}: {claimer.said}"
+    claimed = {token: json.loads(_list(lab, token).read_text()) for token in tokens}
+    count = Counter(number for numbers in claimed.values() for number in numbers)
+    case.survived = sum(count[number] == 1 for number in range(case.injected))
+    doubled = [number for number, times in count.items() if times > 1]
+    assert not doubled, f"I3: claimed twice: {doubled}"
+    assert sorted(count) == list(range(case.injected)), "I3: not every number was claimed"
+    assert _tellers(lab) == {number: token for token, numbers in claimed.items() for number in numbers}, "I3: tellers"
+    _rows_are_sound(lab, case.injected)
+
+
+def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
+    storage = Storage(lab.url, token=token, patience_s=600.0)
+    study_id = study.load(storage, "s").id
+    owner = lease.this_process(token)
+    os.read(gate, 1)
+    numbers = []
+    for _ in range(each):
+        claim = lease.claim(storage, study_id, owner)
+        assert claim is not None, "there are trials left"
+        numbers.append(claim.number)
+        storage.set_trial_state_values(claim.trial_id, TrialState.PRUNED)
+    _list(lab, token).write_text(json.dumps(numbers))
+
+
+def _list(lab: Lab, token: str) -> Path:
+    return lab.folder / f"{token}.json"
+
+
+def _tellers(lab: Lab) -> dict[int, str]:
+    """Who finished which trial, as the database has it."""
+    query = "SELECT number, value_json FROM trials JOIN trial_system_attributes USING (trial_id) WHERE key = ?"
+    with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
+        return {number: json.loads(token) for number, token in connection.execute(query, (TELLER,))}
+
+
+def _rows_are_sound(lab: Lab, trials: int) -> None:
+    finished = invariants.finished(lab.url)
+    assert sorted(finished) == list(range(trials)), "I1: not every trial is finished"
+    with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
+        (left,) = connection.execute("SELECT COUNT(*) FROM convsearch_leases").fetchone()
+        (whole,) = connection.execute("PRAGMA integrity_check").fetchone()
+    assert (left, whole) == (0, "ok"), f"I2: {left} leases are left, and the file is {whole}"

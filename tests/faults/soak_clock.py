@@ -1,0 +1,161 @@
+"""The clock of the machine is set while a study runs: an hour forward, back, an hour backward, back.
+
+libfaketime would do this, but under its version 0.9.10 `time.sleep` of Python 3.11 fails (EINVAL from clock_nanosleep
+by the monotonic clock); so some lines of C move the wall clock, and nothing else, for the processes that load them.
+"""
+
+import mmap
+import os
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_fork import Fork
+from tests.faults.soak_kills import NOTICE_S, owners, wait_until_noticed
+from tests.faults.soak_locks import STUDY, finish
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import Lab, wait_until
+
+HOUR = 3600
+#: Where the clock stands after each jump, in seconds from the truth.
+JUMPS = (HOUR, 0, -HOUR, 0)
+#: Between a jump and the death of a worker: several looks of the pool (every second) and a renewal (every 10 s).
+CALM_S = 12.0
+
+SOURCE = r"""
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile long *moved;
+
+__attribute__((constructor)) static void begin(void) {
+    int file = open(getenv("SOAK_CLOCK"), O_RDONLY);
+    void *page = mmap(NULL, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
+    if (page != MAP_FAILED) moved = page;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, clock, now);
+    if (result == 0 && moved && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += *moved;
+    return result;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *where) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (where) *where = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+
+
+def jumps(site: Site) -> Row:
+    began = time.monotonic()
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return soak_row.of("the clock is set", [], seconds=0.0, note="not done: there is no C compiler (cc)")
+    library = _compile(compiler, site.folder)
+    chosen = JUMPS[: max(2, site.count(len(JUMPS)))]
+    reports = site.each("clock", partial(_set_again_and_again, library, chosen), [0])
+    note = f"by {', '.join(f'{jump:+d}' for jump in chosen)} s from the truth; after each a worker is killed, and found"
+    return soak_row.of("the clock is set", reports, seconds=time.monotonic() - began, note=note)
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    source, library = folder / "clock.c", folder / "clock.so"
+    source.write_text(SOURCE)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    return library
+
+
+def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> None:
+    lab = case.lab
+    clock = lab.folder / "clock"
+    clock.write_bytes(bytes(mmap.PAGESIZE))
+    environment = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock)}
+    file = lab.write(**STUDY)
+    launchers = [soak_fork.command(lab, "run", file, "--workers", "2", environment=environment)]
+    try:
+        wait_until(lambda: len(owners(lab)) == 2)
+        launchers.append(_join(lab, file, environment))
+        for seconds in chosen:
+            _set(clock, seconds)
+            case.injected += 1
+            _nothing_happens(case, launchers)
+            _a_dead_worker_is_found(case, launchers)
+            case.survived += 1
+        finish(lab, launchers, file)
+    finally:
+        for launcher in launchers:
+            launcher.sweep()
+    _only_our_kills_are_recorded(lab, len(chosen))
+    case.facts["trials"] += len(lab.trials())
+
+
+def _join(lab: Lab, file: str, environment: Mapping[str, str]) -> Fork:
+    """A second launcher: each of the two watches the leases of the other's workers."""
+    launcher = soak_fork.command(lab, "run", file, "--workers", "1", "--join", environment=environment)
+    wait_until(lambda: len(owners(lab)) == 3)
+    return launcher
+
+
+def _set(clock: Path, seconds: int) -> None:
+    with clock.open("r+b") as stream:
+        stream.write(struct.pack("l", seconds))
+
+
+def _nothing_happens(case: Case, launchers: Sequence[Fork]) -> None:
+    before, steps = owners(case.lab), _steps(case.lab)
+    time.sleep(CALM_S)
+    wait_until(lambda: owners(case.lab) == before, patience_s=NOTICE_S)  # between two trials a worker owns none
+    assert _steps(case.lab) > steps, "nobody goes on"
+    assert all(launcher.poll() is None for launcher in launchers), [launcher.said for launcher in launchers]
+
+
+def _a_dead_worker_is_found(case: Case, launchers: Sequence[Fork]) -> None:
+    wait_until(lambda: len(owners(case.lab)) == 3)
+    victim = case.dice.choice(sorted(owners(case.lab)))
+    os.kill(victim, signal.SIGKILL)
+    wait_until_noticed(case, victim)
+    wait_until(lambda: len(owners(case.lab)) == 3)
+
+
+def _only_our_kills_are_recorded(lab: Lab, kills: int) -> None:
+    invariants.check(lab, over=True)
+    trials = lab.trials()
+    crashes = [crash for trial in trials for crash in trial.crashes]
+    assert {trial.state for trial in trials} == {"COMPLETE"}, "a trial was lost"
+    assert len(crashes) <= kills, f"I2: others than the killed workers were taken for dead: {crashes}"
+    assert all("SIGKILL" in crash for crash in crashes), f"I2: others were taken for dead: {crashes}"
+    with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
+        times = connection.execute("SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials").fetchone()
+    first, last = (datetime.fromisoformat(text) for text in times)
+    assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for those that write"
+
+
+def _steps(lab: Lab) -> int:
+    with closing(sqlite3.connect(lab.folder / "home" / "studies.db", timeout=30.0)) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()[0])

@@ -1,0 +1,131 @@
+"""The disk is full at the n-th write, of the launcher or of its worker, once or from then on; strace makes it so.
+
+Only writes to the study's own files fail: the database and its journal, checkpoints, logs, the lock.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from search import checkpoint
+from search.errors import DiskError
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_fork import Fork
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import Lab, Tables, wait_until
+
+#: One worker, two trials of two steps of ten batches.
+TRIALS, STEPS, BATCHES = 2, 2, 10
+STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": STEPS, "steps_per_epoch": 1}}
+#: SQLite writes with pwrite64, Python with write; a full disk may also be noticed only when it is flushed.
+CALLS = "write,pwrite64,fsync,fdatasync"
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Which write finds the disk full."""
+
+    at: int
+    """Number of the write, counted from 1 in each process."""
+    in_worker: bool
+    """Of the worker; else of the launcher."""
+    for_good: bool
+    """All writes after it fail, too."""
+
+    @property
+    def when(self) -> str:
+        return f"{self.at}+" if self.for_good else str(self.at)
+
+
+def full(site: Site) -> Row:
+    """Two hundred writes: alternately of launcher and worker, and each either once or for good."""
+    began = time.monotonic()
+    if shutil.which("strace") is None:
+        return soak_row.of("the disk is full", [], seconds=0.0, note="not done: there is no strace")
+    reports = site.each("disk", _fill_the_disk, site.some(200))
+    return soak_row.of("the disk is full", reports, seconds=time.monotonic() - began, note="ENOSPC at one write each")
+
+
+def _fill_the_disk(case: Case) -> None:
+    """Case 1, 2, 3, 4, ... is write 1, 1, 2, 2, ... of launcher, worker, launcher, worker, ..."""
+    lab, at = case.lab, (case.index + 1) // 2
+    fault = Full(at=at, in_worker=case.index % 2 == 0, for_good=at % 2 == 0)
+    file = lab.write(**STUDY)
+    launcher, trace = _run(lab, file, fault)
+    code, said = launcher.end(), launcher.said
+    was_hit = trace.exists() and "(INJECTED)" in trace.read_text()
+    who = "worker" if fault.in_worker else "launcher"
+    case.injected += was_hit
+    case.facts[f"{who}: exit {code}" if was_hit else f"{who}: no such write"] += 1
+    _what_is_there_is_whole(lab)
+    before = invariants.finished(lab.url)
+    again = soak_fork.launcher(lab, "run", file, "--workers", "1")
+    assert again.end() == 0, again.said
+    invariants.check(lab, before=before, over=True)
+    states = [trial.state for trial in lab.trials()]
+    assert states == ["COMPLETE"] * TRIALS, f"the trials ended as {states}"
+    # Only now, so that what is said to be lost is first looked for.
+    assert code in ((0, DiskError.exit_code) if was_hit else (0,)), f"nothing is lost, but exit code {code}: {said}"
+    assert "Traceback" not in said, said
+    case.survived += was_hit
+
+
+def _run(lab: Lab, file: str, fault: Full) -> tuple[Fork, Path]:
+    """Start a launcher with strace on it, or on the server from which its worker is forked."""
+    trace = lab.folder / "trace.txt"
+    words = ("run", file, "--workers", "1")
+    gate, go = os.pipe()
+    at_server = partial(_attach, lab, fault, trace) if fault.in_worker else None
+    launcher = soak_fork.launcher(lab, *words, gate=gate, at_server=at_server)
+    if not fault.in_worker:
+        _attach(lab, fault, trace, launcher.pid)
+    os.write(go, b"!")
+    for descriptor in (gate, go):
+        os.close(descriptor)
+    return launcher, trace
+
+
+def _attach(lab: Lab, fault: Full, trace: Path, pid: int) -> None:
+    """Let strace follow a process, its children included if it is the server of the workers."""
+    words = ["strace", "-qq", "-o", str(trace), "-p", str(pid), "-e", f"trace={CALLS}"]
+    words += ["-e", f"inject={CALLS}:error=ENOSPC:when={fault.when}", *(["-f"] if fault.in_worker else [])]
+    paths = [word for path in _files(lab) for word in ("-P", str(path))]
+    errors = (lab.folder / "strace.txt").open("w")
+    process = subprocess.Popen([*words, *paths], stderr=errors, stdout=errors, start_new_session=True)
+    wait_until(lambda: _tracer(pid) == process.pid or process.poll() is not None)
+    assert process.poll() is None, (lab.folder / "strace.txt").read_text()
+
+
+def _files(lab: Lab) -> Sequence[Path]:
+    """All files of the study that are written; strace takes only whole names."""
+    home = lab.home.root
+    database = home / "studies.db"
+    parts = [
+        lab.home.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.part"
+        for trial in range(TRIALS)
+        for step in range(1, STEPS + 1)
+    ]
+    logs = [lab.home.log("s", trial) for trial in range(TRIALS)]
+    return [database, Path(f"{database}-journal"), home / "s" / "convsearch.lock", *parts, *logs]
+
+
+def _tracer(pid: int) -> int:
+    """Who traces a process; 0 if nobody does (proc(5))."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in lines if line.startswith("TracerPid"))
+
+
+def _what_is_there_is_whole(lab: Lab) -> None:
+    """The database, as far as it was made, and every checkpoint of every trial."""
+    invariants.check(lab)
+    for path in lab.home.root.glob("s/*/*.ckpt"):
+        checkpoint.load(path)

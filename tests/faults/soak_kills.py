@@ -1,0 +1,217 @@
+"""SIGKILL at random moments: to a worker, to the launcher alone, to all processes at once."""
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from search.lease import ATTEMPTS
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_fork import Fork
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import Lab, Tables, wait_until
+
+#: A study of two workers that is long enough for several kills: six trials of 24 steps of about 0.05 s.
+STUDY: Tables = {"budget": {"trials": 6, "epochs": 8, "steps_per_epoch": 3}}
+#: Kills of one case, whose studies lie in one database.
+KILLS = 10
+#: A launcher that a shell starts loads for seconds; so only one in so many is started by one, and the rest are forked.
+SHELL_EVERY = 4
+#: A dead worker is noticed within two seconds (I2); on a machine as busy as the soak makes it, it may be later.
+PROMISED_S, NOTICE_S = 2.0, 20.0
+
+
+def worker(site: Site) -> Row:
+    """Kill one worker at a random moment; its launcher replaces it."""
+    return _row(site, "a worker is killed", "kill-worker", kill_a_worker, site.count(80))
+
+
+def group(site: Site) -> Row:
+    """Kill the launcher, its workers and their server at once; the same command goes on."""
+    return _row(site, "all processes are killed", "kill-all", kill_all, site.count(60))
+
+
+def launcher(site: Site) -> Row:
+    """Kill the launcher, and nobody else; its workers die by themselves, and the same command goes on."""
+    return _row(site, "only the launcher is killed", "kill-launcher", kill_launcher, site.count(60))
+
+
+def _row(site: Site, fault: str, part: str, kill: "Kill", kills: int) -> Row:
+    began = time.monotonic()
+    cases = [min(KILLS, kills - before) for before in range(0, kills, KILLS)]
+    reports = site.each(part, partial(_kill_again_and_again, kill, cases), range(len(cases)))
+    return soak_row.of(fault, reports, seconds=time.monotonic() - began)
+
+
+@dataclass(slots=True)
+class Scene:
+    """One study that is run by one launcher after the other."""
+
+    case: Case
+    name: str
+    before: dict[int, str] = field(default_factory=dict)
+    """What was finished when it was last looked at."""
+    launcher: Fork | None = None
+
+    @property
+    def lab(self) -> Lab:
+        return self.case.lab
+
+    def go_on(self) -> Fork:
+        """Start the command that runs the study; the running launcher, if there is one."""
+        if self.launcher is None:
+            words = ("run", self.lab.write(self.name, **STUDY), "--workers", "2")
+            starts = self.case.facts["starts from a shell"] + self.case.facts["starts by fork"]
+            from_shell = starts % SHELL_EVERY == 0
+            self.case.facts["starts from a shell" if from_shell else "starts by fork"] += 1
+            self.launcher = (soak_fork.command if from_shell else soak_fork.launcher)(self.lab, *words)
+        return self.launcher
+
+    def is_dead(self) -> None:
+        self.launcher = None
+
+    def compare(self) -> None:
+        """Whatever was finished at the last look is unchanged (I3); the study may be running."""
+        now = invariants.finished(self.lab.url, self.name)
+        changed = sorted(number for number, digest in self.before.items() if now.get(number) != digest)
+        assert not changed, f"I3: finished trials changed: {changed}"
+        self.before = now
+
+    def check(self, *, over: bool = False) -> None:
+        """All invariants, while nobody runs the study."""
+        invariants.check(self.lab, self.name, before=self.before, over=over)
+        self.before = invariants.finished(self.lab.url, self.name)
+
+    def end(self) -> None:
+        """Run the study to its end."""
+        launcher = self.go_on()
+        code = launcher.end(300.0)
+        assert code == 0, f"exit code {code}: {launcher.said}"
+        self.is_dead()
+        self.check(over=True)
+        failed = [trial.number for trial in self.lab.trials(self.name) if trial.state == "FAIL"]
+        assert not failed, f"trials {failed} failed"
+
+
+#: Does the deed at a moment of its own choice; false if the launcher ended before.
+Kill = Callable[[Scene], bool]
+
+
+def _kill_again_and_again(kill: Kill, cases: list[int], case: Case) -> None:
+    scene, studies = Scene(case, "s0"), 1
+    try:
+        while case.injected < cases[case.index]:
+            scene.go_on()
+            if kill(scene):
+                continue
+            scene.end()
+            scene, studies = Scene(case, f"s{studies}"), studies + 1
+        scene.end()
+    finally:
+        if scene.launcher is not None:
+            scene.launcher.sweep()
+
+
+def kill_a_worker(scene: Scene) -> bool:
+    launcher, dice = scene.go_on(), scene.case.dice
+    if not _wait(launcher, lambda: owners(scene.lab)):
+        return False
+    if not _pause(launcher, dice.uniform(0.0, 1.0)) or not _wait(launcher, lambda: _nobody_is_at_the_edge(scene)):
+        return False
+    victims = sorted(owners(scene.lab))
+    if not victims:
+        return True
+    victim = dice.choice(victims)
+    scene.case.injected += 1
+    with suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    wait_until_noticed(scene.case, victim)
+    scene.compare()
+    scene.case.survived += 1
+    return True
+
+
+def kill_all(scene: Scene) -> bool:
+    def kill(launcher: Fork) -> None:
+        os.killpg(launcher.pid, signal.SIGKILL)
+
+    return _kill_at_any_time(scene, kill)
+
+
+def kill_launcher(scene: Scene) -> bool:
+    return _kill_at_any_time(scene, lambda launcher: os.kill(launcher.pid, signal.SIGKILL))
+
+
+def _kill_at_any_time(scene: Scene, kill: Callable[[Fork], None]) -> bool:
+    """Kill while it loads, or while it works; then see that nobody is left, and that nothing is lost."""
+    launcher, dice = scene.go_on(), scene.case.dice
+    while_it_loads = dice.random() < 0.25
+    if not while_it_loads and not _wait(launcher, lambda: owners(scene.lab)):
+        return False
+    if not _pause(launcher, dice.uniform(0.0, 3.0 if while_it_loads else 1.5)):
+        return False
+    if not _wait(launcher, lambda: _nobody_is_at_the_edge(scene)) or launcher.poll() is not None:
+        return False
+    scene.case.injected += 1
+    kill(launcher)
+    launcher.end()
+    scene.is_dead()
+    scene.check()
+    scene.case.survived += 1
+    return True
+
+
+def owners(lab: Lab) -> set[int]:
+    """The processes that hold a trial and live."""
+    return {pid for (pid,) in _rows(lab, "SELECT pid FROM convsearch_leases") if soak_fork.alive(pid)}
+
+
+def wait_until_noticed(case: Case, victim: int) -> None:
+    """Wait until a dead worker's trial is taken from it; how often that took no longer than it should is counted."""
+    began = time.monotonic()
+    wait_until(lambda: (victim,) not in _rows(case.lab, "SELECT pid FROM convsearch_leases"), patience_s=NOTICE_S)
+    in_time = time.monotonic() - began < PROMISED_S
+    case.facts[f"noticed within {PROMISED_S if in_time else NOTICE_S:.0f} s"] += 1
+
+
+def _nobody_is_at_the_edge(scene: Scene) -> bool:
+    """Whether no trial would fail, by design, if its process died now: it died before at the step where it stands."""
+    rows = _rows(
+        scene.lab,
+        "SELECT json_extract(value_json, '$.count') FROM trial_user_attributes JOIN trials USING (trial_id) "
+        "WHERE key = 'deaths' AND state IN ('RUNNING', 'WAITING') AND json_extract(value_json, '$.steps') = "
+        "(SELECT COUNT(*) FROM trial_intermediate_values AS step WHERE step.trial_id = trials.trial_id)",
+    )
+    return all(count < ATTEMPTS - 1 for (count,) in rows)
+
+
+def _rows(lab: Lab, query: str) -> list[tuple[int, ...]]:
+    file = lab.folder / "home" / "studies.db"
+    if not file.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(file, timeout=30.0)) as connection:
+            return connection.execute(query).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        return []
+
+
+def _wait(launcher: Fork, condition: Callable[[], object]) -> bool:
+    """Wait until `condition` holds; false if the launcher ended before."""
+    wait_until(lambda: condition() or launcher.poll() is not None)
+    return bool(condition())
+
+
+def _pause(launcher: Fork, seconds: float) -> bool:
+    """Let time pass; false if the launcher ended meanwhile."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and launcher.poll() is None:
+        time.sleep(0.01)
+    return launcher.poll() is None

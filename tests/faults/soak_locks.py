@@ -1,0 +1,96 @@
+"""Another process locks the database while a study runs: twice for a minute, and twenty times for seconds."""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+import psutil
+
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_fork import Fork
+from tests.faults.soak_kills import owners
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site, say
+from tests.lab import Lab, Tables, wait_until
+
+#: Longer than the study lasts; at the end its budget is lowered to what has been begun.
+STUDY: Tables = {"budget": {"trials": 5000, "epochs": 3, "steps_per_epoch": 3}}
+LONG_S, SHORT_S = 60.0, (1.0, 3.0)
+
+
+def locks(site: Site) -> Row:
+    """At least one long lock, and so many short ones as the scale allows."""
+    began = time.monotonic()
+    long, short = max(1, round(2 * site.scale)), site.count(20)
+    reports = site.each("lock", partial(_lock_again_and_again, long, short), [0])
+    note = f"{long} locks of {LONG_S:.0f} s, {short} of {SHORT_S[0]:.0f} to {SHORT_S[1]:.0f} s"
+    return soak_row.of("the database is locked", reports, seconds=time.monotonic() - began, note=note)
+
+
+def _lock_again_and_again(long: int, short: int, case: Case) -> None:
+    lab = case.lab
+    durations = [LONG_S] * long + [case.dice.uniform(*SHORT_S) for _ in range(short)]
+    case.dice.shuffle(durations)
+    file = lab.write(**STUDY)
+    launcher = soak_fork.launcher(lab, "run", file, "--workers", "2")
+    try:
+        wait_until(lambda: len(owners(lab)) == 2)
+        family = _family(launcher)
+        for seconds in durations:
+            _lock_once(case, launcher, family, seconds)
+        finish(lab, [launcher], file)
+    finally:
+        launcher.sweep()
+    _see_that_nothing_happened(lab)
+    case.facts["trials"] += len(lab.trials())
+
+
+def _lock_once(case: Case, launcher: Fork, family: set[int], seconds: float) -> None:
+    time.sleep(case.dice.uniform(0.0, 2.0))
+    case.injected += 1
+    began = time.monotonic()
+    ours, theirs = Pipe(duplex=False)
+    holder = soak_fork.fork(case.lab, _hold, case.lab.folder / "home" / "studies.db", seconds, theirs)
+    try:
+        assert ours.recv() == "locked"
+        assert holder.end(seconds + 60.0) == 0, holder.said
+    finally:
+        holder.sweep()
+    assert launcher.poll() is None, f"the launcher ended: {launcher.said}"
+    assert _family(launcher) == family, f"workers died or were replaced: {launcher.said}"
+    wait_until(lambda: len(owners(case.lab)) == 2)
+    say(f"lock: {case.injected}, {seconds:.1f} s; {time.monotonic() - began:.1f} s until all went on")
+    case.survived += 1
+
+
+def _hold(file: Path, seconds: float, pipe: Connection) -> None:
+    with closing(sqlite3.connect(file, timeout=60.0, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        pipe.send("locked")
+        time.sleep(seconds)
+        connection.execute("ROLLBACK")
+
+
+def finish(lab: Lab, launchers: Sequence[Fork], file: str) -> None:
+    """Lower the budget to what has been begun, as a second command may do at any time; all end by themselves."""
+    second = soak_fork.launcher(lab, "run", file, "--trials", "1")
+    assert second.end() == 75, second.said
+    for launcher in launchers:
+        code = launcher.end()
+        assert code == 0, f"exit code {code}: {launcher.said}"
+
+
+def _see_that_nothing_happened(lab: Lab) -> None:
+    invariants.check(lab, over=True)
+    hurt = [trial for trial in lab.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
+    assert not hurt, f"the lock hurt {hurt}"
+
+
+def _family(launcher: Fork) -> set[int]:
+    """The launcher, the server of its workers, and these."""
+    process = psutil.Process(launcher.pid)
+    return {process.pid, *(child.pid for child in process.children(recursive=True))}

@@ -1,0 +1,97 @@
+"""Trials of a hundred configurations, killed at random moments: each ends as it does without, bit for bit."""
+
+import random
+import time
+from typing import Any
+
+from search import lease
+from search.post import Post
+from search.storage import Storage
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import Lab, Tables, equal
+
+#: One trial of 18 steps, so that its checkpoint is kept.
+BUDGET = {"trials": 1, "epochs": 6, "steps_per_epoch": 3}
+#: How often a kill may come too late before the case is given up.
+TRIES = 5
+
+
+def resumed(site: Site) -> Row:
+    began = time.monotonic()
+    reports = site.each("resume", _kill_and_compare, range(site.count(100)))
+    note = "injected are trials, killed once or twice each; survived: weights and curve are the same bits"
+    return soak_row.of("a trial is killed and taken up", reports, seconds=time.monotonic() - began, note=note)
+
+
+def configuration(dice: random.Random) -> dict[str, Any]:
+    """A network and a training with states of many kinds."""
+    return {
+        "activation": dice.choice(["relu", "leaky_relu", "elu", "gelu", "silu"]),
+        "norm": dice.choice(["batch", "group", "none"]),
+        "conv_layers": dice.choice([1, 2]),
+        "residual": dice.random() < 0.5,
+        "head": dice.choice(["gap", "flatten"]),
+        "dropout_conv": dice.choice([0.0, 0.2]),
+        "dense_layers": 1,
+        "dense_units": 16,
+        "dropout_dense": dice.choice([0.0, 0.3]),
+        "optimizer": dice.choice(["sgd", "adam", "adamw", "rmsprop"]),
+        "learning_rate": dice.choice([0.0005, 0.001, 0.003]),
+        "weight_decay": dice.choice([0.0, 1e-4]),
+        "decay_norms": dice.random() < 0.5,
+        "scheduler": dice.choice(["none", "step", "cosine", "one_cycle", "plateau"]),
+        "label_smoothing": dice.choice([0.0, 0.1]),
+        "ema": dice.choice([0.0, 0.9, 0.99]),
+        "clip": dice.choice([0.0, 1.0]),
+        "batch_size": dice.choice([16, 32, 48]),
+        "flip": dice.random() < 0.5,
+        "crop": dice.choice([0, 1, 2]),
+        "cutout": dice.choice([0, 2, 4]),
+    }
+
+
+def _kill_and_compare(case: Case) -> None:
+    lab = case.lab
+    study: Tables = {"budget": BUDGET, "space": configuration(case.dice), "search": {"seed": case.index}}
+    post = lab.create("whole", **study)
+    began = time.monotonic()
+    worker = soak_fork.work(lab, post)
+    assert worker.end() == 0, worker.said
+    seconds = time.monotonic() - began
+    wanted = case.dice.choice([1, 2])
+    name = next(name for name in _names() if _kill(case, lab.create(name, **study), wanted, seconds))
+    case.injected += 1
+    case.facts["kills"] += wanted
+    _are_the_same(lab, name)
+    case.survived += 1
+
+
+def _names() -> list[str]:
+    return [f"killed{index}" for index in range(TRIES)]
+
+
+def _kill(case: Case, post: Post, kills: int, seconds: float) -> bool:
+    """Run a trial to its end with so many kills on its way; false if it ended before them."""
+    storage = Storage(case.lab.url)
+    done = 0
+    for delay in [case.dice.uniform(0.02, 0.9) * seconds / kills for _ in range(kills)]:
+        worker = soak_fork.work(case.lab, post)
+        time.sleep(delay)
+        done += worker.poll() is None
+        worker.kill()
+        lease.lost(storage, post.token, "killed")
+        post = case.lab.post(post.study)
+    last = soak_fork.work(case.lab, post)
+    assert last.end() == 0, last.said
+    return done == kills
+
+
+def _are_the_same(lab: Lab, name: str) -> None:
+    (whole,), (killed,) = lab.trials("whole"), lab.trials(name)
+    assert (killed.state, killed.seed, killed.config) == (whole.state, whole.seed, whole.config), "I4: another trial"
+    assert killed.state == "COMPLETE", f"it ended as {killed.state}: {killed.reason}"
+    assert killed.curve == whole.curve, f"I4: {killed.curve} is not {whole.curve}"
+    assert equal(lab.trained(name=name), lab.trained(name="whole")), "I4: other weights"
+    invariants.check(lab, name, over=True)

@@ -1,0 +1,224 @@
+"""A process dies at a named point of a trial's or a run's life; the study ends as if nothing had happened."""
+
+import functools
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import query
+from search.reader import open_reader, sqlite_path
+from search.rows import TrialRow
+from tests.faults.invariants import check, finished
+from tests.faults.saboteur.sitecustomize import Fault, environment, struck
+from tests.lab import LONG, Lab, equal
+
+#: Learns nothing, and so is behind every other.
+IDLE = 1e-9
+RATES = {"low": IDLE, "high": 0.1, "log": True}
+
+
+def pruned_by(pruner: str, *, good: int, idle: int) -> dict[str, Any]:
+    """A study in which this pruner stops the first of the idle trials that it may stop."""
+    return {
+        "points": [{"learning_rate": 0.05}] * good + [{"learning_rate": IDLE}] * idle,
+        "search": {"pruner": pruner},
+        "space": {"learning_rate": RATES},
+        "budget": {"trials": good + idle},
+    }
+
+
+#: Everything that has a state of its own; TPE draws the last trial from what the others reported.
+STUDIES: dict[str, dict[str, Any]] = {
+    "plain": {
+        "space": LONG["space"] | {"learning_rate": RATES},
+        "search": {"startup_trials": 2},
+        "budget": {"trials": 3},
+    },
+    "asha": pruned_by("asha", good=1, idle=2),
+    "median": pruned_by("median", good=5, idle=1),
+    "hyperband": pruned_by("hyperband", good=3, idle=1),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A named point: what strikes there, and what it leaves in the end."""
+
+    faults: tuple[Fault, ...]
+    study: str = "plain"
+    codes: tuple[int, ...] = (0,)
+    """How the commands end that are struck, one after the other; an undisturbed one follows if the last is not 0."""
+    hit: Mapping[int, int] | None = field(default_factory=dict)
+    """The trials that a dead process cost an attempt, and how many attempts they took. None: it may be any or none."""
+
+
+def worker(function: str, moment: str = "after", nth: int = 1, **changes: Any) -> Fault:
+    return Fault(who="worker", function=f"search.{function}", moment=moment, nth=nth, **changes)
+
+
+def launcher(function: str, moment: str = "after", nth: int = 1, **changes: Any) -> Fault:
+    return Fault(who="launcher", function=f"search.{function}", moment=moment, nth=nth, **changes)
+
+
+DEAD = -signal.SIGKILL
+
+
+def everybody(
+    function: str, moment: str, nth: int = 1, *, study: str = "plain", hit: Mapping[int, int], **changes: Any
+) -> Point:
+    """The launcher is killed when its worker is there, and the worker dies of it where it stands."""
+    fault = worker(function, moment, nth, to="launcher", pause_s=30.0, **changes)
+    return Point(faults=(fault,), study=study, codes=(DEAD,), hit=hit)
+
+
+#: Where a worker dies. A trial of the study "plain" has three steps, so the fifth checkpoint is trial 1's second one.
+WORKER: dict[str, Point] = {
+    "in the claim's transaction": Point(faults=(worker("lease:claim", "commit", 2),)),
+    "after the claim": Point(faults=(worker("lease:claim", "after", 2),), hit={1: 2}),
+    "in the draw's transaction": Point(faults=(worker("objective:draw", "commit", 3),), hit={2: 2}),
+    "after the draw": Point(faults=(worker("objective:draw", "after", 3),), hit={2: 2}),
+    "in the report's transaction": Point(faults=(worker("objective:_Run._record", "commit", 5),), hit={1: 2}),
+    "in the report's and the decision's transaction": Point(
+        study="asha", faults=(worker("objective:_Run._record", "commit", 4),), hit={1: 2}
+    ),
+    "between report and the decision of median": Point(
+        study="median", faults=(worker("objective:_Run._ask_optuna", "before", 16),), hit={5: 2}
+    ),
+    "between the decision of median and tell": Point(
+        study="median", faults=(worker("objective:_Run._ask_optuna", "after", if_true=True),), hit={5: 2}
+    ),
+    "between the decision of hyperband and tell": Point(
+        study="hyperband", faults=(worker("objective:_Run._ask_optuna", "after", if_true=True),), hit={1: 2}
+    ),
+    "between the last report and tell": Point(faults=(worker("runner:tell", "before", 2),), hit={1: 2}),
+    "after tell": Point(faults=(worker("runner:tell", "after", 2),)),
+    "while it removes checkpoints": Point(study="asha", faults=(worker("runner:tidy", "os.remove"),)),
+}
+
+
+TRAINING = worker("objective:_Run._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0)
+CLAIMED = worker("lease:claim", "after", 2)
+#: Where a launcher dies, or is told to stop and somebody dies of it.
+LAUNCHER: dict[str, Point] = {
+    "between the study's row and its attributes": Point(
+        faults=(launcher("storage:Storage.create_new_study"),), codes=(DEAD,)
+    ),
+    "in the transaction of the study's attributes": Point(
+        faults=(launcher("study:open_or_create", "commit", 2),), codes=(DEAD,)
+    ),
+    "after the start of the pool": Point(faults=(launcher("hand:start_server"),), codes=(DEAD,)),
+    "before the first renewal": Point(
+        faults=(worker("lease:claim", "after", 2, to="launcher", pause_s=30.0),), codes=(DEAD,), hit={1: 2}
+    ),
+    "before its first look at the leases": Point(faults=(launcher("lease:renew", "before"),), codes=(DEAD,), hit=None),
+    "while it takes back the trial of a dead worker": Point(
+        faults=(CLAIMED, launcher("lease:lost", "commit")), codes=(DEAD,), hit={1: 2}
+    ),
+    "while it takes up what another launcher left": Point(
+        faults=(worker("lease:claim", "after", 2, to="launcher", pause_s=30.0), launcher("lease:lost", "commit")),
+        codes=(DEAD, DEAD),
+        hit={1: 2},
+    ),
+    "before it stops its workers": Point(
+        faults=(TRAINING, launcher("pool:Pool._stop_all", "before")), codes=(DEAD,), hit={1: 2}
+    ),
+    "after it stopped its workers": Point(faults=(TRAINING, launcher("pool:Pool._stop_all")), codes=(DEAD,)),
+    "a worker that gives its trial back": Point(
+        faults=(TRAINING, worker("lease:stop", "commit")), codes=(128 + signal.SIGTERM,)
+    ),
+}
+#: Where everybody dies, so that the invariants are checked of what is left there.
+EVERYBODY: dict[str, Point] = {
+    "before a checkpoint is renamed": everybody("checkpoint:_write_durably", "os.rename", 5, hit={1: 2}),
+    "between checkpoint and report": everybody("checkpoint:save", "after", 5, hit={1: 2}),
+    "after the report": everybody("objective:_Run._record", "after", 5, hit={1: 2}),
+    "between the decision of asha and tell": everybody(
+        "objective:_Run._record", "after", if_true=True, study="asha", hit={1: 2}
+    ),
+    "in the transaction of the decision of median": everybody(
+        "objective:_Run._ask_optuna", "commit", 11, study="median", hit={5: 2}
+    ),
+    "in tell's transaction": everybody("runner:tell", "commit", 2, hit={1: 2}),
+}
+POINTS = (
+    {f"everybody {name}": point for name, point in EVERYBODY.items()}
+    | {f"worker {name}": point for name, point in WORKER.items()}
+    | {f"launcher {name}": point for name, point in LAUNCHER.items()}
+)
+
+
+def story(trial: TrialRow) -> tuple[Any, ...]:
+    """What a trial has in common with its undisturbed twin: all but times and attempts."""
+    return trial.number, trial.state, trial.params, trial.curve, trial.values, trial.seed, trial.reason
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[[str], Lab]:
+    """The place in which a study was run without any disturbance."""
+
+    @functools.cache
+    def run(study: str) -> Lab:
+        lab = Lab(tmp_path_factory.mktemp(study), images, cache)
+        answer = lab.run("run", lab.write(**STUDIES[study]), "--workers", "1")
+        assert answer.code == 0, answer.err
+        check(lab, over=True)
+        return lab
+
+    return run
+
+
+@pytest.mark.parametrize("name", list(POINTS))
+def test_whoever_dies_wherever_the_study_ends_as_if_nothing_had_happened(
+    lab: Lab, undisturbed: Callable[[str], Lab], name: str
+) -> None:
+    point = POINTS[name]
+    whole = undisturbed(point.study)
+
+    run_to_its_end(lab, point)
+
+    assert struck(lab.folder) == len(point.faults), "not every fault has struck"
+    assert [story(trial) for trial in lab.trials()] == [story(trial) for trial in whole.trials()]
+    hit = {trial.number: trial.attempts for trial in lab.trials() if trial.attempts != 1}
+    assert point.hit in (hit, None)
+    best = query.best(open_reader(lab.url), "s").trials[0].number
+    assert equal(lab.trained(best), whole.trained(best))
+
+
+def test_a_study_with_a_pruner_has_a_trial_that_is_pruned(undisturbed: Callable[[str], Lab]) -> None:
+    """Else the points between a decision and what follows would be of nothing."""
+    for study in ("asha", "median", "hyperband"):
+        assert "PRUNED" in {trial.state for trial in undisturbed(study).trials()}
+
+
+def run_to_its_end(lab: Lab, point: Point) -> None:
+    """Run a study that is struck at a point until it is over; all invariants hold after every command."""
+    words = ("run", lab.write(**STUDIES[point.study]), "--workers", "1")
+    before: dict[int, str] = {}
+    for code in point.codes:
+        struck_run(lab, words, point, code)
+        check(lab, before=before, over=code == 0, ended=code >= 0)
+        before = finished(lab.url)
+    if point.codes[-1] != 0:
+        answer = lab.run(*words)
+        assert answer.code == 0, answer.err
+        check(lab, before=before, over=True)
+
+
+def struck_run(lab: Lab, words: Sequence[str], point: Point, code: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(point.faults, lab.folder).items():
+            patch.setenv(name, value)
+        run = lab.start(*words)
+    try:
+        answer = run.end()
+    finally:
+        run.sweep()
+    assert answer.code == code, answer.err
+    last = point.faults[-1]
+    if (last.who, last.moment) == ("launcher", "commit") and struck(lab.folder) == len(point.faults):
+        journal = Path(f"{sqlite_path(lab.url)}-journal")
+        assert journal.read_bytes()[:1] != b"\0", "nothing was written before the COMMIT"

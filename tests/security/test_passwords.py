@@ -1,0 +1,189 @@
+"""A password in the address of a database is shown to nobody: not in errors, tracebacks, files, nor in `ps`."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from search import address
+from search.errors import UsageError
+from tests.lab import CONVSEARCH, PATIENCE_S, Lab
+
+SECRET = "s3cr3t"
+#: Nobody listens on port 1.
+AWAY = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/db"
+ADDRESSES = {
+    "in-front": AWAY,
+    "as-an-option": f"postgresql+psycopg://user@127.0.0.1:1/db?sslmode=disable&password={SECRET}",
+    "nobody's": f"postgresql+psycopg:///db?host=127.0.0.1&port=1&password={SECRET}",
+    "quoted": f"postgresql+psycopg://user:{SECRET}%40@127.0.0.1:1/db",
+    "two-@": f"postgresql+psycopg://user:x@{SECRET}@127.0.0.1:1/db",
+    "no-port": f"postgresql+psycopg://user:{SECRET}@127.0.0.1:port/db",
+    "no-driver": f"postgresql+nothing://user:{SECRET}@127.0.0.1:1/db",
+    "no-scheme": f"user:{SECRET}@127.0.0.1/db",
+    "space": f" postgresql://user:{SECRET}@127.0.0.1:1/db",
+    "key": f"postgresql+psycopg://user@127.0.0.1:1/db?sslkey=k&sslpassword={SECRET}",
+}
+VERBS = {
+    "studies": [],
+    "best": ["s"],
+    "show": ["s", "0"],
+    "compare": ["s"],
+    "doctor": [],
+    "stop": ["s"],
+    "delete": ["s", "--yes"],
+    "clean": [],
+    "resume": ["s"],
+}
+
+
+@pytest.mark.parametrize("word", ["--storage {}", "--storage={}", "--stor {}"])
+@pytest.mark.parametrize("url", [AWAY, ADDRESSES["as-an-option"], ADDRESSES["two-@"], ADDRESSES["no-port"]])
+def test_a_password_on_the_command_line_is_refused_without_repeating_it(lab: Lab, word: str, url: str) -> None:
+    answer = lab.run("best", "s", *word.format(url).split())
+
+    assert (answer.code, answer.out) == (2, "")
+    assert SECRET not in answer.err
+
+
+@pytest.mark.parametrize("words", ["--storage {} best s", "validate s --storage {}", "best {}", "{}", "show s {}"])
+def test_nor_is_it_repeated_where_it_does_not_belong(lab: Lab, words: str) -> None:
+    answer = subprocess.run([str(CONVSEARCH), *words.format(AWAY).split()], capture_output=True, text=True, check=False)
+
+    assert answer.returncode in (2, 69)
+    assert SECRET not in answer.stdout + answer.stderr
+
+
+def test_the_refusal_names_the_way_out(lab: Lab) -> None:
+    answer = lab.run("best", "s", "--storage", AWAY)
+
+    assert "--storage must not hold a password, because everybody on this machine can read a command line" in answer.err
+    assert all(way in answer.err for way in ("CONVSEARCH_STORAGE", "~/.pgpass", "PGPASSFILE"))
+
+
+def test_an_address_without_a_password_may_be_typed(lab: Lab) -> None:
+    answer = lab.run("best", "s", "--storage", "postgresql+psycopg://user@127.0.0.1:1/db")
+
+    assert answer.code == 69
+
+
+@pytest.mark.parametrize("url", ADDRESSES.values(), ids=ADDRESSES)
+def test_no_error_and_no_traceback_shows_the_password(tmp_path: Path, url: str) -> None:
+    answer = ask(tmp_path, url, "--debug", "best", "s")
+
+    assert answer.returncode in (2, 69)
+    assert SECRET not in answer.stdout + answer.stderr
+    assert "bug of convsearch" not in answer.stderr
+
+
+@pytest.mark.parametrize(("verb", "words"), VERBS.items(), ids=VERBS)
+def test_no_verb_shows_the_password(tmp_path: Path, verb: str, words: list[str]) -> None:
+    answer = ask(tmp_path, ADDRESSES["as-an-option"], "--debug", verb, *words)
+
+    assert answer.returncode == (1 if verb == "doctor" else 69)
+    assert SECRET not in answer.stdout + answer.stderr
+    assert holders(tmp_path) == []
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "run", "dashboard"])
+def test_no_help_shows_the_password(tmp_path: Path, verb: str) -> None:
+    answer = ask(tmp_path, AWAY, verb, "--help")
+
+    assert answer.returncode == 0
+    assert SECRET not in answer.stdout + answer.stderr
+
+
+def test_a_run_shows_the_password_neither_in_its_files_nor_in_the_list_of_processes(lab: Lab) -> None:
+    command = [str(CONVSEARCH), "--debug", "run", lab.write(), "--workers", "1", "--cache", str(lab.cache)]
+    env = os.environ | {"CONVSEARCH_STORAGE": ADDRESSES["as-an-option"]}
+    lines: set[str] = set()
+    with (lab.folder / "said.txt").open("w") as said:
+        process = subprocess.Popen(command, cwd=lab.folder, env=env, stdout=said, stderr=said)
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None and time.monotonic() < deadline:
+            lines |= command_lines(process.pid)
+            time.sleep(0.05)
+        process.kill()
+
+    assert process.wait() == 69
+    assert any("convsearch" in line for line in lines)
+    assert not any(SECRET in line for line in lines)
+    assert holders(lab.folder) == []
+
+
+def test_workers_are_started_without_the_address_on_their_command_lines(lab: Lab) -> None:
+    launcher = lab.start("run", lab.write(budget={"trials": 1, "epochs": 20}), "--workers", "1")
+    try:
+        launcher.until(lambda: len(launcher.family()) > 2)  # the pool, the server that workers are forked from, ...
+        lines = {line for process in launcher.family() for line in command_lines(process.pid)}
+    finally:
+        launcher.sweep()
+
+    assert len(lines) > 1
+    assert not any("studies.db" in line for line in lines if "convsearch" not in line)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (AWAY, "postgresql+psycopg://user:***@127.0.0.1:1/db"),
+        (ADDRESSES["two-@"], "postgresql+psycopg://user:***@127.0.0.1:1/db"),
+        ("postgresql://u@h/db?password=x&a=b", "postgresql://u@h/db?password=***&a=b"),
+        ("postgresql://u@h/db?a=b&sslpassword=x", "postgresql://u@h/db?a=b&sslpassword=***"),
+        ("cannot open 'postgresql://u:x@h/db' now", "cannot open 'postgresql://u:***@h/db' now"),
+        ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db"),
+        ("postgresql://u@h:5432/db", "postgresql://u@h:5432/db"),
+    ],
+)
+def test_passwords_are_hidden_in_any_text(url: str, shown: str) -> None:
+    assert address.hidden(url) == shown
+    assert address.has_password(url) == (url != shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        (AWAY, AWAY),
+        ("postgresql://u@h/db?password=a%40b&a=b", "postgresql://u:a%40b@h/db?a=b"),
+        ("postgresql:///db?password=x", "postgresql://:x@/db"),
+        ("postgresql://u:old@h/db?password=new", "postgresql://u:new@h/db"),
+        ("sqlite:///runs/studies.db", "sqlite:///runs/studies.db"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_password_among_the_options_is_put_where_sqlalchemy_hides_it(url: str, usable: str) -> None:
+    assert address.usable(url) == usable
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("two-@", "write %40 for the one in the password"), ("no-port", "must be a number"), ("key", "PGSERVICEFILE")],
+)
+def test_an_address_that_would_be_shown_in_part_is_refused(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        address.usable(ADDRESSES[name])
+
+    assert SECRET not in str(caught.value)
+
+
+def ask(folder: Path, url: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in `folder` with the address in its environment."""
+    env = os.environ | {"CONVSEARCH_STORAGE": url}
+    return subprocess.run([str(CONVSEARCH), *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def command_lines(pid: int) -> set[str]:
+    """What `ps` shows of a process and all below it."""
+    try:
+        process = psutil.Process(pid)
+        return {" ".join(each.cmdline()) for each in (process, *process.children(recursive=True))}
+    except psutil.Error:
+        return set()
+
+
+def holders(folder: Path) -> list[Path]:
+    """The files below that hold the password."""
+    return [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]

@@ -1,0 +1,52 @@
+"""A study file is data: it names no code, and one that is broken on purpose is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab
+
+FILES = {
+    "target": b'[space]\n_target_ = "os.system"\n',
+    "target-in-a-range": b'[space]\nwidth = { _target_ = "os.system", low = 1, high = 2 }\n',
+    "class": b'[data]\n__class__ = "subprocess.Popen"\nargs = ["touch", "owned"]\n',
+    "import": b'import = "os"\n[space]\nwidth = [8, 16]\n',
+    "yaml": b'[space]\nwidth = !!python/object/apply:os.system ["touch owned"]\n',
+    "yaml-text": b'[space]\nactivation = ["!!python/object/apply:os.system", "relu"]\n',
+    "expression": b"[budget]\nepochs = \"__import__('os').system('touch owned')\"\n",
+    "format": b'[space]\nactivation = ["{0.__class__.__mro__}", "%(x)s"]\n',
+    "environment": b'[data]\nsource = "${HOME}"\n',
+    "choice": b'[space]\nnorm = ["batch", "/etc/passwd"]\n',
+    "nul": b'question = "a\0b"\n',
+    "control": b'question = "a\x1b[2Jb"\n',
+    "latin-1": 'question = "größer"\n'.encode("latin-1"),
+    "utf-16": 'question = "a"\n'.encode("utf-16"),
+    "elf": b"\x7fELF\x02\x01\x01" + bytes(100),
+    "twice": b"[space]\n[space]\n",
+    "huge-number": b"[budget]\ntrials = " + b"9" * 4000 + b"\n",
+    "too-huge-number": b"[budget]\ntrials = " + b"9" * 5000 + b"\n",
+    "deep-list": b"question = " + b"[" * 90_000,
+    "deep-table": b"[a" + b".a" * 20_000 + b"]\n",
+    "deep-inline": b"space = " + b"{a=" * 30_000,
+    "100-megabytes": b"# nothing\n" * 10_000_000,
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+@pytest.mark.parametrize("verb", ["validate", "run"])
+def test_a_hostile_study_file_is_refused_in_one_line(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, verb: str, content: bytes
+) -> None:
+    monkeypatch.chdir(lab.folder)
+    file = Path("evil.toml")
+    file.write_bytes(content)
+
+    answer = lab.run(verb, str(file))
+
+    assert answer.code == 78, answer.err
+    assert answer.out == ""
+    assert answer.err.startswith("convsearch: evil.toml")
+    assert answer.err.count("\n") == 1
+    assert answer.err.removesuffix("\n").isprintable()
+    assert not Path("owned").exists()
+    assert {path.name for path in lab.folder.iterdir()} <= {"evil.toml", "home"}

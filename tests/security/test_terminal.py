@@ -1,0 +1,132 @@
+"""What stands in a database cannot steer a terminal, a page or a spreadsheet, whoever made it."""
+
+import csv
+import io
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search import query
+from search.output import printable
+from search.pace import Pace
+from search.progress import PlainView, finished_line, render, summary
+from search.reader import open_reader
+from search.storage import Storage
+from tests.lab import CONVSEARCH, Lab
+
+TITLE = "\x1b]0;owned\x07"
+CLEAR = "\x1b[2J\x1b[1;1H"
+EVIL = f"<script>alert(1)</script>{TITLE}{CLEAR}\r\n\x9b31m\u202egnp\x00 [bold red]x[/] =cmd|'/c calc'!A1"
+NAME = f"n{TITLE}\n\u202e{CLEAR}"
+#: What rich itself writes on a terminal: colours, and its box. None of them moves the cursor or sets a title.
+OURS = re.compile(r"\x1b\[[\d;]*m")
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> str:
+    """A database that plain Optuna filled with what no person should see raw."""
+    url = f"sqlite:///{tmp_path / 'foreign.db'}"
+    storage = optuna.storages.RDBStorage(Storage(url, create=True).url)
+    study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
+    study.set_user_attr("question", EVIL)
+    for value, reason in ((0.5, EVIL), (0.25, EVIL * 2000)):
+        trial = study.ask({EVIL: optuna.distributions.CategoricalDistribution([EVIL, -1, "=1+1"])})
+        trial.set_user_attr("reason", reason)
+        study.tell(trial, value)
+    failed = study.ask()
+    failed.set_user_attr("reason", EVIL)
+    study.tell(failed, state=optuna.trial.TrialState.FAIL)
+    study.ask()
+    return url
+
+
+@pytest.mark.parametrize("words", [["studies"], ["best", NAME], ["best", NAME, "--csv"], ["best", NAME, "--json"]])
+def test_no_answer_holds_a_control_character(lab: Lab, foreign: str, words: list[str]) -> None:
+    answer = lab.run(*words, "--storage", foreign)
+
+    assert (answer.code, answer.err) == (0, "")
+    assert all(line.isprintable() for line in answer.out.split("\n"))
+    assert "alert(1)" in answer.out
+    assert r"\x1b]0;owned\x07" in answer.out or r"\u001b]0;owned\u0007" in answer.out
+
+
+def test_nor_does_a_terminal_get_one(foreign: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [str(CONVSEARCH), "best", NAME, "--top", "1", "--storage", foreign]
+
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
+        os.close(theirs)
+        shown = drained(screen)
+        process.wait()
+
+    assert process.returncode == 0
+    assert "alert(1)" in shown
+    assert all(line.isprintable() for line in OURS.sub("", shown).replace("\r\n", "\n").split("\n"))
+
+
+def drained(screen: io.FileIO) -> str:
+    """All that a terminal was given; Linux says by an error that nobody writes to it any more."""
+    parts = []
+    try:
+        while part := screen.read(65536):
+            parts.append(part)
+    except OSError:
+        pass
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize("show", [lambda s: render(s).plain, summary], ids=["live", "summary"])
+def test_nor_does_the_live_view(foreign: str, show: Callable[..., str]) -> None:
+    progress = query.progress(open_reader(foreign), NAME)
+    snapshot = Pace(clock=lambda: 0.0).snapshot(progress)
+    stream = io.StringIO()
+
+    PlainView(stream, lambda: 0.0).say(show(snapshot))
+    lines = [finished_line(trial) for trial in progress.finished]
+
+    assert len(lines) == 3
+    assert stream.getvalue().removesuffix("\n").isprintable()
+    assert "owned" in stream.getvalue()
+    assert all(line.isprintable() for line in lines)
+
+
+def test_the_live_screen_has_no_line_too_many(foreign: str) -> None:
+    snapshot = Pace(clock=lambda: 0.0).snapshot(query.progress(open_reader(foreign), NAME))
+
+    lines = render(snapshot, width=80, height=24).plain.split("\n")
+
+    assert len(lines) <= 24
+    assert all(len(line) <= 80 and line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\nb\r\tc\0", r"a\nb\r\tc\x00"),
+        ("\x9b\x7f", r"\x9b\x7f"),
+        ("\u202egnp.exe\u2066", r"\u202egnp.exe\u2066"),
+        ("\ud800", r"\ud800"),
+        ("\U000e0041", r"\U000e0041"),
+        ("grün 猫 [bold] <b>", "grün 猫 [bold] <b>"),
+        (r"\x1b", r"\x1b"),
+    ],
+    ids=ascii,
+)
+def test_what_cannot_be_printed_is_written_out(raw: str, shown: str) -> None:
+    assert printable(raw) == shown
+
+
+def test_a_spreadsheet_gets_no_formula(lab: Lab, foreign: str) -> None:
+    answer = lab.run("best", NAME, "--csv", "--storage", foreign)
+
+    cells = [cell for row in csv.reader(io.StringIO(answer.out)) for cell in row]
+    assert answer.code == 0
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r"))]
