@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(_harmless(message))
 
 
-def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     run = _verb(verbs, "run", "run a study, or go on with it", "convsearch run cifar10 --trials 30 --workers 2")
     run.add_argument("study", metavar="STUDY", help="name in studies/, or path of a TOML file")
     run.add_argument("--trials", type=_count, metavar="N", help="budget of the whole study, over all runs")
@@ -97,7 +97,7 @@ def _add_limits(verb: argparse.ArgumentParser) -> None:
     _add_cache(verb)
 
 
-def _add_queries(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_queries(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     _query(verbs, "studies", "list the studies", "convsearch studies")
     best = _query(verbs, "best", "show the best trials", "convsearch best cifar10 --top 5", study=True)
     best.add_argument("--top", type=_count, default=5, metavar="K", help="how many (default: 5)")
@@ -114,7 +114,7 @@ def _add_queries(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     validate.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_care(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_care(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     _query(verbs, "stop", "stop a running study, wherever it runs", "convsearch stop cifar10", study=True)
     dashboard = _verb(verbs, "dashboard", "serve optuna-dashboard", "convsearch dashboard --port 8081")
     dashboard.add_argument("--port", type=int, default=8080, metavar="P", help="port (default: 8080)")
@@ -134,7 +134,7 @@ def _add_care(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: "argparse._SubParsersAction[_Parser]",
     name: str,
     text: str,
     example: str,
@@ -143,7 +143,7 @@ def _verb(
 
 
 def _query(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: "argparse._SubParsersAction[_Parser]",
     name: str,
     text: str,
     example: str,
