@@ -87,7 +87,7 @@ class Home:
         for folder in _entries(self.study(name)):
             if found := TRIAL.fullmatch(folder.name):
                 for file in _entries(folder.path):
-                    if file.name.endswith((CHECKPOINT, HALF)):
+                    if file.is_file() and file.name.endswith((CHECKPOINT, HALF)):
                         yield Checkpoint(trial=int(found[1]), path=Path(file.path))
 
     def make(self) -> None:

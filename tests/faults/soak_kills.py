@@ -14,10 +14,11 @@ from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, Tables, wait_until
+from tests.lab import Lab, wait_until
 
-#: A study of two workers that is long enough for several kills: six trials of 24 steps of about 0.05 s.
-STUDY: Tables = {"budget": {"trials": 6, "epochs": 8, "steps_per_epoch": 3}}
+#: Studies of two workers; a trial has 24 steps of about 0.05 s. Where workers must die by themselves, the study is so
+#: long that they would not be done in the time that they have to do so.
+SHORT, LONG = 6, 40
 #: Kills of one case, whose studies lie in one database.
 KILLS = 10
 #: A launcher that a shell starts loads for seconds; so only one in so many is started by one, and the rest are forked.
@@ -28,23 +29,23 @@ PROMISED_S, NOTICE_S = 2.0, 20.0
 
 def worker(site: Site) -> Row:
     """Kill one worker at a random moment; its launcher replaces it."""
-    return _row(site, "a worker is killed", "kill-worker", kill_a_worker, site.count(80))
+    return _row(site, "a worker is killed", "kill-worker", kill_a_worker, SHORT, site.count(80))
 
 
 def group(site: Site) -> Row:
     """Kill the launcher, its workers and their server at once; the same command goes on."""
-    return _row(site, "all processes are killed", "kill-all", kill_all, site.count(60))
+    return _row(site, "all processes are killed", "kill-all", kill_all, SHORT, site.count(60))
 
 
 def launcher(site: Site) -> Row:
     """Kill the launcher, and nobody else; its workers die by themselves, and the same command goes on."""
-    return _row(site, "only the launcher is killed", "kill-launcher", kill_launcher, site.count(60))
+    return _row(site, "only the launcher is killed", "kill-launcher", kill_launcher, LONG, site.count(60))
 
 
-def _row(site: Site, fault: str, part: str, kill: "Kill", kills: int) -> Row:
+def _row(site: Site, fault: str, part: str, kill: "Kill", trials: int, kills: int) -> Row:
     began = time.monotonic()
     cases = [min(KILLS, kills - before) for before in range(0, kills, KILLS)]
-    reports = site.each(part, partial(_kill_again_and_again, kill, cases), range(len(cases)))
+    reports = site.each(part, partial(_kill_again_and_again, kill, trials, cases), range(len(cases)))
     return soak_row.of(fault, reports, seconds=time.monotonic() - began)
 
 
@@ -54,6 +55,7 @@ class Scene:
 
     case: Case
     name: str
+    trials: int
     before: dict[int, str] = field(default_factory=dict)
     """What was finished when it was last looked at."""
     launcher: Fork | None = None
@@ -65,7 +67,8 @@ class Scene:
     def go_on(self) -> Fork:
         """Start the command that runs the study; the running launcher, if there is one."""
         if self.launcher is None:
-            words = ("run", self.lab.write(self.name, **STUDY), "--workers", "2")
+            budget = {"trials": self.trials, "epochs": 8, "steps_per_epoch": 3}
+            words = ("run", self.lab.write(self.name, budget=budget), "--workers", "2")
             starts = self.case.facts["starts from a shell"] + self.case.facts["starts by fork"]
             from_shell = starts % SHELL_EVERY == 0
             self.case.facts["starts from a shell" if from_shell else "starts by fork"] += 1
@@ -102,15 +105,15 @@ class Scene:
 Kill = Callable[[Scene], bool]
 
 
-def _kill_again_and_again(kill: Kill, cases: list[int], case: Case) -> None:
-    scene, studies = Scene(case, "s0"), 1
+def _kill_again_and_again(kill: Kill, trials: int, cases: list[int], case: Case) -> None:
+    scene, studies = Scene(case, "s0", trials), 1
     try:
         while case.injected < cases[case.index]:
             scene.go_on()
             if kill(scene):
                 continue
             scene.end()
-            scene, studies = Scene(case, f"s{studies}"), studies + 1
+            scene, studies = Scene(case, f"s{studies}", trials), studies + 1
         scene.end()
     finally:
         if scene.launcher is not None:

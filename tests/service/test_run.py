@@ -138,7 +138,7 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
     file = lab.write(budget=SHORT | {"trials": 9})
     for number in range(9):
-        (lab.home.trial("s", number) / "step-00000001-000000000010.ckpt.part").mkdir(parents=True)  # in the way
+        (lab.home.trial("s", number) / "step-00000001-000000000010.ckpt").mkdir(parents=True)  # in the way
 
     answer = lab.run("run", file, "--workers", "1")
 
