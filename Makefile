@@ -73,7 +73,7 @@ migrate: $(SETUP)  ##| bring an old database up to date
 test: check  ##| check, then all tests
 	.venv/bin/python -m pytest
 
-soak: $(SETUP)  ##| an hour of faults, one table
+soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak
 
 check: $(SETUP)  ##| lint, types, import rules

@@ -128,8 +128,7 @@ class Storage(RDBStorage):
                 make_tables(url, all_of_them=create)
             self._open(url)
         except Exception as error:
-            text = f"{shown(url)} cannot be used as a database: {first_line(error)}"
-            raise DatabaseError(f"{text}; name another with --storage") from error
+            raise unusable(url, error) from error
         self.engine.dispose()  # the connections of the schema check began transactions in the driver's way
         take_over_transactions(self.engine)
         self._writer = self.engine.execution_options(**LOCKED)
@@ -176,11 +175,9 @@ class Storage(RDBStorage):
                 call, passes=lambda error: passes(error) and not self.gives_up(), patience_s=self.patience_s
             )
         except (sa.exc.DBAPIError, StorageInternalError, DatabaseError) as error:
-            cause = database_error(error)
-            if cause is None:
+            if database_error(error) is None:
                 raise
-            kind = DiskError if is_of_the_disk(cause) else DatabaseError
-            raise kind(f"{shown(self.url)} cannot be used: {first_line(error)}") from error
+            raise unusable(self.url, error) from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -418,7 +415,7 @@ def check_tables(url: str) -> None:
         with reader.connect() as connection:
             schema.check(connection, place(reader))
     except sa.exc.DBAPIError as error:
-        raise DatabaseError(f"{shown(url)} cannot be used: {first_line(error)}; name another with --storage") from error
+        raise unusable(url, error) from error
     finally:
         reader.dispose()
 
@@ -477,6 +474,14 @@ def passes(error: Exception) -> bool:
         or (isinstance(cause, sa.exc.OperationalError) and state is None)
         or (state is not None and state.startswith(PASSING))
     )
+
+
+def unusable(url: str, error: Exception) -> DatabaseError | DiskError:
+    """What to tell of an error of the database, or of the disk below it."""
+    cause = database_error(error)
+    if cause is not None and is_of_the_disk(cause):
+        return DiskError(f"{shown(url)} cannot be used: {first_line(error)}; make room, or name another --storage")
+    return DatabaseError(f"{shown(url)} cannot be used: {first_line(error)}; name another with --storage")
 
 
 def is_of_the_disk(error: sa.exc.DBAPIError) -> bool:

@@ -149,7 +149,7 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
         other.execute("CREATE TABLE recipes (name TEXT)")
     other.close()
 
-    with pytest.raises(DatabaseError, match="cannot be used as a database"):
+    with pytest.raises(DatabaseError, match="cannot be used: no such table"):
         Storage(f"sqlite:///{file}")
 
 
