@@ -74,11 +74,16 @@ def load(path: Path) -> tuple[Header, dict[str, Any]]:
 
     Raises:
         Corrupt: with the file's name and what is wrong.
+        DiskError: it cannot be read now; it may be a good one.
     """
     try:
         content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Corrupt(f"{path}: {error.strerror}") from error
     except OSError as error:
-        raise Corrupt(f"{path}: {error.strerror or error}") from error
+        raise DiskError(
+            f"cannot read the checkpoint {path}: {error.strerror or error}; delete it to do without"
+        ) from error
     magic, digest, rest = content[: len(MAGIC)], content[len(MAGIC) : BODY], content[BODY:]
     if magic != MAGIC:
         raise Corrupt(f"{path} is no checkpoint")
@@ -129,7 +134,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _write_durably(path: Path, content: bytes) -> None:
     """Write aside, flush to the disk, rename, flush the folder: a reader sees the whole file or none."""
-    aside = path.with_name(path.name + ".part")
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")  # who lost the trial may not know it yet
     with aside.open("wb") as stream:
         stream.write(content)
         stream.flush()

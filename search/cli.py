@@ -63,7 +63,9 @@ class _Parser(argparse.ArgumentParser):
     """A parser that repeats no password, wherever on the command line it stands."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(_harmless(message))
+        from search.output import harmless
+
+        super().error(harmless(message))
 
 
 def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
@@ -83,16 +85,16 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _add_limits(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--hours", type=_hours, metavar="H", help="stop this run after H hours; the next one goes on")
+    verb.add_argument("--hours", type=_positive, metavar="H", help="stop this run after H hours; the next one goes on")
     verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
     verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
-    text = "kill a worker that finishes no batch for S seconds (default: 120, or 10 median epochs)"
-    verb.add_argument("--hang", type=float, metavar="S", help=text)
+    text = "kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)"
+    verb.add_argument("--hang", type=_positive, metavar="S", help=text)
     text = "stop before the files of all studies together take more (default: $CONVSEARCH_DISK, else what the disk has)"
     disk = os.environ.get("CONVSEARCH_DISK") or None
-    verb.add_argument("--disk", type=_gigabytes, default=disk, metavar="GB", help=text)
+    verb.add_argument("--disk", type=_positive, default=disk, metavar="GB", help=text)
     _add_storage(verb)
     _add_cache(verb)
 
@@ -192,38 +194,26 @@ def _add_cache(verb: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text}")
+    return int(text)
 
 
-def _hours(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be more than 0, but got {text}")
-    return value
-
-
-def _gigabytes(text: str) -> float:
+def _positive(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"(or CONVSEARCH_DISK) must be a number of GB, more than 0, but got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, but got {text!r}")
     return value
 
 
 def say(text: str) -> None:
     """Talk, on stderr; what came from a database or a command line can steer no terminal and tells no password."""
-    print(_harmless(text), file=sys.stderr, flush=True)
+    from search.output import harmless  # loads rich, which a quick answer need not wait for
 
-
-def _harmless(text: str) -> str:
-    from search.output import printable  # loads rich, which a quick answer need not wait for
-
-    return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
+    print(harmless(text), file=sys.stderr, flush=True)
 
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:

@@ -12,10 +12,13 @@ from typing import Any
 from search import answers, output, query
 from search.errors import BusyError, DatabaseError, UsageError
 from search.output import Grid
-from search.reader import open_reader
+from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
 from search.rows import StudyRow
 from search.times import Times
+
+#: Who asked a run to stop waits so long for its last answer.
+HURRY_S = 1.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -182,9 +185,10 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     )
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=_say)
     code = {End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
+    timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     try:
         grid, row = patiently(
-            lambda: _answer_to(open_reader(args.storage), name),
+            lambda: _answer_to(open_reader(args.storage, timeout_s=timeout_s), name),
             passes=lambda error: code == 0 and passes(error),  # who asked us to stop does not wait
             patience_s=order.times.patience_s,
         )
@@ -236,7 +240,7 @@ def _print(grid: Grid) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(output.harmless(text), file=sys.stderr, flush=True)
 
 
 def _confirmed(question: str) -> bool:

@@ -22,9 +22,10 @@ from urllib.parse import parse_qsl, quote, urlencode
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import psutil
+import sqlalchemy as sa
 
 from search.errors import DatabaseError, UsageError
-from search.reader import open_reader, sqlite_connection, sqlite_path
+from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -271,7 +272,7 @@ def _storage(storage_url: str) -> "BaseStorage":
     open_reader(storage_url).dispose()  # refuses what is missing or no database, with the way out
     file = sqlite_path(storage_url)
     if file is None:
-        read_only = {"options": "-c default_transaction_read_only=on"}
+        read_only = server_options(sa.make_url(storage_url), "default_transaction_read_only=on")
         options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True, "connect_args": read_only}
     else:
         options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}

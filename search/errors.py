@@ -5,7 +5,7 @@
     +-- DatabaseError         69   the database cannot be reached, or is none
     +-- AllFailed             70   every trial so far has failed
     +-- DiskError             74   a file or folder cannot be written
-    +-- BusyError             75   somebody else is running this study
+    +-- BusyError             75   somebody else works on this study or database
     +-- SpecError             78   a study file is wrong, or differs from the stored study
     +-- LeaseLost              1   this process no longer owns its trial; only a worker ever sees it
 
@@ -44,7 +44,7 @@ class DiskError(ConvsearchError):
 
 
 class BusyError(ConvsearchError):
-    """Another process on this machine is running the study."""
+    """Somebody else works on the study, or on the database, and must not be disturbed."""
 
     exit_code = 75
 

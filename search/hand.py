@@ -33,20 +33,20 @@ class Hand:
     seen: int = 0
     moved: float = field(default_factory=time.monotonic)
     """When its count of batches last changed, monotonic seconds."""
+    looked: float = field(default_factory=time.monotonic)
+    """When we last looked."""
     hung: str | None = None
     """Why we killed it, if we did."""
     stood: str = ""
     """The stacks of its threads at that moment."""
 
     def has_hung(self, now: float, *, limit_s: float) -> bool:
-        """Whether it finished no batch for too long."""
+        """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
+        asleep = max(0.0, now - self.looked - 10 * LOOK_S)
+        self.looked, self.moved = now, self.moved + asleep
         if self.beats.value != self.seen:
             self.seen, self.moved = self.beats.value, now
         return now - self.moved > limit_s
-
-    def wake(self) -> None:
-        """Begin to count anew: Ctrl-Z had stopped it together with us."""
-        self.moved = time.monotonic()
 
     def end(self, why: str) -> None:
         """Kill it because it hangs; first it is asked where it stands."""
@@ -54,8 +54,9 @@ class Hand:
         self.kill()
 
     def kill(self) -> None:
+        """Kill it; who sleeps in the kernel, on a disk that is gone, dies when it wakes, and is not waited for."""
         self.process.kill()
-        self.process.join()
+        self.process.join(timeout=1.0)
 
     def _stacks(self) -> str:
         """The stacks of its threads; empty if it cannot tell any more."""
@@ -71,8 +72,9 @@ class Hand:
         return text.decode(errors="replace")
 
 
-def start(context: ForkServerContext, post: Post) -> Hand:
+def start(post: Post) -> Hand:
     """Start a worker."""
+    context = start_server()  # which may have died since the last one
     beats = context.Value("q", 0, lock=False)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=worker.main, args=(post, beats, theirs), name=f"worker on {post.device}")

@@ -6,7 +6,7 @@ HOME/                       the folder of the SQLite file, or runs/
     trial-00012/            checkpoints (*.ckpt; *.part while they are written), and log.txt, which tells how it went
 
 What we make here is for its owner alone, because a log tells where the images lie and a model what was in them; in a
-home folder that a group may write to, it is for that group too.
+home folder that a group may write to, it is for that group too, as far as the umask lets it.
 """
 
 import fcntl

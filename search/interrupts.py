@@ -8,12 +8,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 #: A terminal, `timeout` and systemd send them to every process of the group at once.
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+#: GNU make hands on the SIGTERM that the whole group got already, so that one request comes twice, at once.
+ECHO_S = 1.0
 
 
 @dataclass(slots=True)
@@ -22,10 +25,9 @@ class Interrupts:
 
     at_once: Callable[[], None]
     """Called at the second signal, just before this process ends."""
-    woken: Callable[[], None]
-    """Called, in the main thread, when this process goes on after Ctrl-Z."""
     first: int | None = None
     """The first signal that came."""
+    _came: float = 0.0
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -34,7 +36,6 @@ class Interrupts:
         os.set_blocking(theirs, False)
         before = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, lambda *_: None) for number in STOPPING}
-        handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, lambda *_: self.woken())
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
         try:
             yield
@@ -49,15 +50,20 @@ class Interrupts:
             if sent[0] not in STOPPING:
                 continue
             if self.first is None:
-                self.first = sent[0]
+                self.first, self._came = sent[0], time.monotonic()
                 say("\nstopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)\n")
                 continue
-            self.at_once()
-            say("\nstopped at once; the same command goes on\n")
-            os._exit(128 + sent[0])
+            if sent[0] == signal.SIGTERM and time.monotonic() - self._came < ECHO_S:
+                continue
+            try:
+                self.at_once()
+                say("\nstopped at once; the same command goes on\n")
+            finally:
+                os._exit(128 + sent[0])
         os.close(pipe)
 
 
 def say(text: str) -> None:
-    """Write to stderr at once, whatever another thread is writing."""
-    os.write(sys.stderr.fileno(), text.encode())
+    """Write to stderr at once, whatever another thread is writing, if anybody still listens."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), text.encode())

@@ -96,6 +96,28 @@ def started(pid: int) -> float | None:
         return None
 
 
+def is_dead(pid: int, since: float) -> bool:
+    """Whether the process of this machine that had the number `pid` and started at `since` has ended."""
+    try:
+        now = started(pid)
+    except psutil.AccessDenied:
+        return False
+    if now is None:
+        return not _is_hidden(pid)
+    return abs(now - since) >= 1.0
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process that this user may not look at (proc(5), hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping[str, Any]] = ()) -> Claim | None:
     """Take a trial that waits, or else begin a new one if the study's budget allows; None when there is none to take.
 
@@ -149,25 +171,33 @@ def renew(storage: Storage, tokens: Sequence[str]) -> None:
     storage.write(lambda tx: tx.execute(sa.update(LEASES).where(held).values(renewals=LEASES.c.renewals + 1)))
 
 
-def stop(storage: Storage, token: str) -> list[int]:
-    """Put the trials of `token` back to the queue on purpose; this was not an attempt. Returns their numbers."""
+def stop(storage: Storage, tokens: Collection[str]) -> list[int]:
+    """Put the trials of these owners back to the queue on purpose; this was no attempt. Returns their numbers."""
+    theirs = LEASES.c.token.in_(tokens)
 
     def put_back(connection: sa.Connection) -> list[int]:
-        held = _held(connection, LEASES.c.token == token)
+        held = _held(connection, theirs)
         for trial_id, _ in held:
             attempts = _count(connection, trial_id, "attempts")
             connection.execute(storage.trial_attr(trial_id, "attempts", max(0, attempts - 1)))
             _requeue(connection, trial_id)
+        connection.execute(sa.delete(LEASES).where(theirs))  # of trials, too, that somebody ended who knows no leases
         return [number for _, number in held]
 
     return storage.write(put_back)
 
 
-def lost(storage: Storage, token: str, why: str) -> list[int]:
-    """Put the trials of a dead owner back to the queue; at the last of `ATTEMPTS` they fail. Returns their numbers."""
+def lost(storage: Storage, token: str, why: str, *, renewals: int | None = None) -> list[int]:
+    """Put the trials of a dead owner back to the queue; at the last of `ATTEMPTS` they fail. Returns their numbers.
+
+    `renewals`: of the lease that was seen to be silent; a newer one of the same owner is left to it.
+    """
+    theirs = LEASES.c.token == token
+    if renewals is not None:
+        theirs &= LEASES.c.renewals == renewals
 
     def take_away(connection: sa.Connection) -> list[int]:
-        held = _held(connection, LEASES.c.token == token)
+        held = _held(connection, theirs)
         for trial_id, _ in held:
             if _deaths(storage, connection, trial_id, why) < ATTEMPTS:
                 _requeue(connection, trial_id)
@@ -176,6 +206,7 @@ def lost(storage: Storage, token: str, why: str) -> list[int]:
             connection.execute(storage.trial_attr(trial_id, "reason", reason))
             for statement in ending(trial_id, TrialState.FAIL):
                 connection.execute(statement)
+        connection.execute(sa.delete(LEASES).where(theirs))
         return [number for _, number in held]
 
     return storage.write(take_away)
@@ -237,15 +268,13 @@ class Watch:
             seen[row.token] = (row.renewals, now if row.renewals != renewals else since + pause)
             why = self._gone(row, age=now - seen[row.token][1])
             if why:
-                numbers += lost(storage, row.token, why)
+                numbers += lost(storage, row.token, why, renewals=row.renewals)
         self._seen = seen
         return numbers
 
     def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
-        if row.host == socket.gethostname() and row.boot == boot():
-            since = started(row.pid)
-            if since is None or abs(since - row.started) >= 1.0:
-                return f"process {row.pid} is gone"
+        if row.host == socket.gethostname() and row.boot == boot() and is_dead(row.pid, row.started):
+            return f"process {row.pid} is gone"
         if age <= self.times.lease_s:
             return None
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"

@@ -12,5 +12,5 @@ def note(log: Path, text: str) -> None:
     lines = [f"{when} {first}", *(f"    {line}" for line in rest)]
     with suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as stream:
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write("\n".join(lines) + "\n")

@@ -33,15 +33,13 @@ from optuna.storages import RDBStorage
 from search import home, lease, schema
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.reader import open_reader, place, sqlite_path
+from search.storage import BUSY, DISK
 from search.times import Times
 
 Say = Callable[[str], None]
 
 #: Tables whose rows no migration makes or removes.
 LASTING = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes")
-
-_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,8 +201,7 @@ def _is_here(owner: Lease) -> bool:
 
 
 def _lives(owner: Lease) -> bool:
-    since = lease.started(owner.pid)
-    return since is not None and abs(since - owner.started) < 1.0
+    return not lease.is_dead(owner.pid, owner.started)
 
 
 # -- copies -------------------------------------------------------------------------------------------------
@@ -348,9 +345,9 @@ def _explained(file: Path) -> Iterator[None]:
 
 
 def _translated(code: int, text: str) -> ConvsearchError:
-    if code in _BUSY:
+    if code in BUSY:
         return BusyError(f"{text}: another process uses it; end it, then migrate")
-    if code in _DISK:
+    if code in DISK:
         return DiskError(f"{text}; it is unchanged: make room or let it be written, then migrate")
     return DatabaseError(f"{text}; it is unchanged")
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search import address
+
 #: The widest table on a terminal: what every terminal, mail and issue can show.
 WIDTH = 80
 #: Grows when a key is renamed or removed; new keys may come at any time.
@@ -91,6 +93,11 @@ def printable(raw: str) -> str:
     if raw.isprintable():
         return raw
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in raw)
+
+
+def harmless(text: str) -> str:
+    """Lines for a person: what came from elsewhere can steer no terminal, and no address tells its password."""
+    return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
 
 
 def duration(seconds: float) -> str:

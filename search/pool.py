@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
 
 from data.errors import DataError
 from search import hand, home, lease, logbook, query, room, study, worker
@@ -31,18 +30,16 @@ from search.times import Times
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
-#: A worker that moves for as long as so many median epochs last is slow, not hung.
+#: A worker that finishes no batch for as long as so many median epochs last hangs, even if it is a slow one.
 HANG_EPOCHS = 10
 #: What a worker gets to finish its batch and write its checkpoint. All together must be over within 20 s: Kubernetes
 #: kills after 30.
-STOP_S = 14.0
+STOP_S = 12.0
 #: After so many trials that all failed, or workers that died before their first trial, something is wrong with
 #: the study or the machine, and not with a trial.
 SAME_FAILURES = 5
 #: Exit codes of workers that say: something around the trial is broken.
 NOT_THE_TRIAL = {error.exit_code: error for error in (DataError, DatabaseError, DiskError)}
-#: Exit codes of workers that ended as they should, with their trials told or put back.
-CLEAN = (0, worker.TERMINATED)
 
 
 class End(StrEnum):
@@ -83,8 +80,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         self._watch = lease.Watch(self.times)
-        self._interrupts = Interrupts(at_once=self._let_go, woken=self._wake)
-        self.storage.gives_up = self._gives_up
+        self._interrupts = Interrupts(at_once=self._let_go)
+        self.storage.gives_up = lambda: self._why_stop() is not None
 
     def run(self) -> End:
         """Run trials until there are none left, or somebody stops us. Ctrl-C once stops cleanly, twice at once.
@@ -96,23 +93,24 @@ class Pool:
         """
         with self._interrupts.heard():
             try:
-                return self._run(hand.start_server())
+                hand.start_server()  # it loads torch meanwhile
+                return self._run()
             except DatabaseError:
                 if (end := self._why_stop()) is None:
                     raise
                 return end  # we were asked to stop while the database did not answer
             finally:
                 self._stop_all()
-                with suppress(DatabaseError):
+                with suppress(DatabaseError, DiskError):
                     self.view.update(self._progress())
 
-    def _run(self, context: ForkServerContext) -> End:
+    def _run(self) -> End:
         clock = Clock(self.storage, self.study.id) if self.counts_time else None
         every_read, every_renewal, every_room = Every(READ_S), Every(self.times.renewal_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
-                self._kill_hung(self._hang_s())
                 self._reap()
+                self._kill_hung()
                 if self._hands and every_renewal.is_due():
                     lease.renew(self.storage, self._tokens())
                 if every_room.is_due():
@@ -121,7 +119,7 @@ class Pool:
                     if clock is not None:
                         clock.tick()
                     self._look()
-                    if self._why_stop() is None and not self._fill(context):
+                    if self._why_stop() is None and not self._fill():
                         self._end = End.DONE
                 wait([each.process.sentinel for each in self._hands.values()], timeout=LOOK_S)
         finally:
@@ -172,7 +170,7 @@ class Pool:
 
     # -- the workers -----------------------------------------------------------------------------------------
 
-    def _fill(self, context: ForkServerContext) -> bool:
+    def _fill(self) -> bool:
         """Start workers as long as there are trials for them; whether anybody works on the study."""
         open_trials, busy = self.storage.read(
             lambda connection: (lease.claimable(connection, self.study.id), lease.holders(connection, self.study.id))
@@ -182,11 +180,11 @@ class Pool:
             if index in self._hands or open_trials <= 0:
                 continue
             open_trials -= 1
-            self._hands[index] = hand.start(context, replace(self.post, token=uuid.uuid4().hex, device=device))
+            self._hands[index] = hand.start(replace(self.post, token=uuid.uuid4().hex, device=device))
         return bool(self._hands or busy)  # who joined us may die, and its trial come back
 
     def _tokens(self) -> list[str]:
-        return [each.token for each in self._hands.values()]
+        return [each.token for each in list(self._hands.values())]
 
     def _reap(self) -> None:
         for index, each in list(self._hands.items()):
@@ -194,18 +192,21 @@ class Pool:
             if code is None:
                 continue
             del self._hands[index]
-            if code in CLEAN:
+            if code == 0:
                 self._deaths = 0
                 continue
+            if code == worker.TERMINATED:  # by somebody else; it may not have reached the database
+                lease.stop(self.storage, [each.token])
+                continue
             if code in NOT_THE_TRIAL:
-                lease.stop(self.storage, each.token)
+                lease.stop(self.storage, [each.token])
                 raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
             self._give_back(each, each.hung or hand.how_it_ended(code))
 
     def _give_back(self, each: Hand, why: str) -> None:
         """Put the trial of a worker that ended badly back to the queue."""
         if self._why_stop() is not None:
-            lease.stop(self.storage, each.token)
+            lease.stop(self.storage, [each.token])
             return
         trials = lease.lost(self.storage, each.token, why)
         for number in trials:
@@ -215,16 +216,12 @@ class Pool:
         if self._deaths >= SAME_FAILURES:
             raise ConvsearchError(f"{self._deaths} workers in a row died before they began a trial; the last: {why}")
 
-    def _kill_hung(self, limit_s: float) -> None:
-        now = time.monotonic()
+    def _kill_hung(self) -> None:
+        now, limit_s = time.monotonic(), self._hang_s()
         for each in self._hands.values():
-            if each.hung is None and each.has_hung(now, limit_s=limit_s):
+            is_alive = each.hung is None and each.process.exitcode is None
+            if is_alive and each.has_hung(now, limit_s=limit_s):
                 each.end(f"no batch was finished for {limit_s:.0f} s")
-
-    def _gives_up(self) -> bool:
-        """While we wait for the database: one of ours that stands still may do so with the lock in its hands."""
-        self._kill_hung(min(self._hang_s(), self.times.patience_s / 2))
-        return self._why_stop() is not None
 
     def _hang_s(self) -> float:
         """After so long without a batch a worker hangs."""
@@ -242,25 +239,21 @@ class Pool:
             wait(alive, timeout=LOOK_S)
         for each in self._hands.values():
             each.kill()
-            with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
-                lease.stop(self.storage, each.token)
+        with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
+            lease.stop(self.storage, self._tokens())
         self._hands.clear()
-
-    def _wake(self) -> None:
-        for each in self._hands.values():
-            each.wake()
 
     def _let_go(self) -> None:
         """Be gone at once; trials then go on from their last step's checkpoint."""
-        for each in self._hands.values():
+        for each in list(self._hands.values()):
             each.process.kill()
         give_back = threading.Thread(target=self._hand_over, daemon=True)
         give_back.start()
         give_back.join(timeout=0.5)  # a locked database must not keep us; the next run sees that we are dead
 
     def _hand_over(self) -> None:
-        for each in list(self._hands.values()):
-            lease.stop(self.storage, each.token)
+        with suppress(DatabaseError, DiskError):
+            lease.stop(self.storage, self._tokens())
 
 
 @dataclass(slots=True)

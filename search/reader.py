@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -19,11 +20,21 @@ from search.errors import DatabaseError
 #: Longest wait of a question for a writer. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
 READ_TIMEOUT_S = 10.0
 
+#: Options of libpq (https://www.postgresql.org/docs/current/libpq-connect.html): a server that is gone without a word
+#: is noticed within half a minute, where TCP alone would take hours.
+NOTICE_THE_DEAD = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
 _START = "`convsearch run STUDY` makes it, and --storage or CONVSEARCH_STORAGE names another"
 
 
-def open_reader(url: str) -> sa.Engine:
-    """An engine on the existing database at `url` that cannot write to it.
+def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
+    """An engine on the existing database at `url` that cannot write to it, and waits so long for who writes.
 
     Raises:
         DatabaseError: the URL is none, the SQLite file is missing or is none, or the driver is not installed.
@@ -33,9 +44,11 @@ def open_reader(url: str) -> sa.Engine:
     except sa.exc.ArgumentError as error:
         raise DatabaseError("the storage is no database URL; write sqlite:///PATH or postgresql://...") from error
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_reader(_existing_file(parsed))
+        return _sqlite_reader(_existing_file(parsed), timeout_s)
     try:
-        engine = sa.create_engine(parsed, poolclass=sa.NullPool, hide_parameters=True)
+        engine = sa.create_engine(
+            parsed, poolclass=sa.NullPool, hide_parameters=True, connect_args=server_options(parsed)
+        )
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         text = f"{parsed.get_backend_name()} needs a driver that is not installed ({error})"
         raise DatabaseError(f"{text}; for PostgreSQL install convsearch[postgres]") from error
@@ -49,12 +62,12 @@ def one_moment(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
-def sqlite_connection(file: Path) -> sqlite3.Connection:
+def sqlite_connection(file: Path, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.Connection:
     """A connection to an existing SQLite file that refuses every write; transactions are the caller's."""
     connection = sqlite3.connect(
         f"file:{quote(str(file.absolute()))}?mode=rw",
         uri=True,
-        timeout=READ_TIMEOUT_S,
+        timeout=timeout_s,
         isolation_level=None,
         check_same_thread=False,
     )
@@ -104,6 +117,14 @@ def sqlite_path(url: str) -> Path | None:
     return Path(str(parsed.database)) if is_file else None
 
 
+def server_options(url: sa.URL, *settings: str) -> dict[str, Any]:
+    """What to connect to a PostgreSQL server with, beside what the URL itself says; `settings` are for the session."""
+    given = url.query.get("options", ())
+    options = " ".join([given] if isinstance(given, str) else given)
+    wanted = {name: value for name, value in NOTICE_THE_DEAD.items() if name not in url.query}
+    return wanted | {"options": " ".join(filter(None, [options, *(f"-c {setting}" for setting in settings)]))}
+
+
 def server_database(url: str) -> str:
     """HOST:PORT/NAME of a database on a server; without the user, who may be another one tomorrow."""
     parsed = sa.make_url(url)
@@ -121,10 +142,10 @@ def _existing_file(url: sa.URL) -> Path:
     return file
 
 
-def _sqlite_reader(file: Path) -> sa.Engine:
+def _sqlite_reader(file: Path, timeout_s: float) -> sa.Engine:
     engine = sa.create_engine(
         "sqlite://",
-        creator=lambda: sqlite_connection(file),
+        creator=lambda: sqlite_connection(file, timeout_s),
         poolclass=sa.NullPool,
         execution_options={"convsearch_file": file},
     )

@@ -11,7 +11,7 @@ from stamina.instrumentation import set_on_retry_hooks
 
 #: After so many seconds of waiting a person wants to know why nothing moves.
 NOTICE_S = 5.0
-#: Pauses grow from the first to the longest, each with up to as much jitter, so that workers do not knock together.
+#: Pauses grow from the first to the longest. Jitter on the way there parts those who began to knock together.
 FIRST_S, LONGEST_S, JITTER_S = 0.05, 2.0, 0.25
 
 T = TypeVar("T")

@@ -22,9 +22,8 @@ from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.objective import Outcome, Pulse, Stopped, Workplace
 from search.post import Post
-from search.retry import patiently
 from search.spec import queue
-from search.storage import TRIAL_VALUES, TRIALS, Storage, passes
+from search.storage import TRIAL_VALUES, TRIALS, Storage
 
 #: So many trials behind the best ones may just have been among them: as many as end at one moment.
 DRIVEN_OUT = 8
@@ -58,8 +57,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
     if post.device == "cpu":
         torch.set_num_threads(1)  # one thread a worker, one worker a core: 1.4x the images of one two-thread worker
     device = torch.device(post.device)
-    storage = open_storage(post)
-    storage.gives_up = gives_up
+    storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
     stored = study.load(storage, post.study)
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
@@ -71,15 +69,6 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
         home=home.of(post.url),
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
-    )
-
-
-def open_storage(post: Post) -> Storage:
-    """The storage of a worker. Its pool has used it already, so if it does not answer now, it will."""
-    return patiently(
-        lambda: Storage(post.url, token=post.token, patience_s=post.patience_s),
-        passes=passes,
-        patience_s=post.patience_s,
     )
 
 
@@ -95,7 +84,7 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
         outcome = objective.run(place, claim, trial, pulse)
         tell(place, trial, outcome)
     except Stopped:
-        lease.stop(place.storage, place.storage.token or "")
+        lease.stop(place.storage, [place.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")
         return True
     except LeaseLost as error:
@@ -105,7 +94,8 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
         logbook.note(log, f"broke off: {error}")
         raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
-        fail(place, claim, error)  # its checkpoint stays, for `--retry-failed`
+        with suppress(LeaseLost):
+            fail(place, claim, error)  # its checkpoint stays, for `--retry-failed`
         return False
     logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
     tidy(place, claim.number)

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search import schema
 from search.errors import DatabaseError, DiskError, LeaseLost
-from search.reader import one_moment, open_reader, place, sqlite_path
+from search.reader import one_moment, open_reader, place, server_options, sqlite_path
 from search.retry import patiently, root
 from search.times import BUSY_S, Times
 
@@ -58,18 +58,6 @@ TELLER = "convsearch:teller"
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
 MAKING = 0x636F6E7673656172
-#: Options of libpq (https://www.postgresql.org/docs/current/libpq-connect.html): a server that is gone without a word
-#: is noticed within half a minute, where TCP alone would take hours.
-NOTICE_THE_DEAD = {
-    "connect_timeout": 10,
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-    # A process that freezes inside a transaction must not hold its locks for ever.
-    "options": "-c idle_in_transaction_session_timeout=30s",
-}
-
 #: The option of a connection whose transactions hold the write lock from their first statement.
 LOCKED = {"convsearch_locked": True}
 
@@ -105,34 +93,44 @@ class Storage(RDBStorage):
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, create: bool = False, patience_s: float = Times().patience_s
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        create: bool = False,
+        patience_s: float = Times().patience_s,
+        gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """Open the database at `url`; only with `create` a missing SQLite file is made.
 
-        Once it is open, every call tries again for `patience_s` seconds what fails for a reason that passes.
+        Every call tries again for `patience_s` seconds what fails for a reason that passes, unless somebody `gives_up`:
+        this is asked before each further try. Only a server that a person names is not waited for before it was
+        reached once: its address is more likely wrong.
 
         Raises:
             DatabaseError: there is no such database, it is none, or its schema is another Optuna's.
         """
         self.token = token
         self.patience_s = patience_s
-        #: Asked before a call is made again: whether nobody wants to wait for it any longer.
-        self.gives_up: Callable[[], bool] = lambda: False
+        self.gives_up = gives_up
         self._together: list[tuple[int, sa.Executable]] | None = None
-        if create:
-            make_folder(url)
-        if not create or not is_missing(url):
-            check_tables(url)  # which refuses a missing file; a writer would make one
-        try:
-            if create or token is None:  # a worker finds all tables there
-                make_tables(url, all_of_them=create)
-            self._open(url)
-        except Exception as error:
-            raise unusable(url, error) from error
+        self._is_met = token is not None or sqlite_path(url) is not None
+        self.url = url
+        self.patiently(lambda: self._make_and_open(url, create=create))
+        self._is_met = True
         self.engine.dispose()  # the connections of the schema check began transactions in the driver's way
         take_over_transactions(self.engine)
         self._writer = self.engine.execution_options(**LOCKED)
         self._reader = one_moment(self.engine)
+
+    def _make_and_open(self, url: str, *, create: bool) -> None:
+        if create:
+            make_folder(url)
+        if not create or not is_missing(url):
+            check_tables(url)  # which refuses a missing file; a writer would make one
+        if create or self.token is None:  # a worker finds all tables there
+            make_tables(url, all_of_them=create)
+        self._open(url)
 
     def _open(self, url: str) -> None:
         try:
@@ -171,13 +169,14 @@ class Storage(RDBStorage):
     def patiently(self, call: Callable[[], T]) -> T:
         """The result of `call`, made again while the database is busy or away. Raises as `write` does."""
         try:
-            return patiently(
-                call, passes=lambda error: passes(error) and not self.gives_up(), patience_s=self.patience_s
-            )
+            return patiently(call, passes=self._is_worth_waiting, patience_s=self.patience_s)
         except (sa.exc.DBAPIError, StorageInternalError, DatabaseError) as error:
             if database_error(error) is None:
                 raise
             raise unusable(self.url, error) from error
+
+    def _is_worth_waiting(self, error: Exception) -> bool:
+        return self._is_met and passes(error) and not self.gives_up()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -220,13 +219,18 @@ class Storage(RDBStorage):
         return told is not None and json.loads(told) == self.token
 
     def _check_owner(self, connection: sa.Connection, trial_id: int) -> None:
-        """The fence: only the holder of its lease writes to a trial, and there is a lease only while it is RUNNING.
+        """The fence: only the holder of its lease writes to a trial, and only while it is RUNNING.
 
         It is the lease's row that is locked. PostgreSQL looks again at a row for whose lock it waited, and only at that
         one (https://www.postgresql.org/docs/current/transaction-iso.html, Read Committed): so a lease that ended
         meanwhile is seen to be gone.
         """
-        held = sa.select(LEASES.c.token).where(LEASES.c.trial_id == trial_id).with_for_update()
+        held = (
+            sa.select(LEASES.c.token)
+            .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
+            .where(LEASES.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
+            .with_for_update(of=LEASES)
+        )
         token = connection.execute(held).scalar_one_or_none()
         if self.token is None or token != self.token:
             raise LeaseLost(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
@@ -302,8 +306,19 @@ class Storage(RDBStorage):
         return self._locked(lambda: super(Storage, self).create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
-        self._locked(lambda: super(Storage, self).delete_study(study_id))
         self.write(lambda connection: connection.execute(sa.delete(LEASES).where(LEASES.c.study_id == study_id)))
+        is_again = False
+
+        def delete() -> None:
+            nonlocal is_again
+            was_tried, is_again = is_again, True
+            try:
+                super(Storage, self).delete_study(study_id)
+            except KeyError:
+                if not was_tried:  # else it was done, and only the answer was lost
+                    raise
+
+        self._locked(delete)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         self._locked(lambda: super(Storage, self).set_study_user_attr(study_id, key, value))
@@ -368,7 +383,9 @@ def engine_options(url: str) -> dict[str, Any]:
     """What `create_engine` needs for this kind of database."""
     if is_sqlite(url):
         return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
-    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": NOTICE_THE_DEAD}
+    # A process that freezes inside a transaction must not hold its locks for ever.
+    options = server_options(sa.make_url(url), "idle_in_transaction_session_timeout=30s")
+    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": options}
 
 
 def is_sqlite(url: str) -> bool:

@@ -13,6 +13,9 @@ from search.errors import UsageError
 
 #: Longest time that SQLite's driver waits for a lock by itself; signals are answered only between two such waits.
 BUSY_S = 1.0
+#: The last try may take so long beyond the patience: on PostgreSQL a dead connection is noticed after 15 s
+#: (tcp_user_timeout), and a new one may take 10 s.
+LAST_S = 25.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,20 +28,20 @@ class Times:
     renewal_s: float = 10.0
     """Between two renewals of a lease, by the pool."""
 
-    lease_s: float = 120.0
+    lease_s: float = 150.0
     """After so much silence the owner of a lease is gone. On the same machine a dead owner is seen at once."""
 
     hang_s: float = 120.0
     """After so long without a finished batch a worker hangs; or ten median epochs, if that is longer."""
 
     def __post_init__(self) -> None:
-        wait = self.patience_s + min(BUSY_S, self.patience_s)
+        wait = self.patience_s + min(LAST_S, self.patience_s)
         if self.lease_s <= wait + 3 * self.renewal_s:
             raise UsageError(
                 f"a lease must last longer than the longest wait for the database and three renewals, "
                 f"{wait + 3 * self.renewal_s:g} s, but got {self.lease_s:g} s"
             )
-        if self.hang_s <= wait:
+        if not self.hang_s > wait:  # neither is a number that is none
             raise UsageError(
                 f"--hang must be more than {wait:g} s, the longest wait for a busy database, but got {self.hang_s:g} s"
             )

@@ -20,7 +20,7 @@ from types import FrameType
 import optuna
 
 from data.errors import DataError
-from search.errors import ConvsearchError
+from search.errors import ConvsearchError, DatabaseError
 from search.post import Post
 
 #: What the server that workers are forked from loads in advance; torch would load the second at the first optimizer.
@@ -42,7 +42,7 @@ class Signals:
     def listen(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # see pool.start_server
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # see hand.start_server
 
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop = True
@@ -62,6 +62,8 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     try:
         run_trials(post, beating(beats), lambda: signals.stop)
     except (ConvsearchError, DataError) as error:
+        if signals.stop and isinstance(error, DatabaseError):
+            sys.exit(TERMINATED)  # there was no time to wait for it; the pool puts the trial back
         print(f"convsearch: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     if signals.stop:

@@ -117,7 +117,7 @@ def test_a_stop_on_purpose_puts_the_trial_back_and_is_no_attempt(url: str, make_
     storage = Storage(url, token="me")
     take(storage, study_id)
 
-    assert lease.stop(storage, "me") == [0]
+    assert lease.stop(storage, ["me"]) == [0]
 
     assert states(storage) == {0: "WAITING"}
     again = take(storage, study_id)
@@ -250,22 +250,22 @@ def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
     study_id = make_study(1)
     storage = Storage(url)
     lease.claim(storage, study_id, far("far"))
-    watch = Watch(Times(lease_s=120))
+    watch = Watch(Times())
 
     assert watch.expire(storage, study_id, now=1000) == []
     assert watch.expire(storage, study_id, now=1009) == []
     lease.renew(storage, ["far"])
     assert watch.expire(storage, study_id, now=1018) == []
-    assert not any(watch.expire(storage, study_id, now=now) for now in range(1027, 1138, 9))
+    assert not any(watch.expire(storage, study_id, now=now) for now in range(1027, 1168, 9))
 
-    assert watch.expire(storage, study_id, now=1139) == [0]
+    assert watch.expire(storage, study_id, now=1169) == [0]
 
 
 def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
     lease.claim(storage, study_id, far("far"))
-    watch = Watch(Times(lease_s=120))
+    watch = Watch(Times())
     watch.expire(storage, study_id, now=1000)
 
     assert watch.expire(storage, study_id, now=5000) == []
@@ -276,9 +276,44 @@ def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_stud
     storage = Storage(url)
     take(storage, study_id, "a")
     take(storage, study_id, "b")
-    lease.stop(storage, "b")
+    lease.stop(storage, ["b"])
 
     with storage.engine.connect() as connection:
         assert lease.holders(connection, study_id) == {"a"}
         assert lease.claimable(connection, study_id) == 2
         assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
+
+
+def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(2)
+    storage = Storage(url, token="me")
+    claim = take(storage, study_id)
+    storage.write(lambda tx: tx.execute(sa.update(TRIALS).values(state=TrialState.FAIL)))
+
+    with pytest.raises(LeaseLost):
+        storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])
+    assert lease.lost(storage, "me", "killed") == []
+
+    assert storage.read(lambda tx: lease.holders(tx, study_id)) == set()
+    assert states(storage) == {0: "FAIL"}
+
+
+def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(2)
+    storage = Storage(url, token="far")
+    first = take(storage, study_id, "far")
+    seen = storage.read(lambda tx: tx.execute(sa.select(LEASES.c.renewals)).scalar_one())
+    storage.set_trial_state_values(first.trial_id, TrialState.COMPLETE, [1.0])
+    take(storage, study_id, "far")
+
+    assert lease.lost(storage, "far", "silent", renewals=seen) == []
+
+    assert states(storage) == {0: "COMPLETE", 1: "RUNNING"}
+
+
+def test_a_process_is_dead_if_its_number_is_free_or_was_given_away() -> None:
+    assert not lease.is_dead(os.getpid(), owner().started)
+    assert lease.is_dead(os.getpid(), owner().started - 3600)
+    assert lease.is_dead(2**22 + 1, 0.0)  # no number of a process is so high

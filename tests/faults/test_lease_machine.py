@@ -320,7 +320,7 @@ class LeaseMachine(RuleBasedStateMachine):
             trial = self.trials[number]
             self.trials[number] = replace(trial, state="WAITING", token=None, attempts=trial.attempts - 1)
 
-        assert lease.stop(self.desk.storage, token) == expected
+        assert lease.stop(self.desk.storage, [token]) == expected
 
     @rule(token=ANYBODY, times=st.integers(1, DEATHS))
     def is_lost_and_claims_again(self, token: str, times: int) -> None:

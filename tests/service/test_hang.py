@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from search.times import Times
 from tests.lab import LONG, Lab, equal, wait_until
 
 #: Shorter than the product's, in the same order.
-SHORT = Times(patience_s=10.0, renewal_s=1.0, lease_s=30.0, hang_s=16.0)
+SHORT = Times(patience_s=5.0, renewal_s=1.0, lease_s=30.0, hang_s=12.0)
 
 
 def freeze_at(lab: Lab, *, steps: int) -> threading.Thread:
-    """Stop the worker, as SIGSTOP does, once trial 0 has so many steps."""
+    """Stop the worker, as SIGSTOP does, once trial 0 has so many steps, and at a moment when it holds no lock."""
 
     def freeze() -> None:
         wait_until(lambda: lab.home.study("s").exists() and lab.workers() and lab.steps() >= steps)
+        database = sqlite3.connect(lab.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
         os.kill(lab.workers()[0], signal.SIGSTOP)
+        database.close()
 
     thread = threading.Thread(target=freeze)
     thread.start()

@@ -199,7 +199,7 @@ def test_a_stop_whose_answer_was_lost_counts_no_attempt(far: tuple[Storage, int]
     claim(storage, study_id)
 
     lose_next(wire)
-    lease.stop(storage, "me")
+    lease.stop(storage, ["me"])
 
     (trial,) = query.trials(open_reader(url), "s")
     assert wire.lost == 1
