@@ -33,6 +33,7 @@ from tests.faults import (
     soak_locks,
     soak_resume,
     soak_row,
+    soak_signals,
 )
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Site, say
@@ -41,6 +42,7 @@ PARTS: Mapping[str, Callable[[Site], Row]] = {
     "worker": soak_kills.worker,
     "all": soak_kills.group,
     "launcher": soak_kills.launcher,
+    "signal": soak_signals.signals,
     "lock": soak_locks.locks,
     "clock": soak_clock.jumps,
     "disk": soak_disk.full,

@@ -1,0 +1,76 @@
+"""Ctrl-C, Ctrl-C twice and SIGTERM at random moments of a run, from its first milliseconds to the middle of a trial."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from tests.faults import invariants, soak_fork, soak_row
+from tests.faults.soak_fork import Fork
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site
+from tests.lab import wait_until
+
+#: Promised: an answer, the end after the second Ctrl-C, the end after one signal.
+ANSWER_S, OUT_S, END_S = 0.2, 1.0, 20.0
+#: The signal comes at some moment up to so many seconds after the start, the second one so many after the first.
+MOMENT_S, PAUSE_S = 12.0, 3.0
+BUDGET = {"trials": 3, "epochs": 20, "steps_per_epoch": 3}
+
+
+def signals(site: Site) -> Row:
+    began = time.monotonic()
+    reports = site.each("signal", _interrupt, range(site.count(60)))
+    note = f"in turn Ctrl-C, Ctrl-C twice, SIGTERM, up to {MOMENT_S:.0f} s after the start"
+    return soak_row.of("Ctrl-C and SIGTERM", reports, seconds=time.monotonic() - began, note=note)
+
+
+def _interrupt(case: Case) -> None:
+    number = signal.SIGTERM if case.index % 3 == 2 else signal.SIGINT
+    file = case.lab.write(budget=BUDGET)
+    launcher = soak_fork.command(case.lab, "run", file, "--workers", "2")
+    try:
+        time.sleep(case.dice.uniform(0.5, MOMENT_S))
+        if launcher.poll() is not None:
+            return
+        case.injected += 1
+        code = _ask_to_stop(case, launcher, number, twice=case.index % 3 == 1)
+        assert code in (128 + number, -number), f"exit code {code}: {launcher.said}"
+        assert "Traceback" not in launcher.said, launcher.said
+    finally:
+        launcher.sweep()
+    again = soak_fork.command(case.lab, "run", file, "--workers", "2")
+    assert again.end(300.0) == 0, again.said
+    invariants.check(case.lab, over=True)
+    case.survived += 1
+
+
+def _ask_to_stop(case: Case, launcher: Fork, number: signal.Signals, *, twice: bool) -> int:
+    """Send the signal to all processes, as a terminal does, once or twice; the exit code."""
+    is_heard = "workers on" in launcher.said  # before that nothing has begun, and it just ends
+    first = time.monotonic()
+    os.killpg(launcher.pid, number)
+    if is_heard:
+        _count(case, "answered", ANSWER_S, first, lambda: "stopping" in launcher.said or launcher.poll() is not None)
+    if not twice:
+        code = launcher.end(60.0)
+        _note(case, "ended", END_S, first)
+        return code
+    time.sleep(case.dice.uniform(0.0, PAUSE_S))
+    second = time.monotonic()
+    with suppress(ProcessLookupError):
+        os.killpg(launcher.pid, number)
+    code = launcher.end(60.0)
+    _note(case, "out after the second", OUT_S, second)
+    return code
+
+
+def _count(case: Case, what: str, promised_s: float, began: float, happened: Callable[[], bool]) -> None:
+    wait_until(happened)
+    _note(case, what, promised_s, began)
+
+
+def _note(case: Case, what: str, promised_s: float, began: float) -> None:
+    took = time.monotonic() - began
+    case.facts[f"{what} within {promised_s:g} s" if took <= promised_s else f"{what} later"] += 1
