@@ -21,7 +21,7 @@ BUDGET = {"trials": 3, "epochs": 20, "steps_per_epoch": 3}
 
 def signals(site: Site) -> Row:
     began = time.monotonic()
-    reports = site.each("signal", _interrupt, range(site.count(60)))
+    reports = site.each("signal", _interrupt, range(site.count(45)))
     note = f"in turn Ctrl-C, Ctrl-C twice, SIGTERM, up to {MOMENT_S:.0f} s after the start"
     return soak_row.of("Ctrl-C and SIGTERM", reports, seconds=time.monotonic() - began, note=note)
 
