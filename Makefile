@@ -71,7 +71,7 @@ migrate: $(SETUP)  ##| bring an old database up to date
 	@$(CONVSEARCH) migrate
 
 test: check  ##| check, then all tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak

@@ -187,20 +187,20 @@ class Pool:
         return [each.token for each in list(self._hands.values())]
 
     def _reap(self) -> None:
+        """Replace who ended. If that fails on its way, the worker is still there to be stopped with all others."""
         for index, each in list(self._hands.items()):
-            code = each.process.exitcode
-            if code is None:
-                continue
-            del self._hands[index]
-            if code == 0:
-                self._deaths = 0
-                continue
-            if code == worker.TERMINATED:  # by somebody else; it may not have reached the database
-                lease.stop(self.storage, [each.token])
-                continue
-            if code in NOT_THE_TRIAL:
-                lease.stop(self.storage, [each.token])
-                raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
+            if each.process.exitcode is not None:
+                self._settle(each, each.process.exitcode)
+                del self._hands[index]
+
+    def _settle(self, each: Hand, code: int) -> None:
+        if code == 0:
+            self._deaths = 0
+        elif code == worker.TERMINATED:  # by somebody else; it may not have reached the database
+            lease.stop(self.storage, [each.token])
+        elif code in NOT_THE_TRIAL:
+            raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
+        else:
             self._give_back(each, each.hung or hand.how_it_ended(code))
 
     def _give_back(self, each: Hand, why: str) -> None:

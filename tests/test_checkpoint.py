@@ -1,5 +1,7 @@
 """Checkpoints verify themselves: a changed or cut file is never loaded."""
 
+import hashlib
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,23 @@ def test_a_half_written_file_is_not_seen_and_is_forgotten(tmp_path: Path) -> Non
     checkpoint.forget(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, header(step=1), STATE)
+    path.unlink()
+    path.symlink_to(path.name)  # opening it fails, but not because it is missing
+
+    with pytest.raises(DiskError, match="cannot read the checkpoint"):
+        checkpoint.latest(tmp_path, study="u1", trial=0)
+    assert path.is_symlink()
+
+
+def test_a_whole_file_with_code_in_it_is_passed_over_and_the_reason_is_told(tmp_path: Path) -> None:
+    content = b"{}\n" + pickle.dumps(Path)
+    digest = hashlib.sha256(content).hexdigest().encode()
+    (tmp_path / "step-00000001-000000000007.ckpt").write_bytes(checkpoint.MAGIC + digest + b"\n" + content)
+    said: list[str] = []
+
+    assert checkpoint.latest(tmp_path, study="u1", trial=0, say=said.append) is None
+    assert "holds what no checkpoint holds" in said[0]

@@ -581,10 +581,13 @@ def start() -> Iterator[Start]:
 
 
 def heard(process: "subprocess.Popen[str]") -> str:
-    """The next line that it says."""
+    """The next line that it says; read letter by letter, so that what follows is still in the pipe."""
     assert process.stderr is not None
-    assert select.select([process.stderr], [], [], TIMEOUT_S)[0]
-    return process.stderr.readline()
+    line = b""
+    while not line.endswith(b"\n"):
+        assert select.select([process.stderr], [], [], TIMEOUT_S)[0], line
+        line += os.read(process.stderr.fileno(), 1)
+    return line.decode()
 
 
 def test_ctrl_c_ends_it_with_130_and_the_token_is_said_once(study_url: str, start: Start) -> None:

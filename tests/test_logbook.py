@@ -24,3 +24,9 @@ def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     note(tmp_path / "file" / "log.txt", "step 1")
 
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_text_that_is_no_unicode_is_written_out(tmp_path: Path) -> None:
+    note(tmp_path / "log.txt", "no such file: \udcff.png")
+
+    assert "no such file: \\udcff.png" in (tmp_path / "log.txt").read_text()

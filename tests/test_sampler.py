@@ -49,12 +49,13 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
     url: str, make_study: Callable[[int], int], name: str
 ) -> None:
     study_id = make_study(20)
-    workers = [Storage(url, token=token) for token in ("one", "other")]
+    workers = [Storage(url) for _ in range(2)]
     points = []
 
     for turn in range(20):
         storage = workers[turn % 2]
-        claim = lease.claim(storage, study_id, lease.this_process(storage.token or ""))
+        storage.token = f"turn {turn}"  # an owner has one trial at a time
+        claim = lease.claim(storage, study_id, lease.this_process(storage.token))
         assert claim is not None
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,3 +178,38 @@ def test_the_journal_stays_delete_and_synchronous_stays_full(url: str, make_stud
     with Storage(url).engine.connect() as connection:
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "delete"
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == 2
+
+
+def test_opening_waits_for_who_has_locked_the_database(url: str, make_study: Callable[[int], int]) -> None:
+    make_study(1)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(2.5, other.close)
+
+    release.start()
+    storage = Storage(url)
+    release.join()
+
+    assert storage.get_study_id_from_name("s") == 1
+
+
+def test_who_gives_up_does_not_wait(url: str, make_study: Callable[[int], int]) -> None:
+    make_study(1)
+    storage = Storage(url, gives_up=lambda: True)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(DatabaseError, match="locked"):
+        storage.set_study_user_attr(1, "stop", True)
+    other.close()
+
+
+def test_a_study_is_deleted_once(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+
+    storage.delete_study(study_id)
+
+    assert storage.get_all_studies() == []
+    with pytest.raises(KeyError):
+        storage.delete_study(study_id)
