@@ -4,7 +4,6 @@ This file loads no torch, so that the pool can name `main` as what a process sha
 a server that has torch loaded already, and so is at work within a second.
 """
 
-import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -21,16 +20,15 @@ import optuna
 
 from data.errors import DataError
 from search.errors import ConvsearchError, DatabaseError
+from search.parent import die_with_parent
 from search.post import Post
 
-#: What the server that workers are forked from loads in advance; torch would load the second at the first optimizer.
-PRELOAD = ["search.runner", "torch._dynamo"]
+#: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
+PRELOAD = ["search.tether", "search.runner", "torch._dynamo"]
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
 #: Makes a worker write the stacks of its threads, even from within a loop in C.
 STACK_SIGNAL = signal.SIGUSR1
-#: From linux/prctl.h: the signal that a process gets when its parent dies.
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -55,7 +53,7 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     faulthandler.register(STACK_SIGNAL, file=stack.fileno())
     signals = Signals()
     signals.listen()
-    die_with_parent()
+    die_with_pool()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.runner import run_trials
 
@@ -79,21 +77,15 @@ def beating(beats: "Synchronized[int]") -> Callable[[], None]:
     return beat
 
 
-def die_with_parent() -> None:
-    """Be killed when the pool or the server dies, however they die, so that no orphan trains on.
+def die_with_pool() -> None:
+    """Be killed when the pool or the server dies, so that no orphan trains on.
 
-    The server lives as long as any of its workers, and so tells nobody that the pool is gone: a thread waits for that.
-    That the server is gone the system says (Linux; elsewhere a no-op).
+    The pool is followed by a thread, which works everywhere; the server, which Linux ends with the pool, by Linux.
     """
     pool = multiprocessing.parent_process()
     if pool is not None:
         threading.Thread(target=_follow, args=(pool.sentinel,), daemon=True).start()
-    if sys.platform != "linux":
-        return
-    server = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:  # it died between the two lines
-        os.kill(os.getpid(), signal.SIGKILL)
+    die_with_parent()
 
 
 def _follow(sentinel: int) -> None:
