@@ -166,7 +166,7 @@ def migrate(args: argparse.Namespace) -> int:
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search import launch, progress
     from search.pool import End
-    from search.storage import passes
+    from search.trouble import passes
 
     if args.join and (args.trials or args.hours or args.retry_failed):
         raise UsageError("--join only adds workers; --trials, --hours and --retry-failed are for who runs the study")

@@ -33,8 +33,8 @@ from optuna.storages import RDBStorage
 from search import home, lease, schema
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.reader import open_reader, place, sqlite_path
-from search.storage import BUSY, DISK
 from search.times import Times
+from search.trouble import BUSY, DISK
 
 Say = Callable[[str], None]
 

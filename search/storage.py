@@ -1,4 +1,4 @@
-"""The only module that knows which database it is: the URL, write transactions, fencing, which errors pass.
+"""The only module that knows which database it is: the URL, write transactions, fencing.
 
 `Storage` is Optuna's own `RDBStorage` with its trial writes done again, because on SQLite Optuna selects before it
 updates, in a transaction that takes no lock until the update (`SELECT ... FOR UPDATE` is ignored there), so that two
@@ -29,8 +29,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from search import schema
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.reader import one_moment, open_reader, place, server_options, sqlite_path
-from search.retry import patiently, root
+from search.retry import patiently
 from search.times import BUSY_S, Times
+from search.trouble import database_error, passes, unusable
 
 T = TypeVar("T")
 
@@ -44,15 +45,6 @@ TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
 TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
 CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
 
-#: Codes of SQLite (https://www.sqlite.org/rescode.html) that say that somebody holds a lock, and that the disk, and not
-#: the database, is in the way.
-BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-#: SQLSTATE codes of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html) that pass by
-#: themselves: no connection, a shutdown, too many connections, a deadlock or conflict of two transactions. And that
-#: its disk is full.
-PASSING = ("08", "57P", "53300", "40001", "40P01")
-FULL = "53100"
 #: System attribute of a finished trial: the token of who finished it, by which a repeated tell knows its own.
 TELLER = "convsearch:teller"
 
@@ -392,14 +384,6 @@ def is_sqlite(url: str) -> bool:
     return sa.make_url(url).get_backend_name() == "sqlite"
 
 
-def shown(url: str) -> str:
-    """`url` as it may be printed: a password in it is replaced by stars."""
-    try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "the storage"
-
-
 def make_folder(url: str) -> None:
     """Make the folder of a SQLite file.
 
@@ -459,59 +443,6 @@ def take_over_transactions(engine: sa.Engine) -> None:
         return
     sa.event.listen(engine, "connect", _leave_transactions_to_us)
     sa.event.listen(engine, "begin", _begin)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what went wrong, without the SQL that SQLAlchemy adds."""
-    text = str(root(error))
-    return text.splitlines()[0] if text else type(root(error)).__name__
-
-
-def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:
-    """The error of the database that is behind `error`, if there is one.
-
-    Optuna asks once more on a connection that broke (RDBStorage._get_trials), so that the break is only the context.
-    """
-    while error is not None and not isinstance(error, sa.exc.DBAPIError):
-        error = error.__context__ if isinstance(error, sa.exc.PendingRollbackError) else error.__cause__
-    return error
-
-
-def passes(error: Exception) -> bool:
-    """Whether the same call may well succeed a moment later: somebody holds a lock, or the server restarts."""
-    cause = database_error(error)
-    if cause is None:
-        return False
-    if isinstance(cause.orig, sqlite3.Error):
-        return _sqlite_code(cause.orig) in BUSY
-    state = getattr(cause.orig, "sqlstate", None)
-    # Without a code there was no server to give one: the connection broke, or could not be made.
-    return (
-        cause.connection_invalidated
-        or (isinstance(cause, sa.exc.OperationalError) and state is None)
-        or (state is not None and state.startswith(PASSING))
-    )
-
-
-def unusable(url: str, error: Exception) -> DatabaseError | DiskError:
-    """What to tell of an error of the database, or of the disk below it."""
-    cause = database_error(error)
-    if cause is not None and is_of_the_disk(cause):
-        return DiskError(f"{shown(url)} cannot be used: {first_line(error)}; make room, or name another --storage")
-    return DatabaseError(f"{shown(url)} cannot be used: {first_line(error)}; name another with --storage")
-
-
-def is_of_the_disk(error: sa.exc.DBAPIError) -> bool:
-    """Whether the disk below the database is full, broken or write-protected."""
-    if isinstance(error.orig, sqlite3.Error):
-        return _sqlite_code(error.orig) in DISK
-    return getattr(error.orig, "sqlstate", None) == FULL
-
-
-def _sqlite_code(error: sqlite3.Error) -> int | None:
-    """The primary result code; the extended one has it in its last byte."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
 
 
 def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:

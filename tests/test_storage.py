@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import lease
 from search.errors import DatabaseError
-from search.storage import Storage, shown
+from search.storage import Storage
+from search.trouble import shown
 
 SPAWN = multiprocessing.get_context("spawn")
 
