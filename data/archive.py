@@ -8,9 +8,9 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Protocol, Self, cast
 
 from data.errors import DataError
 from data.store import Directory, Entry, Stamp, Store, damage_told, is_ignored, refuse_huge, text_of
@@ -27,6 +27,13 @@ TAR_EXTENSIONS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 MAX_EXTENSION_BYTES = 2**16
+# And it follows the map of a sparse file to its end before it says that this is one. What all headers of one member may
+# have together:
+MAX_HEADER_BYTES = 2**20
+# The xz of `xz -9` needs 65 MiB to unpack; a header can ask for 4 GiB.
+MAX_XZ_BYTES = 2**27
+# A stream may unpack to so many bytes, and beyond that to so many times its size: images hardly shrink, zeros do.
+MAX_UNPACKED_BYTES, MAX_RATIO = 2**30, 100
 # Names of four million images; a .tar.xz of a megabyte could name ten times as many.
 MAX_LIST_BYTES, MEMBER_BYTES = 2**29, 100
 
@@ -109,59 +116,144 @@ class _StrictInfo(tarfile.TarInfo):
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # a block of zeros, which is the proper end
             raise tarfile.ReadError(f"a header is missing or damaged: {error}") from error
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"'{info.name}' is a sparse file, which is refused")
         if info.size < 0 or (info.type in TAR_EXTENSIONS and info.size > MAX_EXTENSION_BYTES):
             raise tarfile.ReadError(f"a header says {info.size} bytes, which cannot be")
         return info
 
 
-def _members(stream: BinaryIO) -> tarfile.TarFile:
-    return tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo)
+class _Reader(Protocol):
+    """Whatever gives the bytes of a tar, one after the other."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
-def _each(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+class _Stream:
+    """The bytes of a tar from front to back: what tarfile takes for a file that it can search."""
+
+    def __init__(self, source: _Reader, path: Path) -> None:
+        self._source = source
+        self._path = path
+        self._position = 0
+        self._most = max(MAX_UNPACKED_BYTES, MAX_RATIO * path.stat().st_size)
+        self.header = 0
+        """Bytes that were read, and not passed over, since a member began."""
+
+    def read(self, size: int) -> bytes:
+        self.header += size
+        if self.header > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header has more than {MAX_HEADER_BYTES} bytes, which cannot be")
+        return self.content(size)
+
+    def content(self, size: int) -> bytes:
+        """Read what is no header."""
+        data = self._source.read(size)
+        self._position += len(data)
+        if self._position > self._most:
+            raise DataError(
+                f"{self._path} unpacks to more than {MAX_RATIO} times its size, which images do not; "
+                "pack train/ and test/ alone"
+            )
+        return data
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise tarfile.ReadError("its members do not follow one another")
+        while self._position < position and self.content(min(CHUNK, position - self._position)):
+            pass
+
+
+class _Xz:
+    """A .xz file, unpacked in bounded memory: lzma.open would give it what its headers ask for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._unpacker = self._new()
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        while size > 0 and (part := self._some(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _some(self, most: int) -> bytes:
+        """At least one byte, unless the file is at its end."""
+        part = b""
+        while not part:
+            packed = b""
+            if self._unpacker.eof:
+                packed = self._unpacker.unused_data.lstrip(b"\0") or self._file.read(CHUNK).lstrip(b"\0")  # padding
+                if not packed:
+                    return b""
+                self._unpacker = self._new()  # one .xz file may follow another
+            elif self._unpacker.needs_input and not (packed := self._file.read(CHUNK)):
+                raise EOFError("it ends in the middle")
+            part = self._unpacker.decompress(packed, most)
+        return part
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_BYTES)
+
+
+def _each(archive: tarfile.TarFile, stream: _Stream, path: Path) -> Iterator[tarfile.TarInfo]:
     """The members, which tarfile would all keep, a kilobyte each."""
     listed = 0
     while (info := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
         if info.size < 0:  # said by a pax header
             raise tarfile.ReadError(f"a header says {info.size} bytes, which cannot be")
+        # What a global header says holds for all members after it, and is kept.
+        if sum(len(key) + len(value) for key, value in archive.pax_headers.items()) > MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"its global headers have more than {MAX_EXTENSION_BYTES} bytes, which cannot be")
         listed += MEMBER_BYTES + len(info.name)
         if listed > MAX_LIST_BYTES:
             raise DataError(f"{path} names more files than can be listed in memory; pack train/ and test/ alone")
         yield info
+        stream.header = 0
 
 
 class Tar(_Archive):
     """A .tar, .tar.gz or .tar.xz file, read once from front to back."""
 
     def entries(self) -> Iterator[Entry]:
-        with damage_told(self.path), self._stream() as stream:
-            with _members(stream) as archive:
-                for info in _each(archive, self.path):
-                    if info.issparse() or not (info.isfile() or info.isdir()):
-                        raise DataError(_refusal(self.path, info.name, "is a link, a device or a sparse file"))
-                    if path := _checked(self.path, info.name):
-                        refuse_huge(self.path, path, info.size)
-                        yield Entry(path, info.isdir())
-            while stream.read(CHUNK):  # to the end, where the checksums of gzip and xz are
+        with damage_told(self.path), self._opened() as (stream, archive):
+            for info in _each(archive, stream, self.path):
+                if info.issparse() or not (info.isfile() or info.isdir()):
+                    raise DataError(_refusal(self.path, info.name, "is a link, a device or a sparse file"))
+                if path := _checked(self.path, info.name):
+                    refuse_huge(self.path, path, info.size)
+                    yield Entry(path, info.isdir())
+            while stream.content(CHUNK):  # to the end, where the checksums of gzip and xz are
                 pass
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
-        with damage_told(self.path), self._stream() as stream, _members(stream) as archive:
-            for info in _each(archive, self.path):
+        with damage_told(self.path), self._opened() as (stream, archive):
+            for info in _each(archive, stream, self.path):
                 path = _checked(self.path, info.name)
                 if path in wanted and info.isfile():
                     stream.seek(info.offset_data)  # as extractfile() does, at half the time
-                    yield path, stream.read(info.size)
+                    yield path, stream.content(info.size)
 
-    def _stream(self) -> AbstractContextManager[BinaryIO]:
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[_Stream, tarfile.TarFile]]:
         with self.path.open("rb") as file:
-            head = file.read(6)
-        if head.startswith(b"\xfd7zXZ\0"):
-            return cast("BinaryIO", lzma.open(self.path))
-        if head.startswith(b"\x1f\x8b"):
-            return cast("BinaryIO", gzip.open(self.path))
-        return self.path.open("rb")
+            stream = _Stream(_unpacked(file), self.path)
+            with tarfile.open(fileobj=cast("BinaryIO", stream), mode="r:", tarinfo=_StrictInfo) as archive:
+                yield stream, archive
+
+
+def _unpacked(file: BinaryIO) -> _Reader:
+    head = file.read(6)
+    file.seek(0)
+    if head.startswith(b"\xfd7zXZ\0"):
+        return _Xz(file)
+    return gzip.GzipFile(fileobj=file) if head.startswith(b"\x1f\x8b") else file
 
 
 def _checked(archive: Path, name: str) -> str:

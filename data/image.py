@@ -18,6 +18,8 @@ Decoded: TypeAlias = list[tuple[str, Pixels | DataError]]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 25_000_000  # a 25-megapixel photo; more is a mistake or a decompression bomb
+MAX_SCANS = 100  # of a JPEG; a progressive one has about ten, and each costs as much as the whole of another
+SCAN = b"\xff\xda"  # marks the start of one, and stands for nothing else in the pixels (ITU-T T.81, B.1.1.2)
 WHITE = (255, 255, 255, 255)
 BUNDLE = 32  # files per task of the pool: handing over one small image costs as much as decoding it
 BUNDLE_BYTES = 2**23  # and less of large ones, for the memory's sake
@@ -71,6 +73,8 @@ def _decode(content: bytes, side: int) -> Pixels:
                 f"has {image.width} x {image.height} pixels, but at most {MAX_PIXELS // 10**6} million are read; "
                 "scale it down"
             )
+        if image.format == "JPEG" and content.count(SCAN) > MAX_SCANS:
+            raise DataError(f"is drawn in more than {MAX_SCANS} scans, which no camera does; save it anew")
         if min(image.size) > 4 * side:
             # JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size leaves enough to filter.
             image.draft(None, (2 * side * image.width // min(image.size), 2 * side * image.height // min(image.size)))

@@ -8,10 +8,13 @@ import re
 
 from search.errors import UsageError
 
-#: `user:password@` behind the scheme, up to the last @ of the word: a password may hold one, though it should not.
-_IN_FRONT = re.compile(r"(://[^:/@\s]*:)[^\s'\"`]+@")
 #: The options of libpq that are secrets (https://www.postgresql.org/docs/current/libpq-connect.html).
-_OPTION = re.compile(r"(\b(?:ssl)?password=)[^&\s'\"`]+", re.IGNORECASE)
+SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+#: `user:password@` behind the scheme, as SQLAlchemy reads it: a user may hold an @, and a password anything but that.
+#: Up to the last @ of the line, so that one which should have been written as %40 shows nothing.
+_IN_FRONT = re.compile(r"(://[^:/\n]*:)[^\n]*@")
+#: What stands behind a secret option, or behind one whose name is partly written in %-codes.
+_OPTION = re.compile(rf"\b((?:{'|'.join(SECRETS)}|[\w%]*%[0-9a-f]{{2}}[\w%]*)=)[^&\n]+", re.IGNORECASE)
 
 
 def usable(url: str) -> str:
@@ -32,8 +35,9 @@ def usable(url: str) -> str:
         raise UsageError("the port of the storage must be a number; write postgresql://USER@HOST:5432/NAME") from error
     if "@" in (parsed.host or ""):
         raise UsageError("the storage's address has two @; write %40 for the one in the password")
-    if "sslpassword" in parsed.query:
-        raise UsageError("sslpassword must not stand in an address; name a service file in PGSERVICEFILE that has it")
+    for key in SECRETS[1:]:
+        if key in parsed.query:
+            raise UsageError(f"{key} must not stand in an address; name a service file in PGSERVICEFILE that has it")
     if "password" not in parsed.query:
         return url
     last = parsed.query["password"]
@@ -44,9 +48,22 @@ def usable(url: str) -> str:
 
 def has_password(url: str) -> bool:
     """Whether a password stands in `url`, be it an address that can be used or not."""
-    return hidden(url) != url
+    return hidden(url) != url or _has_secret_option(url)
 
 
 def hidden(text: str) -> str:
     """`text` with stars for the passwords of all addresses in it."""
     return _OPTION.sub(r"\1***", _IN_FRONT.sub(r"\1***@", text))
+
+
+def _has_secret_option(url: str) -> bool:
+    """Whether SQLAlchemy, which knows more ways to write an address than we do, finds a secret in it."""
+    if url.startswith("sqlite:"):
+        return False
+    import sqlalchemy as sa
+
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return False
+    return parsed.password is not None or any(key in parsed.query for key in SECRETS)

@@ -10,6 +10,7 @@ import errno
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 import socketserver
@@ -25,6 +26,7 @@ import psutil
 import sqlalchemy as sa
 
 from search.errors import DatabaseError, UsageError
+from search.output import without_formulas
 from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ _GUARD_HEADERS: Headers = [
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
+#: A study may be called `x.bat; a=`, and the browser would take the first half for the name of the file.
+_NAMED = re.compile(r'attachment; filename=([\w.-]+|"[\w. -]+")')
 _DOWNLOAD_HEADERS: Headers = [("Content-Security-Policy", "sandbox; default-src 'none'")]
 
 
@@ -120,13 +124,16 @@ def guard(app: "WSGIApplication", door: Door) -> "WSGIApplication":
         if not _is_reading(environ):
             reason = "this dashboard shows; it changes nothing"
             return _answer(start_response, HTTPStatus.METHOD_NOT_ALLOWED, reason, [("Allow", "GET, HEAD")])
-        is_own = _is_own(environ["PATH_INFO"])
+        is_own, is_table = _is_own(environ["PATH_INFO"]), False
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
-            return start_response(status, _guarded_headers(headers, is_own=is_own), exc_info)
+            nonlocal is_table
+            is_table = any(name.lower() == "content-type" and kind.startswith("text/csv") for name, kind in headers)
+            return start_response(status, _guarded_headers(headers, is_own=is_own, is_table=is_table), exc_info)
 
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # the dashboard fails without this header
-        return app(environ, start)
+        body = app(environ, start)
+        return [without_formulas(b"".join(body).decode()).encode()] if is_table else body
 
     return guarded
 
@@ -236,15 +243,17 @@ def _is_own(path: str) -> bool:
     return path == "/" or path.startswith(OWN_PAGES)
 
 
-def _guarded_headers(headers: Headers, *, is_own: bool) -> Headers:
+def _guarded_headers(headers: Headers, *, is_own: bool, is_table: bool) -> Headers:
     ours = _GUARD_HEADERS if is_own else [*_GUARD_HEADERS, *_DOWNLOAD_HEADERS, _disposition(headers)]
     dropped = {"access-control-allow-origin", *(name.lower() for name, _ in ours)}
+    if is_table:
+        dropped.add("content-length")  # a cell that looked like a formula is longer now
     return [*(header for header in headers if header[0].lower() not in dropped), *ours]
 
 
 def _disposition(headers: Headers) -> tuple[str, str]:
-    """An attachment, under the file name that the dashboard gives it."""
-    named = (value for name, value in headers if name.lower() == "content-disposition" and value.startswith("attach"))
+    """An attachment, under the file name that the dashboard gives it, if that is a plain one."""
+    named = (value for name, value in headers if name.lower() == "content-disposition" and _NAMED.fullmatch(value))
     return "Content-Disposition", next(named, "attachment")
 
 

@@ -55,6 +55,13 @@ class Home:
     """It lies on a server, and not in this folder."""
 
     def study(self, name: str) -> Path:
+        """The folder of a study.
+
+        Raises:
+            UsageError: the name cannot be a folder's, or is that of the database or of a file beside it.
+        """
+        if self._is_database(name):
+            raise UsageError(f"a study cannot be called {name!r}, because the database keeps a file of that name")
         return self.root / checked_name(name)
 
     def trial(self, name: str, number: int) -> Path:
@@ -72,7 +79,7 @@ class Home:
     def studies(self) -> tuple[str, ...]:
         """The names of the folders that were made for a study of this database."""
         locks = sorted(self.root.glob(f"*/{LOCK}"))
-        return tuple(lock.parent.name for lock in locks if lock.read_text().splitlines()[1:] == [self.database])
+        return tuple(lock.parent.name for lock in locks if _owner(lock) == self.database)
 
     def files(self) -> Iterator[os.DirEntry[str]]:
         """Every file that was made here: by the studies, whichever database knows them, and the database itself."""
@@ -142,11 +149,10 @@ class Home:
                     f"process {stream.readline().strip() or '?'} on this machine is already running "
                     f"the study {name!r}; --join adds workers to it"
                 ) from error
-            stream.seek(0)
-            owner = stream.read().splitlines()[1:]
-            if owner and owner != [self.database]:
+            owner = _owner(path)
+            if owner not in (None, self.database):
                 raise UsageError(
-                    f"{path.parent} holds a study of another database, {owner[0]}; choose another name with --name, or "
+                    f"{path.parent} holds a study of another database, {owner}; choose another name with --name, or "
                     "keep this database in a folder of its own"
                 )
             stream.truncate(0)
@@ -211,6 +217,12 @@ def bytes_of(file: os.DirEntry[str]) -> int:
     with suppress(FileNotFoundError):
         return file.stat(follow_symlinks=False).st_size
     return 0
+
+
+def _owner(lock: Path) -> str | None:
+    """The database whose study a folder belongs to, as its lock says; None if that says nothing."""
+    lines = lock.read_text(errors="replace").splitlines()
+    return lines[1] if len(lines) > 1 else None
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -85,6 +85,12 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return stream.getvalue()
 
 
+def without_formulas(table: str) -> str:
+    """Somebody else's CSV, written again as `to_csv` writes it."""
+    columns, *rows = csv.reader(io.StringIO(table, newline="")) if table else [()]
+    return to_csv(columns, rows) if columns else ""
+
+
 def printable(raw: str) -> str:
     """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
 

@@ -1,6 +1,8 @@
 """The guarded dashboard: real requests over a real socket, on a real study."""
 
+import csv
 import http.client
+import io
 import json
 import os
 import select
@@ -422,6 +424,26 @@ def test_a_table_is_downloaded_under_its_name(port: int) -> None:
     assert response.getheader("Content-Disposition") == "attachment; filename=s.csv"
     assert response.getheader("Content-Security-Policy") == SANDBOX
     assert content.startswith(b"Number,State,Value")
+
+
+@pytest.mark.parametrize("word", ["csv", "c%FFsv"])
+def test_nor_does_a_table_hold_a_formula_or_a_name_of_its_own(tmp_path: Path, word: str) -> None:
+    url = f"sqlite:///{tmp_path / 'foreign.db'}"
+    study = optuna.create_study(study_name="evil.bat; x=", storage=url, direction="maximize")
+    trial = study.ask({"a": optuna.distributions.CategoricalDistribution(["=1+1", -2.5])})
+    trial.set_user_attr("@x", '=HYPERLINK("http://evil")')
+    study.tell(trial, -0.5)
+
+    with serving(url) as port:
+        response, content = ask(port, "GET", f"/{word}/1")
+
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    cells = [cell for row in rows for cell in row]
+    assert response.getheader("Content-Disposition") == "attachment"
+    assert rows[0] == ["Number", "State", "Value", "Param a", "UserAttribute @x"]
+    assert rows[1][2] == "-0.5"
+    assert '\'=HYPERLINK("http://evil")' in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
 
 
 @pytest.mark.parametrize("word", ["artifacts", "art%FFifacts"])

@@ -127,6 +127,14 @@ def test_studies_are_known_by_their_lock_and_database(place: Home) -> None:
     assert place.studies() == ("s",)
 
 
+def test_a_lock_that_says_nothing_is_of_no_database(place: Home) -> None:
+    folder = place.root / "odd"
+    folder.mkdir(parents=True)
+    (folder / home.LOCK).write_bytes(b"\xff\xfe")
+
+    assert place.studies() == ()
+
+
 def test_the_size_of_a_folder_is_that_of_all_its_files(place: Home, tmp_path: Path) -> None:
     make(place, "s")
 

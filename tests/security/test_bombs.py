@@ -17,7 +17,7 @@ from PIL import Image
 
 from data import archive
 from data.errors import DataError
-from data.image import MAX_PIXELS, WAITING_BYTES, decode_many
+from data.image import MAX_PIXELS, MAX_SCANS, WAITING_BYTES, decode, decode_many
 from tests.lab import CONVSEARCH, Lab
 
 #: What `run` may take in all. Loading its packages takes 0.7 GB; each of the bombs would take 1.6 GB more.
@@ -114,6 +114,49 @@ def tar_bomb(pack: Callable[[bytes], bytes], kind: bytes) -> bytes:
     return pack(header) + pack(BLOCK) * BLOCKS + pack(bytes(1024))
 
 
+def sparse_bomb() -> bytes:
+    """A tar whose only member is sparse, with a map in blocks of its own that goes on for 400 MB (GNU's old form)."""
+    header = bytearray(info("train/red/odd.png", 512, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1  # the map goes on in the next block
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    block = b"77777777777\0" * 42 + b"\1" + bytes(7)
+    return lzma.compress(bytes(header)) + lzma.compress(block * 2**15) * 25 + lzma.compress(bytes(1024))
+
+
+def sparse_pax_bomb() -> bytes:
+    """The same in the form of pax: a map of a hundred million numbers before the content."""
+    words = {"major": "1", "minor": "0", "name": "train/red/odd.png", "realsize": "10"}
+    header = info("odd", 2**28)
+    header.pax_headers = {f"GNU.sparse.{key}": value for key, value in words.items()}
+    start = header.tobuf(tarfile.PAX_FORMAT) + b"100000000\n"
+    return lzma.compress(start) + lzma.compress(b"0\n" * 2**23) * 16 + lzma.compress(bytes(1024))
+
+
+def global_bomb() -> bytes:
+    """A tar of a hundred global headers of 65 kB each, which hold for all that follows, so that all are kept."""
+    headers = (tarfile.TarInfo.create_pax_global_header({f"k{number}": "v" * 65_000}) for number in range(100))
+    folder = info("train/", 0, tarfile.DIRTYPE).tobuf()
+    return b"".join(lzma.compress(header + folder, preset=0) for header in headers)
+
+
+def dictionary_bomb() -> bytes:
+    """A .xz whose first header asks for 4 GiB to unpack with (https://tukaani.org/xz/xz-file-format.txt, 3.1)."""
+    packed = bytearray(lzma.compress(info("train/", 0, tarfile.DIRTYPE).tobuf() + bytes(2**24), preset=0))
+    size = (packed[12] + 1) * 4
+    block = packed[12 : 12 + size]
+    block[block.index(b"\x21\x01") + 2] = 40
+    block[-4:] = struct.pack("<I", zlib.crc32(bytes(block[:-4])))
+    packed[12 : 12 + size] = block
+    return bytes(packed)
+
+
+def idle_bomb() -> bytes:
+    """Two gigabytes of zeros where nobody looks, which take their time to be passed over."""
+    header = info("other/zeros", 2**31)
+    return lzma.compress(header.tobuf()) + lzma.compress(bytes(2**28), preset=0) * 8 + lzma.compress(bytes(1024))
+
+
 def zip_bomb(method: int, size: int) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as packed, packed.open("train/red/odd.png", "w", force_zip64=True) as odd:
@@ -128,6 +171,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "xz-pax": (lambda: tar_bomb(lzma.compress, tarfile.XHDTYPE), "tar.xz", "a header says 1610612736 bytes"),
     "xz-global": (lambda: tar_bomb(lzma.compress, tarfile.XGLTYPE), "tar.xz", "a header says 1610612736 bytes"),
     "gz-name": (lambda: tar_bomb(gzip.compress, tarfile.GNUTYPE_LONGNAME), "tar.gz", "a header says 1610612736 bytes"),
+    "xz-sparse": (sparse_bomb, "tar.xz", "'train/red/odd.png' is a sparse file, which is refused"),
+    "xz-sparse-pax": (sparse_pax_bomb, "tar.xz", "a header has more than 1048576 bytes"),
+    "xz-globals": (global_bomb, "tar.xz", "its global headers have more than 65536 bytes"),
+    "xz-dictionary": (dictionary_bomb, "tar.xz", "Memory usage limit exceeded"),
+    "xz-idle": (idle_bomb, "tar.xz", "unpacks to more than 100 times its size"),
     "zip-file": (lambda: zip_bomb(zipfile.ZIP_DEFLATED, 2**29), "zip", "'train/red/odd.png' has 537 MB"),
     "zip-bzip2": (lambda: zip_bomb(zipfile.ZIP_BZIP2, 2**25), "zip", "is packed by another method than deflate"),
     "zip-lzma": (lambda: zip_bomb(zipfile.ZIP_LZMA, 2**25), "zip", "is packed by another method than deflate"),
@@ -159,6 +207,45 @@ def test_a_list_of_members_that_does_not_fit_into_memory_is_refused(
 
     with pytest.raises(DataError, match=r"names\.tar names more files than can be listed in memory"):
         list(archive.open_store(path).entries())
+
+
+@pytest.mark.parametrize("kind", archive.TAR_EXTENSIONS, ids=repr)
+@pytest.mark.parametrize("size", [-1024, archive.MAX_EXTENSION_BYTES + 1])
+def test_a_header_of_a_header_has_a_size_that_can_be(tmp_path: Path, kind: bytes, size: int) -> None:
+    path = tmp_path / "odd.tar"
+    header = info("train/red/odd.png", 0, kind).tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(resized(header, size) + bytes(2**17))
+
+    with pytest.raises(DataError, match=rf"odd\.tar is truncated or damaged \(a header says {size} bytes"):
+        list(archive.open_store(path).entries())
+
+
+def resized(header: bytes, size: int) -> bytes:
+    """A header of a tar with another size, which may be negative: then it is a binary number (GNU tar)."""
+    changed = bytearray(header)
+    changed[124:136] = size.to_bytes(12, signed=True) if size < 0 else b"%011o\0" % size
+    changed[148:156] = b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed)
+    return bytes(changed)
+
+
+def test_a_photo_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(file, "jpeg", progressive=True)
+    start, scan, rest = file.getvalue().rpartition(b"\xff\xda")
+    scans = start + (scan + rest.removesuffix(b"\xff\xd9")) * (MAX_SCANS + 1) + b"\xff\xd9"
+
+    assert decode(file.getvalue(), side=8, name="usual.jpg").shape == (8, 8, 3)
+    with pytest.raises(DataError, match=rf"odd\.jpg: is drawn in more than {MAX_SCANS} scans"):
+        decode(scans, side=8, name="odd.jpg")
+
+
+def test_one_xz_file_may_follow_another(tmp_path: Path) -> None:
+    path = tmp_path / "two.tar.xz"
+    tar = info("train/red/1.png", 3).tobuf() + b"abc".ljust(512, b"\0") + bytes(1024)
+    path.write_bytes(lzma.compress(tar[:600]) + bytes(4) + lzma.compress(tar[600:]) + bytes(8))
+
+    assert dict(archive.open_store(path).read(frozenset({"train/red/1.png"}))) == {"train/red/1.png": b"abc"}
 
 
 def test_a_negative_size_does_not_lead_in_circles(lab: Lab) -> None:

@@ -54,6 +54,15 @@ def test_a_study_cannot_be_given_a_name_that_is_no_plain_file_name(lab: Lab, nam
     assert seen(lab.folder.parent) == before
 
 
+@pytest.mark.parametrize("name", ["studies.db", "studies.db-journal", "studies.db-wal", "studies.db.migrating"])
+def test_a_study_takes_no_name_of_a_file_that_the_database_keeps(lab: Lab, name: str) -> None:
+    answer = lab.run("run", lab.write(), "--name", name)
+
+    assert (answer.code, answer.out) == (2, "")
+    assert f"a study cannot be called '{name}', because the database keeps a file of that name" in answer.err
+    assert not lab.home.root.exists()
+
+
 @pytest.mark.parametrize("name", [".hidden", "-rf", "s" * 65, "a b", "\uff0e\uff0e", "\u0441ifar10", "a\nb"], ids=repr)
 def test_nor_does_its_file_give_it_one(lab: Lab, name: str) -> None:
     file = Path(lab.write()).rename(lab.folder / f"{name}.toml")
@@ -194,6 +203,18 @@ def test_a_member_that_is_no_plain_file_is_refused(lab: Lab, make: Callable[[Lab
     assert_refused(lab, answer.code, answer.err, path)
     assert "'train/red/odd.png' is a link" in answer.err
     assert outside.read_text() == SECRET
+
+
+def test_a_member_that_steers_a_terminal_is_named_without_doing_so(lab: Lab) -> None:
+    path = lab.folder / "own.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("train/red/../\x1b]0;owned\x07.png", b"")
+
+    answer = lab.run("run", lab.write(data={"path": str(path)}))
+
+    assert answer.code == 65
+    assert r"\x1b]0;owned\x07.png" in answer.err
+    assert all(line.isprintable() for line in answer.err.split("\n"))
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\rb", "\u202egnp", "a\x9b2Jb"], ids=ascii)

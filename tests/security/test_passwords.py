@@ -26,6 +26,13 @@ ADDRESSES = {
     "no-scheme": f"user:{SECRET}@127.0.0.1/db",
     "space": f" postgresql://user:{SECRET}@127.0.0.1:1/db",
     "key": f"postgresql+psycopg://user@127.0.0.1:1/db?sslkey=k&sslpassword={SECRET}",
+    "oauth": f"postgresql+psycopg://user@127.0.0.1:1/db?oauth_client_secret={SECRET}",
+    "scram": f"postgresql+psycopg://user@127.0.0.1:1/db?scram_client_key={SECRET}",
+    "user@server": f"postgresql+psycopg://admin@server:{SECRET}@127.0.0.1:1/db",
+    "with-a-quote": f"postgresql+psycopg://user:a'{SECRET}@127.0.0.1:1/db",
+    "with-a-space": f"postgresql+psycopg://user:a {SECRET}@127.0.0.1:1/db",
+    "written-in-codes": f"postgresql+psycopg://user@127.0.0.1:1/db?pass%77ord={SECRET}",
+    "option-with-a-quote": f"postgresql+psycopg://user@127.0.0.1:1/db?password=a'b {SECRET}",
 }
 VERBS = {
     "studies": [],
@@ -41,17 +48,20 @@ VERBS = {
 
 
 @pytest.mark.parametrize("word", ["--storage {}", "--storage={}", "--stor {}"])
-@pytest.mark.parametrize("url", [AWAY, ADDRESSES["as-an-option"], ADDRESSES["two-@"], ADDRESSES["no-port"]])
+@pytest.mark.parametrize("url", [url for name, url in ADDRESSES.items() if name != "no-scheme"])
 def test_a_password_on_the_command_line_is_refused_without_repeating_it(lab: Lab, word: str, url: str) -> None:
-    answer = lab.run("best", "s", *word.format(url).split())
+    answer = lab.run("best", "s", *(part.format(url) for part in word.split()))
 
     assert (answer.code, answer.out) == (2, "")
+    assert "--storage" in answer.err
     assert SECRET not in answer.err
 
 
 @pytest.mark.parametrize("words", ["--storage {} best s", "validate s --storage {}", "best {}", "{}", "show s {}"])
-def test_nor_is_it_repeated_where_it_does_not_belong(lab: Lab, words: str) -> None:
-    answer = subprocess.run([str(CONVSEARCH), *words.format(AWAY).split()], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("name", ["in-front", "user@server", "with-a-quote", "written-in-codes"])
+def test_nor_is_it_repeated_where_it_does_not_belong(lab: Lab, words: str, name: str) -> None:
+    command = [str(CONVSEARCH), *(part.format(ADDRESSES[name]) for part in words.split())]
+    answer = subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, check=False)
 
     assert answer.returncode in (2, 69)
     assert SECRET not in answer.stdout + answer.stderr
@@ -123,7 +133,7 @@ def test_workers_are_started_without_the_address_on_their_command_lines(lab: Lab
         launcher.sweep()
 
     assert len(lines) > 1
-    assert not any("studies.db" in line for line in lines if "convsearch" not in line)
+    assert not any("studies.db" in line for line in lines if "bin/convsearch" not in line)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,8 @@ def test_workers_are_started_without_the_address_on_their_command_lines(lab: Lab
         (ADDRESSES["two-@"], "postgresql+psycopg://user:***@127.0.0.1:1/db"),
         ("postgresql://u@h/db?password=x&a=b", "postgresql://u@h/db?password=***&a=b"),
         ("postgresql://u@h/db?a=b&sslpassword=x", "postgresql://u@h/db?a=b&sslpassword=***"),
+        ("postgresql://u@h/db?pass%77ord=x&a=b", "postgresql://u@h/db?pass%77ord=***&a=b"),
+        ("postgresql://a@b:x'y z@h/db", "postgresql://a@b:***@h/db"),
         ("cannot open 'postgresql://u:x@h/db' now", "cannot open 'postgresql://u:***@h/db' now"),
         ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db"),
         ("postgresql://u@h:5432/db", "postgresql://u@h:5432/db"),
@@ -160,7 +172,13 @@ def test_a_password_among_the_options_is_put_where_sqlalchemy_hides_it(url: str,
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("two-@", "write %40 for the one in the password"), ("no-port", "must be a number"), ("key", "PGSERVICEFILE")],
+    [
+        ("two-@", "write %40 for the one in the password"),
+        ("no-port", "must be a number"),
+        ("key", "PGSERVICEFILE"),
+        ("oauth", "oauth_client_secret must not stand in an address"),
+        ("scram", "scram_client_key must not stand in an address"),
+    ],
 )
 def test_an_address_that_would_be_shown_in_part_is_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:

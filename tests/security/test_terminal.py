@@ -129,4 +129,4 @@ def test_a_spreadsheet_gets_no_formula(lab: Lab, foreign: str) -> None:
 
     cells = [cell for row in csv.reader(io.StringIO(answer.out)) for cell in row]
     assert answer.code == 0
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r"))]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
