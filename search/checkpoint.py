@@ -50,7 +50,9 @@ class Corrupt(Exception):
 
 
 def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
-    """Write a checkpoint into `folder`, durably, and remove all but the last two there.
+    """Write a checkpoint into `folder`, durably, and remove all but it and the one before.
+
+    What lies there of a later step is broken, or another study's: else the trial had gone on from it.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -62,8 +64,10 @@ def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_durably(path, MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        for old in _files(folder)[:-KEEP]:
-            old.unlink(missing_ok=True)
+        files = _files(folder)
+        last = files.index(path) + 1
+        for other in (*files[: max(0, last - KEEP)], *files[last:]):
+            other.unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
     return path
@@ -106,8 +110,15 @@ def latest(
     """The newest whole checkpoint of this trial of this study in `folder`; None if there is none.
 
     `say` is told which files were passed over, and why.
+
+    Raises:
+        DiskError: the folder or a checkpoint cannot be read now.
     """
-    for path in reversed(_files(folder)):
+    try:
+        files = _files(folder)
+    except OSError as error:
+        raise DiskError(f"cannot read {folder}: {error.strerror or error}") from error
+    for path in reversed(files):
         try:
             header, state = load(path)
         except Corrupt as error:
@@ -120,7 +131,10 @@ def latest(
 
 
 def forget(folder: Path) -> None:
-    """Remove the checkpoints of a trial; its other files stay."""
+    """Remove the checkpoints of a trial that is over; its other files stay.
+
+    Raises OSError where one cannot be removed.
+    """
     for path in [*_files(folder), *folder.glob("*.ckpt.part")]:
         path.unlink(missing_ok=True)
 

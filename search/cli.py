@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,11 +11,13 @@ from typing import NoReturn
 from data.errors import DataError
 from search import address
 from search.errors import ConvsearchError, UsageError
+from search.talk import harmless, say
 
 STORAGE = "sqlite:///runs/studies.db"
 EXIT_CODES = """\
 exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database; 70 all trials failed; 74 disk;
-75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 130 interrupted; 143 terminated"""
+75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 129 terminal closed;
+130 interrupted; 143 terminated"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough; be quiet at exit
+    except BrokenPipeError:  # of an answer: who reads it has seen enough
+        from search.output import hush
+
+        hush()
         return 0
     except Exception as error:
         _explain(error, 1, debug=debug)
@@ -63,8 +66,6 @@ class _Parser(argparse.ArgumentParser):
     """A parser that repeats no password, wherever on the command line it stands."""
 
     def error(self, message: str) -> NoReturn:
-        from search.output import harmless
-
         super().error(harmless(message))
 
 
@@ -207,13 +208,6 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, but got {text!r}")
     return value
-
-
-def say(text: str) -> None:
-    """Talk, on stderr; what came from a database or a command line can steer no terminal and tells no password."""
-    from search.output import harmless  # loads rich, which a quick answer need not wait for
-
-    print(harmless(text), file=sys.stderr, flush=True)
 
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:

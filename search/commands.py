@@ -15,6 +15,7 @@ from search.output import Grid
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
 from search.rows import StudyRow
+from search.talk import say
 from search.times import Times
 
 #: Who asked a run to stop waits so long for its last answer.
@@ -45,7 +46,7 @@ def resume(args: argparse.Namespace) -> int:
     stored = study.load(Storage(args.storage), args.study)
     counts = query.study(open_reader(args.storage), args.study).counts
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed:
-        _say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
+        say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
     return _launch(args, replace(stored.spec, budget=budget), name=args.study, trials=args.trials)
@@ -109,7 +110,7 @@ def stop(args: argparse.Namespace) -> int:
 
     running = query.study(open_reader(args.storage), args.study).counts.running
     study.ask_to_stop(Storage(args.storage), args.study)
-    _say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
+    say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
     if args.json:
         sys.stdout.write(output.to_json({"study": args.study, "running": running}))
     return 0
@@ -142,7 +143,7 @@ def delete(args: argparse.Namespace) -> int:
             raise UsageError("nothing was deleted; --yes answers the question")
         storage.delete_study(study_id)
         freed = files.remove(args.study)
-    _say(f"deleted {args.study!r}; {freed / 1e6:.1f} MB are free again")
+    say(f"deleted {args.study!r}; {freed / 1e6:.1f} MB are free again")
     return 0
 
 
@@ -150,8 +151,8 @@ def clean(args: argparse.Namespace) -> int:
     """Remove the files that no study needs."""
     from search import care
 
-    freed = care.clean(args.storage, args.cache, data=args.data, say=_say)
-    _say(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
+    freed = care.clean(args.storage, args.cache, data=args.data, say=say)
+    say(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
     return 0
 
 
@@ -159,7 +160,7 @@ def migrate(args: argparse.Namespace) -> int:
     """Bring a database of an older Optuna up to date, after a copy was kept."""
     from search import migrate as migration
 
-    migration.migrate(args.storage, _say)
+    migration.migrate(args.storage, say)
     return 0
 
 
@@ -183,8 +184,8 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         retry_failed=args.retry_failed,
         times=Times() if args.hang is None else Times(hang_s=args.hang),
     )
-    end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=_say)
-    code = {End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
+    end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
+    code = {End.HUNG_UP: 129, End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     try:
         grid, row = patiently(
@@ -195,12 +196,15 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     except DatabaseError as error:
         if code == 0:
             raise
-        _say(f"{name}: {end}; {error}")
+        say(f"{name}: {end}; {error}")
         return code
-    _say(f"{name}: {end}")
-    _print(grid)
+    say(f"{name}: {end}")
+    try:
+        _print(grid)
+    except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
+        output.hush()
     for line in answers.next_commands(row):
-        _say(line)
+        say(line)
     return code
 
 
@@ -237,10 +241,6 @@ def _answer(args: argparse.Namespace, as_json: Mapping[str, Any], grid: Grid) ->
 
 def _print(grid: Grid) -> None:
     output.write(grid, sys.stdout, os.environ)
-
-
-def _say(text: str) -> None:
-    print(output.harmless(text), file=sys.stderr, flush=True)
 
 
 def _confirmed(question: str) -> bool:

@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from search.errors import DatabaseError, UsageError
 from search.output import without_formulas
 from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
+from search.talk import say
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -92,11 +93,11 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
     try:
         with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
             if not _is_loopback(host):
-                _say(_warning(server.door))
-            _say(f"{server.door.url}  (Ctrl-C ends it)")
+                say(_warning(server.door))
+            say(f"{server.door.url}  (Ctrl-C ends it)")
             server.serve_forever()
     except KeyboardInterrupt:
-        _say("")
+        say("")
     return 130
 
 
@@ -301,7 +302,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         return False
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
 
 from search import worker
+from search.errors import ConvsearchError
 from search.interrupts import STOPPING
 from search.post import Post
 
@@ -19,6 +20,10 @@ from search.post import Post
 LOOK_S = 0.25
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
 STACK_S = 1.0
+#: And between two parts of that. It works on meanwhile, if it only slept.
+LULL_S = 0.05
+#: So many servers may die while a worker is started.
+SERVERS = 3
 
 
 @dataclass(slots=True)
@@ -67,13 +72,31 @@ class Hand:
         with suppress(ProcessLookupError, EOFError, OSError):
             os.kill(pid, worker.STACK_SIGNAL)
             os.kill(pid, signal.SIGCONT)  # a process that was stopped would not hear
-            while wait([self.stack], timeout=STACK_S) and (part := os.read(self.stack.fileno(), 65536)):
+            while wait([self.stack], timeout=LULL_S if text else STACK_S) and (
+                part := os.read(self.stack.fileno(), 65536)
+            ):
                 text += part
         return text.decode(errors="replace")
 
 
 def start(post: Post) -> Hand:
-    """Start a worker."""
+    """Start a worker. If the server dies meanwhile, which loads torch and so needs memory, another one is tried.
+
+    Raises:
+        ConvsearchError: that one died, too.
+    """
+    for _ in range(SERVERS):
+        try:
+            return _start(post)
+        except (EOFError, ConnectionError) as error:  # what multiprocessing meets at the pipe of a dead server
+            died = error
+    raise ConvsearchError(
+        f"{SERVERS} times in a row the server that workers are forked from died while it loaded torch, likely because "
+        "the machine ran out of memory; use fewer --workers"
+    ) from died
+
+
+def _start(post: Post) -> Hand:
     context = start_server()  # which may have died since the last one
     beats = context.Value("q", 0, lock=False)
     ours, theirs = context.Pipe(duplex=False)

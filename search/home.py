@@ -3,6 +3,7 @@
 HOME/                       the folder of the SQLite file, or runs/
   NAME/                     a study
     convsearch.lock         held by the launcher that runs it on this machine; says which one, and of which database
+    stopped.txt             whose trials were to go back to the queue when it was stopped, if the database was busy then
     trial-00012/            checkpoints (*.ckpt; *.part while they are written), and log.txt, which tells how it went
 
 What we make here is for its owner alone, because a log tells where the images lie and a model what was in them; in a
@@ -14,7 +15,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from search.reader import server_database, sqlite_path
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: Marks a folder as a study's. The home may be any folder with anything in it: nothing else there is ever touched.
 LOCK = "convsearch.lock"
+STOPPED = "stopped.txt"
 TRIAL = re.compile(r"trial-(\d{5,})")
 #: How the names of checkpoints end, and of files that are being written.
 CHECKPOINT, HALF = ".ckpt", ".part"
@@ -160,8 +162,25 @@ class Home:
             stream.flush()
             yield
 
+    def leave(self, name: str, tokens: Sequence[str]) -> None:
+        """Note the workers that were stopped on purpose, for the next launcher; as far as the disk takes it."""
+        with suppress(OSError), (self.study(name) / STOPPED).open("a") as stream:
+            stream.writelines(f"{token}\n" for token in tokens)
+
+    def left(self, name: str) -> tuple[str, ...]:
+        """The workers that were stopped on purpose, if it was noted."""
+        with suppress(OSError):
+            return tuple((self.study(name) / STOPPED).read_text(errors="replace").split())
+        return ()
+
+    def forget_left(self, name: str) -> None:
+        """Their trials are back in the queue."""
+        with suppress(OSError):
+            (self.study(name) / STOPPED).unlink()
+
     def _own(self, name: str) -> list[Path]:
-        return [path for path in self.study(name).glob("*") if path.name == LOCK or TRIAL.fullmatch(path.name)]
+        ours = (LOCK, STOPPED)
+        return [path for path in self.study(name).glob("*") if path.name in ours or TRIAL.fullmatch(path.name)]
 
     def _is_database(self, name: str) -> bool:
         """The database, its journal, or a copy that was kept of it before it was migrated."""

@@ -5,6 +5,7 @@ locked database inside SQLite answers seconds later. The byte that `signal.set_w
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -12,19 +13,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
-#: A terminal, `timeout` and systemd send them to every process of the group at once.
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-#: GNU make hands on the SIGTERM that the whole group got already, so that one request comes twice, at once.
+#: A terminal, `timeout` and systemd send them to every process of the group at once; SIGHUP, when a terminal is closed.
+STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+#: GNU make hands on the SIGTERM that the whole group got already, a shell the SIGHUP: one request that comes twice, at
+#: once. Nobody hands on a Ctrl-C.
 ECHO_S = 1.0
+#: After a request it is over within so many seconds, whatever hangs: Kubernetes kills after 30, and we promise 20.
+END_S = 18.0
 
 
 @dataclass(slots=True)
 class Interrupts:
-    """Listens for Ctrl-C and SIGTERM. The first one asks; the second one ends this process."""
+    """Listens for Ctrl-C, SIGTERM and a closed terminal. The first one asks; the second one ends this process."""
 
     at_once: Callable[[], None]
-    """Called at the second signal, just before this process ends."""
+    """Called at the second signal, or when the first one was not answered in time, just before this process ends."""
+    end_s: float = END_S
     first: int | None = None
     """The first signal that came."""
     _came: float = 0.0
@@ -35,7 +41,7 @@ class Interrupts:
         ours, theirs = os.pipe()
         os.set_blocking(theirs, False)
         before = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, lambda *_: None) for number in STOPPING}
+        handlers = {number: signal.signal(number, lambda *_: None) for number in STOPPING if is_heard(number)}
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
         try:
             yield
@@ -46,21 +52,37 @@ class Interrupts:
             os.close(theirs)
 
     def _listen(self, pipe: int) -> None:
-        while sent := os.read(pipe, 1):
-            if sent[0] not in STOPPING:
-                continue
+        while (number := self._next(pipe)) is not None:
             if self.first is None:
-                self.first, self._came = sent[0], time.monotonic()
+                self.first, self._came = number, time.monotonic()
                 say("\nstopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)\n")
-                continue
-            if sent[0] == signal.SIGTERM and time.monotonic() - self._came < ECHO_S:
-                continue
-            try:
-                self.at_once()
-                say("\nstopped at once; the same command goes on\n")
-            finally:
-                os._exit(128 + sent[0])
+            elif number == signal.SIGINT or time.monotonic() - self._came >= ECHO_S:
+                self._leave("stopped at once")
         os.close(pipe)
+
+    def _next(self, pipe: int) -> int | None:
+        """The next signal that asks to stop; None when we need not listen any more."""
+        while True:
+            left = None if self.first is None else max(0.0, self._came + self.end_s - time.monotonic())
+            if not select.select([pipe], [], [], left)[0]:
+                self._leave(f"something hangs: stopped after {self.end_s:g} s")
+            sent = os.read(pipe, 1)
+            if not sent:
+                return None
+            if sent[0] in STOPPING:
+                return sent[0]
+
+    def _leave(self, how: str) -> NoReturn:
+        try:
+            self.at_once()
+            say(f"\n{how}; the same command goes on\n")
+        finally:
+            os._exit(128 + (self.first or signal.SIGTERM))
+
+
+def is_heard(number: int) -> bool:
+    """Whether this process is meant to hear a signal: `nohup` wants it to be deaf to SIGHUP."""
+    return number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
 
 
 def say(text: str) -> None:

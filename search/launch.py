@@ -170,6 +170,7 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Put what broke off back to the queue, and say where the study goes on."""
     study.set_attrs(storage, stored.id, stop=False)
+    take_back(storage, stored, home.of(order.url))
     lease.Watch(order.times).expire(storage, stored.id)
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name))
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
@@ -178,6 +179,15 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
     if counts.finished or counts.waiting:
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again")
+
+
+def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
+    """Put those trials back to the queue that an earlier run was to put back, but could not: it was stopped on purpose,
+    so that this was no attempt."""
+    tokens = files.left(stored.name)
+    if tokens:
+        lease.stop(storage, tokens)
+        files.forget_left(stored.name)
 
 
 def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:

@@ -30,6 +30,8 @@ from search.pruner import Asha, Decision, at_rung
 from search.storage import Storage
 from search.study import StoredStudy, for_trial, trial_seed
 
+#: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
+NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 #: Calls between two batches; it raises to stop the trial there.
 Pulse = Callable[[], None]
 
@@ -100,8 +102,8 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Ou
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory: Python and torch on a GPU say so by type, the CPU in words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether there was no memory: Python and torch's allocator on a GPU say so by type, all others in words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 def draw(place: Workplace, trial: optuna.Trial) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class _Run:
         """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
         for step in sorted(self.curve.keys() - self._reported):
             yield self._record(step, self.curve[step])
-        if self.curve and self.trial.user_attrs.get("judged", 0) < max(self.curve):  # reported, and not judged yet
+        if self.curve:  # it may be reported, and not judged yet
             yield self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
         if training.step > len(self.curve):  # trained, and not evaluated yet
             yield self._end_step(training, training.step)
@@ -202,7 +204,8 @@ class _Run:
         self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self._note)
         if found is None:
-            checkpoint.forget(self._folder())  # what lies there is another study's, or broken
+            if self._reported:
+                self._note(f"no checkpoint in {self._folder()}; {len(self._reported)} recorded steps are trained again")
             return
         header, state = found
         training.load(cast("TrainingState", state))
@@ -240,12 +243,17 @@ class _Run:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
             if decision is not None:
                 self.trial.set_user_attr("decision", asdict(decision))
-        return decision or (None if step in self._reported else self._ask_optuna(step, value))
+        return decision or self._ask_optuna(step, value)
 
     def _ask_optuna(self, step: int, value: float) -> Decision | None:
-        """Ask Optuna's pruner, if the study has one; what it notes for itself is stored together with its decision."""
+        """Ask Optuna's pruner, if the study has one and it was not asked yet.
+
+        What it notes for itself is stored together with its decision.
+        """
         pruner = self.place.study.spec.search.pruner
         if pruner not in ("hyperband", "median") or step >= self.place.study.spec.budget.steps:
+            return None
+        if step <= self.trial.user_attrs.get("judged", 0):
             return None
         with self.place.storage.together():
             decision = None

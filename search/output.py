@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search import address
+from search.talk import printable
 
 #: The widest table on a terminal: what every terminal, mail and issue can show.
 WIDTH = 80
@@ -48,6 +50,11 @@ def write(grid: Grid, stream: TextIO, environ: Mapping[str, str]) -> None:
         stream.write(text(grid, width=WIDTH, ruled=_can_draw(stream)))
     else:
         stream.write(text(grid, width=None))
+
+
+def hush() -> None:
+    """Let what is still to be printed go nowhere, because the reader of our answers has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def text(grid: Grid, *, width: int | None, ruled: bool = False) -> str:
@@ -89,21 +96,6 @@ def without_formulas(table: str) -> str:
     """Somebody else's CSV, written again as `to_csv` writes it."""
     columns, *rows = csv.reader(io.StringIO(table, newline="")) if table else [()]
     return to_csv(columns, rows) if columns else ""
-
-
-def printable(raw: str) -> str:
-    """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
-
-    Names, reasons and questions come from anywhere: a database is handed on, an archive is fetched.
-    """
-    if raw.isprintable():
-        return raw
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in raw)
-
-
-def harmless(text: str) -> str:
-    """Lines for a person: what came from elsewhere can steer no terminal, and no address tells its password."""
-    return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -35,6 +35,8 @@ HANG_EPOCHS = 10
 #: What a worker gets to finish its batch and write its checkpoint. All together must be over within 20 s: Kubernetes
 #: kills after 30.
 STOP_S = 12.0
+#: And what the database then gets to take their trials back, should it be busy.
+GIVE_BACK_S = 3.0
 #: After so many trials that all failed, or workers that died before their first trial, something is wrong with
 #: the study or the machine, and not with a trial.
 SAME_FAILURES = 5
@@ -48,8 +50,13 @@ class End(StrEnum):
     DONE = "done"
     HOURS = "its hours are spent"
     ASKED = "asked to stop"
+    HUNG_UP = "the terminal was closed"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
+
+
+#: How a run ends that a signal stopped.
+END_OF: Mapping[int, End] = {signal.SIGHUP: End.HUNG_UP, signal.SIGINT: End.INTERRUPTED, signal.SIGTERM: End.TERMINATED}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,11 +84,13 @@ class Pool:
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
     _is_warned: bool = False
+    _deadline: float | None = None
+    """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
     def __post_init__(self) -> None:
         self._watch = lease.Watch(self.times)
         self._interrupts = Interrupts(at_once=self._let_go)
-        self.storage.gives_up = lambda: self._why_stop() is not None
+        self.storage.gives_up = self._gives_up
 
     def run(self) -> End:
         """Run trials until there are none left, or somebody stops us. Ctrl-C once stops cleanly, twice at once.
@@ -130,9 +139,12 @@ class Pool:
 
     def _why_stop(self) -> End | None:
         first = self._interrupts.first
-        if first is None:
-            return self._end
-        return End.INTERRUPTED if first == signal.SIGINT else End.TERMINATED
+        return self._end if first is None else END_OF[first]
+
+    def _gives_up(self) -> bool:
+        if self._deadline is not None:
+            return time.monotonic() > self._deadline
+        return self._why_stop() is not None
 
     # -- what the database says ------------------------------------------------------------------------------
 
@@ -221,7 +233,7 @@ class Pool:
         for each in self._hands.values():
             is_alive = each.hung is None and each.process.exitcode is None
             if is_alive and each.has_hung(now, limit_s=limit_s):
-                each.end(f"no batch was finished for {limit_s:.0f} s")
+                each.end(f"no batch was finished for {limit_s:.0f} s; more may be allowed with --hang")
 
     def _hang_s(self) -> float:
         """After so long without a batch a worker hangs."""
@@ -239,8 +251,8 @@ class Pool:
             wait(alive, timeout=LOOK_S)
         for each in self._hands.values():
             each.kill()
-        with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
-            lease.stop(self.storage, self._tokens())
+        self._deadline = time.monotonic() + GIVE_BACK_S
+        self._hand_over()
         self._hands.clear()
 
     def _let_go(self) -> None:
@@ -249,11 +261,17 @@ class Pool:
             each.process.kill()
         give_back = threading.Thread(target=self._hand_over, daemon=True)
         give_back.start()
-        give_back.join(timeout=0.5)  # a locked database must not keep us; the next run sees that we are dead
+        give_back.join(timeout=0.5)  # a locked database must not keep us
 
     def _hand_over(self) -> None:
-        with suppress(DatabaseError, DiskError):
-            lease.stop(self.storage, self._tokens())
+        """Put the trials of all workers back. If the database cannot take them now, the next run does it."""
+        if not self._hands:
+            return
+        place, tokens = home.of(self.post.url), self._tokens()
+        place.leave(self.study.name, tokens)
+        with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
+            lease.stop(self.storage, tokens)
+            place.forget_left(self.study.name)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Self, TextIO
 
 from rich.cells import cell_len, set_cell_size
@@ -16,9 +17,10 @@ from rich.live import Live
 from rich.text import Text
 
 from search.answers import counts_line, states_line
-from search.output import WIDTH, duration, number, printable, setting, settings
+from search.output import WIDTH, duration, number, setting, settings
 from search.pace import Pace, Snapshot
 from search.rows import Progress, TrialRow
+from search.talk import printable
 
 HEIGHT = 24
 SUMMARY_S = 60.0
@@ -52,7 +54,10 @@ def finished_line(trial: TrialRow) -> str:
 
 
 class View(ABC):
-    """Whoever shows a run. A context manager; `update` whenever there is something new."""
+    """Whoever shows a run. A context manager; `update` whenever there is something new.
+
+    A terminal may go, a pipe may break, a disk may be full: then nobody sees it, and the run goes on.
+    """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self.stream = stream
@@ -99,10 +104,11 @@ class PlainView(View):
             self.say(summary(snapshot))
 
     def say(self, text: str) -> None:
-        print(printable(text), file=self.stream, flush=True)
+        with suppress(OSError):
+            print(printable(text), file=self.stream, flush=True)
 
     def close(self) -> None:
-        self.stream.flush()
+        """There is nothing to tidy up."""
 
 
 class LiveView(View):
@@ -119,17 +125,21 @@ class LiveView(View):
         width, height = self._console.size
         # One line less than the screen, for the cursor below.
         screen = render(snapshot, width=min(width, WIDTH), height=min(height - 1, HEIGHT))
-        self._live.update(screen, refresh=True)
+        with suppress(OSError):
+            self._live.update(screen, refresh=True)
 
     def say(self, text: str) -> None:
-        self._console.print(Text(printable(text)))
+        with suppress(OSError):
+            self._console.print(Text(printable(text)))
 
     def close(self) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
     def __enter__(self) -> Self:
-        self._live.start()
-        self._console.show_cursor(True)  # a process that is killed cannot bring a hidden cursor back
+        with suppress(OSError):
+            self._live.start()
+            self._console.show_cursor(True)  # a process that is killed cannot bring a hidden cursor back
         return self
 
 

@@ -47,7 +47,10 @@ def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
         return _sqlite_reader(_existing_file(parsed), timeout_s)
     try:
         engine = sa.create_engine(
-            parsed, poolclass=sa.NullPool, hide_parameters=True, connect_args=server_options(parsed)
+            parsed,
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+            connect_args=server_options(parsed, f"lock_timeout={timeout_s:g}s"),
         )
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         text = f"{parsed.get_backend_name()} needs a driver that is not installed ({error})"
@@ -166,5 +169,5 @@ def _reason(engine: sa.Engine, error: sa.exc.SQLAlchemyError) -> str:
     if "not a database" in text or "malformed" in text:
         return f"{where} cannot be read as a SQLite database ({text}); {_START}"
     if "locked" in text:
-        return f"{where} is busy: another process has held its lock for {READ_TIMEOUT_S:.0f} s; ask again"
+        return f"{where} is busy: another process holds its lock; ask again"
     return f"{where} cannot be read ({text}); `convsearch doctor` says more"

@@ -1,6 +1,5 @@
 """Try again what failed for a reason that passes, with growing, jittered pauses; say so when that takes long."""
 
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -8,6 +7,8 @@ from typing import TypeVar
 
 import stamina
 from stamina.instrumentation import set_on_retry_hooks
+
+from search.talk import say
 
 #: After so many seconds of waiting a person wants to know why nothing moves.
 NOTICE_S = 5.0
@@ -55,7 +56,7 @@ class _Wait:
         if not self._has_said and time.monotonic() - self._began >= NOTICE_S:
             self._has_said = True
             why = str(root(error)).splitlines() or [type(error).__name__]
-            print(f"waiting for the database: {why[0]}", file=sys.stderr, flush=True)
+            say(f"waiting for the database: {why[0]}")
         return True
 
 

@@ -79,7 +79,8 @@ def _patient(call: Callable[..., T]) -> Callable[..., T]:
 
 
 class Storage(RDBStorage):
-    """Optuna's storage with atomic, fenced writes. One thread of one process writes through it.
+    """Optuna's storage with atomic, fenced writes. Each call takes a connection of its own; but what is kept
+    `together` belongs to one thread.
 
     `token` is what this process signs its leases with; without one it can read, and write to studies, but to no trial.
     """
@@ -375,9 +376,13 @@ def engine_options(url: str) -> dict[str, Any]:
     """What `create_engine` needs for this kind of database."""
     if is_sqlite(url):
         return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
-    # A process that freezes inside a transaction must not hold its locks for ever.
-    options = server_options(sa.make_url(url), "idle_in_transaction_session_timeout=30s")
-    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": options}
+    limits = (
+        "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
+        f"lock_timeout={BUSY_S:g}s",  # who waits for a lock must hear signals
+        r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row
+    )
+    connect_args = server_options(sa.make_url(url), *limits)
+    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": connect_args}
 
 
 def is_sqlite(url: str) -> bool:

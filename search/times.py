@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from search.errors import UsageError
 
-#: Longest time that SQLite's driver waits for a lock by itself; signals are answered only between two such waits.
+#: Longest time that a driver or server waits for a lock by itself; signals are answered only between two such waits.
 BUSY_S = 1.0
 #: The last try may take so long beyond the patience: on PostgreSQL a dead connection is noticed after 15 s
 #: (tcp_user_timeout), and a new one may take 10 s.

@@ -12,10 +12,10 @@ from search.retry import root
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 #: SQLSTATE codes of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html) that pass by
-#: themselves: no connection, a shutdown, too many connections, a deadlock or conflict of two transactions. And that
-#: its disk is full.
-PASSING = ("08", "57P", "53300", "40001", "40P01")
-FULL = "53100"
+#: themselves: no connection, a shutdown, too many connections, a deadlock or conflict of two transactions, a lock. And
+#: those that say that its disk is full or broken, or that it takes no writes (a standby).
+PASSING = ("08", "57P", "53300", "40001", "40P01", "55P03")
+FULL, BROKEN, READ_ONLY = "53100", "58030", "25006"
 
 
 def passes(error: Exception) -> bool:
@@ -38,15 +38,26 @@ def is_of_the_disk(error: sa.exc.DBAPIError) -> bool:
     """Whether the disk below the database is full, broken or write-protected."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error.orig) in DISK
-    return getattr(error.orig, "sqlstate", None) == FULL
+    return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN, READ_ONLY)
 
 
 def unusable(url: str, error: Exception) -> DatabaseError | DiskError:
     """What to tell of an error of the database, or of the disk below it."""
     cause = database_error(error)
+    what = f"{shown(url)} cannot be used: {first_line(error)}"
     if cause is not None and is_of_the_disk(cause):
-        return DiskError(f"{shown(url)} cannot be used: {first_line(error)}; make room, or name another --storage")
-    return DatabaseError(f"{shown(url)} cannot be used: {first_line(error)}; name another with --storage")
+        return DiskError(f"{what}; {_way_out(cause)}, or name another --storage")
+    if cause is not None and passes(cause):
+        return DatabaseError(f"{what}; when whoever holds or stops it is done, the same command goes on")
+    return DatabaseError(f"{what}; name another with --storage")
+
+
+def _way_out(error: sa.exc.DBAPIError) -> str:
+    """What helps against a disk."""
+    code = _sqlite_code(error.orig) if isinstance(error.orig, sqlite3.Error) else getattr(error.orig, "sqlstate", None)
+    if code in (sqlite3.SQLITE_FULL, FULL):
+        return "make room"
+    return "see to the disk" if code in (sqlite3.SQLITE_IOERR, BROKEN) else "let it be written"
 
 
 def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:

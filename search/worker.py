@@ -20,8 +20,10 @@ import optuna
 
 from data.errors import DataError
 from search.errors import ConvsearchError, DatabaseError
+from search.interrupts import STOPPING
 from search.parent import die_with_parent
 from search.post import Post
+from search.talk import say
 
 #: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
 PRELOAD = ["search.tether", "search.runner", "torch._dynamo"]
@@ -33,14 +35,17 @@ STACK_SIGNAL = signal.SIGUSR1
 
 @dataclass(slots=True)
 class Signals:
-    """SIGTERM asks for a stop between two batches. Ctrl-C reaches the whole group; only the pool answers it."""
+    """SIGTERM asks for a stop between two batches. Ctrl-C and the end of a terminal reach the whole group; only the
+    pool answers them.
+    """
 
     stop: bool = False
 
     def listen(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # see hand.start_server
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # see hand.start_server
 
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop = True
@@ -62,7 +67,7 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     except (ConvsearchError, DataError) as error:
         if signals.stop and isinstance(error, DatabaseError):
             sys.exit(TERMINATED)  # there was no time to wait for it; the pool puts the trial back
-        print(f"convsearch: {error}", file=sys.stderr, flush=True)
+        say(f"convsearch: {error}")
         sys.exit(error.exit_code)
     if signals.stop:
         sys.exit(TERMINATED)

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from search import checkpoint
 from search.checkpoint import Corrupt, Header
 from search.errors import DiskError
+from tests.lab import without_root
 
 
 def header(*, step: int, study: str = "u1", trial: int = 0) -> Header:
@@ -64,6 +66,20 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path) -> None:
     assert found[0].step == 1
 
 
+def test_a_damaged_file_of_a_later_step_takes_no_place_among_the_last_two(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, header(step=step), STATE)
+    damaged = max(tmp_path.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    checkpoint.save(tmp_path, replace(header(step=2), batch=99), STATE)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000002-000000000014.ckpt",
+        "step-00000002-000000000099.ckpt",
+    ]
+
+
 @pytest.mark.parametrize(("study", "trial"), [("u2", 0), ("u1", 1)], ids=["another study", "another trial"])
 def test_a_checkpoint_of_something_else_is_not_taken(tmp_path: Path, study: str, trial: int) -> None:
     checkpoint.save(tmp_path, header(step=1), STATE)
@@ -95,6 +111,15 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_broken_one(tmp_
     with pytest.raises(DiskError, match="cannot read the checkpoint"):
         checkpoint.latest(tmp_path, study="u1", trial=0)
     assert path.is_symlink()
+
+
+def test_nor_is_a_folder_that_cannot_be_read_now_taken_for_an_empty_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    try:
+        with without_root(), pytest.raises(DiskError, match="cannot read"):
+            checkpoint.latest(tmp_path, study="u1", trial=0)
+    finally:
+        tmp_path.chmod(0o700)
 
 
 def test_a_whole_file_with_code_in_it_is_passed_over_and_the_reason_is_told(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ import time
 
 import pytest
 
+from search.interrupts import STOPPING
+
 PROGRAM = """
 import time
 from search.interrupts import Interrupts
-interrupts = Interrupts(at_once=lambda: print("at once", flush=True))
+interrupts = Interrupts(at_once=lambda: print("at once", flush=True), end_s=END_S)
 with interrupts.heard():
     print("ready", flush=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 3
     while interrupts.first is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(WAIT_S)
@@ -22,23 +24,41 @@ print("ended by", interrupts.first, flush=True)
 """
 
 
-def interrupted(number: signal.Signals, *, pause_s: float, wait_s: float) -> tuple[int, str]:
-    """How a process ends, and what it says, that gets a signal twice with a pause between."""
-    program = PROGRAM.replace("WAIT_S", str(wait_s))
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+def interrupted(
+    number: signal.Signals, *, wait_s: float, pause_s: float | None = None, end_s: float = 60.0, nohup: bool = False
+) -> tuple[int, str]:
+    """How a process ends, and what it says, that gets a signal, or two of them with a pause between."""
+    program = PROGRAM.replace("WAIT_S", str(wait_s)).replace("END_S", str(end_s))
+    command = [*(["nohup"] if nohup else []), sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         os.kill(process.pid, number)
-        time.sleep(pause_s)
-        os.kill(process.pid, number)
+        if pause_s is not None:
+            time.sleep(pause_s)
+            os.kill(process.pid, number)
         said = process.stdout.read()
     return process.returncode, said
 
 
-def test_a_sigterm_that_make_hands_on_as_well_is_one_request() -> None:
-    code, said = interrupted(signal.SIGTERM, pause_s=0.05, wait_s=1.0)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["sigterm", "closed terminal"])
+def test_a_signal_that_make_or_a_shell_hands_on_as_well_is_one_request(number: signal.Signals) -> None:
+    code, said = interrupted(number, pause_s=0.05, wait_s=1.0)
 
-    assert (code, said) == (0, "ended by 15\n")
+    assert (code, said) == (0, f"ended by {number}\n")
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_whatever_hangs_it_is_over_in_time(number: signal.Signals) -> None:
+    code, said = interrupted(number, wait_s=60.0, end_s=0.5)
+
+    assert (code, said) == (128 + number, "at once\n")
+
+
+def test_who_was_started_with_nohup_does_not_hear_that_the_terminal_is_closed() -> None:
+    code, said = interrupted(signal.SIGHUP, nohup=True, pause_s=0.5, wait_s=0.0, end_s=0.1)
+
+    assert (code, said) == (0, "ended by None\n")
 
 
 @pytest.mark.parametrize(

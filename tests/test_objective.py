@@ -14,13 +14,14 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import lease, query, runner, worker
+from search import checkpoint, lease, query, runner, worker
 from search.objective import Stopped, Workplace, boundaries, is_out_of_memory
 from search.post import Post
 from search.storage import Storage
@@ -328,7 +329,16 @@ def test_a_network_for_which_there_is_no_memory_is_pruned_and_its_process_is_not
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")], ids=repr
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    ],
+    ids=repr,
 )
 def test_python_and_torch_without_memory_are_told_from_bugs(error: Exception) -> None:
     assert is_out_of_memory(error)
@@ -355,6 +365,24 @@ def test_the_log_of_a_trial_tells_every_step_and_every_attempt(lab: Lab) -> None
     told = ["attempt 1 in process", "step 1: ", "stopped on purpose", "going on after step 1", "step 3: ", "complete: "]
     places = [log.index(words) for words in told]
     assert places == sorted(places)
+
+
+def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and_its_log_says_so(lab: Lab) -> None:
+    place = runner.workplace(
+        lab.create(budget={"trials": 2}, points=[{"learning_rate": 0.01}] * 2, search={"trial_seed": 1})
+    )
+    work(place, stop_after(25))
+    stopped = lab.trials()[0]
+    checkpoint.forget(lab.home.trial("s", 0))
+
+    work(place)
+    work(place)
+
+    first, second = lab.trials()
+    assert len(stopped.curve) == 2
+    assert first.curve[:2] == stopped.curve
+    assert first.curve == second.curve
+    assert "2 recorded steps are trained again" in lab.home.log("s", 0).read_text()
 
 
 def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:

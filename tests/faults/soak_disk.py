@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,13 @@ from tests.lab import Lab, Tables, wait_until
 #: One worker, two trials of two steps of ten batches.
 TRIALS, STEPS, BATCHES = 2, 2, 10
 STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": STEPS, "steps_per_epoch": 1}}
+#: How many writes of each are hit, one by one.
+OF_WORKER, OF_LAUNCHER = 200, 100
+#: Each checkpoint is written and flushed, and each of that is hit once, and then with all after it.
+OF_CHECKPOINTS = TRIALS * STEPS * 2 * 2
+IN_CHECKPOINT = "of them in a checkpoint"
+#: A half-written checkpoint has the number of its process in its name, which is one of the next after the server's.
+PIDS_AHEAD = 400
 #: SQLite writes with pwrite64, Python with write; a full disk may also be noticed only when it is flushed.
 CALLS = "write,pwrite64,fsync,fdatasync"
 
@@ -37,6 +44,8 @@ class Full:
     """Of the worker; else of the launcher."""
     for_good: bool
     """All writes after it fail, too."""
+    of_checkpoints: bool = False
+    """Only writes of checkpoints are counted and fail; else those of all the study's files."""
 
     @property
     def when(self) -> str:
@@ -44,22 +53,23 @@ class Full:
 
 
 def full(site: Site) -> Row:
-    """Two hundred writes: alternately of launcher and worker, and each either once or for good."""
+    """Two hundred writes of a worker, a hundred of a launcher, and every one of a checkpoint, once and for good."""
     began = time.monotonic()
     if shutil.which("strace") is None:
         return soak_row.of("the disk is full", [], seconds=0.0, note="not done: there is no strace")
-    reports = site.each("disk", _fill_the_disk, site.some(200))
+    reports = site.each("disk", _fill_the_disk, site.some(OF_WORKER + OF_LAUNCHER + OF_CHECKPOINTS))
+    assert any(report.facts[IN_CHECKPOINT] for report in reports), "no write of a checkpoint was hit"
     return soak_row.of("the disk is full", reports, seconds=time.monotonic() - began, note="ENOSPC at one write each")
 
 
 def _fill_the_disk(case: Case) -> None:
-    """Case 1, 2, 3, 4, ... is write 1, 1, 2, 2, ... of launcher, worker, launcher, worker, ..."""
-    lab, at = case.lab, (case.index + 1) // 2
-    fault = Full(at=at, in_worker=case.index % 2 == 0, for_good=at % 2 == 0)
+    lab, fault = case.lab, _fault(case.index)
     file = lab.write(**STUDY)
     launcher, trace = _run(lab, file, fault)
     code, said = launcher.end(), launcher.said
-    was_hit = trace.exists() and "(INJECTED)" in trace.read_text()
+    hits = [line for line in _lines(trace) if "(INJECTED)" in line]
+    was_hit = bool(hits)
+    case.facts[IN_CHECKPOINT] += any(".ckpt." in line for line in hits)
     who = "worker" if fault.in_worker else "launcher"
     case.injected += was_hit
     case.facts[f"{who}: exit {code}" if was_hit else f"{who}: no such write"] += 1
@@ -74,6 +84,17 @@ def _fill_the_disk(case: Case) -> None:
     assert code in ((0, DiskError.exit_code) if was_hit else (0,)), f"nothing is lost, but exit code {code}: {said}"
     assert "Traceback" not in said, said
     case.survived += was_hit
+
+
+def _fault(number: int) -> Full:
+    """Fault 1, 2, 3, ... is write 1, 2, 3, ... of the worker; then come those of the launcher, then of checkpoints."""
+    if number <= OF_WORKER:
+        return Full(at=number, in_worker=True, for_good=number % 2 == 0)
+    number -= OF_WORKER
+    if number <= OF_LAUNCHER:
+        return Full(at=number, in_worker=False, for_good=number % 2 == 0)
+    number -= OF_LAUNCHER
+    return Full(at=(number + 1) // 2, in_worker=True, for_good=number % 2 == 0, of_checkpoints=True)
 
 
 def _run(lab: Lab, file: str, fault: Full) -> tuple[Fork, Path]:
@@ -93,9 +114,11 @@ def _run(lab: Lab, file: str, fault: Full) -> tuple[Fork, Path]:
 
 def _attach(lab: Lab, fault: Full, trace: Path, pid: int) -> None:
     """Let strace follow a process, its children included if it is the server of the workers."""
-    words = ["strace", "-qq", "-o", str(trace), "-p", str(pid), "-e", f"trace={CALLS}"]
+    words = ["strace", "-qq", "-y", "-o", str(trace), "-p", str(pid), "-e", f"trace={CALLS}"]
     words += ["-e", f"inject={CALLS}:error=ENOSPC:when={fault.when}", *(["-f"] if fault.in_worker else [])]
-    paths = [word for path in _files(lab) for word in ("-P", str(path))]
+    writers = range(pid, pid + PIDS_AHEAD) if fault.in_worker else ()
+    files = [*([] if fault.of_checkpoints else _files(lab)), *_half_written(lab, writers)]
+    paths = [word for path in files for word in ("-P", str(path))]
     errors = (lab.folder / "strace.txt").open("w")
     process = subprocess.Popen([*words, *paths], stderr=errors, stdout=errors, start_new_session=True)
     wait_until(lambda: _tracer(pid) == process.pid or process.poll() is not None)
@@ -103,16 +126,25 @@ def _attach(lab: Lab, fault: Full, trace: Path, pid: int) -> None:
 
 
 def _files(lab: Lab) -> Sequence[Path]:
-    """All files of the study that are written; strace takes only whole names."""
+    """All files of the study that are written, but for checkpoints; strace takes only whole names."""
     home = lab.home.root
     database = home / "studies.db"
-    parts = [
-        lab.home.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.part"
+    logs = [lab.home.log("s", trial) for trial in range(TRIALS)]
+    return [database, Path(f"{database}-journal"), home / "s" / "convsearch.lock", *logs]
+
+
+def _half_written(lab: Lab, writers: Iterable[int]) -> Sequence[Path]:
+    """The checkpoints that one of these processes writes, as they are called until they are whole."""
+    return [
+        lab.home.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
+        for pid in writers
         for trial in range(TRIALS)
         for step in range(1, STEPS + 1)
     ]
-    logs = [lab.home.log("s", trial) for trial in range(TRIALS)]
-    return [database, Path(f"{database}-journal"), home / "s" / "convsearch.lock", *parts, *logs]
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(errors="replace").splitlines() if file.exists() else []
 
 
 def _tracer(pid: int) -> int:

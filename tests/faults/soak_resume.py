@@ -14,8 +14,8 @@ from tests.lab import Lab, Tables, equal
 
 #: One trial of 18 steps, so that its checkpoint is kept.
 BUDGET = {"trials": 1, "epochs": 6, "steps_per_epoch": 3}
-#: How often a kill may come too late before the case is given up.
-TRIES = 5
+#: How often a kill may come too late before the case is given up; each time it comes sooner.
+TRIES, SOONER = 12, 0.8
 
 
 def resumed(site: Site) -> Row:
@@ -61,15 +61,15 @@ def _kill_and_compare(case: Case) -> None:
     assert worker.end() == 0, worker.said
     seconds = time.monotonic() - began
     wanted = case.dice.choice([1, 2])
-    name = next(name for name in _names() if _kill(case, lab.create(name, **study), wanted, seconds))
+    name = next(
+        f"killed{index}"
+        for index in range(TRIES)
+        if _kill(case, lab.create(f"killed{index}", **study), wanted, seconds * SOONER**index)
+    )
     case.injected += 1
     case.facts["kills"] += wanted
     _are_the_same(lab, name)
     case.survived += 1
-
-
-def _names() -> list[str]:
-    return [f"killed{index}" for index in range(TRIES)]
 
 
 def _kill(case: Case, post: Post, kills: int, seconds: float) -> bool:

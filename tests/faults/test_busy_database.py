@@ -1,6 +1,5 @@
 """A database that another process holds for seconds, or that may only be read: nobody dies of it, nothing is lost."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import pytest
 from search.reader import sqlite_path
 from search.times import BUSY_S
 from tests.faults.invariants import check, finished
-from tests.lab import Lab, paint
+from tests.lab import Lab, paint, without_root
 
 #: Takes the one lock of a SQLite file that shuts out readers too, as a backup by copying does.
 HOLD = """
@@ -58,18 +57,6 @@ def test_a_database_that_is_locked_for_seconds_stops_nobody(lab: Lab) -> None:
     assert answer.code == 0, answer.err
     check(lab, over=True)
     assert [(trial.state, trial.attempts, trial.crashes) for trial in lab.trials()] == [("COMPLETE", 1, ())] * 4
-
-
-@contextmanager
-def without_root() -> Iterator[None]:
-    """Root may write everything: be nobody (65534, by the Linux Standard Base) for a while, where we are root."""
-    ours = os.geteuid()
-    if ours == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(ours)
 
 
 @pytest.fixture

@@ -105,6 +105,12 @@ class Server:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         return name
 
+    def set(self, database: str, setting: str, value: str) -> None:
+        """Give all sessions that begin in a database from now on a setting, as its administrator may."""
+        engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {database} SET {setting} = '{value}'")
+
     def _control(self, *words: str) -> None:
         folder = self.folder
         run("pg_ctl", *words, "--wait", "--silent", "--pgdata", str(folder / "data"), "--log", str(folder / "log.txt"))

@@ -1,11 +1,14 @@
 """On PostgreSQL: one writer at a time; a server that crashes, freezes or breaks off loses nothing and kills nobody."""
 
 import gc
+import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from search import lease, query
+from search import dashboard, lease, query, worker
 from search.errors import LeaseLost
+from search.interrupts import END_S
 from search.reader import open_reader, reading
 from search.rows import TrialRow
 from search.storage import LEASES, TRIALS, Storage
@@ -155,6 +160,18 @@ def waiting(url: str) -> int:
         return int(connection.exec_driver_sql(rows).scalar_one())
 
 
+def test_nor_where_a_transaction_sees_old_rows_unless_told_otherwise(
+    server: Server, database: str, url: str, make_study: Callable[[int], int]
+) -> None:
+    server.set(database, "default_transaction_isolation", "repeatable read")
+    study_id = make_study(40)
+
+    claimed = run_claimers(url, study_id, 4, finish=True, meanwhile=lambda: time.sleep(0.05))
+
+    assert sorted(claimed) == list(range(40))
+    assert states(Storage(url)) == dict.fromkeys(range(40), "COMPLETE")
+
+
 # -- the answer to a COMMIT is lost ---------------------------------------------------------------------------
 
 
@@ -275,6 +292,105 @@ def test_a_server_that_is_disturbed_again_and_again_loses_nothing_and_kills_nobo
     assert story.disturbances == DISTURBANCES, answer.err
     assert_nothing_happened(lab, answer)
     assert {trial.number: trial for trial in lab.trials()} | story.finished == dict(enumerate(lab.trials()))
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """A table that nobody else can read or write, as ALTER TABLE or VACUUM FULL leave it for their time."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(lab: PostgresLab) -> None:
+    launcher = lab.start("run", lab.write(**STUDY), "--workers", "2")
+    try:
+        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+        with locked(lab.url):
+            launcher.until(lambda: "waiting for the database: canceling statement due to lock" in launcher.said)
+        answer = launcher.end()
+    finally:
+        launcher.sweep()
+
+    assert_nothing_happened(lab, answer)
+
+
+@pytest.mark.parametrize("hindrance", ["locked", "frozen"])
+def test_who_asks_to_stop_is_heard_while_the_server_does_not_answer(
+    lab: PostgresLab, server: Server, hindrance: str
+) -> None:
+    file = lab.write(**STUDY)
+    launcher = lab.start("run", file, "--workers", "1")
+    try:
+        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+        with locked(lab.url) if hindrance == "locked" else server.frozen():
+            launcher.signal(signal.SIGTERM)
+            began = time.monotonic()
+            stopped = launcher.end()
+            took = time.monotonic() - began
+    finally:
+        launcher.sweep()
+    again = lab.run("run", file, "--workers", "2")
+
+    assert stopped.code == 143, stopped.err
+    assert took < END_S + 10  # promised are 20 s; this machine may be busy
+    assert not [secret for secret in (server.password,) if secret in stopped.err]
+    assert_nothing_happened(lab, again)
+
+
+def test_a_server_that_takes_no_writes_ends_the_run_and_loses_nothing(
+    lab: PostgresLab, server: Server, database: str
+) -> None:
+    file = lab.write(**STUDY)
+    lab.run("run", file, "--workers", "2", "--trials", "1")
+    server.set(database, "default_transaction_read_only", "on")
+
+    refused = lab.run("run", file, "--workers", "2")
+    shown = lab.run("best", "s")
+    server.set(database, "default_transaction_read_only", "off")
+    again = lab.run("run", file, "--workers", "2")
+
+    assert (refused.code, shown.code) == (74, 0), refused.err
+    assert "cannot be used" in refused.err
+    assert "let it be written" in refused.err
+    assert_nothing_happened(lab, again)
+
+
+def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = dashboard._storage(url)
+
+    with pytest.raises(StorageInternalError) as caught:
+        storage.set_study_user_attr(study_id, "a", 1)
+
+    assert "read-only transaction" in str(caught.value.__cause__)
+    assert storage.get_study_user_attrs(study_id).get("a") is None
+
+
+def test_a_worker_that_loses_its_server_shows_no_password(lab: PostgresLab, server: Server) -> None:
+    post = replace(lab.create(**STUDY), patience_s=0.5)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    said = lab.folder / "said.txt"
+    server.stop()
+    try:
+        worker = context.Process(target=talkative, args=(said, post, context.Value("q", 0, lock=False), theirs))
+        worker.start()
+        worker.join()
+    finally:
+        server.start()
+        ours.close()
+
+    assert worker.exitcode == 69
+    assert "cannot be used" in said.read_text()
+    assert server.password not in said.read_text()
+
+
+def talkative(said: Path, *args: Any) -> None:
+    """Be a worker whose stderr is a file."""
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    worker.main(*args)
 
 
 def assert_nothing_happened(lab: Lab, answer: Answer) -> None:

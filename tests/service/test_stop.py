@@ -1,13 +1,19 @@
-"""Who asks to stop is answered at once, even while somebody else has locked the database."""
+"""Who asks to stop is answered at once, even while somebody else has locked the database, or nobody listens."""
 
+import os
 import signal
 import sqlite3
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
-from tests.lab import LONG, Lab, equal
+from search.home import STOPPED
+from search.retry import NOTICE_S
+from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, equal, wait_until
 
 
 @contextmanager
@@ -21,7 +27,11 @@ def locked(lab: Lab) -> Iterator[None]:
         connection.close()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "sigterm", "closed terminal"],
+)
 def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_happened(
     lab: Lab, undisturbed: Lab, number: signal.Signals, code: int
 ) -> None:
@@ -40,12 +50,18 @@ def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_
     assert "stopping: trials go back to the queue" in stopped.err
     assert "Traceback" not in stopped.err
     assert again.code == 0
+    assert (lab.trials()[0].attempts, lab.trials()[0].crashes) == (
+        1,
+        (),
+    )  # it was no attempt, though nobody could say so
+    assert not (lab.home.study("s") / STOPPED).exists()
     assert lab.trials()[0].curve == undisturbed.trials()[0].curve
     assert equal(lab.trained(), undisturbed.trained())
 
 
 def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(lab: Lab) -> None:
-    launcher = lab.start("run", lab.write(**LONG), "--workers", "1")
+    file = lab.write(**LONG)
+    launcher = lab.start("run", file, "--workers", "1")
     try:
         launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
         with locked(lab):
@@ -55,6 +71,64 @@ def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(lab: Lab) -> Non
             stopped = launcher.end()
     finally:
         launcher.sweep()
+    again = lab.run("run", file, "--workers", "1")
 
     assert stopped.code == 130
     assert "stopped at once; the same command goes on" in stopped.err
+    assert again.code == 0
+    assert (lab.trials()[0].attempts, lab.trials()[0].crashes) == (1, ())
+
+
+@pytest.fixture(params=["broken pipe", "full disk"])
+def deaf(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Something to write to that takes nothing."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    yield full if request.param == "full disk" else theirs
+    os.close(theirs)
+    os.close(full)
+
+
+def test_a_run_goes_on_when_nobody_listens_to_it_any_more(lab: Lab, deaf: int) -> None:
+    words = ("run", lab.write(**LONG), "--workers", "1", "--storage", lab.url, "--cache", str(lab.cache))
+    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=deaf, stderr=deaf, start_new_session=True)
+    wait_until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+
+    with locked(lab):
+        time.sleep(NOTICE_S + 3)  # so long that everybody says what it waits for
+
+    assert process.wait(timeout=PATIENCE_S) == 0
+    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
+
+
+def test_a_ctrl_c_that_ends_the_reader_too_is_still_told_by_the_exit_code(lab: Lab) -> None:
+    """`convsearch run ... 2>&1 | tee log`, and Ctrl-C: the terminal sends it to both."""
+    words = ("run", lab.write(**LONG), "--workers", "1", "--storage", lab.url, "--cache", str(lab.cache))
+    ours, theirs = os.pipe()
+    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    wait_until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+
+    os.close(ours)
+    os.killpg(process.pid, signal.SIGINT)
+
+    assert process.wait(timeout=PATIENCE_S) == 130
+    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("WAITING", 0)]
+
+
+def test_a_server_of_workers_that_dies_while_it_loads_is_replaced(lab: Lab) -> None:
+    launcher = lab.start("run", lab.write(budget={"trials": 1}), "--workers", "1")
+
+    def servers() -> list[psutil.Process]:
+        return [each for each in launcher.family() if "multiprocessing.forkserver" in " ".join(each.cmdline())]
+
+    try:
+        launcher.until(servers)
+        servers()[0].kill()
+        answer = launcher.end()
+    finally:
+        launcher.sweep()
+
+    assert answer.code == 0, answer.err
+    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]

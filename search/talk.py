@@ -1,0 +1,27 @@
+"""What is said to a person, on stderr: it can steer no terminal, tells no password, and stops nothing."""
+
+import sys
+from contextlib import suppress
+
+from search import address
+
+
+def say(text: str) -> None:
+    """Say it, if anybody still listens: a pipe may be broken and a disk full, and the work goes on all the same."""
+    with suppress(OSError):
+        print(harmless(text), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """Lines for a person: what came from elsewhere can steer no terminal, and no address tells its password."""
+    return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
+
+
+def printable(raw: str) -> str:
+    """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
+
+    Names, reasons and questions come from anywhere: a database is handed on, an archive is fetched.
+    """
+    if raw.isprintable():
+        return raw
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in raw)
