@@ -140,3 +140,41 @@ def noting(asked: list[str], app: "WSGIApplication") -> "WSGIApplication":
         return app(environ, start_response)
 
     return noted
+
+
+#: What would ask the dashboard for something if it were taken for a page, or followed as a link.
+EVIL = "<script>fetch('/api/owned')</script><img src=x onerror=\"fetch('/api/owned')\">"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> str:
+    """The URL of a database in which everything that has a name or a text is hostile."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = optuna.create_study(study_name=EVIL, storage=url, direction="maximize")
+    for _ in range(2):
+        trial = study.ask({EVIL: optuna.distributions.CategoricalDistribution([EVIL, "b"])})
+        trial.set_user_attr(EVIL, EVIL)
+        trial.set_user_attr("link", "javascript:fetch('/api/owned')")
+        study.tell(trial, 0.5)
+    study.set_user_attr("question", EVIL)
+    for key, value in (("dashboard:note_ver", 1), ("dashboard:note_str:0", f"{EVIL}\n[x](javascript:alert(1))")):
+        study._storage.set_study_system_attr(study._study_id, key, value)
+    return url
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/dashboard/studies/1", "/dashboard/studies/1/note", "/dashboard/studies/1/trials"]
+)
+def test_a_study_called_script_stays_text(hostile: str, tmp_path: Path, path: str) -> None:
+    asked: list[str] = []
+    server = dashboard.bind(hostile, token=TOKEN, port=0)
+    server.set_app(noting(asked, dashboard.guard(dashboard._dashboard(hostile), server.door)))
+
+    with running(server):
+        page = browse(server.door.url.replace("/?", f"{path}?"), tmp_path / "profile")
+
+    assert "owned" in page  # it is shown
+    assert "<script>fetch" not in page
+    assert '<img src="x"' not in page
+    assert 'href="javascript' not in page
+    assert "/api/owned" not in asked

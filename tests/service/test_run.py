@@ -1,11 +1,15 @@
 """The whole service at work: budgets, going on, several workers and launchers, stopping."""
 
 import signal
+from dataclasses import replace
+from pathlib import Path
 
-from search import query
+import numpy as np
+
+from search import launch, query, spec
 from search.interrupts import STOPPING
 from search.reader import open_reader
-from tests.lab import LONG, Lab, equal
+from tests.lab import COLOURS, LONG, Lab, equal
 
 SHORT = {"epochs": 1}
 
@@ -136,14 +140,16 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
 
 
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
-    file = lab.write(budget=SHORT | {"trials": 9})
-    for number in range(9):
-        (lab.home.trial("s", number) / "step-00000001-000000000010.ckpt").mkdir(parents=True)  # in the way
+    own = replace(lab, cache=lab.folder / "cache")
+    file = own.write(budget=SHORT | {"trials": 9})
+    launch.prepare_data(spec.load(Path(file)), own.cache, lambda _: None)
+    (labels,) = own.cache.glob("sets/*/train_labels.npy")
+    np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))  # no such class: a bug for each trial
 
-    answer = lab.run("run", file, "--workers", "1")
+    answer = own.run("run", file, "--workers", "1")
 
     assert answer.code == 70
-    assert "finished trials failed, the last one with: IsADirectoryError: " in answer.err
+    assert "all 5 finished trials failed, the last one with: IndexError: Target " in answer.err
     assert "convsearch resume s --retry-failed" in answer.err
     assert {trial.state for trial in lab.trials()} <= {"FAIL", "WAITING"}
 
