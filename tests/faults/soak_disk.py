@@ -25,8 +25,8 @@ TRIALS, STEPS, BATCHES = 2, 2, 10
 STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": STEPS, "steps_per_epoch": 1}}
 #: How many writes of each are hit, one by one.
 OF_WORKER, OF_LAUNCHER = 200, 100
-#: Each checkpoint is written and flushed, and each of that is hit once, and then with all after it.
-OF_CHECKPOINTS = TRIALS * STEPS * 2 * 2
+#: Each checkpoint is hit once, and then with all after it.
+OF_CHECKPOINTS = TRIALS * STEPS * 2
 IN_CHECKPOINT = "of them in a checkpoint"
 #: A half-written checkpoint has the number of its process in its name, which is one of the next after the server's.
 PIDS_AHEAD = 400
@@ -39,7 +39,7 @@ class Full:
     """Which write finds the disk full."""
 
     at: int
-    """Number of the write, counted from 1 in each process."""
+    """Number of the write, counted from 1 in each process; strace counts each kind of CALLS by itself."""
     in_worker: bool
     """Of the worker; else of the launcher."""
     for_good: bool
