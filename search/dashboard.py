@@ -276,8 +276,10 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
 
 def _storage(storage_url: str) -> "BaseStorage":
     """Optuna's storage with its cache of finished trials; every write fails."""
-    from optuna.storages import RDBStorage, get_storage
+    from optuna.storages import get_storage
     from sqlalchemy.pool import NullPool
+
+    from search.history import History
 
     open_reader(storage_url).dispose()  # refuses what is missing or no database, with the way out
     file = sqlite_path(storage_url)
@@ -287,7 +289,7 @@ def _storage(storage_url: str) -> "BaseStorage":
     else:
         options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
     try:
-        return get_storage(RDBStorage(storage_url, engine_kwargs=options, skip_table_creation=True))
+        return get_storage(History(storage_url, engine_kwargs=options, skip_table_creation=True))
     except Exception as error:
         raise DatabaseError(f"{file or 'the database'} cannot be shown: {str(error).splitlines()[0]}") from error
 

@@ -3,7 +3,8 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,6 @@ from search.space import REPEAT, strip
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
 _STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
 _FINAL_KINDS = sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
-_CURVE_KINDS = sa.Enum("FINITE", "INF_POS", "INF_NEG", "NAN", name="trialintermediatevaluetype")
 _DIRECTION = sa.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")
 _NUMBERS = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 
@@ -55,21 +55,41 @@ CURVES = sa.table(
     sa.column("trial_id"),
     sa.column("step"),
     sa.column("intermediate_value"),
-    sa.column("intermediate_value_type", _CURVE_KINDS),
+    sa.column("intermediate_value_type"),  # untyped: nothing is compared with it, and there are many
 )
 LEASES = sa.table("convsearch_leases", sa.column("trial_id"), sa.column("host"), sa.column("pid"))
 
 
-def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[Any]) -> tuple[TrialRow, ...]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """What the tables hold of one trial."""
+
+    id: int
+    number: int
+    state: str
+    started: datetime | None
+    """UTC, without a zone, as Optuna stores it; so is `completed`."""
+    completed: datetime | None
+    attrs: Mapping[str, Any]
+    system: Mapping[str, Any]
+    params: Sequence[tuple[str, float, str]]
+    """(name, internal value, distribution as JSON), in the order of drawing."""
+    values: tuple[float, ...]
+    curve: tuple[tuple[int, float], ...]
+    """(step, value), in order."""
+
+
+def stored_trials(connection: sa.Connection, chosen: sa.Select[Any]) -> list[Stored]:
     """The trials whose ids `chosen` selects, by number: one SELECT for each table, however many trials."""
     ids = sa.select(chosen.subquery().c.trial_id)
 
-    def of(table: sa.TableClause, *columns: str) -> dict[int, list[Any]]:
+    def of(table: sa.TableClause, *columns: str) -> Mapping[int, list[tuple[Any, ...]]]:
         names = [table.c[name] for name in columns]
-        rows = connection.execute(sa.select(table.c.trial_id, *names).where(table.c.trial_id.in_(ids)))
         grouped = defaultdict(list)
-        for row in rows:
-            grouped[row.trial_id].append(row)
+        for trial_id, *cells in connection.execute(
+            sa.select(table.c.trial_id, *names).where(table.c.trial_id.in_(ids))
+        ):
+            grouped[trial_id].append(tuple(cells))
         return grouped
 
     attrs, system = of(TRIAL_ATTRS, "key", "value_json"), of(SYSTEM_ATTRS, "key", "value_json")
@@ -77,39 +97,41 @@ def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[An
     values = of(VALUES, "objective", "value", "value_type")
     curves = of(CURVES, "step", "intermediate_value", "intermediate_value_type")
     rows = connection.execute(sa.select(TRIALS).where(TRIALS.c.trial_id.in_(ids)).order_by(TRIALS.c.number))
-    return tuple(
-        _trial(
-            study_name,
-            row,
-            attrs=_decoded(attrs[row.trial_id]) | _decoded(system[row.trial_id]),
-            params=params[row.trial_id],
-            values=tuple(_number(v.value, v.value_type) for v in sorted(values[row.trial_id], key=_objective)),
-            curve=tuple(sorted((c.step, _number(*c[2:])) for c in curves[row.trial_id])),
+    return [
+        Stored(
+            id=row.trial_id,
+            number=row.number,
+            state=row.state,
+            started=row.datetime_start,
+            completed=row.datetime_complete,
+            attrs={key: json.loads(text) for key, text in attrs[row.trial_id]},
+            system={key: json.loads(text) for key, text in system[row.trial_id]},
+            params=[cells[1:] for cells in sorted(params[row.trial_id])],
+            values=tuple(_number(*cells[1:]) for cells in sorted(values[row.trial_id])),
+            curve=tuple((step, _number(*cells)) for step, *cells in sorted(curves[row.trial_id])),
         )
         for row in rows
-    )
+    ]
 
 
-def _trial(
-    study_name: str,
-    row: Any,
-    *,
-    attrs: Mapping[str, Any],
-    params: Iterable[Any],
-    values: tuple[float, ...],
-    curve: tuple[tuple[int, float], ...],
-) -> TrialRow:
+def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[Any]) -> tuple[TrialRow, ...]:
+    """The trials whose ids `chosen` selects, by number, as answers show them."""
+    return tuple(_trial(study_name, stored) for stored in stored_trials(connection, chosen))
+
+
+def _trial(study_name: str, stored: Stored) -> TrialRow:
+    attrs = {**stored.attrs, **stored.system}
     # A trial that waits for its first start has no parameters yet, but may be bound to some.
     drawn = {strip(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
-    drawn |= {strip(p.param_name): _external(p.param_value, p.distribution_json) for p in sorted(params, key=_order)}
+    drawn |= {strip(name): _external(value, distribution) for name, value, distribution in stored.params}
     return TrialRow(
         study=study_name,
-        number=row.number,
-        state=row.state,
-        values=values,
+        number=stored.number,
+        state=stored.state,
+        values=stored.values,
         repeat=drawn.pop(REPEAT, None),
         params=drawn,
-        curve=curve,
+        curve=stored.curve,
         attempts=attrs.get("attempts") or 0,
         epochs=attrs.get("epochs") or 0.0,
         seconds=attrs.get("seconds") or 0.0,
@@ -120,21 +142,9 @@ def _trial(
         macs=attrs.get("macs"),
         images_per_second=attrs.get("images_per_second"),
         seed=attrs.get("seed"),
-        started=_utc(row.datetime_start),
-        completed=_utc(row.datetime_complete),
+        started=_utc(stored.started),
+        completed=_utc(stored.completed),
     )
-
-
-def _decoded(rows: Iterable[Any]) -> dict[str, Any]:
-    return {row.key: json.loads(row.value_json) for row in rows}
-
-
-def _objective(row: Any) -> int:
-    return int(row.objective)
-
-
-def _order(row: Any) -> int:
-    return int(row.param_id)
 
 
 def _number(value: float | None, kind: str) -> float:

@@ -1,4 +1,6 @@
-"""Which version of Optuna's tables a database has: read from two of them, without Optuna or alembic."""
+"""Which version of Optuna's tables a database has: two tables tell it, without Optuna or alembic."""
+
+from importlib.metadata import version
 
 import sqlalchemy as sa
 
@@ -23,6 +25,23 @@ WANTED = REVISIONS[-1]
 #: What `version_info` holds since Optuna notes revisions. Older files have no `alembic_version`, and the tables of the
 #: first revision (optuna/storages/_rdb/storage.py, _VersionManager).
 _NOTED = 12
+
+#: As alembic makes it (alembic/ddl/impl.py, version_table_impl).
+_ALEMBIC = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+_INFO = sa.table("version_info", *map(sa.column, ("version_info_id", "schema_version", "library_version")))
+
+
+def note(connection: sa.Connection) -> None:
+    """Note the version of tables that were just made, as Optuna does when it opens a database without such a note."""
+    _ALEMBIC.create(connection, checkfirst=True)
+    connection.execute(sa.insert(_ALEMBIC).values(version_num=WANTED))
+    info = {"version_info_id": 1, "schema_version": _NOTED, "library_version": version("optuna")}
+    connection.execute(sa.insert(_INFO).values(info))
 
 
 def revision(connection: sa.Connection) -> str | None:

@@ -1,4 +1,4 @@
-"""The only module that knows which database it is: the URL, write transactions, fencing.
+"""Write transactions and fencing: the storage that Optuna, and everything of ours that writes, goes through.
 
 `Storage` is Optuna's own `RDBStorage` with its trial writes done again, because on SQLite Optuna selects before it
 updates, in a transaction that takes no lock until the update (`SELECT ... FOR UPDATE` is ignored there), so that two
@@ -11,7 +11,6 @@ answer to a COMMIT can be lost when it was carried out. Writes are upserts; a cl
 
 import functools
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,11 +25,20 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
-from search import schema
-from search.errors import DatabaseError, DiskError, LeaseLost
-from search.reader import one_moment, open_reader, place, server_options, sqlite_path
+from search.engine import (
+    LOCKED,
+    check_tables,
+    engine_options,
+    is_missing,
+    make_folder,
+    make_tables,
+    take_over_transactions,
+)
+from search.errors import DatabaseError, LeaseLost
+from search.history import History
+from search.reader import one_moment, sqlite_path
 from search.retry import patiently
-from search.times import BUSY_S, Times
+from search.times import Times
 from search.trouble import database_error, passes, unusable
 
 T = TypeVar("T")
@@ -47,11 +55,6 @@ CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
 
 #: System attribute of a finished trial: the token of who finished it, by which a repeated tell knows its own.
 TELLER = "convsearch:teller"
-
-#: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
-MAKING = 0x636F6E7673656172
-#: The option of a connection whose transactions hold the write lock from their first statement.
-LOCKED = {"convsearch_locked": True}
 
 #: Who works on which trial: a row exists only while the trial is RUNNING under an owner.
 LEASES = sa.Table(
@@ -78,7 +81,7 @@ def _patient(call: Callable[..., T]) -> Callable[..., T]:
     return method
 
 
-class Storage(RDBStorage):
+class Storage(History):
     """Optuna's storage with atomic, fenced writes. Each call takes a connection of its own; but what is kept
     `together` belongs to one thread.
 
@@ -122,14 +125,8 @@ class Storage(RDBStorage):
         if not create or not is_missing(url):
             check_tables(url)  # which refuses a missing file; a writer would make one
         if create or self.token is None:  # a worker finds all tables there
-            make_tables(url, all_of_them=create)
-        self._open(url)
-
-    def _open(self, url: str) -> None:
-        try:
-            super().__init__(url, engine_kwargs=engine_options(url), skip_table_creation=True)
-        except sa.exc.IntegrityError:  # another process noted the version of a new schema between our look and our note
-            super().__init__(url, engine_kwargs=engine_options(url), skip_table_creation=True)
+            make_tables(url, *([models.BaseModel.metadata] if create else []), LEASES.metadata)
+        super().__init__(url, engine_kwargs=engine_options(url), skip_table_creation=True)
 
     # -- transactions ----------------------------------------------------------------------------------------
 
@@ -338,14 +335,12 @@ class Storage(RDBStorage):
 
     # -- Optuna's reads, made again while the database is busy ------------------------------------------------
 
-    _get_trials = _patient(RDBStorage._get_trials)
     get_all_studies = _patient(RDBStorage.get_all_studies)
     get_study_directions = _patient(RDBStorage.get_study_directions)
     get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
     get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
     get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
     get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
-    get_trial = _patient(RDBStorage.get_trial)
 
     # -- our own reads ---------------------------------------------------------------------------------------
 
@@ -370,90 +365,3 @@ def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executab
 def utc_now() -> datetime:
     """Now as Optuna stores it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-def engine_options(url: str) -> dict[str, Any]:
-    """What `create_engine` needs for this kind of database."""
-    if is_sqlite(url):
-        return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
-    limits = (
-        "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
-        f"lock_timeout={BUSY_S:g}s",  # who waits for a lock must hear signals
-        r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row
-    )
-    connect_args = server_options(sa.make_url(url), *limits)
-    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": connect_args}
-
-
-def is_sqlite(url: str) -> bool:
-    return sa.make_url(url).get_backend_name() == "sqlite"
-
-
-def make_folder(url: str) -> None:
-    """Make the folder of a SQLite file.
-
-    Raises:
-        DiskError: it cannot be made.
-    """
-    file = sqlite_path(url)
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot make the folder {file.parent}: {error.strerror}; name another --storage") from error
-
-
-def is_missing(url: str) -> bool:
-    """Whether there is no SQLite file at `url` yet, or an empty one, which is a new database."""
-    file = sqlite_path(url)
-    return file is not None and (not file.exists() or file.stat().st_size == 0)
-
-
-def check_tables(url: str) -> None:
-    """Refuse a database with the tables of another Optuna, before anything is written to it.
-
-    Raises:
-        DatabaseError: so it is; or it is missing, none, or does not answer.
-    """
-    reader = open_reader(url)
-    try:
-        with reader.connect() as connection:
-            schema.check(connection, place(reader))
-    except sa.exc.DBAPIError as error:
-        raise unusable(url, error) from error
-    finally:
-        reader.dispose()
-
-
-def make_tables(url: str, *, all_of_them: bool) -> None:
-    """Make our table where it is missing, and Optuna's too if wanted, in one transaction: launchers cannot collide."""
-    engine = sa.create_engine(url, **engine_options(url))
-    take_over_transactions(engine)
-    with engine.execution_options(**LOCKED).begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
-        if all_of_them:
-            models.BaseModel.metadata.create_all(connection)
-        LEASES.create(connection, checkfirst=True)
-    engine.dispose()
-
-
-def take_over_transactions(engine: sa.Engine) -> None:
-    """Begin SQLite's transactions ourselves; the driver would begin one only at the first write, without a lock.
-
-    Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (serializable isolation, savepoints).
-    """
-    if engine.dialect.name != "sqlite":
-        return
-    sa.event.listen(engine, "connect", _leave_transactions_to_us)
-    sa.event.listen(engine, "begin", _begin)
-
-
-def _leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None
-
-
-def _begin(connection: sa.Connection) -> None:
-    locked = connection.get_execution_options().get("convsearch_locked", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if locked else "BEGIN")

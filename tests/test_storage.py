@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -153,6 +154,30 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DatabaseError, match="cannot be used: no such table"):
         Storage(f"sqlite:///{file}")
+
+
+def test_a_new_database_is_the_one_that_optuna_makes_and_our_table(url: str, tmp_path: Path) -> None:
+    stock = tmp_path / "stock.db"
+    optuna.storages.RDBStorage(f"sqlite:///{stock}")
+    Storage(url, create=True)
+
+    ours, theirs = (content(Path(file)) for file in (url.removeprefix("sqlite:///"), stock))
+
+    assert {name for name in ours if "convsearch" not in name} == set(theirs)
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+def content(file: Path) -> dict[str, object]:
+    """The SQL of every table and index of a database, and the rows of those that tell its version."""
+    with closing(sqlite3.connect(file)) as connection:
+        made = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+        rows = {
+            table: connection.execute(f"SELECT * FROM {table}").fetchall()
+            for table in ("alembic_version", "version_info")
+        }
+    return {name: " ".join(sql.split()) if sql else None for name, sql in made.items()} | {
+        f"rows of {table}": each for table, each in rows.items()
+    }
 
 
 def open_new(url: str) -> None:
