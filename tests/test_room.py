@@ -28,7 +28,7 @@ LOOK = Look(
 )
 #: Trials of about a second, each with two checkpoints of 9 MB. The best three and a worker have at most 81 MB.
 BULKY: dict[str, Any] = {
-    "budget": {"trials": 60, "epochs": 2},
+    "budget": {"trials": 600, "epochs": 2},  # not done before the first look after the start, however fast
     "space": {"dense_layers": 2, "dense_units": 1024, "momentum": 0.9},
 }
 
