@@ -30,6 +30,8 @@ class Interrupts:
 
     at_once: Callable[[], None]
     """Called at the second signal, or when the first one was not answered in time, just before this process ends."""
+    tell: Callable[[str], None]
+    """Says that the first one was heard; at once, in a thread of its own."""
     end_s: float = END_S
     first: int | None = None
     """The first signal that came."""
@@ -55,7 +57,7 @@ class Interrupts:
         while (number := self._next(pipe)) is not None:
             if self.first is None:
                 self.first, self._came = number, time.monotonic()
-                say("\nstopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)\n")
+                self.tell("stopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)")
             elif number == signal.SIGINT or time.monotonic() - self._came >= ECHO_S:
                 self._leave("stopped at once")
         os.close(pipe)
@@ -74,8 +76,8 @@ class Interrupts:
 
     def _leave(self, how: str) -> NoReturn:
         try:
+            say(f"\n{how}; the same command goes on\n")  # before our end lets the main thread go on, and end us too
             self.at_once()
-            say(f"\n{how}; the same command goes on\n")
         finally:
             os._exit(128 + (self.first or signal.SIGTERM))
 

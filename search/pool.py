@@ -89,7 +89,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self._watch = lease.Watch(self.times)
-        self._interrupts = Interrupts(at_once=self._let_go)
+        self._interrupts = Interrupts(at_once=self._let_go, tell=self.view.say)
         self.storage.gives_up = self._gives_up
 
     def run(self) -> End:
@@ -130,7 +130,8 @@ class Pool:
                     self._look()
                     if self._why_stop() is None and not self._fill():
                         self._end = End.DONE
-                wait([each.process.sentinel for each in self._hands.values()], timeout=LOOK_S)
+                if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
+                    wait([each.process.sentinel for each in self._hands.values()], timeout=LOOK_S)
         finally:
             if clock is not None:
                 with suppress(DatabaseError, DiskError):

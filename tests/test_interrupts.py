@@ -13,7 +13,7 @@ from search.interrupts import STOPPING
 PROGRAM = """
 import time
 from search.interrupts import Interrupts
-interrupts = Interrupts(at_once=lambda: print("at once", flush=True), end_s=END_S)
+interrupts = Interrupts(at_once=lambda: print("at once", flush=True), tell=lambda text: None, end_s=END_S)
 with interrupts.heard():
     print("ready", flush=True)
     deadline = time.monotonic() + 3
