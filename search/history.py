@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.loader import TRIALS, Stored, stored_trials
+from search.loader import TRIALS, Stored, stored_trials, without_collecting
 from search.reader import one_moment
 
 #: Distinct distributions that are kept parsed: a study has one for each parameter and condition.
@@ -57,7 +57,8 @@ class History(RDBStorage):
 
 def frozen_trials(connection: sa.Connection, chosen: sa.Select[tuple[int]]) -> list[FrozenTrial]:
     """The trials whose ids `chosen` selects, by number."""
-    return [_frozen(stored) for stored in stored_trials(connection, chosen)]
+    with without_collecting():
+        return [_frozen(stored) for stored in stored_trials(connection, chosen)]
 
 
 def _frozen(stored: Stored) -> FrozenTrial:

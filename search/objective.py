@@ -26,7 +26,8 @@ from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, logbook, spec
 from search.home import Home
 from search.lease import Claim
-from search.pruner import Asha, Decision, at_rung
+from search.pruner import Asha, Decision
+from search.sampler import Excerpt
 from search.storage import Storage
 from search.study import StoredStudy, for_trial, trial_seed
 
@@ -55,6 +56,8 @@ class Workplace:
 
     storage: Storage
     cached: _CachedStorage
+    excerpt: Excerpt
+    """What the sampler learns from, kept from trial to trial."""
     study: StoredStudy
     home: Home
     data: SearchData
@@ -67,8 +70,8 @@ class Stopped(Exception):
 
 def open_trial(place: Workplace, claim: Claim) -> optuna.Trial:
     """The claimed trial, as Optuna sees it, with what is stored of it."""
-    place.cached.get_all_trials(place.study.id, deepcopy=False)  # the cache refuses writes to a trial it never saw
-    return optuna.Trial(for_trial(place.cached, place.study, claim.number), claim.trial_id)
+    seen = place.excerpt.read()  # the cache refuses writes to a trial that it never saw
+    return optuna.Trial(for_trial(place.cached, place.study, claim.number, seen), claim.trial_id)
 
 
 def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Outcome:
@@ -232,8 +235,9 @@ class _Run:
         decision = None
         if search.pruner == "asha" and step not in self._reported:
             asha = Asha(first_rung=search.first_rung, reduction=search.reduction, steps=budget.steps)
-            others = self.place.storage.rung(study.id, step) if asha.is_rung(step) else {}
-            decision = asha.decide(step, value, at_rung(others, self.claim.number))
+            if asha.is_rung(step):
+                better, others = self.place.storage.standing(study.id, step, value, but=self.claim.number)
+                decision = asha.decide(step, value, better=better, others=others)
         with self.place.storage.together():
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self.trial.report(value, step)

@@ -6,7 +6,6 @@ keeps its rungs in attributes that die with the process, and prunes at the last 
 the stored curves. Hyperband: https://arxiv.org/abs/1603.06560.
 """
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import optuna
@@ -44,13 +43,12 @@ class Asha:
             rung *= self.reduction
         return tuple(rungs)
 
-    def decide(self, step: int, value: float, others: Collection[float]) -> Decision | None:
-        """Stop a trial that has `value` (higher is better) at `step`? `others` have been at this step, at any time."""
+    def decide(self, step: int, value: float, *, better: int, others: int) -> Decision | None:
+        """Stop a trial that has `value` at `step`? So many `others` have been there; so many of these were `better`."""
         if not self.is_rung(step):
             return None
-        reached = len(others) + 1
+        reached = others + 1
         keep = max(1, reached // self.reduction)
-        better = sum(other > value for other in others)
         if better < keep:
             return None
         why = f"rank {better + 1} of {reached} at step {step}; the best {keep} went on"
@@ -70,8 +68,3 @@ def build(name: str, *, first_rung: int, reduction: int, steps: int) -> optuna.p
         # Five finished trials first, as in Google Vizier's median rule (Golovin et al. 2017); two at a step to compare.
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung, n_min_trials=2)
     return optuna.pruners.NopPruner()
-
-
-def at_rung(curves: Mapping[int, float], number: int) -> list[float]:
-    """The values of the other trials at a rung, from all values there by trial number."""
-    return [value for other, value in curves.items() if other != number]

@@ -20,6 +20,11 @@ T = TypeVar("T")
 
 def patiently(call: Callable[[], T], *, passes: Callable[[Exception], bool], patience_s: float) -> T:
     """The result of `call`, which is called again for up to `patience_s` seconds while its error `passes`."""
+    try:
+        return call()  # nearly always it succeeds, and needs nothing of what follows
+    except Exception as error:
+        if not passes(error):
+            raise
     _be_quiet()
     wait = _Wait(passes)
     for attempt in stamina.retry_context(

@@ -22,6 +22,7 @@ from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.objective import Outcome, Pulse, Stopped, Workplace
 from search.post import Post
+from search.sampler import Excerpt
 from search.spec import queue
 from search.storage import TRIAL_VALUES, TRIALS, Storage
 
@@ -62,9 +63,11 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
+    cached = _CachedStorage(storage)
     return Workplace(
         storage=storage,
-        cached=_CachedStorage(storage),
+        cached=cached,
+        excerpt=Excerpt(cached, stored.id),
         study=stored,
         home=home.of(post.url),
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),

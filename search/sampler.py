@@ -1,14 +1,28 @@
 """How the next trial is drawn. Grid, comparison and `[[try]]` points are queues of fixed parameters, not samplers."""
 
+import math
 import warnings
+from bisect import insort
+from collections.abc import Container, Sequence
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from search.seed import derive
 
+#: So many trials tpe takes for good ones at the most (Optuna's `default_gamma`, after Bergstra et al. 2013's 25).
+GOOD = 25
+#: It learns from so many others at the most: its arithmetic grows with them (`make bench`, bookkeeping).
+OTHERS = 500
 
-def build(name: str, *, study_seed: int, number: int, startup_trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler of trial `number`: a fresh one for each trial, with a seed of its own.
+
+def build(
+    name: str, *, study_seed: int, number: int, startup_trials: int, seen: optuna.Study
+) -> optuna.samplers.BaseSampler:
+    """The sampler of trial `number`: a fresh one for each trial, with a seed of its own. What it learns from is `seen`.
 
     Optuna's samplers carry their random state in the process, so that workers with one seed draw the same points, and a
     resumed study repeats itself; all that TPE has learnt is in the stored trials. TPE is multivariate, with groups of
@@ -20,6 +34,98 @@ def build(name: str, *, study_seed: int, number: int, startup_trials: int) -> op
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_sampler.py
-        return optuna.samplers.TPESampler(
-            n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
+        return Tpe(seen, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+class Tpe(optuna.samplers.TPESampler):
+    """Optuna's TPE, which learns from another view of the study than the one that its trial is of."""
+
+    def __init__(self, seen: optuna.Study, **options: Any) -> None:
+        super().__init__(**options)
+        self._seen = seen
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return super().infer_relative_search_space(self._seen, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(self._seen, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(self._seen, trial, param_name, param_distribution)
+
+
+class Seen(optuna.Study):
+    """A study of which these trials are seen, for one draw."""
+
+    def __init__(self, name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__(name, storage)
+        self._trials = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+class Excerpt:
+    """The trials of a study that tpe learns from: those that it takes for good ones, and of the others some.
+
+    The good ones are the same as in the whole study. Of the others it has those whose numbers are multiples of 1, 2, 4,
+    8, ..., so that they are at most `others`; which ones depends on the finished trials alone, in whatever order and by
+    whichever process they were read. A study of no more than `others` trials is seen whole.
+    """
+
+    def __init__(self, storage: BaseStorage, study_id: int, *, others: int = OTHERS) -> None:
+        self._storage, self._study_id, self._most = storage, study_id, others
+        self._stride = 1
+        self._best: list[tuple[tuple[float, ...], int]] = []
+        """(rank, number) of the good ones, the best first."""
+        self._finished: dict[int, FrozenTrial] = {}
+        """The good ones, and the multiples."""
+        self._open: set[int] = set()
+        """Numbers of trials that had not finished when they were last looked at."""
+        self._count = 0
+        """Trials that were looked at."""
+
+    def read(self) -> list[FrozenTrial]:
+        """Read what is new, and return the excerpt by number, with the trials that have not finished."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        for number in sorted(self._open.union(range(self._count, len(trials)))):
+            self._look_at(trials[number])
+        self._count = len(trials)
+        while len(trials) // self._stride > self._most:
+            self._stride *= 2
+        good = {number for _, number in self._best}
+        for number in [each for each in self._finished if each % self._stride and each not in good]:
+            del self._finished[number]
+        shown = self._finished | {number: trials[number] for number in self._open}
+        return [shown[number] for number in sorted(shown)]
+
+    def _look_at(self, trial: FrozenTrial) -> None:
+        if not trial.state.is_finished():
+            self._open.add(trial.number)
+            return
+        self._open.discard(trial.number)
+        if trial.state == TrialState.FAIL:
+            return
+        self._finished[trial.number] = trial
+        insort(self._best, (rank(trial), trial.number))
+        del self._best[GOOD:]
+
+
+def rank(trial: FrozenTrial) -> tuple[float, ...]:
+    """Where tpe ranks a finished trial of a study that maximises; a lower one is better.
+
+    Complete ones by their value, then pruned ones by how far they came and their value there, then impossible ones.
+    """
+    impossible = sum(violation for violation in trial.constraints.values() if violation > 0)
+    if impossible > 0:
+        return (2.0, impossible)
+    if trial.state == TrialState.COMPLETE:
+        return (0.0, -float(trial.value or 0.0))
+    step, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
+    return (1.0, -step, math.inf if math.isnan(value) else -value)

@@ -13,6 +13,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -109,7 +110,7 @@ class Storage(History):
         self.token = token
         self.patience_s = patience_s
         self.gives_up = gives_up
-        self._together: list[tuple[int, sa.Executable]] | None = None
+        self._together: list[tuple[int, Write]] | None = None
         self._is_met = token is not None or sqlite_path(url) is not None
         self.url = url
         self.patiently(lambda: self._make_and_open(url, create=create))
@@ -180,14 +181,15 @@ class Storage(History):
         if kept:
             self._apply(kept)
 
-    def _write_trial(self, trial_id: int, *statements: sa.Executable) -> None:
+    def _write_trial(self, trial_id: int, *writes: "Write") -> None:
         if self._together is not None:
-            self._together.extend((trial_id, statement) for statement in statements)
+            self._together.extend((trial_id, write) for write in writes)
             return
-        self._apply([(trial_id, statement) for statement in statements])
+        self._apply([(trial_id, write) for write in writes])
 
-    def _apply(self, writes: Sequence[tuple[int, sa.Executable]]) -> None:
+    def _apply(self, writes: Sequence[tuple[int, "Write"]]) -> None:
         trial_ids = {trial_id for trial_id, _ in writes}
+        batches = _batches(self.engine.dialect.name, [write for _, write in writes])
         is_again = False
 
         def apply(connection: sa.Connection) -> None:
@@ -197,8 +199,8 @@ class Storage(History):
                 return  # it was done, and only the answer was lost
             for trial_id in trial_ids:
                 self._check_owner(connection, trial_id)
-            for _, statement in writes:
-                connection.execute(statement)
+            for statement, rows in batches:
+                connection.execute(statement, rows)
 
         self.write(apply)
 
@@ -234,8 +236,7 @@ class Storage(History):
 
     def upsert(self, table: sa.Table, keys: dict[str, object], values: dict[str, object]) -> sa.Executable:
         """The statement that writes `values` into the row named by `keys`, which is made if it is missing."""
-        insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
-        return insert(table).values(keys | values).on_conflict_do_update(index_elements=list(keys), set_=values)
+        return _upserting(self.engine.dialect.name, table, tuple(keys), tuple(values)).values(keys | values)
 
     def name_objective(self, connection: sa.Connection, study_id: int, objective: str) -> None:
         """Say what the values of a study are, for the dashboard; Optuna's own call for this is experimental."""
@@ -259,36 +260,32 @@ class Storage(History):
         if previous_distribution is not None:
             check_distribution_compatibility(previous_distribution, distribution)
         values = {"param_value": param_value_internal, "distribution_json": distribution_to_json(distribution)}
-        self._write_trial(trial_id, self.upsert(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
+        self._write_trial(trial_id, Row(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Finish a trial; its lease ends in the same transaction. Claims and releases are `search.lease`'s."""
         if not state.is_finished():
             raise ValueError(f"only search.lease sets a trial to {state.name}")
-        statements: list[sa.Executable] = []
+        writes: list[Write] = []
         for objective, value in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             keys: dict[str, object] = {"trial_id": trial_id, "objective": objective}
-            statements.append(self.upsert(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
-        statements.append(self._system_attr(trial_id, TELLER, self.token))
-        self._write_trial(trial_id, *statements, *ending(trial_id, state))
+            writes.append(Row(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
+        writes.append(_attr(TRIAL_SYSTEM_ATTRS, trial_id, TELLER, self.token))
+        self._write_trial(trial_id, *writes, *ending(trial_id, state))
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
         keys: dict[str, object] = {"trial_id": trial_id, "step": step}
         values: dict[str, object] = {"intermediate_value": stored, "intermediate_value_type": kind}
-        self._write_trial(trial_id, self.upsert(CURVES, keys, values))
+        self._write_trial(trial_id, Row(CURVES, keys, values))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write_trial(trial_id, self.trial_attr(trial_id, key, value))
+        self._write_trial(trial_id, _attr(TRIAL_ATTRS, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write_trial(trial_id, self._system_attr(trial_id, key, value))
-
-    def _system_attr(self, trial_id: int, key: str, value: object) -> sa.Executable:
-        keys: dict[str, object] = {"trial_id": trial_id, "key": key}
-        return self.upsert(TRIAL_SYSTEM_ATTRS, keys, {"value_json": json.dumps(value)})
+        self._write_trial(trial_id, _attr(TRIAL_SYSTEM_ATTRS, trial_id, key, value))
 
     # -- Optuna's study writes: the lock first, then the same work -------------------------------------------
 
@@ -344,16 +341,61 @@ class Storage(History):
 
     # -- our own reads ---------------------------------------------------------------------------------------
 
-    def rung(self, study_id: int, step: int) -> dict[int, float]:
-        """The value at `step` of every trial of the study that reported it and has not failed, by trial number."""
-        rows = sa.select(TRIALS.c.number, CURVES.c.intermediate_value).where(
+    def standing(self, study_id: int, step: int, value: float, *, but: int) -> tuple[int, int]:
+        """How a value at `step` stands: how many trials have a better one there, and how many have one at all.
+
+        Failed trials do not count, nor does trial number `but`.
+        """
+        theirs = CURVES.c.intermediate_value
+        count = sa.select(sa.func.count().filter(theirs > value), sa.func.count()).where(
             CURVES.c.trial_id == TRIALS.c.trial_id,
             TRIALS.c.study_id == study_id,
+            TRIALS.c.number != but,
             TRIALS.c.state != TrialState.FAIL,
             CURVES.c.step == step,
-            CURVES.c.intermediate_value.is_not(None),
+            theirs.is_not(None),  # SQLite stores a NaN as NULL
         )
-        return self.read(lambda connection: {row.number: row.intermediate_value for row in connection.execute(rows)})
+        better, others = self.read(lambda connection: connection.execute(count).one())
+        return better, others
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What shall stand in the row of a table that `keys` name, be it there already or not."""
+
+    table: sa.Table
+    keys: dict[str, object]
+    values: dict[str, object]
+
+
+Write = Row | sa.Executable
+"""One thing that is written to a trial."""
+
+
+def _attr(table: sa.Table, trial_id: int, key: str, value: object) -> Row:
+    return Row(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
+
+
+def _batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
+    """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row."""
+    tables: dict[sa.Executable, list[dict[str, object]]] = {}
+    others: list[tuple[sa.Executable, list[dict[str, object]] | None]] = []
+    for write in writes:
+        if isinstance(write, Row):
+            statement = _upserting(dialect, write.table, tuple(write.keys), tuple(write.values))
+            tables.setdefault(statement, []).append(write.keys | write.values)
+        else:
+            others.append((write, None))
+    return [*tables.items(), *others]
+
+
+@functools.lru_cache
+def _upserting(
+    dialect: str, table: sa.Table, keys: tuple[str, ...], values: tuple[str, ...]
+) -> sqlite.Insert | postgresql.Insert:
+    """The statement that writes rows of a table; the row with the same keys is replaced."""
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in values})
 
 
 def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.storages import _CachedStorage
+from optuna.trial import FrozenTrial
 
 from search import query
 from search import spec as specs
 from search.errors import SpecError
 from search.pruner import build as build_pruner
+from search.sampler import Seen
 from search.sampler import build as build_sampler
 from search.seed import derive
 from search.spec import StudySpec
@@ -123,10 +126,16 @@ def seconds_run(storage: Storage, study_id: int) -> float:
     return float(storage.read(lambda connection: _attrs(connection, study_id))["seconds_run"])
 
 
-def for_trial(cached: _CachedStorage, study: StoredStudy, number: int) -> optuna.Study:
-    """Optuna's view of the study, with the sampler and the pruner of this trial."""
+def for_trial(cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial]) -> optuna.Study:
+    """Optuna's view of the study, with the sampler and the pruner of this trial; the sampler learns from `seen`."""
     search = study.spec.search
-    sampler = build_sampler(search.sampler, study_seed=search.seed, number=number, startup_trials=search.startup_trials)
+    sampler = build_sampler(
+        search.sampler,
+        study_seed=search.seed,
+        number=number,
+        startup_trials=search.startup_trials,
+        seen=Seen(study.name, cached, seen),
+    )
     steps = study.spec.budget.steps
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
     return optuna.Study(study_name=study.name, storage=cached, sampler=sampler, pruner=pruner)

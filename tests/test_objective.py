@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from search import checkpoint, lease, query, runner, worker
 from search.objective import Stopped, Workplace, boundaries, is_out_of_memory
 from search.post import Post
+from search.sampler import Excerpt
 from search.storage import Storage
 from tests.lab import Lab, equal, work
 
@@ -62,7 +63,8 @@ def work_and_die(post: Post, before: str, after: str) -> None:
     """Work on the next trial, in a process of its own, until it is killed."""
     storage = Dying(post.url, token=post.token)
     storage.before, storage.after = before.__eq__, after.__eq__
-    work(replace(runner.workplace(post), storage=storage, cached=_CachedStorage(storage)))
+    cached = _CachedStorage(storage)
+    work(replace(runner.workplace(post), storage=storage, cached=cached, excerpt=Excerpt(cached, 1)))
 
 
 def die(post: Post, *, before: str = "", after: str = "") -> None:

@@ -1,12 +1,17 @@
 """Samplers that workers share without knowing of each other."""
 
+import math
+import random
 from collections.abc import Callable
 
 import optuna
 import pytest
+from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import _CachedStorage
+from optuna.trial import TrialState
 
 from search import lease, sampler
+from search.sampler import GOOD, Excerpt, Seen
 from search.storage import Storage
 
 Point = dict[str, float | str]
@@ -27,7 +32,9 @@ def search(name: str, *, trials: int, study_seed: int = 0, startup_trials: int =
     study = optuna.create_study(direction="maximize")
     points = []
     for number in range(trials):
-        study.sampler = sampler.build(name, study_seed=study_seed, number=number, startup_trials=startup_trials)
+        study.sampler = sampler.build(
+            name, study_seed=study_seed, number=number, startup_trials=startup_trials, seen=study
+        )
         trial = study.ask()
         points.append(draw(trial))
         study.tell(trial, value(points[-1]))
@@ -59,7 +66,8 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
         assert claim is not None
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)
-        chosen = sampler.build(name, study_seed=0, number=claim.number, startup_trials=20)
+        seen = Seen("s", cached, Excerpt(cached, study_id).read())
+        chosen = sampler.build(name, study_seed=0, number=claim.number, startup_trials=20, seen=seen)
         study = optuna.Study(study_name="s", storage=cached, sampler=chosen)
         points.append(draw(optuna.Trial(study, claim.trial_id)))
 
@@ -69,7 +77,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
 def test_a_random_trial_can_be_drawn_again_without_those_before_it() -> None:
     study = optuna.create_study()
     study.add_trials([optuna.create_trial(value=0.0) for _ in range(7)])
-    study.sampler = sampler.build("random", study_seed=0, number=7, startup_trials=10)
+    study.sampler = sampler.build("random", study_seed=0, number=7, startup_trials=10, seen=study)
 
     assert draw(study.ask()) == search("random", trials=8)[7]
 
@@ -84,3 +92,72 @@ def test_tpe_learns_where_the_good_points_are() -> None:
 
 def test_until_the_start_up_is_over_tpe_draws_at_random() -> None:
     assert search("tpe", trials=30, startup_trials=30)[:9] == search("tpe", trials=9, startup_trials=10)
+
+
+def test_a_study_that_is_seen_whole_is_searched_as_optuna_searches_it() -> None:
+    ours, stock = (optuna.create_study(direction="maximize") for _ in range(2))
+    excerpt = Excerpt(ours._storage, ours._study_id)
+    for number in range(40):
+        seen = Seen(ours.study_name, ours._storage, excerpt.read())
+        ours.sampler = sampler.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
+        stock.sampler = sampler.build("tpe", study_seed=0, number=number, startup_trials=10, seen=stock)
+        for study in (ours, stock):
+            trial = study.ask()
+            study.tell(trial, value(draw(trial)))
+
+    assert [trial.params for trial in ours.trials] == [trial.params for trial in stock.trials]
+
+
+def many(count: int) -> optuna.Study:
+    """A study of so many trials of all kinds: complete, pruned (some at a NaN, or before any value), impossible, ..."""
+    dice = random.Random(0)
+    study = optuna.create_study(direction="maximize")
+    for number in range(count):
+        pruned = optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: dice.random()})
+        kinds = [
+            optuna.create_trial(value=dice.random()),
+            pruned,
+            optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.5, 2: dice.random()}),
+            optuna.create_trial(state=TrialState.PRUNED, intermediate_values={3: math.nan}),
+            optuna.create_trial(state=TrialState.PRUNED),
+            optuna.create_trial(state=TrialState.PRUNED, system_attrs={"constraints:trainable": dice.random()}),
+            optuna.create_trial(state=TrialState.FAIL),
+            optuna.create_trial(state=TrialState.RUNNING),
+        ]
+        study.add_trial(dice.choice(kinds[: 2 + 6 * (number > count // 4)] if count > 100 else kinds[1:]))
+    return study
+
+
+@pytest.mark.parametrize("count", [60, 400])
+def test_what_tpe_takes_for_good_is_the_same_in_an_excerpt_as_in_the_whole_study(count: int) -> None:
+    study = many(count)
+    shown = Excerpt(study._storage, study._study_id, others=30).read()
+
+    learnt = {TrialState.COMPLETE, TrialState.PRUNED}
+    whole, seen = ([trial for trial in trials if trial.state in learnt] for trials in (study.trials, shown))
+    (good, _), (ours, _) = _split_trials(study, whole, GOOD), _split_trials(study, seen, GOOD)
+    assert [trial.number for trial in ours] == [trial.number for trial in good]
+
+
+def test_an_excerpt_has_some_of_the_others_evenly_and_all_that_have_not_finished() -> None:
+    study = many(400)
+    shown = Excerpt(study._storage, study._study_id, others=30).read()
+
+    numbers = {trial.number for trial in shown}
+    multiples = {trial.number for trial in study.trials if trial.number % 16 == 0 and trial.state != TrialState.FAIL}
+    running = {trial.number for trial in study.trials if trial.state == TrialState.RUNNING}
+    assert multiples | running <= numbers
+    assert len(numbers - multiples - running) <= GOOD
+    assert [trial.number for trial in shown] == sorted(numbers)
+
+
+def test_an_excerpt_does_not_depend_on_when_it_was_read() -> None:
+    growing, excerpt, rows = optuna.create_study(direction="maximize"), None, many(400).trials
+    for trial in rows:
+        growing.add_trial(trial)
+        excerpt = excerpt or Excerpt(growing._storage, growing._study_id, others=30)
+        read = excerpt.read()
+
+    assert [trial.number for trial in read] == [
+        trial.number for trial in Excerpt(growing._storage, growing._study_id, others=30).read()
+    ]

@@ -111,20 +111,23 @@ def test_states_other_than_the_last_are_the_leases_business(url: str, make_study
         storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
 
 
-def test_values_at_a_rung_leave_out_failed_trials_and_values_that_are_no_numbers(
+def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_trials_have_not_failed(
     url: str, make_study: Callable[[int], int]
 ) -> None:
-    study_id = make_study(3)
+    study_id = make_study(6)
     storage = Storage(url, token="t")
-    ends = (TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
-    for number, (state, value) in enumerate(zip(ends, (0.25, 0.5, float("nan")), strict=True)):
+    ends = [(TrialState.PRUNED, 0.25), (TrialState.FAIL, 0.9), (TrialState.COMPLETE, float("nan"))]
+    for number, (state, value) in enumerate([*ends, (TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.75)]):
         claim = lease.claim(storage, study_id, lease.this_process("t"))
         assert claim is not None
         assert claim.number == number
         storage.set_trial_intermediate_value(claim.trial_id, 2, value)
         storage.set_trial_state_values(claim.trial_id, state)
 
-    assert storage.rung(study_id, 2) == {0: 0.25}
+    assert storage.standing(study_id, 2, 0.5, but=9) == (1, 3)
+    assert storage.standing(study_id, 2, 0.5, but=3) == (1, 2)
+    assert storage.standing(study_id, 2, 0.1, but=4) == (2, 2)
+    assert storage.standing(study_id, 1, 0.5, but=9) == (0, 0)
 
 
 def test_a_missing_database_is_not_made_unless_asked_for(tmp_path: Path) -> None:

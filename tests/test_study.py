@@ -160,8 +160,9 @@ def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
 )
 def test_a_trial_sees_the_pruner_of_its_study(url: str, pruner: str, kind: type) -> None:
     stored = create(url, build(search={"pruner": pruner}))
+    cached = _CachedStorage(Storage(url))
 
-    seen = study.for_trial(_CachedStorage(Storage(url)), stored, 0)
+    seen = study.for_trial(cached, stored, 0, [])
 
     assert type(seen.pruner) is kind
     assert seen.direction.name == "MAXIMIZE"

@@ -1,0 +1,392 @@
+"""What it costs to keep the books of a study: opening it, a trial's life in it, a look at it in the browser.
+
+Theirs is stock Optuna and optuna-dashboard, as their documentation sets them up; ours is the code that a worker runs,
+without the training. Both work on copies of one database of drawn trials.
+"""
+
+import random
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import sqlalchemy as sa
+import torch
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.storages import _CachedStorage
+from optuna.trial import TrialState
+
+from data.parts import SearchData
+from search import dashboard, home, lease, objective, runner, sampler, spec, study
+from search.lease import Claim
+from search.objective import Outcome, Workplace
+from search.space import sample
+from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
+from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
+
+NAME = "s"
+STEPS = 10
+#: Fifteen parameters, as many as the notes on Optuna were measured with; each is drawn in each trial.
+SPACE: dict[str, Any] = {
+    "conv_layers": {"low": 2, "high": 6},
+    "width": {"low": 16, "high": 64, "step": 8},
+    "growth": [1.5, 2.0],
+    "kernel_size": [3, 5],
+    "pool": ["max", "avg"],
+    "norm": ["batch", "group", "none"],
+    "activation": ["relu", "leaky_relu", "elu", "gelu", "silu"],
+    "pool_every": 2,
+    "dropout_conv": {"low": 0.0, "high": 0.3},
+    "dense_layers": 1,
+    "dense_units": {"low": 64, "high": 512, "log": True},
+    "dropout_dense": {"low": 0.0, "high": 0.5},
+    "batch_size": [64, 128, 256, 512],
+    "optimizer": ["adam", "adamw"],
+    "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
+    "label_smoothing": {"low": 0.0, "high": 0.2},
+}
+TABLES: dict[str, Any] = {
+    "data": {"source": "shapes"},
+    "budget": {"trials": 100_000, "epochs": STEPS},
+    "search": {"pruner": "asha"},
+    "space": SPACE,
+}
+
+
+def measured(quick: bool) -> Result:
+    """Opening, a trial's life, its growth with the study, and a poll of the dashboard."""
+    large, sizes, repeats = (500, (100, 500), 2) if quick else (5_000, (100, 1_000, 5_000, 10_000), 7)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        books = {size: filled(Path(folder) / f"{size}.db", size) for size in {large, *sizes}}
+        opening = Comparison(
+            what=f"open a study of {large:,} finished trials",
+            unit="s",
+            target=8.0,
+            **both(books[large], open_ours, open_theirs, repeats),
+        )
+        life = Comparison(
+            what=f"a trial's life at {large:,} trials",
+            unit="s",
+            target=3.0,
+            **both(books[large], live_ours, live_theirs, repeats),
+        )
+        looks = [
+            Comparison(
+                what=f"a dashboard's poll at {large:,} trials, {running} of them running",
+                unit="s",
+                target=10.0,
+                **polls(books[large], running, 2 if quick else 5),
+            )
+            for running in (2, 0)
+        ]
+        growth = [grown(books[size], size, repeats) for size in sizes]
+    return Result(
+        name="Bookkeeping",
+        about=(
+            f"A life: claim, draw {drawn()} parameters (tpe), report {STEPS} steps, decide at each (asha), tell.",
+            "A poll: what the browser asks for every ten seconds, as soon as the dashboard's own cache is out of date.",
+            f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
+        ),
+        comparisons=(opening, life, *looks),
+        figures=tuple(figure for figures in growth for figure in figures),
+    )
+
+
+def drawn() -> int:
+    return sum(isinstance(value, dict | list) for value in SPACE.values())
+
+
+# -- a database of drawn trials -----------------------------------------------------------------------------------
+
+
+def filled(file: Path, trials: int) -> Path:
+    """A database with a study of so many finished trials: a quarter complete, the others pruned at asha's rungs."""
+    storage = Storage(f"sqlite:///{file}", create=True)
+    wanted = spec.build(TABLES)
+    stored = study.open_or_create(storage, wanted, name=NAME, data={"fingerprint": "none"})
+    dice = random.Random(0)
+    rows = [rows_of(number, stored, dice) for number in range(trials)]
+
+    def insert(connection: sa.Connection) -> None:
+        for table in (TRIALS, TRIAL_PARAMS, TRIAL_VALUES, CURVES, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS):
+            values = [row for of_trial in rows for row in of_trial.get(table.name, [])]
+            connection.execute(sa.insert(table), values)
+
+    storage.write(insert)
+    storage.engine.dispose()
+    return file
+
+
+@dataclass(slots=True)
+class Drawn:
+    """A trial whose values are drawn at random, and noted with their distributions."""
+
+    dice: random.Random
+    names: dict[str, tuple[Any, BaseDistribution]] = field(default_factory=dict)
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
+        return float(self._suggest(name, FloatDistribution(low, high, log=log, step=step)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        return int(self._suggest(name, IntDistribution(low, high, log=log, step=step)))
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._suggest(name, CategoricalDistribution(choices))
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        random_sampler = optuna.samplers.RandomSampler(seed=self.dice.randrange(2**31))
+        value = random_sampler.sample_independent(cast("Any", None), cast("Any", None), name, distribution)
+        self.names[name] = value, distribution
+        return value
+
+
+def rows_of(number: int, stored: study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a trial in every table. Its curve rises to a height that depends on what was drawn."""
+    drawn = Drawn(dice)
+    config = sample(stored.spec.space, drawn)
+    height = (
+        0.9 - abs(float(config["learning_rate"]) - 0.01) - 0.1 * float(config["dropout_dense"]) + dice.gauss(0.0, 0.02)
+    )
+    steps = STEPS if dice.random() < 0.25 else dice.choice([1, 3, 9])
+    state = TrialState.COMPLETE if steps == STEPS else TrialState.PRUNED
+    curve = {step: height * (1 - 0.5**step) for step in range(1, steps + 1)}
+    trial_id, now = number + 1, utc_now()
+    attrs = {
+        "attempts": "1",
+        "parameters": "100000",
+        "macs": "10000000",
+        "seed": "1",
+        "seconds": "30.0",
+        "epochs": "4.0",
+    }
+    return {
+        TRIALS.name: [
+            {
+                "trial_id": trial_id,
+                "number": number,
+                "study_id": stored.id,
+                "state": state,
+                "datetime_start": now,
+                "datetime_complete": now,
+            }
+        ],
+        TRIAL_PARAMS.name: [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distribution.to_internal_repr(value),
+                "distribution_json": distribution_to_json(distribution),
+            }
+            for name, (value, distribution) in drawn.names.items()
+        ],
+        TRIAL_VALUES.name: [{"trial_id": trial_id, "objective": 0, "value": curve[steps], "value_type": "FINITE"}],
+        CURVES.name: [
+            {
+                "trial_id": trial_id,
+                "step": step,
+                "intermediate_value": value,
+                "intermediate_value_type": "FINITE",
+            }
+            for step, value in curve.items()
+        ],
+        TRIAL_ATTRS.name: [{"trial_id": trial_id, "key": key, "value_json": text} for key, text in attrs.items()],
+        TRIAL_SYSTEM_ATTRS.name: [{"trial_id": trial_id, "key": "config", "value_json": "{}"}],
+    }
+
+
+# -- both sides ---------------------------------------------------------------------------------------------------
+
+
+Side = Callable[[str], Callable[[], float]]
+"""From the URL of a database to what measures something in it once."""
+
+
+def both(book: Path, ours: Side, theirs: Side, repeats: int) -> dict[str, Any]:
+    """Both sides in turn, each on a copy of its own; the first time of each is not counted."""
+    with copied(book) as our_url, copied(book) as their_url:
+        our, their = ours(our_url), theirs(their_url)
+        our(), their()
+        values = in_turn(our, their, repeats)
+    return {"ours": values[0], "theirs": values[1]}
+
+
+@contextmanager
+def copied(book: Path) -> Any:
+    """The URL of a copy of a database."""
+    with tempfile.TemporaryDirectory(dir=book.parent) as folder:
+        yield f"sqlite:///{shutil.copy(book, folder)}"
+
+
+def open_ours(url: str) -> Callable[[], float]:
+    def read() -> None:
+        storage = Storage(url)
+        _CachedStorage(storage).get_all_trials(1, deepcopy=False)
+        storage.engine.dispose()
+
+    return lambda: seconds(read)
+
+
+def open_theirs(url: str) -> Callable[[], float]:
+    def read() -> None:
+        optuna.load_study(study_name=NAME, storage=url).get_trials(deepcopy=False)
+
+    return lambda: seconds(read)
+
+
+def live_ours(url: str) -> Callable[[], float]:
+    place = workplace(url)
+    owner = lease.this_process("bench")
+
+    def live() -> None:
+        claim = lease.claim(place.storage, place.study.id, owner)
+        assert claim is not None
+        trial = objective.open_trial(place, claim)
+        values = objective.draw(place, trial)
+        decide(place, claim, trial, values)
+        runner.tell(place, trial, Outcome(value=0.95))
+
+    return lambda: seconds(live)
+
+
+def decide(place: Workplace, claim: Claim, trial: optuna.Trial, values: dict[str, Any]) -> None:
+    """Report every step, each with its decision; none falls behind."""
+    run = objective._Run(place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0)
+    for step in range(1, STEPS + 1):
+        assert run._record(step, 0.9 + step / 1000) is None
+
+
+def workplace(url: str) -> Workplace:
+    """What a worker has, but for the images: nothing here looks at one."""
+    storage = Storage(url, token="bench")
+    stored, cached = study.load(storage, NAME), _CachedStorage(storage)
+    return Workplace(
+        storage=storage,
+        cached=cached,
+        excerpt=sampler.Excerpt(cached, stored.id),
+        study=stored,
+        home=home.of(url),
+        data=cast("SearchData", None),
+        device=torch.device("cpu"),
+    )
+
+
+def live_theirs(url: str) -> Callable[[], float]:
+    space = spec.build(TABLES).space
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    loaded = optuna.load_study(study_name=NAME, storage=url, sampler=optuna.samplers.TPESampler(seed=0), pruner=pruner)
+
+    def live() -> None:
+        trial = loaded.ask()
+        sample(space, cast("Any", trial))
+        for step in range(1, STEPS + 1):
+            trial.report(0.9 + step / 1000, step)
+            assert not trial.should_prune()
+        loaded.tell(trial, 0.95)
+
+    return lambda: seconds(live)
+
+
+# -- the dashboard ------------------------------------------------------------------------------------------------
+
+#: The dashboard's own cache of a study of more than 500 trials is out of date after ten seconds.
+STALE_S = 10.5
+
+
+def polls(book: Path, running: int, repeats: int) -> dict[str, Any]:
+    """The browser's poll of a study whose last trials it has already."""
+    import optuna_dashboard
+
+    with copied(book) as our_url, copied(book) as their_url:
+        for url in (our_url, their_url):
+            start_last(url, running)
+        apps = dashboard._dashboard(our_url), optuna_dashboard.wsgi(their_url)
+        for app in apps:
+            poll(app)  # a browser has asked before
+        values = [polled(apps) for _ in range(repeats)]
+    return {"ours": tuple(our for our, _ in values), "theirs": tuple(their for _, their in values)}
+
+
+def start_last(url: str, running: int) -> None:
+    """Let the last so many trials run."""
+    storage = Storage(url)
+    numbers = sa.select(TRIALS.c.number).order_by(TRIALS.c.number.desc()).limit(running)
+    update = sa.update(TRIALS).where(TRIALS.c.number.in_(numbers)).values(state=TrialState.RUNNING)
+    storage.write(lambda connection: connection.execute(update))
+    storage.engine.dispose()
+
+
+def polled(apps: tuple[Any, Any]) -> tuple[float, float]:
+    """The seconds of a poll of each, when their caches are out of date."""
+    time.sleep(STALE_S)
+    ours, theirs = apps
+    return seconds(lambda: poll(ours)), seconds(lambda: poll(theirs))
+
+
+def poll(app: Any) -> None:
+    """Ask an application for a study, as the browser does every ten seconds."""
+    answer: list[str] = []
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/api/studies/1",
+        "QUERY_STRING": "after=4990",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_ACCEPT_ENCODING": "identity",
+        "wsgi.input": BytesIO(),
+        "wsgi.errors": BytesIO(),
+        "wsgi.url_scheme": "http",
+    }
+    body = b"".join(app(environ, lambda status, *_: answer.append(status)))
+    assert answer == ["200 OK"], (answer, body[:200])
+
+
+# -- growth -------------------------------------------------------------------------------------------------------
+
+
+def grown(book: Path, size: int, repeats: int) -> tuple[Figure, Figure]:
+    """A trial's life in a study of a size, and the part of it that is tpe's arithmetic, with the trials at hand."""
+    with copied(book) as url:
+        live = live_ours(url)
+        live()
+        lives = tuple(live() for _ in range(repeats))
+        arithmetic = draws(url, repeats)
+    return (
+        Figure(what=f"a trial's life at {size:,} trials", unit="s", values=lives),
+        Figure(what=f"of it, tpe's arithmetic at {size:,} trials", unit="s", values=arithmetic),
+    )
+
+
+def draws(url: str, repeats: int) -> tuple[float, ...]:
+    """Drawing a trial with all others in memory, where reading and writing cost nothing."""
+    here = optuna.create_study(direction="maximize")
+    here.add_trials(Storage(url).get_all_trials(1, deepcopy=False))
+    space = spec.build(TABLES).space
+    excerpt = sampler.Excerpt(here._storage, here._study_id)
+    excerpt.read()
+
+    def draw(number: int) -> float:
+        seen = sampler.Seen(here.study_name, here._storage, excerpt.read())
+        here.sampler = sampler.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
+        trial = here.ask()
+        spent = seconds(lambda: sample(space, cast("Any", trial)))
+        here.tell(trial, 0.5)
+        return spent
+
+    return tuple(draw(number) for number in range(repeats))

@@ -1,0 +1,235 @@
+"""How many images a second are trained on the whole machine: ours, the plain loop of the tutorials, an expert's loop.
+
+The same layers (three 3x3 convolutions of 32, 64 and 128 channels, batch norm, ReLU, pooling, mean, linear), the same
+batch, augmentation (flip, crop 4) and optimizer (SGD with Nesterov momentum) on the same drawn bytes of 32 x 32 pixels.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from data.batches import Batches
+from data.config import AugmentConfig
+from data.dataset import DataInfo
+from data.parts import Part
+from models.config import ModelConfig, TrainConfig
+from models.train import start
+from search import machine
+from tests.bench.measure import Comparison, Result
+
+BATCH, IMAGES, CLASSES = 128, 10_000, 10
+WIDTHS = (32, 64, 128)
+MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.244, 0.262)
+SPAWN = multiprocessing.get_context("spawn")
+
+Loop = Callable[[], Iterator[int]]
+"""Trains on and on; yields the images of each batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A loop, and in how many processes of how many threads it runs."""
+
+    name: str
+    loop: Loop
+    processes: int
+    threads: int
+
+
+def measured(quick: bool) -> Result:
+    """Ours against the best plain loop, and against the expert's."""
+    window_s, repeats = (2.0, 2) if quick else (8.0, 7)
+    cores = machine.cores()
+    layouts = [
+        Layout(
+            name=f"{processes} of {threads} threads, {workers} loader workers",
+            loop=partial(plain, workers),
+            processes=processes,
+            threads=threads,
+        )
+        for workers in (0, 1, 2)
+        for processes, threads in ((1, cores), (cores, 1))
+    ]
+    tried = {layout.name: rate(layout, window_s) for layout in layouts}
+    best = max(layouts, key=lambda layout: tried[layout.name])
+    sides = (
+        Layout(name="ours", loop=ours, processes=cores, threads=1),
+        best,
+        Layout(name="expert", loop=expert, processes=cores, threads=1),
+    )
+    rounds = [[rate(layout, window_s) for layout in sides] for _ in range(repeats)]
+    our, their, experts = (tuple(column) for column in zip(*rounds, strict=True))
+    return Result(
+        name="Engine",
+        about=(
+            f"Batch {BATCH}, float32, {window_s:g} s each after a warm-up, whole machine.",
+            "Plain loop: DataLoader with torchvision's transforms, eager, NCHW, norm before pooling.",
+            "Tried once each: " + "; ".join(f"{name}: {value:.0f} images/s" for name, value in tried.items()) + ".",
+            f"The best of them is compared: {best.name}.",
+            "Expert's loop: tensors in memory, whole batches augmented, channels_last, one thread in a process a core.",
+        ),
+        comparisons=(
+            Comparison(
+                what="against the plain loop", unit="images/s", ours=our, theirs=their, more_is_better=True, target=3.5
+            ),
+            Comparison(
+                what="against the expert's loop",
+                unit="images/s",
+                ours=our,
+                theirs=experts,
+                more_is_better=True,
+                target=1.3,
+            ),
+        ),
+    )
+
+
+def rate(layout: Layout, window_s: float) -> float:
+    """Images per second of all processes of a layout together."""
+    barrier = SPAWN.Barrier(layout.processes)
+    counts = SPAWN.Queue()
+    processes = [
+        SPAWN.Process(target=_count, args=(layout.loop, layout.threads, window_s, barrier, counts))
+        for _ in range(layout.processes)
+    ]
+    for process in processes:
+        process.start()
+    total = sum(counts.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return float(total)
+
+
+def _count(loop: Loop, threads: int, window_s: float, barrier: Barrier, counts: Any) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    batches = loop()
+    for _ in range(5):
+        next(batches)
+    barrier.wait()
+    began, images = time.perf_counter(), 0
+    while time.perf_counter() - began < window_s:
+        images += next(batches)
+    counts.put(images / (time.perf_counter() - began))
+
+
+def pixels() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Drawn images, (N, 32, 32, 3), and their labels."""
+    dice = np.random.default_rng(0)
+    return dice.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), dice.integers(0, CLASSES, IMAGES)
+
+
+# -- ours ---------------------------------------------------------------------------------------------------------
+
+
+def ours() -> Iterator[int]:
+    """The batches and the training that a worker runs."""
+    images, labels = pixels()
+    part = Part(images=torch.from_numpy(images), labels=torch.from_numpy(labels), indices=torch.arange(IMAGES))
+    info = DataInfo(
+        fingerprint="",
+        classes=tuple(map(str, range(CLASSES))),
+        train_counts=(),
+        test_counts=(),
+        image_size=32,
+        mean=MEAN,
+        std=STD,
+        notes=(),
+    )
+    batches = Batches(part, info, batch_size=BATCH, seed=0, augment=AugmentConfig(flip=True, crop=4))
+    model = ModelConfig(conv_layers=3, width=WIDTHS[0], dense_layers=0)
+    config = TrainConfig(batch_size=BATCH, learning_rate=0.01, scheduler="none")
+    total = 10**6
+    training = start(model, config, image_size=32, classes=CLASSES, total_batches=total, seed=0, device="cpu")
+    for _ in training.run(batches, range(1, total + 1)):
+        yield BATCH
+
+
+# -- theirs -------------------------------------------------------------------------------------------------------
+
+
+class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """One image after the other, as torchvision's CIFAR10 gives them."""
+
+    def __init__(self) -> None:
+        from torchvision import transforms
+
+        self._images, self._labels = pixels()
+        self._transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self._transform(Image.fromarray(self._images[index])), int(self._labels[index])
+
+
+def plain(workers: int) -> Iterator[int]:
+    """What tutorials do."""
+    loader = torch.utils.data.DataLoader(
+        Images(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    while True:
+        for images, labels in loader:
+            yield from update(model, optimizer, images, labels)
+
+
+def expert() -> Iterator[int]:
+    """What who knows torch does: all images in memory as floats, batches augmented as a whole, channels_last."""
+    raw, labels = (torch.from_numpy(array) for array in pixels())
+    floats = (raw.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    images = functional.pad(floats.permute(0, 3, 1, 2), (4, 4, 4, 4), mode="reflect")
+    model = network().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    while True:
+        order = torch.randperm(IMAGES)
+        for rows in torch.split(order, BATCH)[:-1]:
+            batch = augmented(images[rows]).contiguous(memory_format=torch.channels_last)
+            yield from update(model, optimizer, batch, labels[rows])
+
+
+def augmented(padded: Tensor) -> Tensor:
+    """Cut (N, 3, 40, 40) to a random (N, 3, 32, 32), and mirror half of them."""
+    count = len(padded)
+    down, right = torch.randint(9, (2, count))
+    rows, columns = (offset[:, None] + torch.arange(32) for offset in (down, right))
+    cut = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return torch.where((torch.rand(count) < 0.5)[:, None, None, None], cut.flip(3), cut)
+
+
+def network() -> nn.Module:
+    """Convolution, norm, activation, pooling, three times."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in WIDTHS:
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Iterator[int]:
+    optimizer.zero_grad()
+    functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    yield len(labels)

@@ -1,0 +1,181 @@
+"""Both sides of a comparison in one run, in turn, as ratios; and the record that is kept of it."""
+
+import json
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from search import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPARED = ("measured", "n", "unit", "ours", "theirs", "ratio", "target", "")
+MEASURED = ("measured", "n", "unit", "median (range)", "limit", "")
+PACKAGES = ("torch", "torchvision", "optuna", "optuna-dashboard", "sqlalchemy", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One thing measured on both sides, pair by pair, so that a machine that slows down slows down both."""
+
+    what: str
+    unit: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    more_is_better: bool = False
+    target: float | None = None
+    """How many times better ours is to be; None where nothing was promised."""
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """How many times better ours is, pair by pair."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return tuple(our / their if self.more_is_better else their / our for our, their in pairs)
+
+    @property
+    def is_met(self) -> bool | None:
+        return None if self.target is None else statistics.median(self.ratios) >= self.target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One thing measured on one side."""
+
+    what: str
+    unit: str
+    values: tuple[float, ...]
+    limit: float | None = None
+    """What the median is to stay below; None where nothing was promised."""
+
+    @property
+    def is_met(self) -> bool | None:
+        return None if self.limit is None else statistics.median(self.values) < self.limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What one benchmark has found."""
+
+    name: str
+    about: tuple[str, ...]
+    """What was measured, and how, a line each."""
+    comparisons: tuple[Comparison, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+def in_turn(
+    ours: Callable[[], float], theirs: Callable[[], float], repeats: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measure both sides so often, one after the other: ours, theirs, ours, theirs, ..."""
+    pairs = [(ours(), theirs()) for _ in range(repeats)]
+    return tuple(our for our, _ in pairs), tuple(their for _, their in pairs)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def page(result: Result, command: str) -> str:
+    """The result as Markdown."""
+    lines = [f"# {result.name}", "", f"`{command}` at commit {commit()}, {time.strftime('%Y-%m-%d')}.", ""]
+    lines += [f"{hardware()}; {versions()}.", "", *(f"- {line}" for line in result.about)]
+    if result.comparisons:
+        lines += ["", *_table(COMPARED, [_compared(row) for row in result.comparisons])]
+    if result.figures:
+        lines += ["", *_table(MEASURED, [_measured(row) for row in result.figures])]
+    return "\n".join([*lines, ""])
+
+
+def keep(result: Result, command: str) -> Path:
+    """Write page and figures into a folder of their own under studies/records/; returns it."""
+    name = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(result.name)))
+    folder = ROOT / "studies" / "records" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(page(result, command))
+    (folder / "result.json").write_text(json.dumps(as_json(result, command), indent=1) + "\n")
+    return folder
+
+
+def as_json(result: Result, command: str) -> dict[str, Any]:
+    """Everything that was measured, unrounded."""
+    return {
+        "name": result.name,
+        "command": command,
+        "commit": commit(),
+        "hardware": hardware(),
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "about": result.about,
+        "comparisons": [
+            {
+                "what": row.what,
+                "unit": row.unit,
+                "ours": row.ours,
+                "theirs": row.theirs,
+                "ratios": row.ratios,
+                "target": row.target,
+            }
+            for row in result.comparisons
+        ],
+        "figures": [
+            {"what": row.what, "unit": row.unit, "values": row.values, "limit": row.limit} for row in result.figures
+        ],
+    }
+
+
+def hardware() -> str:
+    """Cores, processor, system."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    return f"{machine.cores()} cores, {cpu or platform.processor()}; {platform.system()} {platform.release()}"
+
+
+def versions() -> str:
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
+
+
+def commit() -> str:
+    """The commit of the code that was measured, and whether more than that was."""
+    words = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _compared(row: Comparison) -> tuple[str, ...]:
+    ratio, target = spread(row.ratios, "x"), "" if row.target is None else f"{row.target:g}x"
+    count = str(len(row.ours))
+    return row.what, count, row.unit, spread(row.ours), spread(row.theirs), ratio, target, _verdict(row.is_met)
+
+
+def _measured(row: Figure) -> tuple[str, ...]:
+    limit = "" if row.limit is None else f"{row.limit:g}"
+    return row.what, str(len(row.values)), row.unit, spread(row.values), limit, _verdict(row.is_met)
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Median and range."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.4g}{unit} ({low:.4g} to {high:.4g})"
+
+
+def _verdict(is_met: bool | None) -> str:
+    return {None: "", True: "met", False: "missed"}[is_met]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
