@@ -21,7 +21,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean migrate test check soak lock
+.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -75,6 +75,9 @@ test: check  ##| check, then all tests
 
 soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak
+
+bench: $(SETUP)  ##| measure against stock, ten minutes
+	@.venv/bin/python -m tests.bench
 
 check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .

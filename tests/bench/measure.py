@@ -142,10 +142,14 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit of the code that was measured, and whether more than that was."""
-    words = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit of the code that was measured, and whether it was changed since."""
+    changed = _git("status", "--porcelain", "--", "data", "models", "search", "tests")
+    return _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(("git", "-C", str(ROOT), *words), capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def slug(text: str) -> str:

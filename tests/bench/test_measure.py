@@ -1,0 +1,39 @@
+"""The benchmarks run, and say what they measured."""
+
+from pathlib import Path
+
+from tests.bench import bookkeeping
+from tests.bench.measure import Comparison, Figure, Result, as_json, page
+
+
+def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair() -> None:
+    time = Comparison(what="a call", unit="s", ours=(1.0, 2.0, 1.0), theirs=(4.0, 6.0, 2.0), target=3.0)
+    rate = Comparison(what="a loop", unit="images/s", ours=(40.0,), theirs=(10.0,), more_is_better=True, target=5.0)
+
+    assert time.ratios == (4.0, 3.0, 2.0)
+    assert rate.ratios == (4.0,)
+    assert (time.is_met, rate.is_met) == (True, False)
+
+
+def test_a_page_has_n_median_range_target_and_what_was_missed() -> None:
+    result = Result(
+        name="Speed",
+        about=("How it was done.",),
+        comparisons=(Comparison(what="a call", unit="s", ours=(2.0, 1.0), theirs=(2.0, 2.0), target=3.0),),
+        figures=(Figure(what="a wait", unit="s", values=(1.0, 3.0, 2.0), limit=2.5),),
+    )
+
+    text = page(result, "make bench")
+
+    assert "| a call | 2 | s | 1.5 (1 to 2) | 2 (2 to 2) | 1.5x (1 to 2) | 3x | missed |" in text
+    assert "| a wait | 3 | s | 2 (1 to 3) | 2.5 | met |" in text
+    assert as_json(result, "make bench")["comparisons"][0]["ratios"] == (1.0, 2.0)
+
+
+def test_both_sides_live_a_trial_in_copies_of_one_study(tmp_path: Path) -> None:
+    book = bookkeeping.filled(tmp_path / "60.db", 60)
+
+    values = bookkeeping.both(book, bookkeeping.live_ours, bookkeeping.live_theirs, 1)
+    reads = bookkeeping.both(book, bookkeeping.open_ours, bookkeeping.open_theirs, 1)
+
+    assert min(*values["ours"], *values["theirs"], *reads["ours"], *reads["theirs"]) > 0
