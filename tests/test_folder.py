@@ -6,8 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from data.cache import ensure, read_array, read_meta
 from data.errors import DataError
 from data.folder import Folder
 from data.image import decode
+from tests.lab import without_root
 
 SIDE = 16
 COUNTS = {"train/cat": 6, "train/dog": 5, "test/cat": 2, "test/dog": 3}
@@ -265,18 +265,6 @@ def test_a_path_that_is_no_data_is_refused(tmp_path: Path, make: Callable[[Path]
 
     with pytest.raises(DataError, match=words):
         folder(tmp_path / "thing").key()
-
-
-@contextmanager
-def without_root() -> Iterator[None]:
-    """Root may read everything: be nobody (65534, by the Linux Standard Base) for a while, where we are root."""
-    ours = os.geteuid()
-    if ours == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(ours)
 
 
 @pytest.mark.parametrize("kind", ["", "zip"], ids=["directory", "archive"])
