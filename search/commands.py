@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search import answers, output, query
-from search.errors import BusyError, DatabaseError, UsageError
+from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.output import Grid
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
@@ -193,7 +193,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
             passes=lambda error: code == 0 and passes(error),  # who asked us to stop does not wait
             patience_s=order.times.patience_s,
         )
-    except DatabaseError as error:
+    except (DatabaseError, DiskError) as error:
         if code == 0:
             raise
         say(f"{name}: {end}; {error}")

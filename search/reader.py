@@ -15,7 +15,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from search import schema
-from search.errors import DatabaseError
+from search.errors import DatabaseError, DiskError
+from search.trouble import database_error, first_line, is_full_or_broken
 
 #: Longest wait of a question for a writer. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
 READ_TIMEOUT_S = 10.0
@@ -84,12 +85,16 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
     Raises:
         DatabaseError: the database does not answer, holds no studies, or has the tables of another Optuna.
+        DiskError: the disk below it is full or broken.
     """
     try:
         with one_moment(engine).connect() as connection, connection.begin():
             schema.check(connection, place(engine))
             yield connection
     except sa.exc.SQLAlchemyError as error:
+        cause = database_error(error)
+        if cause is not None and is_full_or_broken(cause):
+            raise DiskError(f"{place(engine)} cannot be read ({first_line(error)}); see to its disk") from error
         raise DatabaseError(_reason(engine, error)) from error
 
 

@@ -41,6 +41,13 @@ def is_of_the_disk(error: sa.exc.DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN, READ_ONLY)
 
 
+def is_full_or_broken(error: sa.exc.DBAPIError) -> bool:
+    """Whether the disk is full or broken: also who only reads may have to roll back what a killed writer left."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_code(error.orig) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN)
+
+
 def unusable(url: str, error: Exception) -> DatabaseError | DiskError:
     """What to tell of an error of the database, or of the disk below it."""
     cause = database_error(error)

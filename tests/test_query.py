@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from search import query
-from search.errors import DatabaseError, UsageError
+from search.errors import DatabaseError, DiskError, UsageError
 from search.reader import open_reader, reading
 from search.rows import Counts
 
@@ -363,6 +363,24 @@ def test_what_a_killed_writer_left_half_written_is_not_seen(make: Make, tmp_path
     row = query.study(engine_of(tmp_path), "s")
 
     assert row.question == "before"
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])
+def test_a_disk_that_is_in_the_way_of_a_reader_is_told_from_a_database_that_is_none(
+    make: Make, tmp_path: Path, code: int
+) -> None:
+    """As where it has to roll back what a killed writer left."""
+    make()
+    engine = open_reader(f"sqlite:///{tmp_path / 'studies.db'}")
+
+    def fail(*_: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = code
+        raise error
+
+    sa.event.listen(engine, "do_execute", fail)
+    with pytest.raises(DiskError, match=r"studies\.db cannot be read \(database or disk is full\); see to its disk"):
+        query.studies(engine)
 
 
 def test_a_password_is_not_told(tmp_path: Path) -> None:
