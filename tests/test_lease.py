@@ -30,8 +30,7 @@ def owner(token: str = "me") -> Owner:
 
 
 def states(storage: Storage) -> dict[int, str]:
-    with storage.engine.connect() as connection:
-        rows = connection.execute(sa.select(TRIALS.c.number, TRIALS.c.state)).all()
+    rows = storage.read(lambda connection: connection.execute(sa.select(TRIALS.c.number, TRIALS.c.state)).all())
     return {row.number: row.state.name for row in rows}
 
 
