@@ -48,7 +48,7 @@ def usable(url: str) -> str:
 
 def has_password(url: str) -> bool:
     """Whether a password stands in `url`, be it an address that can be used or not."""
-    return hidden(url) != url or _has_secret_option(url)
+    return hidden(url) != url or _has_secret(url)
 
 
 def hidden(text: str) -> str:
@@ -56,7 +56,7 @@ def hidden(text: str) -> str:
     return _OPTION.sub(r"\1***", _IN_FRONT.sub(r"\1***@", text))
 
 
-def _has_secret_option(url: str) -> bool:
+def _has_secret(url: str) -> bool:
     """Whether SQLAlchemy, which knows more ways to write an address than we do, finds a secret in it."""
     if url.startswith("sqlite:"):
         return False

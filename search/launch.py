@@ -182,8 +182,10 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
 
 
 def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
-    """Put those trials back to the queue that an earlier run was to put back, but could not: it was stopped on purpose,
-    so that this was no attempt."""
+    """Put those trials back to the queue that an earlier run was to put back, but could not.
+
+    It was stopped on purpose, so that this was no attempt.
+    """
     tokens = files.left(stored.name)
     if tokens:
         lease.stop(storage, tokens)
