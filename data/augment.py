@@ -8,10 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 
-def flip(images: Tensor, generator: Generator) -> Tensor:
-    """Mirror each image left to right with probability one half."""
-    mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror left to right those images that (B,) bool `mirrored` names."""
+    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def crop(images: Tensor, pad: int, generator: Generator) -> Tensor:

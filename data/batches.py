@@ -40,6 +40,7 @@ class Batches:
         self._seed = seed
         self._augment = augment
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._first_mirrored = torch.rand(len(part.images), generator=_generator(seed, "flip", 0)) < 0.5
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield batches start, start + 1, ..., stop - 1."""
@@ -53,11 +54,21 @@ class Batches:
         if self._augment.crop:
             images = crop(images, self._augment.crop, generator)
         if self._augment.flip:
-            images = flip(images, generator)
+            images = flip(images, self._mirrored(number, rows, generator))
         normalised = self._normalise(images)
         if self._augment.cutout:
             normalised = cutout(normalised, self._augment.cutout, generator)
         return normalised, self._part.labels[rows]
+
+    def _mirrored(self, number: int, rows: Tensor, generator: Generator) -> Tensor:
+        """Which images of a batch to mirror: each time by chance, or by chance in the first epoch and then in turn.
+
+        In turn, an image is seen from both sides in any two epochs (Jordan 2024, arXiv:2404.00498, section 3.6).
+        """
+        if self._augment.flip != "alternating":
+            return torch.rand(len(rows), generator=generator) < 0.5
+        epochs = torch.arange(number * self._batch_size, (number + 1) * self._batch_size) // len(self._part)
+        return self._first_mirrored[rows.cpu()] ^ (epochs % 2 == 1)
 
     def _rows(self, number: int) -> Tensor:
         """The rows of a batch: a piece of the epochs' permutations, laid end to end."""

@@ -62,8 +62,8 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    flip: bool = False
-    """Mirror every other image, at random, left to right."""
+    flip: bool | Literal["alternating"] = False
+    """Mirror every other image left to right: at random each time, or those of one epoch that the last one did not."""
 
     crop: Annotated[int, Field(ge=0, le=16)] = 0
     """Reflect so many pixels outwards at every side, and cut the old size out at a random place; 0 is off."""

@@ -1,29 +1,38 @@
 """From a configuration to a network with its first weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.cnn import CNN
-from models.config import ModelConfig, plan
+from models.config import Init, ModelConfig, plan
+from models.layers import Whitening
 
 
-def build(config: ModelConfig, *, image_size: int, classes: int) -> CNN:
+def build(config: ModelConfig, *, image_size: int, classes: int, images: Tensor | None = None) -> CNN:
     """Build the network on the CPU, in the channels_last memory format, its weights drawn from torch's generator.
 
-    Seed torch before. Raises Impossible where there is no such network.
+    Seed torch before. A whitening stem is fitted to `images`, (N, 3, side, side) normalised training images; without
+    them it is random, for a network whose weights are loaded. Raises Impossible where there is no such network.
     """
     model = CNN(config, plan(config, image_size=image_size, classes=classes))
     for module in model.modules():
-        _initialise(module)
+        _initialise(module, config.init)
     # The last layer feeds no activation, so that it does not need the gain that makes up for one.
     nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
+    if images is not None and isinstance(model.stem, Whitening):
+        model.stem.fit(images)
     return model.to(memory_format=torch.channels_last)
 
 
-def _initialise(module: nn.Module) -> None:
-    """He 2015 (arXiv:1502.01852): every layer keeps the variance of what passes forward."""
+def _initialise(module: nn.Module, init: Init) -> None:
+    """He 2015 (arXiv:1502.01852): every layer keeps the variance of what passes forward.
+
+    Dirac: the first filters of a convolution hand on one channel each (Zagoruyko 2017, arXiv:1706.00388).
+    """
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return
     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if init == "dirac" and isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+        nn.init.dirac_(module.weight[: module.in_channels])
     if module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -8,12 +8,15 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
-Head = Literal["gap", "flatten"]
+Head = Literal["gap", "max", "flatten"]
+Init = Literal["kaiming", "dirac"]
 Norm = Literal["batch", "group", "none"]
-OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
+OptimizerName = Literal["sgd", "muon", "adam", "adamw", "rmsprop"]
 Pool = Literal["max", "avg"]
-SchedulerName = Literal["none", "step", "cosine", "one_cycle", "plateau"]
+Precision = Literal["auto", "float32", "bfloat16"]
+SchedulerName = Literal["none", "step", "linear", "cosine", "one_cycle", "plateau"]
 Skip = Literal["none", "identity", "pool", "project", "pool_project"]
+Stem = Literal["none", "whiten"]
 
 Need = tuple[str, frozenset[object]]
 """The key that decides, and its values for which the needing parameter has a meaning."""
@@ -21,13 +24,19 @@ Need = tuple[str, frozenset[object]]
 NEEDS: Final[Mapping[str, Need]] = {
     "dense_units": ("dense_layers", frozenset({1, 2, 3, 4})),
     "dropout_dense": ("dense_layers", frozenset({1, 2, 3, 4})),
-    "momentum": ("optimizer", frozenset({"sgd", "rmsprop"})),
-    "warmup": ("scheduler", frozenset({"none", "step", "cosine", "plateau"})),
+    "momentum": ("optimizer", frozenset({"sgd", "muon", "rmsprop"})),
+    "warmup": ("scheduler", frozenset({"none", "step", "linear", "cosine", "plateau"})),
 }
 """Parameters that mean nothing for some choices, and are not drawn there. (One_cycle has a warmup of its own.)"""
 
 IMAGE_CHANNELS: Final = 3
 """Images are red, green and blue, always."""
+
+PATCH: Final = 2
+"""Side in pixels of the patches that a whitening stem looks at (Jordan 2024, arXiv:2404.00498, section 3.1)."""
+
+WHITENED: Final = 2 * IMAGE_CHANNELS * PATCH**2
+"""Channels that come out of it: each direction of a patch, and its negative."""
 
 STRICT: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 """A misspelt key, a text in place of a number and a NaN are refused, whoever wrote them."""
@@ -45,6 +54,8 @@ class ModelConfig(BaseModel):
 
     model_config = STRICT
 
+    stem: Stem = "none"
+    """What comes before the convolutions: nothing, or fixed filters that make the pixels of a patch uncorrelated."""
     conv_layers: Annotated[int, Field(ge=1, le=8)] = 3
     """Convolutions, one after the other."""
     width: Annotated[int, Field(ge=4, le=1024)] = 32
@@ -56,7 +67,9 @@ class ModelConfig(BaseModel):
     pool: Pool = "max"
     """How 2 x 2 pixels become one."""
     pool_every: Annotated[int, Field(ge=1, le=8)] = 1
-    """A pooling after every so many convolutions; it halves the side."""
+    """A pooling for every so many convolutions, a stage; it halves the side."""
+    pool_first: bool = False
+    """Whether a stage pools after its first convolution, and not after its last: the others then work on a quarter."""
     norm: Norm = "batch"
     """Normalisation after each convolution."""
     activation: Activation = "relu"
@@ -72,7 +85,11 @@ class ModelConfig(BaseModel):
     dropout_dense: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0
     """Share of units dropped after each hidden dense layer."""
     head: Head = "gap"
-    """How the last image becomes a vector: mean over the pixels (gap), or all of them (flatten)."""
+    """How the last image becomes a vector: mean over the pixels (gap), their maximum, or all of them (flatten)."""
+    logit_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor of what comes out: a small one keeps the first predictions vague, and lets high learning rates work."""
+    init: Init = "kaiming"
+    """First weights of the convolutions: random, or such that as many channels as come in pass unchanged (dirac)."""
 
 
 class TrainConfig(BaseModel):
@@ -86,6 +103,8 @@ class TrainConfig(BaseModel):
     """Rule of the update; sgd is with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
     """Highest learning rate, for the mean loss of a batch."""
+    bias_rate: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    """Factor of the learning rate for the biases and for the shifts of norms."""
     momentum: Annotated[float, Field(ge=0.0, le=0.999)] = 0.9
     """Momentum of sgd and rmsprop."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 5e-4
@@ -102,6 +121,8 @@ class TrainConfig(BaseModel):
     """Decay per batch of the moving average of the weights, which is then what is judged; 0 is off."""
     clip: Annotated[float, Field(ge=0.0)] = 0.0
     """Longest gradient, as a norm over all weights; 0 is off."""
+    precision: Precision = "float32"
+    """Numbers that convolutions and dense layers compute with; auto is bfloat16 where the hardware has units for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +144,8 @@ class ConvPlan:
 class Plan:
     """The shape of a whole network, known before it is built."""
 
+    stem: bool
+    """Whether a whitening stem comes first."""
     convs: tuple[ConvPlan, ...]
     dense: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each dense layer; the last one is the classifier."""
@@ -139,7 +162,9 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
     """
     convs = _plan_convs(config, image_size)
     dense = _plan_dense(config, convs[-1], classes)
+    stem = config.stem == "whiten"
     parameters = sum(_conv_parameters(config, conv) for conv in convs) + sum((i + 1) * o for i, o in dense)
+    parameters += WHITENED if stem else 0  # its filters are fixed, its biases are not
     if parameters > MAX_PARAMETERS:
         raise Impossible(
             f"the network may have at most {MAX_PARAMETERS:,} parameters, but width {config.width}, growth "
@@ -148,7 +173,8 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
             f'pool more before a "flatten" head'
         )
     macs = sum(_conv_macs(config, conv) for conv in convs) + sum(i * o for i, o in dense)
-    return Plan(convs=convs, dense=dense, parameters=parameters, macs=macs)
+    macs += IMAGE_CHANNELS * PATCH**2 * WHITENED * (image_size - PATCH + 1) ** 2 if stem else 0
+    return Plan(stem=stem, convs=convs, dense=dense, parameters=parameters, macs=macs)
 
 
 def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, classes: int) -> None:
@@ -175,18 +201,20 @@ def norm_groups(channels: int) -> int:
 
 def _plan_convs(config: ModelConfig, image_size: int) -> tuple[ConvPlan, ...]:
     convs: list[ConvPlan] = []
-    channels, side, poolings = IMAGE_CHANNELS, image_size, 0
+    whitened = config.stem == "whiten"
+    channels, side = (WHITENED, image_size - PATCH + 1) if whitened else (IMAGE_CHANNELS, image_size)
     for number in range(1, config.conv_layers + 1):
-        pooled = number % config.pool_every == 0
+        stage, place = divmod(number - 1, config.pool_every)
+        pooled = place == (0 if config.pool_first else config.pool_every - 1)
         if pooled and side < 2:
-            raise _too_many_poolings(config, image_size)
-        out = round(config.width * config.growth**poolings)
+            raise _too_many_poolings(config, convs[0].side_in)
+        out = round(config.width * config.growth**stage)
         side_out = side // 2 if pooled else side
         skip: Skip = "none" if number == 1 or not config.residual else _skip(pooled, channels != out)
         convs.append(
             ConvPlan(in_channels=channels, out_channels=out, side_in=side, side_out=side_out, pooled=pooled, skip=skip)
         )
-        channels, side, poolings = out, side_out, poolings + pooled
+        channels, side = out, side_out
     return tuple(convs)
 
 
@@ -196,11 +224,12 @@ def _skip(pooled: bool, widened: bool) -> Skip:
     return "project" if widened else "identity"
 
 
-def _too_many_poolings(config: ModelConfig, image_size: int) -> Impossible:
-    asked = config.conv_layers // config.pool_every
-    possible = image_size.bit_length() - 1
+def _too_many_poolings(config: ModelConfig, side: int) -> Impossible:
+    reach = config.conv_layers + (config.pool_every - 1 if config.pool_first else 0)
+    asked = reach // config.pool_every
+    possible = side.bit_length() - 1
     return Impossible(
-        f"each pooling halves the side, so an image of {image_size} x {image_size} pixels allows {possible} poolings, "
+        f"each pooling halves the side, so an image of {side} x {side} pixels allows {possible} poolings, "
         f"but conv_layers {config.conv_layers} with pool_every {config.pool_every} asks for {asked}; "
         f"raise pool_every, or lower conv_layers"
     )

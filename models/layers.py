@@ -1,8 +1,52 @@
 """The parts a network is put together from."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from models.config import Activation, ConvPlan, ModelConfig, Norm, Pool, Skip, norm_groups
+from models.config import (
+    IMAGE_CHANNELS,
+    PATCH,
+    WHITENED,
+    Activation,
+    ConvPlan,
+    Head,
+    ModelConfig,
+    Norm,
+    Pool,
+    Skip,
+    norm_groups,
+)
+
+#: Added to the variances that a whitening divides by; of images with deviation 1 (Jordan 2024, arXiv:2404.00498).
+LEAST_VARIANCE = 5e-4
+
+
+class Whitening(nn.Module):
+    """Patches without correlation: (N, 3, S, S) becomes (N, WHITENED, S - 1, S - 1).
+
+    A fixed convolution whose filters are the eigenvectors of the patches' covariance, scaled to variance 1, and their
+    negatives; then a trained bias and the activation (Page 2018, and Jordan 2024, arXiv:2404.00498, section 3.1).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(IMAGE_CHANNELS, WHITENED, PATCH)
+        self.conv.weight.requires_grad_(False)
+        self.activation = make_activation(config.activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.conv(images))
+        return out
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Take the filters from (N, 3, S, S) normalised images."""
+        patches = functional.unfold(images.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
+        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.reshape(-1, IMAGE_CHANNELS, PATCH, PATCH)
+        self.conv.weight.copy_(torch.cat((filters, -filters)))
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has one
 
 
 class ConvBlock(nn.Module):
@@ -72,6 +116,17 @@ def make_norm(name: Norm, channels: int) -> nn.Module:
         case "group":
             return nn.GroupNorm(norm_groups(channels), channels)
         case "none":
+            return nn.Identity()
+
+
+def make_head(name: Head) -> nn.Module:
+    """What makes one vector of the last image, before it is flattened."""
+    match name:
+        case "gap":
+            return nn.AdaptiveAvgPool2d(1)
+        case "max":
+            return nn.AdaptiveMaxPool2d(1)
+        case "flatten":
             return nn.Identity()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from models.config import TrainConfig
+from models.muon import Muon
 
 FUSED_DEVICES: Final = frozenset({"cpu", "cuda"})
 """Where torch has one kernel for a whole update of sgd, adam and adamw; rmsprop has none anywhere."""
@@ -26,6 +27,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
                 nesterov=config.momentum > 0,
                 fused=fused,
             )
+        case "muon":
+            return Muon(groups, lr=config.learning_rate, momentum=config.momentum)
         case "adam":
             return Adam(groups, lr=config.learning_rate, fused=fused)
         case "adamw":
@@ -37,15 +40,24 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
     """Weights of convolutions and dense layers, with weight decay; norms and biases, without unless decay_norms.
 
-    A norm's scale decayed to zero silences its channel (Jia 2018, arXiv:1807.11205, section 3.2).
+    A norm's scale decayed to zero silences its channel (Jia 2018, arXiv:1807.11205, section 3.2). `rate` is a group's
+    factor of the learning rate: biases and shifts may have a higher one (Page 2018, part 8; Jordan 2024,
+    arXiv:2404.00498, section 3.3), and are then decayed as strongly as at the common rate.
     """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     # Weights of layers are at least matrices; scales, shifts and biases are vectors.
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": config.weight_decay if config.decay_norms else 0.0},
+    weights = [parameter for _, parameter in named if parameter.ndim > 1]
+    fast = {name for name, _ in named if name.endswith("bias") and config.bias_rate != 1.0}
+    vectors = [parameter for name, parameter in named if parameter.ndim <= 1 and name not in fast]
+    biases = [parameter for name, parameter in named if name in fast]
+    decay = config.weight_decay if config.decay_norms else 0.0
+    groups: list[dict[str, object]] = [
+        {"params": weights, "weight_decay": config.weight_decay, "rate": 1.0},
+        {"params": vectors, "weight_decay": decay, "rate": 1.0},
     ]
+    if biases:
+        groups.append({"params": biases, "weight_decay": decay / config.bias_rate, "rate": config.bias_rate})
+    return groups
 
 
 class MovingAverage:

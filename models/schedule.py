@@ -27,6 +27,8 @@ def make_schedule(config: TrainConfig) -> Schedule:
             return with_warmup(constant, share=config.warmup)
         case "step":
             return with_warmup(step, share=config.warmup)
+        case "linear":
+            return with_warmup(linear, share=config.warmup)
         case "cosine":
             return with_warmup(cosine, share=config.warmup)
         case "one_cycle":
@@ -43,6 +45,11 @@ def step(progress: float) -> float:
     if progress < 0.5:
         return 1.0
     return 0.1 if progress < 0.75 else 0.01
+
+
+def linear(progress: float) -> float:
+    """A straight line from 1 to 0 (Defazio et al. 2023, arXiv:2310.07831: best of eleven schedules on most tasks)."""
+    return 1.0 - progress
 
 
 def cosine(progress: float) -> float:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from models.build import build
 from models.config import ModelConfig, TrainConfig, check_batch_size
 from models.optim import MovingAverage, make_optimizer
+from models.precision import computes_bfloat16
 from models.randomness import RandomState, get_random_state, seed_everything, set_random_state
 from models.schedule import Plateau, make_schedule
 
@@ -186,7 +187,7 @@ class Training:
         if self._plateau is not None:
             factor *= self._plateau.factor
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor
+            group["lr"] = self.config.learning_rate * factor * group.get("rate", 1.0)  # old states have none
         logits = self.model(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         if self.device.type == "cpu":
@@ -243,10 +244,17 @@ def start(
     total_batches: int,
     seed: int,
     device: torch.device | str,
+    images: Tensor | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Training:
-    """Seed the process's random generators and build a network, ready to train on `device`. Raises Impossible."""
+    """Seed the process's random generators and build a network, ready to train on `device`. Raises Impossible.
+
+    `images`, (N, 3, side, side) normalised training images, are what a whitening stem is fitted to; others need none.
+    """
+    if model_config.stem == "whiten" and images is None:
+        raise ValueError('stem = "whiten" needs images to be fitted to, but got None')
     check_batch_size(model_config, config.batch_size, image_size=image_size, classes=classes)
     seed_everything(seed)
-    model = build(model_config, image_size=image_size, classes=classes).to(device)
+    model = build(model_config, image_size=image_size, classes=classes, images=images).to(device)
+    model.in_bfloat16 = computes_bfloat16(config.precision, torch.device(device))
     return Training(model, config, total_batches=total_batches, seed=seed, clock=clock)

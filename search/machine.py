@@ -48,6 +48,17 @@ def devices(workers: int | None, *, device: str | None = None) -> tuple[str, ...
     return tuple(f"cuda:{index % found}" for index in range(workers or found))
 
 
+def seats(devices: tuple[str, ...]) -> tuple[int | None, ...]:
+    """The core of each worker, where they are as many as the cores; else None for all.
+
+    Fewer are not tied to any, because those of another run might be tied to the same.
+    """
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(allowed) != len(devices) or set(devices) != {"cpu"}:
+        return (None,) * len(devices)
+    return tuple(allowed)
+
+
 def _quota(file: Path) -> float | None:
     """Cores that a control group may use: `max 100000` is no limit, `150000 100000` is 1.5."""
     if not file.exists():

@@ -17,8 +17,10 @@ from typing import Any, cast
 import optuna
 import torch
 from optuna.storages import _CachedStorage
+from torch import Tensor
 
 from data.batches import Batches, evaluation
+from data.config import AugmentConfig
 from data.parts import SearchData
 from models.config import Impossible, Plan, plan
 from models.evaluate import evaluate
@@ -33,6 +35,8 @@ from search.study import StoredStudy, for_trial, trial_seed
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+#: Images that a whitening stem is fitted to (as many as Jordan 2024, arXiv:2404.00498, takes).
+SAMPLE = 5000
 #: Calls between two batches; it raises to stop the trial there.
 Pulse = Callable[[], None]
 
@@ -136,6 +140,12 @@ def fitting_plan(place: Workplace, values: dict[str, Any]) -> Plan:
     return shape
 
 
+def sample(data: SearchData, seed: int) -> Tensor:
+    """(SAMPLE, 3, side, side) training images, normalised and unchanged, drawn by seed."""
+    batches = Batches(data.train, data.info, batch_size=SAMPLE, seed=seed, augment=AugmentConfig())
+    return batches.batch(0)[0]
+
+
 def boundaries(*, images: int, batch_size: int, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
     """After how many batches, counted from the start, each step ends: a step is an equal share of the images."""
     return tuple(-(-step * images // (steps_per_epoch * batch_size)) for step in range(1, steps + 1))
@@ -177,6 +187,7 @@ class _Run:
             total_batches=ends[-1],
             seed=self.seed,
             device=device,
+            images=sample(data, self.seed) if model.stem == "whiten" else None,
         )
         try:
             return self._steps(training, batches, ends)

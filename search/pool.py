@@ -16,7 +16,7 @@ from enum import StrEnum
 from multiprocessing.connection import wait
 
 from data.errors import DataError
-from search import hand, home, lease, logbook, query, room, study, worker
+from search import hand, home, lease, logbook, machine, query, room, study, worker
 from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
 from search.hand import LOOK_S, Hand
 from search.interrupts import Interrupts
@@ -189,11 +189,11 @@ class Pool:
             lambda connection: (lease.claimable(connection, self.study.id), lease.holders(connection, self.study.id))
         )
         open_trials -= sum(each.token not in busy for each in self._hands.values())
-        for index, device in enumerate(self.devices):
+        for index, (device, core) in enumerate(zip(self.devices, machine.seats(self.devices), strict=True)):
             if index in self._hands or open_trials <= 0:
                 continue
             open_trials -= 1
-            self._hands[index] = hand.start(replace(self.post, token=uuid.uuid4().hex, device=device))
+            self._hands[index] = hand.start(replace(self.post, token=uuid.uuid4().hex, device=device, core=core))
         return bool(self._hands or busy)  # who joined us may die, and its trial come back
 
     def _tokens(self) -> list[str]:

@@ -17,5 +17,7 @@ class Post:
     """Folder of the decoded images."""
     device: str
     """As torch names it: cpu, cuda:0, ..."""
+    core: int | None = None
+    """The one it runs on; None is any."""
     patience_s: float = Times().patience_s
     """How long a storage call tries again."""

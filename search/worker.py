@@ -19,6 +19,7 @@ from types import FrameType
 import optuna
 
 from data.errors import DataError
+from search import seat
 from search.errors import ConvsearchError, DatabaseError
 from search.interrupts import STOPPING
 from search.parent import die_with_parent
@@ -59,6 +60,7 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     signals = Signals()
     signals.listen()
     die_with_pool()
+    seat.take(post.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.runner import run_trials
 

@@ -122,3 +122,16 @@ def test_evaluation_shows_every_image_of_the_part_once_in_order_and_unchanged(da
     expected = (data.validation.images[rows] / 255 - mean) / std
     torch.testing.assert_close(torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1), expected)
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
+
+
+def test_alternating_flips_show_each_image_from_the_other_side_in_the_next_epoch(make: Make, data: SearchData) -> None:
+    batches = make(batch_size=7, augment=AugmentConfig(flip="alternating"))
+    images, labels = (torch.cat(part) for part in zip(*batches(0, 35), strict=True))  # 245 images: three epochs
+
+    epochs = [images[start : start + 80][labels[start : start + 80].argsort()] for start in (0, 80, 160)]
+
+    assert torch.equal(epochs[1], epochs[0].flip(3))
+    assert torch.equal(epochs[2], epochs[0])
+    plain = make(batch_size=80, augment=AugmentConfig()).batch(0)
+    mirrored = (epochs[0] != plain[0][plain[1].argsort()]).flatten(1).any(1)
+    assert 20 < int(mirrored.sum()) < 60

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.build import build
-from models.config import Impossible, ModelConfig, plan
-from models.layers import ConvBlock
+from models.config import WHITENED, Impossible, ModelConfig, plan
+from models.layers import ConvBlock, Whitening
 
 CONFIGS = st.builds(
     ModelConfig,
@@ -27,7 +27,10 @@ CONFIGS = st.builds(
     dense_layers=st.integers(0, 4),
     dense_units=st.integers(8, 40),
     dropout_dense=st.sampled_from([0.0, 0.3]),
-    head=st.sampled_from(["gap", "flatten"]),
+    head=st.sampled_from(["gap", "max", "flatten"]),
+    stem=st.sampled_from(["none", "whiten"]),
+    pool_first=st.booleans(),
+    init=st.sampled_from(["kaiming", "dirac"]),
 )
 
 
@@ -62,7 +65,8 @@ def test_the_network_has_the_parameters_and_macs_of_its_plan(
 
     model = build(config, image_size=image_size, classes=classes)
 
-    assert sum(parameter.numel() for parameter in model.parameters()) == planned.parameters
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    assert sum(trained) == planned.parameters
     assert counted_macs(model, images) == planned.macs
     assert model(images).shape == (2, classes)
 
@@ -75,7 +79,7 @@ def test_every_parameter_of_a_network_gets_a_finite_gradient(config: ModelConfig
 
     model(torch.randn(4, 3, 16, 16)).logsumexp(1).sum().backward()
 
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
 
 
@@ -183,3 +187,59 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> Non
 def test_a_network_that_cannot_be_is_not_built() -> None:
     with pytest.raises(Impossible, match="allows 3 poolings"):
         build(ModelConfig(conv_layers=4), image_size=8, classes=10)
+
+
+def test_a_fitted_stem_makes_the_pixels_of_patches_uncorrelated_and_of_one_size() -> None:
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(50, 3, 18, 18), 3, stride=1)
+    stem = build(ModelConfig(stem="whiten"), image_size=16, classes=10, images=smooth).stem
+
+    assert isinstance(stem, Whitening)
+    half = WHITENED // 2
+    patches = stem.conv(smooth).permute(0, 2, 3, 1).reshape(-1, WHITENED)
+    covariance = patches[:, :half].T @ patches[:, :half] / len(patches)
+    torch.testing.assert_close(covariance, torch.eye(half), atol=0.1, rtol=0)
+    torch.testing.assert_close(patches[:, :half], -patches[:, half:])
+    assert not stem.conv.weight.requires_grad
+
+
+def test_pooling_first_leaves_the_other_convolutions_of_a_stage_a_quarter_of_the_work() -> None:
+    last, first = (
+        plan(ModelConfig(conv_layers=4, pool_every=2, pool_first=which), image_size=32, classes=10)
+        for which in (False, True)
+    )
+
+    assert [conv.side_in for conv in last.convs] == [32, 32, 16, 16]
+    assert [conv.side_in for conv in first.convs] == [32, 16, 16, 8]
+    assert [conv.out_channels for conv in last.convs] == [conv.out_channels for conv in first.convs]
+
+
+def test_a_dirac_convolution_hands_its_channels_on() -> None:
+    model = build(ModelConfig(init="dirac", width=32), image_size=16, classes=10)
+    images = torch.randn(2, 32, 8, 8)
+
+    block = model.convs[1]
+    assert isinstance(block, ConvBlock)
+    torch.testing.assert_close(block.conv(images)[:, :32], images)
+
+
+def test_bfloat16_is_near_float32_and_what_comes_out_is_float32() -> None:
+    torch.manual_seed(0)
+    model = build(ModelConfig(width=16), image_size=16, classes=10).eval()
+    images = torch.randn(4, 3, 16, 16)
+    exact = model(images)
+
+    model.in_bfloat16 = True
+
+    assert model(images).dtype == torch.float32
+    assert not torch.equal(model(images), exact)
+    torch.testing.assert_close(model(images), exact, atol=0.05, rtol=0.05)
+
+
+def test_the_logits_are_scaled() -> None:
+    images, logits = torch.randn(2, 3, 16, 16), []
+    for scale in (1.0, 0.25):
+        torch.manual_seed(0)
+        logits.append(build(ModelConfig(logit_scale=scale), image_size=16, classes=10).eval()(images))
+
+    torch.testing.assert_close(logits[1], logits[0] / 4)

@@ -86,3 +86,30 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.Mo
 
     with pytest.raises(UsageError, match="--device cuda needs an NVIDIA GPU"):
         machine.devices(1, device="cuda")
+
+
+def test_workers_have_a_core_each_only_where_they_fill_the_machine() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+
+    assert machine.seats(("cpu",) * len(allowed)) == tuple(allowed)
+    assert machine.seats(("cpu",) * (len(allowed) + 1)) == (None,) * (len(allowed) + 1)
+    assert machine.seats(("cuda:0",) * len(allowed)) == (None,) * len(allowed)
+
+
+def test_a_process_with_a_seat_keeps_to_its_core_and_keeps_the_memory_it_freed() -> None:
+    code = """
+import os, resource
+from search import seat
+core = max(os.sched_getaffinity(0))
+seat.take(core)
+assert os.sched_getaffinity(0) == {core}
+import numpy
+numpy.ones(20_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    numpy.ones(20_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) < 2000  # twenty times 160 MB of new pages are 780,000 faults

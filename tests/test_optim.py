@@ -9,7 +9,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.build import build
 from models.config import ModelConfig, OptimizerName, TrainConfig
-from models.optim import MovingAverage, make_optimizer
+from models.muon import orthogonal
+from models.optim import MovingAverage, make_optimizer, parameter_groups
 
 
 def small(seed: int = 0, **changes: object) -> nn.Module:
@@ -66,6 +67,10 @@ def test_every_parameter_belongs_to_the_optimizer_once(optimizer: OptimizerName)
     assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
 
 
+TORCHS = tuple(name for name in get_args(OptimizerName) if name != "muon")
+"""Torch's own Muon takes matrices only."""
+
+
 def reference(model: nn.Module, name: OptimizerName) -> optim.Optimizer:
     """Torch's own, one parameter at a time, nothing fused."""
     if name == "sgd":
@@ -76,7 +81,7 @@ def reference(model: nn.Module, name: OptimizerName) -> optim.Optimizer:
     return kind(model.parameters(), lr=0.01, weight_decay=0.1, fused=False, foreach=False)
 
 
-@pytest.mark.parametrize("name", get_args(OptimizerName))
+@pytest.mark.parametrize("name", TORCHS)
 def test_the_fused_update_of_channels_last_weights_is_torchs_plain_update(name: OptimizerName) -> None:
     config = TrainConfig(optimizer=name, learning_rate=0.01, momentum=0.9, weight_decay=0.1, decay_norms=True)
     ours, theirs = small(), small().to(memory_format=torch.contiguous_format)
@@ -178,3 +183,72 @@ def test_the_average_does_not_touch_the_model_and_needs_no_gradient() -> None:
     assert all(torch.equal(now, was + 1) for now, was in zip(model.parameters(), before, strict=True))
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_biases_may_have_a_rate_of_their_own_and_are_decayed_as_strongly() -> None:
+    config = TrainConfig(bias_rate=8.0, weight_decay=0.5, decay_norms=True)
+
+    groups = parameter_groups(small(), config)
+
+    assert [(group["rate"], group["weight_decay"]) for group in groups] == [(1.0, 0.5), (1.0, 0.5), (8.0, 0.0625)]
+    biases = {id(parameter) for name, parameter in small().named_parameters() if name.endswith("bias")}
+    assert len(biases) == len(groups[2]["params"])  # type: ignore[arg-type]
+
+
+def test_what_is_not_trained_has_no_optimizer() -> None:
+    model = build(ModelConfig(stem="whiten", conv_layers=2), image_size=9, classes=3)
+
+    owned = [each for group in parameter_groups(model, TrainConfig()) for each in group["params"]]  # type: ignore[attr-defined]
+
+    assert (
+        len(owned)
+        == sum(parameter.requires_grad for parameter in model.parameters())
+        == len(list(model.parameters())) - 1
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8), (16, 16)], ids=["wide", "tall", "square"])
+def test_an_orthogonal_update_has_singular_values_near_one_and_keeps_its_directions(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = left @ torch.diag(torch.linspace(0.2, 1.0, min(shape))) @ right
+
+    out = orthogonal(1000 * matrix)
+
+    stretched = left.T @ out @ right.T
+    assert 0.3 < stretched.diagonal().min() < stretched.diagonal().max() < 1.6
+    torch.testing.assert_close(stretched, torch.diag(stretched.diagonal()), atol=1e-4, rtol=0)
+
+
+def test_muon_moves_filters_by_its_rate_whatever_the_size_of_the_gradient_and_the_rest_as_sgd() -> None:
+    moved = []
+    for size in (1.0, 100.0):
+        model = small()
+        set_gradients(model, seed=0)
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad *= size
+        before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        make_optimizer(model, TrainConfig(optimizer="muon", learning_rate=0.1, momentum=0.6)).step()
+        moved.append({name: value.detach() - before[name] for name, value in model.named_parameters()})
+
+    filters = "convs.1.conv.weight"
+    torch.testing.assert_close(moved[0][filters], moved[1][filters], atol=1e-5, rtol=1e-3)
+    bias = "classifier.bias"
+    torch.testing.assert_close(moved[0][bias] * 100, moved[1][bias], atol=1e-5, rtol=1e-3)
+
+
+def test_muon_learns() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.randn(64, 3, 8, 8), torch.randint(0, 3, (64,))
+    model = small()
+    optimizer = make_optimizer(model, TrainConfig(optimizer="muon", learning_rate=0.1, momentum=0.6, weight_decay=0.0))
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+
+    assert losses[-1] < 0.3 * losses[0]

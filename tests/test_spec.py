@@ -136,7 +136,7 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
         ),
         (BUDGET + "[space]\nclip = [1, 1.0]", "[space] clip must offer each value once, but has 1.0 twice"),
         (BUDGET + "[space]\nwidth = [true]", "[space] width must be a whole number, but got true"),
-        (BUDGET + "[space]\nflip = [0, 1]", "[space] flip must be true or false, but got 0"),
+        (BUDGET + "[space]\nflip = [0, 1]", "[space] flip must be true or false or 'alternating', but got 0"),
         (BUDGET + "[space]\nwidth = 1979-05-27", "[space] width must be a whole number, but got 1979-05-27"),
         (BUDGET + "[space]\nclip = [0.1, nan]", "[space] clip must be a finite number, but got nan"),
         (BUDGET + "[space]\nresidual = { low = 0, high = 1 }", "[space] residual cannot be a range; write a list"),
@@ -164,7 +164,7 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
         ),
         # [space.when]
         (TWO + "[space.when.optimzer.sgd]", "[space.when] optimzer is not known; did you mean 'optimizer'?"),
-        (TWO + "[space.when.optimizer.sdg]", "[space.when.optimizer.sdg] optimizer must be 'sgd', 'adam'"),
+        (TWO + "[space.when.optimizer.sdg]", "[space.when.optimizer.sdg] optimizer must be 'sgd', 'muon', 'adam'"),
         (TWO + "[space.when.optimizer.sgd]\nwith = 8", "[space.when.optimizer.sgd] with is not known; did you mean"),
         (
             TWO + "[space.when.optimizer.sgd]\nlearning_rate = { low = 0.1, high = 11 }",

@@ -22,9 +22,10 @@ from data.batches import Batches
 from data.config import AugmentConfig
 from data.dataset import DataInfo
 from data.parts import Part
-from models.config import ModelConfig, TrainConfig
+from models.config import ModelConfig, Precision, TrainConfig
+from models.precision import computes_bfloat16
 from models.train import start
-from search import machine
+from search import machine, seat
 from tests.bench.measure import Comparison, Result
 
 BATCH, IMAGES, CLASSES = 128, 10_000, 10
@@ -44,6 +45,8 @@ class Layout:
     loop: Loop
     processes: int
     threads: int
+    seated: bool = False
+    """Whether each process takes a seat, as a worker does."""
 
 
 def measured(quick: bool) -> Result:
@@ -63,16 +66,19 @@ def measured(quick: bool) -> Result:
     tried = {layout.name: rate(layout, window_s) for layout in layouts}
     best = max(layouts, key=lambda layout: tried[layout.name])
     sides = (
-        Layout(name="ours", loop=ours, processes=cores, threads=1),
+        Layout(name="ours", loop=partial(ours, "auto"), processes=cores, threads=1, seated=True),
+        Layout(name="ours, float32", loop=partial(ours, "float32"), processes=cores, threads=1, seated=True),
         best,
         Layout(name="expert", loop=expert, processes=cores, threads=1),
     )
     rounds = [[rate(layout, window_s) for layout in sides] for _ in range(repeats)]
-    our, their, experts = (tuple(column) for column in zip(*rounds, strict=True))
+    our, single, their, experts = (tuple(column) for column in zip(*rounds, strict=True))
+    numbers = "bfloat16" if computes_bfloat16("auto", torch.device("cpu")) else "float32"
     return Result(
         name="Engine",
         about=(
-            f"Batch {BATCH}, float32, {window_s:g} s each after a warm-up, whole machine.",
+            f"Batch {BATCH}, {window_s:g} s each after a warm-up, whole machine.",
+            f'Ours computes in {numbers} (precision = "auto" on this machine), or in float32; all others in float32.',
             "Plain loop: DataLoader with torchvision's transforms, eager, NCHW, norm before pooling.",
             "Tried once each: " + "; ".join(f"{name}: {value:.0f} images/s" for name, value in tried.items()) + ".",
             f"The best of them is compared: {best.name}.",
@@ -90,17 +96,34 @@ def measured(quick: bool) -> Result:
                 more_is_better=True,
                 target=1.3,
             ),
+            Comparison(
+                what="float32 against the plain loop",
+                unit="images/s",
+                ours=single,
+                theirs=their,
+                more_is_better=True,
+                target=None,
+            ),
+            Comparison(
+                what="float32 against the expert's loop",
+                unit="images/s",
+                ours=single,
+                theirs=experts,
+                more_is_better=True,
+                target=None,
+            ),
         ),
     )
 
 
 def rate(layout: Layout, window_s: float) -> float:
     """Images per second of all processes of a layout together."""
+    seats = machine.seats(("cpu",) * layout.processes)
     barrier = SPAWN.Barrier(layout.processes)
     counts = SPAWN.Queue()
     processes = [
-        SPAWN.Process(target=_count, args=(layout.loop, layout.threads, window_s, barrier, counts))
-        for _ in range(layout.processes)
+        SPAWN.Process(target=_count, args=(layout.loop, layout.threads, core, window_s, barrier, counts))
+        for core in (seats if layout.seated else [None] * layout.processes)
     ]
     for process in processes:
         process.start()
@@ -110,8 +133,10 @@ def rate(layout: Layout, window_s: float) -> float:
     return float(total)
 
 
-def _count(loop: Loop, threads: int, window_s: float, barrier: Barrier, counts: Any) -> None:
+def _count(loop: Loop, threads: int, core: int | None, window_s: float, barrier: Barrier, counts: Any) -> None:
     torch.set_num_threads(threads)
+    if core is not None:
+        seat.take(core)
     torch.manual_seed(0)
     batches = loop()
     for _ in range(5):
@@ -132,7 +157,7 @@ def pixels() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 # -- ours ---------------------------------------------------------------------------------------------------------
 
 
-def ours() -> Iterator[int]:
+def ours(precision: Precision) -> Iterator[int]:
     """The batches and the training that a worker runs."""
     images, labels = pixels()
     part = Part(images=torch.from_numpy(images), labels=torch.from_numpy(labels), indices=torch.arange(IMAGES))
@@ -148,7 +173,7 @@ def ours() -> Iterator[int]:
     )
     batches = Batches(part, info, batch_size=BATCH, seed=0, augment=AugmentConfig(flip=True, crop=4))
     model = ModelConfig(conv_layers=3, width=WIDTHS[0], dense_layers=0)
-    config = TrainConfig(batch_size=BATCH, learning_rate=0.01, scheduler="none")
+    config = TrainConfig(batch_size=BATCH, learning_rate=0.01, scheduler="none", precision=precision)
     total = 10**6
     training = start(model, config, image_size=32, classes=CLASSES, total_batches=total, seed=0, device="cpu")
     for _ in training.run(batches, range(1, total + 1)):
