@@ -251,4 +251,4 @@ def test_muon_learns() -> None:
         optimizer.step()
         losses.append(loss.item())
 
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
