@@ -61,6 +61,9 @@ class TrainingState(TypedDict):
     config: dict[str, Any]
     seed: int
     total_batches: int
+    """As planned at the beginning."""
+    turn: tuple[int, float, int]
+    """Where `end_after` was last called: at which batch, at which progress of the schedule, and the end it set."""
     batch: int
     step: int
     step_began: int
@@ -100,6 +103,8 @@ class Training:
         self.device = next(model.parameters()).device
         self.batch = 0
         self.step = 0
+        self._planned = total_batches
+        self._turn = (0, 0.0)
         self._clock = clock
         self._optimizer = make_optimizer(model, config)
         self._schedule = make_schedule(config)
@@ -117,6 +122,13 @@ class Training:
         while self.step < len(boundaries):
             yield self._run_step(batches, boundaries[self.step])
 
+    def end_after(self, total_batches: int) -> None:
+        """End after so many batches in place of what was planned; the schedule goes on from where it is to its end."""
+        if total_batches < self.batch:
+            raise ValueError(f"total_batches must be at least the {self.batch} that are done, but got {total_batches}")
+        self._turn = (self.batch, self._progress())
+        self.total_batches = total_batches
+
     def judged(self) -> nn.Module:
         """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""
         return self.model if self._average is None else self._average.model
@@ -126,7 +138,8 @@ class Training:
         state = TrainingState(
             config=self.config.model_dump(),
             seed=self.seed,
-            total_batches=self.total_batches,
+            total_batches=self._planned,
+            turn=(*self._turn, self.total_batches),
             batch=self.batch,
             step=self.step,
             step_began=self._step_began,
@@ -154,9 +167,18 @@ class Training:
         if self._plateau is not None:
             self._plateau.load_state_dict(state["plateau"])
         self.batch, self.step, self._step_began = state["batch"], state["step"], state["step_began"]
+        batch, progress, self.total_batches = state.get("turn", (0, 0.0, self._planned))  # old states have none
+        self._turn = (batch, progress)
         self._loss_sum.fill_(state["loss_sum"])
         self._images, self._seconds = state["images"], state["seconds"]
         set_random_state(state["random"], self.device)
+
+    def _progress(self) -> float:
+        """How far the schedule has come, from 0 to 1."""
+        batch, progress = self._turn
+        if self.total_batches == batch:
+            return progress
+        return progress + (1.0 - progress) * (self.batch - batch) / (self.total_batches - batch)
 
     def _begin_step(self) -> None:
         self._step_began = self.batch
@@ -183,7 +205,7 @@ class Training:
         return self._end_step()
 
     def _train_batch(self, images: Tensor, labels: Tensor) -> None:
-        factor = self._schedule(self.batch / self.total_batches)
+        factor = self._schedule(self._progress())
         if self._plateau is not None:
             factor *= self._plateau.factor
         for group in self._optimizer.param_groups:
@@ -229,7 +251,7 @@ class Training:
 
     def _check_same_training(self, state: TrainingState) -> None:
         theirs = (TrainConfig(**state["config"]), state["seed"], state["total_batches"])
-        ours = (self.config, self.seed, self.total_batches)
+        ours = (self.config, self.seed, self._planned)
         for name, stored, here in zip(("config", "seed", "total_batches"), theirs, ours, strict=True):
             if stored != here:
                 raise ValueError(f"the state is of another training: its {name} is {stored!r}, here it is {here!r}")

@@ -51,6 +51,7 @@ def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
         "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes),
         "trained": f"{setting(row.epochs)} epochs in {duration(row.seconds)}",
         "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
+        "test images": "" if row.test is None else _test(row.test),
         "model": _model(row),
         "begun": f"{row.started:%Y-%m-%d %H:%M:%S} UTC" if row.started else "",
         "ended": f"{row.completed:%Y-%m-%d %H:%M:%S} UTC" if row.completed else "",
@@ -109,6 +110,7 @@ def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
         "config": row.config,
         "repeat": row.repeat,
         "seed": row.seed,
+        "test": row.test,
         "parameters": row.parameters,
         "macs": row.macs,
         "images_per_second": row.images_per_second,
@@ -124,8 +126,8 @@ def spec_grid(stored: Mapping[str, Any]) -> Grid:
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
     lines = [
         (f"[{table}] {key}", _given(value))
-        for table in ("data", "budget", "search")
-        for key, value in stored[table].items()
+        for table in ("data", "budget", "search", "final")
+        for key, value in (stored[table] or {}).items()
     ]
     lines += [(f"[space] {key}", _given(value)) for key, value in drawn.items()]
     for control, tables in space.get("when", {}).items():
@@ -141,6 +143,19 @@ def spec_grid(stored: Mapping[str, Any]) -> Grid:
     return Grid(
         columns=("", ""), rows=tuple(lines), before=(*((stored["question"],) if stored["question"] else ()), "")
     )
+
+
+def verdict_line(row: TrialRow) -> str:
+    """What the last training of a study came to."""
+    if row.test is None:
+        return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
+    trained = f"{setting(row.epochs)} epochs on train and validation images in {duration(row.seconds)}"
+    return f"verdict: {number(row.values[0])} on {_test(row.test)}; {trained}"
+
+
+def _test(test: Mapping[str, Any]) -> str:
+    low, high = test["interval"]
+    return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
 
 
 def next_commands(row: StudyRow) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.output import Grid
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
-from search.rows import StudyRow
+from search.rows import FINAL, StudyRow, TrialRow
 from search.talk import say
 from search.times import Times
 
@@ -45,7 +45,8 @@ def resume(args: argparse.Namespace) -> int:
 
     stored = study.load(Storage(args.storage), args.study)
     counts = query.study(open_reader(args.storage), args.study).counts
-    if args.trials is None and counts.finished >= counts.budget and not args.retry_failed:
+    is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None
+    if args.trials is None and counts.finished >= counts.budget and not args.retry_failed and is_over:
         say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
@@ -188,7 +189,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     code = {End.HUNG_UP: 129, End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     try:
-        grid, row = patiently(
+        grid, row, verdict = patiently(
             lambda: _answer_to(open_reader(args.storage, timeout_s=timeout_s), name),
             passes=lambda error: code == 0 and passes(error),  # who asked us to stop does not wait
             patience_s=order.times.patience_s,
@@ -199,6 +200,8 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         say(f"{name}: {end}; {error}")
         return code
     say(f"{name}: {end}")
+    if verdict is not None:
+        grid = replace(grid, after=(*grid.after, answers.verdict_line(verdict)))
     try:
         _print(grid)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
@@ -208,14 +211,22 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     return code
 
 
-def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
-    """What a study has found so far."""
+def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow, TrialRow | None]:
+    """What a study has found so far, and its last training if that is over."""
     from search import compare as comparing
 
     row = query.study(engine, name)
     if row.spec.get("compare"):
-        return comparing.grid(comparing.compare(row, query.trials(engine, name))), row
-    return answers.best_grid(query.best(engine, name, top=3)), row
+        return comparing.grid(comparing.compare(row, query.trials(engine, name))), row, None
+    return answers.best_grid(query.best(engine, name, top=3)), row, _verdict(engine, name)
+
+
+def _verdict(engine: Any, name: str) -> TrialRow | None:
+    """The finished last training of a study, if there is one."""
+    own = f"{name}{FINAL}"
+    if not query.is_known(engine, own):
+        return None
+    return next((trial for trial in query.trials(engine, own) if trial.state in query.FINISHED), None)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:

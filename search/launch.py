@@ -1,5 +1,6 @@
 """`convsearch run`: from a spec to finished trials, on this machine."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +11,7 @@ import optuna
 
 from data.config import DataConfig
 from data.dataset import prepare
-from search import care, home, lease, machine, query, study
+from search import care, final, home, lease, machine, query, study
 from search.domain import Fixed
 from search.errors import BusyError, DiskError, UsageError
 from search.home import Home
@@ -25,6 +26,8 @@ from search.study import StoredStudy
 from search.times import Times
 
 Say = Callable[[str], None]
+Show = Callable[[StoredStudy], AbstractContextManager[View]]
+"""Opens the live view of a study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +53,12 @@ class Order:
     times: Times = field(default_factory=Times)
 
 
-def launch(
-    order: Order, spec: StudySpec, *, show: Callable[[StoredStudy], AbstractContextManager[View]], say: Say
-) -> End:
-    """Run the study until its budget is spent or somebody stops it, and say which.
+def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
+    """Run the study until its budget is spent or somebody stops it, and say which; then its [final], if any.
 
     `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
     """
+    began = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
     files = home.of(order.url)
     files.study(order.name)  # refuses a name that cannot be a folder's
@@ -69,24 +71,80 @@ def launch(
     with joined(files, order) if order.join else alone(storage, stored, order, say):
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
         with show(stored) as view:
-            pool = Pool(
-                storage=storage,
-                study=stored,
-                post=Post(
-                    url=order.url,
-                    study=stored.name,
-                    token="",
-                    cache=str(order.cache),
-                    device="",
-                    patience_s=order.times.patience_s,
-                ),
-                devices=devices,
-                view=view,
-                room=room_of(order, workers=len(devices)),
-                counts_time=not order.join,
-                times=order.times,
-            )
-            return pool.run()
+            end = pool(order, storage, stored, devices, view).run()
+        if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
+            return end
+    hours = hours_left(order, storage, stored, began)
+    return give_verdict(order, storage, stored, show, say, hours=hours)
+
+
+def give_verdict(
+    order: Order, storage: Storage, stored: StoredStudy, show: Show, say: Say, *, hours: float | None
+) -> End:
+    """Run the study `NAME.final`, of one trial; it is made, for `hours` at the most, if it is not there."""
+    threads = len(machine.devices(order.workers, device="cpu"))
+    verdict = verdict_study(storage, stored, hours=hours, cores=threads)
+    if verdict is None:
+        say("no trial is complete, so that none can be trained for the last time; it needs more hours or trials")
+        return End.DONE
+    device = machine.devices(1, device=order.device)[0]
+    say(f"{verdict.name}: {verdict.spec.question}")
+    own = replace(order, name=verdict.name, trials=None, hours=None, retry_failed=False)
+    with alone(storage, verdict, own, say), show(verdict) as view:
+        return pool(own, storage, verdict, (device,), view, threads=threads if device == "cpu" else 1).run()
+
+
+def verdict_study(storage: Storage, stored: StoredStudy, *, hours: float | None, cores: int) -> StoredStudy | None:
+    """The study that trains the best trial for the last time; None if there is none to train.
+
+    Once made it stays with its trial, whatever the search finds later: the test images are looked at once.
+    """
+    name = final.name_of(stored.name)
+    if query.is_known(storage.engine, name):
+        return study.load(storage, name)
+    best = query.best(storage.engine, stored.name, top=1).trials
+    if not best:
+        return None
+    images = sum(stored.data["train_counts"])
+    spec = final.spec_of(stored.spec, best[0], hours=hours, images=images, cores=cores)
+    return study.open_or_create(storage, spec, name=name, data=stored.data)
+
+
+def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float) -> float | None:
+    """What is left for the last training, in hours: of this command's, if it names some, else of the study's."""
+    if order.hours is not None:
+        return max(0.0, order.hours - (time.monotonic() - began) / 3600)
+    total = stored.spec.budget.hours
+    return None if total is None else max(0.0, total - study.seconds_run(storage, stored.id) / 3600)
+
+
+def searching(spec: StudySpec, hours: float | None) -> float | None:
+    """The part of `hours` that the search may take."""
+    return hours if hours is None or spec.final is None else hours * (1 - spec.final.share)
+
+
+def pool(
+    order: Order, storage: Storage, stored: StoredStudy, devices: tuple[str, ...], view: View, *, threads: int = 1
+) -> Pool:
+    """The workers of a run, one for each device, of so many threads each."""
+    return Pool(
+        storage=storage,
+        study=stored,
+        post=Post(
+            url=order.url,
+            study=stored.name,
+            token="",
+            cache=str(order.cache),
+            device="",
+            threads=threads,
+            patience_s=order.times.patience_s,
+        ),
+        devices=devices,
+        view=view,
+        room=room_of(order, workers=len(devices)),
+        counts_time=not order.join,
+        times=order.times,
+    )
 
 
 def room_of(order: Order, *, workers: int) -> Room:
@@ -147,14 +205,15 @@ def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) ->
     """Store the budget that this command asks for; what it leaves open is the spec's."""
     set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
     if order.hours is None:
-        study.set_attrs(storage, stored.id, hours=stored.spec.budget.hours)
+        study.set_attrs(storage, stored.id, hours=searching(stored.spec, stored.spec.budget.hours))
     else:
         set_hours(storage, stored, order.hours)
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
-    """Let the study run for so many hours more than it has run until now."""
-    study.set_attrs(storage, stored.id, hours=hours + study.seconds_run(storage, stored.id) / 3600)
+    """Let the study run for so many hours more than it has run until now, the last training included."""
+    part = searching(stored.spec, hours) or 0.0
+    study.set_attrs(storage, stored.id, hours=part + study.seconds_run(storage, stored.id) / 3600)
 
 
 def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:

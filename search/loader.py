@@ -162,6 +162,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         macs=attrs.get("macs"),
         images_per_second=attrs.get("images_per_second"),
         seed=attrs.get("seed"),
+        test=attrs.get("test"),
         started=_utc(stored.started),
         completed=_utc(stored.completed),
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.batches import Batches, evaluation
 from data.config import AugmentConfig
-from data.parts import SearchData
+from data.parts import Part, SearchData
 from models.config import Impossible, Plan, plan
 from models.evaluate import evaluate
 from models.train import Batch, Diverged, Training, TrainingState, start
@@ -66,6 +66,8 @@ class Workplace:
     home: Home
     data: SearchData
     device: torch.device
+    load_test: Callable[[], Part]
+    """Opens the test images: for a verdict, never for a search."""
 
 
 class Stopped(Exception):
@@ -78,8 +80,8 @@ def open_trial(place: Workplace, claim: Claim) -> optuna.Trial:
     return optuna.Trial(for_trial(place.cached, place.study, claim.number, seen), claim.trial_id)
 
 
-def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Outcome:
-    """Run a claimed trial to its end, from its checkpoint if it has one.
+def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: "type[Run]") -> Outcome:
+    """Run a claimed trial to its end, from its checkpoint if it has one; `kind` is how.
 
     Raises:
         Stopped: `pulse` asked for it; the checkpoint is on the disk.
@@ -96,7 +98,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse) -> Ou
             trial.set_user_attr("parameters", shape.parameters)
             trial.set_user_attr("macs", shape.macs)
             trial.set_user_attr("seed", seed)
-        return _Run(place=place, claim=claim, trial=trial, pulse=pulse, values=values, seed=seed).to_the_end()
+        return kind(place=place, claim=claim, trial=trial, pulse=pulse, values=values, seed=seed).to_the_end()
     except Impossible as error:
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
@@ -152,8 +154,8 @@ def boundaries(*, images: int, batch_size: int, steps: int, steps_per_epoch: int
 
 
 @dataclass(kw_only=True, slots=True)
-class _Run:
-    """The training of one trial in this process."""
+class Run:
+    """The training of one trial in this process, as a search does it: judged after each step."""
 
     place: Workplace
     claim: Claim
@@ -170,11 +172,10 @@ class _Run:
         budget = self.place.study.spec.budget
         model, train, augment = spec.configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
-        batches = Batches(
-            data.train, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device
-        )
+        part = self.train_part()
+        batches = Batches(part, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device)
         ends = boundaries(
-            images=len(data.train.indices),
+            images=len(part),
             batch_size=train.batch_size,
             steps=budget.steps,
             steps_per_epoch=budget.steps_per_epoch,
@@ -190,13 +191,22 @@ class _Run:
             images=sample(data, self.seed) if model.stem == "whiten" else None,
         )
         try:
-            return self._steps(training, batches, ends)
+            return self.follow(training, batches, ends)
         except Stopped:
-            self._save(training)
+            self.save(training, step=self.steps_done(training))
             raise
 
-    def _steps(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
-        self._take_up(training)
+    def train_part(self) -> Part:
+        """The images to train on."""
+        return self.place.data.train
+
+    def steps_done(self, training: Training) -> int:
+        """Steps after which nothing of them is left to do: they are judged, too."""
+        return len(self.curve)
+
+    def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
+        """Train to the end, or until a decision stops it."""
+        self.take_up(training)
         for decision in self._decisions(training, batches, ends):
             if decision is not None:
                 return Outcome(reason=decision.reason)
@@ -210,33 +220,33 @@ class _Run:
             yield self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
         if training.step > len(self.curve):  # trained, and not evaluated yet
             yield self._end_step(training, training.step)
-        for result in training.run(lambda first, last: self._watched(batches(first, last)), ends):
+        for result in training.run(lambda first, last: self.watched(batches(first, last)), ends):
             yield self._end_step(training, result.step, images_per_second=result.images / result.seconds)
 
-    def _take_up(self, training: Training) -> None:
+    def take_up(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
-        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self._note)
+        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
         if found is None:
             if self._reported:
-                self._note(f"no checkpoint in {self._folder()}; {len(self._reported)} recorded steps are trained again")
+                self.note(f"no checkpoint in {self._folder()}; {len(self._reported)} recorded steps are trained again")
             return
         header, state = found
         training.load(cast("TrainingState", state))
         self.curve = dict(header.curve)
         self.seconds_before = header.seconds
-        self._note(f"going on after step {header.step}, batch {header.batch}")
+        self.note(f"going on after step {header.step}, batch {header.batch}")
 
     def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
         """Evaluate, write the checkpoint, then the report and the decision."""
         data = self.place.data
-        images = self._watched(evaluation(data.validation, data.info, device=self.place.device))
+        images = self.watched(evaluation(data.validation, data.info, device=self.place.device))
         result = evaluate(training.judged(), images, len(data.info.classes))
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
             raise Diverged(step, training.batch, result.loss)
         self.curve[step] = float(getattr(result, self.place.study.spec.search.objective))
-        self._save(training)
-        self._note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self._seconds():.1f} s")
+        self.save(training, step=step)
+        self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
         return self._record(step, self.curve[step], images_per_second=images_per_second)
 
     def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
@@ -252,7 +262,7 @@ class _Run:
         with self.place.storage.together():
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self.trial.report(value, step)
-            self.trial.set_user_attr("seconds", round(self._seconds(), 3))
+            self.trial.set_user_attr("seconds", round(self.seconds(), 3))
             self.trial.set_user_attr("epochs", step / budget.steps_per_epoch)
             if images_per_second is not None:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
@@ -278,26 +288,30 @@ class _Run:
             self.trial.set_user_attr("judged", step)
         return decision
 
-    def _save(self, training: Training) -> None:
+    def save(self, training: Training, *, step: int) -> None:
+        """Write a checkpoint."""
         header = checkpoint.Header(
             study=self.place.study.uid,
             trial=self.claim.number,
-            step=len(self.curve),
+            step=step,
             batch=training.batch,
-            seconds=self._seconds(),
+            seconds=self.seconds(),
             curve=tuple(self.curve.items()),
         )
         checkpoint.save(self._folder(), header, dict(training.state()))
 
-    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with a pulse before each."""
         for batch in batches:
             self.pulse()
             yield batch
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
+        """Of this trial, over all its attempts."""
         return self.seconds_before + time.monotonic() - self.began
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Write a line into the trial's log."""
         logbook.note(self.place.home.log(self.place.study.name, self.claim.number), text)
 
     def _folder(self) -> Path:

@@ -17,6 +17,8 @@ class Post:
     """Folder of the decoded images."""
     device: str
     """As torch names it: cpu, cuda:0, ..."""
+    threads: int = 1
+    """That compute for it."""
     core: int | None = None
     """The one it runs on; None is any."""
     patience_s: float = Times().patience_s

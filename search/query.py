@@ -38,6 +38,12 @@ def study(engine: sa.Engine, name: str) -> StudyRow:
         return _study(connection, find_study(connection, name), name)
 
 
+def is_known(engine: sa.Engine, name: str) -> bool:
+    """Whether there is a study of that name."""
+    with reading(engine) as connection:
+        return connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).first() is not None
+
+
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
     """The `top` complete trials with the best finite values of the first objective, earlier ones first among equals."""
     with reading(engine) as connection:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+FINAL = ".final"
+"""What the study of a study's last training is called: its name, and this."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
@@ -62,6 +65,8 @@ class TrialRow:
     """Multiply-accumulates for one image."""
     images_per_second: float | None = None
     seed: int | None = None
+    test: Mapping[str, Any] | None = None
+    """Of a last training: what its look at the test images counted (`search.verdict.found`)."""
     started: datetime | None = None
     """UTC; of the last attempt."""
     completed: datetime | None = None

@@ -15,7 +15,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from data.errors import DataError
-from data.parts import load_search
+from data.parts import load_search, load_test
 from search import checkpoint, home, lease, logbook, objective, study
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
@@ -25,6 +25,7 @@ from search.post import Post
 from search.sampler import Excerpt
 from search.spec import queue
 from search.storage import TRIAL_VALUES, TRIALS, Storage
+from search.verdict import VerdictRun
 
 #: So many trials behind the best ones may just have been among them: as many as end at one moment.
 DRIVEN_OUT = 8
@@ -56,7 +57,8 @@ def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool
 def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workplace:
     """Everything a worker needs, read from the database and the cache alone; see `Storage.gives_up`."""
     if post.device == "cpu":
-        torch.set_num_threads(1)  # one thread a worker, one worker a core: 1.4x the images of one two-thread worker
+        # One thread a worker, one worker a core: 1.4x the images of one two-thread worker. A verdict has all of them.
+        torch.set_num_threads(post.threads)
     device = torch.device(post.device)
     storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
     stored = study.load(storage, post.study)
@@ -72,6 +74,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
         home=home.of(post.url),
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
+        load_test=lambda: load_test(stored.spec.data, Path(post.cache)).to(device),
     )
 
 
@@ -84,7 +87,8 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
     logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {place.device}")
     try:
         trial = objective.open_trial(place, claim)
-        outcome = objective.run(place, claim, trial, pulse)
+        kind = objective.Run if place.study.spec.verdict_on is None else VerdictRun
+        outcome = objective.run(place, claim, trial, pulse, kind=kind)
         tell(place, trial, outcome)
     except Stopped:
         lease.stop(place.storage, [place.storage.token or ""])

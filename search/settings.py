@@ -68,6 +68,32 @@ class Search(BaseModel):
     """Of the weights and the order of the images in every trial; None: each trial has its own. For `run --again`."""
 
 
+class Final(BaseModel):
+    """The table [final]: after a search a training on train and validation images, with one look at the test images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the images; None: as many as fit into the time."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of [budget] hours that is kept for it; it gets what the search leaves over, too."""
+
+
+def read_final(raw: object, *, budget: Budget, compares: bool) -> Final | None:
+    """The table [final]; None if there is none.
+
+    Raises SpecError if nothing says how long the training is, or there is nothing to choose.
+    """
+    if raw is None:
+        return None
+    final = read("[final]", Final, expect_table("[final]", raw))
+    if final.epochs is None and budget.hours is None:
+        raise SpecError("[final] needs epochs, or [budget] hours to fit into; give one of them")
+    if compares:
+        raise SpecError("[final] trains the best of a search, and [[compare]] is none; leave it out")
+    return final
+
+
 def read_budget(raw: object, *, cells: int | None, search: Search) -> Budget:
     """The table [budget]. `cells` of a grid or comparison are its trials, unless it says fewer; None for a search.
 

@@ -12,7 +12,8 @@ from search.domain import Choice, Domain, Trial, Value
 from search.errors import SpecError, UsageError
 from search.keys import DEFAULTS, parse_value, read_space, split, write_space
 from search.points import Row, read_points, read_rows
-from search.settings import Budget, Search, read_budget, read_search
+from search.settings import Budget, Search, read_budget, read_final, read_search
+from search.settings import Final as FinalTraining
 from search.space import REPEAT, Space, fix, grid, is_searched, repeated, sample
 from search.table import UnknownKey, check_keys, read, show, similar
 
@@ -25,12 +26,18 @@ ROW: Final = "row"
 FOLDERS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "studies")
 """Where a study's name is looked up: the working folder's studies, then those that came with the service."""
 
-TABLES: Final = ("question", "data", "budget", "search", "space", "try", "compare")
+TABLES: Final = ("question", "data", "budget", "search", "space", "try", "compare", "final")
 
 MAX_BYTES: Final = 100_000
 """Of a study file, which has some thousand; tomllib takes the square of the time for a key of so many parts."""
 
-MAY_CHANGE: Final = {("[budget]", "trials"), ("[budget]", "hours"), ("[data]", "path")}
+MAY_CHANGE: Final = {
+    ("[budget]", "trials"),
+    ("[budget]", "hours"),
+    ("[data]", "path"),
+    ("[final]", "epochs"),
+    ("[final]", "share"),
+}
 """What a stored study may be continued with; images are compared by their content, not by where they lie."""
 
 
@@ -48,6 +55,10 @@ class StudySpec:
     """[[try]]: points, of some searched keys each, that the first trials take."""
     rows: tuple[Row, ...] = ()
     """[[compare]]: a designed comparison in place of a search; the first row is the base."""
+    final: FinalTraining | None = None
+    """[final]: the training after the search."""
+    verdict_on: str | None = None
+    """The study whose best trial this one trains for the last time and tests; no file says it."""
 
 
 def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
@@ -87,7 +98,7 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> StudySpec:
         raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
-def build(raw: Mapping[str, Any]) -> StudySpec:
+def build(raw: Mapping[str, Any], *, verdict_on: str | None = None) -> StudySpec:
     """The study that the tables describe.
 
     Raises SpecError for the first thing that cannot be, and UnknownKey for a key that is none.
@@ -106,7 +117,18 @@ def build(raw: Mapping[str, Any]) -> StudySpec:
     if not listed and budget.trials > 1 and not is_searched(space):
         raise SpecError("[space] leaves nothing to search; give at least one parameter a list or a range")
     data = read("[data]", DataConfig, raw.get("data", {}))
-    return StudySpec(question=question, data=data, budget=budget, search=search, space=space, points=points, rows=rows)
+    final = read_final(raw.get("final"), budget=budget, compares=bool(rows))
+    return StudySpec(
+        question=question,
+        data=data,
+        budget=budget,
+        search=search,
+        space=space,
+        points=points,
+        rows=rows,
+        final=final,
+        verdict_on=verdict_on,
+    )
 
 
 def queue(spec: StudySpec) -> tuple[dict[str, Value], ...]:
@@ -148,6 +170,8 @@ def dump(spec: StudySpec) -> dict[str, Any]:
         "space": write_space(spec.space),
         "try": [dict(point) for point in spec.points],
         "compare": [{"name": row.name, **row.values} for row in spec.rows],
+        "final": None if spec.final is None else spec.final.model_dump(mode="json"),
+        "verdict_on": spec.verdict_on,
     }
 
 
@@ -160,7 +184,8 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
     if schema != SCHEMA:
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
-        return build({key: value for key, value in stored.items() if key != "schema"})
+        tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
+        return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error
     except SpecError as error:
@@ -207,6 +232,7 @@ def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
     raw = dump(spec)
     when = raw["space"].pop("when", {})
     tables = {f"[{name}]": raw[name] for name in ("data", "budget", "search", "space")}
+    tables["[final]"] = raw["final"] or {}
     tables |= {f"[space.when.{key}.{value}]": table for key, under in when.items() for value, table in under.items()}
     tables |= {
         f"[[{name}]]": {str(number): row for number, row in enumerate(raw[name], 1)} for name in ("try", "compare")

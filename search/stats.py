@@ -1,8 +1,9 @@
-"""Intervals of paired differences, and p values that are judged together."""
+"""Intervals of paired differences and of shares, and p values that are judged together."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 CONFIDENCE = 0.95
 #: Below this a spread is rounding: float64 keeps 16 digits of values around 1.
@@ -32,6 +33,15 @@ def interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) ->
     error = spread / math.sqrt(n)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
     return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, n - 1)))
+
+
+def share_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of a share of independent cases: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, weight = right / of, z**2 / of
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / of + weight / (4 * of))
+    return middle - half, middle + half
 
 
 def holm(ps: Sequence[float]) -> list[float]:

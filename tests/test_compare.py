@@ -20,7 +20,7 @@ from search.errors import UsageError
 from search.output import WIDTH, text
 from search.reader import open_reader
 from search.rows import Counts, StudyRow, TrialRow
-from search.stats import holm, interval
+from search.stats import holm, interval, share_interval
 
 NAMES = ("base", "dropout", "more layers")
 
@@ -235,3 +235,10 @@ def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
 
     assert "3 of 6 trials are still to come." in shown
     assert "has not begun" not in shown
+
+
+@pytest.mark.parametrize(("right", "of"), [(8, 10), (0, 20), (4400, 5000), (20, 20)])
+def test_the_interval_of_a_share_is_wilsons(right: int, of: int) -> None:
+    expected = stats.binomtest(right, of).proportion_ci(method="wilson")
+
+    assert share_interval(right, of) == pytest.approx((expected.low, expected.high), abs=1e-9)

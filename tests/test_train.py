@@ -105,13 +105,13 @@ ONE_STEP = [
     *({"activation": name} for name in ("relu", "leaky_relu", "elu", "gelu", "silu")),
     *({"norm": name} for name in ("batch", "group", "none")),
     *({"pool": name} for name in ("max", "avg")),
-    *({"head": name} for name in ("gap", "flatten")),
+    *({"head": name} for name in ("gap", "max", "flatten")),
     *({"residual": value} for value in (False, True)),
     *({"kernel_size": value} for value in (5, 7)),
     *({"dense_layers": value} for value in (0, 4)),
     {"pool_every": 2, "residual": True},
-    *({"optimizer": name, "learning_rate": 0.002} for name in ("sgd", "adam", "adamw", "rmsprop")),
-    *({"scheduler": name} for name in ("none", "step", "cosine", "one_cycle", "plateau")),
+    *({"optimizer": name, "learning_rate": 0.002} for name in ("sgd", "muon", "adam", "adamw", "rmsprop")),
+    *({"scheduler": name} for name in ("none", "step", "linear", "cosine", "one_cycle", "plateau")),
     *({"scheduler": name, "warmup": 0.3} for name in ("none", "step", "cosine", "plateau")),
     {"label_smoothing": 0.1},
     {"clip": 0.5},
@@ -119,6 +119,11 @@ ONE_STEP = [
     {"momentum": 0.0},
     {"weight_decay": 0.0},
     {"decay_norms": True},
+    {"bias_rate": 8.0},
+    {"logit_scale": 0.5},
+    {"init": "dirac"},
+    {"pool_every": 2, "pool_first": True},
+    {"precision": "bfloat16"},
 ]
 
 
@@ -159,6 +164,7 @@ BREAKABLE: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "scheduler": "one_cycle", "ema": 0.9},
     # The rate is so low that the loss stays, so that the plateau acts before the end.
     "sgd-plateau": {"optimizer": "sgd", "scheduler": "plateau", "learning_rate": 1e-6, "warmup": 0.2},
+    "muon": {"optimizer": "muon", "scheduler": "linear", "momentum": 0.6, "precision": "bfloat16", "bias_rate": 4.0},
     "adam": {"optimizer": "adam", "scheduler": "plateau", "ema": 0.99},
     "adamw": {"optimizer": "adamw", "scheduler": "cosine", "warmup": 0.3, "clip": 0.1, "label_smoothing": 0.1},
     "rmsprop": {"optimizer": "rmsprop", "scheduler": "step", "learning_rate": 1e-3, "ema": 0.5},
@@ -446,3 +452,67 @@ def test_a_training_of_no_batches_is_refused() -> None:
 def test_batch_norm_of_single_images_is_refused_before_it_starts() -> None:
     with pytest.raises(Impossible, match="batch_size 1"):
         begin({"conv_layers": 3}, {"batch_size": 1})
+
+
+def last_rate(training: Training) -> float:
+    """The learning rate of the last batch."""
+    return float(training._optimizer.param_groups[0]["lr"])
+
+
+def test_an_end_that_is_moved_moves_the_rest_of_the_schedule_with_it() -> None:
+    training = begin(train={"scheduler": "linear", "learning_rate": 0.1}, total=10)
+    seen = []
+    for number in range(1, 8):
+        list(training.run(batches, range(1, number + 1)))
+        seen.append(last_rate(training))
+        if number == 5:
+            training.end_after(7)
+
+    assert seen == pytest.approx([0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.025])
+    assert training.total_batches == 7
+
+
+def test_an_end_before_now_is_refused() -> None:
+    training = begin(total=10)
+    list(training.run(batches, [4]))
+
+    with pytest.raises(ValueError, match="at least the 4 that are done, but got 3"):
+        training.end_after(3)
+
+
+def test_a_training_with_a_moved_end_is_taken_up_again_bit_for_bit() -> None:
+    states = []
+    for is_broken in (False, True):
+        training = begin(RICH, BREAKABLE["muon"])
+        list(training.run(batches, BOUNDARIES[:2]))
+        training.end_after(7)
+        if is_broken:
+            stored, training = training.state(), begin(RICH, BREAKABLE["muon"])
+            training.load(stored)
+        list(training.run(batches, (*BOUNDARIES[:2], 7)))
+        states.append(bits(training.state()))
+
+    assert states[0] == states[1]
+
+
+def test_a_state_of_before_ends_could_move_is_taken_up() -> None:
+    training = begin(RICH, BREAKABLE["sgd"])
+    list(training.run(batches, BOUNDARIES[:1]))
+    state = training.state()
+    del state["turn"]  # type: ignore[misc]  # as an older version stored it
+    for group in state["optimizer"]["param_groups"]:
+        del group["rate"]
+
+    second = begin(RICH, BREAKABLE["sgd"])
+    second.load(state)
+    list(second.run(batches, BOUNDARIES))
+
+    theirs, ours = bits(second.state()), unbroken("sgd")[1]
+    assert isinstance(theirs, dict)
+    assert isinstance(ours, dict)
+    assert theirs["model"] == ours["model"]
+
+
+def test_a_whitening_stem_needs_images() -> None:
+    with pytest.raises(ValueError, match="needs images to be fitted to"):
+        begin({"stem": "whiten"}, {})

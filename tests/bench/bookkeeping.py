@@ -29,7 +29,7 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from data.parts import SearchData
+from data.parts import Part, SearchData
 from search import dashboard, home, lease, objective, runner, sampler, spec, study
 from search.lease import Claim
 from search.objective import Outcome, Workplace
@@ -266,7 +266,7 @@ def live_ours(url: str) -> Callable[[], float]:
 
 def decide(place: Workplace, claim: Claim, trial: optuna.Trial, values: dict[str, Any]) -> None:
     """Report every step, each with its decision; none falls behind."""
-    run = objective._Run(place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0)
+    run = objective.Run(place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0)
     for step in range(1, STEPS + 1):
         assert run._record(step, 0.9 + step / 1000) is None
 
@@ -283,6 +283,7 @@ def workplace(url: str) -> Workplace:
         home=home.of(url),
         data=cast("SearchData", None),
         device=torch.device("cpu"),
+        load_test=lambda: cast("Part", None),
     )
 
 
