@@ -66,8 +66,8 @@ class Workplace:
     home: Home
     data: SearchData
     device: torch.device
-    load_test: Callable[[], Part]
-    """Opens the test images: for a verdict, never for a search."""
+    cache: Path
+    """Folder of the decoded images."""
 
 
 class Stopped(Exception):

@@ -15,7 +15,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from data.errors import DataError
-from data.parts import load_search, load_test
+from data.parts import load_search
 from search import checkpoint, home, lease, logbook, objective, study
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
@@ -74,7 +74,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
         home=home.of(post.url),
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
-        load_test=lambda: load_test(stored.spec.data, Path(post.cache)).to(device),
+        cache=Path(post.cache),
     )
 
 

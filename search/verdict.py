@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from data.batches import Batches, evaluation
-from data.parts import Part
+from data.parts import Part, load_test
 from models.evaluate import Evaluation, evaluate
 from models.train import Diverged, Training
 from search.objective import Outcome, Run, boundaries
@@ -92,7 +92,7 @@ class VerdictRun(Run):
 
     def _look(self, training: Training) -> Outcome:
         """Judge the network on the test images, and store what was counted."""
-        test = self.place.load_test()
+        test = load_test(self.place.study.spec.data, self.place.cache).to(self.place.device)
         model = training.judged()
         images = self.watched(evaluation(test, self.place.data.info, device=self.place.device))
         result = evaluate(model, images, len(self.place.data.info.classes))

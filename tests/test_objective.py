@@ -432,10 +432,10 @@ def test_a_search_never_needs_the_test_images(lab: Lab, tmp_path: Path) -> None:
     assert not list(blind.cache.glob("sets/*/test*.npy"))
 
 
-def test_nothing_in_the_search_knows_the_way_to_the_test_images() -> None:
+def test_nothing_but_the_verdict_knows_the_way_to_the_test_images() -> None:
     sources = sorted(Path(runner.__file__).parent.glob("*.py"))
 
-    assert [file.name for file in sources if "load_test" in file.read_text()] == []
+    assert [file.name for file in sources if "load_test" in file.read_text()] == ["verdict.py"]
     assert len(sources) > 30
 
 

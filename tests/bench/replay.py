@@ -1,0 +1,282 @@
+"""Searches replayed on recorded learning curves: how much training each policy needs to find a good network.
+
+`studies/curves.toml` has trained every cell of a small space once; here a trial that draws a cell reads its curve, at the
+price that training it would have had. Every policy draws from the same 216 cells with the same seeds, one trial after
+the other, until a trial that was trained to its end is as good as 95 % of the best cell.
+
+    convsearch run curves && .venv/bin/python -m tests.bench.replay sqlite:///runs/studies.db     # records the curves anew
+"""
+
+import json
+import statistics
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from search import machine, query, sampler, spec
+from search.pruner import Asha
+from search.reader import open_reader
+from tests.bench.measure import ROOT, Comparison, Figure, Result
+
+CURVES = ROOT / "studies" / "records" / "2026-11-24_curves" / "curves.json"
+SEEDS, TUNING = 100, 50
+"""Of all seeds the first so many choose each policy's settings; the others are reported."""
+NEAR = 0.95
+"""Share of the best cell's accuracy that counts as found."""
+MOST_TRIALS = 216
+"""After so many trials a search has failed; all its training counts."""
+KEYS = ("conv_layers", "batch_size", "optimizer", "learning_rate", "scheduler")
+STARTUP = 10
+"""Random trials before TPE learns, Optuna's default, for every policy that has TPE."""
+
+Cell = tuple[Any, ...]
+Curve = Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """All cells with their curves, one value a step."""
+
+    curves: Mapping[Cell, Curve]
+    rates: Mapping[str, Sequence[float]]
+    """The learning rates of each optimizer, rising."""
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        return len(next(iter(self.curves.values())))
+
+    @property
+    def target(self) -> float:
+        return NEAR * max(curve[-1] for curve in self.curves.values())
+
+
+Policy = Callable[[Table, int], Iterator[tuple[int, float | None]]]
+"""(table, seed) -> after each piece of training: its steps, and the last value of a trial that it completed, if it did."""
+
+
+@cache
+def table() -> Table:
+    stored = json.loads(CURVES.read_text())
+    cells = {tuple(row["cell"][key] for key in KEYS): row["curve"] for row in stored["trials"]}
+    rates: dict[str, set[float]] = {}
+    for _, _, optimizer, rate, _ in cells:
+        rates.setdefault(optimizer, set()).add(rate)
+    return Table(
+        curves=cells,
+        rates={name: sorted(values) for name, values in rates.items()},
+        steps_per_epoch=stored["steps_per_epoch"],
+    )
+
+
+def draw(known: Table, trial: optuna.Trial) -> Curve:
+    """The curve of the cell that a sampler draws; learning rates are steps of a ladder, for all samplers alike."""
+    optimizer = trial.suggest_categorical("optimizer", sorted(known.rates))
+    rates = known.rates[optimizer]
+    cell = (
+        trial.suggest_int("conv_layers", 2, 4),
+        trial.suggest_categorical("batch_size", (64, 256)),
+        optimizer,
+        rates[trial.suggest_int(f"learning_rate[{optimizer}]", 0, len(rates) - 1)],
+        trial.suggest_categorical("scheduler", ("none", "cosine", "one_cycle")),
+    )
+    return known.curves[cell]
+
+
+# -- policies -----------------------------------------------------------------------------------------------------
+
+
+def optunas(
+    make_sampler: Callable[[int], optuna.samplers.BaseSampler],
+    make_pruner: Callable[[Table], optuna.pruners.BasePruner],
+    known: Table,
+    seed: int,
+) -> Iterator[tuple[int, float | None]]:
+    """Optuna's own loop with a sampler and a pruner of its own."""
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(seed), pruner=make_pruner(known))
+    for _ in range(MOST_TRIALS):
+        trial = study.ask()
+        curve = draw(known, trial)
+        for step, value in enumerate(curve, 1):
+            trial.report(value, step)
+            if step < known.steps and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                yield step, None
+                break
+        else:
+            study.tell(trial, curve[-1])
+            yield known.steps, curve[-1]
+
+
+def ours(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
+    """The sampler and the rungs that a study of ours has."""
+    study = optuna.create_study(direction="maximize")
+    asha = Asha(first_rung=first_rung, reduction=reduction, steps=known.steps)
+    rungs: dict[int, list[float]] = {}
+    for number in range(MOST_TRIALS):
+        study.sampler = sampler.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=study)
+        trial = study.ask()
+        curve = draw(known, trial)
+        for step, value in enumerate(curve, 1):
+            trial.report(value, step)
+            if not asha.is_rung(step):
+                continue
+            reached = rungs.setdefault(step, [])
+            better = sum(other > value for other in reached)
+            decision = asha.decide(step, value, better=better, others=len(reached))
+            reached.append(value)
+            if decision is not None:
+                study.tell(trial, state=TrialState.PRUNED)
+                yield step, None
+                break
+        else:
+            study.tell(trial, curve[-1])
+            yield known.steps, curve[-1]
+
+
+def one_epoch(first: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
+    """Train so many random trials for one epoch, then the best to their ends, best first (Egele et al. 2023,
+    https://arxiv.org/abs/2307.15422); again, if none was good enough.
+    """
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed))
+    epoch = known.steps_per_epoch
+    for _ in range(MOST_TRIALS // first):
+        curves = [draw(known, study.ask()) for _ in range(first)]
+        yield from ((epoch, None) for _ in curves)
+        for curve in sorted(curves, key=lambda curve: curve[epoch - 1], reverse=True)[: max(1, first // 4)]:
+            yield known.steps - epoch, curve[-1]
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+POLICIES: Mapping[str, tuple[Policy, ...]] = {
+    "random search": (partial(optunas, lambda seed: optuna.samplers.RandomSampler(seed=seed), lambda _: _none()),),
+    "Optuna's defaults": (partial(optunas, _tpe, lambda _: optuna.pruners.MedianPruner()),),
+    "TPE, Hyperband": tuple(
+        partial(optunas, _tpe, partial(lambda r, known: _hyperband(known, r), reduction)) for reduction in (3, 4)
+    ),
+    "TPE, Optuna's ASHA": tuple(
+        partial(optunas, _tpe, partial(lambda r, _: _halving(r), reduction)) for reduction in (2, 3, 4)
+    ),
+    "one epoch, top k": tuple(partial(one_epoch, first) for first in (8, 16, 32)),
+    "ours": tuple(partial(ours, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
+}
+"""Each policy with the settings among which the tuning seeds choose."""
+
+
+def _none() -> optuna.pruners.BasePruner:
+    return optuna.pruners.NopPruner()
+
+
+def _hyperband(known: Table, reduction: int) -> optuna.pruners.BasePruner:
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=known.steps, reduction_factor=reduction)
+
+
+def _halving(reduction: int) -> optuna.pruners.BasePruner:
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=reduction)
+
+
+# -- what they need -----------------------------------------------------------------------------------------------
+
+
+def epochs_to_target(name: str, setting: int, seed: int) -> float:
+    """Epochs of training until a complete trial reaches the target; all of them if none does."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    known, spent = table(), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for steps, value in POLICIES[name][setting](known, seed):
+            spent += steps
+            if value is not None and value >= known.target:
+                break
+    return spent / known.steps_per_epoch
+
+
+def measured(quick: bool) -> Result:
+    """Every policy, tuned on half of the seeds, reported on the others."""
+    seeds = range(6 if quick else SEEDS)
+    half = len(seeds) // 2
+    with ProcessPoolExecutor(machine.cores()) as pool:
+        needed = {
+            name: [
+                list(pool.map(partial(epochs_to_target, name, setting), seeds, chunksize=5))
+                for setting in range(len(settings))
+            ]
+            for name, settings in POLICIES.items()
+        }
+    chosen = {name: min(rows, key=lambda row: statistics.mean(row[:half])) for name, rows in needed.items()}
+    reported = {name: tuple(row[half:]) for name, row in chosen.items()}
+    return Result(
+        name="Replay",
+        about=about(known=table(), needed=needed, half=half),
+        comparisons=tuple(
+            Comparison(
+                what=f"ours against {name}",
+                unit="epochs",
+                ours=reported["ours"],
+                theirs=values,
+                target=TARGETS.get(name),
+            )
+            for name, values in reported.items()
+            if name != "ours"
+        ),
+        figures=tuple(
+            Figure(what=f"{name}, mean", unit="epochs", values=(statistics.mean(values),))
+            for name, values in reported.items()
+        ),
+    )
+
+
+TARGETS = {"Optuna's defaults": 2.0, "one epoch, top k": 1.0}
+"""How many times less training ours is to need."""
+
+
+def about(*, known: Table, needed: Mapping[str, list[list[float]]], half: int) -> tuple[str, ...]:
+    """What was replayed, and what each setting needed on the tuning seeds."""
+    tuned = (
+        f"{name}: {', '.join(f'{statistics.mean(row[:half]):.1f}' for row in rows)}" for name, rows in needed.items()
+    )
+    best = max(curve[-1] for curve in known.curves.values())
+    good = sum(curve[-1] >= known.target for curve in known.curves.values())
+    return (
+        f"{len(known.curves)} recorded cells of {known.steps} steps; the best ends at {best:.4f}, {good} reach 95 % of it.",
+        f"Epochs of training until a complete trial is one of them; {half} seeds to tune, the rest to report.",
+        f"Mean epochs of each setting on the tuning seeds: {'; '.join(tuned)}.",
+    )
+
+
+# -- recording ----------------------------------------------------------------------------------------------------
+
+
+def record(url: str, name: str = "curves") -> None:
+    """Write the curves of a finished study into the records."""
+    engine = open_reader(url)
+    study = query.study(engine, name)
+    trials = query.trials(engine, name)
+    done = [trial for trial in trials if trial.state == "COMPLETE"]
+    rows = [
+        {
+            "cell": {key: trial.config[key] for key in KEYS},
+            "curve": [round(value, 4) for _, value in trial.curve],
+            "seconds": trial.seconds,
+        }
+        for trial in done
+    ]
+    CURVES.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    CURVES.write_text(f'{{"study": "{name}", "steps_per_epoch": {study.steps_per_epoch}, "trials": [\n{lines}\n]}}\n')
+    print(f"{len(rows)} of {len(trials)} curves in {CURVES.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    record(sys.argv[1])
