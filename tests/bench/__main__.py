@@ -1,16 +1,20 @@
 """`make bench`: what the project claims to be fast at, measured beside what people use today.
 
-.venv/bin/python -m tests.bench [bookkeeping] [engine] [--quick] [--keep]
+.venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [--quick] [--keep]
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import bookkeeping, engine, measure
+from tests.bench import bookkeeping, engine, measure, replay
 from tests.bench.measure import Result
 
-BENCHMARKS: Mapping[str, Callable[[bool], Result]] = {"engine": engine.measured, "bookkeeping": bookkeeping.measured}
+BENCHMARKS: Mapping[str, Callable[[bool], Result]] = {
+    "engine": engine.measured,
+    "bookkeeping": bookkeeping.measured,
+    "replay": replay.measured,
+}
 
 
 def main(words: list[str]) -> int:

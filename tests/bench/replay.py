@@ -1,10 +1,10 @@
 """Searches replayed on recorded learning curves: how much training each policy needs to find a good network.
 
-`studies/curves.toml` has trained every cell of a small space once; here a trial that draws a cell reads its curve, at the
-price that training it would have had. Every policy draws from the same 216 cells with the same seeds, one trial after
-the other, until a trial that was trained to its end is as good as 95 % of the best cell.
+`studies/curves.toml` has trained every cell of a small space once; here a trial that draws a cell reads its curve, at
+the price that training it would have had. Every policy draws from the same 216 cells with the same seeds, one trial
+after the other, until a trial that was trained to its end has 95 % of the best cell's accuracy.
 
-    convsearch run curves && .venv/bin/python -m tests.bench.replay sqlite:///runs/studies.db     # records the curves anew
+    convsearch run curves && .venv/bin/python -m tests.bench.replay sqlite:///runs/studies.db   # records them anew
 """
 
 import json
@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from search import machine, query, sampler, spec
+from search import machine, query, sampler
 from search.pruner import Asha
 from search.reader import open_reader
 from tests.bench.measure import ROOT, Comparison, Figure, Result
@@ -60,7 +59,7 @@ class Table:
 
 
 Policy = Callable[[Table, int], Iterator[tuple[int, float | None]]]
-"""(table, seed) -> after each piece of training: its steps, and the last value of a trial that it completed, if it did."""
+"""(table, seed) -> after each piece of training: its steps, and the last value of a trial that it completed."""
 
 
 @cache
@@ -249,7 +248,7 @@ def about(*, known: Table, needed: Mapping[str, list[list[float]]], half: int) -
     best = max(curve[-1] for curve in known.curves.values())
     good = sum(curve[-1] >= known.target for curve in known.curves.values())
     return (
-        f"{len(known.curves)} recorded cells of {known.steps} steps; the best ends at {best:.4f}, {good} reach 95 % of it.",
+        f"{len(known.curves)} cells of {known.steps} steps; the best ends at {best:.4f}, {good} reach 95 % of that.",
         f"Epochs of training until a complete trial is one of them; {half} seeds to tune, the rest to report.",
         f"Mean epochs of each setting on the tuning seeds: {'; '.join(tuned)}.",
     )

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from tests.bench import bookkeeping
+import pytest
+
+from tests.bench import bookkeeping, replay
 from tests.bench.measure import Comparison, Figure, Result, as_json, page
 
 
@@ -37,3 +39,27 @@ def test_both_sides_live_a_trial_in_copies_of_one_study(tmp_path: Path) -> None:
     reads = bookkeeping.both(book, bookkeeping.open_ours, bookkeeping.open_theirs, 1)
 
     assert min(*values["ours"], *values["theirs"], *reads["ours"], *reads["theirs"]) > 0
+
+
+def made_up() -> replay.Table:
+    """Cells of one optimizer whose curves rise to a height of their own; one in six is good."""
+    cells = {
+        (layers, batch, "sgd", rate, scheduler): [(0.5 + 0.1 * (layers + rate)) * step / 12 for step in range(1, 13)]
+        for layers in (2, 3, 4)
+        for batch in (64, 256)
+        for rate in (0.0, 0.5, 1.0)
+        for scheduler in ("none", "cosine", "one_cycle")
+    }
+    return replay.Table(curves=cells, rates={"sgd": (0.0, 0.5, 1.0)}, steps_per_epoch=2)
+
+
+@pytest.mark.parametrize(("name", "setting"), [(n, s) for n, rows in replay.POLICIES.items() for s in range(len(rows))])
+def test_every_replayed_policy_pays_for_what_it_trains_and_finds_the_best_cells(name: str, setting: int) -> None:
+    known = made_up()
+
+    told = list(replay.POLICIES[name][setting](known, 0))
+
+    assert told == list(replay.POLICIES[name][setting](known, 0))
+    assert all(1 <= steps <= known.steps for steps, _ in told)
+    assert max(value for _, value in told if value is not None) >= known.target
+    assert all(steps >= known.steps - known.steps_per_epoch for steps, value in told if value is not None)
