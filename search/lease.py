@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.errors import BusyError
+from search.ladder import PAUSED, Ladder, paused
 from search.storage import (
     CURVES,
     LEASES,
@@ -118,11 +119,19 @@ def _is_hidden(pid: int) -> bool:
     return False
 
 
-def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping[str, Any]] = ()) -> Claim | None:
+def claim(
+    storage: Storage,
+    study_id: int,
+    owner: Owner,
+    queue: Sequence[Mapping[str, Any]] = (),
+    ladder: Ladder | None = None,
+) -> Claim | None:
     """Take a trial that waits, or else begin a new one if the study's budget allows; None when there is none to take.
 
     Trial number n of the study takes the parameters `queue[n]`, if there are that many: the points to try first, or the
-    cells of a grid. So the queue needs no rows of its own, and a smaller budget leaves nothing behind.
+    cells of a grid. So the queue needs no rows of its own, and a smaller budget leaves nothing behind. With a ladder, a
+    trial that has earned it goes on before a new one begins; who finds nothing at all to claim, while
+    nobody works, sees the best trial to its end and prunes what still pauses.
 
     An owner works on one trial at a time. If it holds one already, it never heard of it, because the answer was lost on
     its way: then that one is its claim (as in Vizier, https://github.com/google/vizier, vizier_service.proto).
@@ -132,7 +141,12 @@ def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping
         storage.lock_study(connection, study_id)
         for trial_id, number in _held(connection, LEASES.c.token == owner.token):
             return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
-        taken = _take_waiting(connection, study_id) or _begin_new(connection, study_id, queue)
+        taken = (
+            _take_waiting(connection, study_id)
+            or _promote(storage, connection, study_id, ladder)
+            or _begin_new(connection, study_id, queue)
+            or _finish(storage, connection, study_id, ladder)
+        )
         if taken is None:
             return None
         trial_id, number = taken
@@ -147,11 +161,19 @@ def claim(storage: Storage, study_id: int, owner: Owner, queue: Sequence[Mapping
     return storage.write(take)
 
 
-def claimable(connection: sa.Connection, study_id: int) -> int:
-    """How many trials could be claimed now: those that wait, and those that the budget still allows."""
+def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | None = None) -> int:
+    """How many trials could be claimed now: those that wait and do not pause, and those that the budget still allows.
+
+    Where that is none, and some pause while nobody works, it is 1: somebody must come to end them.
+    """
     states = sa.select(TRIALS.c.state).where(TRIALS.c.study_id == study_id)
     count = Counter(connection.execute(states).scalars())
-    return count[TrialState.WAITING] + max(0, budget(connection, study_id) - count.total())
+    waiting = count[TrialState.WAITING] + max(0, budget(connection, study_id) - count.total())
+    if ladder is None:
+        return waiting
+    pausing = paused(connection, study_id)
+    found = waiting - pausing + len(ladder.promotable(connection, study_id))
+    return found or int(pausing > 0 and not holders(connection, study_id))
 
 
 def budget(connection: sa.Connection, study_id: int) -> int:
@@ -280,18 +302,55 @@ class Watch:
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
 
 
+#: The trials that pause.
+_PAUSED = sa.select(TRIAL_ATTRS.c.trial_id).where(TRIAL_ATTRS.c.key == PAUSED, TRIAL_ATTRS.c.value_json != "null")
+
+
 def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
     row = connection.execute(
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING, TRIALS.c.trial_id.not_in(_PAUSED))
         .order_by(TRIALS.c.number)
         .limit(1)
     ).one_or_none()
     if row is None:
         return None
-    now = {"state": TrialState.RUNNING, "datetime_start": utc_now()}
-    connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == row.trial_id).values(now))
+    connection.execute(_running(row.trial_id))
     return row.trial_id, row.number
+
+
+def _promote(
+    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | None
+) -> tuple[int, int] | None:
+    best = [] if ladder is None else ladder.promotable(connection, study_id)
+    if not best:
+        return None
+    _go_on(storage, connection, best[0][0])
+    return best[0]
+
+
+def _finish(
+    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | None
+) -> tuple[int, int] | None:
+    """Where nothing is left to claim and nobody works: see the best trial through, then prune what pauses."""
+    if ladder is None or holders(connection, study_id):
+        return None
+    best = ladder.last(connection, study_id)
+    if best is None:
+        ladder.settle(storage, connection, study_id)
+        return None
+    _go_on(storage, connection, best[0])
+    return best
+
+
+def _go_on(storage: Storage, connection: sa.Connection, trial_id: int) -> None:
+    connection.execute(storage.trial_attr(trial_id, PAUSED, None))
+    connection.execute(_running(trial_id))
+
+
+def _running(trial_id: int) -> sa.Executable:
+    now = {"state": TrialState.RUNNING, "datetime_start": utc_now()}
+    return sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(now)
 
 
 def _begin_new(connection: sa.Connection, study_id: int, queue: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:

@@ -27,11 +27,12 @@ from models.evaluate import evaluate
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, logbook, spec
 from search.home import Home
+from search.ladder import PAUSED
 from search.lease import Claim
-from search.pruner import Asha, Decision
+from search.pruner import Decision
 from search.sampler import Excerpt
 from search.storage import Storage
-from search.study import StoredStudy, for_trial, trial_seed
+from search.study import StoredStudy, asha, for_trial, trial_seed
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
@@ -74,6 +75,14 @@ class Stopped(Exception):
     """The trial was asked to stop; its checkpoint is written and it can go back to the queue."""
 
 
+class Paused(Exception):  # nothing went wrong
+    """The trial waits at a rung until it is among the best there; its checkpoint is written."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
 def open_trial(place: Workplace, claim: Claim) -> optuna.Trial:
     """The claimed trial, as Optuna sees it, with what is stored of it."""
     seen = place.excerpt.read()  # the cache refuses writes to a trial that it never saw
@@ -85,6 +94,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
 
     Raises:
         Stopped: `pulse` asked for it; the checkpoint is on the disk.
+        Paused: the trial waits at a rung.
         LeaseLost: the trial is not ours any more.
     """
     values = draw(place, trial)
@@ -252,22 +262,27 @@ class Run:
     def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
         """Store a step's value, and the decision to stop there if there is one, in one transaction."""
         study = self.place.study
-        search, budget = study.spec.search, study.spec.budget
-        decision = None
-        if search.pruner == "asha" and step not in self._reported:
-            asha = Asha(first_rung=search.first_rung, reduction=search.reduction, steps=budget.steps)
-            if asha.is_rung(step):
-                better, others = self.place.storage.standing(study.id, step, value, but=self.claim.number)
-                decision = asha.decide(step, value, better=better, others=others)
+        pruner, rungs = study.spec.search.pruner, asha(study.spec)
+        decision, is_paused = None, False
+        if pruner in ("asha", "promote") and rungs.is_rung(step) and step not in self._reported:
+            better, others = self.place.storage.standing(study.id, step, value, but=self.claim.number)
+            if pruner == "asha":
+                decision = rungs.decide(step, value, better=better, others=others)
+            else:
+                is_paused = rungs.pauses(step, better=better, others=others)
         with self.place.storage.together():
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self.trial.report(value, step)
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
-            self.trial.set_user_attr("epochs", step / budget.steps_per_epoch)
+            self.trial.set_user_attr("epochs", step / study.spec.budget.steps_per_epoch)
             if images_per_second is not None:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
             if decision is not None:
                 self.trial.set_user_attr("decision", asdict(decision))
+            if is_paused:
+                self.trial.set_user_attr(PAUSED, step)
+        if is_paused:
+            raise Paused(step)
         return decision or self._ask_optuna(step, value)
 
     def _ask_optuna(self, step: int, value: float) -> Decision | None:

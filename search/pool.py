@@ -186,7 +186,10 @@ class Pool:
     def _fill(self) -> bool:
         """Start workers as long as there are trials for them; whether anybody works on the study."""
         open_trials, busy = self.storage.read(
-            lambda connection: (lease.claimable(connection, self.study.id), lease.holders(connection, self.study.id))
+            lambda connection: (
+                lease.claimable(connection, self.study.id, study.ladder(self.study.spec)),
+                lease.holders(connection, self.study.id),
+            )
         )
         open_trials -= sum(each.token not in busy for each in self._hands.values())
         for index, (device, core) in enumerate(zip(self.devices, machine.seats(self.devices), strict=True)):

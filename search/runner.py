@@ -20,7 +20,7 @@ from search import checkpoint, home, lease, logbook, objective, study
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
-from search.objective import Outcome, Pulse, Stopped, Workplace
+from search.objective import Outcome, Paused, Pulse, Stopped, Workplace
 from search.post import Post
 from search.sampler import Excerpt
 from search.spec import queue
@@ -45,10 +45,10 @@ def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool
 
     place = workplace(post, gives_up)
     owner = lease.this_process(post.token)
-    points = queue(place.study.spec)
+    points, ladder = queue(place.study.spec), study.ladder(place.study.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = lease.claim(place.storage, place.study.id, owner, points)
+        claim = lease.claim(place.storage, place.study.id, owner, points, ladder)
         if claim is None:
             return
         is_sound = run_trial(place, claim, pulse)
@@ -90,6 +90,10 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
         kind = objective.Run if place.study.spec.verdict_on is None else VerdictRun
         outcome = objective.run(place, claim, trial, pulse, kind=kind)
         tell(place, trial, outcome)
+    except Paused as pause:
+        lease.stop(place.storage, [place.storage.token or ""])
+        logbook.note(log, f"paused at step {pause.step}, until it is among the best there")
+        return True
     except Stopped:
         lease.stop(place.storage, [place.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")

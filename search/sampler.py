@@ -4,6 +4,7 @@ import math
 import warnings
 from bisect import insort
 from collections.abc import Container, Sequence
+from copy import copy
 from typing import Any
 
 import optuna
@@ -11,6 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.ladder import PAUSED
 from search.seed import derive
 
 #: So many trials tpe takes for good ones at the most (Optuna's `default_gamma`, after Bergstra et al. 2013's 25).
@@ -102,19 +104,36 @@ class Excerpt:
         good = {number for _, number in self._best}
         for number in [each for each in self._finished if each % self._stride and each not in good]:
             del self._finished[number]
-        shown = self._finished | {number: trials[number] for number in self._open}
+        at_work = {number: trials[number] for number in self._open if not is_paused(trials[number])}
+        shown = self._finished | at_work
         return [shown[number] for number in sorted(shown)]
 
+    def _forget(self, number: int) -> None:
+        """Take back what was made of a trial when it paused."""
+        if self._finished.pop(number, None) is not None:
+            self._best = [entry for entry in self._best if entry[1] != number]
+
     def _look_at(self, trial: FrozenTrial) -> None:
-        if not trial.state.is_finished():
+        self._forget(trial.number)
+        if is_paused(trial):  # it may go on, and is looked at again
+            self._open.add(trial.number)
+            trial = copy(trial)
+            trial.state = TrialState.PRUNED
+        elif not trial.state.is_finished():
             self._open.add(trial.number)
             return
-        self._open.discard(trial.number)
+        else:
+            self._open.discard(trial.number)
         if trial.state == TrialState.FAIL:
             return
         self._finished[trial.number] = trial
         insort(self._best, (rank(trial), trial.number))
         del self._best[GOOD:]
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial waits at a rung: what it came to there is what tpe can learn from it."""
+    return trial.state == TrialState.WAITING and trial.user_attrs.get(PAUSED) is not None
 
 
 def rank(trial: FrozenTrial) -> tuple[float, ...]:

@@ -52,8 +52,8 @@ class Search(BaseModel):
     """What is maximised, on the validation images; balanced: the mean over the classes."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """Grid runs every cell of the space."""
-    pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
-    """Who stops trials that fall behind."""
+    pruner: Literal["asha", "promote", "hyperband", "median", "none"] = "asha"
+    """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial can be stopped."""
     reduction: Annotated[int, Field(ge=2)] = 3

@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial
 from search import query
 from search import spec as specs
 from search.errors import SpecError
+from search.ladder import Ladder
+from search.pruner import Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
@@ -139,6 +141,19 @@ def for_trial(cached: _CachedStorage, study: StoredStudy, number: int, seen: Seq
     steps = study.spec.budget.steps
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
     return optuna.Study(study_name=study.name, storage=cached, sampler=sampler, pruner=pruner)
+
+
+def asha(spec: StudySpec) -> Asha:
+    """The rungs of a study."""
+    search = spec.search
+    return Asha(first_rung=search.first_rung, reduction=search.reduction, steps=spec.budget.steps)
+
+
+def ladder(spec: StudySpec) -> Ladder | None:
+    """Where trials pause; None for a study whose trials do not."""
+    if spec.search.pruner != "promote":
+        return None
+    return Ladder(rungs=asha(spec).rungs(), reduction=spec.search.reduction)
 
 
 def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:

@@ -13,12 +13,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search import machine, query, sampler
 from search.pruner import Asha
@@ -100,7 +101,12 @@ def optunas(
     seed: int,
 ) -> Iterator[tuple[int, float | None]]:
     """Optuna's own loop with a sampler and a pruner of its own."""
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(seed), pruner=make_pruner(known))
+    study = optuna.create_study(
+        study_name=f"replay {seed}",  # Hyperband chooses brackets by it
+        direction="maximize",
+        sampler=make_sampler(seed),
+        pruner=make_pruner(known),
+    )
     for _ in range(MOST_TRIALS):
         trial = study.ask()
         curve = draw(known, trial)
@@ -115,7 +121,7 @@ def optunas(
             yield known.steps, curve[-1]
 
 
-def ours(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
+def ours(first_rung: int, reduction: int, strict: bool, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
     """The sampler and the rungs that a study of ours has."""
     study = optuna.create_study(direction="maximize")
     asha = Asha(first_rung=first_rung, reduction=reduction, steps=known.steps)
@@ -132,13 +138,51 @@ def ours(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[t
             better = sum(other > value for other in reached)
             decision = asha.decide(step, value, better=better, others=len(reached))
             reached.append(value)
-            if decision is not None:
+            if decision is not None or (strict and better >= len(reached) // reduction):
                 study.tell(trial, state=TrialState.PRUNED)
                 yield step, None
                 break
         else:
             study.tell(trial, curve[-1])
             yield known.steps, curve[-1]
+
+
+def promoting(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
+    """The same with trials that pause at rungs, until they are among the best there."""
+    study = optuna.create_study(direction="maximize")
+    ends = (*Asha(first_rung=first_rung, reduction=reduction, steps=known.steps).rungs(), known.steps)
+    seen: list[FrozenTrial] = []
+    curves: list[Curve] = []
+    reached: list[dict[int, float]] = [{} for _ in ends]
+    """For each rung: trial -> value there."""
+    while len(curves) < MOST_TRIALS:
+        number, place = next(promotable(reached, reduction), (len(curves), 0))
+        if number == len(curves):
+            study.sampler = sampler.build(
+                "tpe",
+                study_seed=seed,
+                number=number,
+                startup_trials=STARTUP,
+                seen=sampler.Seen(study.study_name, study._storage, seen),
+            )
+            trial = study.ask()
+            curves.append(draw(known, trial))
+            seen.append(deepcopy(study.trials[number]))
+        begun, end = ends[place - 1] if place else 0, ends[place]
+        curve, mine = curves[number], seen[number]
+        mine.intermediate_values.update(dict(enumerate(curve[:end], 1)))
+        mine.state = TrialState.COMPLETE if end == known.steps else TrialState.PRUNED
+        if end == known.steps:
+            mine.value = curve[-1]
+        reached[place][number] = curve[end - 1]
+        yield end - begun, curve[-1] if end == known.steps else None
+
+
+def promotable(reached: Sequence[Mapping[int, float]], reduction: int) -> Iterator[tuple[int, int]]:
+    """(trial, next rung) of those that pause and are among the best, the highest rung first."""
+    for place in range(len(reached) - 2, -1, -1):
+        ranked = sorted(reached[place], key=lambda number: -reached[place][number])
+        yield from ((each, place + 1) for each in ranked[: len(ranked) // reduction] if each not in reached[place + 1])
 
 
 def one_epoch(first: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
@@ -168,7 +212,9 @@ POLICIES: Mapping[str, tuple[Policy, ...]] = {
         partial(optunas, _tpe, partial(lambda r, _: _halving(r), reduction)) for reduction in (2, 3, 4)
     ),
     "one epoch, top k": tuple(partial(one_epoch, first) for first in (8, 16, 32)),
-    "ours": tuple(partial(ours, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
+    "ours, promoting": tuple(partial(promoting, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
+    "ours, strict": tuple(partial(ours, first, reduction, True) for first in (1, 2) for reduction in (2, 3, 4)),
+    "ours": tuple(partial(ours, first, reduction, False) for first in (1, 2) for reduction in (2, 3, 4)),
 }
 """Each policy with the settings among which the tuning seeds choose."""
 

@@ -1,0 +1,113 @@
+"""Trials that pause at rungs, and go on when they are among the best there."""
+
+import signal
+from typing import Any
+
+import pytest
+from optuna.storages import _CachedStorage
+from optuna.trial import TrialState
+
+from search import lease, runner, study
+from search.ladder import Ladder
+from search.reader import open_reader
+from search.sampler import Excerpt
+from search.storage import Storage
+from tests.lab import Lab, equal
+
+PROMOTE: dict[str, Any] = {"pruner": "promote", "first_rung": 1, "reduction": 2, "sampler": "random"}
+BUDGET: dict[str, Any] = {"trials": 8, "epochs": 4}
+
+
+def steps(lab: Lab, name: str = "s") -> list[int]:
+    return [len(trial.curve) for trial in lab.trials(name)]
+
+
+def test_the_best_half_of_each_rung_goes_on_and_nobody_else(lab: Lab) -> None:
+    answer = lab.run("run", lab.write(search=PROMOTE, budget=BUDGET), "--workers", "1")
+
+    assert answer.code == 0
+    assert lab.counts().finished == 8
+    trials = lab.trials()
+    assert {len(trial.curve) for trial in trials} <= {1, 2, 4}
+    for rung in (1, 2):
+        there = sorted(
+            (trial for trial in trials if len(trial.curve) >= rung), key=lambda t: (-t.curve[rung - 1][1], t.number)
+        )
+        went_on = {trial.number for trial in there if len(trial.curve) > rung}
+        # Whoever went on was in the best half of those that had come by then; in the end the best half has gone on.
+        assert {trial.number for trial in there[: len(there) // 2]} <= went_on
+    for trial in trials:
+        assert (trial.state == "COMPLETE") == (len(trial.curve) == 4)
+        assert trial.state == "COMPLETE" or " at step " in (trial.reason or "")
+
+
+def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(lab: Lab) -> None:
+    paused, whole = (
+        lab.write("paused", search=PROMOTE, budget=BUDGET),
+        lab.write("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET),
+    )
+    assert [lab.run("run", file, "--workers", "1").code for file in (paused, whole)] == [0, 0]
+
+    best = max((trial for trial in lab.trials("paused") if trial.values), key=lambda trial: trial.values)
+    same = lab.trials("whole")[best.number]
+
+    assert best.curve == same.curve
+    assert equal(lab.trained(best.number, name="paused"), lab.trained(best.number, name="whole"))
+    assert best.attempts == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(lab: Lab, workers: str) -> None:
+    file = lab.write(search=PROMOTE, budget={"trials": 8, "epochs": 40, "steps_per_epoch": 1})
+
+    launcher = lab.start("run", file, "--workers", workers)
+    launcher.until(lambda: "s" in lab.home.studies() and len(steps(lab)) >= 3)
+    launcher.signal(signal.SIGKILL)
+    launcher.end()
+    again = lab.run("run", file, "--workers", workers)
+
+    assert again.code == 0
+    counts = lab.counts()
+    assert (counts.complete + counts.pruned, counts.waiting, counts.running) == (8, 0, 0)
+    assert counts.complete >= 1
+
+
+def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
+    post = lab.create(search=PROMOTE, budget=BUDGET)
+    storage = Storage(post.url)
+    stored = study.load(storage, "s")
+    place = runner.workplace(post)
+    for _ in range(2):
+        claim = lease.claim(place.storage, stored.id, lease.this_process(post.token), (), study.ladder(stored.spec))
+        assert claim is not None
+        runner.run_trial(place, claim, lambda: None)
+
+    seen = Excerpt(_CachedStorage(storage), stored.id).read()
+
+    assert [trial.state for trial in storage.get_all_trials(stored.id)] == [TrialState.WAITING, TrialState.WAITING]
+    assert [(trial.state, len(trial.intermediate_values)) for trial in seen] == [(TrialState.PRUNED, 1)] * 2
+
+
+def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(lab: Lab) -> None:
+    post = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
+    ladder = Ladder(rungs=(1,), reduction=4)
+    place = runner.workplace(post)
+    owner = lease.this_process(post.token)
+    for _ in range(2):
+        claim = lease.claim(place.storage, place.study.id, owner, (), ladder)
+        assert claim is not None
+        runner.run_trial(place, claim, lambda: None)
+    best = max(lab.trials(), key=lambda trial: trial.curve[-1][1])
+    with open_reader(post.url).connect() as connection:
+        assert lease.claimable(connection, place.study.id, ladder) == 1
+
+    last = lease.claim(place.storage, place.study.id, owner, (), ladder)
+    assert last is not None
+    runner.run_trial(place, last, lambda: None)
+    nothing = lease.claim(place.storage, place.study.id, owner, (), ladder)
+
+    assert (last.number, nothing) == (best.number, None)
+    assert sorted(trial.state for trial in lab.trials()) == ["COMPLETE", "PRUNED"]
+    assert {trial.reason for trial in lab.trials()} == {None, "rank 2 of 2 at step 1; the best 0 went on"}
+    with open_reader(post.url).connect() as connection:
+        assert lease.claimable(connection, place.study.id, ladder) == 0
