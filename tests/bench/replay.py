@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import machine, query, sampler
 from search.pruner import Asha
 from search.reader import open_reader
-from tests.bench.measure import ROOT, Comparison, Figure, Result
+from tests.bench.measure import ROOT, Comparison, Result
 
 CURVES = ROOT / "studies" / "records" / "2026-11-24_curves" / "curves.json"
 SEEDS, TUNING = 100, 50
@@ -121,8 +121,10 @@ def optunas(
             yield known.steps, curve[-1]
 
 
-def ours(first_rung: int, reduction: int, strict: bool, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
-    """The sampler and the rungs that a study of ours has."""
+def stopping(
+    first_rung: int, reduction: int, strict: bool, known: Table, seed: int
+) -> Iterator[tuple[int, float | None]]:
+    """Our sampler, and pruner = "asha"; strictly: nobody goes on before one of `reduction` may."""
     study = optuna.create_study(direction="maximize")
     asha = Asha(first_rung=first_rung, reduction=reduction, steps=known.steps)
     rungs: dict[int, list[float]] = {}
@@ -148,7 +150,7 @@ def ours(first_rung: int, reduction: int, strict: bool, known: Table, seed: int)
 
 
 def promoting(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
-    """The same with trials that pause at rungs, until they are among the best there."""
+    """Our sampler, and pruner = "promote": trials pause at rungs, until they are among the best there."""
     study = optuna.create_study(direction="maximize")
     ends = (*Asha(first_rung=first_rung, reduction=reduction, steps=known.steps).rungs(), known.steps)
     seen: list[FrozenTrial] = []
@@ -212,9 +214,11 @@ POLICIES: Mapping[str, tuple[Policy, ...]] = {
         partial(optunas, _tpe, partial(lambda r, _: _halving(r), reduction)) for reduction in (2, 3, 4)
     ),
     "one epoch, top k": tuple(partial(one_epoch, first) for first in (8, 16, 32)),
-    "ours, promoting": tuple(partial(promoting, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
-    "ours, strict": tuple(partial(ours, first, reduction, True) for first in (1, 2) for reduction in (2, 3, 4)),
-    "ours": tuple(partial(ours, first, reduction, False) for first in (1, 2) for reduction in (2, 3, 4)),
+    "ours": tuple(partial(promoting, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
+    "TPE, stopping, strictly": tuple(
+        partial(stopping, first, reduction, True) for first in (1, 2) for reduction in (2, 3, 4)
+    ),
+    "TPE, stopping": tuple(partial(stopping, first, reduction, False) for first in (1, 2) for reduction in (2, 3, 4)),
 }
 """Each policy with the settings among which the tuning seeds choose."""
 
@@ -271,13 +275,10 @@ def measured(quick: bool) -> Result:
                 ours=reported["ours"],
                 theirs=values,
                 target=TARGETS.get(name),
+                of_means=True,
             )
             for name, values in reported.items()
             if name != "ours"
-        ),
-        figures=tuple(
-            Figure(what=f"{name}, mean", unit="epochs", values=(statistics.mean(values),))
-            for name, values in reported.items()
         ),
     )
 
