@@ -21,6 +21,9 @@ from models.config import (
 #: Added to the variances that a whitening divides by; of images with deviation 1 (Jordan 2024, arXiv:2404.00498).
 LEAST_VARIANCE = 5e-4
 
+#: Images whose patches are looked at together.
+AT_ONCE = 100
+
 
 class Whitening(nn.Module):
     """Patches without correlation: (N, 3, S, S) becomes (N, WHITENED, S - 1, S - 1).
@@ -42,8 +45,12 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Take the filters from (N, 3, S, S) normalised images."""
-        patches = functional.unfold(images.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
-        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        covariance, count = images.new_zeros(WHITENED // 2, WHITENED // 2, dtype=torch.float64), 0
+        for some in torch.split(images, AT_ONCE):  # all patches at once would take hundreds of megabytes
+            patches = functional.unfold(some.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
+            covariance += patches.T @ patches
+            count += len(patches)
+        variances, directions = torch.linalg.eigh(covariance / count)
         filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.reshape(-1, IMAGE_CHANNELS, PATCH, PATCH)
         self.conv.weight.copy_(torch.cat((filters, -filters)))
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has one

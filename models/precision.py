@@ -8,8 +8,8 @@ from models.config import Precision
 def computes_bfloat16(precision: Precision, device: torch.device) -> bool:
     """Whether convolutions and dense layers compute in bfloat16 on that device, their weights staying in float32.
 
-    Auto says yes on a CPU with AMX (2.3 times the images per second there; AVX512_BF16 alone was slower than float32)
-    and on a GPU that has such units.
+    Auto says yes on a GPU that has such units, and on a CPU with AMX: twice the images per second (`make bench`,
+    engine). AVX512_BF16 without AMX had two thirds of float32's (studies/LOG.md).
     """
     if precision != "auto":
         return precision == "bfloat16"

@@ -5,14 +5,10 @@ It is a study of its own, of one trial, so that leases, checkpoints, resuming an
 
 from dataclasses import replace
 
-from models.config import TrainConfig
-from search.domain import Fixed
 from search.rows import FINAL, TrialRow
 from search.seed import derive
-from search.spec import StudySpec
+from search.spec import StudySpec, of_one
 
-#: Several threads in one worker do this share of what as many workers do (0.80 to 0.95 were measured; see LOG).
-TOGETHER = 0.85
 #: A step of the training, after which there is a checkpoint and a look at the clock, as a share of an epoch.
 STEPS_PER_EPOCH = 4
 #: No training is planned longer, however much time there is.
@@ -27,40 +23,24 @@ def name_of(study: str) -> str:
 def spec_of(spec: StudySpec, trial: TrialRow, *, hours: float | None, images: int, cores: int) -> StudySpec:
     """The study of the last training: the configuration of `trial`, on so many images, on so many cores together.
 
-    It takes the epochs that the study file says, and no more than are likely to fit into `hours`; when it runs it
-    finds out (`search.verdict`).
+    It plans the epochs that the study file says, and no more than fit into `hours` if its threads trained as fast
+    together as so many workers; it finds out while it runs (`search.verdict`).
     """
-    batch = int(trial.config.get("batch_size", TrainConfig().batch_size))
+    per_epoch = min(STEPS_PER_EPOCH, spec.budget.steps_per_epoch)  # no batch of the search is larger than its steps
     asked = None if spec.final is None else spec.final.epochs
     epochs = asked or MOST_EPOCHS
     if hours is not None:
-        speed = (trial.images_per_second or 0.0) * max(1.0, cores * TOGETHER)
-        epochs = min(epochs, max(hours * 3600 * speed, batch) / images)
-    steps = max(1, round(epochs * STEPS_PER_EPOCH))
-    return replace(
+        epochs = min(epochs, hours * 3600 * (trial.images_per_second or 0.0) * cores / images)
+    steps = max(1, round(epochs * per_epoch))
+    one = of_one(
         spec,
+        trial.config,
         question=f"How good is trial {trial.number} of {trial.study} on images that it was not chosen by?",
-        budget=spec.budget.model_copy(
-            update={
-                "trials": 1,
-                "epochs": steps / STEPS_PER_EPOCH,
-                "steps_per_epoch": STEPS_PER_EPOCH,
-                "hours": hours,
-                "max_parameters": None,
-                "max_macs": None,
-            }
-        ),
-        search=spec.search.model_copy(
-            update={
-                "sampler": "random",
-                "pruner": "none",
-                "repeats": 1,
-                "trial_seed": derive(spec.search.seed, trial.number, "final"),
-            }
-        ),
-        space=replace(spec.space, parameters={k: Fixed(trial.config[k]) for k in spec.space.parameters}, when={}),
-        points=(),
-        rows=(),
-        final=None,
-        verdict_on=trial.study,
+        seed=derive(spec.search.seed, trial.number, "final"),
+        epochs=steps / per_epoch,
+        steps_per_epoch=per_epoch,
+        hours=hours,
+        max_parameters=None,
+        max_macs=None,
     )
+    return replace(one, verdict_on=trial.study)

@@ -12,15 +12,15 @@ import optuna
 from data.config import DataConfig
 from data.dataset import prepare
 from search import care, final, home, lease, machine, query, study
-from search.domain import Fixed
 from search.errors import BusyError, DiskError, UsageError
 from search.home import Home
+from search.ladder import paused
 from search.pool import End, Pool
 from search.post import Post
 from search.progress import View
 from search.room import Room
 from search.rows import TrialRow
-from search.spec import StudySpec, queue
+from search.spec import StudySpec, of_one, queue
 from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times
@@ -72,6 +72,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
         with show(stored) as view:
             end = pool(order, storage, stored, devices, view).run()
+        storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
     hours = hours_left(order, storage, stored, began)
@@ -236,8 +237,11 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
     counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
+    pausing = storage.read(lambda connection: paused(connection, stored.id))
     if counts.finished or counts.waiting:
-        say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again")
+        pause = f", {pausing} pause at a rung" if pausing else ""
+        broken = counts.waiting - pausing
+        say(f"going on: {counts.finished} of {counts.budget} trials done, {broken} taken up again{pause}")
 
 
 def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
@@ -261,16 +265,5 @@ def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:
         raise UsageError(
             f"trial {trial.number} of {stored.name!r} has not been drawn yet; there is nothing to run again"
         )
-    spec = stored.spec
-    fixed = {key: Fixed(trial.config[key]) for key in spec.space.parameters}
-    return replace(
-        spec,
-        question=f"Trial {trial.number} of {stored.name}, once more",
-        space=replace(spec.space, parameters=fixed, when={}),
-        budget=spec.budget.model_copy(update={"trials": 1, "hours": None}),
-        search=spec.search.model_copy(
-            update={"sampler": "random", "pruner": "none", "repeats": 1, "trial_seed": trial.seed}
-        ),
-        points=(),
-        rows=(),
-    )
+    question = f"Trial {trial.number} of {stored.name}, once more"
+    return of_one(stored.spec, trial.config, question=question, seed=trial.seed, hours=None)

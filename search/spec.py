@@ -2,13 +2,13 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
-from search.domain import Choice, Domain, Trial, Value
+from search.domain import Choice, Domain, Fixed, Trial, Value
 from search.errors import SpecError, UsageError
 from search.keys import DEFAULTS, parse_value, read_space, split, write_space
 from search.points import Row, read_points, read_rows
@@ -157,6 +157,20 @@ def resolve(spec: StudySpec, values: Mapping[str, Value]) -> dict[str, Value]:
 def configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
     """Flat values, as drawn or as stored, as the three configs."""
     return split({key: value for key, value in resolve(spec, values).items() if key not in (ROW, REPEAT)})
+
+
+def of_one(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object) -> StudySpec:
+    """A study of one trial that trains exactly this configuration, with this seed, to the end."""
+    return replace(
+        spec,
+        question=question,
+        budget=spec.budget.model_copy(update={"trials": 1, **budget}),
+        search=spec.search.model_copy(update={"sampler": "random", "pruner": "none", "repeats": 1, "trial_seed": seed}),
+        space=replace(spec.space, parameters={key: Fixed(config[key]) for key in spec.space.parameters}, when={}),
+        points=(),
+        rows=(),
+        final=None,
+    )
 
 
 def dump(spec: StudySpec) -> dict[str, Any]:

@@ -77,11 +77,10 @@ class VerdictRun(Run):
         left_s = hours * 3600 * (1 - SPARE_SHARE) - SPARE_S - seconds_run(self.place.storage, self.place.study.id)
         speed = training.batch / self.seconds()
         possible = training.batch + math.floor(max(0.0, left_s) * speed)
-        most = self.most_batches(training)
-        training.end_after(max(training.batch, min(possible, most)))
+        training.end_after(min(possible, self._planned(training)))
 
-    def most_batches(self, training: Training) -> int:
-        """Batches of all the epochs that the study file allows."""
+    def _planned(self, training: Training) -> int:
+        """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
         budget = self.place.study.spec.budget
         return boundaries(
             images=len(self.train_part()),

@@ -1,15 +1,20 @@
 """The last training of a study: on all training images, in the time there is, with one look at the test images."""
 
 import signal
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from search import spec
+from search import query, runner, spec, study
 from search.errors import SpecError
 from search.final import spec_of
 from search.launch import searching
-from tests.lab import Lab
+from search.reader import open_reader
+from search.settings import Final
+from search.storage import Storage
+from search.verdict import SPARE_S, SPARE_SHARE
+from tests.lab import Lab, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -56,19 +61,42 @@ def test_a_verdict_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(lab
     assert [(trial.state, trial.test) for trial in between] == [("WAITING", None)]
     (one,), (other,) = lab.trials("whole.final"), lab.trials("broken.final")
     assert (one.values, one.test and one.test["confusion"]) == (other.values, other.test and other.test["confusion"])
-    assert lab.trained(name="whole.final")["model"].keys() == lab.trained(name="broken.final")["model"].keys()
+    assert equal(lab.trained(name="whole.final")["model"], lab.trained(name="broken.final")["model"])
 
 
-def test_a_verdict_ends_in_the_time_that_it_has(lab: Lab) -> None:
-    file = lab.write(budget=BUDGET | {"hours": 20 / 3600}, final={"share": 0.6})
+@pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 1.0)], ids=["time", "no-time"])
+def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float, epochs: float) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    trial = max(lab.trials(), key=lambda each: each.values)
+    wanted = spec_of(replace(stored.spec, final=Final(epochs=4)), trial, hours=None, images=400, cores=1)
+    wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
+    verdict = study.open_or_create(storage, wanted, name="s.final", data=stored.data)
+    study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
 
-    answer = lab.run("run", file, "--workers", "1")
+    row = work(runner.workplace(lab.post("s.final")))
+
+    assert row.state == "COMPLETE"
+    assert row.epochs == pytest.approx(epochs, abs=0.05)
+    assert row.test is not None
+
+
+def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+
+    again = lab.run("run", "s", "--again", "0", "--workers", "1")
+
+    assert again.code == 0
+    assert lab.trials("s.again-0")[0].values == lab.trials()[0].values
+    assert not query.is_known(open_reader(lab.url), "s.again-0.final")
+
+
+def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(lab: Lab) -> None:
+    answer = lab.run("run", lab.write(budget=BUDGET, final=FINAL, space={"batch_size": 320}), "--workers", "1")
 
     assert answer.code == 0
-    (verdict,) = lab.trials("s.final")
-    assert verdict.state == "COMPLETE"
-    assert verdict.seconds < 20
-    assert verdict.epochs > 2
+    assert "verdict:" in answer.out
 
 
 def test_without_a_complete_trial_there_is_no_verdict_and_it_says_so(lab: Lab) -> None:

@@ -84,34 +84,14 @@ def measured(quick: bool) -> Result:
             f"The best of them is compared: {best.name}.",
             "Expert's loop: tensors in memory, whole batches augmented, channels_last, one thread in a process a core.",
         ),
-        comparisons=(
-            Comparison(
-                what="against the plain loop", unit="images/s", ours=our, theirs=their, more_is_better=True, target=3.5
-            ),
-            Comparison(
-                what="against the expert's loop",
-                unit="images/s",
-                ours=our,
-                theirs=experts,
-                more_is_better=True,
-                target=1.3,
-            ),
-            Comparison(
-                what="float32 against the plain loop",
-                unit="images/s",
-                ours=single,
-                theirs=their,
-                more_is_better=True,
-                target=None,
-            ),
-            Comparison(
-                what="float32 against the expert's loop",
-                unit="images/s",
-                ours=single,
-                theirs=experts,
-                more_is_better=True,
-                target=None,
-            ),
+        comparisons=tuple(
+            Comparison(what=what, unit="images/s", ours=mine, theirs=others, more_is_better=True, target=target)
+            for what, mine, others, target in (
+                ("against the plain loop", our, their, 3.5),
+                ("against the expert's loop", our, experts, 1.3),
+                ("float32 against the plain loop", single, their, None),
+                ("float32 against the expert's loop", single, experts, None),
+            )
         ),
     )
 

@@ -109,44 +109,43 @@ def optunas(
     )
     for _ in range(MOST_TRIALS):
         trial = study.ask()
-        curve = draw(known, trial)
-        for step, value in enumerate(curve, 1):
+
+        def stops(step: int, value: float, trial: optuna.Trial = trial) -> bool:
             trial.report(value, step)
-            if step < known.steps and trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-                yield step, None
-                break
-        else:
-            study.tell(trial, curve[-1])
-            yield known.steps, curve[-1]
+            return trial.should_prune()
+
+        yield lived(study, trial, draw(known, trial), stops)
 
 
-def stopping(
-    first_rung: int, reduction: int, strict: bool, known: Table, seed: int
-) -> Iterator[tuple[int, float | None]]:
-    """Our sampler, and pruner = "asha"; strictly: nobody goes on before one of `reduction` may."""
+def lived(
+    study: optuna.Study, trial: optuna.Trial, curve: Curve, stops: Callable[[int, float], bool]
+) -> tuple[int, float | None]:
+    """Train a trial until it is stopped or done; nobody stops it at its last step."""
+    for step, value in enumerate(curve, 1):
+        if stops(step, value) and step < len(curve):
+            study.tell(trial, state=TrialState.PRUNED)
+            return step, None
+    study.tell(trial, curve[-1])
+    return len(curve), curve[-1]
+
+
+def stopping(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
+    """Our sampler, and pruner = "asha"."""
     study = optuna.create_study(direction="maximize")
     asha = Asha(first_rung=first_rung, reduction=reduction, steps=known.steps)
     rungs: dict[int, list[float]] = {}
     for number in range(MOST_TRIALS):
         study.sampler = sampler.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=study)
         trial = study.ask()
-        curve = draw(known, trial)
-        for step, value in enumerate(curve, 1):
+
+        def stops(step: int, value: float, trial: optuna.Trial = trial) -> bool:
             trial.report(value, step)
-            if not asha.is_rung(step):
-                continue
             reached = rungs.setdefault(step, [])
             better = sum(other > value for other in reached)
-            decision = asha.decide(step, value, better=better, others=len(reached))
             reached.append(value)
-            if decision is not None or (strict and better >= len(reached) // reduction):
-                study.tell(trial, state=TrialState.PRUNED)
-                yield step, None
-                break
-        else:
-            study.tell(trial, curve[-1])
-            yield known.steps, curve[-1]
+            return asha.decide(step, value, better=better, others=len(reached) - 1) is not None
+
+        yield lived(study, trial, draw(known, trial), stops)
 
 
 def promoting(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
@@ -215,10 +214,7 @@ POLICIES: Mapping[str, tuple[Policy, ...]] = {
     ),
     "one epoch, top k": tuple(partial(one_epoch, first) for first in (8, 16, 32)),
     "ours": tuple(partial(promoting, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
-    "TPE, stopping, strictly": tuple(
-        partial(stopping, first, reduction, True) for first in (1, 2) for reduction in (2, 3, 4)
-    ),
-    "TPE, stopping": tuple(partial(stopping, first, reduction, False) for first in (1, 2) for reduction in (2, 3, 4)),
+    "TPE, stopping": tuple(partial(stopping, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
 }
 """Each policy with the settings among which the tuning seeds choose."""
 

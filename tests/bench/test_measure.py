@@ -17,6 +17,19 @@ def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair() -> None:
     assert (time.is_met, rate.is_met) == (True, False)
 
 
+def test_means_are_compared_with_an_interval_where_pairs_are_chance() -> None:
+    epochs = Comparison(
+        what="a search", unit="epochs", ours=(10.0, 30.0) * 20, theirs=(60.0, 20.0) * 20, target=1.9, of_means=True
+    )
+    low, high = epochs.ratio_interval()
+
+    assert epochs.ratio == 2.0
+    assert epochs.is_met
+    assert 1.4 < low < 2.0 < high < 2.9
+    row = page(Result(name="Search", about=(), comparisons=(epochs,)), "make bench")
+    assert f"mean 20, median 20 | mean 40, median 40 | 2x (95 %: {low:.4g} to {high:.4g}) | 1.9x | met |" in row
+
+
 def test_a_page_has_n_median_range_target_and_what_was_missed() -> None:
     result = Result(
         name="Speed",
