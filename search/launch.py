@@ -12,7 +12,7 @@ import optuna
 from data.config import DataConfig
 from data.dataset import prepare
 from search import care, final, home, lease, machine, query, study
-from search.errors import BusyError, DiskError, UsageError
+from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.home import Home
 from search.ladder import paused
 from search.pool import End, Pool
@@ -72,7 +72,9 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
         with show(stored) as view:
             end = pool(order, storage, stored, devices, view).run()
-        storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))
+        if end is End.DONE and spec.search.pruner == "promote":
+            with suppress(DatabaseError, DiskError):  # what paused and was pruned at the end; else the next run does it
+                care.sweep(files, storage.engine, stored.name)
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
     hours = hours_left(order, storage, stored, began)

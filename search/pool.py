@@ -90,7 +90,6 @@ class Pool:
     def __post_init__(self) -> None:
         self._watch = lease.Watch(self.times)
         self._interrupts = Interrupts(at_once=self._let_go, tell=self.view.say)
-        self.storage.gives_up = self._gives_up
 
     def run(self) -> End:
         """Run trials until there are none left, or somebody stops us. Ctrl-C once stops cleanly, twice at once.
@@ -100,6 +99,7 @@ class Pool:
             DataError, DatabaseError, DiskError: a worker met that, and its trial is not to blame.
             ConvsearchError: workers die before they begin a trial.
         """
+        before, self.storage.gives_up = self.storage.gives_up, self._gives_up
         with self._interrupts.heard():
             try:
                 hand.start_server()  # it loads torch meanwhile
@@ -112,6 +112,7 @@ class Pool:
                 self._stop_all()
                 with suppress(DatabaseError, DiskError):
                     self.view.update(self._progress())
+                self.storage.gives_up = before  # the hurry was ours
 
     def _run(self) -> End:
         clock = Clock(self.storage, self.study.id) if self.counts_time else None

@@ -26,6 +26,8 @@ def test_the_best_half_of_each_rung_goes_on_and_nobody_else(lab: Lab) -> None:
     answer = lab.run("run", lab.write(search=PROMOTE, budget=BUDGET), "--workers", "1")
 
     assert answer.code == 0
+    kept = {trial.number for trial in lab.trials() if any(lab.home.trial("s", trial.number).glob("*.ckpt"))}
+    assert kept <= {trial.number for trial in lab.trials() if trial.state == "COMPLETE"}
     assert lab.counts().finished == 8
     trials = lab.trials()
     assert {len(trial.curve) for trial in trials} <= {1, 2, 4}
