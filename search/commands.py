@@ -188,12 +188,16 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
     code = {End.HUNG_UP: 129, End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
+    engine = open_reader(args.storage, timeout_s=timeout_s)
+
+    def asked(question: Callable[[], Any]) -> Any:
+        """Each answer by itself: together they would be asked again for the one that was lost."""
+        may_pass = passes if code == 0 else lambda _: False  # who asked us to stop does not wait
+        return patiently(question, passes=may_pass, patience_s=order.times.patience_s)
+
     try:
-        grid, row, verdict = patiently(
-            lambda: _answer_to(open_reader(args.storage, timeout_s=timeout_s), name),
-            passes=lambda error: code == 0 and passes(error),  # who asked us to stop does not wait
-            patience_s=order.times.patience_s,
-        )
+        grid, row = asked(lambda: _answer_to(engine, name))
+        verdict = asked(lambda: _verdict(engine, name)) if row.spec.get("final") else None
     except (DatabaseError, DiskError) as error:
         if code == 0:
             raise
@@ -211,14 +215,14 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     return code
 
 
-def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow, TrialRow | None]:
-    """What a study has found so far, and its last training if that is over."""
+def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
+    """What a study has found so far."""
     from search import compare as comparing
 
     row = query.study(engine, name)
     if row.spec.get("compare"):
-        return comparing.grid(comparing.compare(row, query.trials(engine, name))), row, None
-    return answers.best_grid(query.best(engine, name, top=3)), row, _verdict(engine, name)
+        return comparing.grid(comparing.compare(row, query.trials(engine, name))), row
+    return answers.best_grid(query.best(engine, name, top=3)), row
 
 
 def _verdict(engine: Any, name: str) -> TrialRow | None:
