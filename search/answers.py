@@ -42,7 +42,7 @@ def best_grid(ranking: Ranking) -> Grid:
 def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
     """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
     lines = {
-        "state": row.state.lower() + (f": {row.reason}" if row.reason else ""),
+        "state": _state(row),
         "value": ", ".join(number(value) for value in row.values),
         "parameters": settings(row.params),
         "fixed": settings({key: value for key, value in row.config.items() if key not in row.params}),
@@ -110,6 +110,7 @@ def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
         "config": row.config,
         "repeat": row.repeat,
         "seed": row.seed,
+        "paused": row.paused,
         "test": row.test,
         "parameters": row.parameters,
         "macs": row.macs,
@@ -162,7 +163,7 @@ def next_commands(row: StudyRow) -> tuple[str, ...]:
     """What to do with a study whose run has just ended, a line for each."""
     name, counts = shlex.quote(row.name), row.counts
     lines = []
-    if counts.remaining or counts.waiting:
+    if counts.to_do:
         lines.append(f"go on:           convsearch resume {name}")
     if counts.failed:
         lines.append(f"try failed ones: convsearch resume {name} --retry-failed")
@@ -183,16 +184,17 @@ def counts_line(counts: Counts) -> str:
 
 def states_line(counts: Counts) -> str:
     """`20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin`."""
+    pause = f"{counts.paused} paused at a rung, " if counts.paused else ""
     return (
         f"{counts.complete} complete, {counts.pruned} pruned, {counts.failed} failed; "
-        f"{counts.running} running, {counts.waiting} waiting, {counts.remaining} to begin"
+        f"{counts.running} running, {pause}{counts.waiting} waiting, {counts.remaining} to begin"
     )
 
 
 def situation(study: StudyRow) -> str:
     """Why there is no best trial, and what to do."""
     counts, name = study.counts, shlex.quote(study.name)
-    if counts.remaining or counts.waiting:
+    if counts.to_do:
         onwards = f"`convsearch resume {name}` goes on"
     else:
         onwards = f"`convsearch resume {name} --trials {counts.budget + 10}` raises the budget"
@@ -207,13 +209,19 @@ def situation(study: StudyRow) -> str:
     return f"no trial has finished yet, and none is at work; {onwards}"
 
 
+def _state(row: TrialRow) -> str:
+    if row.paused is not None:
+        return f"paused at step {row.paused}, until it is among the best there"
+    return row.state.lower() + (f": {row.reason}" if row.reason else "")
+
+
 def _study_line(row: StudyRow) -> tuple[str, ...]:
     counts, best = row.counts, row.best
     return (
         row.name,
         f"{counts.finished} of {counts.budget}",
         str(counts.running),
-        str(counts.waiting),
+        str(counts.waiting + counts.paused),
         str(counts.failed),
         "-" if best is None else number(best.values[0]),
         "-" if best is None else str(best.number),
@@ -251,6 +259,7 @@ def _study_json(row: StudyRow) -> dict[str, Any]:
             "failed": counts.failed,
             "running": counts.running,
             "waiting": counts.waiting,
+            "paused": counts.paused,
             "remaining": counts.remaining,
         },
     }

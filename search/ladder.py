@@ -12,10 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from search.rows import PAUSED
 from search.storage import CURVES, TRIAL_ATTRS, TRIALS, Storage, ending
-
-#: The user attribute of a paused trial.
-PAUSED = "paused"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,6 @@ from data.dataset import prepare
 from search import care, final, home, lease, machine, query, study
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.home import Home
-from search.ladder import paused
 from search.pool import End, Pool
 from search.post import Post
 from search.progress import View
@@ -239,11 +238,9 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
     counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
-    pausing = storage.read(lambda connection: paused(connection, stored.id))
-    if counts.finished or counts.waiting:
-        pause = f", {pausing} pause at a rung" if pausing else ""
-        broken = counts.waiting - pausing
-        say(f"going on: {counts.finished} of {counts.budget} trials done, {broken} taken up again{pause}")
+    if counts.finished or counts.waiting or counts.paused:
+        pause = f", {counts.paused} pause at a rung" if counts.paused else ""
+        say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
 
 
 def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.rows import TrialRow
+from search.rows import PAUSED, TrialRow
 from search.space import REPEAT, strip
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
@@ -148,6 +148,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         study=study_name,
         number=stored.number,
         state=stored.state,
+        paused=attrs.get(PAUSED),
         values=stored.values,
         repeat=drawn.pop(REPEAT, None),
         params=drawn,

@@ -30,8 +30,9 @@ import alembic.util
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
-from search import home, lease, schema
+from search import home, schema
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
+from search.owner import boot, is_dead
 from search.reader import open_reader, place, sqlite_path
 from search.times import Times
 from search.trouble import BUSY, DISK
@@ -197,11 +198,11 @@ def _leases(connection: sqlite3.Connection) -> list[Lease]:
 
 
 def _is_here(owner: Lease) -> bool:
-    return owner.host == socket.gethostname() and owner.boot == lease.boot()
+    return owner.host == socket.gethostname() and owner.boot == boot()
 
 
 def _lives(owner: Lease) -> bool:
-    return not lease.is_dead(owner.pid, owner.started)
+    return not is_dead(owner.pid, owner.started)
 
 
 # -- copies -------------------------------------------------------------------------------------------------

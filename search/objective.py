@@ -27,9 +27,9 @@ from models.evaluate import evaluate
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, logbook, spec
 from search.home import Home
-from search.ladder import PAUSED
 from search.lease import Claim
 from search.pruner import Decision
+from search.rows import PAUSED
 from search.sampler import Excerpt
 from search.storage import Storage
 from search.study import StoredStudy, asha, for_trial, trial_seed

@@ -8,6 +8,9 @@ from typing import Any
 FINAL = ".final"
 """What the study of a study's last training is called: its name, and this."""
 
+PAUSED = "paused"
+"""The user attribute of a trial that pauses: the step of its rung; null once it goes on."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
@@ -21,6 +24,8 @@ class Counts:
     running: int = 0
     waiting: int = 0
     """Broken off, and to be taken up again under their numbers."""
+    paused: int = 0
+    """At a rung, until they are among the best there."""
 
     @property
     def finished(self) -> int:
@@ -30,7 +35,12 @@ class Counts:
     @property
     def remaining(self) -> int:
         """Trials that are still to be begun."""
-        return max(0, self.budget - self.finished - self.running - self.waiting)
+        return max(0, self.budget - self.finished - self.running - self.waiting - self.paused)
+
+    @property
+    def to_do(self) -> int:
+        """Trials that a run could go on with, or begin."""
+        return self.remaining + self.waiting + self.paused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +51,8 @@ class TrialRow:
     number: int
     state: str
     """RUNNING, WAITING, COMPLETE, PRUNED or FAIL."""
+    paused: int | None = None
+    """The step at which it waits for its rank among the others; None if it does not."""
     values: tuple[float, ...] = ()
     """Final values, one for each direction of the study; empty until the trial has finished with some."""
     params: Mapping[str, Any] = field(default_factory=dict)

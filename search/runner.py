@@ -21,6 +21,7 @@ from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.objective import Outcome, Paused, Pulse, Stopped, Workplace
+from search.owner import this_process
 from search.post import Post
 from search.sampler import Excerpt
 from search.spec import queue
@@ -44,7 +45,7 @@ def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool
         return stopping()
 
     place = workplace(post, gives_up)
-    owner = lease.this_process(post.token)
+    owner = this_process(post.token)
     points, ladder = queue(place.study.spec), study.ladder(place.study.spec)
     is_sound = True
     while is_sound and not stopping():

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.ladder import PAUSED
+from search.rows import PAUSED
 from search.seed import derive
 
 #: So many trials tpe takes for good ones at the most (Optuna's `default_gamma`, after Bergstra et al. 2013's 25).

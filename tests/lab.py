@@ -21,6 +21,7 @@ from PIL import Image
 
 from search import checkpoint, cli, home, launch, lease, query, runner, spec, study
 from search.objective import Workplace
+from search.owner import this_process
 from search.post import Post
 from search.reader import open_reader
 from search.rows import Counts, TrialRow
@@ -218,7 +219,7 @@ def paint(folder: Path) -> Path:
 
 def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRow:
     """Claim the next trial and run it in this process."""
-    owner = lease.this_process(place.storage.token or "")
+    owner = this_process(place.storage.token or "")
     claim = lease.claim(place.storage, place.study.id, owner, spec.queue(place.study.spec))
     assert claim is not None
     runner.run_trial(place, claim, pulse)

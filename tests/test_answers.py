@@ -38,7 +38,8 @@ LONG = replace(TRIAL, params={f"a_rather_long_parameter_name_{index}": 0.1234567
 def test_best_as_json_has_the_promised_keys() -> None:
     answer = json.loads(output.to_json(answers.best_json(Ranking(study=STUDY, trials=(TRIAL,)))))
 
-    counts = {"budget": 60, "complete": 20, "pruned": 15, "failed": 2, "running": 2, "waiting": 0, "remaining": 21}
+    counts = {"budget": 60, "complete": 20, "pruned": 15, "failed": 2, "running": 2, "waiting": 0}
+    counts |= {"paused": 0, "remaining": 21}
     assert answer == {
         "schema": 1,
         "study": "s",
@@ -65,6 +66,16 @@ def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for
     assert (answer["attempts"], answer["reason"]) == (2, "late")
     assert answer["command"] == "convsearch run s --again 12"
     assert answer["started"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
+    paused = replace(TRIAL, state="WAITING", paused=3)
+
+    assert "paused at step 3, until it is among the best there" in output.text(answers.trial_grid(paused), width=80)
+    assert answers.trial_json(paused)["paused"] == 3
+    assert "2 running, 4 paused at a rung, 1 waiting, 16 to begin" in answers.counts_line(
+        replace(STUDY.counts, paused=4, waiting=1)
+    )
 
 
 def test_studies_as_json_has_the_best_of_each() -> None:

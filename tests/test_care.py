@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search import care, home, lease, spec, study
+from search.owner import this_process
 from search.storage import Storage
 from tests.lab import Lab
 
@@ -101,7 +102,7 @@ def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cac
 
 def test_what_a_running_study_is_writing_stays(url: str, cache: Path) -> None:
     storage = add(url, "s")
-    lease.claim(storage, storage.get_study_id_from_name("s"), lease.this_process("me"))
+    lease.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
 
     freed, said = clean(url, cache)
 

@@ -48,7 +48,7 @@ def test_the_best_are_ranked_and_the_trials_shown_are_those_that_ran(done: Lab) 
     assert best["counts"] == {
         "budget": 2,
         "complete": 2,
-        **dict.fromkeys(("pruned", "failed", "running", "waiting", "remaining"), 0),
+        **dict.fromkeys(("pruned", "failed", "running", "waiting", "paused", "remaining"), 0),
     }
     assert show["values"] == best["trials"][0]["values"]
     assert [step for step, _ in show["curve"]] == [1, 2]

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from search import lease, runner, study
 from search.ladder import Ladder
+from search.owner import this_process
 from search.reader import open_reader
 from search.sampler import Excerpt
 from search.storage import Storage
@@ -80,7 +81,7 @@ def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
     stored = study.load(storage, "s")
     place = runner.workplace(post)
     for _ in range(2):
-        claim = lease.claim(place.storage, stored.id, lease.this_process(post.token), (), study.ladder(stored.spec))
+        claim = lease.claim(place.storage, stored.id, this_process(post.token), (), study.ladder(stored.spec))
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
 
@@ -94,7 +95,7 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
     post = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
     ladder = Ladder(rungs=(1,), reduction=4)
     place = runner.workplace(post)
-    owner = lease.this_process(post.token)
+    owner = this_process(post.token)
     for _ in range(2):
         claim = lease.claim(place.storage, place.study.id, owner, (), ladder)
         assert claim is not None

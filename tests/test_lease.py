@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 
 from search import lease
 from search.errors import LeaseLost
-from search.lease import Claim, Owner, Watch
+from search.lease import Claim, Watch
+from search.owner import Owner, is_dead, started, this_process
 from search.storage import LEASES, TRIALS, Storage
 from search.times import Times
 
@@ -26,7 +27,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def owner(token: str = "me") -> Owner:
-    return lease.this_process(token)
+    return this_process(token)
 
 
 def states(storage: Storage) -> dict[int, str]:
@@ -46,7 +47,7 @@ def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connectio
     numbers: list[int] = []
     while True:
         storage.token = f"{token} {len(numbers)}"  # an owner has one trial at a time
-        claim = lease.claim(storage, study_id, lease.this_process(storage.token))
+        claim = lease.claim(storage, study_id, this_process(storage.token))
         if claim is None:
             break
         numbers.append(claim.number)
@@ -215,9 +216,9 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
     study_id = make_study(1)
     storage = Storage(url)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = lease.started(child.pid)
-    assert started is not None
-    dead = replace(owner("child"), pid=child.pid, started=started)
+    since = started(child.pid)
+    assert since is not None
+    dead = replace(owner("child"), pid=child.pid, started=since)
     lease.claim(storage, study_id, dead)
     watch = Watch()
 
@@ -313,6 +314,6 @@ def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
 
 
 def test_a_process_is_dead_if_its_number_is_free_or_was_given_away() -> None:
-    assert not lease.is_dead(os.getpid(), owner().started)
-    assert lease.is_dead(os.getpid(), owner().started - 3600)
-    assert lease.is_dead(2**22 + 1, 0.0)  # no number of a process is so high
+    assert not is_dead(os.getpid(), owner().started)
+    assert is_dead(os.getpid(), owner().started - 3600)
+    assert is_dead(2**22 + 1, 0.0)  # no number of a process is so high

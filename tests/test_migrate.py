@@ -22,9 +22,10 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from optuna.storages import _rdb
 
-from search import lease, query, schema
+from search import query, schema
 from search.errors import BusyError, DatabaseError
 from search.migrate import Waits, by_hand, migrate
+from search.owner import Owner, started, this_process
 from search.reader import open_reader
 from search.rows import TrialRow
 from search.storage import LEASES, Storage
@@ -347,7 +348,7 @@ def test_a_missing_database_is_not_made(lab: Lab) -> None:
 # -- while others work on it ----------------------------------------------------------------------------------
 
 
-def add_lease(file: Path, owner: lease.Owner) -> None:
+def add_lease(file: Path, owner: Owner) -> None:
     engine = sa.create_engine(url(file))
     with engine.begin() as connection:
         LEASES.create(connection, checkfirst=True)
@@ -355,10 +356,10 @@ def add_lease(file: Path, owner: lease.Owner) -> None:
     engine.dispose()
 
 
-def owner_at(pid: int, *, host: str = "", started: float | None = None) -> lease.Owner:
-    here = lease.this_process(uuid.uuid4().hex)
-    since = lease.started(pid) or 0.0 if started is None else started
-    return lease.Owner(token=here.token, host=host or here.host, boot=here.boot, pid=pid, started=since)
+def owner_at(pid: int, *, host: str = "", since: float | None = None) -> Owner:
+    here = this_process(uuid.uuid4().hex)
+    since = started(pid) or 0.0 if since is None else since
+    return Owner(token=here.token, host=host or here.host, boot=here.boot, pid=pid, started=since)
 
 
 def refused(file: Path) -> str:
@@ -383,7 +384,7 @@ def test_the_lease_of_a_process_that_is_gone_is_no_hindrance(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]", has_ended: bool
 ) -> None:
     file = old(tmp_path, "2.10")
-    add_lease(file, owner_at(sleeper.pid, started=1.0))
+    add_lease(file, owner_at(sleeper.pid, since=1.0))
     if has_ended:
         sleeper.kill()
         sleeper.wait()

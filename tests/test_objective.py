@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from search import checkpoint, lease, query, runner, worker
 from search.objective import Stopped, Workplace, boundaries, is_out_of_memory
+from search.owner import this_process
 from search.post import Post
 from search.sampler import Excerpt
 from search.storage import Storage
@@ -308,7 +309,7 @@ LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 def work_with_little_memory(post: Post, sound: "Connection[bool, bool]") -> None:
     """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
     place = runner.workplace(post)
-    claim = lease.claim(place.storage, place.study.id, lease.this_process(post.token))
+    claim = lease.claim(place.storage, place.study.id, this_process(post.token))
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -351,7 +352,7 @@ def test_a_process_that_met_a_bug_ends_so_that_the_next_trial_gets_a_fresh_one(l
     place = runner.workplace(lab.create())
     labels = place.data.train.labels + 4
     broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
-    claim = lease.claim(place.storage, place.study.id, lease.this_process(place.storage.token or ""))
+    claim = lease.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
 
     assert claim is not None
     assert not runner.run_trial(broken, claim, lambda: None)
@@ -395,7 +396,7 @@ def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
     def rob() -> None:
         if lab.steps() == 1 and not taken:
             lease.lost(thief, place.storage.token or "", "seemed dead")
-            claim = lease.claim(thief, place.study.id, lease.this_process("thief"))
+            claim = lease.claim(thief, place.study.id, this_process("thief"))
             assert claim is not None
             taken.append(claim)
 

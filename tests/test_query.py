@@ -165,6 +165,18 @@ def test_counts_add_up_to_the_budget(make: Make, tmp_path: Path) -> None:
     assert (counts.finished, counts.remaining) == (3, 5)
 
 
+def test_a_trial_at_a_rung_pauses_until_it_goes_on(make: Make, tmp_path: Path) -> None:
+    study = make(budget=10)
+    for number, rung in enumerate((3, None)):  # the second one has gone on since, and broke off
+        study.enqueue_trial({"x": 1})
+        study._storage.set_trial_user_attr(study.trials[number]._trial_id, "paused", rung)
+
+    row = query.study(engine_of(tmp_path), "s")
+
+    assert (row.counts.paused, row.counts.waiting, row.counts.remaining, row.counts.to_do) == (1, 1, 8, 10)
+    assert [query.trial(engine_of(tmp_path), "s", number).paused for number in (0, 1)] == [3, None]
+
+
 def test_a_study_of_plain_optuna_has_the_budget_it_has_used(make: Make, tmp_path: Path) -> None:
     add(make(budget=None), 0.5)
 

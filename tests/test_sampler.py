@@ -11,6 +11,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from search import lease, sampler
+from search.owner import this_process
 from search.sampler import GOOD, Excerpt, Seen
 from search.storage import Storage
 
@@ -62,7 +63,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
     for turn in range(20):
         storage = workers[turn % 2]
         storage.token = f"turn {turn}"  # an owner has one trial at a time
-        claim = lease.claim(storage, study_id, lease.this_process(storage.token))
+        claim = lease.claim(storage, study_id, this_process(storage.token))
         assert claim is not None
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)

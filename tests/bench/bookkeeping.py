@@ -33,6 +33,7 @@ from data.parts import SearchData
 from search import dashboard, home, lease, objective, runner, sampler, spec, study
 from search.lease import Claim
 from search.objective import Outcome, Workplace
+from search.owner import this_process
 from search.space import sample
 from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
@@ -251,7 +252,7 @@ def open_theirs(url: str) -> Callable[[], float]:
 
 def live_ours(url: str) -> Callable[[], float]:
     place = workplace(url)
-    owner = lease.this_process("bench")
+    owner = this_process("bench")
 
     def live() -> None:
         claim = lease.claim(place.storage, place.study.id, owner)

@@ -23,8 +23,9 @@ import psutil
 from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
-from search import checkpoint, lease, query, runner, spec
+from search import checkpoint, query, runner, spec
 from search.objective import boundaries
+from search.owner import started
 from search.reader import open_reader, sqlite_path
 from search.rows import TrialRow
 from tests.lab import Lab
@@ -200,10 +201,10 @@ def _no_trial_is_stuck(connection: sqlite3.Connection, study_id: int, *, none_ru
     assert not living, f"I2: nobody runs the study, but these owners live: {living}"
 
 
-def _is_dead(pid: int, started: float) -> bool:
+def _is_dead(pid: int, began: float) -> bool:
     """Who is just being killed has no words and no files any more, and so is not among `processes`: wait for it."""
     deadline = time.monotonic() + ORPHANS_S
-    while (since := lease.started(pid)) is not None and abs(since - started) < 1.0:
+    while (since := started(pid)) is not None and abs(since - began) < 1.0:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -12,6 +12,7 @@ from typing import Any
 
 from search import lease, runner
 from search.errors import DatabaseError, DiskError
+from search.owner import this_process
 from search.post import Post
 from search.storage import Storage
 from tests.faults import invariants, soak_fork, soak_row
@@ -104,7 +105,7 @@ def _keep_homes(lab: Lab, post: Post, fault: Fault, ends: Any, folder: Path) -> 
     """What `runner.run_trials` does, with a look after each trial."""
     fault.arm()
     place = runner.workplace(post)
-    owner = lease.this_process(post.token)
+    owner = this_process(post.token)
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
         shutil.copytree(lab.home.root, folder / str(done))

@@ -13,6 +13,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from search import lease, study
+from search.owner import this_process
 from search.storage import TELLER, Storage
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
@@ -54,7 +55,7 @@ def _claim_all(each: int, case: Case) -> None:
 def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
     storage = Storage(lab.url, token=token, patience_s=600.0)
     study_id = study.load(storage, "s").id
-    owner = lease.this_process(token)
+    owner = this_process(token)
     os.read(gate, 1)
     numbers = []
     for _ in range(each):

@@ -28,7 +28,8 @@ from optuna.trial import TrialState
 
 from search import lease, spec, study
 from search.errors import BusyError, DatabaseError, LeaseLost
-from search.lease import Owner, Watch
+from search.lease import Watch
+from search.owner import Owner, started, this_process
 from search.storage import (
     CURVES,
     LEASES,
@@ -222,11 +223,11 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(place=PLACES)
     def joins(self, place: str) -> None:
         token = f"{len(self.workers)} {place}"
-        owner = lease.this_process(token)
+        owner = this_process(token)
         process = None
         if place == "here":
             process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)  # ends with us, whatever becomes of us
-            owner = replace(owner, pid=process.pid, started=lease.started(process.pid) or 0.0)
+            owner = replace(owner, pid=process.pid, started=started(process.pid) or 0.0)
         if place == "pid taken by another":
             owner = replace(owner, started=owner.started - 3600)
         if place == "another boot":
@@ -503,11 +504,11 @@ def fill(storage: Storage) -> None:
     """A study with one trial of each kind."""
     stored = study.open_or_create(storage, SPEC, name="beside it", data=DATA)
     for end in FINISHED:
-        claim = lease.claim(storage, stored.id, lease.this_process("neighbour"))
+        claim = lease.claim(storage, stored.id, this_process("neighbour"))
         assert claim is not None
         storage.set_trial_state_values(claim.trial_id, TrialState[end])
     lease.retry_failed(storage, stored.id)
-    lease.claim(storage, stored.id, lease.this_process("neighbour"))
+    lease.claim(storage, stored.id, this_process("neighbour"))
 
 
 @pytest.fixture

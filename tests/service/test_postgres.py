@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from search import dashboard, lease, query, worker
 from search.errors import LeaseLost
 from search.interrupts import END_S
+from search.owner import this_process
 from search.reader import open_reader, reading
 from search.rows import TrialRow
 from search.storage import LEASES, TRIALS, Storage
@@ -92,7 +93,7 @@ def far(server: Server, database: str, wire: Wire, make_study: Callable[[int], i
 
 
 def claim(storage: Storage, study_id: int) -> lease.Claim:
-    taken = lease.claim(storage, study_id, lease.this_process(storage.token or ""))
+    taken = lease.claim(storage, study_id, this_process(storage.token or ""))
     assert taken is not None
     return taken
 
