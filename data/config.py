@@ -31,6 +31,10 @@ class DataConfig(BaseModel):
     """Shapes: how many to draw (nothing means 10000). Else: use only so many training images, drawn class by class.
     The validation images are taken from these."""
 
+    search_images: Annotated[int, Field(ge=1)] | None = None
+    """Of what is left of them for training, a search uses only so many, class by class; nothing means all. The last
+    training has all. On fewer images a short training sees each as often as a long one would, and overfits as it."""
+
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the images set aside as test images, where a folder has no test/ of its own."""
 

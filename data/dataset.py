@@ -52,8 +52,8 @@ def describe(config: DataConfig, folder: Path) -> DataInfo:
     """Return what there is to know about the prepared set in `folder`, split as the config says."""
     meta = sets.read_meta(folder)
     labels = np.asarray(sets.read_array(folder, "train_labels"), dtype=np.int64)
-    train, validation = split_rows(config, labels, meta.classes)
-    counts = tuple(np.bincount(np.concatenate([labels[train], labels[validation]])).tolist())
+    split_rows(config, labels, meta.classes)  # what cannot be split is told now
+    counts = tuple(np.bincount(labels[_used_rows(config, labels, meta.classes)]).tolist())
     return DataInfo(
         fingerprint=meta.fingerprint,
         classes=meta.classes,
@@ -74,12 +74,24 @@ def find(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> Pat
 def split_rows(
     config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows (train, validation): of all training images `train_images`, and of these `validation`."""
-    rows = np.arange(len(labels))
-    if config.train_images is not None and config.source != "shapes" and config.train_images < len(labels):
-        _, rows = stratified(labels, config.train_images, seed=config.seed, key="train_images", classes=classes)
+    """Return the rows (train, validation): of all training images `train_images`, of these `validation`, and of the
+    rest `search_images`.
+    """
+    rows = _used_rows(config, labels, classes)
     train, validation = stratified(labels[rows], config.validation, seed=config.seed, key="validation", classes=classes)
-    return rows[train], rows[validation]
+    kept = rows[train]
+    if config.search_images is not None and config.search_images < len(kept):
+        _, some = stratified(labels[kept], config.search_images, seed=config.seed, key="search_images", classes=classes)
+        kept = kept[some]
+    return kept, rows[validation]
+
+
+def _used_rows(config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """The rows that the config says are used at all."""
+    if config.train_images is None or config.source == "shapes" or config.train_images >= len(labels):
+        return np.arange(len(labels))
+    _, rows = stratified(labels, config.train_images, seed=config.seed, key="train_images", classes=classes)
+    return rows
 
 
 def _source(config: DataConfig, cache: Path, archive: Archive) -> sets.Source:

@@ -9,8 +9,9 @@ from search.rows import FINAL, TrialRow
 from search.seed import derive
 from search.spec import StudySpec, of_one
 
-#: A step of the training, after which there is a checkpoint and a look at the clock, as a share of an epoch.
-STEPS_PER_EPOCH = 4
+#: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first that no batch of the
+#: search is larger than. Halves and quarters are exact numbers, so that any number of steps is one of epochs.
+STEPS_PER_EPOCH = (4, 2, 1)
 #: No training is planned longer, however much time there is.
 MOST_EPOCHS = 300.0
 
@@ -26,7 +27,7 @@ def spec_of(spec: StudySpec, trial: TrialRow, *, hours: float | None, images: in
     It plans the epochs that the study file says, and no more than fit into `hours` if its threads trained as fast
     together as so many workers; it finds out while it runs (`search.verdict`).
     """
-    per_epoch = min(STEPS_PER_EPOCH, spec.budget.steps_per_epoch)  # no batch of the search is larger than its steps
+    per_epoch = next(steps for steps in STEPS_PER_EPOCH if steps <= spec.budget.steps_per_epoch)
     asked = None if spec.final is None else spec.final.epochs
     epochs = asked or MOST_EPOCHS
     if hours is not None:
@@ -43,4 +44,4 @@ def spec_of(spec: StudySpec, trial: TrialRow, *, hours: float | None, images: in
         max_parameters=None,
         max_macs=None,
     )
-    return replace(one, verdict_on=trial.study)
+    return replace(one, verdict_on=trial.study, data=spec.data.model_copy(update={"search_images": None}))

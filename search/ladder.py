@@ -54,6 +54,8 @@ class Ladder:
                 rank = ranked.index(trial_id) + 1
                 reason = f"rank {rank} of {len(ranked)} at step {rung}; the best {keep} went on"
                 connection.execute(storage.trial_attr(trial_id, "reason", reason))
+                # A pause gave its attempt back, like a stop; here it ends after all.
+                connection.execute(storage.trial_attr(trial_id, "attempts", _attempts(connection, trial_id) + 1))
                 for statement in ending(trial_id, TrialState.PRUNED):
                     connection.execute(statement)
                 count += 1
@@ -77,6 +79,11 @@ class Ladder:
             .order_by(CURVES.c.intermediate_value.desc(), TRIALS.c.number)
         )
         return [(row.trial_id, row.number) for row in connection.execute(rows)]
+
+
+def _attempts(connection: sa.Connection, trial_id: int) -> int:
+    row = sa.select(TRIAL_ATTRS.c.value_json).where(TRIAL_ATTRS.c.trial_id == trial_id, TRIAL_ATTRS.c.key == "attempts")
+    return int(json.loads(connection.execute(row).scalar_one()))
 
 
 def paused(connection: sa.Connection, study_id: int) -> int:

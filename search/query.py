@@ -39,9 +39,12 @@ def study(engine: sa.Engine, name: str) -> StudyRow:
 
 
 def is_known(engine: sa.Engine, name: str) -> bool:
-    """Whether there is a study of that name."""
+    """Whether convsearch has made a study of that name; a bare row may be left of a launcher that died at it."""
+    made = sa.select(STUDIES.c.study_id).where(
+        STUDIES.c.study_name == name, STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
+    )
     with reading(engine) as connection:
-        return connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).first() is not None
+        return connection.execute(made).first() is not None
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:

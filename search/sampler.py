@@ -17,6 +17,9 @@ from search.seed import derive
 
 #: So many trials tpe takes for good ones at the most (Optuna's `default_gamma`, after Bergstra et al. 2013's 25).
 GOOD = 25
+#: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early: the
+#: share of BOHB (Falkner et al. 2018, https://arxiv.org/abs/1807.01774); what it gains is in studies/LOG.md.
+RANDOM_EVERY = 3
 #: It learns from so many others at the most: its arithmetic grows with them (`make bench`, bookkeeping).
 OTHERS = 500
 
@@ -29,14 +32,20 @@ def build(
     Optuna's samplers carry their random state in the process, so that workers with one seed draw the same points, and a
     resumed study repeats itself; all that TPE has learnt is in the stored trials. TPE is multivariate, with groups of
     parameters that are drawn together (conditional spaces need that), and counts running trials as bad ones so that
-    parallel workers spread out (constant liar). Bergstra et al. 2011; Watanabe 2023, https://arxiv.org/abs/2304.11127.
+    parallel workers spread out (constant liar); every third trial is drawn at random. Bergstra et al. 2011; Watanabe
+    2023, https://arxiv.org/abs/2304.11127.
     """
     seed = derive(study_seed, number, "sampler")
-    if name != "tpe":
+    if name != "tpe" or is_random(number):
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_sampler.py
         return Tpe(seen, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def is_random(number: int) -> bool:
+    """Whether a trial of tpe is one of those that are drawn at random, whatever is known."""
+    return number % RANDOM_EVERY == RANDOM_EVERY - 1
 
 
 class Tpe(optuna.samplers.TPESampler):

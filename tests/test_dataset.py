@@ -228,10 +228,24 @@ def test_train_images_takes_a_part_of_every_class_and_validation_a_part_of_these
     assert not set(data.train.indices.tolist()) & set(data.validation.indices.tolist())
 
 
-def test_a_split_that_cannot_be_is_refused_when_preparing(tmp_path: Path) -> None:
-    config = SMALL.model_copy(update={"validation": 3})
+def test_a_search_sees_some_of_the_training_images_and_all_of_the_validation_images(tmp_path: Path) -> None:
+    some = SMALL.model_copy(update={"search_images": 60})
 
-    with pytest.raises(DataError, match=r"\[data\] validation must be at least 10 \(one image per class\), but got 3"):
+    infos = [prepare(config, tmp_path, quiet) for config in (SMALL, some)]
+    whole, part = load_search(SMALL, tmp_path), load_search(some, tmp_path)
+
+    assert infos[0] == infos[1]
+    assert part.train.labels[part.train.indices].bincount().tolist() == [6] * 10
+    assert set(part.train.indices.tolist()) < set(whole.train.indices.tolist())
+    assert part.validation.indices.equal(whole.validation.indices)
+    assert len(load_search(SMALL.model_copy(update={"search_images": 1000}), tmp_path).train) == len(whole.train)
+
+
+@pytest.mark.parametrize("key", ["validation", "search_images"])
+def test_a_split_that_cannot_be_is_refused_when_preparing(tmp_path: Path, key: str) -> None:
+    config = SMALL.model_copy(update={key: 3})
+
+    with pytest.raises(DataError, match=rf"\[data\] {key} must be at least 10 \(one image per class\), but got 3"):
         prepare(config, tmp_path, quiet)
 
 

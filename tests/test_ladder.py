@@ -40,6 +40,7 @@ def test_the_best_half_of_each_rung_goes_on_and_nobody_else(lab: Lab) -> None:
         # Whoever went on was in the best half of those that had come by then; in the end the best half has gone on.
         assert {trial.number for trial in there[: len(there) // 2]} <= went_on
     for trial in trials:
+        assert trial.attempts == 1
         assert (trial.state == "COMPLETE") == (len(trial.curve) == 4)
         assert trial.state == "COMPLETE" or " at step " in (trial.reason or "")
 

@@ -4,6 +4,7 @@ import signal
 from dataclasses import replace
 from typing import Any
 
+import optuna
 import pytest
 
 from search import query, runner, spec, study
@@ -92,8 +93,27 @@ def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(lab: Lab) -> N
     assert not query.is_known(open_reader(lab.url), "s.again-0.final")
 
 
+def test_a_search_on_some_of_the_images_has_its_last_training_on_all(lab: Lab) -> None:
+    file = lab.write(data={"search_images": 60}, budget=BUDGET, final=FINAL)
+
+    answer = lab.run("run", file, "--workers", "1")
+
+    assert answer.code == 0
+    assert runner.workplace(lab.post("s")).data.train.indices.shape == (60,)
+    assert len(runner.workplace(lab.post("s.final")).data.train) == 320
+
+
 def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(lab: Lab) -> None:
     answer = lab.run("run", lab.write(budget=BUDGET, final=FINAL, space={"batch_size": 320}), "--workers", "1")
+
+    assert answer.code == 0
+    assert "verdict:" in answer.out
+
+
+def test_a_launcher_that_died_while_it_made_the_verdicts_study_leaves_it_to_the_next(lab: Lab) -> None:
+    optuna.create_study(study_name="s.final", storage=Storage(lab.url, create=True), direction="maximize")
+
+    answer = lab.run("run", lab.write(budget=BUDGET, final=FINAL), "--workers", "1")
 
     assert answer.code == 0
     assert "verdict:" in answer.out
@@ -129,6 +149,20 @@ def test_the_last_training_is_planned_by_the_speed_of_the_trial(lab: Lab) -> Non
     assert planned.verdict_on == "s"
     assert spec.restore(spec.dump(planned)) == planned
     assert short.budget.steps == 1
+
+
+@pytest.mark.parametrize("steps_per_epoch", range(1, 8))
+def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(lab: Lab, steps_per_epoch: int) -> None:
+    assert lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1").code == 0
+    wanted = spec.build(lab.tables(budget=BUDGET | {"hours": 10.0, "steps_per_epoch": steps_per_epoch}))
+
+    planned = [
+        spec_of(wanted, replace(lab.trials()[0], images_per_second=speed), hours=1 / 3600, images=100, cores=1)
+        for speed in range(100, 1100, 27)
+    ]
+
+    assert [spec.restore(spec.dump(each)) for each in planned] == planned
+    assert all(each.budget.steps_per_epoch <= steps_per_epoch for each in planned)
 
 
 @pytest.mark.parametrize(

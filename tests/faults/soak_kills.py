@@ -21,6 +21,8 @@ from tests.lab import Lab, wait_until
 SHORT, ENDLESS = 20, 5000
 #: Kills of one case, whose studies lie in one database.
 KILLS = 10
+#: Every other study has trials that pause at rungs, and of two of them one goes on.
+PRUNERS = ({"pruner": "none"}, {"pruner": "promote", "first_rung": 2, "reduction": 2})
 #: A launcher that a shell starts loads for seconds; so only one in so many is started by one, and the rest are forked.
 SHELL_EVERY = 4
 #: A dead worker is noticed within two seconds (I2); on a machine as busy as the soak makes it, it may be later.
@@ -54,11 +56,16 @@ class Scene:
     """One study that is run by one launcher after the other."""
 
     case: Case
-    name: str
+    number: int
+    """Of this case's studies."""
     trials: int
     before: dict[int, str] = field(default_factory=dict)
     """What was finished when it was last looked at."""
     launcher: Fork | None = None
+
+    @property
+    def name(self) -> str:
+        return f"s{self.number}"
 
     @property
     def lab(self) -> Lab:
@@ -68,7 +75,8 @@ class Scene:
         """Start the command that runs the study; the running launcher, if there is one."""
         if self.launcher is None:
             budget = {"trials": self.trials, "epochs": 8, "steps_per_epoch": 3}
-            words = ("run", self.lab.write(self.name, budget=budget), "--workers", "2", *more)
+            search = PRUNERS[(self.case.index + self.number) % len(PRUNERS)]
+            words = ("run", self.lab.write(self.name, budget=budget, search=search), "--workers", "2", *more)
             starts = self.case.facts["starts from a shell"] + self.case.facts["starts by fork"]
             from_shell = starts % SHELL_EVERY == 0
             self.case.facts["starts from a shell" if from_shell else "starts by fork"] += 1
@@ -106,14 +114,14 @@ Kill = Callable[[Scene], bool]
 
 
 def _kill_again_and_again(kill: Kill, trials: int, cases: list[int], case: Case) -> None:
-    scene, studies = Scene(case, "s0", trials), 1
+    scene = Scene(case, 0, trials)
     try:
         while case.injected < cases[case.index]:
             scene.go_on()
             if kill(scene):
                 continue
             scene.end()
-            scene, studies = Scene(case, f"s{studies}", trials), studies + 1
+            scene = Scene(case, scene.number + 1, trials)
         scene.end()
     finally:
         if scene.launcher is not None:

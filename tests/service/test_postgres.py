@@ -295,6 +295,30 @@ def test_a_server_that_is_disturbed_again_and_again_loses_nothing_and_kills_nobo
     assert {trial.number: trial for trial in lab.trials()} | story.finished == dict(enumerate(lab.trials()))
 
 
+@pytest.mark.parametrize("disturb", [crash, freeze])
+def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
+    lab: PostgresLab, server: Server, disturb: Callable[[Server], None]
+) -> None:
+    search = {"pruner": "promote", "first_rung": 2, "reduction": 2, "sampler": "random"}
+    budget = {"trials": 8, "epochs": 8, "steps_per_epoch": 1}
+
+    with disturbing(lab, lambda: disturb(server)) as story:
+        answer = lab.run("run", lab.write(search=search, budget=budget), "--workers", "2")
+
+    assert answer.code == 0, answer.err
+    assert story.disturbances == DISTURBANCES, answer.err
+    trials = lab.trials()
+    assert [trial.number for trial in trials] == list(range(8))
+    assert {(trial.state, len(trial.curve) == 8, trial.attempts, trial.crashes) for trial in trials} == {
+        ("COMPLETE", True, 1, ()),
+        ("PRUNED", False, 1, ()),
+    }
+    for rung in (2, 4):
+        there = [trial for trial in trials if len(trial.curve) >= rung]
+        ranked = sorted(there, key=lambda trial: (-trial.curve[rung - 1][1], trial.number))
+        assert {trial.number for trial in ranked[: len(there) // 2]} <= {t.number for t in there if len(t.curve) > rung}
+
+
 @contextmanager
 def locked(url: str) -> Iterator[None]:
     """A table that nobody else can read or write, as ALTER TABLE or VACUUM FULL leave it for their time."""
