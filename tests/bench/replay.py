@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import machine, query, sampler
 from search.pruner import Asha
 from search.reader import open_reader
+from search.rows import PAUSED
 from tests.bench.measure import ROOT, Comparison, Result
 
 CURVES = ROOT / "studies" / "records" / "2026-11-24_curves" / "curves.json"
@@ -148,11 +149,29 @@ def stopping(first_rung: int, reduction: int, known: Table, seed: int) -> Iterat
         yield lived(study, trial, draw(known, trial), stops)
 
 
-def promoting(first_rung: int, reduction: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
-    """Our sampler, and pruner = "promote": trials pause at rungs, until they are among the best there."""
+class Told(optuna.storages.InMemoryStorage):
+    """A storage whose trials are as they are told, paused ones included; Optuna's own loop knows no pause."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[FrozenTrial] = []
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self.told
+
+
+def promoting(
+    first_rung: int, reduction: int, known: Table, seed: int, *, others: int = sampler.OTHERS
+) -> Iterator[tuple[int, float | None]]:
+    """Our sampler, and pruner = "promote": trials pause at rungs, until they are among the best there. `others`: of the
+    trials that are not good, tpe learns from at most so many.
+    """
+    told = Told()
     study = optuna.create_study(direction="maximize")
+    excerpt = sampler.Excerpt(told, 0, others=others)
     ends = (*Asha(first_rung=first_rung, reduction=reduction, steps=known.steps).rungs(), known.steps)
-    seen: list[FrozenTrial] = []
     curves: list[Curve] = []
     reached: list[dict[int, float]] = [{} for _ in ends]
     """For each rung: trial -> value there."""
@@ -164,17 +183,17 @@ def promoting(first_rung: int, reduction: int, known: Table, seed: int) -> Itera
                 study_seed=seed,
                 number=number,
                 startup_trials=STARTUP,
-                seen=sampler.Seen(study.study_name, study._storage, seen),
+                seen=sampler.Seen(study.study_name, told, excerpt.read()),
             )
             trial = study.ask()
             curves.append(draw(known, trial))
-            seen.append(deepcopy(study.trials[number]))
+            told.told.append(deepcopy(study.trials[number]))
         begun, end = ends[place - 1] if place else 0, ends[place]
-        curve, mine = curves[number], seen[number]
+        curve, mine = curves[number], told.told[number]
         mine.intermediate_values.update(dict(enumerate(curve[:end], 1)))
-        mine.state = TrialState.COMPLETE if end == known.steps else TrialState.PRUNED
+        mine.state, mine.user_attrs[PAUSED] = TrialState.WAITING, end
         if end == known.steps:
-            mine.value = curve[-1]
+            mine.state, mine.value = TrialState.COMPLETE, curve[-1]
         reached[place][number] = curve[end - 1]
         yield end - begun, curve[-1] if end == known.steps else None
 
@@ -214,6 +233,9 @@ POLICIES: Mapping[str, tuple[Policy, ...]] = {
     ),
     "one epoch, top k": tuple(partial(one_epoch, first) for first in (8, 16, 32)),
     "ours": tuple(partial(promoting, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
+    "ours, from 25 others": tuple(
+        partial(promoting, first, reduction, others=25) for first in (1, 2) for reduction in (2, 3, 4)
+    ),
     "TPE, stopping": tuple(partial(stopping, first, reduction) for first in (1, 2) for reduction in (2, 3, 4)),
 }
 """Each policy with the settings among which the tuning seeds choose."""
