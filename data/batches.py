@@ -40,7 +40,7 @@ class Batches:
         self._seed = seed
         self._augment = augment
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._first_mirrored = torch.rand(len(part.images), generator=_generator(seed, "flip", 0)) < 0.5
+        self._first_mirrored = torch.rand(len(part), generator=_generator(seed, "flip", 0)) < 0.5
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield batches start, start + 1, ..., stop - 1."""
@@ -48,30 +48,31 @@ class Batches:
 
     def batch(self, number: int) -> Batch:
         """Return one batch of the stream."""
-        rows = self._rows(number)
+        places = self._places(number)
+        rows = self._part.indices[places.to(self._part.indices.device)]
         images = _gather(self._part.images, rows)
         generator = _generator(self._seed, "augment", number)
         if self._augment.crop:
             images = crop(images, self._augment.crop, generator)
         if self._augment.flip:
-            images = flip(images, self._mirrored(number, rows, generator))
+            images = flip(images, self._mirrored(number, places, generator))
         normalised = self._normalise(images)
         if self._augment.cutout:
             normalised = cutout(normalised, self._augment.cutout, generator)
         return normalised, self._part.labels[rows]
 
-    def _mirrored(self, number: int, rows: Tensor, generator: Generator) -> Tensor:
+    def _mirrored(self, number: int, places: Tensor, generator: Generator) -> Tensor:
         """Which images of a batch to mirror: each time by chance, or by chance in the first epoch and then in turn.
 
         In turn, an image is seen from both sides in any two epochs (Jordan 2024, arXiv:2404.00498, section 3.6).
         """
         if self._augment.flip != "alternating":
-            return torch.rand(len(rows), generator=generator) < 0.5
+            return torch.rand(len(places), generator=generator) < 0.5
         epochs = torch.arange(number * self._batch_size, (number + 1) * self._batch_size) // len(self._part)
-        return self._first_mirrored[rows.cpu()] ^ (epochs % 2 == 1)
+        return self._first_mirrored[places] ^ (epochs % 2 == 1)
 
-    def _rows(self, number: int) -> Tensor:
-        """The rows of a batch: a piece of the epochs' permutations, laid end to end."""
+    def _places(self, number: int) -> Tensor:
+        """Places in the part of a batch's images: a piece of the epochs' permutations, laid end to end; on the CPU."""
         position, stop = number * self._batch_size, (number + 1) * self._batch_size
         pieces = []
         while position < stop:
@@ -83,8 +84,7 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._order[0] != epoch:
-            order = torch.randperm(len(self._part), generator=_generator(self._seed, "epoch", epoch))
-            self._order = epoch, self._part.indices[order.to(self._part.indices.device)]
+            self._order = epoch, torch.randperm(len(self._part), generator=_generator(self._seed, "epoch", epoch))
         return self._order[1]
 
 

@@ -35,7 +35,15 @@ class Part:
 
     def own(self) -> "Part":
         """Return a copy in memory that has this part's rows and no others."""
-        return Part(images=self.images[self.indices], labels=self.labels[self.indices], indices=torch.arange(len(self)))
+        indices = torch.arange(len(self), device=self.images.device)
+        return Part(images=self.images[self.indices], labels=self.labels[self.indices], indices=indices)
+
+
+def together(*parts: Part) -> Part:
+    """The images of several parts as one, in memory of its own."""
+    own = [part.own() for part in parts]
+    images, labels = torch.cat([part.images for part in own]), torch.cat([part.labels for part in own])
+    return Part(images=images, labels=labels, indices=torch.arange(len(labels), device=images.device))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -106,9 +106,9 @@ class TrainConfig(BaseModel):
     bias_rate: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     """Factor of the learning rate for the biases and for the shifts of norms."""
     momentum: Annotated[float, Field(ge=0.0, le=0.999)] = 0.9
-    """Momentum of sgd and rmsprop."""
+    """Momentum of sgd, rmsprop and muon."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 5e-4
-    """Pull of the weights to zero: added to the gradient, except for adamw, where it is decoupled."""
+    """Pull of the weights to zero: added to the gradient, but decoupled for adamw; muon's filters have none."""
     decay_norms: bool = False
     """Whether norms and biases are pulled to zero, too."""
     scheduler: SchedulerName = "one_cycle"
@@ -164,7 +164,6 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
     dense = _plan_dense(config, convs[-1], classes)
     stem = config.stem == "whiten"
     parameters = sum(_conv_parameters(config, conv) for conv in convs) + sum((i + 1) * o for i, o in dense)
-    parameters += WHITENED if stem else 0  # its filters are fixed, its biases are not
     if parameters > MAX_PARAMETERS:
         raise Impossible(
             f"the network may have at most {MAX_PARAMETERS:,} parameters, but width {config.width}, growth "

@@ -21,20 +21,21 @@ from models.config import (
 #: Added to the variances that a whitening divides by; of images with deviation 1 (Jordan 2024, arXiv:2404.00498).
 LEAST_VARIANCE = 5e-4
 
-#: Images whose patches are looked at together.
-AT_ONCE = 100
+#: Patches that are looked at together: some tens of megabytes.
+AT_ONCE = 100_000
 
 
 class Whitening(nn.Module):
     """Patches without correlation: (N, 3, S, S) becomes (N, WHITENED, S - 1, S - 1).
 
     A fixed convolution whose filters are the eigenvectors of the patches' covariance, scaled to variance 1, and their
-    negatives; then a trained bias and the activation (Page 2018, and Jordan 2024, arXiv:2404.00498, section 3.1).
+    negatives; then the activation (Page 2018, and Jordan 2024, arXiv:2404.00498). Theirs trains a bias for its first
+    epochs; without one nothing of it needs a gradient.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(IMAGE_CHANNELS, WHITENED, PATCH)
+        self.conv = nn.Conv2d(IMAGE_CHANNELS, WHITENED, PATCH, bias=False)
         self.conv.weight.requires_grad_(False)
         self.activation = make_activation(config.activation)
 
@@ -46,14 +47,13 @@ class Whitening(nn.Module):
     def fit(self, images: Tensor) -> None:
         """Take the filters from (N, 3, S, S) normalised images."""
         covariance, count = images.new_zeros(WHITENED // 2, WHITENED // 2, dtype=torch.float64), 0
-        for some in torch.split(images, AT_ONCE):  # all patches at once would take hundreds of megabytes
+        for some in torch.split(images, max(1, AT_ONCE // images.shape[2] ** 2)):
             patches = functional.unfold(some.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
             covariance += patches.T @ patches
             count += len(patches)
         variances, directions = torch.linalg.eigh(covariance / count)
         filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.reshape(-1, IMAGE_CHANNELS, PATCH, PATCH)
         self.conv.weight.copy_(torch.cat((filters, -filters)))
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has one
 
 
 class ConvBlock(nn.Module):

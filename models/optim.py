@@ -14,8 +14,8 @@ FUSED_DEVICES: Final = frozenset({"cpu", "cuda"})
 """Where torch has one kernel for a whole update of sgd, adam and adamw; rmsprop has none anywhere."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """The optimizer for all parameters of `model`, which already lies on its device."""
+def make_optimizer(model: nn.Module, config: TrainConfig, *, in_bfloat16: bool = False) -> Optimizer:
+    """The optimizer for all parameters of `model`, which already lies on its device and may compute in bfloat16."""
     groups = parameter_groups(model, config)
     fused = all(parameter.device.type in FUSED_DEVICES for parameter in model.parameters())
     match config.optimizer:
@@ -28,7 +28,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
                 fused=fused,
             )
         case "muon":
-            return Muon(groups, lr=config.learning_rate, momentum=config.momentum)
+            dtype = torch.bfloat16 if in_bfloat16 else torch.float32
+            return Muon(groups, lr=config.learning_rate, momentum=config.momentum, dtype=dtype)
         case "adam":
             return Adam(groups, lr=config.learning_rate, fused=fused)
         case "adamw":

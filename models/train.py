@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.build import build
+from models.cnn import CNN
 from models.config import ModelConfig, TrainConfig, check_batch_size
 from models.optim import MovingAverage, make_optimizer
 from models.precision import computes_bfloat16
@@ -87,7 +88,7 @@ class Training:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CNN,
         config: TrainConfig,
         *,
         total_batches: int,
@@ -106,7 +107,7 @@ class Training:
         self._planned = total_batches
         self._turn = (0, 0.0)
         self._clock = clock
-        self._optimizer = make_optimizer(model, config)
+        self._optimizer = make_optimizer(model, config, in_bfloat16=model.in_bfloat16)
         self._schedule = make_schedule(config)
         self._plateau = Plateau() if config.scheduler == "plateau" else None
         self._average = MovingAverage(model, decay=config.ema) if config.ema > 0 else None

@@ -148,7 +148,7 @@ def spec_grid(stored: Mapping[str, Any]) -> Grid:
 
 def verdict_line(row: TrialRow) -> str:
     """What the last training of a study came to."""
-    if row.test is None:
+    if row.test is None or not row.values:
         return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
     trained = f"{setting(row.epochs)} epochs on train and validation images in {duration(row.seconds)}"
     return f"verdict: {number(row.values[0])} on {_test(row.test)}; {trained}"

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ def stop(args: argparse.Namespace) -> int:
     from search import study
     from search.storage import Storage
 
-    running = query.study(open_reader(args.storage), args.study).counts.running
-    study.ask_to_stop(Storage(args.storage), args.study)
+    engine, storage = open_reader(args.storage), Storage(args.storage)
+    names = _with_verdict(engine, args.study)
+    running = sum(query.study(engine, name).counts.running for name in names)
+    for name in names:
+        study.ask_to_stop(storage, name)
     say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
     if args.json:
         sys.stdout.write(output.to_json({"study": args.study, "running": running}))
@@ -131,20 +135,25 @@ def delete(args: argparse.Namespace) -> int:
 
     storage, files = Storage(args.storage), home.of(args.storage)
     query.study(storage.engine, args.study)
-    with files.running(args.study):
-        study_id = storage.get_study_id_from_name(args.study)
-        lease.Watch().expire(storage, study_id)
-        counts = query.study(storage.engine, args.study).counts
-        if counts.running:
-            raise BusyError(f"{counts.running} trials of {args.study!r} run elsewhere; `convsearch stop` it first")
-        text = (
-            f"delete {args.study!r} with {counts.finished} finished trials and its files in {files.study(args.study)}"
-        )
+    names = _with_verdict(storage.engine, args.study)
+    with ExitStack() as locks:
+        finished = 0
+        for name in names:
+            locks.enter_context(files.running(name))
+            lease.Watch().expire(storage, storage.get_study_id_from_name(name))
+            counts = query.study(storage.engine, name).counts
+            if counts.running:
+                raise BusyError(f"{counts.running} trials of {name!r} run elsewhere; `convsearch stop` it first")
+            finished += counts.finished
+        whole = " and ".join(map(repr, names))
+        text = f"delete {whole} with {finished} finished trials and its files in {files.study(args.study)}"
         if not args.yes and not _confirmed(f"{text}? [y/N] "):
             raise UsageError("nothing was deleted; --yes answers the question")
-        storage.delete_study(study_id)
-        freed = files.remove(args.study)
-    say(f"deleted {args.study!r}; {freed / 1e6:.1f} MB are free again")
+        freed = 0
+        for name in reversed(names):
+            storage.delete_study(storage.get_study_id_from_name(name))
+            freed += files.remove(name)
+    say(f"deleted {whole}; {freed / 1e6:.1f} MB are free again")
     return 0
 
 
@@ -223,6 +232,12 @@ def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
     if row.spec.get("compare"):
         return comparing.grid(comparing.compare(row, query.trials(engine, name))), row
     return answers.best_grid(query.best(engine, name, top=3)), row
+
+
+def _with_verdict(engine: Any, name: str) -> list[str]:
+    """The names of a study and of the study of its last training, if there is one."""
+    own = f"{name}{FINAL}"
+    return [name, own] if query.is_known(engine, own) else [name]
 
 
 def _verdict(engine: Any, name: str) -> TrialRow | None:

@@ -3,15 +3,18 @@
 It is a study of its own, of one trial, so that leases, checkpoints, resuming and the dashboard are there already.
 """
 
+import math
 from dataclasses import replace
 
 from search.rows import FINAL, TrialRow
 from search.seed import derive
 from search.spec import StudySpec, of_one
 
-#: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first that no batch of the
-#: search is larger than. Halves and quarters are exact numbers, so that any number of steps is one of epochs.
+#: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
+#: fits into. Halves and quarters are exact numbers, so that any number of steps is one of epochs.
 STEPS_PER_EPOCH = (4, 2, 1)
+#: So many times what seems to fit is planned: the trial's last step, which tells its speed, may have been a slow one.
+AT_MOST = 1.5
 #: No training is planned longer, however much time there is.
 MOST_EPOCHS = 300.0
 
@@ -21,17 +24,23 @@ def name_of(study: str) -> str:
     return f"{study}{FINAL}"
 
 
-def spec_of(spec: StudySpec, trial: TrialRow, *, hours: float | None, images: int, cores: int) -> StudySpec:
-    """The study of the last training: the configuration of `trial`, on so many images, on so many cores together.
+def fitting(trial: TrialRow, *, hours: float | None, images: int, cores: int) -> float:
+    """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do."""
+    if hours is None:
+        return math.inf
+    return max(0.0, hours) * 3600 * (trial.images_per_second or 0.0) * cores / images
 
-    It plans the epochs that the study file says, and no more than fit into `hours` if its threads trained as fast
-    together as so many workers; it finds out while it runs (`search.verdict`).
+
+def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, images: int, cores: int) -> StudySpec:
+    """The study of the last training: the configuration of `trial`, on so many images, on so many cores together.
+    `uid`: of the study that the trial is of.
+
+    It plans the epochs that the study file says, and no more than fit into `hours` with some to spare; how many do, it
+    finds out while it runs (`search.verdict`).
     """
-    per_epoch = next(steps for steps in STEPS_PER_EPOCH if steps <= spec.budget.steps_per_epoch)
+    per_epoch = next(steps for steps in STEPS_PER_EPOCH if trial.config["batch_size"] <= images // steps)
     asked = None if spec.final is None else spec.final.epochs
-    epochs = asked or MOST_EPOCHS
-    if hours is not None:
-        epochs = min(epochs, hours * 3600 * (trial.images_per_second or 0.0) * cores / images)
+    epochs = min(asked or MOST_EPOCHS, AT_MOST * fitting(trial, hours=hours, images=images, cores=cores))
     steps = max(1, round(epochs * per_epoch))
     one = of_one(
         spec,
@@ -44,4 +53,4 @@ def spec_of(spec: StudySpec, trial: TrialRow, *, hours: float | None, images: in
         max_parameters=None,
         max_macs=None,
     )
-    return replace(one, verdict_on=trial.study, data=spec.data.model_copy(update={"search_images": None}))
+    return replace(one, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None}))

@@ -1,8 +1,8 @@
 """Rungs at which trials pause: the best of those that have reached one go on, whenever that is known.
 
-ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2). A paused trial is WAITING, holds
-its checkpoint, and has the attribute `paused`, the step of its rung; who claims it takes that away. So a trial that was
-paused or promoted when its process died is what the database says it is.
+ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2). A paused trial is WAITING and
+has the attribute `paused`, the step of its rung; who claims it takes that away. So a trial that was paused or promoted
+when its process died is what the database says it is. It holds its checkpoint as long as its turn may come soon.
 """
 
 import json
@@ -14,6 +14,10 @@ from optuna.trial import TrialState
 
 from search.rows import PAUSED
 from search.storage import CURVES, TRIAL_ATTRS, TRIALS, Storage, ending
+
+#: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
+#: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
+NEXT = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,12 @@ class Ladder:
             paused = _paused(connection, study_id, rung)
             found += [(trial_id, number) for trial_id, number in best if trial_id in paused]
         return found
+
+    def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
+        """The numbers of the trials that pause at a rung behind those that are next to go on, the best first."""
+        waiting = _paused(connection, study_id, rung)
+        line = [number for trial_id, number in self._ranked(connection, study_id, rung) if trial_id in waiting]
+        return line[NEXT:]
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
         """The best of those that pause at the highest rung, if the study has no complete trial yet: one shall be."""

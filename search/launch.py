@@ -24,6 +24,9 @@ from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times
 
+#: A last training of fewer would not be worth the look at the test images.
+LEAST_EPOCHS = 0.5
+
 Say = Callable[[str], None]
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""
@@ -67,6 +70,8 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
+    if spec.verdict_on is not None:
+        return run_verdict(order, storage, stored, show, say)
     with joined(files, order) if order.join else alone(storage, stored, order, say):
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
         with show(stored) as view:
@@ -76,39 +81,51 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
                 care.sweep(files, storage.engine, stored.name)
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
-    hours = hours_left(order, storage, stored, began)
-    return give_verdict(order, storage, stored, show, say, hours=hours)
+        verdict = verdict_study(order, storage, stored, say, hours=hours_left(order, storage, stored, began))
+        return End.DONE if verdict is None else run_verdict(order, storage, verdict, show, say)
 
 
-def give_verdict(
-    order: Order, storage: Storage, stored: StoredStudy, show: Show, say: Say, *, hours: float | None
-) -> End:
-    """Run the study `NAME.final`, of one trial; it is made, for `hours` at the most, if it is not there."""
-    threads = len(machine.devices(order.workers, device="cpu"))
-    verdict = verdict_study(storage, stored, hours=hours, cores=threads)
-    if verdict is None:
-        say("no trial is complete, so that none can be trained for the last time; it needs more hours or trials")
-        return End.DONE
+def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say) -> End:
+    """Run a study `NAME.final`: its one trial, on all cores or on one GPU."""
     device = machine.devices(1, device=order.device)[0]
     say(f"{verdict.name}: {verdict.spec.question}")
-    own = replace(order, name=verdict.name, trials=None, hours=None, retry_failed=False)
+    own = replace(order, name=verdict.name, trials=None, hours=None)
     with alone(storage, verdict, own, say), show(verdict) as view:
-        return pool(own, storage, verdict, (device,), view, threads=threads if device == "cpu" else 1).run()
+        return pool(own, storage, verdict, (device,), view, threads=threads(order)).run()
 
 
-def verdict_study(storage: Storage, stored: StoredStudy, *, hours: float | None, cores: int) -> StoredStudy | None:
-    """The study that trains the best trial for the last time; None if there is none to train.
+def threads(order: Order) -> int:
+    """Of a last training: as many as the search has workers, or the one that feeds a GPU."""
+    devices = machine.devices(order.workers, device=order.device)
+    return len(devices) if devices[0] == "cpu" else 1
+
+
+def verdict_study(
+    order: Order, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
+) -> StoredStudy | None:
+    """The study that trains the best trial for the last time, made for `hours` at the most if it is not there yet;
+    None if there is nothing to train or no time, which is said.
 
     Once made it stays with its trial, whatever the search finds later: the test images are looked at once.
+
+    Raises:
+        SpecError: there is one of a deleted study of the same name.
     """
     name = final.name_of(stored.name)
     if query.is_known(storage.engine, name):
-        return study.load(storage, name)
-    best = query.best(storage.engine, stored.name, top=1).trials
-    if not best:
+        return study.of_search(study.load(storage, name), stored)
+    best = query.furthest(storage.engine, stored.name)
+    if best is None:
+        say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
         return None
     images = sum(stored.data["train_counts"])
-    spec = final.spec_of(stored.spec, best[0], hours=hours, images=images, cores=cores)
+    epochs = final.fitting(best, hours=hours, images=images, cores=threads(order))
+    if epochs < LEAST_EPOCHS:
+        say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
+        return None
+    if best.state != "COMPLETE":
+        say(f"no trial is complete; trial {best.number} came furthest, and is trained for the last time")
+    spec = final.spec_of(stored.spec, best, uid=stored.uid, hours=hours, images=images, cores=threads(order))
     return study.open_or_create(storage, spec, name=name, data=stored.data)
 
 

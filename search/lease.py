@@ -266,6 +266,10 @@ def _finish(
     """Where nothing is left to claim and nobody works: see the best trial through, then prune what pauses."""
     if ladder is None or holders(connection, study_id):
         return None
+    # Who held a trial a moment ago may have left one: on PostgreSQL each statement sees what is committed by then.
+    taken = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, ladder)
+    if taken is not None:
+        return taken
     best = ladder.last(connection, study_id)
     if best is None:
         ladder.settle(storage, connection, study_id)
@@ -315,13 +319,17 @@ def _requeue(connection: sa.Connection, trial_id: int) -> None:
 
 
 def _deaths(storage: Storage, connection: sa.Connection, trial_id: int, why: str) -> int:
-    """Note one more death of a trial; how often it died in a row without recording a step."""
+    """Note one more death of a trial; how often it died in a row without getting further.
+
+    How far it got are the steps of its curve; a verdict has none, and its epochs.
+    """
+    epochs = _attr(connection, trial_id, "epochs")
     steps = connection.execute(sa.select(sa.func.count()).where(CURVES.c.trial_id == trial_id)).scalar_one()
     before = _attr(connection, trial_id, "deaths")
-    count = before["count"] + 1 if before and before["steps"] == steps else 1
+    count = before["count"] + 1 if before and (before["steps"], before.get("epochs")) == (steps, epochs) else 1
     attempt = _count(connection, trial_id, "attempts")
     crash = f"attempt {attempt}, after {steps} steps: {why}"
-    connection.execute(storage.trial_attr(trial_id, "deaths", {"steps": steps, "count": count}))
+    connection.execute(storage.trial_attr(trial_id, "deaths", {"steps": steps, "epochs": epochs, "count": count}))
     crashes = [*(_attr(connection, trial_id, "crashes") or []), crash]
     connection.execute(storage.trial_attr(trial_id, "crashes", crashes))
     return count

@@ -148,7 +148,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         study=study_name,
         number=stored.number,
         state=stored.state,
-        paused=attrs.get(PAUSED),
+        paused=attrs.get(PAUSED) if stored.state == "WAITING" else None,
         values=stored.values,
         repeat=drawn.pop(REPEAT, None),
         params=drawn,

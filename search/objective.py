@@ -20,7 +20,7 @@ from optuna.storages import _CachedStorage
 from torch import Tensor
 
 from data.batches import Batches, evaluation
-from data.config import AugmentConfig
+from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import Part, SearchData
 from models.config import Impossible, Plan, plan
 from models.evaluate import evaluate
@@ -36,8 +36,9 @@ from search.study import StoredStudy, asha, for_trial, trial_seed
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-#: Images that a whitening stem is fitted to (as many as Jordan 2024, arXiv:2404.00498, takes).
-SAMPLE = 5000
+#: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger
+#: images are fewer, but never less than a tenth.
+SAMPLE = 500
 #: Calls between two batches; it raises to stop the trial there.
 Pulse = Callable[[], None]
 
@@ -146,16 +147,17 @@ def fitting_plan(place: Workplace, values: dict[str, Any]) -> Plan:
         asked = getattr(shape, name)
         if limit is not None and asked > limit:
             raise Impossible(f"{asked:,} {name} are more than [budget] max_{name} = {limit:,}")
-    step_images = len(place.data.train.indices) // budget.steps_per_epoch
+    images = len(place.data.train) + (len(place.data.validation) if place.study.spec.verdict_on else 0)
+    step_images = images // budget.steps_per_epoch
     if train.batch_size > step_images:
         raise Impossible(f"a batch of {train.batch_size} is more than the {step_images} images of a step")
     return shape
 
 
 def sample(data: SearchData, seed: int) -> Tensor:
-    """(SAMPLE, 3, side, side) training images, normalised and unchanged, drawn by seed."""
-    batches = Batches(data.train, data.info, batch_size=SAMPLE, seed=seed, augment=AugmentConfig())
-    return batches.batch(0)[0]
+    """(N, 3, side, side) training images, normalised and unchanged, drawn by seed."""
+    count = max(SAMPLE // 10, min(SAMPLE, SAMPLE * DEFAULT_SIDE**2 // data.info.image_size**2))
+    return Batches(data.train, data.info, batch_size=count, seed=seed, augment=AugmentConfig()).batch(0)[0]
 
 
 def boundaries(*, images: int, batch_size: int, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
@@ -239,6 +241,7 @@ class Run:
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
         if found is None:
             if self._reported:
+                self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
                 self.note(f"no checkpoint in {self._folder()}; {len(self._reported)} recorded steps are trained again")
             return
         header, state = found

@@ -23,7 +23,7 @@ from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
 from search.room import Room
-from search.rows import Progress
+from search.rows import Progress, StudyRow
 from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times
@@ -157,12 +157,18 @@ class Pool:
         self.view.update(progress)
         if progress.study.stop:
             self._end = self._end or End.ASKED
-        if progress.study.hours is not None and progress.study.seconds_run >= progress.study.hours * 3600:
+        if self._is_out_of_time(progress.study):
             self._end = self._end or End.HOURS
         counts = progress.study.counts
         enough = min(SAME_FAILURES, counts.budget)
-        if counts.failed >= enough and counts.complete + counts.pruned == 0:
+        if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
             raise AllFailed(self._why_all_failed())
+
+    def _is_out_of_time(self, row: StudyRow) -> bool:
+        """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""
+        if row.hours is None or self.study.spec.verdict_on is not None:
+            return False
+        return row.seconds_run >= row.hours * 3600
 
     def _see_room(self) -> None:
         """End the run before the disk is full; say so, once, when that comes near."""

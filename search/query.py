@@ -5,6 +5,7 @@ Neither Optuna nor torch is loaded, so that an answer takes well under a second.
 
 import difflib
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,15 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
         chosen = load_trials(connection, name, _best_ids(study_id, row.directions, top))
     sign = -1.0 if _is_maximized(row.directions) else 1.0
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
+
+
+def furthest(engine: sa.Engine, name: str) -> TrialRow | None:
+    """The best complete trial; where there is none, the best one of those that came furthest. None: none was judged."""
+    complete = best(engine, name).trials
+    if complete:
+        return complete[0]
+    judged = [each for each in trials(engine, name) if each.curve and math.isfinite(each.curve[-1][1])]
+    return max(judged, key=lambda each: (*each.curve[-1], -each.number), default=None)
 
 
 def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:

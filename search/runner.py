@@ -28,7 +28,7 @@ from search.spec import queue
 from search.storage import TRIAL_VALUES, TRIALS, Storage
 from search.verdict import VerdictRun
 
-#: So many trials behind the best ones may just have been among them: as many as end at one moment.
+#: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
 
 
@@ -94,6 +94,7 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
     except Paused as pause:
         lease.stop(place.storage, [place.storage.token or ""])
         logbook.note(log, f"paused at step {pause.step}, until it is among the best there")
+        shed(place, claim.number, pause.step)
         return True
     except Stopped:
         lease.stop(place.storage, [place.storage.token or ""])
@@ -141,6 +142,17 @@ def tidy(place: Workplace, number: int) -> None:
     for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on
             checkpoint.forget(place.home.trial(place.study.name, finished))
+
+
+def shed(place: Workplace, number: int, rung: int) -> None:
+    """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
+    ladder = study.ladder(place.study.spec)
+    if ladder is None:
+        return
+    behind = place.storage.read(lambda connection: ladder.behind(connection, place.study.id, rung))
+    for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
+        with suppress(OSError):  # what cannot be removed now is removed when the trial is over
+            checkpoint.forget(place.home.trial(place.study.name, each))
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

@@ -87,61 +87,61 @@ class Excerpt:
 
     The good ones are the same as in the whole study. Of the others it has those whose numbers are multiples of 1, 2, 4,
     8, ..., so that they are at most `others`; which ones depends on the finished trials alone, in whatever order and by
-    whichever process they were read. A study of no more than `others` trials is seen whole.
+    whichever process they were read. A trial that pauses is seen as one that was pruned there. A study of no more than
+    `others` trials is seen whole.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int, *, others: int = OTHERS) -> None:
         self._storage, self._study_id, self._most = storage, study_id, others
-        self._stride = 1
-        self._best: list[tuple[tuple[float, ...], int]] = []
-        """(rank, number) of the good ones, the best first."""
-        self._finished: dict[int, FrozenTrial] = {}
-        """The good ones, and the multiples."""
+        self._ranked: list[tuple[tuple[float, ...], int]] = []
+        """(rank, number) of the trials to learn from, the best first."""
+        self._ranks: dict[int, tuple[float, ...]] = {}
+        """The same by number."""
         self._open: set[int] = set()
         """Numbers of trials that had not finished when they were last looked at."""
         self._count = 0
         """Trials that were looked at."""
 
     def read(self) -> list[FrozenTrial]:
-        """Read what is new, and return the excerpt by number, with the trials that have not finished."""
+        """Read what is new, and return the excerpt by number, with the trials that are at work."""
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        for number in sorted(self._open.union(range(self._count, len(trials)))):
+        for number in self._open.union(range(self._count, len(trials))):
             self._look_at(trials[number])
         self._count = len(trials)
-        while len(trials) // self._stride > self._most:
-            self._stride *= 2
-        good = {number for _, number in self._best}
-        for number in [each for each in self._finished if each % self._stride and each not in good]:
-            del self._finished[number]
-        at_work = {number: trials[number] for number in self._open if not is_paused(trials[number])}
-        shown = self._finished | at_work
-        return [shown[number] for number in sorted(shown)]
-
-    def _forget(self, number: int) -> None:
-        """Take back what was made of a trial when it paused."""
-        if self._finished.pop(number, None) is not None:
-            self._best = [entry for entry in self._best if entry[1] != number]
+        stride = 1
+        while len(trials) // stride > self._most:
+            stride *= 2
+        good = (number for _, number in self._ranked[:GOOD])
+        shown = {*good, *(number for number in range(0, len(trials), stride) if number in self._ranks)}
+        at_work = {number for number in self._open if number not in self._ranks}
+        return [as_learnt(trials[number]) for number in sorted(shown | at_work)]
 
     def _look_at(self, trial: FrozenTrial) -> None:
-        self._forget(trial.number)
-        if is_paused(trial):  # it may go on, and is looked at again
-            self._open.add(trial.number)
-            trial = copy(trial)
-            trial.state = TrialState.PRUNED
-        elif not trial.state.is_finished():
-            self._open.add(trial.number)
-            return
-        else:
+        known = self._ranks.pop(trial.number, None)
+        if known is not None:  # it paused when it was last looked at
+            self._ranked.remove((known, trial.number))
+        learnt = as_learnt(trial)
+        if trial.state.is_finished():
             self._open.discard(trial.number)
-        if trial.state == TrialState.FAIL:
+        else:
+            self._open.add(trial.number)
+        if learnt.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return
-        self._finished[trial.number] = trial
-        insort(self._best, (rank(trial), trial.number))
-        del self._best[GOOD:]
+        self._ranks[trial.number] = rank(learnt)
+        insort(self._ranked, (self._ranks[trial.number], trial.number))
+
+
+def as_learnt(trial: FrozenTrial) -> FrozenTrial:
+    """A trial as tpe is to see it."""
+    if not is_paused(trial):
+        return trial
+    trial = copy(trial)
+    trial.state = TrialState.PRUNED
+    return trial
 
 
 def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial waits at a rung: what it came to there is what tpe can learn from it."""
+    """Whether a trial waits at a rung: what it came to there is what tpe can learn from it, and it may go on."""
     return trial.state == TrialState.WAITING and trial.user_attrs.get(PAUSED) is not None
 
 

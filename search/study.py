@@ -79,6 +79,20 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
         _refuse_difference(name, attrs, spec, attrs["data"])
 
 
+def of_search(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
+    """The verdict, if it is on this search.
+
+    Raises:
+        SpecError: it is on another one, that had the same name.
+    """
+    if verdict.spec.verdict_on != search.uid:
+        raise SpecError(
+            f"the study {verdict.name!r} is of another {search.name!r}, that is deleted; "
+            f"`convsearch delete {verdict.name}` makes room for the verdict on this one"
+        )
+    return verdict
+
+
 def load(storage: Storage, name: str) -> StoredStudy:
     """The stored study `name`.
 

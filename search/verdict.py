@@ -9,10 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from data.batches import Batches, evaluation
-from data.parts import Part, load_test
+from data.parts import Part, load_test, together
 from models.evaluate import Evaluation, evaluate
 from models.train import Diverged, Training
 from search.objective import Outcome, Run, boundaries
@@ -31,9 +29,7 @@ class VerdictRun(Run):
 
     def train_part(self) -> Part:
         if self.part is None:
-            own = self.place.data.train.own(), self.place.data.validation.own()
-            images, labels = torch.cat([part.images for part in own]), torch.cat([part.labels for part in own])
-            self.part = Part(images=images, labels=labels, indices=torch.arange(len(labels)))
+            self.part = together(self.place.data.train, self.place.data.validation)
         return self.part
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:

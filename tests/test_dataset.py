@@ -16,7 +16,7 @@ from PIL import Image
 from data.config import DataConfig
 from data.dataset import find, prepare
 from data.errors import DataError
-from data.parts import load_search, load_test
+from data.parts import load_search, load_test, together
 
 SMALL = DataConfig(train_images=200, image_size=8, validation=50)
 REAL = os.environ.get("CONVSEARCH_TEST_DATA", "")
@@ -309,3 +309,16 @@ def test_the_real_images_are_prepared_whole_and_found_again(tmp_path: Path) -> N
     assert info.test_counts == (500,) * 10
     assert info.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.005)  # as published of the original images
     assert (len(data.train), len(data.validation), len(load_test(config, tmp_path))) == (45000, 5000, 5000)
+
+
+def test_parts_are_one_together_on_their_device(tmp_path: Path) -> None:
+    prepare(SMALL, tmp_path, quiet)
+    data = load_search(SMALL, tmp_path)
+
+    whole = together(data.train, data.validation)
+    elsewhere = together(data.train.to("meta"), data.validation.to("meta"))
+
+    assert len(whole) == len(elsewhere) == 200
+    assert torch.equal(whole.images[: len(data.train)], data.train.own().images)
+    assert torch.equal(whole.labels[len(data.train) :], data.validation.own().labels)
+    assert {each.device.type for each in (elsewhere.images, elsewhere.labels, elsewhere.indices)} == {"meta"}

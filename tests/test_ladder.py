@@ -7,13 +7,13 @@ import pytest
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import lease, runner, study
+from search import ladder, lease, runner, study
 from search.ladder import Ladder
 from search.owner import this_process
 from search.reader import open_reader
 from search.sampler import Excerpt
 from search.storage import Storage
-from tests.lab import Lab, equal
+from tests.lab import Lab, equal, work
 
 PROMOTE: dict[str, Any] = {"pruner": "promote", "first_rung": 1, "reduction": 2, "sampler": "random"}
 BUDGET: dict[str, Any] = {"trials": 8, "epochs": 4}
@@ -23,26 +23,42 @@ def steps(lab: Lab, name: str = "s") -> list[int]:
     return [len(trial.curve) for trial in lab.trials(name)]
 
 
+def promoted(curves: list[list[float]]) -> list[int]:
+    """The steps of each trial by algorithm 2 of Li et al. 2020, for one worker, rungs after 1 and 2 of 4 steps, and a
+    reduction of 2: written down once more, in another way than in `search`.
+    """
+    following = {0: 1, 1: 2, 2: 4}
+    steps = [0] * len(curves)
+
+    def best_half(rung: int) -> list[int]:
+        there = [number for number, done in enumerate(steps) if done >= rung]
+        return sorted(there, key=lambda number: (-curves[number][rung - 1], number))[: len(there) // 2]
+
+    while True:
+        waiting = [number for rung in (2, 1) for number in best_half(rung) if steps[number] == rung]
+        waiting += [number for number, done in enumerate(steps) if done == 0]
+        if not waiting:
+            return steps
+        number = waiting[0]
+        steps[number] = following[steps[number]]
+
+
 def test_the_best_half_of_each_rung_goes_on_and_nobody_else(lab: Lab) -> None:
+    whole = lab.run("run", lab.write("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET), "--workers", "1")
     answer = lab.run("run", lab.write(search=PROMOTE, budget=BUDGET), "--workers", "1")
 
-    assert answer.code == 0
-    kept = {trial.number for trial in lab.trials() if any(lab.home.trial("s", trial.number).glob("*.ckpt"))}
-    assert kept <= {trial.number for trial in lab.trials() if trial.state == "COMPLETE"}
-    assert lab.counts().finished == 8
+    assert (whole.code, answer.code) == (0, 0)
     trials = lab.trials()
-    assert {len(trial.curve) for trial in trials} <= {1, 2, 4}
-    for rung in (1, 2):
-        there = sorted(
-            (trial for trial in trials if len(trial.curve) >= rung), key=lambda t: (-t.curve[rung - 1][1], t.number)
-        )
-        went_on = {trial.number for trial in there if len(trial.curve) > rung}
-        # Whoever went on was in the best half of those that had come by then; in the end the best half has gone on.
-        assert {trial.number for trial in there[: len(there) // 2]} <= went_on
+    assert steps(lab) == promoted([[value for _, value in trial.curve] for trial in lab.trials("whole")])
+    assert {1, 4} <= set(steps(lab))
     for trial in trials:
-        assert trial.attempts == 1
+        assert (trial.attempts, trial.paused) == (1, None)
         assert (trial.state == "COMPLETE") == (len(trial.curve) == 4)
         assert trial.state == "COMPLETE" or " at step " in (trial.reason or "")
+    kept = {trial.number for trial in trials if any(lab.home.trial("s", trial.number).glob("*.ckpt"))}
+    assert kept <= {trial.number for trial in trials if trial.state == "COMPLETE"}
+    pruned = next(trial.number for trial in trials if trial.state == "PRUNED")
+    assert "pruned: rank" in lab.run("show", "s", str(pruned)).out
 
 
 def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(lab: Lab) -> None:
@@ -58,6 +74,7 @@ def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(lab: Lab) ->
     assert best.curve == same.curve
     assert equal(lab.trained(best.number, name="paused"), lab.trained(best.number, name="whole"))
     assert best.attempts == 1
+    assert "paused at step" in lab.home.log("paused", best.number).read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -68,9 +85,11 @@ def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(lab:
     launcher.until(lambda: "s" in lab.home.studies() and len(steps(lab)) >= 3)
     launcher.signal(signal.SIGKILL)
     launcher.end()
+    paused = sum(trial.paused is not None for trial in lab.trials())
     again = lab.run("run", file, "--workers", workers)
 
     assert again.code == 0
+    assert paused > 0
     counts = lab.counts()
     assert (counts.complete + counts.pruned, counts.waiting, counts.running) == (8, 0, 0)
     assert counts.complete >= 1
@@ -90,6 +109,31 @@ def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
 
     assert [trial.state for trial in storage.get_all_trials(stored.id)] == [TrialState.WAITING, TrialState.WAITING]
     assert [(trial.state, len(trial.intermediate_values)) for trial in seen] == [(TrialState.PRUNED, 1)] * 2
+
+
+@pytest.mark.parametrize("following", [0, 1])
+def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_the_same(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, following: int
+) -> None:
+    post = lab.create(search=PROMOTE, budget=BUDGET)
+    lab.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
+    monkeypatch.setattr(ladder, "NEXT", following)
+    place, owner = runner.workplace(post), this_process(post.token)
+    rungs = study.ladder(place.study.spec)
+    kept: list[int] = []
+    while (claim := lease.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
+        runner.run_trial(place, claim, lambda: None)
+        pausing = [trial for trial in lab.trials() if trial.paused is not None]
+        kept += [sum(any(lab.home.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
+    best = max((trial for trial in lab.trials() if trial.values), key=lambda trial: trial.values)
+    for _ in range(best.number + 1):
+        work(runner.workplace(lab.post("whole")))
+
+    assert following <= max(kept) <= 2 * following  # of two rungs
+    logs = [lab.home.log("s", trial.number).read_text() for trial in lab.trials() if len(trial.curve) > 1]
+    assert any("are trained again" in log for log in logs) == (following == 0)
+    assert best.curve == lab.trials("whole")[best.number].curve
+    assert equal(lab.trained(best.number), lab.trained(best.number, name="whole"))
 
 
 def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(lab: Lab) -> None:

@@ -5,11 +5,12 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor, nn, optim
+from torch.optim._muon import _zeropower_via_newtonschulz
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.build import build
 from models.config import ModelConfig, OptimizerName, TrainConfig
-from models.muon import orthogonal
+from models.muon import COEFFICIENTS, SGD_SHARE, STEPS, orthogonal
 from models.optim import MovingAverage, make_optimizer, parameter_groups
 
 
@@ -203,7 +204,7 @@ def test_what_is_not_trained_has_no_optimizer() -> None:
     assert (
         len(owned)
         == sum(parameter.requires_grad for parameter in model.parameters())
-        == len(list(model.parameters())) - 1
+        == len(list(model.parameters())) - 1  # the filters
     )
 
 
@@ -218,6 +219,38 @@ def test_an_orthogonal_update_has_singular_values_near_one_and_keeps_its_directi
     stretched = left.T @ out @ right.T
     assert 0.3 < stretched.diagonal().min() < stretched.diagonal().max() < 1.6
     torch.testing.assert_close(stretched, torch.diag(stretched.diagonal()), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8)], ids=["wide", "tall"])
+def test_an_orthogonal_update_is_the_one_of_torchs_muon(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+
+    ours = orthogonal(matrix, torch.bfloat16)
+
+    theirs = _zeropower_via_newtonschulz(matrix, COEFFICIENTS, STEPS, 1e-7)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(orthogonal(matrix), theirs.float(), atol=0.05, rtol=0.05)
+
+
+def test_an_update_of_muon_is_its_formula() -> None:
+    model = small()
+    set_gradients(model, seed=0)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    config = TrainConfig(optimizer="muon", learning_rate=0.1, momentum=0.6, weight_decay=0.5, decay_norms=True)
+
+    make_optimizer(model, config).step()
+
+    for name, after in model.named_parameters():
+        old, gradient = before[name], after.grad
+        assert gradient is not None
+        if old.ndim == 4:
+            direction = orthogonal(gradient.flatten(1)).view(old.shape)
+            expected = old * (len(old) ** 0.5 / old.norm()) - 0.1 * direction
+        else:  # Nesterov's first step is 1 + momentum times as long
+            expected = old - 0.1 * SGD_SHARE * 1.6 * (gradient + 0.5 * old)
+        torch.testing.assert_close(after.detach(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_muon_moves_filters_by_its_rate_whatever_the_size_of_the_gradient_and_the_rest_as_sgd() -> None:

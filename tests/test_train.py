@@ -70,6 +70,7 @@ def begin(
     clock: Callable[[], float] = no_time,
 ) -> Training:
     torch.set_num_threads(1)
+    images = batch(0)[0] if (model or {}).get("stem") == "whiten" else None
     return start(
         ModelConfig.model_validate(SMALL | (model or {})),
         TrainConfig.model_validate({"batch_size": 16, "learning_rate": 0.02} | (train or {})),
@@ -78,6 +79,7 @@ def begin(
         total_batches=total,
         seed=seed,
         device="cpu",
+        images=images,
         clock=clock,
     )
 
@@ -104,6 +106,8 @@ def loss_on(training: Training, number: int = 0) -> float:
 ONE_STEP = [
     *({"activation": name} for name in ("relu", "leaky_relu", "elu", "gelu", "silu")),
     *({"norm": name} for name in ("batch", "group", "none")),
+    *({"norm": name, "precision": "bfloat16"} for name in ("batch", "group", "none")),
+    {"stem": "whiten"},
     *({"pool": name} for name in ("max", "avg")),
     *({"head": name} for name in ("gap", "max", "flatten")),
     *({"residual": value} for value in (False, True)),
@@ -159,7 +163,7 @@ def test_what_is_learned_holds_for_images_never_trained_on() -> None:
     assert evaluate(training.judged(), batches(1000, 1010), 3).accuracy > 0.9
 
 
-RICH = {"dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}
+RICH = {"stem": "whiten", "dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}
 BREAKABLE: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "scheduler": "one_cycle", "ema": 0.9},
     # The rate is so low that the loss stays, so that the plateau acts before the end.
@@ -184,6 +188,30 @@ def test_the_same_seed_trains_the_same_network_bit_for_bit(name: str) -> None:
     results = list(training.run(batches, BOUNDARIES))
 
     assert (results, bits(training.state())) == unbroken(name)
+
+
+def test_biases_move_by_their_own_rate_and_the_weights_by_the_common_one() -> None:
+    moved = []
+    for rate in (1.0, 8.0):
+        training = begin({}, {"momentum": 0.0, "weight_decay": 0.0, "scheduler": "none", "bias_rate": rate}, total=1)
+        before = {name: value.detach().clone() for name, value in training.model.named_parameters()}
+        list(training.run(batches, [1]))
+        moved.append({name: value.detach() - before[name] for name, value in training.model.named_parameters()})
+
+    slow, fast = moved
+    for name, value in slow.items():
+        assert value.abs().max() > 0
+        torch.testing.assert_close(fast[name], value * (8.0 if name.endswith("bias") else 1.0), atol=1e-6, rtol=1e-3)
+
+
+def test_a_whitening_stem_stays_as_it_was_fitted_and_what_follows_it_learns() -> None:
+    training = begin({"stem": "whiten"}, {})
+    before = {name: value.detach().clone() for name, value in training.model.named_parameters()}
+
+    list(training.run(batches, BOUNDARIES))
+
+    after = dict(training.model.named_parameters())
+    assert {name for name in before if torch.equal(before[name], after[name])} == {"stem.conv.weight"}
 
 
 def test_another_seed_trains_another_network() -> None:
@@ -515,4 +543,12 @@ def test_a_state_of_before_ends_could_move_is_taken_up() -> None:
 
 def test_a_whitening_stem_needs_images() -> None:
     with pytest.raises(ValueError, match="needs images to be fitted to"):
-        begin({"stem": "whiten"}, {})
+        start(
+            ModelConfig(stem="whiten"),
+            TrainConfig(),
+            image_size=8,
+            classes=3,
+            total_batches=1,
+            seed=0,
+            device="cpu",
+        )

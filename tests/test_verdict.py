@@ -12,6 +12,7 @@ from search.errors import SpecError
 from search.final import spec_of
 from search.launch import searching
 from search.reader import open_reader
+from search.rows import TrialRow
 from search.settings import Final
 from search.storage import Storage
 from search.verdict import SPARE_S, SPARE_SHARE
@@ -65,13 +66,15 @@ def test_a_verdict_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(lab
     assert equal(lab.trained(name="whole.final")["model"], lab.trained(name="broken.final")["model"])
 
 
-@pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 1.0)], ids=["time", "no-time"])
+@pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 0.32)], ids=["time", "no-time"])
 def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float, epochs: float) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(lab.url)
     stored = study.load(storage, "s")
     trial = max(lab.trials(), key=lambda each: each.values)
-    wanted = spec_of(replace(stored.spec, final=Final(epochs=4)), trial, hours=None, images=400, cores=1)
+    wanted = spec_of(
+        replace(stored.spec, final=Final(epochs=4)), trial, uid=stored.uid, hours=None, images=400, cores=1
+    )
     wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
     verdict = study.open_or_create(storage, wanted, name="s.final", data=stored.data)
     study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
@@ -125,7 +128,7 @@ def test_without_a_complete_trial_there_is_no_verdict_and_it_says_so(lab: Lab) -
     answer = lab.run("run", file, "--workers", "1")
 
     assert answer.code == 0
-    assert "no trial is complete, so that none can be trained for the last time" in answer.err
+    assert "no trial was judged, so that none can be trained for the last time" in answer.err
 
 
 def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_training(lab: Lab) -> None:
@@ -142,27 +145,36 @@ def test_the_last_training_is_planned_by_the_speed_of_the_trial(lab: Lab) -> Non
     wanted = spec.build(lab.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
     speed = trial.images_per_second or 0.0
 
-    planned = spec_of(wanted, trial, hours=10 / 3600, images=int(speed), cores=1)
-    short = spec_of(wanted, trial, hours=0.0, images=int(speed), cores=1)
+    planned = spec_of(wanted, trial, uid="u", hours=10 / 3600, images=int(speed), cores=1)
+    short = spec_of(wanted, trial, uid="u", hours=0.001 / 3600, images=int(speed), cores=1)
 
-    assert planned.budget.epochs == pytest.approx(10, abs=0.5)
-    assert planned.verdict_on == "s"
-    assert spec.restore(spec.dump(planned)) == planned
+    assert planned.budget.epochs == pytest.approx(1.5 * 10, abs=0.5)
+    assert planned.verdict_on == "u"
+    assert [spec.restore(spec.dump(each)) for each in (planned, short)] == [planned, short]
     assert short.budget.steps == 1
 
 
-@pytest.mark.parametrize("steps_per_epoch", range(1, 8))
-def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(lab: Lab, steps_per_epoch: int) -> None:
-    assert lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1").code == 0
-    wanted = spec.build(lab.tables(budget=BUDGET | {"hours": 10.0, "steps_per_epoch": steps_per_epoch}))
+@pytest.mark.parametrize(("batch_size", "steps_per_epoch"), [(25, 4), (50, 2), (51, 1)])
+def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
+    lab: Lab, batch_size: int, steps_per_epoch: int
+) -> None:
+    wanted = spec.build(lab.tables(budget=BUDGET | {"hours": 10.0}))
+    config = {**spec.resolve(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
 
     planned = [
-        spec_of(wanted, replace(lab.trials()[0], images_per_second=speed), hours=1 / 3600, images=100, cores=1)
+        spec_of(
+            wanted,
+            TrialRow(study="s", number=0, state="COMPLETE", config=config, images_per_second=speed),
+            uid="u",
+            hours=1 / 3600,
+            images=100,
+            cores=1,
+        )
         for speed in range(100, 1100, 27)
     ]
 
     assert [spec.restore(spec.dump(each)) for each in planned] == planned
-    assert all(each.budget.steps_per_epoch <= steps_per_epoch for each in planned)
+    assert {each.budget.steps_per_epoch for each in planned} == {steps_per_epoch}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from typing import Any
 
 import optuna
@@ -32,8 +33,8 @@ SEEDS, TUNING = 100, 50
 """Of all seeds the first so many choose each policy's settings; the others are reported."""
 NEAR = 0.95
 """Share of the best cell's accuracy that counts as found."""
-MOST_TRIALS = 216
-"""After so many trials a search has failed; all its training counts."""
+MOST_EPOCHS = 1296.0
+"""After so many epochs, those of all cells together, any search has failed, and counts as one of so many."""
 KEYS = ("conv_layers", "batch_size", "optimizer", "learning_rate", "scheduler")
 STARTUP = 10
 """Random trials before TPE learns, Optuna's default, for every policy that has TPE."""
@@ -108,7 +109,7 @@ def optunas(
         sampler=make_sampler(seed),
         pruner=make_pruner(known),
     )
-    for _ in range(MOST_TRIALS):
+    while True:
         trial = study.ask()
 
         def stops(step: int, value: float, trial: optuna.Trial = trial) -> bool:
@@ -135,7 +136,7 @@ def stopping(first_rung: int, reduction: int, known: Table, seed: int) -> Iterat
     study = optuna.create_study(direction="maximize")
     asha = Asha(first_rung=first_rung, reduction=reduction, steps=known.steps)
     rungs: dict[int, list[float]] = {}
-    for number in range(MOST_TRIALS):
+    for number in count():
         study.sampler = sampler.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=study)
         trial = study.ask()
 
@@ -175,7 +176,7 @@ def promoting(
     curves: list[Curve] = []
     reached: list[dict[int, float]] = [{} for _ in ends]
     """For each rung: trial -> value there."""
-    while len(curves) < MOST_TRIALS:
+    while True:
         number, place = next(promotable(reached, reduction), (len(curves), 0))
         if number == len(curves):
             study.sampler = sampler.build(
@@ -211,7 +212,7 @@ def one_epoch(first: int, known: Table, seed: int) -> Iterator[tuple[int, float 
     """
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed))
     epoch = known.steps_per_epoch
-    for _ in range(MOST_TRIALS // first):
+    while True:
         curves = [draw(known, study.ask()) for _ in range(first)]
         yield from ((epoch, None) for _ in curves)
         for curve in sorted(curves, key=lambda curve: curve[epoch - 1], reverse=True)[: max(1, first // 4)]:
@@ -257,16 +258,16 @@ def _halving(reduction: int) -> optuna.pruners.BasePruner:
 
 
 def epochs_to_target(name: str, setting: int, seed: int) -> float:
-    """Epochs of training until a complete trial reaches the target; all of them if none does."""
+    """Epochs of training until a complete trial reaches the target; MOST_EPOCHS if none does by then."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     known, spent = table(), 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for steps, value in POLICIES[name][setting](known, seed):
             spent += steps
-            if value is not None and value >= known.target:
+            if (value is not None and value >= known.target) or spent >= MOST_EPOCHS * known.steps_per_epoch:
                 break
-    return spent / known.steps_per_epoch
+    return min(MOST_EPOCHS, spent / known.steps_per_epoch)
 
 
 def measured(quick: bool) -> Result:
@@ -285,7 +286,7 @@ def measured(quick: bool) -> Result:
     reported = {name: tuple(row[half:]) for name, row in chosen.items()}
     return Result(
         name="Replay",
-        about=about(known=table(), needed=needed, half=half),
+        about=about(known=table(), needed=needed, reported=reported, half=half),
         comparisons=tuple(
             Comparison(
                 what=f"ours against {name}",
@@ -305,8 +306,11 @@ TARGETS = {"Optuna's defaults": 2.0, "one epoch, top k": 1.0}
 """How many times less training ours is to need."""
 
 
-def about(*, known: Table, needed: Mapping[str, list[list[float]]], half: int) -> tuple[str, ...]:
-    """What was replayed, and what each setting needed on the tuning seeds."""
+def about(
+    *, known: Table, needed: Mapping[str, list[list[float]]], reported: Mapping[str, Sequence[float]], half: int
+) -> tuple[str, ...]:
+    """What was replayed, what each setting needed on the tuning seeds, and how many searches failed."""
+    failed = ", ".join(f"{name} {sum(each >= MOST_EPOCHS for each in row)}" for name, row in reported.items())
     tuned = (
         f"{name}: {', '.join(f'{statistics.mean(row[:half]):.1f}' for row in rows)}" for name, rows in needed.items()
     )
@@ -316,6 +320,7 @@ def about(*, known: Table, needed: Mapping[str, list[list[float]]], half: int) -
         f"{len(known.curves)} cells of {known.steps} steps; the best ends at {best:.4f}, {good} reach 95 % of that.",
         f"Epochs of training until a complete trial is one of them; {half} seeds to tune, the rest to report.",
         f"Mean epochs of each setting on the tuning seeds: {'; '.join(tuned)}.",
+        f"Searches that found none in {MOST_EPOCHS:.0f} epochs, which count as so many: {failed}.",
     )
 
 
