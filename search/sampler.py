@@ -15,8 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.rows import PAUSED
 from search.seed import derive
 
-#: So many trials tpe takes for good ones at the most (Optuna's `default_gamma`, after Bergstra et al. 2013's 25).
-GOOD = 25
+#: So many trials tpe takes for good ones at the most, and until then the root of all trials times the second figure, as
+#: hyperopt does (https://github.com/hyperopt/hyperopt, tpe.py; Bergstra et al. 2013). With a tenth of all trials, as
+#: Optuna takes, a search needed 1.5 times the training in the replay (studies/LOG.md).
+GOOD, GOOD_SHARE = 25, 0.25
 #: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early: the
 #: share of BOHB (Falkner et al. 2018, https://arxiv.org/abs/1807.01774); what it gains is in studies/LOG.md.
 RANDOM_EVERY = 3
@@ -40,7 +42,20 @@ def build(
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_sampler.py
-        return Tpe(seen, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed)
+        return Tpe(
+            seen,
+            good=good(number),  # of the whole study, however much of it is seen
+            n_startup_trials=startup_trials,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            seed=seed,
+        )
+
+
+def good(count: int) -> int:
+    """How many of so many trials tpe takes for good ones."""
+    return min(GOOD, max(1, math.ceil(GOOD_SHARE * math.sqrt(count))))
 
 
 def is_random(number: int) -> bool:
@@ -51,9 +66,10 @@ def is_random(number: int) -> bool:
 class Tpe(optuna.samplers.TPESampler):
     """Optuna's TPE, which learns from another view of the study than the one that its trial is of."""
 
-    def __init__(self, seen: optuna.Study, **options: Any) -> None:
+    def __init__(self, seen: optuna.Study, *, good: int, **options: Any) -> None:
         super().__init__(**options)
         self._seen = seen
+        self._gamma = lambda _: good  # the argument of that name is deprecated, and there is no other way
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return super().infer_relative_search_space(self._seen, trial)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import optuna
 import pytest
-from optuna.samplers._tpe.sampler import _split_trials
+from optuna.samplers._tpe.sampler import _split_trials, hyperopt_default_gamma
 from optuna.storages import _CachedStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search import lease, sampler
 from search.owner import this_process
@@ -97,6 +97,25 @@ def test_every_third_trial_of_tpe_is_random_whatever_it_has_learnt() -> None:
     same = [number for number in range(30) if learnt[number] == random_ones[number]]
     assert set(same) >= set(range(2, 30, 3))
     assert not [number for number in same if number > 5 and number % 3 != 2]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 1), (16, 1), (17, 2), (100, 3), (9604, 25), (100_000, 25)])
+def test_tpe_takes_as_many_for_good_as_hyperopt_does(count: int, expected: int) -> None:
+    assert sampler.good(count) == max(1, hyperopt_default_gamma(count)) == expected
+
+
+def test_optuna_takes_as_many_for_good_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def split(study: optuna.Study, trials: list[FrozenTrial], count: int) -> object:
+        asked.append(count)
+        return _split_trials(study, trials, count)
+
+    monkeypatch.setattr(optuna.samplers._tpe.sampler, "_split_trials", split)
+    search("tpe", trials=20, startup_trials=5)
+
+    assert asked
+    assert set(asked) == {1, 2}  # trials 6 to 15, and 18 and 19
 
 
 def test_until_the_start_up_is_over_tpe_draws_at_random() -> None:

@@ -184,7 +184,7 @@ def promoting(
                 study_seed=seed,
                 number=number,
                 startup_trials=STARTUP,
-                seen=sampler.Seen(study.study_name, told, excerpt.read()),
+                seen=sampler.Seen(study.study_name, study._storage, excerpt.read()),
             )
             trial = study.ask()
             curves.append(draw(known, trial))
