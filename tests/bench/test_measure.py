@@ -1,5 +1,6 @@
 """The benchmarks run, and say what they measured."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ def made_up() -> replay.Table:
 def test_every_replayed_policy_pays_for_what_it_trains_and_finds_the_best_cells(name: str, setting: int) -> None:
     known = made_up()
 
-    told = list(replay.POLICIES[name][setting](known, 0))
+    told, again = (list(islice(replay.POLICIES[name][setting](known, 0), 200)) for _ in range(2))
 
-    assert told == list(replay.POLICIES[name][setting](known, 0))
+    assert told == again
     assert all(1 <= steps <= known.steps for steps, _ in told)
     assert max(value for _, value in told if value is not None) >= known.target
