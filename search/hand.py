@@ -24,6 +24,8 @@ STACK_S = 1.0
 LULL_S = 0.05
 #: So many servers may die while a worker is started.
 SERVERS = 3
+#: A server that is dying cannot be reached, and is not known to be dead before it has given its memory back.
+DYING_S = 1.0
 
 
 @dataclass(slots=True)
@@ -85,7 +87,8 @@ def start(post: Post) -> Hand:
     Raises:
         ConvsearchError: that one died, too.
     """
-    for _ in range(SERVERS):
+    for attempt in range(SERVERS):
+        time.sleep(DYING_S if attempt else 0.0)
         try:
             return _start(post)
         except (EOFError, ConnectionError) as error:  # what multiprocessing meets at the pipe of a dead server
