@@ -28,7 +28,7 @@ def fitting(trial: TrialRow, *, hours: float | None, images: int, cores: int) ->
     """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do."""
     if hours is None:
         return math.inf
-    return max(0.0, hours) * 3600 * (trial.images_per_second or 0.0) * cores / images
+    return hours * 3600 * (trial.images_per_second or 0.0) * cores / images
 
 
 def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, images: int, cores: int) -> StudySpec:

@@ -5,15 +5,13 @@ has the attribute `paused`, the step of its rung; who claims it takes that away.
 when its process died is what the database says it is. It holds its checkpoint as long as its turn may come soon.
 """
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.rows import PAUSED
-from search.storage import CURVES, TRIAL_ATTRS, TRIALS, Storage, ending
+from search.loader import pausing
+from search.storage import CURVES, TRIALS
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
 #: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
@@ -54,22 +52,19 @@ class Ladder:
                     return trial_id, number
         return None
 
-    def settle(self, storage: Storage, connection: sa.Connection, study_id: int) -> int:
-        """Prune all paused trials; returns how many. For when nobody works any more who could change their rank."""
-        count = 0
+    def left(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
+        """(trial id, why it does not go on) of all that pause, once nobody works who could change their rank."""
+        found = []
         for rung in self.rungs:
-            ranked = [trial_id for trial_id, _ in self._ranked(connection, study_id, rung)]
-            keep = len(ranked) // self.reduction
-            for trial_id in _paused(connection, study_id, rung):
-                rank = ranked.index(trial_id) + 1
-                reason = f"rank {rank} of {len(ranked)} at step {rung}; the best {keep} went on"
-                connection.execute(storage.trial_attr(trial_id, "reason", reason))
-                # A pause gave its attempt back, like a stop; here it ends after all.
-                connection.execute(storage.trial_attr(trial_id, "attempts", _attempts(connection, trial_id) + 1))
-                for statement in ending(trial_id, TrialState.PRUNED):
-                    connection.execute(statement)
-                count += 1
-        return count
+            ranked = self._ranked(connection, study_id, rung)
+            waiting = _paused(connection, study_id, rung)
+            went_on = len(ranked) // self.reduction
+            found += [
+                (trial_id, f"rank {rank} of {len(ranked)} at step {rung}; the best {went_on} went on")
+                for rank, (trial_id, _) in enumerate(ranked, 1)
+                if trial_id in waiting
+            ]
+        return found
 
     def _best(self, connection: sa.Connection, study_id: int, rung: int) -> list[tuple[int, int]]:
         ranked = self._ranked(connection, study_id, rung)
@@ -91,27 +86,6 @@ class Ladder:
         return [(row.trial_id, row.number) for row in connection.execute(rows)]
 
 
-def _attempts(connection: sa.Connection, trial_id: int) -> int:
-    row = sa.select(TRIAL_ATTRS.c.value_json).where(TRIAL_ATTRS.c.trial_id == trial_id, TRIAL_ATTRS.c.key == "attempts")
-    return int(json.loads(connection.execute(row).scalar_one()))
-
-
-def paused(connection: sa.Connection, study_id: int) -> int:
-    """How many trials of a study pause."""
-    rows = _waiting(study_id, TRIAL_ATTRS.c.value_json != "null").with_only_columns(sa.func.count())
-    return int(connection.execute(rows).scalar_one())
-
-
 def _paused(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
     """The ids of the trials that pause at a rung."""
-    return set(connection.execute(_waiting(study_id, TRIAL_ATTRS.c.value_json == json.dumps(rung))).scalars())
-
-
-def _waiting(study_id: int, which: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return sa.select(TRIALS.c.trial_id).where(
-        TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
-        TRIALS.c.study_id == study_id,
-        TRIALS.c.state == TrialState.WAITING,
-        TRIAL_ATTRS.c.key == PAUSED,
-        which,
-    )
+    return set(connection.execute(pausing(study_id, rung)).scalars())

@@ -70,7 +70,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
-    if spec.verdict_on is not None:
+    if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say)
     with joined(files, order) if order.join else alone(storage, stored, order, say):
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.errors import BusyError
-from search.ladder import Ladder, paused
+from search.ladder import Ladder
+from search.loader import pausing
 from search.owner import Owner, boot, is_dead
 from search.rows import PAUSED
 from search.storage import (
@@ -102,9 +103,9 @@ def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | None = 
     waiting = count[TrialState.WAITING] + max(0, budget(connection, study_id) - count.total())
     if ladder is None:
         return waiting
-    pausing = paused(connection, study_id)
-    found = waiting - pausing + len(ladder.promotable(connection, study_id))
-    return found or int(pausing > 0 and not holders(connection, study_id))
+    paused = connection.execute(pausing(study_id).with_only_columns(sa.func.count())).scalar_one()
+    found = waiting - paused + len(ladder.promotable(connection, study_id))
+    return int(found or (paused > 0 and not holders(connection, study_id)))
 
 
 def budget(connection: sa.Connection, study_id: int) -> int:
@@ -156,9 +157,7 @@ def lost(storage: Storage, token: str, why: str, *, renewals: int | None = None)
                 _requeue(connection, trial_id)
                 continue
             reason = f"its process died {ATTEMPTS} times at the same step; last: {why}"
-            connection.execute(storage.trial_attr(trial_id, "reason", reason))
-            for statement in ending(trial_id, TrialState.FAIL):
-                connection.execute(statement)
+            _end(storage, connection, trial_id, TrialState.FAIL, reason)
         connection.execute(sa.delete(LEASES).where(theirs))
         return [number for _, number in held]
 
@@ -233,14 +232,11 @@ class Watch:
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
 
 
-#: The trials that pause.
-_PAUSED = sa.select(TRIAL_ATTRS.c.trial_id).where(TRIAL_ATTRS.c.key == PAUSED, TRIAL_ATTRS.c.value_json != "null")
-
-
 def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
+    broken_off = TRIALS.c.trial_id.not_in(pausing(study_id))
     row = connection.execute(
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING, TRIALS.c.trial_id.not_in(_PAUSED))
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING, broken_off)
         .order_by(TRIALS.c.number)
         .limit(1)
     ).one_or_none()
@@ -272,7 +268,11 @@ def _finish(
         return taken
     best = ladder.last(connection, study_id)
     if best is None:
-        ladder.settle(storage, connection, study_id)
+        for trial_id, reason in ladder.left(connection, study_id):
+            # A pause gave its attempt back, like a stop; here it ends after all.
+            attempts = _count(connection, trial_id, "attempts") + 1
+            connection.execute(storage.trial_attr(trial_id, "attempts", attempts))
+            _end(storage, connection, trial_id, TrialState.PRUNED, reason)
         return None
     _go_on(storage, connection, best[0])
     return best
@@ -310,6 +310,12 @@ def _held(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[tupl
         .with_for_update(of=LEASES)  # see Storage._check_owner
     )
     return [(row.trial_id, row.number) for row in connection.execute(rows)]
+
+
+def _end(storage: Storage, connection: sa.Connection, trial_id: int, state: TrialState, reason: str) -> None:
+    connection.execute(storage.trial_attr(trial_id, "reason", reason))
+    for statement in ending(trial_id, state):
+        connection.execute(statement)
 
 
 def _requeue(connection: sa.Connection, trial_id: int) -> None:

@@ -83,6 +83,18 @@ class Stored:
     """(step, value), in order."""
 
 
+def pausing(study_id: int, rung: int | None = None) -> sa.Select[Any]:
+    """The ids of the trials of a study that pause, at that rung or at any."""
+    at_rung = TRIAL_ATTRS.c.value_json != "null" if rung is None else TRIAL_ATTRS.c.value_json == json.dumps(rung)
+    return sa.select(TRIALS.c.trial_id).where(
+        TRIALS.c.study_id == study_id,
+        TRIALS.c.state == "WAITING",
+        TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
+        TRIAL_ATTRS.c.key == PAUSED,
+        at_rung,
+    )
+
+
 @contextmanager
 def without_collecting() -> Iterator[None]:
     """Let Python's collector rest: of a quarter million new objects none is garbage, and it would look at them again

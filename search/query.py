@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import UsageError
-from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIAL_ATTRS, TRIALS, VALUES, load_trials
+from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials, pausing
 from search.reader import place, reading
-from search.rows import PAUSED, Counts, Progress, Ranking, Running, StudyRow, TrialRow
+from search.rows import Counts, Progress, Ranking, Running, StudyRow, TrialRow
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
@@ -145,7 +145,8 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
 def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Counts:
     rows = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
     count: dict[str, int] = dict(connection.execute(rows).all())
-    pausing = int(connection.execute(_paused(study_id)).scalar_one()) if "WAITING" in count else 0
+    paused = pausing(study_id).with_only_columns(sa.func.count())
+    paused_count = int(connection.execute(paused).scalar_one()) if "WAITING" in count else 0
     return Counts(
         # A study of plain Optuna knows no budget: it has what it has.
         budget=sum(count.values()) if budget is None else budget,
@@ -153,18 +154,8 @@ def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Cou
         pruned=count.get("PRUNED", 0),
         failed=count.get("FAIL", 0),
         running=count.get("RUNNING", 0),
-        waiting=count.get("WAITING", 0) - pausing,
-        paused=pausing,
-    )
-
-
-def _paused(study_id: int) -> sa.Select[Any]:
-    return sa.select(sa.func.count()).where(
-        TRIALS.c.study_id == study_id,
-        TRIALS.c.state == "WAITING",
-        TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
-        TRIAL_ATTRS.c.key == PAUSED,
-        TRIAL_ATTRS.c.value_json != "null",
+        waiting=count.get("WAITING", 0) - paused_count,
+        paused=paused_count,
     )
 
 

@@ -149,10 +149,15 @@ def shed(place: Workplace, number: int, rung: int) -> None:
     ladder = study.ladder(place.study.spec)
     if ladder is None:
         return
-    behind = place.storage.read(lambda connection: ladder.behind(connection, place.study.id, rung))
-    for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
-        with suppress(OSError):  # what cannot be removed now is removed when the trial is over
-            checkpoint.forget(place.home.trial(place.study.name, each))
+
+    def forget(connection: sa.Connection) -> None:
+        place.storage.lock_study(connection, place.study.id)  # so that nobody goes on with one of them meanwhile
+        behind = ladder.behind(connection, place.study.id, rung)
+        for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
+            with suppress(OSError):  # what cannot be removed now is removed when the trial is over
+                checkpoint.forget(place.home.trial(place.study.name, each))
+
+    place.storage.write(forget)
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

@@ -127,8 +127,8 @@ class Excerpt:
         stride = 1
         while len(trials) // stride > self._most:
             stride *= 2
-        good = (number for _, number in self._ranked[:GOOD])
-        shown = {*good, *(number for number in range(0, len(trials), stride) if number in self._ranks)}
+        best = (number for _, number in self._ranked[:GOOD])
+        shown = {*best, *(number for number in range(0, len(trials), stride) if number in self._ranks)}
         at_work = {number for number in self._open if number not in self._ranks}
         return [as_learnt(trials[number]) for number in sorted(shown | at_work)]
 
