@@ -136,6 +136,24 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
     assert equal(lab.trained(best.number), lab.trained(best.number, name="whole"))
 
 
+def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(lab: Lab) -> None:
+    changes: dict[str, Any] = {"search": PROMOTE, "budget": BUDGET | {"trials": 7}}
+    post = lab.create(**changes)
+    place, owner = runner.workplace(post), this_process(post.token)
+    for number in range(7):
+        claim = lease.claim(place.storage, place.study.id, owner, ())
+        assert claim is not None
+        if number < 2:
+            runner.run_trial(place, claim, lambda: None)
+        else:
+            place.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+
+    answer = lab.run("run", lab.write(**changes), "--workers", "1")
+
+    assert answer.code == 0
+    assert (lab.counts().failed, lab.counts().complete) == (5, 1)
+
+
 def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(lab: Lab) -> None:
     post = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
     ladder = Ladder(rungs=(1,), reduction=4)

@@ -153,6 +153,18 @@ def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_
     assert take(storage, study_id).attempt == 8
 
 
+def test_deaths_of_a_verdict_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+
+    for epochs in (0.25, 0.5, 0.75, 1.0):  # a verdict has no curve
+        claim = take(storage, study_id)
+        storage.set_trial_user_attr(claim.trial_id, "epochs", epochs)
+        lease.lost(storage, "me", "killed")
+
+    assert take(storage, study_id).attempt == 5
+
+
 def test_a_claim_whose_answer_was_lost_is_given_again(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url)

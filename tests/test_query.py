@@ -109,6 +109,22 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
     assert [t.number for t in ranking.trials] == [1, 0]
 
 
+def test_who_came_furthest_is_the_best_complete_trial_or_else_the_best_at_the_last_step(
+    make: Make, tmp_path: Path
+) -> None:
+    study = make()
+    assert query.furthest(engine_of(tmp_path), "s") is None
+    for curve in ({1: 0.9}, {1: 0.1, 2: 0.3}, {1: 0.2, 2: 0.4}, {1: 0.1, 2: 0.2, 3: math.nan}):
+        add(study, None, TrialState.PRUNED, curve=curve)
+    before = query.furthest(engine_of(tmp_path), "s")
+    add(study, 0.05, curve={1: 0.05})
+    after = query.furthest(engine_of(tmp_path), "s")
+
+    assert before is not None
+    assert after is not None
+    assert (before.number, after.number) == (2, 4)
+
+
 def test_parameters_have_the_keys_and_values_of_a_study_file(make: Make, tmp_path: Path) -> None:
     add(make(), 0.5)
 

@@ -10,7 +10,7 @@ import pytest
 from search import query, runner, spec, study
 from search.errors import SpecError
 from search.final import spec_of
-from search.launch import searching
+from search.launch import Order, searching, verdict_study
 from search.reader import open_reader
 from search.rows import TrialRow
 from search.settings import Final
@@ -86,6 +86,88 @@ def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float,
     assert row.test is not None
 
 
+def test_a_verdict_whose_hours_are_spent_is_ended_by_the_same_command(lab: Lab) -> None:
+    file = lab.write(budget=BUDGET | {"hours": 10.0}, final={"epochs": 4000})
+    launcher = lab.start("run", file, "--workers", "1")
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in lab.trials("s.final")))
+    launcher.signal(signal.SIGINT)
+    launcher.end()
+    storage = Storage(lab.url)
+    study.set_attrs(storage, study.load(storage, "s.final").id, seconds_run=11 * 3600)
+
+    answer = lab.run("run", file, "--workers", "1")
+
+    assert answer.code == 0
+    assert "verdict:" in answer.out
+    assert 1 < lab.trials("s.final")[0].epochs < 4000
+
+
+def test_a_study_is_asked_to_stop_in_its_last_training_too(lab: Lab) -> None:
+    launcher = lab.start("run", lab.write(budget=BUDGET, final={"epochs": 4000}), "--workers", "1")
+    launcher.until(lambda: "s.final" in launcher.said and lab.workers("s.final"))
+
+    stop = lab.run("stop", "s", "--json")
+    answer = launcher.end()
+
+    assert (stop.json["running"], answer.code) == (1, 0)
+    assert [trial.state for trial in lab.trials("s.final")] == ["WAITING"]
+
+
+def test_a_study_is_deleted_with_its_verdict(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+
+    answer = lab.run("delete", "s", "--yes")
+
+    assert answer.code == 0
+    assert query.studies(open_reader(lab.url)) == ()
+    assert lab.home.studies() == ()
+
+
+def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(lab: Lab) -> None:
+    file = lab.write(budget=BUDGET, final=FINAL)
+    assert lab.run("run", file, "--workers", "1").code == 0
+    storage = Storage(lab.url)
+    storage.delete_study(study.load(storage, "s").id)  # by other means
+
+    refused = lab.run("run", file, "--workers", "1")
+    deleted = lab.run("delete", "s.final", "--yes")
+    answer = lab.run("run", file, "--workers", "1")
+
+    assert (refused.code, deleted.code, answer.code) == (78, 0, 0)
+    assert "'s.final' is of another 's', that is deleted; `convsearch delete s.final`" in refused.err
+    assert "verdict:" in answer.out
+
+
+def test_without_a_complete_trial_the_one_that_came_furthest_is_trained(lab: Lab) -> None:
+    changes: dict[str, Any] = {"budget": BUDGET, "final": FINAL, "search": {"pruner": "promote"}}
+    post = lab.create(**(changes | {"budget": {"trials": 2, "epochs": 2}}))
+    for _ in range(2):
+        work(runner.workplace(post))  # until it pauses
+    storage = Storage(lab.url)
+    said: list[str] = []
+    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+
+    made = verdict_study(order, storage, study.load(storage, "s"), said.append, hours=None)
+
+    best = max(lab.trials(), key=lambda trial: trial.curve[-1][1])
+    assert made is not None
+    assert said == [f"no trial is complete; trial {best.number} came furthest, and is trained for the last time"]
+    assert work(runner.workplace(lab.post("s.final"))).config == best.config
+
+
+def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked_at(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    storage = Storage(lab.url)
+    said: list[str] = []
+    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+
+    made = verdict_study(order, storage, study.load(storage, "s"), said.append, hours=1e-9)
+
+    assert made is None
+    assert said == ["in the time that is left the last training would have 0.00 epochs; --hours gives it more"]
+    assert not query.is_known(open_reader(lab.url), "s.final")
+
+
 def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(lab: Lab) -> None:
     assert lab.run("run", lab.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
 
@@ -106,8 +188,9 @@ def test_a_search_on_some_of_the_images_has_its_last_training_on_all(lab: Lab) -
     assert len(runner.workplace(lab.post("s.final")).data.train) == 320
 
 
-def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(lab: Lab) -> None:
-    answer = lab.run("run", lab.write(budget=BUDGET, final=FINAL, space={"batch_size": 320}), "--workers", "1")
+@pytest.mark.parametrize("batch_size", [90, 320], ids=["fits a quarter with validation", "whole search"])
+def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(lab: Lab, batch_size: int) -> None:
+    answer = lab.run("run", lab.write(budget=BUDGET, final=FINAL, space={"batch_size": batch_size}), "--workers", "1")
 
     assert answer.code == 0
     assert "verdict:" in answer.out
