@@ -135,7 +135,7 @@ def forget(folder: Path) -> None:
 
     Raises OSError where one cannot be removed.
     """
-    for path in [*_files(folder), *folder.glob("*.ckpt.part")]:
+    for path in _files(folder):
         path.unlink(missing_ok=True)
 
 
