@@ -230,7 +230,7 @@ class Training:
         train_loss = self._loss_sum.item() / self._images
         self._check_finite(train_loss)
         if self._plateau is not None:
-            self._plateau.step(train_loss)
+            self._plateau.step(train_loss, progress=self._progress())
         self.step += 1
         result = StepResult(step=self.step, train_loss=train_loss, images=self._images, seconds=self._seconds)
         self._begin_step()

@@ -11,7 +11,18 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from models.config import SchedulerName, TrainConfig
-from models.schedule import RISE_FROM, Plateau, Schedule, constant, cosine, make_schedule, one_cycle, step, with_warmup
+from models.schedule import (
+    RISE_FROM,
+    TURNS,
+    Plateau,
+    Schedule,
+    constant,
+    cosine,
+    make_schedule,
+    one_cycle,
+    step,
+    with_warmup,
+)
 
 PROGRESS = st.floats(0.0, 1.0)
 SCHEDULES: list[SchedulerName] = list(get_args(SchedulerName))
@@ -97,8 +108,8 @@ def test_plateau_holds_while_the_loss_falls_and_drops_when_it_stays() -> None:
     plateau = Plateau()
     factors = []
 
-    for loss in (2.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5):
-        plateau.step(loss)
+    for turn, loss in enumerate((2.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5), 1):
+        plateau.step(loss, progress=turn / 7)
         factors.append(plateau.factor)
 
     assert factors == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.2, 0.2, 0.04])
@@ -110,24 +121,37 @@ def test_plateau_is_that_of_torch(losses: list[float]) -> None:
     theirs = ReduceLROnPlateau(optimizer, factor=0.2, patience=1, threshold=0.01)
     ours = Plateau()
 
-    for loss in losses:
-        ours.step(loss)
+    for turn, loss in enumerate(losses, 1):
+        ours.step(loss, progress=turn / len(losses))
         theirs.step(loss)
 
         assert ours.factor == optimizer.param_groups[0]["lr"]
 
 
-@given(losses=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=10), cut=st.integers(0, 10))
+@given(losses=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=TURNS), parts=st.integers(1, 4))
+def test_a_plateau_of_many_short_steps_is_that_of_few_long_ones(losses: list[float], parts: int) -> None:
+    few, many = Plateau(), Plateau()
+
+    for turn, loss in enumerate(losses, 1):
+        few.step(loss, progress=turn / TURNS)
+        for part in range(parts):
+            many.step(loss, progress=(turn - 1 + (part + 1) / parts) / TURNS)
+
+        assert many.factor == few.factor
+
+
+@given(losses=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=3 * TURNS), cut=st.integers(0, 60))
 def test_a_plateau_taken_up_again_goes_on_as_if_nothing_had_happened(losses: list[float], cut: int) -> None:
     whole, before, after = Plateau(), Plateau(), Plateau()
-    for loss in losses:
-        whole.step(loss)
+    steps = [(loss, turn / len(losses)) for turn, loss in enumerate(losses, 1)]
+    for loss, progress in steps:
+        whole.step(loss, progress=progress)
 
-    for loss in losses[:cut]:
-        before.step(loss)
+    for loss, progress in steps[:cut]:
+        before.step(loss, progress=progress)
     after.load_state_dict(before.state_dict())
-    for loss in losses[cut:]:
-        after.step(loss)
+    for loss, progress in steps[cut:]:
+        after.step(loss, progress=progress)
 
     assert after.state_dict() == whole.state_dict()
 
