@@ -17,6 +17,9 @@ from data.parts import Part
 
 Batch: TypeAlias = tuple[Tensor, Tensor]  # (B, 3, S, S) float32, channels_last, normalised; (B,) int64
 
+#: Judged at once: 500 images of 32 x 32 pixels. A first convolution of 32 channels makes 65 MB of them.
+JUDGED_PIXELS = 500 * 32**2
+
 
 class Batches:
     """An endless stream of the images of a part, every epoch in another order, cut into batches of equal size.
@@ -89,15 +92,17 @@ class Batches:
 
 
 def evaluation(
-    part: Part, info: DataInfo, batch_size: int = 500, device: torch.device | str = "cpu"
+    part: Part, info: DataInfo, batch_size: int | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """Yield every image of a part once, in order and unchanged; the last batch may be short.
+    """Yield every image of a part once, in order and unchanged; the last batch may be short. Without a `batch_size` it
+    has as many pixels for images of any side.
 
     On another device than the CPU, hand in part.to(device): else it is copied there anew each time.
     """
     part = part.to(device)
+    size = batch_size or max(1, JUDGED_PIXELS // info.image_size**2)
     normalise = _Normalise(info, part.images)
-    for rows in torch.split(part.indices, batch_size):
+    for rows in torch.split(part.indices, size):
         yield normalise(_gather(part.images, rows)), part.labels[rows]
 
 

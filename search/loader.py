@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.rows import PAUSED, TrialRow
+from search.rows import PAUSED, TRAINABLE, TrialRow
 from search.space import REPEAT, strip
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
@@ -169,6 +169,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         epochs=attrs.get("epochs") or 0.0,
         seconds=attrs.get("seconds") or 0.0,
         reason=attrs.get("reason"),
+        violation=attrs.get(f"constraints:{TRAINABLE}") or 0.0,
         crashes=tuple(attrs.get("crashes") or ()),
         config=attrs.get("config") or {},
         parameters=attrs.get("parameters"),

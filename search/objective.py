@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.batches import Batches, evaluation
 from data.config import DEFAULT_SIDE, AugmentConfig
-from data.parts import Part, SearchData
+from data.parts import SearchData
 from models.config import Impossible, Plan, plan
 from models.evaluate import evaluate
 from models.train import Batch, Diverged, Training, TrainingState, start
@@ -147,17 +147,18 @@ def fitting_plan(place: Workplace, values: dict[str, Any]) -> Plan:
         asked = getattr(shape, name)
         if limit is not None and asked > limit:
             raise Impossible(f"{asked:,} {name} are more than [budget] max_{name} = {limit:,}")
-    images = len(place.data.train) + (len(place.data.validation) if place.study.spec.verdict_on else 0)
-    step_images = images // budget.steps_per_epoch
+    step_images = len(place.data.train) // budget.steps_per_epoch
     if train.batch_size > step_images:
         raise Impossible(f"a batch of {train.batch_size} is more than the {step_images} images of a step")
     return shape
 
 
 def sample(data: SearchData, seed: int) -> Tensor:
-    """(N, 3, side, side) training images, normalised and unchanged, drawn by seed."""
+    """(N, 3, side, side) training images, normalised and unchanged, drawn by seed; on the CPU."""
     count = max(SAMPLE // 10, min(SAMPLE, SAMPLE * DEFAULT_SIDE**2 // data.info.image_size**2))
-    return Batches(data.train, data.info, batch_size=count, seed=seed, augment=AugmentConfig()).batch(0)[0]
+    device = data.train.images.device
+    batches = Batches(data.train, data.info, batch_size=count, seed=seed, augment=AugmentConfig(), device=device)
+    return batches.batch(0)[0].cpu()
 
 
 def boundaries(*, images: int, batch_size: int, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
@@ -184,10 +185,11 @@ class Run:
         budget = self.place.study.spec.budget
         model, train, augment = spec.configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
-        part = self.train_part()
-        batches = Batches(part, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device)
+        batches = Batches(
+            data.train, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device
+        )
         ends = boundaries(
-            images=len(part),
+            images=len(data.train),
             batch_size=train.batch_size,
             steps=budget.steps,
             steps_per_epoch=budget.steps_per_epoch,
@@ -207,10 +209,6 @@ class Run:
         except Stopped:
             self.save(training, step=self.steps_done(training))
             raise
-
-    def train_part(self) -> Part:
-        """The images to train on."""
-        return self.place.data.train
 
     def steps_done(self, training: Training) -> int:
         """Steps after which nothing of them is left to do: they are judged, too."""

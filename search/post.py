@@ -15,6 +15,8 @@ class Post:
     """What the worker signs its leases with; its pool renews and ends them by it."""
     cache: str
     """Folder of the decoded images."""
+    images: str | None = None
+    """Where they are decoded from on this machine; None is where the study says."""
     device: str
     """As torch names it: cpu, cuda:0, ..."""
     threads: int = 1

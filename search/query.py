@@ -59,11 +59,15 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
 
 
 def furthest(engine: sa.Engine, name: str) -> TrialRow | None:
-    """The best complete trial; where there is none, the best one of those that came furthest. None: none was judged."""
+    """The best complete trial; where there is none, the best one of those that came furthest. None: none was judged.
+
+    One that failed, or cannot be trained, is none of them.
+    """
     complete = best(engine, name).trials
     if complete:
         return complete[0]
-    judged = [each for each in trials(engine, name) if each.curve and math.isfinite(each.curve[-1][1])]
+    able = (each for each in trials(engine, name) if each.state != "FAIL" and each.violation <= 0)
+    judged = [each for each in able if each.curve and math.isfinite(each.curve[-1][1])]
     return max(judged, key=lambda each: (*each.curve[-1], -each.number), default=None)
 
 
@@ -87,12 +91,6 @@ def trials(engine: sa.Engine, name: str) -> tuple[TrialRow, ...]:
     """All trials of a study, by number."""
     with reading(engine) as connection:
         return load_trials(connection, name, _ids(find_study(connection, name)))
-
-
-def finished(engine: sa.Engine, name: str) -> frozenset[int]:
-    """The numbers of the trials that have finished: what `progress` need not tell again."""
-    with reading(engine) as connection:
-        return _finished(connection, find_study(connection, name))
 
 
 def progress(engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset()) -> Progress:

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 
 FINAL = ".final"
+#: Under this name Optuna knows whether a trial can be trained at all.
+TRAINABLE = "trainable"
 """What the study of a study's last training is called: its name, and this."""
 
 PAUSED = "paused"
@@ -65,6 +67,8 @@ class TrialRow:
     """Own training and evaluation time, added up over all attempts."""
     reason: str | None = None
     """Why it was pruned or failed."""
+    violation: float = 0.0
+    """Above 0 for a trial that cannot be trained: it does not fit, it diverged, or it ran out of memory."""
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from data.errors import DataError
-from data.parts import load_search
+from data.parts import load_search, together
 from search import checkpoint, home, lease, logbook, objective, study
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
@@ -23,6 +23,7 @@ from search.lease import Claim
 from search.objective import Outcome, Paused, Pulse, Stopped, Workplace
 from search.owner import this_process
 from search.post import Post
+from search.rows import TRAINABLE
 from search.sampler import Excerpt
 from search.spec import queue
 from search.storage import TRIAL_VALUES, TRIALS, Storage
@@ -56,16 +57,20 @@ def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool
 
 
 def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workplace:
-    """Everything a worker needs, read from the database and the cache alone; see `Storage.gives_up`."""
+    """Everything a worker needs, read from the database and this machine's images; see `Storage.gives_up`."""
     if post.device == "cpu":
         # One thread a worker, one worker a core: 1.4x the images of one two-thread worker. A verdict has all of them.
         torch.set_num_threads(post.threads)
     device = torch.device(post.device)
     storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
     stored = study.load(storage, post.study)
+    if post.images is not None:  # another machine may have put its own path into the study meanwhile
+        stored = replace(stored, spec=study.moved(stored.spec, post.images))
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
+    if stored.spec.verdict_on is not None:
+        data = replace(data, train=together(data.train, data.validation))
     cached = _CachedStorage(storage)
     return Workplace(
         storage=storage,
@@ -121,7 +126,7 @@ def tell(place: Workplace, trial: optuna.Trial, outcome: Outcome) -> None:
         if outcome.reason is not None:
             trial.set_user_attr("reason", outcome.reason)
         if outcome.violation > 0:
-            trial.set_constraint("trainable", outcome.violation)
+            trial.set_constraint(TRAINABLE, outcome.violation)
         if outcome.value is None:
             trial.study.tell(trial, state=TrialState.PRUNED)
         else:

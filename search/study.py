@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -91,6 +91,11 @@ def of_search(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
             f"`convsearch delete {verdict.name}` makes room for the verdict on this one"
         )
     return verdict
+
+
+def moved(spec: StudySpec, path: str | None) -> StudySpec:
+    """The same study of the same images, which lie at `path`."""
+    return replace(spec, data=spec.data.model_copy(update={"path": path}))
 
 
 def load(storage: Storage, name: str) -> StoredStudy:

@@ -6,11 +6,10 @@ speed it has, and moves its end. Until the last batch nobody judges it, so that 
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from data.batches import Batches, evaluation
-from data.parts import Part, load_test, together
+from data.parts import load_test
 from models.evaluate import Evaluation, evaluate
 from models.train import Diverged, Training
 from search.objective import Outcome, Run, boundaries
@@ -21,16 +20,8 @@ from search.study import seconds_run
 SPARE_SHARE, SPARE_S = 0.02, 4.0
 
 
-@dataclass(kw_only=True, slots=True)
 class VerdictRun(Run):
-    """The one training of a verdict."""
-
-    part: Part | None = None
-
-    def train_part(self) -> Part:
-        if self.part is None:
-            self.part = together(self.place.data.train, self.place.data.validation)
-        return self.part
+    """The one training of a verdict, on all images but those of the test."""
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
         """Train to the end, wherever the time puts it, and look."""
@@ -50,7 +41,7 @@ class VerdictRun(Run):
         """Where the steps end, up to the next one; the last step may be a short one."""
         budget = self.place.study.spec.budget
         *done, following = boundaries(
-            images=len(self.train_part()),
+            images=len(self.place.data.train),
             batch_size=training.config.batch_size,
             steps=training.step + 1,
             steps_per_epoch=budget.steps_per_epoch,
@@ -58,7 +49,7 @@ class VerdictRun(Run):
         return *done, min(following, training.total_batches)
 
     def _tell(self, training: Training, images_per_second: float) -> None:
-        epochs = training.batch * training.config.batch_size / len(self.train_part())
+        epochs = training.batch * training.config.batch_size / len(self.place.data.train)
         self.note(f"{epochs:.2f} epochs, {self.seconds():.1f} s")
         with self.place.storage.together():
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
@@ -79,7 +70,7 @@ class VerdictRun(Run):
         """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
         budget = self.place.study.spec.budget
         return boundaries(
-            images=len(self.train_part()),
+            images=len(self.place.data.train),
             batch_size=training.config.batch_size,
             steps=budget.steps,
             steps_per_epoch=budget.steps_per_epoch,

@@ -124,6 +124,13 @@ def test_evaluation_shows_every_image_of_the_part_once_in_order_and_unchanged(da
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
 
 
+def test_so_many_more_pixels_an_image_has_so_many_fewer_are_judged_at_once(data: SearchData) -> None:
+    large = replace(data.info, image_size=320)
+
+    assert [len(labels) for _, labels in evaluation(data.validation, data.info)] == [20]
+    assert [len(labels) for _, labels in evaluation(data.validation, large)] == [5, 5, 5, 5]
+
+
 def test_alternating_flips_show_each_image_from_the_other_side_in_the_next_epoch(make: Make, data: SearchData) -> None:
     batches = make(batch_size=7, augment=AugmentConfig(flip="alternating"))
     images, labels = (torch.cat(part) for part in zip(*batches(0, 35), strict=True))  # 245 images: three epochs
