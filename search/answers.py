@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.output import Grid, duration, number, setting, settings
-from search.rows import Counts, Ranking, StudyRow, TrialRow
+from search.rows import FINAL, Counts, Ranking, StudyRow, TrialRow
 
 
 def studies_grid(rows: Sequence[StudyRow]) -> Grid:
@@ -105,7 +105,7 @@ def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
         "curve": row.curve,
         "attempts": row.attempts,
         "reason": row.reason,
-        "command": command(row),
+        "command": command(row) or None,
         "crashes": row.crashes,
         "config": row.config,
         "repeat": row.repeat,
@@ -167,14 +167,20 @@ def next_commands(row: StudyRow) -> tuple[str, ...]:
         lines.append(f"go on:           convsearch resume {name}")
     if counts.failed:
         lines.append(f"try failed ones: convsearch resume {name} --retry-failed")
-    elif counts.finished >= counts.budget and row.spec.get("search", {}).get("sampler") != "grid":
+    elif counts.finished >= counts.budget and can_grow(row):
         lines.append(f"more trials:     convsearch resume {name} --trials {2 * counts.budget}")
     return (*lines, "in a browser:    convsearch dashboard")
 
 
+def can_grow(row: StudyRow) -> bool:
+    """Whether more trials would have anything else to draw: a grid has its cells, a fixed configuration one trial."""
+    drawn = (value for value in row.spec.get("space", {}).values() if isinstance(value, list | Mapping))
+    return row.spec.get("search", {}).get("sampler") != "grid" and any(drawn)
+
+
 def command(row: TrialRow) -> str:
-    """The command that runs this trial's configuration again."""
-    return f"convsearch run {shlex.quote(row.study)} --again {row.number}"
+    """The command that runs this trial's configuration again; none for a last training, which is tested once."""
+    return "" if row.study.endswith(FINAL) else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
 
 
 def counts_line(counts: Counts) -> str:
@@ -196,12 +202,14 @@ def situation(study: StudyRow) -> str:
     counts, name = study.counts, shlex.quote(study.name)
     if counts.to_do:
         onwards = f"`convsearch resume {name}` goes on"
-    else:
+    elif can_grow(study):
         onwards = f"`convsearch resume {name} --trials {counts.budget + 10}` raises the budget"
+    else:
+        onwards = f"`convsearch show {name} NUMBER` says why"
     if counts.complete:
         return "no complete trial has a finite value, so that there is no best one"
     if counts.failed and counts.failed == counts.finished:
-        return f"every finished trial has failed; `convsearch show {name} 0` says why the first did"
+        return f"every finished trial has failed; `convsearch show {name} NUMBER` says why, and where its log is"
     if counts.finished:
         return f"no trial is complete yet: those that finished were pruned or failed; {onwards}"
     if counts.running:

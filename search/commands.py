@@ -41,17 +41,20 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a stored study, without its file."""
-    from search import study
+    from search import spec, study
     from search.storage import Storage
 
     stored = study.load(Storage(args.storage), args.study)
-    counts = query.study(open_reader(args.storage), args.study).counts
+    row = query.study(open_reader(args.storage), args.study)
+    counts = row.counts
     is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed and is_over:
-        say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done; --trials N raises its budget")
+        more = "; --trials N raises its budget" if answers.can_grow(row) else ""
+        say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
-    return _launch(args, replace(stored.spec, budget=budget), name=args.study, trials=args.trials)
+    wanted = spec.restore(spec.dump(replace(stored.spec, budget=budget)))  # which refuses a budget that cannot be
+    return _launch(args, wanted, name=args.study, trials=args.trials)
 
 
 def studies(args: argparse.Namespace) -> int:

@@ -25,10 +25,13 @@ def name_of(study: str) -> str:
 
 
 def fitting(trial: TrialRow, *, hours: float | None, images: int, cores: int) -> float:
-    """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do."""
-    if hours is None:
+    """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do.
+
+    A trial that was broken off between its last step and the record of it has no speed; then nobody knows.
+    """
+    if hours is None or trial.images_per_second is None:
         return math.inf
-    return hours * 3600 * (trial.images_per_second or 0.0) * cores / images
+    return hours * 3600 * trial.images_per_second * cores / images
 
 
 def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, images: int, cores: int) -> StudySpec:

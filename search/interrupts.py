@@ -22,6 +22,8 @@ STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 ECHO_S = 1.0
 #: After a request it is over within so many seconds, whatever hangs: Kubernetes kills after 30, and we promise 20.
 END_S = 18.0
+#: Who listens gets so long to hear what came until the end.
+LAST_S = 1.0
 
 
 @dataclass(slots=True)
@@ -44,7 +46,8 @@ class Interrupts:
         os.set_blocking(theirs, False)
         before = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, lambda *_: None) for number in STOPPING if is_heard(number)}
-        threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(ours,), daemon=True)
+        listener.start()
         try:
             yield
         finally:
@@ -52,6 +55,7 @@ class Interrupts:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before)
             os.close(theirs)
+            listener.join(LAST_S)  # it hears what came until now
 
     def _listen(self, pipe: int) -> None:
         while (number := self._next(pipe)) is not None:

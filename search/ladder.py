@@ -58,9 +58,8 @@ class Ladder:
         for rung in self.rungs:
             ranked = self._ranked(connection, study_id, rung)
             waiting = _paused(connection, study_id, rung)
-            went_on = len(ranked) // self.reduction
             found += [
-                (trial_id, f"rank {rank} of {len(ranked)} at step {rung}; the best {went_on} went on")
+                (trial_id, f"rank {rank} of {len(ranked)} at step {rung} when nothing was left to begin")
                 for rank, (trial_id, _) in enumerate(ranked, 1)
                 if trial_id in waiting
             ]

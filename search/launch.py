@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import optuna
 from data.config import DataConfig
 from data.dataset import prepare
 from search import care, final, home, lease, machine, query, study
-from search.errors import BusyError, DatabaseError, DiskError, UsageError
+from search.errors import BusyError, DatabaseError, DiskError, SpecError, UsageError
 from search.home import Home
 from search.pool import End, Pool
 from search.post import Post
 from search.progress import View
 from search.room import Room
-from search.rows import TrialRow
+from search.rows import FINAL, TrialRow
 from search.spec import StudySpec, of_one, queue
 from search.storage import Storage
 from search.study import StoredStudy
@@ -63,7 +63,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     began = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
     files = home.of(order.url)
-    files.study(order.name)  # refuses a name that cannot be a folder's
+    check_name(order.name, spec, files)
     files.make()
     devices = machine.devices(order.workers, device=order.device)
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
@@ -83,6 +83,22 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
             return end
         verdict = verdict_study(order, storage, stored, say, hours=hours_left(order, storage, stored, began))
         return End.DONE if verdict is None else run_verdict(order, storage, verdict, show, say)
+
+
+def check_name(name: str, spec: StudySpec, files: Home) -> None:
+    """Refuse a name that cannot be a folder's, or is in the way of a verdict, before anything is done for it.
+
+    Raises:
+        UsageError: says which.
+    """
+    if name.endswith(FINAL) and spec.verdict_on is None:
+        raise UsageError(
+            f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {name.removesuffix(FINAL)!r} "
+            "does; choose another one with --name"
+        )
+    files.study(name)
+    if spec.final is not None:
+        files.study(final.name_of(name))
 
 
 def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say) -> End:
@@ -113,7 +129,7 @@ def verdict_study(
     """
     name = final.name_of(stored.name)
     if query.is_known(storage.engine, name):
-        return study.of_search(study.load(storage, name), stored)
+        return known_verdict(storage, stored)
     best = query.furthest(storage.engine, stored.name)
     if best is None:
         say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
@@ -126,7 +142,17 @@ def verdict_study(
     if best.state != "COMPLETE":
         say(f"no trial is complete; trial {best.number} came furthest, and is trained for the last time")
     spec = final.spec_of(stored.spec, best, uid=stored.uid, hours=hours, images=images, cores=threads(order))
-    return study.open_or_create(storage, spec, name=name, data=stored.data)
+    try:
+        return study.open_or_create(storage, spec, name=name, data=stored.data)
+    except SpecError:  # another machine, which had more time or cores, was a moment earlier
+        return known_verdict(storage, stored)
+
+
+def known_verdict(storage: Storage, stored: StoredStudy) -> StoredStudy:
+    """The study of the last training that is there already; it reads its images where its search reads them now."""
+    verdict = study.of_search(study.load(storage, final.name_of(stored.name)), stored)
+    moved = study.moved(verdict.spec, stored.spec.data.path)
+    return study.open_or_create(storage, moved, name=verdict.name, data=stored.data)
 
 
 def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float) -> float | None:
@@ -154,6 +180,7 @@ def pool(
             study=stored.name,
             token="",
             cache=str(order.cache),
+            images=stored.spec.data.path,
             device="",
             threads=threads,
             patience_s=order.times.patience_s,
@@ -195,17 +222,18 @@ def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iter
 
     If somebody else runs it, what was asked for is set all the same before BusyError is raised.
     """
-    try:
-        with home.of(order.url).running(stored.name):
-            set_budget(storage, stored, order, say)
-            take_up(storage, stored, order, say)
-            yield
-    except BusyError:
-        if order.trials is not None:
-            set_trials(storage, stored, order.trials, say)
-        if order.hours is not None:
-            set_hours(storage, stored, order.hours)
-        raise
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(home.of(order.url).running(stored.name))
+        except BusyError:
+            if order.trials is not None:
+                set_trials(storage, stored, order.trials, say)
+            if order.hours is not None:
+                set_hours(storage, stored, order.hours)
+            raise
+        set_budget(storage, stored, order, say)
+        take_up(storage, stored, order, say)
+        yield
 
 
 @contextmanager
@@ -275,8 +303,12 @@ def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:
     """A study of one trial that trains this trial's configuration once more, with its seed, to the end.
 
     Raises:
-        UsageError: the trial has no configuration yet.
+        UsageError: the trial has no configuration yet, or is a last training, which looks at the test images once.
     """
+    if stored.spec.verdict_on is not None:
+        raise UsageError(
+            f"{stored.name!r} is a last training, which looks at the test images once and is not run again"
+        )
     if not trial.config or trial.seed is None:
         raise UsageError(
             f"trial {trial.number} of {stored.name!r} has not been drawn yet; there is nothing to run again"

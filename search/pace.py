@@ -81,7 +81,8 @@ class Pace:
         if self._began is None:
             self._began, self._done_before, news = now, study.counts.finished, ()
         seconds, done = now - self._began, study.counts.finished - self._done_before
-        left = None if study.hours is None else max(0.0, study.hours * 3600 - study.seconds_run)
+        left = study.counts.budget - study.counts.finished
+        left_s = None if study.hours is None else max(0.0, study.hours * 3600 - study.seconds_run)
         return Snapshot(
             study=study.name,
             counts=study.counts,
@@ -90,8 +91,8 @@ class Pace:
             best=study.best,
             seconds=seconds,
             trials_per_hour=3600 * done / seconds if done > 0 and seconds > 0 else None,
-            eta=eta(done=done, left=study.counts.budget - study.counts.finished, seconds=seconds),
-            time_left_s=left,
+            eta=None if study.counts.paused else eta(done=done, left=left, seconds=seconds),  # those end all at once
+            time_left_s=left_s,
             workers=self._workers(progress, now),
             finished=news,
         )

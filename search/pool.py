@@ -84,6 +84,8 @@ class Pool:
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
     _is_warned: bool = False
+    _joined: tuple[float, float] | None = None
+    """Of a pool that has joined another one: when, monotonic, and how long the study had run until then; seconds."""
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
@@ -103,16 +105,17 @@ class Pool:
         with self._interrupts.heard():
             try:
                 hand.start_server()  # it loads torch meanwhile
-                return self._run()
+                end = self._run()
             except DatabaseError:
-                if (end := self._why_stop()) is None:
+                if (why := self._why_stop()) is None:
                     raise
-                return end  # we were asked to stop while the database did not answer
+                end = why  # we were asked to stop while the database did not answer
             finally:
                 self._stop_all()
                 with suppress(DatabaseError, DiskError):
                     self.view.update(self._progress())
                 self.storage.gives_up = before  # the hurry was ours
+        return self._why_stop() or end  # somebody may have asked while the workers were ending
 
     def _run(self) -> End:
         clock = Clock(self.storage, self.study.id) if self.counts_time else None
@@ -168,7 +171,11 @@ class Pool:
         """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""
         if row.hours is None or self.study.spec.verdict_on is not None:
             return False
-        return row.seconds_run >= row.hours * 3600
+        run_s = row.seconds_run
+        if not self.counts_time:  # who counts it may be gone
+            began, before = self._joined = self._joined or (time.monotonic(), run_s)
+            run_s = max(run_s, before + time.monotonic() - began)
+        return run_s >= row.hours * 3600
 
     def _see_room(self) -> None:
         """End the run before the disk is full; say so, once, when that comes near."""

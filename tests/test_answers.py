@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ STUDY = StudyRow(
     directions=("maximize",),
     counts=Counts(budget=60, complete=20, pruned=15, failed=2, running=2),
     best=TRIAL,
-    spec={"search": {"objective": "accuracy"}},
+    spec={"search": {"objective": "accuracy"}, "space": {"optimizer": ["adam", "sgd"], "width": 16}},
 )
 LONG = replace(TRIAL, params={f"a_rather_long_parameter_name_{index}": 0.123456789 for index in range(30)})
 
@@ -137,7 +138,7 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
     [
         pytest.param(Counts(budget=9), "none is at work; `convsearch resume s` goes on", id="not begun"),
         pytest.param(Counts(budget=9, running=2), "those at work will be the first", id="running"),
-        pytest.param(Counts(budget=9, failed=3), "`convsearch show s 0` says why", id="all failed"),
+        pytest.param(Counts(budget=9, failed=3), "`convsearch show s NUMBER` says why", id="all failed"),
         pytest.param(Counts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"),
         pytest.param(Counts(budget=3, pruned=3), "`convsearch resume s --trials 13` raises the budget", id="spent"),
         pytest.param(Counts(budget=9, complete=3), "no complete trial has a finite value", id="infinite"),
@@ -147,6 +148,28 @@ def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, word
     ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
 
     assert words in output.text(answers.best_grid(ranking), width=None)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({"search": {"sampler": "grid"}, "space": {"width": [16, 32]}}, id="grid"),
+        pytest.param({"space": {"width": 16}}, id="one configuration"),
+    ],
+)
+def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
+    study = replace(STUDY, counts=Counts(budget=1, pruned=1), best=None, spec=asked)
+    shown = output.text(answers.best_grid(Ranking(study=study, trials=())), width=None)
+
+    assert answers.next_commands(study) == ("in a browser:    convsearch dashboard",)
+    assert "were pruned or failed; `convsearch show s NUMBER` says why" in shown
+
+
+def test_a_last_training_offers_no_command_that_runs_it_again() -> None:
+    row = replace(TRIAL, study="s.final")
+
+    assert "again" not in output.text(answers.trial_grid(row), width=None)
+    assert answers.trial_json(row, None)["command"] is None
 
 
 def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:

@@ -174,6 +174,6 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
 
     assert (last.number, nothing) == (best.number, None)
     assert sorted(trial.state for trial in lab.trials()) == ["COMPLETE", "PRUNED"]
-    assert {trial.reason for trial in lab.trials()} == {None, "rank 2 of 2 at step 1; the best 0 went on"}
+    assert {trial.reason for trial in lab.trials()} == {None, "rank 2 of 2 at step 1 when nothing was left to begin"}
     with open_reader(post.url).connect() as connection:
         assert lease.claimable(connection, place.study.id, ladder) == 0

@@ -87,6 +87,18 @@ def test_a_worker_line_says_how_far_it_is_and_since_when_it_is_silent() -> None:
     )
 
 
+def test_while_trials_pause_no_end_is_promised_because_they_end_all_at_once() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    pace.snapshot(progress())
+    clock.now += 60.0
+    later = progress(done=39)
+    pausing = replace(later.study.counts, paused=2)
+
+    assert pace.snapshot(replace(later, study=replace(later.study, counts=pausing))).eta is None
+    assert pace.snapshot(later).eta is not None
+
+
 def test_before_anything_has_finished_nothing_is_promised() -> None:
     clock = Clock()
     pace = Pace(clock=clock)

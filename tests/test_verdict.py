@@ -1,6 +1,11 @@
 """The last training of a study: on all training images, in the time there is, with one look at the test images."""
 
+import io
+import shutil
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +14,11 @@ import pytest
 
 from search import query, runner, spec, study
 from search.errors import SpecError
-from search.final import spec_of
-from search.launch import Order, searching, verdict_study
+from search.final import MOST_EPOCHS, spec_of
+from search.launch import Order, launch, searching, verdict_study
+from search.pace import Snapshot
+from search.pool import End
+from search.progress import PlainView
 from search.reader import open_reader
 from search.rows import TrialRow
 from search.settings import Final
@@ -155,6 +163,97 @@ def test_without_a_complete_trial_the_one_that_came_furthest_is_trained(lab: Lab
     assert work(runner.workplace(lab.post("s.final"))).config == best.config
 
 
+def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the_last_training(lab: Lab) -> None:
+    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu")
+    wanted = spec.build(lab.tables(budget=BUDGET, final=FINAL))
+
+    class Late(PlainView):
+        """Presses Ctrl-C when the finished study is shown for the second time, after its workers have ended."""
+
+        shown_done = 0
+
+        def show(self, snapshot: Snapshot) -> None:
+            self.shown_done += snapshot.counts.finished == snapshot.counts.budget
+            if self.shown_done == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    @contextmanager
+    def late(_: study.StoredStudy) -> Iterator[Late]:
+        yield Late(io.StringIO(), time.monotonic)
+
+    end = launch(order, wanted, show=late, say=lambda _: None)
+
+    assert lab.counts().complete == 2
+    assert end is End.INTERRUPTED
+    assert not query.is_known(open_reader(lab.url), "s.final")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        pytest.param("s.final", {}, "ends in '.final', as that of the last training of 's'", id="taken"),
+        pytest.param("s" * 64, {"final": FINAL}, "s.final", id="no room"),
+    ],
+)
+def test_a_name_that_is_in_the_way_of_a_verdict_is_refused_before_anything_is_made(
+    lab: Lab, name: str, changes: dict[str, Any], complaint: str
+) -> None:
+    answer = lab.run("run", lab.write(budget=BUDGET, **changes), "--name", name)
+
+    assert answer.code == 2
+    assert complaint in answer.err
+    assert not (lab.folder / "home" / "studies.db").exists()
+
+
+def test_a_verdict_reads_its_images_where_its_search_reads_them_now(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+    elsewhere = shutil.copytree(lab.images, lab.folder / "elsewhere")
+    moved = lab.write(data={"path": str(elsewhere)}, budget=BUDGET, final=FINAL)
+
+    answer = lab.run("run", moved, "--workers", "1")
+
+    assert answer.code == 0
+    assert study.load(Storage(lab.url), "s.final").spec.data.path == str(elsewhere)
+
+
+def test_a_worker_reads_the_images_where_its_own_launcher_does(lab: Lab) -> None:
+    elsewhere = str(shutil.copytree(lab.images, lab.folder / "elsewhere"))
+    post = lab.create()
+
+    place = runner.workplace(replace(post, images=elsewhere))
+
+    assert place.study.spec.data.path == elsewhere
+    assert study.load(place.storage, "s").spec.data.path == str(lab.images)
+
+
+def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_of_the_earlier(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    stored = study.load(storage, "s")
+    an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in lab.trials())  # hours
+    earlier = verdict_study(order, storage, stored, lambda _: None, hours=20 * an_epoch)
+    monkeypatch.setattr(query, "is_known", lambda *_: False)  # as the later one saw it, a moment before
+
+    later = verdict_study(order, storage, stored, lambda _: None, hours=10 * an_epoch)
+
+    assert later == earlier
+
+
+def test_a_last_training_is_neither_run_again_nor_given_more_trials(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+
+    again = lab.run("run", "s.final", "--again", "0")
+    more = lab.run("resume", "s.final", "--trials", "2")
+    known = lab.run("resume", "s.final")
+
+    assert (again.code, more.code, known.code) == (2, 78, 0)
+    assert "looks at the test images once and is not run again" in again.err
+    assert "[space] leaves nothing to search" in more.err
+    assert known.err == "nothing to resume: all 1 trials of 's.final' are done\n"
+
+
 def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked_at(lab: Lab) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(lab.url)
@@ -185,7 +284,7 @@ def test_a_search_on_some_of_the_images_has_its_last_training_on_all(lab: Lab) -
 
     assert answer.code == 0
     assert runner.workplace(lab.post("s")).data.train.indices.shape == (60,)
-    assert len(runner.workplace(lab.post("s.final")).data.train) == 320
+    assert len(runner.workplace(lab.post("s.final")).data.train) == 320 + 80
 
 
 @pytest.mark.parametrize("batch_size", [90, 320], ids=["fits a quarter with validation", "whole search"])
@@ -235,6 +334,8 @@ def test_the_last_training_is_planned_by_the_speed_of_the_trial(lab: Lab) -> Non
     assert planned.verdict_on == "u"
     assert [spec.restore(spec.dump(each)) for each in (planned, short)] == [planned, short]
     assert short.budget.steps == 1
+    unknown = replace(trial, images_per_second=None)
+    assert spec_of(wanted, unknown, uid="u", hours=1.0, images=400, cores=1).budget.epochs == MOST_EPOCHS
 
 
 @pytest.mark.parametrize(("batch_size", "steps_per_epoch"), [(25, 4), (50, 2), (51, 1)])

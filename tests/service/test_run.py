@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from search import launch, query, spec
+from search import launch, query, spec, study
 from search.interrupts import STOPPING
 from search.reader import open_reader
+from search.storage import Storage
 from tests.lab import COLOURS, LONG, Lab, equal
 
 SHORT = {"epochs": 1}
@@ -76,6 +77,43 @@ def test_resume_goes_on_without_the_file_and_says_so_when_there_is_nothing_to_do
     assert "going on: 1 of 2 trials done" in more.err
     assert lab.trials()[:1] == before
     assert lab.counts().complete == 2
+
+
+def test_a_budget_that_the_study_cannot_have_is_refused_and_the_study_goes_on_as_before(lab: Lab) -> None:
+    file = lab.write(
+        budget={"trials": 2, "epochs": 1}, search={"sampler": "grid"}, space={"learning_rate": [0.01, 0.1]}
+    )
+    assert lab.run("run", file, "--workers", "1").code == 0
+
+    more = lab.run("resume", "s", "--trials", "3")
+    after = lab.run("resume", "s")
+
+    assert (more.code, after.code) == (78, 0)
+    assert "[budget] trials" in more.err
+    assert after.err == "nothing to resume: all 2 trials of 's' are done\n"
+
+
+def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
+    changes = LONG | {"budget": {"trials": 2, "epochs": 4000, "hours": 9.0}}
+    changes["space"] = changes["space"] | {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    file = lab.write(**changes)
+    launchers = [lab.start("run", file, "--workers", "1")]
+    try:
+        launchers[0].until(lambda: lab.home.study("s").exists() and lab.workers())
+        launchers.append(lab.start("run", file, "--join", "--workers", "1"))
+        launchers[1].until(lambda: len(lab.workers()) == 2)
+        launchers[0].sweep()
+        row = query.study(open_reader(lab.url), "s")
+        storage = Storage(lab.url)
+        study.set_attrs(storage, study.load(storage, "s").id, hours=(row.seconds_run + 5.0) / 3600)
+        answer = launchers[1].end()
+    finally:
+        for launcher in launchers:
+            launcher.sweep()
+
+    assert answer.code == 0
+    assert "s: its hours are spent" in answer.err
+    assert query.study(open_reader(lab.url), "s").seconds_run < row.seconds_run + 5.0  # nobody counted it any more
 
 
 def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
