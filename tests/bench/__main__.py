@@ -24,6 +24,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the results under studies/records/")
     args = parser.parse_args(words)
     unknown = set(args.names) - set(BENCHMARKS)
+    if args.quick and args.keep:
+        parser.error("--quick is to try, not to keep")
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     for name in args.names or BENCHMARKS:
