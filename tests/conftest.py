@@ -1,6 +1,7 @@
 """What several tests need: a real database in a temporary folder, and a study in it."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from search.storage import STUDY_ATTRS, Storage
 from tests.lab import Lab, paint
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what we start is to hear it, though we may run under nohup ourselves
 
 
 @pytest.fixture

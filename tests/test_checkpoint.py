@@ -1,6 +1,7 @@
 """Checkpoints verify themselves: a changed or cut file is never loaded."""
 
 import hashlib
+import os
 import pickle
 import random
 from dataclasses import replace
@@ -94,13 +95,17 @@ def test_an_unwritable_folder_is_a_disk_error_that_names_the_file(tmp_path: Path
         checkpoint.save(tmp_path / "file", header(step=1), STATE)
 
 
-def test_a_half_written_file_is_not_seen_and_is_forgotten(tmp_path: Path) -> None:
+def test_a_file_that_somebody_may_still_be_writing_is_neither_seen_nor_forgotten(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, header(step=1), STATE)
-    (tmp_path / "step-00000002-000000000014.ckpt.part").write_bytes(b"half")
+    half = tmp_path / f"step-00000002-000000000014.ckpt.{os.getpid()}.part"
+    half.write_bytes(b"half")
 
+    found = checkpoint.latest(tmp_path, study="u1", trial=0)
     checkpoint.forget(tmp_path)
 
-    assert list(tmp_path.iterdir()) == []
+    assert found is not None
+    assert found[0].step == 1
+    assert list(tmp_path.iterdir()) == [half]
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
