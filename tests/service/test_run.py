@@ -10,9 +10,15 @@ from search import launch, query, spec, study
 from search.interrupts import STOPPING
 from search.reader import open_reader
 from search.storage import Storage
-from tests.lab import COLOURS, LONG, Lab, equal
+from tests.lab import COLOURS, LONG, Lab, Tables, equal
 
 SHORT = {"epochs": 1}
+
+
+def searched(**budget: float) -> Tables:
+    """A study of trials that last long, and differ."""
+    rate = {"low": 0.001, "high": 0.1, "log": True}
+    return LONG | {"budget": budget, "space": LONG["space"] | {"learning_rate": rate}}
 
 
 def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(lab: Lab) -> None:
@@ -94,9 +100,7 @@ def test_a_budget_that_the_study_cannot_have_is_refused_and_the_study_goes_on_as
 
 
 def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
-    changes = LONG | {"budget": {"trials": 2, "epochs": 4000, "hours": 9.0}}
-    changes["space"] = changes["space"] | {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
-    file = lab.write(**changes)
+    file = lab.write(**searched(trials=2, epochs=4000, hours=9.0))
     launchers = [lab.start("run", file, "--workers", "1")]
     try:
         launchers[0].until(lambda: lab.home.study("s").exists() and lab.workers())
@@ -149,9 +153,7 @@ def test_a_trial_run_again_ends_with_the_very_same_weights(lab: Lab) -> None:
 
 
 def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab: Lab) -> None:
-    changes = LONG | {"budget": {"trials": 3, "epochs": 400, "steps_per_epoch": 3}}
-    changes["space"] = changes["space"] | {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
-    file = lab.write(**changes)
+    file = lab.write(**searched(trials=3, epochs=400, steps_per_epoch=3))
     launchers = [lab.start("run", file, "--workers", "1")]
     try:
         launchers[0].until(lambda: lab.home.study("s").exists() and lab.workers())
