@@ -21,7 +21,7 @@ ONE_CYCLE_PEAK: Final = 0.25
 arXiv:2404.00498) and the 0.3 of torch's OneCycleLR."""
 
 TURNS: Final = 20
-"""So often at the most a plateau looks at the loss: a trial of `cifar10-10min` has 18 steps, its last training 80."""
+"""So often at the most a plateau looks at the loss: a trial of `cifar10-10min` has 18 steps, its last training 75."""
 
 
 def make_schedule(config: TrainConfig) -> Schedule:

@@ -174,8 +174,15 @@ def next_commands(row: StudyRow) -> tuple[str, ...]:
 
 def can_grow(row: StudyRow) -> bool:
     """Whether more trials would have anything else to draw: a grid has its cells, a fixed configuration one trial."""
-    drawn = (value for value in row.spec.get("space", {}).values() if isinstance(value, list | Mapping))
-    return row.spec.get("search", {}).get("sampler") != "grid" and any(drawn)
+    is_grid = row.spec.get("search", {}).get("sampler") == "grid"
+    return not is_grid and any(map(_is_drawn, row.spec.get("space", {}).values()))
+
+
+def _is_drawn(stored: object) -> bool:
+    """Whether an entry of a stored [space] leaves a choice; [space.when] does."""
+    if isinstance(stored, Mapping):
+        return "low" not in stored or stored["low"] != stored["high"]
+    return isinstance(stored, list) and len(stored) > 1
 
 
 def command(row: TrialRow) -> str:

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 FINAL = ".final"
-#: Under this name Optuna knows whether a trial can be trained at all.
-TRAINABLE = "trainable"
 """What the study of a study's last training is called: its name, and this."""
+
+TRAINABLE = "trainable"
+"""Under this name Optuna knows whether a trial can be trained at all."""
 
 PAUSED = "paused"
 """The user attribute of a trial that pauses: the step of its rung; null once it goes on."""

@@ -155,6 +155,7 @@ def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, word
     [
         pytest.param({"search": {"sampler": "grid"}, "space": {"width": [16, 32]}}, id="grid"),
         pytest.param({"space": {"width": 16}}, id="one configuration"),
+        pytest.param({"space": {"width": [16], "crop": {"low": 2, "high": 2}}}, id="ranges of one value"),
     ],
 )
 def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
