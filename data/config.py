@@ -35,6 +35,10 @@ class DataConfig(BaseModel):
     """Of what is left of them for training, a search uses only so many, class by class; nothing means all. The last
     training has all. On fewer images a short training sees each as often as a long one would, and overfits as it."""
 
+    search_size: Annotated[int, Field(ge=4, le=512)] | None = None
+    """Side in pixels at which a search trains and judges; nothing means image_size, which the last training has. Half
+    the side is a quarter of the work, and most of what makes a network good shows there, too."""
+
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the images set aside as test images, where a folder has no test/ of its own."""
 
@@ -53,6 +57,14 @@ class DataConfig(BaseModel):
             raise ValueError('source = "folder" needs path, a directory or archive of train/CLASS/*')
         if self.source != "folder" and self.path is not None:
             raise ValueError(f'path has a meaning only with source = "folder", but source is "{self.source}"')
+        return self
+
+    @model_validator(mode="after")
+    def _a_search_sees_smaller_images(self) -> Self:
+        if self.search_size is not None and self.search_size >= self.side:
+            raise ValueError(
+                f"search_size must be less than image_size ({self.side}), but got {self.search_size}; leave it out"
+            )
         return self
 
     @property

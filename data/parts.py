@@ -1,17 +1,21 @@
 """The images of a prepared set as tensors, part by part; the only module that opens their pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from data import cache as sets
 from data.cifar10 import OFFICIAL
 from data.config import DataConfig
 from data.dataset import DataInfo, describe, find, split_rows
 from data.download import Archive
+
+#: Images that are resized together; of 512 x 512 pixels they take a gigabyte.
+RESIZED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +42,13 @@ class Part:
         indices = torch.arange(len(self), device=self.images.device)
         return Part(images=self.images[self.indices], labels=self.labels[self.indices], indices=indices)
 
+    def resized(self, side: int) -> "Part":
+        """Return a copy of this part's own rows, of so many pixels a side."""
+        own = self.own()
+        chunks = torch.split(own.images.permute(0, 3, 1, 2), RESIZED_AT_ONCE)
+        small = [functional.interpolate(some, size=(side, side), mode="bilinear", antialias=True) for some in chunks]
+        return Part(images=torch.cat(small).permute(0, 2, 3, 1).contiguous(), labels=own.labels, indices=own.indices)
+
 
 def together(first: Part, second: Part) -> Part:
     """Two parts of the same images as one."""
@@ -54,7 +65,8 @@ class SearchData:
 
 
 def load_search(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> SearchData:
-    """Map the training images into memory, split by seed. The test images are not opened.
+    """Map the training images into memory, split by seed; those of another `search_size` are copied. The test images
+    are not opened.
 
     Raises DataError where the set is not prepared.
     """
@@ -62,10 +74,17 @@ def load_search(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL)
     info = describe(config, folder)
     images, labels = _open(folder, "train")
     train, validation = split_rows(config, labels.numpy(), info.classes)
-    return SearchData(
+    found = SearchData(
         train=Part(images=images, labels=labels, indices=torch.from_numpy(train)),
         validation=Part(images=images, labels=labels, indices=torch.from_numpy(validation)),
         info=info,
+    )
+    if config.search_size is None:
+        return found
+    return SearchData(
+        train=found.train.resized(config.search_size),
+        validation=found.validation.resized(config.search_size),
+        info=replace(info, image_size=config.search_size),
     )
 
 

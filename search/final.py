@@ -6,6 +6,7 @@ It is a study of its own, of one trial, so that leases, checkpoints, resuming an
 import math
 from dataclasses import replace
 
+from data.config import DataConfig
 from search.rows import FINAL, TrialRow
 from search.seed import derive
 from search.spec import StudySpec, of_one
@@ -24,14 +25,16 @@ def name_of(study: str) -> str:
     return f"{study}{FINAL}"
 
 
-def fitting(trial: TrialRow, *, hours: float | None, images: int, cores: int) -> float:
-    """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do.
+def fitting(data: DataConfig, trial: TrialRow, *, hours: float | None, images: int, cores: int) -> float:
+    """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do, and
+    images of a search, where they are smaller, as much faster as they have fewer pixels.
 
     A trial that was broken off between its last step and the record of it has no speed; then nobody knows.
     """
     if hours is None or trial.images_per_second is None:
         return math.inf
-    return hours * 3600 * trial.images_per_second * cores / images
+    pixels = ((data.search_size or data.side) / data.side) ** 2
+    return hours * 3600 * trial.images_per_second * pixels * cores / images
 
 
 def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, images: int, cores: int) -> StudySpec:
@@ -43,7 +46,7 @@ def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, 
     """
     per_epoch = next(steps for steps in STEPS_PER_EPOCH if trial.config["batch_size"] <= images // steps)
     asked = None if spec.final is None else spec.final.epochs
-    epochs = min(asked or MOST_EPOCHS, AT_MOST * fitting(trial, hours=hours, images=images, cores=cores))
+    epochs = min(asked or MOST_EPOCHS, AT_MOST * fitting(spec.data, trial, hours=hours, images=images, cores=cores))
     steps = max(1, round(epochs * per_epoch))
     one = of_one(
         spec,
@@ -53,7 +56,8 @@ def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, 
         epochs=steps / per_epoch,
         steps_per_epoch=per_epoch,
         hours=hours,
+        trial_macs=None,
         max_parameters=None,
         max_macs=None,
     )
-    return replace(one, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None}))
+    return replace(one, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None, "search_size": None}))

@@ -71,18 +71,19 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     spec = replace(spec, data=anchored(spec.data))
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if spec.verdict_on is not None and not order.join:
-        return run_verdict(order, storage, stored, show, say)
+        return run_verdict(order, storage, stored, show, say, since=began)
     with joined(files, order) if order.join else alone(storage, stored, order, say):
         say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
         with show(stored) as view:
-            end = pool(order, storage, stored, devices, view).run()
+            end = pool(order, storage, stored, devices, view, since=None if order.join else began).run()
         if end is End.DONE and spec.search.pruner == "promote":
             with suppress(DatabaseError, DiskError):  # what paused and was pruned at the end; else the next run does it
                 care.sweep(files, storage.engine, stored.name)
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
-        verdict = verdict_study(order, storage, stored, say, hours=hours_left(order, storage, stored, began))
-        return End.DONE if verdict is None else run_verdict(order, storage, verdict, show, say)
+        since, hours = time.monotonic(), hours_left(order, storage, stored, began)
+        verdict = verdict_study(order, storage, stored, say, hours=hours)
+        return End.DONE if verdict is None else run_verdict(order, storage, verdict, show, say, since=since)
 
 
 def check_name(name: str, spec: StudySpec, files: Home) -> None:
@@ -101,13 +102,13 @@ def check_name(name: str, spec: StudySpec, files: Home) -> None:
         files.study(final.name_of(name))
 
 
-def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say) -> End:
-    """Run a study `NAME.final`: its one trial, on all cores or on one GPU."""
+def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> End:
+    """Run a study `NAME.final`: its one trial, on all cores or on one GPU. Its time is counted from `since` on."""
     device = machine.devices(1, device=order.device)[0]
     say(f"{verdict.name}: {verdict.spec.question}")
     own = replace(order, name=verdict.name, trials=None, hours=None)
     with alone(storage, verdict, own, say), show(verdict) as view:
-        return pool(own, storage, verdict, (device,), view, threads=threads(order)).run()
+        return pool(own, storage, verdict, (device,), view, since=since, threads=threads(order)).run()
 
 
 def threads(order: Order) -> int:
@@ -135,7 +136,7 @@ def verdict_study(
         say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
         return None
     images = sum(stored.data["train_counts"])
-    epochs = final.fitting(best, hours=hours, images=images, cores=threads(order))
+    epochs = final.fitting(stored.spec.data, best, hours=hours, images=images, cores=threads(order))
     if epochs < LEAST_EPOCHS:
         say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
         return None
@@ -169,9 +170,16 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
 
 
 def pool(
-    order: Order, storage: Storage, stored: StoredStudy, devices: tuple[str, ...], view: View, *, threads: int = 1
+    order: Order,
+    storage: Storage,
+    stored: StoredStudy,
+    devices: tuple[str, ...],
+    view: View,
+    *,
+    since: float | None,
+    threads: int = 1,
 ) -> Pool:
-    """The workers of a run, one for each device, of so many threads each."""
+    """The workers of a run, one for each device, of so many threads each; see `Pool.since`."""
     return Pool(
         storage=storage,
         study=stored,
@@ -188,7 +196,7 @@ def pool(
         devices=devices,
         view=view,
         room=room_of(order, workers=len(devices)),
-        counts_time=not order.join,
+        since=since,
         times=order.times,
     )
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,7 +110,9 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
             trial.set_user_attr("parameters", shape.parameters)
             trial.set_user_attr("macs", shape.macs)
             trial.set_user_attr("seed", seed)
-        return kind(place=place, claim=claim, trial=trial, pulse=pulse, values=values, seed=seed).to_the_end()
+        step = place.study.spec.budget.step_epochs(images=len(place.data.train), macs=shape.macs)
+        one = kind(place=place, claim=claim, trial=trial, pulse=pulse, values=values, seed=seed, step_epochs=step)
+        return one.to_the_end()
     except Impossible as error:
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
@@ -147,7 +150,8 @@ def fitting_plan(place: Workplace, values: dict[str, Any]) -> Plan:
         asked = getattr(shape, name)
         if limit is not None and asked > limit:
             raise Impossible(f"{asked:,} {name} are more than [budget] max_{name} = {limit:,}")
-    step_images = len(place.data.train) // budget.steps_per_epoch
+    images = len(place.data.train)
+    step_images = math.floor(budget.step_epochs(images=images, macs=shape.macs) * images)
     if train.batch_size > step_images:
         raise Impossible(f"a batch of {train.batch_size} is more than the {step_images} images of a step")
     return shape
@@ -161,9 +165,9 @@ def sample(data: SearchData, seed: int) -> Tensor:
     return batches.batch(0)[0].cpu()
 
 
-def boundaries(*, images: int, batch_size: int, steps: int, steps_per_epoch: int) -> tuple[int, ...]:
-    """After how many batches, counted from the start, each step ends: a step is an equal share of the images."""
-    return tuple(-(-step * images // (steps_per_epoch * batch_size)) for step in range(1, steps + 1))
+def boundaries(*, step_images: Fraction, batch_size: int, steps: int) -> tuple[int, ...]:
+    """After how many batches, counted from the start, each step of so many images ends."""
+    return tuple(math.ceil(step * step_images / batch_size) for step in range(1, steps + 1))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -176,24 +180,21 @@ class Run:
     pulse: Pulse
     values: dict[str, Any]
     seed: int
+    step_epochs: Fraction
+    """Of a step; see `Budget.step_epochs`."""
     curve: dict[int, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
     _reported: frozenset[int] = frozenset()
 
     def to_the_end(self) -> Outcome:
-        budget = self.place.study.spec.budget
+        steps = self.place.study.spec.budget.steps
         model, train, augment = spec.configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
         batches = Batches(
             data.train, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device
         )
-        ends = boundaries(
-            images=len(data.train),
-            batch_size=train.batch_size,
-            steps=budget.steps,
-            steps_per_epoch=budget.steps_per_epoch,
-        )
+        ends = boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
         training = start(
             model,
             train,
@@ -209,6 +210,10 @@ class Run:
         except Stopped:
             self.save(training, step=self.steps_done(training))
             raise
+
+    def step_images(self) -> Fraction:
+        """Images of a step."""
+        return self.step_epochs * len(self.place.data.train)
 
     def steps_done(self, training: Training) -> int:
         """Steps after which nothing of them is left to do: they are judged, too."""
@@ -275,7 +280,7 @@ class Run:
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self.trial.report(value, step)
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
-            self.trial.set_user_attr("epochs", step / study.spec.budget.steps_per_epoch)
+            self.trial.set_user_attr("epochs", float(step * self.step_epochs))
             if images_per_second is not None:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
             if decision is not None:

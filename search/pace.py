@@ -102,7 +102,7 @@ class Pace:
         return tuple(
             WorkerLine(
                 trial=each.trial.number,
-                epoch=(each.trial.curve[-1][0] if each.trial.curve else 0) / progress.study.steps_per_epoch,
+                epoch=float(each.trial.epochs),
                 value=each.trial.curve[-1][1] if each.trial.curve else None,
                 quiet_s=now - self._steps[each.trial.number][1],
                 where=_where(each),

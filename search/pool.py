@@ -72,8 +72,9 @@ class Pool:
     view: View
     room: Room
     """For the files of the study."""
-    counts_time: bool = True
-    """False for a pool that joins another one: the study's time is counted once."""
+    since: float | None
+    """From when on the study's time is counted, monotonic seconds: what comes before the workers, as images that are
+    decoded, belongs to it. None for a pool that joins another one: time is counted once."""
     times: Times = field(default_factory=Times)
     _hands: dict[int, Hand] = field(default_factory=dict)
     """By index into `devices`."""
@@ -118,7 +119,7 @@ class Pool:
         return self._why_stop() or end  # somebody may have asked while the workers were ending
 
     def _run(self) -> End:
-        clock = Clock(self.storage, self.study.id) if self.counts_time else None
+        clock = None if self.since is None else Clock(self.storage, self.study.id, since=self.since)
         every_read, every_renewal, every_room = Every(READ_S), Every(self.times.renewal_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
@@ -172,7 +173,7 @@ class Pool:
         if row.hours is None or self.study.spec.verdict_on is not None:
             return False
         run_s = row.seconds_run
-        if not self.counts_time:  # who counts it may be gone
+        if self.since is None:  # who counts it may be gone
             began, before = self._joined = self._joined or (time.monotonic(), run_s)
             run_s = max(run_s, before + time.monotonic() - began)
         return run_s >= row.hours * 3600
@@ -310,11 +311,11 @@ class Every:
 class Clock:
     """The wall-clock time for which a study has been run, kept in the database over all its runs."""
 
-    def __init__(self, storage: Storage, study_id: int, *, save_s: float = 5.0) -> None:
+    def __init__(self, storage: Storage, study_id: int, *, since: float, save_s: float = 5.0) -> None:
         self.total = study.seconds_run(storage, study_id)
         self._save: Callable[[], None] = lambda: study.set_attrs(storage, study_id, seconds_run=round(self.total, 1))
         self._every = Every(save_s)
-        self._last = time.monotonic()
+        self._last = since
 
     def tick(self) -> None:
         now = time.monotonic()

@@ -116,15 +116,12 @@ class StudyRow:
         return str(self.spec.get("search", {}).get("objective", "value"))
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Reports in each epoch."""
-        return int(self.spec.get("budget", {}).get("steps_per_epoch", 1))
-
-    @property
     def epochs(self) -> float | None:
-        """Epochs of a trial that is not pruned; None for a study that convsearch did not make."""
-        stored = self.spec.get("budget", {}).get("epochs")
-        return None if stored is None else float(stored)
+        """Epochs of a trial that is not pruned; None where they differ, or convsearch did not make the study."""
+        budget = self.spec.get("budget", {})
+        if budget.get("epochs") is None or budget.get("trial_macs") is not None:
+            return None
+        return float(budget["epochs"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

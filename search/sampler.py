@@ -18,10 +18,10 @@ from search.seed import derive
 #: So many trials tpe takes for good ones at the most, and until then the root of all trials times the second figure, as
 #: hyperopt does (https://github.com/hyperopt/hyperopt, tpe.py; Bergstra et al. 2013). With a tenth of all trials, as
 #: Optuna takes, a search needed 1.5 times the training in the replay (studies/LOG.md).
-GOOD, GOOD_SHARE = 25, 0.25
+GOOD, GOOD_SHARE = 25, 0.1
 #: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early: the
 #: share of BOHB (Falkner et al. 2018, https://arxiv.org/abs/1807.01774); what it gains is in studies/LOG.md.
-RANDOM_EVERY = 3
+RANDOM_EVERY = 10
 #: It learns from so many others at the most: its arithmetic grows with them (`make bench`, bookkeeping).
 OTHERS = 500
 
@@ -55,7 +55,7 @@ def build(
 
 def good(count: int) -> int:
     """How many of so many trials tpe takes for good ones."""
-    return min(GOOD, max(1, math.ceil(GOOD_SHARE * math.sqrt(count))))
+    return min(GOOD, max(1, math.ceil(GOOD_SHARE * count)))
 
 
 def is_random(number: int) -> bool:

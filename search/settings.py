@@ -1,6 +1,7 @@
 """The tables [budget] and [search] of a study file: how much may be spent, and how."""
 
 from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +23,9 @@ class Budget(BaseModel):
     """Equal shares of an epoch after which a trial is judged; curves, rungs and checkpoints count these steps."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock in which the study may run, added up over its runs."""
+    trial_macs: Annotated[float, Field(gt=0)] | None = None
+    """Multiply-accumulates, forward, that a trial may train with. A network that needs more for all its epochs sees
+    fewer images, in as many steps: trials then cost about the same, and at each rung equal efforts are compared."""
     max_parameters: Annotated[int, Field(ge=1)] | None = None
     """Trained numbers that a network may have; larger ones are not trained."""
     max_macs: Annotated[int, Field(ge=1)] | None = None
@@ -41,6 +45,13 @@ class Budget(BaseModel):
     def steps(self) -> int:
         """Steps of a trial that is not pruned."""
         return int(Decimal(str(self.epochs)) * self.steps_per_epoch)
+
+    def step_epochs(self, *, images: int, macs: int) -> Fraction:
+        """Epochs in a step of a trial that has so many images, and needs so many multiply-accumulates for each."""
+        share = Fraction(1, self.steps_per_epoch)
+        if self.trial_macs is None:
+            return share
+        return min(share, Fraction(int(self.trial_macs), macs * images * self.steps))
 
 
 class Search(BaseModel):

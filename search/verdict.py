@@ -39,12 +39,8 @@ class VerdictRun(Run):
 
     def _ends(self, training: Training) -> tuple[int, ...]:
         """Where the steps end, up to the next one; the last step may be a short one."""
-        budget = self.place.study.spec.budget
         *done, following = boundaries(
-            images=len(self.place.data.train),
-            batch_size=training.config.batch_size,
-            steps=training.step + 1,
-            steps_per_epoch=budget.steps_per_epoch,
+            step_images=self.step_images(), batch_size=training.config.batch_size, steps=training.step + 1
         )
         return *done, min(following, training.total_batches)
 
@@ -68,13 +64,8 @@ class VerdictRun(Run):
 
     def _planned(self, training: Training) -> int:
         """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
-        budget = self.place.study.spec.budget
-        return boundaries(
-            images=len(self.place.data.train),
-            batch_size=training.config.batch_size,
-            steps=budget.steps,
-            steps_per_epoch=budget.steps_per_epoch,
-        )[-1]
+        steps = self.place.study.spec.budget.steps
+        return boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
 
     def _look(self, training: Training) -> Outcome:
         """Judge the network on the test images, and store what was counted."""

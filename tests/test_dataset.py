@@ -241,6 +241,26 @@ def test_a_search_sees_some_of_the_training_images_and_all_of_the_validation_ima
     assert len(load_search(SMALL.model_copy(update={"search_images": 1000}), tmp_path).train) == len(whole.train)
 
 
+def test_a_search_may_see_smaller_images_of_the_same_rows(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"image_size": 32})
+    prepare(config, tmp_path, quiet)
+
+    whole = load_search(config, tmp_path)
+    seen = load_search(config.model_copy(update={"search_size": 8}), tmp_path)
+
+    assert (whole.info.image_size, seen.info.image_size) == (32, 8)
+    for large, part in ((whole.train, seen.train), (whole.validation, seen.validation)):
+        assert (part.images.shape, part.images.dtype) == ((len(large), 8, 8, 3), torch.uint8)
+        assert part.labels.equal(large.labels[large.indices])
+        means = large.images[large.indices].float().unflatten(1, (8, 4)).unflatten(3, (8, 4)).mean(dim=(2, 4))
+        assert (part.images.float() - means).abs().mean() < 12  # a wider filter than the mean, but the same pictures
+
+
+def test_a_search_size_that_is_not_smaller_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"search_size must be less than image_size \(32\), but got 32; leave it out"):
+        DataConfig(search_size=32)
+
+
 @pytest.mark.parametrize("key", ["validation", "search_images"])
 def test_a_split_that_cannot_be_is_refused_when_preparing(tmp_path: Path, key: str) -> None:
     config = SMALL.model_copy(update={key: 3})

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -96,19 +97,39 @@ def count_into(beats: list[None]) -> Callable[[], None]:
 
 
 @given(
-    images=st.integers(1, 50_000),
+    step_images=st.fractions(1, 50_000, max_denominator=40),
     batch_size=st.integers(1, 512),
     steps=st.integers(1, 40),
-    steps_per_epoch=st.integers(1, 10),
 )
 def test_steps_are_equal_shares_of_the_images_to_within_a_batch(
-    images: int, batch_size: int, steps: int, steps_per_epoch: int
+    step_images: Fraction, batch_size: int, steps: int
 ) -> None:
-    ends = boundaries(images=images, batch_size=batch_size, steps=steps, steps_per_epoch=steps_per_epoch)
+    ends = boundaries(step_images=step_images, batch_size=batch_size, steps=steps)
 
     for step, end in enumerate(ends, start=1):
-        wanted = step * images / steps_per_epoch
-        assert 0 <= end * batch_size - wanted < batch_size
+        assert 0 <= end * batch_size - step * step_images < batch_size
+
+
+def test_a_trial_of_limited_macs_sees_fewer_images_in_as_many_steps(lab: Lab) -> None:
+    macs = 3 * 8 * 9 * 64 + 8 * 4
+    space = {"learning_rate": 0.05}
+    free = work(runner.workplace(lab.create("free", space=space, budget={"trials": 1})))
+    half = {"trials": 1, "trial_macs": macs * free.epochs * 320 / 2}
+
+    limited = work(runner.workplace(lab.create("half", space=space, budget=half)))
+
+    assert limited.macs == macs
+    assert [step for step, _ in limited.curve] == [step for step, _ in free.curve]
+    assert limited.epochs == pytest.approx(free.epochs / 2, rel=0.01)
+
+
+def test_macs_that_no_network_needs_change_nothing(lab: Lab) -> None:
+    space = {"learning_rate": 0.05}
+
+    free = work(runner.workplace(lab.create("free", space=space, budget={"trials": 1})))
+    limited = work(runner.workplace(lab.create("limited", space=space, budget={"trials": 1, "trial_macs": 1e12})))
+
+    assert limited.curve == free.curve
 
 
 def test_a_trial_records_everything_that_is_known_of_it(lab: Lab) -> None:

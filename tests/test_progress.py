@@ -47,7 +47,9 @@ class Clock:
 def running(number: int, *steps: float) -> Running:
     curve = tuple(enumerate(steps, start=1))
     return Running(
-        trial=TrialRow(study="s", number=number, state="RUNNING", curve=curve), host="anvil", pid=40 + number
+        trial=TrialRow(study="s", number=number, state="RUNNING", curve=curve, epochs=len(steps) / 2),
+        host="anvil",
+        pid=40 + number,
     )
 
 

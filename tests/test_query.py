@@ -213,7 +213,7 @@ def test_studies_are_listed_by_name_with_their_settings(make: Make, tmp_path: Pa
 
     assert [row.name for row in rows] == ["ant", "zebra"]
     assert (rows[0].question, rows[0].hours, rows[0].seconds_run, rows[0].stop) == ("Which?", 2.0, 60.5, True)
-    assert (rows[0].objective, rows[0].epochs, rows[0].steps_per_epoch) == ("balanced_accuracy", 3.0, 2)
+    assert (rows[0].objective, rows[0].epochs) == ("balanced_accuracy", 3.0)
     assert rows[1].best is None
 
 

@@ -277,14 +277,16 @@ def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(lab: Lab) -> N
     assert not query.is_known(open_reader(lab.url), "s.again-0.final")
 
 
-def test_a_search_on_some_of_the_images_has_its_last_training_on_all(lab: Lab) -> None:
-    file = lab.write(data={"search_images": 60}, budget=BUDGET, final=FINAL)
+def test_a_search_on_some_small_images_has_its_last_training_on_all_of_full_size(lab: Lab) -> None:
+    file = lab.write(data={"search_images": 60, "search_size": 6}, budget=BUDGET, final=FINAL)
 
     answer = lab.run("run", file, "--workers", "1")
 
     assert answer.code == 0
-    assert runner.workplace(lab.post("s")).data.train.indices.shape == (60,)
-    assert len(runner.workplace(lab.post("s.final")).data.train) == 320 + 80
+    search, final = (runner.workplace(lab.post(name)).data for name in ("s", "s.final"))
+    assert (len(search.train), len(search.validation), len(final.train)) == (60, 80, 320 + 80)
+    assert (search.info.image_size, final.info.image_size) == (6, 8)
+    assert search.train.images.shape == (60, 6, 6, 3)
 
 
 @pytest.mark.parametrize("batch_size", [90, 320], ids=["fits a quarter with validation", "whole search"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -273,7 +274,9 @@ def live_ours(url: str) -> Callable[[], float]:
 
 def decide(place: Workplace, claim: Claim, trial: optuna.Trial, values: dict[str, Any]) -> None:
     """Report every step, each with its decision; none falls behind."""
-    run = objective.Run(place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0)
+    run = objective.Run(
+        place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0, step_epochs=Fraction(1)
+    )
     for step in range(1, STEPS + 1):
         assert run._record(step, 0.9 + step / 1000) is None
 

@@ -328,7 +328,6 @@ def about(
 def record(url: str, name: str = "curves") -> None:
     """Write the curves of a finished study into the records."""
     engine = open_reader(url)
-    study = query.study(engine, name)
     trials = query.trials(engine, name)
     done = [trial for trial in trials if trial.state == "COMPLETE"]
     rows = [
@@ -339,9 +338,10 @@ def record(url: str, name: str = "curves") -> None:
         }
         for trial in done
     ]
+    per_epoch = query.study(engine, name).spec["budget"]["steps_per_epoch"]
     CURVES.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    CURVES.write_text(f'{{"study": "{name}", "steps_per_epoch": {study.steps_per_epoch}, "trials": [\n{lines}\n]}}\n')
+    CURVES.write_text(f'{{"study": "{name}", "steps_per_epoch": {per_epoch}, "trials": [\n{lines}\n]}}\n')
     print(f"{len(rows)} of {len(trials)} curves in {CURVES.relative_to(ROOT)}")
 
 

@@ -102,12 +102,9 @@ def measured_again(lab: Lab, trial: TrialRow) -> float:
     place = runner.workplace(lab.post(trial.study))
     stored, data = place.study.spec, place.data
     model, train, _ = spec.configs(stored, trial.config)
-    ends = boundaries(
-        images=len(data.train),
-        batch_size=train.batch_size,
-        steps=stored.budget.steps,
-        steps_per_epoch=stored.budget.steps_per_epoch,
-    )
+    images = len(data.train)
+    step_epochs = stored.budget.step_epochs(images=images, macs=trial.macs or 0)
+    ends = boundaries(step_images=step_epochs * images, batch_size=train.batch_size, steps=stored.budget.steps)
     training = start(
         model,
         train,
