@@ -50,10 +50,18 @@ class Muon(Optimizer):
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
         ahead = gradient.add(momentum, alpha=group["momentum"])
         if not is_filter:
-            parameter.add_(ahead, alpha=-SGD_SHARE * group["lr"])
+            _subtract(parameter, SGD_SHARE * group["lr"], ahead)
             return
         parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
-        parameter.add_(orthogonal(ahead.flatten(1), self._dtype).view(ahead.shape), alpha=-group["lr"])
+        _subtract(parameter, group["lr"], orthogonal(ahead.flatten(1), self._dtype).view(ahead.shape))
+
+
+def _subtract(parameter: Tensor, rate: float | Tensor, direction: Tensor) -> None:
+    """parameter -= rate * direction; `alpha` takes numbers only, for which a GPU's rate, (), would be waited for."""
+    if isinstance(rate, Tensor):
+        parameter.addcmul_(direction, rate, value=-1.0)
+    else:
+        parameter.add_(direction, alpha=-rate)
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

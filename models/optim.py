@@ -14,10 +14,40 @@ FUSED_DEVICES: Final = frozenset({"cpu", "cuda"})
 """Where torch has one kernel for a whole update of sgd, adam and adamw; rmsprop has none anywhere."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig, *, in_bfloat16: bool = False) -> Optimizer:
-    """The optimizer for all parameters of `model`, which already lies on its device and may compute in bfloat16."""
+def make_optimizer(
+    model: nn.Module, config: TrainConfig, *, in_bfloat16: bool = False, recorded: bool = False
+) -> Optimizer:
+    """The optimizer for all parameters of `model`, which already lies on its device and may compute in bfloat16.
+
+    One whose updates are `recorded` takes its learning rates from tensors: a CUDA graph keeps numbers as they were.
+    """
+    optimizer = _make(model, config, in_bfloat16=in_bfloat16, recorded=recorded)
+    if recorded:
+        rates_to_tensors(optimizer)
+    optimizer.register_load_state_dict_pre_hook(_as_here)
+    return optimizer
+
+
+def rates_to_tensors(optimizer: Optimizer) -> None:
+    """Let each group take its learning rate from a tensor of its own, (), on its parameters' device."""
+    device = next(parameter.device for group in optimizer.param_groups for parameter in group["params"])
+    for group in optimizer.param_groups:
+        # The fused kernels read it as float32 (aten/src/ATen/native/cuda/FusedSgdKernel.cu).
+        group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of a group, in its tensor if it has one."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _make(model: nn.Module, config: TrainConfig, *, in_bfloat16: bool, recorded: bool) -> Optimizer:
     groups = parameter_groups(model, config)
     fused = all(parameter.device.type in FUSED_DEVICES for parameter in model.parameters())
+    capturable = recorded and next(model.parameters()).is_cuda  # torch refuses it on a CPU
     match config.optimizer:
         case "sgd":
             return SGD(
@@ -31,11 +61,21 @@ def make_optimizer(model: nn.Module, config: TrainConfig, *, in_bfloat16: bool =
             dtype = torch.bfloat16 if in_bfloat16 else torch.float32
             return Muon(groups, lr=config.learning_rate, momentum=config.momentum, dtype=dtype)
         case "adam":
-            return Adam(groups, lr=config.learning_rate, fused=fused)
+            return Adam(groups, lr=config.learning_rate, fused=fused, capturable=capturable)
         case "adamw":
-            return AdamW(groups, lr=config.learning_rate, fused=fused)
+            return AdamW(groups, lr=config.learning_rate, fused=fused, capturable=capturable)
         case "rmsprop":
-            return RMSprop(groups, lr=config.learning_rate, momentum=config.momentum)
+            return RMSprop(groups, lr=config.learning_rate, momentum=config.momentum, capturable=capturable)
+
+
+def _as_here(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A stored state, which may be another device's, with rates in tensors and capturable just where `optimizer` is."""
+    groups = []
+    for here, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group = stored | {key: here[key] for key in ("lr", "capturable") if key in here}
+        set_rate(group, float(stored["lr"]))
+        groups.append(group)
+    return state | {"param_groups": groups}
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:

@@ -15,7 +15,8 @@ from torch.nn import functional
 from models.build import build
 from models.cnn import CNN
 from models.config import ModelConfig, TrainConfig, check_batch_size
-from models.optim import MovingAverage, make_optimizer
+from models.graph import Recorder, Recordings, make_recorder
+from models.optim import MovingAverage, make_optimizer, set_rate
 from models.precision import computes_bfloat16
 from models.randomness import RandomState, get_random_state, seed_everything, set_random_state
 from models.schedule import Plateau, make_schedule
@@ -94,6 +95,7 @@ class Training:
         total_batches: int,
         seed: int,
         clock: Callable[[], float] = time.perf_counter,
+        recorder: Recorder | None = None,
     ) -> None:
         if total_batches < 1:
             raise ValueError(f"total_batches must be at least 1, but got {total_batches}")
@@ -107,7 +109,8 @@ class Training:
         self._planned = total_batches
         self._turn = (0, 0.0)
         self._clock = clock
-        self._optimizer = make_optimizer(model, config, in_bfloat16=model.in_bfloat16)
+        self._optimizer = make_optimizer(model, config, in_bfloat16=model.in_bfloat16, recorded=recorder is not None)
+        self._recordings = None if recorder is None else Recordings(model, self._optimizer, recorder)
         self._schedule = make_schedule(config)
         self._plateau = Plateau() if config.scheduler == "plateau" else None
         self._average = MovingAverage(model, decay=config.ema) if config.ema > 0 else None
@@ -133,6 +136,11 @@ class Training:
     def judged(self) -> nn.Module:
         """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""
         return self.model if self._average is None else self._average.model
+
+    @property
+    def eager_because(self) -> str | None:
+        """Why updates are not recorded although there is a recorder; None as long as there is no such reason."""
+        return None if self._recordings is None else self._recordings.eager_because
 
     def state(self) -> TrainingState:
         """A copy of everything that decides how the training goes on."""
@@ -163,6 +171,8 @@ class Training:
         self._check_same_training(state)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._recordings is not None:
+            self._recordings.forget()  # the optimizer has other tensors now
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         if self._plateau is not None:
@@ -210,21 +220,29 @@ class Training:
         if self._plateau is not None:
             factor *= self._plateau.factor
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor * group.get("rate", 1.0)  # old states have none
+            set_rate(group, self.config.learning_rate * factor * group.get("rate", 1.0))  # old states have none
+        if self._recordings is None:
+            loss = self._update(images, labels)
+        else:
+            loss = self._recordings.replay(self._update, images, labels)
+        if self._average is not None:
+            self._average.update()
+        self._loss_sum += loss * len(labels)
+        self._images += len(labels)
+        self.batch += 1
+
+    def _update(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Change the weights; returns the mean loss, (), from before. All of it can be recorded."""
         logits = self.model(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self._recordings is None:
             self._check_finite(loss.item())
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         if self.config.clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self._optimizer.step()
-        if self._average is not None:
-            self._average.update()
-        self._loss_sum += loss.detach() * len(labels)
-        self._images += len(labels)
-        self.batch += 1
+        return loss.detach()
 
     def _end_step(self) -> StepResult:
         train_loss = self._loss_sum.item() / self._images
@@ -269,10 +287,12 @@ def start(
     device: torch.device | str,
     images: Tensor | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    recorder: Recorder | None = None,
 ) -> Training:
     """Seed the process's random generators and build a network, ready to train on `device`. Raises Impossible.
 
     `images`, (N, 3, side, side) normalised training images, are what a whitening stem is fitted to; others need none.
+    `recorder` is how updates are recorded; without one, as CUDA graphs on a GPU and nowhere else.
     """
     if model_config.stem == "whiten" and images is None:
         raise ValueError('stem = "whiten" needs images to be fitted to, but got None')
@@ -280,4 +300,5 @@ def start(
     seed_everything(seed)
     model = build(model_config, image_size=image_size, classes=classes, images=images).to(device)
     model.in_bfloat16 = computes_bfloat16(config.precision, torch.device(device))
-    return Training(model, config, total_batches=total_batches, seed=seed, clock=clock)
+    recorder = recorder or make_recorder(torch.device(device))
+    return Training(model, config, total_batches=total_batches, seed=seed, clock=clock, recorder=recorder)

@@ -210,6 +210,9 @@ class Run:
         except Stopped:
             self.save(training, step=self.steps_done(training))
             raise
+        finally:
+            if training.eager_because is not None:
+                self.note(f"no CUDA graph could be recorded, and without one it is slower: {training.eager_because}")
 
     def step_images(self) -> Fraction:
         """Images of a step."""

@@ -22,13 +22,17 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import checkpoint, lease, query, runner, worker
-from search.objective import Stopped, Workplace, boundaries, is_out_of_memory
+from data.batches import Batches
+from models.graph import Recordings
+from models.train import Training
+from search import checkpoint, lease, objective, query, runner, worker
+from search.objective import Outcome, Run, Stopped, Workplace, boundaries, is_out_of_memory
 from search.owner import this_process
 from search.post import Post
 from search.sampler import Excerpt
 from search.storage import Storage
 from tests.lab import Lab, equal, work
+from tests.tape import RefusingRecorder
 
 #: Finite at first, while the rate of learning rises; then weight decay alone multiplies every weight by -9 a batch.
 DIVERGES = {"learning_rate": 10.0, "weight_decay": 1.0, "warmup": 0.5, "scheduler": "none", "norm": "none"}
@@ -389,6 +393,28 @@ def test_the_log_of_a_trial_tells_every_step_and_every_attempt(lab: Lab) -> None
     told = ["attempt 1 in process", "step 1: ", "stopped on purpose", "going on after step 1", "step 3: ", "complete: "]
     places = [log.index(words) for words in told]
     assert places == sorted(places)
+
+
+class Unrecordable(Run):
+    """One whose updates are to be recorded, and cannot be."""
+
+    def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
+        recorder = RefusingRecorder(RuntimeError("no such kernel"))
+        training._recordings = Recordings(training.model, training._optimizer, recorder)
+        return super().follow(training, batches, ends)
+
+
+def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(lab: Lab) -> None:
+    place = runner.workplace(lab.create())
+    claim = lease.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    assert claim is not None
+
+    outcome = objective.run(place, claim, objective.open_trial(place, claim), lambda: None, kind=Unrecordable)
+
+    assert outcome.value
+    assert "no CUDA graph could be recorded, and without one it is slower: RuntimeError: no such kernel" in (
+        lab.home.log("s", 0).read_text()
+    )
 
 
 def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and_its_log_says_so(lab: Lab) -> None:

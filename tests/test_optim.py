@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.build import build
 from models.config import ModelConfig, OptimizerName, TrainConfig
 from models.muon import COEFFICIENTS, SGD_SHARE, STEPS, orthogonal
-from models.optim import MovingAverage, make_optimizer, parameter_groups
+from models.optim import MovingAverage, make_optimizer, parameter_groups, set_rate
 
 
 def small(seed: int = 0, **changes: object) -> nn.Module:
@@ -95,6 +95,63 @@ def test_the_fused_update_of_channels_last_weights_is_torchs_plain_update(name: 
 
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def trained(name: OptimizerName, *, recorded: bool, steps: int = 4) -> tuple[list[Tensor], optim.Optimizer]:
+    """Weights after so many updates, each at half the rate of the one before, and the optimizer; biases are faster."""
+    config = TrainConfig(optimizer=name, momentum=0.9, weight_decay=0.1, decay_norms=True, bias_rate=4.0)
+    model = small()
+    optimizer = make_optimizer(model, config, recorded=recorded)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            set_rate(group, 0.01 * group["rate"] * 0.5**step)
+        set_gradients(model, step)
+        optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()], optimizer
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_a_rate_in_a_tensor_trains_as_the_number(name: OptimizerName) -> None:
+    (ours, optimizer), (theirs, plain) = (trained(name, recorded=is_recorded) for is_recorded in (True, False))
+
+    assert all(torch.is_tensor(group["lr"]) for group in optimizer.param_groups)
+    assert all(isinstance(group["lr"], float) for group in plain.param_groups)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_setting_a_rate_in_a_tensor_keeps_the_tensor(name: OptimizerName) -> None:
+    _, optimizer = trained(name, recorded=True, steps=0)
+    before = [group["lr"] for group in optimizer.param_groups]
+
+    for number, group in enumerate(optimizer.param_groups):
+        set_rate(group, 0.25 * number)
+
+    assert all(group["lr"] is tensor for group, tensor in zip(optimizer.param_groups, before, strict=True))
+    assert [(tensor.item(), tensor.dtype) for tensor in before] == [(0.25 * n, torch.float32) for n in range(3)]
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_a_state_of_a_gpu_and_one_of_a_cpu_are_taken_up_in_the_way_of_the_place(name: OptimizerName) -> None:
+    _, stored = trained(name, recorded=False)
+    state = stored.state_dict()
+    for group in state["param_groups"]:  # as a GPU's
+        group["lr"] = torch.tensor(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = True
+
+    for is_recorded in (False, True):
+        _, optimizer = trained(name, recorded=is_recorded, steps=0)
+        optimizer.load_state_dict(state)
+
+        assert all(torch.is_tensor(group["lr"]) == is_recorded for group in optimizer.param_groups)
+        assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx(
+            [group["lr"] for group in stored.param_groups]
+        )
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()  # torch refuses a capturable one on a CPU
 
 
 def test_sgd_without_momentum_is_plain_gradient_descent() -> None:

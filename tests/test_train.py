@@ -1,23 +1,28 @@
 """Training, by numbers: it learns, it repeats itself, and it can be broken off anywhere."""
 
+import gc
 import itertools
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.config import Impossible, ModelConfig, TrainConfig
+from models.config import Impossible, ModelConfig, OptimizerName, SchedulerName, TrainConfig
 from models.evaluate import evaluate
+from models.graph import Recorder
+from models.optim import rates_to_tensors
 from models.schedule import RISE_FROM
 from models.train import Batch, Batches, Diverged, StepResult, Training, start
+from tests.tape import AgainRecorder, TapeRecorder
 
 BOUNDARIES = (3, 5, 9)
 SMALL = {"conv_layers": 2, "width": 8, "dense_units": 16}
@@ -68,6 +73,8 @@ def begin(
     total: int = BOUNDARIES[-1],
     seed: int = 7,
     clock: Callable[[], float] = no_time,
+    device: str = "cpu",
+    recorder: Recorder | None = None,
 ) -> Training:
     torch.set_num_threads(1)
     images = batch(0)[0] if (model or {}).get("stem") == "whiten" else None
@@ -78,9 +85,10 @@ def begin(
         classes=3,
         total_batches=total,
         seed=seed,
-        device="cpu",
+        device=device,
         images=images,
         clock=clock,
+        recorder=recorder,
     )
 
 
@@ -429,13 +437,14 @@ def test_an_absurd_learning_rate_diverges_within_an_epoch(optimizer: str, norm: 
     assert str(caught.value).startswith(f"the training loss must be finite, but was {caught.value.loss} in step 1, ")
 
 
+def poisoned(first: int, stop: int) -> Iterator[Batch]:
+    for number in range(first, stop):
+        images, labels = batch(number)
+        yield images * (float("nan") if number == 1 else 1.0), labels
+
+
 def test_a_loss_that_is_no_number_ends_the_training_before_it_reaches_the_weights() -> None:
     training = begin()
-
-    def poisoned(first: int, stop: int) -> Iterator[Batch]:
-        for number in range(first, stop):
-            images, labels = batch(number)
-            yield images * (float("nan") if number == 1 else 1.0), labels
 
     with pytest.raises(Diverged, match="was nan in step 1, batch 1; lower learning_rate, or set clip"):
         list(training.run(poisoned, BOUNDARIES))
@@ -552,3 +561,139 @@ def test_a_whitening_stem_needs_images() -> None:
             seed=0,
             device="cpu",
         )
+
+
+def taped(train: dict[str, Any]) -> Training:
+    """One whose updates are recorded."""
+    return begin(RICH, train, recorder=AgainRecorder() if train["optimizer"] == "rmsprop" else TapeRecorder())
+
+
+def untaped(train: dict[str, Any]) -> Training:
+    """The same without recordings; its learning rates are rounded to float32, too."""
+    training = begin(RICH, train)
+    rates_to_tensors(training._optimizer)
+    return training
+
+
+def sides(first: int, stop: int) -> Iterator[Batch]:
+    """The batches, every third one in larger images."""
+    for number in range(first, stop):
+        images, labels = batch(number)
+        larger = functional.interpolate(images, size=(12, 12)) if number % 3 == 2 else images
+        yield larger.contiguous(memory_format=torch.channels_last), labels
+
+
+@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+def test_a_recorded_training_is_the_same_bit_for_bit(optimizer: str, scheduler: str) -> None:
+    changes = {"optimizer": optimizer, "scheduler": scheduler, "learning_rate": 0.005}
+    changes |= {"clip": 0.5, "ema": 0.9, "bias_rate": 4.0, "label_smoothing": 0.1, "precision": "bfloat16"}
+    recorded = taped(changes)
+    results = list(recorded.run(batches, BOUNDARIES))
+    plain = untaped(changes)
+
+    expected = list(plain.run(batches, BOUNDARIES))
+
+    assert recorded.eager_because is None
+    assert results == expected
+    assert bits(recorded.state()) == bits(plain.state())
+
+
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_images_of_several_sides_are_trained_on_bit_for_bit_as_without_recordings(name: str) -> None:
+    recorded = taped(BREAKABLE[name])
+    list(recorded.run(sides, BOUNDARIES))
+    plain = untaped(BREAKABLE[name])
+
+    list(plain.run(sides, BOUNDARIES))
+
+    assert recorded.eager_because is None
+    assert bits(recorded.state()) == bits(plain.state())
+
+
+@pytest.mark.parametrize("end", [0, 1, 5])
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_a_recorded_training_that_is_taken_up_again_ends_bit_for_bit_the_same(
+    name: str, end: int, tmp_path: Path
+) -> None:
+    broken = taped(BREAKABLE[name])
+    with pytest.raises(Broken):
+        list(broken.run(broken_at(end, early=False), BOUNDARIES))
+    torch.save(broken.state(), tmp_path / "state")
+    list(broken.run(batches, BOUNDARIES))
+    whole = bits(broken.state())
+
+    for training in (broken, taped(BREAKABLE[name])):  # the recordings of the first one know tensors of before
+        training.load(torch.load(tmp_path / "state", weights_only=True))
+        list(training.run(batches, BOUNDARIES))
+
+        assert training.eager_because is None
+        assert bits(training.state()) == whole
+
+
+@pytest.mark.parametrize("is_recorded_first", [False, True])
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_a_training_goes_on_where_updates_are_recorded_and_where_they_are_not(
+    name: str, is_recorded_first: bool, tmp_path: Path
+) -> None:
+    plain = begin(RICH, BREAKABLE[name])
+    list(plain.run(batches, BOUNDARIES))
+    first = taped(BREAKABLE[name]) if is_recorded_first else begin(RICH, BREAKABLE[name])
+    list(first.run(batches, BOUNDARIES[:1]))
+    torch.save(first.state(), tmp_path / "state")
+    second = begin(RICH, BREAKABLE[name]) if is_recorded_first else taped(BREAKABLE[name])
+
+    second.load(torch.load(tmp_path / "state", weights_only=True))
+    list(second.run(batches, BOUNDARIES))
+
+    assert second.eager_because is None
+    assert last_rate(second) == pytest.approx(last_rate(plain))
+    for ours, theirs in zip(second.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+def test_a_recorded_training_that_diverges_says_so_at_the_end_of_the_step() -> None:
+    training = taped({"optimizer": "sgd"})
+
+    with pytest.raises(Diverged, match="but was nan in step 1, batch 3;"):
+        list(training.run(poisoned, BOUNDARIES))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_recorded_training_is_gone_with_its_last_reference(name: str) -> None:
+    training = taped(BREAKABLE[name])
+    list(training.run(batches, BOUNDARIES))
+    reference = weakref.ref(training)
+    gc.disable()
+    try:
+        del training
+
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+def on_gpu(first: int, stop: int) -> Iterator[Batch]:
+    yield from ((images.cuda(), labels.cuda()) for images, labels in sides(first, stop))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_a_gpu_trains_with_graphs_as_without(name: str) -> None:
+    recorded = begin(RICH, BREAKABLE[name], device="cuda")
+    results = list(recorded.run(on_gpu, BOUNDARIES[:1]))
+    state = recorded.state()
+    list(recorded.run(on_gpu, BOUNDARIES))
+    recorded.load(state)  # the recordings know tensors of before
+    results += recorded.run(on_gpu, BOUNDARIES)
+    random = torch.cuda.get_rng_state()
+    model = begin(RICH, BREAKABLE[name], device="cuda").model
+    plain = Training(model, recorded.config, total_batches=BOUNDARIES[-1], seed=7, clock=no_time)
+
+    expected = list(plain.run(on_gpu, BOUNDARIES))
+
+    assert recorded.eager_because is None
+    assert torch.equal(torch.cuda.get_rng_state(), random)  # dropout drew as often
+    assert [each.train_loss for each in results] == pytest.approx([each.train_loss for each in expected], rel=1e-2)
+    for ours, theirs in zip(recorded.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
