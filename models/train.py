@@ -133,6 +133,15 @@ class Training:
         self._turn = (self.batch, self._progress())
         self.total_batches = total_batches
 
+    def stretch(self, total_batches: int) -> None:
+        """Let the schedule run over so many batches, as if they had been planned from the first one on."""
+        if not self.batch <= total_batches <= self._planned:
+            raise ValueError(
+                f"total_batches must be from the {self.batch} that are done to the {self._planned} that were planned, "
+                f"but got {total_batches}"
+            )
+        self._turn, self.total_batches = (0, 0.0), total_batches
+
     def judged(self) -> nn.Module:
         """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""
         return self.model if self._average is None else self._average.model
@@ -260,8 +269,9 @@ class Training:
 
     def _check_boundaries(self, boundaries: Sequence[int]) -> None:
         ends = [0, *boundaries]
-        if any(end <= before for before, end in pairwise(ends)) or ends[-1] > self.total_batches:
-            raise ValueError(f"boundaries must rise from 1 to at most {self.total_batches}, but got {list(boundaries)}")
+        most = max(self.total_batches, self._planned)
+        if any(end <= before for before, end in pairwise(ends)) or ends[-1] > most:
+            raise ValueError(f"boundaries must rise from 1 to at most {most}, but got {list(boundaries)}")
         reached = ends[min(self.step, len(boundaries)) :][:2]
         if self._step_began != reached[0] or self.batch > reached[-1]:
             raise ValueError(

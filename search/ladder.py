@@ -1,8 +1,10 @@
 """Rungs at which trials pause: the best of those that have reached one go on, whenever that is known.
 
-ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2). A paused trial is WAITING and
-has the attribute `paused`, the step of its rung; who claims it takes that away. So a trial that was paused or promoted
-when its process died is what the database says it is. It holds its checkpoint as long as its turn may come soon.
+ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2), with the delay of D-ASHA (Li et
+al. 2022, https://arxiv.org/abs/2201.06834): of `reduction` trials at a rung no more than one ever goes on, also where
+each new one is better than those that went on before. A paused trial is WAITING and has the attribute `paused`, the
+step of its rung; who claims it takes that away. So a trial that was paused or promoted when its process died is what
+the database says it is. It holds its checkpoint as long as its turn may come soon.
 """
 
 from dataclasses import dataclass
@@ -26,12 +28,16 @@ class Ladder:
     reduction: int
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
-        """(trial id, number) of the paused trials that are among the best at their rung, the highest rung first."""
+        """(trial id, number) of the paused trials that are among the best at their rung, and whose turn has come; the
+        highest rung first.
+        """
         found: list[tuple[int, int]] = []
         for rung in reversed(self.rungs):
-            best = self._best(connection, study_id, rung)
-            paused = _paused(connection, study_id, rung)
-            found += [(trial_id, number) for trial_id, number in best if trial_id in paused]
+            ranked, paused = self._ranked(connection, study_id, rung), _paused(connection, study_id, rung)
+            places = len(ranked) // self.reduction
+            went_on = sum(trial_id not in paused for trial_id, _ in ranked)
+            turn = [(trial_id, number) for trial_id, number in ranked[:places] if trial_id in paused]
+            found += turn[: max(0, places - went_on)]
         return found
 
     def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
@@ -64,10 +70,6 @@ class Ladder:
                 if trial_id in waiting
             ]
         return found
-
-    def _best(self, connection: sa.Connection, study_id: int, rung: int) -> list[tuple[int, int]]:
-        ranked = self._ranked(connection, study_id, rung)
-        return ranked[: len(ranked) // self.reduction]
 
     def _ranked(self, connection: sa.Connection, study_id: int, rung: int) -> list[tuple[int, int]]:
         """(trial id, number) of all that have a value at a rung, the best first, earlier ones among equals."""

@@ -238,8 +238,17 @@ class Run:
             yield self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
         if training.step > len(self.curve):  # trained, and not evaluated yet
             yield self._end_step(training, training.step)
+        self._anneal(training, ends)
         for result in training.run(lambda first, last: self.watched(batches(first, last)), ends):
             yield self._end_step(training, result.step, images_per_second=result.images / result.seconds)
+            self._anneal(training, ends)
+
+    def _anneal(self, training: Training, ends: tuple[int, ...]) -> None:
+        """Let the schedule end at the next rung, if the study wants that."""
+        spec = self.place.study.spec
+        if spec.search.anneal:
+            stops = (*asha(spec).rungs(), len(ends))
+            training.stretch(ends[next((rung for rung in stops if rung > training.step), len(ends)) - 1])
 
     def take_up(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -272,13 +281,11 @@ class Run:
         """Store a step's value, and the decision to stop there if there is one, in one transaction."""
         study = self.place.study
         pruner, rungs = study.spec.search.pruner, asha(study.spec)
-        decision, is_paused = None, False
-        if pruner in ("asha", "promote") and rungs.is_rung(step) and step not in self._reported:
+        is_judged = rungs.is_rung(step) and step not in self._reported
+        is_paused, decision = is_judged and pruner == "promote", None
+        if is_judged and pruner == "asha":
             better, others = self.place.storage.standing(study.id, step, value, but=self.claim.number)
-            if pruner == "asha":
-                decision = rungs.decide(step, value, better=better, others=others)
-            else:
-                is_paused = rungs.pauses(step, better=better, others=others)
+            decision = rungs.decide(step, value, better=better, others=others)
         with self.place.storage.together():
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self.trial.report(value, step)

@@ -1,9 +1,9 @@
 """Which trials are stopped early. Ours is asynchronous successive halving; hyperband and median are Optuna's.
 
 ASHA (Li et al. 2020, https://arxiv.org/abs/1810.05934) in its stopping form: a trial that reaches a rung goes on only
-if it is in the best `1/reduction` of all trials that have reached that rung until now. In its promoting form it pauses
-there (`search.ladder`). Optuna's SuccessiveHalvingPruner keeps its rungs in attributes that die with the process, and
-prunes at the last step too; this one is a pure function of the stored curves. Hyperband:
+if it is in the best `1/reduction` of all trials that have reached that rung until now. In its promoting form each
+pauses there (`search.ladder`). Optuna's SuccessiveHalvingPruner keeps its rungs in attributes that die with the
+process, and prunes at the last step too; this one is a pure function of the stored curves. Hyperband:
 https://arxiv.org/abs/1603.06560.
 """
 
@@ -43,10 +43,6 @@ class Asha:
             rungs.append(rung)
             rung *= self.reduction
         return tuple(rungs)
-
-    def pauses(self, step: int, *, better: int, others: int) -> bool:
-        """Whether a trial that reaches `step` pauses there: it does unless it is in the best `1/reduction` already."""
-        return self.is_rung(step) and better >= (others + 1) // self.reduction
 
     def decide(self, step: int, value: float, *, better: int, others: int) -> Decision | None:
         """Stop a trial that has `value` at `step`? So many `others` have been there; so many of these were `better`."""

@@ -69,6 +69,9 @@ class Search(BaseModel):
     """Steps before a trial can be stopped."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """Of so many trials at a rung, one goes on."""
+    anneal: bool = False
+    """Whether the learning rate's schedule ends at each rung, and is stretched to the next one for who goes on there.
+    Else a rung sees the beginning of a long schedule: one that falls late, or rises first, looks worse than it is."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe begins to learn."""
     repeats: Annotated[int, Field(ge=1)] = 1

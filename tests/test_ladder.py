@@ -24,8 +24,8 @@ def steps(lab: Lab, name: str = "s") -> list[int]:
 
 
 def promoted(curves: list[list[float]]) -> list[int]:
-    """The steps of each trial by algorithm 2 of Li et al. 2020, for one worker, rungs after 1 and 2 of 4 steps, and a
-    reduction of 2: written down once more, in another way than in `search`.
+    """The steps of each trial by algorithm 2 of Li et al. 2020 with the delay of Li et al. 2022, for one worker, rungs
+    after 1 and 2 of 4 steps, and a reduction of 2: written down once more, in another way than in `search`.
     """
     following = {0: 1, 1: 2, 2: 4}
     steps = [0] * len(curves)
@@ -34,8 +34,11 @@ def promoted(curves: list[list[float]]) -> list[int]:
         there = [number for number, done in enumerate(steps) if done >= rung]
         return sorted(there, key=lambda number: (-curves[number][rung - 1], number))[: len(there) // 2]
 
+    def is_due(rung: int) -> bool:
+        return sum(done >= rung for done in steps) >= 2 * (sum(done > rung for done in steps) + 1)
+
     while True:
-        waiting = [number for rung in (2, 1) for number in best_half(rung) if steps[number] == rung]
+        waiting = [number for rung in (2, 1) if is_due(rung) for number in best_half(rung) if steps[number] == rung]
         waiting += [number for number, done in enumerate(steps) if done == 0]
         if not waiting:
             return steps

@@ -186,6 +186,42 @@ def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(lab: Lab, b
     assert equal(lab.trained(name="broken"), lab.trained(name="whole"))
 
 
+#: Rungs after 2 and 6 of 8 steps, of trials that all have the same seed.
+RUNGS = {"pruner": "asha", "first_rung": 2, "reduction": 3, "trial_seed": 7}
+
+
+def annealed(lab: Lab, name: str, *, steps: int, anneal: bool) -> Post:
+    """One trial of so many steps, whose rate falls to nothing."""
+    return lab.create(
+        name,
+        space={"learning_rate": 0.02, "scheduler": "linear", "ema": 0.9, "crop": 1},
+        budget={"trials": 1, "epochs": steps / 2, "steps_per_epoch": 2},
+        search=RUNGS | {"anneal": anneal},
+    )
+
+
+def test_where_schedules_end_at_rungs_a_trial_comes_to_its_first_one_as_a_short_trial_to_its_end(lab: Lab) -> None:
+    short, long, plain = (
+        work(runner.workplace(annealed(lab, name, steps=steps, anneal=anneal)))
+        for name, steps, anneal in (("short", 2, False), ("long", 8, True), ("plain", 8, False))
+    )
+
+    assert len(long.curve) == 8
+    assert long.curve[:2] == short.curve != plain.curve[:2]
+
+
+@pytest.mark.parametrize("batch", [3, 20, 21, 45])
+def test_a_trial_whose_schedule_is_stretched_goes_on_as_if_nothing_had_happened(lab: Lab, batch: int) -> None:
+    whole = work(runner.workplace(annealed(lab, "whole", steps=8, anneal=True)))
+    place = runner.workplace(annealed(lab, "stopped", steps=8, anneal=True))
+
+    assert work(place, stop_after(batch)).state == "WAITING"
+    resumed = work(place)
+
+    assert resumed.curve == whole.curve
+    assert equal(lab.trained(name="stopped")["model"], lab.trained(name="whole")["model"])
+
+
 def test_a_report_that_a_crash_has_lost_is_written_from_the_checkpoint(lab: Lab) -> None:
     changes: dict[str, Any] = {"space": {"learning_rate": 0.01}, "budget": {"trials": 1}}
     whole = work(runner.workplace(lab.create("whole", **changes)))

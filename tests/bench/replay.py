@@ -200,10 +200,12 @@ def promoting(known: Table, seed: int, *, others: int = sampler.OTHERS) -> Itera
 
 
 def promotable(reached: Sequence[Mapping[int, float]]) -> Iterator[tuple[int, int]]:
-    """(trial, next rung) of those that pause and are among the best, the highest rung first."""
+    """(trial, next rung) of those that pause, are among the best, and whose turn has come, the highest rung first."""
     for place in range(len(reached) - 2, -1, -1):
-        ranked = sorted(reached[place], key=lambda number: -reached[place][number])
-        yield from ((each, place + 1) for each in ranked[: len(ranked) // REDUCTION] if each not in reached[place + 1])
+        ranked, above = sorted(reached[place], key=lambda number: -reached[place][number]), reached[place + 1]
+        places = len(ranked) // REDUCTION
+        turn = [each for each in ranked[:places] if each not in above]
+        yield from ((each, place + 1) for each in turn[: max(0, places - len(above))])
 
 
 def one_epoch(first: int, known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
