@@ -15,12 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from search.rows import PAUSED
 from search.seed import derive
 
-#: So many trials tpe takes for good ones at the most, and until then the root of all trials times the second figure, as
-#: hyperopt does (https://github.com/hyperopt/hyperopt, tpe.py; Bergstra et al. 2013). With a tenth of all trials, as
-#: Optuna takes, a search needed 1.5 times the training in the replay (studies/LOG.md).
+#: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
+#: a quarter of their root, was better on one small space, and worse on eleven public ones (studies/LOG.md).
 GOOD, GOOD_SHARE = 25, 0.1
-#: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early: the
-#: share of BOHB (Falkner et al. 2018, https://arxiv.org/abs/1807.01774); what it gains is in studies/LOG.md.
+#: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early; BOHB
+#: draws every third so (Falkner et al. 2018, https://arxiv.org/abs/1807.01774), which cost more than it gained.
 RANDOM_EVERY = 10
 #: It learns from so many others at the most: its arithmetic grows with them (`make bench`, bookkeeping).
 OTHERS = 500
@@ -34,7 +33,7 @@ def build(
     Optuna's samplers carry their random state in the process, so that workers with one seed draw the same points, and a
     resumed study repeats itself; all that TPE has learnt is in the stored trials. TPE is multivariate, with groups of
     parameters that are drawn together (conditional spaces need that), and counts running trials as bad ones so that
-    parallel workers spread out (constant liar); every third trial is drawn at random. Bergstra et al. 2011; Watanabe
+    parallel workers spread out (constant liar); every tenth trial is drawn at random. Bergstra et al. 2011; Watanabe
     2023, https://arxiv.org/abs/2304.11127.
     """
     seed = derive(study_seed, number, "sampler")
