@@ -61,8 +61,9 @@ class Search(BaseModel):
 
     objective: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     """What is maximised, on the validation images; balanced: the mean over the classes."""
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """Grid runs every cell of the space."""
+    sampler: Literal["tpe", "evolution", "random", "grid"] = "tpe"
+    """Evolution begins at the first point of [[try]], else at the defaults, and changes the best; for many parameters
+    and few trials. Grid runs every cell of the space."""
     pruner: Literal["asha", "promote", "hyperband", "median", "none"] = "asha"
     """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1

@@ -138,6 +138,11 @@ def queue(spec: StudySpec) -> tuple[dict[str, Value], ...]:
     return tuple(fix(spec.space, point) for point in spec.points)
 
 
+def habits(spec: StudySpec) -> dict[str, Value]:
+    """Where evolution begins, key -> value: at the first point of [[try]], and what it leaves open at the defaults."""
+    return {**DEFAULTS, **(spec.points[0] if spec.points else {})}
+
+
 def draw(spec: StudySpec, trial: Trial) -> dict[str, Value]:
     """The whole flat configuration of a trial: every key, and in a grid or comparison its `repeat` and `row`.
 

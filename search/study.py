@@ -15,13 +15,14 @@ from optuna.trial import FrozenTrial
 from search import query
 from search import spec as specs
 from search.errors import SpecError
+from search.evolution import Evolution, start
 from search.ladder import Ladder
 from search.pruner import Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
 from search.seed import derive
-from search.spec import StudySpec
+from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
 
@@ -149,17 +150,32 @@ def seconds_run(storage: Storage, study_id: int) -> float:
 
 def for_trial(cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial]) -> optuna.Study:
     """Optuna's view of the study, with the sampler and the pruner of this trial; the sampler learns from `seen`."""
+    search, steps = study.spec.search, study.spec.budget.steps
+    sampler = _sampler(cached, study, number, seen)
+    pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
+    return optuna.Study(study_name=study.name, storage=cached, sampler=sampler, pruner=pruner)
+
+
+def _sampler(
+    cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial]
+) -> optuna.samplers.BaseSampler:
     search = study.spec.search
-    sampler = build_sampler(
+    if search.sampler == "evolution":
+        known = habits(study.spec)
+        return Evolution(
+            seen,
+            number=number,
+            start=start(study.spec.space, known),
+            habits=known,
+            seed=derive(search.seed, number, "sampler"),
+        )
+    return build_sampler(
         search.sampler,
         study_seed=search.seed,
         number=number,
         startup_trials=search.startup_trials,
         seen=Seen(study.name, cached, seen),
     )
-    steps = study.spec.budget.steps
-    pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
-    return optuna.Study(study_name=study.name, storage=cached, sampler=sampler, pruner=pruner)
 
 
 def asha(spec: StudySpec) -> Asha:

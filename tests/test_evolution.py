@@ -1,0 +1,167 @@
+"""A search that begins at one point and changes what is best."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from search.domain import Choice, Float, Int, Value
+from search.evolution import CHANGES, ENOUGH, PARENTS, Evolution, at, changed, parents, share, start, usual
+from search.space import Space, sample
+
+HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}
+
+SPACE = Space(
+    parameters={
+        "optimizer": Choice(("adam", "sgd")),
+        "learning_rate": Float(1e-4, 1.0, log=True),
+        "momentum": Float(0.5, 0.99),
+        "layers": Int(2, 6),
+        "width": Int(16, 48, step=8),
+        "flip": Choice((True, False, "alternating")),
+    },
+    when={("optimizer", "adam"): {"learning_rate": Float(1e-4, 1e-2, log=True)}},
+    needs={"momentum": ("optimizer", frozenset({"sgd"}))},
+)
+
+START = start(SPACE, HABITS)
+
+
+def ended(
+    number: int, curve: Mapping[int, float], *, violation: float = 0.0, state: TrialState = TrialState.PRUNED
+) -> FrozenTrial:
+    """A trial of width 8 * number."""
+    attrs = {"constraints:trainable": violation} if violation else {}
+    one = optuna.create_trial(
+        state=state,
+        value=max(curve.values()) if state == TrialState.COMPLETE else None,
+        params={"width": 8 * number},
+        distributions={"width": IntDistribution(0, 8000, step=8)},
+        intermediate_values=dict(curve),
+        system_attrs=attrs,
+    )
+    one.number = number
+    return one
+
+
+def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: Space = SPACE) -> dict[str, Value]:
+    """Optuna name -> value of a trial."""
+    sampler = Evolution(seen, number=number, start=START, habits=HABITS, seed=seed)
+    trial = optuna.create_study(sampler=sampler).ask()
+    sample(space, trial)
+    return dict(trial.params)
+
+
+def test_it_begins_at_what_is_usual_and_else_in_the_middle() -> None:
+    assert START == {
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "layers": 3,
+        "width": 32,
+        "flip": False,
+    }
+    assert drawn([], number=0) == START
+
+
+def test_what_is_usual_elsewhere_is_not_where_it_cannot_be() -> None:
+    only_adam = Space(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
+
+    assert start(only_adam, HABITS)["learning_rate[adam]"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_next_trials_are_that_point_with_some_changes(seed: int) -> None:
+    child = drawn([], number=1, seed=seed)
+
+    different = {name for name, value in START.items() if name in child and child[name] != value}
+    gone = set(START) - set(child)
+    assert 1 <= len(different | gone) <= CHANGES + len({"learning_rate", "momentum"} & gone)
+
+
+WIDE = Space(parameters={f"p{index}": Choice(tuple(range(10))) for index in range(20)})
+
+
+def uniform(number: int) -> FrozenTrial:
+    """A trial of WIDE that has its number everywhere, and a value that grows with it."""
+    trial = ended(number, {1: number / 10})
+    trial.params = dict.fromkeys(WIDE.parameters, number)
+    trial.distributions = dict.fromkeys(WIDE.parameters, CategoricalDistribution(tuple(range(10))))
+    return trial
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_child_has_most_of_one_of_the_best(seed: int) -> None:
+    child = drawn([uniform(number) for number in range(1, 9)], number=9, seed=seed, space=WIDE)
+
+    kept = max((6, 7, 8), key=lambda number: list(child.values()).count(number))
+    assert list(child.values()).count(kept) == len(child) - CHANGES
+
+
+def test_the_same_seed_and_history_draw_the_same_point() -> None:
+    seen = [uniform(number) for number in range(1, 9)]
+
+    assert drawn(seen, number=9, seed=1, space=WIDE) == drawn(seen, number=9, seed=1, space=WIDE)
+    assert len({str(drawn(seen, number=9, seed=seed, space=WIDE)) for seed in range(10)}) == 10
+
+
+def test_parents_are_the_best_at_the_highest_step_that_enough_have_come_to() -> None:
+    low = [ended(number, {1: 0.9 - number / 100}) for number in range(1, 20)]
+    far = [ended(number, {1: 0.1, 9: number / 100}) for number in range(20, 20 + ENOUGH)]
+
+    assert [trial.number for trial in parents(low + far)] == [25, 24, 23]
+    assert [trial.number for trial in parents(low + far[1:])] == [1, 2, 3]
+
+
+def test_with_few_trials_the_best_at_the_lowest_step_are_parents() -> None:
+    assert [trial.number for trial in parents([ended(1, {1: 0.3}), ended(2, {1: 0.2, 9: 0.9})])] == [1, 2]
+    assert parents([]) == []
+
+
+def test_what_could_not_be_trained_or_is_at_work_is_no_parent() -> None:
+    seen = [
+        ended(1, {1: 0.9}, violation=1.0),
+        ended(2, {1: math.nan}),
+        ended(3, {}),
+        ended(4, {1: 0.9}, state=TrialState.RUNNING),
+        ended(5, {1: 0.9}, state=TrialState.FAIL),
+        ended(6, {1: 0.1}),
+        ended(7, {1: 0.2}, state=TrialState.COMPLETE),
+    ]
+
+    assert [trial.number for trial in parents(seen)] == [7, 6]
+    assert len(parents([ended(number, {1: 0.5}) for number in range(10)])) == PARENTS
+
+
+DISTRIBUTIONS = [
+    CategoricalDistribution((False, True, "alternating")),
+    FloatDistribution(1e-4, 1.0, log=True),
+    FloatDistribution(-1.0, 2.0),
+    FloatDistribution(0.0, 0.3, step=0.1),
+    IntDistribution(2, 6),
+    IntDistribution(16, 48, step=8),
+    IntDistribution(64, 512, log=True),
+    IntDistribution(0, 1),
+]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
+def test_a_change_is_another_value_of_the_same_range(distribution: BaseDistribution) -> None:
+    dice, value = random.Random(0), usual(distribution, None)
+    for _ in range(200):
+        before, value = value, changed(distribution, value, dice)
+        assert value != before
+        assert distribution._contains(distribution.to_internal_repr(value))
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS[1:], ids=str)
+def test_a_place_in_a_range_is_a_value_and_back(distribution: FloatDistribution | IntDistribution) -> None:
+    assert at(distribution, 0.0) == pytest.approx(distribution.low)
+    assert at(distribution, 1.0) == pytest.approx(distribution.high)
+    for place in (0.0, 0.3, 0.5, 1.0):
+        value = at(distribution, place)
+        assert at(distribution, share(distribution, value)) == pytest.approx(value)
