@@ -121,7 +121,10 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
             "[budget] epochs x steps_per_epoch must be a whole number of steps, at least 1, but got 0.3 x 2 = 0.6",
         ),
         # [search]
-        (ONE + "[search]\nsampler = 'tpee'", "must be 'tpe', 'random' or 'grid', but got 'tpee'; did you mean 'tpe'?"),
+        (
+            ONE + "[search]\nsampler = 'tpee'",
+            "must be 'tpe', 'evolution', 'random' or 'grid', but got 'tpee'; did you mean 'tpe'?",
+        ),
         (ONE + "[search]\nseed = 1.5", "[search] seed must be a whole number, but got 1.5"),
         (ONE + "[search]\nrepeats = 2", "[search] repeats must be 1 with sampler = 'tpe', but got 2; only a grid"),
         (ONE + "[search]\nfirst_rung = 2", "[search] first_rung must be at most 1, the steps of a trial, but got 2"),
