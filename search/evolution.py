@@ -1,15 +1,19 @@
-"""Sampler "evolution": a trial is one of the best until now, with a few of its parameters changed.
+"""Sampler "evolution": a trial is one of the best until now, with those changes that promise most.
 
 A random network of thirty parameters has ten that are badly chosen, and so have the ten that tpe would begin with; a
 search of some tens of trials never gets rid of all. This one begins at one point, by default the network that a study
-file describes which says nothing, and changes what helps. Mutation of the best: Real et al. 2019,
-https://arxiv.org/abs/1802.01548; that local search is as good as any where trials are few: White et al. 2021,
-https://arxiv.org/abs/2005.02960; a start at the defaults, as in SMAC: https://github.com/automl/SMAC3.
+file describes which says nothing, and changes what helps. That local search is as good as any where trials are few:
+White et al. 2021, https://arxiv.org/abs/2005.02960; mutation of the best: Real et al. 2019,
+https://arxiv.org/abs/1802.01548; a start at the defaults, as in SMAC: https://github.com/automl/SMAC3. Which changes
+promise most is guessed as in Thompson sampling (Chapelle and Li 2011): what the trials with a value came to, and the
+less is known the bolder.
 """
 
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import Any, Final
 
 import optuna
@@ -21,38 +25,47 @@ from search.space import Space, sample, strip
 
 #: Parameters that a child has changed, and how many of the best may be its parent. On made-up functions of 28
 #: parameters with noise, 66 trials, three and three came first or nearly so at each level of noise (studies/LOG.md).
-CHANGES, PARENTS = 3, 3
+CHANGES: Final = 3
+PARENTS: Final = 3
 #: Trials that must have come to a step before parents are chosen by it; BOHB's rule of the highest fidelity that is
 #: known well enough (Falkner et al. 2018, https://arxiv.org/abs/1807.01774).
-ENOUGH = 6
+ENOUGH: Final = 6
 #: Standard deviation of a change, as a share of a range; PriorBand has 0.25 (Mallik et al. 2023,
 #: https://arxiv.org/abs/2306.12370).
 SPREAD: Final = 0.25
+#: Values of a range that are so far from each other, as a share of it, tell e**-0.5 of what an equal one would.
+NEAR: Final = 0.1
+#: Before it has been seen, a value's effect is taken for as uncertain as after so many trials that told nothing.
+DOUBT: Final = 2
+#: Changes of a range that are looked at, where a choice has all its other values.
+MOVES: Final = 2
 
 Number = FloatDistribution | IntDistribution
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Values by Optuna name, and what each may be."""
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+
+
 class Evolution(optuna.samplers.BaseSampler):
-    """The sampler of one trial, which changes one of the best trials of `seen`, or the point `start` (name -> value)
-    as long as there is none; trial 0 is that point itself. `habits` are the values of parameters (key -> value) that
-    the parent does not have.
+    """The sampler of one trial, which changes one of the best trials of `seen`, or `start` as long as there is none;
+    trial 0 is that point itself. `habits` are the values of parameters (key -> value) that the parent does not have.
     """
 
     def __init__(
-        self,
-        seen: Sequence[FrozenTrial],
-        *,
-        number: int,
-        start: Mapping[str, Value],
-        habits: Mapping[str, Value],
-        seed: int,
+        self, seen: Sequence[FrozenTrial], *, number: int, start: Point, habits: Mapping[str, Value], seed: int
     ) -> None:
-        self._dice = random.Random(seed)
         self._habits = habits
-        chosen = parents(seen)
-        self._parent: Mapping[str, Any] = self._dice.choice(chosen).params if chosen else start
-        count = 0 if number == 0 else min(CHANGES, len(self._parent))
-        self._changed = frozenset(self._dice.sample(sorted(self._parent), count))
+        dice = random.Random(seed)
+        judged = [trial for trial in seen if is_judged(trial)]
+        chosen = parents(judged)
+        best = dice.choice(chosen) if chosen else None
+        parent = start if best is None else Point(best.params, best.distributions)
+        self._values = {**parent.params, **({} if number == 0 else changes(parent, Effects(judged, dice), dice))}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -65,10 +78,29 @@ class Evolution(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        if param_name not in self._parent:
-            return usual(param_distribution, self._habits.get(strip(param_name)))
-        value = self._parent[param_name]
-        return changed(param_distribution, value, self._dice) if param_name in self._changed else value
+        if param_name in self._values:
+            return self._values[param_name]
+        return usual(param_distribution, self._habits.get(strip(param_name)))
+
+
+class Effects:
+    """What a parameter's value is good for, as far as the trials that had it tell."""
+
+    def __init__(self, judged: Sequence[FrozenTrial], dice: random.Random) -> None:
+        self._dice = dice
+        first = min((max(trial.intermediate_values) for trial in judged), default=0)
+        there = [(trial, trial.intermediate_values[first]) for trial in judged if first in trial.intermediate_values]
+        there = [(trial, value) for trial, value in there if math.isfinite(value)]
+        values = [value for _, value in there]
+        spread = pstdev(values) if values else 0.0
+        self._scores = [(trial.params, (value - fmean(values)) / (spread or 1.0)) for trial, value in there]
+        """Of each trial that has come to the first rung: in standard deviations there."""
+
+    def guess(self, name: str, distribution: BaseDistribution, value: Any) -> float:
+        """One draw from what is believed of a value: a normal distribution around what its trials have scored."""
+        told = [(alike(distribution, value, params[name]), score) for params, score in self._scores if name in params]
+        count = DOUBT + sum(weight for weight, _ in told)
+        return self._dice.gauss(sum(weight * score for weight, score in told) / count, 1 / math.sqrt(count))
 
 
 class AtRest:
@@ -76,6 +108,7 @@ class AtRest:
 
     def __init__(self, habits: Mapping[str, Value]) -> None:
         self.params: dict[str, Value] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
         self._habits = habits
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
@@ -89,20 +122,20 @@ class AtRest:
         return answer
 
     def _answer(self, name: str, distribution: BaseDistribution) -> Any:
+        self.distributions[name] = distribution
         self.params[name] = usual(distribution, self._habits.get(strip(name)))
         return self.params[name]
 
 
-def start(space: Space, habits: Mapping[str, Value]) -> dict[str, Value]:
-    """The point (Optuna name -> value) of the usual values."""
+def start(space: Space, habits: Mapping[str, Value]) -> Point:
+    """The point of the usual values."""
     trial = AtRest(habits)
     sample(space, trial)
-    return trial.params
+    return Point(trial.params, trial.distributions)
 
 
-def parents(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def parents(judged: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The best at the highest step that enough trials have come to; where there is none, at the lowest."""
-    judged = [trial for trial in trials if is_judged(trial)]
     ranked: list[FrozenTrial] = []
     for step in sorted({max(trial.intermediate_values) for trial in judged}, reverse=True):
         there = [trial for trial in judged if math.isfinite(trial.intermediate_values.get(step, math.nan))]
@@ -110,6 +143,20 @@ def parents(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         if len(ranked) >= ENOUGH:
             break
     return ranked[:PARENTS]
+
+
+def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
+    """Of the parameters of a parent those that promise most from a change, each with its new value."""
+    promises: list[tuple[float, str, Any]] = []
+    for name, distribution in parent.distributions.items():
+        own = effects.guess(name, distribution, parent.params[name])
+        for value in others(distribution, parent.params[name], dice):
+            promises.append((effects.guess(name, distribution, value) - own, name, value))
+    best: dict[str, Any] = {}
+    for _, name, value in sorted(promises, key=lambda promise: -promise[0]):
+        if len(best) < CHANGES:
+            best.setdefault(name, value)
+    return best
 
 
 def is_judged(trial: FrozenTrial) -> bool:
@@ -128,16 +175,27 @@ def usual(distribution: BaseDistribution, habit: Value | None) -> Any:
     return habit if distribution.step is None else at(distribution, share(distribution, habit))
 
 
-def changed(distribution: BaseDistribution, value: Any, dice: random.Random) -> Any:
-    """Another value: any other choice, or one not far away in a range."""
+def others(distribution: BaseDistribution, value: Any, dice: random.Random) -> list[Any]:
+    """Other values: of a choice all, of a range some that are not far away."""
     if isinstance(distribution, CategoricalDistribution):
-        others = [choice for choice in distribution.choices if choice != value]
-        return dice.choice(others)
+        return [choice for choice in distribution.choices if choice != value]
+    return [_moved(distribution, value, dice) for _ in range(MOVES)]
+
+
+def _moved(distribution: BaseDistribution, value: float, dice: random.Random) -> float | int:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     while True:
         place = share(distribution, value) + dice.gauss(0, SPREAD)
         if 0 <= place <= 1 and at(distribution, place) != value:
             return at(distribution, place)
+
+
+def alike(distribution: BaseDistribution, first: Any, second: Any) -> float:
+    """How much a trial with one value tells of another one, from 0 to 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        return float(first == second)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return math.exp(-(((share(distribution, first) - share(distribution, second)) / NEAR) ** 2) / 2)
 
 
 def share(distribution: Number, value: float) -> float:

@@ -13,7 +13,9 @@ from search.storage import STUDY_ATTRS, Storage
 from tests.lab import Lab, paint
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what we start is to hear it, though we may run under nohup ourselves
+# What we start is to hear these, though we may run under nohup, or in the background of a script, ourselves.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
