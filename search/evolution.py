@@ -53,19 +53,20 @@ class Point:
 
 class Evolution(optuna.samplers.BaseSampler):
     """The sampler of one trial, which changes one of the best trials of `seen`, or `start` as long as there is none;
-    trial 0 is that point itself. `habits` are the values of parameters (key -> value) that the parent does not have.
+    trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its own
+    of that key, or as in `habits` (key -> value), where that can be.
     """
 
     def __init__(
         self, seen: Sequence[FrozenTrial], *, number: int, start: Point, habits: Mapping[str, Value], seed: int
     ) -> None:
-        self._habits = habits
         dice = random.Random(seed)
         judged = [trial for trial in seen if is_judged(trial)]
         chosen = parents(judged)
         best = dice.choice(chosen) if chosen else None
         parent = start if best is None else Point(best.params, best.distributions)
         self._values = {**parent.params, **({} if number == 0 else changes(parent, Effects(judged, dice), dice))}
+        self._habits = {**habits, **{strip(name): value for name, value in parent.params.items()}}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
