@@ -52,9 +52,10 @@ class Point:
 
 
 class Evolution(optuna.samplers.BaseSampler):
-    """The sampler of one trial, which changes one of the best trials of `seen`, or `start` as long as there is none;
-    trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its own
-    of that key, or as in `habits` (key -> value), where that can be.
+    """The sampler of one trial, which changes one of the best trials of `seen`, or `start` as long as there is none.
+
+    Trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its
+    own of that key, or as in `habits` (key -> value), where that can be.
     """
 
     def __init__(

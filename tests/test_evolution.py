@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 import optuna
 import pytest
@@ -10,7 +11,21 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.domain import Choice, Float, Int, Value
-from search.evolution import CHANGES, ENOUGH, PARENTS, Evolution, at, is_judged, others, parents, share, start, usual
+from search.evolution import (
+    CHANGES,
+    ENOUGH,
+    PARENTS,
+    Effects,
+    Evolution,
+    Point,
+    at,
+    is_judged,
+    others,
+    parents,
+    share,
+    start,
+    usual,
+)
 from search.space import Space, sample
 
 HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}
@@ -107,6 +122,42 @@ def test_the_same_seed_and_history_draw_the_same_point() -> None:
 
     assert drawn(seen, number=9, seed=1, space=WIDE) == drawn(seen, number=9, seed=1, space=WIDE)
     assert len({str(drawn(seen, number=9, seed=seed, space=WIDE)) for seed in range(10)}) == 10
+
+
+def test_another_choice_keeps_its_parents_value_where_it_can() -> None:
+    assert _rate_under_adam(0.003) == 0.003
+    assert _rate_under_adam(0.5) == pytest.approx(1e-3)  # the middle: neither 0.5 nor the habit can be
+
+
+def _rate_under_adam(rate: float) -> object:
+    """What the learning rate becomes where a parent under sgd had this one, and only the optimizer is changed."""
+    parent = Point({**START.params, "learning_rate": rate}, {"optimizer": CategoricalDistribution(("adam", "sgd"))})
+    sampler = Evolution([], number=1, start=parent, habits=HABITS, seed=0)
+    trial = optuna.create_study(sampler=sampler).ask()
+    return sample(SPACE, trial)["learning_rate"]
+
+
+def guesses(seen: Sequence[FrozenTrial], value: Value) -> list[float]:
+    effects = Effects(seen, random.Random(0))
+    return [effects.guess("p0", CategoricalDistribution(tuple(range(10))), value) for _ in range(300)]
+
+
+def test_a_value_promises_what_its_trials_have_come_to() -> None:
+    seen = [uniform(number) for number in range(1, 9)]
+    high, low, unknown = (guesses(seen, value) for value in (8, 1, 0))
+
+    assert fmean(high) > 0.3 > -0.3 > fmean(low)
+    assert abs(fmean(unknown)) < 0.2
+
+
+def test_the_more_trials_had_a_value_the_surer_is_its_promise() -> None:
+    few, many = [uniform(1), uniform(2)], [uniform(1)] * 10 + [uniform(2)] * 10
+
+    assert stdev(guesses(few, 1)) > 1.5 * stdev(guesses(many, 1))
+
+
+def test_trials_that_are_all_alike_tell_nothing() -> None:
+    assert abs(fmean(guesses([uniform(3)] * 5, 3))) < 0.2
 
 
 def test_parents_are_the_best_at_the_highest_step_that_enough_have_come_to() -> None:
