@@ -131,7 +131,7 @@ def verdict_study(
     name = final.name_of(stored.name)
     if query.is_known(storage.engine, name):
         return known_verdict(storage, stored)
-    best = query.furthest(storage.engine, stored.name)
+    best = query.leading(storage.engine, stored.name)
     if best is None:
         say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
         return None
@@ -141,7 +141,7 @@ def verdict_study(
         say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
         return None
     if best.state != "COMPLETE":
-        say(f"no trial is complete; trial {best.number} came furthest, and is trained for the last time")
+        say(f"trial {best.number} leads, though not trained to its end; it is trained for the last time")
     spec = final.spec_of(stored.spec, best, uid=stored.uid, hours=hours, images=images, cores=threads(order))
     try:
         return study.open_or_create(storage, spec, name=name, data=stored.data)

@@ -58,17 +58,20 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
 
 
-def furthest(engine: sa.Engine, name: str) -> TrialRow | None:
-    """The best complete trial; where there is none, the best one of those that came furthest. None: none was judged.
+def leading(engine: sa.Engine, name: str) -> TrialRow | None:
+    """The trial with the best value, whether it was trained to its end or not. None: none was judged.
 
+    Of a complete one its last value counts, of any other its best one: who is better after less training is better.
     One that failed, or cannot be trained, is none of them.
     """
-    complete = best(engine, name).trials
-    if complete:
-        return complete[0]
     able = (each for each in trials(engine, name) if each.state != "FAIL" and each.violation <= 0)
-    judged = [each for each in able if each.curve and math.isfinite(each.curve[-1][1])]
-    return max(judged, key=lambda each: (*each.curve[-1], -each.number), default=None)
+    judged = [(value, -each.number, each) for each in able if (value := _came_to(each)) is not None]
+    return max(judged, default=(0.0, 0, None))[-1]
+
+
+def _came_to(trial: TrialRow) -> float | None:
+    values = trial.values[:1] if trial.state == "COMPLETE" else tuple(value for _, value in trial.curve)
+    return max(filter(math.isfinite, values), default=None)
 
 
 def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:

@@ -109,22 +109,26 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
     assert [t.number for t in ranking.trials] == [1, 0]
 
 
-def test_who_came_furthest_is_the_best_complete_trial_or_else_the_best_at_the_last_step(
-    make: Make, tmp_path: Path
-) -> None:
+def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, tmp_path: Path) -> None:
     study = make()
-    assert query.furthest(engine_of(tmp_path), "s") is None
-    for curve in ({1: 0.9}, {1: 0.1, 2: 0.3}, {1: 0.2, 2: 0.4}, {1: 0.1, 2: 0.2, 3: math.nan}):
-        add(study, None, TrialState.PRUNED, curve=curve)
+    assert query.leading(engine_of(tmp_path), "s") is None
     add(study, None, TrialState.PRUNED, curve={1: 0.9, 2: 0.9}, system={"constraints:trainable": 1.0})  # it diverged
     add(study, None, TrialState.FAIL, curve={1: 0.9, 2: 0.9})
-    before = query.furthest(engine_of(tmp_path), "s")
-    add(study, 0.05, curve={1: 0.05})
-    after = query.furthest(engine_of(tmp_path), "s")
+    assert query.leading(engine_of(tmp_path), "s") is None
 
-    assert before is not None
-    assert after is not None
-    assert (before.number, after.number) == (2, 6)
+    leaders = []
+    for curve, value in (
+        ({1: 0.1, 2: 0.3}, None),
+        ({1: 0.4, 2: 0.2}, None),  # better, after less training
+        ({1: 0.4, 2: math.nan}, None),  # as good, and later
+        ({1: 0.7, 2: 0.35}, 0.35),  # what it was like before its end tells nothing
+        ({1: 0.1, 2: 0.5}, 0.5),
+    ):
+        add(study, value, TrialState.PRUNED if value is None else TrialState.COMPLETE, curve=curve)
+        leader = query.leading(engine_of(tmp_path), "s")
+        leaders.append(None if leader is None else leader.number)
+
+    assert leaders == [2, 3, 3, 3, 6]
 
 
 def test_parameters_have_the_keys_and_values_of_a_study_file(make: Make, tmp_path: Path) -> None:
