@@ -1,4 +1,4 @@
-"""Sampler "evolution": a trial is one of the best until now, with those changes that promise most.
+"""Sampler "evolution": a trial is the best one until now, with the changes that promise most.
 
 A random network of thirty parameters has ten that are badly chosen, and so have the ten that tpe would begin with; a
 search of some tens of trials never gets rid of all. This one begins at one point, by default the network that a study
@@ -23,11 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.domain import Value
 from search.space import Space, sample, strip
 
-#: Parameters that a child has changed, and how many of the best may be its parent. On made-up functions of 28
-#: parameters with noise, 66 trials, three and three came first or nearly so at each level of noise (studies/LOG.md).
+#: Parameters that a child has changed. On made-up functions of 28 parameters, with little noise and much, 40 and 66
+#: trials, three changes of the best one came first or nearly so (studies/LOG.md).
 CHANGES: Final = 3
-PARENTS: Final = 3
-#: Trials that must have come to a step before parents are chosen by it; BOHB's rule of the highest fidelity that is
+#: Trials that must have come to a step before the best is chosen by it; BOHB's rule of the highest fidelity that is
 #: known well enough (Falkner et al. 2018, https://arxiv.org/abs/1807.01774).
 ENOUGH: Final = 6
 #: Standard deviation of a change, as a share of a range; PriorBand has 0.25 (Mallik et al. 2023,
@@ -52,7 +51,7 @@ class Point:
 
 
 class Evolution(optuna.samplers.BaseSampler):
-    """The sampler of one trial, which changes one of the best trials of `seen`, or `start` as long as there is none.
+    """The sampler of one trial, which changes the best trial of `seen`, or `start` as long as there is none.
 
     Trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its
     own of that key, or as in `habits` (key -> value), where that can be.
@@ -63,8 +62,7 @@ class Evolution(optuna.samplers.BaseSampler):
     ) -> None:
         dice = random.Random(seed)
         judged = [trial for trial in seen if is_judged(trial)]
-        chosen = parents(judged)
-        best = dice.choice(chosen) if chosen else None
+        best = best_of(judged)
         parent = start if best is None else Point(best.params, best.distributions)
         self._values = {**parent.params, **({} if number == 0 else changes(parent, Effects(judged, dice), dice))}
         self._habits = {**habits, **{strip(name): value for name, value in parent.params.items()}}
@@ -136,15 +134,15 @@ def start(space: Space, habits: Mapping[str, Value]) -> Point:
     return Point(trial.params, trial.distributions)
 
 
-def parents(judged: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The best at the highest step that enough trials have come to; where there is none, at the lowest."""
-    ranked: list[FrozenTrial] = []
+    best = None
     for step in sorted({max(trial.intermediate_values) for trial in judged}, reverse=True):
         there = [trial for trial in judged if math.isfinite(trial.intermediate_values.get(step, math.nan))]
-        ranked = sorted(there, key=lambda trial: (-trial.intermediate_values[step], trial.number))
-        if len(ranked) >= ENOUGH:
+        best = max(there, key=lambda trial: (trial.intermediate_values[step], -trial.number), default=None)
+        if len(there) >= ENOUGH:
             break
-    return ranked[:PARENTS]
+    return best
 
 
 def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
