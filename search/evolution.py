@@ -5,8 +5,8 @@ search of some tens of trials never gets rid of all. This one begins at one poin
 file describes which says nothing, and changes what helps. That local search is as good as any where trials are few:
 White et al. 2021, https://arxiv.org/abs/2005.02960; mutation of the best: Real et al. 2019,
 https://arxiv.org/abs/1802.01548; a start at the defaults, as in SMAC: https://github.com/automl/SMAC3. Which changes
-promise most is guessed as in Thompson sampling (Chapelle and Li 2011): what the trials with a value came to, and the
-less is known the bolder.
+promise most is guessed as in Thompson sampling (Chapelle and Li 2011, https://papers.nips.cc/paper/4321): what the
+trials with a value came to, and the less is known the bolder.
 """
 
 import math
