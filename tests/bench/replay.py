@@ -90,10 +90,9 @@ HABITS: Mapping[str, Value] = {key: DEFAULTS[key] for key in KEYS if key != "lea
 """Where evolution begins, and in the middle of an optimizer's learning rates."""
 
 
-@cache
-def space() -> Space:
+def space(known: Table) -> Space:
     """What every sampler draws from; learning rates are steps of a ladder."""
-    ladders: dict[str, Domain] = {name: Int(0, len(rates) - 1) for name, rates in table().rates.items()}
+    ladders: dict[str, Domain] = {name: Int(0, len(rates) - 1) for name, rates in known.rates.items()}
     return Space(
         parameters={
             "optimizer": Choice(tuple(sorted(ladders))),
@@ -108,7 +107,7 @@ def space() -> Space:
 
 def draw(known: Table, trial: optuna.Trial) -> Curve:
     """The curve of the cell that a sampler draws."""
-    values = sample(space(), trial)
+    values = sample(space(known), trial)
     rate = known.rates[str(values["optimizer"])][int(values["learning_rate"])]
     return known.curves[tuple({**values, "learning_rate": rate}[key] for key in KEYS)]
 
@@ -183,17 +182,21 @@ class Told(optuna.storages.InMemoryStorage):
         return self.told
 
 
-Choose = Callable[[optuna.Study, Sequence[FrozenTrial], int, int], optuna.samplers.BaseSampler]
-"""(study, what is learnt from, seed, number) -> the sampler of that trial."""
+Choose = Callable[[Table, optuna.Study, Sequence[FrozenTrial], int, int], optuna.samplers.BaseSampler]
+"""(table, study, what is learnt from, seed, number) -> the sampler of that trial."""
 
 
-def our_tpe(study: optuna.Study, seen: Sequence[FrozenTrial], seed: int, number: int) -> optuna.samplers.BaseSampler:
+def our_tpe(
+    _: Table, study: optuna.Study, seen: Sequence[FrozenTrial], seed: int, number: int
+) -> optuna.samplers.BaseSampler:
     view = sampler.Seen(study.study_name, study._storage, seen)
     return sampler.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=view)
 
 
-def our_evolution(_: optuna.Study, seen: Sequence[FrozenTrial], seed: int, number: int) -> optuna.samplers.BaseSampler:
-    point = start(space(), HABITS)
+def our_evolution(
+    known: Table, _: optuna.Study, seen: Sequence[FrozenTrial], seed: int, number: int
+) -> optuna.samplers.BaseSampler:
+    point = start(space(known), HABITS)
     return Evolution(seen, number=number, start=point, habits=HABITS, seed=derive(seed, number, "sampler"))
 
 
@@ -213,7 +216,7 @@ def promoting(
     while True:
         number, place = next(promotable(reached), (len(curves), 0))
         if number == len(curves):
-            study.sampler = choose(study, excerpt.read(), seed, number)
+            study.sampler = choose(known, study, excerpt.read(), seed, number)
             trial = study.ask()
             curves.append(draw(known, trial))
             told.told.append(deepcopy(study.trials[number]))
