@@ -96,6 +96,12 @@ class Effects:
         self._scores = [(trial.params, (value - fmean(values)) / (spread or 1.0)) for trial, value in there]
         """Of each trial that has come to the first rung: in standard deviations there."""
 
+    def is_known(self, params: Mapping[str, Any]) -> bool:
+        """Whether a trial had these values, as far as it had the same parameters."""
+        return any(
+            all(params[name] == value for name, value in known.items() if name in params) for known, _ in self._scores
+        )
+
     def guess(self, name: str, distribution: BaseDistribution, value: Any) -> float:
         """One draw from what is believed of a value: a normal distribution around what its trials have scored."""
         told = [(alike(distribution, value, params[name]), score) for params, score in self._scores if name in params]
@@ -146,7 +152,9 @@ def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
-    """Of the parameters of a parent those that promise most from a change, each with its new value."""
+    """Of the parameters of a parent those that promise most from a change, each with its new value; more of them where
+    the child would be a trial that there was.
+    """
     promises: list[tuple[float, str, Any]] = []
     for name, distribution in parent.distributions.items():
         own = effects.guess(name, distribution, parent.params[name])
@@ -154,7 +162,7 @@ def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, A
             promises.append((effects.guess(name, distribution, value) - own, name, value))
     best: dict[str, Any] = {}
     for _, name, value in sorted(promises, key=lambda promise: -promise[0]):
-        if len(best) < CHANGES:
+        if len(best) < CHANGES or effects.is_known({**parent.params, **best}):
             best.setdefault(name, value)
     return best
 

@@ -115,6 +115,22 @@ def test_a_child_is_the_best_trial_with_some_changes(seed: int) -> None:
     assert list(child.values()).count(8) == len(child) - CHANGES
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_trial_is_drawn_a_second_time_while_its_neighbours_were_not(seed: int) -> None:
+    pair = CategoricalDistribution((0, 1))
+    keys = ["p0", "p1", "p2", "p3"]
+    space = Space(parameters={key: Choice((0, 1)) for key in keys})
+    seen = [ended(number, {1: 1.0 - number / 10}) for number in range(6)]
+    flips: list[tuple[str, ...]] = [(), ("p0", "p1", "p2"), ("p0", "p1", "p3"), ("p0", "p2", "p3"), ("p1", "p2", "p3")]
+    for trial, flipped in zip(seen, [*flips, ("p0",)], strict=True):
+        trial.params = {key: int(key in flipped) for key in keys}
+        trial.distributions = dict.fromkeys(keys, pair)
+
+    child = drawn(seen, number=6, seed=seed, space=space)
+
+    assert child not in [trial.params for trial in seen]
+
+
 def test_the_same_seed_and_history_draw_the_same_point() -> None:
     seen = [uniform(number) for number in range(1, 9)]
 
