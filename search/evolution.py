@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.domain import Value
 from search.space import Space, sample, strip
 
-#: Parameters that a child has changed. On made-up functions of 28 parameters, with little noise and much, 40 and 66
-#: trials, three changes of the best one came first or nearly so (studies/LOG.md).
+#: Parameters that a child has changed. On made-up functions of 28 parameters two were better with little noise, four
+#: with much (studies/LOG.md).
 CHANGES: Final = 3
 #: Trials that must have come to a step before the best is chosen by it; BOHB's rule of the highest fidelity that is
 #: known well enough (Falkner et al. 2018, https://arxiv.org/abs/1807.01774).
@@ -89,15 +89,15 @@ class Effects:
     def __init__(self, judged: Sequence[FrozenTrial], dice: random.Random) -> None:
         self._dice = dice
         first = min((max(trial.intermediate_values) for trial in judged), default=0)
-        there = [(trial, trial.intermediate_values[first]) for trial in judged if first in trial.intermediate_values]
+        there = [(trial, trial.intermediate_values.get(first, math.nan)) for trial in judged]
         there = [(trial, value) for trial, value in there if math.isfinite(value)]
-        values = [value for _, value in there]
-        spread = pstdev(values) if values else 0.0
-        self._scores = [(trial.params, (value - fmean(values)) / (spread or 1.0)) for trial, value in there]
+        values = [value for _, value in there] or [0.0]
+        mean, spread = fmean(values), pstdev(values) or 1.0
+        self._scores = [(trial.params, (value - mean) / spread) for trial, value in there]
         """Of each trial that has come to the first rung: in standard deviations there."""
 
     def is_known(self, params: Mapping[str, Any]) -> bool:
-        """Whether a trial had these values, as far as it had the same parameters."""
+        """Whether a trial that was judged had these values, as far as it had the same parameters."""
         return any(
             all(params[name] == value for name, value in known.items() if name in params) for known, _ in self._scores
         )
@@ -153,7 +153,7 @@ def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
     """Of the parameters of a parent those that promise most from a change, each with its new value; more of them where
-    the child would be a trial that there was.
+    the child would be a trial that was judged already.
     """
     promises: list[tuple[float, str, Any]] = []
     for name, distribution in parent.distributions.items():
@@ -162,8 +162,9 @@ def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, A
             promises.append((effects.guess(name, distribution, value) - own, name, value))
     best: dict[str, Any] = {}
     for _, name, value in sorted(promises, key=lambda promise: -promise[0]):
-        if len(best) < CHANGES or effects.is_known({**parent.params, **best}):
-            best.setdefault(name, value)
+        if len(best) >= CHANGES and not effects.is_known({**parent.params, **best}):
+            break
+        best.setdefault(name, value)
     return best
 
 

@@ -23,14 +23,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import machine, query, sampler
-from search.domain import Choice, Domain, Int, Value
-from search.evolution import Evolution, start
-from search.keys import DEFAULTS
 from search.pruner import Asha
 from search.reader import open_reader
 from search.rows import PAUSED
-from search.seed import derive
-from search.space import Space, sample
 from tests.bench.measure import ROOT, Comparison, Result
 
 CURVES = ROOT / "studies" / "records" / "2026-11-24_curves" / "curves.json"
@@ -86,30 +81,18 @@ def table() -> Table:
     )
 
 
-HABITS: Mapping[str, Value] = {key: DEFAULTS[key] for key in KEYS if key != "learning_rate"}
-"""Where evolution begins, and in the middle of an optimizer's learning rates."""
-
-
-def space(known: Table) -> Space:
-    """What every sampler draws from; learning rates are steps of a ladder."""
-    ladders: dict[str, Domain] = {name: Int(0, len(rates) - 1) for name, rates in known.rates.items()}
-    return Space(
-        parameters={
-            "optimizer": Choice(tuple(sorted(ladders))),
-            "conv_layers": Int(2, 4),
-            "batch_size": Choice((64, 256)),
-            "learning_rate": next(iter(ladders.values())),
-            "scheduler": Choice(("none", "cosine", "one_cycle")),
-        },
-        when={("optimizer", name): {"learning_rate": ladder} for name, ladder in ladders.items()},
-    )
-
-
 def draw(known: Table, trial: optuna.Trial) -> Curve:
-    """The curve of the cell that a sampler draws."""
-    values = sample(space(known), trial)
-    rate = known.rates[str(values["optimizer"])][int(values["learning_rate"])]
-    return known.curves[tuple({**values, "learning_rate": rate}[key] for key in KEYS)]
+    """The curve of the cell that a sampler draws; learning rates are steps of a ladder, for all samplers alike."""
+    optimizer = trial.suggest_categorical("optimizer", sorted(known.rates))
+    rates = known.rates[optimizer]
+    cell = (
+        trial.suggest_int("conv_layers", 2, 4),
+        trial.suggest_categorical("batch_size", (64, 256)),
+        optimizer,
+        rates[trial.suggest_int(f"learning_rate[{optimizer}]", 0, len(rates) - 1)],
+        trial.suggest_categorical("scheduler", ("none", "cosine", "one_cycle")),
+    )
+    return known.curves[cell]
 
 
 # -- policies -----------------------------------------------------------------------------------------------------
@@ -182,29 +165,9 @@ class Told(optuna.storages.InMemoryStorage):
         return self.told
 
 
-Choose = Callable[[Table, optuna.Study, Sequence[FrozenTrial], int, int], optuna.samplers.BaseSampler]
-"""(table, study, what is learnt from, seed, number) -> the sampler of that trial."""
-
-
-def our_tpe(
-    _: Table, study: optuna.Study, seen: Sequence[FrozenTrial], seed: int, number: int
-) -> optuna.samplers.BaseSampler:
-    view = sampler.Seen(study.study_name, study._storage, seen)
-    return sampler.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=view)
-
-
-def our_evolution(
-    known: Table, _: optuna.Study, seen: Sequence[FrozenTrial], seed: int, number: int
-) -> optuna.samplers.BaseSampler:
-    point = start(space(known), HABITS)
-    return Evolution(seen, number=number, start=point, habits=HABITS, seed=derive(seed, number, "sampler"))
-
-
-def promoting(
-    known: Table, seed: int, *, choose: Choose = our_tpe, others: int = sampler.OTHERS
-) -> Iterator[tuple[int, float | None]]:
-    """Our samplers, and pruner = "promote": trials pause at rungs, until they are among the best there. `others`: of
-    the trials that are not good, tpe learns from at most so many.
+def promoting(known: Table, seed: int, *, others: int = sampler.OTHERS) -> Iterator[tuple[int, float | None]]:
+    """Our sampler, and pruner = "promote": trials pause at rungs, until they are among the best there. `others`: of the
+    trials that are not good, tpe learns from at most so many.
     """
     told = Told()
     study = optuna.create_study(direction="maximize")
@@ -216,7 +179,13 @@ def promoting(
     while True:
         number, place = next(promotable(reached), (len(curves), 0))
         if number == len(curves):
-            study.sampler = choose(known, study, excerpt.read(), seed, number)
+            study.sampler = sampler.build(
+                "tpe",
+                study_seed=seed,
+                number=number,
+                startup_trials=STARTUP,
+                seen=sampler.Seen(study.study_name, study._storage, excerpt.read()),
+            )
             trial = study.ask()
             curves.append(draw(known, trial))
             told.told.append(deepcopy(study.trials[number]))
@@ -275,7 +244,6 @@ POLICIES: Mapping[str, Mapping[str, Policy]] = {
     "TPE, Optuna's ASHA": {f"reduction {each}": partial(optunas, _tpe, partial(_halving, each)) for each in (2, 3, 4)},
     "one epoch, top k": {f"{first} at once": partial(one_epoch, first) for first in (8, 16, 32)},
     "ours": {"": promoting},
-    "ours, evolution": {"": partial(promoting, choose=our_evolution)},
     "ours, from 25 others": {"": partial(promoting, others=25)},
     "ours, stopping": {"": stopping},
 }
