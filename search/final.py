@@ -1,4 +1,4 @@
-"""From a finished search to the study `NAME.final`: one more training of the best trial's configuration.
+"""From a finished search to the study `NAME.final`: one more training of the configuration of the trial that leads.
 
 It is a study of its own, of one trial, so that leases, checkpoints, resuming and the dashboard are there already.
 """

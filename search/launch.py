@@ -120,7 +120,7 @@ def threads(order: Order) -> int:
 def verdict_study(
     order: Order, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
 ) -> StoredStudy | None:
-    """The study that trains the best trial for the last time, made for `hours` at the most if it is not there yet;
+    """The study that trains the trial that leads for the last time, made for `hours` at the most if it is not there yet;
     None if there is nothing to train or no time, which is said.
 
     Once made it stays with its trial, whatever the search finds later: the test images are looked at once.

@@ -58,7 +58,7 @@ class StudySpec:
     final: FinalTraining | None = None
     """[final]: the training after the search."""
     verdict_on: str | None = None
-    """The study whose best trial this one trains for the last time and tests; no file says it."""
+    """The study whose leading trial this one trains for the last time and tests; no file says it."""
 
 
 def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
