@@ -97,6 +97,11 @@ def ensure(source: Source, cache: Path, say: Say) -> Path:
     return folder
 
 
+def is_made(source: Source, cache: Path) -> bool:
+    """Whether the decoded set is there whole."""
+    return _is_whole(_folder(source, cache))
+
+
 def find(source: Source, cache: Path) -> Path:
     """Return the folder of the decoded set. Raises DataError where it has not been made, or is damaged."""
     folder = _folder(source, cache)

@@ -43,9 +43,12 @@ class Cifar10:
     def key(self) -> str:
         return hashlib.sha256(json.dumps(["cifar10", VERSION, self._archive.sha256, self.side]).encode()).hexdigest()
 
+    def fetch(self, say: Say) -> Path:
+        """The archive on the disk, downloaded if it is not there."""
+        return fetch(self._archive, self._folder, say, context=self._context)
+
     def open(self, say: Say) -> Contents:
-        path = fetch(self._archive, self._folder, say, context=self._context)
-        records = _read(path)
+        records = _read(self.fetch(say))
         train, test = (np.concatenate([records[name] for name in names]) for names in (TRAIN_FILES, TEST_FILES))
 
         def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> None:

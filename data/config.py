@@ -86,3 +86,11 @@ class AugmentConfig(BaseModel):
 
     cutout: Annotated[int, Field(ge=0, le=32)] = 0
     """Side in pixels of a square at a random place that is blanked (https://arxiv.org/abs/1708.04552); 0 is off."""
+
+    def scaled(self, share: float) -> Self:
+        """The same augmentation of images whose side is that share of what the pixels here are counted at.
+
+        What is off stays off, and what is on stays on, with a pixel at least.
+        """
+        pixels = {key: max(1, round(getattr(self, key) * share)) for key in ("crop", "cutout") if getattr(self, key)}
+        return self.model_copy(update=pixels)

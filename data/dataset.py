@@ -48,6 +48,13 @@ def prepare(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFF
     return describe(config, sets.ensure(_source(config, cache, archive), cache, say))
 
 
+def fetch(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFICIAL) -> None:
+    """Download what `prepare` would, if it has not been decoded yet. Raises DataError and OSError as `prepare` does."""
+    source = _source(config, cache, archive)
+    if isinstance(source, Cifar10) and not sets.is_made(source, cache):
+        source.fetch(say)
+
+
 def describe(config: DataConfig, folder: Path) -> DataInfo:
     """Return what there is to know about the prepared set in `folder`, split as the config says."""
     meta = sets.read_meta(folder)

@@ -44,10 +44,11 @@ class Part:
 
     def resized(self, side: int) -> "Part":
         """Return a copy of this part's own rows, of so many pixels a side."""
-        own = self.own()
-        chunks = torch.split(own.images.permute(0, 3, 1, 2), RESIZED_AT_ONCE)
-        small = [functional.interpolate(some, size=(side, side), mode="bilinear", antialias=True) for some in chunks]
-        return Part(images=torch.cat(small).permute(0, 2, 3, 1).contiguous(), labels=own.labels, indices=own.indices)
+        large = (self.images[rows].permute(0, 3, 1, 2) for rows in torch.split(self.indices, RESIZED_AT_ONCE))
+        small = [functional.interpolate(some, size=(side, side), mode="bilinear", antialias=True) for some in large]
+        images = torch.cat(small).permute(0, 2, 3, 1).contiguous()
+        indices = torch.arange(len(self), device=self.images.device)
+        return Part(images=images, labels=self.labels[self.indices], indices=indices)
 
 
 def together(first: Part, second: Part) -> Part:

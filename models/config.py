@@ -122,7 +122,7 @@ class TrainConfig(BaseModel):
     clip: Annotated[float, Field(ge=0.0)] = 0.0
     """Longest gradient, as a norm over all weights; 0 is off."""
     precision: Precision = "float32"
-    """Numbers that convolutions and dense layers compute with; auto is bfloat16 where the hardware has units for it."""
+    """Numbers that convolutions and dense layers compute with; auto is bfloat16 where that is known to be faster."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

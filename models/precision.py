@@ -1,4 +1,4 @@
-"""In which numbers a network computes: float32, or bfloat16 where the hardware has units that multiply it faster."""
+"""In which numbers a network computes: float32, or bfloat16 where the hardware is known to be faster with it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +23,8 @@ def computes_bfloat16(precision: Precision, device: torch.device) -> bool:
 def is_faster_in_bfloat16(cpu: Mapping[str, Any]) -> bool:
     """Whether a CPU of these capabilities, as torch names them, multiplies bfloat16 faster than float32.
 
-    AMX trains twice the images per second, AVX512_BF16 of AMD (Zen 4 and later) 1.6 times as many (`make bench`,
-    engine); AVX512_BF16 of Intel without AMX two thirds of float32's (studies/LOG.md).
+    AMX trains twice the images per second, AVX512_BF16 of AMD (Zen 4) 1.6 times as many, and that of Intel without AMX
+    two thirds (studies/LOG.md).
     """
     is_amd = str(cpu.get("cpu_name", "")).startswith("AMD")
     return bool(cpu.get("amx_bf16") or (is_amd and cpu.get("avx512_bf16")))

@@ -21,7 +21,7 @@ ONE_CYCLE_PEAK: Final = 0.25
 arXiv:2404.00498) and the 0.3 of torch's OneCycleLR."""
 
 TURNS: Final = 20
-"""So often at the most a plateau looks at the loss: a trial of `cifar10-10min` has 18 steps, its last training 75."""
+"""So often at the most a plateau looks at the loss: a trial of `cifar10` has 16 steps, a last training may have 75."""
 
 
 def make_schedule(config: TrainConfig) -> Schedule:
@@ -104,6 +104,10 @@ class Plateau:
             return
         self._torch.step(fmean(self._losses))
         self._losses, self._fed = [], progress
+
+    def stretch(self, share: float) -> None:
+        """Take it that the training has come only to this share of where it was thought to be."""
+        self._fed *= share
 
     def state_dict(self) -> dict[str, Any]:  # plain values, as torch gives them
         return {

@@ -140,7 +140,10 @@ class Training:
                 f"total_batches must be from the {self.batch} that are done to the {self._planned} that were planned, "
                 f"but got {total_batches}"
             )
+        before = self._progress()
         self._turn, self.total_batches = (0, 0.0), total_batches
+        if self._plateau is not None and before > 0:
+            self._plateau.stretch(self._progress() / before)
 
     def judged(self) -> nn.Module:
         """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""

@@ -23,9 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 from search.domain import Value
 from search.space import Space, sample, strip
 
-#: Parameters that a child has changed. On made-up functions of 28 parameters two were better with little noise, four
-#: with much (studies/LOG.md).
+#: Parameters that a child has changed, where that is no more than half of them. On made-up functions of 28 parameters
+#: two were better with little noise, four with much (studies/LOG.md).
 CHANGES: Final = 3
+#: So often a child that is there already is drawn anew, with more changes or fewer; then the space is small enough to
+#: have been seen nearly whole.
+TRIES: Final = 50
+#: What the values of a trial that could not be trained have come to, in standard deviations: one in forty is so bad.
+HOPELESS: Final = -2.0
 #: Trials that must have come to a step before the best is chosen by it; BOHB's rule of the highest fidelity that is
 #: known well enough (Falkner et al. 2018, https://arxiv.org/abs/1807.01774).
 ENOUGH: Final = 6
@@ -61,10 +66,9 @@ class Evolution(optuna.samplers.BaseSampler):
         self, seen: Sequence[FrozenTrial], *, number: int, start: Point, habits: Mapping[str, Value], seed: int
     ) -> None:
         dice = random.Random(seed)
-        judged = [trial for trial in seen if is_judged(trial)]
-        best = best_of(judged)
+        best = None if number == 0 else best_of([trial for trial in seen if is_judged(trial)])
         parent = start if best is None else Point(best.params, best.distributions)
-        self._values = {**parent.params, **({} if number == 0 else changes(parent, Effects(judged, dice), dice))}
+        self._values = dict(parent.params) if number == 0 else child_of(parent, Effects(seen, dice), dice)
         self._habits = {**habits, **{strip(name): value for name, value in parent.params.items()}}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -86,8 +90,10 @@ class Evolution(optuna.samplers.BaseSampler):
 class Effects:
     """What a parameter's value is good for, as far as the trials that had it tell."""
 
-    def __init__(self, judged: Sequence[FrozenTrial], dice: random.Random) -> None:
+    def __init__(self, seen: Sequence[FrozenTrial], dice: random.Random) -> None:
         self._dice = dice
+        self._seen = [trial.params for trial in seen if trial.params]
+        judged = [trial for trial in seen if is_judged(trial)]
         first = min((max(trial.intermediate_values) for trial in judged), default=0)
         there = [(trial, trial.intermediate_values.get(first, math.nan)) for trial in judged]
         there = [(trial, value) for trial, value in there if math.isfinite(value)]
@@ -95,12 +101,11 @@ class Effects:
         mean, spread = fmean(values), pstdev(values) or 1.0
         self._scores = [(trial.params, (value - mean) / spread) for trial, value in there]
         """Of each trial that has come to the first rung: in standard deviations there."""
+        self._scores += [(trial.params, HOPELESS) for trial in seen if is_impossible(trial)]
 
     def is_known(self, params: Mapping[str, Any]) -> bool:
-        """Whether a trial that was judged had these values, as far as it had the same parameters."""
-        return any(
-            all(params[name] == value for name, value in known.items() if name in params) for known, _ in self._scores
-        )
+        """Whether there is a trial of these values, as far as it has the same parameters, in whatever state."""
+        return any(all(params[name] == value for name, value in each.items() if name in params) for each in self._seen)
 
     def guess(self, name: str, distribution: BaseDistribution, value: Any) -> float:
         """One draw from what is believed of a value: a normal distribution around what its trials have scored."""
@@ -133,7 +138,7 @@ class AtRest:
         return self.params[name]
 
 
-def start(space: Space, habits: Mapping[str, Value]) -> Point:
+def usual_point(space: Space, habits: Mapping[str, Value]) -> Point:
     """The point of the usual values."""
     trial = AtRest(habits)
     sample(space, trial)
@@ -151,10 +156,19 @@ def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return best
 
 
-def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
-    """Of the parameters of a parent those that promise most from a change, each with its new value; more of them where
-    the child would be a trial that was judged already.
-    """
+def child_of(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
+    """The values of a parent with some changes; if it can be had, such as no trial has."""
+    count = min(CHANGES, max(1, len(parent.distributions) // 2))
+    for _ in range(TRIES):
+        child = {**parent.params, **changes(parent, effects, dice, count=count)}
+        if not effects.is_known(child):
+            break
+        count = dice.randint(1, max(1, len(parent.distributions)))
+    return child
+
+
+def changes(parent: Point, effects: Effects, dice: random.Random, *, count: int) -> dict[str, Any]:
+    """Of the parameters of a parent those so many that promise most from a change, each with its new value."""
     promises: list[tuple[float, str, Any]] = []
     for name, distribution in parent.distributions.items():
         own = effects.guess(name, distribution, parent.params[name])
@@ -162,7 +176,7 @@ def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, A
             promises.append((effects.guess(name, distribution, value) - own, name, value))
     best: dict[str, Any] = {}
     for _, name, value in sorted(promises, key=lambda promise: -promise[0]):
-        if len(best) >= CHANGES and not effects.is_known({**parent.params, **best}):
+        if len(best) == count:
             break
         best.setdefault(name, value)
     return best
@@ -171,7 +185,12 @@ def changes(parent: Point, effects: Effects, dice: random.Random) -> dict[str, A
 def is_judged(trial: FrozenTrial) -> bool:
     """Whether a trial has ended, or pauses, with a network that could be trained."""
     ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    return ended and bool(trial.intermediate_values) and all(violation <= 0 for violation in trial.constraints.values())
+    return ended and bool(trial.intermediate_values) and not is_impossible(trial)
+
+
+def is_impossible(trial: FrozenTrial) -> bool:
+    """Whether a trial has a network that cannot be trained."""
+    return any(violation > 0 for violation in trial.constraints.values())
 
 
 def usual(distribution: BaseDistribution, habit: Value | None) -> Any:
@@ -195,7 +214,7 @@ def _moved(distribution: BaseDistribution, value: float, dice: random.Random) ->
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     while True:
         place = share(distribution, value) + dice.gauss(0, SPREAD)
-        if 0 <= place <= 1 and at(distribution, place) != value:
+        if 0 <= place <= 1 and at(distribution, place) != at(distribution, share(distribution, value)):
             return at(distribution, place)
 
 

@@ -7,13 +7,15 @@ step of its rung; who claims it takes that away. So a trial that was paused or p
 the database says it is. It holds its checkpoint as long as its turn may come soon.
 """
 
+import json
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.loader import pausing
-from search.storage import CURVES, TRIALS
+from search.rows import PAUSED
+from search.storage import CURVES, TRIAL_ATTRS, TRIALS
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
 #: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
@@ -34,8 +36,8 @@ class Ladder:
         found: list[tuple[int, int]] = []
         for rung in reversed(self.rungs):
             ranked, paused = self._ranked(connection, study_id, rung), _paused(connection, study_id, rung)
-            places = len(ranked) // self.reduction
-            went_on = sum(trial_id not in paused for trial_id, _ in ranked)
+            places, stayed = len(ranked) // self.reduction, _stayed(connection, study_id, rung)
+            went_on = sum(trial_id not in stayed for trial_id, _ in ranked)
             turn = [(trial_id, number) for trial_id, number in ranked[:places] if trial_id in paused]
             found += turn[: max(0, places - went_on)]
         return found
@@ -90,3 +92,14 @@ class Ladder:
 def _paused(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
     """The ids of the trials that pause at a rung."""
     return set(connection.execute(pausing(study_id, rung)).scalars())
+
+
+def _stayed(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
+    """The ids of the trials that did not go on from a rung: they pause, or were pruned there when the study ended."""
+    rows = sa.select(TRIALS.c.trial_id).where(
+        TRIALS.c.study_id == study_id,
+        TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
+        TRIAL_ATTRS.c.key == PAUSED,
+        TRIAL_ATTRS.c.value_json == json.dumps(rung),
+    )
+    return set(connection.execute(rows).scalars())

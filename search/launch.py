@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from data.config import DataConfig
-from data.dataset import prepare
+from data.dataset import fetch, prepare
 from search import care, final, home, lease, machine, query, study
 from search.errors import BusyError, DatabaseError, DiskError, SpecError, UsageError
 from search.home import Home
@@ -60,7 +60,6 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
 
     `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
     """
-    began = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
     files = home.of(order.url)
     check_name(order.name, spec, files)
@@ -69,6 +68,9 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
+    with writing_to(order.cache):
+        fetch(spec.data, order.cache, say)
+    began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
@@ -120,8 +122,8 @@ def threads(order: Order) -> int:
 def verdict_study(
     order: Order, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
 ) -> StoredStudy | None:
-    """The study that trains the trial that leads for the last time, made for `hours` at the most if it is not there yet;
-    None if there is nothing to train or no time, which is said.
+    """The study that trains who leads for the last time, made for `hours` at the most if it is not there yet; None if
+    there is nothing to train or no time, which is said.
 
     Once made it stays with its trial, whatever the search finds later: the test images are looked at once.
 
@@ -214,14 +216,21 @@ def anchored(data: DataConfig) -> DataConfig:
 
 def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
     """Decode the images if that was not done yet; what the study keeps of them."""
-    try:
+    with writing_to(cache):
         info = prepare(spec.data, cache, say)
-    except OSError as error:
-        raise DiskError(f"cannot write to {cache}: {error.strerror or error}; name another --cache") from error
     for note in info.notes:
         say(note)
     kept = ("fingerprint", "classes", "train_counts", "test_counts", "image_size", "notes")
     return {name: value for name, value in asdict(info).items() if name in kept}
+
+
+@contextmanager
+def writing_to(cache: Path) -> Iterator[None]:
+    """Say what to do where the folder of images cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"cannot write to {cache}: {error.strerror or error}; name another --cache") from error
 
 
 @contextmanager

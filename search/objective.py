@@ -192,7 +192,12 @@ class Run:
         model, train, augment = spec.configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
         batches = Batches(
-            data.train, data.info, batch_size=train.batch_size, seed=self.seed, augment=augment, device=device
+            data.train,
+            data.info,
+            batch_size=train.batch_size,
+            seed=self.seed,
+            augment=augment.scaled(data.info.image_size / self.place.study.spec.data.side),
+            device=device,
         )
         ends = boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
         training = start(
@@ -245,9 +250,9 @@ class Run:
 
     def _anneal(self, training: Training, ends: tuple[int, ...]) -> None:
         """Let the schedule end at the next rung, if the study wants that."""
-        spec = self.place.study.spec
-        if spec.search.anneal:
-            stops = (*asha(spec).rungs(), len(ends))
+        stored = self.place.study.spec
+        if stored.search.anneal:
+            stops = (*asha(stored).rungs(), len(ends))
             training.stretch(ends[next((rung for rung in stops if rung > training.step), len(ends)) - 1])
 
     def take_up(self, training: Training) -> None:

@@ -16,7 +16,7 @@ from search.rows import PAUSED
 from search.seed import derive
 
 #: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
-#: a quarter of their root, was better on one small space, and worse on eleven public ones (studies/LOG.md).
+#: a quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).
 GOOD, GOOD_SHARE = 25, 0.1
 #: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early; BOHB
 #: draws every third so (Falkner et al. 2018, https://arxiv.org/abs/1807.01774), which cost more than it gained.

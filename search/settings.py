@@ -23,7 +23,7 @@ class Budget(BaseModel):
     """Equal shares of an epoch after which a trial is judged; curves, rungs and checkpoints count these steps."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock in which the study may run, added up over its runs."""
-    trial_macs: Annotated[float, Field(gt=0)] | None = None
+    trial_macs: Annotated[float, Field(ge=1)] | None = None
     """Multiply-accumulates, forward, that a trial may train with. A network that needs more for all its epochs sees
     fewer images, in as many steps: trials then cost about the same, and at each rung equal efforts are compared."""
     max_parameters: Annotated[int, Field(ge=1)] | None = None

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from search import query
 from search import spec as specs
 from search.errors import SpecError
-from search.evolution import Evolution, start
+from search.evolution import Evolution, usual_point
 from search.ladder import Ladder
 from search.pruner import Asha
 from search.pruner import build as build_pruner
@@ -165,7 +165,7 @@ def _sampler(
         return Evolution(
             seen,
             number=number,
-            start=start(study.spec.space, known),
+            start=usual_point(study.spec.space, known),
             habits=known,
             seed=derive(search.seed, number, "sampler"),
         )

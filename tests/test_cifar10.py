@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data import dataset
 from data.cache import ensure, read_array, read_meta
 from data.cifar10 import CLASSES, OFFICIAL, TEST_FILES, TRAIN_FILES, Cifar10
+from data.config import DataConfig
 from data.download import Archive, fetch
 from data.errors import DataError
 
@@ -248,3 +250,19 @@ def test_the_official_archive_is_named_with_its_size_and_checksum() -> None:
 
 def test_the_small_archive_has_the_form_of_the_official_one() -> None:
     assert gzip.decompress(CONTENT)[257:262] == b"ustar"
+
+
+def test_what_is_downloaded_ahead_is_decoded_later_without_the_net(tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    archive = Archive(url="https://localhost:1/small.tar.gz", size=len(CONTENT), sha256=digest)
+    config, said = DataConfig(source="cifar10", validation=20), list[str]()
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        dataset.fetch(config, tmp_path, said.append, archive=archive)
+    (tmp_path / "downloads" / "small.tar.gz").write_bytes(CONTENT)
+
+    dataset.fetch(config, tmp_path, said.append, archive=archive)
+
+    assert not (tmp_path / "sets").exists()
+    dataset.prepare(config, tmp_path, said.append, archive=archive)
+    shutil.rmtree(tmp_path / "downloads")
+    dataset.fetch(config, tmp_path, said.append, archive=archive)  # which is not needed any more

@@ -10,6 +10,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search import runner
 from search.domain import Choice, Float, Int, Value
 from search.evolution import (
     CHANGES,
@@ -22,10 +23,11 @@ from search.evolution import (
     is_judged,
     others,
     share,
-    start,
     usual,
+    usual_point,
 )
 from search.space import Space, sample
+from tests.lab import Lab, work
 
 HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}
 
@@ -42,7 +44,7 @@ SPACE = Space(
     needs={"momentum": ("optimizer", frozenset({"sgd"}))},
 )
 
-START = start(SPACE, HABITS)
+START = usual_point(SPACE, HABITS)
 
 
 def ended(
@@ -85,7 +87,7 @@ def test_it_begins_at_what_is_usual_and_else_in_the_middle() -> None:
 def test_what_is_usual_elsewhere_is_not_where_it_cannot_be() -> None:
     only_adam = Space(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
 
-    assert start(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
+    assert usual_point(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -131,6 +133,66 @@ def test_no_trial_is_drawn_a_second_time_while_its_neighbours_were_not(seed: int
     assert child not in [trial.params for trial in seen]
 
 
+PAIR = Space(parameters={"p0": Choice((0, 1)), "p1": Choice((0, 1))})
+
+
+def pairs(*params: tuple[Value, ...]) -> list[FrozenTrial]:
+    """Trials of PAIR, each a little better than the one before."""
+    trials = [ended(number, {1: number / 10}) for number in range(len(params))]
+    for trial, values in zip(trials, params, strict=True):
+        trial.params = dict(zip(PAIR.parameters, values, strict=True))
+        trial.distributions = dict.fromkeys(trial.params, CategoricalDistribution((0, 1)))
+    return trials
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_space_that_is_smaller_than_the_changes_is_seen_whole(seed: int) -> None:
+    seen = pairs((0, 0))
+    while len(seen) < 4:
+        child = drawn(seen, number=len(seen), seed=seed, space=PAIR)
+        seen = pairs(*[tuple(trial.params.values()) for trial in seen], (child["p0"], child["p1"]))
+
+    assert len({str(trial.params) for trial in seen}) == 4
+    assert set(drawn(seen, number=4, seed=seed, space=PAIR)) == {"p0", "p1"}
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.FAIL])
+def test_what_is_at_work_or_failed_is_not_drawn_again(state: TrialState) -> None:
+    seen = pairs((0, 0), (0, 1), (1, 0))
+    for trial in seen[1:]:
+        trial.state, trial.intermediate_values = state, {}
+
+    assert {str(drawn(seen, number=3, seed=seed, space=PAIR)) for seed in range(20)} == {"{'p0': 1, 'p1': 1}"}
+
+
+def test_the_first_trial_is_the_start_however_late_it_is_drawn() -> None:
+    assert drawn([ended(1, {1: 0.9})], number=0) == START.params
+
+
+def test_a_study_begins_at_its_first_point_and_goes_on_from_the_best_trial_that_pauses(lab: Lab) -> None:
+    point = {"width": 16, "activation": "gelu", "learning_rate": 0.02}
+    space = {
+        "width": {"low": 8, "high": 32, "step": 8},
+        "activation": ["relu", "gelu", "silu", "elu"],
+        "norm": ["batch", "group", "none"],
+        "pool": ["max", "avg"],
+        "flip": [True, False],
+        "residual": [True, False],
+    }
+    search = {"sampler": "evolution", "pruner": "promote", "reduction": 2, "seed": 3}
+    place = runner.workplace(lab.create(points=[point], space=space, search=search, budget={"trials": 9, "epochs": 2}))
+
+    rows = [work(place) for _ in range(9)]
+
+    configs = [{key: row.config[key] for key in (*space, "learning_rate")} for row in rows]
+    assert configs[0] == {"norm": "batch", "pool": "max", "flip": False, "residual": False, **point}
+    assert {row.paused for row in rows} == {1}
+    for number, config in enumerate(configs[1:], 1):
+        best = max(rows[:number], key=lambda row: (row.curve[0], -row.number)).config
+        assert 1 <= sum(best[key] != value for key, value in config.items()) <= CHANGES
+    assert len(set(map(str, configs))) == 9
+
+
 def test_the_same_seed_and_history_draw_the_same_point() -> None:
     seen = [uniform(number) for number in range(1, 9)]
 
@@ -162,6 +224,16 @@ def test_a_value_promises_what_its_trials_have_come_to() -> None:
 
     assert fmean(high) > 0.3 > -0.3 > fmean(low)
     assert abs(fmean(unknown)) < 0.2
+
+
+def test_a_value_of_networks_that_could_not_be_trained_promises_little() -> None:
+    seen = [uniform(number) for number in range(1, 9)]
+    hopeless = [ended(9, {}, violation=1.0), ended(10, {}, violation=1.0)]
+    for trial in hopeless:
+        trial.params = {"p0": 0}
+
+    assert fmean(guesses([*seen, *hopeless], 0)) < -0.7
+    assert abs(fmean(guesses(seen, 0))) < 0.2
 
 
 def test_the_more_trials_had_a_value_the_surer_is_its_promise() -> None:
@@ -225,6 +297,15 @@ def test_a_change_is_another_value_of_the_same_range(distribution: BaseDistribut
         before, value = value, dice.choice(others(distribution, value, dice))
         assert value != before
         assert distribution._contains(distribution.to_internal_repr(value))
+
+
+def test_a_value_by_hand_is_changed_although_its_step_is_rounded_in_another_way() -> None:
+    distribution, dice = FloatDistribution(0.0, 0.6, step=0.1), random.Random(0)
+
+    moved = [value for _ in range(200) for value in others(distribution, 0.3, dice)]
+
+    assert at(distribution, 0.5) == 0.30000000000000004
+    assert min(abs(value - 0.3) for value in moved) > 0.05
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS[1:], ids=str)

@@ -64,6 +64,16 @@ def test_the_best_half_of_each_rung_goes_on_and_nobody_else(lab: Lab) -> None:
     assert "pruned: rank" in lab.run("show", "s", str(pruned)).out
 
 
+def test_a_finished_study_that_gets_more_trials_promotes_the_best_of_them(lab: Lab) -> None:
+    assert lab.run("run", lab.write(search=PROMOTE, budget=BUDGET), "--workers", "1").code == 0
+
+    answer = lab.run("resume", "s", "--trials", "16", "--workers", "1")
+
+    assert answer.code == 0
+    assert len(steps(lab)) == 16
+    assert max(steps(lab)[8:]) > 1
+
+
 def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(lab: Lab) -> None:
     paused, whole = (
         lab.write("paused", search=PROMOTE, budget=BUDGET),

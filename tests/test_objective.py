@@ -190,11 +190,11 @@ def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(lab: Lab, b
 RUNGS = {"pruner": "asha", "first_rung": 2, "reduction": 3, "trial_seed": 7}
 
 
-def annealed(lab: Lab, name: str, *, steps: int, anneal: bool) -> Post:
-    """One trial of so many steps, whose rate falls to nothing."""
+def annealed(lab: Lab, name: str, *, steps: int, anneal: bool, scheduler: str = "linear") -> Post:
+    """One trial of so many steps, whose rate falls to nothing, or follows the loss."""
     return lab.create(
         name,
-        space={"learning_rate": 0.02, "scheduler": "linear", "ema": 0.9, "crop": 1},
+        space={"learning_rate": 0.02, "scheduler": scheduler, "ema": 0.9, "crop": 1},
         budget={"trials": 1, "epochs": steps / 2, "steps_per_epoch": 2},
         search=RUNGS | {"anneal": anneal},
     )
@@ -210,16 +210,34 @@ def test_where_schedules_end_at_rungs_a_trial_comes_to_its_first_one_as_a_short_
     assert long.curve[:2] == short.curve != plain.curve[:2]
 
 
+@pytest.mark.parametrize("scheduler", ["linear", "plateau"])
 @pytest.mark.parametrize("batch", [3, 20, 21, 45])
-def test_a_trial_whose_schedule_is_stretched_goes_on_as_if_nothing_had_happened(lab: Lab, batch: int) -> None:
-    whole = work(runner.workplace(annealed(lab, "whole", steps=8, anneal=True)))
-    place = runner.workplace(annealed(lab, "stopped", steps=8, anneal=True))
+def test_a_trial_whose_schedule_is_stretched_goes_on_as_if_nothing_had_happened(
+    lab: Lab, batch: int, scheduler: str
+) -> None:
+    whole = work(runner.workplace(annealed(lab, "whole", steps=8, anneal=True, scheduler=scheduler)))
+    place = runner.workplace(annealed(lab, "stopped", steps=8, anneal=True, scheduler=scheduler))
 
     assert work(place, stop_after(batch)).state == "WAITING"
     resumed = work(place)
 
     assert resumed.curve == whole.curve
     assert equal(lab.trained(name="stopped")["model"], lab.trained(name="whole")["model"])
+
+
+def test_pixels_of_augmentation_are_counted_at_full_size_where_a_search_sees_smaller_images(lab: Lab) -> None:
+    def model(crop: int, cutout: int) -> Any:
+        """Of a trial on images of 4 pixels a side in place of 8."""
+        name, space = f"crop-{crop}-cutout-{cutout}", {"learning_rate": 0.02, "crop": crop, "cutout": cutout}
+        changes: dict[str, Any] = {"search": {"trial_seed": 7}, "budget": {"trials": 1, "epochs": 1}}
+        work(runner.workplace(lab.create(name, data={"search_size": 4}, space=space, **changes)))
+        return lab.trained(name=name)["model"]
+
+    assert equal(model(crop=1, cutout=0), model(crop=2, cutout=0))
+    assert equal(model(crop=0, cutout=1), model(crop=0, cutout=2))
+    both = model(crop=2, cutout=2)
+    assert not equal(both, model(crop=4, cutout=2))
+    assert not equal(both, model(crop=2, cutout=4))
 
 
 def test_a_report_that_a_crash_has_lost_is_written_from_the_checkpoint(lab: Lab) -> None:

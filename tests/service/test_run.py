@@ -1,6 +1,8 @@
 """The whole service at work: budgets, going on, several workers and launchers, stopping."""
 
+import io
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import numpy as np
 
 from search import launch, query, spec, study
 from search.interrupts import STOPPING
+from search.pool import End
+from search.progress import PlainView
 from search.reader import open_reader
 from search.storage import Storage
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
@@ -135,6 +139,18 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
     assert {(trial.state, trial.attempts) for trial in left} <= {("WAITING", 0), ("COMPLETE", 1)}
     assert "s: done" in whole.err
     assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * (len(left) or 1)
+
+
+def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> None:
+    lab.create(budget=SHORT | {"trials": 1})
+    storage, order = Storage(lab.url), launch.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    stored = study.load(storage, "s")
+    view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
+
+    end = launch.pool(order, storage, stored, ("cpu",), view, since=hour_ago).run()
+
+    assert end is End.DONE
+    assert study.seconds_run(storage, stored.id) > 3600.0
 
 
 def test_a_trial_run_again_ends_with_the_very_same_weights(lab: Lab) -> None:
