@@ -29,7 +29,7 @@ CHANGES: Final = 3
 #: So often a child that is there already is drawn anew, with more changes or fewer; then the space is small enough to
 #: have been seen nearly whole.
 TRIES: Final = 50
-#: What the values of a trial that could not be trained have come to, in standard deviations: one in forty is so bad.
+#: What the values of a trial that diverged have come to, in standard deviations: one in forty is so bad.
 HOPELESS: Final = -2.0
 #: Trials that must have come to a step before the best is chosen by it; BOHB's rule of the highest fidelity that is
 #: known well enough (Falkner et al. 2018, https://arxiv.org/abs/1807.01774).
@@ -101,7 +101,7 @@ class Effects:
         mean, spread = fmean(values), pstdev(values) or 1.0
         self._scores = [(trial.params, (value - mean) / spread) for trial, value in there]
         """Of each trial that has come to the first rung: in standard deviations there."""
-        self._scores += [(trial.params, HOPELESS) for trial in seen if is_impossible(trial)]
+        self._scores += [(trial.params, HOPELESS) for trial in seen if is_impossible(trial) and was_begun(trial)]
 
     def is_known(self, params: Mapping[str, Any]) -> bool:
         """Whether there is a trial of these values, as far as it has the same parameters, in whatever state."""
@@ -191,6 +191,13 @@ def is_judged(trial: FrozenTrial) -> bool:
 def is_impossible(trial: FrozenTrial) -> bool:
     """Whether a trial has a network that cannot be trained."""
     return any(violation > 0 for violation in trial.constraints.values())
+
+
+def was_begun(trial: FrozenTrial) -> bool:
+    """Whether a trial's network was built. One that is too large was not, which says nothing against its values: blamed
+    for it, they would keep a search from networks that are just small enough (studies/LOG.md).
+    """
+    return "macs" in trial.user_attrs
 
 
 def usual(distribution: BaseDistribution, habit: Value | None) -> Any:
