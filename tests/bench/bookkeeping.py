@@ -102,7 +102,7 @@ def measured(quick: bool) -> Result:
         name="Bookkeeping",
         about=(
             f"A life: claim, draw {drawn()} parameters (tpe), report {STEPS} steps, decide at each (asha), tell.",
-            "Our every third trial, which is drawn at random and costs less, is left out.",
+            "Our every tenth trial, which is drawn at random and costs less, is left out.",
             "A poll: what the browser asks for every ten seconds, as soon as the dashboard's own cache is out of date.",
             f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
         ),

@@ -53,7 +53,7 @@ class Layout:
 
 def measured(quick: bool) -> Result:
     """Ours against the best plain loop, and against the expert's."""
-    window_s, repeats = (2.0, 2) if quick else (8.0, 7)
+    window_s, repeats = (2.0, 2) if quick else (6.0, 5)
     cores = machine.cores()
     layouts = [
         Layout(

@@ -271,18 +271,20 @@ def measured(quick: bool) -> Result:
     seeds = range(6 if quick else SEEDS)
     half = len(seeds) // 2
     with ProcessPoolExecutor(machine.cores()) as pool:
-        needed = {
-            name: {
-                setting: list(pool.map(partial(epochs_to_target, name, setting), seeds, chunksize=5))
-                for setting in settings
-            }
+
+        def needed(name: str, setting: str, seeds: range) -> tuple[float, ...]:
+            return tuple(pool.map(partial(epochs_to_target, name, setting), seeds, chunksize=5))
+
+        tuned = {
+            name: {setting: statistics.mean(needed(name, setting, seeds[:half])) for setting in settings}
             for name, settings in POLICIES.items()
+            if len(settings) > 1
         }
-    chosen = {name: min(rows, key=lambda each: statistics.mean(rows[each][:half])) for name, rows in needed.items()}
-    reported = {name: tuple(needed[name][setting][half:]) for name, setting in chosen.items()}
+        chosen = {name: best_of(tuned.get(name, dict.fromkeys(settings, 0.0))) for name, settings in POLICIES.items()}
+        reported = {name: needed(name, setting, seeds[half:]) for name, setting in chosen.items()}
     return Result(
         name="Replay",
-        about=about(known=table(), needed=needed, reported=reported, half=half),
+        about=about(known=table(), tuned=tuned, reported=reported, half=half),
         comparisons=tuple(
             Comparison(
                 what=f"ours against {name}",
@@ -298,26 +300,30 @@ def measured(quick: bool) -> Result:
     )
 
 
+def best_of(means: Mapping[str, float]) -> str:
+    """The setting that needed least."""
+    return min(means, key=means.__getitem__)
+
+
 TARGETS = {"Optuna's defaults": 2.0, "one epoch, top k": 1.0}
 """How many times less training ours is to need."""
 
 
 def about(
-    *, known: Table, needed: Mapping[str, Mapping[str, list[float]]], reported: Mapping[str, Sequence[float]], half: int
+    *, known: Table, tuned: Mapping[str, Mapping[str, float]], reported: Mapping[str, Sequence[float]], half: int
 ) -> tuple[str, ...]:
     """What was replayed, what each setting needed on the tuning seeds, and how many searches failed."""
     failed = ", ".join(f"{name} {sum(each >= MOST_EPOCHS for each in row)}" for name, row in reported.items())
-    tuned = [
-        f"{name}: {', '.join(f'{setting} {statistics.mean(row[:half]):.1f}' for setting, row in rows.items())}"
-        for name, rows in needed.items()
-        if len(rows) > 1
+    settings = [
+        f"{name}: {', '.join(f'{setting} {mean:.1f}' for setting, mean in means.items())}"
+        for name, means in tuned.items()
     ]
     best = max(curve[-1] for curve in known.curves.values())
     good = sum(curve[-1] >= known.target for curve in known.curves.values())
     return (
         f"{len(known.curves)} cells of {known.steps} steps; the best ends at {best:.4f}, {good} reach 95 % of that.",
         f"Epochs of training until a complete trial is one of them; {half} seeds to tune, the rest to report.",
-        f"Mean epochs of each setting on the tuning seeds, the best of which is reported: {'; '.join(tuned)}.",
+        f"Mean epochs of each setting on the tuning seeds, the best of which is reported: {'; '.join(settings)}.",
         f"Ours has first_rung = {FIRST_RUNG} and reduction = {REDUCTION}, as every study that is shipped. How many "
         "trials its tpe takes for good, and how many it draws at random, was chosen on these curves, with other seeds.",
         f"Searches that found none in {MOST_EPOCHS:.0f} epochs, which count as so many: {failed}.",
