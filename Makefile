@@ -76,7 +76,7 @@ test: check  ##| check, then all tests
 soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak
 
-bench: $(SETUP)  ##| measure against stock, ten minutes
+bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench
 
 check: $(SETUP)  ##| lint, types, import rules
