@@ -7,7 +7,9 @@ WORKERS ?=
 HOURS   ?=
 DATA    ?=
 NAME    ?=
-TOP     ?= 5
+TOP     ?=
+SEEDS   ?=
+EPOCHS  ?=
 TRIAL   ?= 0
 PORT    ?= 8080
 PYTHON  ?= python3
@@ -21,7 +23,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -41,13 +43,17 @@ studies: $(SETUP)  ##| list the studies
 	@$(CONVSEARCH) studies
 
 best: $(SETUP)  ## STUDY=cifar10 TOP=5 | show the best trials
-	@$(CONVSEARCH) best $(STUDY) --top $(TOP)
+	@$(CONVSEARCH) best $(STUDY) $(if $(TOP),--top $(TOP))
 
 show: $(SETUP)  ## STUDY=cifar10 TRIAL=7 | show one trial
 	@$(CONVSEARCH) show $(STUDY) $(TRIAL)
 
 compare: $(SETUP)  ## STUDY=findings | show which changes helped
 	@$(CONVSEARCH) compare $(STUDY)
+
+final: $(SETUP)  ## STUDY=cifar10 | the best anew, tested once
+	@$(CONVSEARCH) final $(STUDY) $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WORKERS),--workers $(WORKERS))
 
 stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
 	@$(CONVSEARCH) stop $(STUDY)

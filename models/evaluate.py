@@ -1,12 +1,19 @@
 """How good a network is on images it was not trained on."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+#: Runs of one image that are timed, and before them, while caches fill and kernels are chosen, those that are not.
+LATENCY_RUNS: Final = 30
+WARM_UP: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -15,6 +22,8 @@ class Evaluation:
 
     confusion: Tensor
     """(classes, classes) int64 on the CPU: images of the row's class that were taken for the column's."""
+    right: Tensor
+    """(images,) bool on the CPU: whether each image was taken for what it is, in the order of the batches."""
     loss: float
     """Mean cross-entropy per image in nats, without label smoothing; not finite where the network's outputs are not."""
 
@@ -44,15 +53,30 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes
     device = next(model.parameters()).device
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    right: list[Tensor] = []
     with _evaluation_mode(model), torch.inference_mode():
         for images, labels in batches:
             logits = model(images)
-            counts += torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes * classes)
+            predicted = logits.argmax(dim=1)
+            counts += torch.bincount(labels * classes + predicted, minlength=classes * classes)
+            right.append(predicted == labels)
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
     total = int(counts.sum())
     if total == 0:
         raise ValueError("evaluate needs at least one image, but its batches have none")
-    return Evaluation(confusion=counts.view(classes, classes).cpu(), loss=float(loss_sum) / total)
+    confusion = counts.view(classes, classes).cpu()
+    return Evaluation(confusion=confusion, right=torch.cat(right).cpu(), loss=float(loss_sum) / total)
+
+
+def latency_s(model: nn.Module, image: Tensor, *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds in which `model` classifies one image, (3, side, side) float32, by itself: the median of LATENCY_RUNS."""
+    taken = []
+    with _evaluation_mode(model), torch.inference_mode():
+        for _ in range(WARM_UP + LATENCY_RUNS):
+            began = clock()
+            model(image[None]).argmax().item()  # which waits for a GPU
+            taken.append(clock() - began)
+    return median(taken[WARM_UP:])
 
 
 @contextmanager

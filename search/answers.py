@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.output import Grid, duration, number, setting, settings
-from search.rows import FINAL, Counts, Ranking, StudyRow, TrialRow
+from search.rows import Counts, Look, Ranking, StudyRow, TrialRow, is_verdict
 
 
 def studies_grid(rows: Sequence[StudyRow]) -> Grid:
@@ -154,6 +154,16 @@ def verdict_line(row: TrialRow) -> str:
     return f"verdict: {number(row.values[0])} on {_test(row.test)}; {trained}"
 
 
+def looks_lines(looks: Sequence[Look]) -> tuple[str, ...]:
+    """What is to be told of other looks at the same test images."""
+    if not looks:
+        return ("No other study of this database has looked at these test images.",)
+    return tuple(
+        f"{look.study} has looked at these test images, too: {look.networks} networks, {look.first} to {look.last} UTC"
+        for look in looks
+    )
+
+
 def _test(test: Mapping[str, Any]) -> str:
     low, high = test["interval"]
     return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
@@ -187,7 +197,7 @@ def _is_drawn(stored: object) -> bool:
 
 def command(row: TrialRow) -> str:
     """The command that runs this trial's configuration again; none for a last training, which is tested once."""
-    return "" if row.study.endswith(FINAL) else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
+    return "" if is_verdict(row.study) else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
 
 
 def counts_line(counts: Counts) -> str:
@@ -226,7 +236,8 @@ def situation(study: StudyRow) -> str:
 
 def _state(row: TrialRow) -> str:
     if row.paused is not None:
-        return f"paused at step {row.paused}, until it is among the best there"
+        until = "all are trained" if is_verdict(row.study) else "it is among the best there"
+        return f"paused at step {row.paused}, until {until}"
     return row.state.lower() + (f": {row.reason}" if row.reason else "")
 
 

@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_run(verbs)
+    _add_final(verbs)
     _add_queries(verbs)
     _add_care(verbs)
     return top
@@ -73,6 +74,7 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     run = _verb(verbs, "run", "run a study, or go on with it", "convsearch run cifar10 --trials 30 --workers 2")
     run.add_argument("study", metavar="STUDY", help="name in studies/, or path of a TOML file")
     run.add_argument("--trials", type=_count, metavar="N", help="budget of the whole study, over all runs")
+    _add_join(run)
     _add_limits(run)
     run.add_argument("--data", metavar="PATH", help="images to use: a directory, .zip or .tar of train/CLASS/*")
     run.add_argument("--name", metavar="NAME", help="name of the study (default: the file's)")
@@ -82,14 +84,31 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     resume = _verb(verbs, "resume", "go on with a stored study", "convsearch resume cifar10 --hours 1")
     resume.add_argument("study", metavar="STUDY", help="name of a stored study")
     resume.add_argument("--trials", type=_count, metavar="N", help="new budget of the whole study")
+    _add_join(resume)
     _add_limits(resume)
+
+
+def _add_final(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "train the best trials anew with several seeds, and test them once"
+    final = _verb(verbs, "final", text, "convsearch final cifar10 --top 3 --seeds 3")
+    final.add_argument("study", metavar="STUDY", help="name of a stored study")
+    final.add_argument("--top", type=_count, default=3, metavar="K", help="configurations, the best ones (default: 3)")
+    final.add_argument("--seeds", type=_count, default=3, metavar="S", help="trainings of each (default: 3)")
+    text = "passes over train and validation images (default: those of [final], else of the search)"
+    final.add_argument("--epochs", type=_positive, metavar="E", help=text)
+    final.add_argument("--no-baseline", action="store_true", help="leave out the first [[try]] point, or the defaults")
+    final.add_argument("--json", action="store_true", help="print JSON")
+    _add_limits(final)
+
+
+def _add_join(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
 
 
 def _add_limits(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--hours", type=_positive, metavar="H", help="stop this run after H hours; the next one goes on")
     verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
     verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
-    verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
     text = "kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)"
     verb.add_argument("--hang", type=_positive, metavar="S", help=text)

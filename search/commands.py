@@ -15,7 +15,7 @@ from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.output import Grid
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
-from search.rows import FINAL, StudyRow, TrialRow
+from search.rows import FINAL, StudyRow, is_verdict
 from search.talk import say
 from search.times import Times
 
@@ -55,6 +55,26 @@ def resume(args: argparse.Namespace) -> int:
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
     wanted = spec.restore(spec.dump(replace(stored.spec, budget=budget)))  # which refuses a budget that cannot be
     return _launch(args, wanted, name=args.study, trials=args.trials)
+
+
+def final(args: argparse.Namespace) -> int:
+    """Train the best trials once more with several seeds, test them once, and say who is best."""
+    from search import contest, launch, progress
+    from search.pool import EXIT_CODES, End
+    from search.settings import Final
+
+    wanted = Final(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
+    name, end = launch.judge(
+        _order(args, args.study), wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say
+    )
+    engine = open_reader(args.storage)
+    row = query.study(engine, name)
+    if end is not End.DONE or row.counts.to_do:
+        say(f"{name}: {end}; the same command goes on")
+        return EXIT_CODES.get(end, 0)
+    found = contest.verdict(row, query.trials(engine, name), _searched(engine, args.study))
+    others = [look for look in query.looks(engine, row.data["fingerprint"]) if look.study != name]
+    return _answer(args, contest.as_json(found), contest.grid(found, answers.looks_lines(others)))
 
 
 def studies(args: argparse.Namespace) -> int:
@@ -179,26 +199,14 @@ def migrate(args: argparse.Namespace) -> int:
 
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search import launch, progress
-    from search.pool import End
+    from search.pool import EXIT_CODES
     from search.trouble import passes
 
     if args.join and (args.trials or args.hours or args.retry_failed):
         raise UsageError("--join only adds workers; --trials, --hours and --retry-failed are for who runs the study")
-    order = launch.Order(
-        url=args.storage,
-        cache=args.cache,
-        name=name,
-        trials=trials,
-        hours=args.hours,
-        disk=args.disk,
-        workers=args.workers,
-        device=args.device,
-        join=args.join,
-        retry_failed=args.retry_failed,
-        times=Times() if args.hang is None else Times(hang_s=args.hang),
-    )
+    order = replace(_order(args, name), trials=trials, join=args.join)
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
-    code = {End.HUNG_UP: 129, End.INTERRUPTED: 130, End.TERMINATED: 143}.get(end, 0)
+    code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     engine = open_reader(args.storage, timeout_s=timeout_s)
 
@@ -216,15 +224,32 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         say(f"{name}: {end}; {error}")
         return code
     say(f"{name}: {end}")
-    if verdict is not None:
-        grid = replace(grid, after=(*grid.after, answers.verdict_line(verdict)))
     try:
-        _print(grid)
+        for each in (grid, verdict):
+            if each is not None:
+                _print(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
         output.hush()
     for line in answers.next_commands(row):
         say(line)
     return code
+
+
+def _order(args: argparse.Namespace, name: str) -> Any:
+    """What the flags that all runs share ask for."""
+    from search import launch
+
+    return launch.Order(
+        url=args.storage,
+        cache=args.cache,
+        name=name,
+        hours=args.hours,
+        disk=args.disk,
+        workers=args.workers,
+        device=args.device,
+        retry_failed=args.retry_failed,
+        times=Times() if args.hang is None else Times(hang_s=args.hang),
+    )
 
 
 def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
@@ -238,17 +263,29 @@ def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
 
 
 def _with_verdict(engine: Any, name: str) -> list[str]:
-    """The names of a study and of the study of its last training, if there is one."""
-    own = f"{name}{FINAL}"
-    return [name, own] if query.is_known(engine, own) else [name]
+    """The names of a study and of the studies of its last trainings, if there are any."""
+    own = [row.name for row in query.studies(engine) if is_verdict(row.name) and row.name.rsplit(FINAL, 1)[0] == name]
+    return [name, *(each for each in own if query.is_known(engine, each))]
 
 
-def _verdict(engine: Any, name: str) -> TrialRow | None:
-    """The finished last training of a study, if there is one."""
+def _verdict(engine: Any, name: str) -> Grid | None:
+    """What the last trainings of a study have come to; None as long as they have not ended."""
+    from search import contest
+
     own = f"{name}{FINAL}"
     if not query.is_known(engine, own):
         return None
-    return next((trial for trial in query.trials(engine, own) if trial.state in query.FINISHED), None)
+    row, trials = query.study(engine, own), query.trials(engine, own)
+    if row.counts.finished < row.counts.budget:
+        return None
+    if len(trials) == 1:
+        return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]),))
+    return contest.grid(contest.verdict(row, trials, _searched(engine, name)), ())
+
+
+def _searched(engine: Any, name: str) -> dict[int, float]:
+    """What each trial of a search has come to on its validation images."""
+    return {trial.number: value for trial, value in query.leading(engine, name)}
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:
@@ -284,6 +321,21 @@ def _confirmed(question: str) -> bool:
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     verb.__name__: verb
-    for verb in (run, resume, studies, best, show, compare, doctor, validate, stop, dashboard, delete, clean, migrate)
+    for verb in (
+        run,
+        resume,
+        final,
+        studies,
+        best,
+        show,
+        compare,
+        doctor,
+        validate,
+        stop,
+        dashboard,
+        delete,
+        clean,
+        migrate,
+    )
 }
 """Every verb, by the name that the command line knows it by."""

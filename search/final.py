@@ -1,15 +1,20 @@
-"""From a finished search to the study `NAME.final`: one more training of the configuration of the trial that leads.
+"""From a finished search to the study `NAME.final`, which trains the best configurations once more and tests them.
 
-It is a study of its own, of one trial, so that leases, checkpoints, resuming and the dashboard are there already.
+It is a study of its own, a comparison with a row for each configuration and a trial for each seed, so that leases,
+checkpoints, resuming and the dashboard are there already.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from data.config import DataConfig
+from search.domain import Value
+from search.evolution import AtRest
 from search.rows import FINAL, TrialRow
 from search.seed import derive
-from search.spec import StudySpec, of_one
+from search.settings import Final
+from search.space import sample
+from search.spec import StudySpec, habits, of_cells, resolve
 
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
 #: fits into. Halves and quarters are exact numbers, so that any number of steps is one of epochs.
@@ -18,41 +23,97 @@ STEPS_PER_EPOCH = (4, 2, 1)
 AT_MOST = 1.5
 #: No training is planned longer, however much time there is.
 MOST_EPOCHS = 300.0
+#: What the row of a verdict is called that nobody searched for.
+BASELINE = "baseline"
 
 
-def name_of(study: str) -> str:
-    """The study that gives the verdict on another one."""
-    return f"{study}{FINAL}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contestant:
+    """A configuration that is trained for the last time."""
+
+    name: str
+    config: Mapping[str, Value]
+    images_per_second: float | None = None
+    """At which the search trained it; None: nobody knows."""
 
 
-def fitting(data: DataConfig, trial: TrialRow, *, hours: float | None, images: int, cores: int) -> float:
-    """Epochs over so many images that fit into `hours`, if so many threads train as fast as so many workers do, and
-    images of a search, where they are smaller, as much faster as they have fewer pixels.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crew:
+    """Who trains: so many at a time, on so many threads each."""
 
-    A trial that was broken off between its last step and the record of it has no speed; then nobody knows.
+    workers: int
+    threads: int
+
+    def rounds(self, trainings: int) -> int:
+        """One after another."""
+        return math.ceil(trainings / self.workers)
+
+
+def crew(*, cores: int, trainings: int) -> Crew:
+    """The crew for so many trainings on so many cores: what one core each would leave over are more threads for all."""
+    workers = min(cores, trainings)
+    return Crew(workers=workers, threads=cores // workers)
+
+
+def name_of(study: str, place: int = 1) -> str:
+    """The study that gives a verdict on another one; further verdicts, on other terms, are counted from 2."""
+    return f"{study}{FINAL}" if place == 1 else f"{study}{FINAL}-{place}"
+
+
+def contestants(spec: StudySpec, leading: Sequence[TrialRow]) -> tuple[Contestant, ...]:
+    """Who is trained: of the leading trials as many as [final] wants, no configuration twice, and the baseline.
+
+    That is the first point of [[try]], with what it leaves open at the defaults, or these alone.
     """
-    if hours is None or trial.images_per_second is None:
+    wanted = spec.final or Final()
+    found: list[Contestant] = []
+    for trial in leading:
+        config = {key: trial.config[key] for key in spec.space.parameters}
+        if len(found) < wanted.top and config not in [each.config for each in found]:
+            speed = trial.images_per_second
+            found.append(Contestant(name=f"trial {trial.number}", config=config, images_per_second=speed))
+    if not found or not wanted.baseline:
+        return tuple(found)
+    base = resolve(spec, sample(spec.space, AtRest(habits(spec))))
+    if base not in [each.config for each in found]:
+        return (*found, Contestant(name=BASELINE, config=base))
+    return tuple(replace(each, name=f"{each.name}, {BASELINE}") if each.config == base else each for each in found)
+
+
+def possible(spec: StudySpec, found: Sequence[Contestant], *, hours: float | None, images: int, crew: Crew) -> float:
+    """Epochs over so many images that fit into `hours`, each training having the same time, for the fastest of them.
+
+    So many threads are taken to train as fast as so many workers do, and images of a search, where they are smaller, as
+    much faster as they have fewer pixels. Where no speed is known, or there is no end, all that is asked for fits.
+    """
+    speeds = [each.images_per_second for each in found if each.images_per_second is not None]
+    if hours is None or not speeds:
         return math.inf
-    pixels = ((data.search_size or data.side) / data.side) ** 2
-    return hours * 3600 * trial.images_per_second * pixels * cores / images
+    own_s = 3600 * hours / crew.rounds(len(found) * (spec.final or Final()).seeds)
+    pixels = ((spec.data.search_size or spec.data.side) / spec.data.side) ** 2
+    return own_s * max(speeds) * pixels * crew.threads / images
 
 
-def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, images: int, cores: int) -> StudySpec:
-    """The study of the last training: the configuration of `trial`, on so many images, on so many cores together.
-    `uid`: of the study that the trial is of.
+def spec_of(
+    spec: StudySpec, found: Sequence[Contestant], *, uid: str, hours: float | None, images: int, crew: Crew
+) -> StudySpec:
+    """The study of the last trainings: of each of these configurations, on so many images, with the seeds of [final].
+    `uid`: of the study that they are of.
 
     It plans the epochs that the study file says, and no more than fit into `hours` with some to spare; how many do, it
     finds out while it runs (`search.verdict`).
     """
-    per_epoch = next(steps for steps in STEPS_PER_EPOCH if trial.config["batch_size"] <= images // steps)
-    asked = None if spec.final is None else spec.final.epochs
-    epochs = min(asked or MOST_EPOCHS, AT_MOST * fitting(spec.data, trial, hours=hours, images=images, cores=cores))
-    steps = max(1, round(epochs * per_epoch))
-    one = of_one(
+    wanted = spec.final or Final()
+    largest = max(int(each.config["batch_size"]) for each in found)
+    per_epoch = next(steps for steps in STEPS_PER_EPOCH if largest <= images // steps)
+    fits = possible(spec, found, hours=hours, images=images, crew=crew)
+    steps = max(1, round(min(wanted.epochs or MOST_EPOCHS, AT_MOST * fits) * per_epoch))
+    cells = of_cells(
         spec,
-        trial.config,
-        question=f"How good is trial {trial.number} of {trial.study} on images that it was not chosen by?",
-        seed=derive(spec.search.seed, trial.number, "final"),
+        {each.name: each.config for each in found},
+        question=question_of(found),
+        seed=derive(spec.search.seed, "final"),
+        repeats=wanted.seeds,
         epochs=steps / per_epoch,
         steps_per_epoch=per_epoch,
         hours=hours,
@@ -60,4 +121,14 @@ def spec_of(spec: StudySpec, trial: TrialRow, *, uid: str, hours: float | None, 
         max_parameters=None,
         max_macs=None,
     )
-    return replace(one, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None, "search_size": None}))
+    return replace(
+        cells, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None, "search_size": None})
+    )
+
+
+def question_of(found: Sequence[Contestant]) -> str:
+    """What the last trainings answer."""
+    names = [each.name for each in found]
+    if len(names) == 1:
+        return f"How good is {names[0]} on images that it was not chosen by?"
+    return f"Which of {', '.join(names[:-1])} and {names[-1]} is best on images that none was chosen by?"

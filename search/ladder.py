@@ -1,4 +1,4 @@
-"""Rungs at which trials pause: the best of those that have reached one go on, whenever that is known.
+"""Where trials pause: at rungs, of which the best go on, whenever that is known; and, trained, before a verdict.
 
 ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2), with the delay of D-ASHA (Li et
 al. 2022, https://arxiv.org/abs/2201.06834): of `reduction` trials at a rung no more than one ever goes on, also where
@@ -87,6 +87,36 @@ class Ladder:
             .order_by(CURVES.c.intermediate_value.desc(), TRIALS.c.number)
         )
         return [(row.trial_id, row.number) for row in connection.execute(rows)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """Where the trials of a verdict pause: trained, until all are, so that the test images are looked at in one go."""
+
+    trials: int
+
+    def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
+        """(trial id, number) of the paused trials, once none is left to train."""
+        trained = sa.select(TRIAL_ATTRS.c.trial_id).where(TRIAL_ATTRS.c.key == PAUSED)
+        is_over = TRIALS.c.state.not_in((TrialState.WAITING, TrialState.RUNNING))
+        ready = is_over | TRIALS.c.trial_id.in_(trained)
+        count = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, ready)
+        if connection.execute(count).scalar_one() < self.trials:
+            return []
+        paused = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.trial_id.in_(pausing(study_id)))
+        return [(row.trial_id, row.number) for row in connection.execute(paused.order_by(TRIALS.c.number))]
+
+    def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
+        """Nobody falls behind: all will look."""
+        return []
+
+    def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
+        """Nobody goes on before all others."""
+        return None
+
+    def left(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
+        """Nobody is left behind."""
+        return []
 
 
 def _paused(connection: sa.Connection, study_id: int, rung: int) -> set[int]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.errors import BusyError
-from search.ladder import Ladder
+from search.ladder import Gate, Ladder
 from search.loader import pausing
 from search.owner import Owner, boot, is_dead
 from search.rows import PAUSED
@@ -56,7 +56,7 @@ def claim(
     study_id: int,
     owner: Owner,
     queue: Sequence[Mapping[str, Any]] = (),
-    ladder: Ladder | None = None,
+    ladder: Ladder | Gate | None = None,
 ) -> Claim | None:
     """Take a trial that waits, or else begin a new one if the study's budget allows; None when there is none to take.
 
@@ -93,7 +93,7 @@ def claim(
     return storage.write(take)
 
 
-def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | None = None) -> int:
+def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | Gate | None = None) -> int:
     """How many trials could be claimed now: those that wait and do not pause, and those that the budget still allows.
 
     Where that is none, and some pause while nobody works, it is 1: somebody must come to end them.
@@ -247,7 +247,7 @@ def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] |
 
 
 def _promote(
-    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | None
+    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | Gate | None
 ) -> tuple[int, int] | None:
     best = [] if ladder is None else ladder.promotable(connection, study_id)
     if not best:
@@ -257,7 +257,7 @@ def _promote(
 
 
 def _finish(
-    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | None
+    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | Gate | None
 ) -> tuple[int, int] | None:
     """Where nothing is left to claim and nobody works: see the best trial through, then prune what pauses."""
     if ladder is None or holders(connection, study_id):

@@ -175,6 +175,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         parameters=attrs.get("parameters"),
         macs=attrs.get("macs"),
         images_per_second=attrs.get("images_per_second"),
+        latency_ms=attrs.get("latency_ms"),
         seed=attrs.get("seed"),
         test=attrs.get("test"),
         started=_utc(stored.started),

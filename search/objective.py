@@ -71,6 +71,8 @@ class Workplace:
     device: torch.device
     cache: Path
     """Folder of the decoded images."""
+    workers: int = 1
+    """That work at the same time on this machine, this one included."""
 
 
 class Stopped(Exception):
@@ -78,11 +80,11 @@ class Stopped(Exception):
 
 
 class Paused(Exception):  # nothing went wrong
-    """The trial waits at a rung until it is among the best there; its checkpoint is written."""
+    """The trial waits after a step until something is the case; its checkpoint is written."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, *, until: str) -> None:
         super().__init__(step)
-        self.step = step
+        self.step, self.until = step, until
 
 
 def open_trial(place: Workplace, claim: Claim) -> optuna.Trial:
@@ -303,7 +305,7 @@ class Run:
             if is_paused:
                 self.trial.set_user_attr(PAUSED, step)
         if is_paused:
-            raise Paused(step)
+            raise Paused(step, until="it is among the best there")
         return decision or self._ask_optuna(step, value)
 
     def _ask_optuna(self, step: int, value: float) -> Decision | None:

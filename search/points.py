@@ -34,12 +34,14 @@ def read_points(raw: object, space: Space, *, listed: bool) -> tuple[Mapping[str
     return tuple(points)
 
 
-def read_rows(raw: object, space: Space) -> tuple[Row, ...]:
-    """The rows of `[[compare]]`, each with values that make sense beside the fixed ones of the space."""
+def read_rows(raw: object, space: Space, *, least: int = 2) -> tuple[Row, ...]:
+    """The rows of `[[compare]]`, each with values that make sense beside the fixed ones of the space; at least so many,
+    if there are any.
+    """
     tables = expect_tables("[[compare]]", raw)
     if not tables:
         return ()
-    if len(tables) == 1:
+    if len(tables) < least:
         raise SpecError("[[compare]] must have at least 2 rows, a base and what differs from it, but got 1")
     _check_base(space)
     rows: list[Row] = []

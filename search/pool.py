@@ -59,6 +59,10 @@ class End(StrEnum):
 END_OF: Mapping[int, End] = {signal.SIGHUP: End.HUNG_UP, signal.SIGINT: End.INTERRUPTED, signal.SIGTERM: End.TERMINATED}
 
 
+#: Of a command whose run was stopped by a signal, as a shell reports it.
+EXIT_CODES: Mapping[End, int] = {end: 128 + sign for sign, end in END_OF.items()}
+
+
 @dataclass(kw_only=True, slots=True)
 class Pool:
     """Runs one study on this machine until its budget is spent or somebody wants it to stop."""

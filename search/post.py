@@ -21,6 +21,8 @@ class Post:
     """As torch names it: cpu, cuda:0, ..."""
     threads: int = 1
     """That compute for it."""
+    workers: int = 1
+    """That work at the same time, this one included."""
     core: int | None = None
     """The one it runs on; None is any."""
     patience_s: float = Times().patience_s

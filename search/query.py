@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from search.errors import UsageError
 from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials, pausing
 from search.reader import place, reading
-from search.rows import Counts, Progress, Ranking, Running, StudyRow, TrialRow
+from search.rows import Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
@@ -58,20 +58,30 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
 
 
-def leading(engine: sa.Engine, name: str) -> TrialRow | None:
-    """The trial with the best value, whether it was trained to its end or not. None: none was judged.
+def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
+    """All trials that were judged, whether they were trained to their end or not, and their values, the best first.
 
     Of a complete one its last value counts, of any other its best one: who is better after less training is better.
     One that failed, or cannot be trained, is none of them.
     """
     able = (each for each in trials(engine, name) if each.state != "FAIL" and each.violation <= 0)
-    judged = [(value, -each.number, each) for each in able if (value := _came_to(each)) is not None]
-    return max(judged, default=(0.0, 0, None))[-1]
+    judged = [(-value, each.number, each) for each in able if (value := _came_to(each)) is not None]
+    return tuple((each, -value) for value, _, each in sorted(judged))
 
 
 def _came_to(trial: TrialRow) -> float | None:
     values = trial.values[:1] if trial.state == "COMPLETE" else tuple(value for _, value in trial.curve)
     return max(filter(math.isfinite, values), default=None)
+
+
+def looks(engine: sa.Engine, fingerprint: str) -> tuple[Look, ...]:
+    """Who has looked at the test images of this set of images, and when."""
+    found = []
+    for row in studies(engine):
+        if row.data.get("fingerprint") == fingerprint and row.spec.get("verdict_on") is not None:
+            times = sorted(each.test["time"] for each in trials(engine, row.name) if each.test is not None)
+            found += [Look(study=row.name, networks=len(times), first=times[0], last=times[-1])] if times else []
+    return tuple(found)
 
 
 def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:

@@ -1,18 +1,24 @@
 """What is stored of a study and its trials, as frozen values: what every question is answered with."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 FINAL = ".final"
-"""What the study of a study's last training is called: its name, and this."""
+"""What the study of a study's last trainings is called: its name, and this; a further one has `-2` and so on behind."""
 
 TRAINABLE = "trainable"
 """Under this name Optuna knows whether a trial can be trained at all."""
 
 PAUSED = "paused"
 """The user attribute of a trial that pauses: the step of its rung; null once it goes on."""
+
+
+def is_verdict(name: str) -> bool:
+    """Whether a study of that name is of the last trainings of another one."""
+    return re.search(rf"{re.escape(FINAL)}(-\d+)?$", name) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +87,8 @@ class TrialRow:
     macs: int | None = None
     """Multiply-accumulates for one image."""
     images_per_second: float | None = None
+    latency_ms: float | None = None
+    """Of a last training: in which it classifies one image by itself."""
     seed: int | None = None
     test: Mapping[str, Any] | None = None
     """Of a last training: what its look at the test images counted (`search.verdict.found`)."""
@@ -122,6 +130,17 @@ class StudyRow:
         if budget.get("epochs") is None or budget.get("trial_macs") is not None:
             return None
         return float(budget["epochs"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """That a study has looked at test images."""
+
+    study: str
+    networks: int
+    first: str
+    last: str
+    """UTC, as text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,6 +81,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
         cache=Path(post.cache),
+        workers=post.workers,
     )
 
 
@@ -98,7 +99,7 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
         tell(place, trial, outcome)
     except Paused as pause:
         lease.stop(place.storage, [place.storage.token or ""])
-        logbook.note(log, f"paused at step {pause.step}, until it is among the best there")
+        logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
         shed(place, claim.number, pause.step)
         return True
     except Stopped:

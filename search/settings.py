@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from search.errors import SpecError
 from search.table import expect_table, read, show
 
+#: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
+MOST_TRAINED = 10
+
 
 class Budget(BaseModel):
     """The table [budget]: how much may be spent."""
@@ -84,7 +87,9 @@ class Search(BaseModel):
 
 
 class Final(BaseModel):
-    """The table [final]: after a search a training on train and validation images, with one look at the test images."""
+    """The table [final]: after a search the best once more, on train and validation images, then one look at the test
+    images.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -92,6 +97,12 @@ class Final(BaseModel):
     """Passes over the images; None: as many as fit into the time."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of [budget] hours that is kept for it; it gets what the search leaves over, too."""
+    top: Annotated[int, Field(ge=1, le=MOST_TRAINED)] = 1
+    """Configurations that are trained: the best so many of the search."""
+    seeds: Annotated[int, Field(ge=1, le=MOST_TRAINED)] = 1
+    """Trainings of each of them."""
+    baseline: bool = False
+    """Whether the first point of [[try]], or where there is none the defaults of convsearch, is trained beside them."""
 
 
 def read_final(raw: object, *, budget: Budget, compares: bool) -> Final | None:

@@ -14,7 +14,7 @@ from search.keys import DEFAULTS, parse_value, read_space, split, write_space
 from search.points import Row, read_points, read_rows
 from search.settings import Budget, Search, read_budget, read_final, read_search
 from search.settings import Final as FinalTraining
-from search.space import REPEAT, Space, fix, grid, is_searched, repeated, sample
+from search.space import REPEAT, Space, fix, grid, is_searched, pointless, repeated, sample
 from search.table import UnknownKey, check_keys, read, show, similar
 
 SCHEMA: Final = 1
@@ -37,6 +37,9 @@ MAY_CHANGE: Final = {
     ("[data]", "path"),
     ("[final]", "epochs"),
     ("[final]", "share"),
+    ("[final]", "top"),
+    ("[final]", "seeds"),
+    ("[final]", "baseline"),
 }
 """What a stored study may be continued with; images are compared by their content, not by where they lie."""
 
@@ -108,7 +111,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None) -> StudySpec
     if not isinstance(question, str):
         raise SpecError(f"question must be a string, but got {show(question)}")
     space = read_space(raw.get("space", {}))
-    rows = read_rows(raw.get("compare", []), space)
+    rows = read_rows(raw.get("compare", []), space, least=2 if verdict_on is None else 1)
     search = read_search(raw.get("search", {}), compares=bool(rows))
     listed = search.sampler == "grid"
     points = read_points(raw.get("try", []), space, listed=listed)
@@ -174,6 +177,45 @@ def of_one(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed:
         space=replace(spec.space, parameters={key: Fixed(config[key]) for key in spec.space.parameters}, when={}),
         points=(),
         rows=(),
+        final=None,
+    )
+
+
+def of_cells(
+    spec: StudySpec,
+    configs: Mapping[str, Mapping[str, Value]],
+    *,
+    question: str,
+    seed: int,
+    repeats: int,
+    **budget: object,
+) -> StudySpec:
+    """A comparison of exactly these configurations, by name, each trained to the end with so many seeds.
+
+    Its base is the first one; a row holds what has a meaning in it and differs.
+    """
+    base = next(iter(configs.values()))
+    space = replace(spec.space, parameters={key: Fixed(base[key]) for key in spec.space.parameters}, when={})
+    rows = [
+        Row(
+            name=name,
+            values={
+                key: config[key]
+                for key in space.parameters
+                if config[key] != base[key] and pointless(space, key, config) is None
+            },
+        )
+        for name, config in configs.items()
+    ]
+    search = {"sampler": "grid", "pruner": "none", "repeats": repeats, "seed": seed, "trial_seed": None}
+    return replace(
+        spec,
+        question=question,
+        budget=spec.budget.model_copy(update={"trials": len(configs) * repeats, **budget}),
+        search=spec.search.model_copy(update=search),
+        space=space,
+        points=(),
+        rows=tuple(rows),
         final=None,
     )
 

@@ -4,6 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 #: Below this a spread is rounding: float64 keeps 16 digits of values around 1.
@@ -42,6 +47,34 @@ def share_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> tu
     middle = (share + weight / 2) / (1 + weight)
     half = z / (1 + weight) * math.sqrt(share * (1 - share) / of + weight / (4 * of))
     return middle - half, middle + half
+
+
+def crossed_interval(scores: "NDArray[np.float64]", *, confidence: float = CONFIDENCE) -> Interval | None:
+    """The t-interval of the mean of (runs, cases) scores, where other runs and other cases would have come to others.
+
+    Both are drawn at random, each run has met every case, and neither source of chance may be left out: the seeds of a
+    training, and the images that it is tested on. The variance of the mean is that of the run means over the runs, and
+    of the case means over the cases, less what is counted twice; its degrees of freedom are Satterthwaite's (1946,
+    https://doi.org/10.2307/3002019), the design that of Cornfield and Tukey (1956,
+    https://doi.org/10.1214/aoms/1177728067).
+    """
+    from scipy import stats
+
+    runs, cases = scores.shape
+    if runs < 2 or cases < 2:
+        return None
+    centre = float(scores.mean())
+    by_run = float(scores.mean(axis=1).var(ddof=1)) / runs
+    by_case = float(scores.mean(axis=0).var(ddof=1)) / cases
+    residual = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + centre
+    twice = float((residual**2).sum()) / ((runs - 1) * (cases - 1)) / (runs * cases)
+    variance = max(by_run + by_case - twice, by_run, by_case)
+    if variance <= _ROUNDING**2:
+        return Interval(low=centre, high=centre, p=1.0) if abs(centre) <= _ROUNDING else None
+    freedom = (by_run + by_case) ** 2 / (by_run**2 / (runs - 1) + by_case**2 / (cases - 1))
+    error = math.sqrt(variance)
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, freedom)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from search import query
 from search import spec as specs
 from search.errors import SpecError
 from search.evolution import Evolution, usual_point
-from search.ladder import Ladder
+from search.ladder import Gate, Ladder
 from search.pruner import Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
@@ -184,8 +184,10 @@ def asha(spec: StudySpec) -> Asha:
     return Asha(first_rung=search.first_rung, reduction=search.reduction, steps=spec.budget.steps)
 
 
-def ladder(spec: StudySpec) -> Ladder | None:
+def ladder(spec: StudySpec) -> Ladder | Gate | None:
     """Where trials pause; None for a study whose trials do not."""
+    if spec.verdict_on is not None and spec.budget.trials > 1:
+        return Gate(trials=spec.budget.trials)
     if spec.search.pruner != "promote":
         return None
     return Ladder(rungs=asha(spec).rungs(), reduction=spec.search.reduction)

@@ -1,20 +1,25 @@
 """A trial of a study `NAME.final`: train on train and validation images together, then look once at the test images.
 
-The training fits itself to the time that its study has left: after each step it compares the batches to come with the
-speed it has, and moves its end. Until the last batch nobody judges it, so that the test images are seen once.
+The training fits itself to the time that its study has left for it: after each step it compares the batches to come
+with the speed it has, and moves its end. Until the last batch nobody judges it; where there are several, each waits
+with its look until all are trained, so that the test images are seen in one go.
 """
 
 import math
 import time
 from typing import Any
 
+from torch import Tensor
+
 from data.batches import Batches, evaluation
 from data.parts import load_test
-from models.evaluate import Evaluation, evaluate
+from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
-from search.objective import Outcome, Run, boundaries
+from search.contest import pack
+from search.objective import Outcome, Paused, Run, boundaries
+from search.rows import PAUSED
 from search.stats import share_interval
-from search.study import seconds_run
+from search.study import ladder, seconds_run
 
 #: What is left for the last look, and for a step that is slower than those before: a share of the time, and seconds.
 SPARE_SHARE, SPARE_S = 0.02, 4.0
@@ -32,6 +37,7 @@ class VerdictRun(Run):
                 self._tell(training, result.images / result.seconds)
             if training.batch < training.total_batches:
                 self._fit(training)
+        self._wait(training)
         return self._look(training)
 
     def steps_done(self, training: Training) -> int:
@@ -53,14 +59,27 @@ class VerdictRun(Run):
             self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
 
     def _fit(self, training: Training) -> None:
-        """Move the end to where the time ends, unless the study has all the time."""
+        """Move the end to where its time ends, unless the study has all the time."""
         hours = self.place.study.spec.budget.hours
         if hours is None:
             return
-        left_s = hours * 3600 * (1 - SPARE_SHARE) - SPARE_S - seconds_run(self.place.storage, self.place.study.id)
         speed = training.batch / self.seconds()
-        possible = training.batch + math.floor(max(0.0, left_s) * speed)
+        possible = training.batch + math.floor(max(0.0, self._left_s(hours)) * speed)
         training.end_after(min(possible, self._planned(training)))
+
+    def _left_s(self, hours: float) -> float:
+        """The seconds that are left for this training: an equal share of the study's hours, as far as they reach."""
+        study, storage = self.place.study, self.place.storage
+        whole_s = hours * 3600 * (1 - SPARE_SHARE) - SPARE_S
+        own_s = whole_s / math.ceil(study.spec.budget.trials / self.place.workers)
+        return min(own_s - self.seconds(), whole_s - seconds_run(storage, study.id))
+
+    def _wait(self, training: Training) -> None:
+        """Pause until all are trained, if there are others, and nobody has said yet that they are."""
+        if ladder(self.place.study.spec) is None or PAUSED in self.trial.user_attrs:
+            return
+        self.trial.set_user_attr(PAUSED, training.step)
+        raise Paused(training.step, until="all are trained")
 
     def _planned(self, training: Training) -> int:
         """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
@@ -71,20 +90,22 @@ class VerdictRun(Run):
         """Judge the network on the test images, and store what was counted."""
         test = load_test(self.place.study.spec.data, self.place.cache).to(self.place.device)
         model = training.judged()
-        images = self.watched(evaluation(test, self.place.data.info, device=self.place.device))
-        result = evaluate(model, images, len(self.place.data.info.classes))
+        info = self.place.data.info
+        result = evaluate(model, self.watched(evaluation(test, info, device=self.place.device)), len(info.classes))
         if not math.isfinite(result.loss):
             raise Diverged(training.step, training.batch, result.loss)
+        one = next(evaluation(test, info, device=self.place.device))[0][0]
         value = float(getattr(result, self.place.study.spec.search.objective))
         self.note(f"test images: {value:.4f}")
         with self.place.storage.together():
-            self.trial.set_user_attr("test", found(result))
+            self.trial.set_user_attr("test", found(result, test.labels[test.indices]))
+            self.trial.set_user_attr("latency_ms", round(1000 * latency_s(model, one), 3))
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
         return Outcome(value=value)
 
 
-def found(result: Evaluation) -> dict[str, Any]:
-    """What one look at the test images has counted."""
+def found(result: Evaluation, labels: Tensor) -> dict[str, Any]:
+    """What one look at the test images, of these (N,) labels, has counted."""
     right = int(result.confusion.diagonal().sum())
     low, high = share_interval(right, result.images)
     return {
@@ -92,5 +113,6 @@ def found(result: Evaluation) -> dict[str, Any]:
         "right": right,
         "interval": [round(low, 5), round(high, 5)],
         "confusion": result.confusion.tolist(),
+        "bits": pack(result.right.numpy(), labels.cpu().numpy()),
         "time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }

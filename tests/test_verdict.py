@@ -12,22 +12,38 @@ from typing import Any
 import optuna
 import pytest
 
-from search import query, runner, spec, study
+from search import lease, query, runner, spec, study
 from search.errors import SpecError
-from search.final import MOST_EPOCHS, spec_of
-from search.launch import Order, launch, searching, verdict_study
+from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
+from search.launch import Order, launch, on_terms, searching, verdict_spec, verdict_study
+from search.owner import this_process
 from search.pace import Snapshot
 from search.pool import End
 from search.progress import PlainView
 from search.reader import open_reader
 from search.rows import TrialRow
 from search.settings import Final
+from search.spec import StudySpec
 from search.storage import Storage
-from search.verdict import SPARE_S, SPARE_SHARE
+from search.verdict import SPARE_S, SPARE_SHARE, VerdictRun
 from tests.lab import Lab, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
+
+
+def one(
+    wanted: StudySpec, trial: TrialRow, *, uid: str = "u", hours: float | None = None, images: int = 400
+) -> StudySpec:
+    """The study of the last training of one trial, on one core."""
+    return spec_of(
+        wanted,
+        contestants(wanted, [trial]),
+        uid=uid,
+        hours=hours,
+        images=images,
+        crew=Crew(workers=1, threads=1),
+    )
 
 
 def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(lab: Lab) -> None:
@@ -40,7 +56,7 @@ def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(lab: L
     assert [answer.code, again.code, resumed.code] == [0, 0, 0]
     best = max(lab.trials(), key=lambda trial: trial.values)
     (verdict,) = lab.trials("s.final")
-    assert verdict.config == best.config
+    assert verdict.config == best.config | {"row": f"trial {best.number}", "repeat": 0}
     assert verdict.curve == ()
     assert verdict.epochs == 2
     batches = -(-2 * 400 // 32)  # train and validation images, in batches of 32
@@ -80,9 +96,7 @@ def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float,
     storage = Storage(lab.url)
     stored = study.load(storage, "s")
     trial = max(lab.trials(), key=lambda each: each.values)
-    wanted = spec_of(
-        replace(stored.spec, final=Final(epochs=4)), trial, uid=stored.uid, hours=None, images=400, cores=1
-    )
+    wanted = one(replace(stored.spec, final=Final(epochs=4)), trial, uid=stored.uid)
     wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
     verdict = study.open_or_create(storage, wanted, name="s.final", data=stored.data)
     study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
@@ -160,7 +174,8 @@ def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(lab: Lab) -> 
     best = max(lab.trials(), key=lambda trial: max(value for _, value in trial.curve))
     assert made is not None
     assert said == [f"trial {best.number} leads, though not trained to its end; it is trained for the last time"]
-    assert work(runner.workplace(lab.post("s.final"))).config == best.config
+    trained = work(runner.workplace(lab.post("s.final"))).config
+    assert {key: trained[key] for key in best.config} == best.config
 
 
 def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the_last_training(lab: Lab) -> None:
@@ -329,15 +344,15 @@ def test_the_last_training_is_planned_by_the_speed_of_the_trial(lab: Lab) -> Non
     wanted = spec.build(lab.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
     speed = trial.images_per_second or 0.0
 
-    planned = spec_of(wanted, trial, uid="u", hours=10 / 3600, images=int(speed), cores=1)
-    short = spec_of(wanted, trial, uid="u", hours=0.001 / 3600, images=int(speed), cores=1)
+    planned = one(wanted, trial, hours=10 / 3600, images=int(speed))
+    short = one(wanted, trial, hours=0.001 / 3600, images=int(speed))
 
     assert planned.budget.epochs == pytest.approx(1.5 * 10, abs=0.5)
     assert planned.verdict_on == "u"
     assert [spec.restore(spec.dump(each)) for each in (planned, short)] == [planned, short]
     assert short.budget.steps == 1
     unknown = replace(trial, images_per_second=None)
-    assert spec_of(wanted, unknown, uid="u", hours=1.0, images=400, cores=1).budget.epochs == MOST_EPOCHS
+    assert one(wanted, unknown, hours=1.0).budget.epochs == MOST_EPOCHS
 
 
 @pytest.mark.parametrize(("batch_size", "steps_per_epoch"), [(25, 4), (50, 2), (51, 1)])
@@ -348,13 +363,11 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
     config = {**spec.resolve(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
 
     planned = [
-        spec_of(
+        one(
             wanted,
             TrialRow(study="s", number=0, state="COMPLETE", config=config, images_per_second=speed),
-            uid="u",
             hours=1 / 3600,
             images=100,
-            cores=1,
         )
         for speed in range(100, 1100, 27)
     ]
@@ -379,3 +392,173 @@ def test_a_final_that_cannot_be_is_refused(lab: Lab, changes: dict[str, Any], co
         spec.build(lab.tables(**changes))
 
     assert complaint in str(caught.value)
+
+
+#: Two configurations and a baseline, with two seeds each.
+TERMS = ("--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1")
+
+
+def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget={"trials": 4, "epochs": 1}), "--workers", "1").code == 0
+
+    answer = lab.run("final", "s", *TERMS, "--json")
+
+    assert answer.code == 0
+    leading = [trial.number for trial, _ in query.leading(open_reader(lab.url), "s")]
+    names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
+    trials = lab.trials("s.final")
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 6
+    assert {(trial.config["row"], trial.repeat) for trial in trials} == {(name, n) for name in names for n in (0, 1)}
+    assert len({trial.seed for trial in trials}) == 2
+    standings = {each["name"]: each for each in answer.json["standings"]}
+    assert set(standings) == names
+    for name, each in standings.items():
+        values = [trial.values[0] for trial in trials if trial.config["row"] == name]
+        assert each["test"] == pytest.approx(sum(values) / 2)
+        assert each["interval"][0] <= each["test"] <= each["interval"][1]
+        assert sum(map(sum, each["confusion"])) == 2 * 40
+        assert each["latency_ms"] > 0
+        assert (each["gap"] is None) == (name == "baseline")
+    assert len(answer.json["duels"]) == 3
+
+
+def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_there_was_a_look(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+
+    first = lab.run("final", "s", *TERMS)
+    trials = lab.trials("s.final")
+    again = lab.run("final", "s", *TERMS)
+    other = lab.run("final", "s", "--top", "1", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
+    deleted = lab.run("delete", "s", "--yes")
+
+    assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
+    assert "No other study of this database has looked at these test images." in first.out
+    assert again.out == first.out
+    assert "s.final has looked at these test images, too: 6 networks" in other.out
+    assert "with one seed, nothing tells what another would do" in other.out
+    assert len(trials) == 6
+    assert query.studies(open_reader(lab.url)) == ()
+
+
+def judging(lab: Lab, wanted: Final) -> runner.Workplace:
+    """A place to work at a verdict on a search of two trials."""
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    stored = study.load(storage, "s")
+    asked = replace(stored.spec, final=wanted)
+    found = contestants(asked, [trial for trial, _ in query.leading(storage.engine, "s")])
+    on_terms(storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0])
+    return runner.workplace(lab.post("s.final"))
+
+
+def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> None:
+    place = judging(lab, Final(epochs=1, top=2, seeds=2))
+    owner, queue, gate = (
+        this_process(place.storage.token or ""),
+        spec.queue(place.study.spec),
+        study.ladder(place.study.spec),
+    )
+    done: list[tuple[int, int]] = []
+
+    while (claim := lease.claim(place.storage, place.study.id, owner, queue, gate)) is not None:
+        runner.run_trial(place, claim, lambda: None)
+        rows = lab.trials("s.final")
+        done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
+
+    assert done == [(1, 0), (2, 0), (3, 0), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4)]
+    assert "paused at step" in lab.home.log("s.final", 0).read_text()
+    assert "until all are trained" in lab.home.log("s.final", 0).read_text()
+
+
+def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:
+    place = judging(lab, Final(epochs=1, top=2, seeds=1))
+    owner, queue, gate = (
+        this_process(place.storage.token or ""),
+        spec.queue(place.study.spec),
+        study.ladder(place.study.spec),
+    )
+    broken = lease.claim(place.storage, place.study.id, owner, queue, gate)
+    assert broken is not None
+    runner.fail(place, broken, RuntimeError("a bug"))
+
+    while (claim := lease.claim(place.storage, place.study.id, owner, queue, gate)) is not None:
+        runner.run_trial(place, claim, lambda: None)
+
+    assert [(trial.state, trial.test is not None) for trial in lab.trials("s.final")] == [
+        ("FAIL", False),
+        ("COMPLETE", True),
+    ]
+
+
+def test_each_training_of_a_verdict_has_an_equal_share_of_its_hours(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = judging(lab, Final(epochs=4, top=2, seeds=1))
+    timed = place.study.spec.budget.model_copy(update={"hours": 2.0})
+    place = replace(place, study=replace(place.study, spec=replace(place.study.spec, budget=timed)))
+    ends = {}
+    for name, seconds in [("early", 1.0), ("late", 3600.0)]:  # of two hours for two trainings, one after the other
+        monkeypatch.setattr(VerdictRun, "seconds", lambda _, seconds=seconds: seconds)
+        ends[name] = work(place).epochs
+
+    assert ends == {"early": 4.0, "late": pytest.approx(0.32, abs=0.05)}
+
+
+def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    long = ("final", "s", "--top", "2", "--seeds", "2", "--epochs", "40", "--no-baseline", "--workers", "2")
+
+    launcher = lab.start(*long)
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in lab.trials("s.final")))
+    launcher.signal(signal.SIGINT)
+    stopped = launcher.end()
+    resumed = lab.run(*long)
+
+    assert (stopped.code, resumed.code) == (130, 0)
+    assert [(trial.state, trial.attempts) for trial in lab.trials("s.final")] == [("COMPLETE", 1)] * 4
+
+
+def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
+    assert crew(cores=2, trainings=1) == Crew(workers=1, threads=2)
+    assert crew(cores=2, trainings=9) == Crew(workers=2, threads=1)
+    assert crew(cores=16, trainings=3) == Crew(workers=3, threads=5)
+    assert Crew(workers=2, threads=1).rounds(9) == 5
+
+
+def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None:
+    wanted = replace(spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=Final(epochs=1, baseline=True))
+    plain = replace(spec.build(lab.tables()), final=Final(epochs=1, baseline=True))
+    other = TrialRow(study="s", number=3, state="PRUNED", config=spec.resolve(wanted, {"learning_rate": 0.05}))
+    same = TrialRow(study="s", number=0, state="PRUNED", config=contestants(wanted, [other])[1].config)
+
+    first, base = contestants(wanted, [other])
+
+    assert (first.name, base.name) == ("trial 3", "baseline")
+    assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
+    assert [each.name for each in contestants(wanted, [same, other])] == ["trial 0, baseline"]
+    assert contestants(plain, [other])[1] == Contestant(
+        name="baseline", config=spec.resolve(plain, base.config | {"learning_rate": 0.1})
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("final", "s"), "no trial of 's' was judged"),
+        (("final", "c"), "'c' is a comparison"),
+        (("final", "nobody"), "there is no study 'nobody'"),
+        (("final", "s", "--top", "0"), "must be a whole number of at least 1"),
+    ],
+    ids=["unjudged", "comparison", "unknown", "no-top"],
+)
+def test_where_there_is_nothing_to_judge_it_says_so(lab: Lab, words: tuple[str, ...], complaint: str) -> None:
+    lab.create("s")
+    lab.create(
+        "c",
+        space={"learning_rate": 0.1},
+        compare=[{"name": "base"}, {"name": "gelu", "activation": "gelu"}],
+        budget={"trials": 2},
+    )
+
+    answer = lab.run(*words)
+
+    assert answer.code == 2
+    assert complaint in answer.err

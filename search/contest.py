@@ -1,0 +1,322 @@
+"""The verdict of a study `NAME.final`: who is best on the test images, and how sure that is.
+
+Every number has two sources of chance: the seeds of the trainings, and which images happened to be test images. The
+intervals hold for both (`search.stats.crossed_interval`). Seed n is the same in every configuration, and all see the
+same images, so that two are compared run by run and image by image. The best is found by looking, so that the p values
+of all pairs are adjusted together by Holm's method: a clear lead is one that survives that.
+"""
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.output import Grid, duration, number
+from search.rows import StudyRow, TrialRow
+from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval
+
+Scores = NDArray[np.float64]
+"""(runs, images): 1 where an image was taken for what it is, else 0; weighted by class for balanced accuracy."""
+
+#: So many of the classes that are recognised least are named.
+WORST = 3
+#: A confusion matrix of more classes does not fit into 80 columns.
+WIDEST = 11
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What the runs of one configuration have come to."""
+
+    name: str
+    runs: int
+    test: float
+    """The objective on the test images, mean over the runs."""
+    interval: Interval | None
+    """Of that, over seeds and images; over images alone where there is one run."""
+    search: float | None
+    """The value on the validation images, for which it was chosen; None for a configuration that was not."""
+    confusion: NDArray[np.int64]
+    """(classes, classes), of all runs together."""
+    parameters: int | None
+    macs: int | None
+    latency_ms: float | None
+    """Of one image by itself; median over the runs."""
+    epochs: float
+    seconds: float
+    """Of training; means over the runs."""
+
+    @property
+    def gap(self) -> float | None:
+        """What the validation images had promised, less what the test images gave."""
+        return None if self.search is None else self.search - self.test
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duel:
+    """Two configurations, run by run and image by image."""
+
+    first: str
+    second: str
+    difference: float
+    """Mean of the first minus the second."""
+    interval: Interval | None
+    p_holm: float | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the difference is more than chance, all pairs taken together."""
+        return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The whole answer."""
+
+    study: str
+    question: str
+    objective: str
+    classes: tuple[str, ...]
+    images: int
+    standings: tuple[Standing, ...]
+    """The best first; empty as long as nobody has looked at the test images."""
+    duels: tuple[Duel, ...]
+    """Each pair, the better one first."""
+    missing: tuple[str, ...]
+    """Trainings without a result, and why."""
+
+
+def verdict(study: StudyRow, trials: Sequence[TrialRow], searched: Mapping[int, float]) -> Verdict:
+    """What the finished trials of a study `NAME.final` come to. `searched`: the value of each trial of the search."""
+    runs = {row["name"]: _runs(row["name"], trials) for row in study.spec["compare"]}
+    scores = {name: _scores(found, study.objective) for name, found in runs.items() if found}
+    found = [_standing(name, runs[name], scores[name], searched.get(_number(name))) for name in scores]
+    ranked = sorted(found, key=lambda each: -each.test)
+    duels = [_duel(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
+    return Verdict(
+        study=study.name,
+        question=study.question,
+        objective=study.objective,
+        classes=tuple(study.data.get("classes", ())),
+        images=scores[ranked[0].name].shape[1] if ranked else 0,
+        standings=tuple(ranked),
+        duels=_adjusted(duels),
+        missing=tuple(_missing(trial) for trial in trials if trial.state in ("FAIL", "PRUNED")),
+    )
+
+
+def pack(right: "NDArray[np.bool_]", labels: "NDArray[np.int64]") -> str:
+    """(images,) whether each was taken for what it is, class by class, as text: ten thousand images are 1,668 bytes."""
+    return base64.b64encode(np.packbits(right[np.argsort(labels, kind="stable")])).decode()
+
+
+def unpack(test: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """What `pack` made the text of."""
+    packed = np.frombuffer(base64.b64decode(test["bits"]), np.uint8)
+    return np.unpackbits(packed, count=test["images"]).astype(bool)
+
+
+def _number(name: str) -> int:
+    """Which trial of the search a configuration is of; -1 for one that is of none."""
+    found = re.match(r"trial (\d+)", name)
+    return int(found[1]) if found else -1
+
+
+def _runs(name: str, trials: Sequence[TrialRow]) -> dict[int, TrialRow]:
+    """The runs of a configuration that were tested, by seed."""
+    return {
+        trial.repeat or 0: trial
+        for trial in trials
+        if trial.test is not None and trial.state == "COMPLETE" and trial.config["row"] == name
+    }
+
+
+def _scores(runs: Mapping[int, TrialRow], objective: str) -> Scores:
+    return np.stack([_score(trial.test or {}, objective) for _, trial in sorted(runs.items())])
+
+
+def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
+    right = unpack(test).astype(np.float64)
+    if objective == "accuracy":
+        return right
+    counts = np.asarray(test["confusion"]).sum(axis=1)
+    weights = [len(right) / (np.count_nonzero(counts) * count) if count else 0.0 for count in counts]
+    return right * np.repeat(weights, counts)
+
+
+def _standing(name: str, runs: Mapping[int, TrialRow], scores: Scores, searched: float | None) -> Standing:
+    found = list(runs.values())
+    latencies = [trial.latency_ms for trial in found if trial.latency_ms is not None]
+    return Standing(
+        name=name,
+        runs=len(found),
+        test=float(scores.mean()),
+        interval=_interval(scores),
+        search=searched,
+        confusion=np.sum([(trial.test or {})["confusion"] for trial in found], axis=0),
+        parameters=found[0].parameters,
+        macs=found[0].macs,
+        latency_ms=float(np.median(latencies)) if latencies else None,
+        epochs=float(np.mean([trial.epochs for trial in found])),
+        seconds=float(np.mean([trial.seconds for trial in found])),
+    )
+
+
+def _interval(scores: Scores) -> Interval | None:
+    return crossed_interval(scores) if len(scores) > 1 else interval(scores[0].tolist())
+
+
+def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRow]], scores: Mapping[str, Scores]) -> Duel:
+    shared = sorted(runs[first].keys() & runs[second].keys())
+    one, other = (scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second))
+    if not shared:
+        return Duel(first=first, second=second, difference=math.nan, interval=None)
+    return Duel(first=first, second=second, difference=float((one - other).mean()), interval=_interval(one - other))
+
+
+def _adjusted(duels: Sequence[Duel]) -> tuple[Duel, ...]:
+    adjusted = iter(holm([duel.interval.p for duel in duels if duel.interval]))
+    return tuple(replace(duel, p_holm=next(adjusted)) if duel.interval else duel for duel in duels)
+
+
+def _missing(trial: TrialRow) -> str:
+    where = f"{trial.config.get('row', 'a training')}, run {(trial.repeat or 0) + 1}"
+    return f"{where}: {trial.state.lower()}, {trial.reason or 'for no recorded reason'}"
+
+
+def grid(found: Verdict, looks: Sequence[str]) -> Grid:
+    """The verdict for people. `looks`: what is to be told of earlier looks at the test images."""
+    if not found.standings:
+        return Grid(
+            columns=(), rows=(), before=(found.question, *found.missing, "nobody has looked at the test images yet")
+        )
+    return Grid(
+        columns=("configuration", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
+        fixed=("runs", "test", "95 % interval", "search", "latency"),
+        rows=tuple(_line(each) for each in found.standings),
+        before=(found.question, f"{found.study}: {found.objective} on {found.images:,} test images", ""),
+        after=("", *_foot(found), *looks),
+    )
+
+
+def as_json(found: Verdict) -> dict[str, Any]:
+    """`final --json`."""
+    return {
+        "study": found.study,
+        "question": found.question,
+        "objective": found.objective,
+        "confidence": CONFIDENCE,
+        "images": found.images,
+        "classes": found.classes,
+        "standings": [_standing_json(each) for each in found.standings],
+        "duels": [_duel_json(each) for each in found.duels],
+        "missing": found.missing,
+    }
+
+
+def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 dog)`."""
+    shares = standing.confusion / np.maximum(1, standing.confusion.sum(axis=1, keepdims=True))
+    told = []
+    for place in np.argsort(shares.diagonal(), kind="stable")[:WORST]:
+        others = np.where(np.arange(len(shares)) == place, -1.0, shares[place])
+        taken = int(others.argmax())
+        told.append(f"{classes[place]} {shares[place, place]:.2f} ({others[taken]:.2f} {classes[taken]})")
+    return tuple(told)
+
+
+def _line(each: Standing) -> tuple[str, ...]:
+    return (
+        each.name,
+        str(each.runs),
+        number(each.test),
+        "-" if each.interval is None else f"{each.interval.low:.4f} {each.interval.high:.4f}",
+        "-" if each.search is None else number(each.search),
+        "-" if each.parameters is None else f"{each.parameters:,}",
+        "-" if each.latency_ms is None else f"{each.latency_ms:.2f} ms",
+        f"{each.epochs:.1f} epochs, {duration(each.seconds)}",
+    )
+
+
+def _foot(found: Verdict) -> tuple[str, ...]:
+    best = found.standings[0]
+    lines = [_duel_line(duel) for duel in found.duels if duel.first == best.name]
+    lines += [_promise(found)] if _promise(found) else []
+    lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
+    if len(found.classes) <= WIDEST:
+        lines += ["", *_matrix(best, found.classes), ""]
+    seeds = (
+        "seeds and test images" if best.runs > 1 else "test images; with one seed, nothing tells what another would do"
+    )
+    lines.append(f"The intervals are over {seeds}.")
+    if len(found.duels) > 1:
+        lines.append(f"A lead is clear if it is so among all {len(found.duels)} pairs (Holm, p < 0.05).")
+    return (*lines, *found.missing)
+
+
+def _duel_line(duel: Duel) -> str:
+    if duel.interval is None:
+        return f"{duel.first} and {duel.second} have no run in common"
+    by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
+    if duel.is_clear:
+        return f"{duel.first} beats {duel.second} by {by}"
+    return f"{duel.first} and {duel.second} are a tie: {by}"
+
+
+def _promise(found: Verdict) -> str:
+    """How much of the lead that the search saw is left, where both sides were in the search."""
+    known = [each for each in found.standings if each.search is not None]
+    if len(known) < 2:
+        return ""
+    chosen, other = max(known, key=lambda each: each.search or 0.0), min(known, key=lambda each: each.search or 0.0)
+    promised = (chosen.search or 0.0) - (other.search or 0.0)
+    return (
+        f"The search's validation images had {chosen.name} {promised:.4f} ahead of {other.name}; "
+        f"on the test images it is {chosen.test - other.test:+.4f}"
+    )
+
+
+def _matrix(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
+    """The confusion matrix in per cent of the row's class."""
+    shares = 100 * standing.confusion / np.maximum(1, standing.confusion.sum(axis=1, keepdims=True))
+    head = " " * 12 + "".join(f"{name[:5]:>6}" for name in classes)
+    return head, *(
+        f"{name[:12]:<12}" + "".join(f"{share:6.1f}" for share in row)
+        for name, row in zip(classes, shares, strict=True)
+    )
+
+
+def _standing_json(each: Standing) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "runs": each.runs,
+        "test": each.test,
+        "interval": None if each.interval is None else [each.interval.low, each.interval.high],
+        "search": each.search,
+        "gap": each.gap,
+        "confusion": each.confusion.tolist(),
+        "parameters": each.parameters,
+        "macs": each.macs,
+        "latency_ms": each.latency_ms,
+        "epochs": each.epochs,
+        "seconds": each.seconds,
+    }
+
+
+def _duel_json(duel: Duel) -> dict[str, Any]:
+    found = duel.interval
+    return {
+        "first": duel.first,
+        "second": duel.second,
+        "difference": duel.difference,
+        "interval": None if found is None else [found.low, found.high],
+        "p": None if found is None else found.p,
+        "p_holm": duel.p_holm,
+        "is_clear": duel.is_clear,
+    }

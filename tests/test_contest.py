@@ -1,0 +1,211 @@
+"""The verdict on several configurations: what seeds and test images leave open, and what is said of it."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from search import contest, output
+from search.contest import pack, unpack
+from search.rows import Counts, StudyRow, TrialRow
+from search.stats import crossed_interval
+
+CLASSES = ("cat", "dog", "owl")
+#: Simulated verdicts of each kind; a share of 0.95 then has a standard error of a point.
+SIMULATIONS = 500
+
+
+def looks(
+    dice: np.random.Generator, ease: NDArray[np.float64], *, runs: int, spread: float, lift: float = 0.0
+) -> NDArray[np.float64]:
+    """(runs, images) of a made-up configuration: whether each image was taken for what it is."""
+    chance = 1 / (1 + np.exp(-ease - lift - dice.normal(0.0, spread, (runs, 1))))
+    return (dice.random(chance.shape) < chance).astype(float)
+
+
+def truth(*, middle: float, spread: float) -> float:
+    """The mean over all images and seeds that there could be."""
+    logits = np.random.default_rng(0).normal(middle, np.hypot(1.5, spread), 1_000_000)
+    return float((1 / (1 + np.exp(-logits))).mean())
+
+
+@pytest.mark.parametrize(("runs", "spread"), [(2, 0.1), (3, 0.0), (3, 0.1), (3, 0.5), (10, 0.3)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(runs: int, spread: float) -> None:
+    dice, expected = np.random.default_rng(runs), truth(middle=1.5, spread=spread)
+    held = 0
+    for _ in range(SIMULATIONS):
+        found = crossed_interval(looks(dice, dice.normal(1.5, 1.5, 400), runs=runs, spread=spread))
+        assert found is not None
+        held += found.low <= expected <= found.high
+
+    assert held / SIMULATIONS >= 0.93
+
+
+@pytest.mark.parametrize("runs", [2, 3, 10])
+def test_an_interval_over_images_alone_would_hold_it_far_less_often(runs: int) -> None:
+    dice, expected = np.random.default_rng(runs), truth(middle=1.5, spread=0.5)
+    held = 0
+    for _ in range(SIMULATIONS):
+        scores = looks(dice, dice.normal(1.5, 1.5, 400), runs=runs, spread=0.5).mean(axis=0)
+        held += abs(scores.mean() - expected) <= 1.96 * scores.std(ddof=1) / np.sqrt(400)
+
+    assert held / SIMULATIONS < 0.8
+
+
+@pytest.mark.parametrize(("runs", "spread"), [(2, 0.1), (3, 0.0), (3, 0.2), (10, 0.2)])
+def test_of_configurations_that_are_alike_one_in_twenty_verdicts_at_the_most_has_a_clear_lead(
+    runs: int, spread: float
+) -> None:
+    dice, clear = np.random.default_rng(runs), 0
+    for _ in range(SIMULATIONS):
+        ease = dice.normal(1.5, 1.5, 400)
+        scores = {name: looks(dice, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")}
+        clear += any(duel.is_clear for duel in judged(scores).duels)
+
+    assert clear / SIMULATIONS <= 0.07
+
+
+def test_a_real_lead_is_clear() -> None:
+    dice = np.random.default_rng(0)
+    ease = dice.normal(1.5, 1.5, 2000)
+    scores = {
+        name: looks(dice, ease, runs=3, spread=0.02, lift=lift)
+        for name, lift in [("trial 1", 0.0), ("trial 2", 0.5), ("baseline", 0.02)]
+    }
+
+    found = judged(scores)
+
+    assert found.standings[0].name == "trial 2"
+    assert {(duel.first, duel.second): duel.is_clear for duel in found.duels[:2]} == {
+        ("trial 2", duel.second): True for duel in found.duels[:2]
+    }
+    assert not found.duels[2].is_clear
+
+
+def judged(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> contest.Verdict:
+    """The verdict on made-up scores."""
+    return contest.verdict(study_of(tuple(scores)), trials_of(scores, labels), {1: 0.9, 2: 0.95})
+
+
+def study_of(names: Sequence[str], objective: str = "accuracy") -> StudyRow:
+    return StudyRow(
+        name="s.final",
+        question="Which is best?",
+        directions=("maximize",),
+        counts=Counts(budget=9),
+        best=None,
+        spec={
+            "compare": [{"name": name} for name in names],
+            "search": {"objective": objective},
+        },
+        data={"classes": CLASSES},
+    )
+
+
+def trials_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> list[TrialRow]:
+    numbers = itertools.count()
+    return [
+        TrialRow(
+            study="s.final",
+            number=next(numbers),
+            state="COMPLETE",
+            config={"row": name},
+            repeat=repeat,
+            values=(float(right.mean()),),
+            test=look_at(right, labels),
+            parameters=1000,
+            latency_ms=0.5 + repeat,
+            epochs=2.0,
+            seconds=10.0,
+        )
+        for name, runs in scores.items()
+        for repeat, right in enumerate(runs)
+    ]
+
+
+def look_at(right: NDArray[np.float64], labels: Sequence[int] | None = None) -> dict[str, object]:
+    """What a look has stored; a wrong image is taken for the next class."""
+    truths = np.asarray(labels if labels is not None else np.arange(len(right)) % 3)
+    confusion = np.zeros((3, 3), int)
+    np.add.at(confusion, (truths, np.where(right > 0, truths, (truths + 1) % 3)), 1)
+    return {
+        "images": len(right),
+        "right": int(right.sum()),
+        "confusion": confusion.tolist(),
+        "bits": pack(right > 0, truths),
+        "time": "2026-11-26 12:00:00",
+    }
+
+
+def test_what_was_right_is_kept_class_by_class() -> None:
+    right = np.array([True, False, True, True, False])
+    labels = np.array([2, 0, 1, 0, 2])
+
+    kept = unpack({"bits": pack(right, labels), "images": 5})
+
+    assert kept.tolist() == [False, True, True, True, False]
+
+
+def test_balanced_accuracy_weighs_every_class_alike() -> None:
+    labels = [0, 0, 0, 0, 1, 1, 2]
+    right = np.array([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
+
+    found = contest.verdict(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
+
+    assert found.standings[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
+
+
+def test_people_are_told_who_wins_and_what_the_search_had_promised() -> None:
+    dice = np.random.default_rng(0)
+    ease = dice.normal(1.5, 1.5, 2000)
+    scores = {
+        "trial 1": looks(dice, ease, runs=3, spread=0.02, lift=0.5),
+        "trial 2, baseline": looks(dice, ease, runs=3, spread=0.02),
+    }
+
+    text = output.text(contest.grid(judged(scores), ("No other study.",)), width=80)
+
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "trial 1 beats trial 2, baseline by 0.0" in words
+    assert "had trial 2, baseline 0.0500 ahead of trial 1; on the test images it is -0" in words
+    assert "trial 1 recognises least: " in words
+    assert "No other study." in words
+
+
+def test_one_run_of_one_configuration_has_an_interval_over_images_alone() -> None:
+    right = np.array([[1.0] * 80 + [0.0] * 20])
+
+    found = judged({"trial 1": right})
+
+    assert found.duels == ()
+    (standing,) = found.standings
+    assert (standing.name, standing.runs, standing.test, standing.search) == ("trial 1", 1, 0.8, 0.9)
+    assert standing.interval is not None
+    assert standing.interval.low == pytest.approx(0.72, abs=0.01)
+    assert standing.gap == pytest.approx(0.1)
+    assert "with one seed" in output.text(contest.grid(found, ()), width=None)
+
+
+def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it() -> None:
+    dice = np.random.default_rng(0)
+    scores = {name: looks(dice, dice.normal(1.5, 1.5, 90), runs=3, spread=0.1) for name in ("trial 1", "trial 2")}
+    trials = trials_of(scores)
+    lost = TrialRow(study="s.final", number=1, state="FAIL", config={"row": "trial 1"}, repeat=1, reason="a bug")
+
+    found = contest.verdict(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
+
+    assert found.missing == ("trial 1, run 2: fail, a bug",)
+    assert {each.name: each.runs for each in found.standings} == {"trial 1": 2, "trial 2": 3}
+    (duel,) = found.duels
+    both = {name: runs[[0, 2]].mean() for name, runs in scores.items()}
+    assert duel.difference == pytest.approx(both[duel.first] - both[duel.second])
+
+
+def test_before_anybody_has_looked_there_is_no_verdict() -> None:
+    found = contest.verdict(study_of(("trial 1", "trial 2")), [], {})
+
+    assert found.standings == ()
+    assert "nobody has looked at the test images yet" in output.text(contest.grid(found, ()), width=80)
