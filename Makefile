@@ -11,6 +11,8 @@ TOP     ?=
 SEEDS   ?=
 EPOCHS  ?=
 TRIAL   ?= 0
+MODEL   ?= exports/$(STUDY)
+IMAGES  ?=
 PORT    ?= 8080
 PYTHON  ?= python3
 # Extras to install beside the base: postgres, ray, export (a list with spaces).
@@ -23,7 +25,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final export predict studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -54,6 +56,12 @@ compare: $(SETUP)  ## STUDY=findings | show which changes helped
 final: $(SETUP)  ## STUDY=cifar10 | the best anew, tested once
 	@$(CONVSEARCH) final $(STUDY) $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WORKERS),--workers $(WORKERS))
+
+export: $(SETUP)  ## STUDY=cifar10 | write the best model into a folder
+	@$(CONVSEARCH) export $(STUDY)
+
+predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=cat.jpg | what they show
+	@$(CONVSEARCH) predict $(MODEL) $(IMAGES)
 
 stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
 	@$(CONVSEARCH) stop $(STUDY)

@@ -106,15 +106,21 @@ def evaluation(
         yield normalise(_gather(part.images, rows)), part.labels[rows]
 
 
+def scale(info: DataInfo) -> tuple[Tensor, Tensor]:
+    """(factor, shift), (3,) float32 each: byte * factor + shift has mean 0 and deviation 1 in each channel."""
+    mean, std = torch.tensor(info.mean), torch.tensor(info.std).clamp_min(1 / 255)
+    return 1 / 255 / std, -mean / std
+
+
 class _Normalise:
     """Bytes to floats of mean 0 and deviation 1 in each channel."""
 
     def __init__(self, info: DataInfo, images: Tensor) -> None:
-        mean, std = torch.tensor(info.mean), torch.tensor(info.std).clamp_min(1 / 255)
+        factor, shift = scale(info)
         # One factor and one shift for each byte of an image, not for each channel: long rows are what vectorises.
         pixels = images.shape[1] * images.shape[2]
-        self._factor = (1 / 255 / std).repeat(pixels).to(images.device)
-        self._shift = (-mean / std).repeat(pixels).to(images.device)
+        self._factor = factor.repeat(pixels).to(images.device)
+        self._shift = shift.repeat(pixels).to(images.device)
 
     def __call__(self, images: Tensor) -> Tensor:  # (B, 3, H, W), channels_last
         flat = images.permute(0, 2, 3, 1).flatten(1).float()

@@ -12,10 +12,11 @@ from search import home, query
 from search.home import Home
 from search.loader import TRIALS
 from search.reader import open_reader, reading
+from search.rows import is_verdict
 
 Say = Callable[[str], None]
 
-#: The best so many finished trials of a study keep their last checkpoints, to take a model home from.
+#: The best so many finished trials of a search keep their last checkpoints, to take a model home from; all of a verdict.
 KEEP_BEST = 3
 #: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).
 DONE = ("COMPLETE", "PRUNED")
@@ -89,7 +90,7 @@ def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
     found = tuple(files.checkpoints(name))  # before the states: who writes a file now has a running trial
     states = _states(engine, name)
     best = {trial.number for trial in query.best(engine, name, top=KEEP_BEST).trials}
-    done = {number for number, state in states.items() if state in DONE} - best
+    done = set() if is_verdict(name) else {number for number, state in states.items() if state in DONE} - best
     idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}
     return tuple(each.path for each in found if each.trial in done or (each.is_half and each.trial in idle))
 

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_run(verbs)
     _add_final(verbs)
+    _add_models(verbs)
     _add_queries(verbs)
     _add_care(verbs)
     return top
@@ -99,6 +100,21 @@ def _add_final(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     final.add_argument("--no-baseline", action="store_true", help="leave out the first [[try]] point, or the defaults")
     final.add_argument("--json", action="store_true", help="print JSON")
     _add_limits(final)
+
+
+def _add_models(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    export = _verb(verbs, "export", "write the best model into a folder", "convsearch export cifar10 --to cats")
+    export.add_argument("study", metavar="STUDY", help="name of a stored study")
+    export.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: who leads the verdict, else the search)")
+    export.add_argument("--to", type=Path, metavar="DIR", help="folder (default: exports/STUDY)")
+    export.add_argument("--json", action="store_true", help="print JSON")
+    _add_storage(export)
+    _add_cache(export)
+    predict = _verb(verbs, "predict", "tell what images show", "convsearch predict exports/cifar10 photo.jpg")
+    predict.add_argument("model", type=Path, metavar="MODEL", help="folder that `export` wrote")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them")
+    predict.add_argument("--top", type=_count, default=1, metavar="K", help="the likeliest K classes (default: 1)")
+    predict.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_join(verb: argparse.ArgumentParser) -> None:

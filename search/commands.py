@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.errors import DataError
 from search import answers, output, query
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.output import Grid
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
-from search.rows import FINAL, StudyRow, is_verdict
+from search.rows import FINAL, StudyRow
 from search.talk import say
 from search.times import Times
 
@@ -72,9 +73,35 @@ def final(args: argparse.Namespace) -> int:
     if end is not End.DONE or row.counts.to_do:
         say(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
-    found = contest.verdict(row, query.trials(engine, name), _searched(engine, args.study))
+    found = contest.load(engine, name)
     others = [look for look in query.looks(engine, row.data["fingerprint"]) if look.study != name]
     return _answer(args, contest.as_json(found), contest.grid(found, answers.looks_lines(others)))
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the best model, or a trial's, into a folder to take home."""
+    from search import export as exporting
+
+    folder = args.to or Path("exports") / args.study
+    card, apart = exporting.export(args.storage, args.cache, args.study, trial=args.trial, folder=folder, say=say)
+    told = exporting.told(card)
+    after = f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {apart:.0e}."
+    rows = (("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}"))
+    answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": apart}
+    return _answer(args, answer, Grid(columns=("", ""), rows=rows, after=("", *told, after)))
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Say what an exported model takes images for."""
+    from search import predict as predicting
+
+    package = predicting.load(args.model)
+    found = tuple(predicting.predict(package, predicting.files(args.images)))
+    broken = [each.trouble for each in found if each.trouble is not None]
+    for trouble in broken:
+        say(f"convsearch: {trouble}")
+    _answer(args, predicting.as_json(args.model, found), predicting.grid(found, top=args.top))
+    return DataError.exit_code if broken else 0
 
 
 def studies(args: argparse.Namespace) -> int:
@@ -262,10 +289,9 @@ def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
     return answers.best_grid(query.best(engine, name, top=3)), row
 
 
-def _with_verdict(engine: Any, name: str) -> list[str]:
-    """The names of a study and of the studies of its last trainings, if there are any."""
-    own = [row.name for row in query.studies(engine) if is_verdict(row.name) and row.name.rsplit(FINAL, 1)[0] == name]
-    return [name, *(each for each in own if query.is_known(engine, each))]
+def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
+    """The names of a study and of the verdicts on it, if there are any."""
+    return (name, *query.verdicts(engine, name))
 
 
 def _verdict(engine: Any, name: str) -> Grid | None:
@@ -275,17 +301,13 @@ def _verdict(engine: Any, name: str) -> Grid | None:
     own = f"{name}{FINAL}"
     if not query.is_known(engine, own):
         return None
-    row, trials = query.study(engine, own), query.trials(engine, own)
-    if row.counts.finished < row.counts.budget:
+    counts = query.study(engine, own).counts
+    if counts.finished < counts.budget:
         return None
+    trials = query.trials(engine, own)
     if len(trials) == 1:
         return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]),))
-    return contest.grid(contest.verdict(row, trials, _searched(engine, name)), ())
-
-
-def _searched(engine: Any, name: str) -> dict[int, float]:
-    """What each trial of a search has come to on its validation images."""
-    return {trial.number: value for trial, value in query.leading(engine, name)}
+    return contest.grid(contest.load(engine, own), ())
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:
@@ -325,6 +347,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         run,
         resume,
         final,
+        export,
+        predict,
         studies,
         best,
         show,

@@ -15,10 +15,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from search import query
 from search.output import Grid, duration, number
-from search.rows import StudyRow, TrialRow
+from search.rows import StudyRow, TrialRow, searched
 from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval
 
 Scores = NDArray[np.float64]
@@ -92,11 +94,18 @@ class Verdict:
     """Trainings without a result, and why."""
 
 
-def verdict(study: StudyRow, trials: Sequence[TrialRow], searched: Mapping[int, float]) -> Verdict:
-    """What the finished trials of a study `NAME.final` come to. `searched`: the value of each trial of the search."""
+def load(engine: sa.Engine, name: str) -> Verdict:
+    """The verdict of the study `name`, as far as it has come."""
+    search = searched(name)
+    values = {trial.number: value for trial, value in query.leading(engine, search)} if query.is_known(engine, search) else {}
+    return verdict(query.study(engine, name), query.trials(engine, name), values)
+
+
+def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, float]) -> Verdict:
+    """What the finished trials of a study `NAME.final` come to. `values`: of the trials of the search."""
     runs = {row["name"]: _runs(row["name"], trials) for row in study.spec["compare"]}
     scores = {name: _scores(found, study.objective) for name, found in runs.items() if found}
-    found = [_standing(name, runs[name], scores[name], searched.get(_number(name))) for name in scores]
+    found = [_standing(name, runs[name], scores[name], values.get(_number(name))) for name in scores]
     ranked = sorted(found, key=lambda each: -each.test)
     duels = [_duel(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
     return Verdict(
@@ -231,6 +240,16 @@ def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(told)
 
 
+def duel_line(duel: Duel) -> str:
+    """What there is to say of two configurations."""
+    if duel.interval is None:
+        return f"{duel.first} and {duel.second} have no run in common"
+    by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
+    if duel.is_clear:
+        return f"{duel.first} beats {duel.second} by {by}"
+    return f"{duel.first} and {duel.second} are a tie: {by}"
+
+
 def _line(each: Standing) -> tuple[str, ...]:
     return (
         each.name,
@@ -246,7 +265,7 @@ def _line(each: Standing) -> tuple[str, ...]:
 
 def _foot(found: Verdict) -> tuple[str, ...]:
     best = found.standings[0]
-    lines = [_duel_line(duel) for duel in found.duels if duel.first == best.name]
+    lines = [duel_line(duel) for duel in found.duels if duel.first == best.name]
     lines += [_promise(found)] if _promise(found) else []
     lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
     if len(found.classes) <= WIDEST:
@@ -258,15 +277,6 @@ def _foot(found: Verdict) -> tuple[str, ...]:
     if len(found.duels) > 1:
         lines.append(f"A lead is clear if it is so among all {len(found.duels)} pairs (Holm, p < 0.05).")
     return (*lines, *found.missing)
-
-
-def _duel_line(duel: Duel) -> str:
-    if duel.interval is None:
-        return f"{duel.first} and {duel.second} have no run in common"
-    by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
-    if duel.is_clear:
-        return f"{duel.first} beats {duel.second} by {by}"
-    return f"{duel.first} and {duel.second} are a tie: {by}"
 
 
 def _promise(found: Verdict) -> str:

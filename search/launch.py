@@ -20,7 +20,7 @@ from search.pool import End, Pool
 from search.post import Post
 from search.progress import View
 from search.room import Room
-from search.rows import FINAL, TrialRow, is_verdict
+from search.rows import FINAL, TrialRow, is_verdict, searched
 from search.settings import Final
 from search.spec import StudySpec, difference, of_one, queue
 from search.storage import Storage
@@ -147,7 +147,7 @@ def check_name(name: str, spec: StudySpec, files: Home) -> None:
     """
     if is_verdict(name) and spec.verdict_on is None:
         raise UsageError(
-            f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {name.rsplit(FINAL, 1)[0]!r} "
+            f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {searched(name)!r} "
             "does; choose another one with --name"
         )
     files.study(name)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from search.errors import UsageError
 from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials, pausing
 from search.reader import place, reading
-from search.rows import Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow
+from search.rows import Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow, is_verdict, searched
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
@@ -72,6 +72,12 @@ def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
 def _came_to(trial: TrialRow) -> float | None:
     values = trial.values[:1] if trial.state == "COMPLETE" else tuple(value for _, value in trial.curve)
     return max(filter(math.isfinite, values), default=None)
+
+
+def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
+    """The names of the verdicts on a search, in the order in which they were made."""
+    own = (row.name for row in studies(engine) if is_verdict(row.name) and searched(row.name) == name)
+    return tuple(sorted(own, key=lambda each: (len(each), each)))
 
 
 def looks(engine: sa.Engine, fingerprint: str) -> tuple[Look, ...]:

@@ -21,6 +21,11 @@ def is_verdict(name: str) -> bool:
     return re.search(rf"{re.escape(FINAL)}(-\d+)?$", name) is not None
 
 
+def searched(name: str) -> str:
+    """The study that a verdict is on, by their names; any other study itself."""
+    return name.rsplit(FINAL, 1)[0] if is_verdict(name) else name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """How many trials of a study are in which state."""

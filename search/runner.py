@@ -143,7 +143,12 @@ def fail(place: Workplace, claim: Claim, error: Exception) -> None:
 
 
 def tidy(place: Workplace, number: int) -> None:
-    """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best."""
+    """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best.
+
+    Those of a verdict stay, all of them: which configuration is best is known at its end.
+    """
+    if place.study.spec.verdict_on is not None:
+        return
     ranked = best_trials(place.storage, place.study.id, top=KEEP_BEST + DRIVEN_OUT)
     for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on

@@ -1,0 +1,223 @@
+"""From a study to a model folder: which network it is, where its weights lie, and what is said of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import torch
+from torch import Tensor
+
+from data.batches import scale
+from data.dataset import DataInfo, prepare
+from data.parts import load_search
+from models.build import build
+from models.config import plan
+from models.export import Card, Deployed, write
+from search import checkpoint, contest, home, query, spec, study
+from search.contest import Verdict
+from search.errors import DiskError, UsageError
+from search.output import duration, number, setting
+from search.rows import TrialRow, is_verdict
+from search.storage import Storage
+from search.study import StoredStudy
+
+#: On so many validation images, or all if they are fewer, the ONNX file must say what PyTorch says.
+CHECKED = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Which trained network is exported, and what was found out about it."""
+
+    trial: TrialRow
+    verdict: Verdict | None = None
+    """With a standing of this trial's configuration."""
+
+
+def export(
+    url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Callable[[str], None]
+) -> tuple[Card, float]:
+    """Write the model folder of a trial, or of the best one: what it says, and how far its ONNX file is from PyTorch.
+
+    Raises:
+        UsageError: there is no such trial, or its weights are not here, or the folder is something else.
+        DiskError: the folder cannot be written.
+        DataError: the images cannot be read.
+    """
+    storage = Storage(url)
+    choice = chosen(storage.engine, name, trial)
+    stored = study.load(storage, choice.trial.study)
+    model, card = packed(url, stored, choice, prepare(stored.spec.data, cache, say))
+    try:
+        apart = write(folder, model, card, page=page(card, folder.name), images=real_images(stored, cache))
+    except FileExistsError as error:
+        raise UsageError(f"{error} with --to") from error
+    except OSError as error:
+        raise DiskError(f"cannot write to {folder}: {error.strerror or error}; name another one with --to") from error
+    return card, apart
+
+
+def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
+    """The trial that is meant: the given one; else the best run of the configuration that leads the newest verdict; else
+    the best trial of the search.
+
+    Raises UsageError where there is none.
+    """
+    verdicts = (name,) if is_verdict(name) else query.verdicts(engine, name)[::-1]
+    if trial is not None:
+        found = contest.load(engine, name) if is_verdict(name) else None
+        return Choice(trial=query.trial(engine, name, trial), verdict=found)
+    for each in verdicts:
+        found = contest.load(engine, each)
+        if found.standings:
+            best = found.standings[0].name
+            runs = [row for row in query.trials(engine, each) if row.config.get("row") == best and row.values]
+            return Choice(trial=max(runs, key=lambda row: row.values[0]), verdict=found)
+    ranking = query.best(engine, name)
+    if not ranking.trials:
+        raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
+    return Choice(trial=ranking.trials[0])
+
+
+def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tuple[Deployed, Card]:
+    """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
+    trial = choice.trial
+    folder = home.of(url).trial(stored.name, trial.number)
+    found = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
+    if found is None:
+        again = "" if is_verdict(stored.name) else f"; `convsearch run {stored.name} --again {trial.number}` trains it anew"
+        raise UsageError(f"the weights of trial {trial.number} of {stored.name!r} are not in {folder}{again}")
+    header, state = found
+    config, _, _ = spec.configs(stored.spec, trial.config)
+    side = stored.spec.data.search_size or info.image_size
+    shape = plan(config, image_size=side, classes=len(info.classes))
+    network = build(config, image_size=side, classes=len(info.classes))
+    network.load_state_dict(state["average"]["model"] if state["average"] else state["model"])
+    factor, shift = scale(info)
+    card = Card(
+        network=config,
+        image_size=side,
+        classes=info.classes,
+        mean=info.mean,
+        std=info.std,
+        parameters=shape.parameters,
+        macs=shape.macs,
+        training={**trial.config, "epochs": trial.epochs, "seed": trial.seed, "seconds": trial.seconds},
+        provenance={
+            "study": stored.name,
+            "trial": trial.number,
+            "question": stored.spec.question,
+            "source": stored.spec.data.source,
+            "fingerprint": info.fingerprint,
+            "validation": None if is_verdict(stored.name) else header.curve[-1][1] if header.curve else None,
+            "versions": study.versions(),
+            "exported": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        },
+        verdict=None if choice.verdict is None else judgement(choice.verdict, trial),
+    )
+    return Deployed(network, factor=factor, shift=shift), card
+
+
+def judgement(found: Verdict, trial: TrialRow) -> dict[str, Any] | None:
+    """What a verdict says of the configuration of one of its trials; None if it was not tested."""
+    own = next((each for each in found.standings if each.name == trial.config.get("row")), None)
+    if own is None:
+        return None
+    return {
+        "study": found.study,
+        "objective": found.objective,
+        "images": found.images,
+        "configuration": own.name,
+        "runs": own.runs,
+        "test": own.test,
+        "interval": None if own.interval is None else [own.interval.low, own.interval.high],
+        "this_run": trial.values[0] if trial.values else None,
+        "latency_ms": own.latency_ms,
+        "worst": contest.worst(own, found.classes),
+        "others": [contest.duel_line(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
+    }
+
+
+def real_images(stored: StoredStudy, cache: Path) -> Tensor:
+    """(N, side, side, 3) uint8 validation images, of the size that the network takes."""
+    part = load_search(stored.spec.data, cache).validation
+    return part.images[part.indices[torch.linspace(0, len(part) - 1, min(CHECKED, len(part))).long()]]
+
+
+def page(card: Card, name: str) -> str:
+    """The README.md of a model folder."""
+    origin = card.provenance
+    return PAGE.format(
+        name=name,
+        classes=", ".join(card.classes),
+        count=len(card.classes),
+        question=origin["question"] or "-",
+        good="\n".join(told(card)),
+        side=card.image_size,
+        parameters=card.parameters,
+        macs=card.macs / 1e6,
+        study=origin["study"],
+        trial=origin["trial"],
+        source=origin["source"],
+        fingerprint=origin["fingerprint"][:16],
+        epochs=card.training["epochs"],
+        seconds=duration(card.training["seconds"]),
+        exported=origin["exported"],
+        versions=", ".join(f"{key} {value}" for key, value in origin["versions"].items()),
+        settings="\n".join(f"    {key} = {setting(value)}" for key, value in sorted(card.training.items())),
+    )
+
+
+def told(card: Card) -> tuple[str, ...]:
+    """How good the network is, as far as that is known."""
+    found = card.verdict
+    if found is None:
+        value = card.provenance["validation"]
+        known = () if value is None else (f"{number(value)} on the validation images that it was chosen by.",)
+        return (*known, "How good it is on other images is not known: `convsearch final` finds out.")
+    interval = found["interval"]
+    spread = "" if interval is None else f", 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"
+    seeds = f"mean of {found['runs']} trainings" if found["runs"] > 1 else "one training"
+    return (
+        f"{found['objective']} {found['test']:.4f} on {found['images']:,} test images ({seeds}{spread}); "
+        f"this network: {found['this_run']:.4f}.",
+        f"It recognises least: {', '.join(found['worst'])}.",
+        *(f"{line}." for line in found["others"]),
+    )
+
+
+PAGE = """\
+# {name}
+
+A convolutional network that tells {count} classes apart: {classes}.
+
+## How good it is
+
+{good}
+
+## How to use it
+
+    convsearch predict {name} photo.jpg
+
+Without convsearch, by any program that reads ONNX. `model.onnx` takes bytes, (N, {side}, {side}, 3), red, green, blue,
+and gives probabilities, (N, {count}), in the order above:
+
+    import numpy, onnxruntime
+    from PIL import Image, ImageOps
+    image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({side}, {side}), Image.Resampling.BICUBIC)
+    session = onnxruntime.InferenceSession("{name}/model.onnx")
+    (probabilities,) = session.run(None, {{"images": numpy.asarray(image)[None]}})
+
+It knows no other classes: whatever it is shown, it takes for one of these.
+
+## What it is
+
+{parameters:,} parameters, {macs:.1f} million multiply-accumulates an image. Trained for {epochs:g} epochs, {seconds}.
+Question: {question}
+Trial {trial} of the study {study}; images: {source}, fingerprint {fingerprint}. Exported {exported}; {versions}.
+
+{settings}
+"""

@@ -1,0 +1,119 @@
+"""Which class an exported model takes images for: any files, of any size."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import DataError
+from data.image import Pixels, decode_many
+from models.export import NoModel, Package, probabilities, read
+from search.errors import UsageError
+from search.output import Grid
+
+#: Files of a folder whose names end so are taken for images; one that is named by itself may end in anything.
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+#: Pixels that go through the network at once, as many as are judged at once in a training.
+AT_ONCE = 500 * 32**2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What one image is taken for."""
+
+    image: str
+    ranked: tuple[tuple[str, float], ...]
+    """Every class and its probability, the likeliest first."""
+    trouble: str | None = None
+    """Why it could not be read; there are no classes then."""
+
+
+def load(folder: Path) -> Package:
+    """The model in a folder. Raises DataError where there is none, or a damaged one."""
+    try:
+        return read(folder)
+    except NoModel as error:
+        raise DataError(str(error)) from error
+
+
+def files(named: Sequence[Path]) -> list[Path]:
+    """The files that are meant: those that are named, and the images below folders that are, in order of their names.
+
+    Raises UsageError where something does not exist, or a folder has no image.
+    """
+    found: list[Path] = []
+    for path in named:
+        if not path.exists():
+            raise UsageError(f"there is no file or folder {path}")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = sorted(each for each in path.rglob("*") if each.suffix.lower() in ENDINGS and each.is_file())
+        if not below:
+            raise UsageError(f"{path} has no image; those end in {', '.join(sorted(ENDINGS))}")
+        found += below
+    return found
+
+
+def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
+    """What each image is taken for, in order: its short side is brought to the network's, and the middle is looked at.
+
+    An image that cannot be read is one with a trouble.
+    """
+    side = package.card.image_size
+    decoded = (each for bundle in decode_many(_contents(images), side=side) for each in bundle)
+    while some := list(islice(decoded, max(1, AT_ONCE // side**2))):
+        yield from _judged(package, some)
+
+
+def _judged(package: Package, some: Sequence[tuple[str, Pixels | DataError]]) -> Iterator[Prediction]:
+    good = [pixels for _, pixels in some if not isinstance(pixels, DataError)]
+    rows = iter(probabilities(package.model, torch.stack([torch.tensor(each) for each in good])) if good else ())
+    for name, pixels in some:
+        if isinstance(pixels, DataError):
+            yield Prediction(image=name, ranked=(), trouble=str(pixels))
+        else:
+            pairs = zip(package.card.classes, next(rows).tolist(), strict=True)
+            yield Prediction(image=name, ranked=tuple(sorted(pairs, key=lambda pair: -pair[1])))
+
+
+def _contents(images: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    for path in images:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""  # which is no image, and told as such
+        yield str(path), content
+
+
+def grid(found: Sequence[Prediction], *, top: int) -> Grid:
+    """The predictions for people: the likeliest classes of each image."""
+    heads = ("image", "class", "probability") if top == 1 else ("image", "classes")
+    return Grid(columns=heads, rows=tuple(_line(each, top) for each in found), fixed=("class", "probability"))
+
+
+def _line(each: Prediction, top: int) -> tuple[str, ...]:
+    if top > 1:
+        return each.image, ", ".join(f"{name} {chance:.4f}" for name, chance in each.ranked[:top]) or "-"
+    name, chance = each.ranked[0] if each.ranked else ("-", None)
+    return each.image, name, "-" if chance is None else f"{chance:.4f}"
+
+
+def as_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any]:
+    """`predict --json`."""
+    return {
+        "model": str(folder),
+        "images": [
+            {
+                "image": each.image,
+                "class": each.ranked[0][0] if each.ranked else None,
+                "probability": each.ranked[0][1] if each.ranked else None,
+                "probabilities": dict(each.ranked),
+                "trouble": each.trouble,
+            }
+            for each in found
+        ],
+    }
