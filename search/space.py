@@ -70,12 +70,20 @@ def sample(space: Space, trial: Trial) -> dict[str, Value]:
     """
     values: dict[str, Value] = {}
     for key in order(space):
-        name, domain = _named(space, key, values)
+        name, domain = named(space, key, values)
         if domain.only is not None:
             values[key] = domain.only
         elif _has_meaning(space, key, values):
             values[key] = domain.suggest(trial, name)
     return values
+
+
+def named(space: Space, key: str, values: Mapping[str, Value]) -> tuple[str, Domain]:
+    """The Optuna name and the domain of a parameter, beside the values of those that decide about it."""
+    for (control, value), table in space.when.items():
+        if key in table and values.get(control) == value:
+            return f"{key}[{label(value)}]", table[key]
+    return key, space.parameters[key]
 
 
 def is_searched(space: Space) -> bool:
@@ -119,7 +127,7 @@ def fix(space: Space, point: Mapping[str, Value]) -> dict[str, Value]:
         decided = all(control in known for control in space.controls(key))
         if key not in point and not decided:
             continue
-        name, domain = _named(space, key, known)
+        name, domain = named(space, key, known)
         if key in point:
             known[key] = _checked(space, key, point[key], known)
             names |= {} if domain.only is not None else {name: point[key]}
@@ -136,14 +144,6 @@ def pointless(space: Space, key: str, values: Mapping[str, Value]) -> str | None
     return f"has no meaning with {control} = {show(values.get(control))}"
 
 
-def _named(space: Space, key: str, values: Mapping[str, Value]) -> tuple[str, Domain]:
-    """The Optuna name and the domain of a parameter, beside the values of those that decide about it."""
-    for (control, value), table in space.when.items():
-        if key in table and values.get(control) == value:
-            return f"{key}[{label(value)}]", table[key]
-    return key, space.parameters[key]
-
-
 def _has_meaning(space: Space, key: str, values: Mapping[str, Value]) -> bool:
     if key not in space.needs:
         return True
@@ -155,7 +155,7 @@ def _checked(space: Space, key: str, value: Value, known: Mapping[str, Value]) -
     for control in space.controls(key):
         if control not in known:
             raise ValueError(f"{key} depends on {control}, which the point leaves open; give {control} too")
-    domain = _named(space, key, known)[1]
+    domain = named(space, key, known)[1]
     if domain.only == value:
         return value
     if domain.only is not None:
@@ -178,7 +178,7 @@ def _cells(
         yield cell
         return
     key, rest = keys[0], keys[1:]
-    name, domain = _named(space, key, values)
+    name, domain = named(space, key, values)
     if domain.only is not None:
         yield from _cells(space, rest, {**values, key: domain.only}, cell)
         return

@@ -40,6 +40,19 @@ def interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) ->
     return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, n - 1)))
 
 
+def apart(first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+    """The interval of the mean of the first minus that of the second, of independent values that may spread differently:
+    Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28. None where there is no spread to judge by.
+    """
+    from scipy import stats
+
+    if min(len(first), len(second)) < 2 or max(sd(first), sd(second)) <= _ROUNDING:
+        return None
+    found = stats.ttest_ind(first, second, equal_var=False)
+    low, high = found.confidence_interval(confidence)
+    return Interval(low=float(low), high=float(high), p=float(found.pvalue))
+
+
 def share_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The interval of a share of independent cases: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
