@@ -28,6 +28,8 @@ class Ladder:
 
     rungs: tuple[int, ...]
     reduction: int
+    audited: frozenset[int] = frozenset()
+    """The numbers of trials that do not pause, and do not count."""
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
         """(trial id, number) of the paused trials that are among the best at their rung, and whose turn has come; the
@@ -86,7 +88,8 @@ class Ladder:
             )
             .order_by(CURVES.c.intermediate_value.desc(), TRIALS.c.number)
         )
-        return [(row.trial_id, row.number) for row in connection.execute(rows)]
+        ranked = [(row.trial_id, row.number) for row in connection.execute(rows)]
+        return [(trial_id, number) for trial_id, number in ranked if number not in self.audited]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

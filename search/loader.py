@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.rows import PAUSED, TRAINABLE, TrialRow
+from search.rows import PAUSED, SPARED, TRAINABLE, TrialRow
 from search.space import REPEAT, strip
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
@@ -177,6 +177,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         images_per_second=attrs.get("images_per_second"),
         latency_ms=attrs.get("latency_ms"),
         seed=attrs.get("seed"),
+        spared=attrs.get(SPARED),
         test=attrs.get("test"),
         started=_utc(stored.started),
         completed=_utc(stored.completed),

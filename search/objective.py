@@ -30,10 +30,10 @@ from search import checkpoint, logbook, spec
 from search.home import Home
 from search.lease import Claim
 from search.pruner import Decision
-from search.rows import PAUSED
+from search.rows import PAUSED, SPARED
 from search.sampler import Excerpt
 from search.storage import Storage
-from search.study import StoredStudy, asha, for_trial, trial_seed
+from search.study import StoredStudy, asha, audited, for_trial, trial_seed
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
@@ -287,12 +287,9 @@ class Run:
     def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
         """Store a step's value, and the decision to stop there if there is one, in one transaction."""
         study = self.place.study
-        pruner, rungs = study.spec.search.pruner, asha(study.spec)
-        is_judged = rungs.is_rung(step) and step not in self._reported
-        is_paused, decision = is_judged and pruner == "promote", None
-        if is_judged and pruner == "asha":
-            better, others = self.place.storage.standing(study.id, step, value, but=self.claim.number)
-            decision = rungs.decide(step, value, better=better, others=others)
+        is_judged = asha(study.spec).is_rung(step) and step not in self._reported
+        is_paused = is_judged and study.spec.search.pruner == "promote" and not self._is_audited()
+        decision = self._rank(step, value) if is_judged and not is_paused else None
         with self.place.storage.together():
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self.trial.report(value, step)
@@ -300,29 +297,51 @@ class Run:
             self.trial.set_user_attr("epochs", float(step * self.step_epochs))
             if images_per_second is not None:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
-            if decision is not None:
-                self.trial.set_user_attr("decision", asdict(decision))
+            decision = self._keep(decision)
             if is_paused:
                 self.trial.set_user_attr(PAUSED, step)
         if is_paused:
             raise Paused(step, until="it is among the best there")
         return decision or self._ask_optuna(step, value)
 
+    def _is_audited(self) -> bool:
+        return self.claim.number in audited(self.place.study.spec, self.claim.number)
+
+    def _rank(self, step: int, value: float) -> Decision | None:
+        """What our own pruner decides at a rung; trials that are audited do not count there."""
+        study = self.place.study
+        if study.spec.search.pruner not in ("asha", "promote"):
+            return None
+        others = audited(study.spec, self.claim.number) | {self.claim.number}
+        better, reached = self.place.storage.standing(study.id, step, value, but=others)
+        return asha(study.spec).decide(step, value, better=better, others=reached)
+
+    def _keep(self, decision: Decision | None) -> Decision | None:
+        """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""
+        if decision is None:
+            return None
+        if not self._is_audited():
+            self.trial.set_user_attr("decision", asdict(decision))
+            return decision
+        if SPARED not in self.trial.user_attrs:
+            self.trial.set_user_attr(SPARED, asdict(decision))
+        return None
+
     def _ask_optuna(self, step: int, value: float) -> Decision | None:
         """Ask Optuna's pruner, if the study has one and it was not asked yet.
 
-        What it notes for itself is stored together with its decision.
+        What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
+        would have stopped: it would compare others with that one at later rungs.
         """
         pruner = self.place.study.spec.search.pruner
         if pruner not in ("hyperband", "median") or step >= self.place.study.spec.budget.steps:
             return None
-        if step <= self.trial.user_attrs.get("judged", 0):
+        if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
             return None
         with self.place.storage.together():
             decision = None
             if self.trial.should_prune():
-                decision = Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}")
-                self.trial.set_user_attr("decision", asdict(decision))
+                decision = self._keep(Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
             self.trial.set_user_attr("judged", step)
         return decision
 

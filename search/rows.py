@@ -16,6 +16,10 @@ PAUSED = "paused"
 """The user attribute of a trial that pauses: the step of its rung; null once it goes on."""
 
 
+SPARED = "spared"
+"""The user attribute of a trial that is audited: what the pruner would have decided, and where."""
+
+
 def is_verdict(name: str) -> bool:
     """Whether a study of that name is of the last trainings of another one."""
     return re.search(rf"{re.escape(FINAL)}(-\d+)?$", name) is not None
@@ -81,6 +85,10 @@ class TrialRow:
     """Why it was pruned or failed."""
     violation: float = 0.0
     """Above 0 for a trial that cannot be trained: it does not fit, it diverged, or it ran out of memory."""
+    spared: Mapping[str, Any] | None = None
+    """Of a trial that is audited: that the pruner would have stopped it, at which `step`, with which `value`, and the
+    `reason`.
+    """
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
     config: Mapping[str, Any] = field(default_factory=dict)

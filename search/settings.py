@@ -76,6 +76,8 @@ class Search(BaseModel):
     anneal: bool = False
     """Whether the learning rate's schedule ends at each rung, and is stretched to the next one for who goes on there.
     Else a rung sees the beginning of a long schedule: one that falls late, or rises first, looks worse than it is."""
+    audit: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
+    """Share of the trials that the pruner may not stop, nor count: how they end tells how often it stops good ones."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe begins to learn."""
     repeats: Annotated[int, Field(ge=1)] = 1

@@ -35,6 +35,7 @@ MAY_CHANGE: Final = {
     ("[budget]", "trials"),
     ("[budget]", "hours"),
     ("[data]", "path"),
+    ("[search]", "audit"),
     ("[final]", "epochs"),
     ("[final]", "share"),
     ("[final]", "top"),
@@ -246,6 +247,7 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
+        tables["search"] = {"audit": 0.0, **tables["search"]}  # older versions had none
         return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error

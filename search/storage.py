@@ -11,7 +11,7 @@ answer to a COMMIT can be lost when it was carried out. Writes are upserts; a cl
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -341,16 +341,16 @@ class Storage(History):
 
     # -- our own reads ---------------------------------------------------------------------------------------
 
-    def standing(self, study_id: int, step: int, value: float, *, but: int) -> tuple[int, int]:
+    def standing(self, study_id: int, step: int, value: float, *, but: Collection[int]) -> tuple[int, int]:
         """How a value at `step` stands: how many trials have a better one there, and how many have one at all.
 
-        Failed trials do not count, nor does trial number `but`.
+        Failed trials do not count, nor do the trials of the numbers in `but`.
         """
         theirs = CURVES.c.intermediate_value
         count = sa.select(sa.func.count().filter(theirs > value), sa.func.count()).where(
             CURVES.c.trial_id == TRIALS.c.trial_id,
             TRIALS.c.study_id == study_id,
-            TRIALS.c.number != but,
+            TRIALS.c.number.not_in(but),
             TRIALS.c.state != TrialState.FAIL,
             CURVES.c.step == step,
             theirs.is_not(None),  # SQLite stores a NaN as NULL

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -24,6 +25,9 @@ from search.sampler import build as build_sampler
 from search.seed import derive
 from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
+
+#: Which trials are audited is worked out for so many at a time.
+AHEAD = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +157,26 @@ def for_trial(cached: _CachedStorage, study: StoredStudy, number: int, seen: Seq
     search, steps = study.spec.search, study.spec.budget.steps
     sampler = _sampler(cached, study, number, seen)
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
-    return optuna.Study(study_name=study.name, storage=cached, sampler=sampler, pruner=pruner)
+    return _Compared(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
+
+
+class _Compared(optuna.Study):
+    """A study whose median is that of the trials that are not audited. (Hyperband asks for its own view.)"""
+
+    def __init__(
+        self,
+        name: str,
+        storage: _CachedStorage,
+        sampler: optuna.samplers.BaseSampler,
+        pruner: optuna.pruners.BasePruner,
+        *,
+        left_out: frozenset[int],
+    ) -> None:
+        super().__init__(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        self._left_out = left_out
+
+    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [trial for trial in super().get_trials(*args, **kwargs) if trial.number not in self._left_out]
 
 
 def _sampler(
@@ -184,13 +207,26 @@ def asha(spec: StudySpec) -> Asha:
     return Asha(first_rung=search.first_rung, reduction=search.reduction, steps=spec.budget.steps)
 
 
+def audited(spec: StudySpec, number: int) -> frozenset[int]:
+    """The numbers of the trials that the pruner may not stop: those up to the budget, and some beyond `number`."""
+    search = spec.search
+    if search.pruner == "none" or search.audit == 0.0:
+        return frozenset()
+    return _audited(search.seed, search.audit, max(number, spec.budget.trials) // AHEAD + 2)
+
+
+@lru_cache(maxsize=8)
+def _audited(seed: int, share: float, blocks: int) -> frozenset[int]:
+    return frozenset(number for number in range(blocks * AHEAD) if derive(seed, number, "audit") < share * 2**32)
+
+
 def ladder(spec: StudySpec) -> Ladder | Gate | None:
     """Where trials pause; None for a study whose trials do not."""
     if spec.verdict_on is not None and spec.budget.trials > 1:
         return Gate(trials=spec.budget.trials)
     if spec.search.pruner != "promote":
         return None
-    return Ladder(rungs=asha(spec).rungs(), reduction=spec.search.reduction)
+    return Ladder(rungs=asha(spec).rungs(), reduction=spec.search.reduction, audited=audited(spec, 0))
 
 
 def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:

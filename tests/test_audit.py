@@ -1,0 +1,145 @@
+"""The audit of a pruner: what became of trials that it would have stopped."""
+
+from typing import Any
+
+import pytest
+
+from search import lease, query, runner, spec, study
+from search.audit import ENOUGH, audit, lines
+from search.owner import this_process
+from search.reader import open_reader
+from search.rows import Counts, StudyRow, TrialRow
+from search.spec import StudySpec
+from tests.lab import Lab, work
+
+STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}
+
+
+def spec_of(share: float, **search: Any) -> StudySpec:
+    return spec.build({"search": {"audit": share, **search}, "space": {"width": [8, 16]}, "budget": STEPS})
+
+
+def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
+    some = study.audited(spec_of(0.05), 0)
+    more = study.audited(spec_of(0.05), 5000)
+
+    assert some == {number for number in more if number < 2000}
+    assert len(more) / 7000 == pytest.approx(0.05, abs=0.01)
+    assert study.audited(spec_of(0.05, seed=1), 0) != some
+    assert study.audited(spec_of(0.0), 0) == study.audited(spec_of(0.05, pruner="none"), 0) == frozenset()
+
+
+def test_a_stored_study_of_before_has_no_audit_and_may_get_one(lab: Lab) -> None:
+    stored = spec.dump(spec_of(0.05))
+    del stored["search"]["audit"]
+
+    before = spec.restore(stored)
+
+    assert before.search.audit == 0.0
+    assert spec.difference(before, spec_of(0.05)) == []
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])
+def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(lab: Lab, pruner: str) -> None:
+    post = lab.create(
+        budget={"trials": 24, "epochs": 4},
+        search={"pruner": pruner, "audit": 0.5, "sampler": "random", "reduction": 2},
+        space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
+    )
+    place = runner.workplace(post)
+    owner, gate = this_process(place.storage.token or ""), study.ladder(place.study.spec)
+    while (claim := lease.claim(place.storage, place.study.id, owner, (), gate)) is not None:
+        runner.run_trial(place, claim, lambda: None)
+
+    rows = lab.trials()
+    chosen = study.audited(place.study.spec, 0)
+    assert {row.state for row in rows if row.number in chosen} == {"COMPLETE"}
+    assert {row.state for row in rows if row.number not in chosen} == {"COMPLETE", "PRUNED"}
+    spared = [row for row in rows if row.spared is not None]
+    assert spared
+    assert {row.number for row in spared} <= chosen
+    assert all(row.spared and row.spared["value"] == dict(row.curve)[row.spared["step"]] for row in spared)
+    if pruner == "asha":
+        assert_ranks_are_among_the_others(rows, chosen)
+    found = audit(query.study(open_reader(lab.url), "s"), rows)
+    assert 0 < len(found.spared) <= len(spared)
+    assert found.survivors > 0
+
+
+def assert_ranks_are_among_the_others(rows: tuple[TrialRow, ...], chosen: frozenset[int]) -> None:
+    """Every decision counts the trials that came before, but for the audited ones."""
+    for row in rows:
+        if row.reason is None:
+            continue
+        step = int(row.reason.split(" at step ")[1].split(";")[0])
+        before = [each for each in rows if each.number < row.number and each.number not in chosen]
+        values = [value for each in before for at, value in each.curve if at == step]
+        rank = 1 + sum(value > dict(row.curve)[step] for value in values)
+        assert row.reason.startswith(f"rank {rank} of {len(values) + 1} at step {step}")
+
+
+def test_a_trial_that_is_audited_says_so_when_it_is_shown(lab: Lab) -> None:
+    post = lab.create(
+        budget={"trials": 12, "epochs": 3},
+        search={"pruner": "asha", "audit": 0.5, "sampler": "random", "reduction": 2},
+    )
+    place = runner.workplace(post)
+    for _ in range(12):
+        work(place)
+    spared = next(row for row in lab.trials() if row.spared is not None)
+
+    answer = lab.run("show", "s", str(spared.number))
+
+    assert f"the pruner would have stopped it: {spared.spared and spared.spared['reason']}" in answer.out
+
+
+def row(number: int, value: float, *, spared: bool = False, **others: Any) -> TrialRow:
+    return TrialRow(
+        study="s",
+        number=number,
+        state="COMPLETE",
+        values=(value,),
+        curve=((1, value / 2), (3, value)),
+        spared={"step": 1, "value": value / 2, "reason": "rank 9 of 9"} if spared else None,
+        **others,
+    )
+
+
+def study_of(pruner: str = "asha") -> StudyRow:
+    return StudyRow(
+        name="s",
+        question="",
+        directions=("maximize",),
+        counts=Counts(budget=9),
+        best=None,
+        spec={"search": {"pruner": pruner, "reduction": 3}},
+    )
+
+
+def test_the_rate_of_false_stops_has_an_interval_and_says_when_it_is_of_too_few() -> None:
+    survivors = [row(number, 0.5 + 0.01 * number) for number in range(11)]
+    spared = [row(20, 0.52, spared=True), row(21, 0.58, spared=True), row(22, 0.7, spared=True)]
+
+    found = audit(study_of(), [*survivors, *spared])
+
+    assert (len(found.spared), found.survivors, found.above_median, found.above_best) == (3, 11, 2, 1)
+    words = " ".join(lines(found))
+    assert "2 of them ended above the median of the 11 that it let through (67 %, 95 % interval 21 to 94 %)" in words
+    assert f"3 are too few to tell a good pruner from a bad one; {ENOUGH} would begin to." in words
+    assert "nothing is known of false stops" in " ".join(lines(audit(study_of(), survivors)))
+
+
+def test_where_trials_pause_one_whose_turn_would_have_come_was_not_stopped() -> None:
+    others = [row(number, 0.5 + 0.01 * number) for number in range(8)]
+
+    found = audit(study_of("promote"), [*others, row(20, 0.52, spared=True), row(21, 0.6, spared=True)])
+
+    assert [trial.number for trial in found.spared] == [20]
+
+
+def test_a_spared_trial_that_has_not_ended_is_still_to_come() -> None:
+    waiting = TrialRow(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
+
+    found = audit(study_of(), [row(0, 0.5), waiting])
+
+    assert (found.spared, found.pending) == ((), 1)
