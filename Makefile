@@ -25,7 +25,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final export predict studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -56,6 +56,9 @@ compare: $(SETUP)  ## STUDY=findings | show which changes helped
 final: $(SETUP)  ## STUDY=cifar10 | the best anew, tested once
 	@$(CONVSEARCH) final $(STUDY) $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WORKERS),--workers $(WORKERS))
+
+report: $(SETUP)  ## STUDY=cifar10 | write all of it on one page
+	@$(CONVSEARCH) report $(STUDY)
 
 export: $(SETUP)  ## STUDY=cifar10 | write the best model into a folder
 	@$(CONVSEARCH) export $(STUDY)

@@ -98,6 +98,30 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
     return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
 
 
+def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """`report --csv`: every trial with its state, why it ended, and what it cost."""
+    objectives = [study.objective, *(f"value_{index}" for index in range(1, len(study.directions)))]
+    own = ("trial", "state", *objectives, "last_value", "epochs", "seconds", "parameters", "macs", "attempts", "reason")
+    names = tuple(dict.fromkeys(name for trial in trials for name in trial.params))
+    rows: list[tuple[object, ...]] = [
+        (
+            t.number,
+            t.state.lower(),
+            *(t.values or (None,) * len(objectives)),
+            t.curve[-1][1] if t.curve else None,
+            t.epochs,
+            t.seconds,
+            t.parameters,
+            t.macs,
+            t.attempts,
+            t.reason,
+            *(t.params.get(name) for name in names),
+        )
+        for t in trials
+    ]
+    return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
+
+
 def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
     """`show --json`."""
     return {

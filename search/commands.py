@@ -104,6 +104,32 @@ def predict(args: argparse.Namespace) -> int:
     return DataError.exit_code if broken else 0
 
 
+def report(args: argparse.Namespace) -> int:
+    """Write all that a study came to: a page, or Markdown or CSV to read on."""
+    from search import report as reporting
+
+    if args.markdown and args.csv:
+        raise UsageError("--markdown and --csv are two answers; ask for one of them")
+    engine = open_reader(args.storage)
+    if args.csv:
+        sys.stdout.write(output.to_csv(*answers.trials_csv(query.study(engine, args.study), query.trials(engine, args.study))))
+        return 0
+    found = reporting.gather(engine, args.study)
+    if args.markdown:
+        sys.stdout.write(reporting.markdown(found))
+        return 0
+    path = args.to or Path("exports") / f"{args.study}.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(reporting.html(found), encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
+    for line in found.answer:
+        say(line)
+    print(path)
+    return 0
+
+
 def studies(args: argparse.Namespace) -> int:
     """List the studies."""
     rows = query.studies(open_reader(args.storage))
@@ -349,6 +375,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         final,
         export,
         predict,
+        report,
         studies,
         best,
         show,

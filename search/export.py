@@ -19,6 +19,7 @@ from models.export import Card, Deployed, write
 from search import checkpoint, contest, home, query, spec, study
 from search.contest import Verdict
 from search.errors import DiskError, UsageError
+from search.origin import environment
 from search.output import duration, number, setting
 from search.rows import TrialRow, is_verdict
 from search.storage import Storage
@@ -113,7 +114,7 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
             "source": stored.spec.data.source,
             "fingerprint": info.fingerprint,
             "validation": None if is_verdict(stored.name) else header.curve[-1][1] if header.curve else None,
-            "versions": study.versions(),
+            "versions": environment(),
             "exported": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         },
         verdict=None if choice.verdict is None else judgement(choice.verdict, trial),

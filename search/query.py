@@ -156,6 +156,7 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
         stop=bool(attrs.get("stop")),
         spec=attrs.get("spec") or {},
         data=attrs.get("data") or {},
+        versions=attrs.get("versions") or {},
     )
 
 

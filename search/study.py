@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 
 import optuna
@@ -18,6 +17,7 @@ from search import spec as specs
 from search.errors import SpecError
 from search.evolution import Evolution, usual_point
 from search.ladder import Gate, Ladder
+from search.origin import environment
 from search.pruner import Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
@@ -240,11 +240,6 @@ def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:
     return derive(search.seed, *((number, "trial") if repeat is None else (repeat, "repeat")))
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that decide what a trial computes."""
-    return {name: version(name) for name in ("convsearch", "torch", "optuna", "numpy")}
-
-
 def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
     """What a study is made with; the budget stands apart from the spec, because it may change."""
     return {
@@ -252,7 +247,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
         "uid": uuid.uuid4().hex,
         "spec": specs.dump(spec),
         "data": data,
-        "versions": versions(),
+        "versions": environment(),
         "trials": spec.budget.trials,
         "hours": spec.budget.hours,
         "seconds_run": 0.0,

@@ -5,7 +5,6 @@ import platform
 import random
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search import machine
+from search.origin import commit, hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARED = ("measured", "n", "unit", "ours", "theirs", "ratio", "target", "")
@@ -157,25 +156,8 @@ def as_json(result: Result, command: str) -> dict[str, Any]:
     }
 
 
-def hardware() -> str:
-    """Cores, processor, system."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    return f"{machine.cores()} cores, {cpu or platform.processor()}; {platform.system()} {platform.release()}"
-
-
 def versions() -> str:
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
-
-
-def commit() -> str:
-    """The commit of the code that was measured, and whether it was changed since."""
-    changed = _git("status", "--porcelain", "--", "data", "models", "search", "tests")
-    return _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(("git", "-C", str(ROOT), *words), capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def slug(text: str) -> str:
@@ -212,7 +194,3 @@ def _verdict(is_met: bool | None) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []

@@ -1,9 +1,5 @@
 """The dashboard in a real browser: what it shows to who has the URL, and what it keeps from everybody else."""
 
-import contextlib
-import os
-import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
@@ -16,12 +12,12 @@ import pytest
 
 from search import dashboard
 from search.dashboard import Door, Server
+from tests.browser.browser import BROWSER, opened
 from tests.lab import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 TOKEN = "a-token_that-every-test-knows"
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
@@ -31,25 +27,6 @@ def browse(url: str, profile: Path, *flags: str) -> str:
     """The page that a browser shows some seconds after it opened a URL, scripts done."""
     with opened(url, profile, "--virtual-time-budget=15000", "--dump-dom", *flags) as process:
         return process.communicate(timeout=PATIENCE_S)[0]
-
-
-@contextmanager
-def opened(url: str, profile: Path, *flags: str) -> "Iterator[subprocess.Popen[str]]":
-    """Open a URL in a browser that is killed with all its processes in the end."""
-    always = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-    process = subprocess.Popen(
-        [str(BROWSER), *always, f"--user-data-dir={profile}", *flags, url],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # it left nothing behind
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 @contextmanager

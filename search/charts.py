@@ -1,0 +1,265 @@
+"""The pictures of a study, as Plotly figures: for the report, and for the dashboard.
+
+Each shows what a table beside it says in numbers. Of thousands of trials some are drawn: the best, and of the others
+every so many, which the figure says.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import plotly.graph_objects as go
+
+from search.importance import Importances
+from search.output import setting
+from search.rows import TrialRow
+
+#: Colours that everybody can tell apart: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
+ORANGE, SKY, GREEN, BLUE, RED, GREY = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#b0b0b0"
+STATES = {"COMPLETE": BLUE, "PRUNED": GREY, "FAIL": RED, "RUNNING": ORANGE, "WAITING": SKY}
+#: Curves that are drawn; more are a smear, and 20 kB each hundred.
+CURVES, BEST = 200, 10
+#: Points of a slice or a history.
+POINTS = 1500
+
+
+def history(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
+    """Each value over the compute that was spent until then, and the best so far."""
+    done = [trial for trial in by_end(trials)]
+    spent = hours_spent(done)
+    judged = [(hours, trial, trial.values[0]) for hours, trial in zip(spent, done, strict=True) if _has_value(trial)]
+    best, line = -math.inf, []
+    for hours, _, value in judged:
+        best = max(best, value)
+        line.append((hours, best))
+    some = thinned(judged, POINTS)
+    return _figure(
+        go.Scatter(
+            x=[hours for hours, _, _ in some],
+            y=[value for _, _, value in some],
+            mode="markers",
+            name="trial",
+            text=[named(trial) for _, trial, _ in some],
+            marker={"color": SKY, "size": 7},
+        ),
+        go.Scatter(
+            x=[hours for hours, _ in line],
+            y=[value for _, value in line],
+            mode="lines",
+            name="best so far",
+            line={"color": BLUE, "shape": "hv"},
+        ),
+        x="hours of training, all workers together",
+        y=objective,
+    )
+
+
+def importance(found: Importances) -> go.Figure:
+    """Shares with their intervals, and what chance would give."""
+    rows = found.found[::-1]
+    figure = _figure(
+        go.Bar(
+            x=[row.share for row in rows],
+            y=[row.parameter for row in rows],
+            orientation="h",
+            marker={"color": BLUE},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [max(0.0, row.high - row.share) for row in rows],
+                "arrayminus": [max(0.0, row.share - row.low) for row in rows],
+                "color": ORANGE,
+            },
+        ),
+        x="importance",
+        y="",
+        height=120 + 22 * len(rows),
+    )
+    figure.add_vline(x=found.by_chance, line={"dash": "dot", "color": RED})
+    return figure
+
+
+def curves(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
+    """Values over epochs: of the best, of others that were trained to their end, and of pruned ones."""
+    drawn = [trial for trial in trials if trial.curve and trial.state != "FAIL"]
+    ranked = sorted(drawn, key=lambda trial: (trial.state != "COMPLETE", -trial.curve[-1][1]))
+    some = [*ranked[:BEST], *thinned(ranked[BEST:], CURVES - BEST)]
+    figure = _figure(x="epochs", y=objective)
+    for trial in reversed(some):
+        figure.add_trace(_curve(trial, is_best=trial in ranked[:BEST] and trial.state == "COMPLETE"))
+    return figure
+
+
+def _curve(trial: TrialRow, *, is_best: bool) -> go.Scatter:
+    epochs = trial.epochs / trial.curve[-1][0]
+    return go.Scatter(
+        x=[step * epochs for step, _ in trial.curve],
+        y=[value for _, value in trial.curve],
+        mode="lines+markers" if len(trial.curve) < 3 else "lines",
+        name=named(trial, with_settings=False),
+        showlegend=False,
+        line={"color": GREEN if is_best else STATES[trial.state], "width": 2.5 if is_best else 1},
+        marker={"size": 4},
+    )
+
+
+def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], *, objective: str) -> go.Figure:
+    """Values over one parameter, of the trials that have drawn it."""
+    some = thinned([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
+    numbers = [trial.params[key] for trial in some]
+    is_wide = all(_is_number(value) and value > 0 for value in numbers) and max(numbers) > 50 * min(numbers)
+    figure = _figure(
+        go.Scatter(
+            x=numbers if all(map(_is_number, numbers)) else [setting(value) for value in numbers],
+            y=[values[trial.number] for trial in some],
+            mode="markers",
+            text=[named(trial) for trial in some],
+            marker={"color": [STATES[trial.state] for trial in some], "size": 6, "opacity": 0.7},
+        ),
+        x=key,
+        y=objective,
+        height=300,
+    )
+    figure.update_xaxes(type="log" if is_wide else "-")
+    return figure
+
+
+def parallel(keys: Sequence[str], trials: Sequence[TrialRow], values: Mapping[int, float]) -> go.Figure:
+    """A line for each trial through its place on the axis of each parameter; the best tenth in colour."""
+    whole = [trial for trial in trials if trial.number in values and all(key in trial.params for key in keys)]
+    ranked = sorted(whole, key=lambda trial: -values[trial.number])
+    best = {trial.number for trial in ranked[: max(1, len(ranked) // 10)]}
+    places = {key: _places(key, whole) for key in keys}
+    figure = _figure(x="", y="")
+    for trial in reversed([*ranked[:BEST], *thinned(ranked[BEST:], CURVES - BEST)]):
+        figure.add_trace(
+            go.Scatter(
+                x=list(keys),
+                y=[places[key][setting(trial.params[key])] for key in keys],
+                mode="lines",
+                showlegend=False,
+                name=f"{named(trial)}: {values[trial.number]:.4f}",
+                line={"color": GREEN if trial.number in best else GREY, "width": 2 if trial.number in best else 0.7},
+            )
+        )
+    figure.update_yaxes(showticklabels=False, range=[-0.05, 1.05])
+    return figure
+
+
+def timeline(trials: Sequence[TrialRow]) -> go.Figure:
+    """When each trial was last worked on, in as many lines as were at work at once."""
+    known = [trial for trial in trials if trial.started is not None and trial.completed is not None]
+    figure = _figure(x="", y="", height=90 + 40 * (max(_lanes(known), default=0) + 1))
+    for state, colour in STATES.items():
+        rows = [(lane, trial) for lane, trial in zip(_lanes(known), known, strict=True) if trial.state == state]
+        if rows:
+            figure.add_trace(
+                go.Bar(
+                    base=[_instant(trial.started) for _, trial in rows],
+                    x=[1000 * (_instant(trial.completed) - _instant(trial.started)).total_seconds() for _, trial in rows],
+                    y=[f"{lane + 1}" for lane, _ in rows],
+                    orientation="h",
+                    name=state.lower(),
+                    text=[str(trial.number) for _, trial in rows],
+                    hovertext=[named(trial) for _, trial in rows],
+                    marker={"color": colour, "line": {"color": "white", "width": 0.5}},
+                )
+            )
+    figure.update_layout(barmode="overlay", xaxis_type="date", showlegend=True)
+    return figure
+
+
+def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
+    """Shares of each class (rows) that were taken for each class (columns), in per cent."""
+    shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
+    figure = _figure(
+        go.Heatmap(
+            z=shares,
+            x=list(classes),
+            y=list(classes),
+            text=[[f"{share:.1f}" for share in row] for row in shares],
+            texttemplate="%{text}" if len(classes) <= 12 else None,
+            colorscale="Blues",
+            showscale=False,
+        ),
+        x="taken for",
+        y="is",
+        height=160 + 30 * min(20, len(classes)),
+    )
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def by_end(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    """Those that have ended, in that order."""
+    return sorted((each for each in trials if each.completed is not None), key=lambda each: _instant(each.completed))
+
+
+def hours_spent(trials: Sequence[TrialRow]) -> list[float]:
+    """Hours of training, of all workers together, until the end of each."""
+    spent, total = [], 0.0
+    for trial in trials:
+        total += trial.seconds / 3600
+        spent.append(total)
+    return spent
+
+
+def thinned(things: Sequence[Any], most: int) -> list[Any]:
+    """All, or every so many of them, from first to last."""
+    if len(things) <= most:
+        return list(things)
+    return [things[round(index * (len(things) - 1) / (most - 1))] for index in range(most)]
+
+
+def named(trial: TrialRow, *, with_settings: bool = True) -> str:
+    """What is told of a trial where the pointer is on it."""
+    told = f"trial {trial.number}, {trial.state.lower()}"
+    if not with_settings:
+        return told
+    return "<br>".join((told, *(f"{key} = {setting(value)}" for key, value in trial.params.items())))
+
+
+def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
+    figure = go.Figure(data=list(traces))
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        xaxis_title=x,
+        yaxis_title=y,
+        showlegend=False,
+        hovermode="closest",
+    )
+    return figure
+
+
+def _places(key: str, trials: Sequence[TrialRow]) -> dict[str, float]:
+    """Where each value of a parameter lies on its axis, from 0 to 1: in order, evenly."""
+    values = sorted({trial.params[key] for trial in trials}, key=lambda value: (not _is_number(value), value))
+    return {setting(value): index / max(1, len(values) - 1) for index, value in enumerate(values)}
+
+
+def _lanes(trials: Sequence[TrialRow]) -> list[int]:
+    """For each trial the first line in which nothing is drawn at that time."""
+    lanes: dict[int, int] = {}
+    free: list[datetime] = []
+    for index in sorted(range(len(trials)), key=lambda index: _instant(trials[index].started)):
+        begins, ends = _instant(trials[index].started), _instant(trials[index].completed)
+        lane = next((lane for lane, until in enumerate(free) if until <= begins), len(free))
+        free[lane : lane + 1] = [ends]
+        lanes[index] = lane
+    return [lanes[index] for index in range(len(trials))]
+
+
+def _instant(moment: datetime | None) -> datetime:
+    assert moment is not None
+    return moment
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_value(trial: TrialRow) -> bool:
+    return trial.state == "COMPLETE" and bool(trial.values) and math.isfinite(trial.values[0])

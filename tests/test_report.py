@@ -1,0 +1,192 @@
+"""The report: one file that needs nothing else, with the numbers that every other answer has."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.importance import get_param_importances
+
+from search import query
+from search.reader import open_reader
+from search.report import gather, html, markdown, policy, reasons
+from search.rows import TrialRow
+from tests.lab import Lab
+
+BUDGET: dict[str, Any] = {"trials": 24, "epochs": 2}
+SEARCH: dict[str, Any] = {"pruner": "asha", "sampler": "random", "reduction": 2}
+SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 0.001, "high": 0.3, "log": True},
+    "activation": ["relu", "gelu"],
+    "width": {"low": 4, "high": 12},
+}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Lab:
+    """A finished search with a verdict."""
+    lab = Lab(tmp_path_factory.mktemp("searched"), images, cache)
+    file = lab.write(budget=BUDGET, search=SEARCH, space=SPACE)
+    assert lab.run("run", file, "--workers", "2").code == 0
+    assert lab.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline").code == 0
+    return lab
+
+
+class Page(HTMLParser):
+    """What a page asks a browser to load or to run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.policy = ""
+        self._script: dict[str, str | None] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.asked += [(key, value or "") for key, value in attrs if key in ("src", "href", "action") or key.startswith("on")]
+        self._script = named if tag == "script" else None
+        if named.get("http-equiv") == "Content-Security-Policy":
+            self.policy = named["content"] or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._script is not None:
+            self.scripts.append((self._script, data))
+            self._script = None
+
+
+def test_the_page_loads_nothing_and_may_run_only_what_it_holds(searched: Lab) -> None:
+    page = Page(html(gather(open_reader(searched.url), "s")))
+
+    assert page.asked == []
+    run = [text for attrs, text in page.scripts if "type" not in attrs]
+    assert len(run) == 2
+    for text in run:
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in page.policy
+    assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in page.policy
+    for attrs, text in page.scripts:
+        if attrs.get("type") == "application/json":
+            assert {"data", "layout"} <= json.loads(text).keys()
+
+
+def test_the_page_is_written_where_it_is_told_to_and_is_small(searched: Lab) -> None:
+    path = searched.folder / "out" / "s.html"
+
+    answer = searched.run("report", "s", "--to", str(path))
+
+    assert (answer.code, answer.out) == (0, f"{path}\n")
+    assert path.stat().st_size < 6_000_000
+    assert "The best of 24 trials is trial" in answer.err
+
+
+def test_it_says_what_the_other_answers_say(searched: Lab) -> None:
+    text = searched.run("report", "s", "--markdown").out
+    best = searched.run("best", "s", "--json").json
+    verdict = searched.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline", "--json").json
+
+    first = best["trials"][0]
+    assert f"| {first['number']} | {first['values'][0]:.4f} |" in text
+    assert f"{verdict['standings'][0]['test']:.4f}" in text
+    counts = best["counts"]
+    assert f"| complete | {counts['complete']} |" in text
+    pruned = [int(found) for found in re.findall(r"\| pruned: [^|]*\| (\d+) \|", text)]
+    assert sum(pruned) == counts["pruned"]
+
+
+def test_importances_are_those_of_the_dashboard_with_an_interval(searched: Lab) -> None:
+    found = gather(open_reader(searched.url), "s").importances
+    study = optuna.load_study(study_name="s", storage=searched.url)
+
+    if found.found:
+        assert {row.parameter: row.share for row in found.found} == pytest.approx(get_param_importances(study))
+        assert all(row.low <= row.high for row in found.found)
+    else:
+        assert found.trials < 20
+
+
+def test_every_trial_is_a_line_of_the_csv(searched: Lab) -> None:
+    rows = list(csv.DictReader(io.StringIO(searched.run("report", "s", "--csv").out)))
+
+    assert [int(row["trial"]) for row in rows] == list(range(24))
+    assert {row["state"] for row in rows} == {"complete", "pruned"}
+    assert all((row["state"] == "pruned") == bool(row["reason"]) for row in rows)
+    assert all(float(row["last_value"]) > 0 for row in rows)
+
+
+def test_what_a_question_or_a_name_holds_is_never_markup(lab: Lab) -> None:
+    lab.create("s")
+    engine = open_reader(lab.url)
+    found = gather(engine, "s")
+    study = query.study(engine, "s")
+    evil = "</script><script>alert(1)</script>"
+
+    text = html(replace(found, study=replace(study, question=evil)))
+
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_a_study_without_trials_has_a_report_too(lab: Lab) -> None:
+    lab.create("s")
+
+    page = lab.run("report", "s", "--to", str(lab.folder / "s.html"))
+    text = lab.run("report", "s", "--markdown")
+
+    assert (page.code, text.code) == (0, 0)
+    assert "None of 0 trials is complete: there is no answer yet." in text.out
+
+
+def test_a_comparison_shows_its_effects(lab: Lab) -> None:
+    file = lab.write(
+        space={"learning_rate": 0.05},
+        compare=[{"name": "base"}, {"name": "gelu", "activation": "gelu"}],
+        search={"repeats": 2},
+        budget={"epochs": 1, "trials": 4},
+    )
+    assert lab.run("run", file, "--workers", "2").code == 0
+
+    text = lab.run("report", "s", "--markdown").out
+
+    assert "## Comparison" in text
+    assert "difference to 'base' over repeats of the same seed" in text
+
+
+def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
+    told = [
+        ("PRUNED", "rank 3 of 7 at step 1; the best 2 went on"),
+        ("PRUNED", "rank 9 of 12 at step 1; the best 4 went on"),
+        ("PRUNED", "impossible: 9 macs are more than 8"),
+        ("FAIL", "ValueError: a bug"),
+        ("COMPLETE", None),
+    ]
+    trials = [TrialRow(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)]
+
+    assert reasons(trials) == (
+        ("pruned: fell behind at step 1", 2),
+        ("pruned: impossible", 1),
+        ("fail: ValueError: a bug", 1),
+    )
+
+
+def test_without_scripts_none_may_run() -> None:
+    assert "script-src 'none'" in policy([])
+
+
+def test_a_file_that_cannot_be_written_names_the_way_out(lab: Lab) -> None:
+    lab.create("s")
+    (lab.folder / "file").touch()
+
+    answer = lab.run("report", "s", "--to", str(lab.folder / "file" / "s.html"))
+
+    assert answer.code == 74
+    assert "name another one with --to" in answer.err
