@@ -2,7 +2,7 @@
 
 FOLDER/
     model.safetensors    weights, and the two factors that make numbers of pixels
-    config.json          the network, its classes, its images, where it comes from, how good it is, SHA-256 of the others
+    config.json          the network, its classes, where it comes from, how good it is, SHA-256 of the others
     model.onnx           the same for other programs: bytes in, probabilities out
     README.md            for people
 

@@ -98,6 +98,28 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
     return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
 
 
+def why_grid(rows: Sequence[TrialRow]) -> Grid:
+    """Why trials did not go on, a line for each."""
+    if not rows:
+        return Grid(columns=(), rows=(), before=("no trial was pruned, and none failed",))
+    return Grid(
+        columns=("trial", "state", "epochs", "why"),
+        fixed=("state",),
+        rows=tuple((str(row.number), row.state.lower(), setting(row.epochs), _why(row)) for row in rows),
+    )
+
+
+def why_json(rows: Sequence[TrialRow]) -> dict[str, Any]:
+    """`why --json`."""
+    return {"trials": [{"number": row.number, "state": row.state, "reason": row.reason} for row in rows]}
+
+
+def _why(row: TrialRow) -> str:
+    paused = _state(row).partition(": ")[2] if row.paused is None else _state(row)
+    spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
+    return "; ".join(filter(None, (row.reason or paused, spared, *row.crashes))) or "nothing stopped it"
+
+
 def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """`report --csv`: every trial with its state, why it ended, and what it cost."""
     objectives = [study.objective, *(f"value_{index}" for index in range(1, len(study.directions)))]

@@ -16,7 +16,8 @@ from search.rows import is_verdict
 
 Say = Callable[[str], None]
 
-#: The best so many finished trials of a search keep their last checkpoints, to take a model home from; all of a verdict.
+#: The best so many finished trials of a search, and all of a verdict, keep their last checkpoints, to take a model home
+#: from.
 KEEP_BEST = 3
 #: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).
 DONE = ("COMPLETE", "PRUNED")

@@ -26,7 +26,7 @@ POINTS = 1500
 
 def history(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
     """Each value over the compute that was spent until then, and the best so far."""
-    done = [trial for trial in by_end(trials)]
+    done = by_end(trials)
     spent = hours_spent(done)
     judged = [(hours, trial, trial.values[0]) for hours, trial in zip(spent, done, strict=True) if _has_value(trial)]
     best, line = -math.inf, []
@@ -157,7 +157,10 @@ def timeline(trials: Sequence[TrialRow]) -> go.Figure:
             figure.add_trace(
                 go.Bar(
                     base=[_instant(trial.started) for _, trial in rows],
-                    x=[1000 * (_instant(trial.completed) - _instant(trial.started)).total_seconds() for _, trial in rows],
+                    x=[
+                        1000 * (_instant(trial.completed) - _instant(trial.started)).total_seconds()
+                        for _, trial in rows
+                    ],
                     y=[f"{lane + 1}" for lane, _ in rows],
                     orientation="h",
                     name=state.lower(),

@@ -105,7 +105,9 @@ def _add_final(verbs: "argparse._SubParsersAction[_Parser]") -> None:
 def _add_models(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     export = _verb(verbs, "export", "write the best model into a folder", "convsearch export cifar10 --to cats")
     export.add_argument("study", metavar="STUDY", help="name of a stored study")
-    export.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: who leads the verdict, else the search)")
+    export.add_argument(
+        "--trial", type=int, metavar="N", help="number of the trial (default: who leads the verdict, else the search)"
+    )
     export.add_argument("--to", type=Path, metavar="DIR", help="folder (default: exports/STUDY)")
     export.add_argument("--json", action="store_true", help="print JSON")
     _add_storage(export)
@@ -143,7 +145,11 @@ def _add_queries(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     best.add_argument("--csv", action="store_true", help=text)
     show = _query(verbs, "show", "show one trial", "convsearch show cifar10 12", study=True)
     show.add_argument("trial", type=int, metavar="N", help="number of the trial")
-    _query(verbs, "compare", "show which changes helped", "convsearch compare findings", study=True)
+    why = _query(verbs, "why", "show why trials were pruned or failed", "convsearch why cifar10 12", study=True)
+    why.add_argument("trial", type=int, nargs="?", metavar="N", help="number of the trial (default: all of them)")
+    compare = _query(verbs, "compare", "show which changes helped", "convsearch compare findings", study=True)
+    text = "another study, or two numbers of trials, to see side by side (default: the rows of [[compare]])"
+    compare.add_argument("with_", nargs="*", metavar="WITH", help=text)
     report = _verb(verbs, "report", "write all of a study on one page", "convsearch report cifar10")
     report.add_argument("study", metavar="STUDY", help="name of a stored study")
     report.add_argument("--to", type=Path, metavar="FILE", help="file to write (default: exports/STUDY.html)")

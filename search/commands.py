@@ -112,7 +112,9 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError("--markdown and --csv are two answers; ask for one of them")
     engine = open_reader(args.storage)
     if args.csv:
-        sys.stdout.write(output.to_csv(*answers.trials_csv(query.study(engine, args.study), query.trials(engine, args.study))))
+        sys.stdout.write(
+            output.to_csv(*answers.trials_csv(query.study(engine, args.study), query.trials(engine, args.study)))
+        )
         return 0
     found = reporting.gather(engine, args.study)
     if args.markdown:
@@ -156,11 +158,30 @@ def show(args: argparse.Namespace) -> int:
     return _answer(args, answers.trial_json(row, log), answers.trial_grid(row, log))
 
 
+def why(args: argparse.Namespace) -> int:
+    """Say why trials were pruned or failed: all of a study, or one."""
+    if args.trial is not None:
+        row = query.trial(open_reader(args.storage), args.study, args.trial)
+        return _answer(args, answers.trial_json(row), answers.why_grid([row]))
+    rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.reason]
+    return _answer(args, answers.why_json(rows), answers.why_grid(rows))
+
+
 def compare(args: argparse.Namespace) -> int:
-    """Show which changes of a designed comparison helped, by how much."""
+    """Show which changes of a designed comparison helped; or two trials, or two studies, side by side."""
     from search import compare as comparing
+    from search import contrast
 
     engine = open_reader(args.storage)
+    match args.with_:
+        case [other] if not other.isdecimal():
+            both = query.study(engine, args.study), query.study(engine, other)
+            return _answer(args, contrast.studies_json(*both), contrast.studies(*both))
+        case [one, other] if one.isdecimal() and other.isdecimal():
+            pair = query.trial(engine, args.study, int(one)), query.trial(engine, args.study, int(other))
+            return _answer(args, contrast.trials_json(*pair), contrast.trials(*pair))
+        case [_, *_]:
+            raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
     comparison = comparing.compare(query.study(engine, args.study), query.trials(engine, args.study))
     return _answer(args, comparing.as_json(comparison), comparing.grid(comparison))
 
@@ -379,6 +400,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         studies,
         best,
         show,
+        why,
         compare,
         doctor,
         validate,

@@ -97,7 +97,11 @@ class Verdict:
 def load(engine: sa.Engine, name: str) -> Verdict:
     """The verdict of the study `name`, as far as it has come."""
     search = searched(name)
-    values = {trial.number: value for trial, value in query.leading(engine, search)} if query.is_known(engine, search) else {}
+    values = (
+        {trial.number: value for trial, value in query.leading(engine, search)}
+        if query.is_known(engine, search)
+        else {}
+    )
     return verdict(query.study(engine, name), query.trials(engine, name), values)
 
 

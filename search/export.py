@@ -62,8 +62,8 @@ def export(
 
 
 def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
-    """The trial that is meant: the given one; else the best run of the configuration that leads the newest verdict; else
-    the best trial of the search.
+    """The trial that is meant: the given one; else the best run of what leads the newest verdict; else the best one of
+    the search.
 
     Raises UsageError where there is none.
     """
@@ -89,7 +89,9 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
     folder = home.of(url).trial(stored.name, trial.number)
     found = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
     if found is None:
-        again = "" if is_verdict(stored.name) else f"; `convsearch run {stored.name} --again {trial.number}` trains it anew"
+        again = (
+            "" if is_verdict(stored.name) else f"; `convsearch run {stored.name} --again {trial.number}` trains it anew"
+        )
         raise UsageError(f"the weights of trial {trial.number} of {stored.name!r} are not in {folder}{again}")
     header, state = found
     config, _, _ = spec.configs(stored.spec, trial.config)

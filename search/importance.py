@@ -65,7 +65,9 @@ def of_trials(trials: Sequence[FrozenTrial], *, seed: int = 0) -> Importances:
         return Importances(found=(), by_chance=0.0, trials=len(trials))
     dice = np.random.default_rng(seed)
     shares = _shares(trials)
-    again = [_shares([trials[index] for index in dice.integers(len(trials), size=len(trials))]) for _ in range(RESAMPLES)]
+    again = [
+        _shares([trials[index] for index in dice.integers(len(trials), size=len(trials))]) for _ in range(RESAMPLES)
+    ]
     dealt = [max(_shares(_dealt(trials, dice)).values()) for _ in range(RESAMPLES)]
     outside = 100 * (1 - CONFIDENCE) / 2
     found = []

@@ -103,12 +103,12 @@ def caveat(about: Insights) -> str:
     """What the insights are worth."""
     if about.is_designed:
         return (
-            f"All combinations were trained, so that these are effects; {about.trials} trials, intervals of 95 % for all "
-            "of them together."
+            f"All combinations were trained, so that these are effects; {about.trials} trials, intervals of 95 % for "
+            "all of them together."
         )
     return (
-        f"Associations, not effects: the search chose what it tried. {about.trials} trials after {about.epochs:g} epochs, "
-        "pruned ones included; intervals of 95 % for all of them together."
+        f"Associations, not effects: the search chose what it tried. {about.trials} trials after {about.epochs:g} "
+        "epochs, pruned ones included; intervals of 95 % for all of them together."
     )
 
 
@@ -142,7 +142,9 @@ def _options(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
     options = sorted(set(drawn.values()), key=str)
     if len(options) == 2:  # the one says what the other says
         options = options[1:]
-    return [_group(name, f"= {setting(option)}", drawn, lambda value, wanted=option: value == wanted) for option in options]
+    return [
+        _group(name, f"= {setting(option)}", drawn, lambda value, wanted=option: value == wanted) for option in options
+    ]
 
 
 def _halves(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
@@ -152,9 +154,7 @@ def _halves(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
 
 def _group(name: str, words: str, drawn: Mapping[int, Value], belongs: Callable[[Any], bool]) -> _Group:
     inside = {number for number, value in drawn.items() if belongs(value)}
-    return _Group(
-        parameter=name, group=words, inside=tuple(inside), outside=tuple(drawn.keys() - inside)
-    )
+    return _Group(parameter=name, group=words, inside=tuple(inside), outside=tuple(drawn.keys() - inside))
 
 
 def _insight(group: _Group, values: Mapping[int, float], confidence: float) -> Insight | None:

@@ -52,7 +52,7 @@ class Spent:
     wall_s: float
     """Of the clock on the wall, over all runs."""
     saved_s: float | None
-    """What the pruned trials would have cost, had they been trained to their end; None where trials differ in length."""
+    """What the pruned trials would have cost more, trained to their end; None where trials differ in length."""
     reached: tuple[tuple[float, int, float], ...]
     """(value, the first trial that had it, seconds until its end)."""
 
@@ -129,7 +129,9 @@ def _reached(ended: Sequence[TrialRow]) -> list[tuple[float, int, float]]:
 
 def reasons(trials: Sequence[TrialRow]) -> tuple[tuple[str, int], ...]:
     """Why trials were pruned or failed, the most frequent first."""
-    counted = Counter(f"{trial.state.lower()}: {_kind(trial.reason or '')}" for trial in trials if trial.state in ("PRUNED", "FAIL"))
+    counted = Counter(
+        f"{trial.state.lower()}: {_kind(trial.reason or '')}" for trial in trials if trial.state in ("PRUNED", "FAIL")
+    )
     return tuple(counted.most_common())
 
 
@@ -167,7 +169,17 @@ def markdown(report: Report) -> str:
     """The same in Markdown, without the pictures."""
     lines = [f"# {report.study.name}", "", report.study.question, "", *report.answer, ""]
     for name, grid in tables(report).items():
-        lines += [f"## {name}", "", *grid.before, "", *_markdown_table(grid), "", *grid.after, *notes(report).get(name, ()), ""]
+        lines += [
+            f"## {name}",
+            "",
+            *grid.before,
+            "",
+            *_markdown_table(grid),
+            "",
+            *grid.after,
+            *notes(report).get(name, ()),
+            "",
+        ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
@@ -202,9 +214,9 @@ def notes(report: Report) -> dict[str, tuple[str, ...]]:
     pruner = report.study.spec.get("search", {}).get("pruner")
     return {
         "Importance": (
-            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells of who is among the "
-            "best tenth. Intervals of 95 % by bootstrap over trials. Where nothing matters, the most important parameter "
-            f"reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
+            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells of who is among "
+            "the best tenth. Intervals of 95 % by bootstrap over trials. Where nothing matters, the most important "
+            f"parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
         ),
         "What goes with good trials": (insights_of.caveat(report.insights),),
         "Trials": audits.lines(report.audit) if pruner not in (None, "none") else (),
@@ -242,7 +254,10 @@ def _keys(report: Report) -> list[str]:
     """The parameters that were drawn, the most important first."""
     drawn_keys = dict.fromkeys(key for trial in report.trials for key in trial.params)
     ranked = [each.parameter.split("[", 1)[0] for each in report.importances.found]
-    return [*dict.fromkeys(key for key in ranked if key in drawn_keys), *(key for key in drawn_keys if key not in ranked)]
+    return [
+        *dict.fromkeys(key for key in ranked if key in drawn_keys),
+        *(key for key in drawn_keys if key not in ranked),
+    ]
 
 
 def _embeddable(figure: go.Figure) -> str:
@@ -254,8 +269,11 @@ def _found(report: Report) -> str:
     best, counts = report.study.best, report.study.counts
     if best is None:
         return f"None of {counts.finished} trials is complete: there is no answer yet."
-    told = f"The best of {counts.finished} trials is trial {best.number}, with {report.study.objective} {number(best.values[0])} on "
-    return told + f"{'test' if is_verdict(report.study.name) else 'validation'} images: {settings(best.params)}."
+    images = "test" if is_verdict(report.study.name) else "validation"
+    return (
+        f"The best of {counts.finished} trials is trial {best.number}, with {report.study.objective} "
+        f"{number(best.values[0])} on {images} images: {settings(best.params)}."
+    )
 
 
 def _judged(report: Report) -> str:
@@ -316,7 +334,12 @@ def _best_grid(report: Report) -> Grid:
 def _counts_grid(report: Report) -> Grid:
     counts = report.study.counts
     rows = [("complete", str(counts.complete)), *((reason, str(count)) for reason, count in report.reasons)]
-    open_ones = {"running": counts.running, "waiting": counts.waiting, "paused": counts.paused, "to begin": counts.remaining}
+    open_ones = {
+        "running": counts.running,
+        "waiting": counts.waiting,
+        "paused": counts.paused,
+        "to begin": counts.remaining,
+    }
     rows += [(state, str(count)) for state, count in open_ones.items() if count]
     return Grid(columns=("state", "trials"), rows=tuple(rows))
 
@@ -340,7 +363,10 @@ def _origin_grid(report: Report) -> Grid:
     study = report.study
     data = {key: study.data.get(key) for key in ("fingerprint", "image_size") if study.data.get(key) is not None}
     counts = study.data.get("train_counts")
-    rows = [*((key, str(value)) for key, value in study.versions.items()), *((key, str(value)) for key, value in data.items())]
+    rows = [
+        *((key, str(value)) for key, value in study.versions.items()),
+        *((key, str(value)) for key, value in data.items()),
+    ]
     if counts:
         rows.append(("training images", f"{sum(counts):,} of {len(counts)} classes, validation among them"))
     for table in ("data", "budget", "search", "final"):

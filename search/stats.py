@@ -41,8 +41,8 @@ def interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) ->
 
 
 def apart(first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
-    """The interval of the mean of the first minus that of the second, of independent values that may spread differently:
-    Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28. None where there is no spread to judge by.
+    """The interval of the mean of the first minus that of the second: independent values, which may spread differently
+    (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28). None where there is no spread to judge by.
     """
     from scipy import stats
 

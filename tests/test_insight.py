@@ -49,15 +49,11 @@ def searched(
 
 
 def study_of(stored: dict[str, Any]) -> StudyRow:
-    return StudyRow(
-        name="s", question="", directions=("maximize",), counts=Counts(budget=9), best=None, spec=stored
-    )
+    return StudyRow(name="s", question="", directions=("maximize",), counts=Counts(budget=9), best=None, spec=stored)
 
 
 def row(number: int, *, curve: Sequence[tuple[int, float]], state: str = "COMPLETE", **others: Any) -> TrialRow:
-    return TrialRow(
-        study="s", number=number, state=state, curve=tuple(curve), epochs=float(curve[-1][0]), **others
-    )
+    return TrialRow(study="s", number=number, state=state, curve=tuple(curve), epochs=float(curve[-1][0]), **others)
 
 
 def noise(_: dict[str, Any], dice: np.random.Generator) -> float:

@@ -17,7 +17,7 @@ from optuna.importance import get_param_importances
 
 from search import query
 from search.reader import open_reader
-from search.report import gather, html, markdown, policy, reasons
+from search.report import gather, html, policy, reasons
 from search.rows import TrialRow
 from tests.lab import Lab
 
@@ -53,7 +53,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
-        self.asked += [(key, value or "") for key, value in attrs if key in ("src", "href", "action") or key.startswith("on")]
+        self.asked += [
+            (key, value or "") for key, value in attrs if key in ("src", "href", "action") or key.startswith("on")
+        ]
         self._script = named if tag == "script" else None
         if named.get("http-equiv") == "Content-Security-Policy":
             self.policy = named["content"] or ""
@@ -169,7 +171,9 @@ def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
         ("FAIL", "ValueError: a bug"),
         ("COMPLETE", None),
     ]
-    trials = [TrialRow(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)]
+    trials = [
+        TrialRow(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)
+    ]
 
     assert reasons(trials) == (
         ("pruned: fell behind at step 1", 2),

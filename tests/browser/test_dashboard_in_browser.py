@@ -1,6 +1,5 @@
 """The dashboard in a real browser: what it shows to who has the URL, and what it keeps from everybody else."""
 
-import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,0 +1,97 @@
+"""Two trials of a study, or two studies, side by side: what differs, and what came of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from search import spec
+from search.output import Grid, duration, number, setting
+from search.rows import StudyRow, TrialRow
+
+
+def trials(first: TrialRow, second: TrialRow) -> Grid:
+    """Two trials: their settings as far as they differ, and their curves."""
+    keys = [key for key in {**first.config, **second.config} if first.config.get(key) != second.config.get(key)]
+    rows = [(key, _told(first.config, key), _told(second.config, key)) for key in keys]
+    rows += [(name, one, other) for name, one, other in zip(_FACTS, _facts(first), _facts(second), strict=True)]
+    curves = dict(first.curve), dict(second.curve)
+    rows += [
+        (f"step {step}", *("-" if step not in curve else number(curve[step]) for curve in curves))
+        for step in sorted({**curves[0], **curves[1]})
+    ]
+    return Grid(
+        columns=("", f"trial {first.number}", f"trial {second.number}"),
+        rows=tuple(row for row in rows if row[1:] != ("-", "-")),
+        before=(f"{first.study}: what differs" if keys else f"{first.study}: both trials have the same settings",),
+    )
+
+
+def studies(first: StudyRow, second: StudyRow) -> Grid:
+    """Two studies: their specs as far as they differ, and what they found."""
+    rows = [(name, one, other) for name, one, other in zip(_ANSWERS, _answers(first), _answers(second), strict=True)]
+    return Grid(
+        columns=("", first.name, second.name),
+        rows=tuple(rows),
+        after=("", *(f"{line}" for line in _differences(first, second))),
+    )
+
+
+def trials_json(first: TrialRow, second: TrialRow) -> dict[str, Any]:
+    """`compare STUDY A B --json`."""
+    differing = [key for key in {**first.config, **second.config} if first.config.get(key) != second.config.get(key)]
+    return {
+        "study": first.study,
+        "trials": [first.number, second.number],
+        "values": [first.values, second.values],
+        "differences": {key: [first.config.get(key), second.config.get(key)] for key in differing},
+        "curves": [first.curve, second.curve],
+    }
+
+
+def studies_json(first: StudyRow, second: StudyRow) -> dict[str, Any]:
+    """`compare STUDY OTHER --json`."""
+    return {
+        "studies": [first.name, second.name],
+        "best": [None if row.best is None else row.best.values[0] for row in (first, second)],
+        "differences": _differences(first, second),
+    }
+
+
+_FACTS = ("state", "value", "epochs", "trained", "parameters", "multiply-accumulates", "seed")
+_ANSWERS = ("question", "objective", "finished", "best", "in trial", "on the clock")
+
+
+def _facts(row: TrialRow) -> tuple[str, ...]:
+    return (
+        row.state.lower() + (f": {row.reason}" if row.reason else ""),
+        ", ".join(map(number, row.values)) or "-",
+        setting(row.epochs),
+        duration(row.seconds),
+        "-" if row.parameters is None else f"{row.parameters:,}",
+        "-" if row.macs is None else f"{row.macs:,}",
+        "-" if row.seed is None else str(row.seed),
+    )
+
+
+def _answers(row: StudyRow) -> tuple[str, ...]:
+    return (
+        row.question or "-",
+        row.objective,
+        f"{row.counts.finished} of {row.counts.budget}",
+        "-" if row.best is None else number(row.best.values[0]),
+        "-" if row.best is None else str(row.best.number),
+        duration(row.seconds_run),
+    )
+
+
+def _differences(first: StudyRow, second: StudyRow) -> list[str]:
+    """What the second study's file says otherwise; and whether their images are others."""
+    if not first.spec or not second.spec:
+        return []
+    lines = spec.difference(spec.restore(first.spec), spec.restore(second.spec))
+    if first.data.get("fingerprint") != second.data.get("fingerprint"):
+        lines.append("their images are not the same, so that their values do not compare")
+    return lines
+
+
+def _told(config: Mapping[str, Any], key: str) -> str:
+    return setting(config[key]) if key in config else "-"

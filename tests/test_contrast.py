@@ -1,0 +1,66 @@
+"""Two things side by side: what differs, and nothing else."""
+
+import pytest
+
+from tests.lab import Lab
+
+
+@pytest.fixture
+def ended(lab: Lab) -> Lab:
+    """Two small studies that have ended, one with other epochs."""
+    for name, epochs in (("s", 1), ("t", 2)):
+        file = lab.write(name, budget={"trials": 2, "epochs": epochs}, space={"activation": ["relu", "gelu"]})
+        assert lab.run("run", file, "--workers", "1").code == 0
+    return lab
+
+
+def test_two_trials_differ_in_what_was_drawn(ended: Lab) -> None:
+    first, second = ended.trials()
+    answer = ended.run("compare", "s", "0", "1", "--json")
+    table = ended.run("compare", "s", "0", "1")
+
+    differing = {key for key in first.config if first.config[key] != second.config[key]}
+    assert answer.json["differences"].keys() == differing
+    assert answer.json["values"] == [list(first.values), list(second.values)]
+    assert "trial 0" in table.out
+    assert f"{first.values[0]:.4f}" in table.out
+    assert "batch_size" not in table.out
+
+
+def test_two_studies_differ_in_their_files(ended: Lab) -> None:
+    answer = ended.run("compare", "s", "t", "--json")
+    table = ended.run("compare", "s", "t")
+
+    assert answer.json["differences"] == ["[budget] epochs: 1.0 -> 2.0"]
+    assert "[budget] epochs: 1.0 -> 2.0" in table.out
+
+
+def test_what_cannot_be_compared_says_what_can(ended: Lab) -> None:
+    three = ended.run("compare", "s", "0", "1", "2")
+    nobody = ended.run("compare", "s", "nobody")
+    rows = ended.run("compare", "s")
+
+    assert [three.code, nobody.code, rows.code] == [2, 2, 2]
+    assert "compare a study alone, with another study's name, or the numbers of two of its trials" in three.err
+    assert "there is no study 'nobody'" in nobody.err
+    assert "it has no [[compare]] rows" in rows.err
+
+
+def test_why_names_the_reason_of_every_trial_that_was_stopped(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 6, "epochs": 3}, search={"pruner": "asha", "sampler": "random", "audit": 0.0})
+    assert lab.run("run", file, "--workers", "1").code == 0
+
+    answer = lab.run("why", "s", "--json")
+    one = lab.run("why", "s", str(answer.json["trials"][0]["number"]))
+
+    pruned = [row for row in lab.trials() if row.state == "PRUNED"]
+    assert [(each["number"], each["reason"]) for each in answer.json["trials"]] == [
+        (row.number, row.reason) for row in pruned
+    ]
+    assert "at step 1" in " ".join(one.out.split())
+
+
+def test_where_nothing_was_stopped_why_says_so(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
+
+    assert lab.run("why", "s").out == "no trial was pruned, and none failed\n"
