@@ -27,14 +27,15 @@ def best_grid(ranking: Ranking) -> Grid:
     if not ranking.trials:
         return Grid(columns=(), rows=(), before=(*head, situation(study)))
     rows = tuple(
-        (str(t.number), number(t.values[0]), setting(t.epochs), duration(t.seconds), settings(t.params))
+        (str(t.number), *map(number, t.values), setting(t.epochs), duration(t.seconds), settings(t.params))
         for t in ranking.trials
     )
+    front = "the Pareto front: each is better than every other trial in something" if len(study.objectives) > 1 else ""
     return Grid(
-        columns=("trial", study.objective, "epochs", "time", "parameters"),
-        fixed=("trial", study.objective, "time"),
+        columns=("trial", *study.objectives, "epochs", "time", "settings" if front else "parameters"),
+        fixed=("trial", *study.objectives, "time"),
         rows=rows,
-        before=(*head, ""),
+        before=(*head, *((front,) if front else ()), ""),
         after=("", f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best one whole"),
     )
 
@@ -89,8 +90,7 @@ def best_json(ranking: Ranking) -> dict[str, Any]:
 
 def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """`best --csv`: columns and rows. A parameter that a trial does not have is empty there."""
-    objectives = [ranking.study.objective, *(f"value_{index}" for index in range(1, len(ranking.study.directions)))]
-    own = ("trial", *objectives, "epochs", "seconds")
+    own = ("trial", *ranking.study.objectives, "epochs", "seconds")
     names = tuple(dict.fromkeys(name for trial in ranking.trials for name in trial.params))
     rows: list[tuple[object, ...]] = [
         (t.number, *t.values, t.epochs, t.seconds, *(t.params.get(name) for name in names)) for t in ranking.trials
@@ -122,14 +122,24 @@ def _why(row: TrialRow) -> str:
 
 def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """`report --csv`: every trial with its state, why it ended, and what it cost."""
-    objectives = [study.objective, *(f"value_{index}" for index in range(1, len(study.directions)))]
-    own = ("trial", "state", *objectives, "last_value", "epochs", "seconds", "parameters", "macs", "attempts", "reason")
+    own = (
+        "trial",
+        "state",
+        *study.objectives,
+        "last_value",
+        "epochs",
+        "seconds",
+        "parameters",
+        "macs",
+        "attempts",
+        "reason",
+    )
     names = tuple(dict.fromkeys(name for trial in trials for name in trial.params))
     rows: list[tuple[object, ...]] = [
         (
             t.number,
             t.state.lower(),
-            *(t.values or (None,) * len(objectives)),
+            *(t.values or (None,) * len(study.objectives)),
             t.curve[-1][1] if t.curve else None,
             t.epochs,
             t.seconds,

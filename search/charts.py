@@ -55,6 +55,29 @@ def history(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
     )
 
 
+def pareto(
+    front: Sequence[TrialRow], trials: Sequence[TrialRow], *, objectives: Sequence[str], second: int
+) -> go.Figure:
+    """The first objective over another one: all complete trials, and those of the front."""
+    some = thinned([trial for trial in trials if _has_value(trial)], POINTS)
+    ranked = sorted(front, key=lambda trial: trial.values[second])
+    figure = _figure(x=objectives[second], y=objectives[0])
+    for rows, colour, name, mode in ((some, SKY, "trial", "markers"), (ranked, GREEN, "front", "lines+markers")):
+        figure.add_trace(
+            go.Scatter(
+                x=[trial.values[second] for trial in rows],
+                y=[trial.values[0] for trial in rows],
+                mode=mode,
+                name=name,
+                text=[named(trial) for trial in rows],
+                marker={"color": colour, "size": 7},
+                line={"shape": "hv"},
+            )
+        )
+    figure.update_layout(showlegend=True)
+    return figure
+
+
 def importance(found: Importances) -> go.Figure:
     """Shares with their intervals, and what chance would give."""
     rows = found.found[::-1]

@@ -24,7 +24,7 @@ from data.batches import Batches, evaluation
 from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import SearchData
 from models.config import Impossible, Plan, plan
-from models.evaluate import evaluate
+from models.evaluate import evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, logbook, spec
 from search.home import Home
@@ -50,6 +50,8 @@ class Outcome:
 
     value: float | None = None
     """The objective on the validation images after the last step; None if the trial was pruned."""
+    costs: tuple[float, ...] = ()
+    """Values of the other objectives, if there are any."""
     reason: str | None = None
     violation: float = 0.0
     """Above 0: the configuration cannot be trained at all, and the sampler shall rank it below every other."""
@@ -212,6 +214,7 @@ class Run:
             device=device,
             images=sample(data, self.seed) if model.stem == "whiten" else None,
         )
+        self._check_latency(training)
         try:
             return self.follow(training, batches, ends)
         except Stopped:
@@ -235,7 +238,7 @@ class Run:
         for decision in self._decisions(training, batches, ends):
             if decision is not None:
                 return Outcome(reason=decision.reason)
-        return Outcome(value=self.curve[len(ends)])
+        return Outcome(value=self.curve[len(ends)], costs=self._costs())
 
     def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[Decision | None]:
         """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
@@ -279,7 +282,7 @@ class Run:
         result = evaluate(training.judged(), images, len(data.info.classes))
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
             raise Diverged(step, training.batch, result.loss)
-        self.curve[step] = float(getattr(result, self.place.study.spec.search.objective))
+        self.curve[step] = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.save(training, step=step)
         self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
         return self._record(step, self.curve[step], images_per_second=images_per_second)
@@ -292,7 +295,7 @@ class Run:
         decision = self._rank(step, value) if is_judged and not is_paused else None
         with self.place.storage.together():
             if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
-                self.trial.report(value, step)
+                self._report(value, step)
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
             self.trial.set_user_attr("epochs", float(step * self.step_epochs))
             if images_per_second is not None:
@@ -303,6 +306,40 @@ class Run:
         if is_paused:
             raise Paused(step, until="it is among the best there")
         return decision or self._ask_optuna(step, value)
+
+    def _report(self, value: float, step: int) -> None:
+        """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""
+        if len(self.place.study.spec.search.objectives) == 1:
+            self.trial.report(value, step)
+        else:
+            self.place.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
+
+    def _check_latency(self, training: Training) -> None:
+        """Measure how long one image takes, if somebody wants to know; raise Impossible if that is too long.
+
+        It does not depend on the weights, so that slow networks need not be trained. It is measured once: a trial that
+        was begun is not stopped later because the machine is busier.
+        """
+        limit = self.place.study.spec.budget.max_latency_ms
+        wanted = limit is not None or "latency_ms" in self.place.study.spec.search.objectives
+        if not wanted or "latency_ms" in self.trial.user_attrs:
+            return
+        one = next(evaluation(self.place.data.validation, self.place.data.info, device=self.place.device))[0][0]
+        measured = round(1000 * latency_s(training.model, one), 4)
+        self.trial.set_user_attr("latency_ms", measured)
+        if limit is not None and measured > limit:
+            raise Impossible(f"{measured:.3g} ms for one image are more than [budget] max_latency_ms = {limit:g}")
+
+    def _costs(self) -> tuple[float, ...]:
+        """The values of the objectives behind the first one."""
+        attrs = self.trial.user_attrs
+        known = {
+            "parameters": lambda: float(attrs["parameters"]),
+            "macs": lambda: float(attrs["macs"]),
+            "latency_ms": lambda: float(attrs["latency_ms"]),
+            "epoch_seconds": lambda: len(self.place.data.train) / attrs["images_per_second"],
+        }
+        return tuple(known[name]() for name in self.place.study.spec.search.objectives[1:])
 
     def _is_audited(self) -> bool:
         return self.claim.number in audited(self.place.study.spec, self.claim.number)

@@ -6,6 +6,7 @@ Neither Optuna nor torch is loaded, so that an answer takes well under a second.
 import difflib
 import json
 import math
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -49,13 +50,30 @@ def is_known(engine: sa.Engine, name: str) -> bool:
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
-    """The `top` complete trials with the best finite values of the first objective, earlier ones first among equals."""
+    """The `top` complete trials with the best finite values of the first objective, earlier ones first among equals.
+
+    With several objectives, those of the Pareto front: no other trial is as good in all and better in one.
+    """
     with reading(engine) as connection:
         study_id = find_study(connection, name)
         row = _study(connection, study_id, name)
+        if len(row.directions) > 1:
+            every = load_trials(connection, name, _best_ids(study_id, row.directions, None))
+            return Ranking(study=row, trials=tuple(_front(every, row.directions)[:top]))
         chosen = load_trials(connection, name, _best_ids(study_id, row.directions, top))
     sign = -1.0 if _is_maximized(row.directions) else 1.0
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
+
+
+def _front(trials: Sequence[TrialRow], directions: Sequence[str]) -> list[TrialRow]:
+    """The trials that no other one dominates, the best of the first objective first; equal ones are all there."""
+    signs = [-1.0 if direction == "maximize" else 1.0 for direction in directions]
+    ranked = sorted((tuple(s * v for s, v in zip(signs, t.values, strict=True)), t.number, t) for t in trials)
+    front: list[tuple[tuple[float, ...], TrialRow]] = []
+    for losses, _, trial in ranked:  # who dominates another one comes before it
+        if not any(other != losses and all(map(operator.le, other, losses)) for other, _ in front):
+            front.append((losses, trial))
+    return [trial for _, trial in front]
 
 
 def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
@@ -197,7 +215,7 @@ def _is_maximized(directions: Sequence[str]) -> bool:
     return not directions or directions[0] == "maximize"
 
 
-def _best_ids(study_id: int, directions: Sequence[str], top: int) -> sa.Select[Any]:
+def _best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
     order = VALUES.c.value.desc() if _is_maximized(directions) else VALUES.c.value.asc()
     return (
         _ids(study_id)

@@ -94,7 +94,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
     return Report(
         study=study,
         trials=trials,
-        best=query.best(engine, name, top=TOP).trials,
+        best=query.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict if verdict and verdict.standings else None,
         looks=query.looks(engine, fingerprint),
         insights=insights_of.insights(study, trials),
@@ -231,6 +231,10 @@ def drawn(report: Report) -> dict[str, go.Figure]:
         found["confusion"] = charts.confusion(report.verdict.standings[0].confusion.tolist(), report.verdict.classes)
     if report.importances.found:
         found["importance"] = charts.importance(report.importances)
+    for place, name in enumerate(report.study.objectives[1:], 1):
+        if report.best:
+            objectives = report.study.objectives
+            found[f"pareto-{name}"] = charts.pareto(report.best, trials, objectives=objectives, second=place)
     if any(trial.values for trial in charts.by_end(trials)):
         found["history"] = charts.history(trials, objective=objective)
     if any(trial.curve for trial in trials):
@@ -316,11 +320,11 @@ def _insight_grid(report: Report) -> Grid:
 
 def _best_grid(report: Report) -> Grid:
     return Grid(
-        columns=("trial", report.study.objective, "epochs", "trained", "parameters", "settings"),
+        columns=("trial", *report.study.objectives, "epochs", "trained", "parameters", "settings"),
         rows=tuple(
             (
                 str(trial.number),
-                number(trial.values[0]),
+                *map(number, trial.values),
                 setting(trial.epochs),
                 duration(trial.seconds),
                 "-" if trial.parameters is None else f"{trial.parameters:,}",
@@ -392,4 +396,6 @@ def title(name: str) -> str:
         "parallel": "All parameters side by side: the best tenth (green)",
         "timeline": "Who worked when",
     }
+    if name.startswith("pareto-"):
+        return f"What {name.removeprefix('pareto-')} buy: the Pareto front (green)"
     return str(fixed.get(name) or f"By {name.removeprefix('slice-')}")

@@ -134,9 +134,17 @@ class StudyRow:
     """Of the packages, the machine and the commit that it was begun with."""
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the values of a trial are, e.g. accuracy and macs; the first is maximised."""
+        found = self.spec.get("search", {}).get("objective", "value")
+        if isinstance(found, str):
+            return (found, *(f"value_{index}" for index in range(1, len(self.directions))))
+        return tuple(found)
+
+    @property
     def objective(self) -> str:
         """What is maximised, e.g. accuracy."""
-        return str(self.spec.get("search", {}).get("objective", "value"))
+        return self.objectives[0]
 
     @property
     def epochs(self) -> float | None:

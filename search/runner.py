@@ -75,7 +75,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
     return Workplace(
         storage=storage,
         cached=cached,
-        excerpt=Excerpt(cached, stored.id),
+        excerpt=Excerpt(cached, stored.id, several=len(stored.spec.search.objectives) > 1),
         study=stored,
         home=home.of(post.url),
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
@@ -131,7 +131,7 @@ def tell(place: Workplace, trial: optuna.Trial, outcome: Outcome) -> None:
         if outcome.value is None:
             trial.study.tell(trial, state=TrialState.PRUNED)
         else:
-            trial.study.tell(trial, outcome.value)
+            trial.study.tell(trial, [outcome.value, *outcome.costs])
 
 
 def fail(place: Workplace, claim: Claim, error: Exception) -> None:
@@ -176,7 +176,7 @@ def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:
     rows = (
         sa.select(TRIALS.c.number)
         .join(TRIAL_VALUES, TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE, TRIAL_VALUES.c.objective == 0)
         .order_by(TRIAL_VALUES.c.value.desc(), TRIALS.c.number)
         .limit(top)
     )

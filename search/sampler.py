@@ -1,6 +1,7 @@
 """How the next trial is drawn. Grid, comparison and `[[try]]` points are queues of fixed parameters, not samplers."""
 
 import math
+import sys
 import warnings
 from bisect import insort
 from collections.abc import Container, Sequence
@@ -37,6 +38,8 @@ def build(
     2023, https://arxiv.org/abs/2304.11127.
     """
     seed = derive(study_seed, number, "sampler")
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=max(2, startup_trials), seed=seed)
     if name != "tpe" or is_random(number):
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
@@ -106,8 +109,9 @@ class Excerpt:
     `others` trials is seen whole.
     """
 
-    def __init__(self, storage: BaseStorage, study_id: int, *, others: int = OTHERS) -> None:
-        self._storage, self._study_id, self._most = storage, study_id, others
+    def __init__(self, storage: BaseStorage, study_id: int, *, others: int = OTHERS, several: bool = False) -> None:
+        self._storage, self._study_id, self._several = storage, study_id, several
+        self._most = sys.maxsize if several else others  # who is on a Pareto front, only the whole study tells
         self._ranked: list[tuple[tuple[float, ...], int]] = []
         """(rank, number) of the trials to learn from, the best first."""
         self._ranks: dict[int, tuple[float, ...]] = {}
@@ -129,7 +133,7 @@ class Excerpt:
         best = (number for _, number in self._ranked[:GOOD])
         shown = {*best, *(number for number in range(0, len(trials), stride) if number in self._ranks)}
         at_work = {number for number in self._open if number not in self._ranks}
-        return [as_learnt(trials[number]) for number in sorted(shown | at_work)]
+        return [as_learnt(trials[number], several=self._several) for number in sorted(shown | at_work)]
 
     def _look_at(self, trial: FrozenTrial) -> None:
         known = self._ranks.pop(trial.number, None)
@@ -146,13 +150,14 @@ class Excerpt:
         insort(self._ranked, (self._ranks[trial.number], trial.number))
 
 
-def as_learnt(trial: FrozenTrial) -> FrozenTrial:
-    """A trial as tpe is to see it."""
-    if not is_paused(trial):
+def as_learnt(trial: FrozenTrial, *, several: bool = False) -> FrozenTrial:
+    """A trial as tpe is to see it; with `several` objectives it cannot rank pruned ones by their curves, and raises."""
+    if not is_paused(trial) and not several:
         return trial
-    trial = copy(trial)
-    trial.state = TrialState.PRUNED
-    return trial
+    learnt = copy(trial)
+    learnt.state = TrialState.PRUNED if is_paused(trial) else trial.state
+    learnt.intermediate_values = {} if several else trial.intermediate_values
+    return learnt
 
 
 def is_paused(trial: FrozenTrial) -> bool:
@@ -169,6 +174,6 @@ def rank(trial: FrozenTrial) -> tuple[float, ...]:
     if impossible > 0:
         return (2.0, impossible)
     if trial.state == TrialState.COMPLETE:
-        return (0.0, -float(trial.value or 0.0))
+        return (0.0, -float((trial.values or [0.0])[0]))
     step, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
     return (1.0, -step, math.inf if math.isnan(value) else -value)

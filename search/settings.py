@@ -2,12 +2,23 @@
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from search.errors import SpecError
 from search.table import expect_table, read, show
+
+Judged = Literal["accuracy", "balanced_accuracy"]
+Cost = Literal["parameters", "macs", "latency_ms", "epoch_seconds"]
+"""What a network costs: trained numbers, multiply-accumulates for one image, milliseconds for one image by itself,
+seconds for an epoch of the study's images.
+"""
+
+Objectives = Annotated[
+    Judged | tuple[Judged | Cost, ...],
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+]
 
 #: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
 MOST_TRAINED = 10
@@ -33,6 +44,8 @@ class Budget(BaseModel):
     """Trained numbers that a network may have; larger ones are not trained."""
     max_macs: Annotated[int, Field(ge=1)] | None = None
     """Multiply-accumulates for one image that a network may need; larger ones are not trained."""
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """Milliseconds in which a worker must be able to classify one image; slower networks are not trained."""
 
     @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
@@ -62,11 +75,12 @@ class Search(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    objective: Literal["accuracy", "balanced_accuracy"] = "accuracy"
-    """What is maximised, on the validation images; balanced: the mean over the classes."""
-    sampler: Literal["tpe", "evolution", "random", "grid"] = "tpe"
-    """Evolution begins at the first point of [[try]], else at the defaults, and changes the best; for many parameters
-    and few trials. Grid runs every cell of the space."""
+    objective: Objectives = "accuracy"
+    """What is maximised, on the validation images; balanced: the mean over the classes. Or a list that begins with it,
+    and goes on with what is minimised beside it; then there is no best trial, but a Pareto front."""
+    sampler: Literal["tpe", "nsga2", "evolution", "random", "grid"] = "tpe"
+    """Nsga2 breeds generations, for several objectives. Evolution begins at the first point of [[try]], else at the
+    defaults, and changes the best; for many parameters and few trials. Grid runs every cell of the space."""
     pruner: Literal["asha", "promote", "hyperband", "median", "none"] = "asha"
     """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
@@ -79,13 +93,35 @@ class Search(BaseModel):
     audit: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
     """Share of the trials that the pruner may not stop, nor count: how they end tells how often it stops good ones."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Random trials before tpe begins to learn."""
+    """Random trials before tpe begins to learn; of nsga2: trials of a generation."""
     repeats: Annotated[int, Field(ge=1)] = 1
     """Seeds for each cell of a grid or row of a comparison."""
     seed: int = 0
     """Of everything that is drawn: points, weights, order of the images."""
     trial_seed: int | None = None
     """Of the weights and the order of the images in every trial; None: each trial has its own. For `run --again`."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """All of them; the first is maximised, and decides who is pruned, all others are minimised."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> Self:
+        first, *others = self.objectives or ("",)
+        if first not in get_args(Judged) or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objective must begin with {' or '.join(map(show, get_args(Judged)))}, and name each once, but got "
+                f"{show(list(self.objectives))}"
+            )
+        if any(other in get_args(Judged) for other in others):
+            raise ValueError(f"objective may maximise one thing, its first, but got {show(list(self.objectives))}")
+        if others and (self.sampler == "evolution" or self.pruner in ("hyperband", "median")):
+            raise ValueError(
+                "several objectives go with sampler = 'tpe', 'nsga2', 'random' or 'grid', and pruner = 'asha', 'promote' "
+                f"or 'none', but got {show(self.sampler)} and {show(self.pruner)}"
+            )
+        return self
 
 
 class Final(BaseModel):

@@ -209,6 +209,7 @@ def of_cells(
         for name, config in configs.items()
     ]
     search = {"sampler": "grid", "pruner": "none", "repeats": repeats, "seed": seed, "trial_seed": None}
+    search |= {"objective": spec.search.objectives[0]}
     return replace(
         spec,
         question=question,

@@ -238,10 +238,10 @@ class Storage(History):
         """The statement that writes `values` into the row named by `keys`, which is made if it is missing."""
         return _upserting(self.engine.dialect.name, table, tuple(keys), tuple(values)).values(keys | values)
 
-    def name_objective(self, connection: sa.Connection, study_id: int, objective: str) -> None:
+    def name_objectives(self, connection: sa.Connection, study_id: int, objectives: Sequence[str]) -> None:
         """Say what the values of a study are, for the dashboard; Optuna's own call for this is experimental."""
         keys: dict[str, object] = {"study_id": study_id, "key": "study:metric_names"}
-        connection.execute(self.upsert(STUDY_SYSTEM_ATTRS, keys, {"value_json": json.dumps([objective])}))
+        connection.execute(self.upsert(STUDY_SYSTEM_ATTRS, keys, {"value_json": json.dumps(list(objectives))}))
 
     def trial_attr(self, trial_id: int, key: str, value: object) -> sa.Executable:
         """The statement that sets a user attribute of a trial."""

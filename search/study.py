@@ -49,7 +49,8 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     Raises:
         SpecError: it exists with another spec or other images, or was not made by this service.
     """
-    optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    directions = ["maximize", *["minimize"] * (len(spec.search.objectives) - 1)]
+    optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
 
     def open_it(connection: sa.Connection) -> StoredStudy:
         study_id = query.find_study(connection, name)
@@ -59,7 +60,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             _refuse_foreign(connection, study_id, name)
             attrs = _first_attrs(spec, data)
             _set(storage, connection, study_id, **attrs)
-            storage.name_objective(connection, study_id, spec.search.objective)
+            storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, attrs, spec, data)
         # The question may be put in other words, and the same images lie elsewhere now.
         _set(storage, connection, study_id, question=spec.question, spec=specs.dump(spec))

@@ -95,7 +95,7 @@ class VerdictRun(Run):
         if not math.isfinite(result.loss):
             raise Diverged(training.step, training.batch, result.loss)
         one = next(evaluation(test, info, device=self.place.device))[0][0]
-        value = float(getattr(result, self.place.study.spec.search.objective))
+        value = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.note(f"test images: {value:.4f}")
         with self.place.storage.together():
             self.trial.set_user_attr("test", found(result, test.labels[test.indices]))

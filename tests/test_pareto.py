@@ -1,0 +1,113 @@
+"""Several objectives: a front in place of a best trial, pruned by the first, bounded by what may be spent."""
+
+from typing import Any
+
+import pytest
+
+from search import query, spec
+from search.errors import SpecError
+from search.query import _front
+from search.reader import open_reader
+from search.rows import TrialRow
+from tests.lab import Lab
+
+SPACE: dict[str, Any] = {"width": {"low": 4, "high": 16}, "learning_rate": {"low": 0.001, "high": 0.3, "log": True}}
+SEVERAL: dict[str, Any] = {"objective": ["accuracy", "parameters"], "audit": 0.0}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("pruner", ["asha", "promote"])
+def test_weak_trials_are_pruned_by_the_first_objective_and_the_rest_has_a_front(
+    lab: Lab, sampler: str, pruner: str
+) -> None:
+    file = lab.write(
+        budget={"trials": 14, "epochs": 3},
+        search=SEVERAL | {"sampler": sampler, "pruner": pruner, "startup_trials": 4},
+        space=SPACE,
+    )
+
+    answer = lab.run("run", file, "--workers", "1")
+    best = lab.run("best", "s", "--json", "--top", "100")
+
+    assert answer.code == 0
+    rows = lab.trials()
+    assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
+    complete = [row for row in rows if row.state == "COMPLETE"]
+    assert all(row.values == (row.curve[-1][1], float(row.parameters or 0)) for row in complete)
+    front = {each["number"] for each in best.json["trials"]}
+    assert front == {row.number for row in complete if not any(dominates(other, row) for other in complete)}
+    assert best.json["directions"] == ["maximize", "minimize"]
+    assert all(len(row.curve) >= 1 for row in rows)
+
+
+def dominates(one: TrialRow, other: TrialRow) -> bool:
+    better = one.values[0] >= other.values[0] and one.values[1] <= other.values[1]
+    return better and one.values != other.values
+
+
+def test_the_front_is_what_nobody_dominates() -> None:
+    values = [(0.9, 100.0), (0.8, 50.0), (0.8, 60.0), (0.7, 70.0), (0.9, 100.0), (0.95, 400.0)]
+    trials = [TrialRow(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)]
+
+    assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
+
+
+def test_latency_and_seconds_are_measured(lab: Lab) -> None:
+    search = SEVERAL | {"objective": ["accuracy", "latency_ms", "epoch_seconds", "macs"], "pruner": "none"}
+    assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}, search=search), "--workers", "1").code == 0
+
+    for row in lab.trials():
+        accuracy, latency_ms, epoch_s, macs = row.values
+        assert accuracy == row.curve[-1][1]
+        assert latency_ms == row.latency_ms
+        assert latency_ms > 0
+        assert epoch_s == pytest.approx(320 / (row.images_per_second or 0))
+        assert macs == row.macs
+
+
+def test_a_network_that_is_too_slow_is_not_trained(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 2, "epochs": 1, "max_latency_ms": 1e-6})
+
+    answer = lab.run("run", file, "--workers", "1")
+
+    assert answer.code == 0
+    for row in lab.trials():
+        assert (row.state, row.epochs, row.violation) == ("PRUNED", 0.0, 1.0)
+        assert "ms for one image are more than [budget] max_latency_ms = 1e-06" in (row.reason or "")
+
+
+def test_the_verdict_and_the_report_of_several_objectives(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=SPACE)
+    assert lab.run("run", file, "--workers", "1").code == 0
+
+    verdict = lab.run("final", "s", "--top", "1", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
+    page = lab.run("report", "s", "--to", str(lab.folder / "s.html"))
+
+    assert (verdict.code, page.code) == (0, 0)
+    assert query.study(open_reader(lab.url), "s.final").directions == ("maximize",)
+    assert "What parameters buy: the Pareto front" in (lab.folder / "s.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("search", "complaint"),
+    [
+        ({"objective": ["macs", "accuracy"]}, "objective must begin with 'accuracy' or 'balanced_accuracy'"),
+        ({"objective": []}, "objective must begin with 'accuracy' or 'balanced_accuracy'"),
+        ({"objective": ["accuracy", "macs", "macs"]}, "name each once"),
+        ({"objective": ["accuracy", "balanced_accuracy"]}, "may maximise one thing"),
+        ({"objective": ["accuracy", "macs"], "sampler": "evolution"}, "several objectives go with sampler"),
+        ({"objective": ["accuracy", "macs"], "pruner": "median"}, "several objectives go with sampler"),
+        ({"objective": "speed"}, "objective must be 'accuracy'"),
+        ({"objective": ["accuracy", "speed"]}, "objective must be"),
+    ],
+)
+def test_objectives_that_do_not_go_together_are_refused(search: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        spec.build({"search": search, "budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
+
+
+def test_a_study_of_one_objective_is_stored_as_before() -> None:
+    stored = spec.dump(spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}}))
+
+    assert stored["search"]["objective"] == "accuracy"
+    assert spec.restore(stored).search.objectives == ("accuracy",)
