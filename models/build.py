@@ -1,26 +1,40 @@
 """From a configuration to a network with its first weights."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from models.cnn import CNN
+from models.backbone import Transfer
+from models.cnn import CNN, Network
 from models.config import Init, ModelConfig, plan
 from models.layers import Whitening
 
 
-def build(config: ModelConfig, *, image_size: int, classes: int, images: Tensor | None = None) -> CNN:
+def build(
+    config: ModelConfig,
+    *,
+    image_size: int,
+    classes: int,
+    images: Tensor | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Network:
     """Build the network on the CPU, in the channels_last memory format, its weights drawn from torch's generator.
 
-    Seed torch before. A whitening stem is fitted to `images`, (N, 3, side, side) normalised training images; without
-    them it is random, for a network whose weights are loaded. Raises Impossible where there is no such network.
+    Seed torch before. A whitening stem is fitted to `images`, (N, 3, side, side) normalised training images, and a
+    backbone takes its pretrained `weights`; without them they are random, for a network whose weights are loaded.
+    Raises Impossible where there is no such network.
     """
-    model = CNN(config, plan(config, image_size=image_size, classes=classes))
-    for module in model.modules():
+    shape = plan(config, image_size=image_size, classes=classes)
+    model = CNN(config, shape) if config.backbone == "none" else Transfer(config, shape)
+    for module in (model if isinstance(model, CNN) else model.dense).modules():
         _initialise(module, config.init)
     # The last layer feeds no activation, so that it does not need the gain that makes up for one.
     nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
-    if images is not None and isinstance(model.stem, Whitening):
+    if images is not None and isinstance(model, CNN) and isinstance(model.stem, Whitening):
         model.stem.fit(images)
+    if weights is not None and isinstance(model, Transfer):
+        model.load_pretrained(weights, config.backbone)
     return model.to(memory_format=torch.channels_last)
 
 

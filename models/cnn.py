@@ -1,4 +1,4 @@
-"""The convolutional network itself."""
+"""The networks themselves."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from models.config import ModelConfig, Plan
 from models.layers import ConvBlock, DenseBlock, Whitening, make_head
 
 
-class CNN(nn.Module):
-    """A stem, convolutional blocks, a head that makes one vector of the last image, dense blocks, a classifier.
+class Network(nn.Module):
+    """What makes features of an image, a head that makes one vector of them, dense blocks, a classifier.
 
     (N, 3, side, side) float32 becomes (N, classes) float32: one logit a class. `in_bfloat16` says in which numbers
     convolutions and dense layers compute; weights are float32 always.
@@ -18,15 +18,34 @@ class CNN(nn.Module):
         super().__init__()
         *hidden, (features, classes) = plan.dense
         self.in_bfloat16 = False
-        self.stem = Whitening(config) if plan.stem else nn.Identity()
-        self.convs = nn.Sequential(*(ConvBlock(config, conv) for conv in plan.convs))
+        self.build_features(config, plan)
         self.pool = make_head(config.head)
         self.dense = nn.Sequential(*(DenseBlock(config, inputs, outputs) for inputs, outputs in hidden))
         self.classifier = nn.Linear(features, classes)
         self._logit_scale = config.logit_scale
 
+    def build_features(self, config: ModelConfig, plan: Plan) -> None:
+        """Make the modules that `features` needs; before all others, so that the order of the weights is the way's."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, side, side) to (N, channels, side, side)."""
+        raise NotImplementedError
+
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16):
-            features: Tensor = self.pool(self.convs(self.stem(images))).flatten(1)
+            features: Tensor = self.pool(self.features(images)).flatten(1)
             logits: Tensor = self.classifier(self.dense(features))
         return logits.float() * self._logit_scale
+
+
+class CNN(Network):
+    """A network of its own: a stem, and convolutional blocks."""
+
+    def build_features(self, config: ModelConfig, plan: Plan) -> None:
+        self.stem = Whitening(config) if plan.stem else nn.Identity()
+        self.convs = nn.Sequential(*(ConvBlock(config, conv) for conv in plan.convs))
+
+    def features(self, images: Tensor) -> Tensor:
+        found: Tensor = self.convs(self.stem(images))
+        return found

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Backbone = Literal["none", "resnet18", "resnet50", "vgg16_bn", "mobilenet_v3"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 Head = Literal["gap", "max", "flatten"]
 Init = Literal["kaiming", "dirac"]
@@ -28,6 +29,30 @@ NEEDS: Final[Mapping[str, Need]] = {
     "warmup": ("scheduler", frozenset({"none", "step", "linear", "cosine", "plateau"})),
 }
 """Parameters that mean nothing for some choices, and are not drawn there. (One_cycle has a warmup of its own.)"""
+
+BACKBONES: Final = frozenset({"resnet18", "resnet50", "vgg16_bn", "mobilenet_v3"})
+
+OWN_LAYERS: Final = (
+    "stem",
+    "conv_layers",
+    "width",
+    "growth",
+    "kernel_size",
+    "pool",
+    "pool_every",
+    "pool_first",
+    "norm",
+    "residual",
+    "dropout_conv",
+    "init",
+)
+"""What a network with a backbone does not have."""
+
+BACKBONE_NEEDS: Final[Mapping[str, Need]] = {
+    **dict.fromkeys(OWN_LAYERS, ("backbone", frozenset({"none"}))),
+    **dict.fromkeys(("backbone_side", "tuned_stages", "backbone_rate"), ("backbone", BACKBONES)),
+}
+"""The same, in a study that has backbones."""
 
 IMAGE_CHANNELS: Final = 3
 """Images are red, green and blue, always."""
@@ -90,6 +115,12 @@ class ModelConfig(BaseModel):
     """Factor of what comes out: a small one keeps the first predictions vague, and lets high learning rates work."""
     init: Init = "kaiming"
     """First weights of the convolutions: random, or such that as many channels as come in pass unchanged (dirac)."""
+    backbone: Backbone = "none"
+    """What is in place of the convolutions: a network of torchvision with its pretrained weights, or nothing."""
+    backbone_side: Annotated[int, Field(ge=0, le=512)] = 0
+    """Pixels a side to which images are enlarged for it; 0: they stay, and its first layers do not shrink them."""
+    tuned_stages: Annotated[int, Field(ge=0, le=5)] = 5
+    """So many of its five stages, the last ones, are trained; the others stay as they were pretrained."""
 
 
 class TrainConfig(BaseModel):
@@ -123,6 +154,8 @@ class TrainConfig(BaseModel):
     """Longest gradient, as a norm over all weights; 0 is off."""
     precision: Precision = "float32"
     """Numbers that convolutions and dense layers compute with; auto is bfloat16 where that is known to be faster."""
+    backbone_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Factor of the learning rate for pretrained weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +180,7 @@ class Plan:
     stem: bool
     """Whether a whitening stem comes first."""
     convs: tuple[ConvPlan, ...]
+    """Empty for a network with a backbone."""
     dense: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each dense layer; the last one is the classifier."""
     parameters: int
@@ -160,6 +194,8 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
 
     Raises Impossible if the image is too small for the poolings, or the network larger than any machine this is for.
     """
+    if config.backbone != "none":
+        return _plan_backbone(config, image_size, classes)
     convs = _plan_convs(config, image_size)
     dense = _plan_dense(config, convs[-1], classes)
     stem = config.stem == "whiten"
@@ -176,8 +212,56 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
     return Plan(stem=stem, convs=convs, dense=dense, parameters=parameters, macs=macs)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Size:
+    """Of a backbone, without its own classifier."""
+
+    channels: int
+    parameters: int
+    macs: tuple[int, int]
+    """Of an image of 32 x 32 pixels: those that grow with the pixels, and those that do not."""
+    kept_macs: tuple[int, int]
+    """The same where the first layers do not shrink the image."""
+
+
+_SIZES: Final[Mapping[str, _Size]] = {
+    "resnet18": _Size(channels=512, parameters=11_176_512, macs=(37_011_456, 0), kept_macs=(563_281_920, 0)),
+    "resnet50": _Size(channels=2048, parameters=23_508_032, macs=(83_410_944, 0), kept_macs=(1_305_673_728, 0)),
+    "vgg16_bn": _Size(channels=512, parameters=14_723_136, macs=(313_196_544, 0), kept_macs=(313_196_544, 0)),
+    "mobilenet_v3": _Size(
+        channels=960, parameters=2_971_952, macs=(4_338_240, 1_507_200), kept_macs=(17_352_960, 1_507_200)
+    ),
+}
+"""Counted layer by layer on torchvision 0.29's networks (tests/test_backbone.py counts them again)."""
+
+
+def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
+    """The shape of a network with a backbone; its multiply-accumulates are exact for multiples of 32 pixels."""
+    size = _SIZES[config.backbone]
+    if config.head == "flatten":
+        raise Impossible(f'backbone {config.backbone!r} ends in one vector; take head = "gap" or "max"')
+    if 0 < config.backbone_side <= image_size:
+        raise Impossible(
+            f"backbone_side enlarges images, so it must be more than their {image_size} pixels, but is "
+            f"{config.backbone_side}; raise it, or take 0"
+        )
+    growing, fixed = size.macs if config.backbone_side else size.kept_macs
+    sizes = [size.channels, *[config.dense_units] * config.dense_layers, classes]
+    dense = tuple(pairwise(sizes))
+    pixels = (config.backbone_side or image_size) ** 2
+    return Plan(
+        stem=False,
+        convs=(),
+        dense=dense,
+        parameters=size.parameters + sum((i + 1) * o for i, o in dense),
+        macs=growing * pixels // 32**2 + fixed + sum(i * o for i, o in dense),
+    )
+
+
 def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, classes: int) -> None:
     """Raise Impossible if batch norm would have to learn a mean and a variance from a single number."""
+    if config.backbone != "none" and batch_size == 1:
+        raise Impossible(f"the norms of backbone {config.backbone!r} need more than one image; raise batch_size")
     if config.norm != "batch" or batch_size > 1:
         return
     sides = [conv.side_out for conv in plan(config, image_size=image_size, classes=classes).convs]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from models.build import build
-from models.cnn import CNN
+from models.cnn import Network
 from models.config import ModelConfig
 
 WEIGHTS, CONFIG, ONNX, PAGE = "model.safetensors", "config.json", "model.onnx", "README.md"
@@ -74,7 +74,7 @@ class Deployed(nn.Module):
     factor: Tensor
     shift: Tensor
 
-    def __init__(self, network: CNN, *, factor: Tensor, shift: Tensor) -> None:
+    def __init__(self, network: Network, *, factor: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("factor", factor)

@@ -1,5 +1,6 @@
 """What changes the weights: the optimizer, and the moving average behind it."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -83,9 +84,19 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, ob
 
     A norm's scale decayed to zero silences its channel (Jia 2018, arXiv:1807.11205, section 3.2). `rate` is a group's
     factor of the learning rate: biases and shifts may have a higher one (Page 2018, part 8; Jordan 2024,
-    arXiv:2404.00498, section 3.3), and are then decayed as strongly as at the common rate.
+    arXiv:2404.00498, section 3.3), and are then decayed as strongly as at the common rate; the stages of a backbone
+    have a lower one.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    pretrained = [pair for pair in named if pair[0].startswith("stages.")]
+    new = [pair for pair in named if not pair[0].startswith("stages.")]
+    return [
+        *_groups(new, config, rate=1.0),
+        *(_groups(pretrained, config, rate=config.backbone_rate) if pretrained else ()),
+    ]
+
+
+def _groups(named: Sequence[tuple[str, nn.Parameter]], config: TrainConfig, *, rate: float) -> list[dict[str, object]]:
     # Weights of layers are at least matrices; scales, shifts and biases are vectors.
     weights = [parameter for _, parameter in named if parameter.ndim > 1]
     fast = {name for name, _ in named if name.endswith("bias") and config.bias_rate != 1.0}
@@ -93,11 +104,11 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, ob
     biases = [parameter for name, parameter in named if name in fast]
     decay = config.weight_decay if config.decay_norms else 0.0
     groups: list[dict[str, object]] = [
-        {"params": weights, "weight_decay": config.weight_decay, "rate": 1.0},
-        {"params": vectors, "weight_decay": decay, "rate": 1.0},
+        {"params": weights, "weight_decay": config.weight_decay, "rate": rate},
+        {"params": vectors, "weight_decay": decay, "rate": rate},
     ]
     if biases:
-        groups.append({"params": biases, "weight_decay": decay / config.bias_rate, "rate": config.bias_rate})
+        groups.append({"params": biases, "weight_decay": decay / config.bias_rate, "rate": rate * config.bias_rate})
     return groups
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.build import build
-from models.cnn import CNN
+from models.cnn import Network
 from models.config import ModelConfig, TrainConfig, check_batch_size
 from models.graph import Recorder, Recordings, make_recorder
 from models.optim import MovingAverage, make_optimizer, set_rate
@@ -89,7 +89,7 @@ class Training:
 
     def __init__(
         self,
-        model: CNN,
+        model: Network,
         config: TrainConfig,
         *,
         total_batches: int,
@@ -299,19 +299,23 @@ def start(
     seed: int,
     device: torch.device | str,
     images: Tensor | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     recorder: Recorder | None = None,
 ) -> Training:
     """Seed the process's random generators and build a network, ready to train on `device`. Raises Impossible.
 
     `images`, (N, 3, side, side) normalised training images, are what a whitening stem is fitted to; others need none.
+    `weights` are the pretrained ones of a backbone (`models.backbone`).
     `recorder` is how updates are recorded; without one, as CUDA graphs on a GPU and nowhere else.
     """
     if model_config.stem == "whiten" and images is None:
         raise ValueError('stem = "whiten" needs images to be fitted to, but got None')
+    if model_config.backbone != "none" and weights is None:
+        raise ValueError(f"backbone {model_config.backbone!r} needs its pretrained weights, but got None")
     check_batch_size(model_config, config.batch_size, image_size=image_size, classes=classes)
     seed_everything(seed)
-    model = build(model_config, image_size=image_size, classes=classes, images=images).to(device)
+    model = build(model_config, image_size=image_size, classes=classes, images=images, weights=weights).to(device)
     model.in_bfloat16 = computes_bfloat16(config.precision, torch.device(device))
     recorder = recorder or make_recorder(torch.device(device))
     return Training(model, config, total_batches=total_batches, seed=seed, clock=clock, recorder=recorder)

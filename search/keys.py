@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.config import AugmentConfig
-from models.config import NEEDS, ModelConfig, TrainConfig
+from models.config import BACKBONE_NEEDS, NEEDS, ModelConfig, TrainConfig
 from search.domain import Choice, Domain, Fixed, Float, Int, Value, label
 from search.errors import SpecError
 from search.space import Space
@@ -75,7 +75,9 @@ def read_space(raw: object) -> Space:
     written = _read_domains("[space]", table)
     parameters: dict[str, Domain] = {key: Fixed(value) for key, value in DEFAULTS.items()}
     try:
-        return Space(parameters=parameters | written, when=_read_when(when, written), needs=NEEDS)
+        # Who needs nothing is drawn first: without backbones the order shall be what it was before there were any.
+        needs = NEEDS | (BACKBONE_NEEDS if written.get("backbone", Fixed("none")).only != "none" else {})
+        return Space(parameters=parameters | written, when=_read_when(when, written), needs=needs)
     except ValueError as error:
         raise SpecError(f"[space.when] {error}") from error
 

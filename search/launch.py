@@ -12,6 +12,7 @@ import optuna
 
 from data.config import DataConfig
 from data.dataset import fetch, prepare
+from data.errors import DataError
 from search import care, final, home, lease, machine, query, study
 from search.errors import BusyError, DatabaseError, DiskError, SpecError, UsageError
 from search.final import Contestant, Crew
@@ -73,6 +74,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     spec = replace(spec, data=anchored(spec.data))
     with writing_to(order.cache):
         fetch(spec.data, order.cache, say)
+        fetch_backbones(spec)
     began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if spec.verdict_on is not None and not order.join:
@@ -286,6 +288,22 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
         say(note)
     kept = ("fingerprint", "classes", "train_counts", "test_counts", "image_size", "notes")
     return {name: value for name, value in asdict(info).items() if name in kept}
+
+
+def fetch_backbones(spec: StudySpec) -> None:
+    """Fetch the pretrained weights of every backbone that a study may draw, before workers want them all at once.
+
+    Raises:
+        DataError: they are not here, and cannot be fetched; says which file to put where.
+    """
+    from models.backbone import NoWeights
+    from models.backbone import fetch as fetch_weights
+
+    for name in sorted(set(map(str, spec.space.parameters["backbone"].cells())) - {"none"}):
+        try:
+            fetch_weights(name)
+        except NoWeights as error:
+            raise DataError(str(error)) from error
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from torch import Tensor
 from data.batches import Batches, evaluation
 from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import SearchData
+from models.backbone import pretrained
 from models.config import Impossible, Plan, plan
 from models.evaluate import evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
@@ -213,6 +214,7 @@ class Run:
             seed=self.seed,
             device=device,
             images=sample(data, self.seed) if model.stem == "whiten" else None,
+            weights=pretrained(model.backbone) if model.backbone != "none" else None,
         )
         self._check_latency(training)
         try:

@@ -118,8 +118,8 @@ class Search(BaseModel):
             raise ValueError(f"objective may maximise one thing, its first, but got {show(list(self.objectives))}")
         if others and (self.sampler == "evolution" or self.pruner in ("hyperband", "median")):
             raise ValueError(
-                "several objectives go with sampler = 'tpe', 'nsga2', 'random' or 'grid', and pruner = 'asha', 'promote' "
-                f"or 'none', but got {show(self.sampler)} and {show(self.pruner)}"
+                "several objectives go with sampler = 'tpe', 'nsga2', 'random' or 'grid', and with pruner = 'asha', "
+                f"'promote' or 'none', but got {show(self.sampler)} and {show(self.pruner)}"
             )
         return self
 
