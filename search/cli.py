@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from data.errors import DataError
 from search import address
+from search.complete import complete
 from search.errors import ConvsearchError, UsageError
 from search.talk import harmless, say
 
@@ -22,10 +23,20 @@ exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database;
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    debug = False
+    given = parser()
+    complete(given)
+    args = given.parse_args(arguments)
+    code = _run(args)
+    if getattr(args, "on_end", None):
+        from search import bell
+
+        bell.ring(args.on_end, study=args.study, code=code)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    debug = args.debug
     try:
-        args = parser().parse_args(arguments)
-        debug = args.debug
         from search import commands  # takes a while, in which Ctrl-C shall be answered as well
 
         return commands.VERBS[args.verb](args)
@@ -61,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     _add_models(verbs)
     _add_queries(verbs)
     _add_care(verbs)
+    completion = _verb(verbs, "completion", "print a shell's completion", 'eval "$(convsearch completion bash)"')
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose")
     return top
 
 
@@ -78,6 +91,8 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     _add_join(run)
     _add_limits(run)
     run.add_argument("--data", metavar="PATH", help="images to use: a directory, .zip or .tar of train/CLASS/*")
+    run.add_argument("--dry-run", action="store_true", help="only estimate time, memory and disk; write nothing")
+    run.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
     run.add_argument("--name", metavar="NAME", help="name of the study (default: the file's)")
     run.add_argument("--set", action="append", default=[], metavar="K=V", help="change the file: budget.epochs=4")
     run.add_argument("--again", type=int, metavar="N", help="train the configuration of trial N once more, to the end")
@@ -128,6 +143,8 @@ def _add_limits(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
     verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
+    text = "command of a shell that is run when this one ends, however; it finds CONVSEARCH_STUDY and CONVSEARCH_EXIT"
+    verb.add_argument("--on-end", metavar="CMD", help=text)
     text = "kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)"
     verb.add_argument("--hang", type=_positive, metavar="S", help=text)
     text = "stop before the files of all studies together take more (default: $CONVSEARCH_DISK, else what the disk has)"
@@ -138,11 +155,12 @@ def _add_limits(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_queries(verbs: "argparse._SubParsersAction[_Parser]") -> None:
-    _query(verbs, "studies", "list the studies", "convsearch studies")
+    _add_watch(_query(verbs, "studies", "list the studies", "convsearch studies"))
     best = _query(verbs, "best", "show the best trials", "convsearch best cifar10 --top 5", study=True)
     best.add_argument("--top", type=_count, default=5, metavar="K", help="how many (default: 5)")
     text = "print CSV, a column for each parameter; text that a spreadsheet would evaluate gets a ' in front"
     best.add_argument("--csv", action="store_true", help=text)
+    _add_watch(best)
     show = _query(verbs, "show", "show one trial", "convsearch show cifar10 12", study=True)
     show.add_argument("trial", type=int, metavar="N", help="number of the trial")
     why = _query(verbs, "why", "show why trials were pruned or failed", "convsearch why cifar10 12", study=True)
@@ -206,6 +224,10 @@ def _query(
     verb.add_argument("--json", action="store_true", help="print JSON")
     _add_storage(verb)
     return verb
+
+
+def _add_watch(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--watch", action="store_true", help="answer again every two seconds, until Ctrl-C")
 
 
 def _add_storage(verb: argparse.ArgumentParser) -> None:

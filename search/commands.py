@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +21,8 @@ from search.rows import FINAL, StudyRow
 from search.talk import say
 from search.times import Times
 
+#: Seconds between two answers of --watch.
+WATCH_S = 2.0
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
 
@@ -37,7 +40,18 @@ def run(args: argparse.Namespace) -> int:
         return _launch(args, wanted, name=args.name or f"{args.study}.again-{args.again}", trials=1)
     path = spec.find(args.study)
     overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
-    return _launch(args, spec.load(path, overrides), name=args.name or path.stem, trials=args.trials)
+    wanted = spec.load(path, overrides)
+    if args.dry_run:
+        return _estimate(args, wanted)
+    return _launch(args, wanted, name=args.name or path.stem, trials=args.trials)
+
+
+def _estimate(args: argparse.Namespace, wanted: Any) -> int:
+    from search import estimate
+
+    say("training some networks for a moment ...")
+    found = estimate.estimate(wanted, workers=args.workers, device=args.device)
+    return _answer(args, estimate.as_json(found), estimate.grid(found))
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -134,19 +148,29 @@ def report(args: argparse.Namespace) -> int:
 
 def studies(args: argparse.Namespace) -> int:
     """List the studies."""
-    rows = query.studies(open_reader(args.storage))
-    return _answer(args, answers.studies_json(rows), answers.studies_grid(rows))
+    engine = open_reader(args.storage)
+
+    def told() -> int:
+        rows = query.studies(engine)
+        return _answer(args, answers.studies_json(rows), answers.studies_grid(rows))
+
+    return _watched(args, told)
 
 
 def best(args: argparse.Namespace) -> int:
     """Show the best trials."""
     if args.csv and args.json:
         raise UsageError("--csv and --json are two answers; ask for one of them")
-    ranking = query.best(open_reader(args.storage), args.study, top=args.top)
-    if args.csv:
-        sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
-        return 0
-    return _answer(args, answers.best_json(ranking), answers.best_grid(ranking))
+    engine = open_reader(args.storage)
+
+    def told() -> int:
+        ranking = query.best(engine, args.study, top=args.top)
+        if args.csv:
+            sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
+            return 0
+        return _answer(args, answers.best_json(ranking), answers.best_grid(ranking))
+
+    return _watched(args, told)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -271,6 +295,14 @@ def migrate(args: argparse.Namespace) -> int:
     return 0
 
 
+def completion(args: argparse.Namespace) -> int:
+    """Print what a shell evaluates to complete verbs, flags, studies and trials."""
+    from search import complete
+
+    sys.stdout.write(complete.script(args.shell))
+    return 0
+
+
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search import launch, progress
     from search.pool import EXIT_CODES
@@ -370,6 +402,18 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
     return pairs
 
 
+def _watched(args: argparse.Namespace, answer: Callable[[], int]) -> int:
+    """Answer once, or again and again until Ctrl-C: in the same place on a terminal, one below the other elsewhere."""
+    if not args.watch:
+        return answer()
+    while True:
+        if sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[J")  # to the corner, and clear
+        answer()
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
 def _answer(args: argparse.Namespace, as_json: Mapping[str, Any], grid: Grid) -> int:
     if args.json:
         sys.stdout.write(output.to_json(as_json))
@@ -409,6 +453,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         delete,
         clean,
         migrate,
+        completion,
     )
 }
 """Every verb, by the name that the command line knows it by."""

@@ -1,0 +1,24 @@
+"""What is done when a command ends: somebody wants to be told."""
+
+import os
+import subprocess
+
+from search.talk import say
+
+#: Nobody waits longer for a message to be sent.
+PATIENCE_S = 60.0
+
+
+def ring(command: str, *, study: str, code: int) -> None:
+    """Run a shell's command, which finds the study and the exit code in its environment; say if it fails.
+
+    It changes nothing about how ours has ended.
+    """
+    told = os.environ | {"CONVSEARCH_STUDY": study, "CONVSEARCH_EXIT": str(code)}
+    try:
+        done = subprocess.run(command, shell=True, env=told, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        say(f"--on-end: {command!r} took more than {PATIENCE_S:.0f} s, and was killed")
+        return
+    if done.returncode:
+        say(f"--on-end: {command!r} ended with {done.returncode}")

@@ -1,0 +1,73 @@
+"""Completion of verbs, flags, and the names and numbers of what is stored, by argcomplete."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+#: How argcomplete tells a command that a shell asks it for completions.
+ASKED = "_ARGCOMPLETE"
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell and exit, if it is one that asks; any other command pays nothing for it."""
+    if ASKED not in os.environ:
+        return
+    import argcomplete
+
+    for verb in _verbs(parser):
+        for action in verb._actions:
+            _add_completer(verb, action)
+    argcomplete.autocomplete(parser)
+
+
+def script(shell: str) -> str:
+    """What a shell evaluates to complete convsearch."""
+    import argcomplete
+
+    return str(argcomplete.shellcode(["convsearch"], shell=shell))
+
+
+def _verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    found = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return [verb for action in found for verb in action.choices.values()]
+
+
+def _add_completer(verb: argparse.ArgumentParser, action: Any) -> None:
+    if action.dest == "study":
+        is_file = verb.prog.split()[-1] in ("run", "validate")
+        action.completer = _files_and_studies if is_file else _studies
+    elif action.dest in ("trial", "with_"):
+        action.completer = _trials
+
+
+def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Names of stored studies; none where there is no database."""
+    from search import query
+    from search.errors import ConvsearchError
+    from search.reader import open_reader
+
+    try:
+        return [row.name for row in query.studies(open_reader(parsed_args.storage)) if row.name.startswith(prefix)]
+    except (ConvsearchError, AttributeError):
+        return []
+
+
+def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Names of study files, those that come with the project and those here."""
+    shipped = [path.stem for path in Path(__file__).parents[1].joinpath("studies").glob("*.toml")]
+    here = [str(path) for path in Path(prefix).parent.glob("*.toml")]
+    return [name for name in (*shipped, *here) if name.startswith(prefix)]
+
+
+def _trials(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Numbers of the trials of the study that stands before."""
+    from search import query
+    from search.errors import ConvsearchError
+    from search.reader import open_reader
+
+    try:
+        rows = query.trials(open_reader(parsed_args.storage), parsed_args.study)
+    except (ConvsearchError, AttributeError):
+        return []
+    return [str(row.number) for row in rows if str(row.number).startswith(prefix)]

@@ -1,0 +1,242 @@
+"""`run --dry-run`: what a study would take, in time, memory and disk, before anything of it is written.
+
+Networks of the space are drawn at random, and some of them trained for a moment on this machine; how fast the others
+train follows from their multiply-accumulates. How many trials the pruner stops, its rungs say. It is an estimate: what
+a sampler will draw, and who else uses the machine, nobody knows.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from data.archive import open_store
+from data.config import DataConfig
+from data.folder import list_images
+from models.build import build
+from models.config import Impossible, ModelConfig, TrainConfig, plan
+from models.precision import computes_bfloat16
+from models.train import Training
+from search import machine, spec
+from search.domain import Value
+from search.errors import SpecError
+from search.output import Grid, duration
+from search.space import sample
+from search.spec import StudySpec
+from search.study import asha
+
+#: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
+DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
+#: Seconds for which each is trained, after a batch that is not counted.
+MOMENT_S = 1.5
+MOST_BATCHES = 10_000
+#: Judging an image costs a forward pass, training one three: the backward pass is two (Kaplan et al. 2020,
+#: https://arxiv.org/abs/2001.08361, section 2.1).
+FORWARD_SHARE: Final = 1 / 3
+#: Images of CIFAR-10: for training, for the test.
+CIFAR10: Final = (50_000, 10_000)
+#: Bytes that a trial takes in the database: of 15 parameters and 10 steps (`make bench`, bookkeeping).
+TRIAL_BYTES = 15_000
+#: A checkpoint holds the weights, up to two numbers of the optimizer for each, and an average; two are kept.
+CHECKPOINT_NUMBERS, KEPT = 4, 2
+#: Finished trials that keep theirs, as `search.care` has it.
+KEPT_TRIALS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a study would take."""
+
+    trials: int
+    workers: int
+    images: int
+    """For training, in a search."""
+    impossible: float
+    """Share of the configurations that cannot be trained, which costs nothing."""
+    macs: tuple[float, float, float]
+    """For one image, forward: of a small, a middle and a large network that were drawn."""
+    images_per_second: tuple[float, float, float]
+    """Of one worker, for the same three."""
+    share: float
+    """Of a whole trial that a trial is trained for on average, after pruning."""
+    seconds: float
+    """On the clock, without the last training."""
+    hours: float | None
+    """What the study may take at the most."""
+    memory: int
+    """Bytes, of all workers together."""
+    disk: int
+    """Bytes, when it is done."""
+
+
+def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> Estimate:
+    """What a study would take on this machine; it trains for some seconds, and writes nothing.
+
+    Raises DataError where its images are a folder or archive that cannot be read.
+    """
+    seats = machine.devices(workers, device=device)
+    train, test, classes = _counts(wanted.data)
+    side = wanted.data.search_size or wanted.data.side
+    drawn = _draw(wanted, classes=classes, side=side)
+    searched = min(wanted.data.search_images or train, train)
+    share = expected_share(wanted)
+    timed = _timed(
+        [drawn[round(place * (len(drawn) - 1))] for place in TIMED], classes=classes, side=side, seat=seats[0]
+    )
+    logs = np.log([each.macs for each in drawn])
+    speeds = np.exp(np.interp(logs, np.log([each.macs for each, _ in timed]), np.log([speed for _, speed in timed])))
+    judged = _held_out(wanted.data, train) * wanted.budget.steps * FORWARD_SHARE
+    per_trial = float(np.mean((searched * wanted.budget.epochs + judged) * share / speeds))
+    possible = len(drawn) / DRAWN
+    largest = max(each.parameters for each in drawn)
+    return Estimate(
+        trials=wanted.budget.trials,
+        workers=len(seats),
+        images=searched,
+        impossible=1 - possible,
+        macs=_three([each.macs for each, _ in timed]),
+        images_per_second=_three([speed for _, speed in timed]),
+        share=share,
+        seconds=per_trial * wanted.budget.trials * possible / len(seats),
+        hours=wanted.budget.hours,
+        memory=len(seats) * machine.WORKER_BYTES,
+        disk=(train + test) * wanted.data.side**2 * 3
+        + wanted.budget.trials * TRIAL_BYTES
+        + KEPT_TRIALS * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
+    )
+
+
+def expected_share(wanted: StudySpec) -> float:
+    """How much of a whole trial is trained on average, if of those at each rung one in `reduction` goes on."""
+    if wanted.search.pruner == "none":
+        return 1.0
+    ends = (*asha(wanted).rungs(), wanted.budget.steps)
+    steps, alive, before = 0.0, 1.0, 0
+    for end in ends:
+        steps += alive * (end - before)
+        alive, before = alive / wanted.search.reduction, end
+    pruned = steps / wanted.budget.steps
+    return pruned + wanted.search.audit * (1 - pruned)
+
+
+def grid(found: Estimate) -> Grid:
+    """The estimate for people."""
+    rows = {
+        "trials": f"{found.trials:,} on {found.workers} workers",
+        "of them impossible": f"{100 * found.impossible:.0f} %" if found.impossible else "",
+        "images": f"{found.images:,} for training",
+        "networks": " / ".join(f"{macs / 1e6:.1f} million MACs" for macs in found.macs),
+        "images a second": " / ".join(f"{speed:,.0f}" for speed in found.images_per_second),
+        "trained on average": f"{100 * found.share:.0f} % of a whole trial",
+        "time": f"about {duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else ""),
+        "memory": f"{found.memory / 1e9:.1f} GB",
+        "disk": f"{found.disk / 1e9:.2f} GB",
+    }
+    return Grid(
+        columns=("", ""),
+        rows=tuple((name, text) for name, text in rows.items() if text),
+        after=("", "An estimate, from some seconds of training here; nothing was written."),
+    )
+
+
+def as_json(found: Estimate) -> dict[str, Any]:
+    """`run --dry-run --json`."""
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawn:
+    model: ModelConfig
+    train: TrainConfig
+    macs: int
+    parameters: int
+
+
+class _Dice:
+    """Draws at random, without Optuna's study behind it."""
+
+    def __init__(self, seed: int) -> None:
+        self._dice = np.random.default_rng(seed)
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
+        if log:
+            return float(math.exp(self._dice.uniform(math.log(low), math.log(high))))
+        return float(self._dice.uniform(low, high)) if step is None else self._stepped(low, high, step)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        if log:
+            return round(math.exp(self._dice.uniform(math.log(low), math.log(high))))
+        return round(self._stepped(low, high, step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        return choices[int(self._dice.integers(len(choices)))]
+
+    def _stepped(self, low: float, high: float, step: float) -> float:
+        return float(low + step * self._dice.integers(int((high - low) / step + 1e-9) + 1))
+
+
+def _draw(wanted: StudySpec, *, classes: int, side: int) -> list[_Drawn]:
+    """Configurations that can be trained, by the work that they need."""
+    dice, found = _Dice(wanted.search.seed), []
+    for _ in range(DRAWN):
+        values: Mapping[str, Value] = spec.resolve(wanted, sample(wanted.space, dice))
+        model, train, _ = spec.configs(wanted, values)
+        try:
+            shape = plan(model, image_size=side, classes=classes)
+        except Impossible:
+            continue
+        if shape.macs <= (wanted.budget.max_macs or math.inf) and shape.parameters <= (
+            wanted.budget.max_parameters or math.inf
+        ):
+            found.append(_Drawn(model=model, train=train, macs=shape.macs, parameters=shape.parameters))
+    if not found:
+        raise SpecError(f"none of {DRAWN} configurations that were drawn can be trained; loosen [space] or [budget]")
+    return sorted(found, key=lambda each: each.macs)
+
+
+def _timed(chosen: Sequence[_Drawn], *, classes: int, side: int, seat: str) -> list[tuple[_Drawn, float]]:
+    """The images that each trains a second, by one worker."""
+    if seat == "cpu":
+        torch.set_num_threads(1)
+    return [(each, _speed(each, classes=classes, side=side, device=torch.device(seat))) for each in chosen]
+
+
+def _speed(each: _Drawn, *, classes: int, side: int, device: torch.device) -> float:
+    images = torch.randn(each.train.batch_size, 3, side, side, device=device)
+    labels = torch.arange(each.train.batch_size, device=device) % classes
+    model = build(each.model, image_size=side, classes=classes, images=images.cpu()).to(device)
+    model.in_bfloat16 = computes_bfloat16(each.train.precision, device)
+    training = Training(model, each.train, total_batches=MOST_BATCHES, seed=0)
+    began = time.perf_counter()
+    for result in training.run(lambda first, last: iter([(images, labels)] * (last - first)), range(1, MOST_BATCHES)):
+        if result.step == 1:
+            began = time.perf_counter()
+        elif time.perf_counter() - began > MOMENT_S:
+            break
+    return (training.step - 1) * each.train.batch_size / (time.perf_counter() - began)
+
+
+def _counts(data: DataConfig) -> tuple[int, int, int]:
+    """Training images, test images, classes; counted without decoding any."""
+    if data.source == "cifar10":
+        return min(data.train_images or CIFAR10[0], CIFAR10[0]), CIFAR10[1], 10
+    if data.source == "shapes":
+        train = data.train_images or 10_000
+        return train, train // 5, 10
+    listing = list_images(open_store(Path(data.path or "").expanduser()))
+    train, test = (sum(map(len, part.values())) for part in (listing.train, listing.test))
+    return min(data.train_images or train, train), test, len(listing.train)
+
+
+def _held_out(data: DataConfig, train: int) -> float:
+    return data.validation if isinstance(data.validation, int) else data.validation * train
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    small, middle, large = values
+    return small, middle, large

@@ -1,0 +1,138 @@
+"""What makes it pleasant: estimates before, watching meanwhile, a bell afterwards, completion always."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import spec
+from search.estimate import expected_share
+from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
+
+BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
+
+
+def test_a_dry_run_estimates_and_writes_nothing(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 8, "epochs": 3}, space={"width": {"low": 4, "high": 16}})
+
+    answer = lab.run("run", file, "--workers", "2", "--dry-run", "--json")
+    table = lab.run("run", file, "--workers", "2", "--dry-run")
+
+    assert (answer.code, table.code) == (0, 0)
+    found = answer.json
+    assert (found["trials"], found["workers"], found["images"], found["share"]) == (8, 2, 400, 1.0)
+    assert found["macs"] == sorted(found["macs"])
+    assert all(speed > 0 for speed in found["images_per_second"])
+    assert found["seconds"] > 0
+    assert "nothing was written" in table.out
+    assert not (lab.folder / "home").exists()
+
+
+def test_a_dry_run_of_what_cannot_be_trained_says_so(lab: Lab) -> None:
+    answer = lab.run("run", lab.write(budget={"max_parameters": 1}), "--dry-run")
+
+    assert answer.code == 78
+    assert "none of 200 configurations that were drawn can be trained" in answer.err
+
+
+@pytest.mark.parametrize(("pruner", "share"), [("none", 1.0), ("asha", (1 + 2 / 3 + 6 / 9) / 9)], ids=["none", "asha"])
+def test_pruning_makes_the_average_trial_shorter(pruner: str, share: float) -> None:
+    wanted = spec.build(
+        {
+            "search": {"pruner": pruner, "audit": 0.0},
+            "budget": {"trials": 9, "epochs": 9},
+            "space": {"width": [8, 16]},
+        }
+    )
+
+    assert expected_share(wanted) == pytest.approx(share)
+
+
+def test_who_watches_sees_the_answer_again_and_again_until_ctrl_c(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    out = lab.folder / "watched.txt"
+    with out.open("w") as stream:
+        process = subprocess.Popen(
+            [str(CONVSEARCH), "studies", "--watch", "--storage", lab.url],
+            stdout=stream,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until(lambda: out.read_text().count("2 of 2") >= 2)
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(PATIENCE_S) == 130
+    assert "\x1b" not in out.read_text()
+
+
+@pytest.mark.parametrize(("space", "code"), [({}, 0), ({"width": 1}, 78)], ids=["fine", "refused"])
+def test_the_bell_rings_however_a_run_ends(lab: Lab, space: dict[str, Any], code: int) -> None:
+    rung = lab.folder / "rung.txt"
+    file = lab.write(budget=BUDGET, space=space)
+
+    answer = lab.run("run", file, "--workers", "1", "--on-end", f'echo "$CONVSEARCH_STUDY $CONVSEARCH_EXIT" > {rung}')
+
+    assert answer.code == code
+    assert rung.read_text() == f"{file} {code}\n"
+
+
+def test_a_bell_that_is_broken_changes_no_exit_code(lab: Lab) -> None:
+    answer = lab.run("run", lab.write(budget=BUDGET), "--workers", "1", "--on-end", "exit 3")
+
+    assert answer.code == 0
+    assert "--on-end: 'exit 3' ended with 3" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("convsearch be", {"best"}),
+        ("convsearch best ", {"s", "spare"}),
+        ("convsearch best sp", {"spare"}),
+        ("convsearch show s 1", {"1"}),
+        ("convsearch run quick", {"quickstart"}),
+        ("convsearch best s --to", {"--top"}),
+    ],
+)
+def test_a_shell_completes_verbs_flags_studies_and_trials(lab: Lab, line: str, expected: set[str]) -> None:
+    lab.create("spare")
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+
+    assert {word.strip() for word in completed(lab, line)} == expected
+
+
+def completed(lab: Lab, line: str) -> list[str]:
+    """What a bash offers at the end of a line."""
+    told = os.environ | {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(lab.folder / "completions"),
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "CONVSEARCH_STORAGE": lab.url,
+    }
+    subprocess.run([str(CONVSEARCH)], env=told, check=False, capture_output=True, timeout=PATIENCE_S)
+    return Path(told["_ARGCOMPLETE_STDOUT_FILENAME"]).read_text().splitlines()
+
+
+def test_a_completion_is_offered_without_a_database_too(lab: Lab) -> None:
+    assert completed(lab, "convsearch best ") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(lab: Lab, shell: str) -> None:
+    done = subprocess.run([str(CONVSEARCH), "completion", shell], capture_output=True, text=True, check=True)
+
+    assert "convsearch" in done.stdout
+
+
+def test_an_answer_costs_no_completion() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(CONVSEARCH), "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert "argcomplete" not in done.stderr
