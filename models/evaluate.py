@@ -22,8 +22,10 @@ class Evaluation:
 
     confusion: Tensor
     """(classes, classes) int64 on the CPU: images of the row's class that were taken for the column's."""
-    right: Tensor
-    """(images,) bool on the CPU: whether each image was taken for what it is, in the order of the batches."""
+    predicted: Tensor
+    """(images,) int64 on the CPU: what each image was taken for, in the order of the batches."""
+    confidence: Tensor
+    """(images,) float32 on the CPU: with which probability."""
     loss: float
     """Mean cross-entropy per image in nats, without label smoothing; not finite where the network's outputs are not."""
 
@@ -53,19 +55,20 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes
     device = next(model.parameters()).device
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    right: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor]] = []
     with _evaluation_mode(model), torch.inference_mode():
         for images, labels in batches:
             logits = model(images)
-            predicted = logits.argmax(dim=1)
+            confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)
             counts += torch.bincount(labels * classes + predicted, minlength=classes * classes)
-            right.append(predicted == labels)
+            found.append((predicted, confidence))
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
     total = int(counts.sum())
     if total == 0:
         raise ValueError("evaluate needs at least one image, but its batches have none")
     confusion = counts.view(classes, classes).cpu()
-    return Evaluation(confusion=confusion, right=torch.cat(right).cpu(), loss=float(loss_sum) / total)
+    predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    return Evaluation(confusion=confusion, predicted=predicted, confidence=confidence, loss=float(loss_sum) / total)
 
 
 def latency_s(model: nn.Module, image: Tensor, *, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -16,6 +16,7 @@ import socket
 import socketserver
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import psutil
 import sqlalchemy as sa
 
+from search import home
 from search.errors import DatabaseError, UsageError
 from search.output import without_formulas
 from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
@@ -32,7 +34,9 @@ from search.talk import say
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-    from optuna.storages import BaseStorage
+
+    from search.exhibit import Exhibits, Shown
+    from search.history import History
 
 HOST = "127.0.0.1"
 PORT = 8080
@@ -41,6 +45,9 @@ EVERYWHERE = "0.0.0.0"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: The paths of the dashboard itself. What lies elsewhere was stored by somebody: a download, never a page.
 OWN_PAGES = ("/dashboard", "/api/", "/static/", "/favicon.ico")
+
+#: One study is asked for, or a file of it.
+_ONE_STUDY = re.compile(r"/(?:api/studies|artifacts)/(\d+)(?:/|$)")
 
 Headers = list[tuple[str, str]]
 
@@ -270,13 +277,28 @@ def _answer(
 def _dashboard(storage_url: str) -> "WSGIApplication":
     import optuna_dashboard
 
-    app: WSGIApplication = optuna_dashboard.wsgi(_storage(storage_url))
-    return app
+    from search.exhibit import Exhibits, Shown
+
+    exhibits = Exhibits(open_reader(storage_url), home.of(storage_url))
+    storage = Shown(_history(storage_url), exhibits)
+    return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)
 
 
-def _storage(storage_url: str) -> "BaseStorage":
-    """Optuna's storage with its cache of finished trials; every write fails."""
-    from optuna.storages import get_storage
+def _refreshing(app: "WSGIApplication", storage: "Shown", exhibits: "Exhibits") -> "WSGIApplication":
+    """`app`, with what it shows of a study made anew, if need be, before the study is asked for."""
+
+    def refreshed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        found = _ONE_STUDY.match(environ["PATH_INFO"])
+        if found is not None:
+            with suppress(KeyError, UsageError):  # there is no such study, as the dashboard will say
+                exhibits.refresh(int(found[1]), storage.get_study_name_from_id(int(found[1])))
+        return app(environ, start_response)
+
+    return refreshed
+
+
+def _history(storage_url: str) -> "History":
+    """Optuna's storage, with our loader of trials; every write fails."""
     from sqlalchemy.pool import NullPool
 
     from search.history import History
@@ -289,7 +311,7 @@ def _storage(storage_url: str) -> "BaseStorage":
     else:
         options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
     try:
-        return get_storage(History(storage_url, engine_kwargs=options, skip_table_creation=True))
+        return History(storage_url, engine_kwargs=options, skip_table_creation=True)
     except Exception as error:
         raise DatabaseError(f"{file or 'the database'} cannot be shown: {str(error).splitlines()[0]}") from error
 

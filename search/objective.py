@@ -22,12 +22,12 @@ from torch import Tensor
 
 from data.batches import Batches, evaluation
 from data.config import DEFAULT_SIDE, AugmentConfig
-from data.parts import SearchData
+from data.parts import Part, SearchData
 from models.backbone import pretrained
 from models.config import Impossible, Plan, plan
-from models.evaluate import evaluate, latency_s
+from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
-from search import checkpoint, logbook, spec
+from search import checkpoint, gallery, logbook, spec
 from search.home import Home
 from search.lease import Claim
 from search.pruner import Decision
@@ -286,6 +286,8 @@ class Run:
             raise Diverged(step, training.batch, result.loss)
         self.curve[step] = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.save(training, step=step)
+        if step == self.place.study.spec.budget.steps:
+            self.keep_picture(result, data.validation)
         self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
         return self._record(step, self.curve[step], images_per_second=images_per_second)
 
@@ -308,6 +310,23 @@ class Run:
         if is_paused:
             raise Paused(step, until="it is among the best there")
         return decision or self._ask_optuna(step, value)
+
+    def keep_picture(self, result: Evaluation, part: Part) -> None:
+        """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
+        own = part.labels[part.indices].cpu()
+        wrong = torch.where(result.predicted == own, -1.0, result.confidence)
+        worst = [place for place in wrong.argsort(descending=True)[: gallery.SHOWN].tolist() if wrong[place] >= 0]
+        classes = self.place.data.info.classes
+        gallery.keep(
+            self._folder(),
+            images=part.images[part.indices[worst].to(part.images.device)].cpu().numpy(),
+            captions=[
+                (classes[own[place]], classes[result.predicted[place]], float(result.confidence[place]))
+                for place in worst
+            ],
+            confusion=result.confusion.tolist(),
+            classes=classes,
+        )
 
     def _report(self, value: float, step: int) -> None:
         """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from data.errors import DataError
 from data.parts import load_search, together
-from search import checkpoint, home, lease, logbook, objective, study
+from search import checkpoint, gallery, home, lease, logbook, objective, study
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
@@ -153,6 +153,7 @@ def tidy(place: Workplace, number: int) -> None:
     for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on
             checkpoint.forget(place.home.trial(place.study.name, finished))
+            gallery.forget(place.home.trial(place.study.name, finished))
 
 
 def shed(place: Workplace, number: int, rung: int) -> None:

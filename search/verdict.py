@@ -95,6 +95,7 @@ class VerdictRun(Run):
         if not math.isfinite(result.loss):
             raise Diverged(training.step, training.batch, result.loss)
         one = next(evaluation(test, info, device=self.place.device))[0][0]
+        self.keep_picture(result, test)
         value = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.note(f"test images: {value:.4f}")
         with self.place.storage.together():
@@ -113,6 +114,6 @@ def found(result: Evaluation, labels: Tensor) -> dict[str, Any]:
         "right": right,
         "interval": [round(low, 5), round(high, 5)],
         "confusion": result.confusion.tolist(),
-        "bits": pack(result.right.numpy(), labels.cpu().numpy()),
+        "bits": pack((result.predicted == labels.cpu()).numpy(), labels.cpu().numpy()),
         "time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }

@@ -1,0 +1,120 @@
+"""What the dashboard shows of a study beside Optuna's plots."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from search import dashboard, gallery, query
+from search.exhibit import Exhibits, Shown
+from search.reader import open_reader
+from tests.lab import Lab
+
+BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
+
+
+def exhibits(lab: Lab) -> tuple[Exhibits, Shown, int]:
+    shown = Exhibits(open_reader(lab.url), lab.home)
+    storage = Shown(dashboard._history(lab.url), shown)
+    return shown, storage, storage.get_study_id_from_name("s")
+
+
+@pytest.fixture
+def ended(lab: Lab) -> Lab:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    return lab
+
+
+def test_the_best_trials_show_what_they_were_surest_of_and_wrong_about(ended: Lab) -> None:
+    shown, storage, study_id = exhibits(ended)
+
+    shown.refresh(study_id, "s")
+
+    attrs = storage.get_study_system_attrs(study_id)
+    files = [json.loads(value) for key, value in attrs.items() if key.startswith("artifacts:")]
+    best = [trial.number for trial in query.best(open_reader(ended.url), "s", top=3).trials]
+    wrong = {each["filename"] for each in files if each["mimetype"] == "image/png"}
+    assert wrong <= {f"trial-{number}-wrong.png" for number in best}
+    assert {key.split(":")[2] for key in attrs if key.startswith("dashboard:plot_data:")} == {
+        f"confusion-{number}" for number in best
+    }
+    for each in files:
+        with shown.open_reader(each["artifact_id"]) as stream:
+            assert stream.read(4) in (b"\x89PNG", b"tria")
+
+
+def test_the_note_has_the_answer(ended: Lab) -> None:
+    shown, storage, study_id = exhibits(ended)
+
+    shown.refresh(study_id, "s")
+
+    note = storage.get_study_system_attrs(study_id)["dashboard:note_str:0"]
+    best = query.study(open_reader(ended.url), "s").best
+    assert best is not None
+    assert f"Best: trial {best.number}, accuracy {best.values[0]:.4f}" in note
+    assert "`convsearch report s`" in note
+
+
+def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, _, study_id = exhibits(ended)
+    made: list[str] = []
+    monkeypatch.setattr(Exhibits, "_make", lambda self, row: made.append(row.name) or before(self, row), raising=True)
+
+    for _ in range(3):
+        shown.refresh(study_id, "s")
+    assert ended.run("resume", "s", "--trials", "6", "--workers", "1").code == 0
+    shown.refresh(study_id, "s")
+
+    assert made == ["s", "s"]
+
+
+before = Exhibits._make
+
+
+def test_nothing_of_it_is_written_into_the_database(ended: Lab) -> None:
+    shown, _, study_id = exhibits(ended)
+    file = Path(ended.url.removeprefix("sqlite:///"))
+    content = file.read_bytes()
+
+    shown.refresh(study_id, "s")
+
+    assert file.read_bytes() == content
+
+
+def test_pictures_go_with_the_checkpoints_of_trials_that_are_not_among_the_best(ended: Lab) -> None:
+    best = {trial.number for trial in query.best(open_reader(ended.url), "s", top=3).trials}
+
+    kept = {number for number in range(5) if (ended.home.trial("s", number) / gallery.COUNTS).exists()}
+
+    assert kept == best
+
+
+def test_a_confusion_matrix_is_that_of_the_last_evaluation(ended: Lab) -> None:
+    best = query.study(open_reader(ended.url), "s").best
+    assert best is not None
+
+    found = gallery.counts(ended.home.trial("s", best.number))
+
+    assert found is not None
+    counts = np.array(found["confusion"])
+    assert counts.sum() == 80
+    assert np.trace(counts) / 80 == pytest.approx(best.values[0])
+
+
+def test_a_sheet_has_all_images_in_rows(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+
+    gallery.keep(tmp_path, images=images, captions=[("cat", "dog", 0.9)] * 8, confusion=[[8]], classes=["cat"])
+
+    with Image.open(tmp_path / gallery.PICTURE) as sheet:
+        assert sheet.size == (6 * gallery.SIDE, 2 * (gallery.SIDE + gallery.CAPTION))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_trial_without_a_mistake_has_no_picture(tmp_path: Path) -> None:
+    gallery.keep(tmp_path, images=np.zeros((0, 8, 8, 3), np.uint8), captions=[], confusion=[[8]], classes=["cat"])
+
+    assert [path.name for path in tmp_path.iterdir()] == [gallery.COUNTS]
