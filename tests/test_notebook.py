@@ -1,0 +1,35 @@
+"""The example notebook runs from top to bottom on a real study, and changes nothing of it."""
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.lab import PATIENCE_S, Lab
+
+NOTEBOOK = Path(__file__).parent.parent / "studies" / "explore.ipynb"
+
+
+def test_the_notebook_runs_and_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = lab.write(budget={"trials": 6, "epochs": 2}, search={"pruner": "asha"}, space={"optimizer": ["sgd", "adam"]})
+    assert lab.run("run", file, "--workers", "1").code == 0
+    database = Path(lab.url.removeprefix("sqlite:///"))
+    before = database.read_bytes()
+    monkeypatch.setenv("CONVSEARCH_STORAGE", lab.url)
+    monkeypatch.setenv("STUDY", "s")
+    notebook: Any = nbformat.read(NOTEBOOK, as_version=4)
+
+    NotebookClient(notebook, timeout=PATIENCE_S, kernel_name="python3").execute(cwd=str(NOTEBOOK.parent))
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
+    assert database.read_bytes() == before
+
+
+def test_the_notebook_is_kept_without_results() -> None:
+    notebook: Any = nbformat.read(NOTEBOOK, as_version=4)
+
+    assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
