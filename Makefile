@@ -25,7 +25,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show compare stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete clean migrate test check soak bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -50,6 +50,12 @@ best: $(SETUP)  ## STUDY=cifar10 TOP=5 | show the best trials
 show: $(SETUP)  ## STUDY=cifar10 TRIAL=7 | show one trial
 	@$(CONVSEARCH) show $(STUDY) $(TRIAL)
 
+why: $(SETUP)  ## STUDY=cifar10 | why trials were pruned or failed
+	@$(CONVSEARCH) why $(STUDY)
+
+completion: $(SETUP)  ##| what bash evaluates to complete
+	@$(CONVSEARCH) completion bash
+
 compare: $(SETUP)  ## STUDY=findings | show which changes helped
 	@$(CONVSEARCH) compare $(STUDY)
 
@@ -63,7 +69,7 @@ report: $(SETUP)  ## STUDY=cifar10 | write all of it on one page
 export: $(SETUP)  ## STUDY=cifar10 | write the best model into a folder
 	@$(CONVSEARCH) export $(STUDY)
 
-predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=cat.jpg | what they show
+predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | say what it shows
 	@$(CONVSEARCH) predict $(MODEL) $(IMAGES)
 
 stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs

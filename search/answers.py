@@ -217,7 +217,8 @@ def looks_lines(looks: Sequence[Look]) -> tuple[str, ...]:
     if not looks:
         return ("No other study of this database has looked at these test images.",)
     return tuple(
-        f"{look.study} has looked at these test images, too: {look.networks} networks, {look.first} to {look.last} UTC"
+        f"{look.study} has looked at these test images, too: {look.networks} network{'s' * (look.networks > 1)}, "
+        f"{look.first} to {look.last} UTC"
         for look in looks
     )
 

@@ -63,7 +63,8 @@ def _is_stopped(study: StudyRow, trial: TrialRow, trials: Sequence[TrialRow]) ->
         return True
     step, value = (trial.spared or {})["step"], (trial.spared or {})["value"]
     others = [there for each in trials if each.spared is None for at, there in each.curve if at == step]
-    return sum(there > value for there in others) >= max(1, (len(others) + 1) // search["reduction"])
+    places = max(1, (len(others) + 1) // int(search["reduction"]))
+    return sum(bool(there > value) for there in others) >= places
 
 
 def lines(found: Audit) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ STATES = {"COMPLETE": BLUE, "PRUNED": GREY, "FAIL": RED, "RUNNING": ORANGE, "WAI
 CURVES, BEST = 200, 10
 #: Points of a slice or a history.
 POINTS = 1500
+#: Numbers of no more values than these stand side by side, like choices.
+FEW = 8
 
 
 def history(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
@@ -131,10 +133,11 @@ def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], 
     """Values over one parameter, of the trials that have drawn it."""
     some = thinned([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
     numbers = [trial.params[key] for trial in some]
-    is_wide = all(_is_number(value) and value > 0 for value in numbers) and max(numbers) > 50 * min(numbers)
+    is_range = all(map(_is_number, numbers)) and len(set(numbers)) > FEW
+    is_wide = is_range and min(numbers) > 0 and max(numbers) > 50 * min(numbers)
     figure = _figure(
         go.Scatter(
-            x=numbers if all(map(_is_number, numbers)) else [setting(value) for value in numbers],
+            x=numbers if is_range else [setting(value) for value in numbers],
             y=[values[trial.number] for trial in some],
             mode="markers",
             text=[named(trial) for trial in some],
@@ -144,7 +147,12 @@ def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], 
         y=objective,
         height=300,
     )
-    figure.update_xaxes(type="log" if is_wide else "-")
+    figure.update_xaxes(type="log" if is_wide else "-" if is_range else "category")
+    if not is_range:
+        order = sorted(
+            set(numbers), key=lambda value: (not _is_number(value), value if _is_number(value) else str(value))
+        )
+        figure.update_xaxes(categoryorder="array", categoryarray=[setting(value) for value in order])
     return figure
 
 
@@ -218,8 +226,9 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
 
 
 def by_end(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Those that have ended, in that order."""
-    return sorted((each for each in trials if each.completed is not None), key=lambda each: _instant(each.completed))
+    """Those that have ended, or were begun and pause, in that order; a pause is put where its last attempt began."""
+    begun = [each for each in trials if each.started is not None and each.state != "RUNNING"]
+    return sorted(begun, key=lambda each: _instant(each.completed or each.started))
 
 
 def hours_spent(trials: Sequence[TrialRow]) -> list[float]:

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     _add_models(verbs)
     _add_queries(verbs)
     _add_care(verbs)
-    completion = _verb(verbs, "completion", "print a shell's completion", 'eval "$(convsearch completion bash)"')
+    completion = _verb(verbs, "completion", "print a shell's completion", "convsearch completion bash")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose")
     return top
 

@@ -17,7 +17,7 @@ from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.output import Grid
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
-from search.rows import FINAL, StudyRow
+from search.rows import FINAL, StudyRow, searched
 from search.talk import say
 from search.times import Times
 
@@ -60,6 +60,11 @@ def resume(args: argparse.Namespace) -> int:
     from search.storage import Storage
 
     stored = study.load(Storage(args.storage), args.study)
+    if args.trials is not None and stored.spec.verdict_on is not None:
+        raise UsageError(
+            f"{args.study!r} is a verdict, which has a training for each configuration and seed and no more; "
+            f"`convsearch final {searched(args.study)}` gives one on other terms"
+        )
     row = query.study(open_reader(args.storage), args.study)
     counts = row.counts
     is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None

@@ -18,14 +18,14 @@ def complete(parser: argparse.ArgumentParser) -> None:
     for verb in _verbs(parser):
         for action in verb._actions:
             _add_completer(verb, action)
-    argcomplete.autocomplete(parser)
+    argcomplete.autocomplete(parser, always_complete_options=False)
 
 
 def script(shell: str) -> str:
     """What a shell evaluates to complete convsearch."""
-    import argcomplete
+    import argcomplete.shell_integration
 
-    return str(argcomplete.shellcode(["convsearch"], shell=shell))
+    return str(argcomplete.shell_integration.shellcode(["convsearch"], True, shell))
 
 
 def _verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

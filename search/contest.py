@@ -107,7 +107,8 @@ def load(engine: sa.Engine, name: str) -> Verdict:
 
 def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, float]) -> Verdict:
     """What the finished trials of a study `NAME.final` come to. `values`: of the trials of the search."""
-    runs = {row["name"]: _runs(row["name"], trials) for row in study.spec["compare"]}
+    names = [row["name"] for row in study.spec["compare"]] or [_old_name(study)]
+    runs = {name: _runs(name, trials) for name in names}
     scores = {name: _scores(found, study.objective) for name, found in runs.items() if found}
     found = [_standing(name, runs[name], scores[name], values.get(_number(name))) for name in scores]
     ranked = sorted(found, key=lambda each: -each.test)
@@ -126,13 +127,23 @@ def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, fl
 
 def pack(right: "NDArray[np.bool_]", labels: "NDArray[np.int64]") -> str:
     """(images,) whether each was taken for what it is, class by class, as text: ten thousand images are 1,668 bytes."""
-    return base64.b64encode(np.packbits(right[np.argsort(labels, kind="stable")])).decode()
+    return base64.b64encode(np.packbits(right[np.argsort(labels, kind="stable")]).tobytes()).decode()
 
 
 def unpack(test: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """What `pack` made the text of."""
+    """What `pack` made the text of; of a single run, which older versions kept no text of, the counts say the same."""
+    if "bits" not in test:
+        counts = np.asarray(test["confusion"])
+        taken = [[True] * own[place] + [False] * (own.sum() - own[place]) for place, own in enumerate(counts)]
+        return np.array([each for row in taken for each in row], dtype=bool)
     packed = np.frombuffer(base64.b64decode(test["bits"]), np.uint8)
     return np.unpackbits(packed, count=test["images"]).astype(bool)
+
+
+def _old_name(study: StudyRow) -> str:
+    """What the one configuration of a verdict is called that an older version made, which had no rows."""
+    found = re.search(r"trial \d+", study.question)
+    return found[0] if found else "its training"
 
 
 def _number(name: str) -> int:
@@ -146,7 +157,7 @@ def _runs(name: str, trials: Sequence[TrialRow]) -> dict[int, TrialRow]:
     return {
         trial.repeat or 0: trial
         for trial in trials
-        if trial.test is not None and trial.state == "COMPLETE" and trial.config["row"] == name
+        if trial.test is not None and trial.state == "COMPLETE" and trial.config.get("row", name) == name
     }
 
 
@@ -160,7 +171,8 @@ def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
         return right
     counts = np.asarray(test["confusion"]).sum(axis=1)
     weights = [len(right) / (np.count_nonzero(counts) * count) if count else 0.0 for count in counts]
-    return right * np.repeat(weights, counts)
+    weighted: NDArray[np.float64] = right * np.repeat(weights, counts)
+    return weighted
 
 
 def _standing(name: str, runs: Mapping[int, TrialRow], scores: Scores, searched: float | None) -> Standing:
@@ -271,6 +283,7 @@ def _foot(found: Verdict) -> tuple[str, ...]:
     best = found.standings[0]
     lines = [duel_line(duel) for duel in found.duels if duel.first == best.name]
     lines += [_promise(found)] if _promise(found) else []
+    lines += [_gap(each) for each in found.standings if each.gap is not None]
     lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
     if len(found.classes) <= WIDEST:
         lines += ["", *_matrix(best, found.classes), ""]
@@ -293,6 +306,15 @@ def _promise(found: Verdict) -> str:
     return (
         f"The search's validation images had {chosen.name} {promised:.4f} ahead of {other.name}; "
         f"on the test images it is {chosen.test - other.test:+.4f}"
+    )
+
+
+def _gap(each: Standing) -> str:
+    """What the validation images had said, which another, often shorter, training was judged by."""
+    work = "" if each.macs is None else f"; {each.macs / 1e6:.1f} million multiply-accumulates an image"
+    return (
+        f"{each.name}: {number(each.search or 0.0)} on validation images in the search, {number(each.test)} on test "
+        f"images ({-(each.gap or 0.0):+.4f}){work}"
     )
 
 

@@ -11,7 +11,7 @@ from search.rows import StudyRow, TrialRow
 def trials(first: TrialRow, second: TrialRow) -> Grid:
     """Two trials: their settings as far as they differ, and their curves."""
     keys = [key for key in {**first.config, **second.config} if first.config.get(key) != second.config.get(key)]
-    rows = [(key, _told(first.config, key), _told(second.config, key)) for key in keys]
+    rows: list[tuple[str, ...]] = [(key, _told(first.config, key), _told(second.config, key)) for key in keys]
     rows += [(name, one, other) for name, one, other in zip(_FACTS, _facts(first), _facts(second), strict=True)]
     curves = dict(first.curve), dict(second.curve)
     rows += [

@@ -68,7 +68,8 @@ def contestants(spec: StudySpec, leading: Sequence[TrialRow]) -> tuple[Contestan
     wanted = spec.final or Final()
     found: list[Contestant] = []
     for trial in leading:
-        config = {key: trial.config[key] for key in spec.space.parameters}
+        whole = resolve(spec, trial.config)  # an older version did not know all keys
+        config = {key: whole[key] for key in spec.space.parameters}
         if len(found) < wanted.top and config not in [each.config for each in found]:
             speed = trial.images_per_second
             found.append(Contestant(name=f"trial {trial.number}", config=config, images_per_second=speed))

@@ -10,9 +10,11 @@ association; an effect is only what a grid shows, which has every value beside e
 """
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -69,8 +71,8 @@ class Insights:
 
 def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
     """What goes with good trials of a study."""
-    done = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
-    judged = [trial for trial in done if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
+    judged = [trial for trial in trials if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
+    ended = sum(trial.state in ("COMPLETE", "PRUNED", "FAIL") for trial in trials if trial not in judged)
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}
     kept = [trial for trial in judged if math.isfinite(values.get(trial.number, math.nan))]
@@ -83,7 +85,7 @@ def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
         step=step,
         epochs=float(step * kept[0].epochs / kept[0].curve[-1][0]) if kept else 0.0,
         trials=len(kept),
-        unjudged=len(done) - len(kept),
+        unjudged=ended,
         is_designed=stored.search.sampler == "grid" and stored.search.pruner == "none",
     )
 
@@ -142,9 +144,7 @@ def _options(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
     options = sorted(set(drawn.values()), key=str)
     if len(options) == 2:  # the one says what the other says
         options = options[1:]
-    return [
-        _group(name, f"= {setting(option)}", drawn, lambda value, wanted=option: value == wanted) for option in options
-    ]
+    return [_group(name, f"= {setting(option)}", drawn, partial(operator.eq, option)) for option in options]
 
 
 def _halves(name: str, drawn: Mapping[int, Value]) -> list[_Group]:

@@ -76,7 +76,8 @@ def read_space(raw: object) -> Space:
     parameters: dict[str, Domain] = {key: Fixed(value) for key, value in DEFAULTS.items()}
     try:
         # Who needs nothing is drawn first: without backbones the order shall be what it was before there were any.
-        needs = NEEDS | (BACKBONE_NEEDS if written.get("backbone", Fixed("none")).only != "none" else {})
+        has_backbones = written.get("backbone", Fixed("none")).only != "none"
+        needs = {**NEEDS, **(BACKBONE_NEEDS if has_backbones else {})}
         return Space(parameters=parameters | written, when=_read_when(when, written), needs=needs)
     except ValueError as error:
         raise SpecError(f"[space.when] {error}") from error

@@ -299,7 +299,8 @@ def fetch_backbones(spec: StudySpec) -> None:
     from models.backbone import NoWeights
     from models.backbone import fetch as fetch_weights
 
-    for name in sorted(set(map(str, spec.space.parameters["backbone"].cells())) - {"none"}):
+    rows = {str(row.values.get("backbone", "none")) for row in spec.rows}
+    for name in sorted({*map(str, spec.space.parameters["backbone"].cells()), *rows} - {"none"}):
         try:
             fetch_weights(name)
         except NoWeights as error:

@@ -353,14 +353,11 @@ class Run:
 
     def _costs(self) -> tuple[float, ...]:
         """The values of the objectives behind the first one."""
-        attrs = self.trial.user_attrs
-        known = {
-            "parameters": lambda: float(attrs["parameters"]),
-            "macs": lambda: float(attrs["macs"]),
-            "latency_ms": lambda: float(attrs["latency_ms"]),
-            "epoch_seconds": lambda: len(self.place.data.train) / attrs["images_per_second"],
-        }
-        return tuple(known[name]() for name in self.place.study.spec.search.objectives[1:])
+        images, attrs = len(self.place.data.train), self.trial.user_attrs
+        return tuple(
+            images / attrs["images_per_second"] if name == "epoch_seconds" else float(attrs[name])
+            for name in self.place.study.spec.search.objectives[1:]
+        )
 
     def _is_audited(self) -> bool:
         return self.claim.number in audited(self.place.study.spec, self.claim.number)

@@ -28,8 +28,10 @@ from search.audit import Audit
 from search.contest import Verdict
 from search.importance import Importances, importances
 from search.insight import Insights
+from search.keys import DEFAULTS
 from search.output import Grid, duration, number, setting, settings
 from search.rows import Look, StudyRow, TrialRow, is_verdict
+from search.space import strip
 
 #: Best trials in the table, parameters with a slice of their own, axes side by side.
 TOP, SLICES, AXES = 10, 8, 8
@@ -39,7 +41,7 @@ LEVELS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95,
 DRAW = """\
 for (const box of document.querySelectorAll("[data-figure]")) {
   const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
-  Plotly.newPlot(box, figure.data, figure.layout, {responsive: true, displaylogo: false});
+  Plotly.newPlot(box, figure.data, figure.layout, {responsive: true, displayModeBar: false});
 }
 """
 
@@ -96,7 +98,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
         trials=trials,
         best=query.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict if verdict and verdict.standings else None,
-        looks=query.looks(engine, fingerprint),
+        looks=tuple(look for look in query.looks(engine, fingerprint) if verdict and look.study != verdict.study),
         insights=insights_of.insights(study, trials),
         importances=importances(engine, name),
         comparison=comparing.grid(comparing.compare(study, trials)) if rows and not is_verdict(name) else None,
@@ -122,7 +124,8 @@ def _reached(ended: Sequence[TrialRow]) -> list[tuple[float, int, float]]:
     told, best = [], -math.inf
     for trial, hours in zip(ended, charts.hours_spent(ended), strict=True):
         value = trial.values[0] if trial.state == "COMPLETE" and trial.values else -math.inf
-        told += [(level, trial.number, 3600 * hours) for level in LEVELS if best < level <= value]
+        passed = [level for level in LEVELS if best < level <= value]
+        told += [(passed[-1], trial.number, 3600 * hours)] if passed else []
         best = max(best, value)
     return told
 
@@ -257,7 +260,8 @@ def drawn(report: Report) -> dict[str, go.Figure]:
 def _keys(report: Report) -> list[str]:
     """The parameters that were drawn, the most important first."""
     drawn_keys = dict.fromkeys(key for trial in report.trials for key in trial.params)
-    ranked = [each.parameter.split("[", 1)[0] for each in report.importances.found]
+    found = report.importances.found or report.insights.found
+    ranked = [strip(each.parameter) for each in found]
     return [
         *dict.fromkeys(key for key in ranked if key in drawn_keys),
         *(key for key in drawn_keys if key not in ranked),
@@ -274,9 +278,10 @@ def _found(report: Report) -> str:
     if best is None:
         return f"None of {counts.finished} trials is complete: there is no answer yet."
     images = "test" if is_verdict(report.study.name) else "validation"
+    unusual = {key: value for key, value in best.config.items() if key in DEFAULTS and value != DEFAULTS[key]}
     return (
         f"The best of {counts.finished} trials is trial {best.number}, with {report.study.objective} "
-        f"{number(best.values[0])} on {images} images: {settings(best.params)}."
+        f"{number(best.values[0])} on {images} images: {settings(unusual) or 'all as by default'}."
     )
 
 
@@ -319,6 +324,8 @@ def _insight_grid(report: Report) -> Grid:
 
 
 def _best_grid(report: Report) -> Grid:
+    first, *others = (trial.params for trial in report.best)
+    alike = {key: value for key, value in first.items() if others and all(each.get(key) == value for each in others)}
     return Grid(
         columns=("trial", *report.study.objectives, "epochs", "trained", "parameters", "settings"),
         rows=tuple(
@@ -328,10 +335,11 @@ def _best_grid(report: Report) -> Grid:
                 setting(trial.epochs),
                 duration(trial.seconds),
                 "-" if trial.parameters is None else f"{trial.parameters:,}",
-                settings(trial.params),
+                settings({key: value for key, value in trial.params.items() if key not in alike}) or "-",
             )
             for trial in report.best
         ),
+        before=(f"All of them have {settings(alike)}.",) if alike else (),
     )
 
 

@@ -169,7 +169,11 @@ def configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[ModelConfig, 
 
 
 def of_one(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object) -> StudySpec:
-    """A study of one trial that trains exactly this configuration, with this seed, to the end."""
+    """A study of one trial that trains exactly this configuration, with this seed, to the end.
+
+    What an older version did not know of it takes its default.
+    """
+    config = {**DEFAULTS, **config}
     return replace(
         spec,
         question=question,

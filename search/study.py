@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.storages import _CachedStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search import query
@@ -49,7 +50,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     Raises:
         SpecError: it exists with another spec or other images, or was not made by this service.
     """
-    directions = ["maximize", *["minimize"] * (len(spec.search.objectives) - 1)]
+    directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(spec.search.objectives) - 1)]
     optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
 
     def open_it(connection: sa.Connection) -> StoredStudy:

@@ -1,6 +1,7 @@
 """The built network: what its plan says, in the order it promises."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.build import build
+from models.cnn import CNN
 from models.config import WHITENED, Impossible, ModelConfig, plan
 from models.layers import ConvBlock, Whitening
 
@@ -32,6 +34,13 @@ CONFIGS = st.builds(
     pool_first=st.booleans(),
     init=st.sampled_from(["kaiming", "dirac"]),
 )
+
+
+def built(config: ModelConfig, **others: Any) -> CNN:
+    """A network of its own layers."""
+    model = build(config, **others)
+    assert isinstance(model, CNN)
+    return model
 
 
 def counted_macs(model: nn.Module, images: Tensor) -> int:
@@ -59,11 +68,11 @@ def test_the_network_has_the_parameters_and_macs_of_its_plan(
         planned = plan(config, image_size=image_size, classes=classes)
     except Impossible:
         with pytest.raises(Impossible):
-            build(config, image_size=image_size, classes=classes)
+            built(config, image_size=image_size, classes=classes)
         return
     images = torch.randn(2, 3, image_size, image_size)
 
-    model = build(config, image_size=image_size, classes=classes)
+    model = built(config, image_size=image_size, classes=classes)
 
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     assert sum(trained) == planned.parameters
@@ -75,7 +84,7 @@ def test_the_network_has_the_parameters_and_macs_of_its_plan(
 @given(config=CONFIGS)
 def test_every_parameter_of_a_network_gets_a_finite_gradient(config: ModelConfig) -> None:
     config = config.model_copy(update={"pool_every": max(config.pool_every, 3)})
-    model = build(config, image_size=16, classes=3)
+    model = built(config, image_size=16, classes=3)
 
     model(torch.randn(4, 3, 16, 16)).logsumexp(1).sum().backward()
 
@@ -84,7 +93,7 @@ def test_every_parameter_of_a_network_gets_a_finite_gradient(config: ModelConfig
 
 
 def test_images_and_weights_stay_channels_last() -> None:
-    model = build(ModelConfig(residual=True, dropout_conv=0.1), image_size=16, classes=10)
+    model = built(ModelConfig(residual=True, dropout_conv=0.1), image_size=16, classes=10)
     images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
 
     last = model.convs[:2](images)
@@ -98,7 +107,7 @@ def test_images_and_weights_stay_channels_last() -> None:
 
 
 def test_the_norm_sees_the_pooled_image() -> None:
-    model = build(ModelConfig(conv_layers=1), image_size=16, classes=10)
+    model = built(ModelConfig(conv_layers=1), image_size=16, classes=10)
     seen: list[torch.Size] = []
     block = model.convs[0]
     assert isinstance(block, ConvBlock)
@@ -112,7 +121,7 @@ def test_the_norm_sees_the_pooled_image() -> None:
 @pytest.mark.parametrize("pool_every", [pytest.param(8, id="identity"), pytest.param(2, id="pooled")])
 def test_the_way_around_is_added_before_the_activation(pool_every: int) -> None:
     config = ModelConfig(conv_layers=2, width=8, norm="none", residual=True, pool_every=pool_every)
-    block = build(config, image_size=8, classes=10).convs[1]
+    block = built(config, image_size=8, classes=10).convs[1]
     assert isinstance(block, ConvBlock)
     nn.init.zeros_(block.conv.weight)
     images = torch.randn(2, 8, 8, 8)
@@ -125,7 +134,7 @@ def test_the_way_around_is_added_before_the_activation(pool_every: int) -> None:
 
 def test_a_projected_way_around_alone_carries_the_images_through() -> None:
     config = ModelConfig(conv_layers=2, width=8, residual=True)
-    model = build(config, image_size=8, classes=10)
+    model = built(config, image_size=8, classes=10)
     block = model.convs[1]
     assert isinstance(block, ConvBlock)
     nn.init.zeros_(block.conv.weight)
@@ -145,7 +154,7 @@ def test_a_projected_way_around_alone_carries_the_images_through() -> None:
     ],
 )
 def test_dropout_acts_in_training_and_not_in_evaluation(config: ModelConfig) -> None:
-    model = build(config, image_size=16, classes=10)
+    model = built(config, image_size=16, classes=10)
     images = torch.randn(8, 3, 16, 16)
 
     trained = [model.train()(images) for _ in range(2)]
@@ -156,7 +165,7 @@ def test_dropout_acts_in_training_and_not_in_evaluation(config: ModelConfig) -> 
 
 
 def test_dropout_in_convolutions_drops_whole_channels() -> None:
-    model = build(ModelConfig(conv_layers=1, activation="elu", dropout_conv=0.5), image_size=16, classes=10)
+    model = built(ModelConfig(conv_layers=1, activation="elu", dropout_conv=0.5), image_size=16, classes=10)
 
     out = model.convs(torch.randn(8, 3, 16, 16))
 
@@ -165,7 +174,7 @@ def test_dropout_in_convolutions_drops_whole_channels() -> None:
 
 
 def test_first_weights_keep_the_variance_of_what_passes() -> None:
-    model = build(ModelConfig(width=256, dense_units=512), image_size=16, classes=1000)
+    model = built(ModelConfig(width=256, dense_units=512), image_size=16, classes=1000)
 
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
@@ -178,7 +187,7 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> Non
     weights = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        weights.append(build(ModelConfig(), image_size=16, classes=10).classifier.weight)
+        weights.append(built(ModelConfig(), image_size=16, classes=10).classifier.weight)
 
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -186,13 +195,13 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> Non
 
 def test_a_network_that_cannot_be_is_not_built() -> None:
     with pytest.raises(Impossible, match="allows 3 poolings"):
-        build(ModelConfig(conv_layers=4), image_size=8, classes=10)
+        built(ModelConfig(conv_layers=4), image_size=8, classes=10)
 
 
 def test_a_fitted_stem_makes_the_pixels_of_patches_uncorrelated_and_of_one_size() -> None:
     torch.manual_seed(0)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(50, 3, 18, 18), 3, stride=1)
-    stem = build(ModelConfig(stem="whiten"), image_size=16, classes=10, images=smooth).stem
+    stem = built(ModelConfig(stem="whiten"), image_size=16, classes=10, images=smooth).stem
 
     assert isinstance(stem, Whitening)
     half = WHITENED // 2
@@ -215,7 +224,7 @@ def test_pooling_first_leaves_the_other_convolutions_of_a_stage_a_quarter_of_the
 
 
 def test_a_dirac_convolution_hands_its_channels_on() -> None:
-    model = build(ModelConfig(init="dirac", width=32), image_size=16, classes=10)
+    model = built(ModelConfig(init="dirac", width=32), image_size=16, classes=10)
     images = torch.randn(2, 32, 8, 8)
 
     block = model.convs[1]
@@ -225,7 +234,7 @@ def test_a_dirac_convolution_hands_its_channels_on() -> None:
 
 def test_bfloat16_is_near_float32_and_what_comes_out_is_float32() -> None:
     torch.manual_seed(0)
-    model = build(ModelConfig(width=16), image_size=16, classes=10).eval()
+    model = built(ModelConfig(width=16), image_size=16, classes=10).eval()
     images = torch.randn(4, 3, 16, 16)
     exact = model(images)
 
@@ -240,6 +249,6 @@ def test_the_logits_are_scaled() -> None:
     images, logits = torch.randn(2, 3, 16, 16), []
     for scale in (1.0, 0.25):
         torch.manual_seed(0)
-        logits.append(build(ModelConfig(logit_scale=scale), image_size=16, classes=10).eval()(images))
+        logits.append(built(ModelConfig(logit_scale=scale), image_size=16, classes=10).eval()(images))
 
     torch.testing.assert_close(logits[1], logits[0] / 4)

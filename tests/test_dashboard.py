@@ -368,7 +368,7 @@ def test_nothing_can_be_changed(
 
 
 def test_the_database_connection_refuses_writes_too(study_url: str) -> None:
-    storage = dashboard._storage(study_url)
+    storage = dashboard._history(study_url)
 
     with pytest.raises(optuna.exceptions.StorageInternalError):
         storage.delete_study(storage.get_study_id_from_name("s"))
@@ -466,10 +466,10 @@ def test_a_page_that_was_stored_as_an_artifact_is_a_download(tmp_path: Path, wor
     assert response.getheader("Access-Control-Allow-Origin") is None
 
 
-def test_without_a_store_an_artifact_is_refused_as_a_download(port: int) -> None:
+def test_an_artifact_that_is_not_there_is_refused_as_a_download(port: int) -> None:
     response, _ = ask(port, "GET", "/artifacts/1/2/aa")
 
-    assert response.status == 400
+    assert response.status == 404
     assert response.getheader("Content-Disposition") == "attachment"
     assert response.getheader("Content-Security-Policy") == SANDBOX
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.build import build
+from models.cnn import CNN
 from models.config import ModelConfig
 from models.evaluate import evaluate
 
@@ -55,6 +56,7 @@ def test_how_the_images_are_batched_makes_no_difference(batch_size: int) -> None
 
 def test_the_model_computes_in_evaluation_mode_and_is_left_in_the_mode_it_was_in() -> None:
     model = build(ModelConfig(conv_layers=2, dropout_conv=0.5), image_size=8, classes=3).train()
+    assert isinstance(model, CNN)
     model.convs[0].eval()
     modes = {name: part.training for name, part in model.named_modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

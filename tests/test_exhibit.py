@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from search import dashboard, gallery, query
-from search.exhibit import Exhibits, Shown
+from search.exhibit import Exhibit, Exhibits, Shown
 from search.reader import open_reader
+from search.rows import StudyRow
 from tests.lab import Lab
 
 BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
@@ -61,7 +62,13 @@ def test_the_note_has_the_answer(ended: Lab) -> None:
 def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, _, study_id = exhibits(ended)
     made: list[str] = []
-    monkeypatch.setattr(Exhibits, "_make", lambda self, row: made.append(row.name) or before(self, row), raising=True)
+    before = Exhibits._make
+
+    def make(self: Exhibits, row: StudyRow) -> Exhibit:
+        made.append(row.name)
+        return before(self, row)
+
+    monkeypatch.setattr(Exhibits, "_make", make)
 
     for _ in range(3):
         shown.refresh(study_id, "s")
@@ -69,9 +76,6 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
     shown.refresh(study_id, "s")
 
     assert made == ["s", "s"]
-
-
-before = Exhibits._make
 
 
 def test_nothing_of_it_is_written_into_the_database(ended: Lab) -> None:

@@ -19,7 +19,7 @@ def test_the_notebook_runs_and_changes_nothing(lab: Lab, monkeypatch: pytest.Mon
     before = database.read_bytes()
     monkeypatch.setenv("CONVSEARCH_STORAGE", lab.url)
     monkeypatch.setenv("STUDY", "s")
-    notebook: Any = nbformat.read(NOTEBOOK, as_version=4)
+    notebook: Any = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
 
     NotebookClient(notebook, timeout=PATIENCE_S, kernel_name="python3").execute(cwd=str(NOTEBOOK.parent))
 
@@ -30,6 +30,6 @@ def test_the_notebook_runs_and_changes_nothing(lab: Lab, monkeypatch: pytest.Mon
 
 
 def test_the_notebook_is_kept_without_results() -> None:
-    notebook: Any = nbformat.read(NOTEBOOK, as_version=4)
+    notebook: Any = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
 
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")

@@ -123,7 +123,7 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
         # [search]
         (
             ONE + "[search]\nsampler = 'tpee'",
-            "must be 'tpe', 'evolution', 'random' or 'grid', but got 'tpee'; did you mean 'tpe'?",
+            "must be 'tpe', 'nsga2', 'evolution', 'random' or 'grid', but got 'tpee'; did you mean 'tpe'?",
         ),
         (ONE + "[search]\nseed = 1.5", "[search] seed must be a whole number, but got 1.5"),
         (ONE + "[search]\nrepeats = 2", "[search] repeats must be 1 with sampler = 'tpe', but got 2; only a grid"),

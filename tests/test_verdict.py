@@ -16,6 +16,7 @@ from search import lease, query, runner, spec, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
 from search.launch import Order, launch, on_terms, searching, verdict_spec, verdict_study
+from search.objective import Workplace
 from search.owner import this_process
 from search.pace import Snapshot
 from search.pool import End
@@ -56,7 +57,7 @@ def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(lab: L
     assert [answer.code, again.code, resumed.code] == [0, 0, 0]
     best = max(lab.trials(), key=lambda trial: trial.values)
     (verdict,) = lab.trials("s.final")
-    assert verdict.config == best.config | {"row": f"trial {best.number}", "repeat": 0}
+    assert verdict.config == {**best.config, "row": f"trial {best.number}", "repeat": 0}
     assert verdict.curve == ()
     assert verdict.epochs == 2
     batches = -(-2 * 400 // 32)  # train and validation images, in batches of 32
@@ -263,9 +264,9 @@ def test_a_last_training_is_neither_run_again_nor_given_more_trials(lab: Lab) ->
     more = lab.run("resume", "s.final", "--trials", "2")
     known = lab.run("resume", "s.final")
 
-    assert (again.code, more.code, known.code) == (2, 78, 0)
+    assert (again.code, more.code, known.code) == (2, 2, 0)
     assert "looks at the test images once and is not run again" in again.err
-    assert "[space] leaves nothing to search" in more.err
+    assert "has a training for each configuration and seed and no more; `convsearch final s`" in more.err
     assert known.err == "nothing to resume: all 1 trials of 's.final' are done\n"
 
 
@@ -440,7 +441,7 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert query.studies(open_reader(lab.url)) == ()
 
 
-def judging(lab: Lab, wanted: Final) -> runner.Workplace:
+def judging(lab: Lab, wanted: Final) -> Workplace:
     """A place to work at a verdict on a search of two trials."""
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
@@ -516,6 +517,20 @@ def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(l
     assert [(trial.state, trial.attempts) for trial in lab.trials("s.final")] == [("COMPLETE", 1)] * 4
 
 
+def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_defaults_of_the_others(lab: Lab) -> None:
+    wanted = replace(spec.build(lab.tables()), final=Final(epochs=1))
+    whole = spec.resolve(wanted, {"learning_rate": 0.05})
+    old = TrialRow(
+        study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
+    )
+
+    (found,) = contestants(wanted, [old])
+    again = spec.of_one(wanted, old.config, question="", seed=0)
+
+    assert found.config == whole
+    assert again.space.parameters["backbone"].only == "none"
+
+
 def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
     assert crew(cores=2, trainings=1) == Crew(workers=1, threads=2)
     assert crew(cores=2, trainings=9) == Crew(workers=2, threads=1)
@@ -535,7 +550,7 @@ def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None
     assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
     assert [each.name for each in contestants(wanted, [same, other])] == ["trial 0, baseline"]
     assert contestants(plain, [other])[1] == Contestant(
-        name="baseline", config=spec.resolve(plain, base.config | {"learning_rate": 0.1})
+        name="baseline", config=spec.resolve(plain, {**base.config, "learning_rate": 0.1})
     )
 
 

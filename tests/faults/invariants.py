@@ -119,7 +119,7 @@ def measured_again(lab: Lab, trial: TrialRow) -> float:
     state: Any = found[1]
     training.load(state)
     result = evaluate(training.judged(), evaluation(data.validation, data.info), len(data.info.classes))
-    return float(getattr(result, stored.search.objective))
+    return float(getattr(result, stored.search.objectives[0]))
 
 
 def processes(lab: Lab) -> list[psutil.Process]:

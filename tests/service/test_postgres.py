@@ -384,7 +384,7 @@ def test_a_server_that_takes_no_writes_ends_the_run_and_loses_nothing(
 
 def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
-    storage = dashboard._storage(url)
+    storage = dashboard._history(url)
 
     with pytest.raises(StorageInternalError) as caught:
         storage.set_study_user_attr(study_id, "a", 1)
