@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from search import dashboard
+from search import dashboard, gallery
 from search.dashboard import Door, Server
 from tests.browser.browser import BROWSER, opened
-from tests.lab import PATIENCE_S, wait_until
+from tests.lab import PATIENCE_S, Lab, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -59,6 +59,22 @@ def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path:
 
     assert shown in page
     assert "NOW LOADING" not in page
+
+
+def test_a_study_shows_its_answer_its_confusion_and_its_pictures(lab: Lab, tmp_path: Path) -> None:
+    assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
+    (lab.home.trial("s", 0) / gallery.PICTURE).write_bytes(b"")  # a network without mistakes has none
+    with running(dashboard.bind(lab.url, token=TOKEN, port=0)) as server:
+        study, note = (
+            browse(server.door.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")
+            for number, path in enumerate(("", "/note"))
+        )
+
+    assert "trial 0: what it takes images for, per cent" in study
+    assert "trial-0-wrong.png" in study
+    assert "trials.csv" in study
+    assert "Best: trial" in note
+    assert "convsearch report s" in note
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/?token=wrong"])
