@@ -15,7 +15,7 @@ MODEL   ?= exports/$(STUDY)
 IMAGES  ?=
 PORT    ?= 8080
 PYTHON  ?= python3
-# Extras to install beside the base: postgres, ray, export (a list with spaces).
+# Extras to install beside the base: postgres, ray (a list with spaces).
 EXTRAS  ?=
 
 UV_VERSION := 0.13.9

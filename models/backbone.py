@@ -2,14 +2,15 @@
 
 Yosinski et al. 2014, https://arxiv.org/abs/1411.1792: early stages are general, late ones are of their own task; so
 those stay as they are, and these are trained, more slowly than what is new. For small images the first layers keep
-their size (as He et al. 2015 did for CIFAR-10, https://arxiv.org/abs/1512.03385, section 4.2), or they are enlarged.
+their size (as He et al. 2015 did for CIFAR-10, https://arxiv.org/abs/1512.03385, section 4.2), or they are resized.
 
 The images are normalised by their own means, not by those of ImageNet: for photographs that is nearly the same.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -63,9 +64,10 @@ class Transfer(Network):
 
         Raises NoWeights if they are of another network.
         """
-        whole = _whole(name)
+        with torch.device("meta"):  # which takes no memory for weights that are replaced at once
+            whole = _whole(name)
         try:
-            whole.load_state_dict(dict(weights))
+            whole.load_state_dict(dict(weights), assign=True)
         except RuntimeError as error:
             raise NoWeights(f"the weights are not those of {name}: {str(error).splitlines()[0]}") from error
         given = nn.ModuleList(_split(whole, name))
@@ -92,7 +94,7 @@ def pretrained(name: str, *, url: str | None = None) -> dict[str, Any]:
     return found
 
 
-def fetch(name: str, *, url: str | None = None) -> Path:
+def fetch(name: str, *, url: str | None = None, say: Callable[[str], None] = lambda _: None) -> Path:
     """Download the weights of a backbone if they are not in torch's cache yet; returns the file, its hash checked.
 
     Raises NoWeights.
@@ -103,9 +105,10 @@ def fetch(name: str, *, url: str | None = None) -> Path:
     file = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.exists():
+        say(f"fetching the pretrained weights of {name} from {url}")
         _download(name, url, path)
     found = HASHED.search(file)
-    if found is None or not hashlib.sha256(path.read_bytes()).hexdigest().startswith(found[1]):
+    if found is None or not _sha256(path).startswith(found[1]):
         raise NoWeights(f"{path} is not the file of {url}: its SHA-256 is another; delete it")
     return path
 
@@ -113,12 +116,18 @@ def fetch(name: str, *, url: str | None = None) -> Path:
 def _download(name: str, url: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    except OSError as error:  # URLError is one
+        found = HASHED.search(path.name)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=found and found[1], progress=False)
+    except (OSError, HTTPException, RuntimeError) as error:  # URLError is an OSError; RuntimeError: another hash
         raise NoWeights(
             f"backbone {name!r} needs its pretrained weights, which cannot be fetched ({error}); on a machine with a "
             f"network download {url} and put it into {path.parent}"
         ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _whole(name: str) -> nn.Module:

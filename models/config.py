@@ -118,7 +118,7 @@ class ModelConfig(BaseModel):
     backbone: Backbone = "none"
     """What is in place of the convolutions: a network of torchvision with its pretrained weights, or nothing."""
     backbone_side: Annotated[int, Field(ge=0, le=512)] = 0
-    """Pixels a side to which images are enlarged for it; 0: they stay, and its first layers do not shrink them."""
+    """Pixels a side to which images are resized for it; 0: they stay, and its first layers do not shrink them."""
     tuned_stages: Annotated[int, Field(ge=0, le=5)] = 5
     """So many of its five stages, the last ones, are trained; the others stay as they were pretrained."""
 
@@ -240,10 +240,10 @@ def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
     size = _SIZES[config.backbone]
     if config.head == "flatten":
         raise Impossible(f'backbone {config.backbone!r} ends in one vector; take head = "gap" or "max"')
-    if 0 < config.backbone_side <= image_size:
+    if config.backbone == "vgg16_bn" and (config.backbone_side or image_size) < 2**5:
         raise Impossible(
-            f"backbone_side enlarges images, so it must be more than their {image_size} pixels, but is "
-            f"{config.backbone_side}; raise it, or take 0"
+            f"backbone 'vgg16_bn' halves the side five times, so it needs 32 pixels, but has "
+            f"{config.backbone_side or image_size}; raise backbone_side"
         )
     growing, fixed = size.macs if config.backbone_side else size.kept_macs
     sizes = [size.channels, *[config.dense_units] * config.dense_layers, classes]

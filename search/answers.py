@@ -30,7 +30,7 @@ def best_grid(ranking: Ranking) -> Grid:
         (str(t.number), *map(number, t.values), setting(t.epochs), duration(t.seconds), settings(t.params))
         for t in ranking.trials
     )
-    front = "the Pareto front: each is better than every other trial in something" if len(study.objectives) > 1 else ""
+    front = "the Pareto front: no other trial is as good in all and better in one" if len(study.objectives) > 1 else ""
     return Grid(
         columns=("trial", *study.objectives, "epochs", "time", "settings" if front else "parameters"),
         fixed=("trial", *study.objectives, "time"),
@@ -111,7 +111,19 @@ def why_grid(rows: Sequence[TrialRow]) -> Grid:
 
 def why_json(rows: Sequence[TrialRow]) -> dict[str, Any]:
     """`why --json`."""
-    return {"trials": [{"number": row.number, "state": row.state, "reason": row.reason} for row in rows]}
+    return {
+        "trials": [
+            {
+                "number": row.number,
+                "state": row.state,
+                "reason": row.reason,
+                "paused": row.paused,
+                "spared": row.spared,
+                "crashes": row.crashes,
+            }
+            for row in rows
+        ]
+    }
 
 
 def _why(row: TrialRow) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 from search.talk import say
 
@@ -16,9 +17,12 @@ def ring(command: str, *, study: str, code: int) -> None:
     """
     told = os.environ | {"CONVSEARCH_STUDY": study, "CONVSEARCH_EXIT": str(code)}
     try:
-        done = subprocess.run(command, shell=True, env=told, timeout=PATIENCE_S)
+        done = subprocess.run(command, shell=True, env=told, timeout=PATIENCE_S, stdout=sys.stderr)
     except subprocess.TimeoutExpired:
         say(f"--on-end: {command!r} took more than {PATIENCE_S:.0f} s, and was killed")
+        return
+    except KeyboardInterrupt:
+        say(f"--on-end: {command!r} was interrupted")
         return
     if done.returncode:
         say(f"--on-end: {command!r} ended with {done.returncode}")

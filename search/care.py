@@ -16,8 +16,8 @@ from search.rows import is_verdict
 
 Say = Callable[[str], None]
 
-#: The best so many finished trials of a search, and all of a verdict, keep their last checkpoints, to take a model home
-#: from.
+#: The best so many finished trials of a search keep their last checkpoints, to take a model home from; so do all of a
+#: verdict, and all complete ones of a search with several objectives.
 KEEP_BEST = 3
 #: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).
 DONE = ("COMPLETE", "PRUNED")
@@ -90,7 +90,13 @@ def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
     """
     found = tuple(files.checkpoints(name))  # before the states: who writes a file now has a running trial
     states = _states(engine, name)
-    best = {trial.number for trial in query.best(engine, name, top=KEEP_BEST).trials}
+    ranking = query.best(engine, name, top=KEEP_BEST)
+    several = len(ranking.study.directions) > 1
+    best = (
+        {number for number, state in states.items() if state == "COMPLETE"}
+        if several
+        else {t.number for t in ranking.trials}
+    )
     done = set() if is_verdict(name) else {number for number, state in states.items() if state in DONE} - best
     idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}
     return tuple(each.path for each in found if each.trial in done or (each.is_half and each.trial in idle))

@@ -15,6 +15,8 @@ from search.errors import ConvsearchError, UsageError
 from search.talk import harmless, say
 
 STORAGE = "sqlite:///runs/studies.db"
+#: As `search.settings` has it, which is not loaded for a question.
+MOST_TRAINED = 10
 EXIT_CODES = """\
 exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database; 70 all trials failed; 74 disk;
 75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 129 terminal closed;
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(args, "on_end", None):
         from search import bell
 
-        bell.ring(args.on_end, study=args.study, code=code)
+        bell.ring(args.on_end, study=getattr(args, "name", None) or Path(args.study).stem, code=code)
     return code
 
 
@@ -108,8 +110,8 @@ def _add_final(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     text = "train the best trials anew with several seeds, and test them once"
     final = _verb(verbs, "final", text, "convsearch final cifar10 --top 3 --seeds 3")
     final.add_argument("study", metavar="STUDY", help="name of a stored study")
-    final.add_argument("--top", type=_count, default=3, metavar="K", help="configurations, the best ones (default: 3)")
-    final.add_argument("--seeds", type=_count, default=3, metavar="S", help="trainings of each (default: 3)")
+    final.add_argument("--top", type=_few, default=3, metavar="K", help="configurations, the best ones (default: 3)")
+    final.add_argument("--seeds", type=_few, default=3, metavar="S", help="trainings of each (default: 3)")
     text = "passes over train and validation images (default: those of [final], else of the search)"
     final.add_argument("--epochs", type=_positive, metavar="E", help=text)
     final.add_argument("--no-baseline", action="store_true", help="leave out the first [[try]] point, or the defaults")
@@ -143,7 +145,7 @@ def _add_limits(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
     verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
-    text = "command of a shell that is run when this one ends, however; it finds CONVSEARCH_STUDY and CONVSEARCH_EXIT"
+    text = "command of a shell that is run when this one has ended; it finds CONVSEARCH_STUDY and CONVSEARCH_EXIT"
     verb.add_argument("--on-end", metavar="CMD", help=text)
     text = "kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)"
     verb.add_argument("--hang", type=_positive, metavar="S", help=text)
@@ -266,6 +268,12 @@ def _add_cache(verb: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text}")
+    return int(text)
+
+
+def _few(text: str) -> int:
+    if _count(text) > MOST_TRAINED:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_TRAINED}, but got {text}")
     return int(text)
 
 

@@ -32,7 +32,11 @@ def run(args: argparse.Namespace) -> int:
     from search import launch, spec, study
     from search.storage import Storage
 
+    if args.json and not args.dry_run:
+        raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` tells what a run has found")
     if args.again is not None:
+        if args.dry_run:
+            raise UsageError("--dry-run estimates a study file, and --again trains one trial; leave one of them out")
         if args.data or args.set or args.trials:
             raise UsageError("--again trains what is stored; --data, --set and --trials would change it")
         row = query.trial(open_reader(args.storage), args.study, args.again)
@@ -191,7 +195,7 @@ def why(args: argparse.Namespace) -> int:
     """Say why trials were pruned or failed: all of a study, or one."""
     if args.trial is not None:
         row = query.trial(open_reader(args.storage), args.study, args.trial)
-        return _answer(args, answers.trial_json(row), answers.why_grid([row]))
+        return _answer(args, answers.why_json([row]), answers.why_grid([row]))
     rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.reason]
     return _answer(args, answers.why_json(rows), answers.why_grid(rows))
 

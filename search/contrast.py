@@ -1,18 +1,18 @@
 """Two trials of a study, or two studies, side by side: what differs, and what came of it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from search import spec
+from search.keys import DEFAULTS
 from search.output import Grid, duration, number, setting
 from search.rows import StudyRow, TrialRow
 
 
 def trials(first: TrialRow, second: TrialRow) -> Grid:
     """Two trials: their settings as far as they differ, and their curves."""
-    keys = [key for key in {**first.config, **second.config} if first.config.get(key) != second.config.get(key)]
-    rows: list[tuple[str, ...]] = [(key, _told(first.config, key), _told(second.config, key)) for key in keys]
-    rows += [(name, one, other) for name, one, other in zip(_FACTS, _facts(first), _facts(second), strict=True)]
+    differing = _differing(first, second)
+    rows: list[tuple[str, ...]] = [(key, _told(one), _told(other)) for key, (one, other) in differing.items()]
+    rows += zip(_FACTS, _facts(first), _facts(second), strict=True)
     curves = dict(first.curve), dict(second.curve)
     rows += [
         (f"step {step}", *("-" if step not in curve else number(curve[step]) for curve in curves))
@@ -21,28 +21,26 @@ def trials(first: TrialRow, second: TrialRow) -> Grid:
     return Grid(
         columns=("", f"trial {first.number}", f"trial {second.number}"),
         rows=tuple(row for row in rows if row[1:] != ("-", "-")),
-        before=(f"{first.study}: what differs" if keys else f"{first.study}: both trials have the same settings",),
+        before=(f"{first.study}: what differs" if differing else f"{first.study}: both trials have the same settings",),
     )
 
 
 def studies(first: StudyRow, second: StudyRow) -> Grid:
     """Two studies: their specs as far as they differ, and what they found."""
-    rows = [(name, one, other) for name, one, other in zip(_ANSWERS, _answers(first), _answers(second), strict=True)]
     return Grid(
         columns=("", first.name, second.name),
-        rows=tuple(rows),
-        after=("", *(f"{line}" for line in _differences(first, second))),
+        rows=tuple(zip(_ANSWERS, _answers(first), _answers(second), strict=True)),
+        after=("", *_differences(first, second)),
     )
 
 
 def trials_json(first: TrialRow, second: TrialRow) -> dict[str, Any]:
     """`compare STUDY A B --json`."""
-    differing = [key for key in {**first.config, **second.config} if first.config.get(key) != second.config.get(key)]
     return {
         "study": first.study,
         "trials": [first.number, second.number],
         "values": [first.values, second.values],
-        "differences": {key: [first.config.get(key), second.config.get(key)] for key in differing},
+        "differences": _differing(first, second),
         "curves": [first.curve, second.curve],
     }
 
@@ -93,5 +91,11 @@ def _differences(first: StudyRow, second: StudyRow) -> list[str]:
     return lines
 
 
-def _told(config: Mapping[str, Any], key: str) -> str:
-    return setting(config[key]) if key in config else "-"
+def _differing(first: TrialRow, second: TrialRow) -> dict[str, tuple[Any, Any]]:
+    """The settings that are not the same; what an older version did not know has its default."""
+    one, other = ({**DEFAULTS, **row.config} for row in (first, second))
+    return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
+
+
+def _told(value: object) -> str:
+    return "-" if value is None else setting(value)

@@ -26,7 +26,6 @@ from search import machine, spec
 from search.domain import Value
 from search.errors import SpecError
 from search.output import Grid, duration
-from search.space import sample
 from search.spec import StudySpec
 from search.study import asha
 
@@ -83,15 +82,18 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     train, test, classes = _counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
     drawn = _draw(wanted, classes=classes, side=side)
-    searched = min(wanted.data.search_images or train, train)
+    rest = round(train - _held_out(wanted.data, train))
+    searched = min(wanted.data.search_images or rest, rest)
     share = expected_share(wanted)
     timed = _timed(
         [drawn[round(place * (len(drawn) - 1))] for place in TIMED], classes=classes, side=side, seat=seats[0]
     )
     logs = np.log([each.macs for each in drawn])
     speeds = np.exp(np.interp(logs, np.log([each.macs for each, _ in timed]), np.log([speed for _, speed in timed])))
-    judged = _held_out(wanted.data, train) * wanted.budget.steps * FORWARD_SHARE
-    per_trial = float(np.mean((searched * wanted.budget.epochs + judged) * share / speeds))
+    budget = wanted.budget
+    epochs = [budget.steps * float(budget.step_epochs(images=searched, macs=each.macs)) for each in drawn]
+    judged = _held_out(wanted.data, train) * budget.steps * FORWARD_SHARE
+    per_trial = float(np.mean((searched * np.array(epochs) + judged) * share / speeds))
     possible = len(drawn) / DRAWN
     largest = max(each.parameters for each in drawn)
     return Estimate(
@@ -184,7 +186,7 @@ def _draw(wanted: StudySpec, *, classes: int, side: int) -> list[_Drawn]:
     """Configurations that can be trained, by the work that they need."""
     dice, found = _Dice(wanted.search.seed), []
     for _ in range(DRAWN):
-        values: Mapping[str, Value] = spec.resolve(wanted, sample(wanted.space, dice))
+        values: Mapping[str, Value] = spec.draw(wanted, dice)
         model, train, _ = spec.configs(wanted, values)
         try:
             shape = plan(model, image_size=side, classes=classes)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.batches import scale
 from data.dataset import DataInfo, prepare
+from data.errors import DataError
 from data.parts import load_search
 from models.build import build
 from models.config import plan
@@ -51,7 +52,12 @@ def export(
     storage = Storage(url)
     choice = chosen(storage.engine, name, trial)
     stored = study.load(storage, choice.trial.study)
-    model, card = packed(url, stored, choice, prepare(stored.spec.data, cache, say))
+    info = prepare(stored.spec.data, cache, say)
+    if info.fingerprint != stored.data["fingerprint"]:
+        raise DataError(
+            f"the images of {stored.name!r} are not those it was trained on, so that they name its classes wrongly"
+        )
+    model, card = packed(url, stored, choice, info)
     try:
         apart = write(folder, model, card, page=page(card, folder.name), images=real_images(stored, cache))
     except FileExistsError as error:
@@ -62,8 +68,8 @@ def export(
 
 
 def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
-    """The trial that is meant: the given one; else the best run of what leads the newest verdict; else the best one of
-    the search.
+    """The trial that is meant: the given one; else the first run of what leads the newest verdict; else the best one of
+    the search. (The best run would be chosen by test images, and look better than it is.)
 
     Raises UsageError where there is none.
     """
@@ -76,7 +82,7 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
         if found.standings:
             best = found.standings[0].name
             runs = [row for row in query.trials(engine, each) if row.config.get("row") == best and row.values]
-            return Choice(trial=max(runs, key=lambda row: row.values[0]), verdict=found)
+            return Choice(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
     ranking = query.best(engine, name)
     if not ranking.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
@@ -186,7 +192,7 @@ def told(card: Card) -> tuple[str, ...]:
     seeds = f"mean of {found['runs']} trainings" if found["runs"] > 1 else "one training"
     return (
         f"{found['objective']} {found['test']:.4f} on {found['images']:,} test images ({seeds}{spread}); "
-        f"this network: {found['this_run']:.4f}.",
+        f"this network: {'not tested' if found['this_run'] is None else number(found['this_run'])}.",
         f"It recognises least: {', '.join(found['worst'])}.",
         *(f"{line}." for line in found["others"]),
     )
@@ -210,7 +216,8 @@ and gives probabilities, (N, {count}), in the order above:
 
     import numpy, onnxruntime
     from PIL import Image, ImageOps
-    image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({side}, {side}), Image.Resampling.BICUBIC)
+    photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+    image = ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BICUBIC)
     session = onnxruntime.InferenceSession("{name}/model.onnx")
     (probabilities,) = session.run(None, {{"images": numpy.asarray(image)[None]}})
 

@@ -121,6 +121,7 @@ def spec_of(
         trial_macs=None,
         max_parameters=None,
         max_macs=None,
+        max_latency_ms=None,
     )
     return replace(
         cells, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None, "search_size": None})

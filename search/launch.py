@@ -74,7 +74,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     spec = replace(spec, data=anchored(spec.data))
     with writing_to(order.cache):
         fetch(spec.data, order.cache, say)
-        fetch_backbones(spec)
+    fetch_backbones(spec, say)
     began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if spec.verdict_on is not None and not order.join:
@@ -109,6 +109,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name one")
     with writing_to(order.cache):
         fetch(stored.spec.data, order.cache, say)
+    fetch_backbones(stored.spec, say)
     since = time.monotonic()
     prepare_data(stored.spec, order.cache, say)
     if wanted.epochs is None and order.hours is None:
@@ -290,7 +291,7 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
     return {name: value for name, value in asdict(info).items() if name in kept}
 
 
-def fetch_backbones(spec: StudySpec) -> None:
+def fetch_backbones(spec: StudySpec, say: Say) -> None:
     """Fetch the pretrained weights of every backbone that a study may draw, before workers want them all at once.
 
     Raises:
@@ -299,10 +300,15 @@ def fetch_backbones(spec: StudySpec) -> None:
     from models.backbone import NoWeights
     from models.backbone import fetch as fetch_weights
 
-    rows = {str(row.values.get("backbone", "none")) for row in spec.rows}
-    for name in sorted({*map(str, spec.space.parameters["backbone"].cells()), *rows} - {"none"}):
+    domains = [
+        spec.space.parameters["backbone"],
+        *(table["backbone"] for table in spec.space.when.values() if "backbone" in table),
+    ]
+    wanted = {str(value) for domain in domains for value in domain.cells()}
+    wanted |= {str(row.values.get("backbone", "none")) for row in spec.rows}
+    for name in sorted(wanted - {"none"}):
         try:
-            fetch_weights(name)
+            fetch_weights(name, say=say)
         except NoWeights as error:
             raise DataError(str(error)) from error
 

@@ -353,11 +353,11 @@ class Run:
 
     def _costs(self) -> tuple[float, ...]:
         """The values of the objectives behind the first one."""
-        images, attrs = len(self.place.data.train), self.trial.user_attrs
-        return tuple(
-            images / attrs["images_per_second"] if name == "epoch_seconds" else float(attrs[name])
-            for name in self.place.study.spec.search.objectives[1:]
-        )
+        attrs = self.trial.user_attrs
+        speed = attrs.get("images_per_second")  # unknown if it broke off after its only step, before that was judged
+        epoch_s = len(self.place.data.train) / speed if speed else self.seconds() / attrs["epochs"]
+        known = {**attrs, "epoch_seconds": epoch_s}
+        return tuple(float(known[name]) for name in self.place.study.spec.search.objectives[1:])
 
     def _is_audited(self) -> bool:
         return self.claim.number in audited(self.place.study.spec, self.claim.number)

@@ -48,9 +48,11 @@ def files(named: Sequence[Path]) -> list[Path]:
     for path in named:
         if not path.exists():
             raise UsageError(f"there is no file or folder {path}")
-        if not path.is_dir():
+        if path.is_file():
             found.append(path)
             continue
+        if not path.is_dir():
+            raise UsageError(f"{path} is neither a file nor a folder")
         below = sorted(each for each in path.rglob("*") if each.suffix.lower() in ENDINGS and each.is_file())
         if not below:
             raise UsageError(f"{path} has no image; those end in {', '.join(sorted(ENDINGS))}")

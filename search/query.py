@@ -94,8 +94,9 @@ def _came_to(trial: TrialRow) -> float | None:
 
 def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
     """The names of the verdicts on a search, in the order in which they were made."""
-    own = (row.name for row in studies(engine) if is_verdict(row.name) and searched(row.name) == name)
-    return tuple(sorted(own, key=lambda each: (len(each), each)))
+    with reading(engine) as connection:
+        rows = connection.execute(sa.select(STUDIES.c.study_name).order_by(STUDIES.c.study_id)).scalars()
+        return tuple(each for each in rows if is_verdict(each) and searched(each) == name)
 
 
 def looks(engine: sa.Engine, fingerprint: str) -> tuple[Look, ...]:

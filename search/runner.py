@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from data.errors import DataError
 from data.parts import load_search, together
-from search import checkpoint, gallery, home, lease, logbook, objective, study
+from search import checkpoint, gallery, home, lease, logbook, objective, query, study
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
@@ -145,15 +145,25 @@ def fail(place: Workplace, claim: Claim, error: Exception) -> None:
 def tidy(place: Workplace, number: int) -> None:
     """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best.
 
-    Those of a verdict stay, all of them: which configuration is best is known at its end.
+    Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
+    trials with several objectives: who is on the front is, too.
     """
     if place.study.spec.verdict_on is not None:
+        return
+    if len(place.study.spec.search.objectives) > 1:
+        _forget_if_pruned(place, number)
         return
     ranked = best_trials(place.storage, place.study.id, top=KEEP_BEST + DRIVEN_OUT)
     for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on
             checkpoint.forget(place.home.trial(place.study.name, finished))
             gallery.forget(place.home.trial(place.study.name, finished))
+
+
+def _forget_if_pruned(place: Workplace, number: int) -> None:
+    if query.trial(place.storage.engine, place.study.name, number).state == "PRUNED":
+        with suppress(OSError):
+            checkpoint.forget(place.home.trial(place.study.name, number))
 
 
 def shed(place: Workplace, number: int, rung: int) -> None:

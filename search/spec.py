@@ -177,7 +177,7 @@ def of_one(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed:
     return replace(
         spec,
         question=question,
-        budget=spec.budget.model_copy(update={"trials": 1, **budget}),
+        budget=spec.budget.model_copy(update={"trials": 1, "max_latency_ms": None, **budget}),
         search=spec.search.model_copy(update={"sampler": "random", "pruner": "none", "repeats": 1, "trial_seed": seed}),
         space=replace(spec.space, parameters={key: Fixed(config[key]) for key in spec.space.parameters}, when={}),
         points=(),

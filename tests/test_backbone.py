@@ -133,11 +133,39 @@ def test_weights_of_another_network_are_refused(state: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
-    [({"head": "flatten"}, "ends in one vector"), ({"backbone_side": 32}, "must be more than their 32 pixels")],
+    [
+        ({"head": "flatten"}, "ends in one vector"),
+        ({"backbone": "vgg16_bn"}, "halves the side five times, so it needs 32 pixels, but has 24"),
+        ({"backbone": "vgg16_bn", "backbone_side": 16}, "but has 16; raise backbone_side"),
+    ],
 )
 def test_what_no_backbone_can_have_is_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(Impossible, match=complaint):
-        plan(ModelConfig(**{"backbone": "resnet18"} | changes), image_size=32, classes=3)
+        plan(ModelConfig(**{"backbone": "resnet18"} | changes), image_size=24, classes=3)
+
+
+def test_muon_would_undo_pretrained_filters(state: dict[str, Any]) -> None:
+    with pytest.raises(Impossible, match="undoes pretrained ones"):
+        start(
+            FROZEN_2,
+            TrainConfig(optimizer="muon"),
+            image_size=32,
+            classes=3,
+            total_batches=1,
+            seed=0,
+            device="cpu",
+            weights=state,
+        )
+
+
+def test_a_download_that_is_cut_short_leaves_nothing_behind(source: str, tmp_path: Path) -> None:
+    path = Path(source.removeprefix("file://"))
+    path.write_bytes(path.read_bytes()[:-1000])
+
+    with pytest.raises(NoWeights, match="cannot be fetched"):
+        fetch("resnet18", url=source)
+
+    assert not list((tmp_path / "torch" / "hub" / "checkpoints").iterdir())
 
 
 def test_a_single_image_is_too_small_a_batch() -> None:

@@ -24,12 +24,21 @@ def test_a_dry_run_estimates_and_writes_nothing(lab: Lab) -> None:
 
     assert (answer.code, table.code) == (0, 0)
     found = answer.json
-    assert (found["trials"], found["workers"], found["images"], found["share"]) == (8, 2, 400, 1.0)
+    assert (found["trials"], found["workers"], found["images"], found["share"]) == (8, 2, 320, 1.0)
     assert found["macs"] == sorted(found["macs"])
     assert all(speed > 0 for speed in found["images_per_second"])
     assert found["seconds"] > 0
     assert "nothing was written" in table.out
     assert not (lab.folder / "home").exists()
+
+
+def test_a_dry_run_is_of_a_study_file_alone(lab: Lab) -> None:
+    again = lab.run("run", "s", "--again", "0", "--dry-run")
+    without = lab.run("run", lab.write(), "--json")
+
+    assert (again.code, without.code) == (2, 2)
+    assert "leave one of them out" in again.err
+    assert "--json is for --dry-run" in without.err
 
 
 def test_a_dry_run_of_what_cannot_be_trained_says_so(lab: Lab) -> None:
@@ -77,7 +86,7 @@ def test_the_bell_rings_however_a_run_ends(lab: Lab, space: dict[str, Any], code
     answer = lab.run("run", file, "--workers", "1", "--on-end", f'echo "$CONVSEARCH_STUDY $CONVSEARCH_EXIT" > {rung}')
 
     assert answer.code == code
-    assert rung.read_text() == f"{file} {code}\n"
+    assert rung.read_text() == f"s {code}\n"
 
 
 def test_a_bell_that_is_broken_changes_no_exit_code(lab: Lab) -> None:

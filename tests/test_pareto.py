@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import optuna
 import pytest
 
 from search import query, spec
@@ -50,6 +51,30 @@ def test_the_front_is_what_nobody_dominates() -> None:
     trials = [TrialRow(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)]
 
     assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
+
+
+def test_every_complete_trial_keeps_its_weights_because_the_front_is_known_at_the_end(lab: Lab) -> None:
+    file = lab.write(
+        budget={"trials": 8, "epochs": 3},
+        search=SEVERAL | {"sampler": "random", "pruner": "asha", "reduction": 2},
+        space=SPACE,
+    )
+    assert lab.run("run", file, "--workers", "1").code == 0
+    assert lab.run("clean").code == 0
+
+    kept = {each.trial for each in lab.home.checkpoints("s")}
+    assert kept == {row.number for row in lab.trials() if row.state == "COMPLETE"}
+
+
+def test_nsga2_breeds_generations(lab: Lab) -> None:
+    search = SEVERAL | {"sampler": "nsga2", "pruner": "none", "startup_trials": 3}
+    assert lab.run("run", lab.write(budget={"trials": 9, "epochs": 1}, search=search, space=SPACE)).code == 0
+
+    study = optuna.load_study(study_name="s", storage=lab.url)
+    generations = [
+        value for trial in study.trials for key, value in trial.system_attrs.items() if key.endswith("generation")
+    ]
+    assert max(generations) >= 1
 
 
 def test_latency_and_seconds_are_measured(lab: Lab) -> None:
