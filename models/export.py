@@ -237,9 +237,9 @@ def _card(folder: Path) -> Card:
 
 
 def _write_weights(path: Path, model: Deployed) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def _sha256(path: Path) -> str:
