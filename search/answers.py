@@ -224,15 +224,18 @@ def verdict_line(row: TrialRow) -> str:
     return f"verdict: {number(row.values[0])} on {_test(row.test)}; {trained}"
 
 
-def looks_lines(looks: Sequence[Look]) -> tuple[str, ...]:
-    """What is to be told of other looks at the same test images."""
-    if not looks:
-        return ("No other study of this database has looked at these test images.",)
-    return tuple(
-        f"{look.study} has looked at these test images, too: {look.networks} network{'s' * (look.networks > 1)}, "
-        f"{look.first} to {look.last} UTC"
-        for look in looks
-    )
+def looks_lines(looks: Sequence[Look], own: str) -> tuple[str, ...]:
+    """What is to be told of looks at the same test images, by the verdict `own` and by others."""
+    others = [look for look in looks if look.study != own]
+    told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]
+    told += [f"{look.study} has looked at them, too: {_look(look)}." for look in others]
+    return (*told, *(() if others else ("No other study of this database has looked at these test images.",)))
+
+
+def _look(look: Look) -> str:
+    often = "once" if look.networks == 1 else f"{look.networks} times"
+    when = f"at {look.first}" if look.first == look.last else f"from {look.first} to {look.last}"
+    return f"{often}, {when} UTC"
 
 
 def _test(test: Mapping[str, Any]) -> str:
@@ -278,7 +281,7 @@ def counts_line(counts: Counts) -> str:
 
 def states_line(counts: Counts) -> str:
     """`20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin`."""
-    pause = f"{counts.paused} paused at a rung, " if counts.paused else ""
+    pause = f"{counts.paused} paused, " if counts.paused else ""
     return (
         f"{counts.complete} complete, {counts.pruned} pruned, {counts.failed} failed; "
         f"{counts.running} running, {pause}{counts.waiting} waiting, {counts.remaining} to begin"

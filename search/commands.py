@@ -97,8 +97,8 @@ def final(args: argparse.Namespace) -> int:
         say(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
     found = contest.load(engine, name)
-    others = [look for look in query.looks(engine, row.data["fingerprint"]) if look.study != name]
-    return _answer(args, contest.as_json(found), contest.grid(found, answers.looks_lines(others)))
+    looks = query.looks(engine, row.data["fingerprint"])
+    return _answer(args, contest.as_json(found), contest.grid(found, answers.looks_lines(looks, name)))
 
 
 def export(args: argparse.Namespace) -> int:

@@ -222,7 +222,7 @@ def grid(found: Verdict, looks: Sequence[str]) -> Grid:
             columns=(), rows=(), before=(found.question, *found.missing, "nobody has looked at the test images yet")
         )
     return Grid(
-        columns=("configuration", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
+        columns=("network", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
         fixed=("runs", "test", "95 % interval", "search", "latency"),
         rows=tuple(_line(each) for each in found.standings),
         before=(found.question, f"{found.study}: {found.objective} on {found.images:,} test images", ""),

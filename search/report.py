@@ -98,7 +98,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
         trials=trials,
         best=query.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict if verdict and verdict.standings else None,
-        looks=tuple(look for look in query.looks(engine, fingerprint) if verdict and look.study != verdict.study),
+        looks=query.looks(engine, fingerprint),
         insights=insights_of.insights(study, trials),
         importances=importances(engine, name),
         comparison=comparing.grid(comparing.compare(study, trials)) if rows and not is_verdict(name) else None,
@@ -197,7 +197,7 @@ def tables(report: Report) -> dict[str, Grid]:
     """Every table by its heading, in the order of the page."""
     found: dict[str, Grid] = {}
     if report.verdict is not None:
-        found["Verdict"] = contest.grid(report.verdict, answers.looks_lines(report.looks))
+        found["Verdict"] = contest.grid(report.verdict, answers.looks_lines(report.looks, report.verdict.study))
     if report.comparison is not None:
         found["Comparison"] = report.comparison
     if report.importances.found:

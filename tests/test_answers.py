@@ -74,7 +74,7 @@ def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
 
     assert "paused at step 3, until it is among the best there" in output.text(answers.trial_grid(paused), width=80)
     assert answers.trial_json(paused)["paused"] == 3
-    assert "2 running, 4 paused at a rung, 1 waiting, 16 to begin" in answers.counts_line(
+    assert "2 running, 4 paused, 1 waiting, 16 to begin" in answers.counts_line(
         replace(STUDY.counts, paused=4, waiting=1)
     )
 

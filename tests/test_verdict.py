@@ -435,7 +435,9 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
     assert "No other study of this database has looked at these test images." in first.out
     assert again.out == first.out
-    assert "s.final has looked at these test images, too: 6 networks" in other.out
+    assert "These test images were looked at 6 times, " in first.out
+    assert "These test images were looked at once, at " in other.out
+    assert "s.final has looked at them, too: 6 times, " in other.out
     assert "with one seed, nothing tells what another would do" in other.out
     assert len(trials) == 6
     assert query.studies(open_reader(lab.url)) == ()
