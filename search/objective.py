@@ -367,9 +367,10 @@ class Run:
         study = self.place.study
         if study.spec.search.pruner not in ("asha", "promote"):
             return None
-        others = audited(study.spec, self.claim.number) | {self.claim.number}
-        better, reached = self.place.storage.standing(study.id, step, value, but=others)
-        return asha(study.spec).decide(step, value, better=better, others=reached)
+        number = self.claim.number
+        left_out = audited(study.spec, number)
+        better, others = self.place.storage.standing(study.id, step, value, but=number, left_out=left_out)
+        return asha(study.spec).decide(step, value, better=better, others=others)
 
     def _keep(self, decision: Decision | None) -> Decision | None:
         """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""

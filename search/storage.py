@@ -11,10 +11,11 @@ answer to a COMMIT can be lost when it was carried out. Writes are upserts; a cl
 
 import functools
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -341,22 +342,32 @@ class Storage(History):
 
     # -- our own reads ---------------------------------------------------------------------------------------
 
-    def standing(self, study_id: int, step: int, value: float, *, but: Collection[int]) -> tuple[int, int]:
+    def standing(
+        self, study_id: int, step: int, value: float, *, but: int, left_out: frozenset[int] = frozenset()
+    ) -> tuple[int, int]:
         """How a value at `step` stands: how many trials have a better one there, and how many have one at all.
 
-        Failed trials do not count, nor do the trials of the numbers in `but`.
+        Failed trials do not count, nor do trial number `but` and those of the numbers that are `left_out`.
         """
         theirs = CURVES.c.intermediate_value
         count = sa.select(sa.func.count().filter(theirs > value), sa.func.count()).where(
             CURVES.c.trial_id == TRIALS.c.trial_id,
             TRIALS.c.study_id == study_id,
-            TRIALS.c.number.not_in(but),
+            TRIALS.c.number != but,
+            _none_of(left_out),
             TRIALS.c.state != TrialState.FAIL,
             CURVES.c.step == step,
             theirs.is_not(None),  # SQLite stores a NaN as NULL
         )
         better, others = self.read(lambda connection: connection.execute(count).one())
         return better, others
+
+
+@lru_cache(maxsize=8)
+def _none_of(numbers: frozenset[int]) -> sa.ColumnElement[bool]:
+    """That a trial has none of these numbers: as one text, because parameters by the hundred cost 6 ms each time."""
+    listed = ", ".join(map(str, sorted(numbers)))
+    return sa.literal_column(f"trials.number NOT IN ({listed})", sa.Boolean) if numbers else sa.true()
 
 
 @dataclass(frozen=True, slots=True)

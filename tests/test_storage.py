@@ -125,10 +125,11 @@ def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_tr
         storage.set_trial_intermediate_value(claim.trial_id, 2, value)
         storage.set_trial_state_values(claim.trial_id, state)
 
-    assert storage.standing(study_id, 2, 0.5, but=[9]) == (1, 3)
-    assert storage.standing(study_id, 2, 0.5, but=[3]) == (1, 2)
-    assert storage.standing(study_id, 2, 0.1, but=[4]) == (2, 2)
-    assert storage.standing(study_id, 1, 0.5, but=[9]) == (0, 0)
+    assert storage.standing(study_id, 2, 0.5, but=9) == (1, 3)
+    assert storage.standing(study_id, 2, 0.5, but=3) == (1, 2)
+    assert storage.standing(study_id, 2, 0.1, but=4) == (2, 2)
+    assert storage.standing(study_id, 1, 0.5, but=9) == (0, 0)
+    assert storage.standing(study_id, 2, 0.1, but=9, left_out=frozenset({3, 4})) == (1, 1)
 
 
 def test_a_missing_database_is_not_made_unless_asked_for(tmp_path: Path) -> None:
