@@ -271,7 +271,7 @@ def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
 
 def _places(key: str, trials: Sequence[TrialRow]) -> dict[str, float]:
     """Where each value of a parameter lies on its axis, from 0 to 1: in order, evenly."""
-    values = sorted({trial.params[key] for trial in trials}, key=lambda value: (not _is_number(value), value))
+    values = sorted({trial.params[key] for trial in trials}, key=_rank)
     return {setting(value): index / max(1, len(values) - 1) for index, value in enumerate(values)}
 
 
@@ -290,6 +290,11 @@ def _lanes(trials: Sequence[TrialRow]) -> list[int]:
 def _instant(moment: datetime | None) -> datetime:
     assert moment is not None
     return moment
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    """Where a value stands: numbers first, by size, then truth values and words by their letters."""
+    return (False, value) if _is_number(value) else (True, str(value))
 
 
 def _is_number(value: object) -> bool:

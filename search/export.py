@@ -81,7 +81,7 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
         found = contest.load(engine, each)
         if found.standings:
             best = found.standings[0].name
-            runs = [row for row in query.trials(engine, each) if row.config.get("row") == best and row.values]
+            runs = [row for row in query.trials(engine, each) if row.config.get("row", best) == best and row.values]
             return Choice(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
     ranking = query.best(engine, name)
     if not ranking.trials:
@@ -132,7 +132,7 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
 
 def judgement(found: Verdict, trial: TrialRow) -> dict[str, Any] | None:
     """What a verdict says of the configuration of one of its trials; None if it was not tested."""
-    own = next((each for each in found.standings if each.name == trial.config.get("row")), None)
+    own = next((each for each in found.standings if each.name == trial.config.get("row", each.name)), None)
     if own is None:
         return None
     return {

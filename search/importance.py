@@ -55,7 +55,7 @@ def importances(engine: sa.Engine, name: str) -> Importances:
     with reading(engine) as connection:
         study_id = find_study(connection, name)
         chosen = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.state == "COMPLETE")
-        trials = [trial for trial in frozen_trials(connection, chosen) if np.isfinite(trial.values[0])]
+        trials = [_first_alone(trial) for trial in frozen_trials(connection, chosen) if np.isfinite(trial.values[0])]
     return of_trials(trials)
 
 
@@ -75,6 +75,13 @@ def of_trials(trials: Sequence[FrozenTrial], *, seed: int = 0) -> Importances:
         low, high = np.percentile([each.get(name, 0.0) for each in again], (outside, 100 - outside))
         found.append(Importance(parameter=name, share=share, low=float(low), high=float(high)))
     return Importances(found=tuple(found), by_chance=float(np.percentile(dealt, 100 * CONFIDENCE)), trials=len(trials))
+
+
+def _first_alone(trial: FrozenTrial) -> FrozenTrial:
+    """A trial with the value of its first objective alone."""
+    mine = copy.copy(trial)
+    mine.values = trial.values[:1]
+    return mine
 
 
 def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:

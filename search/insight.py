@@ -59,8 +59,6 @@ class Insights:
     epochs: float
     trials: int
     """That are compared."""
-    unjudged: int
-    """Trials that ended before, because they could not be trained or failed."""
     is_designed: bool
     """A grid: differences are effects."""
 
@@ -72,7 +70,6 @@ class Insights:
 def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
     """What goes with good trials of a study."""
     judged = [trial for trial in trials if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
-    ended = sum(trial.state in ("COMPLETE", "PRUNED", "FAIL") for trial in trials if trial not in judged)
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}
     kept = [trial for trial in judged if math.isfinite(values.get(trial.number, math.nan))]
@@ -85,7 +82,6 @@ def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
         step=step,
         epochs=float(step * kept[0].epochs / kept[0].curve[-1][0]) if kept else 0.0,
         trials=len(kept),
-        unjudged=ended,
         is_designed=stored.search.sampler == "grid" and stored.search.pruner == "none",
     )
 

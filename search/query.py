@@ -95,7 +95,11 @@ def _came_to(trial: TrialRow) -> float | None:
 def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
     """The names of the verdicts on a search, in the order in which they were made."""
     with reading(engine) as connection:
-        rows = connection.execute(sa.select(STUDIES.c.study_name).order_by(STUDIES.c.study_id)).scalars()
+        made = sa.select(STUDY_ATTRS.c.study_id).where(
+            STUDY_ATTRS.c.key == "spec"
+        )  # else its launcher died, or it is foreign
+        chosen = sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id.in_(made)).order_by(STUDIES.c.study_id)
+        rows = connection.execute(chosen).scalars()
         return tuple(each for each in rows if is_verdict(each) and searched(each) == name)
 
 

@@ -90,14 +90,15 @@ def gather(engine: sa.Engine, name: str) -> Report:
     """
     study, trials = query.study(engine, name), query.trials(engine, name)
     verdicts = (name,) if is_verdict(name) else query.verdicts(engine, name)
-    verdict = contest.load(engine, verdicts[-1]) if verdicts else None
+    loaded = (contest.load(engine, each) for each in reversed(verdicts))
+    verdict = next((each for each in loaded if each.standings), None)
     fingerprint = study.data.get("fingerprint", "")
     rows = study.spec.get("compare")
     return Report(
         study=study,
         trials=trials,
         best=query.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
-        verdict=verdict if verdict and verdict.standings else None,
+        verdict=verdict,
         looks=query.looks(engine, fingerprint),
         insights=insights_of.insights(study, trials),
         importances=importances(engine, name),
@@ -287,7 +288,7 @@ def _found(report: Report) -> str:
 
 def _judged(report: Report) -> str:
     if report.verdict is None:
-        return "How good it is on images that it was not chosen by is not known: no test image was looked at."
+        return "How good it is on images that it was not chosen by is not known: this study has no verdict."
     lead = report.verdict.standings[0]
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval.low:.4f} to {lead.interval.high:.4f})"
     duels = [contest.duel_line(duel) for duel in report.verdict.duels if duel.first == lead.name]

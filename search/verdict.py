@@ -78,6 +78,7 @@ class VerdictRun(Run):
         """Pause until all are trained, if there are others, and nobody has said yet that they are."""
         if ladder(self.place.study.spec) is None or PAUSED in self.trial.user_attrs:
             return
+        self.save(training, step=training.step)  # with its end where the time has put it
         self.trial.set_user_attr(PAUSED, training.step)
         raise Paused(training.step, until="all are trained")
 

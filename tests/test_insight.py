@@ -124,7 +124,7 @@ def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None
 
     found = insights(study_of(spec.dump(built)), trials)
 
-    assert (found.step, found.epochs, found.trials, found.unjudged) == (1, 1.0, 20, 1)
+    assert (found.step, found.epochs, found.trials) == (1, 1.0, 20)
     (only,) = found.found
     assert only.difference == pytest.approx(0.201)
     assert only.is_clear

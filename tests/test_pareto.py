@@ -101,6 +101,17 @@ def test_a_network_that_is_too_slow_is_not_trained(lab: Lab) -> None:
         assert "ms for one image are more than [budget] max_latency_ms = 1e-06" in (row.reason or "")
 
 
+def test_a_front_of_many_trials_has_a_report_with_importances(lab: Lab) -> None:
+    space = SPACE | {"flip": [False, True, "alternating"]}
+    file = lab.write(budget={"trials": 21, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=space)
+    assert lab.run("run", file, "--workers", "1").code == 0
+
+    answer = lab.run("report", "s", "--to", str(lab.folder / "s.html"))
+
+    assert answer.code == 0
+    assert "Importance" in (lab.folder / "s.html").read_text()
+
+
 def test_the_verdict_and_the_report_of_several_objectives(lab: Lab) -> None:
     file = lab.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=SPACE)
     assert lab.run("run", file, "--workers", "1").code == 0
