@@ -28,8 +28,6 @@ class Audit:
     """Spared ones that ended above the median of the survivors."""
     above_best: int
     """Spared ones that ended above the best survivor."""
-    pending: int = 0
-    """Spared ones that have not ended."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -48,7 +46,6 @@ def audit(study: StudyRow, trials: Sequence[TrialRow]) -> Audit:
         survivors=len(values),
         above_median=sum(sign * trial.values[0] > median(values) for trial in ended) if values else 0,
         above_best=sum(sign * trial.values[0] > max(values) for trial in ended) if values else 0,
-        pending=len(spared) - len(ended),
     )
 
 
@@ -72,6 +69,8 @@ def lines(found: Audit) -> tuple[str, ...]:
     n = len(found.spared)
     if n == 0:
         return ("No trial that would have been stopped was trained to its end: nothing is known of false stops.",)
+    if found.survivors == 0:
+        return (f"{n} trials that would have been stopped were trained to their end; none that was let through was.",)
     low, high = found.interval
     told = [
         f"{n} trials that the pruner would have stopped were trained to their end: {found.above_median} of them ended "

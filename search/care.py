@@ -2,19 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from data.progress import Say
 from search import home, query
 from search.home import Home
 from search.loader import TRIALS
 from search.reader import open_reader, reading
 from search.rows import is_verdict
-
-Say = Callable[[str], None]
 
 #: The best so many finished trials of a search keep their last checkpoints, to take a model home from; so do all of a
 #: verdict, and all complete ones of a search with several objectives.

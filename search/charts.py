@@ -1,7 +1,7 @@
 """The pictures of a study, as Plotly figures: for the report, and for the dashboard.
 
 Each shows what a table beside it says in numbers. Of thousands of trials some are drawn: the best, and of the others
-every so many, which the figure says.
+every so many.
 """
 
 import math

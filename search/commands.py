@@ -1,28 +1,26 @@
-"""What each verb of the command line does. Heavy modules are loaded where they are used: a question needs no Optuna."""
+"""What the verbs do that make, change or remove something. Heavy modules are loaded where they are used."""
 
 import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
 from search import answers, output, query
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
+from search.home import checked_name
 from search.output import Grid
+from search.questions import QUESTIONS
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
 from search.rows import FINAL, StudyRow, searched
 from search.talk import say
 from search.times import Times
 
-#: Seconds between two answers of --watch.
-WATCH_S = 2.0
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
 
@@ -55,7 +53,7 @@ def _estimate(args: argparse.Namespace, wanted: Any) -> int:
 
     say("training some networks for a moment ...")
     found = estimate.estimate(wanted, workers=args.workers, device=args.device)
-    return _answer(args, estimate.as_json(found), estimate.grid(found))
+    return output.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -83,12 +81,12 @@ def resume(args: argparse.Namespace) -> int:
 
 def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
-    from search import contest, launch, progress
+    from search import contest, judge, progress
     from search.pool import EXIT_CODES, End
     from search.settings import Final
 
     wanted = Final(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
-    name, end = launch.judge(
+    name, end = judge.judge(
         _order(args, args.study), wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say
     )
     engine = open_reader(args.storage)
@@ -98,133 +96,21 @@ def final(args: argparse.Namespace) -> int:
         return EXIT_CODES.get(end, 0)
     found = contest.load(engine, name)
     looks = query.looks(engine, row.data["fingerprint"])
-    return _answer(args, contest.as_json(found), contest.grid(found, answers.looks_lines(looks, name)))
+    told = contest.grid(found, answers.looks_lines(looks, name))
+    return output.answer(contest.as_json(found, looks), told, as_json=args.json)
 
 
 def export(args: argparse.Namespace) -> int:
     """Write the best model, or a trial's, into a folder to take home."""
     from search import export as exporting
 
-    folder = args.to or Path("exports") / args.study
+    folder = args.to or Path("exports") / checked_name(args.study)
     card, apart = exporting.export(args.storage, args.cache, args.study, trial=args.trial, folder=folder, say=say)
     told = exporting.told(card)
     after = f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {apart:.0e}."
     rows = (("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}"))
     answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": apart}
-    return _answer(args, answer, Grid(columns=("", ""), rows=rows, after=("", *told, after)))
-
-
-def predict(args: argparse.Namespace) -> int:
-    """Say what an exported model takes images for."""
-    from search import predict as predicting
-
-    package = predicting.load(args.model)
-    found = tuple(predicting.predict(package, predicting.files(args.images)))
-    broken = [each.trouble for each in found if each.trouble is not None]
-    for trouble in broken:
-        say(f"convsearch: {trouble}")
-    _answer(args, predicting.as_json(args.model, found), predicting.grid(found, top=args.top))
-    return DataError.exit_code if broken else 0
-
-
-def report(args: argparse.Namespace) -> int:
-    """Write all that a study came to: a page, or Markdown or CSV to read on."""
-    from search import report as reporting
-
-    if args.markdown and args.csv:
-        raise UsageError("--markdown and --csv are two answers; ask for one of them")
-    engine = open_reader(args.storage)
-    if args.csv:
-        sys.stdout.write(
-            output.to_csv(*answers.trials_csv(query.study(engine, args.study), query.trials(engine, args.study)))
-        )
-        return 0
-    found = reporting.gather(engine, args.study)
-    if args.markdown:
-        sys.stdout.write(reporting.markdown(found))
-        return 0
-    path = args.to or Path("exports") / f"{args.study}.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(reporting.html(found), encoding="utf-8")
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
-    for line in found.answer:
-        say(line)
-    print(path)
-    return 0
-
-
-def studies(args: argparse.Namespace) -> int:
-    """List the studies."""
-    engine = open_reader(args.storage)
-
-    def told() -> int:
-        rows = query.studies(engine)
-        return _answer(args, answers.studies_json(rows), answers.studies_grid(rows))
-
-    return _watched(args, told)
-
-
-def best(args: argparse.Namespace) -> int:
-    """Show the best trials."""
-    if args.csv and args.json:
-        raise UsageError("--csv and --json are two answers; ask for one of them")
-    engine = open_reader(args.storage)
-
-    def told() -> int:
-        ranking = query.best(engine, args.study, top=args.top)
-        if args.csv:
-            sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
-            return 0
-        return _answer(args, answers.best_json(ranking), answers.best_grid(ranking))
-
-    return _watched(args, told)
-
-
-def show(args: argparse.Namespace) -> int:
-    """Show one trial."""
-    from search import home
-
-    row = query.trial(open_reader(args.storage), args.study, args.trial)
-    log = home.of(args.storage).known_log(args.study, args.trial)
-    return _answer(args, answers.trial_json(row, log), answers.trial_grid(row, log))
-
-
-def why(args: argparse.Namespace) -> int:
-    """Say why trials were pruned or failed: all of a study, or one."""
-    if args.trial is not None:
-        row = query.trial(open_reader(args.storage), args.study, args.trial)
-        return _answer(args, answers.why_json([row]), answers.why_grid([row]))
-    rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.reason]
-    return _answer(args, answers.why_json(rows), answers.why_grid(rows))
-
-
-def compare(args: argparse.Namespace) -> int:
-    """Show which changes of a designed comparison helped; or two trials, or two studies, side by side."""
-    from search import compare as comparing
-    from search import contrast
-
-    engine = open_reader(args.storage)
-    match args.with_:
-        case [other] if not other.isdecimal():
-            both = query.study(engine, args.study), query.study(engine, other)
-            return _answer(args, contrast.studies_json(*both), contrast.studies(*both))
-        case [one, other] if one.isdecimal() and other.isdecimal():
-            pair = query.trial(engine, args.study, int(one)), query.trial(engine, args.study, int(other))
-            return _answer(args, contrast.trials_json(*pair), contrast.trials(*pair))
-        case [_, *_]:
-            raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
-    comparison = comparing.compare(query.study(engine, args.study), query.trials(engine, args.study))
-    return _answer(args, comparing.as_json(comparison), comparing.grid(comparison))
-
-
-def doctor(args: argparse.Namespace) -> int:
-    """Check this machine; exit code 1 if something will not work."""
-    from search import doctor as examination
-
-    checks = examination.checks(args.storage, cache=args.cache)
-    return _answer(args, examination.as_json(checks), examination.grid(checks)) or int(examination.is_bad(checks))
+    return output.answer(answer, Grid(columns=("", ""), rows=rows, after=("", *told, after)), as_json=args.json)
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -232,7 +118,7 @@ def validate(args: argparse.Namespace) -> int:
     from search import spec
 
     stored = spec.dump(spec.load(spec.find(args.study), _overrides(args)))
-    return _answer(args, {"spec": stored}, answers.spec_grid(stored))
+    return output.answer({"spec": stored}, answers.spec_grid(stored), as_json=args.json)
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -304,14 +190,6 @@ def migrate(args: argparse.Namespace) -> int:
     return 0
 
 
-def completion(args: argparse.Namespace) -> int:
-    """Print what a shell evaluates to complete verbs, flags, studies and trials."""
-    from search import complete
-
-    sys.stdout.write(complete.script(args.shell))
-    return 0
-
-
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search import launch, progress
     from search.pool import EXIT_CODES
@@ -342,7 +220,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     try:
         for each in (grid, verdict):
             if each is not None:
-                _print(each)
+                output.show(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
         output.hush()
     for line in answers.next_commands(row):
@@ -352,9 +230,9 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
 
 def _order(args: argparse.Namespace, name: str) -> Any:
     """What the flags that all runs share ask for."""
-    from search import launch
+    from search import session
 
-    return launch.Order(
+    return session.Order(
         url=args.storage,
         cache=args.cache,
         name=name,
@@ -387,15 +265,16 @@ def _verdict(engine: Any, name: str) -> Grid | None:
     from search import contest
 
     own = f"{name}{FINAL}"
-    if not query.is_known(engine, own):
+    if own not in query.verdicts(engine, name):
         return None
-    counts = query.study(engine, own).counts
-    if counts.finished < counts.budget:
+    row = query.study(engine, own)
+    if row.counts.finished < row.counts.budget:
         return None
+    looks = answers.looks_lines(query.looks(engine, row.data["fingerprint"]), own)
     trials = query.trials(engine, own)
     if len(trials) == 1:
-        return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]),))
-    return contest.grid(contest.load(engine, own), ())
+        return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]), *looks))
+    return contest.grid(contest.load(engine, own), looks)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:
@@ -411,30 +290,6 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
     return pairs
 
 
-def _watched(args: argparse.Namespace, answer: Callable[[], int]) -> int:
-    """Answer once, or again and again until Ctrl-C: in the same place on a terminal, one below the other elsewhere."""
-    if not args.watch:
-        return answer()
-    while True:
-        if sys.stdout.isatty():
-            sys.stdout.write("\x1b[H\x1b[J")  # to the corner, and clear
-        answer()
-        sys.stdout.flush()
-        time.sleep(WATCH_S)
-
-
-def _answer(args: argparse.Namespace, as_json: Mapping[str, Any], grid: Grid) -> int:
-    if args.json:
-        sys.stdout.write(output.to_json(as_json))
-    else:
-        _print(grid)
-    return 0
-
-
-def _print(grid: Grid) -> None:
-    output.write(grid, sys.stdout, os.environ)
-
-
 def _confirmed(question: str) -> bool:
     sys.stderr.write(question)
     sys.stderr.flush()
@@ -448,21 +303,12 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         resume,
         final,
         export,
-        predict,
-        report,
-        studies,
-        best,
-        show,
-        why,
-        compare,
-        doctor,
         validate,
         stop,
         dashboard,
         delete,
         clean,
         migrate,
-        completion,
     )
-}
+} | QUESTIONS
 """Every verb, by the name that the command line knows it by."""

@@ -10,8 +10,8 @@ import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search import query
 from search.output import Grid, duration, number
-from search.rows import StudyRow, TrialRow, searched
+from search.rows import Look, StudyRow, TrialRow, searched
 from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval
 
 Scores = NDArray[np.float64]
@@ -67,8 +67,9 @@ class Duel:
     first: str
     second: str
     difference: float
-    """Mean of the first minus the second."""
+    """Mean of the first minus the second; not a number where they have no run in common."""
     interval: Interval | None
+    """None where each image of each run has the same difference, too: there is no spread to judge by."""
     p_holm: float | None = None
 
     @property
@@ -97,11 +98,8 @@ class Verdict:
 def load(engine: sa.Engine, name: str) -> Verdict:
     """The verdict of the study `name`, as far as it has come."""
     search = searched(name)
-    values = (
-        {trial.number: value for trial, value in query.leading(engine, search)}
-        if query.is_known(engine, search)
-        else {}
-    )
+    is_there = name in query.verdicts(engine, search)
+    values = {trial.number: value for trial, value in query.leading(engine, search)} if is_there else {}
     return verdict(query.study(engine, name), query.trials(engine, name), values)
 
 
@@ -230,8 +228,8 @@ def grid(found: Verdict, looks: Sequence[str]) -> Grid:
     )
 
 
-def as_json(found: Verdict) -> dict[str, Any]:
-    """`final --json`."""
+def as_json(found: Verdict, looks: Sequence[Look]) -> dict[str, Any]:
+    """`final --json`; `looks`: all at these test images."""
     return {
         "study": found.study,
         "question": found.question,
@@ -242,14 +240,20 @@ def as_json(found: Verdict) -> dict[str, Any]:
         "standings": [_standing_json(each) for each in found.standings],
         "duels": [_duel_json(each) for each in found.duels],
         "missing": found.missing,
+        "looks": [asdict(look) for look in looks],
     }
 
 
 def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 dog)`."""
-    shares = standing.confusion / np.maximum(1, standing.confusion.sum(axis=1, keepdims=True))
+    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 dog)`.
+
+    A class without a test image is none of them.
+    """
+    images = standing.confusion.sum(axis=1)
+    shares = standing.confusion / np.maximum(1, images)[:, None]
     told = []
-    for place in np.argsort(shares.diagonal(), kind="stable")[:WORST]:
+    tested = (place for place in np.argsort(shares.diagonal(), kind="stable") if images[place])
+    for place in islice(tested, WORST):
         others = np.where(np.arange(len(shares)) == place, -1.0, shares[place])
         taken = int(others.argmax())
         told.append(f"{classes[place]} {shares[place, place]:.2f} ({others[taken]:.2f} {classes[taken]})")
@@ -258,12 +262,14 @@ def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
 
 def duel_line(duel: Duel) -> str:
     """What there is to say of two configurations."""
-    if duel.interval is None:
+    if math.isnan(duel.difference):
         return f"{duel.first} and {duel.second} have no run in common"
+    if duel.interval is None:
+        return f"{duel.first} is {duel.difference:.4f} ahead of {duel.second} on every image: no spread to judge by"
     by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
     if duel.is_clear:
         return f"{duel.first} beats {duel.second} by {by}"
-    return f"{duel.first} and {duel.second} are a tie: {by}"
+    return f"no clear difference between {duel.first} and {duel.second}: {by}"
 
 
 def _line(each: Standing) -> tuple[str, ...]:
@@ -303,6 +309,8 @@ def _promise(found: Verdict) -> str:
         return ""
     chosen, other = max(known, key=lambda each: each.search or 0.0), min(known, key=lambda each: each.search or 0.0)
     promised = (chosen.search or 0.0) - (other.search or 0.0)
+    if promised == 0.0:
+        return f"The search's validation images had {' and '.join(each.name for each in known)} level"
     return (
         f"The search's validation images had {chosen.name} {promised:.4f} ahead of {other.name}; "
         f"on the test images it is {chosen.test - other.test:+.4f}"

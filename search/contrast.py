@@ -92,8 +92,11 @@ def _differences(first: StudyRow, second: StudyRow) -> list[str]:
 
 
 def _differing(first: TrialRow, second: TrialRow) -> dict[str, tuple[Any, Any]]:
-    """The settings that are not the same; what an older version did not know has its default."""
-    one, other = ({**DEFAULTS, **row.config} for row in (first, second))
+    """The settings that are not the same; what an older version did not know has its default.
+
+    A trial that nobody has begun has only what was drawn, as has one that convsearch did not make.
+    """
+    one, other = ({**DEFAULTS, **row.config} if row.config else row.params for row in (first, second))
     return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
 
 

@@ -27,7 +27,7 @@ import psutil
 import sqlalchemy as sa
 
 from search import home
-from search.errors import DatabaseError, UsageError
+from search.errors import ConvsearchError, DatabaseError, UsageError
 from search.output import without_formulas
 from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
 from search.talk import say
@@ -47,7 +47,7 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OWN_PAGES = ("/dashboard", "/api/", "/static/", "/favicon.ico")
 
 #: One study is asked for, or a file of it.
-_ONE_STUDY = re.compile(r"/(?:api/studies|artifacts)/(\d+)(?:/|$)")
+_ONE_STUDY = re.compile(r"/(?:api/studies|artifacts)/(\d{1,18})(?:/|$)")
 
 Headers = list[tuple[str, str]]
 
@@ -290,7 +290,7 @@ def _refreshing(app: "WSGIApplication", storage: "Shown", exhibits: "Exhibits") 
     def refreshed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         found = _ONE_STUDY.match(environ["PATH_INFO"])
         if found is not None:
-            with suppress(KeyError, UsageError):  # there is no such study, as the dashboard will say
+            with suppress(KeyError, ConvsearchError):  # there is no such study, or none of ours; the dashboard will say
                 exhibits.refresh(int(found[1]), storage.get_study_name_from_id(int(found[1])))
         return app(environ, start_response)
 

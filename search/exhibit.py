@@ -1,66 +1,85 @@
 """What the dashboard shows of a study beside Optuna's plots: the answer as a note, a confusion matrix, pictures, files.
 
 Nothing of it is stored in the database, where every poll would carry it and a finished study would grow: it is made
-from what is there when somebody looks at the study, and kept until a trial has ended since.
+from what is there when somebody looks at the study, and kept for a while, and then until something has changed.
 """
 
 import io
 import json
 import threading
+import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from optuna.storages import _CachedStorage
 from optuna.study._frozen import FrozenStudy
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
-from optuna_dashboard._note import note_ver_key, split_body
+from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
 from search import answers, charts, contest, gallery, output, query
 from search.history import History
-from search.home import Home
-from search.rows import StudyRow, searched
+from search.home import Home, checked_name
+from search.rows import StudyRow, is_verdict, searched
 
 #: Best trials whose pictures are shown.
 SHOWN = 3
+#: The dashboard asks for a study every few seconds; of thousands of trials half a second of reading is behind that.
+EVERY_S = 10.0
 
 Reader = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exhibit:
-    """Of one study, as of some number of finished trials."""
+    """Of one study, as of some moment."""
 
-    finished: int
+    shows: tuple[object, ...]
+    """What there was to show; see `Exhibits._shown`."""
+    made: float
+    """Seconds of the monotonic clock."""
+    note: str
+    """In Markdown."""
     attrs: dict[str, Any]
     """System attributes as optuna-dashboard reads them."""
     files: dict[str, Reader]
     """What its artifacts are, by id."""
 
+    def beside(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored system attributes of the study and these; a note that somebody wrote stands below ours."""
+        own = get_note_from_system_attrs(dict(stored), None)["body"]
+        notes = split_body("\n\n".join(filter(None, (self.note, own))), None)
+        return {**stored, **self.attrs, note_ver_key(None): 1, **notes}
+
 
 class Exhibits:
     """Of all studies of a database, each made when it is asked for."""
 
-    def __init__(self, engine: sa.Engine, files: Home) -> None:
-        self._engine, self._home = engine, files
+    def __init__(self, engine: sa.Engine, files: Home, *, every_s: float = EVERY_S) -> None:
+        self._engine, self._home, self._every_s = engine, files, every_s
         self._made: dict[int, Exhibit] = {}
         self._lock = threading.Lock()
 
-    def attrs(self, study_id: int) -> dict[str, Any]:
-        """What was made for a study; nothing before `refresh` was called for it."""
+    def beside(self, study_id: int, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored system attributes of a study, and what was made for it by `refresh`."""
         made = self._made.get(study_id)
-        return {} if made is None else made.attrs
+        return dict(stored) if made is None else made.beside(stored)
 
     def refresh(self, study_id: int, name: str) -> None:
-        """Make what is shown of a study, if a trial has ended since it was made."""
-        row = query.study(self._engine, name)
+        """Make what is shown of a study, if that has changed and was not made a moment ago."""
         with self._lock:
             made = self._made.get(study_id)
-            if made is None or made.finished != row.counts.finished:
-                self._made[study_id] = self._make(row)
+            if made is not None and time.monotonic() - made.made < self._every_s:
+                return
+            row = query.study(self._engine, checked_name(name))
+            verdicts = (name,) if is_verdict(name) else query.verdicts(self._engine, name)
+            shows = (row.uid, row.counts.finished, *(query.study(self._engine, each).counts for each in verdicts))
+            if made is None or made.shows != shows:
+                made = self._make(row, verdicts, shows)
+            self._made[study_id] = replace(made, made=time.monotonic())
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The content of an artifact, as Optuna's artifact stores have it."""
@@ -77,35 +96,35 @@ class Exhibits:
         """Refuse: the dashboard changes nothing."""
         raise PermissionError("this dashboard shows; it changes nothing")
 
-    def _make(self, row: StudyRow) -> Exhibit:
-        attrs: dict[str, Any] = {note_ver_key(None): 1, **split_body(self._note(row), None)}
+    def _make(self, row: StudyRow, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
+        attrs: dict[str, Any] = {}
         files: dict[str, Reader] = {}
         ranking = query.best(self._engine, row.name, top=SHOWN)
         for trial in ranking.trials:
             folder = self._home.trial(row.name, trial.number)
             if (folder / gallery.PICTURE).exists():
-                _add(attrs, files, f"trial-{trial.number}-wrong.png", "image/png", (folder / gallery.PICTURE).open)
+                name = f"trial-{trial.number}-wrong.png"
+                _add(attrs, files, row.name, name, "image/png", (folder / gallery.PICTURE).open)
             found = gallery.counts(folder)
             if found is not None:
                 figure = charts.confusion(found["confusion"], found["classes"])
                 figure.update_layout(title=f"trial {trial.number}: what it takes images for, per cent", margin_t=50)
                 attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
-        _add(attrs, files, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode()))
-        return Exhibit(finished=row.counts.finished, attrs=attrs, files=files)
+        _add(attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode()))
+        return Exhibit(shows=shows, made=0.0, note=self._note(row, verdicts), attrs=attrs, files=files)
 
     def _table(self, name: str) -> str:
         return output.to_csv(*answers.trials_csv(query.study(self._engine, name), query.trials(self._engine, name)))
 
-    def _note(self, row: StudyRow) -> str:
+    def _note(self, row: StudyRow, verdicts: Sequence[str]) -> str:
         """Question, answer, and the commands that tell more."""
         lines = [f"**{row.question}**"] if row.question else []
-        if row.best is not None:
+        if row.best is not None and not is_verdict(row.name):
             value = output.number(row.best.values[0])
             lines.append(
                 f"Best: trial {row.best.number}, {row.objective} {value}: `{output.settings(row.best.params)}`."
             )
-        search = searched(row.name)
-        for name in query.verdicts(self._engine, search):
+        for name in verdicts:
             found = contest.load(self._engine, name)
             lines += [f"Verdict ({name}): {contest.duel_line(duel)}." for duel in found.duels[:3]]
             if found.standings and not found.duels:
@@ -113,9 +132,9 @@ class Exhibits:
                 lines.append(
                     f"Verdict ({name}): {lead.name} has {output.number(lead.test)} on {found.images:,} test images."
                 )
-        lines.append(
-            f"`convsearch report {search}` writes all of it on one page, `convsearch export {search}` the model."
-        )
+        if row.spec:
+            report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))
+            lines.append(f"{report} writes all of it on one page, {export} the model.")
         return "\n\n".join(lines)
 
 
@@ -129,16 +148,18 @@ class Shown(_CachedStorage):
     def get_all_studies(self) -> list[FrozenStudy]:
         studies = super().get_all_studies()
         for study in studies:
-            study.system_attrs.update(self._exhibits.attrs(study._study_id))
+            study.system_attrs = self._exhibits.beside(study._study_id, study.system_attrs)
         return studies
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return super().get_study_system_attrs(study_id) | self._exhibits.attrs(study_id)
+        return self._exhibits.beside(study_id, super().get_study_system_attrs(study_id))
 
 
-def _add(attrs: dict[str, Any], files: dict[str, Reader], name: str, kind: str, opened: Callable[..., Any]) -> None:
+def _add(
+    attrs: dict[str, Any], files: dict[str, Reader], study: str, name: str, kind: str, opened: Callable[..., Any]
+) -> None:
     """List a file among the artifacts of a study."""
-    artifact_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{id(attrs)} {name}"))
+    artifact_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{study} {name}"))
     files[artifact_id] = lambda: opened("rb")
     meta = {"artifact_id": artifact_id, "filename": name, "mimetype": kind, "encoding": None}
     attrs[f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}"] = json.dumps(meta)

@@ -1,7 +1,6 @@
 """From a study to a model folder: which network it is, where its weights lie, and what is said of it."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from data.batches import scale
 from data.dataset import DataInfo, prepare
 from data.errors import DataError
 from data.parts import load_search
+from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
@@ -39,9 +39,7 @@ class Choice:
     """With a standing of this trial's configuration."""
 
 
-def export(
-    url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Callable[[str], None]
-) -> tuple[Card, float]:
+def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Say) -> tuple[Card, float]:
     """Write the model folder of a trial, or of the best one: what it says, and how far its ONNX file is from PyTorch.
 
     Raises:

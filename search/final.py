@@ -106,7 +106,7 @@ def spec_of(
     """
     wanted = spec.final or Final()
     largest = max(int(each.config["batch_size"]) for each in found)
-    per_epoch = next(steps for steps in STEPS_PER_EPOCH if largest <= images // steps)
+    per_epoch = next((steps for steps in STEPS_PER_EPOCH if largest <= images // steps), 1)
     fits = possible(spec, found, hours=hours, images=images, crew=crew)
     steps = max(1, round(min(wanted.epochs or MOST_EPOCHS, AT_MOST * fits) * per_epoch))
     cells = of_cells(

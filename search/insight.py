@@ -6,7 +6,7 @@ together with 95 % (Welch's t, with the level of each by Bonferroni), so that wh
 names anything at all.
 
 A search draws more where it has found something good, and draws parameters together. What it shows is therefore an
-association; an effect is only what a grid shows, which has every value beside every other.
+association; an effect is only what a whole grid shows, which has every value beside every other.
 """
 
 import math
@@ -56,11 +56,12 @@ class Insights:
     found: tuple[Insight, ...]
     step: int
     """After which the trials are compared; 0 if there is none."""
-    epochs: float
+    epochs: float | None
+    """That is; None where a step has as many epochs as the network has compute for."""
     trials: int
     """That are compared."""
     is_designed: bool
-    """A grid: differences are effects."""
+    """A whole grid, each cell trained as long: differences are effects."""
 
     @property
     def clear(self) -> tuple[Insight, ...]:
@@ -80,9 +81,9 @@ def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
     return Insights(
         found=tuple(sorted(found, key=lambda each: (not each.is_clear, each.interval.p))),
         step=step,
-        epochs=float(step * kept[0].epochs / kept[0].curve[-1][0]) if kept else 0.0,
+        epochs=None if study.epochs is None else study.epochs * step / stored.budget.steps,
         trials=len(kept),
-        is_designed=stored.search.sampler == "grid" and stored.search.pruner == "none",
+        is_designed=stored.search.sampler == "grid" and len(kept) == len(spec.queue(stored)),
     )
 
 
@@ -104,9 +105,10 @@ def caveat(about: Insights) -> str:
             f"All combinations were trained, so that these are effects; {about.trials} trials, intervals of 95 % for "
             "all of them together."
         )
+    when = f"step {about.step}" if about.epochs is None else f"{about.epochs:g} epochs"
     return (
-        f"Associations, not effects: the search chose what it tried. {about.trials} trials after {about.epochs:g} "
-        "epochs, pruned ones included; intervals of 95 % for all of them together."
+        f"Associations, not effects: the search chose what it tried. {about.trials} trials after {when}, pruned ones "
+        "included; intervals of 95 % for all of them together."
     )
 
 

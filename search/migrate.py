@@ -19,7 +19,7 @@ import socket
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +30,13 @@ import alembic.util
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from data.progress import Say
 from search import home, schema
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.owner import boot, is_dead
 from search.reader import open_reader, place, sqlite_path
 from search.times import Times
 from search.trouble import BUSY, DISK
-
-Say = Callable[[str], None]
 
 #: Tables whose rows no migration makes or removes.
 LASTING = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes")

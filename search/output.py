@@ -44,6 +44,20 @@ class Grid:
     """Headings of columns that are never broken into several lines."""
 
 
+def answer(value: Mapping[str, Any], grid: Grid, *, as_json: bool) -> int:
+    """Print an answer, for a program or for people; the exit code of who has nothing else to tell."""
+    if as_json:
+        sys.stdout.write(to_json(value))
+    else:
+        show(grid)
+    return 0
+
+
+def show(grid: Grid) -> None:
+    """Print `grid` to who has asked."""
+    write(grid, sys.stdout, os.environ)
+
+
 def write(grid: Grid, stream: TextIO, environ: Mapping[str, str]) -> None:
     """Print `grid`: with lines and at most 80 columns on a terminal, else plain, one line for each row."""
     if stream.isatty() and environ.get("TERM") != "dumb":

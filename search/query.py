@@ -93,14 +93,21 @@ def _came_to(trial: TrialRow) -> float | None:
 
 
 def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
-    """The names of the verdicts on a search, in the order in which they were made."""
+    """The names of the verdicts on a search, in the order in which they were made.
+
+    One on a deleted search of the same name is none of them, nor is a bare row that a launcher left that died at it.
+    """
+    specs = sa.select(STUDIES.c.study_name, STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
+    )
+    own = sa.select(STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "uid", STUDIES.c.study_name == name
+    )
     with reading(engine) as connection:
-        made = sa.select(STUDY_ATTRS.c.study_id).where(
-            STUDY_ATTRS.c.key == "spec"
-        )  # else its launcher died, or it is foreign
-        chosen = sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id.in_(made)).order_by(STUDIES.c.study_id)
-        rows = connection.execute(chosen).scalars()
-        return tuple(each for each in rows if is_verdict(each) and searched(each) == name)
+        uid = connection.execute(own).scalar()
+        found = connection.execute(specs.order_by(STUDIES.c.study_id)).all()
+    named = [(each, json.loads(spec)) for each, spec in found if is_verdict(each) and searched(each) == name]
+    return tuple(each for each, spec in named if uid is not None and spec.get("verdict_on") == json.loads(uid))
 
 
 def looks(engine: sa.Engine, fingerprint: str) -> tuple[Look, ...]:
@@ -179,6 +186,7 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
         stop=bool(attrs.get("stop")),
         spec=attrs.get("spec") or {},
         data=attrs.get("data") or {},
+        uid=attrs.get("uid"),
         versions=attrs.get("versions") or {},
     )
 

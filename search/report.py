@@ -26,6 +26,7 @@ from search import compare as comparing
 from search import insight as insights_of
 from search.audit import Audit
 from search.contest import Verdict
+from search.errors import UsageError
 from search.importance import Importances, importances
 from search.insight import Insights
 from search.keys import DEFAULTS
@@ -86,9 +87,14 @@ class Report:
 def gather(engine: sa.Engine, name: str) -> Report:
     """What there is to say of a study.
 
-    Raises UsageError if there is none of that name.
+    Raises UsageError if there is none of that name, or convsearch did not make it.
     """
     study, trials = query.study(engine, name), query.trials(engine, name)
+    if not study.spec:
+        raise UsageError(
+            f"the study {name!r} was not made by convsearch, so that nothing is known of its images and epochs; "
+            "`convsearch dashboard` shows it"
+        )
     verdicts = (name,) if is_verdict(name) else query.verdicts(engine, name)
     loaded = (contest.load(engine, each) for each in reversed(verdicts))
     verdict = next((each for each in loaded if each.standings), None)
@@ -180,7 +186,8 @@ def markdown(report: Report) -> str:
             "",
             *_markdown_table(grid),
             "",
-            *grid.after,
+            *(("```", *grid.after, "```") if any(grid.after) else ()),
+            "",
             *notes(report).get(name, ()),
             "",
         ]
@@ -251,7 +258,7 @@ def drawn(report: Report) -> dict[str, go.Figure]:
         if any(key in trial.params and trial.number in values for trial in trials)
     }
     always = [key for key in keys if all(key in trial.params for trial in trials if trial.number in values)]
-    if len(always) > 1:
+    if len(always) > 1 and values:
         found["parallel"] = charts.parallel(always[:AXES], trials, values)
     if charts.by_end(trials):
         found["timeline"] = charts.timeline(trials)
@@ -275,20 +282,26 @@ def _embeddable(figure: go.Figure) -> str:
 
 
 def _found(report: Report) -> str:
-    best, counts = report.study.best, report.study.counts
+    study, best, counts = report.study, report.study.best, report.study.counts
     if best is None:
         return f"None of {counts.finished} trials is complete: there is no answer yet."
-    images = "test" if is_verdict(report.study.name) else "validation"
+    if is_verdict(study.name):
+        return f"{counts.complete} of {counts.budget} trainings were judged on the test images."
     unusual = {key: value for key, value in best.config.items() if key in DEFAULTS and value != DEFAULTS[key]}
+    which = f"The best of {counts.finished} trials"
+    if len(study.objectives) > 1:
+        which = f"{len(report.best)} of {counts.finished} trials are on the Pareto front; first in {study.objective}"
     return (
-        f"The best of {counts.finished} trials is trial {best.number}, with {report.study.objective} "
-        f"{number(best.values[0])} on {images} images: {settings(unusual) or 'all as by default'}."
+        f"{which} is trial {best.number}, with {study.objective} {number(best.values[0])} on validation images: "
+        f"{settings(unusual) or 'all as by default'}."
     )
 
 
 def _judged(report: Report) -> str:
     if report.verdict is None:
-        return "How good it is on images that it was not chosen by is not known: this study has no verdict."
+        looked = ", ".join(look.study for look in report.looks)
+        others = f" ({looked} looked at the same test images)" if looked else ""
+        return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
     lead = report.verdict.standings[0]
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval.low:.4f} to {lead.interval.high:.4f})"
     duels = [contest.duel_line(duel) for duel in report.verdict.duels if duel.first == lead.name]
@@ -327,15 +340,16 @@ def _insight_grid(report: Report) -> Grid:
 def _best_grid(report: Report) -> Grid:
     first, *others = (trial.params for trial in report.best)
     alike = {key: value for key, value in first.items() if others and all(each.get(key) == value for each in others)}
+    weights = () if "parameters" in report.study.objectives else ("parameters",)
     return Grid(
-        columns=("trial", *report.study.objectives, "epochs", "trained", "parameters", "settings"),
+        columns=("trial", *report.study.objectives, "epochs", "trained", *weights, "settings"),
         rows=tuple(
             (
                 str(trial.number),
                 *map(number, trial.values),
                 setting(trial.epochs),
                 duration(trial.seconds),
-                "-" if trial.parameters is None else f"{trial.parameters:,}",
+                *("-" if trial.parameters is None else f"{trial.parameters:,}" for _ in weights),
                 settings({key: value for key, value in trial.params.items() if key not in alike}) or "-",
             )
             for trial in report.best
@@ -383,7 +397,8 @@ def _origin_grid(report: Report) -> Grid:
     if counts:
         rows.append(("training images", f"{sum(counts):,} of {len(counts)} classes, validation among them"))
     for table in ("data", "budget", "search", "final"):
-        rows.append((f"[{table}]", settings(study.spec.get(table) or {})))
+        told = {key: value for key, value in (study.spec.get(table) or {}).items() if key != "path"}
+        rows.append((f"[{table}]", settings(told)))
     return Grid(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
 
 

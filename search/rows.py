@@ -130,6 +130,8 @@ class StudyRow:
     spec: Mapping[str, Any] = field(default_factory=dict)
     """The resolved study file; empty for a study that convsearch did not make."""
     data: Mapping[str, Any] = field(default_factory=dict)
+    uid: str | None = None
+    """Unique for ever; None for a study that convsearch did not make."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages, the machine and the commit that it was begun with."""
 

@@ -91,6 +91,8 @@ def crossed_interval(scores: "NDArray[np.float64]", *, confidence: float = CONFI
     residual = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + centre
     twice = float((residual**2).sum()) / ((runs - 1) * (cases - 1)) / (runs * cases)
     by_case = max(0.0, by_case - twice)
+    if by_run + by_case <= _ROUNDING**2:  # all the spread there is, is taken for what was counted twice
+        by_case = twice
     if by_run + by_case <= _ROUNDING**2:
         return Interval(low=centre, high=centre, p=1.0) if abs(centre) <= _ROUNDING else None
 

@@ -63,11 +63,9 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             _set(storage, connection, study_id, **attrs)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, attrs, spec, data)
-        if "audit" not in attrs["spec"]["search"]:  # begun by an older version, which had none: it keeps that
-            search = spec.search.model_copy(update={"audit": 0.0})
-            wanted = replace(spec, search=search)
-        else:
-            wanted = spec
+        # What is audited stays: an older version audited nothing, and its trials are not chosen anew.
+        search = spec.search.model_copy(update={"audit": attrs["spec"]["search"].get("audit", 0.0)})
+        wanted = replace(spec, search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         _set(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
         return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=wanted, data=attrs["data"])

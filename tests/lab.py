@@ -19,7 +19,7 @@ import psutil
 import torch
 from PIL import Image
 
-from search import checkpoint, cli, home, launch, lease, query, runner, spec, study
+from search import checkpoint, cli, home, lease, query, runner, spec, study, supply
 from search.objective import Workplace
 from search.owner import this_process
 from search.post import Post
@@ -137,7 +137,7 @@ class Lab:
         """Prepare images and study as a launcher does; what it would tell its worker."""
         wanted = spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)
-        data = launch.prepare_data(wanted, self.cache, lambda _: None)
+        data = supply.prepare_data(wanted, self.cache, lambda _: None)
         study.open_or_create(storage, wanted, name=name, data=data)
         return self.post(name)
 

@@ -1,11 +1,15 @@
 """What the dashboard shows of a study beside Optuna's plots."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna_dashboard import save_note
+from optuna_dashboard._note import get_note_from_system_attrs
 from PIL import Image
 
 from search import dashboard, gallery, query
@@ -18,7 +22,7 @@ BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
 
 
 def exhibits(lab: Lab) -> tuple[Exhibits, Shown, int]:
-    shown = Exhibits(open_reader(lab.url), lab.home)
+    shown = Exhibits(open_reader(lab.url), lab.home, every_s=0.0)
     storage = Shown(dashboard._history(lab.url), shown)
     return shown, storage, storage.get_study_id_from_name("s")
 
@@ -64,9 +68,9 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
     made: list[str] = []
     before = Exhibits._make
 
-    def make(self: Exhibits, row: StudyRow) -> Exhibit:
+    def make(self: Exhibits, row: StudyRow, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
         made.append(row.name)
-        return before(self, row)
+        return before(self, row, verdicts, shows)
 
     monkeypatch.setattr(Exhibits, "_make", make)
 
@@ -76,6 +80,43 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
     shown.refresh(study_id, "s")
 
     assert made == ["s", "s"]
+
+
+def test_what_was_made_a_moment_ago_is_not_made_anew_for_every_poll(ended: Lab) -> None:
+    shown = Exhibits(open_reader(ended.url), ended.home, every_s=3600.0)
+    study_id = dashboard._history(ended.url).get_study_id_from_name("s")
+    shown.refresh(study_id, "s")
+    before = shown.beside(study_id, {})
+    assert ended.run("resume", "s", "--trials", "6", "--workers", "1").code == 0
+
+    shown.refresh(study_id, "s")
+
+    assert shown.beside(study_id, {}) == before
+
+
+def test_a_note_that_somebody_has_written_stands_below_ours(ended: Lab) -> None:
+    save_note(optuna.load_study(study_name="s", storage=ended.url), "What **we** make of it.")
+    shown, storage, study_id = exhibits(ended)
+
+    shown.refresh(study_id, "s")
+
+    (all_of_them,) = storage.get_all_studies()
+    for attrs in (storage.get_study_system_attrs(study_id), all_of_them.system_attrs):
+        note = get_note_from_system_attrs(attrs, None)["body"]
+        assert note.startswith("Best: trial")
+        assert note.count("What **we** make of it.") == 1
+        assert note.endswith("What **we** make of it.")
+
+
+def test_the_note_of_a_search_has_its_verdict_once_that_is_there(ended: Lab) -> None:
+    shown, storage, study_id = exhibits(ended)
+    shown.refresh(study_id, "s")
+    assert "Verdict" not in storage.get_study_system_attrs(study_id)["dashboard:note_str:0"]
+    assert ended.run("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--workers", "1").code == 0
+
+    shown.refresh(study_id, "s")
+
+    assert "Verdict (s.final): trial" in storage.get_study_system_attrs(study_id)["dashboard:note_str:0"]
 
 
 def test_nothing_of_it_is_written_into_the_database(ended: Lab) -> None:

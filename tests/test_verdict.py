@@ -15,7 +15,8 @@ import pytest
 from search import lease, query, runner, spec, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
-from search.launch import Order, launch, on_terms, searching, verdict_spec, verdict_study
+from search.judge import on_terms, verdict_spec, verdict_study
+from search.launch import launch
 from search.objective import Workplace
 from search.owner import this_process
 from search.pace import Snapshot
@@ -23,6 +24,7 @@ from search.pool import End
 from search.progress import PlainView
 from search.reader import open_reader
 from search.rows import TrialRow
+from search.session import Order, searching
 from search.settings import Final
 from search.spec import StudySpec
 from search.storage import Storage
@@ -450,7 +452,7 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
     stored = study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
     found = contestants(asked, [trial for trial, _ in query.leading(storage.engine, "s")])
-    on_terms(storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0])
+    on_terms(storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home)
     return runner.workplace(lab.post("s.final"))
 
 

@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 
 from search import launch, query, spec
-from search.launch import Order
 from search.pool import End
 from search.progress import open_view
 from search.reader import open_reader
+from search.session import Order
 from search.times import Times
 from tests.lab import LONG, Lab, equal, wait_until
 

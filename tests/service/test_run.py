@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search import launch, query, spec, study
+from search import query, session, spec, study, supply
 from search.interrupts import STOPPING
 from search.pool import End
 from search.progress import PlainView
@@ -143,11 +143,11 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
 
 def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> None:
     lab.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(lab.url), launch.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
     stored = study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
-    end = launch.pool(order, storage, stored, ("cpu",), view, since=hour_ago).run()
+    end = session.pool(order, storage, stored, ("cpu",), view, since=hour_ago).run()
 
     assert end is End.DONE
     assert study.seconds_run(storage, stored.id) > 3600.0
@@ -198,7 +198,7 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
     own = replace(lab, cache=lab.folder / "cache")
     file = own.write(budget=SHORT | {"trials": 9})
-    launch.prepare_data(spec.load(Path(file)), own.cache, lambda _: None)
+    supply.prepare_data(spec.load(Path(file)), own.cache, lambda _: None)
     (labels,) = own.cache.glob("sets/*/train_labels.npy")
     np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))  # no such class: a bug for each trial
 

@@ -1,0 +1,144 @@
+"""`convsearch final`: train the best of a search once more, on test images that nobody has chosen by."""
+
+import time
+from dataclasses import replace
+from itertools import count
+
+import optuna
+
+from data.dataset import fetch
+from data.progress import Say
+from search import final, home, machine, query, study
+from search.errors import SpecError, UsageError
+from search.final import Contestant, Crew
+from search.home import Home
+from search.pool import End
+from search.session import Order, Show, alone, pool
+from search.settings import Final
+from search.spec import StudySpec, difference
+from search.storage import Storage
+from search.study import StoredStudy
+from search.supply import fetch_backbones, prepare_data, writing_to
+
+#: A last training of fewer would not be worth the look at the test images.
+LEAST_EPOCHS = 0.5
+
+
+def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, End]:
+    """Train the best of a stored search once more as `wanted` says, and test them; the study of it, and how that ended.
+
+    A verdict on the same terms is gone on with, or is there already; on others it is a further one.
+
+    Raises:
+        UsageError: there is nothing to judge. Else as `launch`.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = Storage(order.url)
+    stored = study.load(storage, order.name)
+    if stored.spec.rows or stored.spec.verdict_on is not None:
+        kind = "a comparison" if stored.spec.rows else "a verdict itself"
+        raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name one")
+    with writing_to(order.cache):
+        fetch(stored.spec.data, order.cache, say)
+    fetch_backbones(stored.spec, say)
+    since = time.monotonic()
+    prepare_data(stored.spec, order.cache, say)
+    if wanted.epochs is None and order.hours is None:
+        own = stored.spec.final
+        wanted = wanted.model_copy(update={"epochs": (own and own.epochs) or stored.spec.budget.epochs})
+    spec = replace(stored.spec, final=wanted)
+    found = final.contestants(spec, [trial for trial, _ in query.leading(storage.engine, order.name)])
+    if not found:
+        raise UsageError(f"no trial of {order.name!r} was judged; `convsearch resume {order.name}` goes on with it")
+    terms, epochs = verdict_spec(order, stored, spec, found, hours=order.hours)
+    if epochs < LEAST_EPOCHS:
+        raise UsageError(
+            f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
+        )
+    verdict = on_terms(storage, stored, terms, home.of(order.url))
+    counts = query.study(storage.engine, verdict.name).counts
+    if counts.to_do == 0 and not (order.retry_failed and counts.failed):
+        return verdict.name, End.DONE
+    return verdict.name, run_verdict(order, storage, verdict, show, say, since=since)
+
+
+def on_terms(storage: Storage, stored: StoredStudy, terms: StudySpec, files: Home) -> StoredStudy:
+    """The verdict on a search on these terms: the one that is there, or a new one behind those on other terms.
+
+    Raises UsageError where its name would be too long for a folder's.
+    """
+    for place in count(1):
+        name = final.name_of(stored.name, place)
+        files.study(name)
+        if not query.is_known(storage.engine, name):
+            break
+        known = study.of_search(study.load(storage, name), stored)
+        if not difference(known.spec, terms):
+            break
+    return study.open_or_create(storage, terms, name=name, data=stored.data)
+
+
+def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> End:
+    """Run a study `NAME.final`, on all cores or GPUs. Its time is counted from `since` on."""
+    devices = machine.devices(order.workers, device=order.device)
+    crew = crew_of(devices, trainings=verdict.spec.budget.trials)
+    say(f"{verdict.name}: {verdict.spec.question}")
+    own = replace(order, name=verdict.name, trials=None, hours=None)
+    with alone(storage, verdict, own, say), show(verdict) as view:
+        seats = devices[: crew.workers]
+        return pool(own, storage, verdict, seats, view, since=since, threads=crew.threads).run()
+
+
+def crew_of(devices: tuple[str, ...], *, trainings: int) -> Crew:
+    """Who trains for the last time: one thread feeds a GPU; cores that no training of its own is for help others."""
+    found = final.crew(cores=len(devices), trainings=trainings)
+    return found if devices[0] == "cpu" else replace(found, threads=1)
+
+
+def verdict_study(
+    order: Order, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
+) -> StoredStudy | None:
+    """The study that trains who leads for the last time, made for `hours` at the most if it is not there yet; None if
+    there is nothing to train or no time, which is said.
+
+    Once made it stays with its trials, whatever the search finds later: the test images are looked at once.
+
+    Raises:
+        SpecError: there is one of a deleted study of the same name.
+    """
+    name = final.name_of(stored.name)
+    if query.is_known(storage.engine, name):
+        return known_verdict(storage, stored)
+    leading = [trial for trial, _ in query.leading(storage.engine, stored.name)]
+    found = final.contestants(stored.spec, leading)
+    if not found:
+        say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
+        return None
+    wanted, epochs = verdict_spec(order, stored, stored.spec, found, hours=hours)
+    if epochs < LEAST_EPOCHS:
+        say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
+        return None
+    if leading[0].state != "COMPLETE":
+        say(f"trial {leading[0].number} leads, though not trained to its end; it is trained for the last time")
+    try:
+        return study.open_or_create(storage, wanted, name=name, data=stored.data)
+    except SpecError:  # another machine, which had more time or cores, was a moment earlier
+        return known_verdict(storage, stored)
+
+
+def verdict_spec(
+    order: Order, stored: StoredStudy, spec: StudySpec, found: tuple[Contestant, ...], *, hours: float | None
+) -> tuple[StudySpec, float]:
+    """The study of the last trainings of these, by the [final] of `spec`, and how many epochs each has time for."""
+    trainings = len(found) * (spec.final or Final()).seeds
+    crew = crew_of(machine.devices(order.workers, device=order.device), trainings=trainings)
+    images = sum(stored.data["train_counts"])
+    wanted = final.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, crew=crew)
+    return wanted, final.possible(spec, found, hours=hours, images=images, crew=crew)
+
+
+def known_verdict(storage: Storage, stored: StoredStudy) -> StoredStudy:
+    """The study of the last training that is there already; it reads its images where its search reads them now."""
+    verdict = study.of_search(study.load(storage, final.name_of(stored.name)), stored)
+    moved = study.moved(verdict.spec, stored.spec.data.path)
+    return study.open_or_create(storage, moved, name=verdict.name, data=stored.data)

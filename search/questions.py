@@ -1,0 +1,158 @@
+"""The verbs that only ask: what is stored, what it means, what a model takes images for. nothing is changed by them."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from data.errors import DataError
+from search import answers, output, query
+from search.errors import DiskError, UsageError
+from search.home import checked_name
+from search.reader import open_reader
+from search.talk import say
+
+#: Seconds between two answers of --watch.
+WATCH_S = 2.0
+
+
+def studies(args: argparse.Namespace) -> int:
+    """List the studies."""
+    engine = open_reader(args.storage)
+
+    def told() -> int:
+        rows = query.studies(engine)
+        return output.answer(answers.studies_json(rows), answers.studies_grid(rows), as_json=args.json)
+
+    return _watched(args, told)
+
+
+def best(args: argparse.Namespace) -> int:
+    """Show the best trials."""
+    if args.csv and args.json:
+        raise UsageError("--csv and --json are two answers; ask for one of them")
+    engine = open_reader(args.storage)
+
+    def told() -> int:
+        ranking = query.best(engine, args.study, top=args.top)
+        if args.csv:
+            sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
+            return 0
+        return output.answer(answers.best_json(ranking), answers.best_grid(ranking), as_json=args.json)
+
+    return _watched(args, told)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Show one trial."""
+    from search import home
+
+    row = query.trial(open_reader(args.storage), args.study, args.trial)
+    log = home.of(args.storage).known_log(args.study, args.trial)
+    return output.answer(answers.trial_json(row, log), answers.trial_grid(row, log), as_json=args.json)
+
+
+def why(args: argparse.Namespace) -> int:
+    """Say why trials were pruned or failed: all of a study, or one."""
+    if args.trial is not None:
+        row = query.trial(open_reader(args.storage), args.study, args.trial)
+        return output.answer(answers.why_json([row]), answers.why_grid([row]), as_json=args.json)
+    rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.reason]
+    return output.answer(answers.why_json(rows), answers.why_grid(rows), as_json=args.json)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Show which changes of a designed comparison helped; or two trials, or two studies, side by side."""
+    from search import compare as comparing
+    from search import contrast
+
+    engine = open_reader(args.storage)
+    match args.with_:
+        case [other] if not other.isdecimal():
+            both = query.study(engine, args.study), query.study(engine, other)
+            return output.answer(contrast.studies_json(*both), contrast.studies(*both), as_json=args.json)
+        case [one, other] if one.isdecimal() and other.isdecimal():
+            pair = query.trial(engine, args.study, int(one)), query.trial(engine, args.study, int(other))
+            return output.answer(contrast.trials_json(*pair), contrast.trials(*pair), as_json=args.json)
+        case [_, *_]:
+            raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
+    comparison = comparing.compare(query.study(engine, args.study), query.trials(engine, args.study))
+    return output.answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write all that a study came to: a page, or Markdown or CSV to read on."""
+    from search import report as reporting
+
+    if args.markdown and args.csv:
+        raise UsageError("--markdown and --csv are two answers; ask for one of them")
+    engine = open_reader(args.storage)
+    if args.csv:
+        sys.stdout.write(
+            output.to_csv(*answers.trials_csv(query.study(engine, args.study), query.trials(engine, args.study)))
+        )
+        return 0
+    found = reporting.gather(engine, args.study)
+    if args.markdown:
+        sys.stdout.write(reporting.markdown(found))
+        return 0
+    path = args.to or Path("exports") / f"{checked_name(args.study)}.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(reporting.html(found), encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
+    for line in found.answer:
+        say(line)
+    print(path)
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Say what an exported model takes images for."""
+    from search import predict as predicting
+
+    package = predicting.load(args.model)
+    found = tuple(predicting.predict(package, predicting.files(args.images)))
+    broken = [each.trouble for each in found if each.trouble is not None]
+    for trouble in broken:
+        say(f"convsearch: {trouble}")
+    output.answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)
+    return DataError.exit_code if broken else 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Check this machine; exit code 1 if something will not work."""
+    from search import doctor as examination
+
+    checks = examination.checks(args.storage, cache=args.cache)
+    return output.answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
+        examination.is_bad(checks)
+    )
+
+
+def completion(args: argparse.Namespace) -> int:
+    """Print what a shell evaluates to complete verbs, flags, studies and trials."""
+    from search import complete
+
+    sys.stdout.write(complete.script(args.shell))
+    return 0
+
+
+def _watched(args: argparse.Namespace, answer: Callable[[], int]) -> int:
+    """Answer once, or again and again until Ctrl-C: in the same place on a terminal, one below the other elsewhere."""
+    if not args.watch:
+        return answer()
+    while True:
+        if sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[J")  # to the corner, and clear
+        answer()
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
+QUESTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    verb.__name__: verb for verb in (predict, report, studies, best, show, why, compare, doctor, completion)
+}
+"""Every verb that only asks, by the name that the command line knows it by."""

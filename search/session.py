@@ -1,0 +1,172 @@
+"""A stored study as one command on this machine works on it: its budget set, what broke off taken up, its workers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.progress import Say
+from search import care, home, lease, query, study
+from search.errors import BusyError, UsageError
+from search.home import Home
+from search.pool import Pool
+from search.post import Post
+from search.progress import View
+from search.room import Room
+from search.spec import StudySpec, queue
+from search.storage import Storage
+from search.study import StoredStudy
+from search.times import Times
+
+Show = Callable[[StoredStudy], AbstractContextManager[View]]
+"""Opens the live view of a study."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What a command asks for beside the spec."""
+
+    url: str
+    cache: Path
+    name: str
+    trials: int | None = None
+    """Budget of the whole study; None is the spec's."""
+    hours: float | None = None
+    """Wall-clock for this run; None is what is left of the spec's `hours`, which are for all runs together."""
+    disk: float | None = None
+    """GB that the files of all studies in the home folder may take; None is what the disk has, but for a reserve."""
+    workers: int | None = None
+    """None is one a core, or one a GPU."""
+    device: str | None = None
+    """cpu or cuda; None is whatever there is."""
+    join: bool = False
+    """Add workers to a study that another process of this machine runs."""
+    retry_failed: bool = False
+    times: Times = field(default_factory=Times)
+
+
+@contextmanager
+def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iterator[None]:
+    """Be the one who runs the study on this machine: with its budget set and its broken-off trials taken up.
+
+    If somebody else runs it, what was asked for is set all the same before BusyError is raised.
+    """
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(home.of(order.url).running(stored.name))
+        except BusyError:
+            if order.trials is not None:
+                set_trials(storage, stored, order.trials, say)
+            if order.hours is not None:
+                set_hours(storage, stored, order.hours)
+            raise
+        set_budget(storage, stored, order, say)
+        take_up(storage, stored, order, say)
+        yield
+
+
+@contextmanager
+def joined(files: Home, order: Order) -> Iterator[None]:
+    """Work beside the one who runs the study on this machine.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    with suppress(BusyError), files.running(order.name):
+        raise UsageError(f"nobody is running {order.name!r} on this machine; leave out --join to run it")
+    yield
+
+
+def pool(
+    order: Order,
+    storage: Storage,
+    stored: StoredStudy,
+    devices: tuple[str, ...],
+    view: View,
+    *,
+    since: float | None,
+    threads: int = 1,
+) -> Pool:
+    """The workers of a run, one for each device, of so many threads each; see `Pool.since`."""
+    return Pool(
+        storage=storage,
+        study=stored,
+        post=Post(
+            url=order.url,
+            study=stored.name,
+            token="",
+            cache=str(order.cache),
+            images=stored.spec.data.path,
+            device="",
+            threads=threads,
+            workers=len(devices),
+            patience_s=order.times.patience_s,
+        ),
+        devices=devices,
+        view=view,
+        room=room_of(order, workers=len(devices)),
+        since=since,
+        times=order.times,
+    )
+
+
+def room_of(order: Order, *, workers: int) -> Room:
+    """The room that a run has for its files."""
+    budget = None if order.disk is None else int(order.disk * 1e9)
+    return Room(url=order.url, study=order.name, workers=workers, budget=budget)
+
+
+def searching(spec: StudySpec, hours: float | None) -> float | None:
+    """The part of `hours` that the search may take."""
+    return hours if hours is None or spec.final is None else hours * (1 - spec.final.share)
+
+
+def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+    """Store the budget that this command asks for; what it leaves open is the spec's."""
+    set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
+    if order.hours is None:
+        study.set_attrs(storage, stored.id, hours=searching(stored.spec, stored.spec.budget.hours))
+    else:
+        set_hours(storage, stored, order.hours)
+
+
+def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
+    """Let the study run for so many hours more than it has run until now, the last training included."""
+    part = searching(stored.spec, hours) or 0.0
+    study.set_attrs(storage, stored.id, hours=part + study.seconds_run(storage, stored.id) / 3600)
+
+
+def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
+    """Store how many trials the study may have, and say so where that is not what was asked for."""
+    cells = len(queue(stored.spec)) if stored.spec.search.sampler == "grid" else asked
+    trials = study.set_trials(storage, stored, min(asked, cells))
+    if trials < asked:
+        say(f"the budget is {trials} trials, not {asked}: so many cells there are")
+    if trials > asked:
+        say(f"the budget is {trials} trials, not {asked}: so many have been begun, and none is thrown away")
+
+
+def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+    """Put what broke off back to the queue, and say where the study goes on."""
+    study.set_attrs(storage, stored.id, stop=False)
+    take_back(storage, stored, home.of(order.url))
+    lease.Watch(order.times).expire(storage, stored.id)
+    storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name))
+    retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
+    if order.retry_failed:
+        say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
+    counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
+    if counts.finished or counts.waiting or counts.paused:
+        pause = f", {counts.paused} pause at a rung" if counts.paused else ""
+        say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
+
+
+def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
+    """Put those trials back to the queue that an earlier run was to put back, but could not.
+
+    It was stopped on purpose, so that this was no attempt.
+    """
+    tokens = files.left(stored.name)
+    if tokens:
+        lease.stop(storage, tokens)
+        files.forget_left(stored.name)

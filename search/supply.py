@@ -1,0 +1,60 @@
+"""What a study needs on this disk before it can begin: its images, decoded, and pretrained weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.dataset import prepare
+from data.errors import DataError
+from data.progress import Say
+from search.errors import DiskError
+from search.spec import StudySpec
+
+
+def anchored(data: DataConfig) -> DataConfig:
+    """The same images, wherever the next command is given."""
+    return data if data.path is None else data.model_copy(update={"path": str(Path(data.path).absolute())})
+
+
+def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
+    """Decode the images if that was not done yet; what the study keeps of them."""
+    with writing_to(cache):
+        info = prepare(spec.data, cache, say)
+    for note in info.notes:
+        say(note)
+    kept = ("fingerprint", "classes", "train_counts", "test_counts", "image_size", "notes")
+    return {name: value for name, value in asdict(info).items() if name in kept}
+
+
+def fetch_backbones(spec: StudySpec, say: Say) -> None:
+    """Fetch the pretrained weights of every backbone that a study may draw, before workers want them all at once.
+
+    Raises:
+        DataError: they are not here, and cannot be fetched; says which file to put where.
+    """
+    from models.backbone import NoWeights
+    from models.backbone import fetch as fetch_weights
+
+    domains = [
+        spec.space.parameters["backbone"],
+        *(table["backbone"] for table in spec.space.when.values() if "backbone" in table),
+    ]
+    wanted = {str(value) for domain in domains for value in domain.cells()}
+    wanted |= {str(row.values.get("backbone", "none")) for row in spec.rows}
+    for name in sorted(wanted - {"none"}):
+        try:
+            fetch_weights(name, say=say)
+        except NoWeights as error:
+            raise DataError(str(error)) from error
+
+
+@contextmanager
+def writing_to(cache: Path) -> Iterator[None]:
+    """Say what to do where the folder of images cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"cannot write to {cache}: {error.strerror or error}; name another --cache") from error
