@@ -1,5 +1,7 @@
 """The networks themselves."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from models.config import ModelConfig, Plan
 from models.layers import ConvBlock, DenseBlock, Whitening, make_head
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """What makes features of an image, a head that makes one vector of them, dense blocks, a classifier.
 
     (N, 3, side, side) float32 becomes (N, classes) float32: one logit a class. `in_bfloat16` says in which numbers
@@ -24,13 +26,13 @@ class Network(nn.Module):
         self.classifier = nn.Linear(features, classes)
         self._logit_scale = config.logit_scale
 
+    @abstractmethod
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
         """Make the modules that `features` needs; before all others, so that the order of the weights is the way's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, side, side) to (N, channels, side, side)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16):

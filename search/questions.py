@@ -83,6 +83,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write all that a study came to: a page, or Markdown or CSV to read on."""
+    from search import page as paging
     from search import report as reporting
 
     if args.markdown and args.csv:
@@ -95,12 +96,12 @@ def report(args: argparse.Namespace) -> int:
         return 0
     found = reporting.gather(engine, args.study)
     if args.markdown:
-        sys.stdout.write(reporting.markdown(found))
+        sys.stdout.write(paging.markdown(found))
         return 0
     path = args.to or Path("exports") / f"{checked_name(args.study)}.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(reporting.html(found), encoding="utf-8")
+        path.write_text(paging.html(found), encoding="utf-8")
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
     for line in found.answer:

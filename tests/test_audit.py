@@ -137,6 +137,12 @@ def test_where_trials_pause_one_whose_turn_would_have_come_was_not_stopped() -> 
     assert [trial.number for trial in found.spared] == [20]
 
 
+def test_where_the_pruner_has_let_nothing_through_there_is_nothing_to_compare_with() -> None:
+    (line,) = lines(audit(study_of(), [row(20, 0.52, spared=True)]))
+
+    assert line == "1 trials that would have been stopped were trained to their end; none that was let through was."
+
+
 def test_a_spared_trial_that_has_not_ended_is_still_to_come() -> None:
     waiting = TrialRow(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
 

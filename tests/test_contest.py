@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,6 +203,43 @@ def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it(
     (duel,) = found.duels
     both = {name: runs[[0, 2]].mean() for name, runs in scores.items()}
     assert duel.difference == pytest.approx(both[duel.first] - both[duel.second])
+
+
+def test_where_all_the_spread_is_taken_for_what_was_counted_twice_there_is_an_interval_all_the_same() -> None:
+    found = judged({"trial 1": np.array([[1.0, 0.0], [0.0, 1.0]]), "trial 2": np.zeros((2, 2))})
+
+    (duel,) = found.duels
+    assert duel.interval is not None
+    assert duel.interval.low < 0.0 < duel.interval.high
+    assert "no clear difference between trial 1 and trial 2: 0.5000" in contest.duel_line(duel)
+
+
+def test_a_lead_on_every_image_of_every_run_has_no_interval_and_says_why() -> None:
+    (duel,) = judged({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).duels
+
+    assert contest.duel_line(duel) == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread to judge by"
+
+
+def test_configurations_without_a_common_run_are_not_compared() -> None:
+    first, second = trials_of({"trial 1": np.ones((1, 6)), "trial 2": np.zeros((1, 6))})
+
+    found = contest.verdict(study_of(("trial 1", "trial 2")), [first, replace(second, repeat=1)], {})
+
+    assert contest.duel_line(found.duels[0]) == "trial 1 and trial 2 have no run in common"
+
+
+def test_a_class_without_test_images_is_not_among_the_worst() -> None:
+    (standing,) = judged({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).standings
+
+    assert contest.worst(standing, CLASSES) == ("dog 0.50 (0.50 owl)", "cat 1.00 (0.00 dog)")
+
+
+def test_where_the_search_had_two_level_it_says_so() -> None:
+    scores = {"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}
+
+    found = contest.verdict(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
+
+    assert "had trial 1 and trial 2 level" in output.text(contest.grid(found, ()), width=None)
 
 
 def test_before_anybody_has_looked_there_is_no_verdict() -> None:

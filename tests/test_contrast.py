@@ -1,5 +1,6 @@
 """Two things side by side: what differs, and nothing else."""
 
+import optuna
 import pytest
 
 from tests.lab import Lab
@@ -25,6 +26,16 @@ def test_two_trials_differ_in_what_was_drawn(ended: Lab) -> None:
     assert "trial 0" in table.out
     assert f"{first.values[0]:.4f}" in table.out
     assert "batch_size" not in table.out
+
+
+def test_two_trials_of_plain_optuna_differ_in_what_was_drawn_and_nothing_else(lab: Lab) -> None:
+    lab.home.make()
+    plain = optuna.create_study(study_name="plain", storage=lab.url)
+    plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+
+    answer = lab.run("compare", "plain", "0", "1", "--json")
+
+    assert answer.json["differences"] == {"x": [trial.params["x"] for trial in plain.trials]}
 
 
 def test_two_studies_differ_in_their_files(ended: Lab) -> None:

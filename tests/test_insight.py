@@ -153,6 +153,7 @@ def test_of_a_grid_differences_are_effects() -> None:
     assert found.is_designed
     assert " gives 0." in sentence(found.found[0], found, objective="accuracy")
     assert caveat(found).startswith("All combinations were trained")
+    assert not insights(study_of(spec.dump(built)), trials[:-1]).is_designed
 
 
 def test_without_enough_trials_nothing_is_said() -> None:

@@ -92,6 +92,26 @@ def test_the_budget_the_question_and_the_place_of_the_images_may_change(url: str
     assert study.load(Storage(url), "s").spec == later.spec  # the next `resume` finds the images where they are now
 
 
+def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
+    create(url, build(search={"audit": 0.1}))
+
+    for _ in range(2):
+        again = create(url, build(search={"audit": 0.2}))
+
+    assert again.spec.search.audit == study.load(Storage(url), "s").spec.search.audit == 0.1
+
+
+def test_a_study_that_an_older_version_has_begun_audits_nothing_however_often_it_is_gone_on_with(url: str) -> None:
+    stored, storage = create(url, build()), Storage(url)
+    old = spec.dump(build())
+    del old["search"]["audit"]
+    study.set_attrs(storage, stored.id, spec=old)
+
+    found = [create(url, build()).spec.search.audit for _ in range(2)]
+
+    assert found == [0.0, 0.0]
+
+
 def test_a_study_of_plain_optuna_is_neither_taken_over_nor_run(url: str) -> None:
     storage = Storage(url, create=True)
     plain = optuna.create_study(study_name="s", storage=optuna.storages.RDBStorage(url), direction="maximize")

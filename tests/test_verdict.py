@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from search import lease, query, runner, spec, study
+from data.config import DataConfig
+from data.parts import Part, load_test
+from search import lease, objective, query, runner, spec, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
@@ -423,6 +426,7 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(lab
         assert each["latency_ms"] > 0
         assert (each["gap"] is None) == (name == "baseline")
     assert len(answer.json["duels"]) == 3
+    assert [(look["study"], look["networks"]) for look in answer.json["looks"]] == [("s.final", 6)]
 
 
 def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_there_was_a_look(lab: Lab) -> None:
@@ -473,6 +477,58 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> Non
     assert done == [(1, 0), (2, 0), (3, 0), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4)]
     assert "paused at step" in lab.home.log("s.final", 0).read_text()
     assert "until all are trained" in lab.home.log("s.final", 0).read_text()
+
+
+def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = judging(lab, Final(epochs=1, top=1, seeds=1))
+    claim = lease.claim(
+        place.storage, place.study.id, this_process(place.storage.token or ""), spec.queue(place.study.spec), None
+    )
+    assert claim is not None
+    looks: list[Path] = []
+
+    def look(data: DataConfig, cache: Path) -> Part:
+        looks.append(cache)
+        return load_test(data, cache)
+
+    monkeypatch.setattr("search.verdict.load_test", look)
+
+    outcomes = [  # the second is what follows where it died before it told its value
+        objective.run(place, claim, objective.open_trial(place, claim), lambda: None, kind=VerdictRun) for _ in range(2)
+    ]
+
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].value is not None
+    assert len(looks) == 1
+
+
+def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(lab: Lab) -> None:
+    place = judging(lab, Final(epochs=1, top=2, seeds=1))
+    for error in (RuntimeError("a bug"), None):
+        claim = lease.claim(
+            place.storage, place.study.id, this_process(place.storage.token or ""), spec.queue(place.study.spec), None
+        )
+        assert claim is not None
+        runner.run_trial(place, claim, lambda: None) if error is None else runner.fail(place, claim, error)
+    terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
+
+    told, again = lab.run(*terms), lab.run(*terms, "--retry-failed")
+
+    assert (told.code, again.code) == (0, 0)
+    assert "run 1: fail, RuntimeError: a bug" in told.out
+    assert "1 failed trials are tried again" in again.err
+    assert [trial.state for trial in lab.trials("s.final")] == ["COMPLETE"] * 2
+
+
+def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_is_trained(lab: Lab) -> None:
+    name = "s" * 60
+    assert lab.run("run", lab.write(budget=BUDGET), "--name", name, "--workers", "1").code == 0
+
+    answer = lab.run("final", name, *TERMS)
+
+    assert answer.code == 2
+    assert "a study's name is up to 64 letters" in answer.err
+    assert [row.name for row in query.studies(open_reader(lab.url))] == [name]
 
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:

@@ -1,0 +1,279 @@
+"""A report as one page: an HTML file that needs nothing else, or Markdown.
+
+The page loads nothing and runs only what it holds (a Content-Security-Policy names the hash of each script), so that
+it can be mailed, kept, and opened without a network.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from search import answers, charts, contest
+from search import audit as audits
+from search import insight as insights_of
+from search.importance import Importances
+from search.output import Grid, duration, number, setting, settings
+from search.report import Report
+from search.space import strip
+
+#: Parameters with a slice of their own, axes side by side.
+SLICES, AXES = 8, 8
+#: What begins a drawing on the page.
+DRAW = """\
+for (const box of document.querySelectorAll("[data-figure]")) {
+  const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
+  Plotly.newPlot(box, figure.data, figure.layout, {responsive: true, displayModeBar: false});
+}
+"""
+
+
+def html(report: Report) -> str:
+    """The page."""
+    figures = drawn(report)
+    scripts = [get_plotlyjs(), DRAW] if figures else []
+    return _template().render(
+        report=report,
+        figures={name: _embeddable(figure) for name, figure in figures.items()},
+        scripts=scripts,
+        policy=policy(scripts),
+        tables=tables(report),
+        notes=notes(report),
+        titles=title,
+    )
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """What a browser may run of the page, and load: these scripts, and nothing."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def markdown(report: Report) -> str:
+    """The same in Markdown, without the pictures."""
+    lines = [f"# {report.study.name}", "", report.study.question, "", *report.answer, ""]
+    for name, grid in tables(report).items():
+        lines += [
+            f"## {name}",
+            "",
+            *grid.before,
+            "",
+            *_markdown_table(grid),
+            "",
+            *(("```", *grid.after, "```") if any(grid.after) else ()),
+            "",
+            *notes(report).get(name, ()),
+            "",
+        ]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def _markdown_table(grid: Grid) -> list[str]:
+    if not grid.rows:
+        return []
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (grid.columns, *grid.rows)]
+    return [f"| {' | '.join(row)} |" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:])]
+
+
+def tables(report: Report) -> dict[str, Grid]:
+    """Every table by its heading, in the order of the page."""
+    found: dict[str, Grid] = {}
+    if report.verdict is not None:
+        found["Verdict"] = contest.grid(report.verdict, answers.looks_lines(report.looks, report.verdict.study))
+    if report.comparison is not None:
+        found["Comparison"] = report.comparison
+    if report.importances.found:
+        found["Importance"] = _importance_grid(report.importances)
+    if report.insights.found:
+        found["What goes with good trials"] = _insight_grid(report)
+    if report.best:
+        found["Best trials"] = _best_grid(report)
+    found["Trials"] = _counts_grid(report)
+    found["Cost"] = _cost_grid(report)
+    found["Where it comes from"] = _origin_grid(report)
+    return found
+
+
+def notes(report: Report) -> dict[str, tuple[str, ...]]:
+    """What is said below a table, by its heading."""
+    pruner = report.study.spec.get("search", {}).get("pruner")
+    return {
+        "Importance": (
+            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells of who is among "
+            "the best tenth. Intervals of 95 % by bootstrap over trials. Where nothing matters, the most important "
+            f"parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
+        ),
+        "What goes with good trials": (insights_of.caveat(report.insights),),
+        "Trials": audits.lines(report.audit) if pruner not in (None, "none") else (),
+    }
+
+
+def drawn(report: Report) -> dict[str, go.Figure]:
+    """Every picture by its name; none of what there is nothing of."""
+    trials, objective = report.trials, report.study.objective
+    found: dict[str, go.Figure] = {}
+    if report.verdict is not None:
+        found["confusion"] = charts.confusion(report.verdict.standings[0].confusion.tolist(), report.verdict.classes)
+    if report.importances.found:
+        found["importance"] = charts.importance(report.importances)
+    for place, name in enumerate(report.study.objectives[1:], 1):
+        if report.best:
+            objectives = report.study.objectives
+            found[f"pareto-{name}"] = charts.pareto(report.best, trials, objectives=objectives, second=place)
+    if any(trial.values for trial in charts.by_end(trials)):
+        found["history"] = charts.history(trials, objective=objective)
+    if any(trial.curve for trial in trials):
+        found["curves"] = charts.curves(trials, objective=objective)
+    values = {trial.number: trial.curve[-1][1] for trial in trials if trial.curve and trial.violation <= 0}
+    keys = _keys(report)
+    found |= {
+        f"slice-{key}": charts.slice_of(key, trials, values, objective=objective)
+        for key in keys[:SLICES]
+        if any(key in trial.params and trial.number in values for trial in trials)
+    }
+    always = [key for key in keys if all(key in trial.params for trial in trials if trial.number in values)]
+    if len(always) > 1 and values:
+        found["parallel"] = charts.parallel(always[:AXES], trials, values)
+    if charts.by_end(trials):
+        found["timeline"] = charts.timeline(trials)
+    return found
+
+
+def _keys(report: Report) -> list[str]:
+    """The parameters that were drawn, the most important first."""
+    drawn_keys = dict.fromkeys(key for trial in report.trials for key in trial.params)
+    found = report.importances.found or report.insights.found
+    ranked = [strip(each.parameter) for each in found]
+    return [
+        *dict.fromkeys(key for key in ranked if key in drawn_keys),
+        *(key for key in drawn_keys if key not in ranked),
+    ]
+
+
+def _embeddable(figure: go.Figure) -> str:
+    """A figure as JSON that no page takes for anything else."""
+    return str(figure.to_json()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _importance_grid(found: Importances) -> Grid:
+    return Grid(
+        columns=("parameter", "importance", "low", "high"),
+        rows=tuple((row.parameter, f"{row.share:.3f}", f"{row.low:.3f}", f"{row.high:.3f}") for row in found.found),
+    )
+
+
+def _insight_grid(report: Report) -> Grid:
+    objective = report.study.objective
+    clear = [insights_of.sentence(each, report.insights, objective=objective) for each in report.insights.clear]
+    return Grid(
+        columns=("parameter", "value", "trials", "others", "difference", "low", "high"),
+        rows=tuple(
+            (
+                each.parameter,
+                each.group,
+                str(each.n),
+                str(each.others),
+                f"{each.difference:+.4f}",
+                f"{each.interval.low:+.4f}",
+                f"{each.interval.high:+.4f}",
+            )
+            for each in report.insights.found
+        ),
+        before=tuple(f"{line}." for line in clear) or ("Nothing stands out from chance.",),
+    )
+
+
+def _best_grid(report: Report) -> Grid:
+    first, *others = (trial.params for trial in report.best)
+    alike = {key: value for key, value in first.items() if others and all(each.get(key) == value for each in others)}
+    weights = () if "parameters" in report.study.objectives else ("parameters",)
+    return Grid(
+        columns=("trial", *report.study.objectives, "epochs", "trained", *weights, "settings"),
+        rows=tuple(
+            (
+                str(trial.number),
+                *map(number, trial.values),
+                setting(trial.epochs),
+                duration(trial.seconds),
+                *("-" if trial.parameters is None else f"{trial.parameters:,}" for _ in weights),
+                settings({key: value for key, value in trial.params.items() if key not in alike}) or "-",
+            )
+            for trial in report.best
+        ),
+        before=(f"All of them have {settings(alike)}.",) if alike else (),
+    )
+
+
+def _counts_grid(report: Report) -> Grid:
+    counts = report.study.counts
+    rows = [("complete", str(counts.complete)), *((reason, str(count)) for reason, count in report.reasons)]
+    open_ones = {
+        "running": counts.running,
+        "waiting": counts.waiting,
+        "paused": counts.paused,
+        "to begin": counts.remaining,
+    }
+    rows += [(state, str(count)) for state, count in open_ones.items() if count]
+    return Grid(columns=("state", "trials"), rows=tuple(rows))
+
+
+def _cost_grid(report: Report) -> Grid:
+    cost = report.spent
+    rows = [
+        ("training, all workers together", duration(cost.seconds)),
+        ("on the clock", duration(cost.wall_s)),
+    ]
+    if cost.saved_s:
+        rows.append(("saved by pruning, against training every trial to its end", duration(cost.saved_s)))
+    rows += [
+        (f"until {report.study.objective} {level:g} (trial {trial})", duration(seconds))
+        for level, trial, seconds in cost.reached
+    ]
+    return Grid(columns=("what", "time"), rows=tuple(rows))
+
+
+def _origin_grid(report: Report) -> Grid:
+    study = report.study
+    data = {key: study.data.get(key) for key in ("fingerprint", "image_size") if study.data.get(key) is not None}
+    counts = study.data.get("train_counts")
+    rows = [
+        *((key, str(value)) for key, value in study.versions.items()),
+        *((key, str(value)) for key, value in data.items()),
+    ]
+    if counts:
+        rows.append(("training images", f"{sum(counts):,} of {len(counts)} classes, validation among them"))
+    for table in ("data", "budget", "search", "final"):
+        told = {key: value for key, value in (study.spec.get(table) or {}).items() if key != "path"}
+        rows.append((f"[{table}]", settings(told)))
+    return Grid(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    found.filters["numeric"] = lambda cell: bool(re.fullmatch(r"[-+]?[\d.,]+( s)?|-", cell))
+    return found.get_template("page.html")
+
+
+def title(name: str) -> str:
+    """What a picture shows."""
+    fixed: dict[str, Any] = {
+        "confusion": "Confusion: per cent of each class, as the winner takes it",
+        "importance": "Importance (bars: intervals; dotted: what chance reaches)",
+        "history": "Best so far, over hours of training",
+        "curves": "Learning curves: the best (green), others, pruned (grey)",
+        "parallel": "All parameters side by side: the best tenth (green)",
+        "timeline": "Who worked when",
+    }
+    if name.startswith("pareto-"):
+        return f"What {name.removeprefix('pareto-')} buy: the Pareto front (green)"
+    return str(fixed.get(name) or f"By {name.removeprefix('slice-')}")
