@@ -91,16 +91,21 @@ class Batches:
         return self._order[1]
 
 
+def at_once(side: int) -> int:
+    """Images of this side, as the network looks at them, that are judged at once."""
+    return max(1, JUDGED_PIXELS // side**2)
+
+
 def evaluation(
     part: Part, info: DataInfo, batch_size: int | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
     """Yield every image of a part once, in order and unchanged; the last batch may be short. Without a `batch_size` it
-    has as many pixels for images of any side.
+    has as many pixels for images of any side; see `at_once`.
 
     On another device than the CPU, hand in part.to(device): else it is copied there anew each time.
     """
     part = part.to(device)
-    size = batch_size or max(1, JUDGED_PIXELS // info.image_size**2)
+    size = batch_size or at_once(info.image_size)
     normalise = _Normalise(info, part.images)
     for rows in torch.split(part.indices, size):
         yield normalise(_gather(part.images, rows)), part.labels[rows]

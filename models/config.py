@@ -122,6 +122,10 @@ class ModelConfig(BaseModel):
     tuned_stages: Annotated[int, Field(ge=0, le=5)] = 5
     """So many of its five stages, the last ones, are trained; the others stay as they were pretrained."""
 
+    def seen_side(self, image_size: int) -> int:
+        """Pixels a side of the images that the convolutions see, of images of that size."""
+        return self.backbone_side or image_size
+
 
 class TrainConfig(BaseModel):
     """How a network is trained."""
@@ -240,15 +244,15 @@ def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
     size = _SIZES[config.backbone]
     if config.head == "flatten":
         raise Impossible(f'backbone {config.backbone!r} ends in one vector; take head = "gap" or "max"')
-    if config.backbone == "vgg16_bn" and (config.backbone_side or image_size) < 2**5:
+    if config.backbone == "vgg16_bn" and config.seen_side(image_size) < 2**5:
         raise Impossible(
             f"backbone 'vgg16_bn' halves the side five times, so it needs 32 pixels, but has "
-            f"{config.backbone_side or image_size}; raise backbone_side"
+            f"{config.seen_side(image_size)}; raise backbone_side"
         )
     growing, fixed = size.macs if config.backbone_side else size.kept_macs
     sizes = [size.channels, *[config.dense_units] * config.dense_layers, classes]
     dense = tuple(pairwise(sizes))
-    pixels = (config.backbone_side or image_size) ** 2
+    pixels = config.seen_side(image_size) ** 2
     return Plan(
         stem=False,
         convs=(),

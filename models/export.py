@@ -93,11 +93,11 @@ class Package:
     card: Card
 
 
-def write(folder: Path, model: Deployed, card: Card, *, page: str, images: Tensor) -> float:
+def write(folder: Path, model: Deployed, card: Card, *, page: str, images: Tensor) -> tuple[Card, float]:
     """Write the whole folder at once: it is there complete, or not at all. An older model there is replaced.
 
-    `images`, (N, side, side, 3) uint8: real ones, on which the ONNX file must say what PyTorch says. Returns by how
-    much the probabilities differ at the most.
+    `images`, (N, side, side, 3) uint8: real ones, on which the ONNX file must say what PyTorch says. Returns the card
+    with the hashes of the other files, and by how much the probabilities differ at the most.
 
     Raises:
         FileExistsError: the folder holds something else.
@@ -114,13 +114,14 @@ def write(folder: Path, model: Deployed, card: Card, *, page: str, images: Tenso
         write_onnx(aside / ONNX, model, card)
         apart = disagreement(aside / ONNX, model, images)
         sums = {name: _sha256(aside / name) for name in (WEIGHTS, ONNX)}
-        told = card.model_copy(update={"sha256": sums}).model_dump(mode="json", by_alias=True)
-        (aside / CONFIG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        card = card.model_copy(update={"sha256": sums})
+        told = json.dumps(card.model_dump(mode="json", by_alias=True), indent=2)
+        (aside / CONFIG).write_text(told + "\n", encoding="utf-8")
         (aside / PAGE).write_text(page, encoding="utf-8")
         _put(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return apart
+    return card, apart
 
 
 def read(folder: Path) -> Package:

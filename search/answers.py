@@ -31,6 +31,8 @@ def best_grid(ranking: Ranking) -> Grid:
         for t in ranking.trials
     )
     front = "the Pareto front: no other trial is as good in all and better in one" if len(study.objectives) > 1 else ""
+    if ranking.front > len(rows):
+        front += f"; {len(rows)} of its {ranking.front} trials (--top {ranking.front} shows all)"
     return Grid(
         columns=("trial", *study.objectives, "epochs", "time", "settings" if front else "parameters"),
         fixed=("trial", *study.objectives, "time"),

@@ -6,11 +6,11 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data.errors import DataError
 from search import address
-from search.complete import complete
+from search.complete import complete, is_asked
 from search.errors import ConvsearchError, UsageError
 from search.talk import harmless, say
 
@@ -80,7 +80,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that repeats no password, wherever on the command line it stands."""
+    """A parser that repeats no password, wherever on the command line it stands, and takes flags between names."""
+
+    _is_mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Let `why STUDY --json 3` be `why STUDY 3 --json`; the verb itself comes before its flags."""
+        if self._is_mixing or self._subparsers is not None or is_asked():
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
 
     def error(self, message: str) -> NoReturn:
         super().error(harmless(message))

@@ -9,9 +9,14 @@ from typing import Any
 ASKED = "_ARGCOMPLETE"
 
 
+def is_asked() -> bool:
+    """Whether a shell asks for completions."""
+    return ASKED in os.environ
+
+
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answer a shell and exit, if it is one that asks; any other command pays nothing for it."""
-    if ASKED not in os.environ:
+    if not is_asked():
         return
     import argcomplete
 
@@ -37,8 +42,10 @@ def _add_completer(verb: argparse.ArgumentParser, action: Any) -> None:
     if action.dest == "study":
         is_file = verb.prog.split()[-1] in ("run", "validate")
         action.completer = _files_and_studies if is_file else _studies
-    elif action.dest in ("trial", "with_"):
+    elif action.dest == "trial":
         action.completer = _trials
+    elif action.dest == "with_":
+        action.completer = _trials_and_studies
 
 
 def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
@@ -55,9 +62,11 @@ def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str
 
 def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Names of study files, those that come with the project and those here."""
-    shipped = [path.stem for path in Path(__file__).parents[1].joinpath("studies").glob("*.toml")]
-    here = [str(path) for path in Path(prefix).parent.glob("*.toml")]
-    return [name for name in (*shipped, *here) if name.startswith(prefix)]
+    from search.spec import FOLDERS
+
+    named = dict.fromkeys(path.stem for folder in FOLDERS for path in sorted(folder.glob("*.toml")))
+    here = [str(path) for path in sorted(Path(prefix).parent.glob("*.toml"))]
+    return [name for name in (*named, *here) if name.startswith(prefix)]
 
 
 def _trials(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
@@ -71,3 +80,8 @@ def _trials(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]
     except (ConvsearchError, AttributeError):
         return []
     return [str(row.number) for row in rows if str(row.number).startswith(prefix)]
+
+
+def _trials_and_studies(prefix: str, parsed_args: argparse.Namespace, **context: Any) -> list[str]:
+    """What `compare` sets beside a study: another one, or two of its trials."""
+    return _trials(prefix, parsed_args, **context) + _studies(prefix, parsed_args, **context)

@@ -22,12 +22,13 @@ from models.build import build
 from models.config import Impossible, ModelConfig, TrainConfig, plan
 from models.precision import computes_bfloat16
 from models.train import Training
-from search import machine, spec
+from search import spec
 from search.domain import Value
 from search.errors import SpecError
 from search.output import Grid, duration
 from search.spec import StudySpec
 from search.study import asha
+from search.supply import devices, worker_bytes
 
 #: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
@@ -78,7 +79,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
 
     Raises DataError where its images are a folder or archive that cannot be read.
     """
-    seats = machine.devices(workers, device=device)
+    seats = devices(wanted, workers, device=device)
     train, test, classes = _counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
     drawn = _draw(wanted, classes=classes, side=side)
@@ -106,7 +107,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
         share=share,
         seconds=per_trial * wanted.budget.trials * possible / len(seats),
         hours=wanted.budget.hours,
-        memory=len(seats) * machine.WORKER_BYTES,
+        memory=len(seats) * worker_bytes(wanted),
         disk=(train + test) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
         + KEPT_TRIALS * KEPT * CHECKPOINT_NUMBERS * 4 * largest,

@@ -57,12 +57,11 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
         )
     model, card = packed(url, stored, choice, info)
     try:
-        apart = write(folder, model, card, page=page(card, folder.name), images=real_images(stored, cache))
+        return write(folder, model, card, page=page(card, folder.name), images=real_images(stored, cache))
     except FileExistsError as error:
         raise UsageError(f"{error} with --to") from error
     except OSError as error:
         raise DiskError(f"cannot write to {folder}: {error.strerror or error}; name another one with --to") from error
-    return card, apart
 
 
 def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:

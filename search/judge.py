@@ -8,7 +8,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import final, home, machine, query, study
+from search import final, home, query, study
 from search.errors import SpecError, UsageError
 from search.final import Contestant, Crew
 from search.home import Home
@@ -18,7 +18,7 @@ from search.settings import Final
 from search.spec import StudySpec, difference
 from search.storage import Storage
 from search.study import StoredStudy
-from search.supply import fetch_backbones, prepare_data, writing_to
+from search.supply import devices, fetch_backbones, prepare_data, writing_to
 
 #: A last training of fewer would not be worth the look at the test images.
 LEAST_EPOCHS = 0.5
@@ -80,19 +80,18 @@ def on_terms(storage: Storage, stored: StoredStudy, terms: StudySpec, files: Hom
 
 def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> End:
     """Run a study `NAME.final`, on all cores or GPUs. Its time is counted from `since` on."""
-    devices = machine.devices(order.workers, device=order.device)
-    crew = crew_of(devices, trainings=verdict.spec.budget.trials)
+    places = devices(verdict.spec, order.workers, device=order.device)
+    crew = crew_of(places, trainings=verdict.spec.budget.trials)
     say(f"{verdict.name}: {verdict.spec.question}")
     own = replace(order, name=verdict.name, trials=None, hours=None)
     with alone(storage, verdict, own, say), show(verdict) as view:
-        seats = devices[: crew.workers]
-        return pool(own, storage, verdict, seats, view, since=since, threads=crew.threads).run()
+        return pool(own, storage, verdict, places[: crew.workers], view, since=since, threads=crew.threads).run()
 
 
-def crew_of(devices: tuple[str, ...], *, trainings: int) -> Crew:
+def crew_of(places: tuple[str, ...], *, trainings: int) -> Crew:
     """Who trains for the last time: one thread feeds a GPU; cores that no training of its own is for help others."""
-    found = final.crew(cores=len(devices), trainings=trainings)
-    return found if devices[0] == "cpu" else replace(found, threads=1)
+    found = final.crew(cores=len(places), trainings=trainings)
+    return found if places[0] == "cpu" else replace(found, threads=1)
 
 
 def verdict_study(
@@ -131,7 +130,7 @@ def verdict_spec(
 ) -> tuple[StudySpec, float]:
     """The study of the last trainings of these, by the [final] of `spec`, and how many epochs each has time for."""
     trainings = len(found) * (spec.final or Final()).seeds
-    crew = crew_of(machine.devices(order.workers, device=order.device), trainings=trainings)
+    crew = crew_of(devices(spec, order.workers, device=order.device), trainings=trainings)
     images = sum(stored.data["train_counts"])
     wanted = final.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, crew=crew)
     return wanted, final.possible(spec, found, hours=hours, images=images, crew=crew)

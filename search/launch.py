@@ -8,7 +8,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, final, home, machine, study
+from search import care, final, home, study
 from search.errors import DatabaseError, DiskError, UsageError
 from search.home import Home
 from search.judge import run_verdict, verdict_study
@@ -18,7 +18,7 @@ from search.session import Order, Show, alone, joined, pool
 from search.spec import StudySpec, of_one
 from search.storage import Storage
 from search.study import StoredStudy
-from search.supply import anchored, fetch_backbones, prepare_data, writing_to
+from search.supply import anchored, devices, fetch_backbones, prepare_data, writing_to
 
 
 def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
@@ -30,7 +30,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     files = home.of(order.url)
     check_name(order.name, spec, files)
     files.make()
-    devices = machine.devices(order.workers, device=order.device)
+    seats = devices(spec, order.workers, device=order.device)
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
@@ -42,9 +42,9 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
     with joined(files, order) if order.join else alone(storage, stored, order, say):
-        say(f"{len(devices)} workers on {', '.join(sorted(set(devices)))}")
+        say(f"{len(seats)} workers on {', '.join(sorted(set(seats)))}")
         with show(stored) as view:
-            end = pool(order, storage, stored, devices, view, since=None if order.join else began).run()
+            end = pool(order, storage, stored, seats, view, since=None if order.join else began).run()
         if end is End.DONE and spec.search.pruner == "promote":
             with suppress(DatabaseError, DiskError):  # what paused and was pruned at the end; else the next run does it
                 care.sweep(files, storage.engine, stored.name)

@@ -9,6 +9,8 @@ from search.errors import UsageError
 
 #: Memory of one worker: torch alone takes 0.4 GB, a batch of 512 images through a wide network 1 GB more.
 WORKER_BYTES = 1_500_000_000
+#: Of one that trains all of a resnet50 with 128 images at once, which takes the most of the backbones: 4.4 GB.
+BACKBONE_BYTES = 4_500_000_000
 
 
 def cores() -> int:
@@ -34,8 +36,9 @@ def gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def devices(workers: int | None, *, device: str | None = None) -> tuple[str, ...]:
+def devices(workers: int | None, *, device: str | None = None, worker_bytes: int = WORKER_BYTES) -> tuple[str, ...]:
     """The device of each worker: one worker a GPU, else one a core as far as memory reaches, unless told otherwise.
+    `worker_bytes`: of memory that each takes.
 
     Raises:
         UsageError: cuda is asked for, and there is none.
@@ -44,7 +47,7 @@ def devices(workers: int | None, *, device: str | None = None) -> tuple[str, ...
     if device == "cuda" and not found:
         raise UsageError("--device cuda needs an NVIDIA GPU that this process can see, and there is none; leave it out")
     if device == "cpu" or (device is None and not found):
-        return ("cpu",) * (workers or max(1, min(cores(), memory() // WORKER_BYTES)))
+        return ("cpu",) * (workers or max(1, min(cores(), memory() // worker_bytes)))
     return tuple(f"cuda:{index % found}" for index in range(workers or found))
 
 

@@ -20,7 +20,7 @@ import torch
 from optuna.storages import _CachedStorage
 from torch import Tensor
 
-from data.batches import Batches, evaluation
+from data.batches import Batches, at_once, evaluation
 from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import Part, SearchData
 from models.backbone import pretrained
@@ -280,8 +280,7 @@ class Run:
     def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
         """Evaluate, write the checkpoint, then the report and the decision."""
         data = self.place.data
-        images = self.watched(evaluation(data.validation, data.info, device=self.place.device))
-        result = evaluate(training.judged(), images, len(data.info.classes))
+        result = evaluate(training.judged(), self.judging(data.validation), len(data.info.classes))
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
             raise Diverged(step, training.batch, result.loss)
         self.curve[step] = float(getattr(result, self.place.study.spec.search.objectives[0]))
@@ -414,6 +413,13 @@ class Run:
             curve=tuple(self.curve.items()),
         )
         checkpoint.save(self._folder(), header, dict(training.state()))
+
+    def judging(self, part: Part) -> Iterator[Batch]:
+        """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
+        info = self.place.data.info
+        model, _, _ = spec.configs(self.place.study.spec, self.values)
+        size = at_once(model.seen_side(info.image_size))
+        return self.watched(evaluation(part, info, size, device=self.place.device))
 
     def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with a pulse before each."""

@@ -1,6 +1,6 @@
 """Which class an exported model takes images for: any files, of any size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
+from data.batches import at_once
 from data.errors import DataError
 from data.image import Pixels, decode_many
+from data.store import MAX_FILE_BYTES
 from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
 from search.output import Grid
 
 #: Files of a folder whose names end so are taken for images; one that is named by itself may end in anything.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-#: Pixels that go through the network at once, as many as are judged at once in a training.
-AT_ONCE = 500 * 32**2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,29 +66,41 @@ def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
     An image that cannot be read is one with a trouble.
     """
     side = package.card.image_size
-    decoded = (each for bundle in decode_many(_contents(images), side=side) for each in bundle)
-    while some := list(islice(decoded, max(1, AT_ONCE // side**2))):
-        yield from _judged(package, some)
+    unread: dict[str, str] = {}
+    decoded = (each for bundle in decode_many(_contents(images, unread), side=side) for each in bundle)
+    while some := list(islice(decoded, at_once(package.card.network.seen_side(side)))):
+        yield from _judged(package, some, unread)
 
 
-def _judged(package: Package, some: Sequence[tuple[str, Pixels | DataError]]) -> Iterator[Prediction]:
+def _judged(
+    package: Package, some: Sequence[tuple[str, Pixels | DataError]], unread: Mapping[str, str]
+) -> Iterator[Prediction]:
     good = [pixels for _, pixels in some if not isinstance(pixels, DataError)]
     rows = iter(probabilities(package.model, torch.stack([torch.tensor(each) for each in good])) if good else ())
     for name, pixels in some:
         if isinstance(pixels, DataError):
-            yield Prediction(image=name, ranked=(), trouble=str(pixels))
+            yield Prediction(image=name, ranked=(), trouble=unread.get(name, str(pixels)))
         else:
             pairs = zip(package.card.classes, next(rows).tolist(), strict=True)
             yield Prediction(image=name, ranked=tuple(sorted(pairs, key=lambda pair: -pair[1])))
 
 
-def _contents(images: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def _contents(images: Sequence[Path], unread: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The content of each file; of one that cannot be read nothing, and `unread` says why."""
     for path in images:
         try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""  # which is no image, and told as such
+            content = _content(path)
+        except (OSError, DataError) as error:
+            unread[str(path)] = f"{path}: {getattr(error, 'strerror', None) or error}"
+            content = b""
         yield str(path), content
+
+
+def _content(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"has {size / 1e6:.0f} MB, but no image of more than {MAX_FILE_BYTES / 1e6:.0f} MB is read")
+    return path.read_bytes()
 
 
 def grid(found: Sequence[Prediction], *, top: int) -> Grid:

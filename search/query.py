@@ -58,8 +58,8 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
         study_id = find_study(connection, name)
         row = _study(connection, study_id, name)
         if len(row.directions) > 1:
-            every = load_trials(connection, name, _best_ids(study_id, row.directions, None))
-            return Ranking(study=row, trials=tuple(_front(every, row.directions)[:top]))
+            front = _front(load_trials(connection, name, _best_ids(study_id, row.directions, None)), row.directions)
+            return Ranking(study=row, trials=tuple(front[:top]), front=len(front))
         chosen = load_trials(connection, name, _best_ids(study_id, row.directions, top))
     sign = -1.0 if _is_maximized(row.directions) else 1.0
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))

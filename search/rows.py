@@ -174,6 +174,8 @@ class Ranking:
 
     study: StudyRow
     trials: tuple[TrialRow, ...]
+    front: int = 0
+    """With several objectives: trials on the Pareto front, of which these are some."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

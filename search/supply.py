@@ -1,4 +1,4 @@
-"""What a study needs on this disk before it can begin: its images, decoded, and pretrained weights."""
+"""What a study needs of this machine before it can begin: images, pretrained weights, and memory for its workers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from data.config import DataConfig
 from data.dataset import prepare
 from data.errors import DataError
 from data.progress import Say
+from search import machine
 from search.errors import DiskError
 from search.spec import StudySpec
 
@@ -38,17 +39,31 @@ def fetch_backbones(spec: StudySpec, say: Say) -> None:
     from models.backbone import NoWeights
     from models.backbone import fetch as fetch_weights
 
-    domains = [
-        spec.space.parameters["backbone"],
-        *(table["backbone"] for table in spec.space.when.values() if "backbone" in table),
-    ]
-    wanted = {str(value) for domain in domains for value in domain.cells()}
-    wanted |= {str(row.values.get("backbone", "none")) for row in spec.rows}
-    for name in sorted(wanted - {"none"}):
+    for name in sorted(backbones(spec)):
         try:
             fetch_weights(name, say=say)
         except NoWeights as error:
             raise DataError(str(error)) from error
+
+
+def backbones(spec: StudySpec) -> frozenset[str]:
+    """The pretrained networks that a study may draw."""
+    domains = [
+        spec.space.parameters["backbone"],
+        *(table["backbone"] for table in spec.space.when.values() if "backbone" in table),
+    ]
+    drawn = {str(value) for domain in domains for value in domain.cells()}
+    return frozenset(drawn | {str(row.values.get("backbone", "none")) for row in spec.rows}) - {"none"}
+
+
+def worker_bytes(spec: StudySpec) -> int:
+    """Memory that a worker may take, which is more with a backbone."""
+    return machine.BACKBONE_BYTES if backbones(spec) else machine.WORKER_BYTES
+
+
+def devices(spec: StudySpec, workers: int | None, *, device: str | None) -> tuple[str, ...]:
+    """The device of each worker of a study; see `machine.devices`."""
+    return machine.devices(workers, device=device, worker_bytes=worker_bytes(spec))
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class VerdictRun(Run):
         test = load_test(self.place.study.spec.data, self.place.cache).to(self.place.device)
         model = training.judged()
         info = self.place.data.info
-        result = evaluate(model, self.watched(evaluation(test, info, device=self.place.device)), len(info.classes))
+        result = evaluate(model, self.judging(test), len(info.classes))
         if not math.isfinite(result.loss):
             raise Diverged(training.step, training.batch, result.loss)
         one = next(evaluation(test, info, device=self.place.device))[0][0]

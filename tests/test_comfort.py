@@ -103,6 +103,7 @@ def test_a_bell_that_is_broken_changes_no_exit_code(lab: Lab) -> None:
         ("convsearch best ", {"s", "spare"}),
         ("convsearch best sp", {"spare"}),
         ("convsearch show s 1", {"1"}),
+        ("convsearch compare s ", {"0", "1", "s", "spare"}),
         ("convsearch run quick", {"quickstart"}),
         ("convsearch best s --to", {"--top"}),
     ],
@@ -124,7 +125,8 @@ def completed(lab: Lab, line: str) -> list[str]:
         "COMP_POINT": str(len(line)),
         "CONVSEARCH_STORAGE": lab.url,
     }
-    subprocess.run([str(CONVSEARCH)], env=told, check=False, capture_output=True, timeout=PATIENCE_S)
+    done = subprocess.run([str(CONVSEARCH)], env=told, check=True, capture_output=True, timeout=PATIENCE_S)
+    assert done.stderr == b""
     return Path(told["_ARGCOMPLETE_STDOUT_FILENAME"]).read_text().splitlines()
 
 
@@ -137,6 +139,22 @@ def test_each_shell_gets_its_script(lab: Lab, shell: str) -> None:
     done = subprocess.run([str(CONVSEARCH), "completion", shell], capture_output=True, text=True, check=True)
 
     assert "convsearch" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("why", "s", "--json", "1"),
+        ("why", "--json", "s", "1"),
+        ("compare", "s", "--json", "0", "1"),
+        ("compare", "s", "0", "--json", "1"),
+    ],
+    ids=" ".join,
+)
+def test_flags_may_stand_between_names(lab: Lab, words: tuple[str, ...]) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+
+    assert lab.run(*words).json is not None
 
 
 def test_an_answer_costs_no_completion() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from data.batches import scale
 from data.dataset import DataInfo
 from data.parts import load_search, load_test
+from data.store import MAX_FILE_BYTES
 from models.build import build
 from models.config import ModelConfig, plan
 from models.export import (
@@ -29,6 +30,7 @@ from models.export import (
     read,
     write,
 )
+from search import predict as predicting
 from search import study
 from search.storage import Storage
 from tests.lab import COLOURS, Lab
@@ -53,6 +55,8 @@ NETWORKS = {
     "residual": {"residual": True, "norm": "group", "activation": "silu", "pool": "avg", "conv_layers": 3},
     "flat": {"head": "flatten", "norm": "none", "activation": "elu", "kernel_size": 5, "dense_layers": 2},
     "small": {"head": "max", "activation": "leaky_relu", "dropout_conv": 0.5, "dropout_dense": 0.5, "logit_scale": 0.1},
+    "enlarged": {"backbone": "resnet18", "backbone_side": 32, "tuned_stages": 0},
+    "pretrained": {"backbone": "mobilenet_v3", "dense_layers": 1},
 }
 
 
@@ -86,10 +90,11 @@ def test_a_model_that_is_read_back_gives_the_same_predictions_and_its_onnx_file_
     model, card = deployed(**changes)
     expected = probabilities(model, IMAGES)
 
-    apart = write(tmp_path / "m", model, card, page="# m\n", images=IMAGES)
+    written, apart = write(tmp_path / "m", model, card, page="# m\n", images=IMAGES)
 
     again = read(tmp_path / "m")
     assert torch.equal(probabilities(again.model, IMAGES), expected)
+    assert again.card == written
     assert again.card.network == card.network
     assert apart < 1e-4
     assert torch.allclose(expected.sum(dim=1), torch.ones(40))
@@ -303,6 +308,22 @@ def test_what_cannot_be_read_is_told_beside_what_can(lab: Lab, taken: Path) -> N
     assert "there is no file or folder" in missing.err
     assert "has no image" in empty.err
     assert "no model folder" in no_model.err
+
+
+def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_named_with_the_reason(
+    lab: Lab, taken: Path
+) -> None:
+    huge, folder = lab.folder / "huge.png", lab.folder / "folder.png"
+    with huge.open("wb") as stream:
+        stream.truncate(MAX_FILE_BYTES + 1)
+    folder.mkdir()
+
+    found = tuple(predicting.predict(predicting.load(taken), [huge, folder]))
+
+    assert [each.trouble for each in found] == [
+        f"{huge}: has 268 MB, but no image of more than 268 MB is read",
+        f"{folder}: Is a directory",
+    ]
 
 
 def accuracy(lab: Lab, folder: Path, *, part: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search import machine
+from search import machine, spec, supply
 from search.errors import UsageError
 
 
@@ -79,6 +79,18 @@ def test_workers_are_spread_over_the_devices(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     assert machine.devices(workers, device=device) == devices
+
+
+def test_a_worker_with_a_backbone_has_room_for_one() -> None:
+    budget = {"trials": 2, "epochs": 1}
+    plain = spec.build({"space": {"width": [8, 16]}, "budget": budget})
+    drawn = spec.build({"space": {"backbone": ["none", "resnet50"]}, "budget": budget})
+    rows = [{"name": "base"}, {"name": "pretrained", "backbone": "resnet18"}]
+    compared = spec.build({"compare": rows, "budget": budget})
+
+    assert supply.worker_bytes(plain) == machine.WORKER_BYTES
+    assert supply.worker_bytes(drawn) == supply.worker_bytes(compared) == machine.BACKBONE_BYTES
+    assert (supply.backbones(drawn), supply.backbones(compared)) == ({"resnet50"}, {"resnet18"})
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

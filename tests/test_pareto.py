@@ -53,6 +53,18 @@ def test_the_front_is_what_nobody_dominates() -> None:
     assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
 
 
+def test_who_is_shown_some_of_the_front_is_told_of_the_others(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"sampler": "random"}, space=SPACE)
+    assert lab.run("run", file, "--workers", "1").code == 0
+    whole = len(query.best(open_reader(lab.url), "s", top=6).trials)
+    assert whole > 1
+
+    some, all_of_them = lab.run("best", "s", "--top", "1"), lab.run("best", "s", "--top", str(whole))
+
+    assert f"1 of its {whole} trials (--top {whole} shows all)" in some.out
+    assert "--top" not in all_of_them.out
+
+
 def test_every_complete_trial_keeps_its_weights_because_the_front_is_known_at_the_end(lab: Lab) -> None:
     file = lab.write(
         budget={"trials": 8, "epochs": 3},
