@@ -90,7 +90,7 @@ def test_a_worker_with_a_backbone_has_room_for_one() -> None:
 
     assert supply.worker_bytes(plain) == machine.WORKER_BYTES
     assert supply.worker_bytes(drawn) == supply.worker_bytes(compared) == machine.BACKBONE_BYTES
-    assert (supply.backbones(drawn), supply.backbones(compared)) == ({"resnet50"}, {"resnet18"})
+    assert [set(supply.backbones(each)) for each in (drawn, compared)] == [{"resnet50"}, {"resnet18"}]
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
