@@ -20,14 +20,15 @@ from search import checkpoint, gallery, home, lease, logbook, objective, query, 
 from search.care import KEEP_BEST
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
-from search.objective import Outcome, Paused, Pulse, Stopped, Workplace
 from search.owner import this_process
 from search.post import Post
 from search.rows import TRAINABLE
+from search.run import Pulse, Run
 from search.sampler import Excerpt
 from search.spec import queue
 from search.storage import TRIAL_VALUES, TRIALS, Storage
 from search.verdict import VerdictRun
+from search.workplace import Outcome, Paused, Stopped, Workplace
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
@@ -94,7 +95,7 @@ def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
     logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {place.device}")
     try:
         trial = objective.open_trial(place, claim)
-        kind = objective.Run if place.study.spec.verdict_on is None else VerdictRun
+        kind = Run if place.study.spec.verdict_on is None else VerdictRun
         outcome = objective.run(place, claim, trial, pulse, kind=kind)
         tell(place, trial, outcome)
     except Paused as pause:

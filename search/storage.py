@@ -13,7 +13,6 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -25,7 +24,6 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy.dialects import postgresql, sqlite
 
 from search.engine import (
     LOCKED,
@@ -42,6 +40,7 @@ from search.reader import one_moment, sqlite_path
 from search.retry import patiently
 from search.times import Times
 from search.trouble import database_error, passes, unusable
+from search.writes import Row, Write, attr, batches, upserting
 
 T = TypeVar("T")
 
@@ -182,15 +181,15 @@ class Storage(History):
         if kept:
             self._apply(kept)
 
-    def _write_trial(self, trial_id: int, *writes: "Write") -> None:
+    def _write_trial(self, trial_id: int, *writes: Write) -> None:
         if self._together is not None:
             self._together.extend((trial_id, write) for write in writes)
             return
         self._apply([(trial_id, write) for write in writes])
 
-    def _apply(self, writes: Sequence[tuple[int, "Write"]]) -> None:
+    def _apply(self, writes: Sequence[tuple[int, Write]]) -> None:
         trial_ids = {trial_id for trial_id, _ in writes}
-        batches = _batches(self.engine.dialect.name, [write for _, write in writes])
+        statements = batches(self.engine.dialect.name, [write for _, write in writes])
         is_again = False
 
         def apply(connection: sa.Connection) -> None:
@@ -200,7 +199,7 @@ class Storage(History):
                 return  # it was done, and only the answer was lost
             for trial_id in trial_ids:
                 self._check_owner(connection, trial_id)
-            for statement, rows in batches:
+            for statement, rows in statements:
                 connection.execute(statement, rows)
 
         self.write(apply)
@@ -237,7 +236,7 @@ class Storage(History):
 
     def upsert(self, table: sa.Table, keys: dict[str, object], values: dict[str, object]) -> sa.Executable:
         """The statement that writes `values` into the row named by `keys`, which is made if it is missing."""
-        return _upserting(self.engine.dialect.name, table, tuple(keys), tuple(values)).values(keys | values)
+        return upserting(self.engine.dialect.name, table, tuple(keys), tuple(values)).values(keys | values)
 
     def name_objectives(self, connection: sa.Connection, study_id: int, objectives: Sequence[str]) -> None:
         """Say what the values of a study are, for the dashboard; Optuna's own call for this is experimental."""
@@ -272,7 +271,7 @@ class Storage(History):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             keys: dict[str, object] = {"trial_id": trial_id, "objective": objective}
             writes.append(Row(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
-        writes.append(_attr(TRIAL_SYSTEM_ATTRS, trial_id, TELLER, self.token))
+        writes.append(attr(TRIAL_SYSTEM_ATTRS, trial_id, TELLER, self.token))
         self._write_trial(trial_id, *writes, *ending(trial_id, state))
         return True
 
@@ -283,10 +282,10 @@ class Storage(History):
         self._write_trial(trial_id, Row(CURVES, keys, values))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write_trial(trial_id, _attr(TRIAL_ATTRS, trial_id, key, value))
+        self._write_trial(trial_id, attr(TRIAL_ATTRS, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write_trial(trial_id, _attr(TRIAL_SYSTEM_ATTRS, trial_id, key, value))
+        self._write_trial(trial_id, attr(TRIAL_SYSTEM_ATTRS, trial_id, key, value))
 
     # -- Optuna's study writes: the lock first, then the same work -------------------------------------------
 
@@ -368,45 +367,6 @@ def _none_of(numbers: frozenset[int]) -> sa.ColumnElement[bool]:
     """That a trial has none of these numbers: as one text, because parameters by the hundred cost 6 ms each time."""
     listed = ", ".join(map(str, sorted(numbers)))
     return sa.literal_column(f"trials.number NOT IN ({listed})", sa.Boolean) if numbers else sa.true()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What shall stand in the row of a table that `keys` name, be it there already or not."""
-
-    table: sa.Table
-    keys: dict[str, object]
-    values: dict[str, object]
-
-
-Write = Row | sa.Executable
-"""One thing that is written to a trial."""
-
-
-def _attr(table: sa.Table, trial_id: int, key: str, value: object) -> Row:
-    return Row(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
-
-
-def _batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
-    """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row."""
-    tables: dict[sa.Executable, list[dict[str, object]]] = {}
-    others: list[tuple[sa.Executable, list[dict[str, object]] | None]] = []
-    for write in writes:
-        if isinstance(write, Row):
-            statement = _upserting(dialect, write.table, tuple(write.keys), tuple(write.values))
-            tables.setdefault(statement, []).append(write.keys | write.values)
-        else:
-            others.append((write, None))
-    return [*tables.items(), *others]
-
-
-@functools.lru_cache
-def _upserting(
-    dialect: str, table: sa.Table, keys: tuple[str, ...], values: tuple[str, ...]
-) -> sqlite.Insert | postgresql.Insert:
-    """The statement that writes rows of a table; the row with the same keys is replaced."""
-    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in values})
 
 
 def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from search import checkpoint, cli, home, lease, query, runner, spec, study, supply
-from search.objective import Workplace
 from search.owner import this_process
 from search.post import Post
 from search.reader import open_reader
 from search.rows import Counts, TrialRow
 from search.storage import Storage
+from search.workplace import Workplace
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
 #: What the images of each class have in common; the rest is noise.

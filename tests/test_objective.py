@@ -26,11 +26,13 @@ from data.batches import Batches
 from models.graph import Recordings
 from models.train import Training
 from search import checkpoint, lease, objective, query, runner, worker
-from search.objective import Outcome, Run, Stopped, Workplace, boundaries, is_out_of_memory
+from search.objective import is_out_of_memory
 from search.owner import this_process
 from search.post import Post
+from search.run import Run, boundaries
 from search.sampler import Excerpt
 from search.storage import Storage
+from search.workplace import Outcome, Stopped, Workplace
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
 

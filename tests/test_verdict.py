@@ -20,7 +20,6 @@ from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
 from search.launch import launch
-from search.objective import Workplace
 from search.owner import this_process
 from search.pace import Snapshot
 from search.pool import End
@@ -32,6 +31,7 @@ from search.settings import Final
 from search.spec import StudySpec
 from search.storage import Storage
 from search.verdict import SPARE_S, SPARE_SHARE, VerdictRun
+from search.workplace import Workplace
 from tests.lab import Lab, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}

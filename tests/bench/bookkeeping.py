@@ -33,10 +33,11 @@ from optuna.trial import TrialState
 from data.parts import SearchData
 from search import dashboard, home, lease, objective, runner, sampler, spec, study
 from search.lease import Claim
-from search.objective import Outcome, Workplace
 from search.owner import this_process
+from search.run import Run
 from search.space import sample
 from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
+from search.workplace import Outcome, Workplace
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
@@ -274,9 +275,7 @@ def live_ours(url: str) -> Callable[[], float]:
 
 def decide(place: Workplace, claim: Claim, trial: optuna.Trial, values: dict[str, Any]) -> None:
     """Report every step, each with its decision; none falls behind."""
-    run = objective.Run(
-        place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0, step_epochs=Fraction(1)
-    )
+    run = Run(place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0, step_epochs=Fraction(1))
     for step in range(1, STEPS + 1):
         assert run._record(step, 0.9 + step / 1000) is None
 

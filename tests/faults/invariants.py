@@ -24,10 +24,10 @@ from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
 from search import checkpoint, query, runner, spec
-from search.objective import boundaries
 from search.owner import started
 from search.reader import open_reader, sqlite_path
 from search.rows import TrialRow
+from search.run import boundaries
 from tests.lab import Lab
 
 #: Where the rows of a trial are, and what puts them in order.

@@ -81,18 +81,18 @@ WORKER: dict[str, Point] = {
     "after the claim": Point(faults=(worker("lease:claim", "after", 2),), hit={1: 2}),
     "in the draw's transaction": Point(faults=(worker("objective:draw", "commit", 3),), hit={2: 2}),
     "after the draw": Point(faults=(worker("objective:draw", "after", 3),), hit={2: 2}),
-    "in the report's transaction": Point(faults=(worker("objective:Run._record", "commit", 5),), hit={1: 2}),
+    "in the report's transaction": Point(faults=(worker("run:Run._record", "commit", 5),), hit={1: 2}),
     "in the report's and the decision's transaction": Point(
-        study="asha", faults=(worker("objective:Run._record", "commit", 4),), hit={1: 2}
+        study="asha", faults=(worker("run:Run._record", "commit", 4),), hit={1: 2}
     ),
     "between report and the decision of median": Point(
-        study="median", faults=(worker("objective:Run._ask_optuna", "before", 16),), hit={5: 2}
+        study="median", faults=(worker("run:Run._ask_optuna", "before", 16),), hit={5: 2}
     ),
     "between the decision of median and tell": Point(
-        study="median", faults=(worker("objective:Run._ask_optuna", "after", if_true=True),), hit={5: 2}
+        study="median", faults=(worker("run:Run._ask_optuna", "after", if_true=True),), hit={5: 2}
     ),
     "between the decision of hyperband and tell": Point(
-        study="hyperband", faults=(worker("objective:Run._ask_optuna", "after", if_true=True),), hit={1: 2}
+        study="hyperband", faults=(worker("run:Run._ask_optuna", "after", if_true=True),), hit={1: 2}
     ),
     "between the last report and tell": Point(faults=(worker("runner:tell", "before", 2),), hit={1: 2}),
     "after tell": Point(faults=(worker("runner:tell", "after", 2),)),
@@ -100,7 +100,7 @@ WORKER: dict[str, Point] = {
 }
 
 
-TRAINING = worker("objective:Run._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0)
+TRAINING = worker("run:Run._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0)
 CLAIMED = worker("lease:claim", "after", 2)
 #: Where a launcher dies, or is told to stop and somebody dies of it.
 LAUNCHER: dict[str, Point] = {
@@ -135,12 +135,12 @@ LAUNCHER: dict[str, Point] = {
 EVERYBODY: dict[str, Point] = {
     "before a checkpoint is renamed": everybody("checkpoint:_write_durably", "os.rename", 5, hit={1: 2}),
     "between checkpoint and report": everybody("checkpoint:save", "after", 5, hit={1: 2}),
-    "after the report": everybody("objective:Run._record", "after", 5, hit={1: 2}),
+    "after the report": everybody("run:Run._record", "after", 5, hit={1: 2}),
     "between the decision of asha and tell": everybody(
-        "objective:Run._record", "after", if_true=True, study="asha", hit={1: 2}
+        "run:Run._record", "after", if_true=True, study="asha", hit={1: 2}
     ),
     "in the transaction of the decision of median": everybody(
-        "objective:Run._ask_optuna", "commit", 11, study="median", hit={5: 2}
+        "run:Run._ask_optuna", "commit", 11, study="median", hit={5: 2}
     ),
     "in tell's transaction": everybody("runner:tell", "commit", 2, hit={1: 2}),
 }

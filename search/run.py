@@ -1,0 +1,317 @@
+"""The training of one trial, step by step: report, checkpoint, prune, score.
+
+Training knows nothing of trials (`models.train` is a generator); here its steps become reports, checkpoints and
+decisions. What is decided is recorded before it is acted on, so that a trial that breaks off anywhere is taken up
+again as if nothing had happened:
+
+    train a step -> evaluate -> checkpoint (with the curve) -> report and decision, in one transaction -> stop, or go on
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import torch
+from torch import Tensor
+
+from data.batches import Batches, at_once, evaluation
+from data.config import DEFAULT_SIDE, AugmentConfig
+from data.parts import Part, SearchData
+from models.backbone import pretrained
+from models.config import Impossible
+from models.evaluate import Evaluation, evaluate, latency_s
+from models.train import Batch, Diverged, Training, TrainingState, start
+from search import checkpoint, gallery, logbook, spec
+from search.lease import Claim
+from search.pruner import Decision
+from search.rows import PAUSED, SPARED
+from search.study import asha, audited
+from search.workplace import Outcome, Paused, Stopped, Workplace
+
+#: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger
+#: images are fewer, but never less than a tenth.
+SAMPLE = 500
+#: Calls between two batches; it raises to stop the trial there.
+Pulse = Callable[[], None]
+
+
+def sample(data: SearchData, seed: int) -> Tensor:
+    """(N, 3, side, side) training images, normalised and unchanged, drawn by seed; on the CPU."""
+    count = max(SAMPLE // 10, min(SAMPLE, SAMPLE * DEFAULT_SIDE**2 // data.info.image_size**2))
+    device = data.train.images.device
+    batches = Batches(data.train, data.info, batch_size=count, seed=seed, augment=AugmentConfig(), device=device)
+    return batches.batch(0)[0].cpu()
+
+
+def boundaries(*, step_images: Fraction, batch_size: int, steps: int) -> tuple[int, ...]:
+    """After how many batches, counted from the start, each step of so many images ends."""
+    return tuple(math.ceil(step * step_images / batch_size) for step in range(1, steps + 1))
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """The training of one trial in this process, as a search does it: judged after each step."""
+
+    place: Workplace
+    claim: Claim
+    trial: optuna.Trial
+    pulse: Pulse
+    values: dict[str, Any]
+    seed: int
+    step_epochs: Fraction
+    """Of a step; see `Budget.step_epochs`."""
+    curve: dict[int, float] = field(default_factory=dict)
+    seconds_before: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    _reported: frozenset[int] = frozenset()
+
+    def to_the_end(self) -> Outcome:
+        steps = self.place.study.spec.budget.steps
+        model, train, augment = spec.configs(self.place.study.spec, self.values)
+        data, device = self.place.data, self.place.device
+        batches = Batches(
+            data.train,
+            data.info,
+            batch_size=train.batch_size,
+            seed=self.seed,
+            augment=augment.scaled(data.info.image_size / self.place.study.spec.data.side),
+            device=device,
+        )
+        ends = boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
+        training = start(
+            model,
+            train,
+            image_size=data.info.image_size,
+            classes=len(data.info.classes),
+            total_batches=ends[-1],
+            seed=self.seed,
+            device=device,
+            images=sample(data, self.seed) if model.stem == "whiten" else None,
+            weights=pretrained(model.backbone) if model.backbone != "none" else None,
+        )
+        self._check_latency(training)
+        try:
+            return self.follow(training, batches, ends)
+        except Stopped:
+            self.save(training, step=self.steps_done(training))
+            raise
+        finally:
+            if training.eager_because is not None:
+                self.note(f"no CUDA graph could be recorded, and without one it is slower: {training.eager_because}")
+
+    def step_images(self) -> Fraction:
+        """Images of a step."""
+        return self.step_epochs * len(self.place.data.train)
+
+    def steps_done(self, training: Training) -> int:
+        """Steps after which nothing of them is left to do: they are judged, too."""
+        return len(self.curve)
+
+    def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
+        """Train to the end, or until a decision stops it."""
+        self.take_up(training)
+        for decision in self._decisions(training, batches, ends):
+            if decision is not None:
+                return Outcome(reason=decision.reason)
+        return Outcome(value=self.curve[len(ends)], costs=self._costs())
+
+    def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[Decision | None]:
+        """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
+        for step in sorted(self.curve.keys() - self._reported):
+            yield self._record(step, self.curve[step])
+        if self.curve:  # it may be reported, and not judged yet
+            yield self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
+        if training.step > len(self.curve):  # trained, and not evaluated yet
+            yield self._end_step(training, training.step)
+        self._anneal(training, ends)
+        for result in training.run(lambda first, last: self.watched(batches(first, last)), ends):
+            yield self._end_step(training, result.step, images_per_second=result.images / result.seconds)
+            self._anneal(training, ends)
+
+    def _anneal(self, training: Training, ends: tuple[int, ...]) -> None:
+        """Let the schedule end at the next rung, if the study wants that."""
+        stored = self.place.study.spec
+        if stored.search.anneal:
+            stops = (*asha(stored).rungs(), len(ends))
+            training.stretch(ends[next((rung for rung in stops if rung > training.step), len(ends)) - 1])
+
+    def take_up(self, training: Training) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
+        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
+        if found is None:
+            if self._reported:
+                self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
+                self.note(f"no checkpoint in {self._folder()}; {len(self._reported)} recorded steps are trained again")
+            return
+        header, state = found
+        training.load(cast("TrainingState", state))
+        self.curve = dict(header.curve)
+        self.seconds_before = header.seconds
+        self.note(f"going on after step {header.step}, batch {header.batch}")
+
+    def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
+        """Evaluate, write the checkpoint, then the report and the decision."""
+        data = self.place.data
+        result = evaluate(training.judged(), self.judging(data.validation), len(data.info.classes))
+        if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
+            raise Diverged(step, training.batch, result.loss)
+        self.curve[step] = float(getattr(result, self.place.study.spec.search.objectives[0]))
+        self.save(training, step=step)
+        if step == self.place.study.spec.budget.steps:
+            self.keep_picture(result, data.validation)
+        self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
+        return self._record(step, self.curve[step], images_per_second=images_per_second)
+
+    def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
+        """Store a step's value, and the decision to stop there if there is one, in one transaction."""
+        study = self.place.study
+        is_judged = asha(study.spec).is_rung(step) and step not in self._reported
+        is_paused = is_judged and study.spec.search.pruner == "promote" and not self._is_audited()
+        decision = self._rank(step, value) if is_judged and not is_paused else None
+        with self.place.storage.together():
+            if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
+                self._report(value, step)
+            self.trial.set_user_attr("seconds", round(self.seconds(), 3))
+            self.trial.set_user_attr("epochs", float(step * self.step_epochs))
+            if images_per_second is not None:
+                self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
+            decision = self._keep(decision)
+            if is_paused:
+                self.trial.set_user_attr(PAUSED, step)
+        if is_paused:
+            raise Paused(step, until="it is among the best there")
+        return decision or self._ask_optuna(step, value)
+
+    def keep_picture(self, result: Evaluation, part: Part) -> None:
+        """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
+        own = part.labels[part.indices].cpu()
+        wrong = torch.where(result.predicted == own, -1.0, result.confidence)
+        worst = [place for place in wrong.argsort(descending=True)[: gallery.SHOWN].tolist() if wrong[place] >= 0]
+        classes = self.place.data.info.classes
+        gallery.keep(
+            self._folder(),
+            images=part.images[part.indices[worst].to(part.images.device)].cpu().numpy(),
+            captions=[
+                (classes[own[place]], classes[result.predicted[place]], float(result.confidence[place]))
+                for place in worst
+            ],
+            confusion=result.confusion.tolist(),
+            classes=classes,
+        )
+
+    def _report(self, value: float, step: int) -> None:
+        """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""
+        if len(self.place.study.spec.search.objectives) == 1:
+            self.trial.report(value, step)
+        else:
+            self.place.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
+
+    def _check_latency(self, training: Training) -> None:
+        """Measure how long one image takes, if somebody wants to know; raise Impossible if that is too long.
+
+        It does not depend on the weights, so that slow networks need not be trained. It is measured once: a trial that
+        was begun is not stopped later because the machine is busier.
+        """
+        limit = self.place.study.spec.budget.max_latency_ms
+        wanted = limit is not None or "latency_ms" in self.place.study.spec.search.objectives
+        if not wanted:
+            return
+        measured = self.trial.user_attrs.get("latency_ms")
+        if measured is None:
+            one = next(evaluation(self.place.data.validation, self.place.data.info, device=self.place.device))[0][0]
+            measured = round(1000 * latency_s(training.model, one), 4)
+            self.trial.set_user_attr("latency_ms", measured)
+        if limit is not None and measured > limit:
+            raise Impossible(f"{measured:.3g} ms for one image are more than [budget] max_latency_ms = {limit:g}")
+
+    def _costs(self) -> tuple[float, ...]:
+        """The values of the objectives behind the first one."""
+        attrs = self.trial.user_attrs
+        speed = attrs.get("images_per_second")  # unknown if it broke off after its only step, before that was judged
+        epoch_s = len(self.place.data.train) / speed if speed else self.seconds() / attrs["epochs"]
+        known = {**attrs, "epoch_seconds": epoch_s}
+        return tuple(float(known[name]) for name in self.place.study.spec.search.objectives[1:])
+
+    def _is_audited(self) -> bool:
+        return self.claim.number in audited(self.place.study.spec, self.claim.number)
+
+    def _rank(self, step: int, value: float) -> Decision | None:
+        """What our own pruner decides at a rung; trials that are audited do not count there."""
+        study = self.place.study
+        if study.spec.search.pruner not in ("asha", "promote"):
+            return None
+        number = self.claim.number
+        left_out = audited(study.spec, number)
+        better, others = self.place.storage.standing(study.id, step, value, but=number, left_out=left_out)
+        return asha(study.spec).decide(step, value, better=better, others=others)
+
+    def _keep(self, decision: Decision | None) -> Decision | None:
+        """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""
+        if decision is None:
+            return None
+        if not self._is_audited():
+            self.trial.set_user_attr("decision", asdict(decision))
+            return decision
+        if SPARED not in self.trial.user_attrs:
+            self.trial.set_user_attr(SPARED, asdict(decision))
+        return None
+
+    def _ask_optuna(self, step: int, value: float) -> Decision | None:
+        """Ask Optuna's pruner, if the study has one and it was not asked yet.
+
+        What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
+        would have stopped: it would compare others with that one at later rungs.
+        """
+        pruner = self.place.study.spec.search.pruner
+        if pruner not in ("hyperband", "median") or step >= self.place.study.spec.budget.steps:
+            return None
+        if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
+            return None
+        with self.place.storage.together():
+            decision = None
+            if self.trial.should_prune():
+                decision = self._keep(Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
+            self.trial.set_user_attr("judged", step)
+        return decision
+
+    def save(self, training: Training, *, step: int) -> None:
+        """Write a checkpoint."""
+        header = checkpoint.Header(
+            study=self.place.study.uid,
+            trial=self.claim.number,
+            step=step,
+            batch=training.batch,
+            seconds=self.seconds(),
+            curve=tuple(self.curve.items()),
+        )
+        checkpoint.save(self._folder(), header, dict(training.state()))
+
+    def judging(self, part: Part) -> Iterator[Batch]:
+        """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
+        info = self.place.data.info
+        model, _, _ = spec.configs(self.place.study.spec, self.values)
+        size = at_once(model.seen_side(info.image_size))
+        return self.watched(evaluation(part, info, size, device=self.place.device))
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with a pulse before each."""
+        for batch in batches:
+            self.pulse()
+            yield batch
+
+    def seconds(self) -> float:
+        """Of this trial, over all its attempts."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def note(self, text: str) -> None:
+        """Write a line into the trial's log."""
+        logbook.note(self.place.home.log(self.place.study.name, self.claim.number), text)
+
+    def _folder(self) -> Path:
+        return self.place.home.trial(self.place.study.name, self.claim.number)

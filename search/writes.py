@@ -1,0 +1,49 @@
+"""What is written to a trial, as values that can be collected, put in few statements, and written twice."""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What shall stand in the row of a table that `keys` name, be it there already or not."""
+
+    table: sa.Table
+    keys: dict[str, object]
+    values: dict[str, object]
+
+
+Write = Row | sa.Executable
+"""One thing that is written to a trial."""
+
+
+def attr(table: sa.Table, trial_id: int, key: str, value: object) -> Row:
+    """An attribute of a trial."""
+    return Row(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
+
+
+def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
+    """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row."""
+    tables: dict[sa.Executable, list[dict[str, object]]] = {}
+    others: list[tuple[sa.Executable, list[dict[str, object]] | None]] = []
+    for write in writes:
+        if isinstance(write, Row):
+            statement = upserting(dialect, write.table, tuple(write.keys), tuple(write.values))
+            tables.setdefault(statement, []).append(write.keys | write.values)
+        else:
+            others.append((write, None))
+    return [*tables.items(), *others]
+
+
+@functools.lru_cache
+def upserting(
+    dialect: str, table: sa.Table, keys: tuple[str, ...], values: tuple[str, ...]
+) -> sqlite.Insert | postgresql.Insert:
+    """The statement that writes rows of a table; the row with the same keys is replaced."""
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in values})
