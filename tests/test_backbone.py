@@ -14,7 +14,7 @@ from models.backbone import NoWeights, Transfer, fetch, pretrained
 from models.build import build
 from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig, check_batch_size, plan
 from models.optim import parameter_groups
-from models.train import start
+from models.train import Training, start
 from search import runner
 from tests.lab import Lab, work
 from tests.test_cnn import counted_macs
@@ -55,17 +55,13 @@ def test_a_backbone_has_the_parameters_and_macs_of_its_plan(name: Any, side: int
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
 
 
+def begun(train: TrainConfig, state: dict[str, Any]) -> Training:
+    """A training of two batches, of a backbone whose first two stages are frozen."""
+    return start(FROZEN_2, train, image_size=32, classes=3, total_batches=2, seed=0, device="cpu", weights=state)
+
+
 def test_what_is_frozen_stays_bit_for_bit_and_all_else_moves(state: dict[str, Any]) -> None:
-    training = start(
-        FROZEN_2,
-        TrainConfig(batch_size=8, learning_rate=0.1),
-        image_size=32,
-        classes=3,
-        total_batches=2,
-        seed=0,
-        device="cpu",
-        weights=state,
-    )
+    training = begun(TrainConfig(batch_size=8, learning_rate=0.1), state)
     before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 3
 
@@ -146,16 +142,7 @@ def test_what_no_backbone_can_have_is_refused(changes: dict[str, Any], complaint
 
 def test_muon_would_undo_pretrained_filters(state: dict[str, Any]) -> None:
     with pytest.raises(Impossible, match="undoes pretrained ones"):
-        start(
-            FROZEN_2,
-            TrainConfig(optimizer="muon"),
-            image_size=32,
-            classes=3,
-            total_batches=1,
-            seed=0,
-            device="cpu",
-            weights=state,
-        )
+        begun(TrainConfig(optimizer="muon"), state)
 
 
 def test_a_download_that_is_cut_short_leaves_nothing_behind(source: str, tmp_path: Path) -> None:
