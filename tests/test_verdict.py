@@ -460,16 +460,18 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
     return runner.workplace(lab.post("s.final"))
 
 
+def claims(place: Workplace) -> Iterator[lease.Claim]:
+    """Claim what there is to do, one after the other."""
+    terms = this_process(place.storage.token or ""), spec.queue(place.study.spec), study.ladder(place.study.spec)
+    while (claim := lease.claim(place.storage, place.study.id, *terms)) is not None:
+        yield claim
+
+
 def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=2))
-    owner, queue, gate = (
-        this_process(place.storage.token or ""),
-        spec.queue(place.study.spec),
-        study.ladder(place.study.spec),
-    )
     done: list[tuple[int, int]] = []
 
-    while (claim := lease.claim(place.storage, place.study.id, owner, queue, gate)) is not None:
+    for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)
         rows = lab.trials("s.final")
         done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
@@ -481,10 +483,7 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> Non
 
 def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     place = judging(lab, Final(epochs=1, top=1, seeds=1))
-    claim = lease.claim(
-        place.storage, place.study.id, this_process(place.storage.token or ""), spec.queue(place.study.spec), None
-    )
-    assert claim is not None
+    claim = next(claims(place))
     looks: list[Path] = []
 
     def look(data: DataConfig, cache: Path) -> Part:
@@ -504,12 +503,9 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
 
 def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=1))
-    for error in (RuntimeError("a bug"), None):
-        claim = lease.claim(
-            place.storage, place.study.id, this_process(place.storage.token or ""), spec.queue(place.study.spec), None
-        )
-        assert claim is not None
-        runner.run_trial(place, claim, lambda: None) if error is None else runner.fail(place, claim, error)
+    runner.fail(place, next(claims(place)), RuntimeError("a bug"))
+    for claim in claims(place):
+        runner.run_trial(place, claim, lambda: None)
     terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
 
     told, again = lab.run(*terms), lab.run(*terms, "--retry-failed")
@@ -533,16 +529,9 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=1))
-    owner, queue, gate = (
-        this_process(place.storage.token or ""),
-        spec.queue(place.study.spec),
-        study.ladder(place.study.spec),
-    )
-    broken = lease.claim(place.storage, place.study.id, owner, queue, gate)
-    assert broken is not None
-    runner.fail(place, broken, RuntimeError("a bug"))
+    runner.fail(place, next(claims(place)), RuntimeError("a bug"))
 
-    while (claim := lease.claim(place.storage, place.study.id, owner, queue, gate)) is not None:
+    for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)
 
     assert [(trial.state, trial.test is not None) for trial in lab.trials("s.final")] == [
