@@ -34,49 +34,49 @@ help:  ##| show this list
 setup: $(SETUP)  ##| install into .venv (every target does)
 
 study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run a search; again: go on with it
-	@$(CONVSEARCH) run $(STUDY) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name $(NAME))
+	@$(CONVSEARCH) run '$(STUDY)' $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name '$(NAME)')
 
 resume: $(SETUP)  ## STUDY=cifar10 | go on with a stored study
-	@$(CONVSEARCH) resume $(STUDY) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
+	@$(CONVSEARCH) resume '$(STUDY)' $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(HOURS),--hours $(HOURS))
 
 studies: $(SETUP)  ##| list the studies
 	@$(CONVSEARCH) studies
 
 best: $(SETUP)  ## STUDY=cifar10 TOP=5 | show the best trials
-	@$(CONVSEARCH) best $(STUDY) $(if $(TOP),--top $(TOP))
+	@$(CONVSEARCH) best '$(STUDY)' $(if $(TOP),--top $(TOP))
 
 show: $(SETUP)  ## STUDY=cifar10 TRIAL=7 | show one trial
-	@$(CONVSEARCH) show $(STUDY) $(TRIAL)
+	@$(CONVSEARCH) show '$(STUDY)' $(TRIAL)
 
 why: $(SETUP)  ## STUDY=cifar10 | why trials were pruned or failed
-	@$(CONVSEARCH) why $(STUDY)
+	@$(CONVSEARCH) why '$(STUDY)'
 
 completion: $(SETUP)  ##| what bash evaluates to complete
 	@$(CONVSEARCH) completion bash
 
 compare: $(SETUP)  ## STUDY=findings | show which changes helped
-	@$(CONVSEARCH) compare $(STUDY)
+	@$(CONVSEARCH) compare '$(STUDY)'
 
 final: $(SETUP)  ## STUDY=cifar10 | the best anew, tested once
-	@$(CONVSEARCH) final $(STUDY) $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
+	@$(CONVSEARCH) final '$(STUDY)' $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WORKERS),--workers $(WORKERS))
 
 report: $(SETUP)  ## STUDY=cifar10 | write all of it on one page
-	@$(CONVSEARCH) report $(STUDY)
+	@$(CONVSEARCH) report '$(STUDY)'
 
 export: $(SETUP)  ## STUDY=cifar10 | write the best model into a folder
-	@$(CONVSEARCH) export $(STUDY)
+	@$(CONVSEARCH) export '$(STUDY)'
 
 predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | say what it shows
-	@$(CONVSEARCH) predict $(MODEL) $(IMAGES)
+	@$(CONVSEARCH) predict '$(MODEL)' $(IMAGES)
 
 stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
-	@$(CONVSEARCH) stop $(STUDY)
+	@$(CONVSEARCH) stop '$(STUDY)'
 
 validate: $(SETUP)  ## STUDY=cifar10 | check a study file, run nothing
-	@$(CONVSEARCH) validate $(STUDY) $(if $(DATA),--data '$(DATA)')
+	@$(CONVSEARCH) validate '$(STUDY)' $(if $(DATA),--data '$(DATA)')
 
 dashboard: $(SETUP)  ## PORT=8080 | look at it in a browser
 	@$(CONVSEARCH) dashboard --port $(PORT)
@@ -85,7 +85,7 @@ doctor: $(SETUP)  ##| check this machine
 	@$(CONVSEARCH) doctor
 
 delete: $(SETUP)  ## STUDY=cifar10 | delete a study and its files
-	@$(CONVSEARCH) delete $(STUDY)
+	@$(CONVSEARCH) delete '$(STUDY)'
 
 clean: $(SETUP)  ##| remove files that no study needs
 	@$(CONVSEARCH) clean

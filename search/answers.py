@@ -1,4 +1,4 @@
-"""What `studies`, `best`, `show` and `validate` answer: a table for people, and a value for JSON."""
+"""What questions are answered with: a table for people, and a value for JSON or CSV."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -131,7 +131,8 @@ def why_json(rows: Sequence[TrialRow]) -> dict[str, Any]:
 def _why(row: TrialRow) -> str:
     paused = _state(row).partition(": ")[2] if row.paused is None else _state(row)
     spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
-    return "; ".join(filter(None, (row.reason or paused, spared, *row.crashes))) or "nothing stopped it"
+    told = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))
+    return told or ("no reason is recorded" if row.state in ("PRUNED", "FAIL") else "nothing stopped it")
 
 
 def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -229,7 +230,9 @@ def looks_lines(looks: Sequence[Look], own: str) -> tuple[str, ...]:
     others = [look for look in looks if look.study != own]
     told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]
     told += [f"{look.study} has looked at them, too: {_look(look)}." for look in others]
-    return (*told, *(() if others else ("No other study of this database has looked at these test images.",)))
+    if not others:
+        told.append("No other study that this database still has looked at these test images in this size.")
+    return tuple(told)
 
 
 def _look(look: Look) -> str:
@@ -270,8 +273,14 @@ def _is_drawn(stored: object) -> bool:
 
 
 def command(row: TrialRow) -> str:
-    """The command that runs this trial's configuration again; none for a last training, which is tested once."""
-    return "" if is_verdict(row.study) else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
+    """The command that runs this trial's configuration again; none for a last training, which is tested once, nor for
+    one that convsearch has not drawn.
+    """
+    return (
+        ""
+        if is_verdict(row.study) or not row.config
+        else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
+    )
 
 
 def counts_line(counts: Counts) -> str:

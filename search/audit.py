@@ -59,7 +59,8 @@ def _is_stopped(study: StudyRow, trial: TrialRow, trials: Sequence[TrialRow]) ->
     if search.get("pruner") != "promote":
         return True
     step, value = (trial.spared or {})["step"], (trial.spared or {})["value"]
-    others = [there for each in trials if each.spared is None for at, there in each.curve if at == step]
+    ranked = [each for each in trials if each.spared is None and each.state != "FAIL"]
+    others = [there for each in ranked for at, there in each.curve if at == step]
     places = max(1, (len(others) + 1) // int(search["reduction"]))
     return sum(bool(there > value) for there in others) >= places
 
@@ -70,13 +71,13 @@ def lines(found: Audit) -> tuple[str, ...]:
     if n == 0:
         return ("No trial that would have been stopped was trained to its end: nothing is known of false stops.",)
     if found.survivors == 0:
-        return (f"{n} trials that would have been stopped were trained to their end; none that was let through was.",)
+        return (f"Of trials that would have been stopped {n} were trained to their end; of the others none was.",)
     low, high = found.interval
     told = [
-        f"{n} trials that the pruner would have stopped were trained to their end: {found.above_median} of them ended "
+        f"Trials that the pruner would have stopped, and that were trained on: {n}. {found.above_median} of them ended "
         f"above the median of the {found.survivors} that it let through ({100 * found.above_median / n:.0f} %, 95 % "
         f"interval {100 * low:.0f} to {100 * high:.0f} %), {found.above_best} above the best of these.",
     ]
     if n < ENOUGH:
-        told.append(f"{n} are too few to tell a good pruner from a bad one; {ENOUGH} would begin to.")
+        told.append(f"That is too few to tell a good pruner from a bad one; {ENOUGH} would begin to.")
     return tuple(told)

@@ -181,9 +181,10 @@ def parallel(keys: Sequence[str], trials: Sequence[TrialRow], values: Mapping[in
 def timeline(trials: Sequence[TrialRow]) -> go.Figure:
     """When each trial was last worked on, in as many lines as were at work at once."""
     known = [trial for trial in trials if trial.started is not None and trial.completed is not None]
-    figure = _figure(x="", y="", height=90 + 40 * (max(_lanes(known), default=0) + 1))
+    lanes = _lanes(known)
+    figure = _figure(x="", y="", height=90 + 40 * (max(lanes, default=0) + 1))
     for state, colour in STATES.items():
-        rows = [(lane, trial) for lane, trial in zip(_lanes(known), known, strict=True) if trial.state == state]
+        rows = [(lane, trial) for lane, trial in zip(lanes, known, strict=True) if trial.state == state]
         if rows:
             figure.add_trace(
                 go.Bar(

@@ -32,8 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(args, "on_end", None):
         from search import bell
 
-        bell.ring(args.on_end, study=getattr(args, "name", None) or Path(args.study).stem, code=code)
+        bell.ring(args.on_end, study=_meant(args), code=code)
     return code
+
+
+def _meant(args: argparse.Namespace) -> str:
+    """The name of the study that a command was about."""
+    if args.verb != "run":
+        return str(args.study)
+    return str(args.name or (Path(args.study).stem if args.again is None else f"{args.study}.again-{args.again}"))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -128,7 +135,7 @@ def _add_final(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     final.add_argument("--epochs", type=_positive, metavar="E", help=text)
     final.add_argument("--no-baseline", action="store_true", help="leave out the first [[try]] point, or the defaults")
     final.add_argument("--json", action="store_true", help="print JSON")
-    _add_limits(final)
+    _add_limits(final, hours="of all trainings together; each has as many epochs as its share allows")
 
 
 def _add_models(verbs: "argparse._SubParsersAction[_Parser]") -> None:
@@ -152,8 +159,10 @@ def _add_join(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
 
 
-def _add_limits(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--hours", type=_positive, metavar="H", help="stop this run after H hours; the next one goes on")
+def _add_limits(
+    verb: argparse.ArgumentParser, *, hours: str = "stop this run after H hours; the next one goes on"
+) -> None:
+    verb.add_argument("--hours", type=_positive, metavar="H", help=hours)
     verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
     verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")

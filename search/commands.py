@@ -39,18 +39,25 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--again trains what is stored; --data, --set and --trials would change it")
         row = query.trial(open_reader(args.storage), args.study, args.again)
         wanted = launch.again(study.load(Storage(args.storage), args.study), row)
-        return _launch(args, wanted, name=args.name or f"{args.study}.again-{args.again}", trials=1)
+        return _launch(args, wanted, name=_named(args, f"{args.study}.again-{args.again}"), trials=1)
     path = spec.find(args.study)
     overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
     wanted = spec.load(path, overrides)
+    name = _named(args, path.stem)
     if args.dry_run:
-        return _estimate(args, wanted)
-    return _launch(args, wanted, name=args.name or path.stem, trials=args.trials)
+        return _estimate(args, wanted, name)
+    return _launch(args, wanted, name=name, trials=args.trials)
 
 
-def _estimate(args: argparse.Namespace, wanted: Any) -> int:
-    from search import estimate
+def _named(args: argparse.Namespace, usual: str) -> str:
+    """The name that was asked for, be it empty, which is refused like any that cannot be."""
+    return usual if args.name is None else str(args.name)
 
+
+def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
+    from search import estimate, home, launch
+
+    launch.check_name(name, wanted, home.of(args.storage))
     say("training some networks for a moment ...")
     found = estimate.estimate(wanted, workers=args.workers, device=args.device)
     return output.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
@@ -91,7 +98,7 @@ def final(args: argparse.Namespace) -> int:
     )
     engine = open_reader(args.storage)
     row = query.study(engine, name)
-    if end is not End.DONE or row.counts.to_do:
+    if end is not End.DONE or row.counts.finished < row.counts.budget:
         say(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
     found = contest.load(engine, name)

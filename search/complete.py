@@ -1,8 +1,8 @@
 """Completion of verbs, flags, and the names and numbers of what is stored, by argcomplete."""
 
 import argparse
+import glob
 import os
-from pathlib import Path
 from typing import Any
 
 #: How argcomplete tells a command that a shell asks it for completions.
@@ -65,8 +65,9 @@ def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -
     from search.spec import FOLDERS
 
     named = dict.fromkeys(path.stem for folder in FOLDERS for path in sorted(folder.glob("*.toml")))
-    here = [str(path) for path in sorted(Path(prefix).parent.glob("*.toml"))]
-    return [name for name in (*named, *here) if name.startswith(prefix)]
+    here = sorted(glob.glob(f"{glob.escape(prefix)}*.toml"))
+    folders = sorted(f"{folder}/" for folder in glob.glob(f"{glob.escape(prefix)}*") if os.path.isdir(folder))
+    return [*(name for name in named if name.startswith(prefix)), *here, *folders]
 
 
 def _trials(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:

@@ -19,9 +19,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from search import query
+from search.errors import UsageError
 from search.output import Grid, duration, number
 from search.rows import Look, StudyRow, TrialRow, searched
-from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval
+from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval, share_interval
 
 Scores = NDArray[np.float64]
 """(runs, images): 1 where an image was taken for what it is, else 0; weighted by class for balanced accuracy."""
@@ -66,10 +67,14 @@ class Duel:
 
     first: str
     second: str
+    runs: int
+    """That both have, with the same seeds: what they are compared by."""
     difference: float
     """Mean of the first minus the second; not a number where they have no run in common."""
     interval: Interval | None
-    """None where each image of each run has the same difference, too: there is no spread to judge by."""
+    """None where there are too few common runs, or each image of each run has the same difference: there is no spread
+    to judge by.
+    """
     p_holm: float | None = None
 
     @property
@@ -90,13 +95,15 @@ class Verdict:
     standings: tuple[Standing, ...]
     """The best first; empty as long as nobody has looked at the test images."""
     duels: tuple[Duel, ...]
-    """Each pair, the better one first."""
+    """Each pair, the better one of their common runs first."""
     missing: tuple[str, ...]
     """Trainings without a result, and why."""
 
 
 def load(engine: sa.Engine, name: str) -> Verdict:
     """The verdict of the study `name`, as far as it has come."""
+    if query.study(engine, name).spec.get("verdict_on") is None:
+        raise UsageError(f"the study {name!r} is no verdict of convsearch's, whatever it is called")
     search = searched(name)
     is_there = name in query.verdicts(engine, search)
     values = {trial.number: value for trial, value in query.leading(engine, search)} if is_there else {}
@@ -108,7 +115,8 @@ def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, fl
     names = [row["name"] for row in study.spec["compare"]] or [_old_name(study)]
     runs = {name: _runs(name, trials) for name in names}
     scores = {name: _scores(found, study.objective) for name, found in runs.items() if found}
-    found = [_standing(name, runs[name], scores[name], values.get(_number(name))) for name in scores]
+    is_plain = study.objective == "accuracy"
+    found = [_standing(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores]
     ranked = sorted(found, key=lambda each: -each.test)
     duels = [_duel(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
     return Verdict(
@@ -169,18 +177,24 @@ def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
         return right
     counts = np.asarray(test["confusion"]).sum(axis=1)
     weights = [len(right) / (np.count_nonzero(counts) * count) if count else 0.0 for count in counts]
-    weighted: NDArray[np.float64] = right * np.repeat(weights, counts)
-    return weighted
+    recall = np.asarray(test["confusion"]).diagonal() / np.maximum(1, counts)
+    # The classes are given, and only images within them are drawn: what differs between classes is no spread.
+    scores: NDArray[np.float64] = recall[counts > 0].mean() + np.repeat(weights, counts) * (
+        right - np.repeat(recall, counts)
+    )
+    return scores
 
 
-def _standing(name: str, runs: Mapping[int, TrialRow], scores: Scores, searched: float | None) -> Standing:
+def _standing(
+    name: str, runs: Mapping[int, TrialRow], scores: Scores, searched: float | None, *, is_plain: bool
+) -> Standing:
     found = list(runs.values())
     latencies = [trial.latency_ms for trial in found if trial.latency_ms is not None]
     return Standing(
         name=name,
         runs=len(found),
         test=float(scores.mean()),
-        interval=_interval(scores),
+        interval=_share(scores, is_plain=is_plain),
         search=searched,
         confusion=np.sum([(trial.test or {})["confusion"] for trial in found], axis=0),
         parameters=found[0].parameters,
@@ -191,16 +205,36 @@ def _standing(name: str, runs: Mapping[int, TrialRow], scores: Scores, searched:
     )
 
 
+def _share(scores: Scores, *, is_plain: bool) -> Interval | None:
+    """The interval of a mean score, which is a share. Of one run, or of runs without an error, the shares of right
+    images are `is_plain` ones, and have Wilson's.
+    """
+    found = _interval(scores)
+    if is_plain and (len(scores) == 1 or found is None):
+        low, high = share_interval(int(scores[0].sum()), scores.shape[1])
+        return Interval(low=low, high=high, p=0.0)
+    return found and replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+
 def _interval(scores: Scores) -> Interval | None:
     return crossed_interval(scores) if len(scores) > 1 else interval(scores[0].tolist())
 
 
 def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRow]], scores: Mapping[str, Scores]) -> Duel:
     shared = sorted(runs[first].keys() & runs[second].keys())
-    one, other = (scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second))
     if not shared:
-        return Duel(first=first, second=second, difference=math.nan, interval=None)
-    return Duel(first=first, second=second, difference=float((one - other).mean()), interval=_interval(one - other))
+        return Duel(first=first, second=second, runs=0, difference=math.nan, interval=None)
+    one, other = (scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second))
+    if (one - other).mean() < 0:  # other runs than the common ones may have put it first
+        first, second, one, other = second, first, other, one
+    is_enough = len(shared) > 1 or len(runs[first]) == len(runs[second]) == 1
+    return Duel(
+        first=first,
+        second=second,
+        runs=len(shared),
+        difference=float((one - other).mean()),
+        interval=_interval(one - other) if is_enough else None,
+    )
 
 
 def _adjusted(duels: Sequence[Duel]) -> tuple[Duel, ...]:
@@ -245,7 +279,7 @@ def as_json(found: Verdict, looks: Sequence[Look]) -> dict[str, Any]:
 
 
 def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 dog)`.
+    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 as dog)`.
 
     A class without a test image is none of them.
     """
@@ -256,7 +290,7 @@ def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
     for place in islice(tested, WORST):
         others = np.where(np.arange(len(shares)) == place, -1.0, shares[place])
         taken = int(others.argmax())
-        told.append(f"{classes[place]} {shares[place, place]:.2f} ({others[taken]:.2f} {classes[taken]})")
+        told.append(f"{classes[place]} {shares[place, place]:.2f} ({others[taken]:.2f} as {classes[taken]})")
     return tuple(told)
 
 
@@ -264,6 +298,8 @@ def duel_line(duel: Duel) -> str:
     """What there is to say of two configurations."""
     if math.isnan(duel.difference):
         return f"{duel.first} and {duel.second} have no run in common"
+    if duel.interval is None and duel.runs == 1 and abs(duel.difference) < 1:
+        return f"{duel.first} and {duel.second} have one run in common, which is too little to compare them by"
     if duel.interval is None:
         return f"{duel.first} is {duel.difference:.4f} ahead of {duel.second} on every image: no spread to judge by"
     by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
@@ -287,19 +323,26 @@ def _line(each: Standing) -> tuple[str, ...]:
 
 def _foot(found: Verdict) -> tuple[str, ...]:
     best = found.standings[0]
-    lines = [duel_line(duel) for duel in found.duels if duel.first == best.name]
+    lines = [duel_line(duel) for duel in found.duels if best.name in (duel.first, duel.second)]
     lines += [_promise(found)] if _promise(found) else []
     lines += [_gap(each) for each in found.standings if each.gap is not None]
     lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
     if len(found.classes) <= WIDEST:
-        lines += ["", *_matrix(best, found.classes), ""]
-    seeds = (
-        "seeds and test images" if best.runs > 1 else "test images; with one seed, nothing tells what another would do"
-    )
-    lines.append(f"The intervals are over {seeds}.")
+        lines += ["", "Of each class (a row), per cent that are taken for which (columns):"]
+        lines += [*_matrix(best, found.classes), ""]
+    lines.append(f"The intervals are over {_chances([each.runs for each in found.standings])}.")
     if len(found.duels) > 1:
         lines.append(f"A lead is clear if it is so among all {len(found.duels)} pairs (Holm, p < 0.05).")
     return (*lines, *found.missing)
+
+
+def _chances(runs: Sequence[int]) -> str:
+    """What the intervals are over, of networks with so many runs each."""
+    if min(runs) > 1:
+        return "seeds and test images"
+    if max(runs) == 1:
+        return "test images; with one seed, nothing tells what another would do"
+    return "seeds and test images, those of a network with one run over test images alone"
 
 
 def _promise(found: Verdict) -> str:

@@ -15,6 +15,7 @@ import secrets
 import socket
 import socketserver
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -279,6 +280,7 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
 
     from search.exhibit import Exhibits, Shown
 
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # of few trials; to nobody
     exhibits = Exhibits(open_reader(storage_url), home.of(storage_url))
     storage = Shown(_history(storage_url), exhibits)
     return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)

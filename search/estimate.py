@@ -22,7 +22,8 @@ from models.build import build
 from models.config import Impossible, ModelConfig, TrainConfig, plan
 from models.precision import computes_bfloat16
 from models.train import Training
-from search import spec
+from search import machine, spec
+from search.care import KEEP_BEST
 from search.domain import Value
 from search.errors import SpecError
 from search.output import Grid, duration
@@ -44,8 +45,6 @@ CIFAR10: Final = (50_000, 10_000)
 TRIAL_BYTES = 15_000
 #: A checkpoint holds the weights, up to two numbers of the optimizer for each, and an average; two are kept.
 CHECKPOINT_NUMBERS, KEPT = 4, 2
-#: Finished trials that keep theirs, as `search.care` has it.
-KEPT_TRIALS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +96,8 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     per_trial = float(np.mean((searched * np.array(epochs) + judged) * share / speeds))
     possible = len(drawn) / DRAWN
     largest = max(each.parameters for each in drawn)
+    kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * possible)
+    at_once = min(len(seats), wanted.budget.trials, machine.cores() if seats[0] == "cpu" else len(seats))
     return Estimate(
         trials=wanted.budget.trials,
         workers=len(seats),
@@ -105,12 +106,12 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
         macs=_three([each.macs for each, _ in timed]),
         images_per_second=_three([speed for _, speed in timed]),
         share=share,
-        seconds=per_trial * wanted.budget.trials * possible / len(seats),
+        seconds=per_trial * wanted.budget.trials * possible / at_once,
         hours=wanted.budget.hours,
         memory=len(seats) * worker_bytes(wanted),
         disk=(train + test) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
-        + KEPT_TRIALS * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
+        + kept * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
     )
 
 
@@ -143,7 +144,10 @@ def grid(found: Estimate) -> Grid:
     return Grid(
         columns=("", ""),
         rows=tuple((name, text) for name, text in rows.items() if text),
-        after=("", "An estimate, from some seconds of training here; nothing was written."),
+        after=(
+            "",
+            "An estimate, from some seconds of training here; to start workers and decode images takes longer.",
+        ),
     )
 
 

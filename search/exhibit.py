@@ -75,8 +75,8 @@ class Exhibits:
             if made is not None and time.monotonic() - made.made < self._every_s:
                 return
             row = query.study(self._engine, checked_name(name))
-            verdicts = (name,) if is_verdict(name) else query.verdicts(self._engine, name)
-            shows = (row.uid, row.counts.finished, *(query.study(self._engine, each).counts for each in verdicts))
+            verdicts = (name,) if row.spec.get("verdict_on") else query.verdicts(self._engine, name)
+            shows = (row.uid, row.counts, *(query.study(self._engine, each).counts for each in verdicts))
             if made is None or made.shows != shows:
                 made = self._make(row, verdicts, shows)
             self._made[study_id] = replace(made, made=time.monotonic())

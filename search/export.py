@@ -47,6 +47,9 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
         DiskError: the folder cannot be written.
         DataError: the images cannot be read.
     """
+    folder = folder.resolve()
+    if folder == Path.cwd():
+        raise UsageError("the folder that you are in would be replaced; name another one with --to")
     storage = Storage(url)
     choice = chosen(storage.engine, name, trial)
     stored = study.load(storage, choice.trial.study)
@@ -72,8 +75,10 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
     """
     verdicts = (name,) if is_verdict(name) else query.verdicts(engine, name)[::-1]
     if trial is not None:
-        found = contest.load(engine, name) if is_verdict(name) else None
-        return Choice(trial=query.trial(engine, name, trial), verdict=found)
+        row = query.trial(engine, name, trial)
+        if row.state != "COMPLETE":
+            raise UsageError(f"trial {trial} of {name!r} is {row.state.lower()}, and only complete ones are exported")
+        return Choice(trial=row, verdict=contest.load(engine, name) if is_verdict(name) else None)
     for each in verdicts:
         found = contest.load(engine, each)
         if found.standings:

@@ -78,7 +78,7 @@ def contestants(spec: StudySpec, leading: Sequence[TrialRow]) -> tuple[Contestan
     base = resolve(spec, sample(spec.space, AtRest(habits(spec))))
     if base not in [each.config for each in found]:
         return (*found, Contestant(name=BASELINE, config=base))
-    return tuple(replace(each, name=f"{each.name}, {BASELINE}") if each.config == base else each for each in found)
+    return tuple(replace(each, name=f"{each.name} ({BASELINE})") if each.config == base else each for each in found)
 
 
 def possible(spec: StudySpec, found: Sequence[Contestant], *, hours: float | None, images: int, crew: Crew) -> float:

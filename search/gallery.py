@@ -1,6 +1,7 @@
 """What a trained network was surest of and wrong about: a sheet of images, and the whole confusion matrix, as files.
 
-They lie in the trial's folder beside its checkpoint, and go when that goes. The dashboard shows those of the best.
+They lie in the trial's folder beside its checkpoint, and go when the trial is no longer among the best, which are those
+that the dashboard shows.
 """
 
 import json

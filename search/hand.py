@@ -130,5 +130,5 @@ def how_it_ended(exitcode: int) -> str:
     if exitcode >= 0:
         return f"its process ended with exit code {exitcode}"
     name = signal.Signals(-exitcode).name
-    likely = ", likely because the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
+    likely = ", perhaps because the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
     return f"its process was killed by {name}{likely}"

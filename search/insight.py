@@ -100,12 +100,12 @@ def sentence(found: Insight, about: Insights, *, objective: str) -> str:
 
 def caveat(about: Insights) -> str:
     """What the insights are worth."""
+    when = f"step {about.step}" if about.epochs is None else f"{about.epochs:g} epochs"
     if about.is_designed:
         return (
-            f"All combinations were trained, so that these are effects; {about.trials} trials, intervals of 95 % for "
-            "all of them together."
+            f"All combinations were trained, so that these are effects, after {when}; {about.trials} trials, intervals "
+            "of 95 % for all of them together."
         )
-    when = f"step {about.step}" if about.epochs is None else f"{about.epochs:g} epochs"
     return (
         f"Associations, not effects: the search chose what it tried. {about.trials} trials after {when}, pruned ones "
         "included; intervals of 95 % for all of them together."

@@ -55,17 +55,21 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         raise UsageError(
             f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
         )
-    verdict = on_terms(storage, stored, terms, home.of(order.url))
+    verdict = on_terms(storage, stored, terms, home.of(order.url), is_timed=wanted.epochs is None, say=say)
     counts = query.study(storage.engine, verdict.name).counts
-    if counts.to_do == 0 and not (order.retry_failed and counts.failed):
+    if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):
         return verdict.name, End.DONE
     return verdict.name, run_verdict(order, storage, verdict, show, say, since=since)
 
 
-def on_terms(storage: Storage, stored: StoredStudy, terms: StudySpec, files: Home) -> StoredStudy:
+def on_terms(
+    storage: Storage, stored: StoredStudy, terms: StudySpec, files: Home, *, is_timed: bool, say: Say
+) -> StoredStudy:
     """The verdict on a search on these terms: the one that is there, or a new one behind those on other terms.
 
-    Raises UsageError where its name would be too long for a folder's.
+    `is_timed`: its time says how many epochs there are, which then are those that it was begun with: what this machine
+    could plan depends on its cores and on who else uses it. Raises UsageError where its name would be too long for a
+    folder's.
     """
     for place in count(1):
         name = final.name_of(stored.name, place)
@@ -73,8 +77,13 @@ def on_terms(storage: Storage, stored: StoredStudy, terms: StudySpec, files: Hom
         if not query.is_known(storage.engine, name):
             break
         known = study.of_search(study.load(storage, name), stored)
-        if not difference(known.spec, terms):
+        planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch"})
+        same = replace(terms, budget=terms.budget.model_copy(update=planned)) if is_timed else terms
+        if not difference(known.spec, same):
+            terms = same
             break
+        if query.study(storage.engine, name).counts.to_do:
+            say(f"{name}, a verdict on other terms, is unfinished; `convsearch resume {name}` goes on with it")
     return study.open_or_create(storage, terms, name=name, data=stored.data)
 
 

@@ -34,6 +34,8 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
+    if spec.verdict_on is not None and order.hours is not None:
+        spec = more_hours(storage, spec, order)
     with writing_to(order.cache):
         fetch(spec.data, order.cache, say)
     fetch_backbones(spec, say)
@@ -69,6 +71,13 @@ def check_name(name: str, spec: StudySpec, files: Home) -> None:
     files.study(name)
     if spec.final is not None:
         files.study(final.name_of(name))
+
+
+def more_hours(storage: Storage, spec: StudySpec, order: Order) -> StudySpec:
+    """A stored verdict with these hours more than it has run; it fits its trainings to them."""
+    known = study.load(storage, order.name)
+    hours = study.seconds_run(storage, known.id) / 3600 + (order.hours or 0.0)
+    return replace(spec, budget=spec.budget.model_copy(update={"hours": hours}))
 
 
 def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float) -> float | None:

@@ -59,6 +59,7 @@ def policy(scripts: Sequence[str]) -> str:
 
 def markdown(report: Report) -> str:
     """The same in Markdown, without the pictures."""
+    below = notes(report)
     lines = [f"# {report.study.name}", "", report.study.question, "", *report.answer, ""]
     for name, grid in tables(report).items():
         lines += [
@@ -70,7 +71,7 @@ def markdown(report: Report) -> str:
             "",
             *(("```", *grid.after, "```") if any(grid.after) else ()),
             "",
-            *notes(report).get(name, ()),
+            *below.get(name, ()),
             "",
         ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
@@ -251,7 +252,9 @@ def _origin_grid(report: Report) -> Grid:
     if counts:
         rows.append(("training images", f"{sum(counts):,} of {len(counts)} classes, validation among them"))
     for table in ("data", "budget", "search", "final"):
-        told = {key: value for key, value in (study.spec.get(table) or {}).items() if key != "path"}
+        told = {
+            key: value for key, value in (study.spec.get(table) or {}).items() if key != "path" and value is not None
+        }
         rows.append((f"[{table}]", settings(told)))
     return Grid(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
 

@@ -1,4 +1,4 @@
-"""The verbs that only ask: what is stored, what it means, what a model takes images for. nothing is changed by them."""
+"""The verbs that only ask: what is stored, what it means, what a model takes images for. They change no study."""
 
 import argparse
 import sys
@@ -15,6 +15,20 @@ from search.talk import say
 
 #: Seconds between two answers of --watch.
 WATCH_S = 2.0
+
+
+def _written(path: Path | None, text: str) -> int:
+    """Print a text, or write it into a file and print which."""
+    if path is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
+    print(path)
+    return 0
 
 
 def studies(args: argparse.Namespace) -> int:
@@ -58,7 +72,7 @@ def why(args: argparse.Namespace) -> int:
     if args.trial is not None:
         row = query.trial(open_reader(args.storage), args.study, args.trial)
         return output.answer(answers.why_json([row]), answers.why_grid([row]), as_json=args.json)
-    rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.reason]
+    rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
     return output.answer(answers.why_json(rows), answers.why_grid(rows), as_json=args.json)
 
 
@@ -90,23 +104,15 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError("--markdown and --csv are two answers; ask for one of them")
     engine = open_reader(args.storage)
     if args.csv:
-        sys.stdout.write(
-            output.to_csv(*answers.trials_csv(query.study(engine, args.study), query.trials(engine, args.study)))
-        )
-        return 0
+        study, trials = query.study(engine, args.study), query.trials(engine, args.study)
+        return _written(args.to, output.to_csv(*answers.trials_csv(study, trials)))
     found = reporting.gather(engine, args.study)
     if args.markdown:
-        sys.stdout.write(paging.markdown(found))
-        return 0
+        return _written(args.to, paging.markdown(found))
     path = args.to or Path("exports") / f"{checked_name(args.study)}.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(paging.html(found), encoding="utf-8")
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
+    _written(path, paging.html(found))
     for line in found.answer:
         say(line)
-    print(path)
     return 0
 
 

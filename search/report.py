@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from search import answers, charts, contest, query
 from search import audit as audits
-from search import charts, contest, query
 from search import compare as comparing
 from search import insight as insights_of
 from search.audit import Audit
@@ -17,7 +17,6 @@ from search.contest import Verdict
 from search.errors import UsageError
 from search.importance import Importances, importances
 from search.insight import Insights
-from search.keys import DEFAULTS
 from search.output import Grid, number, settings
 from search.rows import Look, StudyRow, TrialRow, is_verdict
 
@@ -136,16 +135,15 @@ def _kind(reason: str) -> str:
 def _found(report: Report) -> str:
     study, best, counts = report.study, report.study.best, report.study.counts
     if best is None:
-        return f"None of {counts.finished} trials is complete: there is no answer yet."
+        return f"There is no answer yet: {answers.situation(study)}."
     if is_verdict(study.name):
         return f"{counts.complete} of {counts.budget} trainings were judged on the test images."
-    unusual = {key: value for key, value in best.config.items() if key in DEFAULTS and value != DEFAULTS[key]}
     which = f"The best of {counts.finished} trials"
     if len(study.objectives) > 1:
         which = f"{len(report.best)} of {counts.finished} trials are on the Pareto front; first in {study.objective}"
     return (
         f"{which} is trial {best.number}, with {study.objective} {number(best.values[0])} on validation images: "
-        f"{settings(unusual) or 'all as by default'}."
+        f"{settings(best.params) or 'as its file says'}."
     )
 
 
@@ -156,6 +154,6 @@ def _judged(report: Report) -> str:
         return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
     lead = report.verdict.standings[0]
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval.low:.4f} to {lead.interval.high:.4f})"
-    duels = [contest.duel_line(duel) for duel in report.verdict.duels if duel.first == lead.name]
+    duels = [contest.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
     told = f"On {report.verdict.images:,} test images {lead.name} comes to {number(lead.test)}{spread}"
     return "; ".join((told, *duels)) + "."

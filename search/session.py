@@ -157,7 +157,7 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
     counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
     if counts.finished or counts.waiting or counts.paused:
-        pause = f", {counts.paused} pause at a rung" if counts.paused else ""
+        pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
 
 

@@ -41,7 +41,7 @@ class Budget(BaseModel):
     """Multiply-accumulates, forward, that a trial may train with. A network that needs more for all its epochs sees
     fewer images, in as many steps: trials then cost about the same, and at each rung equal efforts are compared."""
     max_parameters: Annotated[int, Field(ge=1)] | None = None
-    """Trained numbers that a network may have; larger ones are not trained."""
+    """Numbers that a network may have, frozen ones among them; larger ones are not trained."""
     max_macs: Annotated[int, Field(ge=1)] | None = None
     """Multiply-accumulates for one image that a network may need; larger ones are not trained."""
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None

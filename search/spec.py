@@ -1,7 +1,7 @@
 """A study as it is asked for: from studies/NAME.toml to a frozen, checked value, and back from the database."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -31,17 +31,19 @@ TABLES: Final = ("question", "data", "budget", "search", "space", "try", "compar
 MAX_BYTES: Final = 100_000
 """Of a study file, which has some thousand; tomllib takes the square of the time for a key of so many parts."""
 
-MAY_CHANGE: Final = {
-    ("[budget]", "trials"),
-    ("[budget]", "hours"),
-    ("[data]", "path"),
-    ("[search]", "audit"),
-    ("[final]", "epochs"),
-    ("[final]", "share"),
-    ("[final]", "top"),
-    ("[final]", "seeds"),
-    ("[final]", "baseline"),
-}
+MAY_CHANGE: Final = frozenset(
+    {
+        ("[budget]", "trials"),
+        ("[budget]", "hours"),
+        ("[data]", "path"),
+        ("[search]", "audit"),
+        ("[final]", "epochs"),
+        ("[final]", "share"),
+        ("[final]", "top"),
+        ("[final]", "seeds"),
+        ("[final]", "baseline"),
+    }
+)
 """What a stored study may be continued with; images are compared by their content, not by where they lie."""
 
 
@@ -62,7 +64,7 @@ class StudySpec:
     final: FinalTraining | None = None
     """[final]: the training after the search."""
     verdict_on: str | None = None
-    """The study whose leading trial this one trains for the last time and tests; no file says it."""
+    """The uid of the study whose leading trials this one trains for the last time and tests; no file says it."""
 
 
 def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
@@ -260,13 +262,13 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         raise SpecError(f"the stored study: {error}") from error
 
 
-def difference(stored: StudySpec, new: StudySpec) -> list[str]:
-    """What a study would have to be run anew for, one line each: `[search] seed: 0 -> 1`."""
+def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, str]] = MAY_CHANGE) -> list[str]:
+    """What a study would have to be run anew for, one line each: `[search] seed: 0 -> 1`; `but` for these keys."""
     before, after = _entries(stored), _entries(new)
     return [
         f"{place} {key}: {show(before.get((place, key)))} -> {show(after.get((place, key)))}"
         for place, key in {**before, **after}
-        if (place, key) not in MAY_CHANGE and before.get((place, key)) != after.get((place, key))
+        if (place, key) not in but and before.get((place, key)) != after.get((place, key))
     ]
 
 

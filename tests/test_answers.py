@@ -19,6 +19,7 @@ TRIAL = TrialRow(
     state="COMPLETE",
     values=(0.81234,),
     params={"optimizer": "sgd", "learning_rate": 0.031234567, "norm": True},
+    config={"optimizer": "sgd", "learning_rate": 0.031234567, "norm": True},
     curve=((1, 0.5), (2, math.nan)),
     attempts=2,
     epochs=10.0,

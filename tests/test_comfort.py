@@ -28,7 +28,8 @@ def test_a_dry_run_estimates_and_writes_nothing(lab: Lab) -> None:
     assert found["macs"] == sorted(found["macs"])
     assert all(speed > 0 for speed in found["images_per_second"])
     assert found["seconds"] > 0
-    assert "nothing was written" in table.out
+    assert "An estimate, from some seconds of training here" in table.out
+    assert not lab.home.root.exists()
     assert not (lab.folder / "home").exists()
 
 

@@ -228,10 +228,52 @@ def test_configurations_without_a_common_run_are_not_compared() -> None:
     assert contest.duel_line(found.duels[0]) == "trial 1 and trial 2 have no run in common"
 
 
+def test_who_is_better_in_the_common_runs_is_first_in_a_pair_whatever_other_runs_say() -> None:
+    scores = {"trial 1": np.array([[1.0] * 5 + [0.0] * 5] * 3), "trial 2": np.array([[1.0] * 6 + [0.0] * 4] * 2)}
+    scores["trial 1"][2] = 1.0
+
+    found = judged(scores)
+
+    assert found.standings[0].name == "trial 1"
+    assert (found.duels[0].first, found.duels[0].runs) == ("trial 2", 2)
+    assert found.duels[0].difference == pytest.approx(0.1)
+
+
+def test_one_common_run_of_several_is_too_little_to_compare_by() -> None:
+    scores = {"trial 1": np.array([[1.0] * 9 + [0.0]] * 3), "trial 2": np.array([[1.0] * 5 + [0.0] * 5])}
+
+    (duel,) = judged(scores).duels
+
+    assert (duel.interval, duel.p_holm) == (None, None)
+    assert contest.duel_line(duel).endswith("have one run in common, which is too little to compare them by")
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_an_interval_of_a_share_is_one_of_shares(runs: int) -> None:
+    dice = np.random.default_rng(0)
+    for right in (np.ones((runs, 200)), looks(dice, dice.normal(3.0, 1.0, 20), runs=runs, spread=2.0)):
+        (standing,) = judged({"trial 1": right}).standings
+        assert standing.interval is not None
+        assert 0.0 <= standing.interval.low <= standing.test <= standing.interval.high <= 1.0
+
+
+def test_what_differs_between_classes_is_no_spread_of_balanced_accuracy() -> None:
+    labels = [0] * 900 + [1] * 100
+    right = np.array([[1.0] * 810 + [0.0] * 90 + [1.0] * 50 + [0.0] * 50])
+
+    found = contest.verdict(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
+
+    (standing,) = found.standings
+    assert standing.test == pytest.approx(0.7)
+    assert standing.interval is not None
+    error = np.sqrt(0.9 * 0.1 / 900 + 0.5 * 0.5 / 100) / 2  # two independent shares, half of each
+    assert standing.interval.high - standing.interval.low == pytest.approx(2 * 1.96 * error, rel=0.02)
+
+
 def test_a_class_without_test_images_is_not_among_the_worst() -> None:
     (standing,) = judged({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).standings
 
-    assert contest.worst(standing, CLASSES) == ("dog 0.50 (0.50 owl)", "cat 1.00 (0.00 dog)")
+    assert contest.worst(standing, CLASSES) == ("dog 0.50 (0.50 as owl)", "cat 1.00 (0.00 as dog)")
 
 
 def test_where_the_search_had_two_level_it_says_so() -> None:

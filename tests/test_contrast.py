@@ -38,6 +38,14 @@ def test_two_trials_of_plain_optuna_differ_in_what_was_drawn_and_nothing_else(la
     assert answer.json["differences"] == {"x": [trial.params["x"] for trial in plain.trials]}
 
 
+def test_two_studies_differ_in_what_one_may_be_continued_with_too(ended: Lab) -> None:
+    assert ended.run("run", ended.write("u", budget={"trials": 1, "epochs": 1}), "--workers", "1").code == 0
+
+    differences = ended.run("compare", "s", "u", "--json").json["differences"]
+
+    assert "[budget] trials: 2 -> 1" in differences
+
+
 def test_two_studies_differ_in_their_files(ended: Lab) -> None:
     answer = ended.run("compare", "s", "t", "--json")
     table = ended.run("compare", "s", "t")

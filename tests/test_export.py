@@ -245,6 +245,26 @@ def test_where_there_is_no_model_it_says_so(lab: Lab, words: tuple[str, ...], co
     assert complaint in answer.err
 
 
+def test_a_trial_that_is_not_complete_and_the_folder_one_is_in_are_refused(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 200}), "--workers", "1")
+    launcher.until(lambda: lab.home.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
+    assert lab.run("stop", "s").code == 0
+    launcher.end()
+    here = lab.folder / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    waiting = lab.run("export", "s", "--trial", "0")
+    own = lab.run("export", "s", "--to", ".")
+
+    assert [waiting.code, own.code] == [2, 2]
+    assert "trial 0 of 's' is waiting, and only complete ones are exported" in waiting.err
+    assert "the folder that you are in would be replaced" in own.err
+    assert here.exists()
+
+
 def test_weights_that_are_gone_are_named_with_what_trains_them_anew(lab: Lab) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     shutil.rmtree(lab.home.trial("s", 1))

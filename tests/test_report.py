@@ -173,7 +173,29 @@ def test_a_study_without_trials_has_a_report_too(lab: Lab) -> None:
     text = lab.run("report", "s", "--markdown")
 
     assert (page.code, text.code) == (0, 0)
-    assert "None of 0 trials is complete: there is no answer yet." in text.out
+    assert "There is no answer yet: no trial has finished yet, and none is at work; `convsearch resume s`" in text.out
+
+
+def test_a_study_that_was_stopped_early_shows_what_there_is(lab: Lab) -> None:
+    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 200}), "--workers", "1")
+    launcher.until(lambda: lab.home.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
+    assert lab.run("stop", "s").code == 0
+    launcher.end()
+
+    page = html(gather(open_reader(lab.url), "s"))
+
+    assert 'data-figure="figure-curves"' in page
+    assert "There is no answer yet" in page
+
+
+@pytest.mark.parametrize("kind", ["--markdown", "--csv"])
+def test_every_kind_of_report_can_be_written_to_a_file(searched: Lab, kind: str) -> None:
+    path = searched.folder / "new" / "report.txt"
+
+    written, printed = searched.run("report", "s", kind, "--to", str(path)), searched.run("report", "s", kind)
+
+    assert written.out == f"{path}\n"
+    assert path.read_text() == printed.out
 
 
 def test_a_comparison_shows_its_effects(lab: Lab) -> None:

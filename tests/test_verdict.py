@@ -19,7 +19,7 @@ from search import lease, objective, query, runner, spec, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
-from search.launch import launch
+from search.launch import launch, more_hours
 from search.owner import this_process
 from search.pace import Snapshot
 from search.pool import End
@@ -439,7 +439,7 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     deleted = lab.run("delete", "s", "--yes")
 
     assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
-    assert "No other study of this database has looked at these test images." in first.out
+    assert "No other study that this database still has looked at these test images in this size." in first.out
     assert again.out == first.out
     assert "These test images were looked at 6 times, " in first.out
     assert "These test images were looked at once, at " in other.out
@@ -456,7 +456,9 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
     stored = study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
     found = contestants(asked, [trial for trial, _ in query.leading(storage.engine, "s")])
-    on_terms(storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home)
+    on_terms(
+        storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home, is_timed=False, say=print
+    )
     return runner.workplace(lab.post("s.final"))
 
 
@@ -514,6 +516,50 @@ def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not
     assert "run 1: fail, RuntimeError: a bug" in told.out
     assert "1 failed trials are tried again" in again.err
     assert [trial.state for trial in lab.trials("s.final")] == ["COMPLETE"] * 2
+
+
+def test_a_verdict_whose_launcher_was_killed_goes_on_with_the_same_command(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "40", "--workers", "1")
+    launcher = lab.start(*terms)
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in lab.trials("s.final")))
+    launcher.signal(signal.SIGKILL)
+    launcher.end()
+    assert lab.counts("s.final").to_do == 0
+
+    answer = lab.run(*terms)
+
+    assert answer.code == 0
+    assert "trial 1" in answer.out or "trial 0" in answer.out
+    (trial,) = lab.trials("s.final")
+    assert (trial.state, trial.test is not None) == ("COMPLETE", True)
+
+
+def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> None:
+    assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    asked = replace(stored.spec, final=Final(top=1, seeds=1))
+    found = contestants(asked, [trial for trial, _ in query.leading(storage.engine, "s")])
+    plans = []
+    for hours in (0.0001, 0.0002):
+        order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+        terms, _ = verdict_spec(order, stored, asked, found, hours=hours)
+        plans.append((terms.budget.epochs, on_terms(storage, stored, terms, lab.home, is_timed=True, say=print)))
+
+    (first, begun), (second, again) = plans
+    assert first != second
+    assert (begun.name, again.name) == ("s.final", "s.final")
+    assert again.spec.budget.epochs == first
+
+
+def test_a_verdict_gets_the_hours_that_resume_gives_it(lab: Lab) -> None:
+    place = judging(lab, Final(epochs=1, top=1, seeds=1))
+    study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
+
+    spec = more_hours(place.storage, place.study.spec, Order(url=lab.url, cache=lab.cache, name="s.final", hours=0.25))
+
+    assert spec.budget.hours == 0.75
 
 
 def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_is_trained(lab: Lab) -> None:
@@ -597,7 +643,7 @@ def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None
 
     assert (first.name, base.name) == ("trial 3", "baseline")
     assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
-    assert [each.name for each in contestants(wanted, [same, other])] == ["trial 0, baseline"]
+    assert [each.name for each in contestants(wanted, [same, other])] == ["trial 0 (baseline)"]
     assert contestants(plain, [other])[1] == Contestant(
         name="baseline", config=spec.resolve(plain, {**base.config, "learning_rate": 0.1})
     )
