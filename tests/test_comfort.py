@@ -127,7 +127,7 @@ def completed(lab: Lab, line: str) -> list[str]:
         "CONVSEARCH_STORAGE": lab.url,
     }
     done = subprocess.run([str(CONVSEARCH)], env=told, check=True, capture_output=True, timeout=PATIENCE_S)
-    assert done.stderr == b""
+    assert done.stderr.decode() == ""
     return Path(told["_ARGCOMPLETE_STDOUT_FILENAME"]).read_text().splitlines()
 
 
