@@ -8,7 +8,8 @@ trials by chance, in 19 of 20 deals.
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,19 @@ def _first_alone(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # that values are level; shares are, then
+    with quiet(), warnings.catch_warnings(category=UserWarning, action="ignore"):  # that values are level
         return dict(get_param_importances(_Given(trials), target=None))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let Optuna not tell of every study that is made in memory."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _dealt(trials: Sequence[FrozenTrial], dice: np.random.Generator) -> list[FrozenTrial]:

@@ -118,9 +118,10 @@ def test_a_front_of_many_trials_has_a_report_with_importances(lab: Lab) -> None:
     file = lab.write(budget={"trials": 21, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=space)
     assert lab.run("run", file, "--workers", "1").code == 0
 
-    answer = lab.run("report", "s", "--to", str(lab.folder / "s.html"))
+    answer = lab.start("report", "s", "--to", str(lab.folder / "s.html")).end()  # where Optuna logs as it does
 
     assert answer.code == 0
+    assert len(answer.err.splitlines()) == 2  # the answer in two sentences
     assert "Importance" in (lab.folder / "s.html").read_text()
 
 
