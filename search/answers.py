@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.output import Grid, duration, number, setting, settings
-from search.rows import Counts, Look, Ranking, StudyRow, TrialRow, is_verdict
+from search.rows import Counts, Ranking, StudyRow, TrialRow, is_verdict
 
 
 def studies_grid(rows: Sequence[StudyRow]) -> Grid:
@@ -45,7 +45,7 @@ def best_grid(ranking: Ranking) -> Grid:
 def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
     """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
     lines = {
-        "state": _state(row),
+        "state": state(row),
         "value": ", ".join(number(value) for value in row.values),
         "parameters": settings(row.params),
         "fixed": settings({key: value for key, value in row.config.items() if key not in row.params}),
@@ -98,41 +98,6 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
         (t.number, *t.values, t.epochs, t.seconds, *(t.params.get(name) for name in names)) for t in ranking.trials
     ]
     return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
-
-
-def why_grid(rows: Sequence[TrialRow]) -> Grid:
-    """Why trials did not go on, a line for each."""
-    if not rows:
-        return Grid(columns=(), rows=(), before=("no trial was pruned, and none failed",))
-    return Grid(
-        columns=("trial", "state", "epochs", "why"),
-        fixed=("state",),
-        rows=tuple((str(row.number), row.state.lower(), setting(row.epochs), _why(row)) for row in rows),
-    )
-
-
-def why_json(rows: Sequence[TrialRow]) -> dict[str, Any]:
-    """`why --json`."""
-    return {
-        "trials": [
-            {
-                "number": row.number,
-                "state": row.state,
-                "reason": row.reason,
-                "paused": row.paused,
-                "spared": row.spared,
-                "crashes": row.crashes,
-            }
-            for row in rows
-        ]
-    }
-
-
-def _why(row: TrialRow) -> str:
-    paused = _state(row).partition(": ")[2] if row.paused is None else _state(row)
-    spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
-    told = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))
-    return told or ("no reason is recorded" if row.state in ("PRUNED", "FAIL") else "nothing stopped it")
 
 
 def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -225,22 +190,6 @@ def verdict_line(row: TrialRow) -> str:
     return f"verdict: {number(row.values[0])} on {_test(row.test)}; {trained}"
 
 
-def looks_lines(looks: Sequence[Look], own: str) -> tuple[str, ...]:
-    """What is to be told of looks at the same test images, by the verdict `own` and by others."""
-    others = [look for look in looks if look.study != own]
-    told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]
-    told += [f"{look.study} has looked at them, too: {_look(look)}." for look in others]
-    if not others:
-        told.append("No other study that this database still has looked at these test images in this size.")
-    return tuple(told)
-
-
-def _look(look: Look) -> str:
-    often = "once" if look.networks == 1 else f"{look.networks} times"
-    when = f"at {look.first}" if look.first == look.last else f"from {look.first} to {look.last}"
-    return f"{often}, {when} UTC"
-
-
 def _test(test: Mapping[str, Any]) -> str:
     low, high = test["interval"]
     return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
@@ -317,7 +266,8 @@ def situation(study: StudyRow) -> str:
     return f"no trial has finished yet, and none is at work; {onwards}"
 
 
-def _state(row: TrialRow) -> str:
+def state(row: TrialRow) -> str:
+    """In which state a trial is, and why."""
     if row.paused is not None:
         until = "all are trained" if is_verdict(row.study) else "it is among the best there"
         return f"paused at step {row.paused}, until {until}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from search.rows import StudyRow, TrialRow
+from search.seed import is_audited
 from search.stats import share_interval
 
 #: Of fewer, not even a rate of 0 can be told from one of 20 % (Wilson's interval of 0 of 16 ends at 19.4 %).
@@ -59,10 +60,13 @@ def _is_stopped(study: StudyRow, trial: TrialRow, trials: Sequence[TrialRow]) ->
     if search.get("pruner") != "promote":
         return True
     step, value = (trial.spared or {})["step"], (trial.spared or {})["value"]
-    ranked = [each for each in trials if each.spared is None and each.state != "FAIL"]
+    ranked = [
+        each
+        for each in trials
+        if each.state != "FAIL" and not is_audited(search["seed"], each.number, search.get("audit", 0.0))
+    ]
     others = [there for each in ranked for at, there in each.curve if at == step]
-    places = max(1, (len(others) + 1) // int(search["reduction"]))
-    return sum(bool(there > value) for there in others) >= places
+    return sum(bool(there > value) for there in others) >= (len(others) + 1) // int(search["reduction"])
 
 
 def lines(found: Audit) -> tuple[str, ...]:

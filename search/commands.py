@@ -88,7 +88,7 @@ def resume(args: argparse.Namespace) -> int:
 
 def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
-    from search import contest, judge, progress
+    from search import contest, judge, progress, ruling
     from search.pool import EXIT_CODES, End
     from search.settings import Final
 
@@ -103,8 +103,8 @@ def final(args: argparse.Namespace) -> int:
         return EXIT_CODES.get(end, 0)
     found = contest.load(engine, name)
     looks = query.looks(engine, row.data["fingerprint"])
-    told = contest.grid(found, answers.looks_lines(looks, name))
-    return output.answer(contest.as_json(found, looks), told, as_json=args.json)
+    told = ruling.grid(found, ruling.looks_lines(looks, name))
+    return output.answer(ruling.as_json(found, looks), told, as_json=args.json)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -269,7 +269,7 @@ def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
 
 def _verdict(engine: Any, name: str) -> Grid | None:
     """What the last trainings of a study have come to; None as long as they have not ended."""
-    from search import contest
+    from search import contest, ruling
 
     own = f"{name}{FINAL}"
     if own not in query.verdicts(engine, name):
@@ -277,11 +277,11 @@ def _verdict(engine: Any, name: str) -> Grid | None:
     row = query.study(engine, own)
     if row.counts.finished < row.counts.budget:
         return None
-    looks = answers.looks_lines(query.looks(engine, row.data["fingerprint"]), own)
+    looks = ruling.looks_lines(query.looks(engine, row.data["fingerprint"]), own)
     trials = query.trials(engine, own)
     if len(trials) == 1:
         return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]), *looks))
-    return contest.grid(contest.load(engine, own), looks)
+    return ruling.grid(contest.load(engine, own), looks)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:

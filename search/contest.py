@@ -10,8 +10,8 @@ import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations, islice
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from search import query
 from search.errors import UsageError
-from search.output import Grid, duration, number
-from search.rows import Look, StudyRow, TrialRow, searched
+from search.rows import StudyRow, TrialRow, searched
 from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval, share_interval
 
 Scores = NDArray[np.float64]
-"""(runs, images): 1 where an image was taken for what it is, else 0; weighted by class for balanced accuracy."""
+"""(runs, images): 1 where an image was taken for what it is, else 0. For balanced accuracy that of the run, plus by how
+much an image is better than the share of its class that is recognised, weighted by class.
+"""
 
 #: So many of the classes that are recognised least are named.
 WORST = 3
@@ -41,7 +42,7 @@ class Standing:
     runs: int
     test: float
     """The objective on the test images, mean over the runs."""
-    interval: Interval | None
+    interval: tuple[float, float] | None
     """Of that, over seeds and images; over images alone where there is one run."""
     search: float | None
     """The value on the validation images, for which it was chosen; None for a configuration that was not."""
@@ -71,10 +72,10 @@ class Duel:
     """That both have, with the same seeds: what they are compared by."""
     difference: float
     """Mean of the first minus the second; not a number where they have no run in common."""
-    interval: Interval | None
-    """None where there are too few common runs, or each image of each run has the same difference: there is no spread
-    to judge by.
-    """
+    is_enough: bool = True
+    """Whether the common runs tell as much as there is: one of several does not tell what seeds do."""
+    interval: Interval | None = None
+    """None where they are not enough, or each image of each run has the same difference: no spread to judge by."""
     p_holm: float | None = None
 
     @property
@@ -205,15 +206,14 @@ def _standing(
     )
 
 
-def _share(scores: Scores, *, is_plain: bool) -> Interval | None:
+def _share(scores: Scores, *, is_plain: bool) -> tuple[float, float] | None:
     """The interval of a mean score, which is a share. Of one run, or of runs without an error, the shares of right
     images are `is_plain` ones, and have Wilson's.
     """
     found = _interval(scores)
     if is_plain and (len(scores) == 1 or found is None):
-        low, high = share_interval(int(scores[0].sum()), scores.shape[1])
-        return Interval(low=low, high=high, p=0.0)
-    return found and replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+        return share_interval(int(scores[0].sum()), scores.shape[1])
+    return None if found is None else (max(0.0, found.low), min(1.0, found.high))
 
 
 def _interval(scores: Scores) -> Interval | None:
@@ -223,7 +223,7 @@ def _interval(scores: Scores) -> Interval | None:
 def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRow]], scores: Mapping[str, Scores]) -> Duel:
     shared = sorted(runs[first].keys() & runs[second].keys())
     if not shared:
-        return Duel(first=first, second=second, runs=0, difference=math.nan, interval=None)
+        return Duel(first=first, second=second, runs=0, difference=math.nan, is_enough=False)
     one, other = (scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second))
     if (one - other).mean() < 0:  # other runs than the common ones may have put it first
         first, second, one, other = second, first, other, one
@@ -233,6 +233,7 @@ def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRow]], s
         second=second,
         runs=len(shared),
         difference=float((one - other).mean()),
+        is_enough=is_enough,
         interval=_interval(one - other) if is_enough else None,
     )
 
@@ -245,165 +246,3 @@ def _adjusted(duels: Sequence[Duel]) -> tuple[Duel, ...]:
 def _missing(trial: TrialRow) -> str:
     where = f"{trial.config.get('row', 'a training')}, run {(trial.repeat or 0) + 1}"
     return f"{where}: {trial.state.lower()}, {trial.reason or 'for no recorded reason'}"
-
-
-def grid(found: Verdict, looks: Sequence[str]) -> Grid:
-    """The verdict for people. `looks`: what is to be told of earlier looks at the test images."""
-    if not found.standings:
-        return Grid(
-            columns=(), rows=(), before=(found.question, *found.missing, "nobody has looked at the test images yet")
-        )
-    return Grid(
-        columns=("network", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
-        fixed=("runs", "test", "95 % interval", "search", "latency"),
-        rows=tuple(_line(each) for each in found.standings),
-        before=(found.question, f"{found.study}: {found.objective} on {found.images:,} test images", ""),
-        after=("", *_foot(found), *looks),
-    )
-
-
-def as_json(found: Verdict, looks: Sequence[Look]) -> dict[str, Any]:
-    """`final --json`; `looks`: all at these test images."""
-    return {
-        "study": found.study,
-        "question": found.question,
-        "objective": found.objective,
-        "confidence": CONFIDENCE,
-        "images": found.images,
-        "classes": found.classes,
-        "standings": [_standing_json(each) for each in found.standings],
-        "duels": [_duel_json(each) for each in found.duels],
-        "missing": found.missing,
-        "looks": [asdict(look) for look in looks],
-    }
-
-
-def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 as dog)`.
-
-    A class without a test image is none of them.
-    """
-    images = standing.confusion.sum(axis=1)
-    shares = standing.confusion / np.maximum(1, images)[:, None]
-    told = []
-    tested = (place for place in np.argsort(shares.diagonal(), kind="stable") if images[place])
-    for place in islice(tested, WORST):
-        others = np.where(np.arange(len(shares)) == place, -1.0, shares[place])
-        taken = int(others.argmax())
-        told.append(f"{classes[place]} {shares[place, place]:.2f} ({others[taken]:.2f} as {classes[taken]})")
-    return tuple(told)
-
-
-def duel_line(duel: Duel) -> str:
-    """What there is to say of two configurations."""
-    if math.isnan(duel.difference):
-        return f"{duel.first} and {duel.second} have no run in common"
-    if duel.interval is None and duel.runs == 1 and abs(duel.difference) < 1:
-        return f"{duel.first} and {duel.second} have one run in common, which is too little to compare them by"
-    if duel.interval is None:
-        return f"{duel.first} is {duel.difference:.4f} ahead of {duel.second} on every image: no spread to judge by"
-    by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
-    if duel.is_clear:
-        return f"{duel.first} beats {duel.second} by {by}"
-    return f"no clear difference between {duel.first} and {duel.second}: {by}"
-
-
-def _line(each: Standing) -> tuple[str, ...]:
-    return (
-        each.name,
-        str(each.runs),
-        number(each.test),
-        "-" if each.interval is None else f"{each.interval.low:.4f} {each.interval.high:.4f}",
-        "-" if each.search is None else number(each.search),
-        "-" if each.parameters is None else f"{each.parameters:,}",
-        "-" if each.latency_ms is None else f"{each.latency_ms:.2f} ms",
-        f"{each.epochs:.1f} epochs, {duration(each.seconds)}",
-    )
-
-
-def _foot(found: Verdict) -> tuple[str, ...]:
-    best = found.standings[0]
-    lines = [duel_line(duel) for duel in found.duels if best.name in (duel.first, duel.second)]
-    lines += [_promise(found)] if _promise(found) else []
-    lines += [_gap(each) for each in found.standings if each.gap is not None]
-    lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
-    if len(found.classes) <= WIDEST:
-        lines += ["", "Of each class (a row), per cent that are taken for which (columns):"]
-        lines += [*_matrix(best, found.classes), ""]
-    lines.append(f"The intervals are over {_chances([each.runs for each in found.standings])}.")
-    if len(found.duels) > 1:
-        lines.append(f"A lead is clear if it is so among all {len(found.duels)} pairs (Holm, p < 0.05).")
-    return (*lines, *found.missing)
-
-
-def _chances(runs: Sequence[int]) -> str:
-    """What the intervals are over, of networks with so many runs each."""
-    if min(runs) > 1:
-        return "seeds and test images"
-    if max(runs) == 1:
-        return "test images; with one seed, nothing tells what another would do"
-    return "seeds and test images, those of a network with one run over test images alone"
-
-
-def _promise(found: Verdict) -> str:
-    """How much of the lead that the search saw is left, where both sides were in the search."""
-    known = [each for each in found.standings if each.search is not None]
-    if len(known) < 2:
-        return ""
-    chosen, other = max(known, key=lambda each: each.search or 0.0), min(known, key=lambda each: each.search or 0.0)
-    promised = (chosen.search or 0.0) - (other.search or 0.0)
-    if promised == 0.0:
-        return f"The search's validation images had {' and '.join(each.name for each in known)} level"
-    return (
-        f"The search's validation images had {chosen.name} {promised:.4f} ahead of {other.name}; "
-        f"on the test images it is {chosen.test - other.test:+.4f}"
-    )
-
-
-def _gap(each: Standing) -> str:
-    """What the validation images had said, which another, often shorter, training was judged by."""
-    work = "" if each.macs is None else f"; {each.macs / 1e6:.1f} million multiply-accumulates an image"
-    return (
-        f"{each.name}: {number(each.search or 0.0)} on validation images in the search, {number(each.test)} on test "
-        f"images ({-(each.gap or 0.0):+.4f}){work}"
-    )
-
-
-def _matrix(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
-    """The confusion matrix in per cent of the row's class."""
-    shares = 100 * standing.confusion / np.maximum(1, standing.confusion.sum(axis=1, keepdims=True))
-    head = " " * 12 + "".join(f"{name[:5]:>6}" for name in classes)
-    return head, *(
-        f"{name[:12]:<12}" + "".join(f"{share:6.1f}" for share in row)
-        for name, row in zip(classes, shares, strict=True)
-    )
-
-
-def _standing_json(each: Standing) -> dict[str, Any]:
-    return {
-        "name": each.name,
-        "runs": each.runs,
-        "test": each.test,
-        "interval": None if each.interval is None else [each.interval.low, each.interval.high],
-        "search": each.search,
-        "gap": each.gap,
-        "confusion": each.confusion.tolist(),
-        "parameters": each.parameters,
-        "macs": each.macs,
-        "latency_ms": each.latency_ms,
-        "epochs": each.epochs,
-        "seconds": each.seconds,
-    }
-
-
-def _duel_json(duel: Duel) -> dict[str, Any]:
-    found = duel.interval
-    return {
-        "first": duel.first,
-        "second": duel.second,
-        "difference": duel.difference,
-        "interval": None if found is None else [found.low, found.high],
-        "p": None if found is None else found.p,
-        "p_holm": duel.p_holm,
-        "is_clear": duel.is_clear,
-    }

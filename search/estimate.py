@@ -97,7 +97,6 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     possible = len(drawn) / DRAWN
     largest = max(each.parameters for each in drawn)
     kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * possible)
-    at_once = min(len(seats), wanted.budget.trials, machine.cores() if seats[0] == "cpu" else len(seats))
     return Estimate(
         trials=wanted.budget.trials,
         workers=len(seats),
@@ -106,13 +105,18 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
         macs=_three([each.macs for each, _ in timed]),
         images_per_second=_three([speed for _, speed in timed]),
         share=share,
-        seconds=per_trial * wanted.budget.trials * possible / at_once,
+        seconds=per_trial * wanted.budget.trials * possible / at_once(seats, trials=wanted.budget.trials),
         hours=wanted.budget.hours,
         memory=len(seats) * worker_bytes(wanted),
         disk=(train + test) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
         + kept * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
     )
+
+
+def at_once(seats: Sequence[str], *, trials: int) -> int:
+    """Workers that train at the same time: no more than there are trials, or cores."""
+    return min(len(seats), trials, machine.cores() if seats[0] == "cpu" else len(seats))
 
 
 def expected_share(wanted: StudySpec) -> float:

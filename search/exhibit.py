@@ -20,7 +20,7 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
-from search import answers, charts, contest, gallery, output, query
+from search import answers, charts, contest, gallery, output, query, ruling
 from search.history import History
 from search.home import Home, checked_name
 from search.rows import StudyRow, is_verdict, searched
@@ -38,9 +38,9 @@ class Exhibit:
     """Of one study, as of some moment."""
 
     shows: tuple[object, ...]
-    """What there was to show; see `Exhibits._shown`."""
-    made: float
-    """Seconds of the monotonic clock."""
+    """What it depends on: the study, its counts, and those of the verdicts."""
+    seen: float
+    """When that was last looked up, in seconds of the monotonic clock."""
     note: str
     """In Markdown."""
     attrs: dict[str, Any]
@@ -72,14 +72,15 @@ class Exhibits:
         """Make what is shown of a study, if that has changed and was not made a moment ago."""
         with self._lock:
             made = self._made.get(study_id)
-            if made is not None and time.monotonic() - made.made < self._every_s:
+            if made is not None and time.monotonic() - made.seen < self._every_s:
                 return
             row = query.study(self._engine, checked_name(name))
             verdicts = (name,) if row.spec.get("verdict_on") else query.verdicts(self._engine, name)
             shows = (row.uid, row.counts, *(query.study(self._engine, each).counts for each in verdicts))
-            if made is None or made.shows != shows:
-                made = self._make(row, verdicts, shows)
-            self._made[study_id] = replace(made, made=time.monotonic())
+            if made is not None and made.shows == shows:
+                self._made[study_id] = replace(made, seen=time.monotonic())
+            else:
+                self._made[study_id] = self._make(row, verdicts, shows)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The content of an artifact, as Optuna's artifact stores have it."""
@@ -111,7 +112,7 @@ class Exhibits:
                 figure.update_layout(title=f"trial {trial.number}: what it takes images for, per cent", margin_t=50)
                 attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
         _add(attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode()))
-        return Exhibit(shows=shows, made=0.0, note=self._note(row, verdicts), attrs=attrs, files=files)
+        return Exhibit(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
 
     def _table(self, name: str) -> str:
         return output.to_csv(*answers.trials_csv(query.study(self._engine, name), query.trials(self._engine, name)))
@@ -126,7 +127,7 @@ class Exhibits:
             )
         for name in verdicts:
             found = contest.load(self._engine, name)
-            lines += [f"Verdict ({name}): {contest.duel_line(duel)}." for duel in found.duels[:3]]
+            lines += [f"Verdict ({name}): {ruling.duel_line(duel)}." for duel in found.duels[:3]]
             if found.standings and not found.duels:
                 lead = found.standings[0]
                 lines.append(

@@ -17,7 +17,7 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import checkpoint, contest, home, query, spec, study
+from search import checkpoint, contest, home, query, ruling, spec, study
 from search.contest import Verdict
 from search.errors import DiskError, UsageError
 from search.origin import environment
@@ -144,11 +144,11 @@ def judgement(found: Verdict, trial: TrialRow) -> dict[str, Any] | None:
         "configuration": own.name,
         "runs": own.runs,
         "test": own.test,
-        "interval": None if own.interval is None else [own.interval.low, own.interval.high],
+        "interval": own.interval,
         "this_run": trial.values[0] if trial.values else None,
         "latency_ms": own.latency_ms,
-        "worst": contest.worst(own, found.classes),
-        "others": [contest.duel_line(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
+        "worst": ruling.worst(own, found.classes),
+        "others": [ruling.duel_line(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
     }
 
 

@@ -16,8 +16,8 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from search import answers, charts, contest
 from search import audit as audits
+from search import charts, ruling
 from search import insight as insights_of
 from search.importance import Importances
 from search.output import Grid, duration, number, setting, settings
@@ -88,7 +88,7 @@ def tables(report: Report) -> dict[str, Grid]:
     """Every table by its heading, in the order of the page."""
     found: dict[str, Grid] = {}
     if report.verdict is not None:
-        found["Verdict"] = contest.grid(report.verdict, answers.looks_lines(report.looks, report.verdict.study))
+        found["Verdict"] = ruling.grid(report.verdict, ruling.looks_lines(report.looks, report.verdict.study))
     if report.comparison is not None:
         found["Comparison"] = report.comparison
     if report.importances.found:

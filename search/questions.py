@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import DataError
-from search import answers, output, query
+from search import answers, output, query, stops
 from search.errors import DiskError, UsageError
 from search.home import checked_name
 from search.reader import open_reader
@@ -71,9 +71,9 @@ def why(args: argparse.Namespace) -> int:
     """Say why trials were pruned or failed: all of a study, or one."""
     if args.trial is not None:
         row = query.trial(open_reader(args.storage), args.study, args.trial)
-        return output.answer(answers.why_json([row]), answers.why_grid([row]), as_json=args.json)
+        return output.answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
     rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
-    return output.answer(answers.why_json(rows), answers.why_grid(rows), as_json=args.json)
+    return output.answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
 
 
 def compare(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from search import answers, charts, contest, query
+from search import answers, charts, contest, query, ruling
 from search import audit as audits
 from search import compare as comparing
 from search import insight as insights_of
@@ -153,7 +153,7 @@ def _judged(report: Report) -> str:
         others = f" ({looked} looked at the same test images)" if looked else ""
         return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
     lead = report.verdict.standings[0]
-    spread = "" if lead.interval is None else f" (95 % interval {lead.interval.low:.4f} to {lead.interval.high:.4f})"
-    duels = [contest.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
+    spread = "" if lead.interval is None else f" (95 % interval {lead.interval[0]:.4f} to {lead.interval[1]:.4f})"
+    duels = [ruling.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
     told = f"On {report.verdict.images:,} test images {lead.name} comes to {number(lead.test)}{spread}"
     return "; ".join((told, *duels)) + "."

@@ -10,3 +10,8 @@ def derive(*parts: object) -> int:
     """
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:4], "big")
+
+
+def is_audited(seed: int, number: int, share: float) -> bool:
+    """Whether a trial is one of that share of all which the pruner may not stop: drawn by its number alone."""
+    return derive(seed, number, "audit") < share * 2**32

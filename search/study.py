@@ -23,7 +23,7 @@ from search.pruner import Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
-from search.seed import derive
+from search.seed import derive, is_audited
 from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
@@ -222,7 +222,7 @@ def audited(spec: StudySpec, number: int) -> frozenset[int]:
 
 @lru_cache(maxsize=8)
 def _audited(seed: int, share: float, blocks: int) -> frozenset[int]:
-    return frozenset(number for number in range(blocks * AHEAD) if derive(seed, number, "audit") < share * 2**32)
+    return frozenset(number for number in range(blocks * AHEAD) if is_audited(seed, number, share))
 
 
 def ladder(spec: StudySpec) -> Ladder | Gate | None:

@@ -1,5 +1,6 @@
 """The audit of a pruner: what became of trials that it would have stopped."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def study_of(pruner: str = "asha") -> StudyRow:
         directions=("maximize",),
         counts=Counts(budget=9),
         best=None,
-        spec={"search": {"pruner": pruner, "reduction": 3}},
+        spec={"search": {"pruner": pruner, "reduction": 3, "seed": 0, "audit": 0.0}},
     )
 
 
@@ -135,6 +136,15 @@ def test_where_trials_pause_one_whose_turn_would_have_come_was_not_stopped() -> 
     found = audit(study_of("promote"), [*others, row(20, 0.52, spared=True), row(21, 0.6, spared=True)])
 
     assert [trial.number for trial in found.spared] == [20]
+
+
+def test_where_trials_pause_only_those_that_the_ladder_ranks_are_compared_with() -> None:
+    lost = [replace(row(number, 0.9), state="FAIL") for number in range(8)]
+    judged = [row(number, 0.5) for number in range(8, 11)]
+
+    found = audit(study_of("promote"), [*lost, *judged, row(20, 0.6, spared=True)])
+
+    assert found.spared == ()  # the first of four goes on; with the failed ones it would be the ninth
 
 
 def test_where_the_pruner_has_let_nothing_through_there_is_nothing_to_compare_with() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from models.build import build
 from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig, check_batch_size, plan
 from models.optim import parameter_groups
 from models.train import Training, start
-from search import runner
+from search import lease, objective, runner
+from search.owner import this_process
+from search.run import Run
 from tests.lab import Lab, work
 from tests.test_cnn import counted_macs
 
@@ -176,6 +179,28 @@ def test_a_trial_is_trained_on_pretrained_weights(
     kept = lab.trained()["model"]
     assert torch.equal(kept["stages.0.0.weight"], state["conv1.weight"])
     assert torch.equal(kept["stages.4.1.bn2.running_var"], state["layer4.1.bn2.running_var"])
+
+
+def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
+    post = lab.create(
+        budget={"trials": 1, "epochs": 1},
+        space={"backbone": "resnet18", "backbone_side": 128, "batch_size": 32, "learning_rate": 0.01},
+    )
+    place = runner.workplace(post)
+    claim = lease.claim(place.storage, place.study.id, this_process(post.token))
+    assert claim is not None
+    trial = objective.open_trial(place, claim)
+    run = Run(
+        place=place,
+        claim=claim,
+        trial=trial,
+        pulse=lambda: None,
+        values=objective.draw(place, trial),
+        seed=0,
+        step_epochs=Fraction(1),
+    )
+
+    assert [len(labels) for _, labels in run.judging(place.data.validation)] == [31, 31, 18]
 
 
 def test_a_study_whose_weights_cannot_be_fetched_is_not_begun(

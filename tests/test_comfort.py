@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search import spec
-from search.estimate import expected_share
+from search import cli, machine, spec
+from search.complete import _files_and_studies
+from search.estimate import at_once, expected_share
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -88,6 +90,46 @@ def test_the_bell_rings_however_a_run_ends(lab: Lab, space: dict[str, Any], code
 
     assert answer.code == code
     assert rung.read_text() == f"s {code}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("resume", "v1.2"), "v1.2"),
+        (("resume", "x.final"), "x.final"),
+        (("run", "here/v1.toml"), "v1"),
+        (("run", "v1", "--name", "v1.2"), "v1.2"),
+        (("run", "x", "--again", "3"), "x.again-3"),
+    ],
+    ids=" ".join,
+)
+def test_a_bell_is_told_the_study_that_the_command_was_about(words: tuple[str, ...], expected: str) -> None:
+    assert cli._meant(cli.parser().parse_args(words)) == expected
+
+
+@pytest.mark.parametrize("name", ["../evil", "my study!", "s.final", "", "n" * 300])
+def test_a_dry_run_refuses_the_names_that_a_run_refuses(lab: Lab, name: str) -> None:
+    answer = lab.run("run", lab.write(budget=BUDGET), "--dry-run", "--name", name)
+
+    assert answer.code == 2
+    assert not lab.home.root.exists()
+
+
+def test_no_more_workers_are_counted_than_can_work_at_once() -> None:
+    assert at_once(("cpu",) * 1000, trials=4) == min(4, machine.cores())
+    assert at_once(("cpu",), trials=4) == 1
+    assert at_once(("cuda:0", "cuda:0", "cuda:1"), trials=9) == 3
+
+
+def test_a_completion_goes_into_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "t.toml", tmp_path / "sub" / "u.toml"):
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+
+    found = [set(_files_and_studies(prefix, Namespace())) for prefix in ("su", "sub/", "./t")]
+
+    assert found == [{"sub/"}, {"sub/u.toml"}, {"./t.toml"}]
 
 
 def test_a_bell_that_is_broken_changes_no_exit_code(lab: Lab) -> None:

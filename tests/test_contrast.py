@@ -79,6 +79,19 @@ def test_why_names_the_reason_of_every_trial_that_was_stopped(lab: Lab) -> None:
     assert "at step 1" in " ".join(one.out.split())
 
 
+def test_why_names_stopped_trials_of_plain_optuna_without_a_reason(lab: Lab) -> None:
+    lab.home.make()
+    plain = optuna.create_study(study_name="plain", storage=lab.url)
+    for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
+        plain.add_trial(optuna.trial.create_trial(state=state))
+
+    answer = lab.run("why", "plain")
+    trial = lab.run("show", "plain", "0", "--json")
+
+    assert answer.out.count("no reason is recorded") == 2
+    assert trial.json["command"] is None
+
+
 def test_where_nothing_was_stopped_why_says_so(lab: Lab) -> None:
     assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
 
