@@ -187,7 +187,9 @@ def looks_lines(looks: Sequence[Look], own: str) -> tuple[str, ...]:
     told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]
     told += [f"{look.study} has looked at them, too: {_look(look)}." for look in others]
     if not others:
-        told.append("No other study in this database, where deleted ones are forgotten, has looked at these images in this size.")
+        told.append(
+            "No other study of this database, which forgets deleted ones, has looked at these images at this size."
+        )
     return tuple(told)
 
 

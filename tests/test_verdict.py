@@ -439,7 +439,10 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     deleted = lab.run("delete", "s", "--yes")
 
     assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
-    assert "No other study in this database, where deleted ones are forgotten, has looked at these images in this size." in first.out
+    assert (
+        "No other study of this database, which forgets deleted ones, has looked at these images at this size."
+        in first.out
+    )
     assert again.out == first.out
     assert "These test images were looked at 6 times, " in first.out
     assert "These test images were looked at once, at " in other.out
