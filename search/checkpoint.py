@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ from typing import Any
 
 import torch
 
+from search import shelf
 from search.errors import DiskError
 
 MAGIC = b"convsearch checkpoint 1\n"
 #: Where the header begins, behind the magic line and the hash.
 BODY = len(MAGIC) + 65
 KEEP = 2
-NAME = re.compile(r"step-(\d{8})-(\d{12})\.ckpt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +59,11 @@ def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = json.dumps(asdict(header)).encode() + b"\n" + buffer.getvalue()
-    path = folder / f"step-{header.step:08d}-{header.batch:012d}.ckpt"
+    path = folder / shelf.name(step=header.step, batch=header.batch)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_durably(path, MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        files = _files(folder)
+        files = shelf.files(folder)
         last = files.index(path) + 1
         for other in (*files[: max(0, last - KEEP)], *files[last:]):
             other.unlink(missing_ok=True)
@@ -115,7 +114,7 @@ def latest(
         DiskError: the folder or a checkpoint cannot be read now.
     """
     try:
-        files = _files(folder)
+        files = shelf.files(folder)
     except OSError as error:
         raise DiskError(f"cannot read {folder}: {error.strerror or error}") from error
     for path in reversed(files):
@@ -128,22 +127,6 @@ def latest(
             return header, state
         say(f"passed over a checkpoint: {path} is of trial {header.trial} of study {header.study}")
     return None
-
-
-def forget(folder: Path) -> None:
-    """Remove the checkpoints of a trial that is over; its other files stay.
-
-    Raises OSError where one cannot be removed.
-    """
-    for path in _files(folder):
-        path.unlink(missing_ok=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first: their names sort by step and batch."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -8,21 +8,16 @@ import torch
 
 from models.config import Impossible, Plan, plan
 from models.train import Diverged
-from search import spec
+from search import ledger, spec
 from search.lease import Claim
+from search.outcome import Outcome
 from search.pruner import Decision
 from search.run import Pulse, Run
-from search.study import for_trial, trial_seed
-from search.workplace import Outcome, Workplace
+from search.study import trial_seed
+from search.workplace import Workplace
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-
-
-def open_trial(place: Workplace, claim: Claim) -> optuna.Trial:
-    """The claimed trial, as Optuna sees it, with what is stored of it."""
-    seen = place.excerpt.read()  # the cache refuses writes to a trial that it never saw
-    return optuna.Trial(for_trial(place.cached, place.study, claim.number, seen), claim.trial_id)
 
 
 def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[Run]) -> Outcome:
@@ -33,17 +28,14 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
         Paused: the trial waits at a rung.
         LeaseLost: the trial is not ours any more.
     """
-    values = draw(place, trial)
+    values = ledger.draw(place, trial)
     decided = trial.user_attrs.get("decision")
     if decided is not None:
         return Outcome(reason=Decision(**decided).reason)
     try:
         shape = fitting_plan(place, values)
         seed = trial_seed(place.study, claim.number, values.get("repeat"))
-        with place.storage.together():
-            trial.set_user_attr("parameters", shape.parameters)
-            trial.set_user_attr("macs", shape.macs)
-            trial.set_user_attr("seed", seed)
+        ledger.describe(place, trial, parameters=shape.parameters, macs=shape.macs, seed=seed)
         step = place.study.spec.budget.step_epochs(images=len(place.data.train), macs=shape.macs)
         one = kind(place=place, claim=claim, trial=trial, pulse=pulse, values=values, seed=seed, step_epochs=step)
         return one.to_the_end()
@@ -61,14 +53,6 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory: Python and torch's allocator on a GPU say so by type, all others in words."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
-
-
-def draw(place: Workplace, trial: optuna.Trial) -> dict[str, Any]:
-    """The flat configuration of the trial; drawn once, in one transaction, and stored."""
-    with place.storage.together():
-        values = spec.draw(place.study.spec, trial)
-        trial.storage.set_trial_system_attr(trial._trial_id, "config", values)
-    return values
 
 
 def fitting_plan(place: Workplace, values: dict[str, Any]) -> Plan:

@@ -10,7 +10,7 @@ again as if nothing had happened:
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +28,11 @@ from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, gallery, logbook, spec
 from search.lease import Claim
+from search.ledger import Ledger
+from search.outcome import Outcome, Stopped
 from search.pruner import Decision
-from search.rows import PAUSED, SPARED
-from search.study import asha, audited
-from search.workplace import Outcome, Paused, Stopped, Workplace
+from search.study import asha
+from search.workplace import Workplace
 
 #: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger
 #: images are fewer, but never less than a tenth.
@@ -68,7 +69,10 @@ class Run:
     curve: dict[int, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
-    _reported: frozenset[int] = frozenset()
+    _ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._ledger = Ledger(desk=self.place, claim=self.claim, trial=self.trial)
 
     def to_the_end(self) -> Outcome:
         steps = self.place.study.spec.budget.steps
@@ -122,10 +126,10 @@ class Run:
 
     def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[Decision | None]:
         """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
-        for step in sorted(self.curve.keys() - self._reported):
+        for step in sorted(self.curve.keys() - self._ledger.reported):
             yield self._record(step, self.curve[step])
         if self.curve:  # it may be reported, and not judged yet
-            yield self._ask_optuna(max(self.curve), self.curve[max(self.curve)])
+            yield self._ledger.ask_optuna(max(self.curve), self.curve[max(self.curve)])
         if training.step > len(self.curve):  # trained, and not evaluated yet
             yield self._end_step(training, training.step)
         self._anneal(training, ends)
@@ -142,12 +146,13 @@ class Run:
 
     def take_up(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        self._reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
+        reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
+        self._ledger.reported = reported
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
         if found is None:
-            if self._reported:
+            if reported:
                 self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
-                self.note(f"no checkpoint in {self._folder()}; {len(self._reported)} recorded steps are trained again")
+                self.note(f"no checkpoint in {self._folder()}; {len(reported)} recorded steps are trained again")
             return
         header, state = found
         training.load(cast("TrainingState", state))
@@ -169,24 +174,13 @@ class Run:
         return self._record(step, self.curve[step], images_per_second=images_per_second)
 
     def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
-        """Store a step's value, and the decision to stop there if there is one, in one transaction."""
-        study = self.place.study
-        is_judged = asha(study.spec).is_rung(step) and step not in self._reported
-        is_paused = is_judged and study.spec.search.pruner == "promote" and not self._is_audited()
-        decision = self._rank(step, value) if is_judged and not is_paused else None
-        with self.place.storage.together():
-            if step not in self._reported:  # a value once recorded stays, though a lost checkpoint is trained again
-                self._report(value, step)
-            self.trial.set_user_attr("seconds", round(self.seconds(), 3))
-            self.trial.set_user_attr("epochs", float(step * self.step_epochs))
-            if images_per_second is not None:
-                self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
-            decision = self._keep(decision)
-            if is_paused:
-                self.trial.set_user_attr(PAUSED, step)
-        if is_paused:
-            raise Paused(step, until="it is among the best there")
-        return decision or self._ask_optuna(step, value)
+        return self._ledger.record(
+            step,
+            value,
+            epochs=float(step * self.step_epochs),
+            seconds=self.seconds(),
+            images_per_second=images_per_second,
+        )
 
     def keep_picture(self, result: Evaluation, part: Part) -> None:
         """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
@@ -204,13 +198,6 @@ class Run:
             confusion=result.confusion.tolist(),
             classes=classes,
         )
-
-    def _report(self, value: float, step: int) -> None:
-        """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""
-        if len(self.place.study.spec.search.objectives) == 1:
-            self.trial.report(value, step)
-        else:
-            self.place.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
 
     def _check_latency(self, training: Training) -> None:
         """Measure how long one image takes, if somebody wants to know; raise Impossible if that is too long.
@@ -237,48 +224,6 @@ class Run:
         epoch_s = len(self.place.data.train) / speed if speed else self.seconds() / attrs["epochs"]
         known = {**attrs, "epoch_seconds": epoch_s}
         return tuple(float(known[name]) for name in self.place.study.spec.search.objectives[1:])
-
-    def _is_audited(self) -> bool:
-        return self.claim.number in audited(self.place.study.spec, self.claim.number)
-
-    def _rank(self, step: int, value: float) -> Decision | None:
-        """What our own pruner decides at a rung; trials that are audited do not count there."""
-        study = self.place.study
-        if study.spec.search.pruner not in ("asha", "promote"):
-            return None
-        number = self.claim.number
-        left_out = audited(study.spec, number)
-        better, others = self.place.storage.standing(study.id, step, value, but=number, left_out=left_out)
-        return asha(study.spec).decide(step, value, better=better, others=others)
-
-    def _keep(self, decision: Decision | None) -> Decision | None:
-        """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""
-        if decision is None:
-            return None
-        if not self._is_audited():
-            self.trial.set_user_attr("decision", asdict(decision))
-            return decision
-        if SPARED not in self.trial.user_attrs:
-            self.trial.set_user_attr(SPARED, asdict(decision))
-        return None
-
-    def _ask_optuna(self, step: int, value: float) -> Decision | None:
-        """Ask Optuna's pruner, if the study has one and it was not asked yet.
-
-        What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
-        would have stopped: it would compare others with that one at later rungs.
-        """
-        pruner = self.place.study.spec.search.pruner
-        if pruner not in ("hyperband", "median") or step >= self.place.study.spec.budget.steps:
-            return None
-        if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
-            return None
-        with self.place.storage.together():
-            decision = None
-            if self.trial.should_prune():
-                decision = self._keep(Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
-            self.trial.set_user_attr("judged", step)
-        return decision
 
     def save(self, training: Training, *, step: int) -> None:
         """Write a checkpoint."""

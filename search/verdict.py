@@ -16,11 +16,11 @@ from data.parts import load_test
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
 from search.contest import pack
+from search.outcome import Outcome, Paused
 from search.rows import PAUSED
 from search.run import Run, boundaries
 from search.stats import share_interval
 from search.study import ladder, seconds_run
-from search.workplace import Outcome, Paused
 
 #: What is left for the last look, and for a step that is slower than those before: a share of the time, and seconds.
 SPARE_SHARE, SPARE_S = 0.02, 4.0

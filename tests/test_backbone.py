@@ -16,7 +16,7 @@ from models.build import build
 from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig, check_batch_size, plan
 from models.optim import parameter_groups
 from models.train import Training, start
-from search import lease, objective, runner
+from search import lease, ledger, runner
 from search.owner import this_process
 from search.run import Run
 from tests.lab import Lab, work
@@ -189,13 +189,13 @@ def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
     place = runner.workplace(post)
     claim = lease.claim(place.storage, place.study.id, this_process(post.token))
     assert claim is not None
-    trial = objective.open_trial(place, claim)
+    trial = ledger.open_trial(place, claim)
     run = Run(
         place=place,
         claim=claim,
         trial=trial,
         pulse=lambda: None,
-        values=objective.draw(place, trial),
+        values=ledger.draw(place, trial),
         seed=0,
         step_epochs=Fraction(1),
     )

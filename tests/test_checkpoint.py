@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from search import checkpoint
+from search import checkpoint, shelf
 from search.checkpoint import Corrupt, Header
 from search.errors import DiskError
 from tests.lab import without_root
@@ -101,7 +101,7 @@ def test_a_file_that_somebody_may_still_be_writing_is_neither_seen_nor_forgotten
     half.write_bytes(b"half")
 
     found = checkpoint.latest(tmp_path, study="u1", trial=0)
-    checkpoint.forget(tmp_path)
+    shelf.forget(tmp_path)
 
     assert found is not None
     assert found[0].step == 1

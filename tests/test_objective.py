@@ -25,14 +25,15 @@ from optuna.trial import TrialState
 from data.batches import Batches
 from models.graph import Recordings
 from models.train import Training
-from search import checkpoint, lease, objective, query, runner, worker
+from search import lease, ledger, objective, query, runner, shelf, worker
 from search.objective import is_out_of_memory
+from search.outcome import Outcome, Stopped
 from search.owner import this_process
 from search.post import Post
 from search.run import Run, boundaries
 from search.sampler import Excerpt
 from search.storage import Storage
-from search.workplace import Outcome, Stopped, Workplace
+from search.workplace import Workplace
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
 
@@ -465,7 +466,7 @@ def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(lab: Lab
     claim = lease.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
     assert claim is not None
 
-    outcome = objective.run(place, claim, objective.open_trial(place, claim), lambda: None, kind=Unrecordable)
+    outcome = objective.run(place, claim, ledger.open_trial(place, claim), lambda: None, kind=Unrecordable)
 
     assert outcome.value
     assert "no CUDA graph could be recorded, and without one it is slower: RuntimeError: no such kernel" in (
@@ -479,7 +480,7 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and
     )
     work(place, stop_after(25))
     stopped = lab.trials()[0]
-    checkpoint.forget(lab.home.trial("s", 0))
+    shelf.forget(lab.home.trial("s", 0))
 
     work(place)
     work(place)

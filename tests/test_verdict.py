@@ -15,7 +15,7 @@ import pytest
 
 from data.config import DataConfig
 from data.parts import Part, load_test
-from search import lease, objective, query, runner, spec, study
+from search import lease, ledger, objective, query, runner, shift, spec, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
@@ -498,7 +498,7 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
     monkeypatch.setattr("search.verdict.load_test", look)
 
     outcomes = [  # the second is what follows where it died before it told its value
-        objective.run(place, claim, objective.open_trial(place, claim), lambda: None, kind=VerdictRun) for _ in range(2)
+        objective.run(place, claim, ledger.open_trial(place, claim), lambda: None, kind=VerdictRun) for _ in range(2)
     ]
 
     assert outcomes[0] == outcomes[1]
@@ -508,7 +508,7 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
 
 def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=1))
-    runner.fail(place, next(claims(place)), RuntimeError("a bug"))
+    shift.fail(place, next(claims(place)), RuntimeError("a bug"))
     for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)
     terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
@@ -578,7 +578,7 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=1))
-    runner.fail(place, next(claims(place)), RuntimeError("a bug"))
+    shift.fail(place, next(claims(place)), RuntimeError("a bug"))
 
     for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)

@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
 import sqlalchemy as sa
-import torch
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -30,14 +28,14 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from data.parts import SearchData
-from search import dashboard, home, lease, objective, runner, sampler, spec, study
-from search.lease import Claim
+from search import dashboard, desk, lease, ledger, sampler, shift, spec, study
+from search.desk import Desk
+from search.ledger import Ledger
+from search.outcome import Outcome
 from search.owner import this_process
-from search.run import Run
+from search.post import Post
 from search.space import sample
 from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
-from search.workplace import Outcome, Workplace
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
@@ -74,7 +72,6 @@ def measured(quick: bool) -> Result:
     """Opening, a trial's life, its growth with the study, and a poll of the dashboard."""
     large, sizes, repeats = (500, (100, 500), 2) if quick else (5_000, (100, 1_000, 5_000, 10_000), 7)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         books = {size: filled(Path(folder) / f"{size}.db", size) for size in {large, *sizes}}
         opening = Comparison(
@@ -254,16 +251,16 @@ def open_theirs(url: str) -> Callable[[], float]:
 
 
 def live_ours(url: str) -> Callable[[], float]:
-    place = workplace(url)
+    place = desk_at(url)
     owner = this_process("bench")
 
     def live() -> None:
         claim = lease.claim(place.storage, place.study.id, owner)
         assert claim is not None
-        trial = objective.open_trial(place, claim)
-        values = objective.draw(place, trial)
-        decide(place, claim, trial, values)
-        runner.tell(place, trial, Outcome(value=0.95))
+        trial = ledger.open_trial(place, claim)
+        ledger.draw(place, trial)
+        decide(Ledger(desk=place, claim=claim, trial=trial))
+        shift.tell(place, trial, Outcome(value=0.95))
 
     def of_tpe() -> float:
         if sampler.is_random(place.storage.get_n_trials(place.study.id)):
@@ -273,27 +270,15 @@ def live_ours(url: str) -> Callable[[], float]:
     return of_tpe
 
 
-def decide(place: Workplace, claim: Claim, trial: optuna.Trial, values: dict[str, Any]) -> None:
+def decide(own: Ledger) -> None:
     """Report every step, each with its decision; none falls behind."""
-    run = Run(place=place, claim=claim, trial=trial, pulse=lambda: None, values=values, seed=0, step_epochs=Fraction(1))
     for step in range(1, STEPS + 1):
-        assert run._record(step, 0.9 + step / 1000) is None
+        assert own.record(step, 0.9 + step / 1000, epochs=float(step), seconds=float(step)) is None
 
 
-def workplace(url: str) -> Workplace:
+def desk_at(url: str) -> Desk:
     """What a worker has, but for the images: nothing here looks at one."""
-    storage = Storage(url, token="bench")
-    stored, cached = study.load(storage, NAME), _CachedStorage(storage)
-    return Workplace(
-        storage=storage,
-        cached=cached,
-        excerpt=sampler.Excerpt(cached, stored.id),
-        study=stored,
-        home=home.of(url),
-        data=cast("SearchData", None),
-        device=torch.device("cpu"),
-        cache=Path(),
-    )
+    return desk.of(Post(url=url, study=NAME, token="bench", cache="", device="cpu"))
 
 
 def live_theirs(url: str) -> Callable[[], float]:

@@ -79,24 +79,24 @@ def everybody(
 WORKER: dict[str, Point] = {
     "in the claim's transaction": Point(faults=(worker("lease:claim", "commit", 2),)),
     "after the claim": Point(faults=(worker("lease:claim", "after", 2),), hit={1: 2}),
-    "in the draw's transaction": Point(faults=(worker("objective:draw", "commit", 3),), hit={2: 2}),
-    "after the draw": Point(faults=(worker("objective:draw", "after", 3),), hit={2: 2}),
+    "in the draw's transaction": Point(faults=(worker("ledger:draw", "commit", 3),), hit={2: 2}),
+    "after the draw": Point(faults=(worker("ledger:draw", "after", 3),), hit={2: 2}),
     "in the report's transaction": Point(faults=(worker("run:Run._record", "commit", 5),), hit={1: 2}),
     "in the report's and the decision's transaction": Point(
         study="asha", faults=(worker("run:Run._record", "commit", 4),), hit={1: 2}
     ),
     "between report and the decision of median": Point(
-        study="median", faults=(worker("run:Run._ask_optuna", "before", 16),), hit={5: 2}
+        study="median", faults=(worker("ledger:Ledger.ask_optuna", "before", 16),), hit={5: 2}
     ),
     "between the decision of median and tell": Point(
-        study="median", faults=(worker("run:Run._ask_optuna", "after", if_true=True),), hit={5: 2}
+        study="median", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={5: 2}
     ),
     "between the decision of hyperband and tell": Point(
-        study="hyperband", faults=(worker("run:Run._ask_optuna", "after", if_true=True),), hit={1: 2}
+        study="hyperband", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={1: 2}
     ),
-    "between the last report and tell": Point(faults=(worker("runner:tell", "before", 2),), hit={1: 2}),
-    "after tell": Point(faults=(worker("runner:tell", "after", 2),)),
-    "while it removes checkpoints": Point(study="asha", faults=(worker("runner:tidy", "os.remove"),)),
+    "between the last report and tell": Point(faults=(worker("shift:tell", "before", 2),), hit={1: 2}),
+    "after tell": Point(faults=(worker("shift:tell", "after", 2),)),
+    "while it removes checkpoints": Point(study="asha", faults=(worker("shift:tidy", "os.remove"),)),
 }
 
 
@@ -140,9 +140,9 @@ EVERYBODY: dict[str, Point] = {
         "run:Run._record", "after", if_true=True, study="asha", hit={1: 2}
     ),
     "in the transaction of the decision of median": everybody(
-        "run:Run._ask_optuna", "commit", 11, study="median", hit={5: 2}
+        "ledger:Ledger.ask_optuna", "commit", 11, study="median", hit={5: 2}
     ),
-    "in tell's transaction": everybody("runner:tell", "commit", 2, hit={1: 2}),
+    "in tell's transaction": everybody("shift:tell", "commit", 2, hit={1: 2}),
 }
 POINTS = (
     {f"everybody {name}": point for name, point in EVERYBODY.items()}

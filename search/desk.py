@@ -1,0 +1,38 @@
+"""What a worker keeps the books of its trials with: the database and the folder of the study; no images, no torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optuna.storages import _CachedStorage
+
+from search import home, study
+from search.home import Home
+from search.post import Post
+from search.sampler import Excerpt
+from search.storage import Storage
+from search.study import StoredStudy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """Where a worker reads and writes trials."""
+
+    storage: Storage
+    cached: _CachedStorage
+    excerpt: Excerpt
+    """What the sampler learns from, kept from trial to trial."""
+    study: StoredStudy
+    home: Home
+
+
+def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
+    """The desk of a worker that was told `post`; see `Storage.gives_up`."""
+    storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
+    stored, cached = study.load(storage, post.study), _CachedStorage(storage)
+    return Desk(
+        storage=storage,
+        cached=cached,
+        excerpt=Excerpt(cached, stored.id, several=len(stored.spec.search.objectives) > 1),
+        study=stored,
+        home=home.of(post.url),
+    )

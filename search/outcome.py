@@ -1,0 +1,30 @@
+"""How a trial can end, or break off on purpose."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a trial ended: with a value, or pruned for a reason."""
+
+    value: float | None = None
+    """The objective on the validation images after the last step; None if the trial was pruned."""
+    costs: tuple[float, ...] = ()
+    """Values of the other objectives, if there are any."""
+    reason: str | None = None
+    violation: float = 0.0
+    """Above 0: the configuration cannot be trained at all, and the sampler shall rank it below every other."""
+    exhausted: bool = False
+    """The process ran out of memory; what is left of it is in pieces."""
+
+
+class Stopped(Exception):
+    """The trial was asked to stop; its checkpoint is written and it can go back to the queue."""
+
+
+class Paused(Exception):  # nothing went wrong
+    """The trial waits after a step until something is the case; its checkpoint is written."""
+
+    def __init__(self, step: int, *, until: str) -> None:
+        super().__init__(step)
+        self.step, self.until = step, until

@@ -1,0 +1,152 @@
+"""Claim, do, tell, and again: the loop of a worker. How a trial ended is recorded in one transaction with its reason.
+
+What is done with a trial is said by who calls; here nothing is trained, and torch is not loaded.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from traceback import format_exception
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search import gallery, lease, ledger, logbook, query, shelf, study
+from search.care import KEEP_BEST
+from search.desk import Desk
+from search.errors import DatabaseError, DiskError, LeaseLost
+from search.lease import Claim
+from search.outcome import Outcome, Paused, Stopped
+from search.owner import this_process
+from search.rows import TRAINABLE
+from search.spec import queue
+from search.storage import TRIAL_VALUES, TRIALS, Storage
+
+#: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
+DRIVEN_OUT = 8
+
+Work = Callable[[Claim, optuna.Trial], Outcome]
+"""What is done with a claimed trial. Raises Stopped or Paused where it breaks off on purpose."""
+
+
+def work(desk: Desk, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
+    """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
+    owner = this_process(desk.storage.token or "")
+    points, ladder = queue(desk.study.spec), study.ladder(desk.study.spec)
+    is_sound = True
+    while is_sound and not stopping():
+        claim = lease.claim(desk.storage, desk.study.id, owner, points, ladder)
+        if claim is None:
+            return
+        is_sound = settle(desk, claim, do, where=where)
+
+
+def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
+    """Do one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it.
+
+    `where`: the device, for its log. Returns whether this process can be trusted with another one: who ran out of
+    memory or met a bug cannot.
+    """
+    log = desk.home.log(desk.study.name, claim.number)
+    logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
+    try:
+        trial = ledger.open_trial(desk, claim)
+        outcome = do(claim, trial)
+        tell(desk, trial, outcome)
+    except Paused as pause:
+        lease.stop(desk.storage, [desk.storage.token or ""])
+        logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
+        shed(desk, claim.number, pause.step)
+        return True
+    except Stopped:
+        lease.stop(desk.storage, [desk.storage.token or ""])
+        logbook.note(log, "stopped on purpose; back to the queue")
+        return True
+    except LeaseLost as error:
+        logbook.note(log, f"let go: {error}")
+        return True  # somebody took the trial from us, and nothing of ours was written since
+    except (DiskError, DatabaseError) as error:
+        logbook.note(log, f"broke off: {error}")
+        raise  # not the trial's fault: the pool puts it back, and stops
+    except Exception as error:
+        with suppress(LeaseLost):
+            fail(desk, claim, error)  # its checkpoint stays, for `--retry-failed`
+        return False
+    logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
+    tidy(desk, claim.number)
+    return not outcome.exhausted
+
+
+def tell(desk: Desk, trial: optuna.Trial, outcome: Outcome) -> None:
+    """Finish the trial: state, value, reason and constraint in one transaction."""
+    with desk.storage.together():
+        if outcome.reason is not None:
+            trial.set_user_attr("reason", outcome.reason)
+        if outcome.violation > 0:
+            trial.set_constraint(TRAINABLE, outcome.violation)
+        if outcome.value is None:
+            trial.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.study.tell(trial, [outcome.value, *outcome.costs])
+
+
+def fail(desk: Desk, claim: Claim, error: Exception) -> None:
+    """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
+    logbook.note(desk.home.log(desk.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
+    with desk.storage.together():
+        desk.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
+        desk.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+
+
+def tidy(desk: Desk, number: int) -> None:
+    """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best.
+
+    Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
+    trials with several objectives: who is on the front is, too.
+    """
+    if desk.study.spec.verdict_on is not None:
+        return
+    if len(desk.study.spec.search.objectives) > 1:
+        _forget_if_pruned(desk, number)
+        return
+    ranked = best_trials(desk.storage, desk.study.id, top=KEEP_BEST + DRIVEN_OUT)
+    for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
+        with suppress(OSError):  # what cannot be removed now is removed when the study goes on
+            shelf.forget(desk.home.trial(desk.study.name, finished))
+            gallery.forget(desk.home.trial(desk.study.name, finished))
+
+
+def _forget_if_pruned(desk: Desk, number: int) -> None:
+    if query.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
+        with suppress(OSError):
+            shelf.forget(desk.home.trial(desk.study.name, number))
+
+
+def shed(desk: Desk, number: int, rung: int) -> None:
+    """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
+    ladder = study.ladder(desk.study.spec)
+    if ladder is None:
+        return
+
+    def forget(connection: sa.Connection) -> None:
+        desk.storage.lock_study(connection, desk.study.id)  # so that nobody goes on with one of them meanwhile
+        behind = ladder.behind(connection, desk.study.id, rung)
+        for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
+            with suppress(OSError):  # what cannot be removed now is removed when the trial is over
+                shelf.forget(desk.home.trial(desk.study.name, each))
+
+    desk.storage.write(forget)
+
+
+def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:
+    """The numbers of the best completed trials, the best first."""
+    rows = (
+        sa.select(TRIALS.c.number)
+        .join(TRIAL_VALUES, TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE, TRIAL_VALUES.c.objective == 0)
+        .order_by(TRIAL_VALUES.c.value.desc(), TRIALS.c.number)
+        .limit(top)
+    )
+    return storage.read(lambda connection: list(connection.execute(rows).scalars()))
