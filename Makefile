@@ -14,6 +14,7 @@ TRIAL   ?= 0
 MODEL   ?= exports/$(STUDY)
 IMAGES  ?=
 PORT    ?= 8080
+TO      ?=
 PYTHON  ?= python3
 # Extras to install beside the base: postgres, ray (a list with spaces).
 EXTRAS  ?=
@@ -25,10 +26,10 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete copy-study clean migrate test check soak bench lock
 
 help:  ##| show this list
-	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
+	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
 	@echo "  study also takes TRIALS= WORKERS= DATA= NAME=; more: .venv/bin/convsearch -h"
 
 setup: $(SETUP)  ##| install into .venv (every target does)
@@ -86,6 +87,9 @@ doctor: $(SETUP)  ##| check this machine
 
 delete: $(SETUP)  ## STUDY=cifar10 | delete a study and its files
 	@$(CONVSEARCH) delete '$(STUDY)'
+
+copy-study: $(SETUP)  ## STUDY=cifar10 TO=URL | copy it into another database
+	@$(CONVSEARCH) copy-study '$(STUDY)' --to '$(TO)'
 
 clean: $(SETUP)  ##| remove files that no study needs
 	@$(CONVSEARCH) clean

@@ -218,6 +218,14 @@ def _add_care(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     _add_storage(delete)
     migrate = _verb(verbs, "migrate", "bring a database of an older Optuna up to date", "convsearch migrate")
     _add_storage(migrate)
+    text = "copy a study with its files into another database"
+    copy = _verb(verbs, "copy-study", text, "convsearch copy-study cifar10 --to postgresql://server/studies")
+    copy.add_argument("study", metavar="STUDY", help="name of a stored study; the verdicts on it come with it")
+    copy.add_argument(
+        "--to", action=_Typed, type=_address, required=True, metavar="URL", help="the other database; made if missing"
+    )
+    copy.add_argument("--json", action="store_true", help="print JSON")
+    _add_storage(copy, "--from", "--storage")
     clean = _verb(verbs, "clean", "remove files that no study needs", "convsearch clean")
     clean.add_argument("--data", action="store_true", help="also decoded images that no study uses; they can be remade")
     _add_storage(clean)
@@ -253,21 +261,22 @@ def _add_watch(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--watch", action="store_true", help="answer again every two seconds, until Ctrl-C")
 
 
-def _add_storage(verb: argparse.ArgumentParser) -> None:
+def _add_storage(verb: argparse.ArgumentParser, *flags: str) -> None:
     default = os.environ.get("CONVSEARCH_STORAGE") or STORAGE
     text = f"database, without a password (default: $CONVSEARCH_STORAGE, which may have one, else {STORAGE})"
-    verb.add_argument("--storage", action=_Typed, type=_address, default=default, metavar="URL", help=text)
+    flags = flags or ("--storage",)
+    verb.add_argument(*flags, dest="storage", action=_Typed, type=_address, default=default, metavar="URL", help=text)
 
 
 class _Typed(argparse.Action):
     """An address on the command line, where everybody on the machine can read it."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, _: object = None
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, flag: str | None = None
     ) -> None:
         if address.has_password(str(values)):
             parser.error(
-                "--storage must not hold a password, because everybody on this machine can read a command line; "
+                f"{flag} must not hold a password, because everybody on this machine can read a command line; "
                 "put the address into CONVSEARCH_STORAGE, or the password into ~/.pgpass or the file PGPASSFILE names"
             )
         setattr(namespace, self.dest, values)

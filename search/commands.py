@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -180,6 +181,22 @@ def delete(args: argparse.Namespace) -> int:
     return 0
 
 
+def copy_study(args: argparse.Namespace) -> int:
+    """Copy a study into another database."""
+    from search import copies
+
+    found = copies.copy(args.storage, args.to, args.study, say=say)
+    answer = {"studies": found.studies, "trials": found.trials, "rows": found.rows, "bytes": found.size}
+    rows = (
+        ("studies", ", ".join(found.studies)),
+        ("trials", f"{found.trials:,}"),
+        ("rows", f"{found.rows:,}, each field of which was compared"),
+        ("files", f"{found.size / 1e6:.1f} MB"),
+    )
+    after = ("", f"`convsearch delete {shlex.quote(args.study)}` removes the original")
+    return output.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
+
+
 def clean(args: argparse.Namespace) -> int:
     """Remove the files that no study needs."""
     from search import care
@@ -304,7 +321,7 @@ def _confirmed(question: str) -> bool:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
-    verb.__name__: verb
+    verb.__name__.replace("_", "-"): verb
     for verb in (
         run,
         resume,
@@ -314,6 +331,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         stop,
         dashboard,
         delete,
+        copy_study,
         clean,
         migrate,
     )

@@ -27,7 +27,9 @@ def engine_options(url: str) -> dict[str, Any]:
         r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row
     )
     connect_args = server_options(sa.make_url(url), *limits)
-    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": connect_args}
+    # A worker talks to it from one thread: it keeps one connection, and closes others when they are not used.
+    sizes = {"pool_size": 1, "max_overflow": 4}
+    return {"pool_pre_ping": True, "hide_parameters": True, "connect_args": connect_args, **sizes}
 
 
 def is_sqlite(url: str) -> bool:

@@ -123,6 +123,29 @@ class Home:
             folder.rmdir()
         return freed
 
+    def copy(self, name: str, other: "Home") -> int:
+        """Copy the files of a study from another home, unless that is the same folder; returns their bytes.
+
+        Raises:
+            BusyError, UsageError: somebody runs a study of that name here, or there is one of another database.
+            DiskError: they cannot be written; none is left then.
+        """
+        if self.root == other.root:
+            return 0
+        with self.running(name):
+            try:
+                for path in other._own(name):
+                    if path.is_dir():
+                        shutil.copytree(path, self.study(name) / path.name, dirs_exist_ok=True)
+            except OSError as error:
+                self.remove(name)
+                raise DiskError(f"cannot write to {self.study(name)}: {error}; name another --to") from error
+        return self.size(name)
+
+    def take_over(self, name: str) -> None:
+        """Let the folder of a study, whose lock this process holds, belong to this database."""
+        (self.study(name) / LOCK).write_text(f"{os.getpid()}\n{self.database}\n")
+
     def size(self, name: str) -> int:
         """Bytes of what was written for a study."""
         return sum(size(path) for path in self._own(name))

@@ -134,8 +134,10 @@ def server_options(url: sa.URL, *settings: str) -> dict[str, Any]:
 
 
 def server_database(url: str) -> str:
-    """HOST:PORT/NAME of a database on a server; without the user, who may be another one tomorrow."""
+    """HOST:PORT/NAME of a database on a server, or its service; without the user, who may be another one tomorrow."""
     parsed = sa.make_url(url)
+    if "service" in parsed.query:  # of a file that says all the rest (libpq-pgservice)
+        return f"service {parsed.query['service']}"
     return f"{parsed.host or 'localhost'}:{parsed.port or 5432}/{parsed.database}"
 
 

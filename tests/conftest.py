@@ -1,8 +1,9 @@
 """What several tests need: a real database in a temporary folder, and a study in it."""
 
+import gc
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 
 from search.storage import STUDY_ATTRS, Storage
 from tests.lab import Lab, paint
+from tests.service.postgres import Server, missing, serving
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # What we start is to hear these, though we may run under nohup, or in the background of a script, ourselves.
@@ -18,10 +20,24 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server of our own."""
+    if missing():
+        pytest.skip(missing())
+    with serving() as running:
+        yield running
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of a SQLite database that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'home' / 'studies.db'}"
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a SQLite database that does not exist yet; for tests of both, of an empty one on a server as well."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield f"sqlite:///{tmp_path / 'home' / 'studies.db'}"
+        return
+    server: Server = request.getfixturevalue("server")
+    yield server.url(server.make_database()).render_as_string(hide_password=False)
+    gc.collect()  # closes the connections of the test, while its warnings are ignored
 
 
 @pytest.fixture

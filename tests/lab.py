@@ -128,7 +128,7 @@ class Lab:
         return Launcher(process, log)
 
     def _complete(self, words: tuple[str, ...]) -> list[str]:
-        storage = [] if words[0] in STATELESS or "--storage" in words else ["--storage", self.url]
+        storage = [] if words[0] in STATELESS or {"--storage", "--from"} & set(words) else ["--storage", self.url]
         return [*words, *storage, *(["--cache", str(self.cache)] if words[0] in CACHED else [])]
 
     # -- as a worker ------------------------------------------------------------------------------------------

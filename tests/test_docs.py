@@ -73,8 +73,8 @@ def test_every_shipped_study_is_described() -> None:
 
 def test_every_make_target_that_the_readme_names_exists_and_every_verb_has_one() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    targets = set(re.findall(r"^  make (\w+)", listed, re.MULTILINE))
-    named = {name for page in PAGES for name in re.findall(r"^make (\w+)", (ROOT / page).read_text(), re.MULTILINE)}
+    targets = set(re.findall(r"^  make ([\w-]+)", listed, re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"^make ([\w-]+)", (ROOT / page).read_text(), re.MULTILINE)}
 
     assert named <= targets
     assert {"study" if verb == "run" else verb for verb in VERBS} <= targets

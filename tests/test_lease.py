@@ -1,4 +1,4 @@
-"""Claims, leases and fences on a real database, between real processes."""
+"""Claims, leases and fences on both databases, between real processes."""
 
 import multiprocessing
 import os
@@ -19,9 +19,12 @@ from optuna.trial import TrialState
 from search import lease
 from search.errors import LeaseLost
 from search.lease import Claim, Watch
-from search.owner import Owner, is_dead, started, this_process
+from search.owner import Owner, started, this_process
 from search.storage import LEASES, TRIALS, Storage
 from search.times import Times
+from tests.databases import BOTH
+
+pytestmark = BOTH
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -323,9 +326,3 @@ def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
     assert lease.lost(storage, "far", "silent", renewals=seen) == []
 
     assert states(storage) == {0: "COMPLETE", 1: "RUNNING"}
-
-
-def test_a_process_is_dead_if_its_number_is_free_or_was_given_away() -> None:
-    assert not is_dead(os.getpid(), owner().started)
-    assert is_dead(os.getpid(), owner().started - 3600)
-    assert is_dead(2**22 + 1, 0.0)  # no number of a process is so high

@@ -1,22 +1,18 @@
-"""Our storage does what Optuna's does, in fewer and safer transactions; the contract of what we touch of Optuna."""
+"""On both databases our storage does what Optuna's does, in fewer and safer transactions."""
 
 import multiprocessing
-import sqlite3
-import threading
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 
 import optuna
 import pytest
-import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lease
-from search.errors import DatabaseError
 from search.owner import this_process
 from search.storage import Storage
-from search.trouble import shown
+from tests.databases import BOTH
+
+pytestmark = BOTH
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -88,20 +84,6 @@ def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], 
     assert writer.write(lambda _: reader.get_all_trials(study_id)) == []
 
 
-def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: Callable[[int], int]) -> None:
-    make_study(1)
-    storage = Storage(url)
-    other = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
-
-    def meanwhile(_: sa.Connection) -> None:
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("BEGIN IMMEDIATE")
-
-    storage.write(meanwhile)
-    other.execute("BEGIN IMMEDIATE")
-    other.close()
-
-
 def test_states_other_than_the_last_are_the_leases_business(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
@@ -132,59 +114,6 @@ def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_tr
     assert storage.standing(study_id, 2, 0.1, but=9, left_out=frozenset({3, 4})) == (1, 1)
 
 
-def test_a_missing_database_is_not_made_unless_asked_for(tmp_path: Path) -> None:
-    file = tmp_path / "none.db"
-
-    with pytest.raises(DatabaseError, match=r"no database at .*none\.db yet; `convsearch run STUDY` makes it"):
-        Storage(f"sqlite:///{file}")
-
-    assert not file.exists()
-
-
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    file = tmp_path / "notes.txt"
-    file.write_text("shopping list")
-
-    with pytest.raises(DatabaseError, match="not a database; name another with --storage"):
-        Storage(f"sqlite:///{file}", create=True)
-
-    assert file.read_text() == "shopping list"
-
-
-def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "other.db"
-    with sqlite3.connect(file) as other:
-        other.execute("CREATE TABLE recipes (name TEXT)")
-    other.close()
-
-    with pytest.raises(DatabaseError, match="cannot be used: no such table"):
-        Storage(f"sqlite:///{file}")
-
-
-def test_a_new_database_is_the_one_that_optuna_makes_and_our_table(url: str, tmp_path: Path) -> None:
-    stock = tmp_path / "stock.db"
-    optuna.storages.RDBStorage(f"sqlite:///{stock}")
-    Storage(url, create=True)
-
-    ours, theirs = (content(Path(file)) for file in (url.removeprefix("sqlite:///"), stock))
-
-    assert {name for name in ours if "convsearch" not in name} == set(theirs)
-    assert {name: ours[name] for name in theirs} == theirs
-
-
-def content(file: Path) -> dict[str, object]:
-    """The SQL of every table and index of a database, and the rows of those that tell its version."""
-    with closing(sqlite3.connect(file)) as connection:
-        made = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
-        rows = {
-            table: connection.execute(f"SELECT * FROM {table}").fetchall()
-            for table in ("alembic_version", "version_info")
-        }
-    return {name: " ".join(sql.split()) if sql else None for name, sql in made.items()} | {
-        f"rows of {table}": each for table, each in rows.items()
-    }
-
-
 def open_new(url: str) -> None:
     Storage(url, create=True)
 
@@ -197,42 +126,6 @@ def test_processes_that_make_the_same_database_at_once_do_not_collide(url: str) 
         process.join()
 
     assert [process.exitcode for process in processes] == [0] * 4
-
-
-def test_a_password_is_never_shown() -> None:
-    assert "secret" not in shown("postgresql://user:secret@host/db")
-
-
-def test_the_journal_stays_delete_and_synchronous_stays_full(url: str, make_study: Callable[[int], int]) -> None:
-    make_study(1)
-
-    with Storage(url).engine.connect() as connection:
-        assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "delete"
-        assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == 2
-
-
-def test_opening_waits_for_who_has_locked_the_database(url: str, make_study: Callable[[int], int]) -> None:
-    make_study(1)
-    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN EXCLUSIVE")
-    release = threading.Timer(2.5, other.close)
-
-    release.start()
-    storage = Storage(url)
-    release.join()
-
-    assert storage.get_study_id_from_name("s") == 1
-
-
-def test_who_gives_up_does_not_wait(url: str, make_study: Callable[[int], int]) -> None:
-    make_study(1)
-    storage = Storage(url, gives_up=lambda: True)
-    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-
-    with pytest.raises(DatabaseError, match="locked"):
-        storage.set_study_user_attr(1, "stop", True)
-    other.close()
 
 
 def test_a_study_is_deleted_once(url: str, make_study: Callable[[int], int]) -> None:

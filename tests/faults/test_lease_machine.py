@@ -2,17 +2,17 @@
 
 import json
 import socket
-import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -42,6 +42,10 @@ from search.storage import (
 )
 from search.study import StoredStudy
 from search.times import Times
+from tests.databases import BOTH
+from tests.service.postgres import Server
+
+pytestmark = BOTH
 
 SETTINGS = settings(
     max_examples=50,
@@ -132,15 +136,18 @@ class Desk:
     storage: Storage
     blind: Storage
     """One whose leases cannot be read."""
-    sqlite: sqlite3.Connection
+    bare: sa.Engine
     """Looks at the database without any of our code."""
+
+    def ask(self, text: str) -> list[tuple[Any, ...]]:
+        with self.bare.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(text)]
 
     def rows(self) -> Rows:
         """Every row about every trial, by its id."""
         found: Rows = {}
         for table in OF_TRIALS:
-            cursor = self.sqlite.execute(f"SELECT trial_id, * FROM {table} ORDER BY 1, 2, 3, 4")
-            for trial_id, *row in cursor:
+            for trial_id, *row in self.ask(f"SELECT trial_id, * FROM {table} ORDER BY 1, 2, 3, 4"):
                 found.setdefault(trial_id, []).append((table, *row))
         return found
 
@@ -148,14 +155,14 @@ class Desk:
         """What is stored of each trial of a study, with its id, by its number."""
         return {
             number: (trial_id, self._trial(trial_id, state))
-            for trial_id, number, state in self.sqlite.execute(
-                "SELECT trial_id, number, state FROM trials WHERE study_id = ? ORDER BY number", [study_id]
-            ).fetchall()
+            for trial_id, number, state in self.ask(
+                f"SELECT trial_id, number, state FROM trials WHERE study_id = {study_id} ORDER BY number"
+            )
         }
 
     def _trial(self, trial_id: int, state: str) -> Trial:
         def pairs(columns: str, table: str) -> dict[Any, Any]:
-            return dict(self.sqlite.execute(f"SELECT {columns} FROM {table} WHERE trial_id = ?", [trial_id]).fetchall())
+            return dict(self.ask(f"SELECT {columns} FROM {table} WHERE trial_id = {trial_id}"))
 
         attrs = {key: json.loads(text) for key, text in pairs("key, value_json", TRIAL_ATTRS.name).items()}
         fixed = pairs("key, value_json", TRIAL_SYSTEM_ATTRS.name).get("fixed_params")
@@ -487,10 +494,8 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.desk.storage
 
     def _id(self, number: int) -> int:
-        row = self.desk.sqlite.execute(
-            "SELECT trial_id FROM trials WHERE study_id = ? AND number = ?", [self.study.id, number]
-        )
-        return cast("int", row.fetchone()[0])
+        which = f"study_id = {self.study.id} AND number = {number}"
+        return int(self.desk.ask(f"SELECT trial_id FROM trials WHERE {which}")[0][0])
 
 
 def complete(storage: Storage, trial_ids: list[int]) -> None:
@@ -512,20 +517,28 @@ def fill(storage: Storage) -> None:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    """In memory where there is a file system of it: the machine writes thousands of times."""
+def desk(request: pytest.FixtureRequest, url: str) -> Iterator[Desk]:
+    with databases(request, url) as (own, other):
+        storage = Storage(own, token="neighbour", create=True, patience_s=TIMES.patience_s)
+        fill(storage)
+        blind = Storage(other, create=True, patience_s=TIMES.patience_s)
+        blind.write(lambda connection: LEASES.drop(connection))
+        bare = sa.create_engine(own, isolation_level="AUTOCOMMIT")
+        yield Desk(storage=storage, blind=blind, bare=bare)
+        for engine in (storage.engine, blind.engine, bare):
+            engine.dispose()
+
+
+@contextmanager
+def databases(request: pytest.FixtureRequest, url: str) -> Iterator[tuple[str, str]]:
+    """Two new ones; as files in memory where there is a file system of it: the machine writes thousands of times."""
+    if not url.startswith("sqlite"):
+        server: Server = request.getfixturevalue("server")
+        yield url, server.url(server.make_database()).render_as_string(hide_password=False)
+        return
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        file, other = Path(folder) / "studies.db", Path(folder) / "blind.db"
-        storage = Storage(f"sqlite:///{file}", token="neighbour", create=True, patience_s=TIMES.patience_s)
-        fill(storage)
-        blind = Storage(f"sqlite:///{other}", create=True, patience_s=TIMES.patience_s)
-        with closing(sqlite3.connect(other)) as connection:
-            connection.execute(f"DROP TABLE {LEASES.name}")
-        with closing(sqlite3.connect(file)) as connection:
-            yield Desk(storage=storage, blind=blind, sqlite=connection)
-        storage.engine.dispose()
-        blind.engine.dispose()
+        yield f"sqlite:///{folder}/studies.db", f"sqlite:///{folder}/blind.db"
 
 
 @pytest.mark.timeout(900)  # when it fails, Hypothesis looks for a shorter way to fail, for up to five minutes

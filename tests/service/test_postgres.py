@@ -27,14 +27,13 @@ from search.reader import open_reader, reading
 from search.rows import TrialRow
 from search.storage import LEASES, TRIALS, Storage
 from tests.lab import Answer, Lab, wait_until
-from tests.service.postgres import PostgresLab, Server, Wire, missing, serving
+from tests.service.postgres import ROLE, PostgresLab, Server, Wire
 from tests.test_lease import run_claimers, states
 
-pytestmark = [
-    pytest.mark.skipif(bool(missing()), reason=missing()),
+pytestmark = pytest.mark.filterwarnings(
     # A process keeps its storage, and psycopg its connection, until it ends; here a storage ends with its test.
-    pytest.mark.filterwarnings("ignore:.*Connection object at .* was deleted while still open:ResourceWarning"),
-]
+    "ignore:.*Connection object at .* was deleted while still open:ResourceWarning"
+)
 
 #: How long the server is away or frozen: much longer than any of its answers takes.
 AWAY_S = 2.0
@@ -50,12 +49,6 @@ def _closed() -> Iterator[None]:
     """Close the connections of a test while its warnings are ignored."""
     yield
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture
@@ -99,17 +92,6 @@ def claim(storage: Storage, study_id: int) -> lease.Claim:
 
 
 # -- one writer at a time -------------------------------------------------------------------------------------
-
-
-def test_four_processes_never_claim_a_trial_twice_nor_one_beyond_the_budget(
-    url: str, make_study: Callable[[int], int]
-) -> None:
-    study_id = make_study(40)
-
-    claimed = run_claimers(url, study_id, 4, finish=True, meanwhile=lambda: time.sleep(0.05))
-
-    assert sorted(claimed) == list(range(40))
-    assert states(Storage(url)) == dict.fromkeys(range(40), "COMPLETE")
 
 
 def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
@@ -161,7 +143,7 @@ def waiting(url: str) -> int:
         return int(connection.exec_driver_sql(rows).scalar_one())
 
 
-def test_nor_where_a_transaction_sees_old_rows_unless_told_otherwise(
+def test_four_processes_claim_each_trial_once_where_a_transaction_sees_old_rows_unless_told_otherwise(
     server: Server, database: str, url: str, make_study: Callable[[int], int]
 ) -> None:
     server.set(database, "default_transaction_isolation", "repeatable read")
@@ -380,6 +362,35 @@ def test_a_server_that_takes_no_writes_ends_the_run_and_loses_nothing(
     assert "cannot be used" in refused.err
     assert "let it be written" in refused.err
     assert_nothing_happened(lab, again)
+
+
+@pytest.fixture
+def served(server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a database that is in a service file, and its password in a password file."""
+    services, passwords = tmp_path / "services.conf", tmp_path / "passwords"
+    services.write_text(f"[studies]\nhost=127.0.0.1\nport={server.port}\ndbname={database}\nuser={ROLE}\n")
+    passwords.write_text(f"127.0.0.1:{server.port}:{database}:{ROLE}:{server.password}\n")
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
+    return "postgresql:///?service=studies"
+
+
+def test_a_study_moves_to_a_server_and_back_without_loss(lab: PostgresLab, images: Path, served: str) -> None:
+    small = Lab(lab.folder, images, lab.cache)
+    search = {"pruner": "asha", "sampler": "random", "reduction": 2}
+    file = small.write(budget={"trials": 6, "epochs": 2}, search=search, final={"epochs": 1})
+    assert small.run("run", file, "--workers", "1").code == 0
+    back = f"sqlite:///{lab.folder / 'back' / 'studies.db'}"
+
+    there = small.run("copy-study", "s", "--to", served)
+    again = small.run("copy-study", "s", "--from", served, "--to", back)
+
+    assert (there.code, again.code) == (0, 0), there.err + again.err
+    for name in ("s", "s.final"):
+        for url in (lab.url, served, back):
+            assert query.study(open_reader(url), name) == query.study(open_reader(small.url), name)
+            assert query.trials(open_reader(url), name) == query.trials(open_reader(small.url), name)
 
 
 def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) -> None:

@@ -1,0 +1,123 @@
+"""A study is copied into another database whole, or not at all."""
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from search import copies, query
+from search.copies import TABLES
+from search.reader import open_reader
+from search.storage import STUDIES, TRIALS, Storage
+from tests.lab import Lab
+
+SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}
+
+
+@pytest.fixture
+def ended(lab: Lab) -> Lab:
+    """A search with complete and pruned trials, and a verdict on it."""
+    file = lab.write(budget={"trials": 6, "epochs": 2}, search=SEARCH, final={"epochs": 1})
+    assert lab.run("run", file, "--workers", "1").code == 0
+    return lab
+
+
+def test_every_answer_is_the_same_in_the_other_database(ended: Lab) -> None:
+    other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
+
+    answer = ended.run("copy-study", "s", "--to", other, "--json")
+
+    assert answer.json["studies"] == ["s", "s.final"]
+    for name in ("s", "s.final"):
+        assert query.study(open_reader(other), name) == query.study(open_reader(ended.url), name)
+        assert query.trials(open_reader(other), name) == query.trials(open_reader(ended.url), name)
+    told = [ended.run("report", "s", "--markdown", *more).out for more in ((), ("--storage", other))]
+    assert told[0] == told[1]
+
+
+def test_a_copy_goes_on_where_the_original_was(lab: Lab) -> None:
+    stopped = lab.start("run", lab.write(budget={"trials": 2, "epochs": 200}), "--workers", "1")
+    stopped.until(lambda: lab.home.study("s").exists() and lab.steps() >= 6)
+    assert lab.run("stop", "s").code == 0
+    assert stopped.end().code == 0
+    (before, *_) = lab.trials()
+    other = f"sqlite:///{lab.folder / 'other' / 'copies.db'}"
+
+    copied = lab.run("copy-study", "s", "--to", other)
+    resumed = lab.run("resume", "s", "--hours", "0.001", "--workers", "1", "--storage", other)
+
+    assert (copied.code, resumed.code) == (0, 0)
+    log = (lab.folder / "other" / "s" / "trial-00000" / "log.txt").read_text()
+    assert f"going on after step {len(before.curve)}" in log
+    assert query.trials(open_reader(other), "s")[0].curve[: len(before.curve)] == before.curve
+
+
+def test_a_study_of_plain_optuna_keeps_every_field(lab: Lab) -> None:
+    lab.home.make()
+    plain = optuna.create_study(study_name="a/b", storage=lab.url, directions=["minimize", "maximize"])
+    plain.set_user_attr("who", "näme")
+    plain.add_trial(
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.COMPLETE,
+            values=[float("inf"), 1e-300],
+            params={"x": 0.1, "c": "b"},
+            distributions={
+                "x": optuna.distributions.FloatDistribution(0, 1),
+                "c": optuna.distributions.CategoricalDistribution(["a", "b"]),
+            },
+            intermediate_values={0: float("nan"), 1: float("-inf"), 7: 0.1},
+            user_attrs={"k": [1, None]},
+        )
+    )
+    plain.enqueue_trial({"x": 0.2})
+    other = f"sqlite:///{lab.folder / 'copies.db'}"
+
+    assert lab.run("copy-study", "a/b", "--to", other).code == 0
+
+    copy = optuna.load_study(study_name="a/b", storage=other)
+    assert copy.directions == plain.directions
+    assert copy.user_attrs == plain.user_attrs
+    assert [repr(trial) for trial in renumbered(copy)] == [repr(trial) for trial in renumbered(plain)]
+
+
+def renumbered(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study, without the numbers that its database gives them."""
+    trials = study.get_trials()
+    for trial in trials:
+        trial._trial_id = 0
+    return trials
+
+
+def test_one_that_is_there_already_or_runs_is_refused_and_nothing_is_copied(ended: Lab) -> None:
+    other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
+    assert ended.run("copy-study", "s", "--to", other).code == 0
+    with ended.home.running("s"):
+        busy = ended.run("copy-study", "s", "--to", f"sqlite:///{ended.folder / 'third' / 'copies.db'}")
+
+    again, nobody = ended.run("copy-study", "s", "--to", other), ended.run("copy-study", "nobody", "--to", other)
+
+    assert [busy.code, again.code, nobody.code] == [75, 2, 2]
+    assert "has a study 's' already" in again.err
+    assert not (ended.folder / "third" / "s").exists()
+
+
+def test_a_field_that_comes_back_otherwise_leaves_nothing_behind(ended: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = f"sqlite:///{ended.folder / 'copies.db'}"
+    storage = Storage(other, create=True)
+    with storage.engine.begin() as connection:  # as a database that rounds
+        connection.execute(
+            sa.text("CREATE TRIGGER r AFTER INSERT ON trial_values BEGIN UPDATE trial_values SET value = 0.5; END")
+        )
+
+    answer = ended.run("copy-study", "s", "--to", other)
+
+    assert answer.code == 69
+    assert "the rows of trial_values did not come back as they were written" in answer.err
+    with storage.engine.begin() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(TRIALS)).scalar_one() == 0
+
+
+def test_all_tables_with_rows_of_a_study_are_copied() -> None:
+    assert {table.name for table in TABLES} | {STUDIES.name, "version_info"} == {
+        table.name for table in STUDIES.metadata.sorted_tables
+    }
+    assert copies.ROWS * max(len(table.columns) for table in TABLES) < 65_535
