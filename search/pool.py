@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,6 +17,7 @@ from multiprocessing.connection import wait
 
 from data.errors import DataError
 from search import hand, home, lease, logbook, machine, query, room, study, worker
+from search.clock import Clock
 from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
 from search.hand import LOOK_S, Hand
 from search.interrupts import Interrupts
@@ -78,19 +79,20 @@ class Pool:
     """For the files of the study."""
     since: float | None
     """From when on the study's time is counted, monotonic seconds: what comes before the workers, as images that are
-    decoded, belongs to it. None for a pool that joins another one: time is counted once."""
+    decoded, belongs to it. None for a pool that joins another one: time is counted once (see `Clock`)."""
+    waits: bool = True
+    """Stay while others work on the study, though there is nothing to claim: one may die, and its trial come back."""
     times: Times = field(default_factory=Times)
     _hands: dict[int, Hand] = field(default_factory=dict)
     """By index into `devices`."""
     _end: End | None = None
+    _clock: Clock = field(init=False)
     _watch: lease.Watch = field(init=False)
     _interrupts: Interrupts = field(init=False)
     _epochs_s: list[float] = field(default_factory=list)
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
     _is_warned: bool = False
-    _joined: tuple[float, float] | None = None
-    """Of a pool that has joined another one: when, monotonic, and how long the study had run until then; seconds."""
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
@@ -123,7 +125,7 @@ class Pool:
         return self._why_stop() or end  # somebody may have asked while the workers were ending
 
     def _run(self) -> End:
-        clock = None if self.since is None else Clock(self.storage, self.study.id, since=self.since)
+        self._clock = Clock(self.storage, self.study.id, self.since)
         every_read, every_renewal, every_room = Every(READ_S), Every(self.times.renewal_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
@@ -134,17 +136,14 @@ class Pool:
                 if every_room.is_due():
                     self._see_room()
                 if every_read.is_due():
-                    if clock is not None:
-                        clock.tick()
                     self._look()
                     if self._why_stop() is None and not self._fill():
                         self._end = End.DONE
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
                     wait([each.process.sentinel for each in self._hands.values()], timeout=LOOK_S)
         finally:
-            if clock is not None:
-                with suppress(DatabaseError, DiskError):
-                    clock.save()
+            with suppress(DatabaseError, DiskError):
+                self._clock.end()
         return end
 
     def _why_stop(self) -> End | None:
@@ -165,21 +164,17 @@ class Pool:
         self.view.update(progress)
         if progress.study.stop:
             self._end = self._end or End.ASKED
-        if self._is_out_of_time(progress.study):
+        if self._is_out_of_time(progress.study, self._clock.tick(progress.study.seconds_run)):
             self._end = self._end or End.HOURS
         counts = progress.study.counts
         enough = min(SAME_FAILURES, counts.budget)
         if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
             raise AllFailed(self._why_all_failed())
 
-    def _is_out_of_time(self, row: StudyRow) -> bool:
+    def _is_out_of_time(self, row: StudyRow, run_s: float) -> bool:
         """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""
         if row.hours is None or self.study.spec.verdict_on is not None:
             return False
-        run_s = row.seconds_run
-        if self.since is None:  # who counts it may be gone
-            began, before = self._joined = self._joined or (time.monotonic(), run_s)
-            run_s = max(run_s, before + time.monotonic() - began)
         return run_s >= row.hours * 3600
 
     def _see_room(self) -> None:
@@ -216,7 +211,7 @@ class Pool:
                 continue
             open_trials -= 1
             self._hands[index] = hand.start(replace(self.post, token=uuid.uuid4().hex, device=device, core=core))
-        return bool(self._hands or busy)  # who joined us may die, and its trial come back
+        return bool(self._hands or (busy and self.waits))
 
     def _tokens(self) -> list[str]:
         return [each.token for each in list(self._hands.values())]
@@ -310,24 +305,3 @@ class Every:
             return False
         self._last = now
         return True
-
-
-class Clock:
-    """The wall-clock time for which a study has been run, kept in the database over all its runs."""
-
-    def __init__(self, storage: Storage, study_id: int, *, since: float, save_s: float = 5.0) -> None:
-        self.total = study.seconds_run(storage, study_id)
-        self._save: Callable[[], None] = lambda: study.set_attrs(storage, study_id, seconds_run=round(self.total, 1))
-        self._every = Every(save_s)
-        self._last = since
-
-    def tick(self) -> None:
-        now = time.monotonic()
-        self.total += now - self._last
-        self._last = now
-        if self._every.is_due():
-            self._save()
-
-    def save(self) -> None:
-        self.tick()
-        self._save()

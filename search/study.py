@@ -56,19 +56,19 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     def open_it(connection: sa.Connection) -> StoredStudy:
         study_id = query.find_study(connection, name)
         storage.lock_study(connection, study_id)
-        attrs = _attrs(connection, study_id)
-        if "spec" not in attrs:
+        known = attrs_of(connection, study_id)
+        if "spec" not in known:
             _refuse_foreign(connection, study_id, name)
-            attrs = _first_attrs(spec, data)
-            _set(storage, connection, study_id, **attrs)
+            known = _first_attrs(spec, data)
+            put(storage, connection, study_id, **known)
             storage.name_objectives(connection, study_id, spec.search.objectives)
-        _refuse_difference(name, attrs, spec, data)
+        _refuse_difference(name, known, spec, data)
         # What is audited stays: an older version audited nothing, and its trials are not chosen anew.
-        search = spec.search.model_copy(update={"audit": attrs["spec"]["search"].get("audit", 0.0)})
+        search = spec.search.model_copy(update={"audit": known["spec"]["search"].get("audit", 0.0)})
         wanted = replace(spec, search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
-        _set(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
-        return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=wanted, data=attrs["data"])
+        put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
+        return StoredStudy(id=study_id, name=name, uid=known["uid"], spec=wanted, data=known["data"])
 
     return storage.write(open_it)
 
@@ -82,7 +82,7 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
 
     def stored(connection: sa.Connection) -> dict[str, Any]:
         known = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar()
-        return {} if known is None else _attrs(connection, known)
+        return {} if known is None else attrs_of(connection, known)
 
     attrs = storage.read(stored)
     if "spec" in attrs:
@@ -118,7 +118,7 @@ def load(storage: Storage, name: str) -> StoredStudy:
 
     def stored(connection: sa.Connection) -> tuple[int, dict[str, Any]]:
         study_id = query.find_study(connection, name)
-        return study_id, _attrs(connection, study_id)
+        return study_id, attrs_of(connection, study_id)
 
     study_id, attrs = storage.read(stored)
     if "spec" not in attrs:
@@ -136,7 +136,7 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
     def set_them(connection: sa.Connection) -> int:
         storage.lock_study(connection, study.id)
         allowed = max(trials, _trials(connection, study.id))
-        _set(storage, connection, study.id, trials=allowed)
+        put(storage, connection, study.id, trials=allowed)
         return allowed
 
     return storage.write(set_them)
@@ -144,17 +144,17 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
 
 def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
     """Set user attributes of a study, in one transaction."""
-    storage.write(lambda connection: _set(storage, connection, study_id, **attrs))
+    storage.write(lambda connection: put(storage, connection, study_id, **attrs))
 
 
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
-    storage.write(lambda connection: _set(storage, connection, query.find_study(connection, name), stop=True))
+    storage.write(lambda connection: put(storage, connection, query.find_study(connection, name), stop=True))
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:
     """The wall-clock time for which the study has been run, in seconds, over all its runs."""
-    return float(storage.read(lambda connection: _attrs(connection, study_id))["seconds_run"])
+    return float(storage.read(lambda connection: attrs_of(connection, study_id))["seconds_run"])
 
 
 def for_trial(cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial]) -> optuna.Study:
@@ -277,13 +277,15 @@ def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data:
         )
 
 
-def _attrs(connection: sa.Connection, study_id: int) -> dict[str, Any]:
+def attrs_of(connection: sa.Connection, study_id: int) -> dict[str, Any]:
+    """All user attributes of a study."""
     rows = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
     return {row.key: json.loads(row.value_json) for row in connection.execute(rows)}
 
 
-def _set(storage: Storage, connection: sa.Connection, study_id: int, **attrs: Any) -> None:
-    for key, value in attrs.items():
+def put(storage: Storage, connection: sa.Connection, study_id: int, **values: Any) -> None:
+    """Set user attributes of a study, in this transaction."""
+    for key, value in values.items():
         keys: dict[str, object] = {"study_id": study_id, "key": key}
         connection.execute(storage.upsert(STUDY_ATTRS, keys, {"value_json": json.dumps(value)}))
 

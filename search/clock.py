@@ -1,0 +1,92 @@
+"""The wall-clock time for which a study has been run, in the database over all its runs: one pool counts it."""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from search import study
+from search.storage import Storage
+
+#: Between two times that what was counted is stored.
+SAVE_S = 5.0
+#: Where nothing was stored for so long, whoever counted is gone: four times in a row.
+SILENCE_S = 20.0
+
+
+@dataclass(slots=True)
+class Clock:
+    """Counts the seconds of a study while its pool runs, or sees that another pool does.
+
+    Who runs the study begins at once, from `since` on; who joins begins when nobody counts any more, or yet. Whoever
+    counted before finds another's name in the database when it stores what it has, and stops.
+    """
+
+    storage: Storage
+    study_id: int
+    since: float | None
+    """Monotonic seconds; None for who joins."""
+    counts: bool = field(init=False)
+    total: float = field(init=False, default=0.0)
+    """Seconds for which the study has been run, as far as is known here."""
+    _name: str = field(init=False, default_factory=lambda: uuid.uuid4().hex)
+    _at: float = field(init=False)
+    """When `total` was right, or was seen to change, monotonic seconds."""
+    _saved: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = self.since is not None
+        self._saved = self._at = time.monotonic() if self.since is None else self.since
+        self.total = study.seconds_run(self.storage, self.study_id)
+        if self.counts:
+            study.set_attrs(self.storage, self.study_id, clock=self._name)
+
+    def tick(self, stored: float) -> float:
+        """Count on, or see whether somebody does; the seconds until now. `stored` is what the database says now."""
+        now = time.monotonic()
+        if not self.counts:
+            if stored != self.total:
+                self.total, self._at = stored, now
+            if now - self._at < SILENCE_S:
+                return self.total
+            self._take(stored)
+        self._count(now)
+        if self.counts and now - self._saved >= SAVE_S:
+            self._save(now)
+        return self.total
+
+    def end(self) -> None:
+        """Store what was counted to the last."""
+        if self.counts:
+            now = time.monotonic()
+            self._count(now)
+            self._save(now)
+
+    def _count(self, now: float) -> None:
+        if self.counts:
+            self.total += now - self._at
+            self._at = now
+
+    def _take(self, stored: float) -> None:
+        """Begin to count, unless somebody has stored something by now."""
+
+        def take(connection: sa.Connection) -> bool:
+            self.storage.lock_study(connection, self.study_id)
+            attrs = study.attrs_of(connection, self.study_id)
+            is_still = attrs["seconds_run"] == stored
+            if is_still:
+                study.put(self.storage, connection, self.study_id, clock=self._name)
+            return bool(is_still)
+
+        self.counts = self.storage.write(take)
+
+    def _save(self, now: float) -> None:
+        def save(connection: sa.Connection) -> bool:
+            self.storage.lock_study(connection, self.study_id)
+            if study.attrs_of(connection, self.study_id).get("clock") != self._name:
+                return False
+            study.put(self.storage, connection, self.study_id, seconds_run=round(self.total, 1))
+            return True
+
+        self._saved, self.counts = now, self.storage.write(save)
