@@ -15,6 +15,7 @@ MODEL   ?= exports/$(STUDY)
 IMAGES  ?=
 PORT    ?= 8080
 TO      ?=
+STORAGE ?=
 PYTHON  ?= python3
 # Extras to install beside the base: postgres, ray (a list with spaces).
 EXTRAS  ?=
@@ -26,7 +27,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete copy-study clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test check soak bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -72,6 +73,16 @@ export: $(SETUP)  ## STUDY=cifar10 | write the best model into a folder
 
 predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | say what it shows
 	@$(CONVSEARCH) predict '$(MODEL)' $(IMAGES)
+
+worker: $(SETUP)  ## STORAGE=postgresql://... | work on its open studies
+	@$(CONVSEARCH) worker $(if $(STORAGE),--storage '$(STORAGE)') $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(DATA),--data '$(DATA)')
+
+workers: $(SETUP)  ##| list who works on what
+	@$(CONVSEARCH) workers
+
+serve: $(SETUP)  ## PORT=8080 | dashboard and workers, to stay
+	@$(CONVSEARCH) serve --port $(PORT) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DATA),--data '$(DATA)')
 
 stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
 	@$(CONVSEARCH) stop '$(STUDY)'

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.output import Grid, duration, number, setting, settings
-from search.rows import Counts, Ranking, StudyRow, TrialRow, is_verdict
+from search.rows import Counts, Ranking, Running, StudyRow, TrialRow, is_verdict
 
 
 def studies_grid(rows: Sequence[StudyRow]) -> Grid:
@@ -17,6 +17,49 @@ def studies_grid(rows: Sequence[StudyRow]) -> Grid:
         fixed=("finished",),
         rows=tuple(_study_line(row) for row in rows),
         after=("", f"`convsearch best {shlex.quote(rows[0].name)}` shows the best trials of a study"),
+    )
+
+
+def workers_grid(rows: Sequence[Running]) -> Grid:
+    """One line for each worker that has a trial."""
+    if not rows:
+        return Grid(columns=(), rows=(), before=("nobody works on any study",))
+    return Grid(
+        columns=("host", "process", "study", "trial", "since", "epochs", "value"),
+        rows=tuple(_worker_line(each) for each in rows),
+        after=("", "since is UTC, and of this attempt; who died is among them until that is noticed"),
+    )
+
+
+def workers_json(rows: Sequence[Running]) -> dict[str, Any]:
+    """The same, and how often each trial was begun."""
+    return {
+        "workers": [
+            {
+                "host": each.host,
+                "pid": each.pid,
+                "study": each.trial.study,
+                "trial": each.trial.number,
+                "since": None if each.trial.started is None else each.trial.started.isoformat(),
+                "attempt": each.trial.attempts,
+                "epochs": each.trial.epochs,
+            }
+            for each in rows
+        ]
+    }
+
+
+def _worker_line(each: Running) -> tuple[str, ...]:
+    trial = each.trial
+    last = trial.curve[-1:]
+    return (
+        each.host or "?",
+        "?" if each.pid is None else str(each.pid),
+        trial.study,
+        str(trial.number),
+        f"{trial.started:%Y-%m-%d %H:%M:%S}" if trial.started else "",
+        setting(trial.epochs),
+        number(last[0][1]) if last else "",
     )
 
 

@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _add_models(verbs)
     _add_queries(verbs)
     _add_care(verbs)
+    _add_service(verbs)
     completion = _verb(verbs, "completion", "print a shell's completion", "convsearch completion bash")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose")
     return top
@@ -110,6 +111,7 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     run.add_argument("study", metavar="STUDY", help="name in studies/, or path of a TOML file")
     run.add_argument("--trials", type=_count, metavar="N", help="budget of the whole study, over all runs")
     _add_join(run)
+    _add_detach(run)
     _add_limits(run)
     run.add_argument("--data", metavar="PATH", help="images to use: a directory, .zip or .tar of train/CLASS/*")
     run.add_argument("--dry-run", action="store_true", help="only estimate time, memory and disk; write nothing")
@@ -122,6 +124,7 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     resume.add_argument("study", metavar="STUDY", help="name of a stored study")
     resume.add_argument("--trials", type=_count, metavar="N", help="new budget of the whole study")
     _add_join(resume)
+    _add_detach(resume)
     _add_limits(resume)
 
 
@@ -155,6 +158,38 @@ def _add_models(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     predict.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_service(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "work on every open study of a database, from this machine"
+    worker = _verb(verbs, "worker", text, "convsearch worker --storage postgresql://server/studies")
+    worker.add_argument("--stay", action="store_true", help="wait for more when nothing is left to do")
+    _add_images(worker)
+    _add_machine(worker)
+    text = "serve the dashboard, and work on every study that comes"
+    serve = _verb(verbs, "serve", text, "convsearch serve --port 8081")
+    _add_door(serve)
+    serve.add_argument("--unit", action="store_true", help="only print a unit for systemd that does this")
+    _add_images(serve)
+    _add_machine(serve)
+    workers = _query(verbs, "workers", "list who works on what, and since when", "convsearch workers --watch")
+    _add_watch(workers)
+
+
+def _add_images(verb: argparse.ArgumentParser) -> None:
+    text = "images of studies whose own path is not on this machine"
+    verb.add_argument("--data", metavar="PATH", help=text)
+
+
+def _add_door(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--port", type=int, default=8080, metavar="P", help="port (default: 8080)")
+    verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
+    verb.add_argument("--expose", action="store_true", help="let others reach --host; nothing is encrypted")
+
+
+def _add_detach(verb: argparse.ArgumentParser) -> None:
+    text = "only store the study; `convsearch serve` or `worker` works on it"
+    verb.add_argument("--detach", action="store_true", help=text)
+
+
 def _add_join(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
 
@@ -163,11 +198,15 @@ def _add_limits(
     verb: argparse.ArgumentParser, *, hours: str = "stop this run after H hours; the next one goes on"
 ) -> None:
     verb.add_argument("--hours", type=_positive, metavar="H", help=hours)
-    verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
-    verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     verb.add_argument("--retry-failed", action="store_true", help="put failed trials back to the queue first")
     text = "command of a shell that is run when this one has ended; it finds CONVSEARCH_STUDY and CONVSEARCH_EXIT"
     verb.add_argument("--on-end", metavar="CMD", help=text)
+    _add_machine(verb)
+
+
+def _add_machine(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, or one a GPU)")
+    verb.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)")
     text = "kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)"
     verb.add_argument("--hang", type=_positive, metavar="S", help=text)
     text = "stop before the files of all studies together take more (default: $CONVSEARCH_DISK, else what the disk has)"
@@ -208,9 +247,7 @@ def _add_queries(verbs: "argparse._SubParsersAction[_Parser]") -> None:
 def _add_care(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     _query(verbs, "stop", "stop a running study, wherever it runs", "convsearch stop cifar10", study=True)
     dashboard = _verb(verbs, "dashboard", "serve optuna-dashboard", "convsearch dashboard --port 8081")
-    dashboard.add_argument("--port", type=int, default=8080, metavar="P", help="port (default: 8080)")
-    dashboard.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
-    dashboard.add_argument("--expose", action="store_true", help="let others reach --host; nothing is encrypted")
+    _add_door(dashboard)
     _add_storage(dashboard)
     delete = _verb(verbs, "delete", "delete a study and its files", "convsearch delete old --yes")
     delete.add_argument("study", metavar="STUDY", help="name of a stored study")

@@ -152,6 +152,41 @@ def dashboard(args: argparse.Namespace) -> int:
     return serving.serve(args.storage, host=args.host, port=args.port, expose=args.expose)
 
 
+def worker(args: argparse.Namespace) -> int:
+    """Work on every open study of a database."""
+    return _attend(args, stays=args.stay)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve the dashboard, and work on every study that comes, until somebody stops it."""
+    from search import dashboard as serving
+    from search import home, unit
+    from search.storage import Storage
+
+    if args.unit:
+        sys.stdout.write(unit.text(args))
+        return 0
+    home.of(args.storage).make()
+    Storage(args.storage, create=True)
+    with serving.beside(args.storage, host=args.host, port=args.port, expose=args.expose):
+        return _attend(args, stays=True)
+
+
+def _attend(args: argparse.Namespace, *, stays: bool) -> int:
+    from search import progress
+    from search.attendant import Attendant
+    from search.pool import EXIT_CODES
+
+    attendant = Attendant(
+        order=_order(args, ""),
+        images=args.data,
+        stays=stays,
+        show=lambda _: progress.open_view(sys.stderr, os.environ),
+        say=say,
+    )
+    return EXIT_CODES.get(attendant.run(), 0)
+
+
 def delete(args: argparse.Namespace) -> int:
     """Delete a study and its files, unless somebody is running it."""
     from search import home, lease
@@ -219,9 +254,9 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     from search.pool import EXIT_CODES
     from search.trouble import passes
 
-    if args.join and (args.trials or args.hours or args.retry_failed):
-        raise UsageError("--join only adds workers; --trials, --hours and --retry-failed are for who runs the study")
-    order = replace(_order(args, name), trials=trials, join=args.join)
+    if args.join and (args.trials or args.hours or args.retry_failed or args.detach):
+        raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")
+    order = replace(_order(args, name), trials=trials, join=args.join, detach=args.detach)
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
     code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
@@ -260,11 +295,11 @@ def _order(args: argparse.Namespace, name: str) -> Any:
         url=args.storage,
         cache=args.cache,
         name=name,
-        hours=args.hours,
+        hours=getattr(args, "hours", None),
         disk=args.disk,
         workers=args.workers,
         device=args.device,
-        retry_failed=args.retry_failed,
+        retry_failed=getattr(args, "retry_failed", False),
         times=Times() if args.hang is None else Times(hang_s=args.hang),
     )
 
@@ -329,6 +364,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
         export,
         validate,
         stop,
+        worker,
+        serve,
         dashboard,
         delete,
         copy_study,

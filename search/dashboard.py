@@ -15,9 +15,10 @@ import secrets
 import socket
 import socketserver
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,21 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
     except KeyboardInterrupt:
         say("")
     return 130
+
+
+@contextmanager
+def beside(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> Iterator[None]:
+    """Serve the dashboard in a thread of its own while the block runs. Raises as `serve` does."""
+    with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
+        if not _is_loopback(host):
+            say(_warning(server.door))
+        say(server.door.url)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 def bind(storage_url: str, *, token: str, host: str = HOST, port: int = PORT, expose: bool = False) -> "Server":

@@ -30,7 +30,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     files = home.of(order.url)
     check_name(order.name, spec, files)
     files.make()
-    seats = devices(spec, order.workers, device=order.device)
+    seats = () if order.detach else devices(spec, order.workers, device=order.device)
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
@@ -41,6 +41,9 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     fetch_backbones(spec, say)
     began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
+    if order.detach:
+        with alone(storage, stored, order, say):
+            return End.DETACHED
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
     with joined(files, order) if order.join else alone(storage, stored, order, say):

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,16 @@ def environment() -> dict[str, str]:
     """What a study keeps of all that, by name."""
     found = {name: version(name) for name in PACKAGES} | {"python": platform.python_version(), "machine": hardware()}
     return found | ({"commit": known} if (known := commit()) else {})
+
+
+def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """In what two environments compute otherwise, in words; the commit counts where both lie in a clone."""
+    keys = (*PACKAGES, *(("commit",) if "commit" in theirs and "commit" in ours else ()))
+    return [
+        f"{key} {ours.get(key, 'none')} here, {theirs.get(key, 'none')} there"
+        for key in keys
+        if theirs.get(key) != ours.get(key)
+    ]
 
 
 def hardware() -> str:

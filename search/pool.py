@@ -51,6 +51,7 @@ class End(StrEnum):
     DONE = "done"
     HOURS = "its hours are spent"
     ASKED = "asked to stop"
+    DETACHED = "stored, for `convsearch serve` or `convsearch worker` to work on"
     HUNG_UP = "the terminal was closed"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"

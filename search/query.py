@@ -148,11 +148,23 @@ def progress(engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset(
         study_id = find_study(connection, name)
         new = _finished(connection, study_id).difference(seen)
         done = _numbered(connection, study_id, name, new) if new else ()
-        active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.state == "RUNNING"))
-        owners = _owners(connection, study_id)
+        running = _running(connection, study_id, name)
         row = _study(connection, study_id, name)
-    running = tuple(Running(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
     return Progress(study=row, running=running, finished=done)
+
+
+def workers(engine: sa.Engine) -> tuple[Running, ...]:
+    """All trials at work, of all studies, with who works on them; those first that were begun first."""
+    with reading(engine) as connection:
+        rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
+        found = [each for study_id, name in rows for each in _running(connection, study_id, name)]
+    return tuple(sorted(found, key=lambda each: (each.trial.started is None, each.trial.started)))
+
+
+def _running(connection: sa.Connection, study_id: int, name: str) -> tuple[Running, ...]:
+    active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.state == "RUNNING"))
+    owners = _owners(connection, study_id) if active else {}
+    return tuple(Running(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
 
 
 def find_study(connection: sa.Connection, name: str) -> int:

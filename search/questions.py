@@ -58,6 +58,16 @@ def best(args: argparse.Namespace) -> int:
     return _watched(args, told)
 
 
+def workers(args: argparse.Namespace) -> int:
+    """List who works on what, and since when."""
+
+    def told() -> int:
+        rows = query.workers(open_reader(args.storage))
+        return output.answer(answers.workers_json(rows), answers.workers_grid(rows), as_json=args.json)
+
+    return _watched(args, told)
+
+
 def show(args: argparse.Namespace) -> int:
     """Show one trial."""
     from search import home
@@ -160,6 +170,6 @@ def _watched(args: argparse.Namespace, answer: Callable[[], int]) -> int:
 
 
 QUESTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
-    verb.__name__: verb for verb in (predict, report, studies, best, show, why, compare, doctor, completion)
+    verb.__name__: verb for verb in (predict, report, studies, workers, best, show, why, compare, doctor, completion)
 }
 """Every verb that only asks, by the name that the command line knows it by."""

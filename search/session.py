@@ -9,6 +9,7 @@ from data.progress import Say
 from search import care, home, lease, query, study
 from search.errors import BusyError, UsageError
 from search.home import Home
+from search.origin import environment
 from search.pool import Pool
 from search.post import Post
 from search.progress import View
@@ -41,6 +42,8 @@ class Order:
     """cpu or cuda; None is whatever there is."""
     join: bool = False
     """Add workers to a study that another process of this machine runs."""
+    detach: bool = False
+    """Only store the study, with its budget; others work on it."""
     retry_failed: bool = False
     times: Times = field(default_factory=Times)
 
@@ -86,8 +89,9 @@ def pool(
     *,
     since: float | None,
     threads: int = 1,
+    waits: bool = True,
 ) -> Pool:
-    """The workers of a run, one for each device, of so many threads each; see `Pool.since`."""
+    """The workers of a run, one for each device, of so many threads each; see `Pool.since` and `Pool.waits`."""
     return Pool(
         storage=storage,
         study=stored,
@@ -106,6 +110,7 @@ def pool(
         view=view,
         room=room_of(order, workers=len(devices)),
         since=since,
+        waits=waits,
         times=order.times,
     )
 
@@ -148,7 +153,7 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Put what broke off back to the queue, and say where the study goes on."""
-    study.set_attrs(storage, stored.id, stop=False)
+    study.set_attrs(storage, stored.id, stop=False, versions_now=environment())  # an upgrade refuses no study
     take_back(storage, stored, home.of(order.url))
     lease.Watch(order.times).expire(storage, stored.id)
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name))

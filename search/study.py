@@ -2,8 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +42,8 @@ class StoredStudy:
     spec: StudySpec
     data: dict[str, Any]
     """Fingerprint of the images, classes, counts, notes."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the code that runs it now (see `search.origin.environment`): who joins must have the same."""
 
 
 def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:
@@ -124,7 +126,8 @@ def load(storage: Storage, name: str) -> StoredStudy:
     if "spec" not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
     spec = specs.restore(attrs["spec"])
-    return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"])
+    versions = attrs.get("versions_now") or attrs["versions"]
+    return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"], versions=versions)
 
 
 def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:

@@ -33,7 +33,7 @@ COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "grey": (120, 120, 120
 #: Longest wait for anything; on a busy machine a worker takes half a minute to load torch.
 PATIENCE_S = 90.0
 #: Verbs that know --cache, and those that know no --storage.
-CACHED = {"run", "resume", "final", "export", "doctor", "clean"}
+CACHED = {"run", "resume", "final", "export", "doctor", "clean", "worker", "serve"}
 STATELESS = {"validate", "predict", "completion"}
 
 #: A study of one trial that lasts some seconds: 60 steps, and everything in it that has a state of its own.

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
-from tests.lab import Lab
+from tests.lab import CACHED, Lab
 
 #: PostgreSQL refuses to run as root, and then runs as this user, which its packages make.
 USER = "postgres"
@@ -229,4 +229,4 @@ class PostgresLab(Lab):
         return self.address
 
     def _complete(self, words: tuple[str, ...]) -> list[str]:
-        return [*words, *(["--cache", str(self.cache)] if words[0] in {"run", "resume", "doctor", "clean"} else [])]
+        return [*words, *(["--cache", str(self.cache)] if words[0] in CACHED else [])]

@@ -26,7 +26,7 @@ from search.owner import this_process
 from search.reader import open_reader, reading
 from search.rows import TrialRow
 from search.storage import LEASES, TRIALS, Storage
-from tests.lab import Answer, Lab, wait_until
+from tests.lab import Answer, Lab, Launcher, wait_until
 from tests.service.postgres import ROLE, PostgresLab, Server, Wire
 from tests.test_lease import run_claimers, states
 
@@ -299,6 +299,35 @@ def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
         there = [trial for trial in trials if len(trial.curve) >= rung]
         ranked = sorted(there, key=lambda trial: (-trial.curve[rung - 1][1], trial.number))
         assert {trial.number for trial in ranked[: len(there) // 2]} <= {t.number for t in there if len(t.curve) > rung}
+
+
+def test_machines_come_and_go_and_each_leaves_its_trial_to_the_others(
+    lab: PostgresLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lab.run("run", lab.write(budget={"trials": 3, "epochs": 4000}), "--detach").code == 0
+    machines: list[Launcher] = []
+    try:
+        for name in ("killed", "stopped", "left"):  # each keeps its files, and its lock, in a folder of its own
+            (lab.folder / name).mkdir()
+            monkeypatch.chdir(lab.folder / name)
+            machines.append(lab.start("worker", "--workers", "1"))
+        machines[0].until(lambda: min([lab.steps(number) for number in range(3)]) >= 1)
+        machines[0].signal(signal.SIGKILL)
+        machines[2].until(lambda: sum(len(trial.crashes) for trial in lab.trials()) == 1)
+        machines[1].process.send_signal(signal.SIGTERM)
+        stopped, working = machines[1].end(), len(lab.workers())
+        machines[2].process.send_signal(signal.SIGTERM)
+        left = machines[2].end()
+    finally:
+        for machine in machines:
+            machine.sweep()
+
+    assert (stopped.code, left.code, working) == (143, 143, 1), stopped.err + left.err
+    assert sorted((trial.state, trial.attempts, len(trial.crashes)) for trial in lab.trials()) == [
+        ("WAITING", 0, 0),
+        ("WAITING", 0, 0),
+        ("WAITING", 1, 1),
+    ]
 
 
 @contextmanager

@@ -1,0 +1,240 @@
+"""`convsearch worker` and `serve`: work on every study of a database that is open, wherever it was begun.
+
+What is to be done is read from the database: nobody sends anything here. A study is worked on only by the code that it
+was begun with (or was last run with by `convsearch run`), and on the very same images, which this machine gets itself.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from data.dataset import fetch
+from data.errors import DataError
+from data.progress import Say
+from search import care, home, lease, origin, query, study
+from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
+from search.final import name_of
+from search.judge import crew_of, verdict_study
+from search.launch import hours_left
+from search.pool import END_OF, End
+from search.rows import StudyRow, is_verdict
+from search.session import Order, Show, pool, take_back
+from search.storage import Storage
+from search.study import StoredStudy
+from search.supply import devices, fetch_backbones, prepare_data, writing_to
+
+#: Between two looks for work, and after an error of the database.
+LOOK_S = 2.0
+#: A study that was refused is tried again after so long, by who stays.
+AGAIN_S = 60.0
+#: What is wrong with one study, and no reason to leave the others alone.
+OF_A_STUDY = (AllFailed, DataError, SpecError, UsageError)
+
+
+@dataclass(kw_only=True, slots=True)
+class Attendant:
+    """Works on the open studies of a database, one after the other, with all workers of this machine."""
+
+    order: Order
+    """What it is to be done with; its `name` means nothing here."""
+    images: str | None = None
+    """Where the images of a study lie here, if its own path leads nowhere on this machine."""
+    stays: bool
+    """Wait for more when nothing is left to do, and for a database that is away."""
+    show: Show
+    say: Say
+    _refused: dict[str, ConvsearchError | DataError] = field(default_factory=dict)
+    """Why, by the uid of the study."""
+    _again: dict[str, float] = field(default_factory=dict)
+    """When it is worth another try, monotonic seconds, by the uid of the study."""
+    _busy: set[str] = field(default_factory=set)
+    """Names of studies that another process of this machine runs; it is said once."""
+    _judged: set[str] = field(default_factory=set)
+    """Uids of searches whose last training was made, or cannot be."""
+    _has_worked: bool = False
+    _end: End | None = None
+    _watches: dict[int, lease.Watch] = field(default_factory=dict)
+
+    def run(self) -> End:
+        """Work until nothing is left to do, or somebody stops us.
+
+        Raises:
+            DatabaseError: there is no such database; or it went away, and we do not stay.
+            DiskError: the disk of this machine is full.
+            ConvsearchError, DataError: every study that is open was refused; says why.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if self.stays:
+            home.of(self.order.url).make()
+        storage = Storage(self.order.url, create=self.stays, patience_s=self.order.times.patience_s)
+        while self._end is None:
+            try:
+                if self._do_something(storage):
+                    continue
+                if not (self.stays or self._open(storage)):
+                    return self._leave()
+            except DatabaseError as error:
+                if not self.stays:
+                    raise
+                self.say(f"{error}; trying again")
+            time.sleep(LOOK_S)
+        return self._end
+
+    def _open(self, storage: Storage) -> list[StudyRow]:
+        """The studies that may get something to do for us, those first that end a search."""
+        now = time.monotonic()
+        rows = [row for row in query.studies(storage.engine) if row.spec and not row.stop]
+        left = [row for row in rows if now >= self._again.get(row.uid or "", 0.0) and not self._is_done(row)]
+        return sorted(left, key=lambda row: (not is_verdict(row.name), row.name))
+
+    def _is_done(self, row: StudyRow) -> bool:
+        is_judged = row.spec.get("final") is None or row.uid in self._judged
+        return is_over(row) and is_judged
+
+    def _do_something(self, storage: Storage) -> bool:
+        """Work on the first study that has something to do; false if none has."""
+        for row in self._open(storage):
+            stored = study.load(storage, row.name)
+            try:
+                if self._attend(storage, stored, row):
+                    return True
+            except OF_A_STUDY as error:
+                self._refuse(stored, error)
+        return False
+
+    def _attend(self, storage: Storage, stored: StoredStudy, row: StudyRow) -> bool:
+        """Do what there is to do for a study now; false if that is nothing."""
+        refuse_other_code(stored)
+        self._watches.setdefault(stored.id, lease.Watch(self.order.times)).expire(storage, stored.id)
+        if is_over(row):
+            return self._begin_verdict(storage, stored, row)
+        if not storage.read(lambda tx: lease.claimable(tx, stored.id, study.ladder(stored.spec))):
+            return False
+        try:
+            with self._alone(storage, stored):
+                self._work(storage, self._supplied(stored))
+        except BusyError as error:
+            if stored.name not in self._busy:
+                self.say(str(error))
+            self._busy.add(stored.name)
+            return False
+        return True
+
+    def _work(self, storage: Storage, stored: StoredStudy) -> None:
+        places = devices(stored.spec, self.order.workers, device=self.order.device)
+        threads = 1
+        if stored.spec.verdict_on is not None:
+            crew = crew_of(places, trainings=stored.spec.budget.trials)
+            places, threads = places[: crew.workers], crew.threads
+        self.say(f"{stored.name}: {len(places)} workers on {', '.join(sorted(set(places)))}")
+        own = replace(self.order, name=stored.name)
+        since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
+        self._has_worked = True
+        with self.show(stored) as view:
+            end = pool(own, storage, stored, places, view, since=since, threads=threads, waits=False).run()
+        self.say(f"{stored.name}: {'nothing is left to claim' if end is End.DONE else end}")
+        self._end = end if end in END_OF.values() else None  # else there may be other studies
+
+    def _begin_verdict(self, storage: Storage, stored: StoredStudy, row: StudyRow) -> bool:
+        """Make the last training of a search that is over, which is then a study like others; whether it was made."""
+        if row.counts.running:
+            return False
+        self._judged.add(stored.uid)
+        if query.is_known(storage.engine, name_of(stored.name)):
+            return False
+        own = replace(self.order, name=stored.name)
+        hours = hours_left(own, storage, stored, time.monotonic())
+        return verdict_study(own, storage, stored, self.say, hours=hours) is not None
+
+    @contextmanager
+    def _alone(self, storage: Storage, stored: StoredStudy) -> Iterator[None]:
+        """Be the one who works on the study on this machine.
+
+        Raises:
+            BusyError: another process does.
+        """
+        files = home.of(self.order.url)
+        with files.running(stored.name):
+            self._busy.discard(stored.name)
+            take_back(storage, stored, files)
+            storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))
+            yield
+
+    def _supplied(self, stored: StoredStudy) -> StoredStudy:
+        """The study with its images, and pretrained weights, on this machine.
+
+        Raises:
+            DataError: they cannot be had here, or are not those that the study was begun with.
+        """
+        path = stored.spec.data.path
+        if path is not None and self.images is not None and not Path(path).exists():
+            stored = replace(stored, spec=study.moved(stored.spec, str(Path(self.images).absolute())))
+        elif path is not None and not Path(path).exists():
+            raise DataError(f"its images are not at {path} on this machine; --data names where they are")
+        with writing_to(self.order.cache):
+            fetch(stored.spec.data, self.order.cache, self.say)
+        fetch_backbones(stored.spec, self.say)
+        refuse_other_images(stored, prepare_data(stored.spec, self.order.cache, self.say))
+        return stored
+
+    def _refuse(self, stored: StoredStudy, error: ConvsearchError | DataError) -> None:
+        known, self._refused[stored.uid] = self._refused.get(stored.uid), error
+        self._again[stored.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
+        if str(known) != str(error):
+            self.say(f"{stored.name} is left alone: {error}")
+
+    def _leave(self) -> End:
+        """Nothing is left to do; what was refused is the answer where nothing else was."""
+        if self._refused and not self._has_worked:
+            raise next(iter(self._refused.values()))
+        self.say("nothing is left to do")
+        return End.DONE
+
+
+def refuse_other_code(stored: StoredStudy) -> None:
+    """Let only the code work on a study that all its trials were made with.
+
+    Raises:
+        SpecError: says what differs.
+    """
+    apart = origin.differences(stored.versions, origin.environment())
+    if apart:
+        raise SpecError(
+            f"this machine has other code than it was begun with: {'; '.join(apart)}; install the same here, or go on "
+            f"with this one by `convsearch resume {stored.name}`"
+        )
+
+
+def refuse_other_images(stored: StoredStudy, found: dict[str, Any]) -> None:
+    """Let a study be worked on only with the images that it was begun with.
+
+    Raises:
+        DataError: says what differs.
+    """
+    if found["fingerprint"] == stored.data["fingerprint"]:
+        return
+    keys = ("classes", "train_counts", "test_counts", "image_size")
+    pairs = [(key, stored.data.get(key), _plain(found.get(key))) for key in keys]
+    apart = [f"{key} is {here} here, and {there} there" for key, there, here in pairs if here != there]
+    raise DataError(
+        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}; "
+        "--data names others"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def is_over(row: StudyRow) -> bool:
+    """Whether all trials of a study are done, or its hours are spent (a verdict ends by itself when they are)."""
+    if row.counts.finished >= row.counts.budget:
+        return True
+    return row.hours is not None and row.spec.get("verdict_on") is None and row.seconds_run >= row.hours * 3600

@@ -1,0 +1,62 @@
+"""`convsearch serve --unit`: the text of a unit with which systemd keeps the service running."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from search.interrupts import END_S
+
+#: Flags of `serve` by the names of their values.
+FLAGS = ("port", "host", "expose", "data", "workers", "device", "hang", "disk", "cache")
+TEXT = """\
+# Save it as ~/.config/systemd/user/convsearch.service, then:
+#   systemctl --user daemon-reload && systemctl --user enable --now convsearch
+#   loginctl enable-linger     # so that it runs while you are logged out
+#   journalctl --user -u convsearch -f     # what it says; the URL of the dashboard is there
+# CONVSEARCH_STORAGE, if it has a password, belongs into a file that only you can read (chmod 600), named by
+# EnvironmentFile below; PGPASSFILE and PGSERVICEFILE can stand there, too.
+
+[Unit]
+Description=convsearch: dashboard and workers
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+WorkingDirectory={folder}
+EnvironmentFile=-{folder}/convsearch.env
+{storage}ExecStart={command}
+# SIGTERM: trials go back to the queue with a checkpoint; it is over within {end:g} s.
+KillMode=mixed
+TimeoutStopSec={patience:g}
+Restart=on-failure
+RestartSec=10
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def text(args: argparse.Namespace) -> str:
+    """The unit that does what these arguments of `serve` ask for, here."""
+    words = [str(Path(sys.executable).with_name("convsearch")), "serve"]
+    for name in FLAGS:
+        value = getattr(args, name)
+        if value is True:
+            words.append(f"--{name}")
+        elif value not in (None, False):
+            words += [f"--{name}", str(value)]
+    has_own = args.storage != os.environ.get("CONVSEARCH_STORAGE")
+    return TEXT.format(
+        folder=_plain(str(Path.cwd())),
+        storage=f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={args.storage}'))}\n" if has_own else "",
+        command=_plain(shlex.join(words)),
+        end=END_S,
+        patience=END_S + 12,
+    )
+
+
+def _plain(words: str) -> str:
+    """Words in which systemd finds no specifier (systemd.unit, "Specifiers") and no variable."""
+    return words.replace("%", "%%").replace("$", "$$")

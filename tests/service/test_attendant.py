@@ -1,0 +1,196 @@
+"""Workers from anywhere, and the service that stays: what is open is worked on, by its own code, on its own images."""
+
+import re
+import signal
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import lease, query, study, unit
+from search.cli import parser
+from search.owner import this_process
+from search.reader import open_reader
+from search.storage import Storage
+from tests.lab import LONG, Lab, paint, wait_until
+
+SHORT: dict[str, Any] = {"budget": {"trials": 3, "epochs": 1}}
+
+
+def stored_but_not_run(lab: Lab, name: str = "s", **changes: Any) -> None:
+    answer = lab.run("run", lab.write(name, **(SHORT | changes)), "--detach")
+    assert answer.code == 0, answer.err
+    assert "stored, for `convsearch serve` or `convsearch worker`" in answer.err
+
+
+def test_a_worker_does_all_that_is_open_with_its_last_trainings_and_leaves(lab: Lab) -> None:
+    stored_but_not_run(lab, final={"epochs": 1})
+    stored_but_not_run(lab, "other")
+    assert lab.trials() == ()
+
+    answer = lab.run("worker", "--workers", "2")
+
+    assert answer.code == 0, answer.err
+    assert answer.err.endswith("nothing is left to do\n")
+    for name in ("s", "other"):
+        assert [trial.state for trial in lab.trials(name)] == ["COMPLETE"] * 3
+    (verdict,) = lab.trials("s.final")
+    assert verdict.test is not None
+    assert query.study(open_reader(lab.url), "s").seconds_run > 0
+
+
+def test_a_study_that_was_stopped_is_left_alone_until_somebody_stores_it_again(lab: Lab) -> None:
+    stored_but_not_run(lab)
+    lab.run("stop", "s")
+
+    idle = lab.run("worker", "--workers", "1")
+    stopped = lab.counts()
+    again = lab.run("resume", "s", "--detach", "--trials", "1")
+    worked = lab.run("worker", "--workers", "1")
+
+    assert [answer.code for answer in (idle, again, worked)] == [0, 0, 0]
+    assert (stopped.finished, lab.counts().complete) == (0, 1)
+
+
+def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(lab: Lab) -> None:
+    stored_but_not_run(lab)
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0", "commit": "0badc0de"})
+
+    refused = lab.run("worker", "--workers", "1")
+    again = lab.run("resume", "s", "--detach")
+    worked = lab.run("worker", "--workers", "1")
+
+    assert refused.code == 78
+    assert re.search(r"torch \S+ here, 1\.0 there", refused.err)
+    assert "commit" in refused.err
+    assert "`convsearch resume s`" in refused.err
+    assert (again.code, worked.code, lab.counts().complete) == (0, 0, 3)
+
+
+def test_images_that_are_elsewhere_or_others_are_refused_and_the_right_ones_are_taken(lab: Lab, tmp_path: Path) -> None:
+    there, others = paint(tmp_path / "there"), paint(tmp_path / "others")
+    (others / "train" / "red" / "000.png").unlink()
+    stored_but_not_run(lab, data={"path": str(there)})
+    moved = there.rename(tmp_path / "moved")
+
+    missing, wrong = lab.run("worker"), lab.run("worker", "--data", str(others))
+    right = lab.run("worker", "--workers", "1", "--data", str(moved))
+
+    assert [answer.code for answer in (missing, wrong, right)] == [65, 65, 0], right.err
+    assert f"its images are not at {there} on this machine; --data names where they are" in missing.err
+    assert "train_counts is" in wrong.err
+    assert lab.counts().complete == 3
+    assert query.study(open_reader(lab.url), "s").spec["data"]["path"] == str(there)
+
+
+def test_one_study_that_cannot_be_worked_on_keeps_nobody_from_the_others(lab: Lab) -> None:
+    stored_but_not_run(lab, "a", data={"path": str(paint(lab.folder / "gone"))})
+    stored_but_not_run(lab, "b")
+    (lab.folder / "gone").rename(lab.folder / "went")
+
+    answer = lab.run("worker", "--workers", "1")
+
+    assert answer.code == 0
+    assert "a is left alone: its images are not at" in answer.err
+    assert lab.counts("b").complete == 3
+
+
+def test_a_database_that_is_not_there_is_refused_and_not_made(lab: Lab) -> None:
+    answer = lab.run("worker")
+
+    assert answer.code == 69
+    assert not (lab.folder / "home").exists()
+
+
+def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(lab: Lab) -> None:
+    post = lab.create(budget={"trials": 1, "epochs": 1})
+    storage = Storage(lab.url, token=post.token)
+    gone = this_process("gone")
+    lease.claim(storage, study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
+
+    answer = lab.run("worker", "--workers", "1")
+
+    assert answer.code == 0
+    (trial,) = lab.trials()
+    assert (trial.state, trial.attempts) == ("COMPLETE", 2)
+
+
+def test_the_service_takes_up_what_is_stored_shows_it_and_puts_it_back_when_it_is_stopped(lab: Lab) -> None:
+    service = lab.start("serve", "--port", "0", "--workers", "1")
+    try:
+        service.until(lambda: "http://127.0.0.1:" in service.said)
+        stored_but_not_run(lab)
+        service.until(lambda: lab.counts().complete == 3)
+        stored_but_not_run(lab, "long", **LONG)
+        service.until(lambda: lab.steps(name="long") >= 2)
+        listed = lab.run("workers", "--json").json
+        url = re.search(r"http://\S+", service.said)
+        assert url is not None
+        with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(url[0]) as page:
+            shown = page.read()
+        service.process.send_signal(signal.SIGTERM)
+        answer = service.end()
+    finally:
+        service.sweep()
+
+    assert answer.code == 143, answer.err
+    assert [(each["study"], each["trial"]) for each in listed["workers"]] == [("long", 0)]
+    assert b"Optuna Dashboard" in shown
+    (trial,) = lab.trials("long")
+    assert (trial.state, trial.attempts) == ("WAITING", 0)
+
+
+def test_who_runs_a_study_here_is_left_to_it(lab: Lab) -> None:
+    launcher = lab.start("run", lab.write(**LONG), "--workers", "1")
+    try:
+        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
+        worker = lab.start("worker", "--workers", "1", "--stay")
+        worker.until(lambda: lab.steps() >= 4)
+        held = lab.workers()
+        worker.process.send_signal(signal.SIGTERM)
+        worker.end()
+        answer = launcher.end()
+    finally:
+        launcher.sweep()
+
+    assert len(held) == 1
+    assert answer.code == 0, answer.err
+    assert [trial.attempts for trial in lab.trials()] == [1]
+
+
+def test_nobody_is_listed_where_nobody_works(lab: Lab) -> None:
+    stored_but_not_run(lab)
+
+    assert lab.run("workers").out == "nobody works on any study\n"
+
+
+def test_the_unit_runs_the_command_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "100% sure"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me:secret@server/studies")
+
+    told = unit.text(parser().parse_args(["serve", "--workers", "3", "--port", "8090", "--unit"]))
+
+    assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", told, re.MULTILINE)
+    assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in told
+    assert "secret" not in told
+
+
+def test_a_worker_that_stays_sees_within_seconds_what_is_stored(lab: Lab) -> None:
+    stored_but_not_run(lab)
+    lab.run("worker", "--workers", "1")
+    worker = lab.start("worker", "--stay", "--workers", "1")
+    try:
+        time.sleep(1.0)  # it has looked, and found nothing
+        lab.run("resume", "s", "--detach", "--trials", "4")
+        wait_until(lambda: lab.counts().complete == 4)
+    finally:
+        worker.sweep()
+
+    assert [trial.number for trial in lab.trials()] == [0, 1, 2, 3]
