@@ -63,6 +63,11 @@ def _worker_line(each: Running) -> tuple[str, ...]:
     )
 
 
+def _anew(row: TrialRow) -> str:
+    """That an attempt could not go on where an earlier one was."""
+    return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.anew)
+
+
 def best_grid(ranking: Ranking) -> Grid:
     """The best trials; where there is none yet, what is going on and what to do."""
     study = ranking.study
@@ -95,7 +100,7 @@ def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
         "repeat": "" if row.repeat is None else str(row.repeat),
         "audited": "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}",
         "curve": ", ".join(f"{step}: {number(value)}" for step, value in row.curve),
-        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes),
+        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes) + _anew(row),
         "trained": f"{setting(row.epochs)} epochs in {duration(row.seconds)}",
         "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
         "test images": "" if row.test is None else _test(row.test),

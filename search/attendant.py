@@ -17,7 +17,7 @@ import optuna
 from data.dataset import fetch
 from data.errors import DataError
 from data.progress import Say
-from search import care, home, lease, origin, query, study
+from search import care, depot, home, lease, origin, query, study
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
 from search.judge import crew_of, verdict_study
@@ -172,6 +172,7 @@ class Attendant:
         Raises:
             DataError: they cannot be had here, or are not those that the study was begun with.
         """
+        depot.check(stored.spec.checkpoints)
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():
             stored = replace(stored, spec=study.moved(stored.spec, str(Path(self.images).absolute())))

@@ -210,6 +210,7 @@ def delete(args: argparse.Namespace) -> int:
             raise UsageError("nothing was deleted; --yes answers the question")
         freed = 0
         for name in reversed(names):
+            _forget_elsewhere(storage, name)
             storage.delete_study(storage.get_study_id_from_name(name))
             freed += files.remove(name)
     say(f"deleted {whole}; {freed / 1e6:.1f} MB are free again")
@@ -230,6 +231,20 @@ def copy_study(args: argparse.Namespace) -> int:
     )
     after = ("", f"`convsearch delete {shlex.quote(args.study)}` removes the original")
     return output.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
+
+
+def _forget_elsewhere(storage: Any, name: str) -> None:
+    """Remove the checkpoints of a study from where other machines find them; who cannot is told where they are."""
+    from search import depot
+
+    row = query.study(storage.engine, name)
+    place = depot.of(row.spec.get("checkpoints"), row.uid or "")
+    if place is None:
+        return
+    try:
+        place.forget_all()
+    except (depot.Unreachable, ImportError) as error:
+        say(f"checkpoints of {name!r} are left in {place.url}/{place.uid}: {error}")
 
 
 def clean(args: argparse.Namespace) -> int:

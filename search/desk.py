@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from optuna.storages import _CachedStorage
 
-from search import home, study
+from search import depot, home, study
+from search.depot import Depot
 from search.home import Home
 from search.post import Post
 from search.sampler import Excerpt
@@ -23,6 +24,8 @@ class Desk:
     """What the sampler learns from, kept from trial to trial."""
     study: StoredStudy
     home: Home
+    depot: Depot | None = None
+    """Where other machines find the checkpoints of the study, if it has such a place."""
 
 
 def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
@@ -35,4 +38,5 @@ def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
         excerpt=Excerpt(cached, stored.id, several=len(stored.spec.search.objectives) > 1),
         study=stored,
         home=home.of(post.url),
+        depot=depot.of(stored.spec.checkpoints, stored.uid),
     )

@@ -1,6 +1,7 @@
 """From a study to a model folder: which network it is, where its weights lie, and what is said of it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import checkpoint, contest, home, query, ruling, spec, study
+from search import checkpoint, contest, depot, home, query, ruling, spec, study
 from search.contest import Verdict
 from search.errors import DiskError, UsageError
 from search.origin import environment
@@ -95,6 +96,10 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
     """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
     trial = choice.trial
     folder = home.of(url).trial(stored.name, trial.number)
+    place = depot.of(stored.spec.checkpoints, stored.uid)
+    if place is not None:
+        with suppress(depot.Unreachable):  # then what is here must do
+            place.get(folder, trial.number)
     found = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
     if found is None:
         again = (

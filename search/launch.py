@@ -8,7 +8,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, final, home, study
+from search import care, depot, final, home, study
 from search.errors import DatabaseError, DiskError, UsageError
 from search.home import Home
 from search.judge import run_verdict, verdict_study
@@ -36,6 +36,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     spec = replace(spec, data=anchored(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
+    depot.check(spec.checkpoints)
     with writing_to(order.cache):
         fetch(spec.data, order.cache, say)
     fetch_backbones(spec, say)

@@ -171,6 +171,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         reason=attrs.get("reason"),
         violation=attrs.get(f"constraints:{TRAINABLE}") or 0.0,
         crashes=tuple(attrs.get("crashes") or ()),
+        anew=tuple(attrs.get("anew") or ()),
         config=attrs.get("config") or {},
         parameters=attrs.get("parameters"),
         macs=attrs.get("macs"),

@@ -91,6 +91,8 @@ class TrialRow:
     """
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
+    anew: tuple[int, ...] = ()
+    """Attempts that found no checkpoint of what earlier ones had recorded, and trained it again."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The full configuration, fixed and default values included."""
     repeat: int | None = None

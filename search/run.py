@@ -27,6 +27,7 @@ from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, gallery, logbook, spec
+from search.depot import Unreachable
 from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
@@ -148,11 +149,13 @@ class Run:
         """Go on from the newest whole checkpoint, if there is one."""
         reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
         self._ledger.reported = reported
+        self._bring()
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
         if found is None:
             if reported:
                 self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
                 self.note(f"no checkpoint in {self._folder()}; {len(reported)} recorded steps are trained again")
+                self.trial.set_user_attr("anew", [*self.trial.user_attrs.get("anew", []), self.claim.attempt])
             return
         header, state = found
         training.load(cast("TrainingState", state))
@@ -236,6 +239,19 @@ class Run:
             curve=tuple(self.curve.items()),
         )
         checkpoint.save(self._folder(), header, dict(training.state()))
+        if self.place.depot is not None:
+            try:
+                self.place.depot.put(self._folder(), self.claim.number)
+            except Unreachable as error:
+                self.note(f"this checkpoint is on this machine only: {error}")
+
+    def _bring(self) -> None:
+        """Fetch a checkpoint that another machine has left, if it is newer than those here."""
+        if self.place.depot is not None:
+            try:
+                self.place.depot.get(self._folder(), self.claim.number)
+            except Unreachable as error:
+                self.note(f"what other machines have left cannot be reached: {error}")
 
     def judging(self, part: Part) -> Iterator[Batch]:
         """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""

@@ -67,6 +67,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
         excerpt=own.excerpt,
         study=stored,
         home=own.home,
+        depot=own.depot,
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
         cache=Path(post.cache),

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from search import gallery, lease, ledger, logbook, query, shelf, study
 from search.care import KEEP_BEST
+from search.depot import Unreachable
 from search.desk import Desk
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
@@ -114,14 +115,14 @@ def tidy(desk: Desk, number: int) -> None:
     ranked = best_trials(desk.storage, desk.study.id, top=KEEP_BEST + DRIVEN_OUT)
     for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on
-            shelf.forget(desk.home.trial(desk.study.name, finished))
+            forget(desk, finished)
             gallery.forget(desk.home.trial(desk.study.name, finished))
 
 
 def _forget_if_pruned(desk: Desk, number: int) -> None:
     if query.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
         with suppress(OSError):
-            shelf.forget(desk.home.trial(desk.study.name, number))
+            forget(desk, number)
 
 
 def shed(desk: Desk, number: int, rung: int) -> None:
@@ -130,14 +131,25 @@ def shed(desk: Desk, number: int, rung: int) -> None:
     if ladder is None:
         return
 
-    def forget(connection: sa.Connection) -> None:
+    def forget_behind(connection: sa.Connection) -> None:
         desk.storage.lock_study(connection, desk.study.id)  # so that nobody goes on with one of them meanwhile
         behind = ladder.behind(connection, desk.study.id, rung)
         for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
             with suppress(OSError):  # what cannot be removed now is removed when the trial is over
-                shelf.forget(desk.home.trial(desk.study.name, each))
+                forget(desk, each)
 
-    desk.storage.write(forget)
+    desk.storage.write(forget_behind)
+
+
+def forget(desk: Desk, number: int) -> None:
+    """Remove the checkpoints of a trial, here and where other machines find them.
+
+    Raises OSError where one cannot be removed here.
+    """
+    shelf.forget(desk.home.trial(desk.study.name, number))
+    if desk.depot is not None:
+        with suppress(Unreachable):  # they go with the study
+            desk.depot.forget(number)
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
+from search.address import has_password
 from search.domain import Choice, Domain, Fixed, Trial, Value
 from search.errors import SpecError, UsageError
 from search.keys import DEFAULTS, parse_value, read_space, split, write_space
@@ -26,7 +27,7 @@ ROW: Final = "row"
 FOLDERS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "studies")
 """Where a study's name is looked up: the working folder's studies, then those that came with the service."""
 
-TABLES: Final = ("question", "data", "budget", "search", "space", "try", "compare", "final")
+TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")
 
 MAX_BYTES: Final = 100_000
 """Of a study file, which has some thousand; tomllib takes the square of the time for a key of so many parts."""
@@ -63,6 +64,8 @@ class StudySpec:
     """[[compare]]: a designed comparison in place of a search; the first row is the base."""
     final: FinalTraining | None = None
     """[final]: the training after the search."""
+    checkpoints: str | None = None
+    """A folder or object store for a second copy of each checkpoint, that every machine can reach."""
     verdict_on: str | None = None
     """The uid of the study whose leading trials this one trains for the last time and tests; no file says it."""
 
@@ -113,6 +116,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None) -> StudySpec
     question = raw.get("question", "")
     if not isinstance(question, str):
         raise SpecError(f"question must be a string, but got {show(question)}")
+    checkpoints = _checkpoints(raw.get("checkpoints"))
     space = read_space(raw.get("space", {}))
     rows = read_rows(raw.get("compare", []), space, least=2 if verdict_on is None else 1)
     search = read_search(raw.get("search", {}), compares=bool(rows))
@@ -133,6 +137,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None) -> StudySpec
         points=points,
         rows=rows,
         final=final,
+        checkpoints=checkpoints,
         verdict_on=verdict_on,
     )
 
@@ -233,6 +238,7 @@ def dump(spec: StudySpec) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "question": spec.question,
+        "checkpoints": spec.checkpoints,
         "data": spec.data.model_dump(mode="json"),
         "budget": spec.budget.model_dump(mode="json"),
         "search": spec.search.model_dump(mode="json"),
@@ -272,6 +278,21 @@ def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, s
     ]
 
 
+def _checkpoints(raw: object) -> str | None:
+    """Where checkpoints are kept, too: a path means the same on all machines, and a secret would be read by all."""
+    if raw is None:
+        return None
+    if not isinstance(raw, str) or not (raw.startswith("/") or "://" in raw):
+        raise SpecError(
+            f"checkpoints must be a path from / on, or a URL such as s3://bucket/folder, but got {show(raw)}"
+        )
+    if has_password(raw):
+        raise SpecError(
+            "checkpoints must not hold a password, because the study is stored; its package reads one itself"
+        )
+    return raw
+
+
 def _text(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
@@ -298,7 +319,7 @@ def _override(raw: dict[str, Any], key: str, value: object) -> None:
 
 
 def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
-    """All that a study is made of, by place and key, but for its question."""
+    """All that a study is made of, by place and key, but for its question and where checkpoints are kept, too."""
     raw = dump(spec)
     when = raw["space"].pop("when", {})
     tables = {f"[{name}]": raw[name] for name in ("data", "budget", "search", "space")}

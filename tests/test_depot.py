@@ -1,0 +1,177 @@
+"""Checkpoints where other machines find them: what one has left, another goes on from; none that is away stops any."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import depot, lease, runner, study
+from search.depot import Depot, Unreachable
+from search.errors import SpecError
+from search.home import Home
+from search.outcome import Stopped
+from search.owner import this_process
+from search.storage import Storage
+from tests.lab import Lab, equal, work
+
+STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.ckpt"))
+
+
+def write(folder: Path, *steps: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        (folder / f"step-{step:08d}-{step:012d}.ckpt").write_text(str(step))
+
+
+def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: Path) -> None:
+    store, here, there = Depot(f"file://{tmp_path / 'store'}", "uid"), tmp_path / "here", tmp_path / "there"
+    write(here, 1, 2)
+    store.put(here, 7)
+    write(here, 3)
+    (here / "step-00000001-000000000001.ckpt").unlink()
+
+    store.put(here, 7)
+    store.get(there, 7)
+
+    assert checkpoints(tmp_path / "store" / "uid" / "trial-00007") == checkpoints(here)
+    assert checkpoints(there) == checkpoints(here)[-1:]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
+    store = Depot(str(tmp_path / "store"), "uid")
+    write(tmp_path / "ahead", 4, 5)
+    write(tmp_path / "behind", 2, 3)
+    store.put(tmp_path / "ahead", 0)
+
+    store.put(tmp_path / "behind", 0)
+    store.get(tmp_path / "behind", 0)
+
+    assert max(checkpoints(tmp_path / "behind")) == max(checkpoints(tmp_path / "ahead"))
+
+
+def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    write(tmp_path / "here", 1)
+
+    with pytest.raises(Unreachable, match="Error"):
+        Depot(str(tmp_path / "store"), "uid").put(tmp_path / "here", 0)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/folder", "nonsense://bucket"])
+def test_a_protocol_without_its_package_is_refused_before_anything_is_trained(lab: Lab, url: str) -> None:
+    answer = lab.run("run", lab.write(**STUDY), "--set", f"checkpoints={url}")
+
+    assert answer.code == 78
+    assert f"checkpoints = '{url}' cannot be used from this machine" in answer.err
+    assert not lab.home.study("s").exists()
+
+
+@pytest.mark.parametrize("where", ["here/there", "7", "s3://key:secret@bucket"])
+def test_a_place_that_is_not_the_same_everywhere_or_tells_a_secret_is_refused(lab: Lab, where: str) -> None:
+    answer = lab.run("run", lab.write(**STUDY), "--set", f"checkpoints={where}")
+
+    assert answer.code == 78
+    assert "checkpoints must" in answer.err
+    assert "secret" not in answer.err
+
+
+def test_a_trial_goes_on_on_another_machine_bit_for_bit_where_it_can_reach_its_checkpoint(lab: Lab) -> None:
+    work(runner.workplace(lab.create("whole", **STUDY)))
+    elsewhere = move(lab, lab.folder / "store")
+
+    moved = work(elsewhere)
+
+    (whole,) = lab.trials("whole")
+    assert (moved.curve, moved.anew) == (whole.curve, ())
+    assert equal(lab.trained(name="whole"), trained(elsewhere.home, lab))
+
+
+def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(lab: Lab) -> None:
+    elsewhere = move(lab, None)
+
+    moved = work(elsewhere)
+
+    assert (moved.number, moved.state, moved.anew) == (0, "COMPLETE", (1,))
+    assert "attempt 1 found no checkpoint, and began anew" in lab.run("show", "s", "0").out
+
+
+def test_a_store_that_is_away_stops_nobody_and_the_log_tells(lab: Lab) -> None:
+    (lab.folder / "store").write_text("in the way")
+    place = replace(runner.workplace(lab.create(**STUDY)), depot=Depot(str(lab.folder / "store"), "uid"))
+
+    trial = work(place)
+
+    assert trial.state == "COMPLETE"
+    assert "this checkpoint is on this machine only" in place.home.log("s", 0).read_text()
+
+
+def test_checkpoints_go_with_the_trials_that_are_not_among_the_best_and_with_the_study(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 5, "epochs": 1})
+    run = lab.run("run", file, "--workers", "1", "--set", f"checkpoints={lab.folder / 'store'}")
+    kept = checkpoints(lab.folder / "store")
+
+    deleted = lab.run("delete", "s", "--yes")
+
+    assert (run.code, deleted.code) == (0, 0)
+    assert len(kept) == 3
+    assert checkpoints(lab.folder / "store") == []
+
+
+def test_a_model_is_taken_home_from_where_its_machine_left_it(lab: Lab) -> None:
+    lab.run("run", lab.write(**STUDY), "--workers", "1", "--set", f"checkpoints={lab.folder / 'store'}")
+    shutil.rmtree(lab.home.trial("s", 0))
+
+    answer = lab.run("export", "s", "--to", str(lab.folder / "out"))
+
+    assert answer.code == 0, answer.err
+
+
+def test_a_depot_that_is_none_is_no_depot() -> None:
+    depot.check(None)
+
+    assert depot.of(None, "uid") is None
+
+
+def move(lab: Lab, store: Path | None) -> Any:
+    """Stop a trial in its middle, and have the workplace of another machine, which has none of its files."""
+    post = lab.create(**STUDY)
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    where = None if store is None else str(store)
+    study.open_or_create(storage, replace(stored.spec, checkpoints=where), name="s", data=stored.data)
+    beats = iter(range(1000))
+
+    def pulse() -> None:
+        if next(beats) == 60:
+            raise Stopped
+
+    place = runner.workplace(post)
+    claim = lease.claim(place.storage, stored.id, this_process(post.token))
+    assert claim is not None
+    runner.run_trial(place, claim, pulse)
+    assert 0 < lab.steps() < 6
+    return replace(runner.workplace(lab.post()), home=Home(lab.folder / "elsewhere"))
+
+
+def trained(home: Home, lab: Lab) -> dict[str, Any]:
+    """As `Lab.trained`, on another machine."""
+    from search import checkpoint
+
+    uid = study.load(Storage(lab.url), "s").uid
+    found = checkpoint.latest(home.trial("s", 0), study=uid, trial=0)
+    assert found is not None
+    return {key: value for key, value in found[1].items() if key != "seconds"}
+
+
+def test_the_reason_why_a_store_is_unreachable_names_what_it_said(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+
+    with pytest.raises(SpecError, match="cannot be reached from this machine: NotADirectoryError"):
+        depot.check(str(tmp_path / "store" / "below"))
