@@ -25,10 +25,10 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete clean migrate test check soak soak-postgres bench lock
 
 help:  ##| show this list
-	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
+	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
 	@echo "  study also takes TRIALS= WORKERS= DATA= NAME=; more: .venv/bin/convsearch -h"
 
 setup: $(SETUP)  ##| install into .venv (every target does)
@@ -98,6 +98,9 @@ test: check  ##| check, then all tests
 
 soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak
+
+soak-postgres: $(SETUP)  ##| faults of a PostgreSQL server and its network
+	@.venv/bin/python -m tests.faults.soak --postgres
 
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench

@@ -1,6 +1,6 @@
 """`make soak`: faults by the hundred, against real processes and files; one table of what was lost (hopefully nothing).
 
-    .venv/bin/python -m tests.faults.soak [--only NAME] [--scale 0.05] [--seed 1]
+    .venv/bin/python -m tests.faults.soak [--postgres] [--only NAME] [--scale 0.05] [--seed 1]
 
 The named points that `make test` runs are in test_named_points.py; here are the random and the exhaustive ones.
 """
@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,13 @@ from tests.faults import (
     soak_locks,
     soak_resume,
     soak_row,
+    soak_server,
     soak_signals,
 )
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Site, say
 
-PARTS: Mapping[str, Callable[[Site], Row]] = {
+PARTS: dict[str, Callable[[Site], Row]] = {
     "worker": soak_kills.worker,
     "all": soak_kills.group,
     "launcher": soak_kills.launcher,
@@ -53,6 +54,12 @@ PARTS: Mapping[str, Callable[[Site], Row]] = {
     "resume": soak_resume.resumed,
 }
 
+#: Parts that want a PostgreSQL server: `make soak-postgres`.
+POSTGRES: dict[str, Callable[[Site], Row]] = {
+    "server-crash": soak_server.crashes,
+    "server-frozen": soak_server.freezes,
+    "server-zone": soak_server.zones,
+}
 
 #: Parts that wait most of the time: they run beside the others.
 WAITING = ("lock", "clock")
@@ -65,7 +72,7 @@ def main(words: list[str]) -> int:
     site = Site(folder=folder, seed=args.seed, scale=args.scale, jobs=args.jobs)
     site.prepare()
     began = time.monotonic()
-    rows = _do_all(args.only or list(PARTS), site)
+    rows = _do_all(args.only or list(POSTGRES if args.postgres else PARTS), site)
     print(_heading(args, time.monotonic() - began))
     print(soak_row.table(rows))
     gc.unfreeze()  # else libraries complain, when this process ends, of what they take for leaks
@@ -92,7 +99,7 @@ def _do_queue(site: Site, names: Sequence[str]) -> list[Row]:
 
 def _do(name: str, site: Site) -> Row:
     say(f"{name} ...")
-    row = PARTS[name](site)
+    row = (PARTS | POSTGRES)[name](site)
     say(f"{name}: {row.injected} injected, {row.survived} survived, {row.lost} lost, {row.seconds:.0f} s. {row.note}")
     return row
 
@@ -116,7 +123,10 @@ def _memory_or_disk(folder: str | None) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
-    parser.add_argument("--only", action="append", choices=PARTS, help="this part (may be given several times)")
+    parser.add_argument(
+        "--only", action="append", choices=[*PARTS, *POSTGRES], help="this part (may be given several times)"
+    )
+    parser.add_argument("--postgres", action="store_true", help="the parts with a PostgreSQL server, not the others")
     parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of all faults (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)")
     parser.add_argument("--jobs", type=int, default=machine.cores() + 1, metavar="N", help="cases at once")
