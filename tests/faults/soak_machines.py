@@ -6,6 +6,7 @@ another one for strangers, of whose death only silence tells (`lease.Watch`).
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,14 @@ import psutil
 from search import home
 from search.home import Home
 from search.rows import TrialRow
-from tests.faults import invariants, soak_fork
+from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork
-from tests.lab import CONVSEARCH, Lab, Tables, wait_until
+from tests.lab import CONVSEARCH, Lab, wait_until
 from tests.service.postgres import PostgresLab, Server
 
+ROOT = Path(__file__).resolve().parents[2]
+#: More trials than anybody waits for; at the end the budget is lowered.
+ENDLESS = 5000
 #: The names of the machines, the first one beside the server.
 NEAR, FAR = "near", "far"
 #: Until all workers of all machines have loaded torch and been at work; until the last of them have ended.
@@ -81,13 +85,20 @@ def at(server: Server, lab: Lab) -> Machines:
     return Machines(lab.folder, lab.images, lab.cache, url, each)
 
 
+def hasty(lab: Machines) -> Machines:
+    """The same machines, whose pools wait not so long."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    program, environment = (sys.executable, "-m", soak_hasty.__name__), {"PYTHONPATH": path}
+    return replace(lab, each=tuple(replace(one, program=program, environment=environment) for one in lab.each))
+
+
 @dataclass(kw_only=True, slots=True)
 class Search:
-    """One study that all machines work on at once."""
+    """One study that all machines work on at once; its trials have 72 steps, and last about a second."""
 
     lab: Machines
     name: str
-    tables: Tables
+    trials: int
     workers: int
     """Of each machine."""
     launchers: dict[str, Fork] = field(default_factory=dict)
@@ -137,9 +148,21 @@ class Search:
         )
         return dict(invariants.rows(self.lab.url, query, name=self.name))
 
-    def steps(self) -> int:
-        """How many steps are recorded, of all trials."""
-        return int(invariants.rows(self.lab.url, "SELECT COUNT(*) FROM trial_intermediate_values")[0][0])
+    def wait_for_next(self, machine: Machine) -> None:
+        """Wait until one of its workers takes another trial."""
+        highest = max(self.owners().values(), default=-1)
+        wait_until(lambda: max(self.held(machine).values(), default=-1) > highest, look_s=LOOK_S)
+
+    def freeze(self, machine: Machine) -> dict[int, int]:
+        """Stop all processes of a machine at a moment when some hold trials; which ones hold which."""
+        group = self.launchers[machine.name].pid
+        while True:
+            os.killpg(group, signal.SIGSTOP)
+            time.sleep(1.0)  # what had reached the server is carried out by now
+            if held := self.held(machine):
+                return held
+            os.killpg(group, signal.SIGCONT)
+            time.sleep(LOOK_S)
 
     def goes_on(self, seconds: float) -> bool:
         """Let time pass; false if the study came to its end meanwhile."""
@@ -180,8 +203,19 @@ class Search:
         hurt = [trial for trial in trials if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
         assert not hurt, f"the fault hurt {[(each.number, each.state, each.attempts, each.crashes) for each in hurt]}"
 
+    def only_these_were_lost(self, pids: set[int]) -> None:
+        """Every trial was completed; and taken away, if at all, from one of these processes, of which nobody heard."""
+        trials = self.lab.trials(self.name)
+        wrong = [(each.number, each.state) for each in trials if each.state != "COMPLETE"]
+        assert not wrong, f"these were lost: {wrong}"
+        strange = [crash for trial in trials for crash in trial.crashes if not any(f" {pid} " in crash for pid in pids)]
+        assert not strange, f"I2: others were taken for dead: {strange}"
+        miscounted = [each.number for each in trials if each.attempts != 1 + len(each.crashes)]
+        assert not miscounted, f"I3: the attempts of {miscounted} are not 1 and those that were taken away"
+
     def _words(self, machine: Machine) -> tuple[str, ...]:
-        return "run", machine.write(self.name, **self.tables), "--workers", str(self.workers)
+        budget = {"trials": self.trials, "epochs": 24, "steps_per_epoch": 3}
+        return "run", machine.write(self.name, budget=budget), "--workers", str(self.workers)
 
     def _ended(self) -> None:
         for name, launcher in self.launchers.items():

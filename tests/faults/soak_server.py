@@ -11,10 +11,9 @@ from tests.faults import soak_machines, soak_row
 from tests.faults.soak_machines import Search
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site, say
-from tests.lab import Tables
 from tests.service.postgres import Server, serving
 
-#: Trials of a study, about a second each; as many studies follow one another as the faults want.
+#: Trials of a study; as many studies follow one another as the faults want.
 TRIALS, FEWEST = 500, 40
 #: On each of the two machines.
 WORKERS = 4
@@ -93,7 +92,7 @@ def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case
     lab = soak_machines.at(server, case.lab)
     while case.injected < count:
         name = f"s{case.facts['studies']}"
-        search = Search(lab=lab, name=name, tables=_study(trials), workers=WORKERS)
+        search = Search(lab=lab, name=name, trials=trials, workers=WORKERS)
         with search.running():
             while case.injected < count and search.goes_on(case.dice.uniform(*fault.pauses)):
                 case.injected += 1
@@ -105,10 +104,6 @@ def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case
         search.nobody_was_hurt()
         case.facts["studies"] += 1
         case.facts["trials"] += trials
-
-
-def _study(trials: int) -> Tables:
-    return {"budget": {"trials": trials, "epochs": 6, "steps_per_epoch": 3}}
 
 
 def _crash(server: Server, _: Search, case: Case) -> None:
