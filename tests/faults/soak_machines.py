@@ -25,12 +25,12 @@ from tests.lab import CONVSEARCH, Lab, wait_until
 from tests.service.postgres import PostgresLab, Server
 
 ROOT = Path(__file__).resolve().parents[2]
-#: More trials than anybody waits for; at the end the budget is lowered.
-ENDLESS = 5000
+#: More trials than anybody waits for; at the end the budget is lowered to those that were begun.
+ENDLESS, FEWEST = 5000, ("--trials", "1")
 #: The names of the machines, the first one beside the server.
 NEAR, FAR = "near", "far"
 #: Until all workers of all machines have loaded torch and been at work; until the last of them have ended.
-BEGIN_S, END_S = 180.0, 1800.0
+BEGIN_S, END_S = 180.0, 900.0
 #: Between two looks at who is at work; each is a connection of its own.
 LOOK_S = 0.2
 #: What the log of a trial says when an attempt begins, and when one ends well.
@@ -181,21 +181,21 @@ class Search:
             assert _family(launcher) <= self.families[name], f"workers on {name} died or were replaced: {launcher.said}"
         self.before = invariants.compare(self.lab.url, self.name, self.before)
 
-    def end(self) -> None:
-        """See it end by itself on all machines, check all invariants, and that the same commands change nothing."""
+    def end(self, *more: str) -> None:
+        """See it end by itself on all machines, check all invariants, and that another command changes nothing."""
         self._ended()
         self._check()
-        for machine in self.lab.each:  # each of which sweeps up what it could not while others were at work
-            self.start(machine)
+        for machine in self.lab.each:  # which sweeps up what it could not while others were at work
+            self.start(machine, *more)
         self._ended()
         self._check()
 
     def cut_short(self) -> None:
         """Lower the budget to what has been begun, as a second command may do at any time; then as `end`."""
         near = self.lab.each[0]
-        second = near.command(*self._words(near), "--trials", "1")
+        second = near.command(*self._words(near), *FEWEST)
         assert second.end() == 75, second.said
-        self.end()
+        self.end(*FEWEST)
 
     def nobody_was_hurt(self) -> None:
         """Every trial was completed at its first attempt."""

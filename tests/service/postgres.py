@@ -99,10 +99,10 @@ class Server:
             database=database,
         )
 
-    def make_database(self) -> str:
-        """Make an empty database; its name."""
+    def make_database(self, like: str = "template1") -> str:
+        """Make an empty database, or a copy of another one; its name."""
         name = f"studies_{uuid.uuid4().hex}"
-        self._do(f"CREATE DATABASE {name}")
+        self._do(f"CREATE DATABASE {name} TEMPLATE {like}")
         return name
 
     def set(self, database: str, setting: str, value: str) -> None:
