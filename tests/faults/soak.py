@@ -43,6 +43,7 @@ from tests.faults import (
 from tests.faults.soak_record import Soak
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Site, say
+from tests.service.postgres import missing
 
 PARTS: dict[str, Callable[[Site], Row]] = {
     "worker": soak_kills.worker,
@@ -73,13 +74,16 @@ WAITING = ("lock", "clock")
 
 
 def main(words: list[str]) -> int:
-    args = _parser().parse_args(words)
+    parser = _parser()
+    args = parser.parse_args(words)
+    names = args.only or list(POSTGRES if args.postgres else PARTS)
+    if not POSTGRES.keys().isdisjoint(names) and missing():
+        parser.error(missing())
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that talked to a GPU cannot fork
     folder = Path(tempfile.mkdtemp(prefix="convsearch-soak-", dir=args.folder))
     site = Site(folder=folder, seed=args.seed, scale=args.scale, jobs=args.jobs)
     site.prepare()
     began = time.monotonic()
-    names = args.only or list(POSTGRES if args.postgres else PARTS)
     rows = _do_all(names, site)
     seconds = time.monotonic() - began
     print(_heading(args, seconds))

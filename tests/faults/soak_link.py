@@ -17,6 +17,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from search.errors import DatabaseError
+from search.times import LAST_S
 from tests.faults import soak_machines, soak_row
 from tests.faults.soak_hasty import TIMES
 from tests.faults.soak_machines import Machines, Search
@@ -28,8 +29,10 @@ from tests.service.postgres import Server, serving
 WORKERS = 2
 #: A break of so many seconds passes: a storage call waits longer.
 BRIEF_S = (3.0, 25.0)
-#: Until a lease is taken away from those who are cut off, and until they give up; this machine may be busy.
-EXPIRED_S, GIVEN_UP_S = TIMES.lease_s + 30.0, TIMES.patience_s + 60.0
+#: Until a lease is taken away from those who are cut off; this machine may be busy.
+EXPIRED_S = TIMES.lease_s + 30.0
+#: Until who is cut off ends by itself: a call waits so long, and then the one that notes how long the study has run.
+GIVEN_UP_S = 2 * (TIMES.patience_s + LAST_S) + 60.0
 #: In a range of addresses that is kept for tests of networks (RFC 2544).
 ADDRESS = "198.18.{}.{}"
 #: What the log of a trial says when somebody comes to write to it whose lease was taken away.
@@ -40,16 +43,21 @@ LET_GO = " let go: "
 class Link:
     """A network namespace and the way to it."""
 
-    name: str
-    """Of the namespace, and of the interface on this side."""
+    number: int
+    """By which several of them are told apart."""
+
+    @property
+    def name(self) -> str:
+        """Of the namespace, and of the interface on this side."""
+        return f"soak{self.number}"
 
     @property
     def near(self) -> str:
-        return ADDRESS.format(os.getpid() % 256, 1)
+        return ADDRESS.format(self.number % 256, 1)
 
     @property
     def far(self) -> str:
-        return ADDRESS.format(os.getpid() % 256, 2)
+        return ADDRESS.format(self.number % 256, 2)
 
     def up(self) -> None:
         _ip("link", "set", self.name, "up")
@@ -78,7 +86,7 @@ def partitions(site: Site) -> Row:
     what = "a machine is cut off"
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return soak_row.of(what, [], seconds=0.0, note="not done: it wants root, and ip (iproute2)")
-    with Link(f"soak{os.getpid()}").laid() as link, serving(link.near) as server:
+    with Link(os.getpid()).laid() as link, serving(link.near) as server:
         reports = site.each("server-link", partial(_cut_again_and_again, server, link, site.count(12)), [0])
     note = (
         f"by ip netns and veth; in turn for {BRIEF_S[0]:.0f} to {BRIEF_S[1]:.0f} s, until its leases are over, and so "
@@ -128,11 +136,12 @@ def _until_others_take_over(search: Search, link: Link, case: Case) -> set[int]:
     wait_until(lambda: search.held(far))
     with _broken(link):
         time.sleep(1.0)  # what had reached the server is carried out by now
-        held = set(search.held(far))
+        held, began = set(search.held(far)), time.monotonic()
+        _others_take_over(search, held)
         code = pool.end(GIVEN_UP_S)
+        case.facts[f"exit {code} of who is cut off, after {time.monotonic() - began:.0f} s"] += 1
         assert code == DatabaseError.exit_code, f"exit code {code}: {pool.said}"
         assert "Traceback" not in pool.said, pool.said
-        _others_take_over(search, held)
     search.start(far)
     search.meet(far)
     case.facts["until its leases were over"] += 1

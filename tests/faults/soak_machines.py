@@ -133,6 +133,7 @@ class Search:
             return len(seen) >= self.workers or launcher.poll() is not None
 
         wait_until(is_met, patience_s=BEGIN_S, look_s=LOOK_S)
+        assert launcher.poll() in (None, 0), f"the pool on {machine.name} ended: {launcher.said}"
         self.families[machine.name] = _family(launcher)
 
     def held(self, machine: Machine) -> dict[int, int]:

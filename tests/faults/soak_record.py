@@ -12,7 +12,7 @@ from pathlib import Path
 from search.origin import commit, hardware
 from tests.bench import measure
 from tests.faults.soak_row import Row
-from tests.service.postgres import binaries
+from tests.service.postgres import binaries, missing
 
 COLUMNS = ("fault", "injected", "survived", "lost", "doubled", "stuck", "seconds")
 
@@ -73,7 +73,6 @@ def as_json(soak: Soak) -> dict[str, object]:
 
 def _server_version() -> str:
     folder = binaries()
-    if folder is None:
-        return "none"
+    assert folder is not None, missing()
     said = subprocess.run((folder / "postgres", "--version"), capture_output=True, text=True, check=True).stdout
     return said.split()[2]
