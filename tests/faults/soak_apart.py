@@ -14,7 +14,7 @@ from tests.faults import invariants, soak_clock, soak_machines, soak_row
 from tests.faults.soak_clock import CALM_S, HOUR
 from tests.faults.soak_hasty import TIMES
 from tests.faults.soak_kills import NOTICE_S
-from tests.faults.soak_machines import FAR, NEAR, Machines, Search
+from tests.faults.soak_machines import FAR, NEAR, PROMISED_S, Machines, Search
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site, say
 from tests.lab import wait_until
@@ -23,8 +23,6 @@ from tests.service.postgres import Server, serving
 #: Where the clock of the far machine stands, in seconds from the truth, and on which machine all die then.
 FAULTS = ((HOUR, FAR), (-HOUR, NEAR), (HOUR, NEAR), (-HOUR, FAR))
 WORKERS = 2
-#: A dead owner is found when its lease is over, and the next look comes a second later, on a machine that is not busy.
-PROMISED_S = TIMES.lease_s + 2.0
 
 
 def clocks(site: Site) -> Row:

@@ -33,6 +33,8 @@ NEAR, FAR = "near", "far"
 BEGIN_S, END_S = 180.0, 900.0
 #: Between two looks at who is at work; each is a connection of its own.
 LOOK_S = 0.2
+#: A dead stranger is found when its lease is over, and the next look comes a second later; if the machine is not busy.
+PROMISED_S = soak_hasty.TIMES.lease_s + 2.0
 #: What the log of a trial says when an attempt begins, and when one ends well.
 ATTEMPT, DONE = re.compile(r" attempt (\d+) in process"), " complete: "
 #: Runs the words behind it under another host name.
