@@ -54,9 +54,9 @@ def _set_again_and_again(server: Server, library: Path, chosen: Sequence[tuple[i
             case.survived += 1
             say(f"server-clock: {case.injected} of {len(chosen)}; {len(search.before)} trials are done")
         search.cut_short()
-    search.only_these_were_lost(dead)
-    first, last = invariants.rows(lab.url, "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials")[0]
-    assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for those that write"
+        search.only_these_were_lost(dead)
+        first, last = invariants.rows(lab.url, "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials")[0]
+        assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for those that write"
     case.facts["trials"] += len(search.before)
 
 

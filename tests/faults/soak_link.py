@@ -110,7 +110,7 @@ def _cut_again_and_again(server: Server, link: Link, count: int, case: Case) -> 
             case.survived += 1
             say(f"server-link: {case.injected} of {count}; {len(search.before)} trials are done")
         search.cut_short()
-    search.only_these_were_lost(lost)
+        search.only_these_were_lost(lost)
     case.facts["trials"] += len(search.before)
 
 

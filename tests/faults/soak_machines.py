@@ -22,7 +22,7 @@ from search.rows import TrialRow
 from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork
 from tests.lab import CONVSEARCH, Lab, wait_until
-from tests.service.postgres import PostgresLab, Server
+from tests.service.postgres import PostgresLab, Server, dump
 
 ROOT = Path(__file__).resolve().parents[2]
 #: More trials than anybody waits for; at the end the budget is lowered to those that were begun.
@@ -112,13 +112,19 @@ class Search:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Begin it everywhere, and wait until every worker was at work; after the block nobody is left."""
+        """Begin it everywhere, and wait until every worker was at work; after the block nobody is left.
+
+        The server will be gone; so of what was lost a copy is kept.
+        """
         try:
             for machine in self.lab.each:
                 self.start(machine)
             for machine in self.lab.each:
                 self.meet(machine)
             yield
+        except Exception:
+            dump(self.lab.url, self.lab.folder / "database.sql")
+            raise
         finally:
             for launcher in self.launchers.values():
                 launcher.sweep()

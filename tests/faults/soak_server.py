@@ -101,7 +101,7 @@ def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case
                 case.survived += 1
                 say(f"{fault.part}: {case.injected} of {count}; {len(search.before)} of {trials} trials are done")
             search.end()
-        search.nobody_was_hurt()
+            search.nobody_was_hurt()
         case.facts["studies"] += 1
         case.facts["trials"] += trials
 

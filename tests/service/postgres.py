@@ -176,6 +176,14 @@ def run(program: str, *words: str) -> None:
     )
 
 
+def dump(url: str, file: Path) -> None:
+    """Write a database into a file, as SQL, if its server answers."""
+    folder = binaries()
+    assert folder is not None, missing()
+    address = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    subprocess.run([str(folder / "pg_dump"), "--dbname", address, "--file", str(file)])
+
+
 def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
