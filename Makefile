@@ -99,7 +99,7 @@ test: check  ##| check, then all tests
 soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak
 
-soak-postgres: $(SETUP)  ##| faults of a PostgreSQL server and its network
+soak-postgres: $(SETUP)  ##| faults of PostgreSQL, an hour
 	@.venv/bin/python -m tests.faults.soak --postgres
 
 bench: $(SETUP)  ##| measure against stock, 14 minutes
