@@ -27,7 +27,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test check soak soak-postgres bench lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -113,6 +113,9 @@ test: check  ##| check, then all tests
 
 soak: $(SETUP)  ##| faults by the hundred, half an hour
 	@.venv/bin/python -m tests.faults.soak
+
+soak-postgres: $(SETUP)  ##| faults of PostgreSQL, an hour
+	@.venv/bin/python -m tests.faults.soak --postgres
 
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from search import checkpoint, cli, home, lease, query, runner, spec, study, supply
+from search.home import Home
 from search.owner import this_process
 from search.post import Post
 from search.reader import open_reader
@@ -74,8 +75,17 @@ class Lab:
         return f"sqlite:///{self.folder / 'home' / 'studies.db'}"
 
     @property
-    def home(self) -> home.Home:
+    def home(self) -> Home:
         return home.of(self.url)
+
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        """All homes in which studies of this database have files."""
+        return (self.home,)
+
+    def home_of(self, trial: TrialRow) -> Home:
+        """The home in which the files of a trial are."""
+        return self.home
 
     def tables(self, points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> Tables:
         """A study of seconds: 320 images of 8 x 8 pixels, 3 steps of 10 batches; `changes` go into its tables.
@@ -110,7 +120,7 @@ class Lab:
         """Run a command in this process."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = _exit_code(self._complete(words))
+                code = _exit_code(self.complete(words))
             for stream in (out, err):
                 stream.seek(0)
             return Answer(code, out.read(), err.read())
@@ -120,14 +130,15 @@ class Lab:
         log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
         with log.open("w") as stream:
             process = subprocess.Popen(
-                [str(CONVSEARCH), *self._complete(words)],
+                [str(CONVSEARCH), *self.complete(words)],
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
                 start_new_session=True,
             )
         return Launcher(process, log)
 
-    def _complete(self, words: tuple[str, ...]) -> list[str]:
+    def complete(self, words: Sequence[str]) -> list[str]:
+        """The words of a command, with where its database and its images are."""
         storage = [] if words[0] in STATELESS or {"--storage", "--from"} & set(words) else ["--storage", self.url]
         return [*words, *storage, *(["--cache", str(self.cache)] if words[0] in CACHED else [])]
 
@@ -239,12 +250,12 @@ def without_root() -> Iterator[None]:
         os.seteuid(ours)
 
 
-def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S) -> None:
-    """Wait until `condition` holds; a failure if it never does."""
+def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.02) -> None:
+    """Wait until `condition` holds, looking so often; a failure if it never does."""
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(look_s)
 
 
 def equal(one: object, other: object) -> bool:

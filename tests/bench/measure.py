@@ -113,20 +113,25 @@ def page(result: Result, command: str) -> str:
     lines = [f"# {result.name}", "", f"`{command}` at commit {commit()}, {time.strftime('%Y-%m-%d')}.", ""]
     lines += [f"{hardware()}; {versions()}.", "", *(f"- {line}" for line in result.about)]
     if result.comparisons:
-        lines += ["", *_table(COMPARED, [_compared(row) for row in result.comparisons])]
+        lines += ["", *table(COMPARED, [_compared(row) for row in result.comparisons])]
     if result.figures:
-        lines += ["", *_table(MEASURED, [_measured(row) for row in result.figures])]
+        lines += ["", *table(MEASURED, [_measured(row) for row in result.figures])]
     return "\n".join([*lines, ""])
 
 
 def keep(result: Result, command: str) -> Path:
     """Write page and figures into a folder of their own under studies/records/; returns it."""
-    name = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(result.name)))
-    folder = ROOT / "studies" / "records" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(page(result, command))
-    (folder / "result.json").write_text(json.dumps(as_json(result, command), indent=1) + "\n")
-    return folder
+    place = folder(result.name)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "README.md").write_text(page(result, command))
+    (place / "result.json").write_text(json.dumps(as_json(result, command), indent=1) + "\n")
+    return place
+
+
+def folder(name: str) -> Path:
+    """Where what was found today, on this machine, under this name is kept."""
+    found = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(name)))
+    return ROOT / "studies" / "records" / found
 
 
 def as_json(result: Result, command: str) -> dict[str, Any]:
@@ -182,6 +187,11 @@ def _measured(row: Figure) -> tuple[str, ...]:
     return row.what, str(len(row.values)), row.unit, spread(row.values), limit, _verdict(row.is_met)
 
 
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
 def spread(values: Sequence[float], unit: str = "") -> str:
     """Median and range."""
     middle, low, high = statistics.median(values), min(values), max(values)
@@ -190,7 +200,3 @@ def spread(values: Sequence[float], unit: str = "") -> str:
 
 def _verdict(is_met: bool | None) -> str:
     return {None: "", True: "met", False: "missed"}[is_met]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]

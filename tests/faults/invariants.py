@@ -1,4 +1,4 @@
-"""What must hold of a study whatever died: checked from outside, while nobody runs it.
+"""What must hold of a study whatever died: checked from outside, while nobody runs it; on SQLite and on PostgreSQL.
 
 I1 exact budget, I2 no trial stuck in RUNNING, I3 one record for each trial and none changed, I4 curves agree with
 checkpoints, I5 the best value is reproducible, I7 nothing left behind. (I6, that no search opens a test image, holds
@@ -13,17 +13,20 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
+import sqlalchemy as sa
 
 from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
 from search import checkpoint, query, runner, spec
+from search.home import Home
 from search.owner import started
 from search.reader import open_reader, sqlite_path
 from search.rows import TrialRow
@@ -65,11 +68,12 @@ def check(
         _the_budget_is_exact(connection, study_id, over=over)
         _no_trial_is_stuck(connection, study_id, none_runs=over or ended)
         _every_trial_is_recorded_once(connection, study_id)
-    _finished_trials_are_unchanged(lab, name, before or {})
+    _finished_trials_are_unchanged(lab.url, name, before or {})
     for trial in lab.trials(name):
         _the_curve_agrees_with_the_checkpoint(lab, trial)
         _the_value_is_the_end_of_the_curve(lab, trial)
-    _no_file_is_half_written(lab, name)
+    for place in lab.homes:
+        _no_file_is_half_written(lab, place, name)
     if over:
         best_is_reproducible(lab, name)
 
@@ -80,10 +84,27 @@ def finished(url: str, name: str = "s") -> dict[int, str]:
         study_id = None if connection is None else _study_id(connection, name)
         if connection is None or study_id is None:
             return {}
-        states = ", ".join(map(repr, FINISHED))
-        query = f"SELECT number, trial_id FROM trials WHERE study_id = ? AND state IN ({states}) ORDER BY number"
-        rows = connection.execute(query, (study_id,)).fetchall()
-        return {number: _digest(connection, trial_id) for number, trial_id in rows}
+        found = _trials(connection, study_id, "number, trial_id, state")
+        digests = _digests(connection, study_id)
+        return {number: digests[trial_id] for number, trial_id, state in sorted(found) if state in FINISHED}
+
+
+def compare(url: str, name: str, before: Mapping[int, str]) -> dict[int, str]:
+    """What `finished` says now. I1, and I3 of what was finished `before`, hold also while somebody runs the study."""
+    with _connection(url) as connection:
+        study_id = None if connection is None else _study_id(connection, name)
+        if connection is not None and study_id is not None:
+            _the_budget_is_exact(connection, study_id, over=False)
+            _every_trial_is_recorded_once(connection, study_id)
+    return _finished_trials_are_unchanged(url, name, before)
+
+
+def rows(url: str, query: str, **values: object) -> list[tuple[Any, ...]]:
+    """What is stored, asked in words that both databases know; nothing if there are no studies yet."""
+    with _connection(url) as connection:
+        if connection is None or not _holds_studies(connection):
+            return []
+        return _rows(connection, query, **values)
 
 
 def best_is_reproducible(lab: Lab, name: str = "s") -> None:
@@ -114,7 +135,9 @@ def measured_again(lab: Lab, trial: TrialRow) -> float:
         seed=int(trial.seed or 0),
         device="cpu",
     )
-    found = checkpoint.latest(lab.home.trial(trial.study, trial.number), study=place.study.uid, trial=trial.number)
+    found = checkpoint.latest(
+        lab.home_of(trial).trial(trial.study, trial.number), study=place.study.uid, trial=trial.number
+    )
     assert found is not None, f"I5: the best trial, {trial.number}, has no checkpoint"
     state: Any = found[1]
     training.load(state)
@@ -147,9 +170,11 @@ def _belongs(process: psutil.Process, folder: str) -> bool:
         return False
 
 
-def _the_file_is_whole(connection: sqlite3.Connection, lab: Lab) -> None:
-    problems = [text for (text,) in connection.execute("PRAGMA integrity_check").fetchall()]
-    strangers = connection.execute("PRAGMA foreign_key_check").fetchall()
+def _the_file_is_whole(connection: sa.Connection, lab: Lab) -> None:
+    if connection.dialect.name != "sqlite":  # a server checks what refers to what by itself, and shows no file
+        return
+    problems = [text for (text,) in _rows(connection, "PRAGMA integrity_check")]
+    strangers = _rows(connection, "PRAGMA foreign_key_check")
     journal = Path(f"{sqlite_path(lab.url)}-journal")
     assert problems == ["ok"], f"I7: the database is damaged: {problems}"
     assert not strangers, f"I7: rows that belong to nothing: {strangers}"
@@ -158,43 +183,42 @@ def _the_file_is_whole(connection: sqlite3.Connection, lab: Lab) -> None:
     assert not hot, "I7: a hot journal is still there after a read"
 
 
-def _no_file_is_half_written(lab: Lab, name: str) -> None:
+def _no_file_is_half_written(lab: Lab, place: Home, name: str) -> None:
     """Every checkpoint is whole; what is written aside lies only where a trial goes on, which removes it."""
-    unfinished = {lab.home.trial(name, trial.number) for trial in lab.trials(name) if trial.state not in FINISHED}
-    left = [path for path in lab.home.study(name).rglob("*.part") if path.parent not in unfinished]
+    unfinished = {place.trial(name, trial.number) for trial in lab.trials(name) if trial.state not in FINISHED}
+    left = [path for path in place.study(name).rglob("*.part") if path.parent not in unfinished]
     assert not left, f"I7: half-written files: {left}"
-    for path in lab.home.study(name).rglob("*.ckpt"):
+    for path in place.study(name).rglob("*.ckpt"):
         checkpoint.load(path)  # raises Corrupt, with the file's name
 
 
 # -- I1, I2, I3 ------------------------------------------------------------------------------------------------
 
 
-def _the_budget_is_exact(connection: sqlite3.Connection, study_id: int, *, over: bool) -> None:
-    found = connection.execute(
-        "SELECT value_json FROM study_user_attributes WHERE study_id = ? AND key = 'trials'", (study_id,)
-    ).fetchone()
+def _the_budget_is_exact(connection: sa.Connection, study_id: int, *, over: bool) -> None:
+    attribute = "SELECT value_json FROM study_user_attributes WHERE study_id = :study_id AND key = 'trials'"
+    found = _rows(connection, attribute, study_id=study_id)
     states = [state for (state,) in _trials(connection, study_id, "state")]
-    if found is None:  # its launcher died between its row and its attributes
+    if not found:  # its launcher died between its row and its attributes
         assert not states, "I1: there are trials without a budget"
         assert not over, "I1: the study has no budget"
         return
-    budget = json.loads(found[0])
+    budget = json.loads(found[0][0])
     open_states = {"RUNNING", "WAITING"} & set(states)
     assert len(states) <= budget, f"I1: {len(states)} trials, but a budget of {budget}"
     assert not over or len(states) == budget, f"I1: the study is over with {len(states)} of {budget} trials"
     assert not (over and open_states), f"I1: the study is over, but trials are {sorted(open_states)}"
 
 
-def _no_trial_is_stuck(connection: sqlite3.Connection, study_id: int, *, none_runs: bool) -> None:
+def _no_trial_is_stuck(connection: sa.Connection, study_id: int, *, none_runs: bool) -> None:
     """What runs has a lease that the next run can take back, since its owner is dead; nothing else has one."""
     running = {trial_id for trial_id, state in _trials(connection, study_id, "trial_id, state") if state == "RUNNING"}
-    rows = connection.execute("SELECT trial_id, pid, started FROM convsearch_leases WHERE study_id = ?", (study_id,))
-    leases = {trial_id: (pid, started) for trial_id, pid, started in rows}
+    held = "SELECT trial_id, pid, started FROM convsearch_leases WHERE study_id = :study_id"
+    leases = {trial_id: (pid, began) for trial_id, pid, began in _rows(connection, held, study_id=study_id)}
     assert not (none_runs and running), f"I2: trial ids {running} are RUNNING, and nobody runs the study"
     assert running <= leases.keys(), f"I2: trial ids {running - leases.keys()} are RUNNING without a lease, for ever"
     assert leases.keys() <= running, f"I2: leases of trial ids {leases.keys() - running}, which are not RUNNING"
-    living = {trial_id: pid for trial_id, (pid, started) in leases.items() if not _is_dead(pid, started)}
+    living = {trial_id: pid for trial_id, (pid, began) in leases.items() if not _is_dead(pid, began)}
     assert not living, f"I2: nobody runs the study, but these owners live: {living}"
 
 
@@ -208,19 +232,21 @@ def _is_dead(pid: int, began: float) -> bool:
     return True
 
 
-def _every_trial_is_recorded_once(connection: sqlite3.Connection, study_id: int) -> None:
-    numbers = [number for (number,) in _trials(connection, study_id, "number")]
-    assert sorted(numbers) == list(range(len(numbers))), f"I3: the numbers are {sorted(numbers)}"
-    for trial_id, number, state in _trials(connection, study_id, "trial_id, number, state"):
-        (values,) = connection.execute("SELECT COUNT(*) FROM trial_values WHERE trial_id = ?", (trial_id,)).fetchone()
+def _every_trial_is_recorded_once(connection: sa.Connection, study_id: int) -> None:
+    count = "(SELECT COUNT(*) FROM trial_values WHERE trial_values.trial_id = trials.trial_id)"
+    found = sorted(_trials(connection, study_id, f"number, state, {count}"))
+    numbers = [number for number, _, _ in found]
+    assert numbers == list(range(len(numbers))), f"I3: the numbers are {numbers}"
+    for number, state, values in found:
         allowed = {"COMPLETE": (1,), "PRUNED": (0, 1)}.get(state, (0,))
         assert values in allowed, f"I3: trial {number} is {state} with {values} values"
 
 
-def _finished_trials_are_unchanged(lab: Lab, name: str, before: Mapping[int, str]) -> None:
-    now = finished(lab.url, name)
+def _finished_trials_are_unchanged(url: str, name: str, before: Mapping[int, str]) -> dict[int, str]:
+    now = finished(url, name)
     changed = sorted(number for number, digest in before.items() if now.get(number) != digest)
     assert not changed, f"I3: finished trials changed: {changed}"
+    return now
 
 
 # -- I4, I5 ----------------------------------------------------------------------------------------------------
@@ -229,7 +255,7 @@ def _finished_trials_are_unchanged(lab: Lab, name: str, before: Mapping[int, str
 def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRow) -> None:
     """A checkpoint is written before its step is reported, so it may be one step ahead, and never behind."""
     assert [step for step, _ in trial.curve] == list(range(1, len(trial.curve) + 1)), f"I4: holes in {trial}"
-    kept = _last_curve(lab.home.trial(trial.study, trial.number))
+    kept = _last_curve(lab.home_of(trial).trial(trial.study, trial.number))
     if kept is None:
         is_behind = trial.paused is not None or _is_trained_again(lab, trial)  # behind others at its rung
         lost = trial.curve and trial.state in ("RUNNING", "WAITING") and not is_behind
@@ -246,7 +272,7 @@ def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRow) -> None:
 
 def _is_trained_again(lab: Lab, trial: TrialRow) -> bool:
     """Whether it went on from a rung after its checkpoint was removed there: its log says so."""
-    log = lab.home.log(trial.study, trial.number)
+    log = lab.home_of(trial).log(trial.study, trial.number)
     return "are trained again" in log.read_text() if log.exists() else False
 
 
@@ -265,36 +291,53 @@ def _the_value_is_the_end_of_the_curve(lab: Lab, trial: TrialRow) -> None:
     )
 
 
-# -- the database, by plain sqlite3 ----------------------------------------------------------------------------
+# -- the database, by plain SQL --------------------------------------------------------------------------------
 
 
 @contextmanager
-def _connection(url: str) -> Iterator[sqlite3.Connection | None]:
-    """A connection to the file; None if there is none yet."""
+def _connection(url: str) -> Iterator[sa.Connection | None]:
+    """A connection to the database; None if there is no file yet."""
     file = sqlite_path(url)
-    if file is None or not file.exists():
+    if file is not None and not file.exists():
         yield None
         return
-    # Not mode=ro: who was killed in the middle of a write leaves a journal that the next reader rolls back.
-    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=30.0)) as connection:
+    with _engine(url, file).connect() as connection:
         yield connection
 
 
-def _study_id(connection: sqlite3.Connection, name: str) -> int | None:
-    tables = {table for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "studies" not in tables:
+def _engine(url: str, file: Path | None) -> sa.Engine:
+    if file is None:
+        return sa.create_engine(url, poolclass=sa.NullPool)
+    # Not mode=ro: who was killed in the middle of a write leaves a journal that the next reader rolls back.
+    existing = partial(sqlite3.connect, f"file:{quote(str(file))}?mode=rw", uri=True, timeout=30.0)
+    return sa.create_engine("sqlite://", creator=existing, poolclass=sa.NullPool)
+
+
+def _holds_studies(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table("studies")
+
+
+def _study_id(connection: sa.Connection, name: str) -> int | None:
+    if not _holds_studies(connection):
         return None
-    row = connection.execute("SELECT study_id FROM studies WHERE study_name = ?", (name,)).fetchone()
-    return None if row is None else int(row[0])
+    found = _rows(connection, "SELECT study_id FROM studies WHERE study_name = :name", name=name)
+    return int(found[0][0]) if found else None
 
 
-def _trials(connection: sqlite3.Connection, study_id: int, columns: str) -> list[tuple[Any, ...]]:
-    return connection.execute(f"SELECT {columns} FROM trials WHERE study_id = ?", (study_id,)).fetchall()
+def _trials(connection: sa.Connection, study_id: int, columns: str) -> list[tuple[Any, ...]]:
+    return _rows(connection, f"SELECT {columns} FROM trials WHERE study_id = :study_id", study_id=study_id)
 
 
-def _digest(connection: sqlite3.Connection, trial_id: int) -> str:
-    rows = defaultdict(list)
+def _digests(connection: sa.Connection, study_id: int) -> dict[int, str]:
+    """By trial id: SHA-256 over every stored row."""
+    kept: dict[int, list[object]] = defaultdict(list)
+    ours = "SELECT trial_id FROM trials WHERE study_id = :study_id"
     for table, order in TRIAL_ROWS.items():
-        found = connection.execute(f"SELECT * FROM {table} WHERE trial_id = ? ORDER BY {order}", (trial_id,))
-        rows[table] = found.fetchall()
-    return hashlib.sha256(repr(dict(rows)).encode()).hexdigest()
+        query = sa.text(f"SELECT * FROM {table} WHERE trial_id IN ({ours}) ORDER BY {order}")
+        for row in connection.execute(query, {"study_id": study_id}):
+            kept[row.trial_id].append((table, *row))
+    return {trial_id: hashlib.sha256(repr(found).encode()).hexdigest() for trial_id, found in kept.items()}
+
+
+def _rows(connection: sa.Connection, query: str, **values: object) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in connection.execute(sa.text(query), values)]

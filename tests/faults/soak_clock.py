@@ -77,14 +77,14 @@ def jumps(site: Site) -> Row:
     compiler = shutil.which("cc")
     if compiler is None:
         return soak_row.of("the clock is set", [], seconds=0.0, note="not done: there is no C compiler (cc)")
-    library = _compile(compiler, site.folder)
+    library = build(compiler, site.folder)
     chosen = JUMPS[: max(2, site.count(len(JUMPS)))]
     reports = site.each("clock", partial(_set_again_and_again, library, chosen), [0])
     note = f"by {', '.join(f'{jump:+d}' for jump in chosen)} s from the truth; after each a worker is killed, and found"
     return soak_row.of("the clock is set", reports, seconds=time.monotonic() - began, note=note)
 
 
-def _compile(compiler: str, folder: Path) -> Path:
+def build(compiler: str, folder: Path) -> Path:
     source, library = folder / "clock.c", folder / "clock.so"
     source.write_text(SOURCE)
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
@@ -103,7 +103,7 @@ def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> No
         wait_until(lambda: len(owners(lab)) == 2)
         launchers.append(_join(lab, file, environment))
         for seconds in chosen:
-            _set(clock, seconds)
+            set_to(clock, seconds)
             case.injected += 1
             _nothing_happens(case, launchers)
             victims.append(_kill_one(case))
@@ -123,7 +123,7 @@ def _join(lab: Lab, file: str, environment: Mapping[str, str]) -> Fork:
     return launcher
 
 
-def _set(clock: Path, seconds: int) -> None:
+def set_to(clock: Path, seconds: int) -> None:
     with clock.open("r+b") as stream:
         stream.write(struct.pack("l", seconds))
 

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import util
@@ -61,13 +61,21 @@ class Fork:
 
 def command(lab: Lab, *words: str, environment: Mapping[str, str] | None = None) -> Fork:
     """Start `convsearch WORDS` as a shell does."""
+    return start(lab, [str(CONVSEARCH), *lab.complete(words)], environment=environment)
+
+
+def start(
+    lab: Lab, words: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Fork:
+    """Start a program as a shell does, in a folder of its own if one is given."""
     log = _log(lab, "command")
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [str(CONVSEARCH), *_completed(lab, words)],
+            words,
             stdout=stream,
             stderr=stream,
             env=os.environ | (environment or {}),
+            cwd=folder,
             start_new_session=True,
         )
     return Fork(process.pid, log, process.poll)
@@ -79,7 +87,7 @@ def launcher(lab: Lab, *words: str, gate: int | None = None, at_server: Callable
     `gate`: it waits until something can be read from this descriptor. `at_server`: is told the process id of its
     forkserver, in the launcher, before a worker is started.
     """
-    return fork(lab, _launcher, _completed(lab, words), gate, at_server)
+    return fork(lab, _launcher, lab.complete(words), gate, at_server)
 
 
 def work(lab: Lab, post: Post, prepare: Callable[[], None] | None = None) -> Fork:
@@ -103,10 +111,6 @@ def alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _completed(lab: Lab, words: tuple[str, ...]) -> list[str]:
-    return [*words, "--storage", lab.url, "--cache", str(lab.cache)]
 
 
 def _log(lab: Lab, name: str) -> Path:

@@ -112,5 +112,13 @@ def _trouble(part: str, case: Case, error: Exception) -> str:
     return (
         f"LOST in {part}, case {case.index}, at fault {case.injected}: {type(error).__name__}: {error}\n"
         f"  kept: {case.lab.folder} (trouble.txt has the traceback, *.log what was said)\n"
-        f"  look: convsearch studies --storage {case.lab.url}"
+        f"  look: {_way_in(case.lab)}"
     )
+
+
+def _way_in(lab: Lab) -> str:
+    """How to look at what the studies were at the end."""
+    copy = lab.folder / "database.sql"
+    if copy.exists():
+        return f"psql --file {copy}, into an empty database of PostgreSQL"
+    return f"convsearch studies --storage {lab.url}"

@@ -12,11 +12,12 @@ import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
@@ -29,7 +30,6 @@ USER = "postgres"
 ROLE = "tester"
 #: It need not survive a crash of the machine, only its own; and it shall not take the machine from the workers.
 SETTINGS = """
-listen_addresses = '127.0.0.1'
 fsync = off
 full_page_writes = off
 shared_buffers = 16MB
@@ -60,6 +60,8 @@ class Server:
     folder: Path
     port: int
     password: str
+    hosts: tuple[str, ...] = ("127.0.0.1",)
+    """The addresses of this machine at which it is reached."""
 
     def restart(self) -> None:
         """Kill all its processes at once, as a crash does, and start it again: it recovers from its log."""
@@ -87,29 +89,39 @@ class Server:
                 with suppress(psutil.NoSuchProcess):
                     process.resume()
 
-    def url(self, database: str, *, port: int | None = None) -> sa.URL:
+    def url(self, database: str, *, port: int | None = None, host: str = "127.0.0.1") -> sa.URL:
         return sa.URL.create(
             "postgresql+psycopg",
             username=ROLE,
             password=self.password,
-            host="127.0.0.1",
+            host=host,
             port=port or self.port,
             database=database,
         )
 
-    def make_database(self) -> str:
-        """Make an empty database; its name."""
+    def make_database(self, like: str = "template1") -> str:
+        """Make an empty database, or a copy of another one; its name."""
         name = f"studies_{uuid.uuid4().hex}"
-        engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        self._do(f"CREATE DATABASE {name} TEMPLATE {like}")
         return name
 
     def set(self, database: str, setting: str, value: str) -> None:
         """Give all sessions that begin in a database from now on a setting, as its administrator may."""
+        self._do(f"ALTER DATABASE {database} SET {setting} = '{value}'")
+
+    def sessions(self, database: str) -> list[int]:
+        """The processes of the server that serve somebody there."""
+        return [int(pid) for (pid,) in self._do(f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'")]
+
+    def end_sessions(self, pids: Sequence[int]) -> None:
+        self._do(f"SELECT pg_terminate_backend(pid) FROM unnest(ARRAY{list(pids)}::integer[]) AS pid")
+
+    def _do(self, statement: str) -> Sequence[sa.Row[Any]]:
+        """Do one statement as its administrator; the rows that it answers with."""
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"ALTER DATABASE {database} SET {setting} = '{value}'")
+            answer = connection.exec_driver_sql(statement)
+            return answer.all() if answer.returns_rows else []
 
     def _control(self, *words: str) -> None:
         folder = self.folder
@@ -117,10 +129,11 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """A new server, which is gone with its files after the block."""
+def serving(*more_hosts: str) -> Iterator[Server]:
+    """A new server, which is gone with its files after the block; it also listens at `more_hosts`."""
     folder = Path(tempfile.mkdtemp(prefix="convsearch-postgres-"))
-    server = Server(folder=folder, port=free_port(), password=secrets.token_hex(12))
+    hosts = ("127.0.0.1", *more_hosts)
+    server = Server(folder=folder, port=free_port(), password=secrets.token_hex(12), hosts=hosts)
     try:
         make_cluster(server)
         server.start()
@@ -141,6 +154,9 @@ def make_cluster(server: Server) -> None:
     run("initdb", "--no-sync", "--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={secret}", f"--pgdata={data}")
     with (data / "postgresql.conf").open("a") as stream:
         stream.write(f"{SETTINGS}port = {server.port}\nunix_socket_directories = '{server.folder}'\n")
+        stream.write(f"listen_addresses = '{','.join(server.hosts)}'\n")
+    with (data / "pg_hba.conf").open("a") as stream:
+        stream.write("host all all samenet scram-sha-256\n")
 
 
 def run(program: str, *words: str) -> None:
@@ -158,6 +174,14 @@ def run(program: str, *words: str) -> None:
         group=user,
         extra_groups=None if user is None else [],
     )
+
+
+def dump(url: str, file: Path) -> None:
+    """Write a database into a file, as SQL, if its server answers."""
+    folder = binaries()
+    assert folder is not None, missing()
+    address = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    subprocess.run([str(folder / "pg_dump"), "--dbname", address, "--file", str(file)])
 
 
 def free_port() -> int:
@@ -228,5 +252,5 @@ class PostgresLab(Lab):
     def url(self) -> str:
         return self.address
 
-    def _complete(self, words: tuple[str, ...]) -> list[str]:
+    def complete(self, words: Sequence[str]) -> list[str]:
         return [*words, *(["--cache", str(self.cache)] if words[0] in CACHED else [])]

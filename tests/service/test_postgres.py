@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, repeat
 from pathlib import Path
@@ -26,6 +26,7 @@ from search.owner import this_process
 from search.reader import open_reader, reading
 from search.rows import TrialRow
 from search.storage import LEASES, TRIALS, Storage
+from tests.faults import invariants
 from tests.lab import Answer, Lab, Launcher, wait_until
 from tests.service.postgres import ROLE, PostgresLab, Server, Wire
 from tests.test_lease import run_claimers, states
@@ -501,6 +502,51 @@ def disturbing(lab: Lab, disturb: Callable[[], None]) -> Iterator[Story]:
     finally:
         is_over.set()
         thread.join()
+
+
+# -- what must hold ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, server: Server) -> PostgresLab:
+    """A place in which a study of two trials was run to its end."""
+    url = server.url(server.make_database()).render_as_string(hide_password=False)
+    lab = PostgresLab(tmp_path_factory.mktemp("done"), images, cache, url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(lab.folder)
+        patch.setenv("CONVSEARCH_STORAGE", url)
+        answer = lab.start("run", lab.write(budget={"trials": 2}), "--workers", "1").end()
+    assert answer.code == 0, answer.err
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ("SELECT 1", None),
+        ("UPDATE trial_intermediate_values SET intermediate_value = 2 WHERE step = 1", "I3"),
+        ("UPDATE trial_user_attributes SET value_json = '9' WHERE key = 'seconds'", "I3"),
+        ("UPDATE trials SET number = 7 WHERE number = 1", "I3"),
+        ("DELETE FROM trial_values", "I3"),
+        ("UPDATE trials SET state = 'WAITING' WHERE number = 1", "I1"),
+        ("UPDATE study_user_attributes SET value_json = '1' WHERE key = 'trials'", "I1"),
+        ("UPDATE study_user_attributes SET value_json = '3' WHERE key = 'trials'", "I1"),
+        ("INSERT INTO convsearch_leases SELECT trial_id, study_id, 'me', '', '', 1, 0, 0 FROM trials", "I2"),
+    ],
+)
+def test_what_must_hold_is_checked_on_a_server_too(
+    done: PostgresLab, server: Server, monkeypatch: pytest.MonkeyPatch, change: str, broken: str | None
+) -> None:
+    monkeypatch.chdir(done.folder)
+    before = invariants.finished(done.url)
+    copy = server.make_database(like=str(sa.make_url(done.url).database))
+    lab = replace(done, address=server.url(copy).render_as_string(hide_password=False))
+    engine = sa.create_engine(lab.url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(change)
+
+    with nullcontext() if broken is None else pytest.raises(AssertionError, match=broken):
+        invariants.check(lab, before=before, over=True)
 
 
 # -- the password ---------------------------------------------------------------------------------------------

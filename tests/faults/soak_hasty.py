@@ -1,0 +1,53 @@
+"""`convsearch run` with waiting times about half as long as they are, so that a lease is over in 70 s and not in 150.
+
+They cannot be much shorter. Who freezes, or is cut off, inside a transaction may hold its locks for 30 s, after which
+the server ends it (`search.engine`), and nobody may give up before that.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from search import launch, progress, spec
+from search.errors import ConvsearchError
+from search.session import Order
+from search.talk import say
+from search.times import Times
+
+TIMES = Times(patience_s=35.0, renewal_s=2.0, lease_s=70.0, hang_s=65.0)
+
+
+def main(words: list[str]) -> int:
+    args = _parser().parse_args(words)
+    order = Order(
+        url=os.environ["CONVSEARCH_STORAGE"],
+        cache=args.cache,
+        name=args.study.stem,
+        trials=args.trials,
+        workers=args.workers,
+        times=TIMES,
+    )
+    try:
+        end = launch.launch(
+            order, spec.load(args.study), show=lambda _: progress.open_view(sys.stderr, os.environ), say=say
+        )
+    except ConvsearchError as error:
+        say(f"convsearch: {error}")
+        return error.exit_code
+    say(f"{order.name}: {end}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="soak_hasty", description=__doc__)
+    parser.add_argument("verb", choices=["run"])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--cache", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""A PostgreSQL server at which two machines work on a study crashes, freezes, changes its time zone: nobody is hurt."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+
+from tests.faults import soak_machines, soak_row
+from tests.faults.soak_machines import Search
+from tests.faults.soak_row import Row
+from tests.faults.soak_site import Case, Site, say
+from tests.service.postgres import Server, serving
+
+#: Trials of a study; as many studies follow one another as the faults want.
+TRIALS, FEWEST = 500, 40
+#: On each of the two machines.
+WORKERS = 4
+#: How long a server that crashed is away at most, and how long it is frozen.
+AWAY_S, FROZEN_S = 5.0, 60.0
+#: Half a day and more apart, and one with half an hour in it.
+ZONES = ("America/New_York", "Pacific/Kiritimati", "Asia/Kolkata", "UTC")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """What is done again and again."""
+
+    what: str
+    part: str
+    inject: Callable[[Server, Search, Case], None]
+    pauses: tuple[float, float]
+    """Between two of them, in seconds."""
+    count: int
+    note: str
+
+
+def crashes(site: Site) -> Row:
+    return _row(
+        site,
+        Fault(
+            what="the server crashes",
+            part="server-crash",
+            inject=_crash,
+            pauses=(5.0, 40.0),
+            count=40,
+            note=f"pg_ctl stop -m immediate, every 5 to 40 s; then away for up to {AWAY_S:.0f} s",
+        ),
+    )
+
+
+def freezes(site: Site) -> Row:
+    return _row(
+        site,
+        Fault(
+            what="the server freezes",
+            part="server-frozen",
+            inject=_freeze,
+            pauses=(2.0, 20.0),
+            count=5,
+            note=f"SIGSTOP of all its processes for {FROZEN_S:.0f} s",
+        ),
+    )
+
+
+def zones(site: Site) -> Row:
+    return _row(
+        site,
+        Fault(
+            what="sessions differ in time zone",
+            part="server-zone",
+            inject=_change_zone,
+            pauses=(5.0, 15.0),
+            count=12,
+            note=f"in turn {', '.join(ZONES)}; each time half of the sessions are ended, and begin anew",
+        ),
+    )
+
+
+def _row(site: Site, fault: Fault) -> Row:
+    began = time.monotonic()
+    trials = max(FEWEST, site.count(TRIALS))
+    with serving() as server:
+        body = partial(_again_and_again, server, fault, site.count(fault.count), trials)
+        reports = site.each(fault.part, body, [0])
+    note = f"{fault.note}; studies of {trials} trials, 2 machines with {WORKERS} workers each"
+    return soak_row.of(fault.what, reports, seconds=time.monotonic() - began, note=note)
+
+
+def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case: Case) -> None:
+    lab = soak_machines.at(server, case.lab)
+    while case.injected < count:
+        name = f"s{case.facts['studies']}"
+        search = Search(lab=lab, name=name, trials=trials, workers=WORKERS)
+        with search.running():
+            while case.injected < count and search.goes_on(case.dice.uniform(*fault.pauses)):
+                case.injected += 1
+                fault.inject(server, search, case)
+                search.look()
+                case.survived += 1
+                say(f"{fault.part}: {case.injected} of {count}; {len(search.before)} of {trials} trials are done")
+            search.end()
+            search.nobody_was_hurt()
+        case.facts["studies"] += 1
+        case.facts["trials"] += trials
+
+
+def _crash(server: Server, _: Search, case: Case) -> None:
+    server.stop()
+    time.sleep(case.dice.uniform(0.0, AWAY_S))
+    server.start()
+
+
+def _freeze(server: Server, _search: Search, _case: Case) -> None:
+    with server.frozen():
+        time.sleep(FROZEN_S)
+
+
+def _change_zone(server: Server, search: Search, case: Case) -> None:
+    """Set another zone for sessions to come, and end half of those that there are; later both kinds are at work."""
+    database = str(sa.make_url(search.lab.url).database)
+    server.set(database, "timezone", ZONES[case.injected % len(ZONES)])
+    old = server.sessions(database)
+    ended = case.dice.sample(old, len(old) // 2)
+    server.end_sessions(ended)
+    search.goes_on(2.0)
+    now = set(server.sessions(database))
+    is_mixed = now & set(old) and now - set(old)
+    case.facts["times sessions of both kinds were at work" if is_mixed else "times none was left of one kind"] += 1
