@@ -143,6 +143,7 @@ class Pool:
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
                     wait([each.process.sentinel for each in self._hands.values()], timeout=LOOK_S)
         finally:
+            self._deadline = time.monotonic() + GIVE_BACK_S  # who has waited for the database in vain waits no more
             with suppress(DatabaseError, DiskError):
                 self._clock.end()
         return end
