@@ -25,10 +25,10 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete clean migrate test check soak bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion stop validate dashboard doctor delete clean migrate test check soak bench bench-scale lock
 
 help:  ##| show this list
-	@awk -F ':.*##|[|] ' '/^[a-z]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
+	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
 	@echo "  study also takes TRIALS= WORKERS= DATA= NAME=; more: .venv/bin/convsearch -h"
 
 setup: $(SETUP)  ##| install into .venv (every target does)
@@ -101,6 +101,9 @@ soak: $(SETUP)  ##| faults by the hundred, half an hour
 
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench
+
+bench-scale: $(SETUP)  ##| 1 to 1,000 simulated workers, 25 minutes
+	@.venv/bin/python -m tests.bench scale
 
 check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .

@@ -117,12 +117,12 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(settings: str = SETTINGS) -> Iterator[Server]:
     """A new server, which is gone with its files after the block."""
     folder = Path(tempfile.mkdtemp(prefix="convsearch-postgres-"))
     server = Server(folder=folder, port=free_port(), password=secrets.token_hex(12))
     try:
-        make_cluster(server)
+        make_cluster(server, settings)
         server.start()
         yield server
     finally:
@@ -131,7 +131,7 @@ def serving() -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
-def make_cluster(server: Server) -> None:
+def make_cluster(server: Server, settings: str) -> None:
     """Make the files of a server that lets in nobody without the password."""
     data, secret = server.folder / "data", server.folder / "password"
     secret.write_text(server.password)
@@ -140,7 +140,7 @@ def make_cluster(server: Server) -> None:
             shutil.chown(path, USER)
     run("initdb", "--no-sync", "--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={secret}", f"--pgdata={data}")
     with (data / "postgresql.conf").open("a") as stream:
-        stream.write(f"{SETTINGS}port = {server.port}\nunix_socket_directories = '{server.folder}'\n")
+        stream.write(f"{settings}port = {server.port}\nunix_socket_directories = '{server.folder}'\n")
 
 
 def run(program: str, *words: str) -> None:
