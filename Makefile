@@ -102,7 +102,7 @@ soak: $(SETUP)  ##| faults by the hundred, half an hour
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench
 
-bench-scale: $(SETUP)  ##| 1 to 1,000 simulated workers, 25 minutes
+bench-scale: $(SETUP)  ##| to 1,000 simulated workers, 25 minutes
 	@.venv/bin/python -m tests.bench scale
 
 check: $(SETUP)  ##| lint, types, import rules

@@ -11,6 +11,7 @@ its own that a launcher has, and asks what `search.pool` asks, in its intervals.
 import gc
 import json
 import os
+import random
 import sys
 import threading
 import time
@@ -19,13 +20,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from traceback import print_exc
 from typing import Any
 
 import numpy as np
 import optuna
 
-from search import desk, lease, ledger, logbook, query, sampler, shift, study
+from search import desk, hand, lease, ledger, logbook, query, sampler, shift, study
 from search.desk import Desk
 from search.lease import Claim
 from search.ledger import Ledger
@@ -38,9 +38,6 @@ from search.times import Times
 from tests.bench import replay
 from tests.bench.meter import Meter
 
-#: A launcher looks for workers that ended so often, in seconds, and for what else is due.
-LOOK_S = 0.05
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
@@ -51,8 +48,8 @@ class Part:
     first: int
     """Number of the first worker or machine."""
     count: int
-    total: int
-    """Of all processes."""
+    apart_s: float
+    """Number n begins so many seconds after number n - 1."""
     trial_s: float
     """Seconds of a trial's training, as they are waited here."""
     speed: float
@@ -75,11 +72,11 @@ class Crowd:
     failures: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """Begin one after the other over the time of a trial, say so, and answer what is asked on stdin."""
+        """Begin one after the other, say so, and answer what is asked on stdin."""
         part = self.part
         live = self.machine if part.is_machines else self.worker
         threads = [
-            threading.Thread(target=self._kept, args=(live, number, number * part.trial_s / part.total))
+            threading.Thread(target=self._kept, args=(live, number, number * part.apart_s))
             for number in range(part.first, part.first + part.count)
         ]
         for thread in threads:
@@ -104,7 +101,6 @@ class Crowd:
             if not self.over.wait(delay_s):
                 live(number)
         except Exception as error:
-            print_exc()
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
             self.at_work.release()
@@ -117,7 +113,8 @@ class Crowd:
         post = Post(url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat)
         place = desk.of(post, self.over.is_set)
         here.machine = number // part.seat
-        training = Training(crowd=self, place=place)
+        done = random.Random(number).randrange(place.study.spec.budget.steps)
+        training = Training(crowd=self, place=place, done=done)
         shift.work(place, training.do, self.over.is_set, where="no device")
         place.storage.engine.dispose()
 
@@ -132,7 +129,7 @@ class Crowd:
         watch, seen = lease.Watch(times), frozenset[int]()
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_s / part.speed)
         self.at_work.release()
-        while not self.over.wait(LOOK_S):
+        while not self.over.wait(min(hand.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
                 lease.renew(storage, tokens)
             if every_read.is_due():
@@ -156,6 +153,8 @@ class Training:
 
     crowd: Crowd
     place: Desk
+    done: int
+    """Steps of its first trial that are taken for done, so that trials do not end as they began, side by side."""
     is_begun: bool = False
 
     def do(self, claim: Claim, trial: optuna.Trial) -> Outcome:
@@ -166,7 +165,8 @@ class Training:
         ledger.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
         reported = frozenset(self.place.cached.get_trial(claim.trial_id).intermediate_values)
         own = Ledger(desk=self.place, claim=claim, trial=trial, reported=reported)
-        for step, value in enumerate(self.curve(values, claim.number), 1):
+        done, self.done = self.done, 0
+        for step, value in list(enumerate(self.curve(values, claim.number), 1))[done:]:
             self.train()
             took_s = step * self.step_s * self.crowd.part.speed
             decision = own.record(step, value, epochs=float(step), seconds=took_s, images_per_second=1000.0)
@@ -258,6 +258,8 @@ def prepare(meter: Meter) -> None:
 def main(words: list[str]) -> None:
     crowd = Crowd(part=Part(**json.loads(words[0])))
     prepare(crowd.meter)
+    if crowd.part.is_machines:
+        os.nice(10)  # in truth they have cores of their own; here workers and database shall not wait for them
     assert "torch" not in sys.modules
     with suppress(BrokenPipeError):
         crowd.run()

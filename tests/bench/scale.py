@@ -6,31 +6,36 @@ Trials are of 20 steps and last a minute, 15 parameters are drawn by tpe, asha d
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from scipy.optimize import nnls
 
 from search import spec, study
+from search.pool import READ_S
 from search.space import sample
 from search.storage import TRIALS, Storage
+from search.times import Times
 from tests.bench.bookkeeping import Drawn, insert, rows
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT, Figure, Result, Table
-from tests.service.postgres import Server, missing, serving
+from tests.service.postgres import Server, missing, serving, version
 
 NAME = "scale"
 STEPS = 20
@@ -46,7 +51,16 @@ PROCESSES = 8
 HISTORY = 500
 """Finished trials that a study has at first; from then on tpe sees an excerpt."""
 BUDGET = 12_000
-READY_S = 300.0
+DRAWN = 15
+
+MOST_SHARE = 0.1
+"""What a trial may take beside its training; from there on, it is bent."""
+MOST_S = 1.0
+"""And so long may a call take, but for one in a hundred."""
+FULL = 0.7
+"""Of a server, or of a lock: beyond, queues grow fast."""
+LENGTHS = (10.0, 60.0, 600.0)
+CORES, SIZES = (1, 8), (1_000, 10_000)
 
 #: A server as it is installed, but for its connections: it confirms nothing that is not on the disk.
 SETTINGS = """
@@ -78,6 +92,11 @@ class Row:
     def machines(self) -> int:
         return -(-self.workers // SEAT)
 
+    @property
+    def looks(self) -> float:
+        """That launchers are to take, a second."""
+        return self.machines * self.speed / READ_S
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
@@ -86,32 +105,71 @@ class Measured:
     row: Row
     seconds: float
     calls: Mapping[str, Sequence[float]]
-    """Seconds of each, by name."""
-    worker_cpu_s: float
-    machine_cpu_s: float
+    """Seconds of each, by name, without what other calls inside it took."""
+    own_cpu_s: float
+    """Of all workers: what Python, SQLAlchemy, Optuna and tpe compute."""
     base_cpu_s: Mapping[str, float]
     """Of the server's processes, by whom they serve."""
     connections: int
+    connection_mb: float
+    """Memory of one that no other shares."""
     busy: float
-    """Share of this machine's cores, by whomever."""
+    """Share of this computer's cores, by whomever."""
+    died: int
+    """Workers and launchers that could not go on; the first says why."""
+    why: str
 
     @property
-    def trials(self) -> int:
-        return len(self.calls.get("tell", ()))
+    def trials(self) -> float:
+        """That were lived in the window; of whole ones by their steps, as most of them began or end outside."""
+        return len(self.calls.get("tell", ())) if self.row.is_pruned else len(self.calls.get("train", ())) / STEPS
 
     @property
-    def rate(self) -> float:
-        return self.trials / self.seconds
+    def looks(self) -> int:
+        return len(self.calls.get("progress", ()))
+
+    @property
+    def size(self) -> float:
+        """Trials of the study in the middle of the window."""
+        return self.row.history + self.row.workers + self.trials / 2
 
     def ms(self, *names: str) -> float:
         """Of a trial, in these calls."""
-        return 1000 * sum(sum(self.calls.get(name, ())) for name in names) / max(1, self.trials)
+        return 1000 * self.spent(*names) / max(1, self.trials)
+
+    def spent(self, *names: str) -> float:
+        """Seconds in these calls."""
+        return sum(sum(self.calls.get(name, ())) for name in names)
 
     @property
     def share(self) -> float:
-        """Of a worker's time that is not training, in truth."""
-        spent = self.ms(*LIFE) / 1000
-        return spent / (spent + self.row.trial_s)
+        """What comes to the time of training, in truth."""
+        return self.spent(*LIFE) / (len(self.calls.get("train", ())) * self.row.trial_s / STEPS)
+
+    @property
+    def offered(self) -> float:
+        """Trials a second, if nothing but training took time."""
+        return self.row.workers * self.row.speed / self.row.trial_s
+
+    @property
+    def slowest(self) -> tuple[str, float]:
+        """The call of a worker with the highest p99, and that, in seconds."""
+        found = [(name, percentile(self.calls[name], 99)) for name in LIFE if self.calls.get(name)]
+        return max(found, key=itemgetter(1), default=("", 0.0))
+
+    @property
+    def trial_cpu_s(self) -> float:
+        """Of the server, for one trial."""
+        return self.base_cpu_s[WORKER] / max(1, self.trials)
+
+    @property
+    def look_cpu_s(self) -> float:
+        """Of the server, for one look of a launcher, with its share of the renewals."""
+        return self.base_cpu_s[MACHINE] / max(1, self.looks)
+
+    @property
+    def is_bent(self) -> bool:
+        return self.share > MOST_SHARE or self.slowest[1] > MOST_S or self.died > 0
 
 
 def tables() -> dict[str, Any]:
@@ -159,32 +217,58 @@ def prepared(number: int, stored: study.StoredStudy, dice: random.Random) -> dic
     return rows(number, stored.id, drawn, steps, TrialState.COMPLETE)
 
 
-# -- all of it -----------------------------------------------------------------------------------------------------
+# -- all of it ----------------------------------------------------------------------------------------------------
 
 
 def measured(quick: bool) -> Result:
     """Rows on both databases, the growth with the study, and the model."""
+    if why := missing():
+        raise SystemExit(f"{why}; `make bench-scale` has its workers served by one")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    why = missing()
-    if why:
-        raise SystemExit(f"{why}; the workers of `make bench-scale` are served by one")
-    window_s = 4.0 if quick else 60.0
-    counts, few = ((1, 16), (1, 4)) if quick else ((1, 8, 32, 128, 256, 512, 1000), (1, 4, 8, 16, 32))
-    sizes = (200, 500) if quick else (900, 9_900)
+    plan = QUICK if quick else PLAN
     with serving(SETTINGS) as server:
 
         def on_postgres(row: Row) -> Measured:
-            return measure(row, server.url(server.make_database()), server)
+            return shown("PostgreSQL", measure(row, server.url(server.make_database()), server))
 
-        rows = [on_postgres(Row(workers=count, speed=speed(count), window_s=window_s)) for count in counts]
-        grown = [on_postgres(Row(workers=16, speed=speed(16), window_s=window_s / 2, history=size)) for size in sizes]
-    files = [on_sqlite(Row(workers=count, speed=speed(count) / 2, window_s=window_s / 2)) for count in few]
-    return report(rows, files, grown)
+        rows = [on_postgres(row) for row in plan.postgres]
+        grown = [on_postgres(row) for row in plan.grown]
+        pruned = on_postgres(plan.pruned)
+    files = [shown("SQLite", on_sqlite(row)) for row in plan.sqlite]
+    return report(rows, files, grown, pruned)
 
 
-def speed(workers: int) -> float:
-    """How far time is compressed for so many workers: RATE, but no trial is shorter than SHORTEST_S here."""
-    return max(1.0, min(RATE * TRIAL_S / workers, TRIAL_S / SHORTEST_S))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All rows of a run."""
+
+    postgres: tuple[Row, ...]
+    sqlite: tuple[Row, ...]
+    grown: tuple[Row, Row]
+    pruned: Row
+
+
+def at(workers: int, window_s: float, *, rate: float = RATE, **more: Any) -> Row:
+    """A row whose time is compressed as far as `rate` and SHORTEST_S allow."""
+    faster = min(rate * TRIAL_S / workers, TRIAL_S / SHORTEST_S)
+    return Row(workers=workers, speed=max(1.0, faster), window_s=window_s, **more)
+
+
+PLAN = Plan(
+    postgres=(
+        *(at(workers, 60.0) for workers in (1, 8, 32, 128, 256)),
+        *(Row(workers=workers, speed=1.0, window_s=60.0, trial_s=600.0) for workers in (512, 1000)),
+    ),
+    sqlite=tuple(at(workers, 30.0, rate=RATE / 2) for workers in (1, 4, 8, 16, 32)),
+    grown=(at(16, 40.0, history=900), at(16, 40.0, history=9_900)),
+    pruned=at(32, 30.0, rate=RATE / 8, is_pruned=True),
+)
+QUICK = Plan(
+    postgres=(at(1, 8.0), at(16, 8.0)),
+    sqlite=(at(1, 8.0), at(4, 8.0)),
+    grown=(at(8, 8.0, history=200), at(8, 8.0, history=2_000)),
+    pruned=at(8, 8.0, rate=RATE / 8, is_pruned=True),
+)
 
 
 def on_sqlite(row: Row) -> Measured:
@@ -192,69 +276,200 @@ def on_sqlite(row: Row) -> Measured:
         return measure(row, sa.make_url(f"sqlite:///{folder}/studies.db"), None)
 
 
+def shown(database: str, one: Measured) -> Measured:
+    """Say on stderr how a row went, as the next one takes a while."""
+    words = f"{database}, {one.row.workers:,} workers: {one.trials:.0f} trials in {one.seconds:.0f} s, "
+    print(words + f"{one.ms(*LIFE):.0f} ms a trial, {one.busy:.0%} busy", file=sys.stderr, flush=True)
+    return one
+
+
+# -- the model ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """CPU seconds of a server for a trial, and for a look of a launcher: each a sum of three parts.
+
+    A worker reads all trials that moved since its last one, which are as many as there are workers; a launcher all that
+    run. Some queries go over all trials of the study.
+    """
+
+    trial: tuple[float, float, float]
+    """Whatever the study is; for each worker; for each trial of the study."""
+    look: tuple[float, float, float]
+    lock_s: float
+    """For which a claim keeps all others waiting, at the most: how long it takes when there are none."""
+
+    def cores(self, workers: float, trial_s: float, size: float) -> float:
+        """Of the server, that so many workers keep busy."""
+        facts = (1.0, workers, size)
+        trial, look = (float(np.dot(part, facts)) for part in (self.trial, self.look))
+        return workers / trial_s * trial + workers / SEAT / READ_S * look
+
+    def most(self, cores: float, trial_s: float, size: float) -> int:
+        """The most workers that keep no more than `cores` busy."""
+        low, high = 0, 1_000_000
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.cores(middle, trial_s, size) <= cores else (low, middle - 1)
+        return low
+
+    def most_locked(self, trial_s: float) -> int:
+        """The most workers that keep the lock of their study for no more than FULL of the time."""
+        return int(FULL * trial_s / self.lock_s)
+
+
+def model(rows: Sequence[Measured]) -> Model:
+    """Fitted to what the server did in these rows."""
+    seen = [each for each in rows if each.trials and each.looks]
+    alone = min(seen, key=lambda each: each.row.workers)
+    return Model(
+        trial=fitted(seen, lambda each: each.trial_cpu_s),
+        look=fitted(seen, lambda each: each.look_cpu_s),
+        lock_s=percentile(alone.calls["claim"], 50),
+    )
+
+
+def fitted(rows: Sequence[Measured], cost: Callable[[Measured], float]) -> tuple[float, float, float]:
+    """The parts that a cost is made of, none below zero, so that the relative errors are small."""
+    facts = np.array([[1.0, each.row.workers, each.size] for each in rows])
+    costs = np.array([max(cost(each), 1e-9) for each in rows])
+    found, _ = nnls(facts / costs[:, None], np.ones(len(rows)))
+    return float(found[0]), float(found[1]), float(found[2])
+
+
 # -- what is said of it -------------------------------------------------------------------------------------------
 
-MOST_SHARE = 0.1
-"""Of a worker's time that is not training: from there on, it is bent."""
-MOST_S = 1.0
-"""Of a call, in one of a hundred."""
 
-
-def report(rows: Sequence[Measured], files: Sequence[Measured], grown: Sequence[Measured]) -> Result:
+def report(rows: Sequence[Measured], files: Sequence[Measured], grown: Sequence[Measured], pruned: Measured) -> Result:
     small, large = grown
     storage = [name for name in LIFE if name != "sampler"]
     target = next((each for each in rows if each.row.workers == 256), rows[-1])
+    known = model([*rows, *grown])
     return Result(
         name=NAME,
-        about=(
-            f"Trials of {STEPS} steps last {TRIAL_S:g} s in truth; 15 parameters, tpe, asha, which ends none of them.",
-        ),
+        about=about(rows, files, known),
         figures=(
             Figure(
-                what=f"{target.row.workers} workers, 1-minute trials: of a worker's time, not training",
+                what=f"{target.row.workers} workers on PostgreSQL, {target.row.trial_s:g} s of training: what is added",
                 unit="%",
                 values=(100 * target.share,),
                 limit=2.0,
             ),
             Figure(
-                what=f"storage of a trial at {large.row.history:,} trials by that at {small.row.history:,}",
+                what=f"storage of a trial at {large.row.history:,} trials, by that at {small.row.history:,}",
                 unit="x",
                 values=(large.ms(*storage) / small.ms(*storage),),
                 limit=2.0,
             ),
+            Figure(
+                what="the same, in seconds of CPU of the server",
+                unit="x",
+                values=(large.trial_cpu_s / small.trial_cpu_s,),
+            ),
         ),
         tables=(
-            overview("PostgreSQL", rows),
-            calls("PostgreSQL, p50 / p99 of a call, ms, by workers", rows),
-            overview("SQLite", files),
-            calls("SQLite, p50 / p99 of a call, ms, by workers", files),
-            lives("Storage of a trial, ms, by trials before it, 16 workers", grown),
+            overview("PostgreSQL, what workers see", [*rows, *grown, pruned]),
+            loads("PostgreSQL, what the server does", [*rows, *grown, pruned]),
+            calls("PostgreSQL, p50 / p99 of a call in ms, by workers", rows),
+            overview("SQLite, what workers see", files),
+            calls("SQLite, p50 / p99 of a call in ms, by workers", files),
+            lives(f"ms of a trial, by trials before it, {small.row.workers} workers on PostgreSQL", grown),
+            served(f"Workers that keep {FULL:.0%} of a server busy, by its cores and the trials of the study", known),
         ),
     )
 
 
+def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> tuple[str, ...]:
+    def parts(costs: Sequence[float]) -> str:
+        fixed, worker, trial = (1000 * each for each in costs)
+        return f"{fixed:.1f} ms + {worker:.3f} ms a worker + {trial:.4f} ms a trial of the study"
+
+    return (
+        f"Trials of {STEPS} steps; {DRAWN} parameters drawn by tpe, asha with three rungs, 5 % audited. Training is "
+        "waited for; the value of a step is read off a recorded curve, lifted so that no rung ends a trial: each is "
+        "whole. In the row with * rungs end trials as they would.",
+        f"The loops are those of workers ({PROCESSES} processes, a thread and a connection each, no torch) and of "
+        f"launchers (one for {SEAT} workers, a look each {READ_S:g} s, a renewal each {Times().renewal_s:g} s).",
+        "faster: time is compressed so often, for workers and launchers alike. ms a trial: all that a worker does but "
+        "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority.",
+        "Server and simulated workers share this computer: where it is busy, times are upper bounds; CPU is not.",
+        "Python's garbage collector is off in the simulated workers, as it would stop them all for one's garbage.",
+        f"PostgreSQL {version()}, {', '.join(SETTINGS.split(chr(10))[2:-1])}, fsync on; nothing pools its connections.",
+        f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
+        f"It bends on PostgreSQL {bend(rows)}; on SQLite {bend(files)}.",
+        f"CPU of the server, fitted: a trial {parts(known.trial)}; a launcher's look {parts(known.look)}.",
+        f"A claim alone takes {1000 * known.lock_s:.1f} ms; for most of them it keeps others from claiming.",
+    )
+
+
+def bend(rows: Sequence[Measured]) -> str:
+    """The first row in which it bends, and how."""
+    for each in rows:
+        if each.is_bent:
+            name, worst = each.slowest
+            died = f", {each.died} could not go on ({each.why})" if each.died else ""
+            return (
+                f"at {each.row.workers:,} workers ({each.share:.1%} of a trial, p99 of {name} {worst:.2f} s, "
+                f"this computer {each.busy:.0%} busy{died})"
+            )
+    return f"not up to {rows[-1].row.workers:,} workers"
+
+
 def overview(title: str, rows: Sequence[Measured]) -> Table:
-    heads = ("workers", "faster", "trials/s", "of", "ms", "tpe", "of 60 s", "worst p99", "cores", "base", "conn.")
+    heads = ("workers", "trials", "s", "faster", "trials/s", "of", "ms a trial", "tpe", "share", "slowest p99", "busy")
     return Table(title=title, heads=heads, rows=tuple(overview_row(each) for each in rows))
 
 
 def overview_row(one: Measured) -> tuple[str, ...]:
-    offered = one.row.workers * one.row.speed / (one.row.trial_s + one.row.speed * one.ms(*LIFE) / 1000)
-    name, worst = max(
-        ((name, percentile(one.calls[name], 99)) for name in one.calls if name != "train"), key=itemgetter(1)
-    )
+    name, worst = one.slowest
     return (
-        f"{one.row.workers:,}",
+        named(one),
+        f"{one.row.history:,}",
+        f"{one.row.trial_s:g}",
         f"{one.row.speed:.3g}x",
-        f"{one.rate:.2f}",
-        f"{offered:.2f}",
+        f"{one.trials / one.seconds:.2f}",
+        f"{one.offered:.2f}",
         f"{one.ms(*LIFE):.0f}",
         f"{one.ms('sampler'):.0f}",
         f"{one.share:.2%}",
         f"{name} {worst:.2f} s",
         f"{one.busy:.0%}",
+    )
+
+
+def named(one: Measured) -> str:
+    return f"{one.row.workers:,}{'*' if one.row.is_pruned else ''}"
+
+
+def loads(title: str, rows: Sequence[Measured]) -> Table:
+    heads = (
+        "workers",
+        "conn.",
+        "MB each",
+        "cores",
+        "ms a trial",
+        "ms a look",
+        "looks/s",
+        "of",
+        "worker's own ms",
+        "died",
+    )
+    return Table(title=title, heads=heads, rows=tuple(loads_row(each) for each in rows))
+
+
+def loads_row(one: Measured) -> tuple[str, ...]:
+    return (
+        named(one),
+        f"{one.connections:,}",
+        f"{one.connection_mb:.1f}",
         f"{sum(one.base_cpu_s.values()) / one.seconds:.2f}",
-        str(one.connections),
+        f"{1000 * one.trial_cpu_s:.0f}",
+        f"{1000 * one.look_cpu_s:.0f}",
+        f"{one.looks / one.seconds:.1f}",
+        f"{one.row.looks:.1f}",
+        f"{1000 * one.own_cpu_s / max(1, one.trials):.0f}",
+        str(one.died),
     )
 
 
@@ -265,7 +480,7 @@ def calls(title: str, rows: Sequence[Measured]) -> Table:
 
     return Table(
         title=title,
-        heads=("call", *(f"{one.row.workers:,}" for one in rows)),
+        heads=("call", *map(named, rows)),
         rows=tuple((name, *(cell(one, name) for one in rows)) for name in (*LIFE, *WATCH)),
     )
 
@@ -275,6 +490,23 @@ def lives(title: str, rows: Sequence[Measured]) -> Table:
         title=title,
         heads=("call", *(f"{one.row.history:,}" for one in rows)),
         rows=tuple((name, *(f"{one.ms(name):.1f}" for one in rows)) for name in LIFE),
+    )
+
+
+def served(title: str, known: Model) -> Table:
+    kinds = [(cores, size) for cores in CORES for size in SIZES]
+    heads = (f"{cores} {'core' if cores == 1 else 'cores'}, {size:,}" for cores, size in kinds)
+    return Table(
+        title=title,
+        heads=("trials of", *heads, "its lock"),
+        rows=tuple(
+            (
+                f"{length:g} s",
+                *(f"{known.most(FULL * cores, length, size):,}" for cores, size in kinds),
+                f"{known.most_locked(length):,}",
+            )
+            for length in LENGTHS
+        ),
     )
 
 
@@ -305,10 +537,9 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
         seconds = time.perf_counter() - began
         busy = psutil.cpu_percent() / 100
         after = spent(server, url)
+        connection_mb = memory_mb(after.connections)
         answers = [json.loads(each.stdout.readline()) for each in crowd if each.stdout is not None]
     failures = [text for answer in answers for text in answer["failures"]]
-    if failures:
-        raise RuntimeError(f"{len(failures)} of the crowd died, the first of {failures[0]}")
     calls: defaultdict[str, list[float]] = defaultdict(list)
     for answer in answers:
         for name, values in answer["calls"].items():
@@ -317,11 +548,13 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
         row=row,
         seconds=seconds,
         calls=dict(calls),
-        worker_cpu_s=sum(answer["cpu_s"] for answer in answers[:-1]),
-        machine_cpu_s=answers[-1]["cpu_s"],
+        own_cpu_s=sum(answer["cpu_s"] for answer in answers[:-1]),
         base_cpu_s={who: after.seconds[who] - before.seconds.get(who, 0.0) for who in after.seconds},
-        connections=after.connections,
+        connections=len(after.connections),
+        connection_mb=connection_mb,
         busy=busy,
+        died=len(failures),
+        why=failures[0] if failures else "",
     )
 
 
@@ -337,7 +570,7 @@ def parts(row: Row, url: sa.URL) -> list[Part]:
         study=NAME,
         first=0,
         count=row.workers,
-        total=row.workers,
+        apart_s=1 / RATE,
         trial_s=row.trial_s / row.speed,
         speed=row.speed,
         seat=SEAT,
@@ -345,25 +578,19 @@ def parts(row: Row, url: sa.URL) -> list[Part]:
     )
     ends = pairwise(row.workers * index // PROCESSES for index in range(PROCESSES + 1))
     workers = [replace(whole, first=first, count=end - first) for first, end in ends if end > first]
-    return [*workers, replace(whole, url=named(MACHINE), count=row.machines, total=row.machines, is_machines=True)]
+    return [*workers, replace(whole, url=named(MACHINE), count=row.machines, apart_s=SEAT / RATE, is_machines=True)]
 
 
 @contextmanager
 def process(part: Part, folder: str) -> Iterator[subprocess.Popen[str]]:
     """A process of the crowd, until the block ends."""
-    one = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.crowd", json.dumps(asdict(part))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        yield one
-    finally:
-        one.kill()
-        one.wait()
+    words = [sys.executable, "-m", "tests.bench.crowd", json.dumps(asdict(part))]
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=own) as one:
+        try:
+            yield one
+        finally:
+            one.kill()
 
 
 def tell(crowd: Sequence[subprocess.Popen[str]], word: str) -> None:
@@ -378,7 +605,13 @@ class Spent:
     """CPU seconds of a server's processes by whom they serve; and its connections."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {WORKER: 0.0, MACHINE: 0.0, "itself": 0.0})
-    connections: int = 0
+    connections: list[psutil.Process] = field(default_factory=list)
+
+
+def memory_mb(processes: Sequence[psutil.Process]) -> float:
+    """Of one of them, that it shares with none; of twenty at the most."""
+    some = processes[:: len(processes) // 20 + 1]
+    return sum(each.memory_full_info().uss for each in some) / max(1, len(some)) / 1e6
 
 
 def spent(server: Server | None, url: sa.URL) -> Spent:
@@ -397,5 +630,6 @@ def spent(server: Server | None, url: sa.URL) -> Spent:
             continue
         who = names.get(each.pid, "itself")
         found.seconds[who if who in found.seconds else "itself"] += times.user + times.system
-        found.connections += who in (WORKER, MACHINE)
+        if who in (WORKER, MACHINE):
+            found.connections.append(each)
     return found

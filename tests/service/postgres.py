@@ -53,6 +53,14 @@ def missing() -> str:
     return "" if find_spec("psycopg") is not None else "psycopg is not installed here"
 
 
+def version() -> str:
+    """Of the server: `15.14`."""
+    folder = binaries()
+    assert folder is not None, missing()
+    words = subprocess.run([str(folder / "postgres"), "--version"], check=True, capture_output=True, text=True).stdout
+    return words.split()[2]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
     """A running server."""
