@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import desk, hand, lease, ledger, logbook, query, sampler, shift, study
+from search import desk, hand, lease, ledger, logbook, query, retry, sampler, shift, study
 from search.desk import Desk
 from search.lease import Claim
 from search.ledger import Ledger
@@ -70,6 +70,8 @@ class Crowd:
     over: threading.Event = field(default_factory=threading.Event)
     at_work: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     failures: list[str] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    """What calls said that had to wait for long."""
 
     def run(self) -> None:
         """Begin one after the other, say so, and answer what is asked on stdin."""
@@ -89,11 +91,14 @@ class Crowd:
             if line.strip() == "begin":
                 spent = time.process_time()
             elif line.strip() == "end":
-                answer = {"calls": self.meter.calls, "cpu_s": time.process_time() - spent, "failures": self.failures}
-                say(json.dumps(answer))
+                say(json.dumps(self.seen(time.process_time() - spent)))
         self.over.set()
         for thread in threads:
             thread.join()
+
+    def seen(self, cpu_s: float) -> dict[str, Any]:
+        """What the process has seen; its CPU seconds among it."""
+        return {"calls": self.meter.calls, "cpu_s": cpu_s, "failures": self.failures, "waits": len(self.waits)}
 
     def _kept(self, live: Callable[[int], None], number: int, delay_s: float) -> None:
         """Let one live; whatever it dies of is told."""
@@ -225,7 +230,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def prepare(meter: Meter) -> None:
+def prepare(crowd: Crowd) -> None:
     """Meter all calls, and let what belongs to a process, and not to a thread, stay as it is."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # sampler.build silences it for a moment, and puts back what it found; with other threads that may be the silence.
@@ -233,6 +238,7 @@ def prepare(meter: Meter) -> None:
     gc.disable()  # it would stop all workers of this process, for as long as all of them together have memories
     sys.setswitchinterval(0.001)  # who computes shall not keep the answer of a database from who waits for it
     shift.this_process = owner  # type: ignore[attr-defined]
+    retry.say = crowd.waits.append  # type: ignore[assignment, attr-defined]
     for place, attribute, name in (
         (lease, "claim", "claim"),
         (sampler.Excerpt, "read", "history"),
@@ -252,12 +258,12 @@ def prepare(meter: Meter) -> None:
         (lease.Watch, "expire", "expire"),
         (query, "progress", "progress"),
     ):
-        meter.put_on(place, attribute, name)
+        crowd.meter.put_on(place, attribute, name)
 
 
 def main(words: list[str]) -> None:
     crowd = Crowd(part=Part(**json.loads(words[0])))
-    prepare(crowd.meter)
+    prepare(crowd)
     if crowd.part.is_machines:
         os.nice(10)  # in truth they have cores of their own; here workers and database shall not wait for them
     assert "torch" not in sys.modules

@@ -29,6 +29,7 @@ from scipy.optimize import nnls
 
 from search import spec, study
 from search.pool import READ_S
+from search.retry import NOTICE_S
 from search.space import sample
 from search.storage import TRIALS, Storage
 from search.times import Times
@@ -115,6 +116,8 @@ class Measured:
     """Memory of one that no other shares."""
     busy: float
     """Share of this computer's cores, by whomever."""
+    waited: int
+    """Calls that waited for the database for longer than a person does without being told; since the first one."""
     died: int
     """Workers and launchers that could not go on; the first says why."""
     why: str
@@ -257,7 +260,7 @@ def at(workers: int, window_s: float, *, rate: float = RATE, **more: Any) -> Row
 PLAN = Plan(
     postgres=(
         *(at(workers, 60.0) for workers in (1, 8, 32, 128, 256)),
-        *(Row(workers=workers, speed=1.0, window_s=60.0, trial_s=600.0) for workers in (512, 1000)),
+        *(Row(workers=workers, speed=1.0, window_s=60.0, trial_s=600.0, history=200) for workers in (512, 1000)),
     ),
     sqlite=tuple(at(workers, 30.0, rate=RATE / 2) for workers in (1, 4, 8, 16, 32)),
     grown=(at(16, 40.0, history=900), at(16, 40.0, history=9_900)),
@@ -392,7 +395,8 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> 
         f"The loops are those of workers ({PROCESSES} processes, a thread and a connection each, no torch) and of "
         f"launchers (one for {SEAT} workers, a look each {READ_S:g} s, a renewal each {Times().renewal_s:g} s).",
         "faster: time is compressed so often, for workers and launchers alike. ms a trial: all that a worker does but "
-        "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority.",
+        "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority. "
+        f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, from the start on.",
         "Server and simulated workers share this computer: where it is busy, times are upper bounds; CPU is not.",
         "Python's garbage collector is off in the simulated workers, as it would stop them all for one's garbage.",
         f"PostgreSQL {version()}, {', '.join(SETTINGS.split(chr(10))[2:-1])}, fsync on; nothing pools its connections.",
@@ -469,6 +473,7 @@ def loads_row(one: Measured) -> tuple[str, ...]:
         f"{one.looks / one.seconds:.1f}",
         f"{one.row.looks:.1f}",
         f"{1000 * one.own_cpu_s / max(1, one.trials):.0f}",
+        str(one.waited),
         str(one.died),
     )
 
@@ -553,6 +558,7 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
         connections=len(after.connections),
         connection_mb=connection_mb,
         busy=busy,
+        waited=sum(answer["waits"] for answer in answers),
         died=len(failures),
         why=failures[0] if failures else "",
     )

@@ -110,6 +110,7 @@ def seen(workers: int, history: int, *, trial_s: float, look_s: float) -> Measur
         connections=1,
         connection_mb=3.0,
         busy=0.5,
+        waited=0,
         died=0,
         why="",
     )
