@@ -9,11 +9,12 @@ import sqlalchemy as sa
 
 from search import query
 from search.reader import open_reader
-from tests.bench import replay, scale
+from tests.bench import capacity, replay, scale, window
+from tests.bench.capacity import Model
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import Table, aligned
 from tests.bench.meter import Meter
-from tests.bench.scale import LIFE, MACHINE, NAME, STEPS, WATCH, WORKER, Measured, Model, Row
+from tests.bench.window import LIFE, MACHINE, STEPS, STUDY, WATCH, WORKER, Measured, Row
 
 PATIENCE_S = 90.0
 
@@ -22,36 +23,36 @@ def part(url: str, *, is_machines: bool = False) -> Part:
     """Two workers whose trials last a fifth of a second, or the machine that they are on."""
     return Part(
         url=url,
-        study=NAME,
+        study=STUDY,
         first=0,
         count=1 if is_machines else 2,
         apart_s=0.0,
         trial_s=0.2,
         speed=300.0,
-        seat=scale.SEAT,
+        seat=window.SEAT,
         is_machines=is_machines,
     )
 
 
 def test_simulated_workers_and_their_machine_go_through_every_call_and_whole_trials(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    scale.fill(url, 20)
+    window.fill(url, 20)
     folder = str(tmp_path)
 
-    with scale.process(part(url), folder) as workers, scale.process(part(url, is_machines=True), folder) as machines:
+    with window.process(part(url), folder) as workers, window.process(part(url, is_machines=True), folder) as machines:
         crowd = (workers, machines)
         for each in crowd:
             assert each.stdout is not None
             assert each.stdout.readline() == "ready\n"
-        scale.tell(crowd, "begin")
+        window.tell(crowd, "begin")
         wait_for_trials(url, 20 + 6)
-        scale.tell(crowd, "end")
+        window.tell(crowd, "end")
         answers = [json.loads(each.stdout.readline()) for each in crowd if each.stdout is not None]
 
     assert [answer["failures"] for answer in answers] == [[], []]
     assert set(answers[0]["calls"]) == {*LIFE, "train"}
     assert set(answers[1]["calls"]) == set(WATCH)
-    trials = query.trials(open_reader(url), NAME)
+    trials = query.trials(open_reader(url), STUDY)
     whole = [trial for trial in trials[22:] if trial.state == "COMPLETE"]
     assert whole
     assert {len(trial.curve) for trial in whole} == {STEPS}
@@ -61,7 +62,7 @@ def test_simulated_workers_and_their_machine_go_through_every_call_and_whole_tri
 def wait_for_trials(url: str, count: int) -> None:
     """Wait until the study has so many complete trials."""
     engine, until = open_reader(url), time.monotonic() + PATIENCE_S
-    while query.study(engine, NAME).counts.complete < count:
+    while query.study(engine, STUDY).counts.complete < count:
         assert time.monotonic() < until
         time.sleep(0.1)
 
@@ -127,7 +128,7 @@ def test_the_model_finds_what_a_trial_and_a_look_cost_by_workers_and_size() -> N
         for workers, history in ((1, 500), (32, 500), (256, 500), (16, 9_900), (128, 2_000))
     ]
 
-    known = scale.model(rows)
+    known = capacity.model(rows)
 
     assert known.trial == pytest.approx((0.04, 1e-4, 1e-6), rel=1e-3)
     assert known.look == pytest.approx((0.005, 5e-5, 3e-6), rel=1e-3)
@@ -151,7 +152,7 @@ def test_a_row_is_bent_by_a_slow_call_a_large_share_or_a_death() -> None:
 
     assert not fine.is_bent
     assert slow.is_bent
-    assert scale.bend([fine]) == "not up to 8 workers"
+    assert scale.bend([fine]) == "nowhere up to 8 workers"
     assert "at 16 workers" in scale.bend([fine, slow])
     assert "p99 of claim 2.00 s" in scale.bend([fine, slow])
 
@@ -165,7 +166,7 @@ def test_a_table_stands_in_columns() -> None:
 def test_the_urls_of_a_crowd_say_whose_connections_they_are() -> None:
     url = sa.make_url("postgresql+psycopg://me:secret@127.0.0.1:5432/studies")
 
-    parts = scale.parts(Row(workers=20, speed=1.0, window_s=1.0), url)
+    parts = window.parts(Row(workers=20, speed=1.0, window_s=1.0), url)
 
     assert sum(each.count for each in parts if not each.is_machines) == 20
     assert [each.count for each in parts if each.is_machines] == [3]
