@@ -265,7 +265,7 @@ def main(words: list[str]) -> None:
     crowd = Crowd(part=Part(**json.loads(words[0])))
     prepare(crowd)
     if crowd.part.is_machines:
-        os.nice(10)  # in truth they have cores of their own; here workers and database shall not wait for them
+        os.nice(5)  # in truth they have cores of their own; here workers and database shall not wait for them
     assert "torch" not in sys.modules
     with suppress(BrokenPipeError):
         crowd.run()
