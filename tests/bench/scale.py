@@ -86,11 +86,12 @@ def at(workers: int, window_s: float, *, rate: float = RATE, **more: Any) -> Row
 
 PLAN = Plan(
     postgres=(
-        *(at(workers, 60.0) for workers in (1, 8, 32, 128, 256)),
+        *(at(workers, 45.0) for workers in (1, 8, 32, 128)),
+        at(256, 60.0),
         *(Row(workers=workers, speed=1.0, window_s=60.0, trial_s=600.0, history=200) for workers in (512, 1000)),
     ),
-    sqlite=tuple(at(workers, 30.0, rate=RATE / 2) for workers in (1, 4, 8, 16, 32)),
-    grown=(at(16, 40.0, history=900), at(16, 40.0, history=9_900)),
+    sqlite=tuple(at(workers, 25.0, rate=RATE / 2) for workers in (1, 4, 8, 16, 32)),
+    grown=(at(16, 35.0, history=900), at(16, 35.0, history=9_900)),
     pruned=at(32, 30.0, rate=RATE / 8, is_pruned=True),
 )
 QUICK = Plan(
