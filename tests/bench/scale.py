@@ -221,18 +221,8 @@ def named(one: Measured) -> str:
 
 
 def loads(title: str, rows: Sequence[Measured]) -> Table:
-    heads = (
-        "workers",
-        "conn.",
-        "MB each",
-        "cores",
-        "ms a trial",
-        "ms a look",
-        "looks/s",
-        "of",
-        "worker's own ms",
-        "died",
-    )
+    server = ("conn.", "MB each", "cores", "ms a trial", "ms a look")
+    heads = ("workers", *server, "looks/s", "of", "worker's own ms", "waited", "died")
     return Table(title=title, heads=heads, rows=tuple(loads_row(each) for each in rows))
 
 

@@ -1,6 +1,7 @@
 """The simulated workers are the true ones without training; what is said of them follows from what they did."""
 
 import json
+import re
 import time
 from pathlib import Path
 from subprocess import Popen
@@ -13,7 +14,7 @@ from search.reader import open_reader
 from tests.bench import capacity, replay, scale, window
 from tests.bench.capacity import Model
 from tests.bench.crowd import Part, curve, lifted
-from tests.bench.measure import Table, aligned
+from tests.bench.measure import Table, aligned, page
 from tests.bench.meter import Meter
 from tests.bench.window import LIFE, MACHINE, STEPS, STUDY, WATCH, WORKER, Measured, Row
 
@@ -168,6 +169,18 @@ def test_a_row_is_bent_by_a_slow_call_a_large_share_or_a_death() -> None:
     assert scale.bend([fine]) == "nowhere up to 8 workers"
     assert "at 16 workers" in scale.bend([fine, slow])
     assert "p99 of claim 2.00 s" in scale.bend([fine, slow])
+
+
+def test_the_page_has_every_row_the_targets_and_how_many_are_served() -> None:
+    rows = [seen(workers, 500, trial_s=0.05, look_s=0.01) for workers in (1, 256)]
+    grown = [seen(16, history, trial_s=0.05, look_s=0.01) for history in (900, 9_900)]
+
+    text = page(scale.report(rows, rows, grown, grown[0]), "make bench-scale")
+
+    assert "256 workers on PostgreSQL, 60 s of training: what is added" in text
+    assert "storage of a trial at 9,900 trials, by that at 900" in text
+    assert all(re.search(rf"^\| {length} s +\|( +[\d,]+ \|){{5}}$", text, re.MULTILINE) for length in (10, 60, 600))
+    assert max(len(line) for line in text.splitlines() if line.startswith("| ")) <= 120
 
 
 def test_a_table_stands_in_columns() -> None:
