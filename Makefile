@@ -27,7 +27,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test check soak soak-postgres bench lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test check soak soak-postgres bench bench-scale lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -119,6 +119,9 @@ soak-postgres: $(SETUP)  ##| faults of PostgreSQL, an hour
 
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench
+
+bench-scale: $(SETUP)  ##| to 1,000 simulated workers, 25 minutes
+	@.venv/bin/python -m tests.bench scale
 
 check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .

@@ -1,25 +1,30 @@
-"""`make bench`: what the project claims to be fast at, measured beside what people use today.
+"""`make bench`: what the project claims to be fast at, measured beside what people use today; `make bench-scale`.
 
-.venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [--quick] [--keep]
+.venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [scale] [--quick] [--keep]
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import bookkeeping, engine, measure, replay
+from tests.bench import bookkeeping, engine, measure, replay, scale
 from tests.bench.measure import Result
 
 BENCHMARKS: Mapping[str, Callable[[bool], Result]] = {
     "engine": engine.measured,
     "bookkeeping": bookkeeping.measured,
     "replay": replay.measured,
+    "scale": scale.measured,
 }
+#: What is measured beside stock, and so by `make bench`.
+USUAL = ("engine", "bookkeeping", "replay")
 
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: {', '.join(USUAL)})"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, once each: to try, not to quote")
     parser.add_argument("--keep", action="store_true", help="keep the results under studies/records/")
     args = parser.parse_args(words)
@@ -28,7 +33,7 @@ def main(words: list[str]) -> int:
         parser.error("--quick is to try, not to keep")
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    for name in args.names or BENCHMARKS:
+    for name in args.names or USUAL:
         result = BENCHMARKS[name](args.quick)
         command = f"python -m tests.bench {name}{' --quick' if args.quick else ''}"
         print(measure.page(result, command))

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -122,16 +122,20 @@ def filled(file: Path, trials: int) -> Path:
     wanted = spec.build(TABLES)
     stored = study.open_or_create(storage, wanted, name=NAME, data={"fingerprint": "none"})
     dice = random.Random(0)
-    rows = [rows_of(number, stored, dice) for number in range(trials)]
-
-    def insert(connection: sa.Connection) -> None:
-        for table in (TRIALS, TRIAL_PARAMS, TRIAL_VALUES, CURVES, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS):
-            values = [row for of_trial in rows for row in of_trial.get(table.name, [])]
-            connection.execute(sa.insert(table), values)
-
-    storage.write(insert)
+    insert(storage, [rows_of(number, stored, dice) for number in range(trials)])
     storage.engine.dispose()
     return file
+
+
+def insert(storage: Storage, trials: Sequence[Mapping[str, list[dict[str, Any]]]]) -> None:
+    """Write the rows of these trials in one transaction."""
+
+    def write(connection: sa.Connection) -> None:
+        for table in (TRIALS, TRIAL_PARAMS, TRIAL_VALUES, CURVES, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS):
+            values = [row for of_trial in trials for row in of_trial.get(table.name, [])]
+            connection.execute(sa.insert(table), values)
+
+    storage.write(write)
 
 
 @dataclass(slots=True)
@@ -167,6 +171,13 @@ def rows_of(number: int, stored: study.StoredStudy, dice: random.Random) -> dict
     steps = STEPS if dice.random() < 0.25 else dice.choice([1, 3, 9])
     state = TrialState.COMPLETE if steps == STEPS else TrialState.PRUNED
     curve = {step: height * (1 - 0.5**step) for step in range(1, steps + 1)}
+    return rows(number, stored.id, drawn, curve, state)
+
+
+def rows(
+    number: int, study_id: int, drawn: Drawn, curve: Mapping[int, float], state: TrialState
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a finished trial in every table."""
     trial_id, now = number + 1, utc_now()
     attrs = {
         "attempts": "1",
@@ -181,7 +192,7 @@ def rows_of(number: int, stored: study.StoredStudy, dice: random.Random) -> dict
             {
                 "trial_id": trial_id,
                 "number": number,
-                "study_id": stored.id,
+                "study_id": study_id,
                 "state": state,
                 "datetime_start": now,
                 "datetime_complete": now,
@@ -196,7 +207,7 @@ def rows_of(number: int, stored: study.StoredStudy, dice: random.Random) -> dict
             }
             for name, (value, distribution) in drawn.names.items()
         ],
-        TRIAL_VALUES.name: [{"trial_id": trial_id, "objective": 0, "value": curve[steps], "value_type": "FINITE"}],
+        TRIAL_VALUES.name: [{"trial_id": trial_id, "objective": 0, "value": curve[max(curve)], "value_type": "FINITE"}],
         CURVES.name: [
             {
                 "trial_id": trial_id,

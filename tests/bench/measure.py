@@ -83,6 +83,15 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows of cells that are numbers of their own, and are compared with nothing."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
     """What one benchmark has found."""
 
@@ -91,6 +100,7 @@ class Result:
     """What was measured, and how, a line each."""
     comparisons: tuple[Comparison, ...] = ()
     figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 def in_turn(
@@ -116,6 +126,8 @@ def page(result: Result, command: str) -> str:
         lines += ["", *table(COMPARED, [_compared(row) for row in result.comparisons])]
     if result.figures:
         lines += ["", *table(MEASURED, [_measured(row) for row in result.figures])]
+    for each in result.tables:
+        lines += ["", f"{each.title}:", "", *aligned(each)]
     return "\n".join([*lines, ""])
 
 
@@ -158,7 +170,20 @@ def as_json(result: Result, command: str) -> dict[str, Any]:
         "figures": [
             {"what": row.what, "unit": row.unit, "values": row.values, "limit": row.limit} for row in result.figures
         ],
+        "tables": [{"title": table.title, "heads": table.heads, "rows": table.rows} for table in result.tables],
     }
+
+
+def aligned(table: Table) -> list[str]:
+    """The table as Markdown whose columns stand below each other on a terminal, too; the first one is of names."""
+    cells = [table.heads, *table.rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.heads))]
+    padded = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in cells
+    ]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [f"| {' | '.join(row)} |" for row in (padded[0], rule, *padded[1:])]
 
 
 def versions() -> str:

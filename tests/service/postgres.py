@@ -53,6 +53,14 @@ def missing() -> str:
     return "" if find_spec("psycopg") is not None else "psycopg is not installed here"
 
 
+def version() -> str:
+    """Of the server: `15.14`."""
+    folder = binaries()
+    assert folder is not None, missing()
+    words = subprocess.run([str(folder / "postgres"), "--version"], check=True, capture_output=True, text=True).stdout
+    return words.split()[2]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
     """A running server."""
@@ -129,13 +137,13 @@ class Server:
 
 
 @contextmanager
-def serving(*more_hosts: str) -> Iterator[Server]:
+def serving(*more_hosts: str, settings: str = SETTINGS) -> Iterator[Server]:
     """A new server, which is gone with its files after the block; it also listens at `more_hosts`."""
     folder = Path(tempfile.mkdtemp(prefix="convsearch-postgres-"))
     hosts = ("127.0.0.1", *more_hosts)
     server = Server(folder=folder, port=free_port(), password=secrets.token_hex(12), hosts=hosts)
     try:
-        make_cluster(server)
+        make_cluster(server, settings)
         server.start()
         yield server
     finally:
@@ -144,7 +152,7 @@ def serving(*more_hosts: str) -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
-def make_cluster(server: Server) -> None:
+def make_cluster(server: Server, settings: str) -> None:
     """Make the files of a server that lets in nobody without the password."""
     data, secret = server.folder / "data", server.folder / "password"
     secret.write_text(server.password)
@@ -153,7 +161,7 @@ def make_cluster(server: Server) -> None:
             shutil.chown(path, USER)
     run("initdb", "--no-sync", "--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={secret}", f"--pgdata={data}")
     with (data / "postgresql.conf").open("a") as stream:
-        stream.write(f"{SETTINGS}port = {server.port}\nunix_socket_directories = '{server.folder}'\n")
+        stream.write(f"{settings}port = {server.port}\nunix_socket_directories = '{server.folder}'\n")
         stream.write(f"listen_addresses = '{','.join(server.hosts)}'\n")
     with (data / "pg_hba.conf").open("a") as stream:
         stream.write("host all all samenet scram-sha-256\n")

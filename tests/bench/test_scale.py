@@ -1,0 +1,199 @@
+"""The simulated workers are the true ones without training; what is said of them follows from what they did."""
+
+import json
+import re
+import time
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+import sqlalchemy as sa
+
+from search import query
+from search.reader import open_reader
+from tests.bench import capacity, replay, scale, window
+from tests.bench.capacity import Model
+from tests.bench.crowd import Part, curve, lifted
+from tests.bench.measure import Table, aligned, page
+from tests.bench.meter import Meter
+from tests.bench.window import LIFE, MACHINE, STEPS, STUDY, WATCH, WORKER, Measured, Row
+
+PATIENCE_S = 90.0
+
+
+def part(url: str, *, is_machines: bool = False) -> Part:
+    """Two workers whose trials last a fifth of a second, or the machine that they are on."""
+    return Part(
+        url=url,
+        study=STUDY,
+        first=0,
+        count=1 if is_machines else 2,
+        apart_s=0.0,
+        trial_s=0.2,
+        speed=300.0,
+        seat=window.SEAT,
+        is_machines=is_machines,
+    )
+
+
+def test_simulated_workers_and_their_machine_go_through_every_call_and_whole_trials(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    window.fill(url, 20)
+    folder = str(tmp_path)
+
+    with window.process(part(url), folder) as workers, window.process(part(url, is_machines=True), folder) as machines:
+        crowd = (workers, machines)
+        for each in crowd:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        wait_for_trials(url, 20 + 6)
+        lived, watched = called(workers, {*LIFE, "train"}), called(machines, set(WATCH))
+
+    assert (lived, watched) == ({*LIFE, "train"}, set(WATCH))
+    trials = query.trials(open_reader(url), STUDY)
+    whole = [trial for trial in trials[22:] if trial.state == "COMPLETE"]
+    assert whole
+    assert {len(trial.curve) for trial in whole} == {STEPS}
+    assert all(trial.config and trial.parameters for trial in whole)
+
+
+def called(one: Popen[str], awaited: set[str]) -> set[str]:
+    """The names of the calls that were metered in a process, as soon as these are among them; nobody may have died."""
+    until = time.monotonic() + PATIENCE_S
+    names: set[str] = set()
+    while not names >= awaited:
+        assert time.monotonic() < until, awaited - names
+        window.tell([one], "begin")
+        time.sleep(0.2)
+        window.tell([one], "end")
+        assert one.stdout is not None
+        answer = json.loads(one.stdout.readline())
+        assert answer["failures"] == []
+        names = set(answer["calls"])
+    return names
+
+
+def wait_for_trials(url: str, count: int) -> None:
+    """Wait until the study has so many complete trials."""
+    engine, until = open_reader(url), time.monotonic() + PATIENCE_S
+    while query.study(engine, STUDY).counts.complete < count:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_meter_counts_a_call_without_the_metered_calls_inside_it() -> None:
+    class Work:
+        def inner(self) -> None:
+            time.sleep(0.02)
+
+        def outer(self) -> None:
+            self.inner()
+            self.inner()
+
+    meter = Meter(is_on=True)
+    meter.put_on(Work, "inner", "inner")
+    meter.put_on(Work, "outer", "outer")
+
+    Work().outer()
+
+    assert len(meter.calls["inner"]) == 2
+    assert min(meter.calls["inner"]) >= 0.02
+    (outer,) = meter.calls["outer"]
+    assert 0 <= outer < sum(meter.calls["inner"])
+
+
+def test_a_curve_is_stretched_between_its_ends_and_lifted_above_those_before_it() -> None:
+    cell, known = next(iter(replay.table().curves.items()))
+    values = dict(zip(replay.KEYS, cell, strict=True))
+
+    stretched = curve(values, STEPS)
+
+    assert len(stretched) == STEPS
+    assert (stretched[0], stretched[-1]) == (known[0], known[-1])
+    assert min(lifted(stretched, 8)) >= max(lifted(stretched, 7))
+
+
+def seen(workers: int, history: int, *, trial_s: float, look_s: float) -> Measured:
+    """A row in which a server computed so long for each trial, and for each look."""
+    calls = {"train": [0.1] * 20 * 50, "claim": [0.01], "progress": [0.1] * 10, "record": [0.02] * 20 * 50}
+    return Measured(
+        row=Row(workers=workers, speed=1.0, window_s=60.0, history=history),
+        seconds=60.0,
+        calls=calls,
+        own_cpu_s=1.0,
+        base_cpu_s={WORKER: 50 * trial_s, MACHINE: 10 * look_s, "itself": 0.0},
+        connections=1,
+        connection_mb=3.0,
+        busy=0.5,
+        waited=0,
+        died=0,
+        why="",
+    )
+
+
+def test_the_model_finds_what_a_trial_and_a_look_cost_by_workers_and_size() -> None:
+    rows = [
+        seen(
+            workers,
+            history,
+            trial_s=0.04 + 1e-4 * workers + 1e-6 * (history + workers + 25),
+            look_s=0.005 + 5e-5 * workers + 3e-6 * (history + workers + 25),
+        )
+        for workers, history in ((1, 500), (32, 500), (256, 500), (16, 9_900), (128, 2_000))
+    ]
+
+    known = capacity.model(rows)
+
+    assert known.trial == pytest.approx((0.04, 1e-4, 1e-6), rel=1e-3)
+    assert known.look == pytest.approx((0.005, 5e-5, 3e-6), rel=1e-3)
+    assert known.lock_s == 0.01
+
+
+def test_the_most_workers_are_the_last_that_leave_room() -> None:
+    known = Model(trial=(0.04, 1e-4, 1e-6), look=(0.005, 5e-5, 3e-6), lock_s=0.01)
+
+    most = known.most(0.7, 60.0, 1_000)
+
+    assert known.cores(most, 60.0, 1_000) <= 0.7 < known.cores(most + 1, 60.0, 1_000)
+    assert known.most_locked(60.0) == int(0.7 * 60.0 / 0.01)
+
+
+def test_a_row_is_bent_by_a_slow_call_a_large_share_or_a_death() -> None:
+    fine = seen(8, 500, trial_s=0.05, look_s=0.01)
+    slow = seen(16, 500, trial_s=0.05, look_s=0.01)
+    assert isinstance(slow.calls, dict)
+    slow.calls["claim"] = [0.01] * 90 + [2.0] * 10
+
+    assert not fine.is_bent
+    assert slow.is_bent
+    assert scale.bend([fine]) == "nowhere up to 8 workers"
+    assert "at 16 workers" in scale.bend([fine, slow])
+    assert "p99 of claim 2.00 s" in scale.bend([fine, slow])
+
+
+def test_the_page_has_every_row_the_targets_and_how_many_are_served() -> None:
+    rows = [seen(workers, 500, trial_s=0.05, look_s=0.01) for workers in (1, 256)]
+    grown = [seen(16, history, trial_s=0.05, look_s=0.01) for history in (900, 9_900)]
+
+    text = page(scale.report(rows, rows, grown, grown[0]), "make bench-scale")
+
+    assert "256 workers on PostgreSQL, 60 s of training: what is added" in text
+    assert "storage of a trial at 9,900 trials, by that at 900" in text
+    assert all(re.search(rf"^\| {length} s +\|( +[\d,]+ \|){{5}}$", text, re.MULTILINE) for length in (10, 60, 600))
+    assert max(len(line) for line in text.splitlines() if line.startswith("| ")) <= 120
+
+
+def test_a_table_stands_in_columns() -> None:
+    table = Table(title="Calls", heads=("call", "1"), rows=(("claim", "10"), ("tell", "7")))
+
+    assert aligned(table) == ["| call  |  1 |", "| ----- | -: |", "| claim | 10 |", "| tell  |  7 |"]
+
+
+def test_the_urls_of_a_crowd_say_whose_connections_they_are() -> None:
+    url = sa.make_url("postgresql+psycopg://me:secret@127.0.0.1:5432/studies")
+
+    parts = window.parts(Row(workers=20, speed=1.0, window_s=1.0), url)
+
+    assert sum(each.count for each in parts if not each.is_machines) == 20
+    assert [each.count for each in parts if each.is_machines] == [3]
+    assert all(f"application_name={MACHINE if each.is_machines else WORKER}" in each.url for each in parts)
