@@ -13,6 +13,11 @@ from search.trouble import unusable
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
 MAKING = 0x636F6E7673656172
+#: How long somebody waits for a row of the study that another one claims from, before its place in the queue is lost;
+#: signals are heard after it.
+LOCK_S = 3.0
+#: Finds who stands above a value at a step, which else takes all curves of all studies.
+STANDING = ("trial_intermediate_values", "convsearch_standing", "step, trial_id, intermediate_value")
 #: The option of a connection whose transactions hold the write lock from their first statement.
 LOCKED = {"convsearch_locked": True}
 
@@ -23,7 +28,7 @@ def engine_options(url: str) -> dict[str, Any]:
         return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
     limits = (
         "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
-        f"lock_timeout={BUSY_S:g}s",  # who waits for a lock must hear signals
+        f"lock_timeout={LOCK_S:g}s",
         r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row
     )
     connect_args = server_options(sa.make_url(url), *limits)
@@ -85,6 +90,9 @@ def make_tables(url: str, *wanted: sa.MetaData) -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
         for tables in wanted:
             tables.create_all(connection)
+        table, index, columns = STANDING
+        if not sa.inspect(connection).has_index(table, index):  # PostgreSQL would lock the table to see that
+            connection.exec_driver_sql(f"CREATE INDEX {index} ON {table} ({columns})")
         if schema.revision(connection) is None:
             schema.note(connection)
     engine.dispose()

@@ -70,21 +70,19 @@ def claim(
     """
 
     def take(connection: sa.Connection) -> Claim | None:
-        storage.lock_study(connection, study_id)
         for trial_id, number in _held(connection, LEASES.c.token == owner.token):
             return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
-        taken = (
-            _take_waiting(connection, study_id)
-            or _promote(storage, connection, study_id, ladder)
-            or _begin_new(connection, study_id, queue)
-            or _finish(storage, connection, study_id, ladder)
-        )
+        storage.lock_study(connection, study_id)  # others wait from here on, for as many answers as we ask for
+        taken = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, ladder)
+        begun = None if taken else _begin_new(connection, study_id, queue)
+        taken = taken or begun or _finish(storage, connection, study_id, ladder)
         if taken is None:
             return None
         trial_id, number = taken
-        attempt = _count(connection, trial_id, "attempts") + 1
+        attempt = 1 if begun else _count(connection, trial_id, "attempts") + 1
         connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
-        connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
+        if not begun:
+            connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
         # It begins anywhere: a new claim is a sign of life to who saw an earlier lease of this owner.
         row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": secrets.randbits(30)}
         connection.execute(sa.insert(LEASES).values(row))
@@ -110,8 +108,11 @@ def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | Gate | 
 
 def budget(connection: sa.Connection, study_id: int) -> int:
     """The number of trials that the study may have, in all states together."""
-    row = sa.select(STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == "trials")
-    return int(json.loads(connection.execute(row).scalar_one()))
+    return int(json.loads(connection.execute(_budget(study_id)).scalar_one()))
+
+
+def _budget(study_id: int) -> sa.Select[Any]:
+    return sa.select(STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == "trials")
 
 
 def holders(connection: sa.Connection, study_id: int) -> set[str]:
@@ -289,10 +290,10 @@ def _running(trial_id: int) -> sa.Executable:
 
 
 def _begin_new(connection: sa.Connection, study_id: int, queue: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    number = connection.execute(
-        sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
-    ).scalar_one()
-    if number >= budget(connection, study_id):
+    count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
+    both = sa.select(count.scalar_subquery().label("number"), _budget(study_id).scalar_subquery().label("allowed"))
+    number, allowed = connection.execute(both).one()
+    if number >= int(json.loads(allowed)):
         return None
     row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": utc_now()}
     made = connection.execute(sa.insert(TRIALS).values(row).returning(TRIALS.c.trial_id)).scalar_one()

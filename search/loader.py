@@ -61,7 +61,7 @@ CURVES = sa.table(
     sa.column("intermediate_value"),
     sa.column("intermediate_value_type"),  # untyped: nothing is compared with it, and there are many
 )
-LEASES = sa.table("convsearch_leases", sa.column("trial_id"), sa.column("host"), sa.column("pid"))
+LEASES = sa.table("convsearch_leases", *map(sa.column, ("trial_id", "token", "host", "pid")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

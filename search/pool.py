@@ -187,7 +187,8 @@ class Pool:
             self.view.say(warning)
 
     def _progress(self) -> Progress:
-        return self.storage.patiently(lambda: query.progress(self.storage.engine, self.study.name, seen=self.view.seen))
+        name, seen, tokens = self.study.name, self.view.seen, self._tokens()
+        return self.storage.patiently(lambda: query.progress(self.storage.engine, name, seen=seen, tokens=tokens))
 
     def _why_all_failed(self) -> str:
         trials = self.storage.patiently(lambda: query.trials(self.storage.engine, self.study.name))

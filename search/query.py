@@ -142,13 +142,18 @@ def trials(engine: sa.Engine, name: str) -> tuple[TrialRow, ...]:
         return load_trials(connection, name, _ids(find_study(connection, name)))
 
 
-def progress(engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset()) -> Progress:
-    """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`."""
+def progress(
+    engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset(), tokens: Collection[str] | None = None
+) -> Progress:
+    """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`.
+
+    `tokens`: of the trials at work, only those of these owners; where machines are many, each looks at its own.
+    """
     with reading(engine) as connection:
         study_id = find_study(connection, name)
         new = _finished(connection, study_id).difference(seen)
         done = _numbered(connection, study_id, name, new) if new else ()
-        running = _running(connection, study_id, name)
+        running = _running(connection, study_id, name, tokens)
         row = _study(connection, study_id, name)
     return Progress(study=row, running=running, finished=done)
 
@@ -161,8 +166,14 @@ def workers(engine: sa.Engine) -> tuple[Running, ...]:
     return tuple(sorted(found, key=lambda each: (each.trial.started is None, each.trial.started)))
 
 
-def _running(connection: sa.Connection, study_id: int, name: str) -> tuple[Running, ...]:
-    active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.state == "RUNNING"))
+def _running(
+    connection: sa.Connection, study_id: int, name: str, tokens: Collection[str] | None = None
+) -> tuple[Running, ...]:
+    chosen = _ids(study_id).where(TRIALS.c.state == "RUNNING")
+    if tokens is not None:
+        held = sa.select(LEASES.c.trial_id).where(LEASES.c.token.in_(tokens))
+        chosen = chosen.where(TRIALS.c.trial_id.in_(held))
+    active = load_trials(connection, name, chosen)
     owners = _owners(connection, study_id) if active else {}
     return tuple(Running(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
 
@@ -186,7 +197,8 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
     directions = tuple(direction.lower() for direction in ordered)
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
-    found = load_trials(connection, name, _best_ids(study_id, directions, 1))
+    best_id = connection.execute(_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
+    found = () if best_id is None else load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id == best_id))
     return StudyRow(
         name=name,
         question=attrs.get("question") or "",
