@@ -204,7 +204,9 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
 
     if args.join and (args.trials or args.hours or args.retry_failed):
         raise UsageError("--join only adds workers; --trials, --hours and --retry-failed are for who runs the study")
-    order = replace(_order(args, name), trials=trials, join=args.join)
+    if args.address and args.engine != "ray":
+        raise UsageError("--address is that of a Ray cluster; add --engine ray")
+    order = replace(_order(args, name), trials=trials, join=args.join, engine=args.engine, address=args.address)
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
     code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S

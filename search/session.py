@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from data.progress import Say
 from search import care, home, lease, query, study
+from search.crew import Crew
 from search.errors import BusyError, UsageError
 from search.home import Home
 from search.pool import Pool
@@ -41,6 +43,10 @@ class Order:
     """cpu or cuda; None is whatever there is."""
     join: bool = False
     """Add workers to a study that another process of this machine runs."""
+    engine: Literal["local", "ray"] = "local"
+    """Whose workers: processes of this machine, or actors of a Ray cluster."""
+    address: str | None = None
+    """HOST:PORT of the Ray cluster; None is one of our own on this machine."""
     retry_failed: bool = False
     times: Times = field(default_factory=Times)
 
@@ -81,13 +87,13 @@ def pool(
     order: Order,
     storage: Storage,
     stored: StoredStudy,
-    devices: tuple[str, ...],
+    crew: Crew,
     view: View,
     *,
     since: float | None,
     threads: int = 1,
 ) -> Pool:
-    """The workers of a run, one for each device, of so many threads each; see `Pool.since`."""
+    """The workers of a run, of so many threads each; see `Pool.since`."""
     return Pool(
         storage=storage,
         study=stored,
@@ -97,14 +103,12 @@ def pool(
             token="",
             cache=str(order.cache),
             images=stored.spec.data.path,
-            device="",
             threads=threads,
-            workers=len(devices),
             patience_s=order.times.patience_s,
         ),
-        devices=devices,
+        crew=crew,
         view=view,
-        room=room_of(order, workers=len(devices)),
+        room=room_of(order, workers=crew.here),
         since=since,
         times=order.times,
     )
