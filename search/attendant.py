@@ -20,6 +20,7 @@ from data.progress import Say
 from search import care, depot, home, lease, origin, query, study
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
+from search.hand import Forkserver
 from search.judge import crew_of, verdict_study
 from search.launch import hours_left
 from search.pool import END_OF, End
@@ -137,7 +138,7 @@ class Attendant:
         since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
         self._has_worked = True
         with self.show(stored) as view:
-            end = pool(own, storage, stored, places, view, since=since, threads=threads, waits=False).run()
+            end = pool(own, storage, stored, Forkserver(places), view, since=since, threads=threads, waits=False).run()
         self.say(f"{stored.name}: {'nothing is left to claim' if end is End.DONE else end}")
         self._end = end if end in END_OF.values() else None  # else there may be other studies
 

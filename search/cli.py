@@ -18,8 +18,8 @@ STORAGE = "sqlite:///runs/studies.db"
 #: As `search.settings` has it, which is not loaded for a question.
 MOST_TRAINED = 10
 EXIT_CODES = """\
-exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database; 70 all trials failed; 74 disk;
-75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 129 terminal closed;
+exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database or cluster; 70 all trials failed;
+74 disk; 75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 129 terminal closed;
 130 interrupted; 143 terminated"""
 
 
@@ -112,6 +112,7 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     run.add_argument("--trials", type=_count, metavar="N", help="budget of the whole study, over all runs")
     _add_join(run)
     _add_detach(run)
+    _add_engine(run)
     _add_limits(run)
     run.add_argument("--data", metavar="PATH", help="images to use: a directory, .zip or .tar of train/CLASS/*")
     run.add_argument("--dry-run", action="store_true", help="only estimate time, memory and disk; write nothing")
@@ -125,6 +126,7 @@ def _add_run(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     resume.add_argument("--trials", type=_count, metavar="N", help="new budget of the whole study")
     _add_join(resume)
     _add_detach(resume)
+    _add_engine(resume)
     _add_limits(resume)
 
 
@@ -192,6 +194,13 @@ def _add_detach(verb: argparse.ArgumentParser) -> None:
 
 def _add_join(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
+
+
+def _add_engine(verb: argparse.ArgumentParser) -> None:
+    text = "who trains: processes of this machine, or actors of a Ray cluster, as many as have room (default: local)"
+    verb.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
+    text = "with --engine ray: the cluster's address (default: a Ray of its own on this machine)"
+    verb.add_argument("--address", metavar="HOST:PORT", help=text)
 
 
 def _add_limits(

@@ -271,7 +271,10 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
 
     if args.join and (args.trials or args.hours or args.retry_failed or args.detach):
         raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")
+    if args.address and args.engine != "ray":
+        raise UsageError("--address is that of a Ray cluster; add --engine ray")
     order = replace(_order(args, name), trials=trials, join=args.join, detach=args.detach)
+    order = replace(order, engine=args.engine, address=args.address)
     end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
     code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S

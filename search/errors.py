@@ -3,6 +3,7 @@
     ConvsearchError            1   a bug of ours, if nothing below fits
     +-- UsageError             2   the command line asks for what is not there
     +-- DatabaseError         69   the database cannot be reached, or is none
+    +-- ClusterError          69   the Ray cluster cannot be reached, or does not answer
     +-- AllFailed             70   every trial so far has failed
     +-- DiskError             74   a file or folder cannot be written
     +-- BusyError             75   somebody else works on this study or database
@@ -27,6 +28,12 @@ class UsageError(ConvsearchError):
 
 class DatabaseError(ConvsearchError):
     """The database is missing, is no database, or does not answer."""
+
+    exit_code = 69
+
+
+class ClusterError(ConvsearchError):
+    """The Ray cluster cannot be started or reached, or does not answer any more."""
 
     exit_code = 69
 

@@ -1,23 +1,24 @@
-"""One worker process as its pool sees it: started, seen to move, asked where it stands, stopped."""
+"""Workers as processes of this machine, forked from a server that has torch loaded."""
 
 import multiprocessing
 import os
 import signal
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
 
-from search import worker
+from data.progress import Say
+from search import machine, worker
+from search.crew import Crew, Hand, Seat
 from search.errors import ConvsearchError
 from search.interrupts import STOPPING
 from search.post import Post
 
-#: Between two looks at the workers: a dead one is seen at once, by its sentinel; the rest can wait so long.
-LOOK_S = 0.25
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
 STACK_S = 1.0
 #: And between two parts of that. It works on meanwhile, if it only slept.
@@ -28,45 +29,35 @@ SERVERS = 3
 DYING_S = 1.0
 
 
-@dataclass(slots=True)
-class Hand:
-    """One worker process."""
+@dataclass(kw_only=True, slots=True)
+class Forked(Hand):
+    """One worker process of this machine."""
 
-    token: str
     process: ForkServerProcess
-    beats: "Synchronized[int]"
+    counted: "Synchronized[int]"
     stack: Connection
     """Where it writes the stacks of its threads when it gets `worker.STACK_SIGNAL`."""
-    seen: int = 0
-    moved: float = field(default_factory=time.monotonic)
-    """When its count of batches last changed, monotonic seconds."""
-    looked: float = field(default_factory=time.monotonic)
-    """When we last looked."""
-    hung: str | None = None
-    """Why we killed it, if we did."""
-    stood: str = ""
-    """The stacks of its threads at that moment."""
 
-    def has_hung(self, now: float, *, limit_s: float) -> bool:
-        """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
-        asleep = max(0.0, now - self.looked - 10 * LOOK_S)
-        self.looked, self.moved = now, self.moved + asleep
-        if self.beats.value != self.seen:
-            self.seen, self.moved = self.beats.value, now
-        return now - self.moved > limit_s
+    @property
+    def exitcode(self) -> int | None:
+        return self.process.exitcode
 
-    def end(self, why: str) -> None:
-        """Kill it because it hangs; first it is asked where it stands."""
-        self.hung, self.stood = why, self._stacks()
-        self.kill()
+    @property
+    def how_it_ended(self) -> str:
+        return how_it_ended(self.process.exitcode or 0)
 
-    def kill(self) -> None:
-        """Kill it; who sleeps in the kernel, on a disk that is gone, dies when it wakes, and is not waited for."""
+    def beats(self) -> int:
+        return self.counted.value
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def kill(self, *, wait_s: float = 1.0) -> None:
         self.process.kill()
-        self.process.join(timeout=1.0)
+        if wait_s:
+            self.process.join(timeout=wait_s)
 
-    def _stacks(self) -> str:
-        """The stacks of its threads; empty if it cannot tell any more."""
+    def stacks(self) -> str:
         pid = self.process.pid
         if pid is None:
             return ""
@@ -81,7 +72,37 @@ class Hand:
         return text.decode(errors="replace")
 
 
-def start(post: Post) -> Hand:
+@dataclass(frozen=True, slots=True)
+class Forkserver(Crew):
+    """The workers of this machine, one for each device."""
+
+    devices: tuple[str, ...]
+
+    @property
+    def plan(self) -> str:
+        return f"{len(self.devices)} workers on {', '.join(sorted(set(self.devices)))}"
+
+    @property
+    def here(self) -> int:
+        return len(self.devices)
+
+    @contextmanager
+    def at_work(self, _: Say) -> Iterator[None]:
+        start_server()  # it loads torch meanwhile
+        yield
+
+    def seats(self) -> tuple[Seat, ...]:
+        places = zip(self.devices, machine.seats(self.devices), strict=True)
+        return tuple(Seat(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
+
+    def start(self, post: Post, seat: Seat) -> Hand:
+        return start(replace(post, device=seat.device, core=seat.core, workers=len(self.devices)))
+
+    def wait(self, hands: Collection[Hand], seconds: float) -> None:
+        wait([each.process.sentinel for each in hands if isinstance(each, Forked)], timeout=seconds)
+
+
+def start(post: Post) -> Forked:
     """Start a worker. If the server dies meanwhile, which loads torch and so needs memory, another one is tried.
 
     Raises:
@@ -99,14 +120,14 @@ def start(post: Post) -> Hand:
     ) from died
 
 
-def _start(post: Post) -> Hand:
+def _start(post: Post) -> Forked:
     context = start_server()  # which may have died since the last one
     beats = context.Value("q", 0, lock=False)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=worker.main, args=(post, beats, theirs), name=f"worker on {post.device}")
     process.start()
     theirs.close()
-    return Hand(token=post.token, process=process, beats=beats, stack=ours)
+    return Forked(token=post.token, process=process, counted=beats, stack=ours)
 
 
 def start_server() -> ForkServerContext:

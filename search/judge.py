@@ -11,6 +11,7 @@ from data.progress import Say
 from search import final, home, query, study
 from search.errors import SpecError, UsageError
 from search.final import Contestant, Crew
+from search.hand import Forkserver
 from search.home import Home
 from search.pool import End
 from search.session import Order, Show, alone, pool
@@ -93,8 +94,9 @@ def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show
     crew = crew_of(places, trainings=verdict.spec.budget.trials)
     say(f"{verdict.name}: {verdict.spec.question}")
     own = replace(order, name=verdict.name, trials=None, hours=None)
+    workers = Forkserver(places[: crew.workers])
     with alone(storage, verdict, own, say), show(verdict) as view:
-        return pool(own, storage, verdict, places[: crew.workers], view, since=since, threads=crew.threads).run()
+        return pool(own, storage, verdict, workers, view, since=since, threads=crew.threads).run()
 
 
 def crew_of(places: tuple[str, ...], *, trainings: int) -> Crew:

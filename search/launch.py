@@ -9,16 +9,20 @@ import optuna
 from data.dataset import fetch
 from data.progress import Say
 from search import care, depot, final, home, study
+from search.cluster import Cluster
+from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
+from search.hand import Forkserver
 from search.home import Home
 from search.judge import run_verdict, verdict_study
 from search.pool import End
+from search.reader import sqlite_path
 from search.rows import FINAL, TrialRow, is_verdict, searched
 from search.session import Order, Show, alone, joined, pool
 from search.spec import StudySpec, of_one
 from search.storage import Storage
 from search.study import StoredStudy
-from search.supply import anchored, devices, fetch_backbones, prepare_data, writing_to
+from search.supply import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
 
 
 def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
@@ -30,7 +34,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     files = home.of(order.url)
     check_name(order.name, spec, files)
     files.make()
-    seats = () if order.detach else devices(spec, order.workers, device=order.device)
+    crew = crew_of(order, spec)
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
     study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
@@ -48,9 +52,9 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
     with joined(files, order) if order.join else alone(storage, stored, order, say):
-        say(f"{len(seats)} workers on {', '.join(sorted(set(seats)))}")
+        say(crew.plan)
         with show(stored) as view:
-            end = pool(order, storage, stored, seats, view, since=None if order.join else began).run()
+            end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
         if end is End.DONE and spec.search.pruner == "promote":
             with suppress(DatabaseError, DiskError):  # what paused and was pruned at the end; else the next run does it
                 care.sweep(files, storage.engine, stored.name)
@@ -59,6 +63,27 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         since, hours = time.monotonic(), hours_left(order, storage, stored, began)
         verdict = verdict_study(order, storage, stored, say, hours=hours)
         return End.DONE if verdict is None else run_verdict(order, storage, verdict, show, say, since=since)
+
+
+def crew_of(order: Order, spec: StudySpec) -> Crew:
+    """Who trains for a search: processes of this machine, or actors of a Ray cluster.
+
+    Raises:
+        UsageError: that cannot be.
+    """
+    seats = devices(spec, order.workers, device=order.device)
+    if order.engine == "local":
+        return Forkserver(seats)
+    if spec.verdict_on is not None:
+        raise UsageError("a last training runs on this machine alone, without --engine ray")
+    return Cluster(
+        address=order.address,
+        devices=seats,
+        workers=order.workers,
+        device=order.device,
+        worker_bytes=worker_bytes(spec),
+        one_machine=sqlite_path(order.url) is not None,
+    )
 
 
 def check_name(name: str, spec: StudySpec, files: Home) -> None:

@@ -9,7 +9,6 @@ import json
 import secrets
 import socket
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -96,9 +95,9 @@ def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | Gate | 
 
     Where that is none, and some pause while nobody works, it is 1: somebody must come to end them.
     """
-    states = sa.select(TRIALS.c.state).where(TRIALS.c.study_id == study_id)
-    count = Counter(connection.execute(states).scalars())
-    waiting = count[TrialState.WAITING] + max(0, budget(connection, study_id) - count.total())
+    states = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
+    count: dict[TrialState, int] = dict(connection.execute(states).all())
+    waiting = count.get(TrialState.WAITING, 0) + max(0, budget(connection, study_id) - sum(count.values()))
     if ladder is None:
         return waiting
     paused = connection.execute(pausing(study_id).with_only_columns(sa.func.count())).scalar_one()

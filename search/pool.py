@@ -1,4 +1,4 @@
-"""This machine's workers: start them, watch them, renew their leases, replace them, stop them.
+"""The workers of a run: start them, watch them, renew their leases, replace them, stop them.
 
 The pool is the only one who can see at once that a worker died; it hands the dead worker's trial back to the queue,
 from where the next worker takes it up at its last checkpoint. What it decides, it decides from the database alone.
@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from multiprocessing.connection import wait
 
 from data.errors import DataError
-from search import hand, home, lease, logbook, machine, query, room, study, worker
+from search import home, lease, logbook, query, room, study, worker
 from search.clock import Clock
+from search.crew import LOOK_S, Crew, Hand, Seat
 from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
-from search.hand import LOOK_S, Hand
 from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
@@ -67,14 +66,13 @@ EXIT_CODES: Mapping[End, int] = {end: 128 + sign for sign, end in END_OF.items()
 
 @dataclass(kw_only=True, slots=True)
 class Pool:
-    """Runs one study on this machine until its budget is spent or somebody wants it to stop."""
+    """Runs one study until its budget is spent or somebody wants it to stop."""
 
     storage: Storage
     study: StoredStudy
     post: Post
-    """What every worker is told; token and device are filled in for each."""
-    devices: tuple[str, ...]
-    """One worker for each."""
+    """What every worker is told; the token and what depends on its place are filled in for each."""
+    crew: Crew
     view: View
     room: Room
     """For the files of the study."""
@@ -84,8 +82,7 @@ class Pool:
     waits: bool = True
     """Stay while others work on the study, though there is nothing to claim: one may die, and its trial come back."""
     times: Times = field(default_factory=Times)
-    _hands: dict[int, Hand] = field(default_factory=dict)
-    """By index into `devices`."""
+    _hands: dict[Seat, Hand] = field(default_factory=dict)
     _end: End | None = None
     _clock: Clock = field(init=False)
     _watch: lease.Watch = field(init=False)
@@ -112,14 +109,13 @@ class Pool:
         before, self.storage.gives_up = self.storage.gives_up, self._gives_up
         with self._interrupts.heard():
             try:
-                hand.start_server()  # it loads torch meanwhile
-                end = self._run()
+                with self.crew.at_work(self.view.say):
+                    end = self._run()
             except DatabaseError:
                 if (why := self._why_stop()) is None:
                     raise
                 end = why  # we were asked to stop while the database did not answer
             finally:
-                self._stop_all()
                 with suppress(DatabaseError, DiskError):
                     self.view.update(self._progress())
                 self.storage.gives_up = before  # the hurry was ours
@@ -141,10 +137,10 @@ class Pool:
                     if self._why_stop() is None and not self._fill():
                         self._end = End.DONE
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
-                    wait([each.process.sentinel for each in self._hands.values()], timeout=LOOK_S)
+                    self.crew.wait(self._hands.values(), LOOK_S)
         finally:
-            self._deadline = time.monotonic() + GIVE_BACK_S  # who has waited for the database in vain waits no more
-            with suppress(DatabaseError, DiskError):
+            self._stop_all()
+            with suppress(DatabaseError, DiskError):  # in the seconds left: who waited for it in vain waits no more
                 self._clock.end()
         return end
 
@@ -208,23 +204,23 @@ class Pool:
                 lease.holders(connection, self.study.id),
             )
         )
-        open_trials -= sum(each.token not in busy for each in self._hands.values())
-        for index, (device, core) in enumerate(zip(self.devices, machine.seats(self.devices), strict=True)):
-            if index in self._hands or open_trials <= 0:
+        open_trials -= sum(each.token not in busy and each.is_placed for each in self._hands.values())
+        for seat in self.crew.seats() if open_trials > 0 else ():
+            if seat in self._hands or open_trials <= 0:
                 continue
             open_trials -= 1
-            self._hands[index] = hand.start(replace(self.post, token=uuid.uuid4().hex, device=device, core=core))
-        return bool(self._hands or (busy and self.waits))
+            self._hands[seat] = self.crew.start(replace(self.post, token=uuid.uuid4().hex), seat)
+        return bool(self._hands or open_trials > 0 or (busy and self.waits))
 
     def _tokens(self) -> list[str]:
         return [each.token for each in list(self._hands.values())]
 
     def _reap(self) -> None:
         """Replace who ended. If that fails on its way, the worker is still there to be stopped with all others."""
-        for index, each in list(self._hands.items()):
-            if each.process.exitcode is not None:
-                self._settle(each, each.process.exitcode)
-                del self._hands[index]
+        for seat, each in list(self._hands.items()):
+            if (code := each.exitcode) is not None:
+                self._settle(each, code)
+                del self._hands[seat]
 
     def _settle(self, each: Hand, code: int) -> None:
         if code == 0:
@@ -234,7 +230,7 @@ class Pool:
         elif code in NOT_THE_TRIAL:
             raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
         else:
-            self._give_back(each, each.hung or hand.how_it_ended(code))
+            self._give_back(each, each.hung or each.how_it_ended)
 
     def _give_back(self, each: Hand, why: str) -> None:
         """Put the trial of a worker that ended badly back to the queue."""
@@ -245,14 +241,14 @@ class Pool:
         for number in trials:
             log = home.of(self.post.url).log(self.study.name, number)
             logbook.note(log, f"broke off: {why}\n{each.stood}")
-        self._deaths = 0 if trials else self._deaths + 1
+        self._deaths = 0 if trials or each.was_taken else self._deaths + 1
         if self._deaths >= SAME_FAILURES:
             raise ConvsearchError(f"{self._deaths} workers in a row died before they began a trial; the last: {why}")
 
     def _kill_hung(self) -> None:
         now, limit_s = time.monotonic(), self._hang_s()
         for each in self._hands.values():
-            is_alive = each.hung is None and each.process.exitcode is None
+            is_alive = each.hung is None and each.exitcode is None
             if is_alive and each.has_hung(now, limit_s=limit_s):
                 each.end(f"no batch was finished for {limit_s:.0f} s; more may be allowed with --hang")
 
@@ -264,12 +260,12 @@ class Pool:
     def _stop_all(self) -> None:
         """Ask every worker to put its trial back with a checkpoint; kill those that do not in time."""
         for each in self._hands.values():
-            each.process.terminate()
+            each.terminate()
         deadline = time.monotonic() + STOP_S
-        while (alive := [e.process.sentinel for e in self._hands.values() if e.process.is_alive()]) and (
+        while (alive := [each for each in self._hands.values() if each.exitcode is None]) and (
             time.monotonic() < deadline
         ):
-            wait(alive, timeout=LOOK_S)
+            self.crew.wait(alive, LOOK_S)
         for each in self._hands.values():
             each.kill()
         self._deadline = time.monotonic() + GIVE_BACK_S
@@ -279,7 +275,7 @@ class Pool:
     def _let_go(self) -> None:
         """Be gone at once; trials then go on from their last step's checkpoint."""
         for each in list(self._hands.values()):
-            each.process.kill()
+            each.kill(wait_s=0.0)
         give_back = threading.Thread(target=self._hand_over, daemon=True)
         give_back.start()
         give_back.join(timeout=0.5)  # a locked database must not keep us

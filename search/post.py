@@ -17,7 +17,7 @@ class Post:
     """Folder of the decoded images."""
     images: str | None = None
     """Where they are decoded from on this machine; None is where the study says."""
-    device: str
+    device: str = ""
     """As torch names it: cpu, cuda:0, ..."""
     threads: int = 1
     """That compute for it."""

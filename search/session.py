@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from data.progress import Say
 from search import care, home, lease, query, study
+from search.crew import Crew
 from search.errors import BusyError, UsageError
 from search.home import Home
 from search.origin import environment
@@ -44,6 +46,10 @@ class Order:
     """Add workers to a study that another process of this machine runs."""
     detach: bool = False
     """Only store the study, with its budget; others work on it."""
+    engine: Literal["local", "ray"] = "local"
+    """Whose workers: processes of this machine, or actors of a Ray cluster."""
+    address: str | None = None
+    """HOST:PORT of the Ray cluster; None is one of our own on this machine."""
     retry_failed: bool = False
     times: Times = field(default_factory=Times)
 
@@ -84,14 +90,14 @@ def pool(
     order: Order,
     storage: Storage,
     stored: StoredStudy,
-    devices: tuple[str, ...],
+    crew: Crew,
     view: View,
     *,
     since: float | None,
     threads: int = 1,
     waits: bool = True,
 ) -> Pool:
-    """The workers of a run, one for each device, of so many threads each; see `Pool.since` and `Pool.waits`."""
+    """The workers of a run, of so many threads each; see `Pool.since` and `Pool.waits`."""
     return Pool(
         storage=storage,
         study=stored,
@@ -101,14 +107,12 @@ def pool(
             token="",
             cache=str(order.cache),
             images=stored.spec.data.path,
-            device="",
             threads=threads,
-            workers=len(devices),
             patience_s=order.times.patience_s,
         ),
-        devices=devices,
+        crew=crew,
         view=view,
-        room=room_of(order, workers=len(devices)),
+        room=room_of(order, workers=crew.here),
         since=since,
         waits=waits,
         times=order.times,

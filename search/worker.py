@@ -60,19 +60,25 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     signals = Signals()
     signals.listen()
     die_with_pool()
+    code, why = work(post, beating(beats), lambda: signals.stop)
+    if why:
+        say(f"convsearch: {why}")
+    sys.exit(code)
+
+
+def work(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
+    """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
     seat.take(post.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.runner import run_trials
 
     try:
-        run_trials(post, beating(beats), lambda: signals.stop)
+        run_trials(post, beat, stopping)
     except (ConvsearchError, DataError) as error:
-        if signals.stop and isinstance(error, DatabaseError):
-            sys.exit(TERMINATED)  # there was no time to wait for it; the pool puts the trial back
-        say(f"convsearch: {error}")
-        sys.exit(error.exit_code)
-    if signals.stop:
-        sys.exit(TERMINATED)
+        if stopping() and isinstance(error, DatabaseError):
+            return TERMINATED, ""  # there was no time to wait for it; the pool puts the trial back
+        return error.exit_code, str(error)
+    return (TERMINATED if stopping() else 0), ""
 
 
 def beating(beats: "Synchronized[int]") -> Callable[[], None]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import desk, hand, lease, ledger, logbook, query, retry, sampler, shift, study
+from search import crew, desk, lease, ledger, logbook, query, retry, sampler, shift, study
 from search.desk import Desk
 from search.lease import Claim
 from search.ledger import Ledger
@@ -134,12 +134,12 @@ class Crowd:
         watch, seen = lease.Watch(times), frozenset[int]()
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_s / part.speed)
         self.at_work.release()
-        while not self.over.wait(min(hand.LOOK_S, READ_S / part.speed)):
+        while not self.over.wait(min(crew.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
                 lease.renew(storage, tokens)
             if every_read.is_due():
                 watch.expire(storage, stored.id, but=tokens)
-                progress = query.progress(storage.engine, part.study, seen=seen)
+                progress = query.progress(storage.engine, part.study, seen=seen, tokens=tokens)
                 seen |= {trial.number for trial in progress.finished}
                 with self.meter.metering("fill"):
                     storage.read(lambda connection: fill(connection, stored))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from search import query, session, spec, study, supply
+from search.hand import Forkserver
 from search.interrupts import STOPPING
 from search.pool import End
 from search.progress import PlainView
@@ -147,7 +148,7 @@ def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> No
     stored = study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
-    end = session.pool(order, storage, stored, ("cpu",), view, since=hour_ago).run()
+    end = session.pool(order, storage, stored, Forkserver(("cpu",)), view, since=hour_ago).run()
 
     assert end is End.DONE
     assert study.seconds_run(storage, stored.id) > 3600.0

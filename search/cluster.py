@@ -1,0 +1,429 @@
+"""Workers on a Ray cluster: an actor for each place that it has, on whichever machine.
+
+Ray starts them, says who died, and does nothing else: it repeats nothing, because what is to be repeated, and from
+where, is in the database. What an actor is told goes through Ray; all that counts does not.
+
+Ray is an extra, and loaded where it is used.
+"""
+
+import faulthandler
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
+from math import ceil
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from data.dataset import fetch
+from data.errors import DataError
+from data.progress import Say
+from search import host, machine, study, worker
+from search.crew import Crew, Hand, Seat
+from search.errors import ClusterError, ConvsearchError, UsageError
+from search.parent import die_with_parent
+from search.post import Post
+from search.storage import Storage
+from search.supply import fetch_backbones, prepare_data, writing_to
+
+#: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
+#: said otherwise.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+#: A Ray of our own listens on the loopback device alone (this variable, whatever its name says), to who knows a secret.
+OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+#: And of these, which a user may have set for another cluster, it must not hear.
+FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")
+#: Nothing large goes through Ray; it takes no less.
+STORE_BYTES = 80_000_000
+#: Who is there answers within so many seconds; Ray by itself would try for a minute.
+REACH_S = 5.0
+#: An actor starts within so many seconds where there is room for it.
+PLACED_S = 20.0
+#: What a hung worker gets to say where it stands.
+STACK_S = 2.0
+#: Calls that an actor answers at the same time: its work, and three about it.
+AT_ONCE = 4
+#: The exit code of a worker that never came to give one.
+DIED = -signal.SIGKILL
+
+
+class Actor:
+    """A worker as Ray runs it, in a process of its own; `work` is its life, the rest is asked meanwhile."""
+
+    def __init__(self) -> None:
+        die_with_parent()  # Ray lets it train on when its node's own process is killed
+        self._stop = threading.Event()
+        self._beats: int | None = None
+        signal.signal(signal.SIGTERM, self._note)  # of `ray stop`
+
+    def work(self, post: Post, folder: str) -> tuple[int, str]:
+        """Run trials; see `worker.work`. Relative paths are meant from `folder` on, where that exists."""
+        with suppress(OSError):
+            os.chdir(folder)
+        try:
+            prepare(post)
+        except (ConvsearchError, DataError) as error:
+            return error.exit_code, str(error)
+        self._beats = 0
+        return worker.work(post, self._beat, self._stop.is_set)
+
+    def beats(self) -> int | None:
+        """How many batches it has done; None as long as it does not train."""
+        return self._beats
+
+    def stop(self) -> None:
+        """Put the trial back with a checkpoint, and end."""
+        self._stop.set()
+
+    def stacks(self) -> str:
+        """Where its threads stand."""
+        with tempfile.TemporaryFile("w+") as stream:
+            faulthandler.dump_traceback(stream, all_threads=True)
+            stream.seek(0)
+            return stream.read()
+
+    def _beat(self) -> None:
+        self._beats = (self._beats or 0) + 1
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+
+def prepare(post: Post) -> None:
+    """Load torch, and have the images and weights on this machine, which may see them for the first time."""
+    for name in worker.PRELOAD:
+        import_module(name)
+    storage = Storage(post.url, patience_s=post.patience_s)
+    stored = study.load(storage, post.study)
+    storage.engine.dispose()
+    spec = stored.spec if post.images is None else study.moved(stored.spec, post.images)
+    cache = Path(post.cache)
+    with writing_to(cache):
+        fetch(spec.data, cache, lambda _: None)
+    fetch_backbones(spec, lambda _: None)
+    prepare_data(spec, cache, lambda _: None)
+
+
+@dataclass(kw_only=True, slots=True)
+class Remote(Hand):
+    """One actor."""
+
+    actor: Any
+    outcome: Any
+    """What will be the answer of its `work`."""
+    host: str
+    node: str
+    say: Say
+    started: float = field(default_factory=time.monotonic)
+    _asked: Any = None
+    """What will be the answer to our question for its beats."""
+    _beats: int | None = None
+    _is_placed: bool = False
+    _code: int | None = None
+    _why: str = ""
+    _was_taken: bool = False
+
+    @property
+    def exitcode(self) -> int | None:
+        if self._code is None and _is_known(self.outcome):
+            self._code = self._end()
+            self.kill()  # its work is over, and its process would wait for more
+        return self._code
+
+    @property
+    def how_it_ended(self) -> str:
+        return self._why
+
+    @property
+    def is_placed(self) -> bool:
+        return self._is_placed or time.monotonic() - self.started < PLACED_S
+
+    @property
+    def was_taken(self) -> bool:
+        return self._was_taken
+
+    def beats(self) -> int | None:
+        import ray
+
+        if self._asked is None:
+            self._asked = self.actor.beats.remote()
+        elif _is_known(self._asked):
+            with suppress(ray.exceptions.RayError):  # how it ended is what `outcome` tells
+                self._beats = ray.get(self._asked)
+                self._is_placed = True
+            self._asked = None
+        return self._beats
+
+    def terminate(self) -> None:
+        if self._beats is None:
+            self.kill()  # it has no trial yet, and might not hear us
+        else:
+            self.actor.stop.remote()
+
+    def kill(self, *, wait_s: float = 1.0) -> None:
+        import ray
+
+        ray.kill(self.actor, no_restart=True)
+
+    def stacks(self) -> str:
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            return str(ray.get(self.actor.stacks.remote(), timeout=STACK_S))
+        return ""
+
+    def _end(self) -> int:
+        """How it ended; the reason is kept, or said if it is not for the trial."""
+        import ray
+
+        errors = ray.exceptions
+        try:
+            code, why = ray.get(self.outcome)
+        except errors.RayTaskError as error:
+            self._why = f"its work on {self.host} broke off: {_last_line(error)}"
+            return 1
+        except errors.RayError as error:
+            is_unheard = isinstance(error, errors.ActorUnavailableError | errors.ActorUnschedulableError)
+            self._was_taken = is_unheard or self.node not in _living()
+            lost = f"its machine {self.host} is gone"
+            self._why = lost if self._was_taken else f"its process on {self.host} died: {_last_line(error)}"
+            return DIED
+        if why:
+            self.say(f"convsearch: on {self.host}: {why}")
+        return int(code)
+
+
+@dataclass(kw_only=True, slots=True)
+class Cluster(Crew):
+    """The places of a Ray cluster: one for each core or GPU of its machines, which may come and go."""
+
+    address: str | None
+    """HOST:PORT; None is a Ray of our own on this machine."""
+    devices: tuple[str, ...]
+    """Of this machine, as a Ray of our own has them."""
+    workers: int | None
+    """No more than these; None is as many as there are places."""
+    device: str | None
+    """cpu or cuda; None is whatever a machine has."""
+    worker_bytes: int
+    """Of memory that a worker takes."""
+    one_machine: bool
+    """The database is a file, which other machines do not see."""
+    _nodes: dict[str, str] = field(default_factory=dict)
+    """The machines that there are, in the order in which we saw them: their hosts by the numbers that Ray gave them."""
+    _refused: set[str] = field(default_factory=set)
+    _say: Say = lambda _: None
+
+    def __post_init__(self) -> None:
+        if find_spec("ray") is None:
+            raise UsageError("--engine ray needs Ray, which is not installed; `make setup EXTRAS=ray` installs it")
+        if self.address is not None:
+            host_and_port(self.address)
+
+    @property
+    def plan(self) -> str:
+        most = "" if self.workers is None else f", at most {self.workers}"
+        if self.address is None:
+            return f"workers on a Ray of their own{most}"
+        return f"workers on the Ray cluster at {self.address}{most}"
+
+    @property
+    def here(self) -> int:
+        return len(self.devices)
+
+    @contextmanager
+    def at_work(self, say: Say) -> Iterator[None]:
+        self._say = say
+        os.environ.update(QUIET | os.environ)
+        if self.address is not None:
+            with connected(self.address):
+                self._refuse_others()
+                yield
+            return
+        os.environ.update(OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+        for name in FOREIGN:
+            os.environ.pop(name, None)
+        with host.running(self._start_words()) as address, connected(address):
+            yield
+
+    def seats(self) -> tuple[Seat, ...]:
+        found = _living()
+        for number in self._nodes.keys() - found.keys():
+            self._say(f"{self._nodes.pop(number)} has left the cluster; its trials go on elsewhere")
+        for number, node in found.items():
+            if number not in self._nodes and self._is_usable(node):
+                self._nodes[number] = node["NodeManagerHostname"]
+                if places := self._of(node, found):
+                    self._say(f"{self._nodes[number]} has room for {len(places)} workers")
+        seats = [seat for number in self._nodes for seat in self._of(found[number], found)]
+        return tuple(seats[: self.workers])
+
+    def start(self, post: Post, seat: Seat) -> Hand:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        found = _living()
+        of_node = self._of(found[seat.node], found) if seat.node in found else ()
+        needs = {"num_cpus": 0, "num_gpus": self._gpu_share(found)} if seat.device != "cpu" else {"num_cpus": 1}
+        actor = (
+            ray.remote(Actor)
+            .options(
+                **needs,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=AT_ONCE,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(seat.node, soft=False),
+            )
+            .remote()
+        )
+        mine = replace(post, device=seat.device, core=seat.core, workers=max(1, len(of_node)))
+        return Remote(
+            token=post.token,
+            actor=actor,
+            outcome=actor.work.remote(mine, str(Path.cwd())),
+            host=self._nodes.get(seat.node, seat.node),
+            node=seat.node,
+            say=self._say,
+        )
+
+    def wait(self, hands: Collection[Hand], seconds: float) -> None:
+        import ray
+
+        outcomes = [each.outcome for each in hands if isinstance(each, Remote)]
+        if outcomes:
+            ray.wait(outcomes, timeout=seconds)
+        else:
+            time.sleep(seconds)
+
+    def _of(self, node: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> tuple[Seat, ...]:
+        """The places on a machine: for each share of its GPUs, else one a core as far as its memory reaches."""
+        has, number = node["Resources"], node["NodeID"]
+        gpus = int(has.get("GPU", 0))
+        if gpus and self.device != "cpu":
+            count = int(gpus / self._gpu_share(found))
+            return tuple(Seat(index=index, device="cuda:0", node=number) for index in range(count))
+        if self.device == "cuda":
+            return ()
+        cores = int(has.get("CPU", 0))
+        fit = cores if self.workers else min(cores, max(1, int(has.get("memory", 0)) // self.worker_bytes))
+        ours = machine.seats(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
+        return tuple(Seat(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
+
+    def _gpu_share(self, found: Mapping[str, Mapping[str, Any]]) -> float:
+        """What a worker takes of a GPU: all of it, unless more --workers are wanted than there are."""
+        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in found.values())
+        return 1.0 if not gpus or self.workers is None else 1.0 / max(1, ceil(self.workers / gpus))
+
+    def _start_words(self) -> tuple[str, ...]:
+        is_cpu = self.devices[0] == "cpu"
+        return (
+            "--head",
+            "--block",
+            "--port=0",
+            "--node-ip-address=127.0.0.1",
+            "--include-dashboard=false",
+            "--include-log-monitor=false",
+            "--disable-usage-stats",
+            f"--num-cpus={len(self.devices) if is_cpu else machine.cores()}",
+            f"--num-gpus={0 if is_cpu else machine.gpus()}",
+            f"--object-store-memory={STORE_BYTES}",
+        )
+
+    def _refuse_others(self) -> None:
+        others = {node["NodeManagerHostname"] for node in _living().values()} - {socket.gethostname()}
+        if self.one_machine and others:
+            raise UsageError(
+                f"the database is a file of this machine, and the Ray cluster has others, {', '.join(sorted(others))}; "
+                "name a PostgreSQL database in CONVSEARCH_STORAGE, or leave out --address"
+            )
+
+    def _is_usable(self, node: Mapping[str, Any]) -> bool:
+        name, number = str(node["NodeManagerHostname"]), str(node["NodeID"])
+        if not self.one_machine or name == socket.gethostname():
+            return True
+        if number not in self._refused:
+            self._refused.add(number)
+            self._say(f"{name} gets no workers, because the database is a file of this machine")
+        return False
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be a driver of a Ray cluster; its actors end when this process does, however it ends.
+
+    Raises:
+        ClusterError: nobody answers there, or not to us.
+    """
+    reach(address)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # It would print on stdout what it thinks of a worker that died; we say that in the log of its trial.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    answer = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # Ray raises what it meets: ConnectionError, RuntimeError, ValueError, its own
+        raise ClusterError(f"the Ray cluster at {address} cannot be used: {_last_line(error)}") from error
+    finally:
+        signal.signal(signal.SIGTERM, answer)  # Ray would have us leave at once
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def reach(address: str) -> None:
+    """See that somebody answers there.
+
+    Raises:
+        ClusterError: nobody does.
+    """
+    try:
+        socket.create_connection(host_and_port(address), timeout=REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of HOST:PORT.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    name, _, port = address.rpartition(":")
+    if not name or not port.isdecimal():
+        raise UsageError(f"--address must be HOST:PORT, as `ray start --head` says it, but got {address!r}")
+    return name.strip("[]"), int(port)
+
+
+def _living() -> dict[str, Mapping[str, Any]]:
+    """The machines of the cluster that live, by the number that Ray gave them."""
+    import ray
+
+    try:
+        return {str(node["NodeID"]): node for node in ray.nodes() if node["Alive"]}
+    except Exception as error:  # Ray raises what it meets
+        raise ClusterError(f"the Ray cluster does not answer: {_last_line(error)}; the same command goes on") from error
+
+
+def _is_known(answer: Any) -> bool:
+    import ray
+
+    return bool(ray.wait([answer], timeout=0)[0])
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of what went wrong, without Ray's guesses at causes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__

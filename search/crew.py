@@ -1,0 +1,133 @@
+"""Who works for a pool: places to work at, and a hand for each worker, wherever its process is."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from data.progress import Say
+from search.post import Post
+
+#: Between two looks at the workers: a dead one is seen at once; the rest can wait so long.
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seat:
+    """A place for one worker."""
+
+    index: int
+    """Unlike that of any other on its machine."""
+    device: str
+    """As torch names it: cpu, cuda:0, ..."""
+    core: int | None = None
+    """The one it runs on; None is any."""
+    node: str = ""
+    """The machine, if there are several."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Hand(ABC):
+    """One worker as its pool sees it: started, seen to move, asked where it stands, stopped."""
+
+    token: str
+    seen: int = 0
+    moved: float = field(default_factory=time.monotonic)
+    """When its count of batches last changed, monotonic seconds."""
+    looked: float = field(default_factory=time.monotonic)
+    """When we last looked."""
+    hung: str | None = None
+    """Why we killed it, if we did."""
+    stood: str = ""
+    """The stacks of its threads at that moment."""
+
+    @property
+    @abstractmethod
+    def exitcode(self) -> int | None:
+        """How it ended, as `worker.work` has it, or any other code if it died; None while it works."""
+
+    @property
+    @abstractmethod
+    def how_it_ended(self) -> str:
+        """Its death in words."""
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether there is room for it at its place; who waits for that takes no trial from others."""
+        return True
+
+    @property
+    def was_taken(self) -> bool:
+        """Whether its machine is gone, so that its death says nothing about the study."""
+        return False
+
+    @abstractmethod
+    def beats(self) -> int | None:
+        """Its count of batches, as far as it is known; None as long as it has not begun to work."""
+
+    @abstractmethod
+    def stacks(self) -> str:
+        """The stacks of its threads; empty if it cannot tell any more."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Ask it to put its trial back with a checkpoint."""
+
+    @abstractmethod
+    def kill(self, *, wait_s: float = 1.0) -> None:
+        """Kill it; who sleeps in the kernel, on a disk that is gone, dies when it wakes, and is not waited for."""
+
+    def has_hung(self, now: float, *, limit_s: float) -> bool:
+        """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
+        asleep = max(0.0, now - self.looked - 10 * LOOK_S)
+        self.looked, self.moved = now, self.moved + asleep
+        beats = self.beats()
+        if beats is None:
+            self.moved = now
+        elif beats != self.seen:
+            self.seen, self.moved = beats, now
+        return now - self.moved > limit_s
+
+    def end(self, why: str) -> None:
+        """Kill it because it hangs; first it is asked where it stands."""
+        self.hung, self.stood = why, self.stacks()
+        self.kill()
+
+
+class Crew(ABC):
+    """Where workers can be, and how they are started there."""
+
+    @property
+    @abstractmethod
+    def plan(self) -> str:
+        """What it is, in words."""
+
+    @property
+    @abstractmethod
+    def here(self) -> int:
+        """How many workers this machine may have."""
+
+    @abstractmethod
+    def at_work(self, say: Say) -> AbstractContextManager[None]:
+        """Be ready to start workers inside the block; none may live on behind it.
+
+        Raises:
+            ConvsearchError: that cannot be.
+        """
+
+    @abstractmethod
+    def seats(self) -> tuple[Seat, ...]:
+        """The places that there are now, those that were there before in front."""
+
+    @abstractmethod
+    def start(self, post: Post, seat: Seat) -> Hand:
+        """Start a worker at a place. `post` tells it all but what depends on the place.
+
+        Raises:
+            ConvsearchError: it cannot be started.
+        """
+
+    @abstractmethod
+    def wait(self, hands: Collection[Hand], seconds: float) -> None:
+        """Wait until one of these has ended, or the time is over."""

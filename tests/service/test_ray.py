@@ -1,0 +1,295 @@
+"""Workers on a Ray cluster, a real one: nodes join and leave, launchers die, and nothing is lost."""
+
+import io
+import os
+import secrets
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from search import launch, spec
+from search.pool import End
+from search.progress import open_view
+from search.rows import TrialRow
+from search.session import Order
+from tests.faults import invariants
+from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
+from tests.service.test_hang import SHORT, freeze_at
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed here")
+ON_RAY = ("--engine", "ray")
+#: For a Ray of several nodes that only this machine reaches; see `search.cluster.OWN`.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+STORE_BYTES = 80_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A cluster of several nodes on this machine, the first of which has no room for workers."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def join(self) -> psutil.Process:
+        """A node more, with room for one worker."""
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def die(node: psutil.Process) -> None:
+    """Kill all processes of a node that is still there."""
+    if node.is_running():
+        for process in (node, *node.children(recursive=True)):
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    os.environ.update(LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})  # read when Ray is loaded
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield Nodes(cluster)
+    finally:
+        cluster.shutdown()
+
+
+def searched(trials: int, epochs: int) -> Tables:
+    """A study of trials that last some seconds, and differ."""
+    rate = {"low": 0.001, "high": 0.1, "log": True}
+    return LONG | {
+        "budget": {"trials": trials, "epochs": epochs, "steps_per_epoch": 3},
+        "space": LONG["space"] | {"learning_rate": rate},
+    }
+
+
+def is_begun(lab: Lab) -> bool:
+    return lab.home.study("s").exists() and bool(lab.workers())
+
+
+def tree(launcher: Launcher) -> list[psutil.Process]:
+    """A launcher and all that it started, in whichever session."""
+    process = psutil.Process(launcher.process.pid)
+    return [process, *process.children(recursive=True)]
+
+
+def has_died_at_work(lab: Lab, node: psutil.Process) -> bool:
+    """Kill a node if a worker of it is at a trial, at a moment when none can be begun or ended; whether it was."""
+    database = sqlite3.connect(lab.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        is_at_work = bool({process.pid for process in node.children(recursive=True)}.intersection(lab.workers()))
+        if is_at_work:
+            die(node)
+        return is_at_work
+    finally:
+        database.close()
+
+
+def crashed(lab: Lab) -> list[TrialRow]:
+    """The trials that broke off."""
+    return [trial for trial in lab.trials() if trial.crashes]
+
+
+def addresses(processes: list[psutil.Process]) -> set[str]:
+    """Where they listen."""
+    found = set()
+    for process in processes:
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.add(connection.laddr.ip)
+    return found
+
+
+def is_of_this_machine(address: str) -> bool:
+    parsed = ip_address(address)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
+
+
+def disturb(lab: Lab, file: str, disturbance: Callable[[Launcher], None]) -> tuple[int, str, set[str]]:
+    """Run a study on a Ray of its own until something happens; exit code, what was said, where it listened."""
+    launcher = lab.start("run", file, *ON_RAY, "--workers", "1")
+    processes: list[psutil.Process] = []
+    try:
+        launcher.until(lambda: "has room for" in launcher.said)
+        listened = addresses(tree(launcher))
+        launcher.until(lambda: is_begun(lab))
+        before = lab.steps()
+        launcher.until(lambda: lab.steps() >= before + 4)
+        processes = tree(launcher)
+        disturbance(launcher)
+        answer = launcher.end()
+        _, left = psutil.wait_procs(processes[1:], timeout=PATIENCE_S)
+        assert left == []
+    finally:
+        launcher.sweep()
+        for process in processes:
+            if process.is_running():
+                process.kill()
+    return answer.code, answer.err, listened
+
+
+@needs_ray
+def test_a_study_on_a_ray_of_its_own_is_stopped_and_killed_and_ends_with_the_very_same_weights(
+    lab: Lab, undisturbed: Lab
+) -> None:
+    file = lab.write(**LONG)
+
+    stopped = disturb(lab, file, lambda launcher: launcher.signal(signal.SIGINT))
+    (after_stop,) = lab.trials()
+    killed = disturb(lab, file, lambda launcher: os.kill(launcher.process.pid, signal.SIGKILL))
+    (after_kill,) = lab.trials()
+    end = lab.start("run", file, *ON_RAY, "--workers", "1").end()
+
+    assert (stopped[0], killed[0], end.code) == (130, -signal.SIGKILL, 0)
+    assert "stopping: trials go back to the queue" in stopped[1]
+    assert (after_stop.state, after_stop.attempts, after_stop.crashes) == ("WAITING", 0, ())
+    assert after_kill.state == "RUNNING"
+    for said in (stopped[1], killed[1], end.err):
+        assert "Traceback" not in said
+        assert "raylet" not in said
+    assert stopped[2] | killed[2]
+    assert all(map(is_of_this_machine, stopped[2] | killed[2]))
+    (trial,), (whole,) = lab.trials(), undisturbed.trials()
+    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
+    assert trial.crashes[0].endswith("is gone")
+    assert equal(lab.trained(), undisturbed.trained())
+    invariants.check(lab, over=True)
+
+
+@needs_ray
+def test_nodes_join_and_die_and_the_budget_stays_exact(lab: Lab, nodes: Nodes) -> None:
+    first, file = nodes.join(), lab.write(**searched(trials=9000, epochs=4))
+    launcher = lab.start("run", file, *ON_RAY, "--address", nodes.address)
+    try:
+        launcher.until(lambda: is_begun(lab) and lab.steps() >= 2)
+        second = nodes.join()
+        launcher.until(lambda: len(lab.workers()) == 2)
+        done = invariants.finished(lab.url)
+        wait_until(lambda: has_died_at_work(lab, first))
+        launcher.until(lambda: crashed(lab) and crashed(lab)[0].state == "COMPLETE")
+        enough = lab.run("run", file, "--trials", "1")
+        answer = launcher.end()
+    finally:
+        launcher.sweep()
+        die(second)
+
+    assert (enough.code, answer.code) == (75, 0), answer.err
+    assert {trial.state for trial in lab.trials()} == {"COMPLETE"}
+    assert len(lab.trials()) == lab.counts().budget < 9000  # no more than were begun when it was made less
+    (taken_up,) = crashed(lab)
+    assert taken_up.attempts == 2
+    assert "its machine" in taken_up.crashes[0]  # its launcher saw it, and nobody waited for the end of its lease
+    invariants.check(lab, before=done, over=True)
+
+
+@needs_ray
+def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_nothing_had_happened(
+    lab: Lab, undisturbed: Lab, nodes: Nodes
+) -> None:
+    node, wanted = nodes.join(), spec.load(Path(lab.write(**LONG)))
+    order = Order(url=lab.url, cache=lab.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
+
+    thread = freeze_at(lab, steps=5)
+    end = launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    thread.join()
+    die(node)
+
+    (trial,), (whole,) = lab.trials(), undisturbed.trials()
+    assert end is End.DONE
+    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
+    assert "no batch was finished for" in trial.crashes[0]
+    assert equal(lab.trained(), undisturbed.trained())
+
+
+@needs_ray
+def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_on(lab: Lab, nodes: Nodes) -> None:
+    node = nodes.join()
+    words = ("run", lab.write(**LONG), *ON_RAY, "--address", nodes.address)
+    codes: list[int] = []
+    left: list[psutil.Process] = []
+    try:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            launcher = lab.start(*words)
+            launcher.until(lambda: is_begun(lab))
+            actors = [psutil.Process(pid) for pid in lab.workers()]
+            os.kill(launcher.process.pid, sign)
+            codes.append(launcher.end().code)
+            left += psutil.wait_procs(actors, timeout=PATIENCE_S)[1]
+        end = lab.start(*words).end()
+    finally:
+        launcher.sweep()
+        die(node)
+
+    assert codes == [143, -signal.SIGKILL]
+    assert left == []
+    assert end.code == 0, end.err
+    (trial,) = lab.trials()
+    assert (trial.state, trial.attempts) == ("COMPLETE", 2)  # who was told to stop made no attempt
+    invariants.check(lab, over=True)
+
+
+@needs_ray
+def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(lab: Lab, nodes: Nodes) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--uts", "true"], check=False).returncode:
+        pytest.skip("this user may not give itself another host name")
+    run = f"'{CONVSEARCH}' run '{lab.write()}' --engine ray --address {nodes.address} --storage '{lab.url}'"
+
+    answer = subprocess.run(
+        ["unshare", "--uts", "sh", "-c", f"hostname elsewhere && exec {run} --cache '{lab.cache}'"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+    assert answer.returncode == 2
+    assert "the database is a file of this machine, and the Ray cluster has others" in answer.stderr
+    assert "CONVSEARCH_STORAGE" in answer.stderr
+    assert lab.trials() == ()
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("address", "code", "words"),
+    [
+        ("127.0.0.1:1", 69, "no Ray cluster answers at 127.0.0.1:1"),
+        ("auto", 2, "--address must be HOST:PORT"),
+    ],
+)
+def test_an_address_where_no_cluster_is_is_told_at_once(lab: Lab, address: str, code: int, words: str) -> None:
+    answer = lab.start("run", lab.write(), *ON_RAY, "--address", address).end()
+
+    assert answer.code == code
+    assert words in answer.err
+    assert lab.trials() == ()
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed here")
+def test_without_ray_it_is_said_how_to_get_it(lab: Lab) -> None:
+    answer = lab.run("run", lab.write(), *ON_RAY)
+
+    assert answer.code == 2
+    assert "make setup EXTRAS=ray" in answer.err
+
+
+def test_an_address_without_the_engine_that_has_one_is_refused(lab: Lab, images: Path) -> None:
+    answer = lab.run("run", lab.write(), "--address", "127.0.0.1:6379")
+
+    assert answer.code == 2
+    assert "--engine ray" in answer.err
