@@ -165,14 +165,15 @@ class Remote(Hand):
         return self._beats
 
     def terminate(self) -> None:
-        if self._beats is None:
-            self.kill()  # it has no trial yet, and might not hear us
-        else:
+        if self._is_placed:
             self.actor.stop.remote()
+        else:
+            self.kill()  # it waits for room, and would not hear us
 
     def kill(self, *, wait_s: float = 1.0) -> None:
         import ray
 
+        self.actor.stop.remote()  # Ray does not say when it is dead; until then it shall not claim another trial
         ray.kill(self.actor, no_restart=True)
 
     def stacks(self) -> str:
