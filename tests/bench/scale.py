@@ -41,7 +41,6 @@ SHORTEST_S = 2.0
 """Of a trial as it is waited for here; shorter ones would be all bookkeeping."""
 #: A server as it is installed, but for its connections and memory: it confirms nothing that is not on the disk.
 SETTINGS = """
-listen_addresses = '127.0.0.1'
 max_connections = 1300
 shared_buffers = 256MB
 """
@@ -56,7 +55,7 @@ def measured(quick: bool) -> Result:
         raise SystemExit(f"{why}; `make bench-scale` has its workers served by one")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = QUICK if quick else PLAN
-    with serving(SETTINGS) as server:
+    with serving(settings=SETTINGS) as server:
 
         def on_postgres(row: Row) -> Measured:
             return shown("PostgreSQL", measure(row, server.url(server.make_database()), server))
@@ -172,7 +171,7 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> 
         f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, from the start on.",
         "Server and simulated workers share this computer: where it is busy, times are upper bounds; CPU is not.",
         "Python's garbage collector is off in the simulated workers, as it would stop them all for one's garbage.",
-        f"PostgreSQL {version()}, {', '.join(SETTINGS.split(chr(10))[2:-1])}, fsync on; nothing pools its connections.",
+        f"PostgreSQL {version()}, {', '.join(SETTINGS.strip().splitlines())}, fsync on; nothing pools its connections.",
         f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
         f"Where it bends, on PostgreSQL: {bend(rows)}; on SQLite: {bend(files)}. That is where a trial takes "
         f"{MOST_SHARE:.0%} longer, one call in a hundred {MOST_S:g} s, or somebody cannot go on.",
