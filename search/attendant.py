@@ -6,7 +6,7 @@ was begun with (or was last run with by `convsearch run`), and on the very same 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from search.hand import Forkserver
 from search.judge import crew_of, verdict_study
 from search.launch import hours_left
 from search.pool import END_OF, End
-from search.rows import StudyRow, is_verdict
+from search.rows import Brief
 from search.session import Order, Show, pool, take_back
 from search.storage import Storage
 from search.study import StoredStudy
@@ -61,6 +61,8 @@ class Attendant:
     _has_worked: bool = False
     _end: End | None = None
     _watches: dict[int, lease.Watch] = field(default_factory=dict)
+    _here: Mapping[str, str] = field(default_factory=origin.environment)
+    """The code that this process has loaded."""
 
     def run(self) -> End:
         """Work until nothing is left to do, or somebody stops us.
@@ -87,34 +89,35 @@ class Attendant:
             time.sleep(LOOK_S)
         return self._end
 
-    def _open(self, storage: Storage) -> list[StudyRow]:
-        """The studies that may get something to do for us, those first that end a search."""
+    def _open(self, storage: Storage) -> list[Brief]:
+        """The studies that may get something to do for us."""
         now = time.monotonic()
-        rows = [row for row in query.studies(storage.engine) if row.spec and not row.stop]
-        left = [row for row in rows if now >= self._again.get(row.uid or "", 0.0) and not self._is_done(row)]
-        return sorted(left, key=lambda row: (not is_verdict(row.name), row.name))
+        briefs = storage.patiently(lambda: query.briefs(storage.engine))
+        return [
+            brief
+            for brief in briefs
+            if not (brief.stop or now < self._again.get(brief.uid, 0.0) or self._is_done(brief))
+        ]
 
-    def _is_done(self, row: StudyRow) -> bool:
-        is_judged = row.spec.get("final") is None or row.uid in self._judged
-        return is_over(row) and is_judged
+    def _is_done(self, brief: Brief) -> bool:
+        return brief.is_over and (not brief.has_final or brief.uid in self._judged)
 
     def _do_something(self, storage: Storage) -> bool:
         """Work on the first study that has something to do; false if none has."""
-        for row in self._open(storage):
-            stored = study.load(storage, row.name)
+        for brief in self._open(storage):
             try:
-                if self._attend(storage, stored, row):
+                if self._attend(storage, study.load(storage, brief.name), brief):
                     return True
             except OF_A_STUDY as error:
-                self._refuse(stored, error)
+                self._refuse(brief, error)
         return False
 
-    def _attend(self, storage: Storage, stored: StoredStudy, row: StudyRow) -> bool:
+    def _attend(self, storage: Storage, stored: StoredStudy, brief: Brief) -> bool:
         """Do what there is to do for a study now; false if that is nothing."""
-        refuse_other_code(stored)
+        refuse_other_code(stored, self._here)
         self._watches.setdefault(stored.id, lease.Watch(self.order.times)).expire(storage, stored.id)
-        if is_over(row):
-            return self._begin_verdict(storage, stored, row)
+        if brief.is_over:
+            return not brief.running and self._begin_verdict(storage, stored)
         if not storage.read(lambda tx: lease.claimable(tx, stored.id, study.ladder(stored.spec))):
             return False
         try:
@@ -142,16 +145,15 @@ class Attendant:
         self.say(f"{stored.name}: {'nothing is left to claim' if end is End.DONE else end}")
         self._end = end if end in END_OF.values() else None  # else there may be other studies
 
-    def _begin_verdict(self, storage: Storage, stored: StoredStudy, row: StudyRow) -> bool:
+    def _begin_verdict(self, storage: Storage, stored: StoredStudy) -> bool:
         """Make the last training of a search that is over, which is then a study like others; whether it was made."""
-        if row.counts.running:
-            return False
+        is_made = False
+        if not query.is_known(storage.engine, name_of(stored.name)):
+            own = replace(self.order, name=stored.name)
+            hours = hours_left(own, storage, stored, time.monotonic())
+            is_made = verdict_study(own, storage, stored, self.say, hours=hours) is not None
         self._judged.add(stored.uid)
-        if query.is_known(storage.engine, name_of(stored.name)):
-            return False
-        own = replace(self.order, name=stored.name)
-        hours = hours_left(own, storage, stored, time.monotonic())
-        return verdict_study(own, storage, stored, self.say, hours=hours) is not None
+        return is_made
 
     @contextmanager
     def _alone(self, storage: Storage, stored: StoredStudy) -> Iterator[None]:
@@ -185,11 +187,11 @@ class Attendant:
         refuse_other_images(stored, prepare_data(stored.spec, self.order.cache, self.say))
         return stored
 
-    def _refuse(self, stored: StoredStudy, error: ConvsearchError | DataError) -> None:
-        known, self._refused[stored.uid] = self._refused.get(stored.uid), error
-        self._again[stored.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
+    def _refuse(self, brief: Brief, error: ConvsearchError | DataError) -> None:
+        known, self._refused[brief.uid] = self._refused.get(brief.uid), error
+        self._again[brief.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
         if str(known) != str(error):
-            self.say(f"{stored.name} is left alone: {error}")
+            self.say(f"{brief.name} is left alone: {error}")
 
     def _leave(self) -> End:
         """Nothing is left to do; what was refused is the answer where nothing else was."""
@@ -199,13 +201,13 @@ class Attendant:
         return End.DONE
 
 
-def refuse_other_code(stored: StoredStudy) -> None:
+def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
     """Let only the code work on a study that all its trials were made with.
 
     Raises:
         SpecError: says what differs.
     """
-    apart = origin.differences(stored.versions, origin.environment())
+    apart = origin.differences(stored.versions, here)
     if apart:
         raise SpecError(
             f"this machine has other code than it was begun with: {'; '.join(apart)}; install the same here, or go on "
@@ -233,10 +235,3 @@ def refuse_other_images(stored: StoredStudy, found: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """As JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def is_over(row: StudyRow) -> bool:
-    """Whether all trials of a study are done, or its hours are spent (a verdict ends by itself when they are)."""
-    if row.counts.finished >= row.counts.budget:
-        return True
-    return row.hours is not None and row.spec.get("verdict_on") is None and row.seconds_run >= row.hours * 3600

@@ -229,7 +229,9 @@ def copy_study(args: argparse.Namespace) -> int:
         ("rows", f"{found.rows:,}, each field of which was compared"),
         ("files", f"{found.size / 1e6:.1f} MB"),
     )
-    after = ("", f"`convsearch delete {shlex.quote(args.study)}` removes the original")
+    shared = query.study(open_reader(args.storage), args.study).spec.get("checkpoints")
+    also = f", and from {shared} the checkpoints of both" if shared else ""
+    after = ("", f"`convsearch delete {shlex.quote(args.study)}` removes the original{also}")
     return output.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
 
 
@@ -243,7 +245,7 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
         return
     try:
         place.forget_all()
-    except (depot.Unreachable, ImportError) as error:
+    except depot.Unreachable as error:
         say(f"checkpoints of {name!r} are left in {place.url}/{place.uid}: {error}")
 
 

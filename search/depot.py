@@ -82,10 +82,8 @@ def check(url: str | None) -> None:
     try:
         with _Store(url) as store:
             store.probe()
-    except (ImportError, ValueError) as error:  # no package for this protocol, or no such protocol
-        raise SpecError(f"checkpoints = {url!r} cannot be used from this machine: {error}") from error
     except Unreachable as error:
-        raise SpecError(f"checkpoints = {url!r} cannot be reached from this machine: {error}") from error
+        raise SpecError(f"checkpoints = {url!r} cannot be used from this machine: {error}") from error
 
 
 class _Store:
@@ -94,7 +92,10 @@ class _Store:
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs  # loads half a second of packages, for who has a depot
 
-        self._fs, root = url_to_fs(url)
+        try:
+            self._fs, root = url_to_fs(url)
+        except Exception as error:  # no package for this protocol, no such protocol, or what its package says
+            raise Unreachable(str(error)) from error
         self._root = PurePosixPath(root)
 
     def __enter__(self) -> "_Store":

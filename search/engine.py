@@ -29,6 +29,7 @@ def engine_options(url: str) -> dict[str, Any]:
     limits = (
         "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
         f"lock_timeout={LOCK_S:g}s",
+        "timezone=UTC",  # whatever the role's: nothing of ours asks the server for the time, and others may
         r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row
     )
     connect_args = server_options(sa.make_url(url), *limits)

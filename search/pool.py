@@ -30,6 +30,9 @@ from search.times import Times
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
+#: Unless looks take long: they shall have no more than one second in so many, where many ask a busy database; and never
+#: be further apart than that.
+ONE_IN, SELDOM_S = 20, 10.0
 #: A worker that finishes no batch for as long as so many median epochs last hangs, even if it is a slow one.
 HANG_EPOCHS = 10
 #: What a worker gets to finish its batch and write its checkpoint. All together must be over within 20 s: Kubernetes
@@ -84,6 +87,8 @@ class Pool:
     times: Times = field(default_factory=Times)
     _hands: dict[Seat, Hand] = field(default_factory=dict)
     _end: End | None = None
+    _known: StudyRow | None = None
+    """The study at the last look."""
     _clock: Clock = field(init=False)
     _watch: lease.Watch = field(init=False)
     _interrupts: Interrupts = field(init=False)
@@ -133,9 +138,11 @@ class Pool:
                 if every_room.is_due():
                     self._see_room()
                 if every_read.is_due():
+                    began = time.monotonic()
                     self._look()
                     if self._why_stop() is None and not self._fill():
                         self._end = End.DONE
+                    every_read.seconds = pause_s(time.monotonic() - began)
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
                     self.crew.wait(self._hands.values(), LOOK_S)
         finally:
@@ -183,8 +190,12 @@ class Pool:
             self.view.say(warning)
 
     def _progress(self) -> Progress:
-        name, seen, tokens = self.study.name, self.view.seen, self._tokens()
-        return self.storage.patiently(lambda: query.progress(self.storage.engine, name, seen=seen, tokens=tokens))
+        name, seen, tokens, known = self.study.name, self.view.seen, self._tokens(), self._known
+        progress = self.storage.patiently(
+            lambda: query.progress(self.storage.engine, name, seen=seen, tokens=tokens, known=known)
+        )
+        self._known = progress.study
+        return progress
 
     def _why_all_failed(self) -> str:
         trials = self.storage.patiently(lambda: query.trials(self.storage.engine, self.study.name))
@@ -289,6 +300,11 @@ class Pool:
         with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
             lease.stop(self.storage, tokens)
             place.forget_left(self.study.name)
+
+
+def pause_s(took_s: float) -> float:
+    """Seconds between two looks, of which the last one took so long."""
+    return min(SELDOM_S, max(READ_S, ONE_IN * took_s))
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import json
 import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from search.errors import UsageError
 from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials, pausing
 from search.reader import place, reading
-from search.rows import Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow, is_verdict, searched
+from search.rows import Brief, Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow, is_verdict, searched
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
@@ -28,6 +29,37 @@ def studies(engine: sa.Engine) -> tuple[StudyRow, ...]:
     with reading(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
         return tuple(_study(connection, study_id, name) for study_id, name in rows)
+
+
+def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
+    """All studies that convsearch has made, in two reads, however many they are; verdicts first, then by name."""
+    wanted = ("uid", "trials", "hours", "seconds_run", "stop", "spec")
+    pairs = sa.select(STUDY_ATTRS.c.study_id, STUDIES.c.study_name, STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key.in_(wanted)
+    )
+    states = sa.select(TRIALS.c.study_id, TRIALS.c.state, sa.func.count()).group_by(TRIALS.c.study_id, TRIALS.c.state)
+    with reading(engine) as connection:
+        found: dict[int, dict[str, Any]] = {}
+        for study_id, name, key, text in connection.execute(pairs):
+            found.setdefault(study_id, {"name": name})[key] = json.loads(text)
+        counts = {(study_id, state): count for study_id, state, count in connection.execute(states)}
+    made = [
+        Brief(
+            name=attrs["name"],
+            uid=attrs["uid"],
+            budget=attrs["trials"],
+            finished=sum(counts.get((study_id, state), 0) for state in FINISHED),
+            running=counts.get((study_id, "RUNNING"), 0),
+            hours=attrs.get("hours"),
+            seconds_run=attrs.get("seconds_run") or 0.0,
+            stop=bool(attrs.get("stop")),
+            has_final=attrs["spec"].get("final") is not None,
+            is_verdict=attrs["spec"].get("verdict_on") is not None,
+        )
+        for study_id, attrs in found.items()
+        if "spec" in attrs
+    ]
+    return tuple(sorted(made, key=lambda brief: (not brief.is_verdict, brief.name)))
 
 
 def study(engine: sa.Engine, name: str) -> StudyRow:
@@ -143,18 +175,24 @@ def trials(engine: sa.Engine, name: str) -> tuple[TrialRow, ...]:
 
 
 def progress(
-    engine: sa.Engine, name: str, *, seen: Collection[int] = frozenset(), tokens: Collection[str] | None = None
+    engine: sa.Engine,
+    name: str,
+    *,
+    seen: Collection[int] = frozenset(),
+    tokens: Collection[str] | None = None,
+    known: StudyRow | None = None,
 ) -> Progress:
     """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`.
 
     `tokens`: of the trials at work, only those of these owners; where machines are many, each looks at its own.
+    `known`: the study at an earlier look; what never changes is taken from there.
     """
     with reading(engine) as connection:
         study_id = find_study(connection, name)
         new = _finished(connection, study_id).difference(seen)
         done = _numbered(connection, study_id, name, new) if new else ()
         running = _running(connection, study_id, name, tokens)
-        row = _study(connection, study_id, name)
+        row = _study(connection, study_id, name) if known is None else _known_study(connection, study_id, known)
     return Progress(study=row, running=running, finished=done)
 
 
@@ -197,14 +235,12 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
     directions = tuple(direction.lower() for direction in ordered)
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
-    best_id = connection.execute(_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
-    found = () if best_id is None else load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id == best_id))
     return StudyRow(
         name=name,
         question=attrs.get("question") or "",
         directions=directions,
         counts=_counts(connection, study_id, attrs.get("trials")),
-        best=found[0] if found else None,
+        best=_best(connection, study_id, name, directions),
         seconds_run=attrs.get("seconds_run") or 0.0,
         hours=attrs.get("hours"),
         stop=bool(attrs.get("stop")),
@@ -213,6 +249,36 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
         uid=attrs.get("uid"),
         versions=attrs.get("versions") or {},
     )
+
+
+def _known_study(connection: sa.Connection, study_id: int, known: StudyRow) -> StudyRow:
+    """A study anew: its counts, what its launchers write, and its best trial if that is another one now."""
+    changing = ("uid", "trials", "seconds_run", "hours", "stop")
+    pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key.in_(changing)
+    )
+    attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
+    if attrs.get("uid") != known.uid:  # deleted, and made anew under its name
+        return _study(connection, study_id, known.name)
+    best = _best_ids(study_id, known.directions, 1).with_only_columns(TRIALS.c.number)
+    number = connection.execute(best).scalar()
+    is_same = number == (known.best and known.best.number)  # a finished trial never changes
+    return replace(
+        known,
+        counts=_counts(connection, study_id, attrs.get("trials")),
+        best=known.best if is_same else _best(connection, study_id, known.name, known.directions),
+        seconds_run=attrs.get("seconds_run") or 0.0,
+        hours=attrs.get("hours"),
+        stop=bool(attrs.get("stop")),
+    )
+
+
+def _best(connection: sa.Connection, study_id: int, name: str, directions: Sequence[str]) -> TrialRow | None:
+    best_id = connection.execute(_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
+    if best_id is None:
+        return None
+    (found,) = load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id == best_id))
+    return found
 
 
 def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Counts:

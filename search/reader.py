@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakSet
 
 import sqlalchemy as sa
 
@@ -79,6 +80,10 @@ def sqlite_connection(file: Path, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.
     return connection
 
 
+#: Engines whose database was seen to have the right tables.
+_CHECKED: WeakSet[sa.Engine] = WeakSet()
+
+
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One transaction that only reads, so that all the rows of an answer belong to one moment.
@@ -89,7 +94,9 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """
     try:
         with one_moment(engine).connect() as connection, connection.begin():
-            schema.check(connection, place(engine))
+            if engine not in _CHECKED:
+                schema.check(connection, place(engine))
+                _CHECKED.add(engine)
             yield connection
     except sa.exc.SQLAlchemyError as error:
         cause = database_error(error)

@@ -181,6 +181,30 @@ class Ranking:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Brief:
+    """Of a study, what tells whether there is something to do for it."""
+
+    name: str
+    uid: str
+    budget: int
+    finished: int
+    running: int
+    hours: float | None
+    seconds_run: float
+    stop: bool
+    has_final: bool
+    """A last training follows on it."""
+    is_verdict: bool
+    """It is one."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its trials are done, or its hours are spent; a verdict ends by itself when they are."""
+        is_late = self.hours is not None and not self.is_verdict and self.seconds_run >= self.hours * 3600
+        return self.finished >= self.budget or is_late
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Running:
     """A trial at work, and the process that works on it, where its lease names one."""
 

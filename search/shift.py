@@ -136,7 +136,7 @@ def shed(desk: Desk, number: int, rung: int) -> None:
         behind = ladder.behind(connection, desk.study.id, rung)
         for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
             with suppress(OSError):  # what cannot be removed now is removed when the trial is over
-                forget(desk, each)
+                shelf.forget(desk.home.trial(desk.study.name, each))  # a far store is too slow to lock others out for
 
     desk.storage.write(forget_behind)
 

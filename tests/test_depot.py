@@ -173,5 +173,5 @@ def trained(home: Home, lab: Lab) -> dict[str, Any]:
 def test_the_reason_why_a_store_is_unreachable_names_what_it_said(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
 
-    with pytest.raises(SpecError, match="cannot be reached from this machine: NotADirectoryError"):
+    with pytest.raises(SpecError, match="cannot be used from this machine: NotADirectoryError"):
         depot.check(str(tmp_path / "store" / "below"))

@@ -31,7 +31,7 @@ from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.owner import Owner, this_process
-from search.pool import READ_S, Every
+from search.pool import READ_S, Every, pause_s
 from search.post import Post
 from search.storage import Storage
 from search.times import Times
@@ -131,18 +131,20 @@ class Crowd:
         storage = Storage(part.url)
         stored = study.load(storage, part.study)
         tokens = [token(number * part.seat + seat) for seat in range(part.seat)]
-        watch, seen = lease.Watch(times), frozenset[int]()
+        watch, seen, known = lease.Watch(times), frozenset[int](), None
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_s / part.speed)
         self.at_work.release()
         while not self.over.wait(min(crew.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
                 lease.renew(storage, tokens)
             if every_read.is_due():
+                began = time.monotonic()
                 watch.expire(storage, stored.id, but=tokens)
-                progress = query.progress(storage.engine, part.study, seen=seen, tokens=tokens)
-                seen |= {trial.number for trial in progress.finished}
+                progress = query.progress(storage.engine, part.study, seen=seen, tokens=tokens, known=known)
+                known, seen = progress.study, seen | {trial.number for trial in progress.finished}
                 with self.meter.metering("fill"):
                     storage.read(lambda connection: fill(connection, stored))
+                every_read.seconds = pause_s(time.monotonic() - began) / part.speed
         storage.engine.dispose()
 
 
