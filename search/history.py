@@ -25,6 +25,9 @@ T = TypeVar("T")
 class History(RDBStorage):
     """Optuna's storage, with its reads of trials done again."""
 
+    whole = True
+    """Whether trials that run come with their user attributes and curves, where all trials are asked for."""
+
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Do `work`, which only reads, so that all it sees is of one moment."""
         with one_moment(self.engine).begin() as connection:
@@ -52,13 +55,13 @@ class History(RDBStorage):
             )
         if states is not None:
             chosen = chosen.where(TRIALS.c.state.in_([state.name for state in TrialState if state in states]))
-        return self.read(lambda connection: frozen_trials(connection, chosen))
+        return self.read(lambda connection: frozen_trials(connection, chosen, whole=self.whole))
 
 
-def frozen_trials(connection: sa.Connection, chosen: sa.Select[tuple[int]]) -> list[FrozenTrial]:
-    """The trials whose ids `chosen` selects, by number."""
+def frozen_trials(connection: sa.Connection, chosen: sa.Select[tuple[int]], *, whole: bool = True) -> list[FrozenTrial]:
+    """The trials whose ids `chosen` selects, by number; see `stored_trials`."""
     with without_collecting():
-        return [_frozen(stored) for stored in stored_trials(connection, chosen)]
+        return [_frozen(stored) for stored in stored_trials(connection, chosen, whole=whole)]
 
 
 def _frozen(stored: Stored) -> FrozenTrial:

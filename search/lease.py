@@ -40,6 +40,10 @@ from search.times import Times
 ATTEMPTS = 3
 
 
+#: How long a claim waits for its turn in one go: who is asked to stop meanwhile has no trial to put back.
+CLAIM_S = 10.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A trial that is ours until it is told or released."""
@@ -71,7 +75,7 @@ def claim(
     def take(connection: sa.Connection) -> Claim | None:
         for trial_id, number in _held(connection, LEASES.c.token == owner.token):
             return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
-        storage.lock_study(connection, study_id)  # others wait from here on, for as many answers as we ask for
+        storage.lock_study(connection, study_id, wait_s=CLAIM_S)  # others wait, for as many answers as we ask for
         taken = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, ladder)
         begun = None if taken else _begin_new(connection, study_id, queue)
         taken = taken or begun or _finish(storage, connection, study_id, ladder)
@@ -121,8 +125,7 @@ def holders(connection: sa.Connection, study_id: int) -> set[str]:
 
 def renew(storage: Storage, tokens: Sequence[str]) -> None:
     """Say that the owners of these tokens live and move."""
-    held = LEASES.c.token.in_(tokens)
-    storage.write(lambda tx: tx.execute(sa.update(LEASES).where(held).values(renewals=LEASES.c.renewals + 1)))
+    storage.do(sa.update(LEASES).where(LEASES.c.token.in_(tokens)).values(renewals=LEASES.c.renewals + 1))
 
 
 def stop(storage: Storage, tokens: Collection[str]) -> list[int]:

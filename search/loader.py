@@ -109,22 +109,26 @@ def without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def stored_trials(connection: sa.Connection, chosen: sa.Select[Any]) -> list[Stored]:
-    """The trials whose ids `chosen` selects, by number: one SELECT for each table, however many trials."""
-    ids = sa.select(chosen.subquery().c.trial_id)
+def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: bool = True) -> list[Stored]:
+    """The trials whose ids `chosen` selects, by number: one SELECT for each table, however many trials.
 
-    def of(table: sa.TableClause, *columns: str) -> Mapping[int, list[Sequence[Any]]]:
+    Unless `whole`, those that run come without their user attributes and curves.
+    """
+    ids = sa.select(chosen.subquery().c.trial_id)
+    told = ids if whole else sa.select(chosen.where(TRIALS.c.state != "RUNNING").subquery().c.trial_id)
+
+    def of(table: sa.TableClause, *columns: str, which: sa.Select[Any] = ids) -> Mapping[int, list[Sequence[Any]]]:
         """The rows of a table by trial; the first cell of a row is the trial's id."""
         names = [table.c[name] for name in columns]
         grouped: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
-        for row in connection.execute(sa.select(table.c.trial_id, *names).where(table.c.trial_id.in_(ids))).all():
+        for row in connection.execute(sa.select(table.c.trial_id, *names).where(table.c.trial_id.in_(which))).all():
             grouped[row[0]].append(row)
         return grouped
 
-    attrs, system = of(TRIAL_ATTRS, "key", "value_json"), of(SYSTEM_ATTRS, "key", "value_json")
+    attrs, system = of(TRIAL_ATTRS, "key", "value_json", which=told), of(SYSTEM_ATTRS, "key", "value_json")
     params = of(PARAMS, "param_id", "param_name", "param_value", "distribution_json")
     values = of(VALUES, "objective", "value", "value_type")
-    curves = of(CURVES, "step", "intermediate_value", "intermediate_value_type")
+    curves = of(CURVES, "step", "intermediate_value", "intermediate_value_type", which=told)
     rows = connection.execute(sa.select(TRIALS).where(TRIALS.c.trial_id.in_(ids)).order_by(TRIALS.c.number)).all()
     return [
         Stored(

@@ -211,7 +211,8 @@ def _running(
     if tokens is not None:
         held = sa.select(LEASES.c.trial_id).where(LEASES.c.token.in_(tokens))
         chosen = chosen.where(TRIALS.c.trial_id.in_(held))
-    active = load_trials(connection, name, chosen)
+    ids = connection.execute(chosen).scalars().all()  # asked once, not for each table
+    active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id.in_(ids))) if ids else ()
     owners = _owners(connection, study_id) if active else {}
     return tuple(Running(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
 

@@ -86,8 +86,13 @@ class Storage(History):
     """Optuna's storage with atomic, fenced writes. Each call takes a connection of its own; but what is kept
     `together` belongs to one thread.
 
+    Samplers ask for all trials before each draw, and of those that run they take the parameters alone: with hundreds of
+    workers these are most of what would be read.
+
     `token` is what this process signs its leases with; without one it can read, and write to studies, but to no trial.
     """
+
+    whole = False
 
     def __init__(
         self,
@@ -119,6 +124,7 @@ class Storage(History):
         take_over_transactions(self.engine)
         self._writer = self.engine.execution_options(**LOCKED)
         self._reader = one_moment(self.engine)
+        self._at_once = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def _make_and_open(self, url: str, *, create: bool) -> None:
         if create:
@@ -147,6 +153,21 @@ class Storage(History):
                 return work(connection)
 
         return self.patiently(transact)
+
+    def do(self, statement: sa.Executable) -> None:
+        """Do one statement in a transaction of its own; on PostgreSQL it holds no lock while answers travel.
+
+        Raises as `write` does.
+        """
+        if self.engine.dialect.name != "postgresql":
+            self.write(lambda connection: connection.execute(statement))
+            return
+
+        def execute() -> None:
+            with self._at_once.connect() as connection:
+                connection.execute(statement)
+
+        self.patiently(execute)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Do `work`, which only reads, so that all it sees is of one moment. Raises as `write` does."""
@@ -227,11 +248,14 @@ class Storage(History):
         if self.token is None or token != self.token:
             raise LeaseLost(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
 
-    def lock_study(self, connection: sa.Connection, study_id: int) -> None:
+    def lock_study(self, connection: sa.Connection, study_id: int, *, wait_s: float | None = None) -> None:
         """Let nobody else claim trials of the study or change its budget until this transaction ends.
 
-        PostgreSQL locks the study's row; SQLite ignores FOR UPDATE, and holds its one write lock already.
+        PostgreSQL locks the study's row; SQLite ignores FOR UPDATE, and holds its one write lock already. Who gives up
+        has lost its place in the queue; who can wait without being heard says for how long: `wait_s`.
         """
+        if wait_s is not None and connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait_s:g}s'")
         connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
 
     def upsert(self, table: sa.Table, keys: dict[str, object], values: dict[str, object]) -> sa.Executable:

@@ -21,9 +21,9 @@ from tests.bench.measure import Figure, Result, Table
 from tests.bench.window import (
     DRAWN,
     LIFE,
+    MOST_PROCESSES,
     MOST_S,
     MOST_SHARE,
-    PROCESSES,
     SEAT,
     STEPS,
     TRIAL_S,
@@ -164,8 +164,8 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> 
         f"Trials of {STEPS} steps; {DRAWN} parameters drawn by tpe, asha with three rungs, 5 % audited. Training is "
         "waited for; the value of a step is read off a recorded curve, lifted so that no rung ends a trial: each is "
         "whole. In the row with * rungs end trials as they would.",
-        f"The loops are those of workers ({PROCESSES} processes, a thread and a connection each, no torch) and of "
-        f"launchers (one for {SEAT} workers, a look each {READ_S:g} s, a renewal each {Times().renewal_s:g} s).",
+        f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
+        f"of launchers (one for {SEAT} workers, a look each {READ_S:g} s, a renewal each {Times().renewal_s:g} s).",
         "faster: time is compressed so often, for workers and launchers alike. ms a trial: all that a worker does but "
         "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority. "
         f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, from the start on.",

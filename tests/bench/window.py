@@ -37,7 +37,11 @@ SEAT = 8
 """Workers of a machine, as it has GPUs."""
 STARTS = 256 / TRIAL_S
 """Workers that begin in a second: as many as trials then do."""
-PROCESSES = 8
+#: Processes that share out the workers: one for each machine, as far as memory reaches; threads of one wait for each
+#: other, as processes do not.
+MOST_PROCESSES = 32
+#: And those that share out the launchers.
+MACHINE_PROCESSES = 8
 HISTORY = 500
 """Finished trials that a study has at first; from then on tpe sees an excerpt."""
 BUDGET = 12_000
@@ -214,7 +218,8 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
     text = url.render_as_string(hide_password=False)
     fill(text, row.history)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        crowd = [stack.enter_context(process(part, folder)) for part in parts(row, url)]
+        shares = parts(row, url)
+        crowd = [stack.enter_context(process(part, folder)) for part in shares]
         for each in crowd:
             assert each.stdout is not None
             assert each.stdout.readline() == "ready\n"
@@ -238,7 +243,7 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
         row=row,
         seconds=seconds,
         calls=dict(calls),
-        own_cpu_s=sum(answer["cpu_s"] for answer in answers[:-1]),
+        own_cpu_s=sum(answer["cpu_s"] for part, answer in zip(shares, answers, strict=True) if not part.is_machines),
         base_cpu_s={who: after.seconds[who] - before.seconds.get(who, 0.0) for who in after.seconds},
         connections=len(after.connections),
         connection_mb=connection_mb,
@@ -250,7 +255,7 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
 
 
 def parts(row: Row, url: sa.URL) -> list[Part]:
-    """The workers, over several processes, and the machines in one."""
+    """The workers, and the machines, each over several processes."""
 
     def named(who: str) -> str:
         own = url.update_query_dict({"application_name": who}) if url.get_backend_name() == "postgresql" else url
@@ -267,9 +272,12 @@ def parts(row: Row, url: sa.URL) -> list[Part]:
         seat=SEAT,
         is_pruned=row.is_pruned,
     )
-    ends = pairwise(row.workers * index // PROCESSES for index in range(PROCESSES + 1))
+    count = min(row.machines, MOST_PROCESSES)
+    ends = pairwise(row.workers * index // count for index in range(count + 1))
     workers = [replace(whole, first=first, count=end - first) for first, end in ends if end > first]
-    return [*workers, replace(whole, url=named(MACHINE), count=row.machines, apart_s=SEAT / STARTS, is_machines=True)]
+    launchers = replace(whole, url=named(MACHINE), apart_s=SEAT / STARTS, is_machines=True)
+    some = pairwise(row.machines * index // MACHINE_PROCESSES for index in range(MACHINE_PROCESSES + 1))
+    return [*workers, *(replace(launchers, first=first, count=end - first) for first, end in some if end > first)]
 
 
 @contextmanager
