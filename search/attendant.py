@@ -59,6 +59,8 @@ class Attendant:
     _judged: set[str] = field(default_factory=set)
     """Uids of searches whose last training was made, or cannot be."""
     _has_worked: bool = False
+    _told: str = ""
+    """What was last said of the database."""
     _end: End | None = None
     _watches: dict[int, lease.Watch] = field(default_factory=dict)
     _here: Mapping[str, str] = field(default_factory=origin.environment)
@@ -73,9 +75,7 @@ class Attendant:
             ConvsearchError, DataError: every study that is open was refused; says why.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        if self.stays:
-            home.of(self.order.url).make()
-        storage = Storage(self.order.url, create=self.stays, patience_s=self.order.times.patience_s)
+        storage = Storage(self.order.url, patience_s=self.order.times.patience_s)
         while self._end is None:
             try:
                 if self._do_something(storage):
@@ -85,7 +85,9 @@ class Attendant:
             except DatabaseError as error:
                 if not self.stays:
                     raise
-                self.say(f"{error}; trying again")
+                if str(error) != self._told:
+                    self.say(f"{error}; trying again")
+                self._told = str(error)
             time.sleep(LOOK_S)
         return self._end
 
@@ -93,6 +95,7 @@ class Attendant:
         """The studies that may get something to do for us."""
         now = time.monotonic()
         briefs = storage.patiently(lambda: query.briefs(storage.engine))
+        self._judged -= {brief.uid for brief in briefs if not brief.is_over}  # it got more hours, or trials
         return [
             brief
             for brief in briefs
@@ -100,7 +103,7 @@ class Attendant:
         ]
 
     def _is_done(self, brief: Brief) -> bool:
-        return brief.is_over and (not brief.has_final or brief.uid in self._judged)
+        return brief.is_over and (not brief.has_final or brief.has_verdict or brief.uid in self._judged)
 
     def _do_something(self, storage: Storage) -> bool:
         """Work on the first study that has something to do; false if none has."""
@@ -109,6 +112,12 @@ class Attendant:
                 if self._attend(storage, study.load(storage, brief.name), brief):
                     return True
             except OF_A_STUDY as error:
+                self._refuse(brief, error)
+            except DatabaseError:
+                raise
+            except ConvsearchError as error:  # a full disk, workers that die before they begin
+                if not self.stays:
+                    raise
                 self._refuse(brief, error)
         return False
 
@@ -120,6 +129,9 @@ class Attendant:
             return not brief.running and self._begin_verdict(storage, stored)
         if not storage.read(lambda tx: lease.claimable(tx, stored.id, study.ladder(stored.spec))):
             return False
+        is_busy = bool(storage.read(lambda tx: lease.holders(tx, stored.id)))
+        if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
+            return False  # its trainings share its hours, by the cores of one machine
         try:
             with self._alone(storage, stored):
                 self._work(storage, self._supplied(stored))
@@ -136,12 +148,13 @@ class Attendant:
         if stored.spec.verdict_on is not None:
             crew = crew_of(places, trainings=stored.spec.budget.trials)
             places, threads = places[: crew.workers], crew.threads
-        self.say(f"{stored.name}: {len(places)} workers on {', '.join(sorted(set(places)))}")
+        if stored.uid not in self._refused:
+            self.say(f"{stored.name}: {len(places)} workers on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
-        self._has_worked = True
         with self.show(stored) as view:
             end = pool(own, storage, stored, Forkserver(places), view, since=since, threads=threads, waits=False).run()
+        self._has_worked = True
         self.say(f"{stored.name}: {'nothing is left to claim' if end is End.DONE else end}")
         self._end = end if end in END_OF.values() else None  # else there may be other studies
 
@@ -168,6 +181,7 @@ class Attendant:
             take_back(storage, stored, files)
             storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))
             yield
+            storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))  # what paused, and was pruned
 
     def _supplied(self, stored: StoredStudy) -> StoredStudy:
         """The study with its images, and pretrained weights, on this machine.
@@ -227,8 +241,7 @@ def refuse_other_images(stored: StoredStudy, found: dict[str, Any]) -> None:
     pairs = [(key, stored.data.get(key), _plain(found.get(key))) for key in keys]
     apart = [f"{key} is {here} here, and {there} there" for key, there, here in pairs if here != there]
     raise DataError(
-        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}; "
-        "--data names others"
+        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}"
     )
 
 

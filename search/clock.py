@@ -11,8 +11,8 @@ from search.storage import Storage
 
 #: Between two times that what was counted is stored.
 SAVE_S = 5.0
-#: Where nothing was stored for so long, whoever counted is gone: four times in a row.
-SILENCE_S = 20.0
+#: Where nothing was stored for so long, whoever counted is gone: a pool looks each ten seconds at least.
+SILENCE_S = 25.0
 
 
 @dataclass(slots=True)

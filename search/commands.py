@@ -21,6 +21,7 @@ from search.retry import patiently
 from search.rows import FINAL, StudyRow, searched
 from search.talk import say
 from search.times import Times
+from search.trouble import shown
 
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
@@ -198,7 +199,8 @@ def delete(args: argparse.Namespace) -> int:
     with ExitStack() as locks:
         finished = 0
         for name in names:
-            locks.enter_context(files.running(name))
+            if files.is_ours(name):
+                locks.enter_context(files.running(name))
             lease.Watch().expire(storage, storage.get_study_id_from_name(name))
             counts = query.study(storage.engine, name).counts
             if counts.running:
@@ -212,7 +214,7 @@ def delete(args: argparse.Namespace) -> int:
         for name in reversed(names):
             _forget_elsewhere(storage, name)
             storage.delete_study(storage.get_study_id_from_name(name))
-            freed += files.remove(name)
+            freed += files.remove(name) if files.is_ours(name) else 0
     say(f"deleted {whole}; {freed / 1e6:.1f} MB are free again")
     return 0
 
@@ -229,9 +231,8 @@ def copy_study(args: argparse.Namespace) -> int:
         ("rows", f"{found.rows:,}, each field of which was compared"),
         ("files", f"{found.size / 1e6:.1f} MB"),
     )
-    shared = query.study(open_reader(args.storage), args.study).spec.get("checkpoints")
-    also = f", and from {shared} the checkpoints of both" if shared else ""
-    after = ("", f"`convsearch delete {shlex.quote(args.study)}` removes the original{also}")
+    old = shlex.quote(shown(args.storage))
+    after = ("", f"`convsearch delete {shlex.quote(args.study)} --storage {old}` removes the original")
     return output.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
 
 
@@ -242,6 +243,9 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
     row = query.study(storage.engine, name)
     place = depot.of(row.spec.get("checkpoints"), row.uid or "")
     if place is None:
+        return
+    if row.is_copied:
+        say(f"checkpoints in {place.url}/{place.uid} stay, for its copy in another database")
         return
     try:
         place.forget_all()

@@ -16,8 +16,10 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from data.progress import Say
-from search import home, query
+from search import home, query, study
 from search.errors import BusyError, DatabaseError, UsageError
+from search.lease import Watch
+from search.session import take_back
 from search.storage import STUDIES, TRIALS, Storage
 
 #: Every table of Optuna's with rows of a study, but the study's own.
@@ -61,11 +63,19 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
     with ExitStack() as locks:
         for each in names if row.spec else ():
             locks.enter_context(old.running(each))
+        for each in names if row.spec else ():
+            stored = study.load(source, each)
+            take_back(source, stored, old)
+            Watch().expire(source, stored.id)
         found = {each: source.read(partial(_read, name=each)) for each in names}
         for each in names:
             target.read(partial(_check_free, name=each))  # before any file is copied
         size = sum(new.copy(each, old) for each in names) if row.spec else 0
         target.write(partial(_write_all, found=found))
+        if row.spec.get("checkpoints"):
+            for storage in (source, target):
+                for each in names:
+                    study.set_attrs(storage, study.load(storage, each).id, copied=True)
         if row.spec and new.root == old.root:
             for each in names:
                 new.take_over(each)

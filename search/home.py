@@ -142,6 +142,11 @@ class Home:
                 raise DiskError(f"cannot write to {self.study(name)}: {error}; name another --to") from error
         return self.size(name)
 
+    def is_ours(self, name: str) -> bool:
+        """Whether the folder of a study, if there is one, belongs to this database."""
+        lock = self.study(name) / LOCK
+        return not lock.exists() or _owner(lock) in (None, self.database)
+
     def take_over(self, name: str) -> None:
         """Let the folder of a study, whose lock this process holds, belong to this database."""
         (self.study(name) / LOCK).write_text(f"{os.getpid()}\n{self.database}\n")

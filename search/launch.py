@@ -8,7 +8,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, depot, final, home, study
+from search import care, depot, final, home, lease, study
 from search.cluster import Cluster
 from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
@@ -53,6 +53,8 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         return run_verdict(order, storage, stored, show, say, since=began)
     with joined(files, order) if order.join else alone(storage, stored, order, say):
         say(crew.plan)
+        if storage.read(lambda connection: lease.holders(connection, stored.id)):
+            began = time.monotonic()  # until now others have counted
         with show(stored) as view:
             end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
         if end is End.DONE and spec.search.pruner == "promote":

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from search.errors import UsageError
 from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials, pausing
 from search.reader import place, reading
-from search.rows import Brief, Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow, is_verdict, searched
+from search.rows import FINAL, Brief, Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow, is_verdict, searched
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
@@ -43,6 +43,7 @@ def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
         for study_id, name, key, text in connection.execute(pairs):
             found.setdefault(study_id, {"name": name})[key] = json.loads(text)
         counts = {(study_id, state): count for study_id, state, count in connection.execute(states)}
+    ended = {(attrs["name"], attrs["spec"].get("verdict_on")) for attrs in found.values() if "spec" in attrs}
     made = [
         Brief(
             name=attrs["name"],
@@ -54,6 +55,7 @@ def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
             seconds_run=attrs.get("seconds_run") or 0.0,
             stop=bool(attrs.get("stop")),
             has_final=attrs["spec"].get("final") is not None,
+            has_verdict=(f"{attrs['name']}{FINAL}", attrs["uid"]) in ended,
             is_verdict=attrs["spec"].get("verdict_on") is not None,
         )
         for study_id, attrs in found.items()
@@ -249,6 +251,7 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
         data=attrs.get("data") or {},
         uid=attrs.get("uid"),
         versions=attrs.get("versions") or {},
+        is_copied=bool(attrs.get("copied")),
     )
 
 

@@ -136,6 +136,8 @@ class StudyRow:
     """Unique for ever; None for a study that convsearch did not make."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages, the machine and the commit that it was begun with."""
+    is_copied: bool = False
+    """Another database has it, too, and the same far checkpoints."""
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -194,6 +196,8 @@ class Brief:
     stop: bool
     has_final: bool
     """A last training follows on it."""
+    has_verdict: bool
+    """It was made already."""
     is_verdict: bool
     """It is one."""
 

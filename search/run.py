@@ -152,9 +152,9 @@ class Run:
         self._bring()
         found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
         if found is None:
-            if reported:
+            if reported or self.trial.user_attrs.get("epochs"):  # a verdict has no steps to report
                 self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
-                self.note(f"no checkpoint in {self._folder()}; {len(reported)} recorded steps are trained again")
+                self.note(f"no checkpoint in {self._folder()}; what was recorded is trained again")
                 self.trial.set_user_attr("anew", [*self.trial.user_attrs.get("anew", []), self.claim.attempt])
             return
         header, state = found

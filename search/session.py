@@ -9,9 +9,9 @@ from typing import Literal
 from data.progress import Say
 from search import care, home, lease, query, study
 from search.crew import Crew
-from search.errors import BusyError, UsageError
+from search.errors import BusyError, SpecError, UsageError
 from search.home import Home
-from search.origin import environment
+from search.origin import differences, environment
 from search.pool import Pool
 from search.post import Post
 from search.progress import View
@@ -157,9 +157,10 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Put what broke off back to the queue, and say where the study goes on."""
-    study.set_attrs(storage, stored.id, stop=False, versions_now=environment())  # an upgrade refuses no study
     take_back(storage, stored, home.of(order.url))
     lease.Watch(order.times).expire(storage, stored.id)
+    refuse_other_code(storage, stored)
+    study.set_attrs(storage, stored.id, stop=False, versions_now=environment())  # an upgrade refuses no study
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name))
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
@@ -168,6 +169,21 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
+
+
+def refuse_other_code(storage: Storage, stored: StoredStudy) -> None:
+    """Let nobody run a study by other code than those who work on it now.
+
+    Raises:
+        SpecError: says what differs.
+    """
+    apart = differences(stored.versions, environment())
+    is_held = bool(storage.read(lambda connection: lease.holders(connection, stored.id)))
+    if apart and is_held:
+        raise SpecError(
+            f"others work on {stored.name!r} now, by other code: {'; '.join(apart)}; install theirs here, or "
+            f"`convsearch stop {stored.name}` first"
+        )
 
 
 def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:

@@ -70,7 +70,8 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         wanted = replace(spec, search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
-        return StoredStudy(id=study_id, name=name, uid=known["uid"], spec=wanted, data=known["data"])
+        versions = _versions(known)
+        return StoredStudy(id=study_id, name=name, uid=known["uid"], spec=wanted, data=known["data"], versions=versions)
 
     return storage.write(open_it)
 
@@ -126,8 +127,12 @@ def load(storage: Storage, name: str) -> StoredStudy:
     if "spec" not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
     spec = specs.restore(attrs["spec"])
-    versions = attrs.get("versions_now") or attrs["versions"]
+    versions = _versions(attrs)
     return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"], versions=versions)
+
+
+def _versions(attrs: dict[str, Any]) -> dict[str, str]:
+    return dict(attrs.get("versions_now") or attrs.get("versions") or {})
 
 
 def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:

@@ -1,11 +1,11 @@
 """`convsearch serve --unit`: the text of a unit with which systemd keeps the service running."""
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
 
+from search.address import has_password
 from search.interrupts import END_S
 
 #: Flags of `serve` by the names of their values.
@@ -20,7 +20,6 @@ TEXT = """\
 
 [Unit]
 Description=convsearch: dashboard and workers
-After=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
@@ -30,7 +29,9 @@ EnvironmentFile=-{folder}/convsearch.env
 # SIGTERM: trials go back to the queue with a checkpoint; it is over within {end:g} s.
 KillMode=mixed
 TimeoutStopSec={patience:g}
+SuccessExitStatus=143
 Restart=on-failure
+RestartPreventExitStatus=2 78
 RestartSec=10
 
 [Install]
@@ -47,16 +48,18 @@ def text(args: argparse.Namespace) -> str:
             words.append(f"--{name}")
         elif value not in (None, False):
             words += [f"--{name}", str(value)]
-    has_own = args.storage != os.environ.get("CONVSEARCH_STORAGE")
+    folder = _plain(str(Path.cwd()))
+    known = f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={args.storage}'))}\n"
+    secret = f"# {folder}/convsearch.env must have the line CONVSEARCH_STORAGE=...; it has a password.\n"
     return TEXT.format(
-        folder=_plain(str(Path.cwd())),
-        storage=f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={args.storage}'))}\n" if has_own else "",
-        command=_plain(shlex.join(words)),
+        folder=folder,
+        storage=secret if has_password(args.storage) else known,
+        command=_plain(shlex.join(words)).replace("$", "$$"),
         end=END_S,
         patience=END_S + 12,
     )
 
 
 def _plain(words: str) -> str:
-    """Words in which systemd finds no specifier (systemd.unit, "Specifiers") and no variable."""
-    return words.replace("%", "%%").replace("$", "$$")
+    """Words in which systemd finds no specifier (systemd.unit, "Specifiers")."""
+    return words.replace("%", "%%")

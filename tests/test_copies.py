@@ -1,5 +1,7 @@
 """A study is copied into another database whole, or not at all."""
 
+import signal
+
 import optuna
 import pytest
 import sqlalchemy as sa
@@ -19,6 +21,30 @@ def ended(lab: Lab) -> Lab:
     file = lab.write(budget={"trials": 6, "epochs": 2}, search=SEARCH, final={"epochs": 1})
     assert lab.run("run", file, "--workers", "1").code == 0
     return lab
+
+
+def test_the_original_can_be_deleted_and_the_copy_keeps_files_and_far_checkpoints(lab: Lab) -> None:
+    store = lab.folder / "store"
+    lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}")
+    other = f"sqlite:///{lab.home.root / 'copies.db'}"
+
+    copied = lab.run("copy-study", "s", "--to", other)
+    deleted = lab.run("delete", "s", "--yes")
+    kept = lab.run("export", "s", "--to", str(lab.folder / "out"), "--storage", other)
+
+    assert (copied.code, deleted.code, kept.code) == (0, 0, 0), deleted.err
+    assert f"`convsearch delete s --storage {lab.url}` removes the original" in copied.out
+    assert len(list(store.rglob("*.ckpt"))) == 1
+
+
+def test_a_study_whose_launcher_was_killed_is_copied(lab: Lab) -> None:
+    killed = lab.start("run", lab.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
+    killed.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
+    killed.sweep()
+
+    answer = lab.run("copy-study", "s", "--to", f"sqlite:///{lab.folder / 'other' / 'copies.db'}")
+
+    assert answer.code == 0, answer.err
 
 
 def test_every_answer_is_the_same_in_the_other_database(ended: Lab) -> None:
@@ -43,11 +69,12 @@ def test_a_copy_goes_on_where_the_original_was(lab: Lab) -> None:
     other = f"sqlite:///{lab.folder / 'other' / 'copies.db'}"
 
     copied = lab.run("copy-study", "s", "--to", other)
-    resumed = lab.run("resume", "s", "--hours", "0.001", "--workers", "1", "--storage", other)
+    log = lab.folder / "other" / "s" / "trial-00000" / "log.txt"
+    resumed = lab.start("resume", "s", "--workers", "1", "--storage", other)
+    resumed.until(lambda: f"going on after step {len(before.curve)}" in log.read_text())
+    resumed.signal(signal.SIGTERM)
 
-    assert (copied.code, resumed.code) == (0, 0)
-    log = (lab.folder / "other" / "s" / "trial-00000" / "log.txt").read_text()
-    assert f"going on after step {len(before.curve)}" in log
+    assert (copied.code, resumed.end().code) == (0, 143)
     assert query.trials(open_reader(other), "s")[0].curve[: len(before.curve)] == before.curve
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from search import lease, query, study, unit
 from search.cli import parser
@@ -88,6 +89,32 @@ def test_images_that_are_elsewhere_or_others_are_refused_and_the_right_ones_are_
     assert query.study(open_reader(lab.url), "s").spec["data"]["path"] == str(there)
 
 
+def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain(lab: Lab) -> None:
+    lab.run("run", lab.write(**SHORT, final={"epochs": 1}), "--workers", "1")
+    storage = Storage(lab.url)
+    for name in ("s", "s.final"):
+        study.set_attrs(storage, study.load(storage, name).id, versions_now={"torch": "1.0"})
+
+    answer = lab.run("worker")
+
+    assert answer.code == 0, answer.err
+
+
+def test_where_all_trials_fail_the_worker_says_so_by_its_exit(lab: Lab) -> None:
+    stored_but_not_run(lab, budget={"trials": 6, "epochs": 1})
+    storage = Storage(lab.url, token="me")
+    stored = study.load(storage, "s")
+    for _ in range(5):
+        claim = lease.claim(storage, stored.id, this_process("me"))
+        assert claim is not None
+        storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+
+    answer = lab.run("worker", "--workers", "1")
+
+    assert answer.code == 70
+    assert "all 5 finished trials failed" in answer.err
+
+
 def test_one_study_that_cannot_be_worked_on_keeps_nobody_from_the_others(lab: Lab) -> None:
     stored_but_not_run(lab, "a", data={"path": str(paint(lab.folder / "gone"))})
     stored_but_not_run(lab, "b")
@@ -146,21 +173,21 @@ def test_the_service_takes_up_what_is_stored_shows_it_and_puts_it_back_when_it_i
 
 
 def test_who_runs_a_study_here_is_left_to_it(lab: Lab) -> None:
-    launcher = lab.start("run", lab.write(**LONG), "--workers", "1")
+    launcher = lab.start("run", lab.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
     try:
         launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
         worker = lab.start("worker", "--workers", "1", "--stay")
-        worker.until(lambda: lab.steps() >= 4)
+        worker.until(lambda: "on this machine is already running the study 's'" in worker.said)
         held = lab.workers()
         worker.process.send_signal(signal.SIGTERM)
         worker.end()
+        launcher.signal(signal.SIGTERM)
         answer = launcher.end()
     finally:
         launcher.sweep()
 
     assert len(held) == 1
-    assert answer.code == 0, answer.err
-    assert [trial.attempts for trial in lab.trials()] == [1]
+    assert answer.code == 143, answer.err
 
 
 def test_nobody_is_listed_where_nobody_works(lab: Lab) -> None:
@@ -180,6 +207,11 @@ def test_the_unit_runs_the_command_it_was_asked_for(monkeypatch: pytest.MonkeyPa
     assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", told, re.MULTILINE)
     assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in told
     assert "secret" not in told
+    assert "has a password" in told
+    monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me@server/studies")
+    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in unit.text(
+        parser().parse_args(["serve"])
+    )
 
 
 def test_a_worker_that_stays_sees_within_seconds_what_is_stored(lab: Lab) -> None:
