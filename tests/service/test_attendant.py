@@ -173,10 +173,10 @@ def test_the_service_takes_up_what_is_stored_shows_it_and_puts_it_back_when_it_i
 
 
 def test_who_runs_a_study_here_is_left_to_it(lab: Lab) -> None:
-    launcher = lab.start("run", lab.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
+    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
+    launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
+    worker = lab.start("worker", "--workers", "1", "--stay")
     try:
-        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
-        worker = lab.start("worker", "--workers", "1", "--stay")
         worker.until(lambda: "on this machine is already running the study 's'" in worker.said)
         held = lab.workers()
         worker.process.send_signal(signal.SIGTERM)
@@ -184,6 +184,7 @@ def test_who_runs_a_study_here_is_left_to_it(lab: Lab) -> None:
         launcher.signal(signal.SIGTERM)
         answer = launcher.end()
     finally:
+        worker.sweep()
         launcher.sweep()
 
     assert len(held) == 1
