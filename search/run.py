@@ -154,7 +154,8 @@ class Run:
         if found is None:
             if reported or self.trial.user_attrs.get("epochs"):  # a verdict has no steps to report
                 self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
-                self.note(f"no checkpoint in {self._folder()}; what was recorded is trained again")
+                what = f"{len(reported)} recorded steps" if reported else "its epochs"
+                self.note(f"no checkpoint in {self._folder()}; {what} are trained again")
                 self.trial.set_user_attr("anew", [*self.trial.user_attrs.get("anew", []), self.claim.attempt])
             return
         header, state = found

@@ -61,7 +61,7 @@ def test_every_answer_is_the_same_in_the_other_database(ended: Lab) -> None:
 
 
 def test_a_copy_goes_on_where_the_original_was(lab: Lab) -> None:
-    stopped = lab.start("run", lab.write(budget={"trials": 2, "epochs": 200}), "--workers", "1")
+    stopped = lab.start("run", lab.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
     stopped.until(lambda: lab.home.study("s").exists() and lab.steps() >= 6)
     assert lab.run("stop", "s").code == 0
     assert stopped.end().code == 0

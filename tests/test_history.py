@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.history import History
 from search.storage import Storage
 
 SPACE: dict[str, Any] = {
@@ -67,9 +68,18 @@ def told(trials: list[FrozenTrial]) -> list[str]:
 def test_all_trials_are_those_that_optuna_builds(
     stock: RDBStorage, url: str, states: tuple[TrialState, ...] | None, also: set[int], after: int
 ) -> None:
-    ours = Storage(url)._get_trials(1, states, also, after)
+    ours = History(url)._get_trials(1, states, also, after)
 
     assert told(ours) == told(stock._get_trials(1, states, also, after))
+
+
+def test_who_draws_sees_of_those_that_run_all_but_their_attributes_and_curves(stock: RDBStorage, url: str) -> None:
+    expected = stock.get_all_trials(1)
+    for trial in expected:
+        if trial.state == TrialState.RUNNING:
+            trial.user_attrs, trial.intermediate_values = {}, {}
+
+    assert told(Storage(url).get_all_trials(1)) == told(expected)
 
 
 def test_each_trial_is_the_one_that_optuna_builds(stock: RDBStorage, url: str) -> None:

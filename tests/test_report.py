@@ -177,7 +177,7 @@ def test_a_study_without_trials_has_a_report_too(lab: Lab) -> None:
 
 
 def test_a_study_that_was_stopped_early_shows_what_there_is(lab: Lab) -> None:
-    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 200}), "--workers", "1")
+    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
     launcher.until(lambda: lab.home.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
     assert lab.run("stop", "s").code == 0
     launcher.end()
