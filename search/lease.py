@@ -73,11 +73,14 @@ def claim(
     """
 
     def take(connection: sa.Connection) -> Claim | None:
-        for trial_id, number in _held(connection, LEASES.c.token == owner.token):
-            return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
         storage.lock_study(connection, study_id, wait_s=CLAIM_S)  # others wait, for as many answers as we ask for
-        taken = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, ladder)
-        begun = None if taken else _begin_new(connection, study_id, queue)
+        seen = connection.execute(_seen(study_id, owner.token)).one()  # by now, too, what we claimed without hearing it
+        for trial_id, number in _held(connection, LEASES.c.token == owner.token) if seen.is_held else ():
+            return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
+        taken = _take_waiting(connection, study_id) if seen.is_waiting else None
+        taken = taken or _promote(storage, connection, study_id, ladder)
+        has_room = seen.count < int(json.loads(seen.budget))
+        begun = _begin(connection, study_id, seen.count, queue) if has_room and not taken else None
         taken = taken or begun or _finish(storage, connection, study_id, ladder)
         if taken is None:
             return None
@@ -235,14 +238,28 @@ class Watch:
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
 
 
+def _seen(study_id: int, token: str) -> sa.Select[Any]:
+    """What a claim must know, in one answer."""
+    count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
+    return sa.select(
+        sa.exists().where(LEASES.c.token == token).label("is_held"),
+        _broken_off(study_id).exists().label("is_waiting"),
+        count.scalar_subquery().label("count"),
+        _budget(study_id).scalar_subquery().label("budget"),
+    )
+
+
+def _broken_off(study_id: int) -> sa.Select[Any]:
+    """The trials that wait, and do not pause."""
+    return sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
+        TRIALS.c.study_id == study_id,
+        TRIALS.c.state == TrialState.WAITING,
+        TRIALS.c.trial_id.not_in(pausing(study_id)),
+    )
+
+
 def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-    broken_off = TRIALS.c.trial_id.not_in(pausing(study_id))
-    row = connection.execute(
-        sa.select(TRIALS.c.trial_id, TRIALS.c.number)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING, broken_off)
-        .order_by(TRIALS.c.number)
-        .limit(1)
-    ).one_or_none()
+    row = connection.execute(_broken_off(study_id).order_by(TRIALS.c.number).limit(1)).one_or_none()
     if row is None:
         return None
     connection.execute(_running(row.trial_id))
@@ -291,12 +308,9 @@ def _running(trial_id: int) -> sa.Executable:
     return sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(now)
 
 
-def _begin_new(connection: sa.Connection, study_id: int, queue: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
-    both = sa.select(count.scalar_subquery().label("number"), _budget(study_id).scalar_subquery().label("allowed"))
-    number, allowed = connection.execute(both).one()
-    if number >= int(json.loads(allowed)):
-        return None
+def _begin(
+    connection: sa.Connection, study_id: int, number: int, queue: Sequence[Mapping[str, Any]]
+) -> tuple[int, int]:
     row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": utc_now()}
     made = connection.execute(sa.insert(TRIALS).values(row).returning(TRIALS.c.trial_id)).scalar_one()
     if number < len(queue):

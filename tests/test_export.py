@@ -248,7 +248,7 @@ def test_where_there_is_no_model_it_says_so(lab: Lab, words: tuple[str, ...], co
 def test_a_trial_that_is_not_complete_and_the_folder_one_is_in_are_refused(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 200}), "--workers", "1")
+    launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 100_000}), "--workers", "1")
     launcher.until(lambda: lab.home.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
     assert lab.run("stop", "s").code == 0
     launcher.end()

@@ -176,6 +176,32 @@ def test_a_claim_whose_answer_was_lost_is_not_made_twice(far: tuple[Storage, int
     assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
 
 
+def test_a_claim_that_is_made_again_before_the_first_one_is_over_is_the_same(
+    url: str, make_study: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id = make_study(2)
+    first, again = Storage(url, token="me"), Storage(url, token="me")
+    claims: list[lease.Claim] = []
+    late = threading.Thread(target=lambda: claims.append(claim(again, study_id)))
+    write = first.write
+
+    def slowly(work: Callable[[sa.Connection], Any]) -> Any:
+        def take(connection: sa.Connection) -> Any:
+            taken = work(connection)
+            late.start()
+            wait_until(lambda: waiting(url))
+            return taken
+
+        return write(take)
+
+    monkeypatch.setattr(first, "write", slowly)
+    claims.append(claim(first, study_id))
+    late.join()
+
+    assert claims[0] == claims[1]
+    assert states(again) == {0: "RUNNING"}
+
+
 @pytest.mark.parametrize(
     ("state", "values"), [(TrialState.COMPLETE, (0.5,)), (TrialState.PRUNED, ()), (TrialState.FAIL, ())]
 )

@@ -8,9 +8,11 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_address
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,11 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(lab: Lab, nodes: Nodes) -
     invariants.check(lab, before=done, over=True)
 
 
+def launched(order: Order, wanted: spec.StudySpec) -> End:
+    """Run a study, and say nothing."""
+    return launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+
+
 @needs_ray
 def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_nothing_had_happened(
     lab: Lab, undisturbed: Lab, nodes: Nodes
@@ -207,9 +214,12 @@ def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_not
     order = Order(url=lab.url, cache=lab.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
 
     thread = freeze_at(lab, steps=5)
-    end = launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
-    thread.join()
-    die(node)
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # Ray may end the one that it is in
+            end = process.submit(launched, order, wanted).result(timeout=PATIENCE_S)
+    finally:
+        thread.join()
+        die(node)
 
     (trial,), (whole,) = lab.trials(), undisturbed.trials()
     assert end is End.DONE
