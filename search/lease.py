@@ -79,8 +79,8 @@ def claim(
             return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
         taken = _take_waiting(connection, study_id) if seen.is_waiting else None
         taken = taken or _promote(storage, connection, study_id, ladder)
-        has_room = seen.count < int(json.loads(seen.budget))
-        begun = _begin(connection, study_id, seen.count, queue) if has_room and not taken else None
+        has_room = seen.trials < int(json.loads(seen.budget))
+        begun = _begin(connection, study_id, seen.trials, queue) if has_room and not taken else None
         taken = taken or begun or _finish(storage, connection, study_id, ladder)
         if taken is None:
             return None
@@ -244,7 +244,7 @@ def _seen(study_id: int, token: str) -> sa.Select[Any]:
     return sa.select(
         sa.exists().where(LEASES.c.token == token).label("is_held"),
         _broken_off(study_id).exists().label("is_waiting"),
-        count.scalar_subquery().label("count"),
+        count.scalar_subquery().label("trials"),
         _budget(study_id).scalar_subquery().label("budget"),
     )
 

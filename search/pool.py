@@ -131,7 +131,8 @@ class Pool:
         every_read, every_renewal, every_room = Every(READ_S), Every(self.times.renewal_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
-                self._reap()
+                if self._reap():
+                    every_read.seconds = READ_S
                 self._kill_hung()
                 if self._hands and every_renewal.is_due():
                     lease.renew(self.storage, self._tokens())
@@ -140,9 +141,10 @@ class Pool:
                 if every_read.is_due():
                     began = time.monotonic()
                     self._look()
-                    if self._why_stop() is None and not self._fill():
-                        self._end = End.DONE
+                    found = self._claimable()
                     every_read.seconds = pause_s(time.monotonic() - began)
+                    if self._why_stop() is None and not self._fill(*found):
+                        self._end = End.DONE
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
                     self.crew.wait(self._hands.values(), LOOK_S)
         finally:
@@ -207,14 +209,21 @@ class Pool:
 
     # -- the workers -----------------------------------------------------------------------------------------
 
-    def _fill(self) -> bool:
-        """Start workers as long as there are trials for them; whether anybody works on the study."""
-        open_trials, busy = self.storage.read(
+    def _claimable(self) -> tuple[int, set[str]]:
+        """How many trials can be claimed, and the tokens of who holds one."""
+        ladder = study.ladder(self.study.spec)
+        return self.storage.read(
             lambda connection: (
-                lease.claimable(connection, self.study.id, study.ladder(self.study.spec)),
+                lease.claimable(connection, self.study.id, ladder),
                 lease.holders(connection, self.study.id),
             )
         )
+
+    def _fill(self, open_trials: int, busy: set[str]) -> bool:
+        """Start workers as long as there are trials for them; whether anybody works on the study.
+
+        That can take seconds, while a server loads torch or Ray finds a place.
+        """
         open_trials -= sum(each.token not in busy and each.is_placed for each in self._hands.values())
         for seat in self.crew.seats() if open_trials > 0 else ():
             if seat in self._hands or open_trials <= 0:
@@ -226,12 +235,17 @@ class Pool:
     def _tokens(self) -> list[str]:
         return [each.token for each in list(self._hands.values())]
 
-    def _reap(self) -> None:
-        """Replace who ended. If that fails on its way, the worker is still there to be stopped with all others."""
+    def _reap(self) -> bool:
+        """Settle with who ended; whether there is one to replace, so that the next look is not far.
+
+        If that fails on its way, the worker is still there to be stopped with all others.
+        """
+        before = len(self._hands)
         for seat, each in list(self._hands.items()):
             if (code := each.exitcode) is not None:
                 self._settle(each, code)
                 del self._hands[seat]
+        return len(self._hands) < before
 
     def _settle(self, each: Hand, code: int) -> None:
         if code == 0:
