@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 
-from data.dataset import fetch
 from data.errors import DataError
 from data.progress import Say
-from search import care, depot, home, lease, origin, query, study
+from search import care, home, lease, origin, query, study
+from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
 from search.hand import Forkserver
@@ -28,7 +27,7 @@ from search.rows import Brief
 from search.session import Order, Show, pool, take_back
 from search.storage import Storage
 from search.study import StoredStudy
-from search.supply import devices, fetch_backbones, prepare_data, writing_to
+from search.supply import devices
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
@@ -187,18 +186,14 @@ class Attendant:
         """The study with its images, and pretrained weights, on this machine.
 
         Raises:
-            DataError: they cannot be had here, or are not those that the study was begun with.
+            DataError, SpecError, DiskError: see `equip`; or nobody has said where its images lie here.
         """
-        depot.check(stored.spec.checkpoints)
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():
             stored = replace(stored, spec=study.moved(stored.spec, str(Path(self.images).absolute())))
         elif path is not None and not Path(path).exists():
             raise DataError(f"its images are not at {path} on this machine; --data names where they are")
-        with writing_to(self.order.cache):
-            fetch(stored.spec.data, self.order.cache, self.say)
-        fetch_backbones(stored.spec, self.say)
-        refuse_other_images(stored, prepare_data(stored.spec, self.order.cache, self.say))
+        equip(stored, self.order.cache, self.say)
         return stored
 
     def _refuse(self, brief: Brief, error: ConvsearchError | DataError) -> None:
@@ -213,38 +208,3 @@ class Attendant:
             raise next(iter(self._refused.values()))
         self.say("nothing is left to do")
         return End.DONE
-
-
-def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
-    """Let only the code work on a study that all its trials were made with.
-
-    Raises:
-        SpecError: says what differs.
-    """
-    apart = origin.differences(stored.versions, here)
-    if apart:
-        raise SpecError(
-            f"this machine has other code than it was begun with: {'; '.join(apart)}; install the same here, or go on "
-            f"with this one by `convsearch resume {stored.name}`"
-        )
-
-
-def refuse_other_images(stored: StoredStudy, found: dict[str, Any]) -> None:
-    """Let a study be worked on only with the images that it was begun with.
-
-    Raises:
-        DataError: says what differs.
-    """
-    if found["fingerprint"] == stored.data["fingerprint"]:
-        return
-    keys = ("classes", "train_counts", "test_counts", "image_size")
-    pairs = [(key, stored.data.get(key), _plain(found.get(key))) for key in keys]
-    apart = [f"{key} is {here} here, and {there} there" for key, there, here in pairs if here != there]
-    raise DataError(
-        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return list(value) if isinstance(value, tuple) else value

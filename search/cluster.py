@@ -6,35 +6,26 @@ where, is in the database. What an actor is told goes through Ray; all that coun
 Ray is an extra, and loaded where it is used.
 """
 
-import faulthandler
-import logging
 import os
 import secrets
 import signal
 import socket
-import tempfile
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from data.dataset import fetch
-from data.errors import DataError
 from data.progress import Say
-from search import host, machine, study, worker
+from search import host, machine
+from search.actor import Actor
 from search.crew import Crew, Hand, Seat
-from search.errors import ClusterError, ConvsearchError, UsageError
-from search.parent import die_with_parent
+from search.driver import connected, host_and_port, is_known, last_line, living
+from search.errors import UsageError
 from search.post import Post
-from search.storage import Storage
-from search.supply import fetch_backbones, prepare_data, writing_to
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.
@@ -45,73 +36,16 @@ OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")
 #: Nothing large goes through Ray; it takes no less.
 STORE_BYTES = 80_000_000
-#: Who is there answers within so many seconds; Ray by itself would try for a minute.
-REACH_S = 5.0
 #: An actor starts within so many seconds where there is room for it.
 PLACED_S = 20.0
 #: What a hung worker gets to say where it stands.
 STACK_S = 2.0
+#: A machine on which workers cannot work, for want of images or of the same code, is tried again after so long.
+LEFT_OUT_S = 60.0
 #: Calls that an actor answers at the same time: its work, and three about it.
 AT_ONCE = 4
 #: The exit code of a worker that never came to give one.
 DIED = -signal.SIGKILL
-
-
-class Actor:
-    """A worker as Ray runs it, in a process of its own; `work` is its life, the rest is asked meanwhile."""
-
-    def __init__(self) -> None:
-        die_with_parent()  # Ray lets it train on when its node's own process is killed
-        self._stop = threading.Event()
-        self._beats: int | None = None
-        signal.signal(signal.SIGTERM, self._note)  # of `ray stop`
-
-    def work(self, post: Post, folder: str) -> tuple[int, str]:
-        """Run trials; see `worker.work`. Relative paths are meant from `folder` on, where that exists."""
-        with suppress(OSError):
-            os.chdir(folder)
-        try:
-            prepare(post)
-        except (ConvsearchError, DataError) as error:
-            return error.exit_code, str(error)
-        self._beats = 0
-        return worker.work(post, self._beat, self._stop.is_set)
-
-    def beats(self) -> int | None:
-        """How many batches it has done; None as long as it does not train."""
-        return self._beats
-
-    def stop(self) -> None:
-        """Put the trial back with a checkpoint, and end."""
-        self._stop.set()
-
-    def stacks(self) -> str:
-        """Where its threads stand."""
-        with tempfile.TemporaryFile("w+") as stream:
-            faulthandler.dump_traceback(stream, all_threads=True)
-            stream.seek(0)
-            return stream.read()
-
-    def _beat(self) -> None:
-        self._beats = (self._beats or 0) + 1
-
-    def _note(self, _signal: int, _frame: FrameType | None) -> None:
-        self._stop.set()
-
-
-def prepare(post: Post) -> None:
-    """Load torch, and have the images and weights on this machine, which may see them for the first time."""
-    for name in worker.PRELOAD:
-        import_module(name)
-    storage = Storage(post.url, patience_s=post.patience_s)
-    stored = study.load(storage, post.study)
-    storage.engine.dispose()
-    spec = stored.spec if post.images is None else study.moved(stored.spec, post.images)
-    cache = Path(post.cache)
-    with writing_to(cache):
-        fetch(spec.data, cache, lambda _: None)
-    fetch_backbones(spec, lambda _: None)
-    prepare_data(spec, cache, lambda _: None)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -135,7 +69,7 @@ class Remote(Hand):
 
     @property
     def exitcode(self) -> int | None:
-        if self._code is None and _is_known(self.outcome):
+        if self._code is None and is_known(self.outcome):
             self._code = self._end()
             self.kill()  # its work is over, and its process would wait for more
         return self._code
@@ -157,7 +91,7 @@ class Remote(Hand):
 
         if self._asked is None:
             self._asked = self.actor.beats.remote()
-        elif _is_known(self._asked):
+        elif is_known(self._asked):
             with suppress(ray.exceptions.RayError):  # how it ended is what `outcome` tells
                 self._beats = ray.get(self._asked)
                 self._is_placed = True
@@ -191,13 +125,13 @@ class Remote(Hand):
         try:
             code, why = ray.get(self.outcome)
         except errors.RayTaskError as error:
-            self._why = f"its work on {self.host} broke off: {_last_line(error)}"
+            self._why = f"its work on {self.host} broke off: {last_line(error)}"
             return 1
         except errors.RayError as error:
             is_unheard = isinstance(error, errors.ActorUnavailableError | errors.ActorUnschedulableError)
-            self._was_taken = is_unheard or self.node not in _living()
+            self._was_taken = is_unheard or self.node not in living()
             lost = f"its machine {self.host} is gone"
-            self._why = lost if self._was_taken else f"its process on {self.host} died: {_last_line(error)}"
+            self._why = lost if self._was_taken else f"its process on {self.host} died: {last_line(error)}"
             return DIED
         if why:
             self.say(f"convsearch: on {self.host}: {why}")
@@ -223,6 +157,8 @@ class Cluster(Crew):
     _nodes: dict[str, str] = field(default_factory=dict)
     """The machines that there are, in the order in which we saw them: their hosts by the numbers that Ray gave them."""
     _refused: set[str] = field(default_factory=set)
+    _left_out: dict[str, float] = field(default_factory=dict)
+    """Until when nobody is started on a machine, monotonic seconds."""
     _say: Say = lambda _: None
 
     def __post_init__(self) -> None:
@@ -258,7 +194,7 @@ class Cluster(Crew):
             yield
 
     def seats(self) -> tuple[Seat, ...]:
-        found = _living()
+        found = living()
         for number in self._nodes.keys() - found.keys():
             self._say(f"{self._nodes.pop(number)} has left the cluster; its trials go on elsewhere")
         for number, node in found.items():
@@ -266,14 +202,21 @@ class Cluster(Crew):
                 self._nodes[number] = node["NodeManagerHostname"]
                 if places := self._of(node, found):
                     self._say(f"{self._nodes[number]} has room for {len(places)} workers")
-        seats = [seat for number in self._nodes for seat in self._of(found[number], found)]
+        now = time.monotonic()
+        used = [number for number in self._nodes if now >= self._left_out.get(number, 0.0)]
+        seats = [seat for number in used for seat in self._of(found[number], found)]
         return tuple(seats[: self.workers])
+
+    def leave_out(self, seat: Seat) -> bool:
+        self._say(f"{self._nodes.get(seat.node, seat.node)} gets no workers for {LEFT_OUT_S:.0f} s")
+        self._left_out[seat.node] = time.monotonic() + LEFT_OUT_S
+        return bool(self.seats())
 
     def start(self, post: Post, seat: Seat) -> Hand:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        found = _living()
+        found = living()
         of_node = self._of(found[seat.node], found) if seat.node in found else ()
         needs = {"num_cpus": 0, "num_gpus": self._gpu_share(found)} if seat.device != "cpu" else {"num_cpus": 1}
         actor = (
@@ -341,7 +284,7 @@ class Cluster(Crew):
         )
 
     def _refuse_others(self) -> None:
-        others = {node["NodeManagerHostname"] for node in _living().values()} - {socket.gethostname()}
+        others = {node["NodeManagerHostname"] for node in living().values()} - {socket.gethostname()}
         if self.one_machine and others:
             raise UsageError(
                 f"the database is a file of this machine, and the Ray cluster has others, {', '.join(sorted(others))}; "
@@ -356,75 +299,3 @@ class Cluster(Crew):
             self._refused.add(number)
             self._say(f"{name} gets no workers, because the database is a file of this machine")
         return False
-
-
-@contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Be a driver of a Ray cluster; its actors end when this process does, however it ends.
-
-    Raises:
-        ClusterError: nobody answers there, or not to us.
-    """
-    reach(address)
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    # It would print on stdout what it thinks of a worker that died; we say that in the log of its trial.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    answer = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises what it meets: ConnectionError, RuntimeError, ValueError, its own
-        raise ClusterError(f"the Ray cluster at {address} cannot be used: {_last_line(error)}") from error
-    finally:
-        signal.signal(signal.SIGTERM, answer)  # Ray would have us leave at once
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def reach(address: str) -> None:
-    """See that somebody answers there.
-
-    Raises:
-        ClusterError: nobody does.
-    """
-    try:
-        socket.create_connection(host_and_port(address), timeout=REACH_S).close()
-    except (OSError, OverflowError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from error
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of HOST:PORT.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    name, _, port = address.rpartition(":")
-    if not name or not port.isdecimal():
-        raise UsageError(f"--address must be HOST:PORT, as `ray start --head` says it, but got {address!r}")
-    return name.strip("[]"), int(port)
-
-
-def _living() -> dict[str, Mapping[str, Any]]:
-    """The machines of the cluster that live, by the number that Ray gave them."""
-    import ray
-
-    try:
-        return {str(node["NodeID"]): node for node in ray.nodes() if node["Alive"]}
-    except Exception as error:  # Ray raises what it meets
-        raise ClusterError(f"the Ray cluster does not answer: {_last_line(error)}; the same command goes on") from error
-
-
-def _is_known(answer: Any) -> bool:
-    import ray
-
-    return bool(ray.wait([answer], timeout=0)[0])
-
-
-def _last_line(error: BaseException) -> str:
-    """The last line of what went wrong, without Ray's guesses at causes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__

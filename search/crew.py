@@ -128,6 +128,10 @@ class Crew(ABC):
             ConvsearchError: it cannot be started.
         """
 
+    def leave_out(self, seat: Seat) -> bool:
+        """Start nobody there for a while, since who was there could not work; whether there are other places."""
+        return False
+
     @abstractmethod
     def wait(self, hands: Collection[Hand], seconds: float) -> None:
         """Wait until one of these has ended, or the time is over."""

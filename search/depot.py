@@ -6,6 +6,8 @@ nothing: a trial that moves to another machine meanwhile begins anew there. Thro
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +34,7 @@ class Depot:
         Raises:
             Unreachable: it may not be; the next call makes up for it.
         """
-        with _Store(self.url) as store:
+        with _store(self.url) as store:
             there, ours = store.names(self._trial(number)), {path.name: path for path in shelf.files(folder)}
             for name in sorted(ours.keys() - there):
                 store.write(ours[name], self._trial(number) / name)
@@ -46,7 +48,7 @@ class Depot:
         Raises:
             Unreachable: it could not be brought.
         """
-        with _Store(self.url) as store:
+        with _store(self.url) as store:
             newest = max(store.names(self._trial(number)), default="")
             if newest > max((path.name for path in shelf.files(folder)), default=""):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -54,12 +56,12 @@ class Depot:
 
     def forget(self, number: int) -> None:
         """Remove the checkpoints of a trial. Raises Unreachable."""
-        with _Store(self.url) as store:
+        with _store(self.url) as store:
             store.remove(self._trial(number))
 
     def forget_all(self) -> None:
         """Remove those of the whole study. Raises Unreachable."""
-        with _Store(self.url) as store:
+        with _store(self.url) as store:
             store.remove(PurePosixPath(self.uid))
 
     def _trial(self, number: int) -> PurePosixPath:
@@ -80,62 +82,62 @@ def check(url: str | None) -> None:
     if url is None:
         return
     try:
-        with _Store(url) as store:
+        with _store(url) as store:
             store.probe()
     except Unreachable as error:
         raise SpecError(f"checkpoints = {url!r} cannot be used from this machine: {error}") from error
 
 
-class _Store:
-    """The file system at a URL, whose errors are all one."""
-
-    def __init__(self, url: str) -> None:
+@contextmanager
+def _store(url: str) -> Iterator["_Store"]:
+    """The file system at a URL, whose errors are all one: each protocol has its own."""
+    try:
         from fsspec.core import url_to_fs  # loads half a second of packages, for who has a depot
 
-        try:
-            self._fs, root = url_to_fs(url)
-        except Exception as error:  # no package for this protocol, no such protocol, or what its package says
-            raise Unreachable(str(error)) from error
-        self._root = PurePosixPath(root)
+        files, root = url_to_fs(url)
+        yield _Store(files, PurePosixPath(root))
+    except Exception as error:
+        raise Unreachable(f"{type(error).__name__}: {error}") from error
 
-    def __enter__(self) -> "_Store":
-        return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, Unreachable):
-            raise Unreachable(f"{type(error).__name__}: {error}") from error  # each protocol has errors of its own
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """A file system, and the folder in it that is ours."""
+
+    files: Any
+    root: PurePosixPath
 
     def probe(self) -> None:
         """Write an empty file and remove it."""
         place = self._at(PurePosixPath(f"convsearch-{os.getpid()}.part"))
-        self._fs.makedirs(str(self._root), exist_ok=True)
-        self._fs.pipe_file(place, b"")
-        self._fs.rm(place)
+        self.files.makedirs(str(self.root), exist_ok=True)
+        self.files.pipe_file(place, b"")
+        self.files.rm(place)
 
     def names(self, folder: PurePosixPath) -> set[str]:
         """The checkpoints in a folder; none where there is no such folder. (Looked up anew: others write, too.)"""
-        self._fs.invalidate_cache()
-        if not self._fs.exists(self._at(folder)):
+        self.files.invalidate_cache()
+        if not self.files.exists(self._at(folder)):
             return set()
-        found = (PurePosixPath(path).name for path in self._fs.ls(self._at(folder), detail=False))
+        found = (PurePosixPath(path).name for path in self.files.ls(self._at(folder), detail=False))
         return {name for name in found if shelf.NAME.fullmatch(name)}
 
     def write(self, path: Path, place: PurePosixPath) -> None:
         """Store a file under its name when all of it is there: on a disk it is written aside and renamed."""
         aside = place.with_name(f"{place.name}.{os.getpid()}.part")
-        self._fs.makedirs(self._at(place.parent), exist_ok=True)
-        self._fs.put_file(str(path), self._at(aside))
-        self._fs.mv(self._at(aside), self._at(place))
+        self.files.makedirs(self._at(place.parent), exist_ok=True)
+        self.files.put_file(str(path), self._at(aside))
+        self.files.mv(self._at(aside), self._at(place))
 
     def read(self, place: PurePosixPath, path: Path) -> None:
         aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        self._fs.get_file(self._at(place), str(aside))
+        self.files.get_file(self._at(place), str(aside))
         aside.replace(path)
 
     def remove(self, place: PurePosixPath) -> None:
         """Remove a file, or a folder with all that is in it, if it is there."""
-        if self._fs.exists(self._at(place)):
-            self._fs.rm(self._at(place), recursive=True)
+        if self.files.exists(self._at(place)):
+            self.files.rm(self._at(place), recursive=True)
 
     def _at(self, place: PurePosixPath) -> str:
-        return str(self._root / place)
+        return str(self.root / place)

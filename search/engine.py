@@ -1,5 +1,6 @@
 """Engines for both databases: how to connect, to lock, to wait; and what is made where it is missing."""
 
+import logging
 import sqlite3
 from typing import Any
 
@@ -26,6 +27,7 @@ def engine_options(url: str) -> dict[str, Any]:
     """What `create_engine` needs for this kind of database."""
     if is_sqlite(url):
         return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # of lost connections we tell ourselves, if it matters
     limits = (
         "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
         f"lock_timeout={LOCK_S:g}s",

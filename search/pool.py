@@ -18,7 +18,7 @@ from data.errors import DataError
 from search import home, lease, logbook, query, room, study, worker
 from search.clock import Clock
 from search.crew import LOOK_S, Crew, Hand, Seat
-from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError
+from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
@@ -44,7 +44,7 @@ GIVE_BACK_S = 3.0
 #: the study or the machine, and not with a trial.
 SAME_FAILURES = 5
 #: Exit codes of workers that say: something around the trial is broken.
-NOT_THE_TRIAL = {error.exit_code: error for error in (DataError, DatabaseError, DiskError)}
+NOT_THE_TRIAL = {error.exit_code: error for error in (DataError, DatabaseError, DiskError, SpecError)}
 
 
 class End(StrEnum):
@@ -108,7 +108,8 @@ class Pool:
 
         Raises:
             AllFailed: every trial so far has failed.
-            DataError, DatabaseError, DiskError: a worker met that, and its trial is not to blame.
+            DataError, DatabaseError, DiskError, SpecError: workers met that, wherever they can be, and no trial is to
+                blame.
             ConvsearchError: workers die before they begin a trial.
         """
         before, self.storage.gives_up = self.storage.gives_up, self._gives_up
@@ -243,15 +244,17 @@ class Pool:
         before = len(self._hands)
         for seat, each in list(self._hands.items()):
             if (code := each.exitcode) is not None:
-                self._settle(each, code)
+                self._settle(seat, each, code)
                 del self._hands[seat]
         return len(self._hands) < before
 
-    def _settle(self, each: Hand, code: int) -> None:
+    def _settle(self, seat: Seat, each: Hand, code: int) -> None:
         if code == 0:
             self._deaths = 0
         elif code == worker.TERMINATED:  # by somebody else; it may not have reached the database
             lease.stop(self.storage, [each.token])
+        elif code in NOT_THE_TRIAL and self.crew.leave_out(seat):
+            lease.stop(self.storage, [each.token])  # others take its trial up
         elif code in NOT_THE_TRIAL:
             raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
         else:

@@ -1,6 +1,6 @@
 """What a pool tells its worker: plain values that travel to another process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from search.times import Times
 
@@ -9,7 +9,7 @@ from search.times import Times
 class Post:
     """What a pool tells its worker."""
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     study: str
     token: str
     """What the worker signs its leases with; its pool renews and ends them by it."""

@@ -45,9 +45,9 @@ class Nodes:
     def address(self) -> str:
         return str(self.cluster.address)
 
-    def join(self) -> psutil.Process:
-        """A node more, with room for one worker."""
-        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    def join(self, **variables: str) -> psutil.Process:
+        """A node more, with room for one worker, and these environment variables."""
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables)
         return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
 
@@ -252,6 +252,36 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
     assert end.code == 0, end.err
     (trial,) = lab.trials()
     assert (trial.state, trial.attempts) == ("COMPLETE", 2)  # who was told to stop made no attempt
+    invariants.check(lab, over=True)
+
+
+@needs_ray
+def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_is_no_other(
+    lab: Lab, nodes: Nodes
+) -> None:
+    installed = lab.folder / "site" / "numpy-0.1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n")
+    words = ("run", lab.write(budget={"trials": 4, "epochs": 6}), *ON_RAY, "--address", nodes.address)
+    joined = [nodes.join(PYTHONPATH=str(installed.parent))]
+    try:
+        launcher = lab.start(*words)
+        alone = launcher.end()
+        before = lab.trials()
+        joined.append(nodes.join())
+        launcher = lab.start(*words)
+        both = launcher.end()
+    finally:
+        launcher.sweep()
+        for node in joined:
+            die(node)
+
+    assert (alone.code, both.code) == (78, 0), both.err
+    for answer in (alone, both):
+        assert "has other code than it was begun with: numpy 0.1 here" in answer.err
+        assert "gets no workers for 60 s" in answer.err
+    assert before == ()
+    assert {(trial.state, trial.attempts) for trial in lab.trials()} == {("COMPLETE", 1)}
     invariants.check(lab, over=True)
 
 

@@ -1,0 +1,74 @@
+"""A worker on a machine of a Ray cluster, in the process that Ray has started for it there."""
+
+import faulthandler
+import os
+import signal
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+from data.errors import DataError
+from search import equipment, origin, study, worker
+from search.errors import ConvsearchError
+from search.parent import die_with_parent
+from search.post import Post
+from search.storage import Storage
+
+
+class Actor:
+    """A worker as Ray runs it, in a process of its own; `work` is its life, the rest is asked meanwhile."""
+
+    def __init__(self) -> None:
+        die_with_parent()  # Ray lets it train on when its node's own process is killed
+        self._stop = threading.Event()
+        self._beats: int | None = None
+        signal.signal(signal.SIGTERM, self._note)  # of `ray stop`
+
+    def work(self, post: Post, folder: str) -> tuple[int, str]:
+        """Run trials; see `worker.work`. Relative paths are meant from `folder` on, where that exists."""
+        with suppress(OSError):
+            os.chdir(folder)
+        try:
+            prepare(post)
+        except (ConvsearchError, DataError) as error:
+            return error.exit_code, str(error)
+        self._beats = 0
+        return worker.work(post, self._beat, self._stop.is_set)
+
+    def beats(self) -> int | None:
+        """How many batches it has done; None as long as it does not train."""
+        return self._beats
+
+    def stop(self) -> None:
+        """Put the trial back with a checkpoint, and end."""
+        self._stop.set()
+
+    def stacks(self) -> str:
+        """Where its threads stand."""
+        with tempfile.TemporaryFile("w+") as stream:
+            faulthandler.dump_traceback(stream, all_threads=True)
+            stream.seek(0)
+            return stream.read()
+
+    def _beat(self) -> None:
+        self._beats = (self._beats or 0) + 1
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+
+def prepare(post: Post) -> None:
+    """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
+    for name in worker.PRELOAD:
+        import_module(name)
+    storage = Storage(post.url, patience_s=post.patience_s)
+    stored = study.load(storage, post.study)
+    storage.engine.dispose()
+    equipment.refuse_other_code(stored, origin.environment())
+    if post.images is not None:
+        stored = replace(stored, spec=study.moved(stored.spec, post.images))
+    equipment.equip(stored, Path(post.cache), lambda _: None)

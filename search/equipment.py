@@ -1,0 +1,63 @@
+"""What a machine must have before it works on a study that others began: the same code, the same images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.dataset import fetch
+from data.errors import DataError
+from data.progress import Say
+from search import depot, origin
+from search.errors import SpecError
+from search.study import StoredStudy
+from search.supply import fetch_backbones, prepare_data, writing_to
+
+
+def equip(stored: StoredStudy, cache: Path, say: Say) -> None:
+    """Get the images of a study, and pretrained weights, and see that its depot can be used from here.
+
+    Raises:
+        DataError: they cannot be had here, or are not those that the study was begun with.
+        SpecError: the depot cannot be used.
+        DiskError: `cache` cannot be written.
+    """
+    depot.check(stored.spec.checkpoints)
+    with writing_to(cache):
+        fetch(stored.spec.data, cache, say)
+    fetch_backbones(stored.spec, say)
+    refuse_other_images(stored, prepare_data(stored.spec, cache, say))
+
+
+def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
+    """Let only the code work on a study that all its trials were made with.
+
+    Raises:
+        SpecError: says what differs.
+    """
+    apart = origin.differences(stored.versions, here)
+    if apart:
+        raise SpecError(
+            f"this machine has other code than it was begun with: {'; '.join(apart)}; install the same here, or go on "
+            f"with this one by `convsearch resume {stored.name}`"
+        )
+
+
+def refuse_other_images(stored: StoredStudy, found: dict[str, Any]) -> None:
+    """Let a study be worked on only with the images that it was begun with.
+
+    Raises:
+        DataError: says what differs.
+    """
+    if found["fingerprint"] == stored.data["fingerprint"]:
+        return
+    keys = ("classes", "train_counts", "test_counts", "image_size")
+    pairs = [(key, stored.data.get(key), _plain(found.get(key))) for key in keys]
+    apart = [f"{key} is {here} here, and {there} there" for key, there, here in pairs if here != there]
+    raise DataError(
+        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
