@@ -16,6 +16,7 @@ import optuna
 from data.errors import DataError
 from data.progress import Say
 from search import care, home, lease, origin, query, study
+from search.crew import counted
 from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
@@ -148,7 +149,7 @@ class Attendant:
             crew = crew_of(places, trainings=stored.spec.budget.trials)
             places, threads = places[: crew.workers], crew.threads
         if stored.uid not in self._refused:
-            self.say(f"{stored.name}: {len(places)} workers on {', '.join(sorted(set(places)))}")
+            self.say(f"{stored.name}: {counted(len(places))} on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:

@@ -22,7 +22,7 @@ from typing import Any
 from data.progress import Say
 from search import host, machine
 from search.actor import Actor
-from search.crew import Crew, Hand, Seat
+from search.crew import Crew, Hand, Seat, counted
 from search.driver import connected, host_and_port, is_known, last_line, living
 from search.errors import UsageError
 from search.post import Post
@@ -201,7 +201,7 @@ class Cluster(Crew):
             if number not in self._nodes and self._is_usable(node):
                 self._nodes[number] = node["NodeManagerHostname"]
                 if places := self._of(node, found):
-                    self._say(f"{self._nodes[number]} has room for {len(places)} workers")
+                    self._say(f"{self._nodes[number]} has room for {counted(len(places))}")
         now = time.monotonic()
         used = [number for number in self._nodes if now >= self._left_out.get(number, 0.0)]
         seats = [seat for number in used for seat in self._of(found[number], found)]

@@ -27,6 +27,11 @@ class Seat:
     """The machine, if there are several."""
 
 
+def counted(workers: int) -> str:
+    """So many workers, in words."""
+    return "1 worker" if workers == 1 else f"{workers} workers"
+
+
 @dataclass(kw_only=True, slots=True)
 class Hand(ABC):
     """One worker as its pool sees it: started, seen to move, asked where it stands, stopped."""

@@ -6,14 +6,17 @@ nothing: a trial that moves to another machine meanwhile begins anew there. Thro
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from search import shelf
 from search.errors import SpecError
+
+#: So long a store is waited for; a worker that finishes no batch for twice that is taken for one that hangs.
+ANSWER_S = 60.0
 
 
 class Unreachable(Exception):
@@ -27,6 +30,7 @@ class Depot:
     url: str
     uid: str
     """Of the study, which has a folder of its own there."""
+    _courier: "_Courier" = field(default_factory=lambda: _Courier(), repr=False, compare=False)
 
     def put(self, folder: Path, number: int) -> None:
         """Let what lies there of a trial be what lies in `folder`, but for what came from further on in its training.
@@ -34,13 +38,16 @@ class Depot:
         Raises:
             Unreachable: it may not be; the next call makes up for it.
         """
-        with _store(self.url) as store:
-            there, ours = store.names(self._trial(number)), {path.name: path for path in shelf.files(folder)}
+
+        def bring(store: _Store) -> None:
+            there, ours = store.names(_trial(number)), {path.name: path for path in shelf.files(folder)}
             for name in sorted(ours.keys() - there):
-                store.write(ours[name], self._trial(number) / name)
+                store.write(ours[name], _trial(number) / name)
             for name in sorted(there - ours.keys()):
                 if name < max(ours, default=""):
-                    store.remove(self._trial(number) / name)
+                    store.remove(_trial(number) / name)
+
+        self._do(bring)
 
     def get(self, folder: Path, number: int) -> None:
         """Bring the newest checkpoint of a trial into `folder`, if it is newer than those there.
@@ -48,24 +55,25 @@ class Depot:
         Raises:
             Unreachable: it could not be brought.
         """
-        with _store(self.url) as store:
-            newest = max(store.names(self._trial(number)), default="")
+
+        def fetch(store: _Store) -> None:
+            newest = max(store.names(_trial(number)), default="")
             if newest > max((path.name for path in shelf.files(folder)), default=""):
                 folder.mkdir(parents=True, exist_ok=True)
-                store.read(self._trial(number) / newest, folder / newest)
+                store.read(_trial(number) / newest, folder / newest)
+
+        self._do(fetch)
 
     def forget(self, number: int) -> None:
         """Remove the checkpoints of a trial. Raises Unreachable."""
-        with _store(self.url) as store:
-            store.remove(self._trial(number))
+        self._do(lambda store: store.remove(_trial(number)))
 
     def forget_all(self) -> None:
         """Remove those of the whole study. Raises Unreachable."""
-        with _store(self.url) as store:
-            store.remove(PurePosixPath(self.uid))
+        self._do(lambda store: store.remove(PurePosixPath()))
 
-    def _trial(self, number: int) -> PurePosixPath:
-        return PurePosixPath(self.uid) / f"trial-{number:05d}"
+    def _do(self, errand: "Callable[[_Store], None]") -> None:
+        self._courier.send(self.url, PurePosixPath(self.uid), errand)
 
 
 def of(url: str | None, uid: str) -> Depot | None:
@@ -82,27 +90,52 @@ def check(url: str | None) -> None:
     if url is None:
         return
     try:
-        with _store(url) as store:
-            store.probe()
+        _Courier().send(url, PurePosixPath(), lambda store: store.probe())
     except Unreachable as error:
         raise SpecError(f"checkpoints = {url!r} cannot be used from this machine: {error}") from error
 
 
-@contextmanager
-def _store(url: str) -> Iterator["_Store"]:
-    """The file system at a URL, whose errors are all one: each protocol has its own."""
-    try:
-        from fsspec.core import url_to_fs  # loads half a second of packages, for who has a depot
+def _trial(number: int) -> PurePosixPath:
+    return PurePosixPath(f"trial-{number:05d}")
 
-        files, root = url_to_fs(url)
-        yield _Store(files, PurePosixPath(root))
-    except Exception as error:
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+@dataclass(slots=True)
+class _Courier:
+    """Does one errand at a time, in a thread, as a store can be silent for ever; whose errors are all one."""
+
+    _under_way: threading.Thread | None = None
+    _failed: Exception | None = None
+
+    def send(self, url: str, folder: PurePosixPath, errand: "Callable[[_Store], None]") -> None:
+        """Do it; what takes longer than ANSWER_S goes on, and nobody waits for it.
+
+        Raises:
+            Unreachable: it failed, or goes on; or an earlier one still does, and this one is not done at all.
+        """
+        if self._under_way is not None and self._under_way.is_alive():
+            raise Unreachable("it is still busy with what it was sent before")
+        self._failed = None
+        self._under_way = threading.Thread(target=self._go, args=(url, folder, errand), daemon=True)
+        self._under_way.start()
+        self._under_way.join(ANSWER_S)
+        if self._under_way.is_alive():
+            raise Unreachable(f"no answer within {ANSWER_S:g} s")
+        if self._failed is not None:
+            raise Unreachable(f"{type(self._failed).__name__}: {self._failed}") from self._failed
+
+    def _go(self, url: str, folder: PurePosixPath, errand: "Callable[[_Store], None]") -> None:
+        try:
+            from fsspec.core import url_to_fs  # loads half a second of packages, for who has a depot
+
+            files, root = url_to_fs(url)
+            errand(_Store(files, PurePosixPath(root) / folder))
+        except Exception as error:  # no package for this protocol, no such protocol, or what its package says
+            self._failed = error
 
 
 @dataclass(frozen=True, slots=True)
 class _Store:
-    """A file system, and the folder in it that is ours."""
+    """A file system, and a folder in it."""
 
     files: Any
     root: PurePosixPath

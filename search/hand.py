@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 
 from data.progress import Say
 from search import machine, worker
-from search.crew import Crew, Hand, Seat
+from search.crew import Crew, Hand, Seat, counted
 from search.errors import ConvsearchError
 from search.interrupts import STOPPING
 from search.post import Post
@@ -80,7 +80,7 @@ class Forkserver(Crew):
 
     @property
     def plan(self) -> str:
-        return f"{len(self.devices)} workers on {', '.join(sorted(set(self.devices)))}"
+        return f"{counted(len(self.devices))} on {', '.join(sorted(set(self.devices)))}"
 
     @property
     def here(self) -> int:

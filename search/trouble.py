@@ -54,9 +54,17 @@ def unusable(url: str, error: Exception) -> DatabaseError | DiskError:
     what = f"{shown(url)} cannot be used: {first_line(error)}"
     if cause is not None and is_of_the_disk(cause):
         return DiskError(f"{what}; {_way_out(cause)}, or name another --storage")
+    if cause is not None and passes(cause) and not _is_met(cause):
+        return DatabaseError(f"{what}; name another with --storage, or give the same command when it answers")
     if cause is not None and passes(cause):
         return DatabaseError(f"{what}; when whoever holds or stops it is done, the same command goes on")
     return DatabaseError(f"{what}; name another with --storage")
+
+
+def _is_met(error: sa.exc.DBAPIError) -> bool:
+    """Whether a server was there, and did or said something; a file always is."""
+    has_said = getattr(error.orig, "sqlstate", None) is not None
+    return isinstance(error.orig, sqlite3.Error) or error.connection_invalidated or has_said
 
 
 def _way_out(error: sa.exc.DBAPIError) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints where other machines find them: what one has left, another goes on from; none that is away stops any."""
 
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
 
     with pytest.raises(Unreachable, match="Error"):
         Depot(str(tmp_path / "store"), "uid").put(tmp_path / "here", 0)
+
+
+def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depot, "ANSWER_S", 0.2)
+    write(tmp_path / "here", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = Depot(f"ftp://127.0.0.1:{silent.getsockname()[1]}/folder", "uid")
+
+        with pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
+            store.put(tmp_path / "here", 0)
+        with pytest.raises(Unreachable, match="still busy with what it was sent before"):
+            store.put(tmp_path / "here", 1)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/folder", "nonsense://bucket"])

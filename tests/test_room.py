@@ -175,7 +175,7 @@ def test_a_start_without_room_is_refused_before_any_training(lab: Lab, monkeypat
     answer = lab.run("run", lab.write(), "--workers", "1")
 
     assert answer.code == 74
-    assert "of the 50.0 MB that --disk allows, and a run of 1 workers may write 64.0 MB" in answer.err
+    assert "of the 50.0 MB that --disk allows, and a run of 1 worker may write 64.0 MB" in answer.err
     assert lab.trials() == ()
 
 
@@ -187,7 +187,7 @@ def test_a_run_ends_before_its_budget_is_used_up_and_goes_on_with_a_larger_one(l
 
     assert (full.code, whole.code) == (74, 0)
     assert "the run ends when fewer than 64.0 MB are left" in full.err
-    assert "of the 120.0 MB that --disk allows, and a run of 1 workers may write" in full.err
+    assert "of the 120.0 MB that --disk allows, and a run of 1 worker may write" in full.err
     assert "(--disk 0.3), then `convsearch resume s` goes on" in full.err
     assert found.used < 120 * MB
     assert len(done) >= 3
@@ -226,6 +226,6 @@ def test_a_run_ends_before_the_disk_is_full_and_goes_on_when_there_is_room_again
 
     assert (full, whole) == ("74", "0"), process.stderr
     assert f"the disk of {disk} has" in process.stderr
-    assert "of which 16.8 MB stay in reserve, and a run of 1 workers may write" in process.stderr
+    assert "of which 16.8 MB stay in reserve, and a run of 1 worker may write" in process.stderr
     assert 16_777_216 < int(free) < 16_777_216 + LEAST_BYTES
     assert stored["counts"]["complete"] == stored["counts"]["budget"] >= 3

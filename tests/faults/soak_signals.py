@@ -50,7 +50,7 @@ def _interrupt(case: Case) -> None:
 
 def _ask_to_stop(case: Case, launcher: Fork, number: signal.Signals, *, twice: bool) -> int:
     """Send the signal to all processes, as a terminal does, once or twice; the exit code."""
-    is_heard = "workers on" in launcher.said  # before that nothing has begun, and it just ends
+    is_heard = " on cpu" in launcher.said  # before that nothing has begun, and it just ends
     first = time.monotonic()
     os.killpg(launcher.pid, number)
     if is_heard:

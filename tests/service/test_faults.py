@@ -36,7 +36,7 @@ class Story:
 
 def on_start(launcher: Launcher, _: Lab) -> None:
     """SIGTERM while the workers still load torch."""
-    launcher.until(lambda: "workers on" in launcher.said)
+    launcher.until(lambda: " on cpu" in launcher.said)
     launcher.signal(signal.SIGTERM)
 
 
