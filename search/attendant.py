@@ -15,7 +15,7 @@ import optuna
 
 from data.errors import DataError
 from data.progress import Say
-from search import care, home, lease, origin, query, study
+from search import care, depot, home, lease, origin, query, study
 from search.crew import counted
 from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
@@ -59,6 +59,7 @@ class Attendant:
     _judged: set[str] = field(default_factory=set)
     """Uids of searches whose last training was made, or cannot be."""
     _has_worked: bool = False
+    _is_idle: bool = False
     _told: str = ""
     """What was last said of the database."""
     _end: End | None = None
@@ -82,6 +83,9 @@ class Attendant:
                     continue
                 if not (self.stays or self._open(storage)):
                     return self._leave()
+                if self.stays and not self._is_idle:
+                    self.say("nothing to do now; waiting for more, until Ctrl-C")
+                self._is_idle = True
             except DatabaseError as error:
                 if not self.stays:
                     raise
@@ -154,7 +158,7 @@ class Attendant:
         since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
             end = pool(own, storage, stored, Forkserver(places), view, since=since, threads=threads, waits=False).run()
-        self._has_worked = True
+        self._has_worked, self._is_idle = True, False
         self.say(f"{stored.name}: {'nothing is left to claim' if end is End.DONE else end}")
         self._end = end if end in END_OF.values() else None  # else there may be other studies
 
@@ -179,9 +183,12 @@ class Attendant:
         with files.running(stored.name):
             self._busy.discard(stored.name)
             take_back(storage, stored, files)
-            storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))
+            far = depot.of(stored.spec.checkpoints, stored.uid)
+            storage.patiently(lambda: care.sweep(files, storage.engine, stored.name, far))
             yield
-            storage.patiently(lambda: care.sweep(files, storage.engine, stored.name))  # what paused, and was pruned
+            storage.patiently(
+                lambda: care.sweep(files, storage.engine, stored.name, far)
+            )  # what paused, and was pruned
 
     def _supplied(self, stored: StoredStudy) -> StoredStudy:
         """The study with its images, and pretrained weights, on this machine.

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from data.progress import Say
 from search import home, query
+from search.depot import Depot, Unreachable
 from search.home import Home
 from search.loader import TRIALS
 from search.reader import open_reader, reading
@@ -55,14 +57,17 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
     return freed
 
 
-def sweep(files: Home, engine: sa.Engine, name: str) -> int:
+def sweep(files: Home, engine: sa.Engine, name: str, far: Depot | None = None) -> int:
     """Remove what a kill left of a study: half-written files, and checkpoints of trials that had just finished.
 
-    Returns the bytes freed.
+    `far`: where other copies of these lie. Returns the bytes freed here.
     """
     paths = leftovers(files, engine, name)
     freed = sum(map(home.size, paths))
     _unlink(paths)
+    if far is not None:
+        with suppress(Unreachable):  # they go with the study
+            far.forget(_done(engine, name, _states(engine, name)))
     return freed
 
 
@@ -89,6 +94,15 @@ def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
     """
     found = tuple(files.checkpoints(name))  # before the states: who writes a file now has a running trial
     states = _states(engine, name)
+    done = _done(engine, name, states)
+    idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}
+    return tuple(each.path for each in found if each.trial in done or (each.is_half and each.trial in idle))
+
+
+def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
+    """The numbers of finished trials whose checkpoints nobody will need."""
+    if is_verdict(name):
+        return set()
     ranking = query.best(engine, name, top=KEEP_BEST)
     several = len(ranking.study.directions) > 1
     best = (
@@ -96,9 +110,7 @@ def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
         if several
         else {t.number for t in ranking.trials}
     )
-    done = set() if is_verdict(name) else {number for number, state in states.items() if state in DONE} - best
-    idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}
-    return tuple(each.path for each in found if each.trial in done or (each.is_half and each.trial in idle))
+    return {number for number, state in states.items() if state in DONE} - best
 
 
 def _states(engine: sa.Engine, name: str) -> dict[int, str]:

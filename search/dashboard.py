@@ -144,7 +144,7 @@ def guard(app: "WSGIApplication", door: Door) -> "WSGIApplication":
         if _is_reading(environ) and any(map(door.fits, _tokens(environ))):
             return _answer(start_response, HTTPStatus.SEE_OTHER, "come in", _welcome(environ, door))
         if not any(map(door.fits, _cookies(environ, door.cookie))):
-            reason = "open the URL that `convsearch dashboard` printed, token included, in the address bar"
+            reason = "open the URL that its command printed, token included, in the address bar"
             return _answer(start_response, HTTPStatus.FORBIDDEN, reason)
         if not _is_reading(environ):
             reason = "this dashboard shows; it changes nothing"

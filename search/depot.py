@@ -7,7 +7,7 @@ nothing: a trial that moves to another machine meanwhile begins anew there. Thro
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,9 +64,14 @@ class Depot:
 
         self._do(fetch)
 
-    def forget(self, number: int) -> None:
-        """Remove the checkpoints of a trial. Raises Unreachable."""
-        self._do(lambda store: store.remove(_trial(number)))
+    def forget(self, numbers: Collection[int]) -> None:
+        """Remove the checkpoints of these trials, as far as there are any. Raises Unreachable."""
+
+        def remove(store: _Store) -> None:
+            for name in sorted(store.listed(PurePosixPath()) & {str(_trial(number)) for number in numbers}):
+                store.remove(PurePosixPath(name))
+
+        self._do(remove)
 
     def forget_all(self) -> None:
         """Remove those of the whole study. Raises Unreachable."""
@@ -148,12 +153,15 @@ class _Store:
         self.files.rm(place)
 
     def names(self, folder: PurePosixPath) -> set[str]:
-        """The checkpoints in a folder; none where there is no such folder. (Looked up anew: others write, too.)"""
+        """The checkpoints in a folder."""
+        return {name for name in self.listed(folder) if shelf.NAME.fullmatch(name)}
+
+    def listed(self, folder: PurePosixPath) -> set[str]:
+        """All in a folder; nothing where there is no such folder. (Looked up anew: others write, too.)"""
         self.files.invalidate_cache()
         if not self.files.exists(self._at(folder)):
             return set()
-        found = (PurePosixPath(path).name for path in self.files.ls(self._at(folder), detail=False))
-        return {name for name in found if shelf.NAME.fullmatch(name)}
+        return {PurePosixPath(path).name for path in self.files.ls(self._at(folder), detail=False)}
 
     def write(self, path: Path, place: PurePosixPath) -> None:
         """Store a file under its name when all of it is there: on a disk it is written aside and renamed."""

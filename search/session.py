@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.progress import Say
-from search import care, home, lease, query, study
+from search import care, depot, home, lease, query, study
 from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
 from search.home import Home
@@ -161,7 +161,8 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     lease.Watch(order.times).expire(storage, stored.id)
     refuse_other_code(storage, stored)
     study.set_attrs(storage, stored.id, stop=False, versions_now=environment())  # an upgrade refuses no study
-    storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name))
+    far = depot.of(stored.spec.checkpoints, stored.uid)
+    storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name, far))
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")

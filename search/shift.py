@@ -149,7 +149,7 @@ def forget(desk: Desk, number: int) -> None:
     shelf.forget(desk.home.trial(desk.study.name, number))
     if desk.depot is not None:
         with suppress(Unreachable):  # they go with the study
-            desk.depot.forget(number)
+            desk.depot.forget([number])
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

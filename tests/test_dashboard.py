@@ -202,7 +202,7 @@ def test_without_the_cookie_nothing_is_shown(port: int, path: str, cookie: str) 
     response, content = ask(port, "GET", path, cookie=cookie.format(port=port, token=TOKEN))
 
     assert response.status == 403
-    assert "open the URL that `convsearch dashboard` printed" in json.loads(content)["reason"]
+    assert "open the URL that its command printed" in json.loads(content)["reason"]
     assert TOKEN.encode() not in content
     assert response.getheader("Set-Cookie") is None
     assert response.getheader("Referrer-Policy") == "no-referrer"

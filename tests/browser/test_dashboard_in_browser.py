@@ -81,7 +81,7 @@ def test_a_study_shows_its_answer_its_confusion_and_its_pictures(lab: Lab, tmp_p
 def test_a_browser_without_the_token_sees_nothing(served: Server, tmp_path: Path, path: str) -> None:
     page = browse(f"http://127.0.0.1:{served.server_port}{path}", tmp_path / "profile")
 
-    assert "open the URL that `convsearch dashboard` printed" in page
+    assert "open the URL that its command printed" in page
     assert "tiny" not in page
 
 

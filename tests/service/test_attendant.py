@@ -2,7 +2,6 @@
 
 import re
 import signal
-import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -220,10 +219,43 @@ def test_a_worker_that_stays_sees_within_seconds_what_is_stored(lab: Lab) -> Non
     lab.run("worker", "--workers", "1")
     worker = lab.start("worker", "--stay", "--workers", "1")
     try:
-        time.sleep(1.0)  # it has looked, and found nothing
+        worker.until(lambda: "nothing to do now" in worker.said)
         lab.run("resume", "s", "--detach", "--trials", "4")
         wait_until(lambda: lab.counts().complete == 4)
     finally:
         worker.sweep()
 
     assert [trial.number for trial in lab.trials()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("sign", "codes"), [(signal.SIGTERM, {143, -signal.SIGTERM}), (signal.SIGINT, {130})])
+def test_a_service_that_has_nothing_to_do_ends_when_it_is_told_to(
+    lab: Lab, sign: signal.Signals, codes: set[int]
+) -> None:
+    service = lab.start("serve", "--port", "0", "--workers", "1")
+    try:
+        service.until(lambda: "nothing to do now" in service.said)
+        service.signal(sign)
+        answer = service.end()
+    finally:
+        service.sweep()
+
+    assert answer.code in codes
+    assert "Traceback" not in answer.err
+
+
+def test_trials_that_pause_are_seen_to_their_end_by_a_worker(lab: Lab) -> None:
+    space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    search = {"pruner": "promote", "first_rung": 1, "startup_trials": 2}
+    file = lab.write(search=search, space=space, budget={"trials": 6, "epochs": 4})
+    assert lab.run("run", file, "--set", f"checkpoints={lab.folder / 'store'}", "--detach").code == 0
+
+    answer = lab.run("worker", "--workers", "2")
+
+    assert answer.code == 0, answer.err
+    states = [trial.state for trial in lab.trials()]
+    assert sorted(set(states)) == ["COMPLETE", "PRUNED"]
+    assert len(states) == 6
+    left = {path.parent.name for path in (lab.folder / "store").rglob("*.ckpt")}
+    here = {path.parent.name for path in lab.home.study("s").rglob("*.ckpt")}
+    assert left == here

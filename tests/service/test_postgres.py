@@ -366,6 +366,21 @@ def locked(url: str) -> Iterator[None]:
         yield
 
 
+def test_a_worker_that_waits_for_work_waits_for_its_server_too(lab: PostgresLab, server: Server) -> None:
+    file = lab.write(budget={"trials": 1, "epochs": 1})
+    assert lab.run("run", file, "--workers", "1").code == 0
+    worker = lab.start("worker", "--stay", "--workers", "1")
+    try:
+        worker.until(lambda: "nothing to do now" in worker.said)
+        server.stop()
+        worker.until(lambda: "waiting for the database" in worker.said)
+        server.start()
+        assert lab.run("resume", "s", "--trials", "2", "--detach").code == 0
+        worker.until(lambda: lab.counts().complete == 2)
+    finally:
+        worker.sweep()
+
+
 def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(lab: PostgresLab) -> None:
     launcher = lab.start("run", lab.write(**STUDY), "--workers", "2")
     try:

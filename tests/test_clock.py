@@ -1,0 +1,88 @@
+"""The time of a study is counted once, whoever works on it: by who runs it, and when that one is gone by who joined."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from search import clock, study
+from search.clock import SAVE_S, SILENCE_S, Clock
+from search.storage import Storage
+from tests.databases import BOTH
+
+pytestmark = BOTH
+
+
+class Watch:
+    """What `time.monotonic` says: what it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    told = Watch()
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=told.monotonic))
+    return told
+
+
+@pytest.fixture
+def storage(url: str, make_study: Callable[[int], int]) -> Iterator[tuple[Storage, int]]:
+    """A storage, and in it a study that has been run for a minute."""
+    study_id, storage = make_study(3), Storage(url)
+    study.set_attrs(storage, study_id, seconds_run=60.0)
+    yield storage, study_id
+    storage.engine.dispose()
+
+
+def tick(one: Clock) -> float:
+    return one.tick(study.seconds_run(one.storage, one.study_id))
+
+
+def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tuple[Storage, int]) -> None:
+    runs, joins = Clock(*storage, since=watch.now - 2.0), Clock(*storage, since=None)
+    totals = []
+    for _ in range(4):
+        watch.now += SAVE_S
+        totals += [tick(runs), tick(joins)]
+
+    assert totals == [67.0, 67.0, 72.0, 72.0, 77.0, 77.0, 82.0, 82.0]
+    assert (runs.counts, joins.counts) == (True, False)
+
+
+def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
+    watch: Watch, storage: tuple[Storage, int]
+) -> None:
+    joins = Clock(*storage, since=None)
+
+    watch.now += SILENCE_S - 1.0
+    before = tick(joins)
+    watch.now += 1.0
+    taken = tick(joins)
+    watch.now += SAVE_S
+    joins.end()
+
+    assert (before, taken) == (60.0, 60.0 + SILENCE_S)
+    assert study.seconds_run(*storage) == 60.0 + SILENCE_S + SAVE_S
+
+
+def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
+    watch: Watch, storage: tuple[Storage, int]
+) -> None:
+    frozen, joins = Clock(*storage, since=watch.now), Clock(*storage, since=None)
+    watch.now += SILENCE_S
+    tick(joins)
+    watch.now += SAVE_S
+    tick(joins)
+
+    tick(frozen)
+    frozen.end()
+    watch.now += SAVE_S
+    tick(joins)
+
+    assert (frozen.counts, joins.counts) == (False, True)
+    assert study.seconds_run(*storage) == 60.0 + SILENCE_S + 2 * SAVE_S
