@@ -40,6 +40,48 @@ def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, 
     return [*tables.items(), *others]
 
 
+def fenced(holder: sa.Select[tuple[str]], rows: Sequence[Row], token: str) -> tuple[sa.Executable, dict[str, object]]:
+    """On PostgreSQL: one statement, with its parameters, that writes these rows if `holder` finds `token`, and answers
+    with what it found. Of rows with the same keys the last one counts.
+    """
+    last = {(row.table, *row.keys.values()): row for row in rows}
+    grouped: dict[tuple[sa.Table, tuple[str, ...], tuple[str, ...]], list[Row]] = {}
+    for row in last.values():
+        grouped.setdefault((row.table, tuple(row.keys), tuple(row.values)), []).append(row)
+    parameters = {
+        _parameter(table, line, name): value
+        for table, lines in enumerate(grouped.values())
+        for line, row in enumerate(lines)
+        for name, value in (row.keys | row.values).items()
+    }
+    shape = tuple((*kind, len(lines)) for kind, lines in grouped.items())
+    return _fenced(holder, shape), parameters | {"token": token}
+
+
+@functools.lru_cache
+def _fenced(
+    holder: sa.Select[tuple[str]], shape: tuple[tuple[sa.Table, tuple[str, ...], tuple[str, ...], int], ...]
+) -> sa.Executable:
+    held = holder.cte("held")
+    is_ours = sa.exists().where(held.c.token == sa.bindparam("token"))
+    inserts = []
+    for number, (table, keys, values, count) in enumerate(shape):
+        names = (*keys, *values)
+        lines = [
+            sa.select(
+                *(sa.cast(sa.bindparam(_parameter(number, line, name)), table.c[name].type) for name in names)
+            ).where(is_ours)
+            for line in range(count)
+        ]
+        insert = upserting("postgresql", table, keys, values).from_select(names, sa.union_all(*lines))
+        inserts.append(insert.cte(f"written_{number}"))
+    return sa.select(held.c.token).add_cte(*inserts)
+
+
+def _parameter(table: int, line: int, name: str) -> str:
+    return f"{name}_{table}_{line}"
+
+
 @functools.lru_cache
 def upserting(
     dialect: str, table: sa.Table, keys: tuple[str, ...], values: tuple[str, ...]
