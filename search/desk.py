@@ -28,10 +28,22 @@ class Desk:
     """Where other machines find the checkpoints of the study, if it has such a place."""
 
 
+class _Known(_CachedStorage):
+    """Optuna's cache, which knows the id of its one study; else it asks for it twice a trial."""
+
+    def __init__(self, storage: Storage, study_id: int) -> None:
+        super().__init__(storage)
+        self._known = study_id
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._known
+
+
 def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
     """The desk of a worker that was told `post`; see `Storage.gives_up`."""
     storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
-    stored, cached = study.load(storage, post.study), _CachedStorage(storage)
+    stored = study.load(storage, post.study)
+    cached = _Known(storage, stored.id)
     return Desk(
         storage=storage,
         cached=cached,
