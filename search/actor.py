@@ -68,7 +68,7 @@ def prepare(post: Post) -> None:
     storage = Storage(post.url, patience_s=post.patience_s)
     stored = study.load(storage, post.study)
     storage.engine.dispose()
-    equipment.refuse_other_code(stored, origin.environment())
+    equipment.refuse_other_code(stored, origin.code())
     if post.images is not None:
         stored = replace(stored, spec=study.moved(stored.spec, post.images))
     equipment.equip(stored, Path(post.cache), lambda _: None)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -16,7 +17,6 @@ import optuna
 from data.errors import DataError
 from data.progress import Say
 from search import care, depot, home, lease, origin, query, study
-from search.crew import counted
 from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
@@ -29,6 +29,7 @@ from search.session import Order, Show, pool, take_back
 from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import devices
+from search.talk import in_words
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
@@ -60,11 +61,12 @@ class Attendant:
     """Uids of searches whose last training was made, or cannot be."""
     _has_worked: bool = False
     _is_idle: bool = False
+    """Since it said that there is nothing to do."""
     _told: str = ""
     """What was last said of the database."""
     _end: End | None = None
     _watches: dict[int, lease.Watch] = field(default_factory=dict)
-    _here: Mapping[str, str] = field(default_factory=origin.environment)
+    _here: Mapping[str, str] = field(default_factory=origin.code)
     """The code that this process has loaded."""
 
     def run(self) -> End:
@@ -136,6 +138,7 @@ class Attendant:
         is_busy = bool(storage.read(lambda tx: lease.holders(tx, stored.id)))
         if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
             return False  # its trainings share its hours, by the cores of one machine
+        depot.check(stored.spec.checkpoints)
         try:
             with self._alone(storage, stored):
                 self._work(storage, self._supplied(stored))
@@ -153,7 +156,7 @@ class Attendant:
             crew = crew_of(places, trainings=stored.spec.budget.trials)
             places, threads = places[: crew.workers], crew.threads
         if stored.uid not in self._refused:
-            self.say(f"{stored.name}: {counted(len(places))} on {', '.join(sorted(set(places)))}")
+            self.say(f"{stored.name}: {in_words(len(places))} on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
@@ -183,18 +186,18 @@ class Attendant:
         with files.running(stored.name):
             self._busy.discard(stored.name)
             take_back(storage, stored, files)
-            far = depot.of(stored.spec.checkpoints, stored.uid)
-            storage.patiently(lambda: care.sweep(files, storage.engine, stored.name, far))
+            far = depot.of(stored.spec.checkpoints, stored.depot)
+            sweep = partial(care.sweep, files, storage.engine, stored.name, far)
+            storage.patiently(sweep)
             yield
-            storage.patiently(
-                lambda: care.sweep(files, storage.engine, stored.name, far)
-            )  # what paused, and was pruned
+            if self._end is None:  # else there is no time for what paused, and was pruned
+                storage.patiently(sweep)
 
     def _supplied(self, stored: StoredStudy) -> StoredStudy:
         """The study with its images, and pretrained weights, on this machine.
 
         Raises:
-            DataError, SpecError, DiskError: see `equip`; or nobody has said where its images lie here.
+            DataError, DiskError: see `equip`; or nobody has said where its images lie here.
         """
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from data.progress import Say
 from search import home, query
-from search.depot import Depot, Unreachable
+from search.courier import Unreachable
+from search.depot import Depot
 from search.home import Home
 from search.loader import TRIALS
 from search.reader import open_reader, reading

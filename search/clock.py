@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -27,6 +28,7 @@ class Clock:
     study_id: int
     since: float | None
     """Monotonic seconds; None for who joins."""
+    now: Callable[[], float] = time.monotonic
     counts: bool = field(init=False)
     total: float = field(init=False, default=0.0)
     """Seconds for which the study has been run, as far as is known here."""
@@ -37,14 +39,14 @@ class Clock:
 
     def __post_init__(self) -> None:
         self.counts = self.since is not None
-        self._saved = self._at = time.monotonic() if self.since is None else self.since
+        self._saved = self._at = self.now() if self.since is None else self.since
         self.total = study.seconds_run(self.storage, self.study_id)
         if self.counts:
             study.set_attrs(self.storage, self.study_id, clock=self._name)
 
     def tick(self, stored: float) -> float:
         """Count on, or see whether somebody does; the seconds until now. `stored` is what the database says now."""
-        now = time.monotonic()
+        now = self.now()
         if not self.counts:
             if stored != self.total:
                 self.total, self._at = stored, now
@@ -59,7 +61,7 @@ class Clock:
     def end(self) -> None:
         """Store what was counted to the last."""
         if self.counts:
-            now = time.monotonic()
+            now = self.now()
             self._count(now)
             self._save(now)
 

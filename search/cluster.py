@@ -11,7 +11,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -22,10 +23,11 @@ from typing import Any
 from data.progress import Say
 from search import host, machine
 from search.actor import Actor
-from search.crew import Crew, Hand, Seat, counted
+from search.crew import Crew, Hand, Seat
 from search.driver import connected, host_and_port, is_known, last_line, living
 from search.errors import UsageError
 from search.post import Post
+from search.talk import in_words
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.
@@ -40,8 +42,9 @@ STORE_BYTES = 80_000_000
 PLACED_S = 20.0
 #: What a hung worker gets to say where it stands.
 STACK_S = 2.0
-#: A machine on which workers cannot work, for want of images or of the same code, is tried again after so long.
-LEFT_OUT_S = 60.0
+#: A machine on which workers cannot work, for want of images, of the same code, of room, is tried again after so long,
+#: after the next failure there after twice as long, and so on up to the second.
+LEFT_OUT_S, LONGEST_S = 60.0, 3600.0
 #: Calls that an actor answers at the same time: its work, and three about it.
 AT_ONCE = 4
 #: The exit code of a worker that never came to give one.
@@ -57,7 +60,8 @@ class Remote(Hand):
     """What will be the answer of its `work`."""
     host: str
     node: str
-    say: Say
+    tell: Callable[[str, str], None]
+    """Says of a host why a worker there could not go on."""
     started: float = field(default_factory=time.monotonic)
     _asked: Any = None
     """What will be the answer to our question for its beats."""
@@ -134,7 +138,7 @@ class Remote(Hand):
             self._why = lost if self._was_taken else f"its process on {self.host} died: {last_line(error)}"
             return DIED
         if why:
-            self.say(f"convsearch: on {self.host}: {why}")
+            self.tell(self.host, why)
         return int(code)
 
 
@@ -159,6 +163,10 @@ class Cluster(Crew):
     _refused: set[str] = field(default_factory=set)
     _left_out: dict[str, float] = field(default_factory=dict)
     """Until when nobody is started on a machine, monotonic seconds."""
+    _failures: Counter[str] = field(default_factory=Counter)
+    """How often each was left out."""
+    _told: dict[str, str] = field(default_factory=dict)
+    """What was last said of workers on a host."""
     _say: Say = lambda _: None
 
     def __post_init__(self) -> None:
@@ -201,16 +209,30 @@ class Cluster(Crew):
             if number not in self._nodes and self._is_usable(node):
                 self._nodes[number] = node["NodeManagerHostname"]
                 if places := self._of(node, found):
-                    self._say(f"{self._nodes[number]} has room for {counted(len(places))}")
+                    self._say(f"{self._nodes[number]} has room for {in_words(len(places))}")
         now = time.monotonic()
         used = [number for number in self._nodes if now >= self._left_out.get(number, 0.0)]
         seats = [seat for number in used for seat in self._of(found[number], found)]
         return tuple(seats[: self.workers])
 
     def leave_out(self, seat: Seat) -> bool:
-        self._say(f"{self._nodes.get(seat.node, seat.node)} gets no workers for {LEFT_OUT_S:.0f} s")
-        self._left_out[seat.node] = time.monotonic() + LEFT_OUT_S
-        return bool(self.seats())
+        """See `Crew.leave_out`; each time for twice as long, so that the pauses of all who cannot work overlap."""
+        now = time.monotonic()
+        if now < self._left_out.get(seat.node, 0.0):
+            return bool(self.seats())
+        self._failures[seat.node] += 1
+        pause_s = min(LONGEST_S, LEFT_OUT_S * 2 ** (self._failures[seat.node] - 1))
+        self._left_out[seat.node] = now + pause_s
+        others = self.seats()
+        if others:
+            self._say(f"{self._nodes.get(seat.node, seat.node)} gets no workers for {pause_s:.0f} s")
+        return bool(others)
+
+    def _tell(self, host: str, why: str) -> None:
+        """Say why a worker could not go on, once for all that meet the same."""
+        if self._told.get(host) != why:
+            self._say(f"convsearch: on {host}: {why}")
+        self._told[host] = why
 
     def start(self, post: Post, seat: Seat) -> Hand:
         import ray
@@ -237,7 +259,7 @@ class Cluster(Crew):
             outcome=actor.work.remote(mine, str(Path.cwd())),
             host=self._nodes.get(seat.node, seat.node),
             node=seat.node,
-            say=self._say,
+            tell=self._tell,
         )
 
     def wait(self, hands: Collection[Hand], seconds: float) -> None:

@@ -239,18 +239,16 @@ def copy_study(args: argparse.Namespace) -> int:
 def _forget_elsewhere(storage: Any, name: str) -> None:
     """Remove the checkpoints of a study from where other machines find them; who cannot is told where they are."""
     from search import depot
+    from search.courier import Unreachable
 
     row = query.study(storage.engine, name)
-    place = depot.of(row.spec.get("checkpoints"), row.uid or "")
-    if place is None:
-        return
-    if row.is_copied:
-        say(f"checkpoints in {place.url}/{place.uid} stay, for its copy in another database")
+    far = depot.of(row.spec.get("checkpoints"), row.depot or "")
+    if far is None:
         return
     try:
-        place.forget_all()
-    except depot.Unreachable as error:
-        say(f"checkpoints of {name!r} are left in {place.url}/{place.uid}: {error}")
+        far.forget_all()
+    except Unreachable as error:
+        say(f"checkpoints of {name!r} are left in {far.place}: {error}")
 
 
 def clean(args: argparse.Namespace) -> int:

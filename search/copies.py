@@ -5,6 +5,7 @@ it, so that a copy is there whole and equal, field by field, or not at all. The 
 they are litter, which `convsearch clean` removes; a study without them would train its trials anew.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from data.progress import Say
-from search import home, query, study
+from search import depot, home, query, study
+from search.courier import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
 from search.lease import Watch
 from search.session import take_back
 from search.storage import STUDIES, TRIALS, Storage
+from search.study import StoredStudy
 
 #: Every table of Optuna's with rows of a study, but the study's own.
 TABLES: tuple[sa.Table, ...] = tuple(
@@ -71,11 +74,10 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         for each in names:
             target.read(partial(_check_free, name=each))  # before any file is copied
         size = sum(new.copy(each, old) for each in names) if row.spec else 0
-        target.write(partial(_write_all, found=found))
-        if row.spec.get("checkpoints"):
-            for storage in (source, target):
-                for each in names:
-                    study.set_attrs(storage, study.load(storage, each).id, copied=True)
+        keys = {each: uuid.uuid4().hex for each in names if row.spec.get("checkpoints")}
+        target.write(partial(_write_all, found=found, storage=target, keys=keys))
+        for each, key in keys.items():
+            _copy_depot(study.load(source, each), key, say)
         if row.spec and new.root == old.root:
             for each in names:
                 new.take_over(each)
@@ -103,16 +105,29 @@ def _read(connection: sa.Connection, name: str) -> Rows:
     return found
 
 
-def _write_all(connection: sa.Connection, found: Mapping[str, Rows]) -> None:
+def _copy_depot(stored: StoredStudy, key: str, say: Say) -> None:
+    """Copy the far checkpoints, too: both may go on, and what one removes the other may need."""
+    far = depot.of(stored.spec.checkpoints, stored.depot)
+    if far is None:
+        return
+    try:
+        far.copy(key)
+    except Unreachable as error:
+        say(f"the copy has no checkpoints of {stored.name!r} in {far.courier.url}, but those on this disk: {error}")
+
+
+def _write_all(connection: sa.Connection, found: Mapping[str, Rows], storage: Storage, keys: Mapping[str, str]) -> None:
     for name, rows in found.items():
-        _write(connection, name, rows)
+        study_id = _write(connection, name, rows)
+        if name in keys:
+            study.put(storage, connection, study_id, depot=keys[name])
 
 
-def _write(connection: sa.Connection, name: str, rows: Rows) -> None:
-    """Write the rows of a study under new numbers, and read them back."""
+def _write(connection: sa.Connection, name: str, rows: Rows) -> int:
+    """Write the rows of a study under new numbers, and read them back; its number."""
     _check_free(connection, name)
     made = sa.insert(STUDIES).values(study_name=name).returning(STUDIES.c.study_id)
-    study_id = connection.execute(made).scalar_one()
+    study_id = int(connection.execute(made).scalar_one())
     trial_ids: dict[int, int] = {}
     for table in sorted(rows, key=lambda table: table is not TRIALS):
         renumbered = [_renumbered(table, row, study_id, trial_ids) for row in rows[table]]
@@ -126,6 +141,7 @@ def _write(connection: sa.Connection, name: str, rows: Rows) -> None:
             else:
                 connection.execute(sa.insert(table), some)
     _check_equal(rows, _read(connection, name), trial_ids)
+    return study_id
 
 
 def _check_free(connection: sa.Connection, name: str) -> None:

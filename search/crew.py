@@ -27,11 +27,6 @@ class Seat:
     """The machine, if there are several."""
 
 
-def counted(workers: int) -> str:
-    """So many workers, in words."""
-    return "1 worker" if workers == 1 else f"{workers} workers"
-
-
 @dataclass(kw_only=True, slots=True)
 class Hand(ABC):
     """One worker as its pool sees it: started, seen to move, asked where it stands, stopped."""
@@ -134,7 +129,9 @@ class Crew(ABC):
         """
 
     def leave_out(self, seat: Seat) -> bool:
-        """Start nobody there for a while, since who was there could not work; whether there are other places."""
+        """Start nobody there for a while, since who was there could not work, if there are other places; whether
+        there are.
+        """
         return False
 
     @abstractmethod

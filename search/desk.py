@@ -50,5 +50,5 @@ def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
         excerpt=Excerpt(cached, stored.id, several=len(stored.spec.search.objectives) > 1),
         study=stored,
         home=home.of(post.url),
-        depot=depot.of(stored.spec.checkpoints, stored.uid),
+        depot=depot.of(stored.spec.checkpoints, stored.depot),
     )

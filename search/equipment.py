@@ -7,21 +7,19 @@ from typing import Any
 from data.dataset import fetch
 from data.errors import DataError
 from data.progress import Say
-from search import depot, origin
+from search import origin
 from search.errors import SpecError
 from search.study import StoredStudy
 from search.supply import fetch_backbones, prepare_data, writing_to
 
 
 def equip(stored: StoredStudy, cache: Path, say: Say) -> None:
-    """Get the images of a study, and pretrained weights, and see that its depot can be used from here.
+    """Get the images of a study, and pretrained weights.
 
     Raises:
         DataError: they cannot be had here, or are not those that the study was begun with.
-        SpecError: the depot cannot be used.
         DiskError: `cache` cannot be written.
     """
-    depot.check(stored.spec.checkpoints)
     with writing_to(cache):
         fetch(stored.spec.data, cache, say)
     fetch_backbones(stored.spec, say)
@@ -29,7 +27,7 @@ def equip(stored: StoredStudy, cache: Path, say: Say) -> None:
 
 
 def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
-    """Let only the code work on a study that all its trials were made with.
+    """Let only the code work on a study that it was last run with.
 
     Raises:
         SpecError: says what differs.
@@ -37,8 +35,8 @@ def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
     apart = origin.differences(stored.versions, here)
     if apart:
         raise SpecError(
-            f"this machine has other code than it was begun with: {'; '.join(apart)}; install the same here, or go on "
-            f"with this one by `convsearch resume {stored.name}`"
+            f"this machine has other code than it was last run with: {'; '.join(apart)}; install the same here, or "
+            f"go on with this one by `convsearch resume {stored.name}`"
         )
 
 

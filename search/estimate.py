@@ -24,13 +24,13 @@ from models.precision import computes_bfloat16
 from models.train import Training
 from search import machine, spec
 from search.care import KEEP_BEST
-from search.crew import counted
 from search.domain import Value
 from search.errors import SpecError
 from search.output import Grid, duration
 from search.spec import StudySpec
 from search.study import asha
 from search.supply import devices, worker_bytes
+from search.talk import in_words
 
 #: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
@@ -136,7 +136,7 @@ def expected_share(wanted: StudySpec) -> float:
 def grid(found: Estimate) -> Grid:
     """The estimate for people."""
     rows = {
-        "trials": f"{found.trials:,} on {counted(found.workers)}",
+        "trials": f"{found.trials:,} on {in_words(found.workers)}",
         "of them impossible": f"{100 * found.impossible:.0f} %" if found.impossible else "",
         "images": f"{found.images:,} for training",
         "networks": " / ".join(f"{macs / 1e6:.1f} million MACs" for macs in found.macs),

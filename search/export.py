@@ -20,6 +20,7 @@ from models.config import plan
 from models.export import Card, Deployed, write
 from search import checkpoint, contest, depot, home, query, ruling, spec, study
 from search.contest import Verdict
+from search.courier import Unreachable
 from search.errors import DiskError, UsageError
 from search.origin import environment
 from search.output import duration, number, setting
@@ -96,9 +97,9 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
     """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
     trial = choice.trial
     folder = home.of(url).trial(stored.name, trial.number)
-    place = depot.of(stored.spec.checkpoints, stored.uid)
+    place = depot.of(stored.spec.checkpoints, stored.depot)
     if place is not None:
-        with suppress(depot.Unreachable):  # then what is here must do
+        with suppress(Unreachable):  # then what is here must do
             place.get(folder, trial.number)
     found = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
     if found is None:

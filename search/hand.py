@@ -14,10 +14,11 @@ from multiprocessing.sharedctypes import Synchronized
 
 from data.progress import Say
 from search import machine, worker
-from search.crew import Crew, Hand, Seat, counted
+from search.crew import Crew, Hand, Seat
 from search.errors import ConvsearchError
 from search.interrupts import STOPPING
 from search.post import Post
+from search.talk import in_words
 
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
 STACK_S = 1.0
@@ -80,7 +81,7 @@ class Forkserver(Crew):
 
     @property
     def plan(self) -> str:
-        return f"{counted(len(self.devices))} on {', '.join(sorted(set(self.devices)))}"
+        return f"{in_words(len(self.devices))} on {', '.join(sorted(set(self.devices)))}"
 
     @property
     def here(self) -> int:

@@ -59,7 +59,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
             end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
         if end is End.DONE and spec.search.pruner == "promote":
             with suppress(DatabaseError, DiskError):  # what paused and was pruned at the end; else the next run does it
-                care.sweep(files, storage.engine, stored.name, depot.of(spec.checkpoints, stored.uid))
+                care.sweep(files, storage.engine, stored.name, depot.of(spec.checkpoints, stored.depot))
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
         since, hours = time.monotonic(), hours_left(order, storage, stored, began)

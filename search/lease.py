@@ -74,14 +74,17 @@ def claim(
 
     def take(connection: sa.Connection) -> Claim | None:
         storage.lock_study(connection, study_id, wait_s=CLAIM_S)  # others wait, for as many answers as we ask for
-        seen = connection.execute(_seen(study_id, owner.token)).one()  # by now, too, what we claimed without hearing it
-        for trial_id, number in _held(connection, LEASES.c.token == owner.token) if seen.is_held else ():
-            return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
-        taken = _take_waiting(connection, study_id) if seen.is_waiting else None
-        taken = taken or _promote(storage, connection, study_id, ladder)
-        has_room = seen.trials < int(json.loads(seen.budget))
-        begun = _begin(connection, study_id, seen.trials, queue) if has_room and not taken else None
-        taken = taken or begun or _finish(storage, connection, study_id, ladder)
+        found = connection.execute(_stand(study_id, owner.token)).one()
+        if found.is_held:  # which is seen behind the lock even where our first try was just being committed
+            for trial_id, number in _held(connection, LEASES.c.token == owner.token):
+                return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
+        taken, begun = _take_waiting(connection, study_id) if found.is_waiting else None, None
+        if taken is None:
+            taken = _promote(storage, connection, study_id, ladder)
+        if taken is None and found.trials < int(json.loads(found.budget)):
+            taken = begun = _begin(connection, study_id, found.trials, queue)
+        if taken is None:
+            taken = _finish(storage, connection, study_id, ladder)
         if taken is None:
             return None
         trial_id, number = taken
@@ -238,8 +241,8 @@ class Watch:
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
 
 
-def _seen(study_id: int, token: str) -> sa.Select[Any]:
-    """What a claim must know, in one answer."""
+def _stand(study_id: int, token: str) -> sa.Select[Any]:
+    """Where the study stands, as far as a claim must know, in one answer."""
     count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
     return sa.select(
         sa.exists().where(LEASES.c.token == token).label("is_held"),

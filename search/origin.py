@@ -11,17 +11,30 @@ from search import machine
 ROOT = Path(__file__).parents[1]
 #: What decides what a trial computes.
 PACKAGES = ("convsearch", "torch", "optuna", "numpy")
+FOLDERS = ("data", "models", "search")
 
 
 def environment() -> dict[str, str]:
     """What a study keeps of all that, by name."""
-    found = {name: version(name) for name in PACKAGES} | {"python": platform.python_version(), "machine": hardware()}
+    found = packages() | {"python": platform.python_version(), "machine": hardware()}
     return found | ({"commit": known} if (known := commit()) else {})
 
 
+def code() -> dict[str, str]:
+    """What decides what a trial computes: packages, and the folders of this code as git knows them, in a clone."""
+    trees = _git("rev-parse", *(f"HEAD:{folder}" for folder in FOLDERS)).split() if _is_clone() else []
+    changed = " with changes" if trees and _git("status", "--porcelain", "--", *FOLDERS) else ""
+    return packages() | ({"code": "-".join(tree[:8] for tree in trees) + changed} if trees else {})
+
+
+def packages() -> dict[str, str]:
+    """The versions of those that count."""
+    return {name: version(name) for name in PACKAGES}
+
+
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
-    """In what two environments compute otherwise, in words; the commit counts where both lie in a clone."""
-    keys = (*PACKAGES, *(("commit",) if "commit" in theirs and "commit" in ours else ()))
+    """In what two codes differ, in words; the folders count where both lie in a clone."""
+    keys = (*PACKAGES, *(("code",) if "code" in theirs and "code" in ours else ()))
     return [
         f"{key} {ours.get(key, 'none')} here, {theirs.get(key, 'none')} there"
         for key in keys
@@ -37,11 +50,15 @@ def hardware() -> str:
 
 def commit() -> str:
     """The commit of this code, and whether it was changed since; nothing if it does not lie in a clone."""
-    if not (ROOT / ".git").exists():
+    if not _is_clone():
         return ""
     head = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--", "data", "models", "search", "tests")
+    changed = _git("status", "--porcelain", "--", *FOLDERS, "tests")
     return head + (" with changes" if head and changed else "")
+
+
+def _is_clone() -> bool:
+    return (ROOT / ".git").exists()
 
 
 def _git(*words: str) -> str:

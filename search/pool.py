@@ -226,8 +226,9 @@ class Pool:
         That can take seconds, while a server loads torch or Ray finds a place.
         """
         open_trials -= sum(each.token not in busy and each.is_placed for each in self._hands.values())
-        for seat in self.crew.seats() if open_trials > 0 else ():
-            if seat in self._hands or open_trials <= 0:
+        seats = self.crew.seats() if open_trials > 0 else ()
+        for seat in seats:
+            if seat in self._hands or open_trials <= 0 or len(self._hands) >= len(seats):  # some may be elsewhere
                 continue
             open_trials -= 1
             self._hands[seat] = self.crew.start(replace(self.post, token=uuid.uuid4().hex), seat)
@@ -237,26 +238,27 @@ class Pool:
         return [each.token for each in list(self._hands.values())]
 
     def _reap(self) -> bool:
-        """Settle with who ended; whether there is one to replace, so that the next look is not far.
+        """Settle with who ended; whether somebody is to be replaced, since there was more to do.
 
         If that fails on its way, the worker is still there to be stopped with all others.
         """
-        before = len(self._hands)
+        has_failed = False
         for seat, each in list(self._hands.items()):
             if (code := each.exitcode) is not None:
                 self._settle(seat, each, code)
                 del self._hands[seat]
-        return len(self._hands) < before
+                has_failed |= code != 0
+        return has_failed
 
     def _settle(self, seat: Seat, each: Hand, code: int) -> None:
         if code == 0:
             self._deaths = 0
         elif code == worker.TERMINATED:  # by somebody else; it may not have reached the database
             lease.stop(self.storage, [each.token])
-        elif code in NOT_THE_TRIAL and self.crew.leave_out(seat):
-            lease.stop(self.storage, [each.token])  # others take its trial up
         elif code in NOT_THE_TRIAL:
-            raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
+            if not self.crew.leave_out(seat):
+                raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
+            lease.stop(self.storage, [each.token])  # others take its trial up
         else:
             self._give_back(each, each.hung or each.how_it_ended)
 

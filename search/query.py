@@ -251,7 +251,7 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
         data=attrs.get("data") or {},
         uid=attrs.get("uid"),
         versions=attrs.get("versions") or {},
-        is_copied=bool(attrs.get("copied")),
+        depot=attrs.get("depot") or attrs.get("uid"),
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from shutil import disk_usage
 
 from search import care, home
-from search.crew import counted
 from search.errors import ConvsearchError, DiskError
+from search.talk import in_words
 
 #: Between two looks, as RabbitMQ does it at the least (https://www.rabbitmq.com/docs/disk-alarms).
 LOOK_S = 10.0
@@ -107,7 +107,7 @@ class Room:
         found = self.look()
         if found.is_full:
             raise DiskError(
-                f"{self._how_it_stands(found)}, and a run of {counted(found.workers)} may write {text(found.needed)} "
+                f"{self._how_it_stands(found)}, and a run of {in_words(found.workers)} may write {text(found.needed)} "
                 f"until it is looked at again; nothing is lost: {self._way_out(found)}, then "
                 f"`convsearch resume {self.study}` goes on"
             )

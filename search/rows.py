@@ -136,8 +136,8 @@ class StudyRow:
     """Unique for ever; None for a study that convsearch did not make."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages, the machine and the commit that it was begun with."""
-    is_copied: bool = False
-    """Another database has it, too, and the same far checkpoints."""
+    depot: str | None = None
+    """Its folder among those of the far checkpoints of several studies."""
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, gallery, logbook, spec
-from search.depot import Unreachable
+from search.courier import Unreachable
 from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped

@@ -11,7 +11,7 @@ from search import care, depot, home, lease, query, study
 from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
 from search.home import Home
-from search.origin import differences, environment
+from search.origin import code, differences
 from search.pool import Pool
 from search.post import Post
 from search.progress import View
@@ -159,9 +159,9 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     """Put what broke off back to the queue, and say where the study goes on."""
     take_back(storage, stored, home.of(order.url))
     lease.Watch(order.times).expire(storage, stored.id)
-    refuse_other_code(storage, stored)
-    study.set_attrs(storage, stored.id, stop=False, versions_now=environment())  # an upgrade refuses no study
-    far = depot.of(stored.spec.checkpoints, stored.uid)
+    refuse_beside_other_code(storage, stored)
+    study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
+    far = depot.of(stored.spec.checkpoints, stored.depot)
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name, far))
     retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
@@ -172,13 +172,13 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
 
 
-def refuse_other_code(storage: Storage, stored: StoredStudy) -> None:
+def refuse_beside_other_code(storage: Storage, stored: StoredStudy) -> None:
     """Let nobody run a study by other code than those who work on it now.
 
     Raises:
         SpecError: says what differs.
     """
-    apart = differences(stored.versions, environment())
+    apart = differences(stored.versions, code())
     is_held = bool(storage.read(lambda connection: lease.holders(connection, stored.id)))
     if apart and is_held:
         raise SpecError(

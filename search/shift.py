@@ -5,7 +5,7 @@ What is done with a trial is said by who calls; here nothing is trained, and tor
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from traceback import format_exception
 
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from search import gallery, lease, ledger, logbook, query, shelf, study
 from search.care import KEEP_BEST
-from search.depot import Unreachable
+from search.courier import Unreachable
 from search.desk import Desk
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
@@ -113,16 +113,16 @@ def tidy(desk: Desk, number: int) -> None:
         _forget_if_pruned(desk, number)
         return
     ranked = best_trials(desk.storage, desk.study.id, top=KEEP_BEST + DRIVEN_OUT)
-    for finished in {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST]):
-        with suppress(OSError):  # what cannot be removed now is removed when the study goes on
-            forget(desk, finished)
+    unneeded = {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST])
+    forget(desk, unneeded)
+    for finished in unneeded:
+        with suppress(OSError):
             gallery.forget(desk.home.trial(desk.study.name, finished))
 
 
 def _forget_if_pruned(desk: Desk, number: int) -> None:
     if query.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
-        with suppress(OSError):
-            forget(desk, number)
+        forget(desk, {number})
 
 
 def shed(desk: Desk, number: int, rung: int) -> None:
@@ -141,15 +141,14 @@ def shed(desk: Desk, number: int, rung: int) -> None:
     desk.storage.write(forget_behind)
 
 
-def forget(desk: Desk, number: int) -> None:
-    """Remove the checkpoints of a trial, here and where other machines find them.
-
-    Raises OSError where one cannot be removed here.
-    """
-    shelf.forget(desk.home.trial(desk.study.name, number))
+def forget(desk: Desk, numbers: Collection[int]) -> None:
+    """Remove the checkpoints of trials, here and where other machines find them; what remains goes with the study."""
+    for number in numbers:
+        with suppress(OSError):  # what cannot be removed now is removed when the study goes on, too
+            shelf.forget(desk.home.trial(desk.study.name, number))
     if desk.depot is not None:
-        with suppress(Unreachable):  # they go with the study
-            desk.depot.forget([number])
+        with suppress(Unreachable):
+            desk.depot.forget(numbers)
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

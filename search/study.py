@@ -39,11 +39,13 @@ class StoredStudy:
     name: str
     uid: str
     """Unique for ever: a checkpoint of a deleted study of the same name is not taken for this one's."""
+    depot: str
+    """Its folder among those of the far checkpoints of several studies: of a copy another one than of the original."""
     spec: StudySpec
     data: dict[str, Any]
     """Fingerprint of the images, classes, counts, notes."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the code that runs it now (see `search.origin.environment`): who joins must have the same."""
+    """Of the code that runs it now (see `search.origin.code`): who joins must have the same."""
 
 
 def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:
@@ -70,8 +72,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         wanted = replace(spec, search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
-        versions = _versions(known)
-        return StoredStudy(id=study_id, name=name, uid=known["uid"], spec=wanted, data=known["data"], versions=versions)
+        return _stored(study_id, name, known, wanted)
 
     return storage.write(open_it)
 
@@ -127,12 +128,19 @@ def load(storage: Storage, name: str) -> StoredStudy:
     if "spec" not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
     spec = specs.restore(attrs["spec"])
-    versions = _versions(attrs)
-    return StoredStudy(id=study_id, name=name, uid=attrs["uid"], spec=spec, data=attrs["data"], versions=versions)
+    return _stored(study_id, name, attrs, spec)
 
 
-def _versions(attrs: dict[str, Any]) -> dict[str, str]:
-    return dict(attrs.get("versions_now") or attrs.get("versions") or {})
+def _stored(study_id: int, name: str, attrs: Mapping[str, Any], spec: StudySpec) -> StoredStudy:
+    return StoredStudy(
+        id=study_id,
+        name=name,
+        uid=attrs["uid"],
+        depot=attrs.get("depot") or attrs["uid"],
+        spec=spec,
+        data=attrs["data"],
+        versions=dict(attrs.get("versions_now") or attrs.get("versions") or {}),
+    )
 
 
 def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:

@@ -17,6 +17,11 @@ def harmless(text: str) -> str:
     return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
 
 
+def in_words(workers: int) -> str:
+    """So many workers."""
+    return "1 worker" if workers == 1 else f"{workers} workers"
+
+
 def printable(raw: str) -> str:
     """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
 

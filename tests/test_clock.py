@@ -1,11 +1,10 @@
 """The time of a study is counted once, whoever works on it: by who runs it, and when that one is gone by who joined."""
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 
-from search import clock, study
+from search import study
 from search.clock import SAVE_S, SILENCE_S, Clock
 from search.storage import Storage
 from tests.databases import BOTH
@@ -14,20 +13,18 @@ pytestmark = BOTH
 
 
 class Watch:
-    """What `time.monotonic` says: what it is told."""
+    """A clock that shows what it is told."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.shows = 1000.0
 
-    def monotonic(self) -> float:
-        return self.now
+    def __call__(self) -> float:
+        return self.shows
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    told = Watch()
-    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=told.monotonic))
-    return told
+def watch() -> Watch:
+    return Watch()
 
 
 @pytest.fixture
@@ -44,10 +41,10 @@ def tick(one: Clock) -> float:
 
 
 def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tuple[Storage, int]) -> None:
-    runs, joins = Clock(*storage, since=watch.now - 2.0), Clock(*storage, since=None)
+    runs, joins = Clock(*storage, since=watch.shows - 2.0, now=watch), Clock(*storage, since=None, now=watch)
     totals = []
     for _ in range(4):
-        watch.now += SAVE_S
+        watch.shows += SAVE_S
         totals += [tick(runs), tick(joins)]
 
     assert totals == [67.0, 67.0, 72.0, 72.0, 77.0, 77.0, 82.0, 82.0]
@@ -57,13 +54,13 @@ def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tup
 def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
     watch: Watch, storage: tuple[Storage, int]
 ) -> None:
-    joins = Clock(*storage, since=None)
+    joins = Clock(*storage, since=None, now=watch)
 
-    watch.now += SILENCE_S - 1.0
+    watch.shows += SILENCE_S - 1.0
     before = tick(joins)
-    watch.now += 1.0
+    watch.shows += 1.0
     taken = tick(joins)
-    watch.now += SAVE_S
+    watch.shows += SAVE_S
     joins.end()
 
     assert (before, taken) == (60.0, 60.0 + SILENCE_S)
@@ -73,15 +70,15 @@ def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
 def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
     watch: Watch, storage: tuple[Storage, int]
 ) -> None:
-    frozen, joins = Clock(*storage, since=watch.now), Clock(*storage, since=None)
-    watch.now += SILENCE_S
+    frozen, joins = Clock(*storage, since=watch.shows, now=watch), Clock(*storage, since=None, now=watch)
+    watch.shows += SILENCE_S
     tick(joins)
-    watch.now += SAVE_S
+    watch.shows += SAVE_S
     tick(joins)
 
     tick(frozen)
     frozen.end()
-    watch.now += SAVE_S
+    watch.shows += SAVE_S
     tick(joins)
 
     assert (frozen.counts, joins.counts) == (False, True)

@@ -1,5 +1,6 @@
 """A study is copied into another database whole, or not at all."""
 
+import shutil
 import signal
 
 import optuna
@@ -29,12 +30,26 @@ def test_the_original_can_be_deleted_and_the_copy_keeps_files_and_far_checkpoint
     other = f"sqlite:///{lab.home.root / 'copies.db'}"
 
     copied = lab.run("copy-study", "s", "--to", other)
+    both = {path.parent.parent.name for path in store.rglob("*.ckpt")}
     deleted = lab.run("delete", "s", "--yes")
     kept = lab.run("export", "s", "--to", str(lab.folder / "out"), "--storage", other)
 
     assert (copied.code, deleted.code, kept.code) == (0, 0, 0), deleted.err
     assert f"`convsearch delete s --storage {lab.url}` removes the original" in copied.out
+    assert len(both) == 2  # each has its own, as each may go on
     assert len(list(store.rglob("*.ckpt"))) == 1
+
+
+def test_a_copy_without_its_far_checkpoints_is_told_so(lab: Lab) -> None:
+    store = lab.folder / "store"
+    lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}")
+    shutil.rmtree(store)
+    store.write_text("in the way")
+
+    copied = lab.run("copy-study", "s", "--to", f"sqlite:///{lab.folder / 'elsewhere' / 'copies.db'}")
+
+    assert copied.code == 0
+    assert f"the copy has no checkpoints of 's' in {store}, but those on this disk: NotADirectoryError" in copied.err
 
 
 def test_a_study_whose_launcher_was_killed_is_copied(lab: Lab) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from search import depot, lease, runner, study
-from search.depot import Depot, Unreachable
+from search.courier import Courier, Unreachable
+from search.depot import Depot
 from search.errors import SpecError
 from search.home import Home
 from search.outcome import Stopped
@@ -31,7 +32,11 @@ def write(folder: Path, *steps: int) -> None:
 
 
 def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: Path) -> None:
-    store, here, there = Depot(f"file://{tmp_path / 'store'}", "uid"), tmp_path / "here", tmp_path / "there"
+    store, here, there = (
+        Depot(Courier(url=f"file://{tmp_path / 'store'}"), "uid"),
+        tmp_path / "here",
+        tmp_path / "there",
+    )
     write(here, 1, 2)
     store.put(here, 7)
     write(here, 3)
@@ -46,7 +51,7 @@ def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: P
 
 
 def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
-    store = Depot(str(tmp_path / "store"), "uid")
+    store = Depot(Courier(url=str(tmp_path / "store")), "uid")
     write(tmp_path / "ahead", 4, 5)
     write(tmp_path / "behind", 2, 3)
     store.put(tmp_path / "ahead", 0)
@@ -62,16 +67,16 @@ def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
     write(tmp_path / "here", 1)
 
     with pytest.raises(Unreachable, match="Error"):
-        Depot(str(tmp_path / "store"), "uid").put(tmp_path / "here", 0)
+        Depot(Courier(url=str(tmp_path / "store")), "uid").put(tmp_path / "here", 0)
 
 
 def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(depot, "ANSWER_S", 0.2)
     write(tmp_path / "here", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = Depot(f"ftp://127.0.0.1:{silent.getsockname()[1]}/folder", "uid")
+        url = f"ftp://127.0.0.1:{silent.getsockname()[1]}/folder"
+        store = Depot(Courier(url=url, answer_s=0.2), "uid")
 
         with pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
             store.put(tmp_path / "here", 0)
@@ -119,7 +124,7 @@ def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(lab: Lab)
 
 def test_a_store_that_is_away_stops_nobody_and_the_log_tells(lab: Lab) -> None:
     (lab.folder / "store").write_text("in the way")
-    place = replace(runner.workplace(lab.create(**STUDY)), depot=Depot(str(lab.folder / "store"), "uid"))
+    place = replace(runner.workplace(lab.create(**STUDY)), depot=Depot(Courier(url=str(lab.folder / "store")), "uid"))
 
     trial = work(place)
 

@@ -59,7 +59,7 @@ def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(la
     stored_but_not_run(lab)
     storage = Storage(lab.url)
     stored = study.load(storage, "s")
-    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0", "commit": "0badc0de"})
+    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0", "code": "0badc0de"})
 
     refused = lab.run("worker", "--workers", "1")
     again = lab.run("resume", "s", "--detach")
@@ -67,7 +67,7 @@ def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(la
 
     assert refused.code == 78
     assert re.search(r"torch \S+ here, 1\.0 there", refused.err)
-    assert "commit" in refused.err
+    assert "0badc0de there" in refused.err
     assert "`convsearch resume s`" in refused.err
     assert (again.code, worked.code, lab.counts().complete) == (0, 0, 3)
 
