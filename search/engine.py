@@ -17,6 +17,8 @@ MAKING = 0x636F6E7673656172
 #: How long somebody waits for a row of the study that another one claims from, before its place in the queue is lost;
 #: signals are heard after it.
 LOCK_S = 3.0
+#: And who is cut off while it sends must not: to the server it is at work, and not idle. It is found out within 25 s.
+CUT_OFF = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=25s")
 #: Finds who stands above a value at a step, which else takes all curves of all studies.
 STANDING = ("trial_intermediate_values", "convsearch_standing", "step, trial_id, intermediate_value")
 #: The option of a connection whose transactions hold the write lock from their first statement.
@@ -30,6 +32,7 @@ def engine_options(url: str) -> dict[str, Any]:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # of lost connections we tell ourselves, if it matters
     limits = (
         "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
+        *CUT_OFF,
         f"lock_timeout={LOCK_S:g}s",
         "timezone=UTC",  # whatever the role's: nothing of ours asks the server for the time, and others may
         r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row

@@ -28,7 +28,11 @@ def attr(table: sa.Table, trial_id: int, key: str, value: object) -> Row:
 
 
 def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
-    """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row."""
+    """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row.
+
+    But one by one on PostgreSQL: its driver sends many at once, and a server that got a part of them and no more, as
+    its client was cut off, takes it for being at work and keeps the locks.
+    """
     tables: dict[sa.Executable, list[dict[str, object]]] = {}
     others: list[tuple[sa.Executable, list[dict[str, object]] | None]] = []
     for write in writes:
@@ -37,6 +41,8 @@ def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, 
             tables.setdefault(statement, []).append(write.keys | write.values)
         else:
             others.append((write, None))
+    if dialect == "postgresql":
+        return [*((statement, [row]) for statement, rows in tables.items() for row in rows), *others]
     return [*tables.items(), *others]
 
 

@@ -381,6 +381,22 @@ def test_a_worker_that_waits_for_work_waits_for_its_server_too(lab: PostgresLab,
         worker.sweep()
 
 
+def test_a_session_holds_no_locks_for_long_when_its_client_is_cut_off(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    make_study(1)
+    wanted = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+    wanted |= {"tcp_user_timeout": "25s", "idle_in_transaction_session_timeout": "30s"}
+    storage = Storage(url)
+
+    told = storage.read(
+        lambda connection: {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in wanted}
+    )
+    storage.engine.dispose()
+
+    assert told == wanted
+
+
 def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(lab: PostgresLab) -> None:
     launcher = lab.start("run", lab.write(**STUDY), "--workers", "2")
     try:
