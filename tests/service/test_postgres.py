@@ -386,7 +386,7 @@ def test_a_session_holds_no_locks_for_long_when_its_client_is_cut_off(
 ) -> None:
     make_study(1)
     wanted = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
-    wanted |= {"tcp_user_timeout": "25s", "idle_in_transaction_session_timeout": "30s"}
+    wanted |= {"tcp_user_timeout": "25000", "idle_in_transaction_session_timeout": "30s"}
     storage = Storage(url)
 
     told = storage.read(
