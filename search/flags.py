@@ -31,10 +31,7 @@ def _add_run(verbs: Verbs) -> None:
     run = _verb(verbs, "run", "run a study, or go on with it", "convsearch run cifar10 --trials 30 --workers 2")
     run.add_argument("study", metavar="STUDY", help="name in studies/, or path of a TOML file")
     run.add_argument("--trials", type=_count, metavar="N", help="budget of the whole study, over all runs")
-    _add_join(run)
-    _add_detach(run)
-    _add_engine(run)
-    _add_limits(run)
+    _add_workers(run)
     run.add_argument("--data", metavar="PATH", help="images to use: a directory, .zip or .tar of train/CLASS/*")
     run.add_argument("--dry-run", action="store_true", help="only estimate time, memory and disk; write nothing")
     run.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
@@ -45,10 +42,7 @@ def _add_run(verbs: Verbs) -> None:
     resume = _verb(verbs, "resume", "go on with a stored study", "convsearch resume cifar10 --hours 1")
     resume.add_argument("study", metavar="STUDY", help="name of a stored study")
     resume.add_argument("--trials", type=_count, metavar="N", help="new budget of the whole study")
-    _add_join(resume)
-    _add_detach(resume)
-    _add_engine(resume)
-    _add_limits(resume)
+    _add_workers(resume)
 
 
 def _add_final(verbs: Verbs) -> None:
@@ -108,20 +102,16 @@ def _add_door(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--expose", action="store_true", help="let others reach --host; nothing is encrypted")
 
 
-def _add_detach(verb: argparse.ArgumentParser) -> None:
+def _add_workers(verb: argparse.ArgumentParser) -> None:
+    """Who works on a search, where, and for how long."""
+    verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
     text = "only store the study; `convsearch serve` or `worker` works on it"
     verb.add_argument("--detach", action="store_true", help=text)
-
-
-def _add_join(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--join", action="store_true", help="add workers to a study that is already running here")
-
-
-def _add_engine(verb: argparse.ArgumentParser) -> None:
     text = "who trains: processes of this machine, or actors of a Ray cluster, as many as have room (default: local)"
     verb.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
     text = "with --engine ray: the cluster's address (default: a Ray of its own on this machine)"
     verb.add_argument("--address", metavar="HOST:PORT", help=text)
+    _add_limits(verb)
 
 
 def _add_limits(

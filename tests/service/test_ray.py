@@ -28,7 +28,7 @@ from tests.faults import invariants
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed here")
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
 ON_RAY = ("--engine", "ray")
 #: For a Ray of several nodes that only this machine reaches; see `search.cluster.OWN`.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -319,7 +319,7 @@ def test_an_address_where_no_cluster_is_is_told_at_once(lab: Lab, address: str, 
     assert words in answer.err
 
 
-@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed here")
+@pytest.mark.skipif(find_spec("ray") is not None, reason="it is about a machine without ray, and ray is installed here")
 def test_without_ray_it_is_said_how_to_get_it(lab: Lab) -> None:
     answer = lab.run("run", lab.write(), *ON_RAY)
 
