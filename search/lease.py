@@ -78,7 +78,8 @@ def claim(
         if found.is_held:  # which is seen behind the lock even where our first try was just being committed
             for trial_id, number in _held(connection, LEASES.c.token == owner.token):
                 return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
-        taken, begun = _take_waiting(connection, study_id) if found.is_waiting else None, None
+        begun = None
+        taken = _take_waiting(connection, study_id) if found.is_waiting else None
         if taken is None:
             taken = _promote(storage, connection, study_id, ladder)
         if taken is None and found.trials < int(json.loads(found.budget)):
