@@ -91,13 +91,15 @@ class Remote(Hand):
         return self._was_taken
 
     def beats(self) -> int | None:
+        """See `Hand.beats`. While it prepares itself each answer counts, downwards, so that its silence is seen."""
         import ray
 
         if self._asked is None:
             self._asked = self.actor.beats.remote()
         elif is_known(self._asked):
             with suppress(ray.exceptions.RayError):  # how it ended is what `outcome` tells
-                self._beats = ray.get(self._asked)
+                done = ray.get(self._asked)
+                self._beats = (self._beats or 0) - 1 if done is None else done
                 self._is_placed = True
             self._asked = None
         return self._beats

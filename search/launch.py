@@ -57,8 +57,8 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
             began = time.monotonic()  # until now others have counted
         with show(stored) as view:
             end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
-        if end is End.DONE and spec.search.pruner == "promote":
-            with suppress(DatabaseError, DiskError):  # what paused and was pruned at the end; else the next run does it
+        if end is End.DONE:
+            with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
                 care.sweep(files, storage.engine, stored.name, depot.of(spec.checkpoints, stored.depot))
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
