@@ -211,23 +211,31 @@ class Watch:
     _looked: float | None = None
 
     def expire(
-        self, storage: Storage, study_id: int, *, but: Collection[str] = (), now: float | None = None
+        self,
+        storage: Storage,
+        study_id: int,
+        *,
+        but: Collection[str] = (),
+        pause_s: float = 0.0,
+        now: float | None = None,
     ) -> list[int]:
         """Take the trials of owners that are gone from them; returns their numbers.
 
-        `but`: tokens that the caller watches by itself. `now`: monotonic seconds.
+        `but`: tokens that the caller watches by itself. `pause_s`: for how long it meant not to look. `now`: monotonic
+        seconds.
         """
         now = time.monotonic() if now is None else now
         others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
         rows = storage.read(lambda connection: connection.execute(others).all())
-        pause = 0.0 if self._looked is None else max(0.0, now - self._looked - self.times.renewal_s)
-        self._looked = now
+        looked, self._looked = self._looked, now
+        # Not what we meant to wait: who renewed meanwhile is seen now. Half of such a gap may be the looks themselves.
+        blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_s, 2 * pause_s))
         numbers: list[int] = []
         seen: dict[str, tuple[int, float]] = {}
         for row in rows:
             renewals, since = self._seen.get(row.token, (None, now))
             # A gap between two of our looks is our own blindness, not the owner's silence.
-            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + pause)
+            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + blind)
             why = self._gone(row, age=now - seen[row.token][1])
             if why:
                 numbers += lost(storage, row.token, why, renewals=row.renewals)

@@ -89,6 +89,7 @@ class Pool:
     _end: End | None = None
     _known: StudyRow | None = None
     """The study at the last look."""
+    _reads: "Every" = field(default_factory=lambda: Every(READ_S))
     _clock: Clock = field(init=False)
     _watch: lease.Watch = field(init=False)
     _interrupts: Interrupts = field(init=False)
@@ -129,21 +130,21 @@ class Pool:
 
     def _run(self) -> End:
         self._clock = Clock(self.storage, self.study.id, self.since)
-        every_read, every_renewal, every_room = Every(READ_S), Every(self.times.renewal_s), Every(room.LOOK_S)
+        every_renewal, every_room = Every(self.times.renewal_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
                 if self._reap():
-                    every_read.seconds = READ_S
+                    self._reads.seconds = READ_S
                 self._kill_hung()
                 if self._hands and every_renewal.is_due():
                     lease.renew(self.storage, self._tokens())
                 if every_room.is_due():
                     self._see_room()
-                if every_read.is_due():
+                if self._reads.is_due():
                     began = time.monotonic()
                     self._look()
                     found = self._claimable()
-                    every_read.seconds = pause_s(time.monotonic() - began)
+                    self._reads.seconds = pause_s(time.monotonic() - began)
                     if self._why_stop() is None and not self._fill(*found):
                         self._end = End.DONE
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
@@ -166,7 +167,7 @@ class Pool:
     # -- what the database says ------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._watch.expire(self.storage, self.study.id, but=self._tokens())
+        self._watch.expire(self.storage, self.study.id, but=self._tokens(), pause_s=self._reads.seconds)
         progress = self._progress()
         self._epochs_s += [trial.seconds / trial.epochs for trial in progress.finished if trial.epochs > 0]
         self.view.update(progress)

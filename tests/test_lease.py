@@ -286,6 +286,16 @@ def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_st
     assert watch.expire(storage, study_id, now=5000) == []
 
 
+def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    lease.claim(storage, study_id, far("far"))
+    watch = Watch(Times())
+    assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
+
+    assert watch.expire(storage, study_id, pause_s=20, now=1168) == [0]
+
+
 def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(3)
     storage = Storage(url)
