@@ -51,7 +51,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
             return End.DETACHED
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
-    with joined(files, order) if order.join else alone(storage, stored, order, say):
+    with joined(stored, order) if order.join else alone(storage, stored, order, say):
         say(crew.plan)
         if storage.read(lambda connection: lease.holders(connection, stored.id)):
             began = time.monotonic()  # until now others have counted

@@ -75,14 +75,16 @@ def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iter
 
 
 @contextmanager
-def joined(files: Home, order: Order) -> Iterator[None]:
+def joined(stored: StoredStudy, order: Order) -> Iterator[None]:
     """Work beside the one who runs the study on this machine.
 
     Raises:
         UsageError: nobody does.
+        SpecError: it is done by other code; says what differs.
     """
-    with suppress(BusyError), files.running(order.name):
-        raise UsageError(f"nobody is running {order.name!r} on this machine; leave out --join to run it")
+    with suppress(BusyError), home.of(order.url).running(stored.name):
+        raise UsageError(f"nobody is running {stored.name!r} on this machine; leave out --join to run it")
+    refuse_beside_other_code(stored)
     yield
 
 
@@ -159,7 +161,8 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     """Put what broke off back to the queue, and say where the study goes on."""
     take_back(storage, stored, home.of(order.url))
     lease.Watch(order.times).expire(storage, stored.id)
-    refuse_beside_other_code(storage, stored)
+    if storage.read(lambda connection: lease.holders(connection, stored.id)):
+        refuse_beside_other_code(stored)
     study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
     far = depot.of(stored.spec.checkpoints, stored.depot)
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name, far))
@@ -172,15 +175,14 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
 
 
-def refuse_beside_other_code(storage: Storage, stored: StoredStudy) -> None:
-    """Let nobody run a study by other code than those who work on it now.
+def refuse_beside_other_code(stored: StoredStudy) -> None:
+    """Let nobody work on a study by other code than those who do now.
 
     Raises:
         SpecError: says what differs.
     """
     apart = differences(stored.versions, code())
-    is_held = bool(storage.read(lambda connection: lease.holders(connection, stored.id)))
-    if apart and is_held:
+    if apart:
         raise SpecError(
             f"others work on {stored.name!r} now, by other code: {'; '.join(apart)}; install theirs here, or "
             f"`convsearch stop {stored.name}` first"

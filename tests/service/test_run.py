@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from search import query, session, spec, study, supply
+from search import home, query, session, spec, study, supply
+from search.errors import SpecError
 from search.hand import Forkserver
 from search.interrupts import STOPPING
 from search.pool import End
@@ -194,6 +196,20 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
     assert all("s: asked to stop" in answer.err for answer in answers)
     assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("WAITING", 0)] * 2
     assert lab.run("stop", "s", "--json").json["running"] == 0
+
+
+def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> None:
+    lab.create()
+    storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s")
+    stored = study.load(storage, "s")
+    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
+
+    with (
+        home.of(lab.url).running("s"),
+        pytest.raises(SpecError, match=r"torch \S+ here, 1\.0 there; install theirs here"),
+        session.joined(study.load(storage, "s"), order),
+    ):
+        pytest.fail("it joined")
 
 
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
