@@ -30,6 +30,7 @@ from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import devices
 from search.talk import in_words
+from search.watch import Watch
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
@@ -65,7 +66,7 @@ class Attendant:
     _told: str = ""
     """What was last said of the database."""
     _end: End | None = None
-    _watches: dict[int, lease.Watch] = field(default_factory=dict)
+    _watches: dict[int, Watch] = field(default_factory=dict)
     _here: Mapping[str, str] = field(default_factory=origin.code)
     """The code that this process has loaded."""
 
@@ -130,7 +131,7 @@ class Attendant:
     def _attend(self, storage: Storage, stored: StoredStudy, brief: Brief) -> bool:
         """Do what there is to do for a study now; false if that is nothing."""
         refuse_other_code(stored, self._here)
-        self._watches.setdefault(stored.id, lease.Watch(self.order.times)).expire(storage, stored.id)
+        self._watches.setdefault(stored.id, Watch(self.order.times)).expire(storage, stored.id)
         if brief.is_over:
             return not brief.running and self._begin_verdict(storage, stored)
         if not storage.read(lambda tx: lease.claimable(tx, stored.id, study.ladder(stored.spec))):

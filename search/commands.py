@@ -22,6 +22,7 @@ from search.rows import FINAL, StudyRow, searched
 from search.talk import say
 from search.times import Times
 from search.trouble import shown
+from search.watch import Watch
 
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
@@ -190,7 +191,7 @@ def _attend(args: argparse.Namespace, *, stays: bool) -> int:
 
 def delete(args: argparse.Namespace) -> int:
     """Delete a study and its files, unless somebody is running it."""
-    from search import home, lease
+    from search import home
     from search.storage import Storage
 
     storage, files = Storage(args.storage), home.of(args.storage)
@@ -201,7 +202,7 @@ def delete(args: argparse.Namespace) -> int:
         for name in names:
             if files.is_ours(name):
                 locks.enter_context(files.running(name))
-            lease.Watch().expire(storage, storage.get_study_id_from_name(name))
+            Watch().expire(storage, storage.get_study_id_from_name(name))
             counts = query.study(storage.engine, name).counts
             if counts.running:
                 raise BusyError(f"{counts.running} trials of {name!r} run elsewhere; `convsearch stop` it first")

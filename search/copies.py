@@ -20,10 +20,10 @@ from data.progress import Say
 from search import depot, home, query, study
 from search.courier import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
-from search.lease import Watch
 from search.session import take_back
 from search.storage import STUDIES, TRIALS, Storage
 from search.study import StoredStudy
+from search.watch import Watch
 
 #: Every table of Optuna's with rows of a study, but the study's own.
 TABLES: tuple[sa.Table, ...] = tuple(

@@ -27,6 +27,7 @@ from search.rows import Progress, StudyRow
 from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times
+from search.watch import Watch
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
@@ -91,7 +92,7 @@ class Pool:
     """The study at the last look."""
     _reads: "Every" = field(default_factory=lambda: Every(READ_S))
     _clock: Clock = field(init=False)
-    _watch: lease.Watch = field(init=False)
+    _watch: Watch = field(init=False)
     _interrupts: Interrupts = field(init=False)
     _epochs_s: list[float] = field(default_factory=list)
     """Seconds of an epoch, of each finished trial."""
@@ -101,7 +102,7 @@ class Pool:
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
     def __post_init__(self) -> None:
-        self._watch = lease.Watch(self.times)
+        self._watch = Watch(self.times)
         self._interrupts = Interrupts(at_once=self._let_go, tell=self.view.say)
 
     def run(self) -> End:

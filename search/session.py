@@ -20,6 +20,7 @@ from search.spec import StudySpec, queue
 from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times
+from search.watch import Watch
 
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""
@@ -160,7 +161,7 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Put what broke off back to the queue, and say where the study goes on."""
     take_back(storage, stored, home.of(order.url))
-    lease.Watch(order.times).expire(storage, stored.id)
+    Watch(order.times).expire(storage, stored.id)
     if storage.read(lambda connection: lease.holders(connection, stored.id)):
         refuse_beside_other_code(stored)
     study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study

@@ -18,10 +18,11 @@ from optuna.trial import TrialState
 
 from search import lease
 from search.errors import LeaseLost
-from search.lease import Claim, Watch
+from search.lease import Claim
 from search.owner import Owner, started, this_process
 from search.storage import LEASES, TRIALS, Storage
 from search.times import Times
+from search.watch import Watch
 from tests.databases import BOTH
 
 pytestmark = BOTH

@@ -33,6 +33,7 @@ from search.post import Post
 from search.run import Run, boundaries
 from search.sampler import Excerpt
 from search.storage import Storage
+from search.watch import Watch
 from search.workplace import Workplace
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
@@ -85,7 +86,7 @@ def die(post: Post, *, before: str = "", after: str = "") -> None:
     process.join()
     assert process.exitcode == -signal.SIGKILL
     storage = Storage(post.url)
-    assert lease.Watch().expire(storage, storage.get_study_id_from_name(post.study))
+    assert Watch().expire(storage, storage.get_study_id_from_name(post.study))
 
 
 def stop_after(count: int) -> Callable[[], None]:

@@ -35,6 +35,7 @@ from search.pool import READ_S, Every, pause_s
 from search.post import Post
 from search.storage import Storage
 from search.times import Times
+from search.watch import Watch
 from tests.bench import replay
 from tests.bench.meter import Meter
 
@@ -131,7 +132,7 @@ class Crowd:
         storage = Storage(part.url)
         stored = study.load(storage, part.study)
         tokens = [token(number * part.seat + seat) for seat in range(part.seat)]
-        watch, seen, known = lease.Watch(times), frozenset[int](), None
+        watch, seen, known = Watch(times), frozenset[int](), None
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_s / part.speed)
         self.at_work.release()
         while not self.over.wait(min(crew.LOOK_S, READ_S / part.speed)):
@@ -257,7 +258,7 @@ def prepare(crowd: Crowd) -> None:
         (shift, "tidy", "tidy"),
         (logbook, "note", "log"),
         (lease, "renew", "renew"),
-        (lease.Watch, "expire", "expire"),
+        (Watch, "expire", "expire"),
         (query, "progress", "progress"),
     ):
         crowd.meter.put_on(place, attribute, name)

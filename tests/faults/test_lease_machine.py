@@ -28,7 +28,6 @@ from optuna.trial import TrialState
 
 from search import lease, spec, study
 from search.errors import BusyError, DatabaseError, LeaseLost
-from search.lease import Watch
 from search.owner import Owner, started, this_process
 from search.storage import (
     CURVES,
@@ -42,6 +41,7 @@ from search.storage import (
 )
 from search.study import StoredStudy
 from search.times import Times
+from search.watch import Watch
 from tests.databases import BOTH
 from tests.service.postgres import Server
 

@@ -1,0 +1,66 @@
+"""Which owners of trials are gone: dead ones of this machine at once, all others by their silence."""
+
+import socket
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.lease import lost
+from search.owner import boot, is_dead
+from search.storage import LEASES, Storage
+from search.times import Times
+
+
+@dataclass(slots=True)
+class Watch:
+    """Sees which owners are gone: dead ones of this machine at once, all others when nobody renewed their lease.
+
+    A lease is aged by our own monotonic clock, and only between looks that succeeded, so neither a clock that jumps nor
+    a database that does not answer expires anybody (client-go's leader election judges leases in the same way).
+    """
+
+    times: Times = field(default_factory=Times)
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _looked: float | None = None
+
+    def expire(
+        self,
+        storage: Storage,
+        study_id: int,
+        *,
+        but: Collection[str] = (),
+        pause_s: float = 0.0,
+        now: float | None = None,
+    ) -> list[int]:
+        """Take the trials of owners that are gone from them; returns their numbers.
+
+        `but`: tokens that the caller watches by itself. `pause_s`: for how long it meant not to look. `now`: monotonic
+        seconds.
+        """
+        now = time.monotonic() if now is None else now
+        others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
+        rows = storage.read(lambda connection: connection.execute(others).all())
+        looked, self._looked = self._looked, now
+        # Not what we meant to wait: who renewed meanwhile is seen now. Half of such a gap may be the looks themselves.
+        blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_s, 2 * pause_s))
+        numbers: list[int] = []
+        seen: dict[str, tuple[int, float]] = {}
+        for row in rows:
+            renewals, since = self._seen.get(row.token, (None, now))
+            # A gap between two of our looks is our own blindness, not the owner's silence.
+            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + blind)
+            why = self._gone(row, age=now - seen[row.token][1])
+            if why:
+                numbers += lost(storage, row.token, why, renewals=row.renewals)
+        self._seen = seen
+        return numbers
+
+    def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
+        if row.host == socket.gethostname() and row.boot == boot() and is_dead(row.pid, row.started):
+            return f"process {row.pid} is gone"
+        if age <= self.times.lease_s:
+            return None
+        return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
