@@ -31,9 +31,9 @@ from search.watch import Watch
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
-#: Unless looks take long: they shall have no more than one second in so many, where many ask a busy database; and never
-#: be further apart than that.
-ONE_IN, SELDOM_S = 20, 10.0
+#: Unless there are many machines, which take so many looks a second together; or looks take long: they shall have no
+#: more than one second in so many. And never are they further apart than that.
+TOGETHER, ONE_IN, SELDOM_S = 10.0, 20, 10.0
 #: A worker that finishes no batch for as long as so many median epochs last hangs, even if it is a slow one.
 HANG_EPOCHS = 10
 #: What a worker gets to finish its batch and write its checkpoint. All together must be over within 20 s: Kubernetes
@@ -145,7 +145,7 @@ class Pool:
                     began = time.monotonic()
                     self._look()
                     found = self._claimable()
-                    self._reads.seconds = pause_s(time.monotonic() - began)
+                    self._reads.seconds = pause_s(time.monotonic() - began, machines=1 + self._watch.machines)
                     if self._why_stop() is None and not self._fill(*found):
                         self._end = End.DONE
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
@@ -323,9 +323,9 @@ class Pool:
             place.forget_left(self.study.name)
 
 
-def pause_s(took_s: float) -> float:
-    """Seconds between two looks, of which the last one took so long."""
-    return min(SELDOM_S, max(READ_S, ONE_IN * took_s))
+def pause_s(took_s: float, *, machines: int) -> float:
+    """Seconds between two looks, of which the last one took so long, where so many machines take them."""
+    return min(SELDOM_S, max(READ_S, ONE_IN * took_s, machines / TOGETHER))
 
 
 @dataclass(slots=True)

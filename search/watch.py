@@ -23,6 +23,8 @@ class Watch:
     """
 
     times: Times = field(default_factory=Times)
+    machines: int = 0
+    """With such owners, at the last look."""
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
     _looked: float | None = None
 
@@ -43,6 +45,7 @@ class Watch:
         now = time.monotonic() if now is None else now
         others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
         rows = storage.read(lambda connection: connection.execute(others).all())
+        self.machines = len({row.host for row in rows})
         looked, self._looked = self._looked, now
         # Not what we meant to wait: who renewed meanwhile is seen now. Half of such a gap may be the looks themselves.
         blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_s, 2 * pause_s))

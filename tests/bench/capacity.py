@@ -1,12 +1,13 @@
 """A model of what one server does for its workers, and so of how many it serves."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
-from search.pool import READ_S
+from search.pool import pause_s
 from tests.bench.window import SEAT, Measured, percentile
 
 FULL = 0.7
@@ -31,7 +32,8 @@ class Model:
         """Of the server, that so many workers keep busy."""
         facts = (1.0, workers, size)
         trial, look = (float(np.dot(part, facts)) for part in (self.trial, self.look))
-        return workers / trial_s * trial + workers / SEAT / READ_S * look
+        machines = math.ceil(workers / SEAT)
+        return workers / trial_s * trial + machines / pause_s(0.0, machines=machines) * look
 
     def most(self, cores: float, trial_s: float, size: float) -> int:
         """The most workers that keep no more than `cores` busy."""

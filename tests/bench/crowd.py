@@ -145,7 +145,7 @@ class Crowd:
                 known, seen = progress.study, seen | {trial.number for trial in progress.finished}
                 with self.meter.metering("fill"):
                     storage.read(lambda connection: fill(connection, stored))
-                every_read.seconds = pause_s(time.monotonic() - began) / part.speed
+                every_read.seconds = pause_s(time.monotonic() - began, machines=1 + watch.machines) / part.speed
         storage.engine.dispose()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from search.pool import READ_S
+from search.pool import READ_S, TOGETHER
 from search.retry import NOTICE_S
 from search.times import Times
 from tests.bench.capacity import FULL, Model, model
@@ -165,7 +165,8 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> 
         "waited for; the value of a step is read off a recorded curve, lifted so that no rung ends a trial: each is "
         "whole. In the row with * rungs end trials as they would.",
         f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
-        f"of launchers (one for {SEAT} workers, a look each {READ_S:g} s, a renewal each {Times().renewal_s:g} s).",
+        f"of launchers (one for {SEAT} workers, a look each {READ_S:g} s, or {TOGETHER:g} a second "
+        f"together, a renewal each {Times().renewal_s:g} s).",
         "faster: time is compressed so often, for workers and launchers alike. ms a trial: all that a worker does but "
         "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority. "
         f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, from the start on.",

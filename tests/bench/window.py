@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search import spec, study
-from search.pool import READ_S
+from search.pool import pause_s
 from search.space import sample
 from search.storage import TRIALS, Storage
 from tests.bench.bookkeeping import Drawn, insert, rows
@@ -35,8 +35,8 @@ TRIAL_S = 60.0
 """Of a trial in truth."""
 SEAT = 8
 """Workers of a machine, as it has GPUs."""
-STARTS = 256 / TRIAL_S
-"""Workers that begin in a second: as many as trials then do."""
+STARTS = 2.0
+"""Workers that begin in a second. Each reads all trials first, for which all of them share this computer's cores."""
 #: Processes that share out the workers: one for each machine, as far as memory reaches; threads of one wait for each
 #: other, as processes do not.
 MOST_PROCESSES = 32
@@ -77,7 +77,7 @@ class Row:
     @property
     def looks(self) -> float:
         """That launchers are to take, a second."""
-        return self.machines * self.speed / READ_S
+        return self.machines * self.speed / pause_s(0.0, machines=self.machines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
