@@ -36,10 +36,13 @@ def fetch_backbones(spec: StudySpec, say: Say) -> None:
     Raises:
         DataError: they are not here, and cannot be fetched; says which file to put where.
     """
+    wanted = sorted(backbones(spec))
+    if not wanted:
+        return  # else torch would be loaded for nothing, which takes seconds
     from models.backbone import NoWeights
     from models.backbone import fetch as fetch_weights
 
-    for name in sorted(backbones(spec)):
+    for name in wanted:
         try:
             fetch_weights(name, say=say)
         except NoWeights as error:
