@@ -1,5 +1,6 @@
 """Where a result comes from: the machine, the versions, the commit of this code."""
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -21,10 +22,11 @@ def environment() -> dict[str, str]:
 
 
 def code() -> dict[str, str]:
-    """What decides what a trial computes: packages, and the folders of this code as git knows them, in a clone."""
-    trees = _git("rev-parse", *(f"HEAD:{folder}" for folder in FOLDERS)).split() if _is_clone() else []
-    changed = " with changes" if trees and _git("status", "--porcelain", "--", *FOLDERS) else ""
-    return packages() | ({"code": "-".join(tree[:8] for tree in trees) + changed} if trees else {})
+    """What decides what a trial computes: packages, and the SHA-256 of this code, be it committed or not."""
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):
+        digest.update(f"{file.relative_to(ROOT).as_posix()}\n{file.stat().st_size}\n".encode() + file.read_bytes())
+    return packages() | {"code": digest.hexdigest()[:12]}
 
 
 def packages() -> dict[str, str]:
@@ -33,8 +35,8 @@ def packages() -> dict[str, str]:
 
 
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
-    """In what two codes differ, in words; the folders count where both lie in a clone."""
-    keys = (*PACKAGES, *(("code",) if "code" in theirs and "code" in ours else ()))
+    """In what two codes differ, in words; a study of an older version did not note all of it."""
+    keys = (*PACKAGES, *(("code",) if "code" in theirs else ()))
     return [
         f"{key} {ours.get(key, 'none')} here, {theirs.get(key, 'none')} there"
         for key in keys
