@@ -21,7 +21,7 @@ from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
 from search.hand import Forkserver
-from search.judge import crew_of, verdict_study
+from search.judge import layout_of, verdict_study
 from search.launch import hours_left
 from search.pool import END_OF, End
 from search.rows import Brief
@@ -154,8 +154,8 @@ class Attendant:
         places = devices(stored.spec, self.order.workers, device=self.order.device)
         threads = 1
         if stored.spec.verdict_on is not None:
-            crew = crew_of(places, trainings=stored.spec.budget.trials)
-            places, threads = places[: crew.workers], crew.threads
+            layout = layout_of(places, trainings=stored.spec.budget.trials)
+            places, threads = places[: layout.workers], layout.threads
         if stored.uid not in self._refused:
             self.say(f"{stored.name}: {in_words(len(places))} on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)

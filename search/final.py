@@ -38,7 +38,7 @@ class Contestant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Crew:
+class Layout:
     """Who trains: so many at a time, on so many threads each."""
 
     workers: int
@@ -49,10 +49,10 @@ class Crew:
         return math.ceil(trainings / self.workers)
 
 
-def crew(*, cores: int, trainings: int) -> Crew:
-    """The crew for so many trainings on so many cores: what one core each would leave over are more threads for all."""
+def layout(*, cores: int, trainings: int) -> Layout:
+    """That for so many trainings on so many cores: what one core each would leave over are more threads for all."""
     workers = min(cores, trainings)
-    return Crew(workers=workers, threads=cores // workers)
+    return Layout(workers=workers, threads=cores // workers)
 
 
 def name_of(study: str, place: int = 1) -> str:
@@ -81,7 +81,9 @@ def contestants(spec: StudySpec, leading: Sequence[TrialRow]) -> tuple[Contestan
     return tuple(replace(each, name=f"{each.name} ({BASELINE})") if each.config == base else each for each in found)
 
 
-def possible(spec: StudySpec, found: Sequence[Contestant], *, hours: float | None, images: int, crew: Crew) -> float:
+def possible(
+    spec: StudySpec, found: Sequence[Contestant], *, hours: float | None, images: int, layout: Layout
+) -> float:
     """Epochs over so many images that fit into `hours`, each training having the same time, for the fastest of them.
 
     So many threads are taken to train as fast as so many workers do, and images of a search, where they are smaller, as
@@ -90,13 +92,13 @@ def possible(spec: StudySpec, found: Sequence[Contestant], *, hours: float | Non
     speeds = [each.images_per_second for each in found if each.images_per_second is not None]
     if hours is None or not speeds:
         return math.inf
-    own_s = 3600 * hours / crew.rounds(len(found) * (spec.final or Final()).seeds)
+    own_s = 3600 * hours / layout.rounds(len(found) * (spec.final or Final()).seeds)
     pixels = ((spec.data.search_size or spec.data.side) / spec.data.side) ** 2
-    return own_s * max(speeds) * pixels * crew.threads / images
+    return own_s * max(speeds) * pixels * layout.threads / images
 
 
 def spec_of(
-    spec: StudySpec, found: Sequence[Contestant], *, uid: str, hours: float | None, images: int, crew: Crew
+    spec: StudySpec, found: Sequence[Contestant], *, uid: str, hours: float | None, images: int, layout: Layout
 ) -> StudySpec:
     """The study of the last trainings: of each of these configurations, on so many images, with the seeds of [final].
     `uid`: of the study that they are of.
@@ -107,7 +109,7 @@ def spec_of(
     wanted = spec.final or Final()
     largest = max(int(each.config["batch_size"]) for each in found)
     per_epoch = next((steps for steps in STEPS_PER_EPOCH if largest <= images // steps), 1)
-    fits = possible(spec, found, hours=hours, images=images, crew=crew)
+    fits = possible(spec, found, hours=hours, images=images, layout=layout)
     steps = max(1, round(min(wanted.epochs or MOST_EPOCHS, AT_MOST * fits) * per_epoch))
     cells = of_cells(
         spec,

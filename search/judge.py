@@ -10,7 +10,7 @@ from data.dataset import fetch
 from data.progress import Say
 from search import final, home, query, study
 from search.errors import SpecError, UsageError
-from search.final import Contestant, Crew
+from search.final import Contestant, Layout
 from search.hand import Forkserver
 from search.home import Home
 from search.pool import End
@@ -91,17 +91,17 @@ def on_terms(
 def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> End:
     """Run a study `NAME.final`, on all cores or GPUs. Its time is counted from `since` on."""
     places = devices(verdict.spec, order.workers, device=order.device)
-    crew = crew_of(places, trainings=verdict.spec.budget.trials)
+    layout = layout_of(places, trainings=verdict.spec.budget.trials)
     say(f"{verdict.name}: {verdict.spec.question}")
     own = replace(order, name=verdict.name, trials=None, hours=None)
-    workers = Forkserver(places[: crew.workers])
+    workers = Forkserver(places[: layout.workers])
     with alone(storage, verdict, own, say), show(verdict) as view:
-        return pool(own, storage, verdict, workers, view, since=since, threads=crew.threads).run()
+        return pool(own, storage, verdict, workers, view, since=since, threads=layout.threads).run()
 
 
-def crew_of(places: tuple[str, ...], *, trainings: int) -> Crew:
+def layout_of(places: tuple[str, ...], *, trainings: int) -> Layout:
     """Who trains for the last time: one thread feeds a GPU; cores that no training of its own is for help others."""
-    found = final.crew(cores=len(places), trainings=trainings)
+    found = final.layout(cores=len(places), trainings=trainings)
     return found if places[0] == "cpu" else replace(found, threads=1)
 
 
@@ -141,10 +141,10 @@ def verdict_spec(
 ) -> tuple[StudySpec, float]:
     """The study of the last trainings of these, by the [final] of `spec`, and how many epochs each has time for."""
     trainings = len(found) * (spec.final or Final()).seeds
-    crew = crew_of(devices(spec, order.workers, device=order.device), trainings=trainings)
+    layout = layout_of(devices(spec, order.workers, device=order.device), trainings=trainings)
     images = sum(stored.data["train_counts"])
-    wanted = final.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, crew=crew)
-    return wanted, final.possible(spec, found, hours=hours, images=images, crew=crew)
+    wanted = final.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)
+    return wanted, final.possible(spec, found, hours=hours, images=images, layout=layout)
 
 
 def known_verdict(storage: Storage, stored: StoredStudy) -> StoredStudy:

@@ -17,7 +17,7 @@ from data.config import DataConfig
 from data.parts import Part, load_test
 from search import lease, ledger, objective, query, runner, shift, spec, study
 from search.errors import SpecError
-from search.final import MOST_EPOCHS, Contestant, Crew, contestants, crew, spec_of
+from search.final import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
 from search.launch import launch, more_hours
 from search.owner import this_process
@@ -48,7 +48,7 @@ def one(
         uid=uid,
         hours=hours,
         images=images,
-        crew=Crew(workers=1, threads=1),
+        layout=Layout(workers=1, threads=1),
     )
 
 
@@ -630,10 +630,10 @@ def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_d
 
 
 def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
-    assert crew(cores=2, trainings=1) == Crew(workers=1, threads=2)
-    assert crew(cores=2, trainings=9) == Crew(workers=2, threads=1)
-    assert crew(cores=16, trainings=3) == Crew(workers=3, threads=5)
-    assert Crew(workers=2, threads=1).rounds(9) == 5
+    assert layout(cores=2, trainings=1) == Layout(workers=1, threads=2)
+    assert layout(cores=2, trainings=9) == Layout(workers=2, threads=1)
+    assert layout(cores=16, trainings=3) == Layout(workers=3, threads=5)
+    assert Layout(workers=2, threads=1).rounds(9) == 5
 
 
 def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None:
