@@ -22,7 +22,7 @@ STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 ECHO_S = 1.0
 #: After a request it is over within so many seconds, whatever hangs: Kubernetes kills after 30, and we promise 20.
 END_S = 18.0
-#: Who listens gets so long to hear what came until the end.
+#: Who listens gets so long to hear what came until the end, and to say so.
 LAST_S = 1.0
 
 
@@ -61,10 +61,16 @@ class Interrupts:
         while (number := self._next(pipe)) is not None:
             if self.first is None:
                 self.first, self._came = number, time.monotonic()
-                self.tell("stopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)")
+                self._tell("stopping: trials go back to the queue with a checkpoint (Ctrl-C again: at once)")
             elif number == signal.SIGINT or time.monotonic() - self._came >= ECHO_S:
                 self._leave("stopped at once")
         os.close(pipe)
+
+    def _tell(self, text: str) -> None:
+        """Say it, and wait no longer for a terminal that is held, or a pager that reads no further."""
+        telling = threading.Thread(target=self.tell, args=(text,), daemon=True)
+        telling.start()
+        telling.join(LAST_S)
 
     def _next(self, pipe: int) -> int | None:
         """The next signal that asks to stop; None when we need not listen any more."""
@@ -92,6 +98,8 @@ def is_heard(number: int) -> bool:
 
 
 def say(text: str) -> None:
-    """Write to stderr at once, whatever another thread is writing, if anybody still listens."""
+    """Write to stderr at once, whatever another thread is writing, if anybody still listens, and reads."""
     with suppress(OSError):
-        os.write(sys.stderr.fileno(), text.encode())
+        where = sys.stderr.fileno()
+        if select.select([], [where], [], 0.0)[1]:
+            os.write(where, text.encode())

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from search.interrupts import STOPPING
 
 PROGRAM = """
-import time
+import sys, time
+from functools import partial
 from search.interrupts import Interrupts
-interrupts = Interrupts(at_once=lambda: print("at once", flush=True), tell=lambda text: None, end_s=END_S)
+tell = partial(print, file=sys.stderr, flush=True)
+interrupts = Interrupts(at_once=lambda: print("at once", flush=True), tell=tell, end_s=END_S)
 with interrupts.heard():
     print("ready", flush=True)
     deadline = time.monotonic() + 3
@@ -25,12 +28,18 @@ print("ended by", interrupts.first, flush=True)
 
 
 def interrupted(
-    number: signal.Signals, *, wait_s: float, pause_s: float | None = None, end_s: float = 60.0, nohup: bool = False
+    number: signal.Signals,
+    *,
+    wait_s: float,
+    pause_s: float | None = None,
+    end_s: float = 60.0,
+    nohup: bool = False,
+    stderr: int = subprocess.DEVNULL,
 ) -> tuple[int, str]:
     """How a process ends, and what it says, that gets a signal, or two of them with a pause between."""
     program = PROGRAM.replace("WAIT_S", str(wait_s)).replace("END_S", str(end_s))
     command = [*(["nohup"] if nohup else []), sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         os.kill(process.pid, number)
@@ -69,3 +78,20 @@ def test_a_second_request_ends_the_process_at_once(number: signal.Signals, pause
 
     assert code == 128 + number
     assert said == "at once\n"
+
+
+def test_it_is_over_in_time_though_nobody_reads_what_is_said() -> None:
+    reader, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"x")
+    os.set_blocking(pipe, True)
+
+    try:
+        code, said = interrupted(signal.SIGTERM, wait_s=60.0, end_s=0.5, stderr=pipe)
+    finally:
+        os.close(reader)
+        os.close(pipe)
+
+    assert (code, said) == (128 + signal.SIGTERM, "at once\n")
