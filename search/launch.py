@@ -63,8 +63,9 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
             return end
         since, hours = time.monotonic(), hours_left(order, storage, stored, began)
-        verdict = verdict_study(order, storage, stored, say, hours=hours)
-        return End.DONE if verdict is None else run_verdict(order, storage, verdict, show, say, since=since)
+        own = of_this_machine(order)
+        verdict = verdict_study(own, storage, stored, say, hours=hours)
+        return End.DONE if verdict is None else run_verdict(own, storage, verdict, show, say, since=since)
 
 
 def crew_of(order: Order, spec: StudySpec) -> Crew:
@@ -73,7 +74,8 @@ def crew_of(order: Order, spec: StudySpec) -> Crew:
     Raises:
         UsageError: that cannot be.
     """
-    seats = devices(spec, order.workers, device=order.device)
+    own = of_this_machine(order)
+    seats = devices(spec, own.workers, device=own.device)
     if order.engine == "local":
         return Forkserver(seats)
     if spec.verdict_on is not None:
@@ -86,6 +88,11 @@ def crew_of(order: Order, spec: StudySpec) -> Crew:
         worker_bytes=worker_bytes(spec),
         one_machine=sqlite_path(order.url) is not None,
     )
+
+
+def of_this_machine(order: Order) -> Order:
+    """The same, without what is meant for the machines of a cluster."""
+    return order if order.address is None else replace(order, workers=None, device=None)
 
 
 def check_name(name: str, spec: StudySpec, files: Home) -> None:
