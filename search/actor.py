@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -33,7 +34,7 @@ class Actor:
         with suppress(OSError):
             os.chdir(folder)
         try:
-            prepare(post)
+            prepare(post, self._stop.is_set)
         except (ConvsearchError, DataError) as error:
             return error.exit_code, str(error)
         self._beats = 0
@@ -61,11 +62,11 @@ class Actor:
         self._stop.set()
 
 
-def prepare(post: Post) -> None:
+def prepare(post: Post, gives_up: Callable[[], bool]) -> None:
     """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
     for name in worker.PRELOAD:
         import_module(name)
-    storage = Storage(post.url, patience_s=post.patience_s)
+    storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
     stored = study.load(storage, post.study)
     storage.engine.dispose()
     equipment.refuse_other_code(stored, origin.code())

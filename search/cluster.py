@@ -220,8 +220,11 @@ class Cluster(Crew):
     def leave_out(self, seat: Seat) -> bool:
         """See `Crew.leave_out`; each time for twice as long, so that the pauses of all who cannot work overlap."""
         now = time.monotonic()
-        if now < self._left_out.get(seat.node, 0.0):
+        until = self._left_out.get(seat.node, 0.0)
+        if now < until:
             return bool(self.seats())
+        if now > until + LONGEST_S:
+            self._failures[seat.node] = 0  # all was well for long
         self._failures[seat.node] += 1
         pause_s = min(LONGEST_S, LEFT_OUT_S * 2 ** (self._failures[seat.node] - 1))
         self._left_out[seat.node] = now + pause_s

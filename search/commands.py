@@ -22,7 +22,6 @@ from search.rows import FINAL, StudyRow, searched
 from search.talk import say
 from search.times import Times
 from search.trouble import shown
-from search.watch import Watch
 
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
@@ -195,22 +194,19 @@ def delete(args: argparse.Namespace) -> int:
     from search.storage import Storage
 
     storage, files = Storage(args.storage), home.of(args.storage)
-    query.study(storage.engine, args.study)
     names = _with_verdict(storage.engine, args.study)
+    finished = sum(query.study(storage.engine, name).counts.finished for name in names)
+    whole = " and ".join(map(repr, names))
+    text = f"delete {whole} with {finished} finished trials and its files in {files.study(args.study)}"
     with ExitStack() as locks:
-        finished = 0
         for name in names:
             if files.is_ours(name):
                 locks.enter_context(files.running(name))
-            Watch().expire(storage, storage.get_study_id_from_name(name))
-            counts = query.study(storage.engine, name).counts
-            if counts.running:
-                raise BusyError(f"{counts.running} trials of {name!r} run elsewhere; `convsearch stop` it first")
-            finished += counts.finished
-        whole = " and ".join(map(repr, names))
-        text = f"delete {whole} with {finished} finished trials and its files in {files.study(args.study)}"
+            _refuse_running(storage, name)
         if not args.yes and not _confirmed(f"{text}? [y/N] "):
             raise UsageError("nothing was deleted; --yes answers the question")
+        for name in names:
+            _refuse_running(storage, name)  # somebody elsewhere may have begun meanwhile
         freed = 0
         for name in reversed(names):
             _forget_elsewhere(storage, name)
@@ -218,6 +214,16 @@ def delete(args: argparse.Namespace) -> int:
             freed += files.remove(name) if files.is_ours(name) else 0
     say(f"deleted {whole}; {freed / 1e6:.1f} MB are free again")
     return 0
+
+
+def _refuse_running(storage: Any, name: str) -> None:
+    """Raise BusyError if somebody works on a study."""
+    from search.watch import is_deserted
+
+    is_deserted(storage, storage.get_study_id_from_name(name), say)
+    running = query.study(storage.engine, name).counts.running
+    if running:
+        raise BusyError(f"{running} trials of {name!r} run elsewhere; `convsearch stop` it first")
 
 
 def copy_study(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from search.errors import BusyError, DatabaseError, UsageError
 from search.session import take_back
 from search.storage import STUDIES, TRIALS, Storage
 from search.study import StoredStudy
-from search.watch import Watch
+from search.watch import is_deserted
 
 #: Every table of Optuna's with rows of a study, but the study's own.
 TABLES: tuple[sa.Table, ...] = tuple(
@@ -69,7 +69,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         for each in names if row.spec else ():
             stored = study.load(source, each)
             take_back(source, stored, old)
-            Watch().expire(source, stored.id)
+            is_deserted(source, stored.id, say)
         found = {each: source.read(partial(_read, name=each)) for each in names}
         for each in names:
             target.read(partial(_check_free, name=each))  # before any file is copied

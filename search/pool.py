@@ -31,7 +31,7 @@ from search.watch import Watch
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
-#: Unless there are many machines, which take so many looks a second together; or looks take long: they shall have no
+#: Unless many machines are at work, which take so many looks a second together; or looks take long: they shall have no
 #: more than one second in so many. And never are they further apart than that.
 TOGETHER, ONE_IN, SELDOM_S = 10.0, 20, 10.0
 #: A worker that finishes no batch for as long as so many median epochs last hangs, even if it is a slow one.
@@ -259,12 +259,18 @@ class Pool:
             lease.stop(self.storage, [each.token])
         elif code in NOT_THE_TRIAL:
             if not self.crew.leave_out(seat):
-                raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
+                self._go_on_without(code)
             lease.stop(self.storage, [each.token])  # others take its trial up
         else:
-            self._give_back(each, each.hung or each.how_it_ended)
+            self._give_back(seat, each, each.hung or each.how_it_ended)
 
-    def _give_back(self, each: Hand, why: str) -> None:
+    def _go_on_without(self, code: int) -> None:
+        """Raise what a worker met, unless it is the database, which we reach: it may have lost its place in a queue."""
+        self._deaths += 1
+        if code != DatabaseError.exit_code or self._deaths >= SAME_FAILURES:
+            raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
+
+    def _give_back(self, seat: Seat, each: Hand, why: str) -> None:
         """Put the trial of a worker that ended badly back to the queue."""
         if self._why_stop() is not None:
             lease.stop(self.storage, [each.token])
@@ -273,6 +279,8 @@ class Pool:
         for number in trials:
             log = home.of(self.post.url).log(self.study.name, number)
             logbook.note(log, f"broke off: {why}\n{each.stood}")
+        if not trials and not each.was_taken and self.crew.leave_out(seat):
+            return
         self._deaths = 0 if trials or each.was_taken else self._deaths + 1
         if self._deaths >= SAME_FAILURES:
             raise ConvsearchError(f"{self._deaths} workers in a row died before they began a trial; the last: {why}")

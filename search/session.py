@@ -20,7 +20,7 @@ from search.spec import StudySpec, queue
 from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times
-from search.watch import Watch
+from search.watch import Watch, is_deserted
 
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""
@@ -70,6 +70,7 @@ def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iter
             if order.hours is not None:
                 set_hours(storage, stored, order.hours)
             raise
+        put_back(storage, stored, order, say)
         set_budget(storage, stored, order, say)
         take_up(storage, stored, order, say)
         yield
@@ -134,12 +135,14 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
 
 
 def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
-    """Store the budget that this command asks for; what it leaves open is the spec's."""
-    set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
-    if order.hours is None:
-        study.set_attrs(storage, stored.id, hours=searching(stored.spec, stored.spec.budget.hours))
-    else:
+    """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
+    is_held = bool(storage.read(lambda connection: lease.holders(connection, stored.id)))
+    if order.trials is not None or not is_held:
+        set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
+    if order.hours is not None:
         set_hours(storage, stored, order.hours)
+    elif not is_held:
+        study.set_attrs(storage, stored.id, hours=searching(stored.spec, stored.spec.budget.hours))
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
@@ -159,11 +162,7 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 
 
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
-    """Put what broke off back to the queue, and say where the study goes on."""
-    take_back(storage, stored, home.of(order.url))
-    Watch(order.times).expire(storage, stored.id)
-    if storage.read(lambda connection: lease.holders(connection, stored.id)):
-        refuse_beside_other_code(stored)
+    """Say where the study goes on, now that what broke off is back in the queue."""
     study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
     far = depot.of(stored.spec.checkpoints, stored.depot)
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name, far))
@@ -174,6 +173,19 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
+
+
+def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+    """Put what broke off back to the queue.
+
+    Raises:
+        SpecError: others work on the study by other code.
+    """
+    take_back(storage, stored, home.of(order.url))
+    Watch(order.times).expire(storage, stored.id)
+    wants_peace = order.retry_failed or differences(stored.versions, code())
+    if wants_peace and not is_deserted(storage, stored.id, say, times=order.times):
+        refuse_beside_other_code(stored)
 
 
 def refuse_beside_other_code(stored: StoredStudy) -> None:

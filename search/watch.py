@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from data.progress import Say
 from search.lease import lost
 from search.owner import boot, is_dead
 from search.storage import LEASES, Storage
@@ -67,3 +68,28 @@ class Watch:
         if age <= self.times.lease_s:
             return None
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
+
+
+def is_deserted(storage: Storage, study_id: int, say: Say, *, times: Times | None = None) -> bool:
+    """Whether nobody works on the study, now that those are given up who are gone.
+
+    Of owners that cannot be looked at that is known as soon as one was heard, or all were silent for a whole lease: so
+    long they are waited for.
+    """
+    watch = Watch(times or Times())
+    watch.expire(storage, study_id)
+    first = held = _renewals(storage, study_id)
+    if held:
+        say(f"others hold {len(held)} of its trials; whether they live is seen within {watch.times.lease_s:.0f} s")
+    while held and held.items() <= first.items():
+        time.sleep(watch.times.renewal_s / 2)
+        watch.expire(storage, study_id)
+        held = _renewals(storage, study_id)
+    return not held
+
+
+def _renewals(storage: Storage, study_id: int) -> dict[str, int]:
+    """How often each owner has renewed its lease."""
+    leases = sa.select(LEASES.c.token, LEASES.c.renewals).where(LEASES.c.study_id == study_id)
+    found: dict[str, int] = dict(storage.read(lambda connection: connection.execute(leases).all()))
+    return found

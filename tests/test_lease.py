@@ -22,7 +22,7 @@ from search.lease import Claim
 from search.owner import Owner, started, this_process
 from search.storage import LEASES, TRIALS, Storage
 from search.times import Times
-from search.watch import Watch
+from search.watch import Watch, is_deserted
 from tests.databases import BOTH
 
 pytestmark = BOTH
@@ -295,6 +295,38 @@ def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_stud
     assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
 
     assert watch.expire(storage, study_id, pause_s=20, now=1168) == [0]
+
+
+#: Of a pool that waits for nothing.
+HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
+
+
+def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whole_lease(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(2)
+    storage = Storage(url)
+    lease.claim(storage, study_id, far("far"))
+    said: list[str] = []
+
+    assert is_deserted(storage, study_id, said.append, times=HASTY)
+
+    assert said == ["others hold 1 of its trials; whether they live is seen within 0 s"]
+    assert states(storage) == {0: "WAITING"}
+
+
+def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(2)
+    storage = Storage(url)
+    for token in ("silent", "heard"):
+        lease.claim(storage, study_id, far(token))
+
+    patient = replace(HASTY, lease_s=600.0)
+    assert not is_deserted(storage, study_id, lambda _: lease.renew(storage, ["heard"]), times=patient)
+
+    assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
 
 
 def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_study: Callable[[int], int]) -> None:

@@ -3,20 +3,25 @@
 import io
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from search import home, query, session, spec, study, supply
-from search.errors import SpecError
+from search import home, lease, query, session, spec, study, supply
+from search.crew import Crew, Hand, Seat
+from search.errors import DatabaseError, SpecError
 from search.hand import Forkserver
 from search.interrupts import STOPPING
-from search.pool import End
+from search.owner import Owner, this_process
+from search.pool import SAME_FAILURES, End
+from search.post import Post
 from search.progress import PlainView
 from search.reader import open_reader
 from search.storage import Storage
+from search.study import StoredStudy
+from search.times import Times
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
 
 SHORT = {"epochs": 1}
@@ -210,6 +215,122 @@ def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> N
         session.joined(study.load(storage, "s"), order),
     ):
         pytest.fail("it joined")
+
+
+#: Of a command that waits for nothing.
+HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
+
+
+def far(token: str) -> Owner:
+    """A worker on another machine."""
+    return replace(this_process(token), host="elsewhere", boot="another")
+
+
+def of_other_code(lab: Lab) -> tuple[Storage, StoredStudy]:
+    """A study that was last run by other code, and of which somebody elsewhere holds a trial."""
+    lab.create(budget=SHORT | {"trials": 2})
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "code": "0badc0de"})
+    lease.claim(storage, stored.id, far("far"))
+    return storage, study.load(storage, "s")
+
+
+def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None:
+    storage, stored = of_other_code(lab)
+    order = session.Order(url=lab.url, cache=lab.cache, name="s", times=HASTY)
+
+    with session.alone(storage, stored, order, lambda _: None):
+        pass
+
+    assert study.load(storage, "s").versions["code"] != "0badc0de"
+    assert [trial.state for trial in lab.trials()] == ["WAITING"]
+
+
+def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
+    storage, stored = of_other_code(lab)
+    order = session.Order(url=lab.url, cache=lab.cache, name="s", times=replace(HASTY, lease_s=600.0))
+
+    with (
+        pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
+        session.alone(storage, stored, order, lambda _: lease.renew(storage, ["far"])),
+    ):
+        pytest.fail("it runs")
+
+
+def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab) -> None:
+    lab.create(budget=SHORT | {"trials": 5})
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    study.set_attrs(storage, stored.id, trials=7, hours=8.0)
+    lease.claim(storage, stored.id, far("far"))
+    order = session.Order(url=lab.url, cache=lab.cache, name="s")
+
+    with session.alone(storage, stored, order, lambda _: None):
+        kept = query.study(storage.engine, "s")
+    with session.alone(storage, stored, replace(order, trials=9), lambda _: None):
+        asked = query.study(storage.engine, "s")
+
+    assert (kept.counts.budget, kept.hours) == (7, 8.0)
+    assert (asked.counts.budget, asked.hours) == (9, 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Misled(Forkserver):
+    """Workers of whom the first ones are sent to a database that is not there."""
+
+    wrong: list[str]
+
+    def start(self, post: Post, seat: Seat) -> Hand:
+        return Forkserver.start(self, replace(post, url=self.wrong.pop()) if self.wrong else post, seat)
+
+
+@dataclass(frozen=True, slots=True)
+class Unlucky(Forkserver):
+    """Workers of whom the first ones die at once, at places that can be left out."""
+
+    left: list[int]
+
+    def start(self, post: Post, seat: Seat) -> Hand:
+        hand = Forkserver.start(self, post, seat)
+        if self.left:
+            self.left.pop()
+            hand.kill()
+        return hand
+
+    def leave_out(self, seat: Seat) -> bool:
+        return True
+
+
+def worked(lab: Lab, crew: Crew) -> End:
+    """How a run of one trial by this crew ends."""
+    lab.create(budget=SHORT | {"trials": 1})
+    storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    view = PlainView(io.StringIO(), time.monotonic)
+    return session.pool(order, storage, study.load(storage, "s"), crew, view, since=time.monotonic()).run()
+
+
+def test_a_worker_that_meets_no_database_where_its_pool_does_is_replaced(lab: Lab) -> None:
+    missing = f"sqlite:///{lab.folder}/missing.db"
+
+    end = worked(lab, Misled(("cpu",), [missing] * (SAME_FAILURES - 1)))
+
+    assert end is End.DONE
+    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
+
+
+def test_workers_that_meet_no_database_again_and_again_end_the_run(lab: Lab) -> None:
+    missing = f"sqlite:///{lab.folder}/missing.db"
+
+    with pytest.raises(DatabaseError, match="a worker could not go on"):
+        worked(lab, Misled(("cpu",), [missing] * SAME_FAILURES))
+
+
+def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(lab: Lab) -> None:
+    end = worked(lab, Unlucky(("cpu",), list(range(2 * SAME_FAILURES))))
+
+    assert end is End.DONE
+    assert [trial.state for trial in lab.trials()] == ["COMPLETE"]
 
 
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
