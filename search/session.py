@@ -137,8 +137,11 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
 def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
     is_held = bool(storage.read(lambda connection: lease.holders(connection, stored.id)))
+    known = storage.read(lambda connection: lease.budget(connection, stored.id))
     if order.trials is not None or not is_held:
         set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
+    elif known != possible(stored, stored.spec.budget.trials):
+        say(f"others work on it, so that the budget stays {known} trials; --trials changes it")
     if order.hours is not None:
         set_hours(storage, stored, order.hours)
     elif not is_held:
@@ -153,8 +156,7 @@ def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
 
 def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
     """Store how many trials the study may have, and say so where that is not what was asked for."""
-    cells = len(queue(stored.spec)) if stored.spec.search.sampler == "grid" else asked
-    trials = study.set_trials(storage, stored, min(asked, cells))
+    trials = study.set_trials(storage, stored, possible(stored, asked))
     if trials < asked:
         say(f"the budget is {trials} trials, not {asked}: so many cells there are")
     if trials > asked:
@@ -173,6 +175,11 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
+
+
+def possible(stored: StoredStudy, asked: int) -> int:
+    """So many of `asked` trials as there can be."""
+    return min(asked, len(queue(stored.spec))) if stored.spec.search.sampler == "grid" else asked
 
 
 def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:

@@ -266,11 +266,13 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab
     lease.claim(storage, stored.id, far("far"))
     order = session.Order(url=lab.url, cache=lab.cache, name="s")
 
-    with session.alone(storage, stored, order, lambda _: None):
+    said: list[str] = []
+    with session.alone(storage, stored, order, said.append):
         kept = query.study(storage.engine, "s")
     with session.alone(storage, stored, replace(order, trials=9), lambda _: None):
         asked = query.study(storage.engine, "s")
 
+    assert said[0] == "others work on it, so that the budget stays 7 trials; --trials changes it"
     assert (kept.counts.budget, kept.hours) == (7, 8.0)
     assert (asked.counts.budget, asked.hours) == (9, 8.0)
 
