@@ -36,7 +36,7 @@ class Actor:
         try:
             prepare(post, self._stop.is_set)
         except (ConvsearchError, DataError) as error:
-            return error.exit_code, str(error)
+            return (worker.TERMINATED, "") if self._stop.is_set() else (error.exit_code, str(error))
         self._beats = 0
         return worker.work(post, self._beat, self._stop.is_set)
 

@@ -186,7 +186,11 @@ class Cluster(Crew):
 
     @property
     def here(self) -> int:
-        return len(self.devices)
+        return min(len(self.devices), self.workers or len(self.devices))
+
+    @property
+    def most(self) -> int | None:
+        return self.workers
 
     @contextmanager
     def at_work(self, say: Say) -> Iterator[None]:
@@ -221,17 +225,17 @@ class Cluster(Crew):
         """See `Crew.leave_out`; each time for twice as long, so that the pauses of all who cannot work overlap."""
         now = time.monotonic()
         until = self._left_out.get(seat.node, 0.0)
+        if not any(each.node != seat.node for each in self.seats()):
+            return False
         if now < until:
-            return bool(self.seats())
+            return True
         if now > until + LONGEST_S:
             self._failures[seat.node] = 0  # all was well for long
         self._failures[seat.node] += 1
         pause_s = min(LONGEST_S, LEFT_OUT_S * 2 ** (self._failures[seat.node] - 1))
         self._left_out[seat.node] = now + pause_s
-        others = self.seats()
-        if others:
-            self._say(f"{self._nodes.get(seat.node, seat.node)} gets no workers for {pause_s:.0f} s")
-        return bool(others)
+        self._say(f"{self._nodes.get(seat.node, seat.node)} gets no workers for {pause_s:.0f} s")
+        return True
 
     def _tell(self, host: str, why: str) -> None:
         """Say why a worker could not go on, once for all that meet the same."""

@@ -220,9 +220,9 @@ def _refuse_running(storage: Any, name: str) -> None:
     """Raise BusyError if somebody works on a study."""
     from search.watch import is_deserted
 
-    is_deserted(storage, storage.get_study_id_from_name(name), say)
+    is_held = not is_deserted(storage, storage.get_study_id_from_name(name), say)
     running = query.study(storage.engine, name).counts.running
-    if running:
+    if is_held or running:
         raise BusyError(f"{running} trials of {name!r} run elsewhere; `convsearch stop` it first")
 
 

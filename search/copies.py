@@ -69,7 +69,8 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         for each in names if row.spec else ():
             stored = study.load(source, each)
             take_back(source, stored, old)
-            is_deserted(source, stored.id, say)
+            if not is_deserted(source, stored.id, say):
+                raise BusyError(f"others work on {each!r}; `convsearch stop {each}` first")
         found = {each: source.read(partial(_read, name=each)) for each in names}
         for each in names:
             target.read(partial(_check_free, name=each))  # before any file is copied

@@ -108,6 +108,11 @@ class Crew(ABC):
     def here(self) -> int:
         """How many workers this machine may have."""
 
+    @property
+    @abstractmethod
+    def most(self) -> int | None:
+        """No more workers than these at once, wherever they are; None is as many as there are places."""
+
     @abstractmethod
     def at_work(self, say: Say) -> AbstractContextManager[None]:
         """Be ready to start workers inside the block; none may live on behind it.

@@ -87,6 +87,10 @@ class Forkserver(Crew):
     def here(self) -> int:
         return len(self.devices)
 
+    @property
+    def most(self) -> int | None:
+        return len(self.devices)
+
     @contextmanager
     def at_work(self, _: Say) -> Iterator[None]:
         start_server()  # it loads torch meanwhile

@@ -22,7 +22,7 @@ STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 ECHO_S = 1.0
 #: After a request it is over within so many seconds, whatever hangs: Kubernetes kills after 30, and we promise 20.
 END_S = 18.0
-#: Who listens gets so long to hear what came until the end, and to say so.
+#: Who listens gets so long to hear what came until the end.
 LAST_S = 1.0
 
 
@@ -70,7 +70,7 @@ class Interrupts:
         """Say it, and wait no longer for a terminal that is held, or a pager that reads no further."""
         telling = threading.Thread(target=self.tell, args=(text,), daemon=True)
         telling.start()
-        telling.join(LAST_S)
+        telling.join(ECHO_S / 2)  # an echo shall still be heard as one
 
     def _next(self, pipe: int) -> int | None:
         """The next signal that asks to stop; None when we need not listen any more."""

@@ -8,7 +8,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, depot, final, home, lease, study
+from search import care, depot, final, home, lease, query, study
 from search.cluster import Cluster
 from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
@@ -122,8 +122,10 @@ def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float
     """What is left for the last training, in hours: of this command's, if it names some, else of the study's."""
     if order.hours is not None:
         return max(0.0, order.hours - (time.monotonic() - began) / 3600)
-    total = stored.spec.budget.hours
-    return None if total is None else max(0.0, total - study.seconds_run(storage, stored.id) / 3600)
+    known = query.study(storage.engine, stored.name)
+    if known.hours is None or stored.spec.final is None:
+        return None
+    return max(0.0, known.hours / (1 - stored.spec.final.share) - known.seconds_run / 3600)
 
 
 def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:

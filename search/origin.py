@@ -24,7 +24,7 @@ def environment() -> dict[str, str]:
 def code() -> dict[str, str]:
     """What decides what a trial computes: packages, and the SHA-256 of this code, be it committed or not."""
     digest = hashlib.sha256()
-    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):
+    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("[!.]*.py")):
         digest.update(f"{file.relative_to(ROOT).as_posix()}\n{file.stat().st_size}\n".encode() + file.read_bytes())
     return packages() | {"code": digest.hexdigest()[:12]}
 

@@ -97,6 +97,8 @@ class Pool:
     _epochs_s: list[float] = field(default_factory=list)
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
+    _lost: int = 0
+    """Workers that did not reach the database, since a trial was finished."""
     _is_warned: bool = False
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
@@ -170,6 +172,7 @@ class Pool:
     def _look(self) -> None:
         self._watch.expire(self.storage, self.study.id, but=self._tokens(), pause_s=self._reads.seconds)
         progress = self._progress()
+        self._lost = 0 if progress.finished else self._lost
         self._epochs_s += [trial.seconds / trial.epochs for trial in progress.finished if trial.epochs > 0]
         self.view.update(progress)
         if progress.study.stop:
@@ -229,8 +232,9 @@ class Pool:
         """
         open_trials -= sum(each.token not in busy and each.is_placed for each in self._hands.values())
         seats = self.crew.seats() if open_trials > 0 else ()
+        most = self.crew.most
         for seat in seats:
-            if seat in self._hands or open_trials <= 0 or len(self._hands) >= len(seats):  # some may be elsewhere
+            if seat in self._hands or open_trials <= 0 or (most is not None and len(self._hands) >= most):
                 continue
             open_trials -= 1
             self._hands[seat] = self.crew.start(replace(self.post, token=uuid.uuid4().hex), seat)
@@ -266,8 +270,8 @@ class Pool:
 
     def _go_on_without(self, code: int) -> None:
         """Raise what a worker met, unless it is the database, which we reach: it may have lost its place in a queue."""
-        self._deaths += 1
-        if code != DatabaseError.exit_code or self._deaths >= SAME_FAILURES:
+        self._lost += 1
+        if code != DatabaseError.exit_code or self._lost >= SAME_FAILURES:
             raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
 
     def _give_back(self, seat: Seat, each: Hand, why: str) -> None:

@@ -136,16 +136,19 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
 
 def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
-    is_held = bool(storage.read(lambda connection: lease.holders(connection, stored.id)))
-    known = storage.read(lambda connection: lease.budget(connection, stored.id))
-    if order.trials is not None or not is_held:
-        set_trials(storage, stored, order.trials or stored.spec.budget.trials, say)
-    elif known != possible(stored, stored.spec.budget.trials):
-        say(f"others work on it, so that the budget stays {known} trials; --trials changes it")
+    known, own = storage.patiently(lambda: query.study(storage.engine, stored.name)), stored.spec.budget
+    hours = searching(stored.spec, own.hours)
+    resets_trials = order.trials is None and known.counts.budget != possible(stored, own.trials)
+    resets_hours = order.hours is None and known.hours != hours
+    is_kept = (resets_trials or resets_hours) and not is_deserted(storage, stored.id, say, times=order.times)
+    if is_kept:
+        say("others work on it, so that trials and hours that were not asked for now stay as they have them")
+    if order.trials is not None or not is_kept:
+        set_trials(storage, stored, order.trials or own.trials, say)
     if order.hours is not None:
         set_hours(storage, stored, order.hours)
-    elif not is_held:
-        study.set_attrs(storage, stored.id, hours=searching(stored.spec, stored.spec.budget.hours))
+    elif not is_kept:
+        study.set_attrs(storage, stored.id, hours=hours)
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
@@ -192,7 +195,7 @@ def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> N
     Watch(order.times).expire(storage, stored.id)
     wants_peace = order.retry_failed or differences(stored.versions, code())
     if wants_peace and not is_deserted(storage, stored.id, say, times=order.times):
-        refuse_beside_other_code(stored)
+        refuse_beside_other_code(study.load(storage, stored.name))  # they may have upgraded it meanwhile
 
 
 def refuse_beside_other_code(stored: StoredStudy) -> None:

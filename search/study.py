@@ -18,7 +18,7 @@ from search import spec as specs
 from search.errors import SpecError
 from search.evolution import Evolution, usual_point
 from search.ladder import Gate, Ladder
-from search.origin import environment
+from search.origin import code, environment
 from search.pruner import Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
@@ -269,6 +269,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
         "spec": specs.dump(spec),
         "data": data,
         "versions": environment(),
+        "versions_now": code(),
         "trials": spec.budget.trials,
         "hours": spec.budget.hours,
         "seconds_run": 0.0,
