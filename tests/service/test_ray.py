@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from search import launch, spec
+from search.cluster import Cluster
 from search.pool import End
 from search.progress import open_view
 from search.rows import TrialRow
@@ -283,6 +284,35 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_
     assert before == ()
     assert {(trial.state, trial.attempts) for trial in lab.trials()} == {("COMPLETE", 1)}
     invariants.check(lab, over=True)
+
+
+@needs_ray
+def test_a_node_is_left_out_only_where_there_are_others(nodes: Nodes) -> None:
+    crew = Cluster(
+        address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
+    )
+    said: list[str] = []
+    joined = [nodes.join()]
+    try:
+        with crew.at_work(said.append):
+            wait_until(lambda: len(crew.seats()) == 1)  # those of earlier tests may be remembered for a while
+            (first,) = crew.seats()
+            is_alone = crew.leave_out(first)
+            before = crew.seats()
+            joined.append(nodes.join())
+            wait_until(lambda: len(crew.seats()) == 2)
+            is_left = crew.leave_out(first)
+            (second,) = crew.seats()
+            is_last = crew.leave_out(second)
+            after = crew.seats()
+    finally:
+        for node in joined:
+            die(node)
+
+    assert (is_alone, is_left, is_last) == (False, True, False)
+    assert (before, after) == ((first,), (second,))
+    assert second.node != first.node
+    assert [text for text in said if "gets no workers for 60 s" in text] == said[-1:]
 
 
 @needs_ray
