@@ -120,7 +120,7 @@ soak-postgres: $(SETUP)  ##| faults of PostgreSQL, an hour
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench
 
-bench-scale: $(SETUP)  ##| to 1,000 simulated workers, half an hour
+bench-scale: $(SETUP)  ##| 1,000 simulated workers, half an hour
 	@.venv/bin/python -m tests.bench scale
 
 check: $(SETUP)  ##| lint, types, import rules
