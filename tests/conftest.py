@@ -20,14 +20,6 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: Where the longest tests are; they begin first, so that at the end nobody waits for the last one of them.
-LONGEST = ("service/test_ray", "service", "faults")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((n for n, name in enumerate(LONGEST) if f"tests/{name}" in item.nodeid), 9))
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server of our own."""
