@@ -223,7 +223,7 @@ def _refuse_running(storage: Any, name: str) -> None:
     is_held = not is_deserted(storage, storage.get_study_id_from_name(name), say)
     running = query.study(storage.engine, name).counts.running
     if is_held or running:
-        raise BusyError(f"{running} trials of {name!r} run elsewhere; `convsearch stop` it first")
+        raise BusyError(f"others work on {name!r}; `convsearch stop {name}` first")
 
 
 def copy_study(args: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ from search.storage import LEASES, TRIALS, Storage
 from search.times import Times
 from search.watch import Watch, is_deserted
 from tests.databases import BOTH
+from tests.strangers import HASTY, far
 
 pytestmark = BOTH
 
@@ -256,10 +257,6 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
     assert Watch().expire(storage, study_id) == [0]
 
 
-def far(token: str) -> Owner:
-    return replace(owner(token), host="elsewhere", boot="another")
-
-
 def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
     url: str, make_study: Callable[[int], int]
 ) -> None:
@@ -295,10 +292,6 @@ def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_stud
     assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
 
     assert watch.expire(storage, study_id, pause_s=20, now=1168) == [0]
-
-
-#: Of a pool that waits for nothing.
-HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
 
 
 def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whole_lease(

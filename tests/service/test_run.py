@@ -14,15 +14,14 @@ from search.crew import Crew, Hand, Seat
 from search.errors import DatabaseError, SpecError
 from search.hand import Forkserver
 from search.interrupts import STOPPING
-from search.owner import Owner, this_process
 from search.pool import SAME_FAILURES, End
 from search.post import Post
 from search.progress import PlainView
 from search.reader import open_reader
 from search.storage import Storage
 from search.study import StoredStudy
-from search.times import Times
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
+from tests.strangers import HASTY, far
 
 SHORT = {"epochs": 1}
 
@@ -215,15 +214,6 @@ def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> N
         session.joined(study.load(storage, "s"), order),
     ):
         pytest.fail("it joined")
-
-
-#: Of a command that waits for nothing.
-HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
-
-
-def far(token: str) -> Owner:
-    """A worker on another machine."""
-    return replace(this_process(token), host="elsewhere", boot="another")
 
 
 def of_other_code(lab: Lab) -> tuple[Storage, StoredStudy]:

@@ -1,0 +1,14 @@
+"""Workers of other machines, of whom only their leases are there, and how long who watches them waits."""
+
+from dataclasses import replace
+
+from search.owner import Owner, this_process
+from search.times import Times
+
+#: Of a command that waits for nobody for long.
+HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
+
+
+def far(token: str) -> Owner:
+    """A worker of another machine, so that nobody here can look whether it lives."""
+    return replace(this_process(token), host="elsewhere", boot="another")
