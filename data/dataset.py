@@ -82,15 +82,23 @@ def split_rows(
     config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows (train, validation): of all training images `train_images`, of these `validation`, and of the
-    rest `search_images`.
+    rest `search_images`. `searched` counts the first.
     """
     rows = _used_rows(config, labels, classes)
-    train, validation = stratified(labels[rows], config.validation, seed=config.seed, key="validation", classes=classes)
+    held_out = config.held_out(len(rows), classes=len(classes))
+    train, validation = stratified(labels[rows], held_out, seed=config.seed, key="validation", classes=classes)
     kept = rows[train]
     if config.search_images is not None and config.search_images < len(kept):
         _, some = stratified(labels[kept], config.search_images, seed=config.seed, key="search_images", classes=classes)
         kept = kept[some]
     return kept, rows[validation]
+
+
+def searched(config: DataConfig, images: int, *, classes: int) -> int:
+    """How many of so many training images a search trains on, to within the rounding of a share over the classes."""
+    held_out = config.held_out(images, classes=classes)
+    rest = images - (held_out if isinstance(held_out, int) else round(held_out * images))
+    return min(rest, config.search_images or rest)
 
 
 def _used_rows(config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:

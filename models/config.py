@@ -71,7 +71,19 @@ MAX_PARAMETERS: Final = 1_000_000_000
 
 
 class Impossible(ValueError):
-    """A configuration whose every value is allowed, but that no network can have."""
+    """A configuration whose every value is allowed, but that no network can have.
+
+    `lower` and `higher`: keys of which a lower or a higher value may make it possible, the likeliest first.
+    """
+
+    def __init__(self, reason: str, *, lower: tuple[str, ...] = (), higher: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.lower = lower
+        self.higher = higher
+
+
+SMALLER: Final = ("width", "growth", "dense_units", "conv_layers", "kernel_size")
+"""Keys of which lower values make a smaller network, those first that change it least."""
 
 
 class ModelConfig(BaseModel):
@@ -209,7 +221,8 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
             f"the network may have at most {MAX_PARAMETERS:,} parameters, but width {config.width}, growth "
             f"{config.growth:g}, {config.conv_layers} conv_layers, dense_units {config.dense_units} and head "
             f"{config.head!r} on {image_size} x {image_size} pixels make {parameters:,}; lower width or growth, or "
-            f'pool more before a "flatten" head'
+            f'pool more before a "flatten" head',
+            lower=SMALLER,
         )
     macs = sum(_conv_macs(config, conv) for conv in convs) + sum(i * o for i, o in dense)
     macs += IMAGE_CHANNELS * PATCH**2 * WHITENED * (image_size - PATCH + 1) ** 2 if stem else 0
@@ -247,7 +260,8 @@ def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
     if config.backbone == "vgg16_bn" and config.seen_side(image_size) < 2**5:
         raise Impossible(
             f"backbone 'vgg16_bn' halves the side five times, so it needs 32 pixels, but has "
-            f"{config.seen_side(image_size)}; raise backbone_side"
+            f"{config.seen_side(image_size)}; raise backbone_side",
+            higher=("backbone_side",),
         )
     growing, fixed = size.macs if config.backbone_side else size.kept_macs
     sizes = [size.channels, *[config.dense_units] * config.dense_layers, classes]
@@ -262,10 +276,19 @@ def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
     )
 
 
+def check_optimizer(config: ModelConfig, optimizer: OptimizerName) -> None:
+    """Raise Impossible if the optimizer would undo pretrained weights."""
+    if config.backbone != "none" and optimizer == "muon" and config.tuned_stages > 0:
+        raise Impossible("muon gives every filter the same norm, and undoes pretrained ones; take another optimizer")
+
+
 def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, classes: int) -> None:
     """Raise Impossible if batch norm would have to learn a mean and a variance from a single number."""
     if config.backbone != "none" and batch_size == 1:
-        raise Impossible(f"the norms of backbone {config.backbone!r} need more than one image; raise batch_size")
+        raise Impossible(
+            f"the norms of backbone {config.backbone!r} need more than one image; raise batch_size",
+            higher=("batch_size",),
+        )
     if config.norm != "batch" or batch_size > 1:
         return
     sides = [conv.side_out for conv in plan(config, image_size=image_size, classes=classes).convs]
@@ -273,7 +296,8 @@ def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, c
         return
     raise Impossible(
         f"batch norm needs more than one value per channel, but batch_size 1 and an image of 1 x 1 pixels after conv "
-        f'layer {sides.index(1) + 1} leave one; raise batch_size to at least 2, or choose norm = "group"'
+        f'layer {sides.index(1) + 1} leave one; raise batch_size to at least 2, or choose norm = "group"',
+        higher=("batch_size",),
     )
 
 
@@ -318,7 +342,9 @@ def _too_many_poolings(config: ModelConfig, side: int) -> Impossible:
     return Impossible(
         f"each pooling halves the side, so an image of {side} x {side} pixels allows {possible} poolings, "
         f"but conv_layers {config.conv_layers} with pool_every {config.pool_every} asks for {asked}; "
-        f"raise pool_every, or lower conv_layers"
+        f"raise pool_every, or lower conv_layers",
+        lower=("conv_layers",),
+        higher=("pool_every",),
     )
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from models.build import build
 from models.cnn import Network
-from models.config import Impossible, ModelConfig, TrainConfig, check_batch_size
+from models.config import ModelConfig, TrainConfig, check_batch_size, check_optimizer
 from models.graph import Recorder, Recordings, make_recorder
 from models.optim import MovingAverage, make_optimizer, set_rate
 from models.precision import computes_bfloat16
@@ -311,8 +311,7 @@ def start(
     """
     if model_config.stem == "whiten" and images is None:
         raise ValueError('stem = "whiten" needs images to be fitted to, but got None')
-    if model_config.backbone != "none" and config.optimizer == "muon" and model_config.tuned_stages > 0:
-        raise Impossible("muon gives every filter the same norm, and undoes pretrained ones; take another optimizer")
+    check_optimizer(model_config, config.optimizer)
     if model_config.backbone != "none" and weights is None:
         raise ValueError(f"backbone {model_config.backbone!r} needs its pretrained weights, but got None")
     check_batch_size(model_config, config.batch_size, image_size=image_size, classes=classes)

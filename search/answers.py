@@ -68,8 +68,8 @@ def _anew(row: TrialRow) -> str:
     return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.anew)
 
 
-def best_grid(ranking: Ranking) -> Grid:
-    """The best trials; where there is none yet, what is going on and what to do."""
+def best_grid(ranking: Ranking, delivered: str = "") -> Grid:
+    """The best trials; where there is none yet, what is going on and what to do. `delivered`: which one is, and why."""
     study = ranking.study
     head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
     if not ranking.trials:
@@ -86,7 +86,11 @@ def best_grid(ranking: Ranking) -> Grid:
         fixed=("trial", *study.objectives, "time"),
         rows=rows,
         before=(*head, *((front,) if front else ()), ""),
-        after=("", f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best one whole"),
+        after=(
+            "",
+            *((delivered,) if delivered else ()),
+            f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best one whole",
+        ),
     )
 
 

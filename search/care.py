@@ -18,8 +18,8 @@ from search.loader import TRIALS
 from search.reader import open_reader, reading
 from search.rows import is_verdict
 
-#: The best so many finished trials of a search keep their last checkpoints, to take a model home from; so do all of a
-#: verdict, and all complete ones of a search with several objectives.
+#: The best so many finished trials of a search keep their last checkpoints, to take a model home from, and so does the
+#: baseline; so do all of a verdict, and all complete ones of a search with several objectives.
 KEEP_BEST = 3
 #: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).
 DONE = ("COMPLETE", "PRUNED")
@@ -111,6 +111,7 @@ def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
         if several
         else {t.number for t in ranking.trials}
     )
+    best |= {number for number in (ranking.study.baseline,) if number is not None}
     return {number for number, state in states.items() if state in DONE} - best
 
 

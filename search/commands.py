@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search import answers, output, query
+from search import answers, output, query, selection
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.home import checked_name
 from search.output import Grid
 from search.questions import QUESTIONS
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
-from search.rows import FINAL, StudyRow, searched
+from search.rows import FINAL, StudyRow, is_search, searched
 from search.talk import say
 from search.times import Times
 from search.trouble import shown
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         return _launch(args, wanted, name=_named(args, f"{args.study}.again-{args.again}"), trials=1)
     path = spec.find(args.study)
     overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
-    wanted = spec.load(path, overrides)
+    wanted = spec.load(path, overrides, timed=args.hours is not None)
     name = _named(args, path.stem)
     if args.dry_run:
         return _estimate(args, wanted, name)
@@ -105,8 +105,8 @@ def final(args: argparse.Namespace) -> int:
         return EXIT_CODES.get(end, 0)
     found = contest.load(engine, name)
     looks = query.looks(engine, row.data["fingerprint"])
-    told = ruling.grid(found, ruling.looks_lines(looks, name))
-    return output.answer(ruling.as_json(found, looks), told, as_json=args.json)
+    told = ruling.grid(found, (*_reason(row), *ruling.looks_lines(looks, name)))
+    return output.answer(ruling.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -340,7 +340,8 @@ def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
     row = query.study(engine, name)
     if row.spec.get("compare"):
         return comparing.grid(comparing.compare(row, query.trials(engine, name))), row
-    return answers.best_grid(query.best(engine, name, top=3)), row
+    reason = selection.delivered(engine, name).sentence if is_search(row) else ""
+    return answers.best_grid(query.best(engine, name, top=3), reason), row
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
@@ -360,9 +361,16 @@ def _verdict(engine: Any, name: str) -> Grid | None:
         return None
     looks = ruling.looks_lines(query.looks(engine, row.data["fingerprint"]), own)
     trials = query.trials(engine, own)
+    reason = _reason(row)
     if len(trials) == 1:
-        return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]), *looks))
-    return ruling.grid(contest.load(engine, own), looks)
+        return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]), *reason, *looks))
+    return ruling.grid(contest.load(engine, own), (*reason, *looks))
+
+
+def _reason(verdict: StudyRow) -> tuple[str, ...]:
+    """Why a last training trains what it does, if that is known."""
+    found = selection.stored(verdict)
+    return () if found is None else (found.sentence,)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:

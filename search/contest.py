@@ -132,13 +132,8 @@ def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, fl
     )
 
 
-def pack(right: "NDArray[np.bool_]", labels: "NDArray[np.int64]") -> str:
-    """(images,) whether each was taken for what it is, class by class, as text: ten thousand images are 1,668 bytes."""
-    return base64.b64encode(np.packbits(right[np.argsort(labels, kind="stable")]).tobytes()).decode()
-
-
 def unpack(test: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """What `pack` made the text of; of a single run, which older versions kept no text of, the counts say the same."""
+    """What `search.correct.pack` made the text of; older versions kept none of a single run, but its counts."""
     if "bits" not in test:
         counts = np.asarray(test["confusion"])
         taken = [[True] * own[place] + [False] * (own.sum() - own[place]) for place, own in enumerate(counts)]

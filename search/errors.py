@@ -5,6 +5,7 @@
     +-- DatabaseError         69   the database cannot be reached, or is none
     +-- ClusterError          69   the Ray cluster cannot be reached, or does not answer
     +-- AllFailed             70   every trial so far has failed
+    +-- AllImpossible         76   none of the first trials can be trained
     +-- DiskError             74   a file or folder cannot be written
     +-- BusyError             75   somebody else works on this study or database
     +-- SpecError             78   a study file is wrong, or differs from the stored study
@@ -42,6 +43,12 @@ class AllFailed(ConvsearchError):
     """Every trial so far has failed, so that going on would waste the budget."""
 
     exit_code = 70
+
+
+class AllImpossible(ConvsearchError):
+    """None of the first trials has a network that can be trained, so that the study file asks for what cannot be."""
+
+    exit_code = 76
 
 
 class DiskError(ConvsearchError):

@@ -6,7 +6,6 @@ a sampler will draw, and who else uses the machine, nobody knows.
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +16,25 @@ import torch
 
 from data.archive import open_store
 from data.config import DataConfig
+from data.dataset import searched as searched_count
 from data.folder import list_images
-from models.build import build
-from models.config import Impossible, ModelConfig, TrainConfig, plan
-from models.precision import computes_bfloat16
-from models.train import Training
+from models.config import Impossible, ModelConfig, TrainConfig
 from search import machine, spec
 from search.care import KEEP_BEST
 from search.domain import Value
 from search.errors import SpecError
+from search.fit import Limits, check_fit
+from search.length import FORWARD_SHARE
 from search.output import Grid, duration
+from search.session import searching
 from search.spec import StudySpec
+from search.speed import images_per_second, with_epochs
 from search.study import asha
 from search.supply import devices, worker_bytes
 from search.talk import in_words
 
 #: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
-#: Seconds for which each is trained, after a batch that is not counted.
-MOMENT_S = 1.5
-MOST_BATCHES = 10_000
-#: Judging an image costs a forward pass, training one three: the backward pass is two (Kaplan et al. 2020,
-#: https://arxiv.org/abs/2001.08361, section 2.1).
-FORWARD_SHARE: Final = 1 / 3
 #: Images of CIFAR-10: for training, for the test.
 CIFAR10: Final = (50_000, 10_000)
 #: Bytes that a trial takes in the database: of 15 parameters and 10 steps (`make bench`, bookkeeping).
@@ -57,7 +52,7 @@ class Estimate:
     images: int
     """For training, in a search."""
     impossible: float
-    """Share of the configurations that cannot be trained, which costs nothing."""
+    """Share of the configurations that cannot be trained; a search draws anew, in a grid they cost nothing."""
     macs: tuple[float, float, float]
     """For one image, forward: of a small, a middle and a large network that were drawn."""
     images_per_second: tuple[float, float, float]
@@ -82,9 +77,20 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     seats = devices(wanted, workers, device=device)
     train, test, classes = _counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
-    drawn = _draw(wanted, classes=classes, side=side)
-    rest = round(train - _held_out(wanted.data, train))
-    searched = min(wanted.data.search_images or rest, rest)
+    searched = searched_count(wanted.data, train, classes=classes)
+    limits = Limits(side=side, classes=classes, images=searched)
+    held_out = wanted.data.held_out(train, classes=classes)
+    validation = held_out if isinstance(held_out, int) else round(held_out * train)
+    hours = searching(wanted, wanted.budget.hours)
+    wanted = with_epochs(
+        wanted,
+        limits,
+        validation=validation,
+        search_s=None if hours is None else 3600 * hours,
+        workers=len(seats),
+        device=torch.device(seats[0]),
+    )
+    drawn = _draw(wanted, limits)
     share = expected_share(wanted)
     timed = _timed(
         [drawn[round(place * (len(drawn) - 1))] for place in TIMED], classes=classes, side=side, seat=seats[0]
@@ -93,11 +99,12 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     speeds = np.exp(np.interp(logs, np.log([each.macs for each, _ in timed]), np.log([speed for _, speed in timed])))
     budget = wanted.budget
     epochs = [budget.steps * float(budget.step_epochs(images=searched, macs=each.macs)) for each in drawn]
-    judged = _held_out(wanted.data, train) * budget.steps * FORWARD_SHARE
+    judged = validation * budget.steps * FORWARD_SHARE
     per_trial = float(np.mean((searched * np.array(epochs) + judged) * share / speeds))
     possible = len(drawn) / DRAWN
+    trained = possible if wanted.search.sampler == "grid" else 1.0  # a search draws the others anew
     largest = max(each.parameters for each in drawn)
-    kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * possible)
+    kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained)
     return Estimate(
         trials=wanted.budget.trials,
         workers=len(seats),
@@ -106,7 +113,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
         macs=_three([each.macs for each, _ in timed]),
         images_per_second=_three([speed for _, speed in timed]),
         share=share,
-        seconds=per_trial * wanted.budget.trials * possible / at_once(seats, trials=wanted.budget.trials),
+        seconds=per_trial * wanted.budget.trials * trained / at_once(seats, trials=wanted.budget.trials),
         hours=wanted.budget.hours,
         memory=len(seats) * worker_bytes(wanted),
         disk=(train + test) * wanted.data.side**2 * 3
@@ -192,20 +199,17 @@ class _Dice:
         return float(low + step * self._dice.integers(int((high - low) / step + 1e-9) + 1))
 
 
-def _draw(wanted: StudySpec, *, classes: int, side: int) -> list[_Drawn]:
+def _draw(wanted: StudySpec, limits: Limits) -> list[_Drawn]:
     """Configurations that can be trained, by the work that they need."""
     dice, found = _Dice(wanted.search.seed), []
     for _ in range(DRAWN):
         values: Mapping[str, Value] = spec.draw(wanted, dice)
         model, train, _ = spec.configs(wanted, values)
         try:
-            shape = plan(model, image_size=side, classes=classes)
+            shape = check_fit(wanted, values, limits)
         except Impossible:
             continue
-        if shape.macs <= (wanted.budget.max_macs or math.inf) and shape.parameters <= (
-            wanted.budget.max_parameters or math.inf
-        ):
-            found.append(_Drawn(model=model, train=train, macs=shape.macs, parameters=shape.parameters))
+        found.append(_Drawn(model=model, train=train, macs=shape.macs, parameters=shape.parameters))
     if not found:
         raise SpecError(f"none of {DRAWN} configurations that were drawn can be trained; loosen [space] or [budget]")
     return sorted(found, key=lambda each: each.macs)
@@ -215,22 +219,10 @@ def _timed(chosen: Sequence[_Drawn], *, classes: int, side: int, seat: str) -> l
     """The images that each trains a second, by one worker."""
     if seat == "cpu":
         torch.set_num_threads(1)
-    return [(each, _speed(each, classes=classes, side=side, device=torch.device(seat))) for each in chosen]
-
-
-def _speed(each: _Drawn, *, classes: int, side: int, device: torch.device) -> float:
-    images = torch.randn(each.train.batch_size, 3, side, side, device=device)
-    labels = torch.arange(each.train.batch_size, device=device) % classes
-    model = build(each.model, image_size=side, classes=classes, images=images.cpu()).to(device)
-    model.in_bfloat16 = computes_bfloat16(each.train.precision, device)
-    training = Training(model, each.train, total_batches=MOST_BATCHES, seed=0)
-    began = time.perf_counter()
-    for result in training.run(lambda first, last: iter([(images, labels)] * (last - first)), range(1, MOST_BATCHES)):
-        if result.step == 1:
-            began = time.perf_counter()
-        elif time.perf_counter() - began > MOMENT_S:
-            break
-    return (training.step - 1) * each.train.batch_size / (time.perf_counter() - began)
+    device = torch.device(seat)
+    return [
+        (each, images_per_second(each.model, each.train, classes=classes, side=side, device=device)) for each in chosen
+    ]
 
 
 def _counts(data: DataConfig) -> tuple[int, int, int]:
@@ -243,10 +235,6 @@ def _counts(data: DataConfig) -> tuple[int, int, int]:
     listing = list_images(open_store(Path(data.path or "").expanduser()))
     train, test = (sum(map(len, part.values())) for part in (listing.train, listing.test))
     return min(data.train_images or train, train), test, len(listing.train)
-
-
-def _held_out(data: DataConfig, train: int) -> float:
-    return data.validation if isinstance(data.validation, int) else data.validation * train
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

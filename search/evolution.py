@@ -87,6 +87,26 @@ class Evolution(optuna.samplers.BaseSampler):
         return usual(param_distribution, self._habits.get(strip(param_name)))
 
 
+class Given(optuna.samplers.BaseSampler):
+    """The sampler of a trial whose values are given by key; one that cannot be takes the usual value in its place."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return usual(param_distribution, self._values.get(strip(param_name)))
+
+
 class Effects:
     """What a parameter's value is good for, as far as the trials that had it tell."""
 

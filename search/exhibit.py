@@ -20,10 +20,10 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
-from search import answers, charts, contest, gallery, output, query, ruling
+from search import answers, charts, contest, gallery, output, query, ruling, selection
 from search.history import History
 from search.home import Home, checked_name
-from search.rows import StudyRow, is_verdict, searched
+from search.rows import StudyRow, is_search, is_verdict, searched
 
 #: Best trials whose pictures are shown.
 SHOWN = 3
@@ -125,11 +125,13 @@ class Exhibits:
             lines.append(
                 f"Best: trial {row.best.number}, {row.objective} {value}: `{output.settings(row.best.params)}`."
             )
+        if is_search(row):
+            lines.append(selection.delivered(self._engine, row.name).sentence)
         for name in verdicts:
             found = contest.load(self._engine, name)
             lines += [f"Verdict ({name}): {ruling.duel_line(duel)}." for duel in found.duels[:3]]
             if found.standings and not found.duels:
-                lead = found.standings[0]
+                lead = selection.of_verdict(self._engine, found)
                 lines.append(
                     f"Verdict ({name}): {lead.name} has {output.number(lead.test)} on {found.images:,} test images."
                 )

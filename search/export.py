@@ -18,7 +18,7 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import checkpoint, contest, depot, home, query, ruling, spec, study
+from search import checkpoint, contest, depot, home, query, ruling, selection, spec, study
 from search.contest import Verdict
 from search.courier import Unreachable
 from search.errors import DiskError, UsageError
@@ -70,8 +70,8 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
 
 
 def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
-    """The trial that is meant: the given one; else the first run of what leads the newest verdict; else the best one of
-    the search. (The best run would be chosen by test images, and look better than it is.)
+    """The trial that is meant: the given one; else the first run of what the newest verdict delivers; else what the
+    search would deliver. (The best run would be chosen by test images, and look better than it is.)
 
     Raises UsageError where there is none.
     """
@@ -84,13 +84,15 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
     for each in verdicts:
         found = contest.load(engine, each)
         if found.standings:
-            best = found.standings[0].name
+            best = selection.of_verdict(engine, found).name
             runs = [row for row in query.trials(engine, each) if row.config.get("row", best) == best and row.values]
             return Choice(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
     ranking = query.best(engine, name)
     if not ranking.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
-    return Choice(trial=ranking.trials[0])
+    number = selection.select(engine, name).trial
+    selected = None if number is None else query.trial(engine, name, number)
+    return Choice(trial=selected if selected is not None and selected.state == "COMPLETE" else ranking.trials[0])
 
 
 def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tuple[Deployed, Card]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.domain import Value
-from search.evolution import AtRest
 from search.rows import FINAL, TrialRow
 from search.seed import derive
 from search.settings import Final
-from search.space import sample
-from search.spec import StudySpec, habits, of_cells, resolve
+from search.spec import StudySpec, of_cells, resolve
+from search.study import known_point
 
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
 #: fits into. Halves and quarters are exact numbers, so that any number of steps is one of epochs.
@@ -60,14 +59,17 @@ def name_of(study: str, place: int = 1) -> str:
     return f"{study}{FINAL}" if place == 1 else f"{study}{FINAL}-{place}"
 
 
-def contestants(spec: StudySpec, leading: Sequence[TrialRow]) -> tuple[Contestant, ...]:
-    """Who is trained: of the leading trials as many as [final] wants, no configuration twice, and the baseline.
+def contestants(
+    spec: StudySpec, leading: Sequence[TrialRow], *, selected: TrialRow | None = None
+) -> tuple[Contestant, ...]:
+    """Who is trained: the selected trial and the leading ones, as many as [final] wants, no configuration twice, and
+    the baseline.
 
     That is the first point of [[try]], with what it leaves open at the defaults, or these alone.
     """
     wanted = spec.final or Final()
     found: list[Contestant] = []
-    for trial in leading:
+    for trial in (*(() if selected is None else (selected,)), *leading):
         whole = resolve(spec, trial.config)  # an older version did not know all keys
         config = {key: whole[key] for key in spec.space.parameters}
         if len(found) < wanted.top and config not in [each.config for each in found]:
@@ -75,7 +77,7 @@ def contestants(spec: StudySpec, leading: Sequence[TrialRow]) -> tuple[Contestan
             found.append(Contestant(name=f"trial {trial.number}", config=config, images_per_second=speed))
     if not found or not wanted.baseline:
         return tuple(found)
-    base = resolve(spec, sample(spec.space, AtRest(habits(spec))))
+    base = known_point(spec)
     if base not in [each.config for each in found]:
         return (*found, Contestant(name=BASELINE, config=base))
     return tuple(replace(each, name=f"{each.name} ({BASELINE})") if each.config == base else each for each in found)
@@ -119,6 +121,7 @@ def spec_of(
         repeats=wanted.seeds,
         epochs=steps / per_epoch,
         steps_per_epoch=per_epoch,
+        evaluations=None,
         hours=hours,
         trial_macs=None,
         max_parameters=None,

@@ -9,11 +9,13 @@ import optuna
 from data.dataset import fetch
 from data.progress import Say
 from search import final, home, query, study
+from search import selection as selections
 from search.errors import SpecError, UsageError
 from search.final import Contestant, Layout
 from search.hand import Forkserver
 from search.home import Home
 from search.pool import End
+from search.selection import Selection
 from search.session import Order, Show, alone, pool
 from search.settings import Final
 from search.spec import StudySpec, difference
@@ -48,7 +50,8 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         own = stored.spec.final
         wanted = wanted.model_copy(update={"epochs": (own and own.epochs) or stored.spec.budget.epochs})
     spec = replace(stored.spec, final=wanted)
-    found = final.contestants(spec, [trial for trial, _ in query.leading(storage.engine, order.name)])
+    selection = selections.select(storage.engine, order.name)
+    found = chosen(storage, replace(stored, spec=spec), selection)
     if not found:
         raise UsageError(f"no trial of {order.name!r} was judged; `convsearch resume {order.name}` goes on with it")
     terms, epochs = verdict_spec(order, stored, spec, found, hours=order.hours)
@@ -57,6 +60,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
             f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
         )
     verdict = on_terms(storage, stored, terms, home.of(order.url), is_timed=wanted.epochs is None, say=say)
+    keep(storage, verdict, selection)
     counts = query.study(storage.engine, verdict.name).counts
     if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):
         return verdict.name, End.DONE
@@ -78,7 +82,7 @@ def on_terms(
         if not query.is_known(storage.engine, name):
             break
         known = study.of_search(study.load(storage, name), stored)
-        planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch"})
+        planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
         same = replace(terms, budget=terms.budget.model_copy(update=planned)) if is_timed else terms
         if not difference(known.spec, same):
             terms = same
@@ -111,29 +115,49 @@ def verdict_study(
     """The study that trains who leads for the last time, made for `hours` at the most if it is not there yet; None if
     there is nothing to train or no time, which is said.
 
-    Once made it stays with its trials, whatever the search finds later: the test images are looked at once.
+    Once made it stays with its trials, whatever the search finds later: the test images are looked at once. What it
+    trains is stored before it is made, so that it is the same after a kill in between.
 
     Raises:
         SpecError: there is one of a deleted study of the same name.
     """
     name = final.name_of(stored.name)
+    selection = selections.stored(query.study(storage.engine, stored.name))
     if query.is_known(storage.engine, name):
-        return known_verdict(storage, stored)
-    leading = [trial for trial, _ in query.leading(storage.engine, stored.name)]
-    found = final.contestants(stored.spec, leading)
+        return known_verdict(storage, stored, selection)
+    if selection is None:
+        selection = selections.select(storage.engine, stored.name)
+    keep(storage, stored, selection)
+    found = chosen(storage, stored, selection)
     if not found:
         say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
         return None
+    say(selection.reason)
     wanted, epochs = verdict_spec(order, stored, stored.spec, found, hours=hours)
     if epochs < LEAST_EPOCHS:
         say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
         return None
-    if leading[0].state != "COMPLETE":
-        say(f"trial {leading[0].number} leads, though not trained to its end; it is trained for the last time")
     try:
-        return study.open_or_create(storage, wanted, name=name, data=stored.data)
+        verdict = study.open_or_create(storage, wanted, name=name, data=stored.data)
     except SpecError:  # another machine, which had more time or cores, was a moment earlier
-        return known_verdict(storage, stored)
+        return known_verdict(storage, stored, selection)
+    keep(storage, verdict, selection)
+    return verdict
+
+
+def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple[Contestant, ...]:
+    """The configurations that are trained for the last time, the selected one first."""
+    if selection.trial is None:
+        return ()
+    selected = query.trial(storage.engine, stored.name, selection.trial)
+    leading = [trial for trial, _ in query.leading(storage.engine, stored.name)]
+    return final.contestants(stored.spec, leading, selected=selected)
+
+
+def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:
+    """Store what a last training trains, and why, unless that is known."""
+    if selection is not None and query.study(storage.engine, stored.name).selection is None:
+        study.set_attrs(storage, stored.id, selection=selection.as_json())
 
 
 def verdict_spec(
@@ -147,8 +171,9 @@ def verdict_spec(
     return wanted, final.possible(spec, found, hours=hours, images=images, layout=layout)
 
 
-def known_verdict(storage: Storage, stored: StoredStudy) -> StoredStudy:
+def known_verdict(storage: Storage, stored: StoredStudy, selection: Selection | None) -> StoredStudy:
     """The study of the last training that is there already; it reads its images where its search reads them now."""
     verdict = study.of_search(study.load(storage, final.name_of(stored.name)), stored)
+    keep(storage, verdict, selection)
     moved = study.moved(verdict.spec, stored.spec.data.path)
     return study.open_or_create(storage, moved, name=verdict.name, data=stored.data)

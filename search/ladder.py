@@ -4,7 +4,8 @@ ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algori
 al. 2022, https://arxiv.org/abs/2201.06834): of `reduction` trials at a rung no more than one ever goes on, also where
 each new one is better than those that went on before. A paused trial is WAITING and has the attribute `paused`, the
 step of its rung; who claims it takes that away. So a trial that was paused or promoted when its process died is what
-the database says it is. It holds its checkpoint as long as its turn may come soon.
+the database says it is. It holds its checkpoint as long as its turn may come soon. The baseline never pauses, and is
+ranked with the others.
 """
 
 import json
@@ -14,8 +15,9 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.loader import pausing
+from search.pruner import LEAST
 from search.rows import PAUSED
-from search.storage import CURVES, TRIAL_ATTRS, TRIALS
+from search.storage import CURVES, TRIAL_ATTRS, TRIALS, judged_later
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
 #: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
@@ -28,6 +30,8 @@ class Ladder:
 
     rungs: tuple[int, ...]
     reduction: int
+    steps: int
+    """Of a whole trial."""
     audited: frozenset[int] = frozenset()
     """The numbers of trials that do not pause, and do not count."""
 
@@ -38,7 +42,8 @@ class Ladder:
         found: list[tuple[int, int]] = []
         for rung in reversed(self.rungs):
             ranked, paused = self._ranked(connection, study_id, rung), _paused(connection, study_id, rung)
-            places, stayed = len(ranked) // self.reduction, _stayed(connection, study_id, rung)
+            places = len(ranked) // self.reduction if len(ranked) >= LEAST else 0
+            stayed = _stayed(connection, study_id, rung)
             went_on = sum(trial_id not in stayed for trial_id, _ in ranked)
             turn = [(trial_id, number) for trial_id, number in ranked[:places] if trial_id in paused]
             found += turn[: max(0, places - went_on)]
@@ -76,13 +81,14 @@ class Ladder:
         return found
 
     def _ranked(self, connection: sa.Connection, study_id: int, rung: int) -> list[tuple[int, int]]:
-        """(trial id, number) of all that have a value at a rung, the best first, earlier ones among equals."""
+        """(trial id, number) of all that are judged at a rung, the best first, earlier ones among equals."""
         rows = (
             sa.select(TRIALS.c.trial_id, TRIALS.c.number)
             .where(
                 CURVES.c.trial_id == TRIALS.c.trial_id,
                 TRIALS.c.study_id == study_id,
                 TRIALS.c.state != TrialState.FAIL,
+                ~judged_later(tuple(step for step in (*self.rungs, self.steps) if step > rung)),
                 CURVES.c.step == rung,
                 CURVES.c.intermediate_value.is_not(None),  # SQLite stores a NaN as NULL
             )

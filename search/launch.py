@@ -1,5 +1,6 @@
 """`convsearch run`: from a spec to finished trials, on this machine."""
 
+import shlex
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -8,16 +9,17 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, depot, final, home, lease, query, study
+from search import care, depot, final, home, lease, query, selection, study
 from search.cluster import Cluster
 from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
 from search.hand import Forkserver
 from search.home import Home
 from search.judge import run_verdict, verdict_study
+from search.output import duration
 from search.pool import End
 from search.reader import sqlite_path
-from search.rows import FINAL, TrialRow, is_verdict, searched
+from search.rows import FINAL, StudyRow, TrialRow, is_verdict, searched
 from search.session import Order, Show, alone, joined, pool
 from search.spec import StudySpec, of_one
 from search.storage import Storage
@@ -52,20 +54,57 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
     with joined(stored, order) if order.join else alone(storage, stored, order, say):
-        say(crew.plan)
-        if storage.read(lambda connection: lease.holders(connection, stored.id)):
-            began = time.monotonic()  # until now others have counted
-        with show(stored) as view:
-            end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
+        end = None if order.join else ended(order, storage, stored)
+        if end is None:
+            say(crew.plan)
+            if storage.read(lambda connection: lease.holders(connection, stored.id)):
+                began = time.monotonic()  # until now others have counted
+            with show(stored) as view:
+                end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
         if end is End.DONE:
             with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
                 care.sweep(files, storage.engine, stored.name, depot.of(spec.checkpoints, stored.depot))
-        if spec.final is None or order.join or end not in (End.DONE, End.HOURS):
+        hours = None if order.join else hours_left(order, storage, stored, began)
+        if end is End.NOTHING_FOUND:
+            say(nothing_found(query.study(storage.engine, stored.name), hours))
+        if spec.final is None or order.join or end not in (End.DONE, End.HOURS, End.NOTHING_FOUND):
             return end
-        since, hours = time.monotonic(), hours_left(order, storage, stored, began)
+        since = time.monotonic()
         own = of_this_machine(order)
         verdict = verdict_study(own, storage, stored, say, hours=hours)
         return End.DONE if verdict is None else run_verdict(own, storage, verdict, show, say, since=since)
+
+
+def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
+    """How the search has ended before, if only its last training is left, or nothing; None if it is to go on.
+
+    What was selected stays if a kill came between the choice and the last training. Who asks for more trials, or for
+    more hours of a search that had found nothing, gets them.
+    """
+    row = query.study(storage.engine, stored.name)
+    if order.trials is None and row.selection is not None and not is_judged(storage, stored):
+        return End.NOTHING_FOUND if row.nothing_found else End.DONE
+    if order.trials is None and order.hours is None:
+        return End.NOTHING_FOUND if row.nothing_found else None
+    study.search_more(storage, stored, judged=selection.whole(storage.engine, stored.name).judged)
+    return None
+
+
+def is_judged(storage: Storage, stored: StoredStudy) -> bool:
+    """Whether the last training of a search has ended."""
+    name = final.name_of(stored.name)
+    return query.is_known(storage.engine, name) and not query.study(storage.engine, name).counts.to_do
+
+
+def nothing_found(row: StudyRow, hours: float | None) -> str:
+    """That the search has ended, and what is left for the last training."""
+    told = f"the search stopped after {row.counts.begun} trials; trial 0 leads"
+    if hours is None or hours <= 0:
+        return told
+    left = duration(3600 * hours)
+    if row.spec.get("final"):
+        return f"{told}; {left} are left for its last training"
+    return f"{told}; {left} are left: `convsearch final {shlex.quote(row.name)} --hours {hours:.4f}` trains it in them"
 
 
 def crew_of(order: Order, spec: StudySpec) -> Crew:
@@ -123,9 +162,10 @@ def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float
     if order.hours is not None:
         return max(0.0, order.hours - (time.monotonic() - began) / 3600)
     known = query.study(storage.engine, stored.name)
-    if known.hours is None or stored.spec.final is None:
+    if known.hours is None:
         return None
-    return max(0.0, known.hours / (1 - stored.spec.final.share) - known.seconds_run / 3600)
+    kept = 0.0 if stored.spec.final is None else stored.spec.final.share
+    return max(0.0, known.hours / (1 - kept) - known.seconds_run / 3600)
 
 
 def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:

@@ -4,40 +4,113 @@ What is decided is recorded before it is acted on, so that a trial that breaks o
 nothing had happened. Here nothing is trained, and torch is not loaded.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 
-from search import spec
+from models.config import Impossible
+from search import query, spec
+from search.correct import pair
 from search.desk import Desk
+from search.domain import Value
+from search.fit import Limits, changes, check_fit, fitted
 from search.lease import Claim
 from search.outcome import Paused
 from search.pruner import Decision
-from search.rows import PAUSED, SPARED
-from search.study import asha, audited, for_trial
+from search.rows import CORRECT, FITTED, JUDGED_FROM, PAUSED, SPARED
+from search.spec import baseline
+from search.study import asha, asked, audited, for_trial, limits_of
+
+#: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
+#: space of `cifar10` a third cannot be trained (studies/records/2026-11-25_random-networks): 20 in a row never happen.
+DRAWS = 20
 
 
-def open_trial(desk: Desk, claim: Claim) -> optuna.Trial:
-    """The claimed trial, as Optuna sees it, with what is stored of it."""
+def open_trial(desk: Desk, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None) -> optuna.Trial:
+    """The claimed trial, as Optuna sees it, with what is stored of it.
+
+    `draw` counts how often it was drawn before; `given` are values by key, taken in place of drawn ones.
+    """
     seen = desk.excerpt.read()  # the cache refuses writes to a trial that it never saw
-    return optuna.Trial(for_trial(desk.cached, desk.study, claim.number, seen), claim.trial_id)
+    view = for_trial(desk.cached, desk.study, claim.number, seen, draw=draw, given=given)
+    return optuna.Trial(view, claim.trial_id)
 
 
-def draw(desk: Desk, trial: optuna.Trial) -> dict[str, Any]:
-    """The flat configuration of the trial; drawn once, in one transaction, and stored."""
+def draw(desk: Desk, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
+    """The trial with its flat configuration: drawn once, in one transaction, and stored.
+
+    In a search, what cannot be trained is drawn anew, and nothing is stored of it: its sampler would learn to avoid
+    innocent values. What never fits, as a point that is given, is changed to the nearest configuration that does. Cells
+    of a grid and rows of a comparison are as they are.
+    """
+    known = desk.storage.get_trial(claim.trial_id).system_attrs.get("config")
+    if known is not None:
+        return trial, known
+    if desk.study.spec.search.sampler == "grid":
+        return trial, _store(desk, trial)
+    for count in range(1, DRAWS + 1):
+        try:
+            return trial, _store(desk, trial, limits=limits_of(desk.study))
+        except Misfit as error:
+            drawn, trial = error.drawn, open_trial(desk, claim, draw=count)
+    near = _nearest(desk, drawn)
+    trial = open_trial(desk, claim, given=near)
+    return trial, _store(desk, trial, near=near)
+
+
+class Misfit(Exception):
+    """What was drawn cannot be trained; nothing of it was stored."""
+
+    def __init__(self, drawn: dict[str, Any]) -> None:
+        super().__init__(drawn)
+        self.drawn = drawn
+
+
+def _store(
+    desk: Desk, trial: optuna.Trial, *, limits: Limits | None = None, near: Mapping[str, Value] | None = None
+) -> dict[str, Any]:
+    """Draw and store in one transaction, `near` in place of what was drawn.
+
+    Raises:
+        Misfit: it does not keep to the `limits`.
+    """
+    stored = desk.study.spec
     with desk.storage.together():
-        values = spec.draw(desk.study.spec, trial)
+        drawn = spec.draw(stored, trial)
+        values = {**drawn, **(near or {})}
+        if limits is not None:
+            try:
+                check_fit(stored, values, limits)
+            except Impossible as error:
+                raise Misfit(values) from error
+        if told := changes(asked(stored, trial.number) or drawn, values):
+            trial.set_user_attr(FITTED, list(told))
         trial.storage.set_trial_system_attr(trial._trial_id, "config", values)
     return values
 
 
-def describe(desk: Desk, trial: optuna.Trial, *, parameters: int, macs: int, seed: int) -> None:
-    """Store what is known of a trial before it is trained: weights, multiplications for one image, seed."""
+def _nearest(desk: Desk, drawn: dict[str, Any]) -> dict[str, Any]:
+    """The nearest configuration that can be trained; where there is none, what was drawn, which then says why not."""
+    try:
+        return fitted(desk.study.spec, drawn, limits_of(desk.study))
+    except Impossible:
+        return drawn
+
+
+def describe(
+    desk: Desk, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
+) -> None:
+    """Store what is known of a trial before it is trained: weights, multiplications for one image, seed, and the step
+    of the first rung that judges it, where that is not the first of all (`search.pruner.UPDATES`).
+    """
     with desk.storage.together():
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("macs", macs)
         trial.set_user_attr("seed", seed)
+        if judged_from is not None:
+            trial.set_user_attr(JUDGED_FROM, judged_from)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,21 +120,35 @@ class Ledger:
     desk: Desk
     claim: Claim
     trial: optuna.Trial
+    judged_from: int = 0
+    """The step of the first rung that judges it; see `search.pruner.UPDATES`."""
     reported: frozenset[int] = frozenset()
     """Steps that an earlier attempt has stored."""
 
     def record(
-        self, step: int, value: float, *, epochs: float, seconds: float, images_per_second: float | None = None
+        self,
+        step: int,
+        value: float,
+        *,
+        epochs: float,
+        seconds: float,
+        images_per_second: float | None = None,
+        correct: Mapping[str, Any] | None = None,
     ) -> Decision | None:
         """Store a step's value, and the decision to stop there if there is one, in one transaction.
+
+        `correct`: which validation images were recognised, as far as that is kept (`search.correct`).
 
         Raises:
             Paused: the trial waits at this rung.
         """
         study = self.desk.study
-        is_judged = asha(study.spec).is_rung(step) and step not in self.reported
+        is_judged = asha(study.spec).is_rung(step) and step not in self.reported and self._is_prunable(step)
         is_paused = is_judged and study.spec.search.pruner == "promote" and not self._is_audited()
-        decision = self._rank(step, value) if is_judged and not is_paused else None
+        decision = self._behind(step, value, correct) if is_judged else None
+        is_paused = is_paused and decision is None
+        if is_judged and not is_paused and decision is None:
+            decision = self._rank(step, value)
         with self.desk.storage.together():
             if step not in self.reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self._report(value, step)
@@ -69,6 +156,8 @@ class Ledger:
             self.trial.set_user_attr("epochs", epochs)
             if images_per_second is not None:
                 self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
+            if correct is not None:
+                self.trial.set_user_attr(CORRECT, dict(correct))
             decision = self._keep(decision)
             if is_paused:
                 self.trial.set_user_attr(PAUSED, step)
@@ -87,6 +176,8 @@ class Ledger:
             return None
         if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
             return None
+        if not self._is_prunable(step):
+            return None
         with self.desk.storage.together():
             decision = None
             if self.trial.should_prune():
@@ -101,8 +192,30 @@ class Ledger:
         else:
             self.desk.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
 
+    def _is_prunable(self, step: int) -> bool:
+        """Whether the trial may be stopped at a step: the baseline never is, others once they are trained enough."""
+        return self.claim.number != baseline(self.desk.study.spec) and step >= self.judged_from
+
     def _is_audited(self) -> bool:
         return self.claim.number in audited(self.desk.study.spec, self.claim.number)
+
+    def _behind(self, step: int, value: float, correct: Mapping[str, Any] | None) -> Decision | None:
+        """Stop a trial that is behind the baseline at a rung by more than a standard error of their difference.
+
+        As RUSH does with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
+        """
+        stored = self.desk.study.spec
+        if baseline(stored) is None or correct is None or len(stored.search.objectives) > 1:
+            return None
+        if stored.search.pruner not in ("asha", "promote"):
+            return None
+        storage, name = self.desk.storage, self.desk.study.name
+        first = storage.patiently(lambda: query.trial(storage.engine, name, 0))
+        apart = pair(correct, first.correct, step, balanced=stored.search.objectives[0] == "balanced_accuracy")
+        if apart is None or apart.lead >= -apart.error:
+            return None
+        reason = f"{-apart.lead:.4f} behind the baseline at step {step}, where {apart.error:.4f} is one standard error"
+        return Decision(step=step, value=value, reason=reason)
 
     def _rank(self, step: int, value: float) -> Decision | None:
         """What our own pruner decides at a rung; trials that are audited do not count there."""
@@ -111,8 +224,11 @@ class Ledger:
             return None
         number = self.claim.number
         left_out = audited(study.spec, number)
-        better, others = self.desk.storage.standing(study.id, step, value, but=number, left_out=left_out)
-        return asha(study.spec).decide(step, value, better=better, others=others)
+        rungs = asha(study.spec)
+        better, others = self.desk.storage.standing(
+            study.id, step, value, but=number, left_out=left_out, later=rungs.later(step)
+        )
+        return rungs.decide(step, value, better=better, others=others)
 
     def _keep(self, decision: Decision | None) -> Decision | None:
         """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""

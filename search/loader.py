@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.rows import PAUSED, SPARED, TRAINABLE, TrialRow
+from search.rows import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRow
 from search.space import REPEAT, strip
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
@@ -160,6 +160,8 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
     # A trial that waits for its first start has no parameters yet, but may be bound to some.
     drawn = {strip(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
     drawn |= {strip(name): _external(value, distribution) for name, value, distribution in stored.params}
+    config = attrs.get("config") or {}
+    drawn |= {key: config[key] for key in drawn if key in config}  # what was trained, where that was changed to fit
     return TrialRow(
         study=study_name,
         number=stored.number,
@@ -174,9 +176,11 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         seconds=attrs.get("seconds") or 0.0,
         reason=attrs.get("reason"),
         violation=attrs.get(f"constraints:{TRAINABLE}") or 0.0,
+        fitted=tuple(attrs.get(FITTED) or ()),
+        correct=attrs.get(CORRECT) or {},
         crashes=tuple(attrs.get("crashes") or ()),
         anew=tuple(attrs.get("anew") or ()),
-        config=attrs.get("config") or {},
+        config=config,
         parameters=attrs.get("parameters"),
         macs=attrs.get("macs"),
         images_per_second=attrs.get("images_per_second"),

@@ -51,6 +51,8 @@ class Snapshot:
     eta: Eta | None = None
     time_left_s: float | None = None
     """Of the hours that the study may run; None without such a limit."""
+    compared: str = ""
+    """How trials compare with the baseline."""
     workers: tuple[WorkerLine, ...] = ()
     finished: tuple[TrialRow, ...] = ()
     """Trials that have finished since the last snapshot."""
@@ -91,8 +93,9 @@ class Pace:
             best=study.best,
             seconds=seconds,
             trials_per_hour=3600 * done / seconds if done > 0 and seconds > 0 else None,
-            eta=None if study.counts.paused else eta(done=done, left=left, seconds=seconds),  # those end all at once
+            eta=None if study.counts.paused else _within(eta(done=done, left=left, seconds=seconds), left_s),
             time_left_s=left_s,
+            compared=progress.compared,
             workers=self._workers(progress, now),
             finished=news,
         )
@@ -128,6 +131,11 @@ def eta(*, done: int, left: int, seconds: float) -> Eta | None:
     middle = seconds * left / done
     spread = exp(_Z80 * sqrt(1 / (left - 0.5) + 1 / (done - 0.5)))
     return Eta(seconds=middle, low=middle / spread, high=middle * spread)
+
+
+def _within(found: Eta | None, left_s: float | None) -> Eta | None:
+    """When the trials will be done, if the hours let them be."""
+    return found if found is None or left_s is None or found.low <= left_s else None
 
 
 def _where(running: Running) -> str:

@@ -121,8 +121,8 @@ def drawn(report: Report) -> dict[str, go.Figure]:
     """Every picture by its name; none of what there is nothing of."""
     trials, objective = report.trials, report.study.objective
     found: dict[str, go.Figure] = {}
-    if report.verdict is not None:
-        found["confusion"] = charts.confusion(report.verdict.standings[0].confusion.tolist(), report.verdict.classes)
+    if report.verdict is not None and report.standing is not None:
+        found["confusion"] = charts.confusion(report.standing.confusion.tolist(), report.verdict.classes)
     if report.importances.found:
         found["importance"] = charts.importance(report.importances)
     for place, name in enumerate(report.study.objectives[1:], 1):

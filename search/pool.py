@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from data.errors import DataError
-from search import home, lease, logbook, query, room, study, worker
+from search import home, lease, logbook, query, room, selection, study, worker
 from search.clock import Clock
 from search.crew import LOOK_S, Crew, Hand, Seat
-from search.errors import AllFailed, ConvsearchError, DatabaseError, DiskError, SpecError
+from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
@@ -53,6 +53,7 @@ class End(StrEnum):
 
     DONE = "done"
     HOURS = "its hours are spent"
+    NOTHING_FOUND = "no trial beats the baseline"
     ASKED = "asked to stop"
     DETACHED = "stored, for `convsearch serve` or `convsearch worker` to work on"
     HUNG_UP = "the terminal was closed"
@@ -100,6 +101,18 @@ class Pool:
     _lost: int = 0
     """Workers that did not reach the database, since a trial was finished."""
     _is_warned: bool = False
+    _impossible: list[str] = field(default_factory=list)
+    """Why trials could not be trained, as long as none could."""
+    _fitted: set[int] = field(default_factory=set)
+    """Numbers of trials of which it was said that they were changed."""
+    _done_before: int | None = None
+    """Trials that had finished before."""
+    _compared: object = None
+    """What there was of trials when they were last compared with the baseline."""
+    _told: str = ""
+    """How they compared."""
+    _is_beaten: bool = False
+    """Whether the baseline was, by more than chance."""
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
@@ -112,6 +125,7 @@ class Pool:
 
         Raises:
             AllFailed: every trial so far has failed.
+            AllImpossible: none of the first trials can be trained.
             DataError, DatabaseError, DiskError, SpecError: workers met that, wherever they can be, and no trial is to
                 blame.
             ConvsearchError: workers die before they begin a trial.
@@ -174,7 +188,10 @@ class Pool:
         progress = self._progress()
         self._lost = 0 if progress.finished else self._lost
         self._epochs_s += [trial.seconds / trial.epochs for trial in progress.finished if trial.epochs > 0]
-        self.view.update(progress)
+        self._refuse_impossible(progress)
+        self._tell_fitted(progress)
+        self._compare(progress)
+        self.view.update(replace(progress, compared=self._told))
         if progress.study.stop:
             self._end = self._end or End.ASKED
         if self._is_out_of_time(progress.study, self._clock.tick(progress.study.seconds_run)):
@@ -183,6 +200,48 @@ class Pool:
         enough = min(SAME_FAILURES, counts.budget)
         if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
             raise AllFailed(self._why_all_failed())
+
+    def _tell_fitted(self, progress: Progress) -> None:
+        """Say what was changed in a point that was given, because it could not be trained as it was."""
+        given = max(len(self.study.spec.points), 1)
+        for each in (*(running.trial for running in progress.running), *progress.finished):
+            if each.fitted and each.number < given and each.number not in self._fitted:
+                self._fitted.add(each.number)
+                is_baseline = each.number == progress.study.baseline
+                name = f"trial {each.number}" + (", the baseline," if is_baseline else "")
+                self.view.say(f"{name} could not be trained as it was given; it has {', '.join(each.fitted)}")
+
+    def _refuse_impossible(self, progress: Progress) -> None:
+        """Give a study up of which no configuration can be trained."""
+        counts = progress.study.counts
+        if self._done_before is None:  # what came of those, another version may have decided
+            self._done_before = counts.finished
+            return
+        self._impossible += [each.reason or "" for each in progress.finished if each.violation > 0 and not each.curve]
+        is_alone = counts.finished - self._done_before == len(self._impossible) and counts.paused == 0
+        if not is_alone or len(self._impossible) < min(SAME_FAILURES, counts.budget - self._done_before):
+            return
+        raise AllImpossible(
+            f"none of {len(self._impossible)} trials of {self.study.name!r} can be trained; the last one is "
+            f"{self._impossible[-1]}: change that in the study file"
+        )
+
+    def _compare(self, progress: Progress) -> None:
+        """End a search whose trials do not beat its baseline: the time that is left is for its last training."""
+        row, patience = progress.study, self.study.spec.search.patience
+        if row.hours is None or row.baseline is None:
+            return
+        steps = () if self._is_beaten else tuple(len(each.trial.curve) for each in progress.running)
+        if (row.counts, steps) == self._compared:
+            return
+        self._compared = (row.counts, steps)
+        read = selection.ended if self._is_beaten else selection.whole
+        contest = self.storage.patiently(lambda: read(self.storage.engine, self.study.name))
+        self._is_beaten = bool(contest.clear)
+        self._told = contest.told(patience=patience, before=row.judged_before)
+        if not self._is_beaten and contest.has_found_nothing(patience=patience, before=row.judged_before):
+            study.set_attrs(self.storage, self.study.id, nothing_found=True)
+            self._end = self._end or End.NOTHING_FOUND
 
     def _is_out_of_time(self, row: StudyRow, run_s: float) -> bool:
         """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""

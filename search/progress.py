@@ -30,6 +30,7 @@ _BEST_LINES = 3
 def render(snapshot: Snapshot, *, width: int = WIDTH, height: int = HEIGHT) -> Text:
     """The screen: at most `height` lines of at most `width` cells, without a line break at the end."""
     lines = [_bar(snapshot, width), states_line(snapshot.counts), *_pace(snapshot)]
+    lines += [snapshot.compared] if snapshot.compared else []
     lines += _wrapped(_best(snapshot), width, _BEST_LINES)
     if snapshot.workers:
         lines += ["", *_worker_lines(snapshot, room=height - len(lines) - 1)]
@@ -38,7 +39,8 @@ def render(snapshot: Snapshot, *, width: int = WIDTH, height: int = HEIGHT) -> T
 
 def summary(snapshot: Snapshot) -> str:
     """The state of the run on one line."""
-    return "; ".join((counts_line(snapshot.counts), _best(snapshot), *_pace(snapshot)))
+    compared = (snapshot.compared,) if snapshot.compared else ()
+    return "; ".join((counts_line(snapshot.counts), *compared, _best(snapshot), *_pace(snapshot)))
 
 
 def finished_line(trial: TrialRow) -> str:

@@ -7,9 +7,16 @@ process, and prunes at the last step too; this one is a pure function of the sto
 https://arxiv.org/abs/1603.06560.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
+
+#: A rung decides among so many trials at least: of two, the second one would be stopped half of the time.
+LEAST = 3
+#: No rung judges a network that has had fewer updates of its weights, nor compares others with it: a first rung of a
+#: few updates is noise (studies/LOG.md, 2026-11-25).
+UPDATES = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +51,22 @@ class Asha:
             rung *= self.reduction
         return tuple(rungs)
 
+    def later(self, step: int) -> tuple[int, ...]:
+        """The steps behind a rung at which a trial may be judged for the first time, its end included."""
+        return tuple(rung for rung in (*self.rungs(), self.steps) if rung > step)
+
+    def judged_from(self, batches: Sequence[int]) -> int:
+        """The step of the first rung that judges a trial, whose steps end after so many batches each; else its end."""
+        enough = (rung for rung in self.rungs() if batches[rung - 1] >= UPDATES)
+        return next(enough, self.steps)
+
     def decide(self, step: int, value: float, *, better: int, others: int) -> Decision | None:
         """Stop a trial that has `value` at `step`? So many `others` have been there; so many of these were `better`."""
         if not self.is_rung(step):
             return None
         reached = others + 1
+        if reached < LEAST:
+            return None
         keep = max(1, reached // self.reduction)
         if better < keep:
             return None

@@ -14,9 +14,22 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import UsageError
-from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS, VALUES, load_trials, pausing
+from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIAL_ATTRS, TRIALS, VALUES, load_trials, pausing
 from search.reader import place, reading
-from search.rows import FINAL, Brief, Counts, Look, Progress, Ranking, Running, StudyRow, TrialRow, is_verdict, searched
+from search.rows import (
+    CORRECT,
+    FINAL,
+    Brief,
+    Counts,
+    Look,
+    Progress,
+    Ranking,
+    Running,
+    StudyRow,
+    TrialRow,
+    is_verdict,
+    searched,
+)
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
@@ -33,7 +46,7 @@ def studies(engine: sa.Engine) -> tuple[StudyRow, ...]:
 
 def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
     """All studies that convsearch has made, in two reads, however many they are; verdicts first, then by name."""
-    wanted = ("uid", "trials", "hours", "seconds_run", "stop", "spec")
+    wanted = ("uid", "trials", "hours", "seconds_run", "stop", "nothing_found", "spec")
     pairs = sa.select(STUDY_ATTRS.c.study_id, STUDIES.c.study_name, STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key.in_(wanted)
     )
@@ -54,6 +67,7 @@ def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
             hours=attrs.get("hours"),
             seconds_run=attrs.get("seconds_run") or 0.0,
             stop=bool(attrs.get("stop")),
+            nothing_found=bool(attrs.get("nothing_found")),
             has_final=attrs["spec"].get("final") is not None,
             has_verdict=(f"{attrs['name']}{FINAL}", attrs["uid"]) in ended,
             is_verdict=attrs["spec"].get("verdict_on") is not None,
@@ -116,7 +130,12 @@ def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
     Of a complete one its last value counts, of any other its best one: who is better after less training is better.
     One that failed, or cannot be trained, is none of them.
     """
-    able = (each for each in trials(engine, name) if each.state != "FAIL" and each.violation <= 0)
+    return ranked(trials(engine, name))
+
+
+def ranked(trials: Sequence[TrialRow]) -> tuple[tuple[TrialRow, float], ...]:
+    """Of these trials those that were judged, and their values, the best first; see `leading`."""
+    able = (each for each in trials if each.state != "FAIL" and each.violation <= 0)
     judged = [(-value, each.number, each) for each in able if (value := _came_to(each)) is not None]
     return tuple((each, -value) for value, _, each in sorted(judged))
 
@@ -124,6 +143,21 @@ def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
 def _came_to(trial: TrialRow) -> float | None:
     values = trial.values[:1] if trial.state == "COMPLETE" else tuple(value for _, value in trial.curve)
     return max(filter(math.isfinite, values), default=None)
+
+
+def contenders(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, ...], int]:
+    """Trial 0 and all complete trials of a study, and how many but trial 0 have kept which images they recognised."""
+    with reading(engine) as connection:
+        study_id = find_study(connection, name)
+        chosen = _ids(study_id).where((TRIALS.c.state == "COMPLETE") | (TRIALS.c.number == 0))
+        kept = sa.select(sa.func.count()).where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.number != 0,
+            TRIALS.c.state != "FAIL",
+            TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
+            TRIAL_ATTRS.c.key == CORRECT,
+        )
+        return load_trials(connection, name, chosen), connection.execute(kept).scalar_one()
 
 
 def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
@@ -247,6 +281,9 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
         seconds_run=attrs.get("seconds_run") or 0.0,
         hours=attrs.get("hours"),
         stop=bool(attrs.get("stop")),
+        nothing_found=bool(attrs.get("nothing_found")),
+        judged_before=attrs.get("judged_before") or 0,
+        selection=attrs.get("selection"),
         spec=attrs.get("spec") or {},
         data=attrs.get("data") or {},
         uid=attrs.get("uid"),
@@ -257,7 +294,9 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
 
 def _known_study(connection: sa.Connection, study_id: int, known: StudyRow) -> StudyRow:
     """A study anew: its counts, what its launchers write, and its best trial if that is another one now."""
-    changing = ("uid", "trials", "seconds_run", "hours", "stop")
+    if known.spec and known.spec["budget"].get("epochs") is None:  # nobody had settled them
+        return _study(connection, study_id, known.name)
+    changing = ("uid", "trials", "seconds_run", "hours", "stop", "nothing_found", "judged_before", "selection")
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key.in_(changing)
     )
@@ -274,6 +313,9 @@ def _known_study(connection: sa.Connection, study_id: int, known: StudyRow) -> S
         seconds_run=attrs.get("seconds_run") or 0.0,
         hours=attrs.get("hours"),
         stop=bool(attrs.get("stop")),
+        nothing_found=bool(attrs.get("nothing_found")),
+        judged_before=attrs.get("judged_before") or 0,
+        selection=attrs.get("selection"),
     )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import DataError
-from search import answers, output, query, stops
+from search import answers, output, query, selection, stops
 from search.errors import DiskError, UsageError
 from search.home import checked_name
 from search.reader import open_reader
+from search.rows import is_search
 from search.talk import say
 
 #: Seconds between two answers of --watch.
@@ -53,7 +54,11 @@ def best(args: argparse.Namespace) -> int:
         if args.csv:
             sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
             return 0
-        return output.answer(answers.best_json(ranking), answers.best_grid(ranking), as_json=args.json)
+        found = selection.delivered(engine, args.study) if is_search(ranking.study) else None
+        told = answers.best_json(ranking) | {"selection": None if found is None else found.as_json()}
+        return output.answer(
+            told, answers.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json
+        )
 
     return _watched(args, told)
 

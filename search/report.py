@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from search import answers, charts, contest, query, ruling
+from search import answers, charts, contest, query, ruling, selection
 from search import audit as audits
 from search import compare as comparing
 from search import insight as insights_of
 from search.audit import Audit
-from search.contest import Verdict
+from search.contest import Standing, Verdict
 from search.errors import UsageError
 from search.importance import Importances, importances
 from search.insight import Insights
 from search.output import Grid, number, settings
-from search.rows import Look, StudyRow, TrialRow, is_verdict
+from search.rows import Look, StudyRow, TrialRow, is_search, is_verdict
 
 #: Best trials in the table.
 TOP = 10
@@ -47,6 +47,8 @@ class Report:
     trials: tuple[TrialRow, ...]
     best: tuple[TrialRow, ...]
     verdict: Verdict | None
+    standing: Standing | None
+    """What of it is delivered."""
     looks: tuple[Look, ...]
     insights: Insights
     importances: Importances
@@ -56,11 +58,13 @@ class Report:
     spent: Spent
     reasons: tuple[tuple[str, int], ...]
     """Why trials were pruned or failed, and how many."""
+    delivered: str = ""
+    """Which configuration a search delivers, and why."""
 
     @property
     def answer(self) -> tuple[str, ...]:
-        """The answer in two sentences."""
-        return (_found(self), _judged(self))
+        """The answer in two or three sentences."""
+        return tuple(filter(None, (_found(self), self.delivered, _judged(self))))
 
 
 def gather(engine: sa.Engine, name: str) -> Report:
@@ -84,6 +88,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
         trials=trials,
         best=query.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict,
+        standing=None if verdict is None else selection.of_verdict(engine, verdict),
         looks=query.looks(engine, fingerprint),
         insights=insights_of.insights(study, trials),
         importances=importances(engine, name),
@@ -91,6 +96,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
         audit=audits.audit(study, trials),
         spent=spent(study, trials),
         reasons=reasons(trials),
+        delivered=selection.delivered(engine, name).sentence if is_search(study) else "",
     )
 
 
@@ -128,6 +134,8 @@ def _kind(reason: str) -> str:
     """A reason without the numbers of its trial."""
     if found := re.match(r"rank \d+ of \d+ (at step \d+)", reason):
         return f"fell behind {found[1]}"
+    if found := re.match(r"[\d.]+ behind the baseline (at step \d+)", reason):
+        return f"fell behind the baseline {found[1]}"
     head = reason.split(":", 1)[0]
     return head if head in ("impossible", "diverged", "out of memory") else reason.split("\n", 1)[0][:80] or "no reason"
 
@@ -148,11 +156,11 @@ def _found(report: Report) -> str:
 
 
 def _judged(report: Report) -> str:
-    if report.verdict is None:
+    if report.verdict is None or report.standing is None:
         looked = ", ".join(look.study for look in report.looks)
         others = f" ({looked} looked at the same test images)" if looked else ""
         return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
-    lead = report.verdict.standings[0]
+    lead = report.standing
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval[0]:.4f} to {lead.interval[1]:.4f})"
     duels = [ruling.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
     told = f"On {report.verdict.images:,} test images {lead.name} comes to {number(lead.test)}{spread}"

@@ -19,6 +19,15 @@ PAUSED = "paused"
 SPARED = "spared"
 """The user attribute of a trial that is audited: what the pruner would have decided, and where."""
 
+FITTED = "fitted"
+"""The user attribute of a trial whose values were changed because they could not be trained: a text for each."""
+
+JUDGED_FROM = "judged_from"
+"""The user attribute of a trial that is not judged at the first rung: the step of the one that first does."""
+
+CORRECT = "correct"
+"""The user attribute of a trial: which validation images it recognised, at rungs and at its end (`search.correct`)."""
+
 
 def is_verdict(name: str) -> bool:
     """Whether a study of that name is of the last trainings of another one."""
@@ -51,9 +60,14 @@ class Counts:
         return self.complete + self.pruned + self.failed
 
     @property
+    def begun(self) -> int:
+        """Trials that there are, in whatever state."""
+        return self.finished + self.running + self.waiting + self.paused
+
+    @property
     def remaining(self) -> int:
         """Trials that are still to be begun."""
-        return max(0, self.budget - self.finished - self.running - self.waiting - self.paused)
+        return max(0, self.budget - self.begun)
 
     @property
     def to_do(self) -> int:
@@ -89,6 +103,10 @@ class TrialRow:
     """Of a trial that is audited: that the pruner would have stopped it, at which `step`, with which `value`, and the
     `reason`.
     """
+    fitted: tuple[str, ...] = ()
+    """Values that were changed because they could not be trained: `batch_size 256 -> 128`."""
+    correct: Mapping[str, Any] = field(default_factory=dict)
+    """Which validation images it recognised (`search.correct`); empty for a trial of an older version."""
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
     anew: tuple[int, ...] = ()
@@ -129,6 +147,12 @@ class StudyRow:
     hours: float | None = None
     stop: bool = False
     """It was asked to stop."""
+    nothing_found: bool = False
+    """Its search has ended because no trial beats the baseline (`[search] patience`)."""
+    judged_before: int = 0
+    """Trials that count no more for that, because somebody has asked for more since."""
+    selection: Mapping[str, Any] | None = None
+    """What its last training was begun with, or of a last training, what it trains (`search.selection`)."""
     spec: Mapping[str, Any] = field(default_factory=dict)
     """The resolved study file; empty for a study that convsearch did not make."""
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -138,6 +162,12 @@ class StudyRow:
     """Of the packages, the machine and the commit that it was begun with."""
     depot: str | None = None
     """Its folder among those of the far checkpoints of several studies."""
+
+    @property
+    def baseline(self) -> int | None:
+        """The number of the trial that all others are compared with; None where there is none, as in older studies."""
+        search = self.spec.get("search", {})
+        return 0 if search.get("baseline") and search.get("sampler") != "grid" else None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -159,6 +189,12 @@ class StudyRow:
         if budget.get("epochs") is None or budget.get("trial_macs") is not None:
             return None
         return float(budget["epochs"])
+
+
+def is_search(study: StudyRow) -> bool:
+    """Whether a study chooses a configuration: no comparison, no verdict, nothing that convsearch did not make."""
+    spec = study.spec
+    return bool(spec) and not spec.get("compare") and spec.get("verdict_on") is None and len(study.directions) < 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,6 +230,8 @@ class Brief:
     hours: float | None
     seconds_run: float
     stop: bool
+    nothing_found: bool
+    """Its search has ended because no trial beats the baseline."""
     has_final: bool
     """A last training follows on it."""
     has_verdict: bool
@@ -203,9 +241,11 @@ class Brief:
 
     @property
     def is_over(self) -> bool:
-        """Whether all its trials are done, or its hours are spent; a verdict ends by itself when they are."""
+        """Whether all its trials are done, its hours are spent, or it has found nothing; a verdict ends by itself when
+        its hours are spent.
+        """
         is_late = self.hours is not None and not self.is_verdict and self.seconds_run >= self.hours * 3600
-        return self.finished >= self.budget or is_late
+        return self.finished >= self.budget or is_late or self.nothing_found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,3 +265,5 @@ class Progress:
     running: tuple[Running, ...]
     finished: tuple[TrialRow, ...]
     """Those that finished and that the caller had not seen, by number."""
+    compared: str = ""
+    """How trials compare with the baseline, in words."""

@@ -26,12 +26,13 @@ from models.backbone import pretrained
 from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
-from search import checkpoint, gallery, logbook, spec
+from search import checkpoint, correct, gallery, logbook, spec
 from search.courier import Unreachable
 from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.pruner import Decision
+from search.rows import CORRECT
 from search.study import asha
 from search.workplace import Workplace
 
@@ -67,13 +68,15 @@ class Run:
     seed: int
     step_epochs: Fraction
     """Of a step; see `Budget.step_epochs`."""
+    judged_from: int = 0
+    """The step of the first rung that judges it."""
     curve: dict[int, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
     _ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ledger = Ledger(desk=self.place, claim=self.claim, trial=self.trial)
+        self._ledger = Ledger(desk=self.place, claim=self.claim, trial=self.trial, judged_from=self.judged_from)
 
     def to_the_end(self) -> Outcome:
         steps = self.place.study.spec.budget.steps
@@ -128,14 +131,17 @@ class Run:
     def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[Decision | None]:
         """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
         for step in sorted(self.curve.keys() - self._ledger.reported):
-            yield self._record(step, self.curve[step])
+            # The weights are still those of the newest one, unless a stop came in the middle of the next.
+            is_there = step == training.step and training.batch == ends[step - 1]
+            result = self._evaluate(training) if is_there and self._keeps(step) else None
+            yield self._record(step, self.curve[step], result=result)
         if self.curve:  # it may be reported, and not judged yet
             yield self._ledger.ask_optuna(max(self.curve), self.curve[max(self.curve)])
         if training.step > len(self.curve):  # trained, and not evaluated yet
             yield self._end_step(training, training.step)
         self._anneal(training, ends)
-        for result in training.run(lambda first, last: self.watched(batches(first, last)), ends):
-            yield self._end_step(training, result.step, images_per_second=result.images / result.seconds)
+        for told in training.run(lambda first, last: self.watched(batches(first, last)), ends):
+            yield self._end_step(training, told.step, images_per_second=told.images / told.seconds)
             self._anneal(training, ends)
 
     def _anneal(self, training: Training, ends: tuple[int, ...]) -> None:
@@ -166,24 +172,49 @@ class Run:
 
     def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
         """Evaluate, write the checkpoint, then the report and the decision."""
-        data = self.place.data
-        result = evaluate(training.judged(), self.judging(data.validation), len(data.info.classes))
+        result = self._evaluate(training)
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
             raise Diverged(step, training.batch, result.loss)
         self.curve[step] = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.save(training, step=step)
         if step == self.place.study.spec.budget.steps:
-            self.keep_picture(result, data.validation)
+            self.keep_picture(result, self.place.data.validation)
         self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
-        return self._record(step, self.curve[step], images_per_second=images_per_second)
+        return self._record(step, self.curve[step], images_per_second=images_per_second, result=result)
 
-    def _record(self, step: int, value: float, *, images_per_second: float | None = None) -> Decision | None:
+    def _evaluate(self, training: Training) -> Evaluation:
+        """Judge the network on the validation images."""
+        data = self.place.data
+        return evaluate(training.judged(), self.judging(data.validation), len(data.info.classes))
+
+    def _keeps(self, step: int) -> bool:
+        """Whether it is kept which images were recognised at a step: at rungs and at the end, where trials compare."""
+        stored = self.place.study.spec
+        return step == stored.budget.steps or (asha(stored).is_rung(step) and step >= self.judged_from)
+
+    def _correct(self, step: int, result: Evaluation) -> dict[str, Any]:
+        """What is kept of the images that were recognised, with those of earlier steps."""
+        part = self.place.data.validation
+        labels = part.labels[part.indices].cpu()
+        classes = len(self.place.data.info.classes)
+        before = self.trial.user_attrs.get(CORRECT, {})
+        return correct.kept(before, step, (result.predicted == labels).numpy(), labels.numpy(), classes=classes)
+
+    def _record(
+        self,
+        step: int,
+        value: float,
+        *,
+        images_per_second: float | None = None,
+        result: Evaluation | None = None,
+    ) -> Decision | None:
         return self._ledger.record(
             step,
             value,
             epochs=float(step * self.step_epochs),
             seconds=self.seconds(),
             images_per_second=images_per_second,
+            correct=None if result is None or not self._keeps(step) else self._correct(step, result),
         )
 
     def keep_picture(self, result: Evaluation, part: Part) -> None:

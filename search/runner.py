@@ -9,12 +9,15 @@ import optuna
 import torch
 
 from data.errors import DataError
-from data.parts import load_search, together
+from data.parts import SearchData, load_search, together
 from search import desk, objective, shift, study
 from search.lease import Claim
 from search.outcome import Outcome, Stopped
 from search.post import Post
 from search.run import Pulse, Run
+from search.speed import with_epochs
+from search.storage import Storage
+from search.study import StoredStudy
 from search.verdict import VerdictRun
 from search.workplace import Workplace
 
@@ -59,6 +62,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
+    stored = _with_epochs(post, own.storage, stored, data, device)
     if stored.spec.verdict_on is not None:
         data = replace(data, train=together(data.train, data.validation))
     return Workplace(
@@ -73,3 +77,20 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
         cache=Path(post.cache),
         workers=post.workers,
     )
+
+
+def _with_epochs(
+    post: Post, storage: Storage, stored: StoredStudy, data: SearchData, device: torch.device
+) -> StoredStudy:
+    """The study with the epochs of a whole trial, measured by each worker that begins; the first one settles them."""
+    if stored.spec.budget.epochs is not None:
+        return stored
+    measured = with_epochs(
+        stored.spec,
+        study.limits_of(stored),
+        validation=len(data.validation),
+        search_s=study.search_seconds_left(storage, stored.id),
+        workers=post.workers,
+        device=device,
+    )
+    return study.settle_epochs(storage, stored, float(measured.budget.epochs or 0.0))

@@ -27,9 +27,10 @@ OTHERS = 500
 
 
 def build(
-    name: str, *, study_seed: int, number: int, startup_trials: int, seen: optuna.Study
+    name: str, *, study_seed: int, number: int, startup_trials: int, seen: optuna.Study, draw: int = 0
 ) -> optuna.samplers.BaseSampler:
     """The sampler of trial `number`: a fresh one for each trial, with a seed of its own. What it learns from is `seen`.
+    `draw` counts how often the trial was drawn before.
 
     Optuna's samplers carry their random state in the process, so that workers with one seed draw the same points, and a
     resumed study repeats itself; all that TPE has learnt is in the stored trials. TPE is multivariate, with groups of
@@ -37,7 +38,7 @@ def build(
     parallel workers spread out (constant liar); every tenth trial is drawn at random. Bergstra et al. 2011; Watanabe
     2023, https://arxiv.org/abs/2304.11127.
     """
-    seed = derive(study_seed, number, "sampler")
+    seed = derive(study_seed, number, "sampler", *((draw,) if draw else ()))
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(population_size=max(2, startup_trials), seed=seed)
     if name != "tpe" or is_random(number):

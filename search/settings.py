@@ -20,6 +20,11 @@ Objectives = Annotated[
     BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
 ]
 
+#: Trials of a search that says nothing of them: without hours, and with hours, which end it long before.
+TRIALS, MOST_TRIALS = 100, 1000
+#: Where [budget] epochs are left out, a trial is judged so often; rungs are at 1/9, 1/3 and the end of it.
+EVALUATIONS = 9
+
 #: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
 MOST_TRAINED = 10
 
@@ -30,11 +35,15 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     trials: Annotated[int, Field(ge=1)]
-    """Of the whole study, over all workers and all runs. A grid or a comparison may leave it out: all its cells."""
-    epochs: Annotated[float, Field(gt=0)]
-    """Passes over the training images of a trial that is not pruned; may be fractional."""
+    """Of the whole study, over all workers and all runs. Left out, it is all cells of a grid or comparison; of a search
+    100, or with hours as many as they allow."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training images of a trial that is not pruned; may be fractional. Left out, as many as let eight
+    whole trials fit into the hours of the search, and at least 216 updates of the weights."""
     steps_per_epoch: Annotated[int, Field(ge=1)] = 1
     """Equal shares of an epoch after which a trial is judged; curves, rungs and checkpoints count these steps."""
+    evaluations: Annotated[int, Field(ge=1)] | None = None
+    """Equal parts of a whole trial after which it is judged, in place of steps_per_epoch. Left out with epochs: 9."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock in which the study may run, added up over its runs."""
     trial_macs: Annotated[float, Field(ge=1)] | None = None
@@ -48,7 +57,18 @@ class Budget(BaseModel):
     """Milliseconds in which a worker must be able to classify one image; slower networks are not trained."""
 
     @model_validator(mode="after")
+    def _steps_are_said_once(self) -> Self:
+        if self.steps_per_epoch > 1 and (self.epochs is None or self.evaluations is not None):
+            raise ValueError(
+                f"steps_per_epoch = {self.steps_per_epoch} divides epochs that are given, and not evaluations; "
+                "give epochs without evaluations, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
+        if self.epochs is None or self.evaluations is not None:
+            return self
         exact = Decimal(str(self.epochs)) * self.steps_per_epoch
         if exact < 1 or exact % 1:
             raise ValueError(
@@ -60,11 +80,20 @@ class Budget(BaseModel):
     @property
     def steps(self) -> int:
         """Steps of a trial that is not pruned."""
-        return int(Decimal(str(self.epochs)) * self.steps_per_epoch)
+        if self.evaluations is not None:
+            return self.evaluations
+        return EVALUATIONS if self.epochs is None else int(Decimal(str(self.epochs)) * self.steps_per_epoch)
 
     def step_epochs(self, *, images: int, macs: int) -> Fraction:
-        """Epochs in a step of a trial that has so many images, and needs so many multiply-accumulates for each."""
+        """Epochs in a step of a trial that has so many images, and needs so many multiply-accumulates for each.
+
+        Raises ValueError while nobody has settled the epochs of a study that leaves them out.
+        """
+        if self.epochs is None:
+            raise ValueError("epochs are left out, and not settled yet")
         share = Fraction(1, self.steps_per_epoch)
+        if self.evaluations is not None:
+            share = Fraction(str(self.epochs)) / self.evaluations
         if self.trial_macs is None:
             return share
         return min(share, Fraction(int(self.trial_macs), macs * images * self.steps))
@@ -92,6 +121,12 @@ class Search(BaseModel):
     Else a rung sees the beginning of a long schedule: one that falls late, or rises first, looks worse than it is."""
     audit: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
     """Share of the trials that the pruner may not stop, nor count: how they end tells how often it stops good ones."""
+    baseline: bool = True
+    """Whether trial 0 is the known point: the first row of [[try]], and what it leaves open at the defaults. It is
+    never stopped, and the last training takes another trial only if that beats it by more than chance."""
+    patience: Annotated[int, Field(ge=1)] = 12
+    """Where hours are given, the search ends when so many trials were judged, and none beats the baseline by more than
+    chance; the time that is left is for the last training."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe begins to learn; of nsga2: trials of a generation."""
     repeats: Annotated[int, Field(ge=1)] = 1
@@ -158,13 +193,17 @@ def read_final(raw: object, *, budget: Budget, compares: bool) -> Final | None:
     return final
 
 
-def read_budget(raw: object, *, cells: int | None, search: Search) -> Budget:
+def read_budget(raw: object, *, cells: int | None, search: Search, timed: bool = False) -> Budget:
     """The table [budget]. `cells` of a grid or comparison are its trials, unless it says fewer; None for a search.
+    `timed`: hours are given elsewhere.
 
     Raises SpecError, also if no trial is long enough for its pruner.
     """
     given = expect_table("[budget]", raw)
-    budget = read("[budget]", Budget, given if cells is None else {"trials": cells, **given})
+    usual = MOST_TRIALS if timed or given.get("hours") is not None else TRIALS
+    budget = read("[budget]", Budget, {"trials": usual if cells is None else cells, **given})
+    if cells is not None and budget.epochs is None:
+        raise SpecError("[budget] epochs is missing; a grid or comparison trains all its cells equally long")
     if cells is not None and budget.trials > cells:
         raise SpecError(
             f"[budget] trials must be at most {cells}, the cells there are, but got {budget.trials}; "

@@ -22,7 +22,7 @@ from search.lease import Claim
 from search.outcome import Outcome, Paused, Stopped
 from search.owner import this_process
 from search.rows import TRAINABLE
-from search.spec import queue
+from search.spec import baseline
 from search.storage import TRIAL_VALUES, TRIALS, Storage
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
@@ -35,7 +35,7 @@ Work = Callable[[Claim, optuna.Trial], Outcome]
 def work(desk: Desk, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
     """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
     owner = this_process(desk.storage.token or "")
-    points, ladder = queue(desk.study.spec), study.ladder(desk.study.spec)
+    points, ladder = study.queue(desk.study), study.ladder(desk.study.spec)
     is_sound = True
     while is_sound and not stopping():
         claim = lease.claim(desk.storage, desk.study.id, owner, points, ladder)
@@ -113,7 +113,7 @@ def tidy(desk: Desk, number: int) -> None:
         _forget_if_pruned(desk, number)
         return
     ranked = best_trials(desk.storage, desk.study.id, top=KEEP_BEST + DRIVEN_OUT)
-    unneeded = {number, *ranked[KEEP_BEST:]} - set(ranked[:KEEP_BEST])
+    unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(desk.study.spec)}
     forget(desk, unneeded)
     for finished in unneeded:
         with suppress(OSError):

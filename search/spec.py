@@ -38,6 +38,8 @@ MAY_CHANGE: Final = frozenset(
         ("[budget]", "hours"),
         ("[data]", "path"),
         ("[search]", "audit"),
+        ("[search]", "baseline"),
+        ("[search]", "patience"),
         ("[final]", "epochs"),
         ("[final]", "share"),
         ("[final]", "top"),
@@ -89,8 +91,9 @@ def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
     raise UsageError("; ".join(filter(None, [listed, similar(path.stem, known)])))
 
 
-def load(path: Path, overrides: Mapping[str, str] | None = None) -> StudySpec:
+def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool = False) -> StudySpec:
     """The study that a file describes. `overrides` are dotted keys and the text of their values: budget.epochs -> "4".
+    `timed`: hours are given elsewhere.
 
     Raises SpecError, with the file, the table, the rule and the value, for everything that cannot be.
     """
@@ -100,14 +103,14 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> StudySpec:
         raw = tomllib.loads(_text(path))
         for key, text in overrides.items():
             _override(raw, key, parse_value(text))
-        return build(raw)
+        return build(raw, timed=timed)
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no Unicode, a number without end
         raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
-def build(raw: Mapping[str, Any], *, verdict_on: str | None = None) -> StudySpec:
+def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool = False) -> StudySpec:
     """The study that the tables describe.
 
     Raises SpecError for the first thing that cannot be, and UnknownKey for a key that is none.
@@ -123,7 +126,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None) -> StudySpec
     listed = search.sampler == "grid"
     points = read_points(raw.get("try", []), space, listed=listed)
     cells = len(grid(_with_rows(space, rows), search.repeats)) if listed else None
-    budget = read_budget(raw.get("budget", {}), cells=cells, search=search)
+    budget = read_budget(raw.get("budget", {}), cells=cells, search=search, timed=timed)
     if not listed and budget.trials > 1 and not is_searched(space):
         raise SpecError("[space] leaves nothing to search; give at least one parameter a list or a range")
     data = read("[data]", DataConfig, raw.get("data", {}))
@@ -152,6 +155,23 @@ def queue(spec: StudySpec) -> tuple[dict[str, Value], ...]:
 def habits(spec: StudySpec) -> dict[str, Value]:
     """Where evolution begins, key -> value: at the first point of [[try]], and what it leaves open at the defaults."""
     return {**DEFAULTS, **(spec.points[0] if spec.points else {})}
+
+
+def baseline(spec: StudySpec) -> int | None:
+    """The number of the trial that all others are compared with; None where there is none."""
+    return 0 if spec.search.baseline and spec.search.sampler != "grid" else None
+
+
+def settled(spec: StudySpec, known: StudySpec) -> StudySpec:
+    """The same study, where it leaves open what was settled when it was stored as `known`: that stays."""
+    data, budget = {}, {}
+    if spec.data.validation is None:
+        data["validation"] = known.data.validation
+    if spec.budget.epochs is None:
+        budget = {key: getattr(known.budget, key) for key in ("epochs", "steps_per_epoch")}
+        if spec.budget.evaluations is None:
+            budget["evaluations"] = known.budget.evaluations
+    return replace(spec, data=spec.data.model_copy(update=data), budget=spec.budget.model_copy(update=budget))
 
 
 def draw(spec: StudySpec, trial: Trial) -> dict[str, Value]:
@@ -260,7 +280,7 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
-        tables["search"] = {"audit": 0.0, **tables["search"]}  # older versions had none
+        tables["search"] = {"audit": 0.0, "baseline": False, **tables["search"]}  # older versions had none
         return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error

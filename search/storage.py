@@ -38,6 +38,7 @@ from search.errors import DatabaseError, LeaseLost
 from search.history import History
 from search.reader import one_moment, sqlite_path
 from search.retry import patiently
+from search.rows import JUDGED_FROM
 from search.times import Times
 from search.trouble import database_error, passes, unusable
 from search.writes import Row, Write, attr, batches, fenced, upserting
@@ -387,11 +388,19 @@ class Storage(History):
     # -- our own reads ---------------------------------------------------------------------------------------
 
     def standing(
-        self, study_id: int, step: int, value: float, *, but: int, left_out: frozenset[int] = frozenset()
+        self,
+        study_id: int,
+        step: int,
+        value: float,
+        *,
+        but: int,
+        left_out: frozenset[int] = frozenset(),
+        later: tuple[int, ...] = (),
     ) -> tuple[int, int]:
         """How a value at `step` stands: how many trials have a better one there, and how many have one at all.
 
-        Failed trials do not count, nor do trial number `but` and those of the numbers that are `left_out`.
+        Failed trials do not count, nor do trial number `but`, those of the numbers that are `left_out`, and those that
+        are judged from a `later` step on.
         """
         theirs = CURVES.c.intermediate_value
         count = sa.select(sa.func.count().filter(theirs > value), sa.func.count()).where(
@@ -399,6 +408,7 @@ class Storage(History):
             TRIALS.c.study_id == study_id,
             TRIALS.c.number != but,
             _none_of(left_out),
+            ~judged_later(later),
             TRIALS.c.state != TrialState.FAIL,
             CURVES.c.step == step,
             theirs.is_not(None),  # SQLite stores a NaN as NULL
@@ -412,6 +422,17 @@ def _none_of(numbers: frozenset[int]) -> sa.ColumnElement[bool]:
     """That a trial has none of these numbers: as one text, because parameters by the hundred cost 6 ms each time."""
     listed = ", ".join(map(str, sorted(numbers)))
     return sa.literal_column(f"trials.number NOT IN ({listed})", sa.Boolean) if numbers else sa.true()
+
+
+def judged_later(steps: tuple[int, ...]) -> sa.ColumnElement[bool]:
+    """That a trial is judged from one of these steps on, and not before."""
+    if not steps:
+        return sa.false()
+    return sa.exists().where(
+        TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
+        TRIAL_ATTRS.c.key == JUDGED_FROM,
+        TRIAL_ATTRS.c.value_json.in_([json.dumps(step) for step in steps]),
+    )
 
 
 def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:

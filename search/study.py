@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -13,10 +14,14 @@ from optuna.storages import _CachedStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from data.dataset import searched
+from models.config import Impossible
 from search import query
 from search import spec as specs
+from search.domain import Value
 from search.errors import SpecError
-from search.evolution import Evolution, usual_point
+from search.evolution import AtRest, Evolution, Given, usual_point
+from search.fit import Limits, fitted
 from search.ladder import Gate, Ladder
 from search.origin import code, environment
 from search.pruner import Asha
@@ -24,6 +29,7 @@ from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
 from search.seed import derive, is_audited
+from search.space import sample, strip
 from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
@@ -63,13 +69,14 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         known = attrs_of(connection, study_id)
         if "spec" not in known:
             _refuse_foreign(connection, study_id, name)
-            known = _first_attrs(spec, data)
+            known = _first_attrs(_with_validation(spec, data), data)
             put(storage, connection, study_id, **known)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, known, spec, data)
-        # What is audited stays: an older version audited nothing, and its trials are not chosen anew.
-        search = spec.search.model_copy(update={"audit": known["spec"]["search"].get("audit", 0.0)})
-        wanted = replace(spec, search=search)
+        # What is audited stays, and so does the baseline: an older version had neither, and trials are not chosen anew.
+        begun = specs.restore(known["spec"])
+        search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in ("audit", "baseline")})
+        wanted = replace(specs.settled(spec, begun), search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
         return _stored(study_id, name, known, wanted)
@@ -163,6 +170,13 @@ def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
     storage.write(lambda connection: put(storage, connection, study_id, **attrs))
 
 
+def search_more(storage: Storage, study: StoredStudy, *, judged: int) -> None:
+    """Let a search go on that had found nothing: the `judged` trials until now do not count against it any more. What
+    was selected then is forgotten.
+    """
+    set_attrs(storage, study.id, nothing_found=False, judged_before=judged, selection=None)
+
+
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
     storage.write(lambda connection: put(storage, connection, query.find_study(connection, name), stop=True))
@@ -173,10 +187,84 @@ def seconds_run(storage: Storage, study_id: int) -> float:
     return float(storage.read(lambda connection: attrs_of(connection, study_id))["seconds_run"])
 
 
-def for_trial(cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial]) -> optuna.Study:
-    """Optuna's view of the study, with the sampler and the pruner of this trial; the sampler learns from `seen`."""
+def search_seconds_left(storage: Storage, study_id: int) -> float | None:
+    """The seconds that a search still has of its hours; None if it has no such limit."""
+    attrs = storage.read(lambda connection: attrs_of(connection, study_id))
+    return None if attrs.get("hours") is None else max(0.0, 3600 * attrs["hours"] - attrs["seconds_run"])
+
+
+def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> StoredStudy:
+    """The study with the epochs of a whole trial, which the first worker that has measured settles for all."""
+
+    def settle(connection: sa.Connection) -> StudySpec:
+        storage.lock_study(connection, study.id)
+        known = specs.restore(attrs_of(connection, study.id)["spec"])
+        if known.budget.epochs is not None:
+            return known
+        budget = known.budget.model_copy(update={"epochs": epochs, "evaluations": known.budget.steps})
+        settled = replace(known, budget=budget)
+        put(storage, connection, study.id, spec=specs.dump(settled))
+        return settled
+
+    return replace(study, spec=specs.settled(study.spec, storage.write(settle)))
+
+
+def limits_of(study: StoredStudy) -> Limits:
+    """What the images allow that the trials of a study are trained on; those of a last training are all there are."""
+    data, classes = study.spec.data, len(study.data["classes"])
+    images = sum(study.data["train_counts"])
+    if study.spec.verdict_on is None:
+        images = searched(data, images, classes=classes)
+    return Limits(side=data.search_size or study.data["image_size"], classes=classes, images=images)
+
+
+def known_point(spec: StudySpec) -> dict[str, Value]:
+    """The flat configuration that a search begins with: the first point of [[try]], and what it leaves open at the
+    defaults, or at the nearest value of the space.
+    """
+    return specs.resolve(spec, sample(spec.space, AtRest(habits(spec))))
+
+
+def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
+    """What a trial was asked to have, by key: the baseline all that is drawn, a point of [[try]] what it names."""
+    if number == specs.baseline(spec):
+        return sample(spec.space, AtRest(habits(spec)))
+    return dict(spec.points[number]) if number < len(spec.points) else None
+
+
+def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
+    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline and the
+    points to try, each as near as can be trained.
+    """
+    if study.spec.search.sampler == "grid":
+        return specs.queue(study.spec)
+    wanted = (asked(study.spec, number) for number in range(max(1, len(study.spec.points))))
+    return tuple(_near(study, point) for point in wanted if point is not None)
+
+
+def _near(study: StoredStudy, point: Mapping[str, Value]) -> dict[str, Value]:
+    """A point under its Optuna names; what cannot be trained has the nearest value of the space that can."""
+    whole = specs.resolve(study.spec, point)
+    with suppress(Impossible):
+        whole = fitted(study.spec, whole, limits_of(study))
+    return {name: value for name, value in usual_point(study.spec.space, whole).params.items() if strip(name) in point}
+
+
+def for_trial(
+    cached: _CachedStorage,
+    study: StoredStudy,
+    number: int,
+    seen: Sequence[FrozenTrial],
+    *,
+    draw: int = 0,
+    given: Mapping[str, Value] | None = None,
+) -> optuna.Study:
+    """Optuna's view of the study, with the sampler and the pruner of this trial; the sampler learns from `seen`.
+
+    `draw` counts how often the trial was drawn before; `given` are values by key, taken in place of drawn ones.
+    """
     search, steps = study.spec.search, study.spec.budget.steps
-    sampler = _sampler(cached, study, number, seen)
+    sampler = _sampler(cached, study, number, seen, draw) if given is None else Given(given)
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
     return _Compared(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
 
@@ -201,9 +289,10 @@ class _Compared(optuna.Study):
 
 
 def _sampler(
-    cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial]
+    cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int
 ) -> optuna.samplers.BaseSampler:
     search = study.spec.search
+    again = (draw,) if draw else ()
     if search.sampler == "evolution":
         known = habits(study.spec)
         return Evolution(
@@ -211,12 +300,13 @@ def _sampler(
             number=number,
             start=usual_point(study.spec.space, known),
             habits=known,
-            seed=derive(search.seed, number, "sampler"),
+            seed=derive(search.seed, number, "sampler", *again),
         )
     return build_sampler(
         search.sampler,
         study_seed=search.seed,
         number=number,
+        draw=draw,
         startup_trials=search.startup_trials,
         seen=Seen(study.name, cached, seen),
     )
@@ -233,12 +323,14 @@ def audited(spec: StudySpec, number: int) -> frozenset[int]:
     search = spec.search
     if search.pruner == "none" or search.audit == 0.0:
         return frozenset()
-    return _audited(search.seed, search.audit, max(number, spec.budget.trials) // AHEAD + 2)
+    return _audited(search.seed, search.audit, max(number, spec.budget.trials) // AHEAD + 2, specs.baseline(spec))
 
 
 @lru_cache(maxsize=8)
-def _audited(seed: int, share: float, blocks: int) -> frozenset[int]:
-    return frozenset(number for number in range(blocks * AHEAD) if is_audited(seed, number, share))
+def _audited(seed: int, share: float, blocks: int, baseline: int | None) -> frozenset[int]:
+    return frozenset(
+        number for number in range(blocks * AHEAD) if number != baseline and is_audited(seed, number, share)
+    )
 
 
 def ladder(spec: StudySpec) -> Ladder | Gate | None:
@@ -247,7 +339,8 @@ def ladder(spec: StudySpec) -> Ladder | Gate | None:
         return Gate(trials=spec.budget.trials)
     if spec.search.pruner != "promote":
         return None
-    return Ladder(rungs=asha(spec).rungs(), reduction=spec.search.reduction, audited=audited(spec, 0))
+    rungs = asha(spec)
+    return Ladder(rungs=rungs.rungs(), reduction=rungs.reduction, steps=rungs.steps, audited=audited(spec, 0))
 
 
 def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:
@@ -277,13 +370,23 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _with_validation(spec: StudySpec, data: Mapping[str, Any]) -> StudySpec:
+    """The study with its number of validation images written out, so that a later version changes nothing in it."""
+    images, classes = sum(data.get("train_counts", ())), len(data.get("classes", ()))
+    if spec.data.validation is not None or not images:
+        return spec
+    held_out = spec.data.held_out(images, classes=classes)
+    return replace(spec, data=spec.data.model_copy(update={"validation": held_out}))
+
+
 def _refuse_foreign(connection: sa.Connection, study_id: int, name: str) -> None:
     if _trials(connection, study_id):
         raise SpecError(f"the study {name!r} was not made by convsearch; choose another name with --name")
 
 
 def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
-    lines = specs.difference(specs.restore(stored["spec"]), spec)
+    begun = specs.restore(stored["spec"])
+    lines = specs.difference(begun, specs.settled(spec, begun))
     if stored["data"]["fingerprint"] != data["fingerprint"]:
         lines.append("[data] the images themselves are not the same")
     if lines:

@@ -15,7 +15,7 @@ from data.batches import Batches, evaluation
 from data.parts import load_test
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
-from search.contest import pack
+from search.correct import pack
 from search.outcome import Outcome, Paused
 from search.rows import PAUSED
 from search.run import Run, boundaries

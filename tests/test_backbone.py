@@ -189,13 +189,13 @@ def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
     place = runner.workplace(post)
     claim = lease.claim(place.storage, place.study.id, this_process(post.token))
     assert claim is not None
-    trial = ledger.open_trial(place, claim)
+    trial, values = ledger.draw(place, claim, ledger.open_trial(place, claim))
     run = Run(
         place=place,
         claim=claim,
         trial=trial,
         pulse=lambda: None,
-        values=ledger.draw(place, trial),
+        values=values,
         seed=0,
         step_epochs=Fraction(1),
     )

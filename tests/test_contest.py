@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from search import contest, output, ruling
-from search.contest import pack, unpack
+from search.contest import unpack
+from search.correct import pack
 from search.rows import Counts, StudyRow, TrialRow
 from search.stats import crossed_interval
 

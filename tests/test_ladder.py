@@ -169,7 +169,7 @@ def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(la
 
 def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(lab: Lab) -> None:
     post = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
-    ladder = Ladder(rungs=(1,), reduction=4)
+    ladder = Ladder(rungs=(1,), reduction=4, steps=3)
     place = runner.workplace(post)
     owner = this_process(post.token)
     for _ in range(2):

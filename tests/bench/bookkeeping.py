@@ -269,7 +269,7 @@ def live_ours(url: str) -> Callable[[], float]:
         claim = lease.claim(place.storage, place.study.id, owner)
         assert claim is not None
         trial = ledger.open_trial(place, claim)
-        ledger.draw(place, trial)
+        trial, _ = ledger.draw(place, claim, trial)
         decide(Ledger(desk=place, claim=claim, trial=trial))
         shift.tell(place, trial, Outcome(value=0.95))
 

@@ -167,7 +167,7 @@ class Training:
 
     def do(self, claim: Claim, trial: optuna.Trial) -> Outcome:
         """One trial as `search.objective` and `search.run` go through it."""
-        values = ledger.draw(self.place, trial)
+        trial, values = ledger.draw(self.place, claim, trial)
         assert trial.user_attrs.get("decision") is None
         seed = study.trial_seed(self.place.study, claim.number, values.get("repeat"))
         ledger.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)

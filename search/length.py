@@ -1,0 +1,36 @@
+"""How long a whole trial of a search is, where its study file leaves that open.
+
+A search of a few whole trials cannot learn much from them, and one of many short ones ranks networks by their first
+updates. So the hours of a search have room for eight whole trials; as most are stopped early, it begins some tens.
+"""
+
+from typing import Final
+
+from search.pruner import UPDATES
+from search.settings import EVALUATIONS
+
+#: Whole trials that fit into the hours of a search. The ten-minute study on CIFAR-10, whose length was chosen by hand,
+#: had room for 7 to 10.
+WHOLE_TRIALS: Final = 8
+#: Updates of the weights in a whole trial, at the least: enough for its first rung, after a ninth, to judge it.
+LEAST_UPDATES: Final = EVALUATIONS * UPDATES
+#: Epochs of a whole trial, at the most, and those where no hours are given.
+MOST_EPOCHS: Final = 100.0
+USUAL_EPOCHS: Final = 4.0
+#: Judging an image costs a forward pass, training one three: the backward pass is two (Kaplan et al. 2020,
+#: https://arxiv.org/abs/2001.08361, section 2.1).
+FORWARD_SHARE: Final = 1 / 3
+
+
+def whole_epochs(
+    *, images: int, judged: int, batch_size: int, images_per_second: float, search_s: float | None, workers: int
+) -> float:
+    """Epochs of a whole trial: of so many training `images`, where so many validation images are `judged` in all.
+
+    `images_per_second` is what one worker trains, and `search_s` the time that all of them have; None is no end.
+    """
+    least = LEAST_UPDATES * batch_size / images
+    if search_s is None:
+        return round(max(USUAL_EPOCHS, least), 2)
+    trial_images = search_s * workers / WHOLE_TRIALS * images_per_second - FORWARD_SHARE * judged
+    return round(max(least, min(MOST_EPOCHS, trial_images / images)), 2)

@@ -1,0 +1,203 @@
+"""Which configuration a search delivers: its baseline, unless another one beats that by more than chance explains.
+
+The best of many trials looks better than it is: it was chosen for its luck, too (overtuning, Schneider et al. 2025,
+https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`search.correct`), at
+the end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: the
+chance of error is divided by their number (Bonferroni).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import Any
+
+import sqlalchemy as sa
+
+from search import correct, query
+from search.contest import Standing, Verdict
+from search.correct import Pair
+from search.output import number
+from search.rows import StudyRow, TrialRow
+
+#: With this chance a search that has found nothing replaces its baseline all the same.
+CHANCE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Challenge:
+    """A trial beside the baseline, at one step of both."""
+
+    trial: TrialRow
+    pair: Pair
+    challengers: int
+    """Trials that were judged beside the baseline."""
+
+    @property
+    def needed(self) -> float:
+        """The lead that chance explains. (1 / images: Edwards 1948, https://doi.org/10.1007/BF02289261.)"""
+        quantile = NormalDist().inv_cdf(1 - CHANCE / max(1, self.challengers))
+        return quantile * self.pair.error + 1 / self.pair.images
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it leads by more than chance explains."""
+        return self.pair.lead > self.needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The trials of a search beside its baseline."""
+
+    study: StudyRow
+    trials: Sequence[TrialRow]
+    judged: int
+    """Trials but the baseline that were judged, at a rung or at their end; of these `trials` may be a part."""
+
+    @cached_property
+    def baseline(self) -> TrialRow | None:
+        """The trial that others are compared with; None if there is none, or it cannot be trained."""
+        first = (each for each in self.trials if each.number == self.study.baseline and each.config)
+        return next((each for each in first if each.state != "FAIL" and each.violation <= 0), None)
+
+    @cached_property
+    def ended(self) -> tuple[Challenge, ...]:
+        """The challengers that were trained to their end, beside the baseline there; the one that leads most first."""
+        found = self._challenges([each for each in self.trials if each.state == "COMPLETE"])
+        return tuple(sorted(found, key=lambda each: (-each.pair.lead, each.trial.number)))
+
+    @cached_property
+    def clear(self) -> tuple[Challenge, ...]:
+        """Those of them that lead by more than chance explains."""
+        return tuple(each for each in self.ended if each.is_clear)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody leads by more than chance explains where it was judged last, be it at a rung."""
+        return any(each.is_clear for each in self._challenges(self.trials))
+
+    def has_found_nothing(self, *, patience: int, before: int) -> bool:
+        """Whether so many challengers were judged, `before` left out, and none leads the whole baseline clearly."""
+        is_whole = self.baseline is not None and self.baseline.state == "COMPLETE"
+        return is_whole and self.judged - before >= patience and not self.is_open
+
+    def told(self, *, patience: int, before: int) -> str:
+        """Where the search stands, on one line."""
+        if self.baseline is None:
+            return ""
+        if self.clear:
+            best = self.clear[0]
+            return (
+                f"trial {best.trial.number} leads trial 0, the baseline, by {number(best.pair.lead)}: more than chance"
+            )
+        judged = min(self.judged - before, patience)
+        return f"trial 0, the baseline, leads; {judged} of {patience} trials judged until the search gives up"
+
+    def _challenges(self, trials: Sequence[TrialRow]) -> list[Challenge]:
+        """These beside the baseline, each at the last step where both were judged."""
+        if self.baseline is None:
+            return []
+        is_balanced = self.study.objective == "balanced_accuracy"
+        found = []
+        for trial in trials:
+            steps = correct.steps(trial.correct)
+            if trial.number == 0 or not steps or trial.state == "FAIL" or trial.violation > 0:
+                continue
+            pair = correct.pair(trial.correct, self.baseline.correct, steps[-1], balanced=is_balanced)
+            if pair is not None:
+                found.append(Challenge(trial=trial, pair=pair, challengers=self.judged))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What a search delivers, and why."""
+
+    trial: int | None
+    """None as long as nothing was trained."""
+    reason: str
+    """One sentence, with figures."""
+
+    @property
+    def sentence(self) -> str:
+        """The reason with a capital and a full stop."""
+        return f"{self.reason[:1].upper()}{self.reason[1:]}."
+
+    def as_json(self) -> dict[str, Any]:
+        """What is stored of it."""
+        return {"trial": self.trial, "reason": self.reason}
+
+
+def delivered(engine: sa.Engine, name: str) -> Selection:
+    """What a search has delivered, by its newest last training; as long as there is none, what it would deliver."""
+    rows = (query.study(engine, each) for each in reversed(query.verdicts(engine, name)))
+    return next((found for row in rows if (found := stored(row)) is not None), None) or select(engine, name)
+
+
+def of_verdict(engine: sa.Engine, verdict: Verdict) -> Standing:
+    """The configuration of a verdict that is delivered: the selected one, unless another one beats it clearly on the
+    test images; of an older version's verdict, which had selected none, the best there.
+    """
+    best, selection = verdict.standings[0], stored(query.study(engine, verdict.study))
+    own = None if selection is None else re.compile(rf"trial {selection.trial}\b")
+    selected = next((each for each in verdict.standings if own and own.match(each.name)), best)
+    beaten = any(duel.is_clear for duel in verdict.duels if (duel.first, duel.second) == (best.name, selected.name))
+    return best if beaten else selected
+
+
+def stored(row: StudyRow) -> Selection | None:
+    """What was selected when a last training was begun; None if none was, or by an older version."""
+    return None if row.selection is None else Selection(trial=row.selection["trial"], reason=row.selection["reason"])
+
+
+def whole(engine: sa.Engine, name: str) -> Contest:
+    """All trials of a search beside its baseline."""
+    trials = query.trials(engine, name)
+    judged = sum(bool(each.number and each.correct and each.state != "FAIL") for each in trials)
+    return Contest(study=query.study(engine, name), trials=trials, judged=judged)
+
+
+def ended(engine: sa.Engine, name: str) -> Contest:
+    """The complete trials of a search beside its baseline."""
+    trials, judged = query.contenders(engine, name)
+    return Contest(study=query.study(engine, name), trials=trials, judged=judged)
+
+
+def select(engine: sa.Engine, name: str) -> Selection:
+    """What a search delivers, as far as it has come."""
+    study = query.study(engine, name)
+    if study.baseline is not None and (contest := ended(engine, name)).baseline is not None:
+        return _selected(contest)
+    leading = query.leading(engine, name)
+    if not leading:
+        return Selection(trial=None, reason="nothing is delivered: no trial was judged")
+    best, value = leading[0]
+    why = "there is no baseline to compare it with" if study.baseline is None else "the baseline could not be trained"
+    reason = f"trial {best.number} is delivered: it has the best {study.objective}, {number(value)}; {why}"
+    return Selection(trial=best.number, reason=reason)
+
+
+def _selected(contest: Contest) -> Selection:
+    if not contest.clear:
+        return Selection(trial=0, reason=f"trial 0, the baseline, is delivered: {_why_baseline(contest)}")
+    best = contest.clear[0]
+    return Selection(
+        trial=best.trial.number,
+        reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {number(best.pair.lead)} "
+        f"on {best.pair.images:,} validation images, where chance explains {number(best.needed)}",
+    )
+
+
+def _why_baseline(contest: Contest) -> str:
+    if not contest.judged:
+        return "no other trial was judged"
+    others = f"of {contest.judged} other trials none beats it by more than chance"
+    if not contest.ended:
+        return f"{others}, nor was one trained to its end"
+    best = contest.ended[0]
+    apart = f"{number(abs(best.pair.lead))} {'ahead' if best.pair.lead > 0 else 'behind'}"
+    return (
+        f"{others}; the best one, trial {best.trial.number}, is {apart} on {best.pair.images:,} validation images, "
+        f"where chance explains {number(best.needed)}"
+    )

@@ -1,0 +1,66 @@
+"""How fast a network trains on this machine, and how long a trial of a study is, if its file leaves that open."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from models.build import build
+from models.config import Impossible, ModelConfig, TrainConfig
+from models.precision import computes_bfloat16
+from models.train import Training
+from search.fit import Limits, fitted
+from search.length import MOST_EPOCHS, USUAL_EPOCHS, whole_epochs
+from search.spec import StudySpec, configs
+from search.study import known_point
+
+#: Seconds for which a network is trained, after a batch that is not counted.
+MOMENT_S = 1.5
+MOST_BATCHES = 10_000
+
+
+def images_per_second(
+    model: ModelConfig, train: TrainConfig, *, classes: int, side: int, device: torch.device
+) -> float:
+    """Images of so many pixels a side that a network trains with in a second; measured on made-up ones."""
+    images = torch.randn(train.batch_size, 3, side, side, device=device)
+    labels = torch.arange(train.batch_size, device=device) % classes
+    network = build(model, image_size=side, classes=classes, images=images.cpu()).to(device)
+    network.in_bfloat16 = computes_bfloat16(train.precision, device)
+    training = Training(network, train, total_batches=MOST_BATCHES, seed=0)
+    began = time.perf_counter()
+    for result in training.run(lambda first, last: iter([(images, labels)] * (last - first)), range(1, MOST_BATCHES)):
+        if result.step == 1:
+            began = time.perf_counter()
+        elif time.perf_counter() - began > MOMENT_S:
+            break
+    return (training.step - 1) * train.batch_size / (time.perf_counter() - began)
+
+
+def with_epochs(
+    spec: StudySpec, limits: Limits, *, validation: int, search_s: float | None, workers: int, device: torch.device
+) -> StudySpec:
+    """The study with the epochs of a whole trial, if its file leaves them out: by how fast its known point trains here.
+
+    `search_s`: seconds that the search may take, all workers at the same time; None is no end.
+    """
+    if spec.budget.epochs is not None:
+        return spec
+    budget = spec.budget.model_copy(update={"epochs": MOST_EPOCHS, "evaluations": spec.budget.steps})
+    open_end = replace(spec, budget=budget)
+    try:
+        model, train, _ = configs(spec, fitted(open_end, known_point(spec), limits))
+    except Impossible:  # which the first trials will say
+        return replace(spec, budget=budget.model_copy(update={"epochs": USUAL_EPOCHS}))
+    speed = (
+        images_per_second(model, train, classes=limits.classes, side=limits.side, device=device) if search_s else 0.0
+    )
+    epochs = whole_epochs(
+        images=limits.images,
+        judged=validation * budget.steps,
+        batch_size=train.batch_size,
+        images_per_second=speed,
+        search_s=search_s,
+        workers=workers,
+    )
+    return replace(spec, budget=budget.model_copy(update={"epochs": epochs}))
