@@ -103,7 +103,7 @@ def describe(
     desk: Desk, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
 ) -> None:
     """Store what is known of a trial before it is trained: weights, multiplications for one image, seed, and the step
-    of the first rung that judges it, where that is not the first of all (`search.pruner.UPDATES`).
+    of the first rung that judges it, where that is not the first of all (`[search] rung_updates`).
     """
     with desk.storage.together():
         trial.set_user_attr("parameters", parameters)
@@ -121,7 +121,7 @@ class Ledger:
     claim: Claim
     trial: optuna.Trial
     judged_from: int = 0
-    """The step of the first rung that judges it; see `search.pruner.UPDATES`."""
+    """The step of the first rung that judges it; see `[search] rung_updates`."""
     reported: frozenset[int] = frozenset()
     """Steps that an earlier attempt has stored."""
 

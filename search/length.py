@@ -6,14 +6,13 @@ updates. So the hours of a search have room for eight whole trials; as most are 
 
 from typing import Final
 
-from search.pruner import UPDATES
-from search.settings import EVALUATIONS
+from search.settings import EVALUATIONS, RUNG_UPDATES
 
 #: Whole trials that fit into the hours of a search. The ten-minute study on CIFAR-10, whose length was chosen by hand,
 #: had room for 7 to 10.
 WHOLE_TRIALS: Final = 8
 #: Updates of the weights in a whole trial, at the least: enough for its first rung, after a ninth, to judge it.
-LEAST_UPDATES: Final = EVALUATIONS * UPDATES
+LEAST_UPDATES: Final = EVALUATIONS * RUNG_UPDATES
 #: Epochs of a whole trial, at the most, and those where no hours are given.
 MOST_EPOCHS: Final = 100.0
 USUAL_EPOCHS: Final = 4.0

@@ -14,9 +14,6 @@ import optuna
 
 #: A rung decides among so many trials at least: of two, the second one would be stopped half of the time.
 LEAST = 3
-#: No rung judges a network that has had fewer updates of its weights, nor compares others with it: a first rung of a
-#: few updates is noise (studies/LOG.md, 2026-11-25).
-UPDATES = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +35,8 @@ class Asha:
     """Of so many trials that reach a rung, one goes on."""
     steps: int
     """Steps of a whole trial."""
+    updates: int = 0
+    """Of the weights, before a rung judges a network, or compares others with it."""
 
     def is_rung(self, step: int) -> bool:
         return step < self.steps and step in self.rungs()
@@ -57,7 +56,7 @@ class Asha:
 
     def judged_from(self, batches: Sequence[int]) -> int:
         """The step of the first rung that judges a trial, whose steps end after so many batches each; else its end."""
-        enough = (rung for rung in self.rungs() if batches[rung - 1] >= UPDATES)
+        enough = (rung for rung in self.rungs() if batches[rung - 1] >= self.updates)
         return next(enough, self.steps)
 
     def decide(self, step: int, value: float, *, better: int, others: int) -> Decision | None:

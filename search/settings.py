@@ -24,6 +24,8 @@ Objectives = Annotated[
 TRIALS, MOST_TRIALS = 100, 1000
 #: Where [budget] epochs are left out, a trial is judged so often; rungs are at 1/9, 1/3 and the end of it.
 EVALUATIONS = 9
+#: A few dozen: a first rung after a few updates is noise (studies/LOG.md, 2026-11-25).
+RUNG_UPDATES = 24
 
 #: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
 MOST_TRAINED = 10
@@ -114,6 +116,8 @@ class Search(BaseModel):
     """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial can be stopped."""
+    rung_updates: Annotated[int, Field(ge=0)] = RUNG_UPDATES
+    """Updates of its weights that a network has had before a rung judges it, or compares others with it."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """Of so many trials at a rung, one goes on."""
     anneal: bool = False

@@ -40,6 +40,7 @@ MAY_CHANGE: Final = frozenset(
         ("[search]", "audit"),
         ("[search]", "baseline"),
         ("[search]", "patience"),
+        ("[search]", "rung_updates"),
         ("[final]", "epochs"),
         ("[final]", "share"),
         ("[final]", "top"),
@@ -280,7 +281,8 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
-        tables["search"] = {"audit": 0.0, "baseline": False, **tables["search"]}  # older versions had none
+        older = {"audit": 0.0, "baseline": False, "rung_updates": 0}  # which had none of them
+        tables["search"] = {**older, **tables["search"]}
         return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error

@@ -33,6 +33,8 @@ from search.space import sample, strip
 from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
+#: Keys of [search] that a study keeps as it was begun with: an older version had none of them.
+KEPT = ("audit", "baseline", "rung_updates")
 #: Which trials are audited is worked out for so many at a time.
 AHEAD = 1000
 
@@ -73,9 +75,9 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             put(storage, connection, study_id, **known)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, known, spec, data)
-        # What is audited stays, and so does the baseline: an older version had neither, and trials are not chosen anew.
+        # What an older version had not stays as it was: trials are neither chosen nor judged anew.
         begun = specs.restore(known["spec"])
-        search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in ("audit", "baseline")})
+        search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
         wanted = replace(specs.settled(spec, begun), search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
@@ -315,7 +317,12 @@ def _sampler(
 def asha(spec: StudySpec) -> Asha:
     """The rungs of a study."""
     search = spec.search
-    return Asha(first_rung=search.first_rung, reduction=search.reduction, steps=spec.budget.steps)
+    return Asha(
+        first_rung=search.first_rung,
+        reduction=search.reduction,
+        steps=spec.budget.steps,
+        updates=search.rung_updates,
+    )
 
 
 def audited(spec: StudySpec, number: int) -> frozenset[int]:

@@ -95,7 +95,7 @@ class Lab:
         tables: Tables = {
             "data": {"source": "folder", "path": str(self.images), "image_size": 8, "validation": 80},
             "budget": {"trials": 4, "epochs": 3},
-            "search": {"pruner": "none", "startup_trials": 3},
+            "search": {"pruner": "none", "startup_trials": 3, "rung_updates": 1},
             "space": {
                 "conv_layers": 1,
                 "width": 8,
@@ -232,7 +232,7 @@ def paint(folder: Path) -> Path:
 def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRow:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
-    claim = lease.claim(place.storage, place.study.id, owner, spec.queue(place.study.spec))
+    claim = lease.claim(place.storage, place.study.id, owner, study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     return query.trial(place.storage.engine, place.study.name, claim.number)

@@ -467,7 +467,7 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
 
 def claims(place: Workplace) -> Iterator[lease.Claim]:
     """Claim what there is to do, one after the other."""
-    terms = this_process(place.storage.token or ""), spec.queue(place.study.spec), study.ladder(place.study.spec)
+    terms = this_process(place.storage.token or ""), study.queue(place.study), study.ladder(place.study.spec)
     while (claim := lease.claim(place.storage, place.study.id, *terms)) is not None:
         yield claim
 

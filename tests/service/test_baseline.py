@@ -1,0 +1,157 @@
+"""A search begins with a known point, and delivers it unless another trial beats it: real processes, real trainings."""
+
+import json
+from typing import Any
+
+import pytest
+
+from search import query
+from search.errors import AllImpossible
+from search.reader import open_reader
+from search.rows import StudyRow
+from tests.lab import Lab, toml
+
+#: Learns nothing.
+IDLE = 1e-9
+#: A search in which only the known point learns anything, or equals it.
+HOPELESS: dict[str, Any] = {
+    "points": [{"learning_rate": 0.05}],
+    "space": {"learning_rate": [0.05, IDLE, 2 * IDLE, 3 * IDLE, 4 * IDLE]},
+    "search": {"pruner": "asha", "sampler": "random", "patience": 3},
+    "budget": {"trials": 30, "epochs": 3, "hours": 1.0},
+}
+FINAL: dict[str, Any] = {"epochs": 1}
+
+
+def row(lab: Lab, name: str = "s") -> StudyRow:
+    return query.study(open_reader(lab.url), name)
+
+
+def test_a_search_that_finds_nothing_ends_and_all_that_it_says_agrees_on_the_known_point(lab: Lab) -> None:
+    answer = lab.run("run", lab.write(**HOPELESS, final=FINAL), "--workers", "1")
+
+    assert answer.code == 0
+    assert "the search stopped after" in answer.err
+    assert "trial 0 leads" in answer.err
+    assert "are left for its last training" in answer.err
+    assert 4 <= lab.counts().begun < 30
+    assert row(lab).nothing_found
+    (compared,) = row(lab, "s.final").spec["compare"]
+    assert compared["name"] == "trial 0"
+    reason = row(lab, "s.final").selection
+    assert reason is not None
+    assert reason["trial"] == 0
+    sentence = f"{reason['reason'][0].upper()}{reason['reason'][1:]}."
+    assert "Trial 0, the baseline, is delivered: of" in sentence
+    assert sentence in answer.out
+    assert sentence in lab.run("best", "s").out
+    assert lab.run("best", "s", "--json").json["selection"] == reason
+    assert sentence in lab.run("report", "s", "--markdown").out
+    assert (
+        lab.run("export", "s", "--to", str(lab.folder / "model"), "--json").json["card"]["verdict"]["configuration"]
+        == "trial 0"
+    )
+
+
+def test_the_same_command_goes_on_from_a_search_that_found_nothing_only_if_it_asks_for_more(lab: Lab) -> None:
+    file = lab.write(**HOPELESS)
+    first = lab.run("run", file, "--workers", "1")
+    begun = lab.counts().begun
+    again = lab.run("run", file, "--workers", "1")
+    unchanged = lab.counts().begun
+    more = lab.run("run", file, "--workers", "1", "--trials", "20")
+
+    assert (first.code, again.code, more.code) == (0, 0, 0)
+    assert "the search stopped after" in again.err
+    assert unchanged == begun
+    assert begun < lab.counts().begun <= 20
+    assert "`convsearch final s --hours" in first.err
+
+
+def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_on(lab: Lab) -> None:
+    changes: dict[str, Any] = {
+        "points": [{"learning_rate": IDLE}, {"learning_rate": 0.05}],
+        "space": {"learning_rate": [IDLE, 2 * IDLE, 0.05]},
+        "search": {"pruner": "asha", "sampler": "random", "patience": 2},
+        "budget": {"trials": 6, "epochs": 3, "hours": 1.0},
+        "final": FINAL,
+    }
+
+    answer = lab.run("run", lab.write(**changes), "--workers", "1")
+
+    assert answer.code == 0
+    assert lab.counts().begun == 6
+    assert not row(lab).nothing_found
+    selected = row(lab, "s.final").selection
+    assert selected is not None
+    assert selected["trial"] != 0
+    assert lab.trials()[selected["trial"]].config["learning_rate"] == 0.05
+    assert f"Trial {selected['trial']} is delivered: it beats trial 0, the baseline, by" in answer.out
+
+
+@pytest.mark.parametrize("pruner", ["asha", "promote", "median", "hyperband"])
+def test_the_known_point_is_trained_to_its_end_however_bad_it_is(lab: Lab, pruner: str) -> None:
+    changes: dict[str, Any] = {
+        "points": [{"learning_rate": IDLE}, *[{"learning_rate": 0.05}] * 6],
+        "space": {"learning_rate": [IDLE, 0.05]},
+        "search": {"pruner": pruner, "reduction": 2},
+        "budget": {"trials": 7, "epochs": 4},
+    }
+
+    assert lab.run("run", lab.write(**changes), "--workers", "1").code == 0
+
+    known = lab.trials()[0]
+    assert (known.state, len(known.curve)) == ("COMPLETE", 4)
+    assert known.config["learning_rate"] == IDLE
+
+
+def test_a_known_point_that_does_not_fit_is_changed_and_it_is_said(lab: Lab) -> None:
+    changes: dict[str, Any] = {
+        "points": [{"batch_size": 512, "conv_layers": 5}],
+        "space": {"batch_size": [64, 128, 512], "conv_layers": {"low": 1, "high": 5}, "learning_rate": 0.05},
+        "budget": {"trials": 3, "epochs": 1},
+        "search": {"sampler": "random"},
+    }
+
+    answer = lab.run("run", lab.write(**changes), "--workers", "1")
+
+    assert answer.code == 0
+    said = (
+        "trial 0, the baseline, could not be trained as it was given; it has conv_layers 5 -> 3, batch_size 512 -> 128"
+    )
+    assert said in answer.err
+    known = lab.trials()[0]
+    assert known.state == "COMPLETE"
+    assert (known.params["batch_size"], known.params["conv_layers"]) == (128, 3)
+    assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * 3
+    assert "conv_layers 5 -> 3" in lab.run("show", "s", "0").out
+
+
+def test_a_study_of_which_nothing_can_be_trained_stops_with_a_code_of_its_own_and_names_the_setting(lab: Lab) -> None:
+    file = lab.write(budget={"trials": 50, "epochs": 1, "max_parameters": 10})
+
+    answer = lab.run("run", file, "--workers", "1")
+
+    assert answer.code == AllImpossible.exit_code == 76
+    assert "parameters are more than [budget] max_parameters = 10" in answer.err
+    assert 5 <= lab.counts().begun < 50
+
+
+def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(lab: Lab) -> None:
+    tables = lab.tables(search={"sampler": "random", "pruner": "asha", "patience": 1000})
+    tables["budget"] = {"hours": 20 / 3600}
+    file = lab.folder / "s.toml"
+    file.write_text(toml(tables))
+
+    answer = lab.run("run", str(file), "--workers", "1")
+
+    assert answer.code == 0
+    stored = row(lab).spec["budget"]
+    assert stored["evaluations"] == 9
+    assert stored["epochs"] * 320 / 32 >= 216
+    assert lab.counts().budget == 1000
+    assert lab.trials()[0].state == "COMPLETE"
+    again = lab.run("run", str(file), "--workers", "1")
+    assert again.code == 0
+    assert row(lab).spec["budget"] == stored | {"hours": stored["hours"]}
+    assert json.dumps(row(lab).spec["data"]["validation"]) == "80"

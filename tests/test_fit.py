@@ -1,0 +1,108 @@
+"""A configuration that cannot be trained, and the nearest one that can."""
+
+from typing import Any
+
+import pytest
+
+from models.config import Impossible
+from search import spec as specs
+from search.domain import Value
+from search.fit import Limits, changes, check_fit, fitted
+from search.keys import DEFAULTS
+from search.spec import StudySpec
+
+#: 300 images of ten classes.
+LIMITS = Limits(side=16, classes=10, images=300)
+
+
+def study(space: dict[str, Any], **budget: Any) -> StudySpec:
+    return specs.build({"budget": {"trials": 1, "epochs": 6, "evaluations": 3, **budget}, "space": space})
+
+
+def nearest(
+    space: dict[str, Any], asked: dict[str, Value], *, limits: Limits = LIMITS, **budget: Any
+) -> tuple[str, ...]:
+    """What is changed of a configuration."""
+    whole = {**DEFAULTS, "width": 8, **asked}
+    found = fitted(study(space, **budget), whole, limits)
+    check_fit(study(space, **budget), found, limits)
+    return changes(whole, found)
+
+
+@pytest.mark.parametrize(
+    ("space", "asked", "changed"),
+    [
+        pytest.param(
+            {"batch_size": [64, 128, 512]}, {"batch_size": 512}, "batch_size 512 -> 128", id="largest that fits"
+        ),
+        pytest.param({"batch_size": [400, 512]}, {"batch_size": 512}, "batch_size 512 -> 300", id="all images"),
+        pytest.param({"conv_layers": {"low": 2, "high": 6}}, {"conv_layers": 6}, "conv_layers 6 -> 4", id="poolings"),
+        pytest.param(
+            {"pool_every": [1, 2], "conv_layers": 6}, {"conv_layers": 6}, "pool_every 1 -> 2", id="fixed layers"
+        ),
+        pytest.param(
+            {"stem": "whiten", "conv_layers": [2, 3, 4]},
+            {"stem": "whiten", "conv_layers": 4},
+            "conv_layers 4 -> 3",
+            id="poolings behind a stem",
+        ),
+        pytest.param({"batch_size": 128}, {}, "", id="what fits stays"),
+    ],
+)
+def test_the_nearest_value_that_fits_the_images_is_taken(
+    space: dict[str, Any], asked: dict[str, Value], changed: str
+) -> None:
+    assert ", ".join(nearest(space, asked)) == changed
+
+
+def test_a_range_is_followed_under_the_choice_that_it_depends_on() -> None:
+    space = {
+        "pool_every": [1, 2],
+        "conv_layers": {"low": 2, "high": 8},
+        "when": {"pool_every": {"1": {"conv_layers": {"low": 3, "high": 5}}}},
+    }
+
+    assert nearest(space, {"conv_layers": 5}) == ("conv_layers 5 -> 4",)
+
+
+@pytest.mark.parametrize(
+    ("space", "asked", "budget", "changed"),
+    [
+        pytest.param(
+            {"width": {"low": 8, "high": 64, "step": 8}},
+            {"width": 64},
+            {"max_macs": 1_000_000},
+            "width 64 -> 16",
+            id="macs",
+        ),
+        pytest.param(
+            {"width": [8, 16, 64]}, {"width": 64}, {"max_parameters": 60_000}, "width 64 -> 16", id="parameters"
+        ),
+    ],
+)
+def test_a_network_is_made_as_narrow_as_the_limits_want_and_no_narrower(
+    space: dict[str, Any], asked: dict[str, Value], budget: dict[str, Any], changed: str
+) -> None:
+    assert ", ".join(nearest(space, asked, **budget)) == changed
+    wider = {"max_macs": 24, "max_parameters": 64}[next(iter(budget))]
+    with pytest.raises(Impossible, match="are more than"):
+        check_fit(study(space, **budget), {**DEFAULTS, "width": wider}, LIMITS)
+
+
+def test_a_default_that_nobody_asked_for_is_changed_and_a_value_that_somebody_fixed_is_not() -> None:
+    tiny = Limits(side=8, classes=2, images=300)
+
+    assert nearest({"stem": ["none", "whiten"]}, {"stem": "whiten"}, limits=tiny) == ("conv_layers 3 -> 2",)
+    with pytest.raises(Impossible, match="an image of 8 x 8 pixels allows 3 poolings"):
+        nearest({"conv_layers": 8, "pool_every": 2}, {"conv_layers": 8, "pool_every": 2}, limits=tiny)
+
+
+def test_where_no_value_fits_it_says_what_stands_in_the_way() -> None:
+    with pytest.raises(Impossible, match=r"parameters are more than \[budget\] max_parameters = 10"):
+        nearest({"width": {"low": 8, "high": 64}}, {"width": 64}, max_parameters=10)
+
+
+def test_a_batch_may_not_be_more_than_the_images_of_a_step() -> None:
+    with pytest.raises(Impossible, match="a batch of 128 is more than the 100 images of a step"):
+        check_fit(study({}, epochs=1), {**DEFAULTS, "batch_size": 128}, LIMITS)
+    check_fit(study({}, epochs=2), {**DEFAULTS, "batch_size": 128}, LIMITS)

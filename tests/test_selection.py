@@ -1,0 +1,116 @@
+"""What a search delivers: its baseline, unless another trial beats it by more than chance explains."""
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search import correct
+from search.rows import Counts, StudyRow, TrialRow
+from search.selection import CHANCE, Challenge, Contest
+
+IMAGES = 2000
+LABELS = np.arange(IMAGES) % 10
+STUDY = StudyRow(
+    name="s",
+    question="",
+    directions=("maximize",),
+    counts=Counts(budget=20),
+    best=None,
+    spec={"search": {"baseline": True, "sampler": "random", "objective": "accuracy"}},
+)
+
+
+def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", step: int = 9, **more: Any) -> TrialRow:
+    """A trial that recognises 1,500 images as the baseline does, but `won` more and `lost` of these not."""
+    right = np.arange(IMAGES) < 1500
+    right[:lost] = False
+    right[1500 : 1500 + won] = True
+    kept = correct.kept({}, step, right, LABELS, classes=10)
+    if number == 0:  # the baseline was judged at all rungs
+        kept = {**kept, "1": kept[str(step)], "3": kept[str(step)]}
+    return TrialRow(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
+
+
+def contest(*challengers: TrialRow, baseline: TrialRow | None = None, judged: int | None = None) -> Contest:
+    return Contest(
+        study=STUDY,
+        trials=(baseline or trial(0), *challengers),
+        judged=len(challengers) if judged is None else judged,
+    )
+
+
+def test_a_lead_that_chance_explains_is_not_clear() -> None:
+    small, large = contest(trial(1, won=60, lost=45)).ended + contest(trial(1, won=90, lost=45)).ended
+
+    assert small.pair.lead == pytest.approx(15 / IMAGES)
+    assert (small.is_clear, large.is_clear) == (False, True)
+
+
+def test_the_lead_that_is_needed_grows_with_the_challengers() -> None:
+    won = trial(1, won=78, lost=50)
+    few, many = contest(won, judged=1).ended[0], contest(won, judged=40).ended[0]
+
+    error = math.sqrt(78 + 50) / IMAGES
+    assert few.needed == pytest.approx(NormalDist().inv_cdf(0.95) * error + 1 / IMAGES)
+    assert many.needed == pytest.approx(NormalDist().inv_cdf(1 - CHANCE / 40) * error + 1 / IMAGES)
+    assert (few.is_clear, many.is_clear) == (True, False)
+
+
+def test_of_those_that_beat_the_baseline_the_one_that_leads_most_is_first() -> None:
+    found = contest(trial(1, won=120, lost=20), trial(2, won=200, lost=20), trial(3, won=10, lost=8))
+
+    assert [each.trial.number for each in found.clear] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [
+        pytest.param(trial(1, won=400, state="PRUNED", step=1), id="pruned at a rung"),
+        pytest.param(trial(1, won=400, state="WAITING", step=3), id="paused"),
+        pytest.param(trial(1, won=400, state="FAIL"), id="failed"),
+        pytest.param(trial(1, won=400, violation=1.0), id="diverged"),
+        pytest.param(TrialRow(study="s", number=1, state="COMPLETE", values=(0.99,)), id="of an older version"),
+    ],
+)
+def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRow) -> None:
+    assert contest(rival).clear == ()
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        pytest.param(trial(0, state="FAIL"), id="failed"),
+        pytest.param(trial(0, state="PRUNED", violation=1.0), id="cannot be trained"),
+        pytest.param(TrialRow(study="s", number=0, state="RUNNING"), id="not drawn yet"),
+    ],
+)
+def test_a_baseline_that_cannot_be_trained_is_none(baseline: TrialRow) -> None:
+    assert contest(trial(1), baseline=baseline).baseline is None
+
+
+def test_a_search_has_found_nothing_when_so_many_were_judged_and_none_leads_clearly() -> None:
+    others = [trial(number, won=5, lost=20, state="PRUNED", step=1) for number in range(1, 13)]
+
+    assert contest(*others).has_found_nothing(patience=12, before=0)
+    assert not contest(*others[:11]).has_found_nothing(patience=12, before=0)
+    assert not contest(*others).has_found_nothing(patience=12, before=1)
+
+
+def test_who_leads_clearly_at_a_rung_is_waited_for_and_so_is_the_baseline() -> None:
+    others = [trial(number, state="PRUNED", step=1) for number in range(1, 13)]
+    leads = trial(13, won=300, lost=10, state="WAITING", step=3)
+
+    assert not contest(*others, leads).has_found_nothing(patience=12, before=0)
+    assert not contest(*others, baseline=trial(0, state="RUNNING")).has_found_nothing(patience=12, before=0)
+
+
+def test_a_challenge_of_a_single_trial_needs_what_one_comparison_needs() -> None:
+    pair = correct.pair(trial(1, won=50).correct, trial(0).correct, 9)
+
+    assert pair is not None
+    assert Challenge(trial=trial(1), pair=pair, challengers=0).needed == pytest.approx(
+        Challenge(trial=trial(1), pair=pair, challengers=1).needed
+    )
