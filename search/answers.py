@@ -253,7 +253,9 @@ def next_commands(row: StudyRow) -> tuple[str, ...]:
     """What to do with a study whose run has just ended, a line for each."""
     name, counts = shlex.quote(row.name), row.counts
     lines = []
-    if counts.to_do:
+    if row.nothing_found:
+        lines.append(f"search on:       convsearch resume {name} --hours 1")
+    elif counts.to_do:
         lines.append(f"go on:           convsearch resume {name}")
     if counts.failed:
         lines.append(f"try failed ones: convsearch resume {name} --retry-failed")

@@ -57,7 +57,7 @@ def _survived(trial: TrialRow) -> bool:
 def _is_stopped(study: StudyRow, trial: TrialRow, trials: Sequence[TrialRow]) -> bool:
     """Whether it would not have gone on later either: where trials pause, its turn may still have come."""
     search = study.spec.get("search", {})
-    if search.get("pruner") != "promote":
+    if search.get("pruner") != "promote" or "behind the baseline" in (trial.spared or {})["reason"]:
         return True
     step, value = (trial.spared or {})["step"], (trial.spared or {})["value"]
     ranked = [

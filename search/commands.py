@@ -61,7 +61,7 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
 
     launch.check_name(name, wanted, home.of(args.storage))
     say("training some networks for a moment ...")
-    found = estimate.estimate(wanted, workers=args.workers, device=args.device)
+    found = estimate.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
     return output.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
 
 

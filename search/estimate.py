@@ -63,14 +63,17 @@ class Estimate:
     """On the clock, without the last training."""
     hours: float | None
     """What the study may take at the most."""
+    fits: int | None
+    """Trials that the hours of the search have room for; None where there is no such limit."""
     memory: int
     """Bytes, of all workers together."""
     disk: int
     """Bytes, when it is done."""
 
 
-def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> Estimate:
-    """What a study would take on this machine; it trains for some seconds, and writes nothing.
+def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hours: float | None = None) -> Estimate:
+    """What a study would take on this machine; it trains for some seconds, and writes nothing. `hours` of a command are
+    in place of those of the study.
 
     Raises DataError where its images are a folder or archive that cannot be read.
     """
@@ -81,12 +84,13 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     limits = Limits(side=side, classes=classes, images=searched)
     held_out = wanted.data.held_out(train, classes=classes)
     validation = held_out if isinstance(held_out, int) else round(held_out * train)
-    hours = searching(wanted, wanted.budget.hours)
+    hours = wanted.budget.hours if hours is None else hours
+    search_hours = searching(wanted, hours)
     wanted = with_epochs(
         wanted,
         limits,
         validation=validation,
-        search_s=None if hours is None else 3600 * hours,
+        search_s=None if search_hours is None else 3600 * search_hours,
         workers=len(seats),
         device=torch.device(seats[0]),
     )
@@ -103,6 +107,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
     per_trial = float(np.mean((searched * np.array(epochs) + judged) * share / speeds))
     possible = len(drawn) / DRAWN
     trained = possible if wanted.search.sampler == "grid" else 1.0  # a search draws the others anew
+    trial_s = per_trial * trained / at_once(seats, trials=wanted.budget.trials)
     largest = max(each.parameters for each in drawn)
     kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained)
     return Estimate(
@@ -113,8 +118,9 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None) -> E
         macs=_three([each.macs for each, _ in timed]),
         images_per_second=_three([speed for _, speed in timed]),
         share=share,
-        seconds=per_trial * wanted.budget.trials * trained / at_once(seats, trials=wanted.budget.trials),
-        hours=wanted.budget.hours,
+        seconds=trial_s * wanted.budget.trials,
+        hours=hours,
+        fits=None if search_hours is None else min(wanted.budget.trials, round(3600 * search_hours / trial_s)),
         memory=len(seats) * worker_bytes(wanted),
         disk=(train + test) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
@@ -143,13 +149,13 @@ def expected_share(wanted: StudySpec) -> float:
 def grid(found: Estimate) -> Grid:
     """The estimate for people."""
     rows = {
-        "trials": f"{found.trials:,} on {in_words(found.workers)}",
+        "trials": f"{_trials(found)} on {in_words(found.workers)}",
         "of them impossible": f"{100 * found.impossible:.0f} %" if found.impossible else "",
         "images": f"{found.images:,} for training",
         "networks": " / ".join(f"{macs / 1e6:.1f} million MACs" for macs in found.macs),
         "images a second": " / ".join(f"{speed:,.0f}" for speed in found.images_per_second),
         "trained on average": f"{100 * found.share:.0f} % of a whole trial",
-        "time": f"about {duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else ""),
+        "time": _time(found),
         "memory": f"{found.memory / 1e9:.1f} GB",
         "disk": f"{found.disk / 1e9:.2f} GB",
     }
@@ -161,6 +167,17 @@ def grid(found: Estimate) -> Grid:
             "An estimate, from some seconds of training here; to start workers and decode images takes longer.",
         ),
     )
+
+
+def _trials(found: Estimate) -> str:
+    is_cut = found.fits is not None and found.fits < found.trials
+    return f"about {found.fits:,}, which is what fits," if is_cut else f"{found.trials:,}"
+
+
+def _time(found: Estimate) -> str:
+    if found.hours is not None and found.fits is not None and found.fits < found.trials:
+        return f"{duration(3600 * found.hours)}, last training included"
+    return f"about {duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else "")
 
 
 def as_json(found: Estimate) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from search.lease import Claim
 from search.outcome import Paused
 from search.pruner import Decision
 from search.rows import CORRECT, FITTED, JUDGED_FROM, PAUSED, SPARED
-from search.spec import baseline
+from search.spec import StudySpec, baseline
 from search.study import asha, asked, audited, for_trial, limits_of
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
@@ -48,14 +48,15 @@ def draw(desk: Desk, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, d
     known = desk.storage.get_trial(claim.trial_id).system_attrs.get("config")
     if known is not None:
         return trial, known
-    if desk.study.spec.search.sampler == "grid":
+    limits = limits_of(desk.study)
+    if desk.study.spec.search.sampler == "grid" or limits is None:
         return trial, _store(desk, trial)
     for count in range(1, DRAWS + 1):
         try:
-            return trial, _store(desk, trial, limits=limits_of(desk.study))
+            return trial, _store(desk, trial, limits=limits)
         except Misfit as error:
             drawn, trial = error.drawn, open_trial(desk, claim, draw=count)
-    near = _nearest(desk, drawn)
+    near = _nearest(desk.study.spec, drawn, limits)
     trial = open_trial(desk, claim, given=near)
     return trial, _store(desk, trial, near=near)
 
@@ -91,10 +92,10 @@ def _store(
     return values
 
 
-def _nearest(desk: Desk, drawn: dict[str, Any]) -> dict[str, Any]:
+def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """The nearest configuration that can be trained; where there is none, what was drawn, which then says why not."""
     try:
-        return fitted(desk.study.spec, drawn, limits_of(desk.study))
+        return fitted(stored, drawn, limits)
     except Impossible:
         return drawn
 
@@ -205,7 +206,7 @@ class Ledger:
         As RUSH does with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
         """
         stored = self.desk.study.spec
-        if baseline(stored) is None or correct is None or len(stored.search.objectives) > 1:
+        if baseline(stored) is None or correct is None:
             return None
         if stored.search.pruner not in ("asha", "promote"):
             return None

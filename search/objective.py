@@ -11,7 +11,7 @@ from search.lease import Claim
 from search.outcome import Outcome
 from search.pruner import Decision
 from search.run import Pulse, Run, boundaries
-from search.study import asha, limits_of, trial_seed
+from search.study import asha, trial_seed
 from search.workplace import Workplace
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
@@ -31,7 +31,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
     if decided is not None:
         return Outcome(reason=Decision(**decided).reason)
     try:
-        shape = check_fit(place.study.spec, values, limits_of(place.study))
+        shape = check_fit(place.study.spec, values, place.limits)
         seed = trial_seed(place.study, claim.number, values.get("repeat"))
         budget, rungs = place.study.spec.budget, asha(place.study.spec)
         step = budget.step_epochs(images=len(place.data.train), macs=shape.macs)

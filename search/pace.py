@@ -51,6 +51,8 @@ class Snapshot:
     eta: Eta | None = None
     time_left_s: float | None = None
     """Of the hours that the study may run; None without such a limit."""
+    time_share: float = 0.0
+    """Of these hours, what is spent."""
     compared: str = ""
     """How trials compare with the baseline."""
     workers: tuple[WorkerLine, ...] = ()
@@ -95,6 +97,7 @@ class Pace:
             trials_per_hour=3600 * done / seconds if done > 0 and seconds > 0 else None,
             eta=None if study.counts.paused else _within(eta(done=done, left=left, seconds=seconds), left_s),
             time_left_s=left_s,
+            time_share=0.0 if not study.hours else min(1.0, study.seconds_run / (study.hours * 3600)),
             compared=progress.compared,
             workers=self._workers(progress, now),
             finished=news,

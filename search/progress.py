@@ -160,7 +160,7 @@ def _bar(snapshot: Snapshot, width: int) -> str:
     counts = snapshot.counts
     name, state = _cut(snapshot.study, 30), f" {counts.finished} of {counts.budget}"
     room = max(10, width - cell_len(name) - len(state) - 3)
-    full = room * counts.finished // max(1, counts.budget)
+    full = int(room * max(counts.finished / max(1, counts.budget), snapshot.time_share))
     return f"{name} [{'#' * full}{'-' * (room - full)}]{state}"
 
 

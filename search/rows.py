@@ -167,7 +167,8 @@ class StudyRow:
     def baseline(self) -> int | None:
         """The number of the trial that all others are compared with; None where there is none, as in older studies."""
         search = self.spec.get("search", {})
-        return 0 if search.get("baseline") and search.get("sampler") != "grid" else None
+        is_search = search.get("sampler") != "grid" and len(self.directions) == 1
+        return 0 if search.get("baseline") and is_search else None
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from search.speed import with_epochs
 from search.storage import Storage
 from search.study import StoredStudy
 from search.verdict import VerdictRun
-from search.workplace import Workplace
+from search.workplace import Workplace, limits
 
 
 def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
@@ -87,7 +87,7 @@ def _with_epochs(
         return stored
     measured = with_epochs(
         stored.spec,
-        study.limits_of(stored),
+        limits(data),
         validation=len(data.validation),
         search_s=study.search_seconds_left(storage, stored.id),
         workers=post.workers,

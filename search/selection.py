@@ -2,10 +2,11 @@
 
 The best of many trials looks better than it is: it was chosen for its luck, too (overtuning, Schneider et al. 2025,
 https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`search.correct`), at
-the end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: the
-chance of error is divided by their number (Bonferroni).
+the end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that
+of the images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from search.rows import StudyRow, TrialRow
 
 #: With this chance a search that has found nothing replaces its baseline all the same.
 CHANCE = 0.05
+#: Standard deviation of an accuracy over the seeds of a training: the median of eleven networks, each trained five
+#: times (studies/LOG.md, 2026-11-22). Without it, of made-up searches in which all networks are alike, 17 % replaced
+#: their baseline with 2,000 images, and 5 % with 200 (studies/LOG.md, 2026-11-29).
+SEED_SD = 0.0066
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +43,7 @@ class Challenge:
     def needed(self) -> float:
         """The lead that chance explains. (1 / images: Edwards 1948, https://doi.org/10.1007/BF02289261.)"""
         quantile = NormalDist().inv_cdf(1 - CHANCE / max(1, self.challengers))
-        return quantile * self.pair.error + 1 / self.pair.images
+        return quantile * math.hypot(self.pair.error, SEED_SD, SEED_SD) + 1 / self.pair.images
 
     @property
     def is_clear(self) -> bool:

@@ -160,7 +160,8 @@ def habits(spec: StudySpec) -> dict[str, Value]:
 
 def baseline(spec: StudySpec) -> int | None:
     """The number of the trial that all others are compared with; None where there is none."""
-    return 0 if spec.search.baseline and spec.search.sampler != "grid" else None
+    is_search = spec.search.sampler != "grid" and len(spec.search.objectives) == 1
+    return 0 if spec.search.baseline and is_search else None
 
 
 def settled(spec: StudySpec, known: StudySpec) -> StudySpec:

@@ -211,8 +211,12 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
     return replace(study, spec=specs.settled(study.spec, storage.write(settle)))
 
 
-def limits_of(study: StoredStudy) -> Limits:
-    """What the images allow that the trials of a study are trained on; those of a last training are all there are."""
+def limits_of(study: StoredStudy) -> Limits | None:
+    """What the images allow that the trials of a study are trained on; those of a last training are all there are. None
+    where nothing is known of the images.
+    """
+    if "classes" not in study.data:
+        return None
     data, classes = study.spec.data, len(study.data["classes"])
     images = sum(study.data["train_counts"])
     if study.spec.verdict_on is None:
@@ -246,9 +250,10 @@ def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
 
 def _near(study: StoredStudy, point: Mapping[str, Value]) -> dict[str, Value]:
     """A point under its Optuna names; what cannot be trained has the nearest value of the space that can."""
-    whole = specs.resolve(study.spec, point)
-    with suppress(Impossible):
-        whole = fitted(study.spec, whole, limits_of(study))
+    whole, limits = specs.resolve(study.spec, point), limits_of(study)
+    if limits is not None:
+        with suppress(Impossible):
+            whole = fitted(study.spec, whole, limits)
     return {name: value for name, value in usual_point(study.spec.space, whole).params.items() if strip(name) in point}
 
 

@@ -7,6 +7,7 @@ import torch
 
 from data.parts import SearchData
 from search.desk import Desk
+from search.fit import Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,3 +20,13 @@ class Workplace(Desk):
     """Folder of the decoded images."""
     workers: int = 1
     """That work at the same time on this machine, this one included."""
+
+    @property
+    def limits(self) -> Limits:
+        """What its images allow."""
+        return limits(self.data)
+
+
+def limits(data: SearchData) -> Limits:
+    """What the images allow that are trained on."""
+    return Limits(side=data.info.image_size, classes=len(data.info.classes), images=len(data.train))

@@ -11,7 +11,7 @@ from data.config import AugmentConfig, DataConfig
 def test_an_empty_table_means_ten_thousand_shapes_of_32_pixels() -> None:
     config = DataConfig()
 
-    assert (config.source, config.side, config.validation, config.train_images) == ("shapes", 32, 0.1, None)
+    assert (config.source, config.side, config.validation, config.train_images) == ("shapes", 32, None, None)
 
 
 @pytest.mark.parametrize("value", [1, 5000, 0.001, 0.5])

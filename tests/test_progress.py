@@ -64,11 +64,14 @@ def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
     pace.snapshot(progress(COMPLETE))
     clock.now += 1800.0
 
-    snapshot = pace.snapshot(progress(COMPLETE, PRUNED, FAILED, done=39))
+    now = progress(COMPLETE, PRUNED, FAILED, done=39)
+    short = Pace(clock=clock, _began=pace._began, _done_before=pace._done_before).snapshot(now)
+    snapshot = pace.snapshot(replace(now, study=replace(now.study, hours=20.0)))
 
+    assert short.eta is None  # its hours end before
     assert snapshot.finished == (PRUNED, FAILED)
     assert pace.seen == {3, 4, 12}
-    assert (snapshot.seconds, snapshot.trials_per_hour, snapshot.time_left_s) == (1800.0, 4.0, 3600.0)
+    assert (snapshot.seconds, snapshot.trials_per_hour, snapshot.time_left_s) == (1800.0, 4.0, 19 * 3600.0)
     assert snapshot.eta is not None
     assert snapshot.eta.seconds == 1800.0 * 21 / 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from search import correct
 from search.rows import Counts, StudyRow, TrialRow
-from search.selection import CHANCE, Challenge, Contest
+from search.selection import CHANCE, SEED_SD, Challenge, Contest
 
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10
@@ -43,17 +43,17 @@ def contest(*challengers: TrialRow, baseline: TrialRow | None = None, judged: in
 
 
 def test_a_lead_that_chance_explains_is_not_clear() -> None:
-    small, large = contest(trial(1, won=60, lost=45)).ended + contest(trial(1, won=90, lost=45)).ended
+    small, large = contest(trial(1, won=60, lost=45)).ended + contest(trial(1, won=120, lost=45)).ended
 
     assert small.pair.lead == pytest.approx(15 / IMAGES)
     assert (small.is_clear, large.is_clear) == (False, True)
 
 
 def test_the_lead_that_is_needed_grows_with_the_challengers() -> None:
-    won = trial(1, won=78, lost=50)
+    won = trial(1, won=108, lost=50)
     few, many = contest(won, judged=1).ended[0], contest(won, judged=40).ended[0]
 
-    error = math.sqrt(78 + 50) / IMAGES
+    error = math.sqrt((108 + 50) / IMAGES**2 + 2 * SEED_SD**2)
     assert few.needed == pytest.approx(NormalDist().inv_cdf(0.95) * error + 1 / IMAGES)
     assert many.needed == pytest.approx(NormalDist().inv_cdf(1 - CHANCE / 40) * error + 1 / IMAGES)
     assert (few.is_clear, many.is_clear) == (True, False)

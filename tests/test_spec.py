@@ -113,7 +113,12 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
         ("[budget]\ntrials = 0\nepochs = 0\n", "[budget] trials must be greater than or equal to 1, but got 0"),
         ("[budget]\ntrials = 0\nepochs = 1\n", "[budget] trials must be greater than or equal to 1, but got 0"),
         ("[budget]\ntrials = true\nepochs = 1\n", "[budget] trials must be a whole number, but got true"),
-        ("[budget]\nepochs = 1\n", "[budget] trials is missing"),
+        ("[budget]\ntrials = 0\n", "[budget] trials must be greater than or equal to 1, but got 0"),
+        ("[search]\nsampler = 'grid'\n[space]\nwidth = [8, 16]\n", "[budget] epochs is missing; a grid or comparison"),
+        (
+            "[budget]\nsteps_per_epoch = 2\n[space]\nwidth = [8, 16]",
+            "divides epochs that are given, and not evaluations",
+        ),
         ("[budget]\ntrials = 1\nepochs = inf\n", "[budget] epochs must be a finite number, but got inf"),
         ("[budget]\ntrials = 1\nepochs = 1\nhours = 0\n", "[budget] hours must be greater than 0, but got 0"),
         (
@@ -379,7 +384,7 @@ def test_a_dump_has_every_default_written_out(tmp_path: Path) -> None:
 
     assert set(DEFAULTS) < set(stored["space"])
     assert stored["search"]["reduction"] == 3
-    assert stored["data"]["validation"] == 0.1
+    assert stored["search"]["rung_updates"] == 24
 
 
 def test_a_study_of_an_older_version_takes_defaults_for_what_it_did_not_know(tmp_path: Path) -> None:
@@ -417,7 +422,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         ("space.momentum.high", "0.8", "[space] momentum: { low = 0.5, high = 0.9 } -> { low = 0.5, high = 0.8 }"),
         ("space.when.optimizer.adam.clip", "1", "[space.when.optimizer.adam] clip: nothing -> 1.0"),
         ("try", "[]", "[[try]] 1: { optimizer = 'sgd', learning_rate = 1.0 } -> nothing"),
-        ("data.validation", "50", "[data] validation: 0.1 -> 50"),
+        ("data.validation", "50", "[data] validation: nothing -> 50"),
     ],
     ids=lambda case: case if "." in case else "",
 )

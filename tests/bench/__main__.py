@@ -1,19 +1,20 @@
 """`make bench`: what the project claims to be fast at, measured beside what people use today; `make bench-scale`.
 
-.venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [scale] [--quick] [--keep]
+.venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [guard] [scale] [--quick] [--keep]
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import bookkeeping, engine, measure, replay, scale
+from tests.bench import bookkeeping, engine, guard, measure, replay, scale
 from tests.bench.measure import Result
 
 BENCHMARKS: Mapping[str, Callable[[bool], Result]] = {
     "engine": engine.measured,
     "bookkeeping": bookkeeping.measured,
     "replay": replay.measured,
+    "guard": guard.measured,
     "scale": scale.measured,
 }
 #: What is measured beside stock, and so by `make bench`.
