@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from search import correct
 from search.rows import Counts, StudyRow, TrialRow
-from search.selection import SEED_SD, Contest
+from search.selection import SEED_SD, Challenge, Contest
 from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"
@@ -154,6 +155,25 @@ def worlds() -> tuple[World, ...]:
     )
 
 
+def carried() -> Table:
+    """Of the recorded pairs of which one leads clearly after one length, how many have changed places after another."""
+    rows = json.loads((RECORDS / "2026-11-29_lengths" / "trials.json").read_text())["trials"]
+    trials = [TrialRow(study=STUDY.name, number=row["trial"], state="COMPLETE", correct=row["correct"]) for row in rows]
+    told = []
+    for end, last in ((1, 9), (3, 9)):
+        for challengers in (1, 12, 40):
+            clear = lost = 0
+            for one, other in permutations(trials, 2):
+                now, later = (correct.pair(one.correct, other.correct, step) for step in (end, last))
+                if now is None or later is None:
+                    continue
+                if Challenge(trial=one, pair=now, challengers=challengers).is_clear:
+                    clear, lost = clear + 1, lost + (later.lead < 0)
+            told.append((f"{end} of 9", str(challengers), str(clear), str(lost), f"{100 * lost / max(1, clear):.1f} %"))
+    heads = ("clear after", "among so many", "pairs", "behind at the end", "")
+    return Table(title=f"Leads of {len(trials)} recorded networks", heads=heads, rows=tuple(told))
+
+
 def measured(quick: bool) -> Result:
     """Every world with few and many challengers, on few and many images."""
     searches = 20 if quick else SEARCHES
@@ -198,5 +218,5 @@ def measured(quick: bool) -> Result:
                 limit=LIMIT,
             ),
         ),
-        tables=(Table(title="Searches", heads=heads, rows=tuple(rows)),),
+        tables=(Table(title="Searches", heads=heads, rows=tuple(rows)), carried()),
     )

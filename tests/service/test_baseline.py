@@ -1,6 +1,7 @@
 """A search begins with a known point, and delivers it unless another trial beats it: real processes, real trainings."""
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from search import query
 from search.errors import AllImpossible
 from search.reader import open_reader
 from search.rows import StudyRow
+from tests.faults.saboteur.sitecustomize import Fault, environment
 from tests.lab import Lab, toml
 
 #: Learns nothing.
@@ -155,3 +157,37 @@ def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(lab: Lab)
     assert again.code == 0
     assert row(lab).spec["budget"] == stored | {"hours": stored["hours"]}
     assert json.dumps(row(lab).spec["data"]["validation"]) == "80"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault(who="launcher", function="search.study:set_attrs", moment="after", nth=5), id="some write"),
+        pytest.param(Fault(who="launcher", function="search.judge:keep", moment="after", nth=1), id="choice stored"),
+        pytest.param(Fault(who="launcher", function="search.judge:keep", moment="before", nth=2), id="verdict made"),
+        pytest.param(Fault(who="launcher", function="search.judge:keep", moment="after", nth=2), id="all stored"),
+    ],
+)
+def test_after_a_kill_between_the_choice_and_the_last_training_the_same_command_makes_the_same_choice(
+    lab: Lab, fault: Fault
+) -> None:
+    words = ("run", lab.write(**HOPELESS, final=FINAL), "--workers", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment((fault,), lab.folder).items():
+            patch.setenv(name, value)
+        killed = lab.start(*words)
+    code = killed.end().code
+    killed.sweep()
+    begun, chosen = lab.counts().begun, row(lab).selection
+
+    answer = lab.run(*words)
+
+    assert code == -signal.SIGKILL
+    assert answer.code == 0
+    assert "verdict:" in answer.out
+    made = row(lab, "s.final").selection
+    assert made is not None
+    assert made["trial"] == 0
+    if chosen is not None:
+        assert made == chosen
+        assert lab.counts().begun == begun
