@@ -297,7 +297,9 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         return patiently(question, passes=may_pass, patience_s=order.times.patience_s)
 
     try:
-        grid, row = asked(lambda: _answer_to(engine, name))
+        row = asked(lambda: query.study(engine, name))
+        reason = asked(lambda: selection.delivered(engine, row).sentence) if is_search(row) else ""
+        grid = asked(lambda: _answer_to(engine, row, reason))
         verdict = asked(lambda: _verdict(engine, name)) if row.spec.get("final") else None
     except (DatabaseError, DiskError) as error:
         if code == 0:
@@ -333,15 +335,13 @@ def _order(args: argparse.Namespace, name: str) -> Any:
     )
 
 
-def _answer_to(engine: Any, name: str) -> tuple[Grid, StudyRow]:
+def _answer_to(engine: Any, row: StudyRow, reason: str) -> Grid:
     """What a study has found so far."""
     from search import compare as comparing
 
-    row = query.study(engine, name)
     if row.spec.get("compare"):
-        return comparing.grid(comparing.compare(row, query.trials(engine, name))), row
-    reason = selection.delivered(engine, name).sentence if is_search(row) else ""
-    return answers.best_grid(query.best(engine, name, top=3), reason), row
+        return comparing.grid(comparing.compare(row, query.trials(engine, row.name)))
+    return answers.best_grid(query.best(engine, row.name, top=3), reason)
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:

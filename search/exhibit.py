@@ -126,7 +126,7 @@ class Exhibits:
                 f"Best: trial {row.best.number}, {row.objective} {value}: `{output.settings(row.best.params)}`."
             )
         if is_search(row):
-            lines.append(selection.delivered(self._engine, row.name).sentence)
+            lines.append(selection.delivered(self._engine, row).sentence)
         for name in verdicts:
             found = contest.load(self._engine, name)
             lines += [f"Verdict ({name}): {ruling.duel_line(duel)}." for duel in found.duels[:3]]

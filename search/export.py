@@ -90,7 +90,7 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
     ranking = query.best(engine, name)
     if not ranking.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
-    number = selection.select(engine, name).trial
+    number = selection.select(engine, ranking.study).trial
     selected = None if number is None else query.trial(engine, name, number)
     return Choice(trial=selected if selected is not None and selected.state == "COMPLETE" else ranking.trials[0])
 

@@ -50,7 +50,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         own = stored.spec.final
         wanted = wanted.model_copy(update={"epochs": (own and own.epochs) or stored.spec.budget.epochs})
     spec = replace(stored.spec, final=wanted)
-    selection = selections.select(storage.engine, order.name)
+    selection = selections.select(storage.engine, query.study(storage.engine, order.name))
     found = chosen(storage, replace(stored, spec=spec), selection)
     if not found:
         raise UsageError(f"no trial of {order.name!r} was judged; `convsearch resume {order.name}` goes on with it")
@@ -122,11 +122,12 @@ def verdict_study(
         SpecError: there is one of a deleted study of the same name.
     """
     name = final.name_of(stored.name)
-    selection = selections.stored(query.study(storage.engine, stored.name))
+    row = query.study(storage.engine, stored.name)
+    selection = selections.stored(row)
     if query.is_known(storage.engine, name):
         return known_verdict(storage, stored, selection)
     if selection is None:
-        selection = selections.select(storage.engine, stored.name)
+        selection = selections.select(storage.engine, row)
     keep(storage, stored, selection)
     found = chosen(storage, stored, selection)
     if not found:

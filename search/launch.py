@@ -64,12 +64,13 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         if end is End.DONE:
             with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
                 care.sweep(files, storage.engine, stored.name, depot.of(spec.checkpoints, stored.depot))
-        hours = None if order.join else hours_left(order, storage, stored, began)
-        if end is End.NOTHING_FOUND:
-            say(nothing_found(query.study(storage.engine, stored.name), hours))
-        if spec.final is None or order.join or end not in (End.DONE, End.HOURS, End.NOTHING_FOUND):
+        if order.join or end not in (End.DONE, End.HOURS, End.NOTHING_FOUND):
             return end
-        since = time.monotonic()
+        since, hours = time.monotonic(), hours_left(order, storage, stored, began)
+        if end is End.NOTHING_FOUND:
+            say(nothing_found(row_of(storage, stored.name), hours))
+        if spec.final is None:
+            return end
         own = of_this_machine(order)
         verdict = verdict_study(own, storage, stored, say, hours=hours)
         return End.DONE if verdict is None else run_verdict(own, storage, verdict, show, say, since=since)
@@ -81,19 +82,26 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
     What was selected stays if a kill came between the choice and the last training. Who asks for more trials, or for
     more hours of a search that had found nothing, gets them.
     """
-    row = query.study(storage.engine, stored.name)
+    row = row_of(storage, stored.name)
     if order.trials is None and row.selection is not None and not is_judged(storage, stored):
         return End.NOTHING_FOUND if row.nothing_found else End.DONE
     if order.trials is None and order.hours is None:
         return End.NOTHING_FOUND if row.nothing_found else None
-    study.search_more(storage, stored, judged=selection.whole(storage.engine, stored.name).judged)
+    contest = storage.patiently(lambda: selection.whole(storage.engine, row))
+    study.search_more(storage, stored, judged=contest.judged)
     return None
 
 
 def is_judged(storage: Storage, stored: StoredStudy) -> bool:
     """Whether the last training of a search has ended."""
     name = final.name_of(stored.name)
-    return query.is_known(storage.engine, name) and not query.study(storage.engine, name).counts.to_do
+    is_known = storage.patiently(lambda: query.is_known(storage.engine, name))
+    return is_known and not row_of(storage, name).counts.to_do
+
+
+def row_of(storage: Storage, name: str) -> StudyRow:
+    """A study as it is stored now."""
+    return storage.patiently(lambda: query.study(storage.engine, name))
 
 
 def nothing_found(row: StudyRow, hours: float | None) -> str:
@@ -161,7 +169,7 @@ def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float
     """What is left for the last training, in hours: of this command's, if it names some, else of the study's."""
     if order.hours is not None:
         return max(0.0, order.hours - (time.monotonic() - began) / 3600)
-    known = query.study(storage.engine, stored.name)
+    known = row_of(storage, stored.name)
     if known.hours is None:
         return None
     kept = 0.0 if stored.spec.final is None else stored.spec.final.share

@@ -236,7 +236,7 @@ class Pool:
             return
         self._compared = (row.counts, steps)
         read = selection.ended if self._is_beaten else selection.whole
-        contest = self.storage.patiently(lambda: read(self.storage.engine, self.study.name))
+        contest = self.storage.patiently(lambda: read(self.storage.engine, row))
         self._is_beaten = bool(contest.clear)
         self._told = contest.told(patience=patience, before=row.judged_before)
         if not self._is_beaten and contest.has_found_nothing(patience=patience, before=row.judged_before):

@@ -54,7 +54,7 @@ def best(args: argparse.Namespace) -> int:
         if args.csv:
             sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
             return 0
-        found = selection.delivered(engine, args.study) if is_search(ranking.study) else None
+        found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
         told = answers.best_json(ranking) | {"selection": None if found is None else found.as_json()}
         return output.answer(
             told, answers.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json

@@ -96,7 +96,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
         audit=audits.audit(study, trials),
         spent=spent(study, trials),
         reasons=reasons(trials),
-        delivered=selection.delivered(engine, name).sentence if is_search(study) else "",
+        delivered=selection.delivered(engine, study).sentence if is_search(study) else "",
     )
 
 

@@ -134,10 +134,10 @@ class Selection:
         return {"trial": self.trial, "reason": self.reason}
 
 
-def delivered(engine: sa.Engine, name: str) -> Selection:
+def delivered(engine: sa.Engine, study: StudyRow) -> Selection:
     """What a search has delivered, by its newest last training; as long as there is none, what it would deliver."""
-    rows = (query.study(engine, each) for each in reversed(query.verdicts(engine, name)))
-    return next((found for row in rows if (found := stored(row)) is not None), None) or select(engine, name)
+    rows = (query.study(engine, each) for each in reversed(query.verdicts(engine, study.name)))
+    return next((found for row in rows if (found := stored(row)) is not None), None) or select(engine, study)
 
 
 def of_verdict(engine: sa.Engine, verdict: Verdict) -> Standing:
@@ -156,25 +156,24 @@ def stored(row: StudyRow) -> Selection | None:
     return None if row.selection is None else Selection(trial=row.selection["trial"], reason=row.selection["reason"])
 
 
-def whole(engine: sa.Engine, name: str) -> Contest:
+def whole(engine: sa.Engine, study: StudyRow) -> Contest:
     """All trials of a search beside its baseline."""
-    trials = query.trials(engine, name)
+    trials = query.trials(engine, study.name)
     judged = sum(bool(each.number and each.correct and each.state != "FAIL") for each in trials)
-    return Contest(study=query.study(engine, name), trials=trials, judged=judged)
+    return Contest(study=study, trials=trials, judged=judged)
 
 
-def ended(engine: sa.Engine, name: str) -> Contest:
+def ended(engine: sa.Engine, study: StudyRow) -> Contest:
     """The complete trials of a search beside its baseline."""
-    trials, judged = query.contenders(engine, name)
-    return Contest(study=query.study(engine, name), trials=trials, judged=judged)
+    trials, judged = query.contenders(engine, study.name)
+    return Contest(study=study, trials=trials, judged=judged)
 
 
-def select(engine: sa.Engine, name: str) -> Selection:
+def select(engine: sa.Engine, study: StudyRow) -> Selection:
     """What a search delivers, as far as it has come."""
-    study = query.study(engine, name)
-    if study.baseline is not None and (contest := ended(engine, name)).baseline is not None:
+    if study.baseline is not None and (contest := ended(engine, study)).baseline is not None:
         return _selected(contest)
-    leading = query.leading(engine, name)
+    leading = query.leading(engine, study.name)
     if not leading:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
     best, value = leading[0]

@@ -153,7 +153,7 @@ def test_a_run_that_begins_removes_half_written_files_and_checkpoints_of_finishe
     freed = care.sweep(place, storage.engine, "s")
 
     assert files(place.study("s")) == LEFT
-    assert freed == 3 * 4 + 8 * 5
+    assert freed == 2 * 4 + 8 * 5
     assert care.sweep(place, storage.engine, "s") == 0
 
 
@@ -165,10 +165,10 @@ def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(
     spare = care.spare(url)
     freed, said = clean(url, cache)
 
-    assert spare == freed == 3 * 4 + 9 * 5
+    assert spare == freed == 2 * 4 + 9 * 5
     assert files(root / "s") == LEFT
     assert said == [
-        f"removed 11 files in {root / 's'}: 8 half-written, 3 of finished trials that are not among the best 3",
+        f"removed 10 files in {root / 's'}: 8 half-written, 2 of finished trials that are not among the best 3",
         f"removed 1 files in {root / 't'}: 1 half-written",
     ]
     assert care.spare(url) == 0

@@ -173,7 +173,7 @@ def move(lab: Lab, store: Path | None) -> Any:
             raise Stopped
 
     place = runner.workplace(post)
-    claim = lease.claim(place.storage, stored.id, this_process(post.token))
+    claim = lease.claim(place.storage, stored.id, this_process(post.token), study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < lab.steps() < 6

@@ -107,7 +107,8 @@ def test_a_network_that_is_too_slow_is_not_trained(lab: Lab) -> None:
 
     answer = lab.run("run", file, "--workers", "1")
 
-    assert answer.code == 0
+    assert answer.code == 76
+    assert "[budget] max_latency_ms = 1e-06" in answer.err
     for row in lab.trials():
         assert (row.state, row.epochs, row.violation) == ("PRUNED", 0.0, 1.0)
         assert "ms for one image are more than [budget] max_latency_ms = 1e-06" in (row.reason or "")

@@ -92,7 +92,7 @@ WORKER: dict[str, Point] = {
         study="median", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={5: 2}
     ),
     "between the decision of hyperband and tell": Point(
-        study="hyperband", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={1: 2}
+        study="hyperband", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={3: 2}
     ),
     "between the last report and tell": Point(faults=(worker("shift:tell", "before", 2),), hit={1: 2}),
     "after tell": Point(faults=(worker("shift:tell", "after", 2),)),
@@ -140,7 +140,7 @@ EVERYBODY: dict[str, Point] = {
         "run:Run._record", "after", if_true=True, study="asha", hit={1: 2}
     ),
     "in the transaction of the decision of median": everybody(
-        "ledger:Ledger.ask_optuna", "commit", 11, study="median", hit={5: 2}
+        "ledger:Ledger.ask_optuna", "commit", 9, study="median", hit={5: 2}
     ),
     "in tell's transaction": everybody("shift:tell", "commit", 2, hit={1: 2}),
 }

@@ -308,7 +308,7 @@ def test_a_server_that_is_disturbed_again_and_again_loses_nothing_and_kills_nobo
 def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
     lab: PostgresLab, server: Server, disturb: Callable[[Server], None]
 ) -> None:
-    search = {"pruner": "promote", "first_rung": 2, "reduction": 2, "sampler": "random"}
+    search = {"pruner": "promote", "first_rung": 2, "reduction": 2, "sampler": "random", "baseline": False}
     budget = {"trials": 8, "epochs": 8, "steps_per_epoch": 1}
 
     with disturbing(lab, lambda: disturb(server)) as story:

@@ -132,7 +132,7 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
 
 
 def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
-    file = lab.write(budget=SHORT | {"trials": 900})
+    file = lab.write(budget=SHORT | {"trials": 900}, search={"patience": 900})
 
     ended = lab.run("run", file, "--workers", "1", "--hours", "0.0005")
     left = lab.trials()
