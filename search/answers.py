@@ -249,11 +249,11 @@ def _test(test: Mapping[str, Any]) -> str:
     return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
 
 
-def next_commands(row: StudyRow) -> tuple[str, ...]:
-    """What to do with a study whose run has just ended, a line for each."""
+def next_commands(row: StudyRow, *, is_judged: bool = False) -> tuple[str, ...]:
+    """What to do with a study whose run has just ended, a line for each. `is_judged`: its last training has, too."""
     name, counts = shlex.quote(row.name), row.counts
     lines = []
-    if row.nothing_found:
+    if row.nothing_found and (is_judged or not row.spec.get("final")):
         lines.append(f"search on:       convsearch resume {name} --hours 1")
     elif counts.to_do:
         lines.append(f"go on:           convsearch resume {name}")

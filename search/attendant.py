@@ -18,7 +18,7 @@ from data.errors import DataError
 from data.progress import Say
 from search import care, depot, home, lease, origin, query, study
 from search.equipment import equip, refuse_other_code
-from search.errors import AllFailed, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
+from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
 from search.hand import Forkserver
 from search.judge import layout_of, verdict_study
@@ -37,7 +37,7 @@ LOOK_S = 2.0
 #: A study that was refused is tried again after so long, by who stays.
 AGAIN_S = 60.0
 #: What is wrong with one study, and no reason to leave the others alone.
-OF_A_STUDY = (AllFailed, DataError, SpecError, UsageError)
+OF_A_STUDY = (AllFailed, AllImpossible, DataError, SpecError, UsageError)
 
 
 @dataclass(kw_only=True, slots=True)

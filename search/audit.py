@@ -63,7 +63,8 @@ def _is_stopped(study: StudyRow, trial: TrialRow, trials: Sequence[TrialRow]) ->
     ranked = [
         each
         for each in trials
-        if each.state != "FAIL" and not is_audited(search["seed"], each.number, search.get("audit", 0.0))
+        if each.state != "FAIL"
+        and (each.number == study.baseline or not is_audited(search["seed"], each.number, search.get("audit", 0.0)))
     ]
     others = [there for each in ranked for at, there in each.curve if at == step]
     return sum(bool(there > value) for there in others) >= (len(others) + 1) // int(search["reduction"])

@@ -313,7 +313,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
                 output.show(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
         output.hush()
-    for line in answers.next_commands(row):
+    for line in answers.next_commands(row, is_judged=verdict is not None):
         say(line)
     return code
 

@@ -78,6 +78,8 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     Raises DataError where its images are a folder or archive that cannot be read.
     """
     seats = devices(wanted, workers, device=device)
+    if seats[0] == "cpu":
+        torch.set_num_threads(1)  # as a worker has
     train, test, classes = _counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
     searched = searched_count(wanted.data, train, classes=classes)
@@ -234,8 +236,6 @@ def _draw(wanted: StudySpec, limits: Limits) -> list[_Drawn]:
 
 def _timed(chosen: Sequence[_Drawn], *, classes: int, side: int, seat: str) -> list[tuple[_Drawn, float]]:
     """The images that each trains a second, by one worker."""
-    if seat == "cpu":
-        torch.set_num_threads(1)
     device = torch.device(seat)
     return [
         (each, images_per_second(each.model, each.train, classes=classes, side=side, device=device)) for each in chosen

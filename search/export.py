@@ -91,8 +91,15 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
     if not ranking.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
     number = selection.select(engine, ranking.study).trial
-    selected = None if number is None else query.trial(engine, name, number)
-    return Choice(trial=selected if selected is not None and selected.state == "COMPLETE" else ranking.trials[0])
+    selected = ranking.trials[0] if number is None else query.trial(engine, name, number)
+    if selected.state == "COMPLETE":
+        return Choice(trial=selected)
+    if number == ranking.study.baseline:
+        raise UsageError(
+            f"trial {number}, the baseline of {name!r}, is not trained to its end; `convsearch resume {name}` goes on "
+            "with it, and --trial exports another one"
+        )
+    return Choice(trial=ranking.trials[0])
 
 
 def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tuple[Deployed, Card]:

@@ -60,12 +60,17 @@ def name_of(study: str, place: int = 1) -> str:
 
 
 def contestants(
-    spec: StudySpec, leading: Sequence[TrialRow], *, selected: TrialRow | None = None
+    spec: StudySpec,
+    leading: Sequence[TrialRow],
+    *,
+    selected: TrialRow | None = None,
+    known: Mapping[str, Value] | None = None,
 ) -> tuple[Contestant, ...]:
     """Who is trained: the selected trial and the leading ones, as many as [final] wants, no configuration twice, and
     the baseline.
 
-    That is the first point of [[try]], with what it leaves open at the defaults, or these alone.
+    That is `known`, as trial 0 was trained; of an older search the first point of [[try]], with what it leaves open at
+    the defaults, or these alone.
     """
     wanted = spec.final or Final()
     found: list[Contestant] = []
@@ -77,7 +82,8 @@ def contestants(
             found.append(Contestant(name=f"trial {trial.number}", config=config, images_per_second=speed))
     if not found or not wanted.baseline:
         return tuple(found)
-    base = known_point(spec)
+    base = resolve(spec, known) if known else known_point(spec)
+    base = {key: base[key] for key in spec.space.parameters}
     if base not in [each.config for each in found]:
         return (*found, Contestant(name=BASELINE, config=base))
     return tuple(replace(each, name=f"{each.name} ({BASELINE})") if each.config == base else each for each in found)

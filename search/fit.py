@@ -77,6 +77,15 @@ def fitted(spec: StudySpec, values: Mapping[str, Value], limits: Limits) -> dict
     return found
 
 
+def may_be_drawn(spec: StudySpec, drawn: Mapping[str, Value], near: Mapping[str, Value]) -> bool:
+    """Whether another draw may do better than this one: not where all that had to be changed is fixed, or has no value
+    in the space that can be trained.
+    """
+    changed = [key for key, value in near.items() if drawn.get(key, value) != value]
+    domains = ((key, named(spec.space, key, near)[1]) for key in changed)
+    return not changed or any(domain.only is None and near[key] in domain for key, domain in domains)
+
+
 def changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> tuple[str, ...]:
     """What was changed, one text for each key: `batch_size 256 -> 128`."""
     return tuple(
@@ -113,9 +122,10 @@ def _next(key: str, domain: Domain, value: Value, sign: int) -> Value | None:
         case Choice(values):
             beyond = [each for each in values if isinstance(each, int | float) and sign * (each - value) > 0]
             return min(beyond, key=lambda each: abs(each - value), default=None)
-        case Int(step=step):
-            moved: Value = value + sign * step
-            return moved if moved in domain else None
+        case Int(low=lowest, high=highest, step=step):
+            far = max(step, round(value / 10 / step) * step)  # a wide range has hundreds of steps
+            moved: Value = min(max(int(value) + sign * far, lowest), highest)
+            return moved if moved != value else None
         case Float(low=low, high=high, step=step):
             moved = value * FACTOR**-sign if step is None else value + sign * step
             moved = min(max(moved, low), high)

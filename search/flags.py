@@ -61,9 +61,8 @@ def _add_final(verbs: Verbs) -> None:
 def _add_models(verbs: Verbs) -> None:
     export = _verb(verbs, "export", "write the best model into a folder", "convsearch export cifar10 --to cats")
     export.add_argument("study", metavar="STUDY", help="name of a stored study")
-    export.add_argument(
-        "--trial", type=int, metavar="N", help="number of the trial (default: who leads the verdict, else the search)"
-    )
+    text = "number of the trial (default: what the verdict, else the search, delivers)"
+    export.add_argument("--trial", type=int, metavar="N", help=text)
     export.add_argument("--to", type=Path, metavar="DIR", help="folder (default: exports/STUDY)")
     export.add_argument("--json", action="store_true", help="print JSON")
     _add_storage(export)

@@ -18,7 +18,7 @@ from search.pool import End
 from search.selection import Selection
 from search.session import Order, Show, alone, pool
 from search.settings import Final
-from search.spec import StudySpec, difference
+from search.spec import StudySpec, baseline, difference
 from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import devices, fetch_backbones, prepare_data, writing_to
@@ -128,7 +128,6 @@ def verdict_study(
         return known_verdict(storage, stored, selection)
     if selection is None:
         selection = selections.select(storage.engine, row)
-    keep(storage, stored, selection)
     found = chosen(storage, stored, selection)
     if not found:
         say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
@@ -138,6 +137,7 @@ def verdict_study(
     if epochs < LEAST_EPOCHS:
         say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
         return None
+    keep(storage, stored, selection)
     try:
         verdict = study.open_or_create(storage, wanted, name=name, data=stored.data)
     except SpecError:  # another machine, which had more time or cores, was a moment earlier
@@ -152,7 +152,9 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
         return ()
     selected = query.trial(storage.engine, stored.name, selection.trial)
     leading = [trial for trial, _ in query.leading(storage.engine, stored.name)]
-    return final.contestants(stored.spec, leading, selected=selected)
+    number = baseline(stored.spec)
+    known = None if number is None else query.trial(storage.engine, stored.name, number).config
+    return final.contestants(stored.spec, leading, selected=selected, known=known)
 
 
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:

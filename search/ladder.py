@@ -4,8 +4,7 @@ ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algori
 al. 2022, https://arxiv.org/abs/2201.06834): of `reduction` trials at a rung no more than one ever goes on, also where
 each new one is better than those that went on before. A paused trial is WAITING and has the attribute `paused`, the
 step of its rung; who claims it takes that away. So a trial that was paused or promoted when its process died is what
-the database says it is. It holds its checkpoint as long as its turn may come soon. The baseline never pauses, and is
-ranked with the others.
+the database says it is. It holds its checkpoint as long as its turn may come soon.
 """
 
 import json
@@ -16,7 +15,7 @@ from optuna.trial import TrialState
 
 from search.loader import pausing
 from search.pruner import LEAST
-from search.rows import PAUSED
+from search.rows import DECISION, PAUSED
 from search.storage import CURVES, TRIAL_ATTRS, TRIALS, judged_later
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
@@ -32,8 +31,12 @@ class Ladder:
     reduction: int
     steps: int
     """Of a whole trial."""
+    least: int = LEAST
+    """Trials at a rung before one goes on."""
     audited: frozenset[int] = frozenset()
     """The numbers of trials that do not pause, and do not count."""
+    baseline: int | None = None
+    """The number of a trial that does not pause, and takes nobody's turn; it is ranked with the others."""
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
         """(trial id, number) of the paused trials that are among the best at their rung, and whose turn has come; the
@@ -42,9 +45,9 @@ class Ladder:
         found: list[tuple[int, int]] = []
         for rung in reversed(self.rungs):
             ranked, paused = self._ranked(connection, study_id, rung), _paused(connection, study_id, rung)
-            places = len(ranked) // self.reduction if len(ranked) >= LEAST else 0
+            places = len(ranked) // self.reduction if len(ranked) >= self.least else 0
             stayed = _stayed(connection, study_id, rung)
-            went_on = sum(trial_id not in stayed for trial_id, _ in ranked)
+            went_on = sum(trial_id not in stayed and number != self.baseline for trial_id, number in ranked)
             turn = [(trial_id, number) for trial_id, number in ranked[:places] if trial_id in paused]
             found += turn[: max(0, places - went_on)]
         return found
@@ -134,11 +137,16 @@ def _paused(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
 
 
 def _stayed(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
-    """The ids of the trials that did not go on from a rung: they pause, or were pruned there when the study ended."""
+    """The ids of the trials that did not go on from a rung: they pause there, or paused when the study ended, or were
+    stopped there at once.
+    """
+    later = sa.exists().where(CURVES.c.trial_id == TRIALS.c.trial_id, CURVES.c.step > rung)
     rows = sa.select(TRIALS.c.trial_id).where(
         TRIALS.c.study_id == study_id,
         TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
-        TRIAL_ATTRS.c.key == PAUSED,
-        TRIAL_ATTRS.c.value_json == json.dumps(rung),
+        sa.or_(
+            sa.and_(TRIAL_ATTRS.c.key == PAUSED, TRIAL_ATTRS.c.value_json == json.dumps(rung)),
+            sa.and_(TRIAL_ATTRS.c.key == DECISION, ~later),
+        ),
     )
     return set(connection.execute(rows).scalars())

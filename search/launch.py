@@ -50,6 +50,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if order.detach:
         with alone(storage, stored, order, say):
+            ended(order, storage, stored)
             return End.DETACHED
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
@@ -79,16 +80,17 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
 def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
     """How the search has ended before, if only its last training is left, or nothing; None if it is to go on.
 
-    What was selected stays if a kill came between the choice and the last training. Who asks for more trials, or for
-    more hours of a search that had found nothing, gets them.
+    What was selected stays if a kill came between the choice and the last training. A command that asks for more
+    trials, or for more hours of a search whose last training is over, gets them.
     """
     row = row_of(storage, stored.name)
     if order.trials is None and row.selection is not None and not is_judged(storage, stored):
         return End.NOTHING_FOUND if row.nothing_found else End.DONE
-    if order.trials is None and order.hours is None:
-        return End.NOTHING_FOUND if row.nothing_found else None
-    contest = storage.patiently(lambda: selection.whole(storage.engine, row))
-    study.search_more(storage, stored, judged=contest.judged)
+    if order.trials is None and order.hours is None and row.nothing_found:
+        return End.NOTHING_FOUND
+    if row.nothing_found or row.selection is not None:
+        contest = storage.patiently(lambda: selection.ended(storage.engine, row))
+        study.search_more(storage, stored, judged=contest.judged)
     return None
 
 

@@ -15,11 +15,11 @@ from search import query, spec
 from search.correct import pair
 from search.desk import Desk
 from search.domain import Value
-from search.fit import Limits, changes, check_fit, fitted
+from search.fit import Limits, changes, check_fit, fitted, may_be_drawn
 from search.lease import Claim
 from search.outcome import Paused
 from search.pruner import Decision
-from search.rows import CORRECT, FITTED, JUDGED_FROM, PAUSED, SPARED
+from search.rows import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.spec import StudySpec, baseline
 from search.study import asha, asked, audited, for_trial, limits_of
 
@@ -55,8 +55,10 @@ def draw(desk: Desk, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, d
         try:
             return trial, _store(desk, trial, limits=limits)
         except Misfit as error:
-            drawn, trial = error.drawn, open_trial(desk, claim, draw=count)
-    near = _nearest(desk.study.spec, drawn, limits)
+            near = _nearest(desk.study.spec, error.drawn, limits)
+            if not may_be_drawn(desk.study.spec, error.drawn, near):
+                break
+            trial = open_trial(desk, claim, draw=count)
     trial = open_trial(desk, claim, given=near)
     return trial, _store(desk, trial, near=near)
 
@@ -212,6 +214,8 @@ class Ledger:
             return None
         storage, name = self.desk.storage, self.desk.study.name
         first = storage.patiently(lambda: query.trial(storage.engine, name, 0))
+        if first.state == "FAIL" or first.violation > 0:
+            return None
         apart = pair(correct, first.correct, step, balanced=stored.search.objectives[0] == "balanced_accuracy")
         if apart is None or apart.lead >= -apart.error:
             return None
@@ -236,7 +240,7 @@ class Ledger:
         if decision is None:
             return None
         if not self._is_audited():
-            self.trial.set_user_attr("decision", asdict(decision))
+            self.trial.set_user_attr(DECISION, asdict(decision))
             return decision
         if SPARED not in self.trial.user_attrs:
             self.trial.set_user_attr(SPARED, asdict(decision))

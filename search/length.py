@@ -11,7 +11,7 @@ from search.settings import EVALUATIONS, RUNG_UPDATES
 #: Whole trials that fit into the hours of a search. The ten-minute study on CIFAR-10, whose length was chosen by hand,
 #: had room for 7 to 10.
 WHOLE_TRIALS: Final = 8
-#: Updates of the weights in a whole trial, at the least: enough for its first rung, after a ninth, to judge it.
+#: Updates of the weights in a whole trial of the known point, at the least: enough for its first rung to judge it.
 LEAST_UPDATES: Final = EVALUATIONS * RUNG_UPDATES
 #: Epochs of a whole trial, at the most, and those where no hours are given.
 MOST_EPOCHS: Final = 100.0
@@ -29,7 +29,7 @@ def whole_epochs(
     `images_per_second` is what one worker trains, and `search_s` the time that all of them have; None is no end.
     """
     least = LEAST_UPDATES * batch_size / images
-    if search_s is None:
-        return round(max(USUAL_EPOCHS, least), 2)
-    trial_images = search_s * workers / WHOLE_TRIALS * images_per_second - FORWARD_SHARE * judged
-    return round(max(least, min(MOST_EPOCHS, trial_images / images)), 2)
+    fits = USUAL_EPOCHS
+    if search_s is not None:
+        fits = (search_s * workers / WHOLE_TRIALS * images_per_second - FORWARD_SHARE * judged) / images
+    return float(f"{max(least, min(MOST_EPOCHS, fits)):.4g}")

@@ -10,6 +10,7 @@ from search.fit import check_fit
 from search.lease import Claim
 from search.outcome import Outcome
 from search.pruner import Decision
+from search.rows import DECISION
 from search.run import Pulse, Run, boundaries
 from search.study import asha, trial_seed
 from search.workplace import Workplace
@@ -27,7 +28,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
         LeaseLost: the trial is not ours any more.
     """
     trial, values = ledger.draw(place, claim, trial)
-    decided = trial.user_attrs.get("decision")
+    decided = trial.user_attrs.get(DECISION)
     if decided is not None:
         return Outcome(reason=Decision(**decided).reason)
     try:

@@ -101,18 +101,14 @@ class Pool:
     _lost: int = 0
     """Workers that did not reach the database, since a trial was finished."""
     _is_warned: bool = False
-    _impossible: list[str] = field(default_factory=list)
-    """Why trials could not be trained, as long as none could."""
+    _is_possible: bool = False
+    """Whether a trial was trained."""
     _fitted: set[int] = field(default_factory=set)
     """Numbers of trials of which it was said that they were changed."""
-    _done_before: int | None = None
-    """Trials that had finished before."""
     _compared: object = None
     """What there was of trials when they were last compared with the baseline."""
     _told: str = ""
     """How they compared."""
-    _is_beaten: bool = False
-    """Whether the baseline was, by more than chance."""
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
@@ -188,12 +184,14 @@ class Pool:
         progress = self._progress()
         self._lost = 0 if progress.finished else self._lost
         self._epochs_s += [trial.seconds / trial.epochs for trial in progress.finished if trial.epochs > 0]
-        self._refuse_impossible(progress)
+        self._refuse_impossible(progress.study)
         self._tell_fitted(progress)
         self._compare(progress)
         self.view.update(replace(progress, compared=self._told))
         if progress.study.stop:
             self._end = self._end or End.ASKED
+        if progress.study.nothing_found:  # which another machine may have noticed
+            self._end = self._end or End.NOTHING_FOUND
         if self._is_out_of_time(progress.study, self._clock.tick(progress.study.seconds_run)):
             self._end = self._end or End.HOURS
         counts = progress.study.counts
@@ -211,36 +209,42 @@ class Pool:
                 name = f"trial {each.number}" + (", the baseline," if is_baseline else "")
                 self.view.say(f"{name} could not be trained as it was given; it has {', '.join(each.fitted)}")
 
-    def _refuse_impossible(self, progress: Progress) -> None:
-        """Give a study up of which no configuration can be trained."""
-        counts = progress.study.counts
-        if self._done_before is None:  # what came of those, another version may have decided
-            self._done_before = counts.finished
+    def _refuse_impossible(self, row: StudyRow) -> None:
+        """Give a search up of which no configuration can be trained. (Of a grid the other cells may be possible; and an
+        older version refused what this one can train.)
+        """
+        counts, search = row.counts, self.study.spec.search
+        if self._is_possible or search.sampler == "grid" or search.rung_updates == 0:
             return
-        self._impossible += [each.reason or "" for each in progress.finished if each.violation > 0 and not each.curve]
-        is_alone = counts.finished - self._done_before == len(self._impossible) and counts.paused == 0
-        if not is_alone or len(self._impossible) < min(SAME_FAILURES, counts.budget - self._done_before):
+        if counts.pruned < min(SAME_FAILURES, counts.budget):
+            return
+        trials = self.storage.patiently(lambda: query.trials(self.storage.engine, self.study.name))
+        finished = [each for each in trials if each.state in query.FINISHED]
+        self._is_possible = any(not (each.reason or "").startswith("impossible: ") for each in finished)
+        if self._is_possible or any(each.curve for each in trials):
             return
         raise AllImpossible(
-            f"none of {len(self._impossible)} trials of {self.study.name!r} can be trained; the last one is "
-            f"{self._impossible[-1]}: change that in the study file"
+            f"none of {len(finished)} trials of {self.study.name!r} can be trained; the last one is "
+            f"{finished[-1].reason}: change that in the study file"
         )
 
     def _compare(self, progress: Progress) -> None:
         """End a search whose trials do not beat its baseline: the time that is left is for its last training."""
-        row, patience = progress.study, self.study.spec.search.patience
+        row, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
         if row.hours is None or row.baseline is None:
             return
-        steps = () if self._is_beaten else tuple(len(each.trial.curve) for each in progress.running)
-        if (row.counts, steps) == self._compared:
+        now = (row.counts, tuple(len(each.trial.curve) for each in progress.running))
+        if now == self._compared:
             return
-        self._compared = (row.counts, steps)
-        read = selection.ended if self._is_beaten else selection.whole
-        contest = self.storage.patiently(lambda: read(self.storage.engine, row))
-        self._is_beaten = bool(contest.clear)
+        self._compared = now
+        contest = self.storage.patiently(lambda: selection.ended(engine, row))
         self._told = contest.told(patience=patience, before=row.judged_before)
-        if not self._is_beaten and contest.has_found_nothing(patience=patience, before=row.judged_before):
-            study.set_attrs(self.storage, self.study.id, nothing_found=True)
+        if contest.clear or contest.judged - row.judged_before < patience:
+            return
+        whole = self.storage.patiently(lambda: selection.whole(engine, row))
+        if whole.has_found_nothing(patience=patience, before=row.judged_before):
+            chosen = None if self.study.spec.final is None else selection.of_contest(whole).as_json()
+            study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
             self._end = self._end or End.NOTHING_FOUND
 
     def _is_out_of_time(self, row: StudyRow, run_s: float) -> bool:

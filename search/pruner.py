@@ -37,6 +37,8 @@ class Asha:
     """Steps of a whole trial."""
     updates: int = 0
     """Of the weights, before a rung judges a network, or compares others with it."""
+    least: int = LEAST
+    """Trials at a rung before one is stopped."""
 
     def is_rung(self, step: int) -> bool:
         return step < self.steps and step in self.rungs()
@@ -64,7 +66,7 @@ class Asha:
         if not self.is_rung(step):
             return None
         reached = others + 1
-        if reached < LEAST:
+        if reached < self.least:
             return None
         keep = max(1, reached // self.reduction)
         if better < keep:

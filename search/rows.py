@@ -16,6 +16,9 @@ PAUSED = "paused"
 """The user attribute of a trial that pauses: the step of its rung; null once it goes on."""
 
 
+DECISION = "decision"
+"""The user attribute of a trial that is to be stopped: at which step, with which value, and the reason."""
+
 SPARED = "spared"
 """The user attribute of a trial that is audited: what the pruner would have decided, and where."""
 
@@ -193,9 +196,13 @@ class StudyRow:
 
 
 def is_search(study: StudyRow) -> bool:
-    """Whether a study chooses a configuration: no comparison, no verdict, nothing that convsearch did not make."""
+    """Whether a study chooses a configuration: no comparison, no verdict, no trial run again, nothing that convsearch
+    did not make.
+    """
     spec = study.spec
-    return bool(spec) and not spec.get("compare") and spec.get("verdict_on") is None and len(study.directions) < 2
+    is_one_again = spec.get("search", {}).get("trial_seed") is not None
+    is_other = bool(spec.get("compare")) or spec.get("verdict_on") is not None or len(study.directions) > 1
+    return bool(spec) and not is_other and not is_one_again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,5 +92,6 @@ def _with_epochs(
         search_s=study.search_seconds_left(storage, stored.id),
         workers=post.workers,
         device=device,
+        data=data,
     )
     return study.settle_epochs(storage, stored, float(measured.budget.epochs or 0.0))

@@ -8,19 +8,22 @@ of the images, and that of two trainings with other seeds. The chance of error i
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from search import correct, query
-from search.contest import Standing, Verdict
 from search.correct import Pair
 from search.output import number
 from search.rows import StudyRow, TrialRow
+
+if TYPE_CHECKING:
+    from search.contest import Standing, Verdict
 
 #: With this chance a search that has found nothing replaces its baseline all the same.
 CHANCE = 0.05
@@ -79,8 +82,9 @@ class Contest:
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody leads by more than chance explains where it was judged last, be it at a rung."""
-        return any(each.is_clear for each in self._challenges(self.trials))
+        """Whether a trial that may go on leads by more than chance explains where it was judged last."""
+        going_on = [each for each in self.trials if each.state != "PRUNED"]
+        return any(each.is_clear for each in self._challenges(going_on))
 
     def has_found_nothing(self, *, patience: int, before: int) -> bool:
         """Whether so many challengers were judged, `before` left out, and none leads the whole baseline clearly."""
@@ -135,20 +139,26 @@ class Selection:
 
 
 def delivered(engine: sa.Engine, study: StudyRow) -> Selection:
-    """What a search has delivered, by its newest last training; as long as there is none, what it would deliver."""
-    rows = (query.study(engine, each) for each in reversed(query.verdicts(engine, study.name)))
-    return next((found for row in rows if (found := stored(row)) is not None), None) or select(engine, study)
+    """What a search has delivered, by its newest last training; as long as there is none, what it would deliver.
 
-
-def of_verdict(engine: sa.Engine, verdict: Verdict) -> Standing:
-    """The configuration of a verdict that is delivered: the selected one, unless another one beats it clearly on the
-    test images; of an older version's verdict, which had selected none, the best there.
+    Where the search went on since then and has found something else, that is told.
     """
-    best, selection = verdict.standings[0], stored(query.study(engine, verdict.study))
+    rows = (query.study(engine, each) for each in reversed(query.verdicts(engine, study.name)))
+    known = next((found for row in rows if (found := stored(row)) is not None), None)
+    now = select(engine, study)
+    if known is None or now.trial == known.trial:
+        return known or now
+    since = f"; since then trial {now.trial} was found, which `convsearch final {shlex.quote(study.name)}` would train"
+    return Selection(trial=known.trial, reason=known.reason + since)
+
+
+def of_verdict(engine: sa.Engine, verdict: "Verdict") -> "Standing":
+    """The configuration of a verdict that is delivered: the selected one, because test images judge and do not choose;
+    of an older version's verdict, which had selected none, the best there.
+    """
+    selection = stored(query.study(engine, verdict.study))
     own = None if selection is None else re.compile(rf"trial {selection.trial}\b")
-    selected = next((each for each in verdict.standings if own and own.match(each.name)), best)
-    beaten = any(duel.is_clear for duel in verdict.duels if (duel.first, duel.second) == (best.name, selected.name))
-    return best if beaten else selected
+    return next((each for each in verdict.standings if own and own.match(each.name)), verdict.standings[0])
 
 
 def stored(row: StudyRow) -> Selection | None:
@@ -172,7 +182,7 @@ def ended(engine: sa.Engine, study: StudyRow) -> Contest:
 def select(engine: sa.Engine, study: StudyRow) -> Selection:
     """What a search delivers, as far as it has come."""
     if study.baseline is not None and (contest := ended(engine, study)).baseline is not None:
-        return _selected(contest)
+        return of_contest(contest)
     leading = query.leading(engine, study.name)
     if not leading:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
@@ -182,7 +192,8 @@ def select(engine: sa.Engine, study: StudyRow) -> Selection:
     return Selection(trial=best.number, reason=reason)
 
 
-def _selected(contest: Contest) -> Selection:
+def of_contest(contest: Contest) -> Selection:
+    """What a search delivers that has a baseline."""
     if not contest.clear:
         return Selection(trial=0, reason=f"trial 0, the baseline, is delivered: {_why_baseline(contest)}")
     best = contest.clear[0]

@@ -41,7 +41,8 @@ class Budget(BaseModel):
     100, or with hours as many as they allow."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the training images of a trial that is not pruned; may be fractional. Left out, as many as let eight
-    whole trials fit into the hours of the search, and at least 216 updates of the weights."""
+    whole trials fit into the hours of the search on one machine, and at least 216 updates of the known point's
+    weights."""
     steps_per_epoch: Annotated[int, Field(ge=1)] = 1
     """Equal shares of an epoch after which a trial is judged; curves, rungs and checkpoints count these steps."""
     evaluations: Annotated[int, Field(ge=1)] | None = None
@@ -175,7 +176,7 @@ class Final(BaseModel):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of [budget] hours that is kept for it; it gets what the search leaves over, too."""
     top: Annotated[int, Field(ge=1, le=MOST_TRAINED)] = 1
-    """Configurations that are trained: the best so many of the search."""
+    """Configurations that are trained: what the search delivers, then the best others."""
     seeds: Annotated[int, Field(ge=1, le=MOST_TRAINED)] = 1
     """Trainings of each of them."""
     baseline: bool = False

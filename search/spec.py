@@ -69,6 +69,8 @@ class StudySpec:
     """[final]: the training after the search."""
     checkpoints: str | None = None
     """A folder or object store for a second copy of each checkpoint, that every machine can reach."""
+    has_trials: bool = True
+    """Whether the file says how many trials; else what is stored stays."""
     verdict_on: str | None = None
     """The uid of the study whose leading trials this one trains for the last time and tests; no file says it."""
 
@@ -142,6 +144,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
         rows=rows,
         final=final,
         checkpoints=checkpoints,
+        has_trials="trials" in raw.get("budget", {}),
         verdict_on=verdict_on,
     )
 
@@ -166,11 +169,12 @@ def baseline(spec: StudySpec) -> int | None:
 
 def settled(spec: StudySpec, known: StudySpec) -> StudySpec:
     """The same study, where it leaves open what was settled when it was stored as `known`: that stays."""
-    data, budget = {}, {}
+    data: dict[str, object] = {}
+    budget: dict[str, object] = {} if spec.has_trials else {"trials": known.budget.trials}
     if spec.data.validation is None:
         data["validation"] = known.data.validation
     if spec.budget.epochs is None:
-        budget = {key: getattr(known.budget, key) for key in ("epochs", "steps_per_epoch")}
+        budget |= {key: getattr(known.budget, key) for key in ("epochs", "steps_per_epoch")}
         if spec.budget.evaluations is None:
             budget["evaluations"] = known.budget.evaluations
     return replace(spec, data=spec.data.model_copy(update=data), budget=spec.budget.model_copy(update=budget))

@@ -5,10 +5,14 @@ from dataclasses import replace
 
 import torch
 
+from data import batches as streams
+from data.config import AugmentConfig
+from data.parts import SearchData
 from models.build import build
 from models.config import Impossible, ModelConfig, TrainConfig
+from models.graph import make_recorder
 from models.precision import computes_bfloat16
-from models.train import Training
+from models.train import Batches, Diverged, Training
 from search.fit import Limits, fitted
 from search.length import MOST_EPOCHS, USUAL_EPOCHS, whole_epochs
 from search.spec import StudySpec, configs
@@ -20,16 +24,23 @@ MOST_BATCHES = 10_000
 
 
 def images_per_second(
-    model: ModelConfig, train: TrainConfig, *, classes: int, side: int, device: torch.device
+    model: ModelConfig,
+    train: TrainConfig,
+    *,
+    classes: int,
+    side: int,
+    device: torch.device,
+    batches: Batches | None = None,
 ) -> float:
-    """Images of so many pixels a side that a network trains with in a second; measured on made-up ones."""
-    images = torch.randn(train.batch_size, 3, side, side, device=device)
+    """Images of so many pixels a side that a network trains with in a second: those of `batches`, else made-up ones."""
+    images = torch.randn(train.batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(train.batch_size, device=device) % classes
     network = build(model, image_size=side, classes=classes, images=images.cpu()).to(device)
+    source = batches or (lambda first, last: iter([(images, labels)] * (last - first)))
     network.in_bfloat16 = computes_bfloat16(train.precision, device)
-    training = Training(network, train, total_batches=MOST_BATCHES, seed=0)
+    training = Training(network, train, total_batches=MOST_BATCHES, seed=0, recorder=make_recorder(device))
     began = time.perf_counter()
-    for result in training.run(lambda first, last: iter([(images, labels)] * (last - first)), range(1, MOST_BATCHES)):
+    for result in training.run(source, range(1, MOST_BATCHES)):
         if result.step == 1:
             began = time.perf_counter()
         elif time.perf_counter() - began > MOMENT_S:
@@ -38,23 +49,37 @@ def images_per_second(
 
 
 def with_epochs(
-    spec: StudySpec, limits: Limits, *, validation: int, search_s: float | None, workers: int, device: torch.device
+    spec: StudySpec,
+    limits: Limits,
+    *,
+    validation: int,
+    search_s: float | None,
+    workers: int,
+    device: torch.device,
+    data: SearchData | None = None,
 ) -> StudySpec:
     """The study with the epochs of a whole trial, if its file leaves them out: by how fast its known point trains here.
 
-    `search_s`: seconds that the search may take, all workers at the same time; None is no end.
+    `search_s`: seconds that the search may take, all workers at the same time; None is no end. `data`: its images,
+    where they are at hand.
     """
     if spec.budget.epochs is not None:
         return spec
     budget = spec.budget.model_copy(update={"epochs": MOST_EPOCHS, "evaluations": spec.budget.steps})
     open_end = replace(spec, budget=budget)
     try:
-        model, train, _ = configs(spec, fitted(open_end, known_point(spec), limits))
+        model, train, augment = configs(spec, fitted(open_end, known_point(spec), limits))
     except Impossible:  # which the first trials will say
         return replace(spec, budget=budget.model_copy(update={"epochs": USUAL_EPOCHS}))
-    speed = (
-        images_per_second(model, train, classes=limits.classes, side=limits.side, device=device) if search_s else 0.0
-    )
+    speed = 0.0
+    if search_s is not None:
+        try:
+            batches = None if data is None else _batches(data, train, augment, device)
+            speed = images_per_second(
+                model, train, classes=limits.classes, side=limits.side, device=device, batches=batches
+            )
+        except (Diverged, MemoryError, RuntimeError):  # which the trial itself will say; it may do without hours
+            search_s = None
     epochs = whole_epochs(
         images=limits.images,
         judged=validation * budget.steps,
@@ -64,3 +89,8 @@ def with_epochs(
         workers=workers,
     )
     return replace(spec, budget=budget.model_copy(update={"epochs": epochs}))
+
+
+def _batches(data: SearchData, train: TrainConfig, augment: AugmentConfig, device: torch.device) -> Batches:
+    """Batches as a trial has them, augmentation included, which takes its time."""
+    return streams.Batches(data.train, data.info, batch_size=train.batch_size, seed=0, augment=augment, device=device)

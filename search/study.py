@@ -24,12 +24,12 @@ from search.evolution import AtRest, Evolution, Given, usual_point
 from search.fit import Limits, fitted
 from search.ladder import Gate, Ladder
 from search.origin import code, environment
-from search.pruner import Asha
+from search.pruner import LEAST, Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
 from search.seed import derive, is_audited
-from search.space import sample, strip
+from search.space import sample
 from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
@@ -173,8 +173,8 @@ def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
 
 
 def search_more(storage: Storage, study: StoredStudy, *, judged: int) -> None:
-    """Let a search go on that had found nothing: the `judged` trials until now do not count against it any more. What
-    was selected then is forgotten.
+    """Let a search go on that had ended: what was selected then is forgotten, and the trials that were `judged` until
+    now do not count any more against one that had found nothing.
     """
     set_attrs(storage, study.id, nothing_found=False, judged_before=judged, selection=None)
 
@@ -215,7 +215,7 @@ def limits_of(study: StoredStudy) -> Limits | None:
     """What the images allow that the trials of a study are trained on; those of a last training are all there are. None
     where nothing is known of the images.
     """
-    if "classes" not in study.data:
+    if not {"classes", "train_counts", "image_size"} <= study.data.keys():
         return None
     data, classes = study.spec.data, len(study.data["classes"])
     images = sum(study.data["train_counts"])
@@ -239,22 +239,17 @@ def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
 
 
 def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
-    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline and the
-    points to try, each as near as can be trained.
+    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline, as near
+    as it can be trained, and the other points to try.
     """
-    if study.spec.search.sampler == "grid":
-        return specs.queue(study.spec)
-    wanted = (asked(study.spec, number) for number in range(max(1, len(study.spec.points))))
-    return tuple(_near(study, point) for point in wanted if point is not None)
-
-
-def _near(study: StoredStudy, point: Mapping[str, Value]) -> dict[str, Value]:
-    """A point under its Optuna names; what cannot be trained has the nearest value of the space that can."""
-    whole, limits = specs.resolve(study.spec, point), limits_of(study)
+    given = specs.queue(study.spec)
+    if specs.baseline(study.spec) is None:
+        return given
+    whole, limits = known_point(study.spec), limits_of(study)
     if limits is not None:
         with suppress(Impossible):
             whole = fitted(study.spec, whole, limits)
-    return {name: value for name, value in usual_point(study.spec.space, whole).params.items() if strip(name) in point}
+    return (dict(usual_point(study.spec.space, whole).params), *given[1:])
 
 
 def for_trial(
@@ -327,6 +322,7 @@ def asha(spec: StudySpec) -> Asha:
         reduction=search.reduction,
         steps=spec.budget.steps,
         updates=search.rung_updates,
+        least=LEAST if search.rung_updates else 1,  # an older version had neither
     )
 
 
@@ -352,7 +348,14 @@ def ladder(spec: StudySpec) -> Ladder | Gate | None:
     if spec.search.pruner != "promote":
         return None
     rungs = asha(spec)
-    return Ladder(rungs=rungs.rungs(), reduction=rungs.reduction, steps=rungs.steps, audited=audited(spec, 0))
+    return Ladder(
+        rungs=rungs.rungs(),
+        reduction=rungs.reduction,
+        steps=rungs.steps,
+        least=rungs.least,
+        audited=audited(spec, 0),
+        baseline=specs.baseline(spec),
+    )
 
 
 def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:

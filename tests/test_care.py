@@ -134,13 +134,13 @@ TRIALS = (
     *(("COMPLETE", 0.5), ("COMPLETE", 0.9), ("COMPLETE", 0.8), ("COMPLETE", 0.9), ("COMPLETE", 0.1)),
     *(("PRUNED", None), ("FAIL", None), ("WAITING", None), ("RUNNING", None)),
 )
-"""In every state; the best three are 1, 2 and 3."""
+"""In every state; the best three are 1, 2 and 3, and trial 0 is the baseline."""
 LEFT = {
     *(f"trial-0000{number}/log.txt" for number in range(9)),
-    *(f"trial-0000{number}/step.ckpt" for number in (1, 2, 3, 6, 7, 8)),
+    *(f"trial-0000{number}/step.ckpt" for number in (0, 1, 2, 3, 6, 7, 8)),
     *("trial-00008/next.ckpt.part", "convsearch.lock"),
 }
-"""What is left of them: the best, those that can be taken up again, and what somebody is writing."""
+"""What is left of them: the best, the baseline, those that can be taken up again, and what somebody is writing."""
 
 
 def test_a_run_that_begins_removes_half_written_files_and_checkpoints_of_finished_trials_but_for_the_best(

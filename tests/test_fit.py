@@ -7,7 +7,7 @@ import pytest
 from models.config import Impossible
 from search import spec as specs
 from search.domain import Value
-from search.fit import Limits, changes, check_fit, fitted
+from search.fit import Limits, changes, check_fit, fitted, may_be_drawn
 from search.keys import DEFAULTS
 from search.spec import StudySpec
 
@@ -95,6 +95,24 @@ def test_a_default_that_nobody_asked_for_is_changed_and_a_value_that_somebody_fi
     assert nearest({"stem": ["none", "whiten"]}, {"stem": "whiten"}, limits=tiny) == ("conv_layers 3 -> 2",)
     with pytest.raises(Impossible, match="an image of 8 x 8 pixels allows 3 poolings"):
         nearest({"conv_layers": 8, "pool_every": 2}, {"conv_layers": 8, "pool_every": 2}, limits=tiny)
+
+
+@pytest.mark.parametrize(
+    ("space", "drawn", "may"),
+    [
+        pytest.param({"conv_layers": {"low": 2, "high": 6}}, {"conv_layers": 6}, True, id="another value is drawn"),
+        pytest.param({"batch_size": 512, "width": [8, 16]}, {"batch_size": 512}, False, id="a fixed value"),
+        pytest.param({"batch_size": [400, 512]}, {"batch_size": 512}, False, id="no value of the space fits"),
+    ],
+)
+def test_another_draw_is_made_only_where_it_may_help(space: dict[str, Any], drawn: dict[str, Value], may: bool) -> None:
+    spec, whole = study(space), {**DEFAULTS, "width": 8, **drawn}
+
+    assert may_be_drawn(spec, whole, fitted(spec, whole, LIMITS)) is may
+
+
+def test_a_wide_range_is_walked_in_large_steps() -> None:
+    assert nearest({"width": {"low": 8, "high": 1024}}, {"width": 1024}, max_macs=1_000_000)
 
 
 def test_where_no_value_fits_it_says_what_stands_in_the_way() -> None:

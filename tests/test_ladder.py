@@ -32,8 +32,8 @@ def steps(lab: Lab, name: str = "s") -> list[int]:
 
 def promoted(curves: list[list[float]]) -> list[int]:
     """The steps of each trial by algorithm 2 of Li et al. 2020 with the delay of Li et al. 2022, for one worker, rungs
-    after 1 and 2 of 4 steps, a reduction of 2, and three trials at a rung before one goes on: written down once more, in
-    another way than in `search`.
+    after 1 and 2 of 4 steps, a reduction of 2, and three trials at a rung before one goes on: written down once more,
+    in another way than in `search`.
     """
     following = {0: 1, 1: 2, 2: 4}
     steps = [0] * len(curves)
@@ -200,3 +200,22 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
     assert {trial.reason for trial in lab.trials()} == {None, "rank 2 of 2 at step 1 when nothing was left to begin"}
     with open_reader(post.url).connect() as connection:
         assert lease.claimable(connection, place.study.id, ladder) == 0
+
+
+def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(lab: Lab) -> None:
+    rates = [0.02, *[1e-9] * 3, 0.03, 0.04, 0.05, 0.02, 0.03]
+    post = lab.create(
+        search=PROMOTE | {"baseline": True, "reduction": 3},
+        space={"learning_rate": {"low": 1e-9, "high": 0.1, "log": True}},
+        points=[{"learning_rate": rate} for rate in rates],
+        budget={"trials": len(rates), "epochs": 4},
+    )
+
+    runner.run_trials(post, lambda: None, lambda: False)
+
+    known, *others = lab.trials()
+    assert (known.state, len(known.curve)) == ("COMPLETE", 4)
+    behind = [trial.number for trial in others if "behind the baseline at step 1" in (trial.reason or "")]
+    assert {1, 2, 3} <= set(behind)
+    assert len(behind) < len(others)
+    assert max(len(trial.curve) for trial in others) > 1  # those that were stopped take nobody's turn

@@ -107,6 +107,13 @@ def test_who_leads_clearly_at_a_rung_is_waited_for_and_so_is_the_baseline() -> N
     assert not contest(*others, baseline=trial(0, state="RUNNING")).has_found_nothing(patience=12, before=0)
 
 
+def test_who_was_pruned_is_not_waited_for_whatever_it_had_come_to() -> None:
+    others = [trial(number, state="PRUNED", step=1) for number in range(1, 13)]
+    pruned = trial(13, won=300, lost=10, state="PRUNED", step=3)
+
+    assert contest(*others, pruned).has_found_nothing(patience=12, before=0)
+
+
 def test_a_challenge_of_a_single_trial_needs_what_one_comparison_needs() -> None:
     pair = correct.pair(trial(1, won=50).correct, trial(0).correct, 9)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from search import query
+from search import query, study
 from search.errors import AllImpossible
 from search.reader import open_reader
 from search.rows import StudyRow
+from search.storage import Storage
 from tests.faults.saboteur.sitecustomize import Fault, environment
 from tests.lab import Lab, toml
 
@@ -89,6 +90,76 @@ def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_o
     assert selected["trial"] != 0
     assert lab.trials()[selected["trial"]].config["learning_rate"] == 0.05
     assert f"Trial {selected['trial']} is delivered: it beats trial 0, the baseline, by" in answer.out
+
+
+def test_a_search_that_found_nothing_is_searched_on_by_others_if_that_is_asked_for(lab: Lab) -> None:
+    file = lab.write(**HOPELESS)
+    assert lab.run("run", file, "--workers", "1").code == 0
+    begun = lab.counts().begun
+    idle = lab.run("worker", "--workers", "1")
+    unchanged = lab.counts().begun
+
+    detached = lab.run("run", file, "--trials", "20", "--detach")
+    worked = lab.run("worker", "--workers", "1")
+
+    assert (idle.code, detached.code, worked.code) == (0, 0, 0)
+    assert unchanged == begun
+    assert lab.counts().begun > begun
+
+
+def test_a_worker_leaves_a_study_alone_of_which_nothing_can_be_trained_and_works_on_others(lab: Lab) -> None:
+    hopeless = lab.write("hopeless", budget={"trials": 50, "epochs": 1, "max_parameters": 10})
+    good = lab.write("sound", budget={"trials": 2, "epochs": 1})
+    assert [lab.run("run", file, "--detach").code for file in (hopeless, good)] == [0, 0]
+
+    answer = lab.run("worker", "--workers", "1")
+
+    assert answer.code == 0
+    assert "hopeless is left alone: none of" in answer.err
+    assert lab.counts("sound").complete == 2
+
+
+def test_where_the_verdict_sees_another_one_ahead_all_still_agree_on_what_the_search_delivers(lab: Lab) -> None:
+    assert lab.run("run", lab.write(**HOPELESS), "--workers", "1").code == 0
+
+    verdict = lab.run("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--json", "--workers", "1")
+
+    assert verdict.code == 0
+    assert verdict.json["selection"]["trial"] == 0
+    assert (
+        lab.run("export", "s", "--to", str(lab.folder / "m"), "--json")
+        .json["card"]["verdict"]["configuration"]
+        .startswith("trial 0")
+    )
+    assert lab.run("best", "s", "--json").json["selection"]["trial"] == 0
+
+
+def test_a_study_of_an_older_version_is_gone_on_with_by_a_file_that_leaves_open_what_it_had_said(lab: Lab) -> None:
+    older = lab.tables(search={"sampler": "random", "pruner": "asha"})
+    file = lab.folder / "s.toml"
+    file.write_text(toml(older))
+    assert lab.run("run", str(file), "--workers", "1", "--trials", "2").code == 0
+    forget(lab, "baseline", "patience", "rung_updates")
+    newer = {**older, "budget": {}, "data": {**older["data"]}}
+    del newer["data"]["validation"]
+    file.write_text(toml(newer))
+
+    answer = lab.run("run", str(file), "--workers", "1", "--trials", "4")
+
+    assert answer.code == 0
+    stored = row(lab).spec
+    assert (stored["budget"]["epochs"], stored["data"]["validation"]) == (3.0, 80)
+    assert (stored["search"]["baseline"], stored["search"]["rung_updates"]) == (False, 0)
+    assert lab.counts().finished == 4
+
+
+def forget(lab: Lab, *keys: str) -> None:
+    """Take keys of [search] out of a stored study, as an older version has left it."""
+    storage = Storage(lab.url)
+    stored = study.load(storage, "s")
+    spec = dict(row(lab).spec)
+    spec["search"] = {key: value for key, value in spec["search"].items() if key not in keys}
+    study.set_attrs(storage, stored.id, spec=spec)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "median", "hyperband"])
