@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +69,7 @@ class StudySpec:
     """[final]: the training after the search."""
     checkpoints: str | None = None
     """A folder or object store for a second copy of each checkpoint, that every machine can reach."""
-    has_trials: bool = True
+    has_trials: bool = field(default=True, compare=False)
     """Whether the file says how many trials; else what is stored stays."""
     verdict_on: str | None = None
     """The uid of the study whose leading trials this one trains for the last time and tests; no file says it."""

@@ -329,14 +329,19 @@ def test_a_launcher_that_died_while_it_made_the_verdicts_study_leaves_it_to_the_
     assert "verdict:" in answer.out
 
 
-def test_without_a_complete_trial_there_is_no_verdict_and_it_says_so(lab: Lab) -> None:
-    file = lab.write(budget=BUDGET | {"max_parameters": 1}, final=FINAL)
-    refused = lab.run("run", file, "--workers", "1")
+def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(lab: Lab) -> None:
+    lab.create(budget=BUDGET, final=FINAL)
+    storage, said = Storage(lab.url), list[str]()
+    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
 
-    answer = lab.run("run", file, "--workers", "1")
+    made = verdict_study(order, storage, study.load(storage, "s"), said.append, hours=1.0)
+    impossible = lab.run("run", lab.write("t", budget=BUDGET | {"max_parameters": 1}, final=FINAL), "--workers", "1")
 
-    assert (refused.code, answer.code) == (76, 0)
-    assert "no trial was judged, so that none can be trained for the last time" in answer.err
+    assert made is None
+    assert said == ["no trial was judged, so that none can be trained for the last time; it needs more hours or trials"]
+    assert query.study(storage.engine, "s").selection is None
+    assert impossible.code == 76
+    assert not query.is_known(storage.engine, "t.final")
 
 
 def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_training(lab: Lab) -> None:
