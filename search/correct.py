@@ -41,10 +41,10 @@ def pack(right: "NDArray[np.bool_]", labels: "NDArray[np.int64]") -> str:
     return base64.b64encode(np.packbits(right[np.argsort(labels, kind="stable")]).tobytes()).decode()
 
 
-def kept(
+def add_step(
     before: Mapping[str, Any], step: int, right: "NDArray[np.bool_]", labels: "NDArray[np.int64]", *, classes: int
 ) -> dict[str, Any]:
-    """What is stored of a trial, with the (images,) images that it recognised at a step."""
+    """What is stored of a trial, and the (images,) images that it recognised at a further step."""
     import numpy as np
 
     counts = np.bincount(labels, minlength=classes).tolist()

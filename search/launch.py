@@ -89,8 +89,8 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
     if order.trials is None and order.hours is None and row.nothing_found:
         return End.NOTHING_FOUND
     if row.nothing_found or row.selection is not None:
-        contest = storage.patiently(lambda: selection.ended(storage.engine, row))
-        study.search_more(storage, stored, judged=contest.judged)
+        compared = storage.patiently(lambda: selection.ended(storage.engine, row))
+        study.reopen_search(storage, stored, judged=compared.judged)
     return None
 
 

@@ -107,7 +107,7 @@ class Pool:
     """Numbers of trials of which it was said that they were changed."""
     _compared: object = None
     """What there was of trials when they were last compared with the baseline."""
-    _told: str = ""
+    _status: str = ""
     """How they compared."""
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
@@ -187,7 +187,7 @@ class Pool:
         self._refuse_impossible(progress.study)
         self._tell_fitted(progress)
         self._compare(progress)
-        self.view.update(replace(progress, compared=self._told))
+        self.view.update(replace(progress, compared=self._status))
         if progress.study.stop:
             self._end = self._end or End.ASKED
         if progress.study.nothing_found:  # which another machine may have noticed
@@ -237,13 +237,13 @@ class Pool:
         if now == self._compared:
             return
         self._compared = now
-        contest = self.storage.patiently(lambda: selection.ended(engine, row))
-        self._told = contest.told(patience=patience, before=row.judged_before)
-        if contest.clear or contest.judged - row.judged_before < patience:
+        compared = self.storage.patiently(lambda: selection.ended(engine, row))
+        self._status = compared.status(patience=patience, before=row.judged_before)
+        if compared.clear or compared.judged - row.judged_before < patience:
             return
         whole = self.storage.patiently(lambda: selection.whole(engine, row))
         if whole.has_found_nothing(patience=patience, before=row.judged_before):
-            chosen = None if self.study.spec.final is None else selection.of_contest(whole).as_json()
+            chosen = None if self.study.spec.final is None else selection.select_from(whole).as_json()
             study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
             self._end = self._end or End.NOTHING_FOUND
 

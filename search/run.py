@@ -198,7 +198,7 @@ class Run:
         labels = part.labels[part.indices].cpu()
         classes = len(self.place.data.info.classes)
         before = self.trial.user_attrs.get(CORRECT, {})
-        return correct.kept(before, step, (result.predicted == labels).numpy(), labels.numpy(), classes=classes)
+        return correct.add_step(before, step, (result.predicted == labels).numpy(), labels.numpy(), classes=classes)
 
     def _record(
         self,

@@ -34,7 +34,7 @@ SEED_SD = 0.0066
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Challenge:
+class Lead:
     """A trial beside the baseline, at one step of both."""
 
     trial: TrialRow
@@ -55,7 +55,7 @@ class Challenge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class BaselineComparison:
     """The trials of a search beside its baseline."""
 
     study: StudyRow
@@ -70,13 +70,13 @@ class Contest:
         return next((each for each in first if each.state != "FAIL" and each.violation <= 0), None)
 
     @cached_property
-    def ended(self) -> tuple[Challenge, ...]:
+    def ended(self) -> tuple[Lead, ...]:
         """The challengers that were trained to their end, beside the baseline there; the one that leads most first."""
-        found = self._challenges([each for each in self.trials if each.state == "COMPLETE"])
+        found = self._leads([each for each in self.trials if each.state == "COMPLETE"])
         return tuple(sorted(found, key=lambda each: (-each.pair.lead, each.trial.number)))
 
     @cached_property
-    def clear(self) -> tuple[Challenge, ...]:
+    def clear(self) -> tuple[Lead, ...]:
         """Those of them that lead by more than chance explains."""
         return tuple(each for each in self.ended if each.is_clear)
 
@@ -84,14 +84,14 @@ class Contest:
     def is_open(self) -> bool:
         """Whether a trial that may go on leads by more than chance explains where it was judged last."""
         going_on = [each for each in self.trials if each.state != "PRUNED"]
-        return any(each.is_clear for each in self._challenges(going_on))
+        return any(each.is_clear for each in self._leads(going_on))
 
     def has_found_nothing(self, *, patience: int, before: int) -> bool:
         """Whether so many challengers were judged, `before` left out, and none leads the whole baseline clearly."""
         is_whole = self.baseline is not None and self.baseline.state == "COMPLETE"
         return is_whole and self.judged - before >= patience and not self.is_open
 
-    def told(self, *, patience: int, before: int) -> str:
+    def status(self, *, patience: int, before: int) -> str:
         """Where the search stands, on one line."""
         if self.baseline is None:
             return ""
@@ -103,7 +103,7 @@ class Contest:
         judged = min(self.judged - before, patience)
         return f"trial 0, the baseline, leads; {judged} of {patience} trials judged until the search gives up"
 
-    def _challenges(self, trials: Sequence[TrialRow]) -> list[Challenge]:
+    def _leads(self, trials: Sequence[TrialRow]) -> list[Lead]:
         """These beside the baseline, each at the last step where both were judged."""
         if self.baseline is None:
             return []
@@ -115,7 +115,7 @@ class Contest:
                 continue
             pair = correct.pair(trial.correct, self.baseline.correct, steps[-1], balanced=is_balanced)
             if pair is not None:
-                found.append(Challenge(trial=trial, pair=pair, challengers=self.judged))
+                found.append(Lead(trial=trial, pair=pair, challengers=self.judged))
         return found
 
 
@@ -166,23 +166,23 @@ def stored(row: StudyRow) -> Selection | None:
     return None if row.selection is None else Selection(trial=row.selection["trial"], reason=row.selection["reason"])
 
 
-def whole(engine: sa.Engine, study: StudyRow) -> Contest:
+def whole(engine: sa.Engine, study: StudyRow) -> BaselineComparison:
     """All trials of a search beside its baseline."""
     trials = query.trials(engine, study.name)
     judged = sum(bool(each.number and each.correct and each.state != "FAIL") for each in trials)
-    return Contest(study=study, trials=trials, judged=judged)
+    return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
-def ended(engine: sa.Engine, study: StudyRow) -> Contest:
+def ended(engine: sa.Engine, study: StudyRow) -> BaselineComparison:
     """The complete trials of a search beside its baseline."""
     trials, judged = query.contenders(engine, study.name)
-    return Contest(study=study, trials=trials, judged=judged)
+    return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
 def select(engine: sa.Engine, study: StudyRow) -> Selection:
     """What a search delivers, as far as it has come."""
-    if study.baseline is not None and (contest := ended(engine, study)).baseline is not None:
-        return of_contest(contest)
+    if study.baseline is not None and (compared := ended(engine, study)).baseline is not None:
+        return select_from(compared)
     leading = query.leading(engine, study.name)
     if not leading:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
@@ -192,11 +192,11 @@ def select(engine: sa.Engine, study: StudyRow) -> Selection:
     return Selection(trial=best.number, reason=reason)
 
 
-def of_contest(contest: Contest) -> Selection:
+def select_from(compared: BaselineComparison) -> Selection:
     """What a search delivers that has a baseline."""
-    if not contest.clear:
-        return Selection(trial=0, reason=f"trial 0, the baseline, is delivered: {_why_baseline(contest)}")
-    best = contest.clear[0]
+    if not compared.clear:
+        return Selection(trial=0, reason=f"trial 0, the baseline, is delivered: {_why_baseline(compared)}")
+    best = compared.clear[0]
     return Selection(
         trial=best.trial.number,
         reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {number(best.pair.lead)} "
@@ -204,13 +204,13 @@ def of_contest(contest: Contest) -> Selection:
     )
 
 
-def _why_baseline(contest: Contest) -> str:
-    if not contest.judged:
+def _why_baseline(compared: BaselineComparison) -> str:
+    if not compared.judged:
         return "no other trial was judged"
-    others = f"of {contest.judged} other trials none beats it by more than chance"
-    if not contest.ended:
+    others = f"of {compared.judged} other trials none beats it by more than chance"
+    if not compared.ended:
         return f"{others}, nor was one trained to its end"
-    best = contest.ended[0]
+    best = compared.ended[0]
     apart = f"{number(abs(best.pair.lead))} {'ahead' if best.pair.lead > 0 else 'behind'}"
     return (
         f"{others}; the best one, trial {best.trial.number}, is {apart} on {best.pair.images:,} validation images, "

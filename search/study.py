@@ -172,7 +172,7 @@ def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
     storage.write(lambda connection: put(storage, connection, study_id, **attrs))
 
 
-def search_more(storage: Storage, study: StoredStudy, *, judged: int) -> None:
+def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
     """Let a search go on that had ended: what was selected then is forgotten, and the trials that were `judged` until
     now do not count any more against one that had found nothing.
     """

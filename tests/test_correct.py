@@ -15,7 +15,7 @@ LABELS = np.array([1, 0, 1, 0, 1, 0])
 def stored(
     *right: bool, labels: "np.ndarray[tuple[int], np.dtype[np.int64]]" = LABELS, step: int = 3
 ) -> dict[str, object]:
-    return correct.kept({}, step, np.array(right), labels, classes=2)
+    return correct.add_step({}, step, np.array(right), labels, classes=2)
 
 
 def test_two_networks_are_compared_image_by_image() -> None:
@@ -33,7 +33,7 @@ def test_two_networks_are_compared_image_by_image() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 2)), min_size=1, max_size=70))
 def test_the_lead_is_the_difference_of_the_accuracies(rows: list[tuple[bool, bool, int]]) -> None:
     one, other, labels = (np.array(column) for column in zip(*rows, strict=True))
-    first, second = (correct.kept({}, 1, right, labels, classes=3) for right in (one, other))
+    first, second = (correct.add_step({}, 1, right, labels, classes=3) for right in (one, other))
 
     pair = correct.pair(first, second, 1)
     balanced = correct.pair(first, second, 1, balanced=True)
@@ -58,7 +58,7 @@ def test_where_all_classes_are_alike_balanced_accuracy_has_the_same_error() -> N
 
 def test_what_is_kept_at_one_step_leaves_other_steps_alone() -> None:
     first = stored(True, True, True, True, True, True, step=1)
-    both = correct.kept(first, 3, np.zeros(6, dtype=bool), LABELS, classes=2)
+    both = correct.add_step(first, 3, np.zeros(6, dtype=bool), LABELS, classes=2)
 
     assert correct.steps(both) == (1, 3)
     assert correct.pair(both, first, 1) == correct.pair(first, first, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from search import correct
 from search.rows import Counts, StudyRow, TrialRow
-from search.selection import CHANCE, SEED_SD, Challenge, Contest
+from search.selection import CHANCE, SEED_SD, BaselineComparison, Lead
 
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10
@@ -28,14 +28,14 @@ def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", 
     right = np.arange(IMAGES) < 1500
     right[:lost] = False
     right[1500 : 1500 + won] = True
-    kept = correct.kept({}, step, right, LABELS, classes=10)
+    kept = correct.add_step({}, step, right, LABELS, classes=10)
     if number == 0:  # the baseline was judged at all rungs
         kept = {**kept, "1": kept[str(step)], "3": kept[str(step)]}
     return TrialRow(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
 
 
-def contest(*challengers: TrialRow, baseline: TrialRow | None = None, judged: int | None = None) -> Contest:
-    return Contest(
+def contest(*challengers: TrialRow, baseline: TrialRow | None = None, judged: int | None = None) -> BaselineComparison:
+    return BaselineComparison(
         study=STUDY,
         trials=(baseline or trial(0), *challengers),
         judged=len(challengers) if judged is None else judged,
@@ -118,6 +118,6 @@ def test_a_challenge_of_a_single_trial_needs_what_one_comparison_needs() -> None
     pair = correct.pair(trial(1, won=50).correct, trial(0).correct, 9)
 
     assert pair is not None
-    assert Challenge(trial=trial(1), pair=pair, challengers=0).needed == pytest.approx(
-        Challenge(trial=trial(1), pair=pair, challengers=1).needed
+    assert Lead(trial=trial(1), pair=pair, challengers=0).needed == pytest.approx(
+        Lead(trial=trial(1), pair=pair, challengers=1).needed
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search import correct
 from search.rows import Counts, StudyRow, TrialRow
-from search.selection import SEED_SD, Challenge, Contest
+from search.selection import SEED_SD, BaselineComparison, Lead
 from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"
@@ -78,11 +78,11 @@ def guarded(right: NDArray[np.bool_]) -> int:
             number=number,
             state="COMPLETE",
             config={"width": 8},
-            correct=correct.kept({}, 9, row, labels, classes=CLASSES),
+            correct=correct.add_step({}, 9, row, labels, classes=CLASSES),
         )
         for number, row in enumerate(right)
     )
-    clear = Contest(study=STUDY, trials=trials, judged=len(trials) - 1).clear
+    clear = BaselineComparison(study=STUDY, trials=trials, judged=len(trials) - 1).clear
     return clear[0].trial.number if clear else 0
 
 
@@ -167,7 +167,7 @@ def carried() -> Table:
                 now, later = (correct.pair(one.correct, other.correct, step) for step in (end, last))
                 if now is None or later is None:
                     continue
-                if Challenge(trial=one, pair=now, challengers=challengers).is_clear:
+                if Lead(trial=one, pair=now, challengers=challengers).is_clear:
                     clear, lost = clear + 1, lost + (later.lead < 0)
             told.append((f"{end} of 9", str(challengers), str(clear), str(lost), f"{100 * lost / max(1, clear):.1f} %"))
     heads = ("clear after", "among so many", "pairs", "behind at the end", "")
