@@ -8,6 +8,7 @@ are, whatever [space] offers; and what a study file leaves out is at a default t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from models.config import SMALLER, Impossible, Plan, check_batch_size, check_optimizer, plan
 from search.domain import Choice, Domain, Fixed, Float, Int, Value
@@ -132,6 +133,8 @@ def _next(key: str, domain: Domain, value: Value, sign: int) -> Value | None:
             return moved if moved != value else None
         case Fixed(only):
             return _next_default(key, value, sign) if only == DEFAULTS[key] else None
+        case _:
+            assert_never(domain)
 
 
 def _next_default(key: str, value: float, sign: int) -> Value | None:
