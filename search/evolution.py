@@ -55,7 +55,19 @@ class Point:
     distributions: Mapping[str, BaseDistribution]
 
 
-class Evolution(optuna.samplers.BaseSampler):
+class Independent(optuna.samplers.BaseSampler):
+    """A sampler that answers for one parameter after the other."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+
+class Evolution(Independent):
     """The sampler of one trial, which changes the best trial of `seen`, or `start` as long as there is none.
 
     Trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its
@@ -71,14 +83,6 @@ class Evolution(optuna.samplers.BaseSampler):
         self._values = dict(parent.params) if number == 0 else child_of(parent, Effects(seen, dice), dice)
         self._habits = {**habits, **{strip(name): value for name, value in parent.params.items()}}
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
@@ -87,19 +91,11 @@ class Evolution(optuna.samplers.BaseSampler):
         return usual(param_distribution, self._habits.get(strip(param_name)))
 
 
-class Given(optuna.samplers.BaseSampler):
+class Given(Independent):
     """The sampler of a trial whose values are given by key; one that cannot be takes the usual value in its place."""
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = values
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
