@@ -40,7 +40,8 @@ class Ladder:
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
         """(trial id, number) of the paused trials that are among the best at their rung, and whose turn has come; the
-        highest rung first.
+        highest rung first. A trial that leads all others there, the baseline among them, waits for no turn: only the
+        end of a whole trial counts beside the baseline, and the hours may end before.
         """
         found: list[tuple[int, int]] = []
         for rung in reversed(self.rungs):
@@ -49,7 +50,8 @@ class Ladder:
             stayed = _stayed(connection, study_id, rung)
             went_on = sum(trial_id not in stayed and number != self.baseline for trial_id, number in ranked)
             turn = [(trial_id, number) for trial_id, number in ranked[:places] if trial_id in paused]
-            found += turn[: max(0, places - went_on)]
+            is_led = self.baseline is not None and turn[:1] == ranked[:1]
+            found += turn[: max(int(is_led), places - went_on)]
         return found
 
     def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:

@@ -26,6 +26,9 @@ TRIALS, MOST_TRIALS = 100, 1000
 EVALUATIONS = 9
 #: A few dozen: a first rung after a few updates is noise (studies/LOG.md, 2026-11-25).
 RUNG_UPDATES = 24
+#: Trials that are judged before a search gives up: where a [[try]] point is known to be good, and where trial 0 is the
+#: defaults. From these the ten-minute study saw its first lead after 12 to 17 trials (studies/LOG.md, 2026-11-29).
+PATIENCE, PATIENCE_WITHOUT_POINT = 12, 48
 
 #: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
 MOST_TRAINED = 10
@@ -129,9 +132,9 @@ class Search(BaseModel):
     baseline: bool = True
     """Whether trial 0 is the known point: the first row of [[try]], and what it leaves open at the defaults. It is
     never stopped, and the last training takes another trial only if that beats it by more than chance."""
-    patience: Annotated[int, Field(ge=1)] = 12
-    """Where hours are given, the search ends when so many trials were judged, and none beats the baseline by more than
-    chance; the time that is left is for the last training."""
+    patience: Annotated[int, Field(ge=1)] = PATIENCE
+    """Where hours are given, the search ends when this number of trials was judged, and none beats the baseline by more
+    than chance; the time that is left is for the last training. Without a [[try]] point it is 48."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
     """Random trials before tpe begins to learn; of nsga2: trials of a generation."""
     repeats: Annotated[int, Field(ge=1)] = 1
@@ -222,10 +225,11 @@ def read_budget(raw: object, *, cells: int | None, search: Search, timed: bool =
     return budget
 
 
-def read_search(raw: object, *, compares: bool) -> Search:
+def read_search(raw: object, *, compares: bool, has_point: bool) -> Search:
     """The table [search]. A comparison runs its rows as a grid, each to its end, and can be told nothing else."""
     needed = {"sampler": "grid", "pruner": "none"} if compares else {}
-    search = read("[search]", Search, {**needed, **expect_table("[search]", raw)})
+    patience = PATIENCE if has_point else PATIENCE_WITHOUT_POINT
+    search = read("[search]", Search, {"patience": patience, **needed, **expect_table("[search]", raw)})
     for key, value in needed.items():
         if getattr(search, key) != value:
             raise SpecError(

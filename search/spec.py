@@ -125,7 +125,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
     checkpoints = _checkpoints(raw.get("checkpoints"))
     space = read_space(raw.get("space", {}))
     rows = read_rows(raw.get("compare", []), space, least=2 if verdict_on is None else 1)
-    search = read_search(raw.get("search", {}), compares=bool(rows))
+    search = read_search(raw.get("search", {}), compares=bool(rows), has_point=bool(raw.get("try")))
     listed = search.sampler == "grid"
     points = read_points(raw.get("try", []), space, listed=listed)
     cells = len(grid(_with_rows(space, rows), search.repeats)) if listed else None

@@ -3,6 +3,7 @@
 import signal
 from typing import Any
 
+import optuna
 import pytest
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
@@ -218,3 +219,22 @@ def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(lab:
     behind = [trial.number for trial in others if "behind the baseline at step 1" in (trial.reason or "")]
     assert 1 <= len(behind) < len(others)
     assert max(len(trial.curve) for trial in others) > 1  # those that were stopped take nobody's turn
+
+
+@pytest.mark.parametrize(("baseline", "due"), [(0, [4]), (None, [])])
+def test_whoever_leads_a_rung_and_its_baseline_goes_on_at_once(lab: Lab, baseline: int | None, due: list[int]) -> None:
+    post = lab.create(search=PROMOTE, budget=BUDGET)
+    storage, theirs = Storage(post.url), optuna.storages.RDBStorage(post.url)  # which knows no leases
+    study_id = study.load(storage, "s").id
+    for curve in ([0.5, 0.5], [0.4], [0.6, 0.6], [0.3], [0.7]):
+        trial_id = theirs.create_new_trial(study_id)
+        for step, value in enumerate(curve, 1):
+            theirs.set_trial_intermediate_value(trial_id, step, value)
+        if len(curve) == 1:
+            theirs.set_trial_user_attr(trial_id, "paused", 1)
+            theirs.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    rungs = Ladder(rungs=(1,), reduction=3, steps=2, baseline=baseline)
+
+    # Of five at the rung one goes on, and that one was trial 2; trial 4 is better than that and the baseline.
+    assert [number for _, number in storage.read(lambda connection: rungs.promotable(connection, study_id))] == due

@@ -245,6 +245,12 @@ def test_without_a_pruner_the_first_rung_may_lie_anywhere(tmp_path: Path) -> Non
     assert load(tmp_path, ONE, search__first_rung="9", search__pruner="none").search.first_rung == 9
 
 
+def test_a_search_that_begins_at_a_known_point_gives_up_earlier_than_one_at_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL).search.patience == 12
+    assert load(tmp_path, SMALL, **{"try": "[]"}).search.patience == 48
+    assert load(tmp_path, SMALL, **{"try": "[]"}, search__patience="5").search.patience == 5
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
 
