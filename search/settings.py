@@ -27,7 +27,7 @@ EVALUATIONS = 9
 #: A few dozen: a first rung after a few updates is noise (studies/LOG.md, 2026-11-25).
 RUNG_UPDATES = 24
 #: Trials that are judged before a search gives up: with a [[try]] point, and where trial 0 is the defaults. From these
-#: the ten-minute study needed about 17 trials for the first that led at its end (studies/LOG.md, 2026-11-29).
+#: the ten-minute study needed 10 to 17 trials for the first that led at its end (studies/LOG.md, 2026-11-29).
 PATIENCE, PATIENCE_WITHOUT_POINT = 12, 48
 
 #: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
