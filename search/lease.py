@@ -9,13 +9,12 @@ import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.errors import BusyError
-from search.ladder import Gate, Ladder
 from search.loader import pausing
 from search.owner import Owner
 from search.rows import PAUSED
@@ -51,12 +50,25 @@ class Claim:
     """1 for a new trial; a stop on purpose does not count."""
 
 
+class Promotion(Protocol):
+    """Which of the trials that pause go on."""
+
+    def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
+        """(trial id, number) of those that may go on now, the first one first."""
+
+    def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
+        """(trial id, number) of the one that goes on when nothing else is left to claim."""
+
+    def left(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
+        """(trial id, reason) of those that are pruned then."""
+
+
 def claim(
     storage: Storage,
     study_id: int,
     owner: Owner,
     queue: Sequence[Mapping[str, Any]] = (),
-    ladder: Ladder | Gate | None = None,
+    ladder: Promotion | None = None,
 ) -> Claim | None:
     """Take a trial that waits, or else begin a new one if the study's budget allows; None when there is none to take.
 
@@ -98,7 +110,7 @@ def claim(
     return storage.write(take)
 
 
-def claimable(connection: sa.Connection, study_id: int, ladder: Ladder | Gate | None = None) -> int:
+def claimable(connection: sa.Connection, study_id: int, ladder: Promotion | None = None) -> int:
     """How many trials could be claimed now: those that wait and do not pause, and those that the budget still allows.
 
     Where that is none, and some pause while nobody works, it is 1: somebody must come to end them.
@@ -224,7 +236,7 @@ def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] |
 
 
 def _promote(
-    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | Gate | None
+    storage: Storage, connection: sa.Connection, study_id: int, ladder: Promotion | None
 ) -> tuple[int, int] | None:
     best = [] if ladder is None else ladder.promotable(connection, study_id)
     if not best:
@@ -234,7 +246,7 @@ def _promote(
 
 
 def _finish(
-    storage: Storage, connection: sa.Connection, study_id: int, ladder: Ladder | Gate | None
+    storage: Storage, connection: sa.Connection, study_id: int, ladder: Promotion | None
 ) -> tuple[int, int] | None:
     """Where nothing is left to claim and nobody works: see the best trial through, then prune what pauses."""
     if ladder is None or holders(connection, study_id):
