@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.output import Grid, duration, number, setting, settings
 from search.rows import Counts, Ranking, Running, StudyRow, TrialRow, is_verdict
+from search.tables import Grid, duration, number, setting, settings
 
 
 def studies_grid(rows: Sequence[StudyRow]) -> Grid:

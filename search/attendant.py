@@ -17,6 +17,7 @@ import optuna
 from data.errors import DataError
 from data.progress import Say
 from search import care, depot, home, lease, origin, query, study
+from search.console import in_words
 from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.final import name_of
@@ -29,7 +30,6 @@ from search.session import Order, Show, pool, take_back
 from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import devices
-from search.talk import in_words
 from search.watch import Watch
 
 #: Between two looks for work, and after an error of the database.

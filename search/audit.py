@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from search.rows import StudyRow, TrialRow
-from search.seed import is_audited
+from search.seeds import is_audited
 from search.stats import share_interval
 
 #: Of fewer, not even a rate of 0 can be told from one of 20 % (Wilson's interval of 0 of 16 ends at 19.4 %).

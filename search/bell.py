@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from search.talk import say
+from search.console import say
 
 #: Nobody waits longer for a message to be sent.
 PATIENCE_S = 60.0

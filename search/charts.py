@@ -12,8 +12,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.importance import Importances
-from search.output import setting
 from search.rows import TrialRow
+from search.tables import setting
 
 #: Colours that everybody can tell apart: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 ORANGE, SKY, GREEN, BLUE, RED, GREY = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#b0b0b0"

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from data.errors import DataError
 from search import flags
 from search.complete import complete, is_asked
+from search.console import harmless, say
 from search.errors import ConvsearchError
-from search.talk import harmless, say
 
 EXIT_CODES = """\
 exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database or cluster; 70 all trials failed;
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:  # of an answer: who reads it has seen enough
-        from search.output import hush
+        from search.tables import hush
 
         hush()
         return 0

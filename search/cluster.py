@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from data.progress import Say
-from search import host, machine
+from search import hardware, host
 from search.actor import Actor
+from search.console import in_words
 from search.crew import Crew, Hand, Seat
 from search.driver import connected, host_and_port, is_known, last_line, living
 from search.errors import UsageError
 from search.post import Post
-from search.talk import in_words
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.
@@ -291,7 +291,7 @@ class Cluster(Crew):
             return ()
         cores = int(has.get("CPU", 0))
         fit = cores if self.workers else min(cores, max(1, int(has.get("memory", 0)) // self.worker_bytes))
-        ours = machine.seats(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
+        ours = hardware.seats(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
         return tuple(Seat(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
 
     def _gpu_share(self, found: Mapping[str, Mapping[str, Any]]) -> float:
@@ -309,8 +309,8 @@ class Cluster(Crew):
             "--include-dashboard=false",
             "--include-log-monitor=false",
             "--disable-usage-stats",
-            f"--num-cpus={len(self.devices) if is_cpu else machine.cores()}",
-            f"--num-gpus={0 if is_cpu else machine.gpus()}",
+            f"--num-cpus={len(self.devices) if is_cpu else hardware.cores()}",
+            f"--num-gpus={0 if is_cpu else hardware.gpus()}",
             f"--object-store-memory={STORE_BYTES}",
         )
 

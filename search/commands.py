@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search import answers, output, query, selection
+from search import answers, query, selection, tables
+from search.console import say
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.home import checked_name
-from search.output import Grid
 from search.questions import QUESTIONS
 from search.reader import READ_TIMEOUT_S, open_reader
 from search.retry import patiently
 from search.rows import FINAL, StudyRow, is_search, searched
-from search.talk import say
+from search.tables import Grid
 from search.times import Times
 from search.trouble import shown
 
@@ -62,7 +62,7 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
     launch.check_name(name, wanted, home.of(args.storage))
     say("training some networks for a moment ...")
     found = estimate.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
-    return output.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
+    return tables.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -106,7 +106,7 @@ def final(args: argparse.Namespace) -> int:
     found = contest.load(engine, name)
     looks = query.looks(engine, row.data["fingerprint"])
     told = ruling.grid(found, (*_reason(row), *ruling.looks_lines(looks, name)))
-    return output.answer(ruling.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
+    return tables.answer(ruling.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def export(args: argparse.Namespace) -> int:
     after = f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {apart:.0e}."
     rows = (("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}"))
     answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": apart}
-    return output.answer(answer, Grid(columns=("", ""), rows=rows, after=("", *told, after)), as_json=args.json)
+    return tables.answer(answer, Grid(columns=("", ""), rows=rows, after=("", *told, after)), as_json=args.json)
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def validate(args: argparse.Namespace) -> int:
     from search import spec
 
     stored = spec.dump(spec.load(spec.find(args.study), _overrides(args)))
-    return output.answer({"spec": stored}, answers.spec_grid(stored), as_json=args.json)
+    return tables.answer({"spec": stored}, answers.spec_grid(stored), as_json=args.json)
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -142,7 +142,7 @@ def stop(args: argparse.Namespace) -> int:
         study.ask_to_stop(storage, name)
     say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
     if args.json:
-        sys.stdout.write(output.to_json({"study": args.study, "running": running}))
+        sys.stdout.write(tables.to_json({"study": args.study, "running": running}))
     return 0
 
 
@@ -240,7 +240,7 @@ def copy_study(args: argparse.Namespace) -> int:
     )
     old = shlex.quote(shown(args.storage))
     after = ("", f"`convsearch delete {shlex.quote(args.study)} --storage {old}` removes the original")
-    return output.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
+    return tables.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
 
 
 def _forget_elsewhere(storage: Any, name: str) -> None:
@@ -310,9 +310,9 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     try:
         for each in (grid, verdict):
             if each is not None:
-                output.show(each)
+                tables.show(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
-        output.hush()
+        tables.hush()
     for line in answers.next_commands(row, is_judged=verdict is not None):
         say(line)
     return code

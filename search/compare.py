@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search.errors import UsageError
-from search.output import Grid, number
 from search.rows import StudyRow, TrialRow
 from search.stats import CONFIDENCE, Interval, holm, interval, mean, sd
+from search.tables import Grid, number
 
 _WHY_MISSING = {
     "FAIL": "failed",

@@ -4,8 +4,8 @@ from typing import Any
 
 from search import spec
 from search.keys import DEFAULTS
-from search.output import Grid, duration, number, setting
 from search.rows import StudyRow, TrialRow
+from search.tables import Grid, duration, number, setting
 
 
 def trials(first: TrialRow, second: TrialRow) -> Grid:

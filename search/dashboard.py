@@ -29,10 +29,10 @@ import psutil
 import sqlalchemy as sa
 
 from search import home
+from search.console import say
 from search.errors import ConvsearchError, DatabaseError, UsageError
-from search.output import without_formulas
 from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
-from search.talk import say
+from search.tables import without_formulas
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 
-from search import machine
+from search import hardware
 from search.errors import ConvsearchError
-from search.output import Grid
 from search.reader import integrity, open_reader, place, sqlite_path
 from search.room import LEAST_BYTES, RESERVE_BYTES
+from search.tables import Grid
 
 #: Oldest version that works, and why; the upper ends are the package's own business.
 OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "optuna": (5, 0), "optuna-dashboard": (0, 21), "sqlalchemy": (2, 1)}
@@ -65,8 +65,8 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
         *(package_check(name, oldest) for name, oldest in OLDEST.items()),
         sqlite_check(sqlite3.sqlite_version_info),
         cores_check(),
-        memory_check(machine.memory()),
-        gpu_check(machine.gpus()),
+        memory_check(hardware.memory()),
+        gpu_check(hardware.gpus()),
         folder_check("home", home),
         folder_check("cache", cache.expanduser().absolute()),
         file_system_check(home, file_system(home)),
@@ -137,17 +137,17 @@ def journal_check(file: Path, found: tuple[int, ...]) -> Check:
 
 
 def cores_check() -> Check:
-    usable, present = machine.cores(), psutil.cpu_count() or 1
+    usable, present = hardware.cores(), psutil.cpu_count() or 1
     more = f" of {present} (by CPU affinity and control group)" if usable < present else ""
-    return Check("cores", Status.OK, f"{usable}{more}, so {len(machine.devices(None, device='cpu'))} CPU workers")
+    return Check("cores", Status.OK, f"{usable}{more}, so {len(hardware.devices(None, device='cpu'))} CPU workers")
 
 
 def memory_check(free: int) -> Check:
     text = f"{_gigabytes(free)} free"
-    if free >= machine.WORKER_BYTES:
+    if free >= hardware.WORKER_BYTES:
         return Check("memory", Status.OK, text)
     return Check(
-        "memory", Status.WARN, f"{text}, and a worker takes up to {_gigabytes(machine.WORKER_BYTES)}; close something"
+        "memory", Status.WARN, f"{text}, and a worker takes up to {_gigabytes(hardware.WORKER_BYTES)}; close something"
     )
 
 

@@ -19,19 +19,19 @@ from data.config import DataConfig
 from data.dataset import searched as searched_count
 from data.folder import list_images
 from models.config import Impossible, ModelConfig, TrainConfig
-from search import machine, spec
+from search import hardware, spec
 from search.care import KEEP_BEST
+from search.console import in_words
 from search.domain import Value
 from search.errors import SpecError
 from search.fit import Limits, check_fit
 from search.length import FORWARD_SHARE
-from search.output import Grid, duration
 from search.session import searching
 from search.spec import StudySpec
 from search.speed import images_per_second, with_epochs
 from search.study import asha
 from search.supply import devices, worker_bytes
-from search.talk import in_words
+from search.tables import Grid, duration
 
 #: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
@@ -132,7 +132,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
 
 def at_once(seats: Sequence[str], *, trials: int) -> int:
     """Workers that train at the same time: no more than there are trials, or cores."""
-    return min(len(seats), trials, machine.cores() if seats[0] == "cpu" else len(seats))
+    return min(len(seats), trials, hardware.cores() if seats[0] == "cpu" else len(seats))
 
 
 def expected_share(wanted: StudySpec) -> float:

@@ -20,7 +20,7 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
-from search import answers, charts, contest, gallery, output, query, ruling, selection
+from search import answers, charts, contest, gallery, query, ruling, selection, tables
 from search.history import History
 from search.home import Home, checked_name
 from search.rows import StudyRow, is_search, is_verdict, searched
@@ -115,15 +115,15 @@ class Exhibits:
         return Exhibit(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
 
     def _table(self, name: str) -> str:
-        return output.to_csv(*answers.trials_csv(query.study(self._engine, name), query.trials(self._engine, name)))
+        return tables.to_csv(*answers.trials_csv(query.study(self._engine, name), query.trials(self._engine, name)))
 
     def _note(self, row: StudyRow, verdicts: Sequence[str]) -> str:
         """Question, answer, and the commands that tell more."""
         lines = [f"**{row.question}**"] if row.question else []
         if row.best is not None and not is_verdict(row.name):
-            value = output.number(row.best.values[0])
+            value = tables.number(row.best.values[0])
             lines.append(
-                f"Best: trial {row.best.number}, {row.objective} {value}: `{output.settings(row.best.params)}`."
+                f"Best: trial {row.best.number}, {row.objective} {value}: `{tables.settings(row.best.params)}`."
             )
         if is_search(row):
             lines.append(selection.delivered(self._engine, row).sentence)
@@ -133,7 +133,7 @@ class Exhibits:
             if found.standings and not found.duels:
                 lead = selection.of_verdict(self._engine, found)
                 lines.append(
-                    f"Verdict ({name}): {lead.name} has {output.number(lead.test)} on {found.images:,} test images."
+                    f"Verdict ({name}): {lead.name} has {tables.number(lead.test)} on {found.images:,} test images."
                 )
         if row.spec:
             report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))

@@ -23,10 +23,10 @@ from search.contest import Verdict
 from search.courier import Unreachable
 from search.errors import DiskError, UsageError
 from search.origin import environment
-from search.output import duration, number, setting
 from search.rows import TrialRow, is_verdict
 from search.storage import Storage
 from search.study import StoredStudy
+from search.tables import duration, number, setting
 
 #: On so many validation images, or all if they are fewer, the ONNX file must say what PyTorch says.
 CHECKED = 1000

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from search.domain import Value
 from search.rows import FINAL, TrialRow
-from search.seed import derive
+from search.seeds import derive
 from search.settings import Final
 from search.spec import StudySpec, of_cells, resolve
 from search.study import known_point

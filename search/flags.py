@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from search import address
+from search import database_url
 from search.errors import UsageError
 
 STORAGE = "sqlite:///runs/studies.db"
@@ -234,7 +234,7 @@ class _Typed(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, flag: str | None = None
     ) -> None:
-        if address.has_password(str(values)):
+        if database_url.has_password(str(values)):
             parser.error(
                 f"{flag} must not hold a password, because everybody on this machine can read a command line; "
                 "put the address into CONVSEARCH_STORAGE, or the password into ~/.pgpass or the file PGPASSFILE names"
@@ -244,7 +244,7 @@ class _Typed(argparse.Action):
 
 def _address(text: str) -> str:
     try:
-        return address.usable(text)
+        return database_url.usable(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -13,12 +13,12 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
 
 from data.progress import Say
-from search import machine, worker
+from search import hardware, worker
+from search.console import in_words
 from search.crew import Crew, Hand, Seat
 from search.errors import ConvsearchError
 from search.interrupts import STOPPING
 from search.post import Post
-from search.talk import in_words
 
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
 STACK_S = 1.0
@@ -97,7 +97,7 @@ class Forkserver(Crew):
         yield
 
     def seats(self) -> tuple[Seat, ...]:
-        places = zip(self.devices, machine.seats(self.devices), strict=True)
+        places = zip(self.devices, hardware.seats(self.devices), strict=True)
         return tuple(Seat(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
 
     def start(self, post: Post, seat: Seat) -> Hand:

@@ -20,10 +20,10 @@ from typing import Any
 
 from search import spec
 from search.domain import Choice, Value
-from search.output import number, setting
 from search.rows import StudyRow, TrialRow
 from search.space import Space, named
 from search.stats import CONFIDENCE, Interval, apart, mean
+from search.tables import number, setting
 
 #: Fewer trials on one side say nothing: an interval of four is wider than all that a parameter may do.
 LEAST = 5

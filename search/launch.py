@@ -16,7 +16,6 @@ from search.errors import DatabaseError, DiskError, UsageError
 from search.hand import Forkserver
 from search.home import Home
 from search.judge import run_verdict, verdict_study
-from search.output import duration
 from search.pool import End
 from search.reader import sqlite_path
 from search.rows import FINAL, StudyRow, TrialRow, is_verdict, searched
@@ -25,6 +24,7 @@ from search.spec import StudySpec, of_one
 from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
+from search.tables import duration
 
 
 def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from search.errors import BusyError
 from search.loader import pausing
-from search.owner import Owner
+from search.process import Owner
 from search.rows import PAUSED
 from search.storage import (
     CURVES,

@@ -33,7 +33,7 @@ from optuna.storages import RDBStorage
 from data.progress import Say
 from search import home, schema
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
-from search.owner import boot, is_dead
+from search.process import boot, is_dead
 from search.reader import open_reader, place, sqlite_path
 from search.times import Times
 from search.trouble import BUSY, DISK

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from search import machine
+from search import hardware as machine
 
 ROOT = Path(__file__).parents[1]
 #: What decides what a trial computes.

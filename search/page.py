@@ -20,9 +20,9 @@ from search import audit as audits
 from search import charts, ruling
 from search import insight as insights_of
 from search.importance import Importances
-from search.output import Grid, duration, number, setting, settings
 from search.report import Report
 from search.space import strip
+from search.tables import Grid, duration, number, setting, settings
 
 #: Parameters with a slice of their own, axes side by side.
 SLICES, AXES = 8, 8

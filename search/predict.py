@@ -14,7 +14,7 @@ from data.image import Pixels, decode_many
 from data.store import MAX_FILE_BYTES
 from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
-from search.output import Grid
+from search.tables import Grid
 
 #: Files of a folder whose names end so are taken for images; one that is named by itself may end in anything.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})

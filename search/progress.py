@@ -17,10 +17,10 @@ from rich.live import Live
 from rich.text import Text
 
 from search.answers import counts_line, states_line
-from search.output import WIDTH, duration, number, setting, settings
+from search.console import printable
 from search.pace import Pace, Snapshot
 from search.rows import Progress, TrialRow
-from search.talk import printable
+from search.tables import WIDTH, duration, number, setting, settings
 
 HEIGHT = 24
 SUMMARY_S = 60.0

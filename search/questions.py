@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import DataError
-from search import answers, output, query, selection, stops
+from search import answers, query, selection, stops, tables
+from search.console import say
 from search.errors import DiskError, UsageError
 from search.home import checked_name
 from search.reader import open_reader
 from search.rows import is_search
-from search.talk import say
 
 #: Seconds between two answers of --watch.
 WATCH_S = 2.0
@@ -38,7 +38,7 @@ def studies(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = query.studies(engine)
-        return output.answer(answers.studies_json(rows), answers.studies_grid(rows), as_json=args.json)
+        return tables.answer(answers.studies_json(rows), answers.studies_grid(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -52,11 +52,11 @@ def best(args: argparse.Namespace) -> int:
     def told() -> int:
         ranking = query.best(engine, args.study, top=args.top)
         if args.csv:
-            sys.stdout.write(output.to_csv(*answers.best_csv(ranking)))
+            sys.stdout.write(tables.to_csv(*answers.best_csv(ranking)))
             return 0
         found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
         told = answers.best_json(ranking) | {"selection": None if found is None else found.as_json()}
-        return output.answer(
+        return tables.answer(
             told, answers.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json
         )
 
@@ -68,7 +68,7 @@ def workers(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = query.workers(open_reader(args.storage))
-        return output.answer(answers.workers_json(rows), answers.workers_grid(rows), as_json=args.json)
+        return tables.answer(answers.workers_json(rows), answers.workers_grid(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -79,16 +79,16 @@ def show(args: argparse.Namespace) -> int:
 
     row = query.trial(open_reader(args.storage), args.study, args.trial)
     log = home.of(args.storage).known_log(args.study, args.trial)
-    return output.answer(answers.trial_json(row, log), answers.trial_grid(row, log), as_json=args.json)
+    return tables.answer(answers.trial_json(row, log), answers.trial_grid(row, log), as_json=args.json)
 
 
 def why(args: argparse.Namespace) -> int:
     """Say why trials were pruned or failed: all of a study, or one."""
     if args.trial is not None:
         row = query.trial(open_reader(args.storage), args.study, args.trial)
-        return output.answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
+        return tables.answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
     rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
-    return output.answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
+    return tables.answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -100,14 +100,14 @@ def compare(args: argparse.Namespace) -> int:
     match args.with_:
         case [other] if not other.isdecimal():
             both = query.study(engine, args.study), query.study(engine, other)
-            return output.answer(contrast.studies_json(*both), contrast.studies(*both), as_json=args.json)
+            return tables.answer(contrast.studies_json(*both), contrast.studies(*both), as_json=args.json)
         case [one, other] if one.isdecimal() and other.isdecimal():
             pair = query.trial(engine, args.study, int(one)), query.trial(engine, args.study, int(other))
-            return output.answer(contrast.trials_json(*pair), contrast.trials(*pair), as_json=args.json)
+            return tables.answer(contrast.trials_json(*pair), contrast.trials(*pair), as_json=args.json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
     comparison = comparing.compare(query.study(engine, args.study), query.trials(engine, args.study))
-    return output.answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
+    return tables.answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -120,7 +120,7 @@ def report(args: argparse.Namespace) -> int:
     engine = open_reader(args.storage)
     if args.csv:
         study, trials = query.study(engine, args.study), query.trials(engine, args.study)
-        return _written(args.to, output.to_csv(*answers.trials_csv(study, trials)))
+        return _written(args.to, tables.to_csv(*answers.trials_csv(study, trials)))
     found = reporting.gather(engine, args.study)
     if args.markdown:
         return _written(args.to, paging.markdown(found))
@@ -140,7 +140,7 @@ def predict(args: argparse.Namespace) -> int:
     broken = [each.trouble for each in found if each.trouble is not None]
     for trouble in broken:
         say(f"convsearch: {trouble}")
-    output.answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)
+    tables.answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)
     return DataError.exit_code if broken else 0
 
 
@@ -149,7 +149,7 @@ def doctor(args: argparse.Namespace) -> int:
     from search import doctor as examination
 
     checks = examination.checks(args.storage, cache=args.cache)
-    return output.answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
+    return tables.answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
         examination.is_bad(checks)
     )
 

@@ -17,8 +17,8 @@ from search.contest import Standing, Verdict
 from search.errors import UsageError
 from search.importance import Importances, importances
 from search.insight import Insights
-from search.output import Grid, number, settings
 from search.rows import Look, StudyRow, TrialRow, is_search, is_verdict
+from search.tables import Grid, number, settings
 
 #: Best trials in the table.
 TOP = 10

@@ -8,7 +8,7 @@ from typing import TypeVar
 import stamina
 from stamina.instrumentation import set_on_retry_hooks
 
-from search.talk import say
+from search.console import say
 
 #: After so many seconds of waiting a person wants to know why nothing moves.
 NOTICE_S = 5.0

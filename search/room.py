@@ -12,8 +12,8 @@ from pathlib import Path
 from shutil import disk_usage
 
 from search import care, home
+from search.console import in_words
 from search.errors import ConvsearchError, DiskError
-from search.talk import in_words
 
 #: Between two looks, as RabbitMQ does it at the least (https://www.rabbitmq.com/docs/disk-alarms).
 LOOK_S = 10.0

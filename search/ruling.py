@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from search.contest import Duel, Standing, Verdict
-from search.output import Grid, duration, number
 from search.rows import Look
 from search.stats import CONFIDENCE
+from search.tables import Grid, duration, number
 
 #: So many of the classes that are recognised least are named.
 WORST = 3

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.rows import PAUSED
-from search.seed import derive
+from search.seeds import derive
 
 #: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
 #: a quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).

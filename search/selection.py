@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from search import correct, query
 from search.correct import Pair
-from search.output import number
 from search.rows import StudyRow, TrialRow
+from search.tables import number
 
 if TYPE_CHECKING:
     from search.contest import Standing, Verdict

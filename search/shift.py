@@ -20,7 +20,7 @@ from search.desk import Desk
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.lease import Claim
 from search.outcome import Outcome, Paused, Stopped
-from search.owner import this_process
+from search.process import this_process
 from search.rows import TRAINABLE
 from search.spec import baseline
 from search.storage import TRIAL_VALUES, TRIALS, Storage

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
-from search.address import has_password
+from search.database_url import has_password
 from search.domain import Choice, Domain, Fixed, Trial, Value
 from search.errors import SpecError, UsageError
 from search.keys import DEFAULTS, parse_value, read_space, split, write_space

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from search.answers import state
-from search.output import Grid, setting
 from search.rows import TrialRow
+from search.tables import Grid, setting
 
 
 def grid(rows: Sequence[TrialRow]) -> Grid:

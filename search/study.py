@@ -28,7 +28,7 @@ from search.pruner import LEAST, Asha
 from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
-from search.seed import derive, is_audited
+from search.seeds import derive, is_audited
 from search.space import sample
 from search.spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage

@@ -10,7 +10,7 @@ from data.config import DataConfig
 from data.dataset import prepare
 from data.errors import DataError
 from data.progress import Say
-from search import machine
+from search import hardware
 from search.errors import DiskError
 from search.spec import StudySpec
 
@@ -61,12 +61,12 @@ def backbones(spec: StudySpec) -> frozenset[str]:
 
 def worker_bytes(spec: StudySpec) -> int:
     """Memory that a worker may take, which is more with a backbone."""
-    return machine.BACKBONE_BYTES if backbones(spec) else machine.WORKER_BYTES
+    return hardware.BACKBONE_BYTES if backbones(spec) else hardware.WORKER_BYTES
 
 
 def devices(spec: StudySpec, workers: int | None, *, device: str | None) -> tuple[str, ...]:
     """The device of each worker of a study; see `machine.devices`."""
-    return machine.devices(workers, device=device, worker_bytes=worker_bytes(spec))
+    return hardware.devices(workers, device=device, worker_bytes=worker_bytes(spec))
 
 
 @contextmanager

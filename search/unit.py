@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from search.address import has_password
+from search.database_url import has_password
 from search.interrupts import END_S
 
 #: Flags of `serve` by the names of their values.

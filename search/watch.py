@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from data.progress import Say
 from search.lease import lost
-from search.owner import boot, is_dead
+from search.process import boot, is_dead
 from search.storage import LEASES, Storage
 from search.times import Times
 

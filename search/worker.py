@@ -20,11 +20,11 @@ import optuna
 
 from data.errors import DataError
 from search import seat
+from search.console import say
 from search.errors import ConvsearchError, DatabaseError
 from search.interrupts import STOPPING
 from search.parent import die_with_parent
 from search.post import Post
-from search.talk import say
 
 #: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
 PRELOAD = ["search.tether", "search.runner", "torch._dynamo"]

@@ -21,8 +21,8 @@ from PIL import Image
 
 from search import checkpoint, cli, home, lease, query, runner, spec, study, supply
 from search.home import Home
-from search.owner import this_process
 from search.post import Post
+from search.process import this_process
 from search.reader import open_reader
 from search.rows import Counts, TrialRow
 from search.storage import Storage

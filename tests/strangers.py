@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from search.owner import Owner, this_process
+from search.process import Owner, this_process
 from search.times import Times
 
 #: Of a command that waits for nobody for long.

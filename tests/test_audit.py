@@ -7,7 +7,7 @@ import pytest
 
 from search import lease, query, runner, spec, study
 from search.audit import ENOUGH, audit, lines
-from search.owner import this_process
+from search.process import this_process
 from search.reader import open_reader
 from search.rows import Counts, StudyRow, TrialRow
 from search.spec import StudySpec

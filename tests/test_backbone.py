@@ -17,7 +17,7 @@ from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig, check
 from models.optim import parameter_groups
 from models.train import Training, start
 from search import lease, ledger, runner
-from search.owner import this_process
+from search.process import this_process
 from search.run import Run
 from tests.lab import Lab, work
 from tests.test_cnn import counted_macs

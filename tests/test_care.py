@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search import care, home, lease, spec, study
-from search.owner import this_process
+from search.process import this_process
 from search.storage import Storage
 from tests.lab import Lab
 

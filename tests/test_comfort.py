@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from search import cli, machine, spec
+from search import cli, hardware, spec
 from search.complete import _files_and_studies
 from search.estimate import at_once, expected_share
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
@@ -116,7 +116,7 @@ def test_a_dry_run_refuses_the_names_that_a_run_refuses(lab: Lab, name: str) -> 
 
 
 def test_no_more_workers_are_counted_than_can_work_at_once() -> None:
-    assert at_once(("cpu",) * 1000, trials=4) == min(4, machine.cores())
+    assert at_once(("cpu",) * 1000, trials=4) == min(4, hardware.cores())
     assert at_once(("cpu",), trials=4) == 1
     assert at_once(("cuda:0", "cuda:0", "cuda:1"), trials=9) == 3
 

@@ -14,13 +14,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from scipy import stats
 
-from search import output, query
+from search import query, tables
 from search.compare import Comparison, RowResult, as_json, compare, grid
 from search.errors import UsageError
-from search.output import WIDTH, text
 from search.reader import open_reader
 from search.rows import Counts, StudyRow, TrialRow
 from search.stats import holm, interval, share_interval
+from search.tables import WIDTH, text
 
 NAMES = ("base", "dropout", "more layers")
 
@@ -188,7 +188,7 @@ def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
 def test_the_json_has_every_number() -> None:
     values = {"base": (0.5, 0.6), "dropout": (0.6, 0.71)}
 
-    answer = json.loads(output.to_json(as_json(compare(study_of(tuple(values), repeats=2), trials_of(values)))))
+    answer = json.loads(tables.to_json(as_json(compare(study_of(tuple(values), repeats=2), trials_of(values)))))
 
     assert (answer["schema"], answer["comparisons"], answer["confidence"], answer["adjustment"]) == (1, 1, 0.95, "holm")
     row = answer["rows"][1]

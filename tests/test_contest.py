@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from search import contest, output, ruling
+from search import contest, ruling, tables
 from search.contest import unpack
 from search.correct import pack
 from search.rows import Counts, StudyRow, TrialRow
@@ -167,7 +167,7 @@ def test_people_are_told_who_wins_and_what_the_search_had_promised() -> None:
         "trial 2, baseline": looks(dice, ease, runs=3, spread=0.02),
     }
 
-    text = output.text(ruling.grid(judged(scores), ("No other study.",)), width=80)
+    text = tables.text(ruling.grid(judged(scores), ("No other study.",)), width=80)
 
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
@@ -188,7 +188,7 @@ def test_one_run_of_one_configuration_has_an_interval_over_images_alone() -> Non
     assert standing.interval is not None
     assert standing.interval[0] == pytest.approx(0.71, abs=0.005)
     assert standing.gap == pytest.approx(0.1)
-    assert "with one seed" in output.text(ruling.grid(found, ()), width=None)
+    assert "with one seed" in tables.text(ruling.grid(found, ()), width=None)
 
 
 def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it() -> None:
@@ -282,11 +282,11 @@ def test_where_the_search_had_two_level_it_says_so() -> None:
 
     found = contest.verdict(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
 
-    assert "had trial 1 and trial 2 level" in output.text(ruling.grid(found, ()), width=None)
+    assert "had trial 1 and trial 2 level" in tables.text(ruling.grid(found, ()), width=None)
 
 
 def test_before_anybody_has_looked_there_is_no_verdict() -> None:
     found = contest.verdict(study_of(("trial 1", "trial 2")), [], {})
 
     assert found.standings == ()
-    assert "nobody has looked at the test images yet" in output.text(ruling.grid(found, ()), width=80)
+    assert "nobody has looked at the test images yet" in tables.text(ruling.grid(found, ()), width=80)

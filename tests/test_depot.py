@@ -14,7 +14,7 @@ from search.depot import Depot
 from search.errors import SpecError
 from search.home import Home
 from search.outcome import Stopped
-from search.owner import this_process
+from search.process import this_process
 from search.storage import Storage
 from tests.lab import Lab, equal, work
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from search import ladder, lease, runner, study
 from search.ladder import Ladder
-from search.owner import this_process
+from search.process import this_process
 from search.reader import open_reader
 from search.sampler import Excerpt
 from search.storage import Storage

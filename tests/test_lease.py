@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from search import lease
 from search.errors import LeaseLost
 from search.lease import Claim
-from search.owner import Owner, started, this_process
+from search.process import Owner, started, this_process
 from search.storage import LEASES, TRIALS, Storage
 from search.times import Times
 from search.watch import Watch, is_deserted

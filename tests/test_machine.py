@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search import machine, spec, supply
+from search import hardware, spec, supply
 from search.errors import UsageError
 
 
@@ -19,37 +19,37 @@ def test_only_the_cores_that_the_process_may_use_are_counted() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "1\n"
-    assert 1 <= machine.cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= hardware.cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("50000 100000\n", 0.5)])
 def test_the_quota_of_a_control_group_is_read_as_cores(tmp_path: Path, text: str, cores: float | None) -> None:
     (tmp_path / "cpu.max").write_text(text)
 
-    assert machine._quota(tmp_path / "cpu.max") == cores
+    assert hardware._quota(tmp_path / "cpu.max") == cores
 
 
 def test_without_a_control_group_there_is_no_quota(tmp_path: Path) -> None:
-    assert machine._quota(tmp_path / "cpu.max") is None
-    assert machine._number(tmp_path / "memory.max") is None
+    assert hardware._quota(tmp_path / "cpu.max") is None
+    assert hardware._number(tmp_path / "memory.max") is None
 
 
 @pytest.mark.parametrize(("text", "number"), [("max\n", None), ("2000000000\n", 2_000_000_000)])
 def test_the_memory_of_a_control_group_may_be_unlimited(tmp_path: Path, text: str, number: int | None) -> None:
     (tmp_path / "memory.max").write_text(text)
 
-    assert machine._number(tmp_path / "memory.max") == number
+    assert hardware._number(tmp_path / "memory.max") == number
 
 
 def test_free_memory_is_never_more_than_the_machine_has() -> None:
-    assert 0 < machine.memory() <= psutil.virtual_memory().total
+    assert 0 < hardware.memory() <= psutil.virtual_memory().total
 
 
 @pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,1, 2", 3), ("GPU-8932f937", 1)])
 def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch, visible: str, count: int) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    assert machine.gpus() == count
+    assert hardware.gpus() == count
 
 
 def test_without_a_gpu_there_is_a_worker_for_each_core_as_far_as_memory_reaches(
@@ -57,10 +57,10 @@ def test_without_a_gpu_there_is_a_worker_for_each_core_as_far_as_memory_reaches(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
-    devices = machine.devices(None)
+    devices = hardware.devices(None)
 
     assert set(devices) == {"cpu"}
-    assert 1 <= len(devices) <= machine.cores()
+    assert 1 <= len(devices) <= hardware.cores()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_workers_are_spread_over_the_devices(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    assert machine.devices(workers, device=device) == devices
+    assert hardware.devices(workers, device=device) == devices
 
 
 def test_a_worker_with_a_backbone_has_room_for_one() -> None:
@@ -88,8 +88,8 @@ def test_a_worker_with_a_backbone_has_room_for_one() -> None:
     rows = [{"name": "base"}, {"name": "pretrained", "backbone": "resnet18"}]
     compared = spec.build({"compare": rows, "budget": budget})
 
-    assert supply.worker_bytes(plain) == machine.WORKER_BYTES
-    assert supply.worker_bytes(drawn) == supply.worker_bytes(compared) == machine.BACKBONE_BYTES
+    assert supply.worker_bytes(plain) == hardware.WORKER_BYTES
+    assert supply.worker_bytes(drawn) == supply.worker_bytes(compared) == hardware.BACKBONE_BYTES
     assert [set(supply.backbones(each)) for each in (drawn, compared)] == [{"resnet50"}, {"resnet18"}]
 
 
@@ -97,15 +97,15 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     with pytest.raises(UsageError, match="--device cuda needs an NVIDIA GPU"):
-        machine.devices(1, device="cuda")
+        hardware.devices(1, device="cuda")
 
 
 def test_workers_have_a_core_each_only_where_they_fill_the_machine() -> None:
     allowed = sorted(os.sched_getaffinity(0))
 
-    assert machine.seats(("cpu",) * len(allowed)) == tuple(allowed)
-    assert machine.seats(("cpu",) * (len(allowed) + 1)) == (None,) * (len(allowed) + 1)
-    assert machine.seats(("cuda:0",) * len(allowed)) == (None,) * len(allowed)
+    assert hardware.seats(("cpu",) * len(allowed)) == tuple(allowed)
+    assert hardware.seats(("cpu",) * (len(allowed) + 1)) == (None,) * (len(allowed) + 1)
+    assert hardware.seats(("cuda:0",) * len(allowed)) == (None,) * len(allowed)
 
 
 def test_a_process_with_a_seat_keeps_to_its_core_and_keeps_the_memory_it_freed() -> None:

@@ -25,7 +25,7 @@ from optuna.storages import _rdb
 from search import query, schema
 from search.errors import BusyError, DatabaseError
 from search.migrate import Waits, by_hand, migrate
-from search.owner import Owner, started, this_process
+from search.process import Owner, started, this_process
 from search.reader import open_reader
 from search.rows import TrialRow
 from search.storage import LEASES, Storage

@@ -28,8 +28,8 @@ from models.train import Training
 from search import lease, ledger, objective, query, runner, shelf, worker
 from search.objective import is_out_of_memory
 from search.outcome import Outcome, Stopped
-from search.owner import this_process
 from search.post import Post
+from search.process import this_process
 from search.run import Run, boundaries
 from search.sampler import Excerpt
 from search.storage import Storage

@@ -2,7 +2,7 @@
 
 import os
 
-from search.owner import is_dead, this_process
+from search.process import is_dead, this_process
 
 
 def test_a_process_is_dead_if_its_number_is_free_or_was_given_away() -> None:

@@ -11,7 +11,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lease, sampler
-from search.owner import this_process
+from search.process import this_process
 from search.sampler import GOOD, Excerpt, Seen, is_random
 from search.storage import Storage
 

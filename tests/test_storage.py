@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lease
-from search.owner import this_process
+from search.process import this_process
 from search.storage import Storage
 from tests.databases import BOTH
 

@@ -20,9 +20,9 @@ from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
 from search.launch import launch, more_hours
-from search.owner import this_process
 from search.pace import Snapshot
 from search.pool import End
+from search.process import this_process
 from search.progress import PlainView
 from search.reader import open_reader
 from search.rows import TrialRow

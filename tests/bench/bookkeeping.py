@@ -32,8 +32,8 @@ from search import dashboard, desk, lease, ledger, sampler, shift, spec, study
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome
-from search.owner import this_process
 from search.post import Post
+from search.process import this_process
 from search.space import sample
 from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds

@@ -30,9 +30,9 @@ from search.desk import Desk
 from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
-from search.owner import Owner, this_process
 from search.pool import READ_S, Every, pause_s
 from search.post import Post
+from search.process import Owner, this_process
 from search.storage import Storage
 from search.times import Times
 from search.watch import Watch

@@ -25,7 +25,7 @@ from data.parts import Part
 from models.config import ModelConfig, Precision, TrainConfig
 from models.precision import computes_bfloat16
 from models.train import start
-from search import machine, seat
+from search import hardware, seat
 from tests.bench.measure import Comparison, Result
 
 BATCH, IMAGES, CLASSES = 128, 10_000, 10
@@ -54,7 +54,7 @@ class Layout:
 def measured(quick: bool) -> Result:
     """Ours against the best plain loop, and against the expert's."""
     window_s, repeats = (2.0, 2) if quick else (6.0, 5)
-    cores = machine.cores()
+    cores = hardware.cores()
     layouts = [
         Layout(
             name=f"{processes} of {threads} threads, {workers} loader workers",
@@ -102,7 +102,7 @@ def measured(quick: bool) -> Result:
 
 def rate(layout: Layout, window_s: float) -> float:
     """Images per second of all processes of a layout together."""
-    seats = machine.seats(("cpu",) * layout.processes)
+    seats = hardware.seats(("cpu",) * layout.processes)
     barrier = SPAWN.Barrier(layout.processes)
     counts = SPAWN.Queue()
     processes = [SPAWN.Process(target=_count, args=(layout, core, window_s, barrier, counts)) for core in seats]

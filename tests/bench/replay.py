@@ -22,7 +22,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search import machine, query, sampler
+from search import hardware, query, sampler
 from search.pruner import Asha
 from search.reader import open_reader
 from search.rows import PAUSED
@@ -270,7 +270,7 @@ def measured(quick: bool) -> Result:
     """Every policy, tuned on half of the seeds, reported on the others."""
     seeds = range(6 if quick else SEEDS)
     half = len(seeds) // 2
-    with ProcessPoolExecutor(machine.cores()) as pool:
+    with ProcessPoolExecutor(hardware.cores()) as pool:
 
         def needed(name: str, setting: str, seeds: range) -> tuple[float, ...]:
             return tuple(pool.map(partial(epochs_to_target, name, setting), seeds, chunksize=5))

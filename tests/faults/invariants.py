@@ -27,7 +27,7 @@ from models.evaluate import evaluate
 from models.train import start
 from search import checkpoint, query, runner, spec
 from search.home import Home
-from search.owner import started
+from search.process import started
 from search.reader import open_reader, sqlite_path
 from search.rows import TrialRow
 from search.run import boundaries

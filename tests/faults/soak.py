@@ -22,7 +22,7 @@ from pathlib import Path
 import optuna
 import torch
 
-from search import machine
+from search import hardware
 from tests.bench import measure
 from tests.faults import (
     soak_apart,
@@ -138,7 +138,7 @@ def _keep(args: argparse.Namespace, names: Sequence[str], rows: Sequence[Row], s
 def _heading(args: argparse.Namespace, seconds: float) -> str:
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     return (
-        f"soak: scale {args.scale:g}, seed {args.seed}, {seconds:.0f} s, {machine.cores()} cores, {cpu}\n"
+        f"soak: scale {args.scale:g}, seed {args.seed}, {seconds:.0f} s, {hardware.cores()} cores, {cpu}\n"
         f"Python {platform.python_version()}, torch {torch.__version__}, Optuna {optuna.__version__}, "
         f"{platform.system()} {platform.release()}, files in {_memory_or_disk(args.folder)}\n"
     )
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--postgres", action="store_true", help="the parts with a PostgreSQL server, not the others")
     parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of all faults (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)")
-    parser.add_argument("--jobs", type=int, default=machine.cores() + 1, metavar="N", help="cases at once")
+    parser.add_argument("--jobs", type=int, default=hardware.cores() + 1, metavar="N", help="cases at once")
     parser.add_argument("--keep", action="store_true", help="keep the table under studies/records/")
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     parser.add_argument("--folder", default=memory, help="where to work (default: in memory, where there is one)")

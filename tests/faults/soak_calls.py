@@ -12,8 +12,8 @@ from typing import Any
 
 from search import lease, runner
 from search.errors import DatabaseError, DiskError
-from search.owner import this_process
 from search.post import Post
+from search.process import this_process
 from search.storage import Storage
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork

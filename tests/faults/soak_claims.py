@@ -13,7 +13,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from search import lease, study
-from search.owner import this_process
+from search.process import this_process
 from search.storage import TELLER, Storage
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row

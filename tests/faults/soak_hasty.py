@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from search import launch, progress, spec
+from search.console import say
 from search.errors import ConvsearchError
 from search.session import Order
-from search.talk import say
 from search.times import Times
 
 TIMES = Times(patience_s=35.0, renewal_s=2.0, lease_s=70.0, hang_s=65.0)

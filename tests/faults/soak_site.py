@@ -18,7 +18,7 @@ import optuna
 import torch
 
 from search import spec, supply
-from search.seed import derive
+from search.seeds import derive
 from tests.faults.soak_row import Report
 from tests.lab import Lab, paint
 

@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 
 from search import lease, spec, study
 from search.errors import BusyError, DatabaseError, LeaseLost
-from search.owner import Owner, started, this_process
+from search.process import Owner, started, this_process
 from search.storage import (
     CURVES,
     LEASES,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.owner import started
+from search.process import started
 from tests.faults.invariants import check, finished
 from tests.lab import Lab, Launcher, wait_until
 

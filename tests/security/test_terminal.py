@@ -13,11 +13,11 @@ import optuna
 import pytest
 
 from search import query
+from search.console import printable
 from search.pace import Pace
 from search.progress import PlainView, finished_line, render, summary
 from search.reader import open_reader
 from search.storage import Storage
-from search.talk import printable
 from tests.lab import CONVSEARCH, Lab
 
 TITLE = "\x1b]0;owned\x07"

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from search import lease, query, study, unit
 from search.cli import parser
-from search.owner import this_process
+from search.process import this_process
 from search.reader import open_reader
 from search.storage import Storage
 from tests.lab import LONG, Lab, paint, wait_until

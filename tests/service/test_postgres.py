@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from search import dashboard, lease, query, worker
 from search.errors import LeaseLost
 from search.interrupts import END_S
-from search.owner import this_process
+from search.process import this_process
 from search.reader import open_reader, reading
 from search.rows import TrialRow
 from search.storage import LEASES, TRIALS, Storage

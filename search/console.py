@@ -3,7 +3,7 @@
 import sys
 from contextlib import suppress
 
-from search import address
+from search import database_url
 
 
 def say(text: str) -> None:
@@ -14,7 +14,7 @@ def say(text: str) -> None:
 
 def harmless(text: str) -> str:
     """Lines for a person: what came from elsewhere can steer no terminal, and no address tells its password."""
-    return "\n".join(printable(line) for line in address.hidden(text).split("\n"))
+    return "\n".join(printable(line) for line in database_url.hidden(text).split("\n"))
 
 
 def in_words(workers: int) -> str:

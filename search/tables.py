@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.talk import printable
+from search.console import printable
 
 #: The widest table on a terminal: what every terminal, mail and issue can show.
 WIDTH = 80
