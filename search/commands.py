@@ -29,7 +29,8 @@ HURRY_S = 1.0
 
 def run(args: argparse.Namespace) -> int:
     """Run a study from its file, or one trial of a stored study again."""
-    from search import launch, spec, study
+    from search import launch, study
+    from search.spec import study_spec
     from search.storage import Storage
 
     if args.json and not args.dry_run:
@@ -42,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
         row = query.trial(open_reader(args.storage), args.study, args.again)
         wanted = launch.again(study.load(Storage(args.storage), args.study), row)
         return _launch(args, wanted, name=_named(args, f"{args.study}.again-{args.again}"), trials=1)
-    path = spec.find(args.study)
+    path = study_spec.find(args.study)
     overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
-    wanted = spec.load(path, overrides, timed=args.hours is not None)
+    wanted = study_spec.load(path, overrides, timed=args.hours is not None)
     name = _named(args, path.stem)
     if args.dry_run:
         return _estimate(args, wanted, name)
@@ -67,7 +68,8 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a stored study, without its file."""
-    from search import spec, study
+    from search import study
+    from search.spec import study_spec
     from search.storage import Storage
 
     stored = study.load(Storage(args.storage), args.study)
@@ -84,7 +86,9 @@ def resume(args: argparse.Namespace) -> int:
         say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
-    wanted = spec.restore(spec.dump(replace(stored.spec, budget=budget)))  # which refuses a budget that cannot be
+    wanted = study_spec.restore(
+        study_spec.dump(replace(stored.spec, budget=budget))
+    )  # which refuses a budget that cannot be
     return _launch(args, wanted, name=args.study, trials=args.trials)
 
 
@@ -92,7 +96,7 @@ def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
     from search import contest, judge, progress, ruling
     from search.pool import EXIT_CODES, End
-    from search.settings import Final
+    from search.spec.settings import Final
 
     wanted = Final(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
     name, end = judge.judge(
@@ -124,9 +128,9 @@ def export(args: argparse.Namespace) -> int:
 
 def validate(args: argparse.Namespace) -> int:
     """Check a study file and say what it asks for; nothing is written."""
-    from search import spec
+    from search.spec import study_spec
 
-    stored = spec.dump(spec.load(spec.find(args.study), _overrides(args)))
+    stored = study_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
     return tables.answer({"spec": stored}, answers.spec_grid(stored), as_json=args.json)
 
 

@@ -62,7 +62,7 @@ def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str
 
 def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Names of study files, those that come with the project and those here."""
-    from search.spec import FOLDERS
+    from search.spec.study_spec import FOLDERS
 
     named = dict.fromkeys(path.stem for folder in FOLDERS for path in sorted(folder.glob("*.toml")))
     here = sorted(glob.glob(f"{glob.escape(prefix)}*.toml"))

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from search import spec
-from search.keys import DEFAULTS
 from search.rows import StudyRow, TrialRow
+from search.spec import study_spec
+from search.spec.parameters import DEFAULTS
 from search.tables import Grid, duration, number, setting
 
 
@@ -85,7 +85,7 @@ def _differences(first: StudyRow, second: StudyRow) -> list[str]:
     """What the second study's file says otherwise; and whether their images are others."""
     if not first.spec or not second.spec:
         return []
-    lines = spec.difference(spec.restore(first.spec), spec.restore(second.spec), but=frozenset())
+    lines = study_spec.difference(study_spec.restore(first.spec), study_spec.restore(second.spec), but=frozenset())
     if first.data.get("fingerprint") != second.data.get("fingerprint"):
         lines.append("their images are not the same, so that their values do not compare")
     return lines

@@ -19,15 +19,16 @@ from data.config import DataConfig
 from data.dataset import searched as searched_count
 from data.folder import list_images
 from models.config import Impossible, ModelConfig, TrainConfig
-from search import hardware, spec
+from search import hardware
 from search.care import KEEP_BEST
 from search.console import in_words
-from search.domain import Value
 from search.errors import SpecError
-from search.fit import Limits, check_fit
-from search.length import FORWARD_SHARE
 from search.session import searching
-from search.spec import StudySpec
+from search.spec import study_spec
+from search.spec.domains import Value
+from search.spec.fit import Limits, check_fit
+from search.spec.study_spec import StudySpec
+from search.spec.trial_length import FORWARD_SHARE
 from search.speed import images_per_second, with_epochs
 from search.study import asha
 from search.supply import devices, worker_bytes
@@ -222,8 +223,8 @@ def _draw(wanted: StudySpec, limits: Limits) -> list[_Drawn]:
     """Configurations that can be trained, by the work that they need."""
     dice, found = _Dice(wanted.search.seed), []
     for _ in range(DRAWN):
-        values: Mapping[str, Value] = spec.draw(wanted, dice)
-        model, train, _ = spec.configs(wanted, values)
+        values: Mapping[str, Value] = study_spec.draw(wanted, dice)
+        model, train, _ = study_spec.configs(wanted, values)
         try:
             shape = check_fit(wanted, values, limits)
         except Impossible:

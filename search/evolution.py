@@ -20,8 +20,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.domain import Value
-from search.space import Space, sample, strip
+from search.spec.domains import Value
+from search.spec.search_space import Space, sample, strip
 
 #: Parameters that a child has changed, where that is no more than half of them. On made-up functions of 28 parameters
 #: two were better with little noise, four with much (studies/LOG.md).

@@ -18,12 +18,13 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import checkpoint, contest, depot, home, query, ruling, selection, spec, study
+from search import checkpoint, contest, depot, home, query, ruling, selection, study
 from search.contest import Verdict
 from search.courier import Unreachable
 from search.errors import DiskError, UsageError
 from search.origin import environment
 from search.rows import TrialRow, is_verdict
+from search.spec import study_spec
 from search.storage import Storage
 from search.study import StoredStudy
 from search.tables import duration, number, setting
@@ -117,7 +118,7 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
         )
         raise UsageError(f"the weights of trial {trial.number} of {stored.name!r} are not in {folder}{again}")
     header, state = found
-    config, _, _ = spec.configs(stored.spec, trial.config)
+    config, _, _ = study_spec.configs(stored.spec, trial.config)
     side = stored.spec.data.search_size or info.image_size
     shape = plan(config, image_size=side, classes=len(info.classes))
     network = build(config, image_size=side, classes=len(info.classes))

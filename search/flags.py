@@ -9,7 +9,7 @@ from search import database_url
 from search.errors import UsageError
 
 STORAGE = "sqlite:///runs/studies.db"
-#: As `search.settings` has it, which is not loaded for a question.
+#: As `search.spec.settings` has it, which is not loaded for a question.
 MOST_TRAINED = 10
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Any]"

@@ -18,10 +18,10 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from search import spec
-from search.domain import Choice, Value
 from search.rows import StudyRow, TrialRow
-from search.space import Space, named
+from search.spec import study_spec
+from search.spec.domains import Choice, Value
+from search.spec.search_space import Space, named
 from search.stats import CONFIDENCE, Interval, apart, mean
 from search.tables import number, setting
 
@@ -74,7 +74,7 @@ def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}
     kept = [trial for trial in judged if math.isfinite(values.get(trial.number, math.nan))]
-    stored = spec.restore(study.spec)
+    stored = study_spec.restore(study.spec)
     groups = [each for each in _groups(stored.space, kept) if min(len(each.inside), len(each.outside)) >= LEAST]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(groups))
     found = [each for group in groups if (each := _insight(group, values, confidence)) is not None]
@@ -83,7 +83,7 @@ def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
         step=step,
         epochs=None if study.epochs is None else study.epochs * step / stored.budget.steps,
         trials=len(kept),
-        is_designed=stored.search.sampler == "grid" and len(kept) == len(spec.queue(stored)),
+        is_designed=stored.search.sampler == "grid" and len(kept) == len(study_spec.queue(stored)),
     )
 
 

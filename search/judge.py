@@ -17,8 +17,8 @@ from search.home import Home
 from search.pool import End
 from search.selection import Selection
 from search.session import Order, Show, alone, pool
-from search.settings import Final
-from search.spec import StudySpec, baseline, difference
+from search.spec.settings import Final
+from search.spec.study_spec import StudySpec, baseline, difference
 from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import devices, fetch_backbones, prepare_data, writing_to

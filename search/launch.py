@@ -20,7 +20,7 @@ from search.pool import End
 from search.reader import sqlite_path
 from search.rows import FINAL, StudyRow, TrialRow, is_verdict, searched
 from search.session import Order, Show, alone, joined, pool
-from search.spec import StudySpec, of_one
+from search.spec.study_spec import StudySpec, of_one
 from search.storage import Storage
 from search.study import StoredStudy
 from search.supply import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to

@@ -11,16 +11,17 @@ from typing import Any
 import optuna
 
 from models.config import Impossible
-from search import query, spec
+from search import query
 from search.correct import pair
 from search.desk import Desk
-from search.domain import Value
-from search.fit import Limits, changes, check_fit, fitted, may_be_drawn
 from search.lease import Claim
 from search.outcome import Paused
 from search.pruner import Decision
 from search.rows import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
-from search.spec import StudySpec, baseline
+from search.spec import study_spec
+from search.spec.domains import Value
+from search.spec.fit import Limits, changes, check_fit, fitted, may_be_drawn
+from search.spec.study_spec import StudySpec, baseline
 from search.study import asha, asked, audited, for_trial, limits_of
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
@@ -81,7 +82,7 @@ def _store(
     """
     stored = desk.study.spec
     with desk.storage.together():
-        drawn = spec.draw(stored, trial)
+        drawn = study_spec.draw(stored, trial)
         values = {**drawn, **(near or {})}
         if limits is not None:
             try:

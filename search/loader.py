@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.rows import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRow
-from search.space import REPEAT, strip
+from search.spec.search_space import REPEAT, strip
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
 _STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")

@@ -21,7 +21,7 @@ from search import charts, ruling
 from search import insight as insights_of
 from search.importance import Importances
 from search.report import Report
-from search.space import strip
+from search.spec.search_space import strip
 from search.tables import Grid, duration, number, setting, settings
 
 #: Parameters with a slice of their own, axes side by side.

@@ -26,13 +26,14 @@ from models.backbone import pretrained
 from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
-from search import checkpoint, correct, gallery, logbook, spec
+from search import checkpoint, correct, gallery, logbook
 from search.courier import Unreachable
 from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.pruner import Decision
 from search.rows import CORRECT
+from search.spec import study_spec
 from search.study import asha
 from search.workplace import Workplace
 
@@ -80,7 +81,7 @@ class Run:
 
     def to_the_end(self) -> Outcome:
         steps = self.place.study.spec.budget.steps
-        model, train, augment = spec.configs(self.place.study.spec, self.values)
+        model, train, augment = study_spec.configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
         batches = Batches(
             data.train,
@@ -288,7 +289,7 @@ class Run:
     def judging(self, part: Part) -> Iterator[Batch]:
         """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
         info = self.place.data.info
-        model, _, _ = spec.configs(self.place.study.spec, self.values)
+        model, _, _ = study_spec.configs(self.place.study.spec, self.values)
         size = at_once(model.seen_side(info.image_size))
         return self.watched(evaluation(part, info, size, device=self.place.device))
 

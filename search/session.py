@@ -16,7 +16,7 @@ from search.pool import Pool
 from search.post import Post
 from search.progress import View
 from search.room import Room
-from search.spec import StudySpec, queue
+from search.spec.study_spec import StudySpec, queue
 from search.storage import Storage
 from search.study import StoredStudy
 from search.times import Times

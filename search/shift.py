@@ -22,7 +22,7 @@ from search.lease import Claim
 from search.outcome import Outcome, Paused, Stopped
 from search.process import this_process
 from search.rows import TRAINABLE
-from search.spec import baseline
+from search.spec.study_spec import baseline
 from search.storage import TRIAL_VALUES, TRIALS, Storage
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.

@@ -13,9 +13,9 @@ from models.config import Impossible, ModelConfig, TrainConfig
 from models.graph import make_recorder
 from models.precision import computes_bfloat16
 from models.train import Batches, Diverged, Training
-from search.fit import Limits, fitted
-from search.length import MOST_EPOCHS, USUAL_EPOCHS, whole_epochs
-from search.spec import StudySpec, configs
+from search.spec.fit import Limits, fitted
+from search.spec.study_spec import StudySpec, configs
+from search.spec.trial_length import MOST_EPOCHS, USUAL_EPOCHS, whole_epochs
 from search.study import known_point
 
 #: Seconds for which a network is trained, after a batch that is not counted.

@@ -17,11 +17,8 @@ from optuna.trial import FrozenTrial
 from data.dataset import searched
 from models.config import Impossible
 from search import query
-from search import spec as specs
-from search.domain import Value
 from search.errors import SpecError
 from search.evolution import AtRest, Evolution, Given, usual_point
-from search.fit import Limits, fitted
 from search.ladder import Gate, Ladder
 from search.origin import code, environment
 from search.pruner import LEAST, Asha
@@ -29,8 +26,11 @@ from search.pruner import build as build_pruner
 from search.sampler import Seen
 from search.sampler import build as build_sampler
 from search.seeds import derive, is_audited
-from search.space import sample
-from search.spec import StudySpec, habits
+from search.spec import study_spec as specs
+from search.spec.domains import Value
+from search.spec.fit import Limits, fitted
+from search.spec.search_space import sample
+from search.spec.study_spec import StudySpec, habits
 from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
 #: Keys of [search] that a study keeps as it was begun with: an older version had none of them.

@@ -12,7 +12,7 @@ from data.errors import DataError
 from data.progress import Say
 from search import hardware
 from search.errors import DiskError
-from search.spec import StudySpec
+from search.spec.study_spec import StudySpec
 
 
 def anchored(data: DataConfig) -> DataConfig:

@@ -7,7 +7,7 @@ import torch
 
 from data.parts import SearchData
 from search.desk import Desk
-from search.fit import Limits
+from search.spec.fit import Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

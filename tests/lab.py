@@ -19,12 +19,13 @@ import psutil
 import torch
 from PIL import Image
 
-from search import checkpoint, cli, home, lease, query, runner, spec, study, supply
+from search import checkpoint, cli, home, lease, query, runner, study, supply
 from search.home import Home
 from search.post import Post
 from search.process import this_process
 from search.reader import open_reader
 from search.rows import Counts, TrialRow
+from search.spec import study_spec
 from search.storage import Storage
 from search.workplace import Workplace
 
@@ -146,7 +147,7 @@ class Lab:
 
     def create(self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> Post:
         """Prepare images and study as a launcher does; what it would tell its worker."""
-        wanted = spec.build(self.tables(points, compare, **changes))
+        wanted = study_spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)
         data = supply.prepare_data(wanted, self.cache, lambda _: None)
         study.open_or_create(storage, wanted, name=name, data=data)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from search import answers, spec, tables
+from search import answers, tables
 from search.rows import Counts, Ranking, StudyRow, TrialRow
+from search.spec import study_spec
 from tests.lab import Lab
 
 TRIAL = TrialRow(
@@ -95,7 +96,7 @@ def test_studies_as_json_has_the_best_of_each() -> None:
         pytest.param(answers.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
         pytest.param(answers.trial_grid(LONG), id="show"),
         pytest.param(answers.studies_grid([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
-        pytest.param(answers.spec_grid(spec.dump(spec.load(spec.find("cifar10")))), id="validate"),
+        pytest.param(answers.spec_grid(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"),
     ],
 )
 @pytest.mark.parametrize("ruled", [True, False])

@@ -5,19 +5,20 @@ from typing import Any
 
 import pytest
 
-from search import lease, query, runner, spec, study
+from search import lease, query, runner, study
 from search.audit import ENOUGH, audit, lines
 from search.process import this_process
 from search.reader import open_reader
 from search.rows import Counts, StudyRow, TrialRow
-from search.spec import StudySpec
+from search.spec import study_spec
+from search.spec.study_spec import StudySpec
 from tests.lab import Lab, work
 
 STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}
 
 
 def spec_of(share: float, **search: Any) -> StudySpec:
-    return spec.build({"search": {"audit": share, **search}, "space": {"width": [8, 16]}, "budget": STEPS})
+    return study_spec.build({"search": {"audit": share, **search}, "space": {"width": [8, 16]}, "budget": STEPS})
 
 
 def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
@@ -31,13 +32,13 @@ def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
 
 
 def test_a_stored_study_of_before_has_no_audit_and_may_get_one(lab: Lab) -> None:
-    stored = spec.dump(spec_of(0.05))
+    stored = study_spec.dump(spec_of(0.05))
     del stored["search"]["audit"]
 
-    before = spec.restore(stored)
+    before = study_spec.restore(stored)
 
     assert before.search.audit == 0.0
-    assert spec.difference(before, spec_of(0.05)) == []
+    assert study_spec.difference(before, spec_of(0.05)) == []
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])

@@ -216,10 +216,12 @@ def test_a_study_whose_weights_cannot_be_fetched_is_not_begun(
 
 
 def test_without_backbones_a_space_is_drawn_in_the_order_it_always_was() -> None:
-    from search import spec
-    from search.space import order
+    from search.spec import study_spec
+    from search.spec.search_space import order
 
-    before = spec.build({"space": {"conv_layers": [2, 3], "batch_size": [8, 16]}, "budget": {"trials": 1, "epochs": 1}})
+    before = study_spec.build(
+        {"space": {"conv_layers": [2, 3], "batch_size": [8, 16]}, "budget": {"trials": 1, "epochs": 1}}
+    )
     keys = [key for key in order(before.space) if key in ("conv_layers", "batch_size")]
 
     assert keys == ["conv_layers", "batch_size"]

@@ -9,8 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import care, home, lease, spec, study
+from search import care, home, lease, study
 from search.process import this_process
+from search.spec import study_spec
 from search.storage import Storage
 from tests.lab import Lab
 
@@ -31,7 +32,7 @@ def cache(tmp_path: Path) -> Path:
 def add(url: str, name: str) -> Storage:
     """A study with the files of a trial, one of them half-written."""
     storage = Storage(url, create=True, token="me")
-    wanted = spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
+    wanted = study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
     stored = study.open_or_create(storage, wanted, name=name, data=DATA)
     study.set_trials(storage, stored, 2)
     with home.of(url).running(name):

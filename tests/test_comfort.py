@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from search import cli, hardware, spec
+from search import cli, hardware
 from search.complete import _files_and_studies
 from search.estimate import at_once, expected_share
+from search.spec import study_spec
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -53,7 +54,7 @@ def test_a_dry_run_of_what_cannot_be_trained_says_so(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("pruner", "share"), [("none", 1.0), ("asha", (1 + 2 / 3 + 6 / 9) / 9)], ids=["none", "asha"])
 def test_pruning_makes_the_average_trial_shorter(pruner: str, share: float) -> None:
-    wanted = spec.build(
+    wanted = study_spec.build(
         {
             "search": {"pruner": pruner, "audit": 0.0},
             "budget": {"trials": 9, "epochs": 9},

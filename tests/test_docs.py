@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from search import spec
 from search.commands import VERBS
-from search.keys import DEFAULTS
+from search.spec import study_spec
+from search.spec.parameters import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "studies/README.md")
@@ -33,7 +33,7 @@ def test_every_study_shown_whole_loads(page: str, tmp_path: Path) -> None:
 
     for block in shown:
         file.write_text(block)
-        spec.load(file)
+        study_spec.load(file)
 
     assert shown
 
@@ -43,7 +43,7 @@ def test_the_comparison_shown_loads_with_a_space_and_a_budget(tmp_path: Path) ->
     file = tmp_path / "shown.toml"
     file.write_text(block + "\n[budget]\nepochs = 1\n")
 
-    assert [row.name for row in spec.load(file).rows] == ["base", "LeakyReLU"]
+    assert [row.name for row in study_spec.load(file).rows] == ["base", "LeakyReLU"]
 
 
 def test_every_key_of_the_space_is_documented() -> None:

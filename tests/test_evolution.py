@@ -11,7 +11,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search import runner
-from search.domain import Choice, Float, Int, Value
 from search.evolution import (
     CHANGES,
     ENOUGH,
@@ -26,7 +25,8 @@ from search.evolution import (
     usual,
     usual_point,
 )
-from search.space import Space, sample
+from search.spec.domains import Choice, Float, Int, Value
+from search.spec.search_space import Space, sample
 from tests.lab import Lab, work
 
 HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}

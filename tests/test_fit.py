@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from models.config import Impossible
-from search import spec as specs
-from search.domain import Value
-from search.fit import Limits, changes, check_fit, fitted, may_be_drawn
-from search.keys import DEFAULTS
-from search.spec import StudySpec
+from search.spec import study_spec as specs
+from search.spec.domains import Value
+from search.spec.fit import Limits, changes, check_fit, fitted, may_be_drawn
+from search.spec.parameters import DEFAULTS
+from search.spec.study_spec import StudySpec
 
 #: 300 images of ten classes.
 LIMITS = Limits(side=16, classes=10, images=300)

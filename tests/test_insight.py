@@ -8,10 +8,10 @@ import numpy as np
 import optuna
 import pytest
 
-from search import spec
 from search.insight import caveat, insights, sentence
 from search.rows import Counts, StudyRow, TrialRow
-from search.space import strip
+from search.spec import study_spec
+from search.spec.search_space import strip
 
 SPACE: dict[str, Any] = {
     "activation": ["relu", "gelu", "silu"],
@@ -34,18 +34,18 @@ def searched(
     space: dict[str, Any] = SPACE,
 ) -> tuple[StudyRow, list[TrialRow]]:
     """A study that Optuna's sampler has made of a made-up objective, each trial judged after one step."""
-    built = spec.build({"space": space, "budget": {"trials": trials, "epochs": 3}})
+    built = study_spec.build({"space": space, "budget": {"trials": trials, "epochs": 3}})
     dice = np.random.default_rng(seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     rows = []
     for number in range(trials):
         trial = study.ask()
-        config = spec.draw(built, trial)
+        config = study_spec.draw(built, trial)
         result = value(config, dice)
         study.tell(trial, result)
         params = {strip(name): chosen for name, chosen in trial.params.items()}
         rows.append(row(number, config=config, params=params, curve=((1, result), (3, result))))
-    return study_of(spec.dump(built)), rows
+    return study_of(study_spec.dump(built)), rows
 
 
 def study_of(stored: dict[str, Any]) -> StudyRow:
@@ -109,7 +109,7 @@ def test_a_range_of_its_own_is_looked_at_by_itself() -> None:
 
 
 def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None:
-    built = spec.build({"space": {"residual": [False, True]}, "budget": {"trials": 20, "epochs": 3}})
+    built = study_spec.build({"space": {"residual": [False, True]}, "budget": {"trials": 20, "epochs": 3}})
     trials = [
         row(
             number,
@@ -122,7 +122,7 @@ def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None
     ]
     trials.append(row(20, curve=((1, 0.1),), state="PRUNED", violation=1.0))
 
-    found = insights(study_of(spec.dump(built)), trials)
+    found = insights(study_of(study_spec.dump(built)), trials)
 
     assert (found.step, found.epochs, found.trials) == (1, 1.0, 20)
     (only,) = found.found
@@ -131,7 +131,7 @@ def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None
 
 
 def test_of_a_grid_differences_are_effects() -> None:
-    built = spec.build(
+    built = study_spec.build(
         {
             "space": {"residual": [False, True]},
             "search": {"sampler": "grid", "pruner": "none", "repeats": 6},
@@ -148,17 +148,17 @@ def test_of_a_grid_differences_are_effects() -> None:
         for number in range(12)
     ]
 
-    found = insights(study_of(spec.dump(built)), trials)
+    found = insights(study_of(study_spec.dump(built)), trials)
 
     assert found.is_designed
     assert " gives 0." in sentence(found.found[0], found, objective="accuracy")
     assert caveat(found).startswith("All combinations were trained")
-    assert not insights(study_of(spec.dump(built)), trials[:-1]).is_designed
+    assert not insights(study_of(study_spec.dump(built)), trials[:-1]).is_designed
 
 
 def test_without_enough_trials_nothing_is_said() -> None:
     found = insights(*searched(noise, sampler=optuna.samplers.RandomSampler(seed=0), trials=4, seed=0))
 
     assert (found.found, found.trials) == ((), 4)
-    empty = spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
-    assert insights(study_of(spec.dump(empty)), []).found == ()
+    empty = study_spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
+    assert insights(study_of(study_spec.dump(empty)), []).found == ()

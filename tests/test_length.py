@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.length import LEAST_UPDATES, MOST_EPOCHS, USUAL_EPOCHS, WHOLE_TRIALS, whole_epochs
+from search.spec.trial_length import LEAST_UPDATES, MOST_EPOCHS, USUAL_EPOCHS, WHOLE_TRIALS, whole_epochs
 
 
 def epochs(

@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search import hardware, spec, supply
+from search import hardware, supply
 from search.errors import UsageError
+from search.spec import study_spec
 
 
 def test_only_the_cores_that_the_process_may_use_are_counted() -> None:
@@ -83,10 +84,10 @@ def test_workers_are_spread_over_the_devices(
 
 def test_a_worker_with_a_backbone_has_room_for_one() -> None:
     budget = {"trials": 2, "epochs": 1}
-    plain = spec.build({"space": {"width": [8, 16]}, "budget": budget})
-    drawn = spec.build({"space": {"backbone": ["none", "resnet50"]}, "budget": budget})
+    plain = study_spec.build({"space": {"width": [8, 16]}, "budget": budget})
+    drawn = study_spec.build({"space": {"backbone": ["none", "resnet50"]}, "budget": budget})
     rows = [{"name": "base"}, {"name": "pretrained", "backbone": "resnet18"}]
-    compared = spec.build({"compare": rows, "budget": budget})
+    compared = study_spec.build({"compare": rows, "budget": budget})
 
     assert supply.worker_bytes(plain) == hardware.WORKER_BYTES
     assert supply.worker_bytes(drawn) == supply.worker_bytes(compared) == hardware.BACKBONE_BYTES

@@ -5,11 +5,12 @@ from typing import Any
 import optuna
 import pytest
 
-from search import query, spec
+from search import query
 from search.errors import SpecError
 from search.query import _front
 from search.reader import open_reader
 from search.rows import TrialRow
+from search.spec import study_spec
 from tests.lab import Lab
 
 SPACE: dict[str, Any] = {"width": {"low": 4, "high": 16}, "learning_rate": {"low": 0.001, "high": 0.3, "log": True}}
@@ -153,11 +154,11 @@ def test_the_verdict_and_the_report_of_several_objectives(lab: Lab) -> None:
 )
 def test_objectives_that_do_not_go_together_are_refused(search: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
-        spec.build({"search": search, "budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
+        study_spec.build({"search": search, "budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
 
 
 def test_a_study_of_one_objective_is_stored_as_before() -> None:
-    stored = spec.dump(spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}}))
+    stored = study_spec.dump(study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}}))
 
     assert stored["search"]["objective"] == "accuracy"
-    assert spec.restore(stored).search.objectives == ("accuracy",)
+    assert study_spec.restore(stored).search.objectives == ("accuracy",)

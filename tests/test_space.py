@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import space as spaces
-from search.domain import Choice, Domain, Fixed, Float, Int, Value, describe, label
 from search.errors import SpecError
-from search.space import Need, Space, fix, grid, is_searched, order, pointless, sample, strip
+from search.spec import search_space as spaces
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, describe, label
+from search.spec.search_space import Need, Space, fix, grid, is_searched, order, pointless, sample, strip
 
 NEEDS: dict[str, Need] = {"momentum": ("optimizer", frozenset({"sgd", "rmsprop"}))}
 

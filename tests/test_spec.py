@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import ModelConfig, TrainConfig
-from search import spec as specs
-from search.domain import Choice, Fixed, Float, Int, Value
 from search.errors import SpecError, UsageError
-from search.keys import DEFAULTS
-from search.spec import StudySpec
+from search.spec import study_spec as specs
+from search.spec.domains import Choice, Fixed, Float, Int, Value
+from search.spec.parameters import DEFAULTS
+from search.spec.study_spec import StudySpec
 
 STUDIES = Path(specs.__file__).parent.parent / "studies"
 SHIPPED = sorted(STUDIES.glob("*.toml"))
@@ -505,7 +505,7 @@ def test_the_studies_that_are_shipped_are_found_by_name() -> None:
 
 
 def test_a_study_file_is_read_without_torch_and_optuna() -> None:
-    code = "import sys, search.spec; print(sorted({'torch', 'optuna', 'sqlalchemy'} & set(sys.modules)))"
+    code = "import sys, search.spec.study_spec; print(sorted({'torch', 'optuna', 'sqlalchemy'} & set(sys.modules)))"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

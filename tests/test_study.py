@@ -9,9 +9,10 @@ import optuna
 import pytest
 from optuna.storages import _CachedStorage
 
-from search import query, spec, study, worker
+from search import query, study, worker
 from search.errors import SpecError, UsageError
-from search.spec import StudySpec
+from search.spec import study_spec
+from search.spec.study_spec import StudySpec
 from search.storage import Storage
 from search.study import StoredStudy
 
@@ -23,7 +24,7 @@ def build(**changes: dict[str, Any]) -> StudySpec:
         "budget": {"trials": 5, "epochs": 9},
         "space": {"width": [8, 16], "learning_rate": 0.1},
     }
-    return spec.build({name: tables.get(name, {}) | changes.get(name, {}) for name in {**tables, **changes}})
+    return study_spec.build({name: tables.get(name, {}) | changes.get(name, {}) for name in {**tables, **changes}})
 
 
 def create(url: str, wanted: StudySpec, *, data: dict[str, Any] = DATA) -> StoredStudy:
@@ -103,7 +104,7 @@ def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
 
 def test_a_study_that_an_older_version_has_begun_audits_nothing_however_often_it_is_gone_on_with(url: str) -> None:
     stored, storage = create(url, build()), Storage(url)
-    old = spec.dump(build())
+    old = study_spec.dump(build())
     del old["search"]["audit"]
     study.set_attrs(storage, stored.id, spec=old)
 

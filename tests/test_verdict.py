@@ -15,7 +15,7 @@ import pytest
 
 from data.config import DataConfig
 from data.parts import Part, load_test
-from search import lease, ledger, objective, query, runner, shift, spec, study
+from search import lease, ledger, objective, query, runner, shift, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
@@ -27,8 +27,9 @@ from search.progress import PlainView
 from search.reader import open_reader
 from search.rows import TrialRow
 from search.session import Order, searching
-from search.settings import Final
-from search.spec import StudySpec
+from search.spec import study_spec as spec
+from search.spec.settings import Final
+from search.spec.study_spec import StudySpec
 from search.storage import Storage
 from search.verdict import SPARE_S, SPARE_SHARE, VerdictRun
 from search.workplace import Workplace

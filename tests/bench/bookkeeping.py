@@ -28,13 +28,14 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import dashboard, desk, lease, ledger, sampler, shift, spec, study
+from search import dashboard, desk, lease, ledger, sampler, shift, study
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome
 from search.post import Post
 from search.process import this_process
-from search.space import sample
+from search.spec import study_spec
+from search.spec.search_space import sample
 from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
@@ -119,7 +120,7 @@ def drawn() -> int:
 def filled(file: Path, trials: int) -> Path:
     """A database with a study of so many finished trials: a quarter complete, the others pruned at asha's rungs."""
     storage = Storage(f"sqlite:///{file}", create=True)
-    wanted = spec.build(TABLES)
+    wanted = study_spec.build(TABLES)
     stored = study.open_or_create(storage, wanted, name=NAME, data={"fingerprint": "none"})
     dice = random.Random(0)
     insert(storage, [rows_of(number, stored, dice) for number in range(trials)])
@@ -293,7 +294,7 @@ def desk_at(url: str) -> Desk:
 
 
 def live_theirs(url: str) -> Callable[[], float]:
-    space = spec.build(TABLES).space
+    space = study_spec.build(TABLES).space
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     loaded = optuna.load_study(study_name=NAME, storage=url, sampler=optuna.samplers.TPESampler(seed=0), pruner=pruner)
 
@@ -383,7 +384,7 @@ def draws(url: str, repeats: int) -> tuple[float, ...]:
     """Drawing a trial with all others in memory, where reading and writing cost nothing."""
     here = optuna.create_study(direction="maximize")
     here.add_trials(Storage(url).get_all_trials(1, deepcopy=False))
-    space = spec.build(TABLES).space
+    space = study_spec.build(TABLES).space
     excerpt = sampler.Excerpt(here._storage, here._study_id)
     excerpt.read()
 

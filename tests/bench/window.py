@@ -20,9 +20,10 @@ import psutil
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import spec, study
+from search import study
 from search.pool import pause_s
-from search.space import sample
+from search.spec import study_spec
+from search.spec.search_space import sample
 from search.storage import TRIALS, Storage
 from tests.bench.bookkeeping import Drawn, insert, rows
 from tests.bench.crowd import Part, curve, lifted
@@ -191,7 +192,7 @@ def tables() -> dict[str, Any]:
 def fill(url: str, history: int) -> None:
     """Make the study, with so many finished trials."""
     storage = Storage(url, create=True)
-    stored = study.open_or_create(storage, spec.build(tables()), name=STUDY, data={"fingerprint": "none"})
+    stored = study.open_or_create(storage, study_spec.build(tables()), name=STUDY, data={"fingerprint": "none"})
     dice = random.Random(0)
     for first in range(0, history, 1000):
         insert(storage, [prepared(number, stored, dice) for number in range(first, min(history, first + 1000))])

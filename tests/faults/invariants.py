@@ -25,12 +25,13 @@ import sqlalchemy as sa
 from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
-from search import checkpoint, query, runner, spec
+from search import checkpoint, query, runner
 from search.home import Home
 from search.process import started
 from search.reader import open_reader, sqlite_path
 from search.rows import TrialRow
 from search.run import boundaries
+from search.spec import study_spec
 from tests.lab import Lab
 
 #: Where the rows of a trial are, and what puts them in order.
@@ -122,7 +123,7 @@ def measured_again(lab: Lab, trial: TrialRow) -> float:
     """The objective of a finished trial on the validation images, from its last checkpoint."""
     place = runner.workplace(lab.post(trial.study))
     stored, data = place.study.spec, place.data
-    model, train, _ = spec.configs(stored, trial.config)
+    model, train, _ = study_spec.configs(stored, trial.config)
     images = len(data.train)
     step_epochs = stored.budget.step_epochs(images=images, macs=trial.macs or 0)
     ends = boundaries(step_images=step_epochs * images, batch_size=train.batch_size, steps=stored.budget.steps)
@@ -284,7 +285,7 @@ def _last_curve(folder: Path) -> tuple[tuple[int, float], ...] | None:
 def _the_value_is_the_end_of_the_curve(lab: Lab, trial: TrialRow) -> None:
     if trial.state != "COMPLETE":
         return
-    steps = spec.restore(query.study(open_reader(lab.url), trial.study).spec).budget.steps
+    steps = study_spec.restore(query.study(open_reader(lab.url), trial.study).spec).budget.steps
     assert len(trial.curve) == steps, f"I5: trial {trial.number} is COMPLETE after {len(trial.curve)} of {steps} steps"
     assert trial.values == (trial.curve[-1][1],), (
         f"I5: trial {trial.number}: {trial.values} at the end of {trial.curve}"

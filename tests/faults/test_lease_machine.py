@@ -26,9 +26,10 @@ from hypothesis.stateful import (
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from search import lease, spec, study
+from search import lease, study
 from search.errors import BusyError, DatabaseError, LeaseLost
 from search.process import Owner, started, this_process
+from search.spec import study_spec
 from search.storage import (
     CURVES,
     LEASES,
@@ -62,7 +63,7 @@ DEATHS = 3
 #: The points to try first.
 QUEUE = ({"x": 0.25}, {"x": 0.75})
 DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
-SPEC = spec.build({"data": {}, "budget": {"trials": 4, "epochs": 9}, "search": {}, "space": {"width": [8, 16]}})
+SPEC = study_spec.build({"data": {}, "budget": {"trials": 4, "epochs": 9}, "search": {}, "space": {"width": [8, 16]}})
 OF_TRIALS = [
     table.name for table in (TRIALS, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS, TRIAL_PARAMS, TRIAL_VALUES, CURVES, LEASES)
 ]

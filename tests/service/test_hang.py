@@ -7,11 +7,12 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from search import launch, query, spec
+from search import launch, query
 from search.pool import End
 from search.progress import open_view
 from search.reader import open_reader
 from search.session import Order
+from search.spec import study_spec
 from search.times import Times
 from tests.lab import LONG, Lab, equal, wait_until
 
@@ -38,7 +39,7 @@ def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_noth
     lab: Lab, undisturbed: Lab
 ) -> None:
     order = Order(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu", times=SHORT)
-    wanted = spec.load(Path(lab.write(**LONG)))
+    wanted = study_spec.load(Path(lab.write(**LONG)))
 
     thread = freeze_at(lab, steps=5)
     end = launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)

@@ -19,12 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
-from search import launch, spec
+from search import launch
 from search.cluster import Cluster
 from search.pool import End
 from search.progress import open_view
 from search.rows import TrialRow
 from search.session import Order
+from search.spec import study_spec
 from tests.faults import invariants
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at
@@ -202,7 +203,7 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(lab: Lab, nodes: Nodes) -
     invariants.check(lab, before=done, over=True)
 
 
-def launched(order: Order, wanted: spec.StudySpec) -> End:
+def launched(order: Order, wanted: study_spec.StudySpec) -> End:
     """Run a study, and say nothing."""
     return launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
 
@@ -211,7 +212,7 @@ def launched(order: Order, wanted: spec.StudySpec) -> End:
 def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_nothing_had_happened(
     lab: Lab, undisturbed: Lab, nodes: Nodes
 ) -> None:
-    node, wanted = nodes.join(), spec.load(Path(lab.write(**LONG)))
+    node, wanted = nodes.join(), study_spec.load(Path(lab.write(**LONG)))
     order = Order(url=lab.url, cache=lab.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
 
     thread = freeze_at(lab, steps=5)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import home, lease, query, session, spec, study, supply
+from search import home, lease, query, session, study, supply
 from search.crew import Crew, Hand, Seat
 from search.errors import DatabaseError, SpecError
 from search.hand import Forkserver
@@ -18,6 +18,7 @@ from search.pool import SAME_FAILURES, End
 from search.post import Post
 from search.progress import PlainView
 from search.reader import open_reader
+from search.spec import study_spec
 from search.storage import Storage
 from search.study import StoredStudy
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
@@ -333,7 +334,7 @@ def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(lab: L
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
     own = replace(lab, cache=lab.folder / "cache")
     file = own.write(budget=SHORT | {"trials": 9})
-    supply.prepare_data(spec.load(Path(file)), own.cache, lambda _: None)
+    supply.prepare_data(study_spec.load(Path(file)), own.cache, lambda _: None)
     (labels,) = own.cache.glob("sets/*/train_labels.npy")
     np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))  # no such class: a bug for each trial
 

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.config import AugmentConfig
 from models.config import BACKBONE_NEEDS, NEEDS, ModelConfig, TrainConfig
-from search.domain import Choice, Domain, Fixed, Float, Int, Value, label
 from search.errors import SpecError
-from search.space import Space
-from search.table import check_keys, expect_table, explain, read, show
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, label
+from search.spec.search_space import Space
+from search.spec.toml_table import check_keys, expect_table, explain, read, show
 
 OWNERS: Final[Mapping[str, type[BaseModel]]] = {
     key: kind for kind in (ModelConfig, TrainConfig, AugmentConfig) for key in kind.model_fields

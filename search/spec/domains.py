@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol, cast
 
-from search.table import show
+from search.spec.toml_table import show
 
 Value = bool | int | float | str
 """What one parameter of a configuration can be; JSON and TOML know the same four."""

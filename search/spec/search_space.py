@@ -6,9 +6,9 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Final
 
-from search.domain import Domain, Int, Trial, Value, describe, label
 from search.errors import SpecError
-from search.table import show
+from search.spec.domains import Domain, Int, Trial, Value, describe, label
+from search.spec.toml_table import show
 
 Need = tuple[str, frozenset[object]]
 """The key that decides, and its values for which the needing parameter has a meaning."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from models.config import SMALLER, Impossible, Plan, check_batch_size, check_optimizer, plan
-from search.domain import Choice, Domain, Fixed, Float, Int, Value
 from search.errors import SpecError
-from search.keys import DEFAULTS, check
-from search.space import named, pointless
-from search.spec import StudySpec, configs
-from search.table import show
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value
+from search.spec.parameters import DEFAULTS, check
+from search.spec.search_space import named, pointless
+from search.spec.study_spec import StudySpec, configs
+from search.spec.toml_table import show
 
 #: Values that are changed one after the other until a network fits: more than the steps of any shipped space.
 MOST_CHANGES = 200

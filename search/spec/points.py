@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from search.domain import Value, describe
 from search.errors import SpecError
-from search.keys import OWNERS, check_values
-from search.space import Space, fix, pointless
-from search.table import check_keys, expect_tables, show
+from search.spec.domains import Value, describe
+from search.spec.parameters import OWNERS, check_values
+from search.spec.search_space import Space, fix, pointless
+from search.spec.toml_table import check_keys, expect_tables, show
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ updates. So the hours of a search have room for eight whole trials; as most are 
 
 from typing import Final
 
-from search.settings import EVALUATIONS, RUNG_UPDATES
+from search.spec.settings import EVALUATIONS, RUNG_UPDATES
 
 #: Whole trials that fit into the hours of a search. The ten-minute study on CIFAR-10, whose length was chosen by hand,
 #: had room for 7 to 10.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from search.errors import SpecError
-from search.table import expect_table, read, show
+from search.spec.toml_table import expect_table, read, show
 
 Judged = Literal["accuracy", "balanced_accuracy"]
 Cost = Literal["parameters", "macs", "latency_ms", "epoch_seconds"]

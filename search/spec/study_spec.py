@@ -9,14 +9,14 @@ from typing import Any, Final
 from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
-from search.domain import Choice, Domain, Fixed, Trial, Value
 from search.errors import SpecError, UsageError
-from search.keys import DEFAULTS, parse_value, read_space, split, write_space
-from search.points import Row, read_points, read_rows
-from search.settings import Budget, Search, read_budget, read_final, read_search
-from search.settings import Final as FinalTraining
-from search.space import REPEAT, Space, fix, grid, is_searched, pointless, repeated, sample
-from search.table import UnknownKey, check_keys, read, show, similar
+from search.spec.domains import Choice, Domain, Fixed, Trial, Value
+from search.spec.parameters import DEFAULTS, parse_value, read_space, split, write_space
+from search.spec.points import Row, read_points, read_rows
+from search.spec.search_space import REPEAT, Space, fix, grid, is_searched, pointless, repeated, sample
+from search.spec.settings import Budget, Search, read_budget, read_final, read_search
+from search.spec.settings import Final as FinalTraining
+from search.spec.toml_table import UnknownKey, check_keys, read, show, similar
 
 SCHEMA: Final = 1
 """Of what `dump` makes; raised when an older version could no longer read it."""

@@ -1,0 +1,1 @@
+"""What a study is made of: its TOML tables, domains, search space and settings."""
