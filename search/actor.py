@@ -17,7 +17,7 @@ from search import equipment, origin, study, worker
 from search.errors import ConvsearchError
 from search.parent import die_with_parent
 from search.post import Post
-from search.storage import Storage
+from search.storage.rdb import Storage
 
 
 class Actor:

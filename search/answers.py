@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.rows import Counts, Ranking, Running, StudyRow, TrialRow, is_verdict
+from search.storage.records import Counts, Ranking, Running, StudyRow, TrialRow, is_verdict
 from search.tables import Grid, duration, number, setting, settings
 
 

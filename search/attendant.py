@@ -16,7 +16,7 @@ import optuna
 
 from data.errors import DataError
 from data.progress import Say
-from search import care, depot, home, lease, origin, query, study
+from search import care, depot, home, origin, study
 from search.console import in_words
 from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
@@ -25,12 +25,13 @@ from search.hand import Forkserver
 from search.judge import layout_of, verdict_study
 from search.launch import hours_left
 from search.pool import END_OF, End
-from search.rows import Brief
 from search.session import Order, Show, pool, take_back
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.lease_expiry import Watch
+from search.storage.rdb import Storage
+from search.storage.records import Brief
 from search.study import StoredStudy
 from search.supply import devices
-from search.watch import Watch
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
@@ -101,7 +102,7 @@ class Attendant:
     def _open(self, storage: Storage) -> list[Brief]:
         """The studies that may get something to do for us."""
         now = time.monotonic()
-        briefs = storage.patiently(lambda: query.briefs(storage.engine))
+        briefs = storage.patiently(lambda: queries.briefs(storage.engine))
         self._judged -= {brief.uid for brief in briefs if not brief.is_over}  # it got more hours, or trials
         return [
             brief
@@ -134,9 +135,9 @@ class Attendant:
         self._watches.setdefault(stored.id, Watch(self.order.times)).expire(storage, stored.id)
         if brief.is_over:
             return not brief.running and self._begin_verdict(storage, stored)
-        if not storage.read(lambda tx: lease.claimable(tx, stored.id, study.ladder(stored.spec))):
+        if not storage.read(lambda tx: leases.claimable(tx, stored.id, study.ladder(stored.spec))):
             return False
-        is_busy = bool(storage.read(lambda tx: lease.holders(tx, stored.id)))
+        is_busy = bool(storage.read(lambda tx: leases.holders(tx, stored.id)))
         if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
             return False  # its trainings share its hours, by the cores of one machine
         depot.check(stored.spec.checkpoints)
@@ -159,7 +160,7 @@ class Attendant:
         if stored.uid not in self._refused:
             self.say(f"{stored.name}: {in_words(len(places))} on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)
-        since = None if storage.read(lambda tx: lease.holders(tx, stored.id)) else time.monotonic()
+        since = None if storage.read(lambda tx: leases.holders(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
             end = pool(own, storage, stored, Forkserver(places), view, since=since, threads=threads, waits=False).run()
         self._has_worked, self._is_idle = True, False
@@ -169,7 +170,7 @@ class Attendant:
     def _begin_verdict(self, storage: Storage, stored: StoredStudy) -> bool:
         """Make the last training of a search that is over, which is then a study like others; whether it was made."""
         is_made = False
-        if not query.is_known(storage.engine, name_of(stored.name)):
+        if not queries.is_known(storage.engine, name_of(stored.name)):
             own = replace(self.order, name=stored.name)
             hours = hours_left(own, storage, stored, time.monotonic())
             is_made = verdict_study(own, storage, stored, self.say, hours=hours) is not None

@@ -10,13 +10,14 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from data.progress import Say
-from search import home, query
+from search import home
 from search.courier import Unreachable
 from search.depot import Depot
 from search.home import Home
-from search.loader import TRIALS
-from search.reader import open_reader, reading
-from search.rows import is_verdict
+from search.storage import queries
+from search.storage.read_only import open_reader, reading
+from search.storage.records import is_verdict
+from search.storage.trial_loader import TRIALS
 
 #: The best so many finished trials of a search keep their last checkpoints, to take a model home from, and so does the
 #: baseline; so do all of a verdict, and all complete ones of a search with several objectives.
@@ -80,7 +81,7 @@ def spare(url: str) -> int:
 def litter(files: Home, engine: sa.Engine) -> Iterator[Litter]:
     """What nobody needs of each study, as far as there is something."""
     names = files.studies()  # before the studies: a folder is made after its study, and goes after it
-    known = {row.name for row in query.studies(engine)}
+    known = {row.name for row in queries.studies(engine)}
     for name in names:
         if name not in known:
             yield Litter(name=name, paths=(), size=files.size(name))
@@ -104,7 +105,7 @@ def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
     """The numbers of finished trials whose checkpoints nobody will need."""
     if is_verdict(name):
         return set()
-    ranking = query.best(engine, name, top=KEEP_BEST)
+    ranking = queries.best(engine, name, top=KEEP_BEST)
     several = len(ranking.study.directions) > 1
     best = (
         {number for number, state in states.items() if state == "COMPLETE"}
@@ -117,7 +118,7 @@ def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
 
 def _states(engine: sa.Engine, name: str) -> dict[int, str]:
     with reading(engine) as connection:
-        study_id = query.find_study(connection, name)
+        study_id = queries.find_study(connection, name)
         rows = sa.select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.study_id == study_id)
         return dict(connection.execute(rows).all())
 
@@ -138,7 +139,7 @@ def _unlink(paths: tuple[Path, ...]) -> None:
 
 
 def _unused_images(cache: Path, engine: sa.Engine) -> Iterator[Path]:
-    used = {row.data.get("fingerprint") for row in query.studies(engine)}
+    used = {row.data.get("fingerprint") for row in queries.studies(engine)}
     for meta in cache.glob("sets/*/meta.json"):
         if json.loads(meta.read_text()).get("fingerprint") not in used:
             yield meta.parent

@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.importance import Importances
-from search.rows import TrialRow
+from search.storage.records import TrialRow
 from search.tables import setting
 
 #: Colours that everybody can tell apart: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from search import study
-from search.storage import Storage
+from search.storage.rdb import Storage
 
 #: Between two times that what was counted is stored.
 SAVE_S = 5.0

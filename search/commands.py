@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search import answers, query, selection, tables
+from search import answers, selection, tables
 from search.console import say
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.home import checked_name
 from search.questions import QUESTIONS
-from search.reader import READ_TIMEOUT_S, open_reader
-from search.retry import patiently
-from search.rows import FINAL, StudyRow, is_search, searched
+from search.storage import queries
+from search.storage.db_errors import shown
+from search.storage.read_only import READ_TIMEOUT_S, open_reader
+from search.storage.records import FINAL, StudyRow, is_search, searched
+from search.storage.retry import patiently
+from search.storage.timeouts import Times
 from search.tables import Grid
-from search.times import Times
-from search.trouble import shown
 
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Run a study from its file, or one trial of a stored study again."""
     from search import launch, study
     from search.spec import study_spec
-    from search.storage import Storage
+    from search.storage.rdb import Storage
 
     if args.json and not args.dry_run:
         raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` tells what a run has found")
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--dry-run estimates a study file, and --again trains one trial; leave one of them out")
         if args.data or args.set or args.trials:
             raise UsageError("--again trains what is stored; --data, --set and --trials would change it")
-        row = query.trial(open_reader(args.storage), args.study, args.again)
+        row = queries.trial(open_reader(args.storage), args.study, args.again)
         wanted = launch.again(study.load(Storage(args.storage), args.study), row)
         return _launch(args, wanted, name=_named(args, f"{args.study}.again-{args.again}"), trials=1)
     path = study_spec.find(args.study)
@@ -70,7 +71,7 @@ def resume(args: argparse.Namespace) -> int:
     """Go on with a stored study, without its file."""
     from search import study
     from search.spec import study_spec
-    from search.storage import Storage
+    from search.storage.rdb import Storage
 
     stored = study.load(Storage(args.storage), args.study)
     if args.trials is not None and stored.spec.verdict_on is not None:
@@ -78,7 +79,7 @@ def resume(args: argparse.Namespace) -> int:
             f"{args.study!r} is a verdict, which has a training for each configuration and seed and no more; "
             f"`convsearch final {searched(args.study)}` gives one on other terms"
         )
-    row = query.study(open_reader(args.storage), args.study)
+    row = queries.study(open_reader(args.storage), args.study)
     counts = row.counts
     is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed and is_over:
@@ -103,12 +104,12 @@ def final(args: argparse.Namespace) -> int:
         _order(args, args.study), wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say
     )
     engine = open_reader(args.storage)
-    row = query.study(engine, name)
+    row = queries.study(engine, name)
     if end is not End.DONE or row.counts.finished < row.counts.budget:
         say(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
     found = contest.load(engine, name)
-    looks = query.looks(engine, row.data["fingerprint"])
+    looks = queries.looks(engine, row.data["fingerprint"])
     told = ruling.grid(found, (*_reason(row), *ruling.looks_lines(looks, name)))
     return tables.answer(ruling.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
@@ -137,11 +138,11 @@ def validate(args: argparse.Namespace) -> int:
 def stop(args: argparse.Namespace) -> int:
     """Ask everybody who runs a study to stop."""
     from search import study
-    from search.storage import Storage
+    from search.storage.rdb import Storage
 
     engine, storage = open_reader(args.storage), Storage(args.storage)
     names = _with_verdict(engine, args.study)
-    running = sum(query.study(engine, name).counts.running for name in names)
+    running = sum(queries.study(engine, name).counts.running for name in names)
     for name in names:
         study.ask_to_stop(storage, name)
     say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
@@ -166,7 +167,7 @@ def serve(args: argparse.Namespace) -> int:
     """Serve the dashboard, and work on every study that comes, until somebody stops it."""
     from search import dashboard as serving
     from search import home, unit
-    from search.storage import Storage
+    from search.storage.rdb import Storage
 
     if args.unit:
         sys.stdout.write(unit.text(args))
@@ -195,11 +196,11 @@ def _attend(args: argparse.Namespace, *, stays: bool) -> int:
 def delete(args: argparse.Namespace) -> int:
     """Delete a study and its files, unless somebody is running it."""
     from search import home
-    from search.storage import Storage
+    from search.storage.rdb import Storage
 
     storage, files = Storage(args.storage), home.of(args.storage)
     names = _with_verdict(storage.engine, args.study)
-    finished = sum(query.study(storage.engine, name).counts.finished for name in names)
+    finished = sum(queries.study(storage.engine, name).counts.finished for name in names)
     whole = " and ".join(map(repr, names))
     text = f"delete {whole} with {finished} finished trials and its files in {files.study(args.study)}"
     with ExitStack() as locks:
@@ -222,10 +223,10 @@ def delete(args: argparse.Namespace) -> int:
 
 def _refuse_running(storage: Any, name: str) -> None:
     """Raise BusyError if somebody works on a study."""
-    from search.watch import is_deserted
+    from search.storage.lease_expiry import is_deserted
 
     is_held = not is_deserted(storage, storage.get_study_id_from_name(name), say)
-    running = query.study(storage.engine, name).counts.running
+    running = queries.study(storage.engine, name).counts.running
     if is_held or running:
         raise BusyError(f"others work on {name!r}; `convsearch stop {name}` first")
 
@@ -252,7 +253,7 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
     from search import depot
     from search.courier import Unreachable
 
-    row = query.study(storage.engine, name)
+    row = queries.study(storage.engine, name)
     far = depot.of(row.spec.get("checkpoints"), row.depot or "")
     if far is None:
         return
@@ -282,7 +283,7 @@ def migrate(args: argparse.Namespace) -> int:
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search import launch, progress
     from search.pool import EXIT_CODES
-    from search.trouble import passes
+    from search.storage.db_errors import passes
 
     if args.join and (args.trials or args.hours or args.retry_failed or args.detach):
         raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")
@@ -301,7 +302,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         return patiently(question, passes=may_pass, patience_s=order.times.patience_s)
 
     try:
-        row = asked(lambda: query.study(engine, name))
+        row = asked(lambda: queries.study(engine, name))
         reason = asked(lambda: selection.delivered(engine, row).sentence) if is_search(row) else ""
         grid = asked(lambda: _answer_to(engine, row, reason))
         verdict = asked(lambda: _verdict(engine, name)) if row.spec.get("final") else None
@@ -344,13 +345,13 @@ def _answer_to(engine: Any, row: StudyRow, reason: str) -> Grid:
     from search import compare as comparing
 
     if row.spec.get("compare"):
-        return comparing.grid(comparing.compare(row, query.trials(engine, row.name)))
-    return answers.best_grid(query.best(engine, row.name, top=3), reason)
+        return comparing.grid(comparing.compare(row, queries.trials(engine, row.name)))
+    return answers.best_grid(queries.best(engine, row.name, top=3), reason)
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
     """The names of a study and of the verdicts on it, if there are any."""
-    return (name, *query.verdicts(engine, name))
+    return (name, *queries.verdicts(engine, name))
 
 
 def _verdict(engine: Any, name: str) -> Grid | None:
@@ -358,13 +359,13 @@ def _verdict(engine: Any, name: str) -> Grid | None:
     from search import contest, ruling
 
     own = f"{name}{FINAL}"
-    if own not in query.verdicts(engine, name):
+    if own not in queries.verdicts(engine, name):
         return None
-    row = query.study(engine, own)
+    row = queries.study(engine, own)
     if row.counts.finished < row.counts.budget:
         return None
-    looks = ruling.looks_lines(query.looks(engine, row.data["fingerprint"]), own)
-    trials = query.trials(engine, own)
+    looks = ruling.looks_lines(queries.looks(engine, row.data["fingerprint"]), own)
+    trials = queries.trials(engine, own)
     reason = _reason(row)
     if len(trials) == 1:
         return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]), *reason, *looks))

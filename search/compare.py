@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search.errors import UsageError
-from search.rows import StudyRow, TrialRow
 from search.stats import CONFIDENCE, Interval, holm, interval, mean, sd
+from search.storage.records import StudyRow, TrialRow
 from search.tables import Grid, number
 
 _WHY_MISSING = {

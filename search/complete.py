@@ -50,12 +50,12 @@ def _add_completer(verb: argparse.ArgumentParser, action: Any) -> None:
 
 def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Names of stored studies; none where there is no database."""
-    from search import query
     from search.errors import ConvsearchError
-    from search.reader import open_reader
+    from search.storage import queries
+    from search.storage.read_only import open_reader
 
     try:
-        return [row.name for row in query.studies(open_reader(parsed_args.storage)) if row.name.startswith(prefix)]
+        return [row.name for row in queries.studies(open_reader(parsed_args.storage)) if row.name.startswith(prefix)]
     except (ConvsearchError, AttributeError):
         return []
 
@@ -72,12 +72,12 @@ def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -
 
 def _trials(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Numbers of the trials of the study that stands before."""
-    from search import query
     from search.errors import ConvsearchError
-    from search.reader import open_reader
+    from search.storage import queries
+    from search.storage.read_only import open_reader
 
     try:
-        rows = query.trials(open_reader(parsed_args.storage), parsed_args.study)
+        rows = queries.trials(open_reader(parsed_args.storage), parsed_args.study)
     except (ConvsearchError, AttributeError):
         return []
     return [str(row.number) for row in rows if str(row.number).startswith(prefix)]

@@ -18,10 +18,10 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from search import query
 from search.errors import UsageError
-from search.rows import StudyRow, TrialRow, searched
 from search.stats import CONFIDENCE, Interval, crossed_interval, holm, interval, share_interval
+from search.storage import queries
+from search.storage.records import StudyRow, TrialRow, searched
 
 Scores = NDArray[np.float64]
 """(runs, images): 1 where an image was taken for what it is, else 0. For balanced accuracy that of the run, plus by how
@@ -103,12 +103,12 @@ class Verdict:
 
 def load(engine: sa.Engine, name: str) -> Verdict:
     """The verdict of the study `name`, as far as it has come."""
-    if query.study(engine, name).spec.get("verdict_on") is None:
+    if queries.study(engine, name).spec.get("verdict_on") is None:
         raise UsageError(f"the study {name!r} is no verdict of convsearch's, whatever it is called")
     search = searched(name)
-    is_there = name in query.verdicts(engine, search)
-    values = {trial.number: value for trial, value in query.leading(engine, search)} if is_there else {}
-    return verdict(query.study(engine, name), query.trials(engine, name), values)
+    is_there = name in queries.verdicts(engine, search)
+    values = {trial.number: value for trial, value in queries.leading(engine, search)} if is_there else {}
+    return verdict(queries.study(engine, name), queries.trials(engine, name), values)
 
 
 def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, float]) -> Verdict:

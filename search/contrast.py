@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from search.rows import StudyRow, TrialRow
 from search.spec import study_spec
 from search.spec.parameters import DEFAULTS
+from search.storage.records import StudyRow, TrialRow
 from search.tables import Grid, duration, number, setting
 
 

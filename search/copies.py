@@ -17,13 +17,14 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from data.progress import Say
-from search import depot, home, query, study
+from search import depot, home, study
 from search.courier import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
 from search.session import take_back
-from search.storage import STUDIES, TRIALS, Storage
+from search.storage import queries
+from search.storage.lease_expiry import is_deserted
+from search.storage.rdb import STUDIES, TRIALS, Storage
 from search.study import StoredStudy
-from search.watch import is_deserted
 
 #: Every table of Optuna's with rows of a study, but the study's own.
 TABLES: tuple[sa.Table, ...] = tuple(
@@ -58,8 +59,8 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         DatabaseError, DiskError: a database or a disk does not answer; nothing was copied.
     """
     source = Storage(source_url)
-    row = query.study(source.engine, name)
-    names = (name, *query.verdicts(source.engine, name))
+    row = queries.study(source.engine, name)
+    names = (name, *queries.verdicts(source.engine, name))
     old, new = home.of(source_url), home.of(target_url)
     new.make()
     target = Storage(target_url, create=True)
@@ -93,7 +94,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
 
 def _read(connection: sa.Connection, name: str) -> Rows:
     """All rows of a study, in the order in which they were made."""
-    study_id = query.find_study(connection, name)
+    study_id = queries.find_study(connection, name)
     theirs = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
     found: dict[sa.Table, Sequence[Mapping[str, Any]]] = {}
     for table in TABLES:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 #: So long an errand is waited for: several may follow each other before a worker's next batch, and one that finishes
-#: none for two minutes is taken for one that hangs (`search.times`).
+#: none for two minutes is taken for one that hangs (`search.storage.timeouts`).
 ANSWER_S = 30.0
 #: After so long an errand is given up that never ended.
 STUCK_S = 600.0

@@ -31,14 +31,14 @@ import sqlalchemy as sa
 from search import home
 from search.console import say
 from search.errors import ConvsearchError, DatabaseError, UsageError
-from search.reader import open_reader, server_options, sqlite_connection, sqlite_path
+from search.storage.read_only import open_reader, server_options, sqlite_connection, sqlite_path
 from search.tables import without_formulas
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from search.exhibit import Exhibits, Shown
-    from search.history import History
+    from search.storage.rdb_reads import History
 
 HOST = "127.0.0.1"
 PORT = 8080
@@ -319,7 +319,7 @@ def _history(storage_url: str) -> "History":
     """Optuna's storage, with our loader of trials; every write fails."""
     from sqlalchemy.pool import NullPool
 
-    from search.history import History
+    from search.storage.rdb_reads import History
 
     open_reader(storage_url).dispose()  # refuses what is missing or no database, with the way out
     file = sqlite_path(storage_url)

@@ -10,7 +10,7 @@ from search.depot import Depot
 from search.home import Home
 from search.post import Post
 from search.sampler import Excerpt
-from search.storage import Storage
+from search.storage.rdb import Storage
 from search.study import StoredStudy
 
 

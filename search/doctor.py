@@ -20,8 +20,8 @@ import psutil
 
 from search import hardware
 from search.errors import ConvsearchError
-from search.reader import integrity, open_reader, place, sqlite_path
 from search.room import LEAST_BYTES, RESERVE_BYTES
+from search.storage.read_only import integrity, open_reader, place, sqlite_path
 from search.tables import Grid
 
 #: Oldest version that works, and why; the upper ends are the package's own business.

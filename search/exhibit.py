@@ -20,10 +20,11 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
-from search import answers, charts, contest, gallery, query, ruling, selection, tables
-from search.history import History
+from search import answers, charts, contest, gallery, ruling, selection, tables
 from search.home import Home, checked_name
-from search.rows import StudyRow, is_search, is_verdict, searched
+from search.storage import queries
+from search.storage.rdb_reads import History
+from search.storage.records import StudyRow, is_search, is_verdict, searched
 
 #: Best trials whose pictures are shown.
 SHOWN = 3
@@ -74,9 +75,9 @@ class Exhibits:
             made = self._made.get(study_id)
             if made is not None and time.monotonic() - made.seen < self._every_s:
                 return
-            row = query.study(self._engine, checked_name(name))
-            verdicts = (name,) if row.spec.get("verdict_on") else query.verdicts(self._engine, name)
-            shows = (row.uid, row.counts, *(query.study(self._engine, each).counts for each in verdicts))
+            row = queries.study(self._engine, checked_name(name))
+            verdicts = (name,) if row.spec.get("verdict_on") else queries.verdicts(self._engine, name)
+            shows = (row.uid, row.counts, *(queries.study(self._engine, each).counts for each in verdicts))
             if made is not None and made.shows == shows:
                 self._made[study_id] = replace(made, seen=time.monotonic())
             else:
@@ -100,7 +101,7 @@ class Exhibits:
     def _make(self, row: StudyRow, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
         attrs: dict[str, Any] = {}
         files: dict[str, Reader] = {}
-        ranking = query.best(self._engine, row.name, top=SHOWN)
+        ranking = queries.best(self._engine, row.name, top=SHOWN)
         for trial in ranking.trials:
             folder = self._home.trial(row.name, trial.number)
             if (folder / gallery.PICTURE).exists():
@@ -115,7 +116,7 @@ class Exhibits:
         return Exhibit(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
 
     def _table(self, name: str) -> str:
-        return tables.to_csv(*answers.trials_csv(query.study(self._engine, name), query.trials(self._engine, name)))
+        return tables.to_csv(*answers.trials_csv(queries.study(self._engine, name), queries.trials(self._engine, name)))
 
     def _note(self, row: StudyRow, verdicts: Sequence[str]) -> str:
         """Question, answer, and the commands that tell more."""

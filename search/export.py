@@ -18,14 +18,15 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import checkpoint, contest, depot, home, query, ruling, selection, study
+from search import checkpoint, contest, depot, home, ruling, selection, study
 from search.contest import Verdict
 from search.courier import Unreachable
 from search.errors import DiskError, UsageError
 from search.origin import environment
-from search.rows import TrialRow, is_verdict
 from search.spec import study_spec
-from search.storage import Storage
+from search.storage import queries
+from search.storage.rdb import Storage
+from search.storage.records import TrialRow, is_verdict
 from search.study import StoredStudy
 from search.tables import duration, number, setting
 
@@ -76,9 +77,9 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
 
     Raises UsageError where there is none.
     """
-    verdicts = (name,) if is_verdict(name) else query.verdicts(engine, name)[::-1]
+    verdicts = (name,) if is_verdict(name) else queries.verdicts(engine, name)[::-1]
     if trial is not None:
-        row = query.trial(engine, name, trial)
+        row = queries.trial(engine, name, trial)
         if row.state != "COMPLETE":
             raise UsageError(f"trial {trial} of {name!r} is {row.state.lower()}, and only complete ones are exported")
         return Choice(trial=row, verdict=contest.load(engine, name) if is_verdict(name) else None)
@@ -86,13 +87,13 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
         found = contest.load(engine, each)
         if found.standings:
             best = selection.of_verdict(engine, found).name
-            runs = [row for row in query.trials(engine, each) if row.config.get("row", best) == best and row.values]
+            runs = [row for row in queries.trials(engine, each) if row.config.get("row", best) == best and row.values]
             return Choice(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
-    ranking = query.best(engine, name)
+    ranking = queries.best(engine, name)
     if not ranking.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
     number = selection.select(engine, ranking.study).trial
-    selected = ranking.trials[0] if number is None else query.trial(engine, name, number)
+    selected = ranking.trials[0] if number is None else queries.trial(engine, name, number)
     if selected.state == "COMPLETE":
         return Choice(trial=selected)
     if number == ranking.study.baseline:

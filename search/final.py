@@ -8,11 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from search.rows import FINAL, TrialRow
 from search.seeds import derive
 from search.spec.domains import Value
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, of_cells, resolve
+from search.storage.records import FINAL, TrialRow
 from search.study import known_point
 
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch

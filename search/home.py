@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import BusyError, DiskError, UsageError
-from search.reader import server_database, sqlite_path
+from search.storage.read_only import server_database, sqlite_path
 
 #: A name that is a plain file name on every system, and needs no quoting in a shell or a page.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial
 
-from search.history import frozen_trials
-from search.loader import TRIALS
-from search.query import find_study
-from search.reader import reading
 from search.stats import CONFIDENCE
+from search.storage.queries import find_study
+from search.storage.rdb_reads import frozen_trials
+from search.storage.read_only import reading
+from search.storage.trial_loader import TRIALS
 
 #: Resamples, and deals: a percentile of 200 is known to some two points. Of thousands of trials, which narrow the
 #: intervals by themselves, they are fewer: so many trials are counted in all, half a minute on one core.

@@ -18,11 +18,11 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from search.rows import StudyRow, TrialRow
 from search.spec import study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import Space, named
 from search.stats import CONFIDENCE, Interval, apart, mean
+from search.storage.records import StudyRow, TrialRow
 from search.tables import number, setting
 
 #: Fewer trials on one side say nothing: an interval of four is wider than all that a parameter may do.

@@ -8,7 +8,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import final, home, query, study
+from search import final, home, study
 from search import selection as selections
 from search.errors import SpecError, UsageError
 from search.final import Contestant, Layout
@@ -19,7 +19,8 @@ from search.selection import Selection
 from search.session import Order, Show, alone, pool
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, baseline, difference
-from search.storage import Storage
+from search.storage import queries
+from search.storage.rdb import Storage
 from search.study import StoredStudy
 from search.supply import devices, fetch_backbones, prepare_data, writing_to
 
@@ -50,7 +51,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         own = stored.spec.final
         wanted = wanted.model_copy(update={"epochs": (own and own.epochs) or stored.spec.budget.epochs})
     spec = replace(stored.spec, final=wanted)
-    selection = selections.select(storage.engine, query.study(storage.engine, order.name))
+    selection = selections.select(storage.engine, queries.study(storage.engine, order.name))
     found = chosen(storage, replace(stored, spec=spec), selection)
     if not found:
         raise UsageError(f"no trial of {order.name!r} was judged; `convsearch resume {order.name}` goes on with it")
@@ -61,7 +62,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         )
     verdict = on_terms(storage, stored, terms, home.of(order.url), is_timed=wanted.epochs is None, say=say)
     keep(storage, verdict, selection)
-    counts = query.study(storage.engine, verdict.name).counts
+    counts = queries.study(storage.engine, verdict.name).counts
     if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):
         return verdict.name, End.DONE
     return verdict.name, run_verdict(order, storage, verdict, show, say, since=since)
@@ -79,7 +80,7 @@ def on_terms(
     for place in count(1):
         name = final.name_of(stored.name, place)
         files.study(name)
-        if not query.is_known(storage.engine, name):
+        if not queries.is_known(storage.engine, name):
             break
         known = study.of_search(study.load(storage, name), stored)
         planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
@@ -87,7 +88,7 @@ def on_terms(
         if not difference(known.spec, same):
             terms = same
             break
-        if query.study(storage.engine, name).counts.to_do:
+        if queries.study(storage.engine, name).counts.to_do:
             say(f"{name}, a verdict on other terms, is unfinished; `convsearch resume {name}` goes on with it")
     return study.open_or_create(storage, terms, name=name, data=stored.data)
 
@@ -122,9 +123,9 @@ def verdict_study(
         SpecError: there is one of a deleted study of the same name.
     """
     name = final.name_of(stored.name)
-    row = query.study(storage.engine, stored.name)
+    row = queries.study(storage.engine, stored.name)
     selection = selections.stored(row)
-    if query.is_known(storage.engine, name):
+    if queries.is_known(storage.engine, name):
         return known_verdict(storage, stored, selection)
     if selection is None:
         selection = selections.select(storage.engine, row)
@@ -150,16 +151,16 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
     """The configurations that are trained for the last time, the selected one first."""
     if selection.trial is None:
         return ()
-    selected = query.trial(storage.engine, stored.name, selection.trial)
-    leading = [trial for trial, _ in query.leading(storage.engine, stored.name)]
+    selected = queries.trial(storage.engine, stored.name, selection.trial)
+    leading = [trial for trial, _ in queries.leading(storage.engine, stored.name)]
     number = baseline(stored.spec)
-    known = None if number is None else query.trial(storage.engine, stored.name, number).config
+    known = None if number is None else queries.trial(storage.engine, stored.name, number).config
     return final.contestants(stored.spec, leading, selected=selected, known=known)
 
 
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:
     """Store what a last training trains, and why, unless that is known."""
-    if selection is not None and query.study(storage.engine, stored.name).selection is None:
+    if selection is not None and queries.study(storage.engine, stored.name).selection is None:
         study.set_attrs(storage, stored.id, selection=selection.as_json())
 
 

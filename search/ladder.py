@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.loader import pausing
 from search.pruner import LEAST
-from search.rows import DECISION, PAUSED
-from search.storage import CURVES, TRIAL_ATTRS, TRIALS, judged_later
+from search.storage.rdb import CURVES, TRIAL_ATTRS, TRIALS, judged_later
+from search.storage.records import DECISION, PAUSED
+from search.storage.trial_loader import pausing
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
 #: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.

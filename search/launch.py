@@ -9,7 +9,7 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, depot, final, home, lease, query, selection, study
+from search import care, depot, final, home, selection, study
 from search.cluster import Cluster
 from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
@@ -17,11 +17,12 @@ from search.hand import Forkserver
 from search.home import Home
 from search.judge import run_verdict, verdict_study
 from search.pool import End
-from search.reader import sqlite_path
-from search.rows import FINAL, StudyRow, TrialRow, is_verdict, searched
 from search.session import Order, Show, alone, joined, pool
 from search.spec.study_spec import StudySpec, of_one
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.rdb import Storage
+from search.storage.read_only import sqlite_path
+from search.storage.records import FINAL, StudyRow, TrialRow, is_verdict, searched
 from search.study import StoredStudy
 from search.supply import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
 from search.tables import duration
@@ -58,7 +59,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         end = None if order.join else ended(order, storage, stored)
         if end is None:
             say(crew.plan)
-            if storage.read(lambda connection: lease.holders(connection, stored.id)):
+            if storage.read(lambda connection: leases.holders(connection, stored.id)):
                 began = time.monotonic()  # until now others have counted
             with show(stored) as view:
                 end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
@@ -97,13 +98,13 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
 def is_judged(storage: Storage, stored: StoredStudy) -> bool:
     """Whether the last training of a search has ended."""
     name = final.name_of(stored.name)
-    is_known = storage.patiently(lambda: query.is_known(storage.engine, name))
+    is_known = storage.patiently(lambda: queries.is_known(storage.engine, name))
     return is_known and not row_of(storage, name).counts.to_do
 
 
 def row_of(storage: Storage, name: str) -> StudyRow:
     """A study as it is stored now."""
-    return storage.patiently(lambda: query.study(storage.engine, name))
+    return storage.patiently(lambda: queries.study(storage.engine, name))
 
 
 def nothing_found(row: StudyRow, hours: float | None) -> str:

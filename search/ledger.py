@@ -11,17 +11,17 @@ from typing import Any
 import optuna
 
 from models.config import Impossible
-from search import query
 from search.correct import pair
 from search.desk import Desk
-from search.lease import Claim
 from search.outcome import Paused
 from search.pruner import Decision
-from search.rows import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import Limits, changes, check_fit, fitted, may_be_drawn
 from search.spec.study_spec import StudySpec, baseline
+from search.storage import queries
+from search.storage.leases import Claim
+from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.study import asha, asked, audited, for_trial, limits_of
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
@@ -214,7 +214,7 @@ class Ledger:
         if stored.search.pruner not in ("asha", "promote"):
             return None
         storage, name = self.desk.storage, self.desk.study.name
-        first = storage.patiently(lambda: query.trial(storage.engine, name, 0))
+        first = storage.patiently(lambda: queries.trial(storage.engine, name, 0))
         if first.state == "FAIL" or first.violation > 0:
             return None
         apart = pair(correct, first.correct, step, balanced=stored.search.objectives[0] == "balanced_accuracy")

@@ -31,12 +31,13 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 from data.progress import Say
-from search import home, schema
+from search import home
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.process import boot, is_dead
-from search.reader import open_reader, place, sqlite_path
-from search.times import Times
-from search.trouble import BUSY, DISK
+from search.storage import schema
+from search.storage.db_errors import BUSY, DISK
+from search.storage.read_only import open_reader, place, sqlite_path
+from search.storage.timeouts import Times
 
 #: Tables whose rows no migration makes or removes.
 LASTING = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes")

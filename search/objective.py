@@ -6,12 +6,12 @@ import torch
 from models.config import Impossible
 from models.train import Diverged
 from search import ledger
-from search.lease import Claim
 from search.outcome import Outcome
 from search.pruner import Decision
-from search.rows import DECISION
 from search.run import Pulse, Run, boundaries
 from search.spec.fit import check_fit
+from search.storage.leases import Claim
+from search.storage.records import DECISION
 from search.study import asha, trial_seed
 from search.workplace import Workplace
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp, sqrt
 
-from search.rows import Counts, Progress, Running, TrialRow
+from search.storage.records import Counts, Progress, Running, TrialRow
 
 #: The 80 % range of a standard normal variable, on both sides.
 _Z80 = 1.2816

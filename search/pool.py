@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from data.errors import DataError
-from search import home, lease, logbook, query, room, selection, study, worker
+from search import home, logbook, room, selection, study, worker
 from search.clock import Clock
 from search.crew import LOOK_S, Crew, Hand, Seat
 from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
@@ -23,11 +23,12 @@ from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
 from search.room import Room
-from search.rows import Progress, StudyRow
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.lease_expiry import Watch
+from search.storage.rdb import Storage
+from search.storage.records import Progress, StudyRow
+from search.storage.timeouts import Times
 from search.study import StoredStudy
-from search.times import Times
-from search.watch import Watch
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
@@ -150,7 +151,7 @@ class Pool:
                     self._reads.seconds = READ_S
                 self._kill_hung()
                 if self._hands and every_renewal.is_due():
-                    lease.renew(self.storage, self._tokens())
+                    leases.renew(self.storage, self._tokens())
                 if every_room.is_due():
                     self._see_room()
                 if self._reads.is_due():
@@ -218,8 +219,8 @@ class Pool:
             return
         if counts.pruned < min(SAME_FAILURES, counts.budget):
             return
-        trials = self.storage.patiently(lambda: query.trials(self.storage.engine, self.study.name))
-        finished = [each for each in trials if each.state in query.FINISHED]
+        trials = self.storage.patiently(lambda: queries.trials(self.storage.engine, self.study.name))
+        finished = [each for each in trials if each.state in queries.FINISHED]
         self._is_possible = any(not (each.reason or "").startswith("impossible: ") for each in finished)
         if self._is_possible or any(each.curve for each in trials):
             return
@@ -263,13 +264,13 @@ class Pool:
     def _progress(self) -> Progress:
         name, seen, tokens, known = self.study.name, self.view.seen, self._tokens(), self._known
         progress = self.storage.patiently(
-            lambda: query.progress(self.storage.engine, name, seen=seen, tokens=tokens, known=known)
+            lambda: queries.progress(self.storage.engine, name, seen=seen, tokens=tokens, known=known)
         )
         self._known = progress.study
         return progress
 
     def _why_all_failed(self) -> str:
-        trials = self.storage.patiently(lambda: query.trials(self.storage.engine, self.study.name))
+        trials = self.storage.patiently(lambda: queries.trials(self.storage.engine, self.study.name))
         failed = [trial for trial in trials if trial.state == "FAIL"]
         return (
             f"all {len(failed)} finished trials failed, the last one with: {failed[-1].reason}; "
@@ -283,8 +284,8 @@ class Pool:
         ladder = study.ladder(self.study.spec)
         return self.storage.read(
             lambda connection: (
-                lease.claimable(connection, self.study.id, ladder),
-                lease.holders(connection, self.study.id),
+                leases.claimable(connection, self.study.id, ladder),
+                leases.holders(connection, self.study.id),
             )
         )
 
@@ -323,11 +324,11 @@ class Pool:
         if code == 0:
             self._deaths = 0
         elif code == worker.TERMINATED:  # by somebody else; it may not have reached the database
-            lease.stop(self.storage, [each.token])
+            leases.stop(self.storage, [each.token])
         elif code in NOT_THE_TRIAL:
             if not self.crew.leave_out(seat):
                 self._go_on_without(code)
-            lease.stop(self.storage, [each.token])  # others take its trial up
+            leases.stop(self.storage, [each.token])  # others take its trial up
         else:
             self._give_back(seat, each, each.hung or each.how_it_ended)
 
@@ -340,9 +341,9 @@ class Pool:
     def _give_back(self, seat: Seat, each: Hand, why: str) -> None:
         """Put the trial of a worker that ended badly back to the queue."""
         if self._why_stop() is not None:
-            lease.stop(self.storage, [each.token])
+            leases.stop(self.storage, [each.token])
             return
-        trials = lease.lost(self.storage, each.token, why)
+        trials = leases.lost(self.storage, each.token, why)
         for number in trials:
             log = home.of(self.post.url).log(self.study.name, number)
             logbook.note(log, f"broke off: {why}\n{each.stood}")
@@ -394,7 +395,7 @@ class Pool:
         place, tokens = home.of(self.post.url), self._tokens()
         place.leave(self.study.name, tokens)
         with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
-            lease.stop(self.storage, tokens)
+            leases.stop(self.storage, tokens)
             place.forget_left(self.study.name)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from search.times import Times
+from search.storage.timeouts import Times
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from rich.text import Text
 from search.answers import counts_line, states_line
 from search.console import printable
 from search.pace import Pace, Snapshot
-from search.rows import Progress, TrialRow
+from search.storage.records import Progress, TrialRow
 from search.tables import WIDTH, duration, number, setting, settings
 
 HEIGHT = 24

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import DataError
-from search import answers, query, selection, stops, tables
+from search import answers, selection, stops, tables
 from search.console import say
 from search.errors import DiskError, UsageError
 from search.home import checked_name
-from search.reader import open_reader
-from search.rows import is_search
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.records import is_search
 
 #: Seconds between two answers of --watch.
 WATCH_S = 2.0
@@ -37,7 +38,7 @@ def studies(args: argparse.Namespace) -> int:
     engine = open_reader(args.storage)
 
     def told() -> int:
-        rows = query.studies(engine)
+        rows = queries.studies(engine)
         return tables.answer(answers.studies_json(rows), answers.studies_grid(rows), as_json=args.json)
 
     return _watched(args, told)
@@ -50,7 +51,7 @@ def best(args: argparse.Namespace) -> int:
     engine = open_reader(args.storage)
 
     def told() -> int:
-        ranking = query.best(engine, args.study, top=args.top)
+        ranking = queries.best(engine, args.study, top=args.top)
         if args.csv:
             sys.stdout.write(tables.to_csv(*answers.best_csv(ranking)))
             return 0
@@ -67,7 +68,7 @@ def workers(args: argparse.Namespace) -> int:
     """List who works on what, and since when."""
 
     def told() -> int:
-        rows = query.workers(open_reader(args.storage))
+        rows = queries.workers(open_reader(args.storage))
         return tables.answer(answers.workers_json(rows), answers.workers_grid(rows), as_json=args.json)
 
     return _watched(args, told)
@@ -77,7 +78,7 @@ def show(args: argparse.Namespace) -> int:
     """Show one trial."""
     from search import home
 
-    row = query.trial(open_reader(args.storage), args.study, args.trial)
+    row = queries.trial(open_reader(args.storage), args.study, args.trial)
     log = home.of(args.storage).known_log(args.study, args.trial)
     return tables.answer(answers.trial_json(row, log), answers.trial_grid(row, log), as_json=args.json)
 
@@ -85,9 +86,9 @@ def show(args: argparse.Namespace) -> int:
 def why(args: argparse.Namespace) -> int:
     """Say why trials were pruned or failed: all of a study, or one."""
     if args.trial is not None:
-        row = query.trial(open_reader(args.storage), args.study, args.trial)
+        row = queries.trial(open_reader(args.storage), args.study, args.trial)
         return tables.answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
-    rows = [row for row in query.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
+    rows = [row for row in queries.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
     return tables.answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
 
 
@@ -99,14 +100,14 @@ def compare(args: argparse.Namespace) -> int:
     engine = open_reader(args.storage)
     match args.with_:
         case [other] if not other.isdecimal():
-            both = query.study(engine, args.study), query.study(engine, other)
+            both = queries.study(engine, args.study), queries.study(engine, other)
             return tables.answer(contrast.studies_json(*both), contrast.studies(*both), as_json=args.json)
         case [one, other] if one.isdecimal() and other.isdecimal():
-            pair = query.trial(engine, args.study, int(one)), query.trial(engine, args.study, int(other))
+            pair = queries.trial(engine, args.study, int(one)), queries.trial(engine, args.study, int(other))
             return tables.answer(contrast.trials_json(*pair), contrast.trials(*pair), as_json=args.json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
-    comparison = comparing.compare(query.study(engine, args.study), query.trials(engine, args.study))
+    comparison = comparing.compare(queries.study(engine, args.study), queries.trials(engine, args.study))
     return tables.answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
 
 
@@ -119,7 +120,7 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError("--markdown and --csv are two answers; ask for one of them")
     engine = open_reader(args.storage)
     if args.csv:
-        study, trials = query.study(engine, args.study), query.trials(engine, args.study)
+        study, trials = queries.study(engine, args.study), queries.trials(engine, args.study)
         return _written(args.to, tables.to_csv(*answers.trials_csv(study, trials)))
     found = reporting.gather(engine, args.study)
     if args.markdown:

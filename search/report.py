@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from search import answers, charts, contest, query, ruling, selection
+from search import answers, charts, contest, ruling, selection
 from search import audit as audits
 from search import compare as comparing
 from search import insight as insights_of
@@ -17,7 +17,8 @@ from search.contest import Standing, Verdict
 from search.errors import UsageError
 from search.importance import Importances, importances
 from search.insight import Insights
-from search.rows import Look, StudyRow, TrialRow, is_search, is_verdict
+from search.storage import queries
+from search.storage.records import Look, StudyRow, TrialRow, is_search, is_verdict
 from search.tables import Grid, number, settings
 
 #: Best trials in the table.
@@ -72,13 +73,13 @@ def gather(engine: sa.Engine, name: str) -> Report:
 
     Raises UsageError if there is none of that name, or convsearch did not make it.
     """
-    study, trials = query.study(engine, name), query.trials(engine, name)
+    study, trials = queries.study(engine, name), queries.trials(engine, name)
     if not study.spec:
         raise UsageError(
             f"the study {name!r} was not made by convsearch, so that nothing is known of its images and epochs; "
             "`convsearch dashboard` shows it"
         )
-    verdicts = (name,) if is_verdict(name) else query.verdicts(engine, name)
+    verdicts = (name,) if is_verdict(name) else queries.verdicts(engine, name)
     loaded = (contest.load(engine, each) for each in reversed(verdicts))
     verdict = next((each for each in loaded if each.standings), None)
     fingerprint = study.data.get("fingerprint", "")
@@ -86,10 +87,10 @@ def gather(engine: sa.Engine, name: str) -> Report:
     return Report(
         study=study,
         trials=trials,
-        best=query.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
+        best=queries.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict,
         standing=None if verdict is None else selection.of_verdict(engine, verdict),
-        looks=query.looks(engine, fingerprint),
+        looks=queries.looks(engine, fingerprint),
         insights=insights_of.insights(study, trials),
         importances=importances(engine, name),
         comparison=comparing.grid(comparing.compare(study, trials)) if rows and not is_verdict(name) else None,

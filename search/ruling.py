@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from search.contest import Duel, Standing, Verdict
-from search.rows import Look
 from search.stats import CONFIDENCE
+from search.storage.records import Look
 from search.tables import Grid, duration, number
 
 #: So many of the classes that are recognised least are named.

@@ -28,12 +28,12 @@ from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search import checkpoint, correct, gallery, logbook
 from search.courier import Unreachable
-from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.pruner import Decision
-from search.rows import CORRECT
 from search.spec import study_spec
+from search.storage.leases import Claim
+from search.storage.records import CORRECT
 from search.study import asha
 from search.workplace import Workplace
 

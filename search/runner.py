@@ -11,12 +11,12 @@ import torch
 from data.errors import DataError
 from data.parts import SearchData, load_search, together
 from search import desk, objective, shift, study
-from search.lease import Claim
 from search.outcome import Outcome, Stopped
 from search.post import Post
 from search.run import Pulse, Run
 from search.speed import with_epochs
-from search.storage import Storage
+from search.storage.leases import Claim
+from search.storage.rdb import Storage
 from search.study import StoredStudy
 from search.verdict import VerdictRun
 from search.workplace import Workplace, limits

@@ -13,8 +13,8 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.rows import PAUSED
 from search.seeds import derive
+from search.storage.records import PAUSED
 
 #: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
 #: a quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from search import correct, query
+from search import correct
 from search.correct import Pair
-from search.rows import StudyRow, TrialRow
+from search.storage import queries
+from search.storage.records import StudyRow, TrialRow
 from search.tables import number
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def delivered(engine: sa.Engine, study: StudyRow) -> Selection:
 
     Where the search went on since then and has found something else, that is told.
     """
-    rows = (query.study(engine, each) for each in reversed(query.verdicts(engine, study.name)))
+    rows = (queries.study(engine, each) for each in reversed(queries.verdicts(engine, study.name)))
     known = next((found for row in rows if (found := stored(row)) is not None), None)
     now = select(engine, study)
     if known is None or now.trial == known.trial:
@@ -156,7 +157,7 @@ def of_verdict(engine: sa.Engine, verdict: "Verdict") -> "Standing":
     """The configuration of a verdict that is delivered: the selected one, because test images judge and do not choose;
     of an older version's verdict, which had selected none, the best there.
     """
-    selection = stored(query.study(engine, verdict.study))
+    selection = stored(queries.study(engine, verdict.study))
     own = None if selection is None else re.compile(rf"trial {selection.trial}\b")
     return next((each for each in verdict.standings if own and own.match(each.name)), verdict.standings[0])
 
@@ -168,14 +169,14 @@ def stored(row: StudyRow) -> Selection | None:
 
 def whole(engine: sa.Engine, study: StudyRow) -> BaselineComparison:
     """All trials of a search beside its baseline."""
-    trials = query.trials(engine, study.name)
+    trials = queries.trials(engine, study.name)
     judged = sum(bool(each.number and each.correct and each.state != "FAIL") for each in trials)
     return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
 def ended(engine: sa.Engine, study: StudyRow) -> BaselineComparison:
     """The complete trials of a search beside its baseline."""
-    trials, judged = query.contenders(engine, study.name)
+    trials, judged = queries.contenders(engine, study.name)
     return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
@@ -183,7 +184,7 @@ def select(engine: sa.Engine, study: StudyRow) -> Selection:
     """What a search delivers, as far as it has come."""
     if study.baseline is not None and (compared := ended(engine, study)).baseline is not None:
         return select_from(compared)
-    leading = query.leading(engine, study.name)
+    leading = queries.leading(engine, study.name)
     if not leading:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
     best, value = leading[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.progress import Say
-from search import care, depot, home, lease, query, study
+from search import care, depot, home, study
 from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
 from search.home import Home
@@ -17,10 +17,11 @@ from search.post import Post
 from search.progress import View
 from search.room import Room
 from search.spec.study_spec import StudySpec, queue
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.lease_expiry import Watch, is_deserted
+from search.storage.rdb import Storage
+from search.storage.timeouts import Times
 from search.study import StoredStudy
-from search.times import Times
-from search.watch import Watch, is_deserted
 
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""
@@ -136,7 +137,7 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
 
 def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
-    known, own = storage.patiently(lambda: query.study(storage.engine, stored.name)), stored.spec.budget
+    known, own = storage.patiently(lambda: queries.study(storage.engine, stored.name)), stored.spec.budget
     hours = searching(stored.spec, own.hours)
     resets_trials = order.trials is None and known.counts.budget != possible(stored, own.trials)
     resets_hours = order.hours is None and known.hours != hours
@@ -171,10 +172,10 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
     far = depot.of(stored.spec.checkpoints, stored.depot)
     storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name, far))
-    retried = lease.retry_failed(storage, stored.id) if order.retry_failed else []
+    retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
-    counts = storage.patiently(lambda: query.study(storage.engine, stored.name)).counts
+    counts = storage.patiently(lambda: queries.study(storage.engine, stored.name)).counts
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
@@ -219,5 +220,5 @@ def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
     """
     tokens = files.left(stored.name)
     if tokens:
-        lease.stop(storage, tokens)
+        leases.stop(storage, tokens)
         files.forget_left(stored.name)

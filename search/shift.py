@@ -13,17 +13,18 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import gallery, lease, ledger, logbook, query, shelf, study
+from search import gallery, ledger, logbook, shelf, study
 from search.care import KEEP_BEST
 from search.courier import Unreachable
 from search.desk import Desk
 from search.errors import DatabaseError, DiskError, LeaseLost
-from search.lease import Claim
 from search.outcome import Outcome, Paused, Stopped
 from search.process import this_process
-from search.rows import TRAINABLE
 from search.spec.study_spec import baseline
-from search.storage import TRIAL_VALUES, TRIALS, Storage
+from search.storage import leases, queries
+from search.storage.leases import Claim
+from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
+from search.storage.records import TRAINABLE
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
@@ -38,7 +39,7 @@ def work(desk: Desk, do: Work, stopping: Callable[[], bool], *, where: str) -> N
     points, ladder = study.queue(desk.study), study.ladder(desk.study.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = lease.claim(desk.storage, desk.study.id, owner, points, ladder)
+        claim = leases.claim(desk.storage, desk.study.id, owner, points, ladder)
         if claim is None:
             return
         is_sound = settle(desk, claim, do, where=where)
@@ -57,12 +58,12 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
         outcome = do(claim, trial)
         tell(desk, trial, outcome)
     except Paused as pause:
-        lease.stop(desk.storage, [desk.storage.token or ""])
+        leases.stop(desk.storage, [desk.storage.token or ""])
         logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
         shed(desk, claim.number, pause.step)
         return True
     except Stopped:
-        lease.stop(desk.storage, [desk.storage.token or ""])
+        leases.stop(desk.storage, [desk.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")
         return True
     except LeaseLost as error:
@@ -121,7 +122,7 @@ def tidy(desk: Desk, number: int) -> None:
 
 
 def _forget_if_pruned(desk: Desk, number: int) -> None:
-    if query.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
+    if queries.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
         forget(desk, {number})
 
 

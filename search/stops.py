@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search.answers import state
-from search.rows import TrialRow
+from search.storage.records import TrialRow
 from search.tables import Grid, setting
 
 

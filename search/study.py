@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial
 
 from data.dataset import searched
 from models.config import Impossible
-from search import query
 from search.errors import SpecError
 from search.evolution import AtRest, Evolution, Given, usual_point
 from search.ladder import Gate, Ladder
@@ -31,7 +30,8 @@ from search.spec.domains import Value
 from search.spec.fit import Limits, fitted
 from search.spec.search_space import sample
 from search.spec.study_spec import StudySpec, habits
-from search.storage import STUDIES, STUDY_ATTRS, TRIALS, Storage
+from search.storage import queries
+from search.storage.rdb import STUDIES, STUDY_ATTRS, TRIALS, Storage
 
 #: Keys of [search] that a study keeps as it was begun with: an older version had none of them.
 KEPT = ("audit", "baseline", "rung_updates")
@@ -66,7 +66,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
 
     def open_it(connection: sa.Connection) -> StoredStudy:
-        study_id = query.find_study(connection, name)
+        study_id = queries.find_study(connection, name)
         storage.lock_study(connection, study_id)
         known = attrs_of(connection, study_id)
         if "spec" not in known:
@@ -130,7 +130,7 @@ def load(storage: Storage, name: str) -> StoredStudy:
     """
 
     def stored(connection: sa.Connection) -> tuple[int, dict[str, Any]]:
-        study_id = query.find_study(connection, name)
+        study_id = queries.find_study(connection, name)
         return study_id, attrs_of(connection, study_id)
 
     study_id, attrs = storage.read(stored)
@@ -181,7 +181,7 @@ def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
 
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
-    storage.write(lambda connection: put(storage, connection, query.find_study(connection, name), stop=True))
+    storage.write(lambda connection: put(storage, connection, queries.find_study(connection, name), stop=True))
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:

@@ -17,9 +17,9 @@ from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
 from search.correct import pack
 from search.outcome import Outcome, Paused
-from search.rows import PAUSED
 from search.run import Run, boundaries
 from search.stats import share_interval
+from search.storage.records import PAUSED
 from search.study import ladder, seconds_run
 
 #: What is left for the last look, and for a step that is slower than those before: a share of the time, and seconds.

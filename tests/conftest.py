@@ -10,7 +10,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search.storage import STUDY_ATTRS, Storage
+from search.storage.rdb import STUDY_ATTRS, Storage
 from tests.lab import Lab, paint
 from tests.service.postgres import Server, missing, serving
 

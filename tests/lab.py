@@ -19,14 +19,15 @@ import psutil
 import torch
 from PIL import Image
 
-from search import checkpoint, cli, home, lease, query, runner, study, supply
+from search import checkpoint, cli, home, runner, study, supply
 from search.home import Home
 from search.post import Post
 from search.process import this_process
-from search.reader import open_reader
-from search.rows import Counts, TrialRow
 from search.spec import study_spec
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
+from search.storage.records import Counts, TrialRow
 from search.workplace import Workplace
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
@@ -159,10 +160,10 @@ class Lab:
     # -- as who looks at it afterwards ------------------------------------------------------------------------
 
     def trials(self, name: str = "s") -> tuple[TrialRow, ...]:
-        return query.trials(open_reader(self.url), name)
+        return queries.trials(open_reader(self.url), name)
 
     def counts(self, name: str = "s") -> Counts:
-        return query.study(open_reader(self.url), name).counts
+        return queries.study(open_reader(self.url), name).counts
 
     def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
         """The last checkpoint of a trial: everything that the training was made of, but for the time it took."""
@@ -173,7 +174,7 @@ class Lab:
 
     def workers(self, name: str = "s") -> tuple[int, ...]:
         """The processes that work on trials of the study now."""
-        running = query.progress(open_reader(self.url), name).running
+        running = queries.progress(open_reader(self.url), name).running
         return tuple(each.pid for each in running if each.pid is not None)
 
     def steps(self, number: int = 0, *, name: str = "s") -> int:
@@ -233,10 +234,10 @@ def paint(folder: Path) -> Path:
 def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRow:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
-    claim = lease.claim(place.storage, place.study.id, owner, study.queue(place.study))
+    claim = leases.claim(place.storage, place.study.id, owner, study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
-    return query.trial(place.storage.engine, place.study.name, claim.number)
+    return queries.trial(place.storage.engine, place.study.name, claim.number)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from search.process import Owner, this_process
-from search.times import Times
+from search.storage.timeouts import Times
 
 #: Of a command that waits for nobody for long.
 HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)

@@ -1,4 +1,4 @@
-"""What people and programs get to read; rows are made by hand, as `search.query` makes them."""
+"""What people and programs get to read; rows are made by hand, as `search.storage.queries` makes them."""
 
 import io
 import json
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from search import answers, tables
-from search.rows import Counts, Ranking, StudyRow, TrialRow
 from search.spec import study_spec
+from search.storage.records import Counts, Ranking, StudyRow, TrialRow
 from tests.lab import Lab
 
 TRIAL = TrialRow(

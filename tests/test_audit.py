@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from search import lease, query, runner, study
+from search import runner, study
 from search.audit import ENOUGH, audit, lines
 from search.process import this_process
-from search.reader import open_reader
-from search.rows import Counts, StudyRow, TrialRow
 from search.spec import study_spec
 from search.spec.study_spec import StudySpec
+from search.storage import leases, queries
+from search.storage.read_only import open_reader
+from search.storage.records import Counts, StudyRow, TrialRow
 from tests.lab import Lab, work
 
 STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}
@@ -50,7 +51,7 @@ def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(
     )
     place = runner.workplace(post)
     owner, gate = this_process(place.storage.token or ""), study.ladder(place.study.spec)
-    while (claim := lease.claim(place.storage, place.study.id, owner, (), gate)) is not None:
+    while (claim := leases.claim(place.storage, place.study.id, owner, (), gate)) is not None:
         runner.run_trial(place, claim, lambda: None)
 
     rows = lab.trials()
@@ -63,7 +64,7 @@ def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(
     assert all(row.spared and row.spared["value"] == dict(row.curve)[row.spared["step"]] for row in spared)
     if pruner == "asha":
         assert_ranks_are_among_the_others(rows, chosen)
-    found = audit(query.study(open_reader(lab.url), "s"), rows)
+    found = audit(queries.study(open_reader(lab.url), "s"), rows)
     assert 0 < len(found.spared) <= len(spared)
     assert found.survivors > 0
 

@@ -9,10 +9,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import care, home, lease, study
+from search import care, home, study
 from search.process import this_process
 from search.spec import study_spec
-from search.storage import Storage
+from search.storage import leases
+from search.storage.rdb import Storage
 from tests.lab import Lab
 
 DATA = {"fingerprint": "used", "classes": ["cat", "dog"]}
@@ -103,7 +104,7 @@ def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cac
 
 def test_what_a_running_study_is_writing_stays(url: str, cache: Path) -> None:
     storage = add(url, "s")
-    lease.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
+    leases.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
 
     freed, said = clean(url, cache)
 

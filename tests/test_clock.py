@@ -6,7 +6,7 @@ import pytest
 
 from search import study
 from search.clock import SAVE_S, SILENCE_S, Clock
-from search.storage import Storage
+from search.storage.rdb import Storage
 from tests.databases import BOTH
 
 pytestmark = BOTH

@@ -14,12 +14,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from scipy import stats
 
-from search import query, tables
+from search import tables
 from search.compare import Comparison, RowResult, as_json, compare, grid
 from search.errors import UsageError
-from search.reader import open_reader
-from search.rows import Counts, StudyRow, TrialRow
 from search.stats import holm, interval, share_interval
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.records import Counts, StudyRow, TrialRow
 from search.tables import WIDTH, text
 
 NAMES = ("base", "dropout", "more layers")
@@ -221,7 +222,7 @@ def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
         )
     engine = open_reader(url)
 
-    comparison = compare(query.study(engine, "findings"), query.trials(engine, "findings"))
+    comparison = compare(queries.study(engine, "findings"), queries.trials(engine, "findings"))
 
     assert [(row.name, row.n, row.pairs) for row in comparison.rows] == [("base", 2, 0), ("dropout", 2, 2)]
     assert comparison.rows[1].difference == pytest.approx(-0.195)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from search import contest, ruling, tables
 from search.contest import unpack
 from search.correct import pack
-from search.rows import Counts, StudyRow, TrialRow
 from search.stats import crossed_interval
+from search.storage.records import Counts, StudyRow, TrialRow
 
 CLASSES = ("cat", "dog", "owl")
 #: Simulated verdicts of each kind; a share of 0.95 then has a standard error of a point.

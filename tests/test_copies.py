@@ -7,10 +7,11 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search import copies, query
+from search import copies
 from search.copies import TABLES
-from search.reader import open_reader
-from search.storage import STUDIES, TRIALS, Storage
+from search.storage import queries
+from search.storage.rdb import STUDIES, TRIALS, Storage
+from search.storage.read_only import open_reader
 from tests.lab import Lab
 
 SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}
@@ -69,8 +70,8 @@ def test_every_answer_is_the_same_in_the_other_database(ended: Lab) -> None:
 
     assert answer.json["studies"] == ["s", "s.final"]
     for name in ("s", "s.final"):
-        assert query.study(open_reader(other), name) == query.study(open_reader(ended.url), name)
-        assert query.trials(open_reader(other), name) == query.trials(open_reader(ended.url), name)
+        assert queries.study(open_reader(other), name) == queries.study(open_reader(ended.url), name)
+        assert queries.trials(open_reader(other), name) == queries.trials(open_reader(ended.url), name)
     told = [ended.run("report", "s", "--markdown", *more).out for more in ((), ("--storage", other))]
     assert told[0] == told[1]
 
@@ -90,7 +91,7 @@ def test_a_copy_goes_on_where_the_original_was(lab: Lab) -> None:
     resumed.signal(signal.SIGTERM)
 
     assert (copied.code, resumed.end().code) == (0, 143)
-    assert query.trials(open_reader(other), "s")[0].curve[: len(before.curve)] == before.curve
+    assert queries.trials(open_reader(other), "s")[0].curve[: len(before.curve)] == before.curve
 
 
 def test_a_study_of_plain_optuna_keeps_every_field(lab: Lab) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from search import depot, lease, runner, study
+from search import depot, runner, study
 from search.courier import Courier, Unreachable
 from search.depot import Depot
 from search.errors import SpecError
 from search.home import Home
 from search.outcome import Stopped
 from search.process import this_process
-from search.storage import Storage
+from search.storage import leases
+from search.storage.rdb import Storage
 from tests.lab import Lab, equal, work
 
 STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}
@@ -173,7 +174,7 @@ def move(lab: Lab, store: Path | None) -> Any:
             raise Stopped
 
     place = runner.workplace(post)
-    claim = lease.claim(place.storage, stored.id, this_process(post.token), study.queue(place.study))
+    claim = leases.claim(place.storage, stored.id, this_process(post.token), study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < lab.steps() < 6

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from search.errors import DatabaseError
-from search.storage import Storage
-from search.trouble import shown
+from search.storage.db_errors import shown
+from search.storage.rdb import Storage
 
 
 def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: Callable[[int], int]) -> None:

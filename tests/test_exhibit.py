@@ -12,10 +12,11 @@ from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note_from_system_attrs
 from PIL import Image
 
-from search import dashboard, gallery, query
+from search import dashboard, gallery
 from search.exhibit import Exhibit, Exhibits, Shown
-from search.reader import open_reader
-from search.rows import StudyRow
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.records import StudyRow
 from tests.lab import Lab
 
 BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
@@ -40,7 +41,7 @@ def test_the_best_trials_show_what_they_were_surest_of_and_wrong_about(ended: La
 
     attrs = storage.get_study_system_attrs(study_id)
     files = [json.loads(value) for key, value in attrs.items() if key.startswith("artifacts:")]
-    best = [trial.number for trial in query.best(open_reader(ended.url), "s", top=3).trials]
+    best = [trial.number for trial in queries.best(open_reader(ended.url), "s", top=3).trials]
     wrong = {each["filename"] for each in files if each["mimetype"] == "image/png"}
     assert wrong <= {f"trial-{number}-wrong.png" for number in best}
     assert {key.split(":")[2] for key in attrs if key.startswith("dashboard:plot_data:")} == {
@@ -57,7 +58,7 @@ def test_the_note_has_the_answer(ended: Lab) -> None:
     shown.refresh(study_id, "s")
 
     note = storage.get_study_system_attrs(study_id)["dashboard:note_str:0"]
-    best = query.study(open_reader(ended.url), "s").best
+    best = queries.study(open_reader(ended.url), "s").best
     assert best is not None
     assert f"Best: trial {best.number}, accuracy {best.values[0]:.4f}" in note
     assert "`convsearch report s`" in note
@@ -130,7 +131,7 @@ def test_nothing_of_it_is_written_into_the_database(ended: Lab) -> None:
 
 
 def test_pictures_go_with_the_checkpoints_of_trials_that_are_not_among_the_best(ended: Lab) -> None:
-    best = {trial.number for trial in query.best(open_reader(ended.url), "s", top=3).trials}
+    best = {trial.number for trial in queries.best(open_reader(ended.url), "s", top=3).trials}
 
     kept = {number for number in range(5) if (ended.home.trial("s", number) / gallery.COUNTS).exists()}
 
@@ -138,7 +139,7 @@ def test_pictures_go_with_the_checkpoints_of_trials_that_are_not_among_the_best(
 
 
 def test_a_confusion_matrix_is_that_of_the_last_evaluation(ended: Lab) -> None:
-    best = query.study(open_reader(ended.url), "s").best
+    best = queries.study(open_reader(ended.url), "s").best
     assert best is not None
 
     found = gallery.counts(ended.home.trial("s", best.number))

@@ -32,7 +32,7 @@ from models.export import (
 )
 from search import predict as predicting
 from search import study
-from search.storage import Storage
+from search.storage.rdb import Storage
 from tests.lab import COLOURS, Lab
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}

@@ -10,8 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.history import History
-from search.storage import Storage
+from search.storage.rdb import Storage
+from search.storage.rdb_reads import History
 
 SPACE: dict[str, Any] = {
     "kind": CategoricalDistribution(["a", 1, 2.5, True, None]),

@@ -9,9 +9,9 @@ import optuna
 import pytest
 
 from search.insight import caveat, insights, sentence
-from search.rows import Counts, StudyRow, TrialRow
 from search.spec import study_spec
 from search.spec.search_space import strip
+from search.storage.records import Counts, StudyRow, TrialRow
 
 SPACE: dict[str, Any] = {
     "activation": ["relu", "gelu", "silu"],

@@ -8,12 +8,13 @@ import pytest
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import ladder, lease, runner, study
+from search import ladder, runner, study
 from search.ladder import Ladder
 from search.process import this_process
-from search.reader import open_reader
 from search.sampler import Excerpt
-from search.storage import Storage
+from search.storage import leases
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
 from tests.lab import Lab, equal, work
 
 #: Without a baseline, which does not pause and stops others (tests/service/test_baseline.py): here they are all alike.
@@ -125,7 +126,7 @@ def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
     stored = study.load(storage, "s")
     place = runner.workplace(post)
     for _ in range(2):
-        claim = lease.claim(place.storage, stored.id, this_process(post.token), (), study.ladder(stored.spec))
+        claim = leases.claim(place.storage, stored.id, this_process(post.token), (), study.ladder(stored.spec))
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
 
@@ -145,7 +146,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
     place, owner = runner.workplace(post), this_process(post.token)
     rungs = study.ladder(place.study.spec)
     kept: list[int] = []
-    while (claim := lease.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
+    while (claim := leases.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
         runner.run_trial(place, claim, lambda: None)
         pausing = [trial for trial in lab.trials() if trial.paused is not None]
         kept += [sum(any(lab.home.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
@@ -165,7 +166,7 @@ def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(la
     post = lab.create(**changes)
     place, owner = runner.workplace(post), this_process(post.token)
     for number in range(7):
-        claim = lease.claim(place.storage, place.study.id, owner, ())
+        claim = leases.claim(place.storage, place.study.id, owner, ())
         assert claim is not None
         if number < 2:
             runner.run_trial(place, claim, lambda: None)
@@ -184,23 +185,23 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
     place = runner.workplace(post)
     owner = this_process(post.token)
     for _ in range(2):
-        claim = lease.claim(place.storage, place.study.id, owner, (), ladder)
+        claim = leases.claim(place.storage, place.study.id, owner, (), ladder)
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
     best = max(lab.trials(), key=lambda trial: trial.curve[-1][1])
     with open_reader(post.url).connect() as connection:
-        assert lease.claimable(connection, place.study.id, ladder) == 1
+        assert leases.claimable(connection, place.study.id, ladder) == 1
 
-    last = lease.claim(place.storage, place.study.id, owner, (), ladder)
+    last = leases.claim(place.storage, place.study.id, owner, (), ladder)
     assert last is not None
     runner.run_trial(place, last, lambda: None)
-    nothing = lease.claim(place.storage, place.study.id, owner, (), ladder)
+    nothing = leases.claim(place.storage, place.study.id, owner, (), ladder)
 
     assert (last.number, nothing) == (best.number, None)
     assert sorted(trial.state for trial in lab.trials()) == ["COMPLETE", "PRUNED"]
     assert {trial.reason for trial in lab.trials()} == {None, "rank 2 of 2 at step 1 when nothing was left to begin"}
     with open_reader(post.url).connect() as connection:
-        assert lease.claimable(connection, place.study.id, ladder) == 0
+        assert leases.claimable(connection, place.study.id, ladder) == 0
 
 
 def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(lab: Lab) -> None:

@@ -16,13 +16,13 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import lease
 from search.errors import LeaseLost
-from search.lease import Claim
 from search.process import Owner, started, this_process
-from search.storage import LEASES, TRIALS, Storage
-from search.times import Times
-from search.watch import Watch, is_deserted
+from search.storage import leases
+from search.storage.lease_expiry import Watch, is_deserted
+from search.storage.leases import Claim
+from search.storage.rdb import LEASES, TRIALS, Storage
+from search.storage.timeouts import Times
 from tests.databases import BOTH
 from tests.strangers import HASTY, far
 
@@ -41,7 +41,7 @@ def states(storage: Storage) -> dict[int, str]:
 
 
 def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[str, float], ...] = ()) -> Claim:
-    claim = lease.claim(storage, study_id, owner(token), queue)
+    claim = leases.claim(storage, study_id, owner(token), queue)
     assert claim is not None
     return claim
 
@@ -52,7 +52,7 @@ def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connectio
     numbers: list[int] = []
     while True:
         storage.token = f"{token} {len(numbers)}"  # an owner has one trial at a time
-        claim = lease.claim(storage, study_id, this_process(storage.token))
+        claim = leases.claim(storage, study_id, this_process(storage.token))
         if claim is None:
             break
         numbers.append(claim.number)
@@ -122,7 +122,7 @@ def test_a_stop_on_purpose_puts_the_trial_back_and_is_no_attempt(url: str, make_
     storage = Storage(url, token="me")
     take(storage, study_id)
 
-    assert lease.stop(storage, ["me"]) == [0]
+    assert leases.stop(storage, ["me"]) == [0]
 
     assert states(storage) == {0: "WAITING"}
     again = take(storage, study_id)
@@ -137,13 +137,13 @@ def test_a_trial_whose_process_dies_three_times_fails_with_its_reason(
 
     for attempt in (1, 2, 3):
         assert take(storage, study_id).attempt == attempt
-        lease.lost(storage, "me", "killed")
+        leases.lost(storage, "me", "killed")
 
     assert states(storage) == {0: "FAIL"}
     attrs = storage.get_all_trials(study_id)[0].user_attrs
     assert attrs["reason"] == "its process died 3 times at the same step; last: killed"
     assert attrs["crashes"] == [f"attempt {attempt}, after 0 steps: killed" for attempt in (1, 2, 3)]
-    assert lease.claim(storage, study_id, owner()) is None
+    assert leases.claim(storage, study_id, owner()) is None
 
 
 def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
@@ -153,7 +153,7 @@ def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_
     for step in range(1, 8):
         claim = take(storage, study_id)
         storage.set_trial_intermediate_value(claim.trial_id, step, 0.5)
-        lease.lost(storage, "me", "killed")
+        leases.lost(storage, "me", "killed")
 
     assert take(storage, study_id).attempt == 8
 
@@ -165,7 +165,7 @@ def test_deaths_of_a_verdict_that_gets_on_in_between_do_not_add_up(url: str, mak
     for epochs in (0.25, 0.5, 0.75, 1.0):  # a verdict has no curve
         claim = take(storage, study_id)
         storage.set_trial_user_attr(claim.trial_id, "epochs", epochs)
-        lease.lost(storage, "me", "killed")
+        leases.lost(storage, "me", "killed")
 
     assert take(storage, study_id).attempt == 5
 
@@ -185,9 +185,9 @@ def test_failed_trials_can_be_tried_again_with_all_their_attempts(url: str, make
     storage = Storage(url, token="me")
     for _ in range(3):
         take(storage, study_id)
-        lease.lost(storage, "me", "killed")
+        leases.lost(storage, "me", "killed")
 
-    assert lease.retry_failed(storage, study_id) == [0]
+    assert leases.retry_failed(storage, study_id) == [0]
 
     assert take(storage, study_id).attempt == 1
 
@@ -196,7 +196,7 @@ def test_who_lost_a_trial_can_write_nothing_to_it_any_more(url: str, make_study:
     study_id = make_study(1)
     zombie = Storage(url, token="zombie")
     claim = take(zombie, study_id, "zombie")
-    lease.lost(zombie, "zombie", "seemed dead")
+    leases.lost(zombie, "zombie", "seemed dead")
     heir = Storage(url, token="heir")
     take(heir, study_id, "heir")
 
@@ -222,7 +222,7 @@ def test_a_finished_trial_never_changes(url: str, make_study: Callable[[int], in
 
     with pytest.raises(LeaseLost):
         storage.set_trial_user_attr(claim.trial_id, "reason", "late")
-    assert lease.lost(storage, "me", "killed") == []
+    assert leases.lost(storage, "me", "killed") == []
 
     assert states(storage) == {0: "COMPLETE"}
 
@@ -236,7 +236,7 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
     since = started(child.pid)
     assert since is not None
     dead = replace(owner("child"), pid=child.pid, started=since)
-    lease.claim(storage, study_id, dead)
+    leases.claim(storage, study_id, dead)
     watch = Watch()
 
     assert watch.expire(storage, study_id) == []
@@ -252,7 +252,7 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
 ) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    lease.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
+    leases.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
 
     assert Watch().expire(storage, study_id) == [0]
 
@@ -262,12 +262,12 @@ def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
 ) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    lease.claim(storage, study_id, far("far"))
+    leases.claim(storage, study_id, far("far"))
     watch = Watch(Times())
 
     assert watch.expire(storage, study_id, now=1000) == []
     assert watch.expire(storage, study_id, now=1009) == []
-    lease.renew(storage, ["far"])
+    leases.renew(storage, ["far"])
     assert watch.expire(storage, study_id, now=1018) == []
     assert not any(watch.expire(storage, study_id, now=now) for now in range(1027, 1168, 9))
 
@@ -277,7 +277,7 @@ def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
 def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    lease.claim(storage, study_id, far("far"))
+    leases.claim(storage, study_id, far("far"))
     watch = Watch(Times())
     watch.expire(storage, study_id, now=1000)
 
@@ -287,7 +287,7 @@ def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_st
 def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    lease.claim(storage, study_id, far("far"))
+    leases.claim(storage, study_id, far("far"))
     watch = Watch(Times())
     assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
 
@@ -299,7 +299,7 @@ def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whol
 ) -> None:
     study_id = make_study(2)
     storage = Storage(url)
-    lease.claim(storage, study_id, far("far"))
+    leases.claim(storage, study_id, far("far"))
     said: list[str] = []
 
     assert is_deserted(storage, study_id, said.append, times=HASTY)
@@ -314,10 +314,10 @@ def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
     study_id = make_study(2)
     storage = Storage(url)
     for token in ("silent", "heard"):
-        lease.claim(storage, study_id, far(token))
+        leases.claim(storage, study_id, far(token))
 
     patient = replace(HASTY, lease_s=600.0)
-    assert not is_deserted(storage, study_id, lambda _: lease.renew(storage, ["heard"]), times=patient)
+    assert not is_deserted(storage, study_id, lambda _: leases.renew(storage, ["heard"]), times=patient)
 
     assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
 
@@ -327,11 +327,11 @@ def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_stud
     storage = Storage(url)
     take(storage, study_id, "a")
     take(storage, study_id, "b")
-    lease.stop(storage, ["b"])
+    leases.stop(storage, ["b"])
 
     with storage.engine.connect() as connection:
-        assert lease.holders(connection, study_id) == {"a"}
-        assert lease.claimable(connection, study_id) == 2
+        assert leases.holders(connection, study_id) == {"a"}
+        assert leases.claimable(connection, study_id) == 2
         assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
 
 
@@ -343,9 +343,9 @@ def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_s
 
     with pytest.raises(LeaseLost):
         storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])
-    assert lease.lost(storage, "me", "killed") == []
+    assert leases.lost(storage, "me", "killed") == []
 
-    assert storage.read(lambda tx: lease.holders(tx, study_id)) == set()
+    assert storage.read(lambda tx: leases.holders(tx, study_id)) == set()
     assert states(storage) == {0: "FAIL"}
 
 
@@ -359,6 +359,6 @@ def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
     storage.set_trial_state_values(first.trial_id, TrialState.COMPLETE, [1.0])
     take(storage, study_id, "far")
 
-    assert lease.lost(storage, "far", "silent", renewals=seen) == []
+    assert leases.lost(storage, "far", "silent", renewals=seen) == []
 
     assert states(storage) == {0: "COMPLETE", 1: "RUNNING"}

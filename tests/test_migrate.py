@@ -22,13 +22,13 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from optuna.storages import _rdb
 
-from search import query, schema
 from search.errors import BusyError, DatabaseError
 from search.migrate import Waits, by_hand, migrate
 from search.process import Owner, started, this_process
-from search.reader import open_reader
-from search.rows import TrialRow
-from search.storage import LEASES, Storage
+from search.storage import queries, schema
+from search.storage.rdb import LEASES, Storage
+from search.storage.read_only import open_reader
+from search.storage.records import TrialRow
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
 OLD = Path(__file__).parent / "old"
@@ -86,7 +86,7 @@ def found(file: Path) -> str | None:
 
 
 def measured(file: Path) -> tuple[TrialRow, ...]:
-    return query.trials(open_reader(url(file)), "old")
+    return queries.trials(open_reader(url(file)), "old")
 
 
 def as_made(file: Path) -> dict[int, dict[str, Any]]:

@@ -25,15 +25,16 @@ from optuna.trial import TrialState
 from data.batches import Batches
 from models.graph import Recordings
 from models.train import Training
-from search import lease, ledger, objective, query, runner, shelf, worker
+from search import ledger, objective, runner, shelf, worker
 from search.objective import is_out_of_memory
 from search.outcome import Outcome, Stopped
 from search.post import Post
 from search.process import this_process
 from search.run import Run, boundaries
 from search.sampler import Excerpt
-from search.storage import Storage
-from search.watch import Watch
+from search.storage import leases, queries
+from search.storage.lease_expiry import Watch
+from search.storage.rdb import Storage
 from search.workplace import Workplace
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
@@ -165,7 +166,7 @@ def test_one_study_run_twice_has_the_same_parameters_curves_and_weights(lab: Lab
 
     assert [(t.params, t.curve, t.seed) for t in one] == [(t.params, t.curve, t.seed) for t in other]
     assert len({t.params["learning_rate"] for t in one}) == len({t.seed for t in one}) == 4
-    best = query.best(Storage(lab.url).engine, "one").trials[0].number
+    best = queries.best(Storage(lab.url).engine, "one").trials[0].number
     assert equal(lab.trained(best, name="one"), lab.trained(best, name="other"))
 
 
@@ -337,7 +338,7 @@ def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything
     assert diverged.reason.startswith("diverged: the training loss must be finite")
     assert [trial.state for trial in behind] == ["PRUNED"] * 2
     assert len(diverged.curve) > max(len(trial.curve) for trial in behind)
-    assert 0 not in [trial.number for trial in query.best(Storage(lab.url).engine, "s", top=9).trials]
+    assert 0 not in [trial.number for trial in queries.best(Storage(lab.url).engine, "s", top=9).trials]
     study = optuna.load_study(study_name="s", storage=lab.url)
     for n_below in range(4):  # of four, so that only one is worse
         below, _ = _split_trials(study, study.get_trials(), n_below)
@@ -393,7 +394,7 @@ LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 def work_with_little_memory(post: Post, sound: "Connection[bool, bool]") -> None:
     """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
     place = runner.workplace(post)
-    claim = lease.claim(place.storage, place.study.id, this_process(post.token))
+    claim = leases.claim(place.storage, place.study.id, this_process(post.token))
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -436,7 +437,7 @@ def test_a_process_that_met_a_bug_ends_so_that_the_next_trial_gets_a_fresh_one(l
     place = runner.workplace(lab.create())
     labels = place.data.train.labels + 4
     broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
-    claim = lease.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
 
     assert claim is not None
     assert not runner.run_trial(broken, claim, lambda: None)
@@ -465,7 +466,7 @@ class Unrecordable(Run):
 
 def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(lab: Lab) -> None:
     place = runner.workplace(lab.create())
-    claim = lease.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
     assert claim is not None
 
     outcome = objective.run(place, claim, ledger.open_trial(place, claim), lambda: None, kind=Unrecordable)
@@ -497,12 +498,12 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and
 def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
     place = runner.workplace(lab.create())
     thief = Storage(lab.url, token="thief")
-    taken: list[lease.Claim] = []
+    taken: list[leases.Claim] = []
 
     def rob() -> None:
         if lab.steps() == 1 and not taken:
-            lease.lost(thief, place.storage.token or "", "seemed dead")
-            claim = lease.claim(thief, place.study.id, this_process("thief"))
+            leases.lost(thief, place.storage.token or "", "seemed dead")
+            claim = leases.claim(thief, place.study.id, this_process("thief"))
             assert claim is not None
             taken.append(claim)
 

@@ -5,12 +5,12 @@ from typing import Any
 import optuna
 import pytest
 
-from search import query
 from search.errors import SpecError
-from search.query import _front
-from search.reader import open_reader
-from search.rows import TrialRow
 from search.spec import study_spec
+from search.storage import queries
+from search.storage.queries import _front
+from search.storage.read_only import open_reader
+from search.storage.records import TrialRow
 from tests.lab import Lab
 
 SPACE: dict[str, Any] = {"width": {"low": 4, "high": 16}, "learning_rate": {"low": 0.001, "high": 0.3, "log": True}}
@@ -57,7 +57,7 @@ def test_the_front_is_what_nobody_dominates() -> None:
 def test_who_is_shown_some_of_the_front_is_told_of_the_others(lab: Lab) -> None:
     file = lab.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"sampler": "random"}, space=SPACE)
     assert lab.run("run", file, "--workers", "1").code == 0
-    whole = len(query.best(open_reader(lab.url), "s", top=6).trials)
+    whole = len(queries.best(open_reader(lab.url), "s", top=6).trials)
     assert whole > 1
 
     some, all_of_them = lab.run("best", "s", "--top", "1"), lab.run("best", "s", "--top", str(whole))
@@ -135,7 +135,7 @@ def test_the_verdict_and_the_report_of_several_objectives(lab: Lab) -> None:
     page = lab.run("report", "s", "--to", str(lab.folder / "s.html"))
 
     assert (verdict.code, page.code) == (0, 0)
-    assert query.study(open_reader(lab.url), "s.final").directions == ("maximize",)
+    assert queries.study(open_reader(lab.url), "s.final").directions == ("maximize",)
     assert "What parameters buy: the Pareto front" in (lab.folder / "s.html").read_text()
 
 

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from search.pace import Eta, Pace, Snapshot, WorkerLine, eta
 from search.progress import LiveView, PlainView, finished_line, open_view, render
-from search.rows import Counts, Progress, Running, StudyRow, TrialRow
+from search.storage.records import Counts, Progress, Running, StudyRow, TrialRow
 
 COMPLETE = TrialRow(
     study="s", number=3, state="COMPLETE", values=(0.8123,), params={"width": 32}, epochs=10.0, seconds=61.2

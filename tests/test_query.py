@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from search import query
 from search.errors import DatabaseError, DiskError, UsageError
-from search.reader import open_reader, reading
-from search.rows import Counts
+from search.storage import queries
+from search.storage.read_only import open_reader, reading
+from search.storage.records import Counts
 
 Make = Callable[..., optuna.Study]
 SPEC = {"search": {"objective": "balanced_accuracy"}, "budget": {"epochs": 3.0, "steps_per_epoch": 2}}
@@ -80,7 +80,7 @@ def test_the_best_come_first_and_the_earlier_of_equals_before_the_later(make: Ma
     for value in (0.5, 0.9, 0.7, 0.9):
         add(study, value)
 
-    ranking = query.best(engine_of(tmp_path), "s", top=3)
+    ranking = queries.best(engine_of(tmp_path), "s", top=3)
 
     assert [(t.number, t.values) for t in ranking.trials] == [(1, (0.9,)), (3, (0.9,)), (2, (0.7,))]
     assert ranking.study.best == ranking.trials[0]
@@ -92,10 +92,10 @@ def test_neither_an_infinite_value_nor_a_pruned_trial_is_best(make: Make, tmp_pa
     add(study, 0.99, TrialState.PRUNED)
     add(study, 0.4)
 
-    ranking = query.best(engine_of(tmp_path), "s", top=5)
+    ranking = queries.best(engine_of(tmp_path), "s", top=5)
 
     assert [t.number for t in ranking.trials] == [2]
-    assert query.trial(engine_of(tmp_path), "s", 0).values == (math.inf,)
+    assert queries.trial(engine_of(tmp_path), "s", 0).values == (math.inf,)
 
 
 def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
     for value in (0.5, 0.1, 0.7):
         add(study, value)
 
-    ranking = query.best(engine_of(tmp_path), "s", top=2)
+    ranking = queries.best(engine_of(tmp_path), "s", top=2)
 
     assert ranking.study.directions == ("minimize",)
     assert [t.number for t in ranking.trials] == [1, 0]
@@ -111,10 +111,10 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
 
 def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, tmp_path: Path) -> None:
     study = make()
-    assert query.leading(engine_of(tmp_path), "s") == ()
+    assert queries.leading(engine_of(tmp_path), "s") == ()
     add(study, None, TrialState.PRUNED, curve={1: 0.9, 2: 0.9}, system={"constraints:trainable": 1.0})  # it diverged
     add(study, None, TrialState.FAIL, curve={1: 0.9, 2: 0.9})
-    assert query.leading(engine_of(tmp_path), "s") == ()
+    assert queries.leading(engine_of(tmp_path), "s") == ()
 
     leaders = []
     for curve, value in (
@@ -125,7 +125,7 @@ def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, 
         ({1: 0.1, 2: 0.5}, 0.5),
     ):
         add(study, value, TrialState.PRUNED if value is None else TrialState.COMPLETE, curve=curve)
-        leaders.append([trial.number for trial, _ in query.leading(engine_of(tmp_path), "s")][:1])
+        leaders.append([trial.number for trial, _ in queries.leading(engine_of(tmp_path), "s")][:1])
 
     assert leaders == [[2], [3], [3], [3], [6]]
 
@@ -133,7 +133,7 @@ def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, 
 def test_parameters_have_the_keys_and_values_of_a_study_file(make: Make, tmp_path: Path) -> None:
     add(make(), 0.5)
 
-    row = query.trial(engine_of(tmp_path), "s", 0)
+    row = queries.trial(engine_of(tmp_path), "s", 0)
 
     assert row.params == {"conv_layers": 3, "optimizer": "sgd", "learning_rate": 0.25, "norm": True}
     assert isinstance(row.params["conv_layers"], int)
@@ -153,7 +153,7 @@ def test_a_trial_is_read_with_everything_that_is_known_of_it(make: Make, tmp_pat
     curve = {2: math.inf, 1: 0.25, 3: math.nan}
     add(make(), 0.5, TrialState.PRUNED, curve=curve, attrs=attrs, system={"config": {"width": 32}})
 
-    row = query.trial(engine_of(tmp_path), "s", 0)
+    row = queries.trial(engine_of(tmp_path), "s", 0)
 
     assert (row.state, row.attempts, row.seconds, row.epochs) == ("PRUNED", 2, 4.5, 1.5)
     assert (row.parameters, row.macs, row.images_per_second, row.seed) == (1000, 2000, 99.5, 7)
@@ -167,7 +167,7 @@ def test_a_trial_is_read_with_everything_that_is_known_of_it(make: Make, tmp_pat
 def test_a_trial_that_waits_shows_the_parameters_it_is_bound_to(make: Make, tmp_path: Path) -> None:
     make().enqueue_trial({"learning_rate[sgd]": 0.5, "repeat": 3})
 
-    row = query.trial(engine_of(tmp_path), "s", 0)
+    row = queries.trial(engine_of(tmp_path), "s", 0)
 
     assert (row.state, row.params, row.repeat) == ("WAITING", {"learning_rate": 0.5}, 3)
 
@@ -180,7 +180,7 @@ def test_counts_add_up_to_the_budget(make: Make, tmp_path: Path) -> None:
     study.ask()
     study.enqueue_trial({"x": 1})
 
-    counts = query.study(engine_of(tmp_path), "s").counts
+    counts = queries.study(engine_of(tmp_path), "s").counts
 
     assert counts == Counts(budget=10, complete=1, pruned=1, failed=1, running=1, waiting=1)
     assert (counts.finished, counts.remaining) == (3, 5)
@@ -192,16 +192,16 @@ def test_a_trial_at_a_rung_pauses_until_it_goes_on(make: Make, tmp_path: Path) -
         study.enqueue_trial({"x": 1})
         study._storage.set_trial_user_attr(study.trials[number]._trial_id, "paused", rung)
 
-    row = query.study(engine_of(tmp_path), "s")
+    row = queries.study(engine_of(tmp_path), "s")
 
     assert (row.counts.paused, row.counts.waiting, row.counts.remaining, row.counts.to_do) == (1, 1, 8, 10)
-    assert [query.trial(engine_of(tmp_path), "s", number).paused for number in (0, 1)] == [3, None]
+    assert [queries.trial(engine_of(tmp_path), "s", number).paused for number in (0, 1)] == [3, None]
 
 
 def test_a_study_of_plain_optuna_has_the_budget_it_has_used(make: Make, tmp_path: Path) -> None:
     add(make(budget=None), 0.5)
 
-    row = query.study(engine_of(tmp_path), "s")
+    row = queries.study(engine_of(tmp_path), "s")
 
     assert (row.counts.budget, row.counts.remaining, row.objective, row.epochs) == (1, 0, "value", None)
 
@@ -212,7 +212,7 @@ def test_studies_are_listed_by_name_with_their_settings(make: Make, tmp_path: Pa
     for key, value in {"question": "Which?", "spec": SPEC, "hours": 2.0, "seconds_run": 60.5, "stop": True}.items():
         study.set_user_attr(key, value)
 
-    rows = query.studies(engine_of(tmp_path))
+    rows = queries.studies(engine_of(tmp_path))
 
     assert [row.name for row in rows] == ["ant", "zebra"]
     assert (rows[0].question, rows[0].hours, rows[0].seconds_run, rows[0].stop) == ("Which?", 2.0, 60.5, True)
@@ -225,7 +225,7 @@ def test_trials_are_all_there_by_number(make: Make, tmp_path: Path) -> None:
     for value in (0.5, 0.9, 0.7):
         add(study, value)
 
-    rows = query.trials(engine_of(tmp_path), "s")
+    rows = queries.trials(engine_of(tmp_path), "s")
 
     assert [(row.number, row.values) for row in rows] == [(0, (0.5,)), (1, (0.9,)), (2, (0.7,))]
 
@@ -242,7 +242,7 @@ def test_progress_tells_who_works_on_what_and_only_the_new_among_the_finished(ma
         connection.execute("INSERT INTO convsearch_leases VALUES (?, 'anvil', 42)", (trial._trial_id,))
     connection.close()
 
-    progress = query.progress(engine_of(tmp_path), "s", seen={0})
+    progress = queries.progress(engine_of(tmp_path), "s", seen={0})
 
     assert [row.number for row in progress.finished] == [1]
     assert [(each.trial.number, each.host, each.pid) for each in progress.running] == [(2, "anvil", 42)]
@@ -256,7 +256,7 @@ def test_progress_tells_of_more_finished_trials_than_a_statement_can_name(make: 
         connection.executemany("INSERT INTO trials (study_id, number, state) VALUES (1, ?, 'FAIL')", rows)
     connection.close()
 
-    progress = query.progress(engine_of(tmp_path), "s", seen={1})
+    progress = queries.progress(engine_of(tmp_path), "s", seen={1})
 
     assert [row.number for row in progress.finished] == list(range(2, 33_001))
 
@@ -264,7 +264,7 @@ def test_progress_tells_of_more_finished_trials_than_a_statement_can_name(make: 
 def test_progress_does_without_leases(make: Make, tmp_path: Path) -> None:
     make().ask()
 
-    progress = query.progress(engine_of(tmp_path), "s")
+    progress = queries.progress(engine_of(tmp_path), "s")
 
     assert [(each.trial.number, each.host, each.pid) for each in progress.running] == [(0, None, None)]
 
@@ -282,7 +282,7 @@ def test_an_unknown_study_is_refused_and_the_nearest_name_is_told(
     make("cifar10")
 
     with pytest.raises(UsageError, match=f"there is no study '{name}'") as refused:
-        query.best(engine_of(tmp_path), name)
+        queries.best(engine_of(tmp_path), name)
 
     assert words in str(refused.value)
 
@@ -291,11 +291,11 @@ def test_a_trial_that_is_not_there_is_refused_and_those_there_are_are_told(make:
     study = make()
 
     with pytest.raises(UsageError, match="'s' has no trial 5; it has no trials yet"):
-        query.trial(engine_of(tmp_path), "s", 5)
+        queries.trial(engine_of(tmp_path), "s", 5)
     add(study, 0.5)
     add(study, 0.5)
     with pytest.raises(UsageError, match="'s' has no trial 5; it has trials 0 to 1"):
-        query.trial(engine_of(tmp_path), "s", 5)
+        queries.trial(engine_of(tmp_path), "s", 5)
 
 
 def test_a_database_without_studies_names_the_command_that_begins_one(make: Make, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_database_without_studies_names_the_command_that_begins_one(make: Make
     optuna.delete_study(study_name="only", storage=url_of(tmp_path))
 
     with pytest.raises(UsageError, match=r"holds none yet; `convsearch run s` begins it"):
-        query.study(engine_of(tmp_path), "s")
+        queries.study(engine_of(tmp_path), "s")
 
 
 def test_a_missing_database_is_refused_and_not_made(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_what_is_no_database_of_studies_is_refused(tmp_path: Path, content: byte
     file.mkdir() if content is None else file.write_bytes(content)
 
     with pytest.raises(DatabaseError, match=words):
-        query.studies(engine_of(tmp_path))
+        queries.studies(engine_of(tmp_path))
 
     assert content is None or file.read_bytes() == content
 
@@ -371,7 +371,7 @@ def test_all_rows_of_an_answer_are_of_one_moment(make: Make, tmp_path: Path) -> 
             writer.execute("UPDATE studies SET study_name = 'other'")
     writer.close()
 
-    assert query.studies(engine_of(tmp_path))[0].name == "s"
+    assert queries.studies(engine_of(tmp_path))[0].name == "s"
 
 
 KILLED_WHILE_WRITING = """
@@ -392,7 +392,7 @@ def test_what_a_killed_writer_left_half_written_is_not_seen(make: Make, tmp_path
     subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path / "studies.db")], check=False)
     assert (tmp_path / "studies.db-journal").stat().st_size > 0
 
-    row = query.study(engine_of(tmp_path), "s")
+    row = queries.study(engine_of(tmp_path), "s")
 
     assert row.question == "before"
 
@@ -412,11 +412,11 @@ def test_a_disk_that_is_in_the_way_of_a_reader_is_told_from_a_database_that_is_n
 
     sa.event.listen(engine, "do_execute", fail)
     with pytest.raises(DiskError, match=r"studies\.db cannot be read \(database or disk is full\); see to its disk"):
-        query.studies(engine)
+        queries.studies(engine)
 
 
 def test_a_password_is_not_told(tmp_path: Path) -> None:
-    code = "from search.reader import open_reader; open_reader('postgresql+psycopg2://me:geheim@host/name')"
+    code = "from search.storage.read_only import open_reader; open_reader('postgresql+psycopg2://me:geheim@host/name')"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ())
 
@@ -429,7 +429,7 @@ def test_an_answer_loads_neither_torch_nor_optuna(make: Make, tmp_path: Path) ->
     code = (
         "import sys\n"
         "from search import answers, query, output\n"
-        "from search.reader import open_reader\n"
+        "from search.storage.read_only import open_reader\n"
         f"engine = open_reader({url_of(tmp_path)!r})\n"
         "output.to_json(answers.best_json(query.best(engine, 's')))\n"
         "output.text(answers.trial_grid(query.trial(engine, 's', 0)), width=80)\n"
@@ -442,5 +442,5 @@ def test_an_answer_loads_neither_torch_nor_optuna(make: Make, tmp_path: Path) ->
 
 
 def environ() -> Mapping[str, str]:
-    root = Path(query.__file__).resolve().parent.parent
+    root = Path(queries.__file__).resolve().parent.parent
     return {**os.environ, "PYTHONPATH": str(root)}

@@ -17,12 +17,12 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search import query
 from search.importance import importances
 from search.page import html, policy
-from search.reader import open_reader
 from search.report import gather, reasons
-from search.rows import TrialRow
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.records import TrialRow
 from tests.lab import Lab
 
 BUDGET: dict[str, Any] = {"trials": 24, "epochs": 2}
@@ -135,7 +135,7 @@ def test_what_a_question_or_a_name_holds_is_never_markup(lab: Lab) -> None:
     lab.create("s")
     engine = open_reader(lab.url)
     found = gather(engine, "s")
-    study = query.study(engine, "s")
+    study = queries.study(engine, "s")
     evil = "</script><script>alert(1)</script>"
 
     text = html(replace(found, study=replace(study, question=evil)))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from search import retry
-from search.retry import patiently
+from search.storage import retry
+from search.storage.retry import patiently
 
 
 class Flaky:

@@ -10,10 +10,11 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.storages import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search import lease, sampler
+from search import sampler
 from search.process import this_process
 from search.sampler import GOOD, Excerpt, Seen, is_random
-from search.storage import Storage
+from search.storage import leases
+from search.storage.rdb import Storage
 
 Point = dict[str, float | str]
 
@@ -63,7 +64,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
     for turn in range(20):
         storage = workers[turn % 2]
         storage.token = f"turn {turn}"  # an owner has one trial at a time
-        claim = lease.claim(storage, study_id, this_process(storage.token))
+        claim = leases.claim(storage, study_id, this_process(storage.token))
         assert claim is not None
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)

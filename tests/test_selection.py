@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from search import correct
-from search.rows import Counts, StudyRow, TrialRow
 from search.selection import CHANCE, SEED_SD, BaselineComparison, Lead
+from search.storage.records import Counts, StudyRow, TrialRow
 
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10

@@ -9,11 +9,12 @@ import optuna
 import pytest
 from optuna.storages import _CachedStorage
 
-from search import query, study, worker
+from search import study, worker
 from search.errors import SpecError, UsageError
 from search.spec import study_spec
 from search.spec.study_spec import StudySpec
-from search.storage import Storage
+from search.storage import queries
+from search.storage.rdb import Storage
 from search.study import StoredStudy
 
 DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
@@ -139,7 +140,7 @@ def test_the_budget_never_falls_below_what_has_been_begun(url: str) -> None:
     budgets = [study.set_trials(storage, stored, trials) for trials in (5, 1, 4)]
 
     assert budgets == [5, 3, 4]
-    assert query.study(storage.engine, "s").counts.budget == 4
+    assert queries.study(storage.engine, "s").counts.budget == 4
 
 
 def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
@@ -149,7 +150,7 @@ def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
     study.ask_to_stop(storage, "s")
     study.set_attrs(storage, stored.id, seconds_run=12.5)
 
-    assert query.study(storage.engine, "s").stop
+    assert queries.study(storage.engine, "s").stop
     assert study.seconds_run(storage, stored.id) == 12.5
 
 

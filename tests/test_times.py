@@ -3,7 +3,7 @@
 import pytest
 
 from search.errors import UsageError
-from search.times import Times
+from search.storage.timeouts import Times
 
 
 def test_the_default_times_agree() -> None:

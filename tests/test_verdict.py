@@ -15,7 +15,7 @@ import pytest
 
 from data.config import DataConfig
 from data.parts import Part, load_test
-from search import lease, ledger, objective, query, runner, shift, study
+from search import ledger, objective, runner, shift, study
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
@@ -24,13 +24,14 @@ from search.pace import Snapshot
 from search.pool import End
 from search.process import this_process
 from search.progress import PlainView
-from search.reader import open_reader
-from search.rows import TrialRow
 from search.session import Order, searching
 from search.spec import study_spec as spec
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
+from search.storage.records import TrialRow
 from search.verdict import SPARE_S, SPARE_SHARE, VerdictRun
 from search.workplace import Workplace
 from tests.lab import Lab, equal, work
@@ -148,7 +149,7 @@ def test_a_study_is_deleted_with_its_verdict(lab: Lab) -> None:
     answer = lab.run("delete", "s", "--yes")
 
     assert answer.code == 0
-    assert query.studies(open_reader(lab.url)) == ()
+    assert queries.studies(open_reader(lab.url)) == ()
     assert lab.home.studies() == ()
 
 
@@ -209,7 +210,7 @@ def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the
 
     assert lab.counts().complete == 2
     assert end is End.INTERRUPTED
-    assert not query.is_known(open_reader(lab.url), "s.final")
+    assert not queries.is_known(open_reader(lab.url), "s.final")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_
     stored = study.load(storage, "s")
     an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in lab.trials())  # hours
     earlier = verdict_study(order, storage, stored, lambda _: None, hours=20 * an_epoch)
-    monkeypatch.setattr(query, "is_known", lambda *_: False)  # as the later one saw it, a moment before
+    monkeypatch.setattr(queries, "is_known", lambda *_: False)  # as the later one saw it, a moment before
 
     later = verdict_study(order, storage, stored, lambda _: None, hours=10 * an_epoch)
 
@@ -288,7 +289,7 @@ def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked
 
     assert made is None
     assert said[-1] == "in the time that is left the last training would have 0.00 epochs; --hours gives it more"
-    assert not query.is_known(open_reader(lab.url), "s.final")
+    assert not queries.is_known(open_reader(lab.url), "s.final")
 
 
 def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(lab: Lab) -> None:
@@ -298,7 +299,7 @@ def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(lab: Lab) -> N
 
     assert again.code == 0
     assert lab.trials("s.again-0")[0].values == lab.trials()[0].values
-    assert not query.is_known(open_reader(lab.url), "s.again-0.final")
+    assert not queries.is_known(open_reader(lab.url), "s.again-0.final")
 
 
 def test_a_search_on_some_small_images_has_its_last_training_on_all_of_full_size(lab: Lab) -> None:
@@ -340,9 +341,9 @@ def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(lab
 
     assert made is None
     assert said == ["no trial was judged, so that none can be trained for the last time; it needs more hours or trials"]
-    assert query.study(storage.engine, "s").selection is None
+    assert queries.study(storage.engine, "s").selection is None
     assert impossible.code == 76
-    assert not query.is_known(storage.engine, "t.final")
+    assert not queries.is_known(storage.engine, "t.final")
 
 
 def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_training(lab: Lab) -> None:
@@ -420,7 +421,7 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(lab
     answer = lab.run("final", "s", *TERMS, "--json")
 
     assert answer.code == 0
-    leading = [trial.number for trial, _ in query.leading(open_reader(lab.url), "s")]
+    leading = [trial.number for trial, _ in queries.leading(open_reader(lab.url), "s")]
     names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
     trials = lab.trials("s.final")
     assert [trial.state for trial in trials] == ["COMPLETE"] * 6
@@ -459,7 +460,7 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert "s.final has looked at them, too: 6 times, " in other.out
     assert "with one seed, nothing tells what another would do" in other.out
     assert len(trials) == 6
-    assert query.studies(open_reader(lab.url)) == ()
+    assert queries.studies(open_reader(lab.url)) == ()
 
 
 def judging(lab: Lab, wanted: Final) -> Workplace:
@@ -468,17 +469,17 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
     storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
     stored = study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
-    found = contestants(asked, [trial for trial, _ in query.leading(storage.engine, "s")])
+    found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
     on_terms(
         storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home, is_timed=False, say=print
     )
     return runner.workplace(lab.post("s.final"))
 
 
-def claims(place: Workplace) -> Iterator[lease.Claim]:
+def claims(place: Workplace) -> Iterator[leases.Claim]:
     """Claim what there is to do, one after the other."""
     terms = this_process(place.storage.token or ""), study.queue(place.study), study.ladder(place.study.spec)
-    while (claim := lease.claim(place.storage, place.study.id, *terms)) is not None:
+    while (claim := leases.claim(place.storage, place.study.id, *terms)) is not None:
         yield claim
 
 
@@ -553,7 +554,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
     storage = Storage(lab.url)
     stored = study.load(storage, "s")
     asked = replace(stored.spec, final=Final(top=1, seeds=1))
-    found = contestants(asked, [trial for trial, _ in query.leading(storage.engine, "s")])
+    found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
         order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
@@ -583,7 +584,7 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
 
     assert answer.code == 2
     assert "a study's name is up to 64 letters" in answer.err
-    assert [row.name for row in query.studies(open_reader(lab.url))] == [name]
+    assert [row.name for row in queries.studies(open_reader(lab.url))] == [name]
 
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:

@@ -28,7 +28,7 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import dashboard, desk, lease, ledger, sampler, shift, study
+from search import dashboard, desk, ledger, sampler, shift, study
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome
@@ -36,7 +36,17 @@ from search.post import Post
 from search.process import this_process
 from search.spec import study_spec
 from search.spec.search_space import sample
-from search.storage import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS, Storage, utc_now
+from search.storage import leases
+from search.storage.rdb import (
+    CURVES,
+    TRIAL_ATTRS,
+    TRIAL_PARAMS,
+    TRIAL_SYSTEM_ATTRS,
+    TRIAL_VALUES,
+    TRIALS,
+    Storage,
+    utc_now,
+)
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
@@ -267,7 +277,7 @@ def live_ours(url: str) -> Callable[[], float]:
     owner = this_process("bench")
 
     def live() -> None:
-        claim = lease.claim(place.storage, place.study.id, owner)
+        claim = leases.claim(place.storage, place.study.id, owner)
         assert claim is not None
         trial = ledger.open_trial(place, claim)
         trial, _ = ledger.draw(place, claim, trial)

@@ -25,17 +25,18 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import crew, desk, lease, ledger, logbook, query, retry, sampler, shift, study
+from search import crew, desk, ledger, logbook, sampler, shift, study
 from search.desk import Desk
-from search.lease import Claim
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.pool import READ_S, Every, pause_s
 from search.post import Post
 from search.process import Owner, this_process
-from search.storage import Storage
-from search.times import Times
-from search.watch import Watch
+from search.storage import leases, queries, retry
+from search.storage.lease_expiry import Watch
+from search.storage.leases import Claim
+from search.storage.rdb import Storage
+from search.storage.timeouts import Times
 from tests.bench import replay
 from tests.bench.meter import Meter
 
@@ -137,11 +138,11 @@ class Crowd:
         self.at_work.release()
         while not self.over.wait(min(crew.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
-                lease.renew(storage, tokens)
+                leases.renew(storage, tokens)
             if every_read.is_due():
                 began = time.monotonic()
                 watch.expire(storage, stored.id, but=tokens)
-                progress = query.progress(storage.engine, part.study, seen=seen, tokens=tokens, known=known)
+                progress = queries.progress(storage.engine, part.study, seen=seen, tokens=tokens, known=known)
                 known, seen = progress.study, seen | {trial.number for trial in progress.finished}
                 with self.meter.metering("fill"):
                     storage.read(lambda connection: fill(connection, stored))
@@ -152,7 +153,7 @@ class Crowd:
 def fill(connection: Any, stored: study.StoredStudy) -> tuple[int, set[str]]:
     """What a pool reads before it starts workers."""
     ladder = study.ladder(stored.spec)
-    return lease.claimable(connection, stored.id, ladder), lease.holders(connection, stored.id)
+    return leases.claimable(connection, stored.id, ladder), leases.holders(connection, stored.id)
 
 
 @dataclass(kw_only=True)
@@ -243,7 +244,7 @@ def prepare(crowd: Crowd) -> None:
     shift.this_process = owner  # type: ignore[attr-defined]
     retry.say = crowd.waits.append  # type: ignore[assignment, attr-defined]
     for place, attribute, name in (
-        (lease, "claim", "claim"),
+        (leases, "claim", "claim"),
         (sampler.Excerpt, "read", "history"),
         (ledger, "open_trial", "open"),
         (sampler.Tpe, "infer_relative_search_space", "sampler"),
@@ -257,9 +258,9 @@ def prepare(crowd: Crowd) -> None:
         (shift, "tell", "tell"),
         (shift, "tidy", "tidy"),
         (logbook, "note", "log"),
-        (lease, "renew", "renew"),
+        (leases, "renew", "renew"),
         (Watch, "expire", "expire"),
-        (query, "progress", "progress"),
+        (queries, "progress", "progress"),
     ):
         crowd.meter.put_on(place, attribute, name)
 

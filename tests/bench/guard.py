@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import correct
-from search.rows import Counts, StudyRow, TrialRow
 from search.selection import SEED_SD, BaselineComparison, Lead
+from search.storage.records import Counts, StudyRow, TrialRow
 from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"

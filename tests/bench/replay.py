@@ -22,10 +22,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search import hardware, query, sampler
+from search import hardware, sampler
 from search.pruner import Asha
-from search.reader import open_reader
-from search.rows import PAUSED
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.records import PAUSED
 from tests.bench.measure import ROOT, Comparison, Result
 
 CURVES = ROOT / "studies" / "records" / "2026-11-24_curves" / "curves.json"
@@ -336,7 +337,7 @@ def about(
 def record(url: str, name: str = "curves") -> None:
     """Write the curves of a finished study into the records."""
     engine = open_reader(url)
-    trials = query.trials(engine, name)
+    trials = queries.trials(engine, name)
     done = [trial for trial in trials if trial.state == "COMPLETE"]
     rows = [
         {
@@ -346,7 +347,7 @@ def record(url: str, name: str = "curves") -> None:
         }
         for trial in done
     ]
-    per_epoch = query.study(engine, name).spec["budget"]["steps_per_epoch"]
+    per_epoch = queries.study(engine, name).spec["budget"]["steps_per_epoch"]
     CURVES.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
     CURVES.write_text(f'{{"study": "{name}", "steps_per_epoch": {per_epoch}, "trials": [\n{lines}\n]}}\n')

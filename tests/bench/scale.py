@@ -14,8 +14,8 @@ import optuna
 import sqlalchemy as sa
 
 from search.pool import READ_S, TOGETHER
-from search.retry import NOTICE_S
-from search.times import Times
+from search.storage.retry import NOTICE_S
+from search.storage.timeouts import Times
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table
 from tests.bench.window import (

@@ -9,8 +9,8 @@ from subprocess import Popen
 import pytest
 import sqlalchemy as sa
 
-from search import query
-from search.reader import open_reader
+from search.storage import queries
+from search.storage.read_only import open_reader
 from tests.bench import capacity, replay, scale, window
 from tests.bench.capacity import Model
 from tests.bench.crowd import Part, curve, lifted
@@ -50,7 +50,7 @@ def test_simulated_workers_and_their_machine_go_through_every_call_and_whole_tri
         lived, watched = called(workers, {*LIFE, "train"}), called(machines, set(WATCH))
 
     assert (lived, watched) == ({*LIFE, "train"}, set(WATCH))
-    trials = query.trials(open_reader(url), STUDY)
+    trials = queries.trials(open_reader(url), STUDY)
     whole = [trial for trial in trials[22:] if trial.state == "COMPLETE"]
     assert whole
     assert {len(trial.curve) for trial in whole} == {STEPS}
@@ -76,7 +76,7 @@ def called(one: Popen[str], awaited: set[str]) -> set[str]:
 def wait_for_trials(url: str, count: int) -> None:
     """Wait until the study has so many complete trials."""
     engine, until = open_reader(url), time.monotonic() + PATIENCE_S
-    while query.study(engine, STUDY).counts.complete < count:
+    while queries.study(engine, STUDY).counts.complete < count:
         assert time.monotonic() < until
         time.sleep(0.1)
 

@@ -24,7 +24,7 @@ from search import study
 from search.pool import pause_s
 from search.spec import study_spec
 from search.spec.search_space import sample
-from search.storage import TRIALS, Storage
+from search.storage.rdb import TRIALS, Storage
 from tests.bench.bookkeeping import Drawn, insert, rows
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT

@@ -25,13 +25,14 @@ import sqlalchemy as sa
 from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
-from search import checkpoint, query, runner
+from search import checkpoint, runner
 from search.home import Home
 from search.process import started
-from search.reader import open_reader, sqlite_path
-from search.rows import TrialRow
 from search.run import boundaries
 from search.spec import study_spec
+from search.storage import queries as query
+from search.storage.read_only import open_reader, sqlite_path
+from search.storage.records import TrialRow
 from tests.lab import Lab
 
 #: Where the rows of a trial are, and what puts them in order.

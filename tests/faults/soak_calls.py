@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search import lease, runner
+from search import runner
 from search.errors import DatabaseError, DiskError
 from search.post import Post
 from search.process import this_process
-from search.storage import Storage
+from search.storage import leases
+from search.storage.rdb import Storage
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
@@ -109,7 +110,7 @@ def _keep_homes(lab: Lab, post: Post, fault: Fault, ends: Any, folder: Path) -> 
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
         shutil.copytree(lab.home.root, folder / str(done))
-        claim = lease.claim(place.storage, place.study.id, owner)
+        claim = leases.claim(place.storage, place.study.id, owner)
         assert (claim is None) == (done == TRIALS)
         if claim is not None:
             runner.run_trial(place, claim, lambda: None)
@@ -127,7 +128,7 @@ def _survive_a_lock(scene: Scene, case: Case) -> None:
 def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
     lab = case.lab
     post = _run(scene, case, IO, (0, *CLEAN))
-    lease.stop(Storage(lab.url), [post.token])  # as its pool does
+    leases.stop(Storage(lab.url), [post.token])  # as its pool does
     invariants.check(lab, ended=True)
     before = invariants.finished(lab.url)
     _ended(soak_fork.work(lab, lab.post()), (0,))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from search import lease, study
+from search import study
 from search.process import this_process
-from search.storage import TELLER, Storage
+from search.storage import leases
+from search.storage.rdb import TELLER, Storage
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
@@ -59,7 +60,7 @@ def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
     os.read(gate, 1)
     numbers = []
     for _ in range(each):
-        claim = lease.claim(storage, study_id, owner)
+        claim = leases.claim(storage, study_id, owner)
         assert claim is not None, "there are trials left"
         numbers.append(claim.number)
         storage.set_trial_state_values(claim.trial_id, TrialState.PRUNED)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from search import checkpoint, study
 from search.checkpoint import Corrupt
-from search.storage import Storage
+from search.storage.rdb import Storage
 from tests.faults import soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site

@@ -1,7 +1,7 @@
 """`convsearch run` with waiting times about half as long as they are, so that a lease is over in 70 s and not in 150.
 
 They cannot be much shorter. Who freezes, or is cut off, inside a transaction may hold its locks for 30 s, after which
-the server ends it (`search.engine`), and nobody may give up before that.
+the server ends it (`search.storage.engine`), and nobody may give up before that.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from search.console import say
 from search.errors import ConvsearchError
 from search.session import Order
 from search.spec import study_spec
-from search.times import Times
+from search.storage.timeouts import Times
 
 TIMES = Times(patience_s=35.0, renewal_s=2.0, lease_s=70.0, hang_s=65.0)
 

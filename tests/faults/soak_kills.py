@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from search.lease import ATTEMPTS
+from search.storage.leases import ATTEMPTS
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row

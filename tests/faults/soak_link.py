@@ -17,7 +17,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from search.errors import DatabaseError
-from search.times import LAST_S
+from search.storage.timeouts import LAST_S
 from tests.faults import soak_machines, soak_row
 from tests.faults.soak_hasty import TIMES
 from tests.faults.soak_machines import LOOK_S, PROMISED_S, Machines, Search
@@ -30,7 +30,7 @@ WORKERS = 2
 #: A break of so many seconds passes: a storage call waits longer.
 BRIEF_S = (3.0, 25.0)
 #: Until a lease is taken away from those who are cut off: who watches them may have to wait for a lock that they hold,
-#: for up to 30 s (`search.engine`), and does not count what it did not see; and this machine may be busy.
+#: for up to 30 s (`search.storage.engine`), and does not count what it did not see; and this machine may be busy.
 EXPIRED_S = TIMES.lease_s + 30.0 + 30.0
 #: Until who is cut off ends by itself: a call waits so long, and then the one that notes how long the study has run.
 GIVEN_UP_S = 2 * (TIMES.patience_s + LAST_S) + 60.0

@@ -1,7 +1,7 @@
 """Machines that share a PostgreSQL database: each has a folder, files and, where we are root, a host name of its own.
 
 They are processes of this machine, told apart by namespaces of Linux. By its host name a pool takes the workers of
-another one for strangers, of whose death only silence tells (`search.watch`).
+another one for strangers, of whose death only silence tells (`search.storage.lease_expiry`).
 """
 
 import os
@@ -18,7 +18,7 @@ import psutil
 
 from search import home
 from search.home import Home
-from search.rows import TrialRow
+from search.storage.records import TrialRow
 from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork
 from tests.lab import CONVSEARCH, Lab, wait_until

@@ -4,9 +4,9 @@ import random
 import time
 from typing import Any
 
-from search import lease
 from search.post import Post
-from search.storage import Storage
+from search.storage import leases
+from search.storage.rdb import Storage
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
@@ -81,7 +81,7 @@ def _kill(case: Case, post: Post, kills: int, seconds: float) -> bool:
         time.sleep(delay)
         done += worker.poll() is None
         worker.kill()
-        lease.lost(storage, post.token, "killed")
+        leases.lost(storage, post.token, "killed")
         post = case.lab.post(post.study)
     last = soak_fork.work(case.lab, post)
     assert last.end() == 0, last.said

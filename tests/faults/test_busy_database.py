@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from search.reader import sqlite_path
-from search.times import BUSY_S
+from search.storage.read_only import sqlite_path
+from search.storage.timeouts import BUSY_S
 from tests.faults.invariants import check, finished
 from tests.lab import Lab, paint, without_root
 

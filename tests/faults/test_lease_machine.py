@@ -26,11 +26,13 @@ from hypothesis.stateful import (
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from search import lease, study
+from search import study
 from search.errors import BusyError, DatabaseError, LeaseLost
 from search.process import Owner, started, this_process
 from search.spec import study_spec
-from search.storage import (
+from search.storage import leases
+from search.storage.lease_expiry import Watch
+from search.storage.rdb import (
     CURVES,
     LEASES,
     TRIAL_ATTRS,
@@ -40,9 +42,8 @@ from search.storage import (
     TRIALS,
     Storage,
 )
+from search.storage.timeouts import Times
 from search.study import StoredStudy
-from search.times import Times
-from search.watch import Watch
 from tests.databases import BOTH
 from tests.service.postgres import Server
 
@@ -259,7 +260,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def claims(self, token: str) -> None:
         expected = self._take(token)
 
-        claim = lease.claim(self._as(token), self.study.id, self.workers[token].owner, QUEUE)
+        claim = leases.claim(self._as(token), self.study.id, self.workers[token].owner, QUEUE)
 
         assert (None if claim is None else claim.number) == expected
         if claim is not None:
@@ -329,7 +330,7 @@ class LeaseMachine(RuleBasedStateMachine):
             trial = self.trials[number]
             self.trials[number] = replace(trial, state="WAITING", token=None, attempts=trial.attempts - 1)
 
-        assert lease.stop(self.desk.storage, [token]) == expected
+        assert leases.stop(self.desk.storage, [token]) == expected
 
     @rule(token=ANYBODY, times=st.integers(1, DEATHS))
     def is_lost_and_claims_again(self, token: str, times: int) -> None:
@@ -337,7 +338,7 @@ class LeaseMachine(RuleBasedStateMachine):
             expected = self._numbers({token})
             self._bury(expected)
 
-            assert lease.lost(self.desk.storage, token, "killed") == expected
+            assert leases.lost(self.desk.storage, token, "killed") == expected
 
             self.claims(token)
 
@@ -345,7 +346,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def renews_and_looks_at_every_renewal(self, watcher: int, times: int, renewed: list[str]) -> None:
         for token in set(renewed) & set(self.busy()):
             self._speaks(token)
-        lease.renew(self.desk.storage, renewed)
+        leases.renew(self.desk.storage, renewed)
 
         gone = [self._look(self.watchers[watcher], after=TIMES.renewal_s) for _ in range(times)]
 
@@ -368,7 +369,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def tries_the_failed_again(self) -> None:
         if self.busy():
             with pytest.raises(BusyError):
-                lease.retry_failed(self.desk.storage, self.study.id)
+                leases.retry_failed(self.desk.storage, self.study.id)
             return
         failed = self.failed()
         for number in failed:
@@ -376,7 +377,7 @@ class LeaseMachine(RuleBasedStateMachine):
             self.trials[number] = replace(self.trials[number], state="WAITING", attempts=0, has_reason=False)
             self.deaths[number] = 0
 
-        assert lease.retry_failed(self.desk.storage, self.study.id) == failed
+        assert leases.retry_failed(self.desk.storage, self.study.id) == failed
 
     @rule(trials=st.integers(0, 6))
     def sets_the_budget(self, trials: int) -> None:
@@ -397,9 +398,9 @@ class LeaseMachine(RuleBasedStateMachine):
         found = self.desk.trials(self.study.id)
         stored = [trial for _, trial in found.values()]
         with self.desk.storage.engine.connect() as connection:
-            budget = lease.budget(connection, self.study.id)
-            claimable = lease.claimable(connection, self.study.id)
-            holders = lease.holders(connection, self.study.id)
+            budget = leases.budget(connection, self.study.id)
+            claimable = leases.claimable(connection, self.study.id)
+            holders = leases.holders(connection, self.study.id)
 
         assert budget == self.budget
         assert len(stored) <= budget
@@ -510,11 +511,11 @@ def fill(storage: Storage) -> None:
     """A study with one trial of each kind."""
     stored = study.open_or_create(storage, SPEC, name="beside it", data=DATA)
     for end in FINISHED:
-        claim = lease.claim(storage, stored.id, this_process("neighbour"))
+        claim = leases.claim(storage, stored.id, this_process("neighbour"))
         assert claim is not None
         storage.set_trial_state_values(claim.trial_id, TrialState[end])
-    lease.retry_failed(storage, stored.id)
-    lease.claim(storage, stored.id, this_process("neighbour"))
+    leases.retry_failed(storage, stored.id)
+    leases.claim(storage, stored.id, this_process("neighbour"))
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from search import query
-from search.reader import open_reader, sqlite_path
-from search.rows import TrialRow
+from search.storage import queries
+from search.storage.read_only import open_reader, sqlite_path
+from search.storage.records import TrialRow
 from tests.faults.invariants import check, finished
 from tests.faults.saboteur.sitecustomize import Fault, environment, struck
 from tests.lab import LONG, Lab, equal
@@ -184,7 +184,7 @@ def test_whoever_dies_wherever_the_study_ends_as_if_nothing_had_happened(
     assert [story(trial) for trial in lab.trials()] == [story(trial) for trial in whole.trials()]
     hit = {trial.number: trial.attempts for trial in lab.trials() if trial.attempts != 1}
     assert point.hit in (hit, None)
-    best = query.best(open_reader(lab.url), "s").trials[0].number
+    best = queries.best(open_reader(lab.url), "s").trials[0].number
     assert equal(lab.trained(best), whole.trained(best))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.storage import Storage
+from search.storage.rdb import Storage
 from tests.lab import Lab
 
 SECRET = "root-of-all-secrets"

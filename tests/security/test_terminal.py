@@ -12,12 +12,12 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search import query
 from search.console import printable
 from search.pace import Pace
 from search.progress import PlainView, finished_line, render, summary
-from search.reader import open_reader
-from search.storage import Storage
+from search.storage import queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
 from tests.lab import CONVSEARCH, Lab
 
 TITLE = "\x1b]0;owned\x07"
@@ -84,7 +84,7 @@ def drained(screen: io.FileIO) -> str:
 
 @pytest.mark.parametrize("show", [lambda s: render(s).plain, summary], ids=["live", "summary"])
 def test_nor_does_the_live_view(foreign: str, show: Callable[..., str]) -> None:
-    progress = query.progress(open_reader(foreign), NAME)
+    progress = queries.progress(open_reader(foreign), NAME)
     snapshot = Pace(clock=lambda: 0.0).snapshot(progress)
     stream = io.StringIO()
 
@@ -98,7 +98,7 @@ def test_nor_does_the_live_view(foreign: str, show: Callable[..., str]) -> None:
 
 
 def test_the_live_screen_has_no_line_too_many(foreign: str) -> None:
-    snapshot = Pace(clock=lambda: 0.0).snapshot(query.progress(open_reader(foreign), NAME))
+    snapshot = Pace(clock=lambda: 0.0).snapshot(queries.progress(open_reader(foreign), NAME))
 
     lines = render(snapshot, width=80, height=24).plain.split("\n")
 

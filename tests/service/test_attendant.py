@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search import lease, query, study, unit
+from search import study, unit
 from search.cli import parser
 from search.process import this_process
-from search.reader import open_reader
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
 from tests.lab import LONG, Lab, paint, wait_until
 
 SHORT: dict[str, Any] = {"budget": {"trials": 3, "epochs": 1}}
@@ -39,7 +40,7 @@ def test_a_worker_does_all_that_is_open_with_its_last_trainings_and_leaves(lab: 
         assert [trial.state for trial in lab.trials(name)] == ["COMPLETE"] * 3
     (verdict,) = lab.trials("s.final")
     assert verdict.test is not None
-    assert query.study(open_reader(lab.url), "s").seconds_run > 0
+    assert queries.study(open_reader(lab.url), "s").seconds_run > 0
 
 
 def test_a_study_that_was_stopped_is_left_alone_until_somebody_stores_it_again(lab: Lab) -> None:
@@ -85,7 +86,7 @@ def test_images_that_are_elsewhere_or_others_are_refused_and_the_right_ones_are_
     assert f"its images are not at {there} on this machine; --data names where they are" in missing.err
     assert "train_counts is" in wrong.err
     assert lab.counts().complete == 3
-    assert query.study(open_reader(lab.url), "s").spec["data"]["path"] == str(there)
+    assert queries.study(open_reader(lab.url), "s").spec["data"]["path"] == str(there)
 
 
 def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain(lab: Lab) -> None:
@@ -104,7 +105,7 @@ def test_where_all_trials_fail_the_worker_says_so_by_its_exit(lab: Lab) -> None:
     storage = Storage(lab.url, token="me")
     stored = study.load(storage, "s")
     for _ in range(5):
-        claim = lease.claim(storage, stored.id, this_process("me"))
+        claim = leases.claim(storage, stored.id, this_process("me"))
         assert claim is not None
         storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
@@ -137,7 +138,7 @@ def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(lab: Lab) 
     post = lab.create(budget={"trials": 1, "epochs": 1})
     storage = Storage(lab.url, token=post.token)
     gone = this_process("gone")
-    lease.claim(storage, study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
+    leases.claim(storage, study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
 
     answer = lab.run("worker", "--workers", "1")
 

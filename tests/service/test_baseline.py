@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from search import query, study
+from search import study
 from search.errors import AllImpossible
-from search.reader import open_reader
-from search.rows import StudyRow
-from search.storage import Storage
+from search.storage import queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
+from search.storage.records import StudyRow
 from tests.faults.saboteur.sitecustomize import Fault, environment
 from tests.lab import Lab, toml
 
@@ -27,7 +28,7 @@ FINAL: dict[str, Any] = {"epochs": 1}
 
 
 def row(lab: Lab, name: str = "s") -> StudyRow:
-    return query.study(open_reader(lab.url), name)
+    return queries.study(open_reader(lab.url), name)
 
 
 def test_a_search_that_finds_nothing_ends_and_all_that_it_says_agrees_on_the_known_point(lab: Lab) -> None:

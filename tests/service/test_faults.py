@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.rows import TrialRow
+from search.storage.records import TrialRow
 from tests.lab import LONG, PATIENCE_S, Answer, Lab, Launcher, equal
 
 

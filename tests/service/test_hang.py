@@ -7,13 +7,14 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from search import launch, query
+from search import launch
 from search.pool import End
 from search.progress import open_view
-from search.reader import open_reader
 from search.session import Order
 from search.spec import study_spec
-from search.times import Times
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.timeouts import Times
 from tests.lab import LONG, Lab, equal, wait_until
 
 #: Shorter than the product's, in the same order.
@@ -58,6 +59,6 @@ def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_noth
 
 def test_show_names_the_log_of_a_trial(undisturbed: Lab) -> None:
     shown = undisturbed.run("show", "s", "0").out
-    row = query.trial(open_reader(undisturbed.url), "s", 0)
+    row = queries.trial(open_reader(undisturbed.url), "s", 0)
 
     assert str(undisturbed.home.log("s", row.number)) in shown.replace("\n", "")

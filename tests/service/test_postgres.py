@@ -19,13 +19,14 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from search import dashboard, lease, query, worker
+from search import dashboard, worker
 from search.errors import LeaseLost
 from search.interrupts import END_S
 from search.process import this_process
-from search.reader import open_reader, reading
-from search.rows import TrialRow
-from search.storage import LEASES, TRIALS, Storage
+from search.storage import leases, queries
+from search.storage.rdb import LEASES, TRIALS, Storage
+from search.storage.read_only import open_reader, reading
+from search.storage.records import TrialRow
 from tests.faults import invariants
 from tests.lab import Answer, Lab, Launcher, wait_until
 from tests.service.postgres import ROLE, PostgresLab, Server, Wire
@@ -86,8 +87,8 @@ def far(server: Server, database: str, wire: Wire, make_study: Callable[[int], i
     storage.engine.dispose()
 
 
-def claim(storage: Storage, study_id: int) -> lease.Claim:
-    taken = lease.claim(storage, study_id, this_process(storage.token or ""))
+def claim(storage: Storage, study_id: int) -> leases.Claim:
+    taken = leases.claim(storage, study_id, this_process(storage.token or ""))
     assert taken is not None
     return taken
 
@@ -133,7 +134,7 @@ def test_all_rows_of_an_answer_are_of_one_moment(url: str, make_study: Callable[
         after = connection.execute(count).scalar_one()
 
     assert (before, after) == (0, 0)
-    assert query.study(open_reader(url), "s").counts.running == 1
+    assert queries.study(open_reader(url), "s").counts.running == 1
 
 
 def waiting(url: str) -> int:
@@ -181,7 +182,7 @@ def test_a_claim_that_is_made_again_before_the_first_one_is_over_is_the_same(
 ) -> None:
     study_id = make_study(2)
     first, again = Storage(url, token="me"), Storage(url, token="me")
-    claims: list[lease.Claim] = []
+    claims: list[leases.Claim] = []
     late = threading.Thread(target=lambda: claims.append(claim(again, study_id)))
     write = first.write
 
@@ -214,7 +215,7 @@ def test_a_tell_whose_answer_was_lost_is_recorded_once(
     lose_next(wire)
     storage.set_trial_state_values(taken.trial_id, state, values)
 
-    (trial,) = query.trials(open_reader(url), "s")
+    (trial,) = queries.trials(open_reader(url), "s")
     assert wire.lost == 1
     assert (trial.state, trial.values) == (state.name, values)
     with pytest.raises(LeaseLost):
@@ -226,9 +227,9 @@ def test_a_stop_whose_answer_was_lost_counts_no_attempt(far: tuple[Storage, int]
     claim(storage, study_id)
 
     lose_next(wire)
-    lease.stop(storage, ["me"])
+    leases.stop(storage, ["me"])
 
-    (trial,) = query.trials(open_reader(url), "s")
+    (trial,) = queries.trials(open_reader(url), "s")
     assert wire.lost == 1
     assert (trial.state, trial.attempts) == ("WAITING", 0)
 
@@ -238,9 +239,9 @@ def test_a_death_whose_answer_was_lost_is_noted_once(far: tuple[Storage, int], w
     claim(storage, study_id)
 
     lose_next(wire)
-    lease.lost(storage, "me", "it died")
+    leases.lost(storage, "me", "it died")
 
-    (trial,) = query.trials(open_reader(url), "s")
+    (trial,) = queries.trials(open_reader(url), "s")
     assert wire.lost == 1
     assert (trial.state, trial.attempts, len(trial.crashes)) == ("WAITING", 1, 1)
 
@@ -476,8 +477,8 @@ def test_a_study_moves_to_a_server_and_back_without_loss(lab: PostgresLab, image
     assert (there.code, again.code) == (0, 0), there.err + again.err
     for name in ("s", "s.final"):
         for url in (lab.url, served, back):
-            assert query.study(open_reader(url), name) == query.study(open_reader(small.url), name)
-            assert query.trials(open_reader(url), name) == query.trials(open_reader(small.url), name)
+            assert queries.study(open_reader(url), name) == queries.study(open_reader(small.url), name)
+            assert queries.trials(open_reader(url), name) == queries.trials(open_reader(small.url), name)
 
 
 def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) -> None:

@@ -23,9 +23,9 @@ from search import launch
 from search.cluster import Cluster
 from search.pool import End
 from search.progress import open_view
-from search.rows import TrialRow
 from search.session import Order
 from search.spec import study_spec
+from search.storage.records import TrialRow
 from tests.faults import invariants
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import home, lease, query, session, study, supply
+from search import home, session, study, supply
 from search.crew import Crew, Hand, Seat
 from search.errors import DatabaseError, SpecError
 from search.hand import Forkserver
@@ -17,9 +17,10 @@ from search.interrupts import STOPPING
 from search.pool import SAME_FAILURES, End
 from search.post import Post
 from search.progress import PlainView
-from search.reader import open_reader
 from search.spec import study_spec
-from search.storage import Storage
+from search.storage import leases, queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
 from search.study import StoredStudy
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
 from tests.strangers import HASTY, far
@@ -119,7 +120,7 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
         launchers.append(lab.start("run", file, "--join", "--workers", "1"))
         launchers[1].until(lambda: len(lab.workers()) == 2)
         launchers[0].sweep()
-        row = query.study(open_reader(lab.url), "s")
+        row = queries.study(open_reader(lab.url), "s")
         storage = Storage(lab.url)
         study.set_attrs(storage, study.load(storage, "s").id, hours=(row.seconds_run + 5.0) / 3600)
         answer = launchers[1].end()
@@ -129,7 +130,7 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
 
     assert answer.code == 0
     assert "s: its hours are spent" in answer.err
-    assert query.study(open_reader(lab.url), "s").seconds_run >= row.seconds_run + 5.0  # who joined has counted on
+    assert queries.study(open_reader(lab.url), "s").seconds_run >= row.seconds_run + 5.0  # who joined has counted on
 
 
 def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
@@ -137,7 +138,7 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
 
     ended = lab.run("run", file, "--workers", "1", "--hours", "0.0005")
     left = lab.trials()
-    row = query.study(open_reader(lab.url), "s")
+    row = queries.study(open_reader(lab.url), "s")
     whole = lab.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
 
     assert (ended.code, whole.code) == (0, 0)
@@ -223,7 +224,7 @@ def of_other_code(lab: Lab) -> tuple[Storage, StoredStudy]:
     storage = Storage(lab.url)
     stored = study.load(storage, "s")
     study.set_attrs(storage, stored.id, versions_now={**stored.versions, "code": "0badc0de"})
-    lease.claim(storage, stored.id, far("far"))
+    leases.claim(storage, stored.id, far("far"))
     return storage, study.load(storage, "s")
 
 
@@ -244,7 +245,7 @@ def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
 
     with (
         pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
-        session.alone(storage, stored, order, lambda _: lease.renew(storage, ["far"])),
+        session.alone(storage, stored, order, lambda _: leases.renew(storage, ["far"])),
     ):
         pytest.fail("it runs")
 
@@ -254,19 +255,19 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab
     storage = Storage(lab.url)
     stored = study.load(storage, "s")
     study.set_attrs(storage, stored.id, trials=7, hours=8.0)
-    lease.claim(storage, stored.id, far("far"))
+    leases.claim(storage, stored.id, far("far"))
     order = session.Order(url=lab.url, cache=lab.cache, name="s")
 
     said: list[str] = []
 
     def hear(text: str) -> None:
         said.append(text)
-        lease.renew(storage, ["far"])
+        leases.renew(storage, ["far"])
 
     with session.alone(storage, stored, order, hear):
-        kept = query.study(storage.engine, "s")
+        kept = queries.study(storage.engine, "s")
     with session.alone(storage, stored, replace(order, trials=9), hear):
-        asked = query.study(storage.engine, "s")
+        asked = queries.study(storage.engine, "s")
 
     assert "others work on it, so that trials and hours that were not asked for now stay as they have them" in said
     assert (kept.counts.budget, kept.hours) == (7, 8.0)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from search.home import STOPPED
-from search.retry import NOTICE_S
+from search.storage.retry import NOTICE_S
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, equal, wait_until
 
 

@@ -13,8 +13,8 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.loader import TRIALS, Stored, stored_trials, without_collecting
-from search.reader import one_moment
+from search.storage.read_only import one_moment
+from search.storage.trial_loader import TRIALS, Stored, stored_trials, without_collecting
 
 #: Distinct distributions that are kept parsed: a study has one for each parameter and condition.
 DISTRIBUTIONS = 1024

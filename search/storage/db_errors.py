@@ -5,7 +5,7 @@ import sqlite3
 import sqlalchemy as sa
 
 from search.errors import DatabaseError, DiskError
-from search.retry import root
+from search.storage.retry import root
 
 #: Codes of SQLite (https://www.sqlite.org/rescode.html) that say that somebody holds a lock, and that the disk, and not
 #: the database, is in the way.

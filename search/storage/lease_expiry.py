@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from data.progress import Say
-from search.lease import lost
 from search.process import boot, is_dead
-from search.storage import LEASES, Storage
-from search.times import Times
+from search.storage.leases import lost
+from search.storage.rdb import LEASES, Storage
+from search.storage.timeouts import Times
 
 
 @dataclass(slots=True)

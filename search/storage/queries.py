@@ -14,9 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import UsageError
-from search.loader import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIAL_ATTRS, TRIALS, VALUES, load_trials, pausing
-from search.reader import place, reading
-from search.rows import (
+from search.storage.read_only import place, reading
+from search.storage.records import (
     CORRECT,
     FINAL,
     Brief,
@@ -29,6 +28,17 @@ from search.rows import (
     TrialRow,
     is_verdict,
     searched,
+)
+from search.storage.trial_loader import (
+    DIRECTIONS,
+    LEASES,
+    STUDIES,
+    STUDY_ATTRS,
+    TRIAL_ATTRS,
+    TRIALS,
+    VALUES,
+    load_trials,
+    pausing,
 )
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")

@@ -14,8 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.rows import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRow
 from search.spec.search_space import REPEAT, strip
+from search.storage.records import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRow
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
 _STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")

@@ -15,9 +15,9 @@ from weakref import WeakSet
 
 import sqlalchemy as sa
 
-from search import schema
 from search.errors import DatabaseError, DiskError
-from search.trouble import database_error, first_line, is_full_or_broken
+from search.storage import schema
+from search.storage.db_errors import database_error, first_line, is_full_or_broken
 
 #: Longest wait of a question for a writer. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
 READ_TIMEOUT_S = 10.0

@@ -6,11 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search import schema
 from search.errors import DiskError
-from search.reader import open_reader, place, server_options, sqlite_path
-from search.times import BUSY_S
-from search.trouble import unusable
+from search.storage import schema
+from search.storage.db_errors import unusable
+from search.storage.read_only import open_reader, place, server_options, sqlite_path
+from search.storage.timeouts import BUSY_S
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
 MAKING = 0x636F6E7673656172

@@ -25,7 +25,9 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from search.engine import (
+from search.errors import DatabaseError, LeaseLost
+from search.storage.db_errors import database_error, passes, unusable
+from search.storage.engine import (
     LOCKED,
     check_tables,
     engine_options,
@@ -34,14 +36,12 @@ from search.engine import (
     make_tables,
     take_over_transactions,
 )
-from search.errors import DatabaseError, LeaseLost
-from search.history import History
-from search.reader import one_moment, sqlite_path
-from search.retry import patiently
-from search.rows import JUDGED_FROM
-from search.times import Times
-from search.trouble import database_error, passes, unusable
-from search.writes import Row, Write, attr, batches, fenced, upserting
+from search.storage.rdb_reads import History
+from search.storage.read_only import one_moment, sqlite_path
+from search.storage.records import JUDGED_FROM
+from search.storage.retry import patiently
+from search.storage.timeouts import Times
+from search.storage.upsert import Row, Write, attr, batches, fenced, upserting
 
 T = TypeVar("T")
 
@@ -309,9 +309,9 @@ class Storage(History):
         self._write_trial(trial_id, Row(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Finish a trial; its lease ends in the same transaction. Claims and releases are `search.lease`'s."""
+        """Finish a trial; its lease ends in the same transaction. Claims and releases are `search.storage.leases`'s."""
         if not state.is_finished():
-            raise ValueError(f"only search.lease sets a trial to {state.name}")
+            raise ValueError(f"only search.storage.leases sets a trial to {state.name}")
         writes: list[Write] = []
         for objective, value in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)

@@ -15,10 +15,8 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.errors import BusyError
-from search.loader import pausing
 from search.process import Owner
-from search.rows import PAUSED
-from search.storage import (
+from search.storage.rdb import (
     CURVES,
     LEASES,
     STUDY_ATTRS,
@@ -29,6 +27,8 @@ from search.storage import (
     ending,
     utc_now,
 )
+from search.storage.records import PAUSED
+from search.storage.trial_loader import pausing
 
 #: A trial whose process died this many times at the same step counts as failed: Determined's default is 5, Ray's 0; one
 #: bad trial must neither stop a study nor eat its time. A trial that got further in between is not the culprit: it ran

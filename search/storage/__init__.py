@@ -1,0 +1,1 @@
+"""The database: schema, reads, writes, leases and their expiry."""
