@@ -9,7 +9,7 @@ from search import depot, home, study
 from search.depot import Depot
 from search.home import Home
 from search.post import Post
-from search.sampler import Excerpt
+from search.samplers.tpe import Excerpt
 from search.storage.rdb import Storage
 from search.study import StoredStudy
 

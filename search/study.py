@@ -17,13 +17,13 @@ from optuna.trial import FrozenTrial
 from data.dataset import searched
 from models.config import Impossible
 from search.errors import SpecError
-from search.evolution import AtRest, Evolution, Given, usual_point
 from search.ladder import Gate, Ladder
 from search.origin import code, environment
 from search.pruner import LEAST, Asha
 from search.pruner import build as build_pruner
-from search.sampler import Seen
-from search.sampler import build as build_sampler
+from search.samplers.evolution import AtRest, Evolution, Given, usual_point
+from search.samplers.tpe import Seen
+from search.samplers.tpe import build as build_sampler
 from search.seeds import derive, is_audited
 from search.spec import study_spec as specs
 from search.spec.domains import Value

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search import runner
-from search.evolution import (
+from search.samplers.evolution import (
     CHANGES,
     ENOUGH,
     Effects,

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from search import ladder, runner, study
 from search.ladder import Ladder
 from search.process import this_process
-from search.sampler import Excerpt
+from search.samplers.tpe import Excerpt
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader

@@ -31,7 +31,7 @@ from search.outcome import Outcome, Stopped
 from search.post import Post
 from search.process import this_process
 from search.run import Run, boundaries
-from search.sampler import Excerpt
+from search.samplers.tpe import Excerpt
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage

@@ -10,9 +10,9 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.storages import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search import sampler
 from search.process import this_process
-from search.sampler import GOOD, Excerpt, Seen, is_random
+from search.samplers import tpe
+from search.samplers.tpe import GOOD, Excerpt, Seen, is_random
 from search.storage import leases
 from search.storage.rdb import Storage
 
@@ -34,9 +34,7 @@ def search(name: str, *, trials: int, study_seed: int = 0, startup_trials: int =
     study = optuna.create_study(direction="maximize")
     points = []
     for number in range(trials):
-        study.sampler = sampler.build(
-            name, study_seed=study_seed, number=number, startup_trials=startup_trials, seen=study
-        )
+        study.sampler = tpe.build(name, study_seed=study_seed, number=number, startup_trials=startup_trials, seen=study)
         trial = study.ask()
         points.append(draw(trial))
         study.tell(trial, value(points[-1]))
@@ -69,7 +67,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)
         seen = Seen("s", cached, Excerpt(cached, study_id).read())
-        chosen = sampler.build(name, study_seed=0, number=claim.number, startup_trials=20, seen=seen)
+        chosen = tpe.build(name, study_seed=0, number=claim.number, startup_trials=20, seen=seen)
         study = optuna.Study(study_name="s", storage=cached, sampler=chosen)
         points.append(draw(optuna.Trial(study, claim.trial_id)))
 
@@ -79,7 +77,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
 def test_a_random_trial_can_be_drawn_again_without_those_before_it() -> None:
     study = optuna.create_study()
     study.add_trials([optuna.create_trial(value=0.0) for _ in range(7)])
-    study.sampler = sampler.build("random", study_seed=0, number=7, startup_trials=10, seen=study)
+    study.sampler = tpe.build("random", study_seed=0, number=7, startup_trials=10, seen=study)
 
     assert draw(study.ask()) == search("random", trials=8)[7]
 
@@ -102,7 +100,7 @@ def test_every_tenth_trial_of_tpe_is_random_whatever_it_has_learnt() -> None:
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (10, 1), (11, 2), (100, 10), (250, 25), (100_000, 25)])
 def test_tpe_takes_as_many_for_good_as_optuna_does(count: int, expected: int) -> None:
-    assert sampler.good(count) == max(1, default_gamma(count)) == expected
+    assert tpe.good(count) == max(1, default_gamma(count)) == expected
 
 
 def test_optuna_takes_as_many_for_good_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +126,8 @@ def test_a_study_that_is_seen_whole_is_searched_as_optuna_searches_it() -> None:
     excerpt = Excerpt(ours._storage, ours._study_id)
     for number in range(40):
         seen = Seen(ours.study_name, ours._storage, excerpt.read())
-        ours.sampler = sampler.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
-        stock.sampler = sampler.build("tpe", study_seed=0, number=number, startup_trials=10, seen=stock)
+        ours.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
+        stock.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=stock)
         for study in (ours, stock):
             trial = study.ask()
             study.tell(trial, value(draw(trial)))

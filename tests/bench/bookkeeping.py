@@ -28,12 +28,13 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import dashboard, desk, ledger, sampler, shift, study
+from search import dashboard, desk, ledger, shift, study
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome
 from search.post import Post
 from search.process import this_process
+from search.samplers import tpe
 from search.spec import study_spec
 from search.spec.search_space import sample
 from search.storage import leases
@@ -285,7 +286,7 @@ def live_ours(url: str) -> Callable[[], float]:
         shift.tell(place, trial, Outcome(value=0.95))
 
     def of_tpe() -> float:
-        if sampler.is_random(place.storage.get_n_trials(place.study.id)):
+        if tpe.is_random(place.storage.get_n_trials(place.study.id)):
             live()
         return seconds(live)
 
@@ -395,17 +396,17 @@ def draws(url: str, repeats: int) -> tuple[float, ...]:
     here = optuna.create_study(direction="maximize")
     here.add_trials(Storage(url).get_all_trials(1, deepcopy=False))
     space = study_spec.build(TABLES).space
-    excerpt = sampler.Excerpt(here._storage, here._study_id)
+    excerpt = tpe.Excerpt(here._storage, here._study_id)
     excerpt.read()
 
     def draw(number: int) -> float:
-        seen = sampler.Seen(here.study_name, here._storage, excerpt.read())
-        here.sampler = sampler.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
+        seen = tpe.Seen(here.study_name, here._storage, excerpt.read())
+        here.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
         trial = here.ask()
         spent = seconds(lambda: sample(space, cast("Any", trial)))
         here.tell(trial, 0.5)
         return spent
 
     size = len(here.trials)
-    numbers = [number for number in range(size, size + 2 * repeats) if not sampler.is_random(number)]
+    numbers = [number for number in range(size, size + 2 * repeats) if not tpe.is_random(number)]
     return tuple(draw(number) for number in numbers[:repeats])

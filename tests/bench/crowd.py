@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import crew, desk, ledger, logbook, sampler, shift, study
+from search import crew, desk, ledger, logbook, shift, study
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.pool import READ_S, Every, pause_s
 from search.post import Post
 from search.process import Owner, this_process
+from search.samplers import tpe
 from search.storage import leases, queries, retry
 from search.storage.lease_expiry import Watch
 from search.storage.leases import Claim
@@ -245,11 +246,11 @@ def prepare(crowd: Crowd) -> None:
     retry.say = crowd.waits.append  # type: ignore[assignment, attr-defined]
     for place, attribute, name in (
         (leases, "claim", "claim"),
-        (sampler.Excerpt, "read", "history"),
+        (tpe.Excerpt, "read", "history"),
         (ledger, "open_trial", "open"),
-        (sampler.Tpe, "infer_relative_search_space", "sampler"),
-        (sampler.Tpe, "sample_relative", "sampler"),
-        (sampler.Tpe, "sample_independent", "sampler"),
+        (tpe.Tpe, "infer_relative_search_space", "sampler"),
+        (tpe.Tpe, "sample_relative", "sampler"),
+        (tpe.Tpe, "sample_independent", "sampler"),
         (ledger, "draw", "draw"),
         (ledger, "describe", "describe"),
         (Storage, "get_trial", "read"),

@@ -22,8 +22,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search import hardware, sampler
+from search import hardware
 from search.pruner import Asha
+from search.samplers import tpe
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import PAUSED
@@ -140,7 +141,7 @@ def stopping(known: Table, seed: int) -> Iterator[tuple[int, float | None]]:
     asha = Asha(first_rung=FIRST_RUNG, reduction=REDUCTION, steps=known.steps)
     rungs: dict[int, list[float]] = {}
     for number in count():
-        study.sampler = sampler.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=study)
+        study.sampler = tpe.build("tpe", study_seed=seed, number=number, startup_trials=STARTUP, seen=study)
         trial = study.ask()
 
         def stops(step: int, value: float, trial: optuna.Trial = trial) -> bool:
@@ -166,13 +167,13 @@ class Told(optuna.storages.InMemoryStorage):
         return self.told
 
 
-def promoting(known: Table, seed: int, *, others: int = sampler.OTHERS) -> Iterator[tuple[int, float | None]]:
+def promoting(known: Table, seed: int, *, others: int = tpe.OTHERS) -> Iterator[tuple[int, float | None]]:
     """Our sampler, and pruner = "promote": trials pause at rungs, until they are among the best there. `others`: of the
     trials that are not good, tpe learns from at most so many.
     """
     told = Told()
     study = optuna.create_study(direction="maximize")
-    excerpt = sampler.Excerpt(told, 0, others=others)
+    excerpt = tpe.Excerpt(told, 0, others=others)
     ends = (*Asha(first_rung=FIRST_RUNG, reduction=REDUCTION, steps=known.steps).rungs(), known.steps)
     curves: list[Curve] = []
     reached: list[dict[int, float]] = [{} for _ in ends]
@@ -180,12 +181,12 @@ def promoting(known: Table, seed: int, *, others: int = sampler.OTHERS) -> Itera
     while True:
         number, place = next(promotable(reached), (len(curves), 0))
         if number == len(curves):
-            study.sampler = sampler.build(
+            study.sampler = tpe.build(
                 "tpe",
                 study_seed=seed,
                 number=number,
                 startup_trials=STARTUP,
-                seen=sampler.Seen(study.study_name, study._storage, excerpt.read()),
+                seen=tpe.Seen(study.study_name, study._storage, excerpt.read()),
             )
             trial = study.ask()
             curves.append(draw(known, trial))
