@@ -14,7 +14,7 @@ from models.config import Impossible
 from search.correct import pair
 from search.desk import Desk
 from search.outcome import Paused
-from search.pruner import Decision
+from search.pruners.asha import Decision
 from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import Limits, changes, check_fit, fitted, may_be_drawn

@@ -7,7 +7,7 @@ from models.config import Impossible
 from models.train import Diverged
 from search import ledger
 from search.outcome import Outcome
-from search.pruner import Decision
+from search.pruners.asha import Decision
 from search.run import Pulse, Run, boundaries
 from search.spec.fit import check_fit
 from search.storage.leases import Claim

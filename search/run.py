@@ -30,7 +30,7 @@ from search import checkpoint, correct, gallery, logbook
 from search.courier import Unreachable
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
-from search.pruner import Decision
+from search.pruners.asha import Decision
 from search.spec import study_spec
 from search.storage.leases import Claim
 from search.storage.records import CORRECT

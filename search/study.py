@@ -17,10 +17,10 @@ from optuna.trial import FrozenTrial
 from data.dataset import searched
 from models.config import Impossible
 from search.errors import SpecError
-from search.ladder import Gate, Ladder
 from search.origin import code, environment
-from search.pruner import LEAST, Asha
-from search.pruner import build as build_pruner
+from search.pruners.asha import LEAST, Asha
+from search.pruners.asha import build as build_pruner
+from search.pruners.promotion import Gate, Ladder
 from search.samplers.evolution import AtRest, Evolution, Given, usual_point
 from search.samplers.tpe import Seen
 from search.samplers.tpe import build as build_sampler

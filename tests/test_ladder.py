@@ -8,9 +8,10 @@ import pytest
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import ladder, runner, study
-from search.ladder import Ladder
+from search import runner, study
 from search.process import this_process
+from search.pruners import promotion as ladder
+from search.pruners.promotion import Ladder
 from search.samplers.tpe import Excerpt
 from search.storage import leases
 from search.storage.rdb import Storage

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pruner import Asha, Decision
+from search.pruners.asha import Asha, Decision
 
 ASHA = Asha(first_rung=1, reduction=3, steps=10)
 accuracies = st.floats(min_value=0, max_value=1)

@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import hardware
-from search.pruner import Asha
+from search.pruners.asha import Asha
 from search.samplers import tpe
 from search.storage import queries
 from search.storage.read_only import open_reader

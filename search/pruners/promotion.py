@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.pruner import LEAST
+from search.pruners.asha import LEAST
 from search.storage.rdb import CURVES, TRIAL_ATTRS, TRIALS, judged_later
 from search.storage.records import DECISION, PAUSED
 from search.storage.trial_loader import pausing

@@ -1,0 +1,1 @@
+"""What stops or pauses a weak trial."""
