@@ -16,7 +16,8 @@ import optuna
 
 from data.errors import DataError
 from data.progress import Say
-from search import care, depot, home, origin, study
+from search import origin, study
+from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.console import in_words
 from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
@@ -140,7 +141,7 @@ class Attendant:
         is_busy = bool(storage.read(lambda tx: leases.holders(tx, stored.id)))
         if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
             return False  # its trainings share its hours, by the cores of one machine
-        depot.check(stored.spec.checkpoints)
+        remote_checkpoints.check(stored.spec.checkpoints)
         try:
             with self._alone(storage, stored):
                 self._work(storage, self._supplied(stored))
@@ -184,12 +185,12 @@ class Attendant:
         Raises:
             BusyError: another process does.
         """
-        files = home.of(self.order.url)
+        files = study_dir.of(self.order.url)
         with files.running(stored.name):
             self._busy.discard(stored.name)
             take_back(storage, stored, files)
-            far = depot.of(stored.spec.checkpoints, stored.depot)
-            sweep = partial(care.sweep, files, storage.engine, stored.name, far)
+            far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
+            sweep = partial(cleanup.sweep, files, storage.engine, stored.name, far)
             storage.patiently(sweep)
             yield
             if self._end is None:  # else there is no time for what paused, and was pruned

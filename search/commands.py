@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from search import answers, selection, tables
+from search.artifacts.study_dir import checked_name
 from search.console import say
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
-from search.home import checked_name
 from search.questions import QUESTIONS
 from search.storage import queries
 from search.storage.db_errors import shown
@@ -59,9 +59,10 @@ def _named(args: argparse.Namespace, usual: str) -> str:
 
 
 def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
-    from search import estimate, home, launch
+    from search import estimate, launch
+    from search.artifacts import study_dir
 
-    launch.check_name(name, wanted, home.of(args.storage))
+    launch.check_name(name, wanted, study_dir.of(args.storage))
     say("training some networks for a moment ...")
     found = estimate.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
     return tables.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
@@ -166,13 +167,14 @@ def worker(args: argparse.Namespace) -> int:
 def serve(args: argparse.Namespace) -> int:
     """Serve the dashboard, and work on every study that comes, until somebody stops it."""
     from search import dashboard as serving
-    from search import home, unit
+    from search import unit
+    from search.artifacts import study_dir
     from search.storage.rdb import Storage
 
     if args.unit:
         sys.stdout.write(unit.text(args))
         return 0
-    home.of(args.storage).make()
+    study_dir.of(args.storage).make()
     Storage(args.storage, create=True)
     with serving.beside(args.storage, host=args.host, port=args.port, expose=args.expose):
         return _attend(args, stays=True)
@@ -195,10 +197,10 @@ def _attend(args: argparse.Namespace, *, stays: bool) -> int:
 
 def delete(args: argparse.Namespace) -> int:
     """Delete a study and its files, unless somebody is running it."""
-    from search import home
+    from search.artifacts import study_dir
     from search.storage.rdb import Storage
 
-    storage, files = Storage(args.storage), home.of(args.storage)
+    storage, files = Storage(args.storage), study_dir.of(args.storage)
     names = _with_verdict(storage.engine, args.study)
     finished = sum(queries.study(storage.engine, name).counts.finished for name in names)
     whole = " and ".join(map(repr, names))
@@ -250,11 +252,11 @@ def copy_study(args: argparse.Namespace) -> int:
 
 def _forget_elsewhere(storage: Any, name: str) -> None:
     """Remove the checkpoints of a study from where other machines find them; who cannot is told where they are."""
-    from search import depot
-    from search.courier import Unreachable
+    from search.artifacts import remote_checkpoints
+    from search.artifacts.remote_store import Unreachable
 
     row = queries.study(storage.engine, name)
-    far = depot.of(row.spec.get("checkpoints"), row.depot or "")
+    far = remote_checkpoints.of(row.spec.get("checkpoints"), row.depot or "")
     if far is None:
         return
     try:
@@ -265,9 +267,9 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
 
 def clean(args: argparse.Namespace) -> int:
     """Remove the files that no study needs."""
-    from search import care
+    from search.artifacts import cleanup
 
-    freed = care.clean(args.storage, args.cache, data=args.data, say=say)
+    freed = cleanup.clean(args.storage, args.cache, data=args.data, say=say)
     say(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
     return 0
 

@@ -17,8 +17,9 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from data.progress import Say
-from search import depot, home, study
-from search.courier import Unreachable
+from search import study
+from search.artifacts import remote_checkpoints, study_dir
+from search.artifacts.remote_store import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
 from search.session import take_back
 from search.storage import queries
@@ -61,7 +62,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
     source = Storage(source_url)
     row = queries.study(source.engine, name)
     names = (name, *queries.verdicts(source.engine, name))
-    old, new = home.of(source_url), home.of(target_url)
+    old, new = study_dir.of(source_url), study_dir.of(target_url)
     new.make()
     target = Storage(target_url, create=True)
     with ExitStack() as locks:
@@ -109,7 +110,7 @@ def _read(connection: sa.Connection, name: str) -> Rows:
 
 def _copy_depot(stored: StoredStudy, key: str, say: Say) -> None:
     """Copy the far checkpoints, too: both may go on, and what one removes the other may need."""
-    far = depot.of(stored.spec.checkpoints, stored.depot)
+    far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
     if far is None:
         return
     try:

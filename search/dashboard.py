@@ -28,7 +28,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import psutil
 import sqlalchemy as sa
 
-from search import home
+from search.artifacts import study_dir
 from search.console import say
 from search.errors import ConvsearchError, DatabaseError, UsageError
 from search.storage.read_only import open_reader, server_options, sqlite_connection, sqlite_path
@@ -297,7 +297,7 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
     from search.exhibit import Exhibits, Shown
 
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # of few trials; to nobody
-    exhibits = Exhibits(open_reader(storage_url), home.of(storage_url))
+    exhibits = Exhibits(open_reader(storage_url), study_dir.of(storage_url))
     storage = Shown(_history(storage_url), exhibits)
     return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)
 

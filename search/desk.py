@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from optuna.storages import _CachedStorage
 
-from search import depot, home, study
-from search.depot import Depot
-from search.home import Home
+from search import study
+from search.artifacts import remote_checkpoints as depot
+from search.artifacts import study_dir as home
+from search.artifacts.remote_checkpoints import Depot
+from search.artifacts.study_dir import Home
 from search.post import Post
 from search.samplers.tpe import Excerpt
 from search.storage.rdb import Storage

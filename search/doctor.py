@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 
 from search import hardware
+from search.artifacts.disk_space import LEAST_BYTES, RESERVE_BYTES
 from search.errors import ConvsearchError
-from search.room import LEAST_BYTES, RESERVE_BYTES
 from search.storage.read_only import integrity, open_reader, place, sqlite_path
 from search.tables import Grid
 
@@ -32,7 +32,7 @@ WAL_BUG, WAL_FIXED = ((3, 7, 0), (3, 51, 2)), {(3, 50, 7), (3, 44, 6)}
 #: File systems over a network, where SQLite's locks cannot be relied on (https://www.sqlite.org/faq.html#q5).
 NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "9p", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs"}
 #: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB; with less than the
-#: second a run does not begin (see `search.room`).
+#: second a run does not begin (see `search.artifacts.disk_space`).
 WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, RESERVE_BYTES + LEAST_BYTES
 
 

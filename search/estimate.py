@@ -20,7 +20,7 @@ from data.dataset import searched as searched_count
 from data.folder import list_images
 from models.config import Impossible, ModelConfig, TrainConfig
 from search import hardware
-from search.care import KEEP_BEST
+from search.artifacts.cleanup import KEEP_BEST
 from search.console import in_words
 from search.errors import SpecError
 from search.session import searching

@@ -20,8 +20,9 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
-from search import answers, charts, contest, gallery, ruling, selection, tables
-from search.home import Home, checked_name
+from search import answers, charts, contest, ruling, selection, tables
+from search.artifacts import misclassified
+from search.artifacts.study_dir import Home, checked_name
 from search.storage import queries
 from search.storage.rdb_reads import History
 from search.storage.records import StudyRow, is_search, is_verdict, searched
@@ -104,10 +105,10 @@ class Exhibits:
         ranking = queries.best(self._engine, row.name, top=SHOWN)
         for trial in ranking.trials:
             folder = self._home.trial(row.name, trial.number)
-            if (folder / gallery.PICTURE).exists():
+            if (folder / misclassified.PICTURE).exists():
                 name = f"trial-{trial.number}-wrong.png"
-                _add(attrs, files, row.name, name, "image/png", (folder / gallery.PICTURE).open)
-            found = gallery.counts(folder)
+                _add(attrs, files, row.name, name, "image/png", (folder / misclassified.PICTURE).open)
+            found = misclassified.counts(folder)
             if found is not None:
                 figure = charts.confusion(found["confusion"], found["classes"])
                 figure.update_layout(title=f"trial {trial.number}: what it takes images for, per cent", margin_t=50)

@@ -18,9 +18,10 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import checkpoint, contest, depot, home, ruling, selection, study
+from search import contest, ruling, selection, study
+from search.artifacts import checkpoint, remote_checkpoints, study_dir
+from search.artifacts.remote_store import Unreachable
 from search.contest import Verdict
-from search.courier import Unreachable
 from search.errors import DiskError, UsageError
 from search.origin import environment
 from search.spec import study_spec
@@ -107,8 +108,8 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
 def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tuple[Deployed, Card]:
     """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
     trial = choice.trial
-    folder = home.of(url).trial(stored.name, trial.number)
-    place = depot.of(stored.spec.checkpoints, stored.depot)
+    folder = study_dir.of(url).trial(stored.name, trial.number)
+    place = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
     if place is not None:
         with suppress(Unreachable):  # then what is here must do
             place.get(folder, trial.number)

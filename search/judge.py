@@ -8,12 +8,13 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import final, home, study
+from search import final, study
 from search import selection as selections
+from search.artifacts import study_dir
+from search.artifacts.study_dir import Home
 from search.errors import SpecError, UsageError
 from search.final import Contestant, Layout
 from search.hand import Forkserver
-from search.home import Home
 from search.pool import End
 from search.selection import Selection
 from search.session import Order, Show, alone, pool
@@ -60,7 +61,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
         raise UsageError(
             f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
         )
-    verdict = on_terms(storage, stored, terms, home.of(order.url), is_timed=wanted.epochs is None, say=say)
+    verdict = on_terms(storage, stored, terms, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say)
     keep(storage, verdict, selection)
     counts = queries.study(storage.engine, verdict.name).counts
     if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):

@@ -9,12 +9,13 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import care, depot, final, home, selection, study
+from search import final, selection, study
+from search.artifacts import cleanup, remote_checkpoints, study_dir
+from search.artifacts.study_dir import Home
 from search.cluster import Cluster
 from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
 from search.hand import Forkserver
-from search.home import Home
 from search.judge import run_verdict, verdict_study
 from search.pool import End
 from search.session import Order, Show, alone, joined, pool
@@ -34,7 +35,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
-    files = home.of(order.url)
+    files = study_dir.of(order.url)
     check_name(order.name, spec, files)
     files.make()
     crew = crew_of(order, spec)
@@ -43,7 +44,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     spec = replace(spec, data=anchored(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
-    depot.check(spec.checkpoints)
+    remote_checkpoints.check(spec.checkpoints)
     with writing_to(order.cache):
         fetch(spec.data, order.cache, say)
     fetch_backbones(spec, say)
@@ -65,7 +66,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
                 end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
         if end is End.DONE:
             with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
-                care.sweep(files, storage.engine, stored.name, depot.of(spec.checkpoints, stored.depot))
+                cleanup.sweep(files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.depot))
         if order.join or end not in (End.DONE, End.HOURS, End.NOTHING_FOUND):
             return end
         since, hours = time.monotonic(), hours_left(order, storage, stored, began)

@@ -31,7 +31,7 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 from data.progress import Say
-from search import home
+from search.artifacts import study_dir
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.process import boot, is_dead
 from search.storage import schema
@@ -130,7 +130,7 @@ def by_hand(engine: sa.Engine, found: str) -> str:
 def _nobody_else(url: str, file: Path, waits: Waits, say: Say) -> Iterator[sqlite3.Connection]:
     """The database, while nobody else can read or write it, and no launcher of this machine can run its studies."""
     with ExitStack() as stack:
-        _hold_studies(stack, home.of(url))
+        _hold_studies(stack, study_dir.of(url))
         connection = stack.enter_context(closing(_connect(file, lock_s=waits.lock_s)))
         gone = _wait_for_owners(connection, waits, say)
         stack.enter_context(_locked(connection))
@@ -142,7 +142,7 @@ def _nobody_else(url: str, file: Path, waits: Waits, say: Say) -> Iterator[sqlit
         yield connection
 
 
-def _hold_studies(stack: ExitStack, files: home.Home) -> None:
+def _hold_studies(stack: ExitStack, files: study_dir.Home) -> None:
     for name in files.studies():
         try:
             stack.enter_context(files.running(name))

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from data.errors import DataError
-from search import home, logbook, room, selection, study, worker
+from search import selection, study, worker
+from search.artifacts import disk_space as room
+from search.artifacts import logbook, study_dir
+from search.artifacts.disk_space import Room
 from search.clock import Clock
 from search.crew import LOOK_S, Crew, Hand, Seat
 from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.interrupts import Interrupts
 from search.post import Post
 from search.progress import View
-from search.room import Room
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage
@@ -345,7 +347,7 @@ class Pool:
             return
         trials = leases.lost(self.storage, each.token, why)
         for number in trials:
-            log = home.of(self.post.url).log(self.study.name, number)
+            log = study_dir.of(self.post.url).log(self.study.name, number)
             logbook.note(log, f"broke off: {why}\n{each.stood}")
         if not trials and not each.was_taken and self.crew.leave_out(seat):
             return
@@ -392,7 +394,7 @@ class Pool:
         """Put the trials of all workers back. If the database cannot take them now, the next run does it."""
         if not self._hands:
             return
-        place, tokens = home.of(self.post.url), self._tokens()
+        place, tokens = study_dir.of(self.post.url), self._tokens()
         place.leave(self.study.name, tokens)
         with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
             leases.stop(self.storage, tokens)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from data.errors import DataError
 from search import answers, selection, stops, tables
+from search.artifacts.study_dir import checked_name
 from search.console import say
 from search.errors import DiskError, UsageError
-from search.home import checked_name
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import is_search
@@ -76,10 +76,10 @@ def workers(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Show one trial."""
-    from search import home
+    from search.artifacts import study_dir
 
     row = queries.trial(open_reader(args.storage), args.study, args.trial)
-    log = home.of(args.storage).known_log(args.study, args.trial)
+    log = study_dir.of(args.storage).known_log(args.study, args.trial)
     return tables.answer(answers.trial_json(row, log), answers.trial_grid(row, log), as_json=args.json)
 
 

@@ -26,8 +26,9 @@ from models.backbone import pretrained
 from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
-from search import checkpoint, correct, gallery, logbook
-from search.courier import Unreachable
+from search import correct
+from search.artifacts import checkpoint, logbook, misclassified
+from search.artifacts.remote_store import Unreachable
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped
 from search.pruners.asha import Decision
@@ -222,9 +223,9 @@ class Run:
         """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
         own = part.labels[part.indices].cpu()
         wrong = torch.where(result.predicted == own, -1.0, result.confidence)
-        worst = [place for place in wrong.argsort(descending=True)[: gallery.SHOWN].tolist() if wrong[place] >= 0]
+        worst = [place for place in wrong.argsort(descending=True)[: misclassified.SHOWN].tolist() if wrong[place] >= 0]
         classes = self.place.data.info.classes
-        gallery.keep(
+        misclassified.keep(
             self._folder(),
             images=part.images[part.indices[worst].to(part.images.device)].cpu().numpy(),
             captions=[

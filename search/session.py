@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from data.progress import Say
-from search import care, depot, home, study
+from search import study
+from search.artifacts import cleanup, remote_checkpoints, study_dir
+from search.artifacts.disk_space import Room
+from search.artifacts.study_dir import Home
 from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
-from search.home import Home
 from search.origin import code, differences
 from search.pool import Pool
 from search.post import Post
 from search.progress import View
-from search.room import Room
 from search.spec.study_spec import StudySpec, queue
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch, is_deserted
@@ -64,7 +65,7 @@ def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iter
     """
     with ExitStack() as lock:
         try:
-            lock.enter_context(home.of(order.url).running(stored.name))
+            lock.enter_context(study_dir.of(order.url).running(stored.name))
         except BusyError:
             if order.trials is not None:
                 set_trials(storage, stored, order.trials, say)
@@ -85,7 +86,7 @@ def joined(stored: StoredStudy, order: Order) -> Iterator[None]:
         UsageError: nobody does.
         SpecError: it is done by other code; says what differs.
     """
-    with suppress(BusyError), home.of(order.url).running(stored.name):
+    with suppress(BusyError), study_dir.of(order.url).running(stored.name):
         raise UsageError(f"nobody is running {stored.name!r} on this machine; leave out --join to run it")
     refuse_beside_other_code(stored)
     yield
@@ -170,8 +171,8 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Say where the study goes on, now that what broke off is back in the queue."""
     study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
-    far = depot.of(stored.spec.checkpoints, stored.depot)
-    storage.patiently(lambda: care.sweep(home.of(order.url), storage.engine, stored.name, far))
+    far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
+    storage.patiently(lambda: cleanup.sweep(study_dir.of(order.url), storage.engine, stored.name, far))
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
@@ -192,7 +193,7 @@ def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> N
     Raises:
         SpecError: others work on the study by other code.
     """
-    take_back(storage, stored, home.of(order.url))
+    take_back(storage, stored, study_dir.of(order.url))
     Watch(order.times).expire(storage, stored.id)
     wants_peace = order.retry_failed or differences(stored.versions, code())
     if wants_peace and not is_deserted(storage, stored.id, say, times=order.times):

@@ -13,9 +13,10 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import gallery, ledger, logbook, shelf, study
-from search.care import KEEP_BEST
-from search.courier import Unreachable
+from search import ledger, study
+from search.artifacts import logbook, misclassified, shelf
+from search.artifacts.cleanup import KEEP_BEST
+from search.artifacts.remote_store import Unreachable
 from search.desk import Desk
 from search.errors import DatabaseError, DiskError, LeaseLost
 from search.outcome import Outcome, Paused, Stopped
@@ -118,7 +119,7 @@ def tidy(desk: Desk, number: int) -> None:
     forget(desk, unneeded)
     for finished in unneeded:
         with suppress(OSError):
-            gallery.forget(desk.home.trial(desk.study.name, finished))
+            misclassified.forget(desk.home.trial(desk.study.name, finished))
 
 
 def _forget_if_pruned(desk: Desk, number: int) -> None:

@@ -19,8 +19,10 @@ import psutil
 import torch
 from PIL import Image
 
-from search import checkpoint, cli, home, runner, study, supply
-from search.home import Home
+from search import cli, runner, study, supply
+from search.artifacts import checkpoint
+from search.artifacts import study_dir as home
+from search.artifacts.study_dir import Home
 from search.post import Post
 from search.process import this_process
 from search.spec import study_spec

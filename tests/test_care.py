@@ -9,7 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import care, home, study
+from search import study
+from search.artifacts import cleanup, study_dir
 from search.process import this_process
 from search.spec import study_spec
 from search.storage import leases
@@ -36,8 +37,8 @@ def add(url: str, name: str) -> Storage:
     wanted = study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
     stored = study.open_or_create(storage, wanted, name=name, data=DATA)
     study.set_trials(storage, stored, 2)
-    with home.of(url).running(name):
-        folder = home.of(url).trial(name, 0)
+    with study_dir.of(url).running(name):
+        folder = study_dir.of(url).trial(name, 0)
         folder.mkdir()
     write(folder)
     return storage
@@ -54,7 +55,7 @@ def write(folder: Path) -> None:
 def fill(storage: Storage, name: str, trials: Sequence[tuple[str, float | None]]) -> None:
     """A trial of each of these states and values, with everything that a kill can leave of it."""
     stored = optuna.load_study(study_name=name, storage=storage)
-    place = home.of(str(storage.engine.url))
+    place = study_dir.of(str(storage.engine.url))
     for number, (state, value) in enumerate(trials):
         stored.add_trial(optuna.trial.create_trial(state=TrialState[state], value=value))
         write(place.trial(name, number))
@@ -62,7 +63,7 @@ def fill(storage: Storage, name: str, trials: Sequence[tuple[str, float | None]]
 
 def clean(url: str, cache: Path, *, data: bool = False) -> tuple[int, list[str]]:
     said: list[str] = []
-    return care.clean(url, cache, data=data, say=said.append), said
+    return cleanup.clean(url, cache, data=data, say=said.append), said
 
 
 def files(root: Path) -> set[str]:
@@ -75,7 +76,7 @@ def test_the_files_of_a_study_that_is_gone_are_removed_and_of_others_only_half_w
     add(url, "kept")
     storage = add(url, "gone")
     storage.delete_study(storage.get_study_id_from_name("gone"))
-    root = home.of(url).root
+    root = study_dir.of(url).root
     (root / "photos").mkdir()
     (root / "photos" / "trial-00000").write_text("mine")
 
@@ -95,11 +96,11 @@ def test_the_files_of_a_study_that_is_gone_are_removed_and_of_others_only_half_w
 def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cache: Path) -> None:
     add(url, "ours")
     add(url.replace("studies.db", "other.db"), "theirs")
-    before = files(home.of(url).root / "theirs")
+    before = files(study_dir.of(url).root / "theirs")
 
     clean(url, cache)
 
-    assert files(home.of(url).root / "theirs") == before
+    assert files(study_dir.of(url).root / "theirs") == before
 
 
 def test_what_a_running_study_is_writing_stays(url: str, cache: Path) -> None:
@@ -109,7 +110,7 @@ def test_what_a_running_study_is_writing_stays(url: str, cache: Path) -> None:
     freed, said = clean(url, cache)
 
     assert (freed, said) == (0, [])
-    assert (home.of(url).trial("s", 0) / "next.ckpt.part").exists()
+    assert (study_dir.of(url).trial("s", 0) / "next.ckpt.part").exists()
 
 
 def test_images_that_no_study_uses_are_removed_only_when_asked_for(url: str, cache: Path) -> None:
@@ -150,21 +151,21 @@ def test_a_run_that_begins_removes_half_written_files_and_checkpoints_of_finishe
 ) -> None:
     storage = add(url, "s")
     fill(storage, "s", TRIALS)
-    place = home.of(url)
+    place = study_dir.of(url)
 
-    freed = care.sweep(place, storage.engine, "s")
+    freed = cleanup.sweep(place, storage.engine, "s")
 
     assert files(place.study("s")) == LEFT
     assert freed == 2 * 4 + 8 * 5
-    assert care.sweep(place, storage.engine, "s") == 0
+    assert cleanup.sweep(place, storage.engine, "s") == 0
 
 
 def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(url: str, cache: Path) -> None:
     fill(add(url, "s"), "s", TRIALS)
     fill(add(url, "t"), "t", TRIALS[:1])
-    root = home.of(url).root
+    root = study_dir.of(url).root
 
-    spare = care.spare(url)
+    spare = cleanup.spare(url)
     freed, said = clean(url, cache)
 
     assert spare == freed == 2 * 4 + 9 * 5
@@ -173,14 +174,14 @@ def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(
         f"removed 10 files in {root / 's'}: 8 half-written, 2 of finished trials that are not among the best 3",
         f"removed 1 files in {root / 't'}: 1 half-written",
     ]
-    assert care.spare(url) == 0
+    assert cleanup.spare(url) == 0
 
 
 def test_checkpoints_of_a_trial_that_the_database_does_not_know_stay(url: str) -> None:
     storage = add(url, "s")  # nobody has begun a trial, but there are files of number 0
-    place = home.of(url)
+    place = study_dir.of(url)
 
-    care.sweep(place, storage.engine, "s")
+    cleanup.sweep(place, storage.engine, "s")
 
     assert (place.trial("s", 0) / "step.ckpt").exists()
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from search import checkpoint, shelf
-from search.checkpoint import Corrupt, Header
+from search.artifacts import checkpoint, shelf
+from search.artifacts.checkpoint import Corrupt, Header
 from search.errors import DiskError
 from tests.lab import without_root
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from search import depot, runner, study
-from search.courier import Courier, Unreachable
-from search.depot import Depot
+from search import runner, study
+from search.artifacts import remote_checkpoints
+from search.artifacts.remote_checkpoints import Depot
+from search.artifacts.remote_store import Courier, Unreachable
+from search.artifacts.study_dir import Home
 from search.errors import SpecError
-from search.home import Home
 from search.outcome import Stopped
 from search.process import this_process
 from search.storage import leases
@@ -155,9 +156,9 @@ def test_a_model_is_taken_home_from_where_its_machine_left_it(lab: Lab) -> None:
 
 
 def test_a_depot_that_is_none_is_no_depot() -> None:
-    depot.check(None)
+    remote_checkpoints.check(None)
 
-    assert depot.of(None, "uid") is None
+    assert remote_checkpoints.of(None, "uid") is None
 
 
 def move(lab: Lab, store: Path | None) -> Any:
@@ -183,7 +184,7 @@ def move(lab: Lab, store: Path | None) -> Any:
 
 def trained(home: Home, lab: Lab) -> dict[str, Any]:
     """As `Lab.trained`, on another machine."""
-    from search import checkpoint
+    from search.artifacts import checkpoint
 
     uid = study.load(Storage(lab.url), "s").uid
     found = checkpoint.latest(home.trial("s", 0), study=uid, trial=0)
@@ -195,4 +196,4 @@ def test_the_reason_why_a_store_is_unreachable_names_what_it_said(tmp_path: Path
     (tmp_path / "store").write_text("a file")
 
     with pytest.raises(SpecError, match="cannot be used from this machine: NotADirectoryError"):
-        depot.check(str(tmp_path / "store" / "below"))
+        remote_checkpoints.check(str(tmp_path / "store" / "below"))

@@ -12,7 +12,8 @@ from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note_from_system_attrs
 from PIL import Image
 
-from search import dashboard, gallery
+from search import dashboard
+from search.artifacts import misclassified
 from search.exhibit import Exhibit, Exhibits, Shown
 from search.storage import queries
 from search.storage.read_only import open_reader
@@ -133,7 +134,7 @@ def test_nothing_of_it_is_written_into_the_database(ended: Lab) -> None:
 def test_pictures_go_with_the_checkpoints_of_trials_that_are_not_among_the_best(ended: Lab) -> None:
     best = {trial.number for trial in queries.best(open_reader(ended.url), "s", top=3).trials}
 
-    kept = {number for number in range(5) if (ended.home.trial("s", number) / gallery.COUNTS).exists()}
+    kept = {number for number in range(5) if (ended.home.trial("s", number) / misclassified.COUNTS).exists()}
 
     assert kept == best
 
@@ -142,7 +143,7 @@ def test_a_confusion_matrix_is_that_of_the_last_evaluation(ended: Lab) -> None:
     best = queries.study(open_reader(ended.url), "s").best
     assert best is not None
 
-    found = gallery.counts(ended.home.trial("s", best.number))
+    found = misclassified.counts(ended.home.trial("s", best.number))
 
     assert found is not None
     counts = np.array(found["confusion"])
@@ -153,14 +154,14 @@ def test_a_confusion_matrix_is_that_of_the_last_evaluation(ended: Lab) -> None:
 def test_a_sheet_has_all_images_in_rows(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
 
-    gallery.keep(tmp_path, images=images, captions=[("cat", "dog", 0.9)] * 8, confusion=[[8]], classes=["cat"])
+    misclassified.keep(tmp_path, images=images, captions=[("cat", "dog", 0.9)] * 8, confusion=[[8]], classes=["cat"])
 
-    with Image.open(tmp_path / gallery.PICTURE) as sheet:
-        assert sheet.size == (6 * gallery.SIDE, 2 * (gallery.SIDE + gallery.CAPTION))
+    with Image.open(tmp_path / misclassified.PICTURE) as sheet:
+        assert sheet.size == (6 * misclassified.SIDE, 2 * (misclassified.SIDE + misclassified.CAPTION))
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_trial_without_a_mistake_has_no_picture(tmp_path: Path) -> None:
-    gallery.keep(tmp_path, images=np.zeros((0, 8, 8, 3), np.uint8), captions=[], confusion=[[8]], classes=["cat"])
+    misclassified.keep(tmp_path, images=np.zeros((0, 8, 8, 3), np.uint8), captions=[], confusion=[[8]], classes=["cat"])
 
-    assert [path.name for path in tmp_path.iterdir()] == [gallery.COUNTS]
+    assert [path.name for path in tmp_path.iterdir()] == [misclassified.COUNTS]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from search import home
+from search.artifacts import study_dir
+from search.artifacts.study_dir import Checkpoint, Home
 from search.errors import BusyError, DiskError, UsageError
-from search.home import Checkpoint, Home
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from search.home import Home
+from search.artifacts.study_dir import Home
 with Home(Path(sys.argv[1]), "studies.db").running("s"):
     print("held", flush=True)
     time.sleep(600)
@@ -45,7 +45,7 @@ def make(place: Home, name: str) -> Path:
 
 
 def test_files_lie_beside_the_database_under_the_names_of_study_and_trial(tmp_path: Path) -> None:
-    place = home.of(f"sqlite:///{tmp_path / 'other.db'}")
+    place = study_dir.of(f"sqlite:///{tmp_path / 'other.db'}")
 
     assert place == Home(tmp_path, "other.db")
     assert place.trial("s", 12) == tmp_path / "s" / "trial-00012"
@@ -53,7 +53,7 @@ def test_files_lie_beside_the_database_under_the_names_of_study_and_trial(tmp_pa
 
 
 def test_without_a_file_the_home_is_runs_in_the_working_folder() -> None:
-    assert home.of("postgresql://user@host/db").root == Path("runs").absolute()
+    assert study_dir.of("postgresql://user@host/db").root == Path("runs").absolute()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".s", "-s", "a/b", "../a", "a b", "a\nb", "s" * 65, "é", "a\\b"])
@@ -81,7 +81,7 @@ def test_a_study_is_run_by_one_launcher_which_is_named_to_others(place: Home) ->
 
         process.kill()
     with place.running("s"):  # the system took the lock from the dead
-        assert (place.study("s") / home.LOCK).read_text().splitlines()[1] == "studies.db"
+        assert (place.study("s") / study_dir.LOCK).read_text().splitlines()[1] == "studies.db"
 
 
 def test_other_studies_can_be_run_meanwhile(place: Home) -> None:
@@ -130,7 +130,7 @@ def test_studies_are_known_by_their_lock_and_database(place: Home) -> None:
 def test_a_lock_that_says_nothing_is_of_no_database(place: Home) -> None:
     folder = place.root / "odd"
     folder.mkdir(parents=True)
-    (folder / home.LOCK).write_bytes(b"\xff\xfe")
+    (folder / study_dir.LOCK).write_bytes(b"\xff\xfe")
 
     assert place.studies() == ()
 
@@ -138,8 +138,8 @@ def test_a_lock_that_says_nothing_is_of_no_database(place: Home) -> None:
 def test_the_size_of_a_folder_is_that_of_all_its_files(place: Home, tmp_path: Path) -> None:
     make(place, "s")
 
-    assert home.size(place.trial("s", 0)) == 4
-    assert home.size(tmp_path / "nothing") == 0
+    assert study_dir.size(place.trial("s", 0)) == 4
+    assert study_dir.size(tmp_path / "nothing") == 0
 
 
 def permissions(path: Path) -> str:
@@ -235,8 +235,8 @@ def test_a_file_that_is_removed_while_it_is_counted_counts_nothing(place: Home) 
 
     (place.trial("s", 0) / "step.ckpt").unlink()
 
-    assert home.bytes_of(found["step.ckpt"]) == 0
-    assert home.bytes_of(found["convsearch.lock"]) > 0
+    assert study_dir.bytes_of(found["step.ckpt"]) == 0
+    assert study_dir.bytes_of(found["convsearch.lock"]) > 0
 
 
 def test_the_checkpoints_of_a_study_are_told_with_their_trials_and_whether_they_are_whole(place: Home) -> None:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from search.logbook import note
+from search.artifacts.logbook import note
 
 
 def test_every_event_is_a_line_with_its_time_and_what_follows_is_indented(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from optuna.trial import TrialState
 from data.batches import Batches
 from models.graph import Recordings
 from models.train import Training
-from search import ledger, objective, runner, shelf, worker
+from search import ledger, objective, runner, worker
+from search.artifacts import shelf
 from search.objective import is_out_of_memory
 from search.outcome import Outcome, Stopped
 from search.post import Post

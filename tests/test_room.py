@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from search import home
+from search.artifacts import study_dir
+from search.artifacts.disk_space import LEAST_BYTES, Look, Room
+from search.artifacts.study_dir import Home
 from search.errors import DiskError
-from search.home import Home
-from search.room import LEAST_BYTES, Look, Room
 from tests.lab import CONVSEARCH, Lab
 
 MB = 1_000_000
@@ -95,7 +95,7 @@ def test_the_budget_that_a_message_names_is_enough(found: Look) -> None:
 @pytest.fixture
 def place(url: str) -> Home:
     """A home with a study "s" that has two checkpoints of 3 and 4 MB, a study of another database, and photographs."""
-    place = home.of(url)
+    place = study_dir.of(url)
     place.root.mkdir()
     for other, name in ((place, "s"), (place, "t"), (Home(place.root, "other.db"), "theirs")):
         with other.running(name):

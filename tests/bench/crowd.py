@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import crew, desk, ledger, logbook, shift, study
+from search import crew, desk, ledger, shift, study
+from search.artifacts import logbook
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome, Stopped

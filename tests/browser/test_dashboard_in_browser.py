@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from search import dashboard, gallery
+from search import dashboard
+from search.artifacts import misclassified
 from search.dashboard import Door, Server
 from tests.browser.browser import BROWSER, opened
 from tests.lab import PATIENCE_S, Lab, wait_until
@@ -63,7 +64,7 @@ def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path:
 
 def test_a_study_shows_its_answer_its_confusion_and_its_pictures(lab: Lab, tmp_path: Path) -> None:
     assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
-    (lab.home.trial("s", 0) / gallery.PICTURE).write_bytes(b"")  # a network without mistakes has none
+    (lab.home.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
     with running(dashboard.bind(lab.url, token=TOKEN, port=0)) as server:
         study, note = (
             browse(server.door.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")

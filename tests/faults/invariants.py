@@ -25,8 +25,9 @@ import sqlalchemy as sa
 from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
-from search import checkpoint, runner
-from search.home import Home
+from search import runner
+from search.artifacts import checkpoint
+from search.artifacts.study_dir import Home
 from search.process import started
 from search.run import boundaries
 from search.spec import study_spec

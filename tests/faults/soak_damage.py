@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from search import checkpoint, study
-from search.checkpoint import Corrupt
+from search import study
+from search.artifacts import checkpoint
+from search.artifacts.checkpoint import Corrupt
 from search.storage.rdb import Storage
 from tests.faults import soak_fork, soak_row
 from tests.faults.soak_row import Row

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from search import checkpoint
+from search.artifacts import checkpoint
 from search.errors import DiskError
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from search import home
-from search.home import Home
+from search.artifacts import study_dir as home
+from search.artifacts.study_dir import Home
 from search.storage.records import TrialRow
 from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search import checkpoint, runner
-from search.checkpoint import Header
+from search import runner
+from search.artifacts import checkpoint
+from search.artifacts.checkpoint import Header
 from tests.lab import Lab, work
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import home, session, study, supply
+from search import session, study, supply
+from search.artifacts import study_dir
 from search.crew import Crew, Hand, Seat
 from search.errors import DatabaseError, SpecError
 from search.hand import Forkserver
@@ -211,7 +212,7 @@ def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> N
     study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
 
     with (
-        home.of(lab.url).running("s"),
+        study_dir.of(lab.url).running("s"),
         pytest.raises(SpecError, match=r"torch \S+ here, 1\.0 there; install theirs here"),
         session.joined(study.load(storage, "s"), order),
     ):

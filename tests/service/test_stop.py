@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from search.home import STOPPED
+from search.artifacts.study_dir import STOPPED
 from search.storage.retry import NOTICE_S
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, equal, wait_until
 

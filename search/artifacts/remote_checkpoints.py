@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from search import shelf
-from search.courier import Courier, Store, Unreachable
+from search.artifacts import shelf
+from search.artifacts.remote_store import Courier, Store, Unreachable
 from search.errors import SpecError
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from data.progress import Say
-from search import home
-from search.courier import Unreachable
-from search.depot import Depot
-from search.home import Home
+from search.artifacts import study_dir
+from search.artifacts.remote_checkpoints import Depot
+from search.artifacts.remote_store import Unreachable
+from search.artifacts.study_dir import Home
 from search.storage import queries
 from search.storage.read_only import open_reader, reading
 from search.storage.records import is_verdict
@@ -42,7 +42,7 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
     """Remove the files of studies that are gone, half-written files, and the checkpoints of finished trials but for
     the best; with `data` also decoded images that no study of this database uses. Returns the bytes that this freed.
     """
-    engine, files = open_reader(url), home.of(url)
+    engine, files = open_reader(url), study_dir.of(url)
     freed = 0
     for each in litter(files, engine):
         freed += each.size
@@ -53,7 +53,7 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
             files.remove(each.name)
             say(f"removed the files in {files.study(each.name)}: there is no such study")
     for path in _unused_images(cache, engine) if data else ():
-        freed += home.size(path)
+        freed += study_dir.size(path)
         shutil.rmtree(path)
         say(f"removed {path}: images that no study uses")
     return freed
@@ -65,7 +65,7 @@ def sweep(files: Home, engine: sa.Engine, name: str, far: Depot | None = None) -
     `far`: where other copies of these lie. Returns the bytes freed here.
     """
     paths = leftovers(files, engine, name)
-    freed = sum(map(home.size, paths))
+    freed = sum(map(study_dir.size, paths))
     _unlink(paths)
     if far is not None:
         with suppress(Unreachable):  # they go with the study
@@ -75,7 +75,7 @@ def sweep(files: Home, engine: sa.Engine, name: str, far: Depot | None = None) -
 
 def spare(url: str) -> int:
     """The bytes that `clean` would free."""
-    return sum(each.size for each in litter(home.of(url), open_reader(url)))
+    return sum(each.size for each in litter(study_dir.of(url), open_reader(url)))
 
 
 def litter(files: Home, engine: sa.Engine) -> Iterator[Litter]:
@@ -86,7 +86,7 @@ def litter(files: Home, engine: sa.Engine) -> Iterator[Litter]:
         if name not in known:
             yield Litter(name=name, paths=(), size=files.size(name))
         elif paths := leftovers(files, engine, name):
-            yield Litter(name=name, paths=paths, size=sum(map(home.size, paths)))
+            yield Litter(name=name, paths=paths, size=sum(map(study_dir.size, paths)))
 
 
 def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
@@ -125,7 +125,7 @@ def _states(engine: sa.Engine, name: str) -> dict[int, str]:
 
 def _needless(each: Litter) -> str:
     """Why the files are not needed."""
-    halves = sum(path.name.endswith(home.HALF) for path in each.paths)
+    halves = sum(path.name.endswith(study_dir.HALF) for path in each.paths)
     reasons = {
         "half-written": halves,
         f"of finished trials that are not among the best {KEEP_BEST}": len(each.paths) - halves,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
-from search import care, home
+from search.artifacts import cleanup, study_dir
 from search.console import in_words
 from search.errors import ConvsearchError, DiskError
 
@@ -67,7 +67,7 @@ class Look:
     @property
     def needed(self) -> int:
         """What may be written until the next look."""
-        missing = max(0, care.KEEP_BEST * OF_THE_BEST - self.checkpoints)
+        missing = max(0, cleanup.KEEP_BEST * OF_THE_BEST - self.checkpoints)
         return max(LEAST_BYTES, (self.workers * OF_A_WORKER + missing) * self.largest)
 
     @property
@@ -120,13 +120,13 @@ class Room:
 
     def look(self) -> Look:
         """Look at the files and at the file system; for 1,000 trials that takes some 30 ms on two busy cores."""
-        place = home.of(self.url)
+        place = study_dir.of(self.url)
         mine = f"{place.study(self.study)}/"
         used, checkpoints, largest = 0, 0, 0
         for file in place.files():
-            size = home.bytes_of(file)
+            size = study_dir.bytes_of(file)
             used += size
-            if file.name.endswith(home.CHECKPOINT) and file.path.startswith(mine):
+            if file.name.endswith(study_dir.CHECKPOINT) and file.path.startswith(mine):
                 checkpoints, largest = checkpoints + 1, max(largest, size)
         disk = disk_usage(_nearest(place.root))
         return Look(
@@ -140,7 +140,7 @@ class Room:
         )
 
     def _how_it_stands(self, found: Look) -> str:
-        root = home.of(self.url).root
+        root = study_dir.of(self.url).root
         if found.is_capped:
             return f"the studies in {root} use {text(found.used)} of the {text(found.budget or 0)} that --disk allows"
         return f"the disk of {root} has {text(found.free)} free, of which {text(found.reserve)} stay in reserve"
@@ -153,7 +153,7 @@ class Room:
 
     def _spare(self) -> int:
         with suppress(ConvsearchError):  # what stopped us is what to tell
-            return care.spare(self.url)
+            return cleanup.spare(self.url)
         return 0
 
 

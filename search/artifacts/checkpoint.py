@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from search import shelf
+from search.artifacts import shelf
 from search.errors import DiskError
 
 MAGIC = b"convsearch checkpoint 1\n"

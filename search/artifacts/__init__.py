@@ -1,0 +1,1 @@
+"""Files of a study: folders, checkpoints, remote copies, disk space."""
