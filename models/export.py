@@ -60,7 +60,7 @@ class Card(BaseModel):
     provenance: Mapping[str, Any]
     """Study, trial, question, fingerprint of the images, versions, date."""
     verdict: Mapping[str, Any] | None
-    """How good it is on test images, if that was asked (`search.contest`)."""
+    """How good it is on test images, if that was asked (`search.analysis.test_results`)."""
     sha256: Mapping[str, str] = {}
     """Of the other files that programs read."""
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search import answers, selection, tables
+from search import tables
+from search.analysis import formatting, selection
 from search.artifacts.study_dir import checked_name
 from search.console import say
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
@@ -84,7 +85,7 @@ def resume(args: argparse.Namespace) -> int:
     counts = row.counts
     is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed and is_over:
-        more = "; --trials N raises its budget" if answers.can_grow(row) else ""
+        more = "; --trials N raises its budget" if formatting.can_grow(row) else ""
         say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
@@ -96,7 +97,8 @@ def resume(args: argparse.Namespace) -> int:
 
 def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
-    from search import contest, judge, progress, ruling
+    from search import judge, progress
+    from search.analysis import test_report, test_results
     from search.pool import EXIT_CODES, End
     from search.spec.settings import Final
 
@@ -109,10 +111,10 @@ def final(args: argparse.Namespace) -> int:
     if end is not End.DONE or row.counts.finished < row.counts.budget:
         say(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
-    found = contest.load(engine, name)
+    found = test_results.load(engine, name)
     looks = queries.looks(engine, row.data["fingerprint"])
-    told = ruling.grid(found, (*_reason(row), *ruling.looks_lines(looks, name)))
-    return tables.answer(ruling.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
+    told = test_report.grid(found, (*_reason(row), *test_report.looks_lines(looks, name)))
+    return tables.answer(test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -133,7 +135,7 @@ def validate(args: argparse.Namespace) -> int:
     from search.spec import study_spec
 
     stored = study_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
-    return tables.answer({"spec": stored}, answers.spec_grid(stored), as_json=args.json)
+    return tables.answer({"spec": stored}, formatting.spec_grid(stored), as_json=args.json)
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -320,7 +322,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
                 tables.show(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
         tables.hush()
-    for line in answers.next_commands(row, is_judged=verdict is not None):
+    for line in formatting.next_commands(row, is_judged=verdict is not None):
         say(line)
     return code
 
@@ -344,11 +346,11 @@ def _order(args: argparse.Namespace, name: str) -> Any:
 
 def _answer_to(engine: Any, row: StudyRow, reason: str) -> Grid:
     """What a study has found so far."""
-    from search import compare as comparing
+    from search.analysis import ablation as comparing
 
     if row.spec.get("compare"):
         return comparing.grid(comparing.compare(row, queries.trials(engine, row.name)))
-    return answers.best_grid(queries.best(engine, row.name, top=3), reason)
+    return formatting.best_grid(queries.best(engine, row.name, top=3), reason)
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
@@ -358,7 +360,7 @@ def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
 
 def _verdict(engine: Any, name: str) -> Grid | None:
     """What the last trainings of a study have come to; None as long as they have not ended."""
-    from search import contest, ruling
+    from search.analysis import test_report, test_results
 
     own = f"{name}{FINAL}"
     if own not in queries.verdicts(engine, name):
@@ -366,12 +368,12 @@ def _verdict(engine: Any, name: str) -> Grid | None:
     row = queries.study(engine, own)
     if row.counts.finished < row.counts.budget:
         return None
-    looks = ruling.looks_lines(queries.looks(engine, row.data["fingerprint"]), own)
+    looks = test_report.looks_lines(queries.looks(engine, row.data["fingerprint"]), own)
     trials = queries.trials(engine, own)
     reason = _reason(row)
     if len(trials) == 1:
-        return Grid(columns=(), rows=(), before=(answers.verdict_line(trials[0]), *reason, *looks))
-    return ruling.grid(contest.load(engine, own), (*reason, *looks))
+        return Grid(columns=(), rows=(), before=(formatting.verdict_line(trials[0]), *reason, *looks))
+    return test_report.grid(test_results.load(engine, own), (*reason, *looks))
 
 
 def _reason(verdict: StudyRow) -> tuple[str, ...]:

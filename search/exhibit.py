@@ -20,7 +20,8 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
-from search import answers, charts, contest, ruling, selection, tables
+from search import tables
+from search.analysis import charts, formatting, selection, test_report, test_results
 from search.artifacts import misclassified
 from search.artifacts.study_dir import Home, checked_name
 from search.storage import queries
@@ -117,7 +118,9 @@ class Exhibits:
         return Exhibit(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
 
     def _table(self, name: str) -> str:
-        return tables.to_csv(*answers.trials_csv(queries.study(self._engine, name), queries.trials(self._engine, name)))
+        return tables.to_csv(
+            *formatting.trials_csv(queries.study(self._engine, name), queries.trials(self._engine, name))
+        )
 
     def _note(self, row: StudyRow, verdicts: Sequence[str]) -> str:
         """Question, answer, and the commands that tell more."""
@@ -130,8 +133,8 @@ class Exhibits:
         if is_search(row):
             lines.append(selection.delivered(self._engine, row).sentence)
         for name in verdicts:
-            found = contest.load(self._engine, name)
-            lines += [f"Verdict ({name}): {ruling.duel_line(duel)}." for duel in found.duels[:3]]
+            found = test_results.load(self._engine, name)
+            lines += [f"Verdict ({name}): {test_report.duel_line(duel)}." for duel in found.duels[:3]]
             if found.standings and not found.duels:
                 lead = selection.of_verdict(self._engine, found)
                 lines.append(

@@ -18,10 +18,11 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import contest, ruling, selection, study
+from search import study
+from search.analysis import selection, test_report, test_results
+from search.analysis.test_results import Verdict
 from search.artifacts import checkpoint, remote_checkpoints, study_dir
 from search.artifacts.remote_store import Unreachable
-from search.contest import Verdict
 from search.errors import DiskError, UsageError
 from search.origin import environment
 from search.spec import study_spec
@@ -83,9 +84,9 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
         row = queries.trial(engine, name, trial)
         if row.state != "COMPLETE":
             raise UsageError(f"trial {trial} of {name!r} is {row.state.lower()}, and only complete ones are exported")
-        return Choice(trial=row, verdict=contest.load(engine, name) if is_verdict(name) else None)
+        return Choice(trial=row, verdict=test_results.load(engine, name) if is_verdict(name) else None)
     for each in verdicts:
-        found = contest.load(engine, each)
+        found = test_results.load(engine, each)
         if found.standings:
             best = selection.of_verdict(engine, found).name
             runs = [row for row in queries.trials(engine, each) if row.config.get("row", best) == best and row.values]
@@ -165,8 +166,8 @@ def judgement(found: Verdict, trial: TrialRow) -> dict[str, Any] | None:
         "interval": own.interval,
         "this_run": trial.values[0] if trial.values else None,
         "latency_ms": own.latency_ms,
-        "worst": ruling.worst(own, found.classes),
-        "others": [ruling.duel_line(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
+        "worst": test_report.worst(own, found.classes),
+        "others": [test_report.duel_line(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
     }
 
 

@@ -9,14 +9,14 @@ import optuna
 from data.dataset import fetch
 from data.progress import Say
 from search import final, study
-from search import selection as selections
+from search.analysis import selection as selections
+from search.analysis.selection import Selection
 from search.artifacts import study_dir
 from search.artifacts.study_dir import Home
 from search.errors import SpecError, UsageError
 from search.final import Contestant, Layout
 from search.hand import Forkserver
 from search.pool import End
-from search.selection import Selection
 from search.session import Order, Show, alone, pool
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, baseline, difference

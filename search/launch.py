@@ -9,7 +9,8 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import final, selection, study
+from search import final, study
+from search.analysis import selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import Home
 from search.cluster import Cluster

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 
 from models.config import Impossible
-from search.correct import pair
+from search.analysis.correctness import pair
 from search.desk import Desk
 from search.outcome import Paused
 from search.pruners.asha import Decision
@@ -141,7 +141,7 @@ class Ledger:
     ) -> Decision | None:
         """Store a step's value, and the decision to stop there if there is one, in one transaction.
 
-        `correct`: which validation images were recognised, as far as that is kept (`search.correct`).
+        `correct`: which validation images were recognised, as far as that is kept (`search.analysis.correctness`).
 
         Raises:
             Paused: the trial waits at this rung.

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from data.errors import DataError
-from search import selection, study, worker
+from search import study, worker
+from search.analysis import selection
 from search.artifacts import disk_space as room
 from search.artifacts import logbook, study_dir
 from search.artifacts.disk_space import Room

@@ -1,6 +1,6 @@
 """The live view of a run: what `run` says on stderr while it works.
 
-`search.pace` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is drawn
+`search.analysis.eta` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is drawn
 anew in place; elsewhere there is one line for each finished trial and a summary once a minute.
 """
 
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from search.answers import counts_line, states_line
+from search.analysis.eta import Pace, Snapshot
+from search.analysis.formatting import counts_line, states_line
 from search.console import printable
-from search.pace import Pace, Snapshot
 from search.storage.records import Progress, TrialRow
 from search.tables import WIDTH, duration, number, setting, settings
 

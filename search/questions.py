@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import DataError
-from search import answers, selection, stops, tables
+from search import tables
+from search.analysis import formatting, selection, stops
 from search.artifacts.study_dir import checked_name
 from search.console import say
 from search.errors import DiskError, UsageError
@@ -39,7 +40,7 @@ def studies(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.studies(engine)
-        return tables.answer(answers.studies_json(rows), answers.studies_grid(rows), as_json=args.json)
+        return tables.answer(formatting.studies_json(rows), formatting.studies_grid(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -53,12 +54,12 @@ def best(args: argparse.Namespace) -> int:
     def told() -> int:
         ranking = queries.best(engine, args.study, top=args.top)
         if args.csv:
-            sys.stdout.write(tables.to_csv(*answers.best_csv(ranking)))
+            sys.stdout.write(tables.to_csv(*formatting.best_csv(ranking)))
             return 0
         found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
-        told = answers.best_json(ranking) | {"selection": None if found is None else found.as_json()}
+        told = formatting.best_json(ranking) | {"selection": None if found is None else found.as_json()}
         return tables.answer(
-            told, answers.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json
+            told, formatting.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json
         )
 
     return _watched(args, told)
@@ -69,7 +70,7 @@ def workers(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.workers(open_reader(args.storage))
-        return tables.answer(answers.workers_json(rows), answers.workers_grid(rows), as_json=args.json)
+        return tables.answer(formatting.workers_json(rows), formatting.workers_grid(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -80,7 +81,7 @@ def show(args: argparse.Namespace) -> int:
 
     row = queries.trial(open_reader(args.storage), args.study, args.trial)
     log = study_dir.of(args.storage).known_log(args.study, args.trial)
-    return tables.answer(answers.trial_json(row, log), answers.trial_grid(row, log), as_json=args.json)
+    return tables.answer(formatting.trial_json(row, log), formatting.trial_grid(row, log), as_json=args.json)
 
 
 def why(args: argparse.Namespace) -> int:
@@ -94,17 +95,17 @@ def why(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Show which changes of a designed comparison helped; or two trials, or two studies, side by side."""
-    from search import compare as comparing
-    from search import contrast
+    from search.analysis import ablation as comparing
+    from search.analysis import diff
 
     engine = open_reader(args.storage)
     match args.with_:
         case [other] if not other.isdecimal():
             both = queries.study(engine, args.study), queries.study(engine, other)
-            return tables.answer(contrast.studies_json(*both), contrast.studies(*both), as_json=args.json)
+            return tables.answer(diff.studies_json(*both), diff.studies(*both), as_json=args.json)
         case [one, other] if one.isdecimal() and other.isdecimal():
             pair = queries.trial(engine, args.study, int(one)), queries.trial(engine, args.study, int(other))
-            return tables.answer(contrast.trials_json(*pair), contrast.trials(*pair), as_json=args.json)
+            return tables.answer(diff.trials_json(*pair), diff.trials(*pair), as_json=args.json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
     comparison = comparing.compare(queries.study(engine, args.study), queries.trials(engine, args.study))
@@ -113,15 +114,15 @@ def compare(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write all that a study came to: a page, or Markdown or CSV to read on."""
-    from search import page as paging
-    from search import report as reporting
+    from search.analysis import html_report as paging
+    from search.analysis import report as reporting
 
     if args.markdown and args.csv:
         raise UsageError("--markdown and --csv are two answers; ask for one of them")
     engine = open_reader(args.storage)
     if args.csv:
         study, trials = queries.study(engine, args.study), queries.trials(engine, args.study)
-        return _written(args.to, tables.to_csv(*answers.trials_csv(study, trials)))
+        return _written(args.to, tables.to_csv(*formatting.trials_csv(study, trials)))
     found = reporting.gather(engine, args.study)
     if args.markdown:
         return _written(args.to, paging.markdown(found))

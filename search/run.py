@@ -26,7 +26,7 @@ from models.backbone import pretrained
 from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
-from search import correct
+from search.analysis import correctness
 from search.artifacts import checkpoint, logbook, misclassified
 from search.artifacts.remote_store import Unreachable
 from search.ledger import Ledger
@@ -200,7 +200,7 @@ class Run:
         labels = part.labels[part.indices].cpu()
         classes = len(self.place.data.info.classes)
         before = self.trial.user_attrs.get(CORRECT, {})
-        return correct.add_step(before, step, (result.predicted == labels).numpy(), labels.numpy(), classes=classes)
+        return correctness.add_step(before, step, (result.predicted == labels).numpy(), labels.numpy(), classes=classes)
 
     def _record(
         self,

@@ -15,10 +15,10 @@ from data.batches import Batches, evaluation
 from data.parts import load_test
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
-from search.correct import pack
+from search.analysis.correctness import pack
+from search.analysis.intervals import share_interval
 from search.outcome import Outcome, Paused
 from search.run import Run, boundaries
-from search.stats import share_interval
 from search.storage.records import PAUSED
 from search.study import ladder, seconds_run
 

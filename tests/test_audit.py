@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from search import runner, study
-from search.audit import ENOUGH, audit, lines
+from search.analysis.pruner_audit import ENOUGH, audit, lines
 from search.process import this_process
 from search.spec import study_spec
 from search.spec.study_spec import StudySpec

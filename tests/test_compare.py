@@ -15,9 +15,9 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from search import tables
-from search.compare import Comparison, RowResult, as_json, compare, grid
+from search.analysis.ablation import Comparison, RowResult, as_json, compare, grid
+from search.analysis.intervals import holm, interval, share_interval
 from search.errors import UsageError
-from search.stats import holm, interval, share_interval
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import Counts, StudyRow, TrialRow

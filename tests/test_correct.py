@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search import correct
+from search.analysis import correctness
 
 LABELS = np.array([1, 0, 1, 0, 1, 0])
 
@@ -15,14 +15,14 @@ LABELS = np.array([1, 0, 1, 0, 1, 0])
 def stored(
     *right: bool, labels: "np.ndarray[tuple[int], np.dtype[np.int64]]" = LABELS, step: int = 3
 ) -> dict[str, object]:
-    return correct.add_step({}, step, np.array(right), labels, classes=2)
+    return correctness.add_step({}, step, np.array(right), labels, classes=2)
 
 
 def test_two_networks_are_compared_image_by_image() -> None:
     first = stored(True, True, True, True, False, False)
     second = stored(True, False, False, True, True, False)
 
-    pair = correct.pair(first, second, 3)
+    pair = correctness.pair(first, second, 3)
 
     assert pair is not None
     assert (pair.images, pair.first_only, pair.second_only) == (6, 2, 1)
@@ -33,10 +33,10 @@ def test_two_networks_are_compared_image_by_image() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 2)), min_size=1, max_size=70))
 def test_the_lead_is_the_difference_of_the_accuracies(rows: list[tuple[bool, bool, int]]) -> None:
     one, other, labels = (np.array(column) for column in zip(*rows, strict=True))
-    first, second = (correct.add_step({}, 1, right, labels, classes=3) for right in (one, other))
+    first, second = (correctness.add_step({}, 1, right, labels, classes=3) for right in (one, other))
 
-    pair = correct.pair(first, second, 1)
-    balanced = correct.pair(first, second, 1, balanced=True)
+    pair = correctness.pair(first, second, 1)
+    balanced = correctness.pair(first, second, 1, balanced=True)
 
     assert pair is not None
     assert balanced is not None
@@ -49,7 +49,7 @@ def test_the_lead_is_the_difference_of_the_accuracies(rows: list[tuple[bool, boo
 def test_where_all_classes_are_alike_balanced_accuracy_has_the_same_error() -> None:
     first, second = stored(True, True, True, True, False, False), stored(True, False, False, True, True, False)
 
-    plain, balanced = correct.pair(first, second, 3), correct.pair(first, second, 3, balanced=True)
+    plain, balanced = correctness.pair(first, second, 3), correctness.pair(first, second, 3, balanced=True)
 
     assert plain is not None
     assert balanced is not None
@@ -58,10 +58,10 @@ def test_where_all_classes_are_alike_balanced_accuracy_has_the_same_error() -> N
 
 def test_what_is_kept_at_one_step_leaves_other_steps_alone() -> None:
     first = stored(True, True, True, True, True, True, step=1)
-    both = correct.add_step(first, 3, np.zeros(6, dtype=bool), LABELS, classes=2)
+    both = correctness.add_step(first, 3, np.zeros(6, dtype=bool), LABELS, classes=2)
 
-    assert correct.steps(both) == (1, 3)
-    assert correct.pair(both, first, 1) == correct.pair(first, first, 1)
+    assert correctness.steps(both) == (1, 3)
+    assert correctness.pair(both, first, 1) == correctness.pair(first, first, 1)
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,5 @@ def test_what_is_kept_at_one_step_leaves_other_steps_alone() -> None:
     ],
 )
 def test_trials_that_were_not_judged_on_the_same_images_at_a_step_are_not_compared(other: dict[str, object]) -> None:
-    assert correct.pair(stored(True, True, True, True, True, True), other, 3) is None
-    assert correct.pair(other, stored(True, True, True, True, True, True), 3) is None
+    assert correctness.pair(stored(True, True, True, True, True, True), other, 3) is None
+    assert correctness.pair(other, stored(True, True, True, True, True, True), 3) is None

@@ -8,7 +8,7 @@ import pytest
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial
 
-from search.importance import LEAST, Importances, of_trials
+from search.analysis.importance import LEAST, Importances, of_trials
 
 
 def made(value: Callable[[FrozenTrial, np.random.Generator], float], *, trials: int, seed: int = 0) -> optuna.Study:
@@ -42,7 +42,7 @@ def test_what_matters_stands_out_from_chance_and_the_rest_does_not() -> None:
 
 
 def test_where_nothing_matters_the_first_one_seldom_passes_what_chance_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.importance.RESAMPLES", 60)
+    monkeypatch.setattr("search.analysis.importance.RESAMPLES", 60)
     passed = 0
     for seed in range(30):
         found = of(made(lambda _, dice: float(dice.normal()), trials=40, seed=seed))

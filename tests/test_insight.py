@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from search.insight import caveat, insights, sentence
+from search.analysis.effects import caveat, insights, sentence
 from search.spec import study_spec
 from search.spec.search_space import strip
 from search.storage.records import Counts, StudyRow, TrialRow

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from search.pace import Eta, Pace, Snapshot, WorkerLine, eta
+from search.analysis.eta import Eta, Pace, Snapshot, WorkerLine, eta
 from search.progress import LiveView, PlainView, finished_line, open_view, render
 from search.storage.records import Counts, Progress, Running, StudyRow, TrialRow
 

@@ -17,9 +17,9 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search.importance import importances
-from search.page import html, policy
-from search.report import gather, reasons
+from search.analysis.html_report import html, policy
+from search.analysis.importance import importances
+from search.analysis.report import gather, reasons
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRow

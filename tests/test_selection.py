@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import correct
-from search.selection import CHANCE, SEED_SD, BaselineComparison, Lead
+from search.analysis import correctness
+from search.analysis.selection import CHANCE, SEED_SD, BaselineComparison, Lead
 from search.storage.records import Counts, StudyRow, TrialRow
 
 IMAGES = 2000
@@ -28,7 +28,7 @@ def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", 
     right = np.arange(IMAGES) < 1500
     right[:lost] = False
     right[1500 : 1500 + won] = True
-    kept = correct.add_step({}, step, right, LABELS, classes=10)
+    kept = correctness.add_step({}, step, right, LABELS, classes=10)
     if number == 0:  # the baseline was judged at all rungs
         kept = {**kept, "1": kept[str(step)], "3": kept[str(step)]}
     return TrialRow(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
@@ -115,7 +115,7 @@ def test_who_was_pruned_is_not_waited_for_whatever_it_had_come_to() -> None:
 
 
 def test_a_challenge_of_a_single_trial_needs_what_one_comparison_needs() -> None:
-    pair = correct.pair(trial(1, won=50).correct, trial(0).correct, 9)
+    pair = correctness.pair(trial(1, won=50).correct, trial(0).correct, 9)
 
     assert pair is not None
     assert Lead(trial=trial(1), pair=pair, challengers=0).needed == pytest.approx(

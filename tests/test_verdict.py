@@ -16,11 +16,11 @@ import pytest
 from data.config import DataConfig
 from data.parts import Part, load_test
 from search import ledger, objective, runner, shift, study
+from search.analysis.eta import Snapshot
 from search.errors import SpecError
 from search.final import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
 from search.launch import launch, more_hours
-from search.pace import Snapshot
 from search.pool import End
 from search.process import this_process
 from search.progress import PlainView

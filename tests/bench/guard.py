@@ -18,8 +18,8 @@ from statistics import NormalDist, fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from search import correct
-from search.selection import SEED_SD, BaselineComparison, Lead
+from search.analysis import correctness
+from search.analysis.selection import SEED_SD, BaselineComparison, Lead
 from search.storage.records import Counts, StudyRow, TrialRow
 from tests.bench.measure import ROOT, Figure, Result, Table
 
@@ -70,7 +70,7 @@ def recognised(dice: np.random.Generator, accuracies: Floats, images: int) -> ND
 
 
 def guarded(right: NDArray[np.bool_]) -> int:
-    """The network that `search.selection` delivers."""
+    """The network that `search.analysis.selection` delivers."""
     labels = np.arange(right.shape[1]) % CLASSES
     trials = tuple(
         TrialRow(
@@ -78,7 +78,7 @@ def guarded(right: NDArray[np.bool_]) -> int:
             number=number,
             state="COMPLETE",
             config={"width": 8},
-            correct=correct.add_step({}, 9, row, labels, classes=CLASSES),
+            correct=correctness.add_step({}, 9, row, labels, classes=CLASSES),
         )
         for number, row in enumerate(right)
     )
@@ -164,7 +164,7 @@ def carried() -> Table:
         for challengers in (1, 12, 40):
             clear = lost = 0
             for one, other in permutations(trials, 2):
-                now, later = (correct.pair(one.correct, other.correct, step) for step in (end, last))
+                now, later = (correctness.pair(one.correct, other.correct, step) for step in (end, last))
                 if now is None or later is None:
                     continue
                 if Lead(trial=one, pair=now, challengers=challengers).is_clear:

@@ -12,8 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from search.analysis.eta import Pace
 from search.console import printable
-from search.pace import Pace
 from search.progress import PlainView, finished_line, render, summary
 from search.storage import queries
 from search.storage.rdb import Storage

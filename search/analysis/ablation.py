@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from search.analysis.intervals import CONFIDENCE, Interval, holm, interval, mean, sd
 from search.errors import UsageError
-from search.stats import CONFIDENCE, Interval, holm, interval, mean, sd
 from search.storage.records import StudyRow, TrialRow
 from search.tables import Grid, number
 

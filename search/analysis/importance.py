@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial
 
-from search.stats import CONFIDENCE
+from search.analysis.intervals import CONFIDENCE
 from search.storage.queries import find_study
 from search.storage.rdb_reads import frozen_trials
 from search.storage.read_only import reading

@@ -1,7 +1,7 @@
 """Which configuration a search delivers: its baseline, unless another one beats that by more than chance explains.
 
 The best of many trials looks better than it is: it was chosen for its luck, too (overtuning, Schneider et al. 2025,
-https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`search.correct`), at
+https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`search.analysis.correctness`), at
 the end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that
 of the images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
 """
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from search import correct
-from search.correct import Pair
+from search.analysis import correctness
+from search.analysis.correctness import Pair
 from search.storage import queries
 from search.storage.records import StudyRow, TrialRow
 from search.tables import number
 
 if TYPE_CHECKING:
-    from search.contest import Standing, Verdict
+    from search.analysis.test_results import Standing, Verdict
 
 #: With this chance a search that has found nothing replaces its baseline all the same.
 CHANCE = 0.05
@@ -111,10 +111,10 @@ class BaselineComparison:
         is_balanced = self.study.objective == "balanced_accuracy"
         found = []
         for trial in trials:
-            steps = correct.steps(trial.correct)
+            steps = correctness.steps(trial.correct)
             if trial.number == 0 or not steps or trial.state == "FAIL" or trial.violation > 0:
                 continue
-            pair = correct.pair(trial.correct, self.baseline.correct, steps[-1], balanced=is_balanced)
+            pair = correctness.pair(trial.correct, self.baseline.correct, steps[-1], balanced=is_balanced)
             if pair is not None:
                 found.append(Lead(trial=trial, pair=pair, challengers=self.judged))
         return found

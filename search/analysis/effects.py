@@ -18,10 +18,10 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from search.analysis.intervals import CONFIDENCE, Interval, apart, mean
 from search.spec import study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import Space, named
-from search.stats import CONFIDENCE, Interval, apart, mean
 from search.storage.records import StudyRow, TrialRow
 from search.tables import number, setting
 

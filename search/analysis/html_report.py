@@ -16,11 +16,11 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from search import audit as audits
-from search import charts, ruling
-from search import insight as insights_of
-from search.importance import Importances
-from search.report import Report
+from search.analysis import charts, test_report
+from search.analysis import effects as insights_of
+from search.analysis import pruner_audit as audits
+from search.analysis.importance import Importances
+from search.analysis.report import Report
 from search.spec.search_space import strip
 from search.tables import Grid, duration, number, setting, settings
 
@@ -88,7 +88,7 @@ def tables(report: Report) -> dict[str, Grid]:
     """Every table by its heading, in the order of the page."""
     found: dict[str, Grid] = {}
     if report.verdict is not None:
-        found["Verdict"] = ruling.grid(report.verdict, ruling.looks_lines(report.looks, report.verdict.study))
+        found["Verdict"] = test_report.grid(report.verdict, test_report.looks_lines(report.looks, report.verdict.study))
     if report.comparison is not None:
         found["Comparison"] = report.comparison
     if report.importances.found:

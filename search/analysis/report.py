@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from search import answers, charts, contest, ruling, selection
-from search import audit as audits
-from search import compare as comparing
-from search import insight as insights_of
-from search.audit import Audit
-from search.contest import Standing, Verdict
+from search.analysis import ablation as comparing
+from search.analysis import charts, formatting, selection, test_report, test_results
+from search.analysis import effects as insights_of
+from search.analysis import pruner_audit as audits
+from search.analysis.effects import Insights
+from search.analysis.importance import Importances, importances
+from search.analysis.pruner_audit import Audit
+from search.analysis.test_results import Standing, Verdict
 from search.errors import UsageError
-from search.importance import Importances, importances
-from search.insight import Insights
 from search.storage import queries
 from search.storage.records import Look, StudyRow, TrialRow, is_search, is_verdict
 from search.tables import Grid, number, settings
@@ -80,7 +80,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
             "`convsearch dashboard` shows it"
         )
     verdicts = (name,) if is_verdict(name) else queries.verdicts(engine, name)
-    loaded = (contest.load(engine, each) for each in reversed(verdicts))
+    loaded = (test_results.load(engine, each) for each in reversed(verdicts))
     verdict = next((each for each in loaded if each.standings), None)
     fingerprint = study.data.get("fingerprint", "")
     rows = study.spec.get("compare")
@@ -144,7 +144,7 @@ def _kind(reason: str) -> str:
 def _found(report: Report) -> str:
     study, best, counts = report.study, report.study.best, report.study.counts
     if best is None:
-        return f"There is no answer yet: {answers.situation(study)}."
+        return f"There is no answer yet: {formatting.situation(study)}."
     if is_verdict(study.name):
         return f"{counts.complete} of {counts.budget} trainings were judged on the test images."
     which = f"The best of {counts.finished} trials"
@@ -163,6 +163,6 @@ def _judged(report: Report) -> str:
         return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
     lead = report.standing
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval[0]:.4f} to {lead.interval[1]:.4f})"
-    duels = [ruling.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
+    duels = [test_report.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
     told = f"On {report.verdict.images:,} test images {lead.name} comes to {number(lead.test)}{spread}"
     return "; ".join((told, *duels)) + "."

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from search.answers import state
+from search.analysis.formatting import state
 from search.storage.records import TrialRow
 from search.tables import Grid, setting
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from search.analysis.intervals import share_interval
 from search.seeds import is_audited
-from search.stats import share_interval
 from search.storage.records import StudyRow, TrialRow
 
 #: Of fewer, not even a rate of 0 can be told from one of 20 % (Wilson's interval of 0 of 16 ends at 19.4 %).

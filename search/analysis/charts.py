@@ -11,7 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.importance import Importances
+from search.analysis.importance import Importances
 from search.storage.records import TrialRow
 from search.tables import setting
 

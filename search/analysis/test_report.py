@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from search.contest import Duel, Standing, Verdict
-from search.stats import CONFIDENCE
+from search.analysis.intervals import CONFIDENCE
+from search.analysis.test_results import Duel, Standing, Verdict
 from search.storage.records import Look
 from search.tables import Grid, duration, number
 

@@ -1,0 +1,1 @@
+"""Figures and texts about stored trials: intervals, comparisons, charts, reports."""
