@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType
 
 from data.errors import DataError
-from search import equipment, origin, study, worker
+from search import worker
 from search.errors import ConvsearchError
 from search.parent import die_with_parent
 from search.post import Post
 from search.storage.rdb import Storage
+from search.study import equipment, provenance, stored_study
 
 
 class Actor:
@@ -67,9 +68,9 @@ def prepare(post: Post, gives_up: Callable[[], bool]) -> None:
     for name in worker.PRELOAD:
         import_module(name)
     storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
-    stored = study.load(storage, post.study)
+    stored = stored_study.load(storage, post.study)
     storage.engine.dispose()
-    equipment.refuse_other_code(stored, origin.code())
+    equipment.refuse_other_code(stored, provenance.code())
     if post.images is not None:
-        stored = replace(stored, spec=study.moved(stored.spec, post.images))
+        stored = replace(stored, spec=stored_study.moved(stored.spec, post.images))
     equipment.equip(stored, Path(post.cache), lambda _: None)

@@ -16,12 +16,9 @@ import optuna
 
 from data.errors import DataError
 from data.progress import Say
-from search import origin, study
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.console import in_words
-from search.equipment import equip, refuse_other_code
 from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
-from search.final import name_of
 from search.hand import Forkserver
 from search.judge import layout_of, verdict_study
 from search.launch import hours_left
@@ -31,8 +28,11 @@ from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage
 from search.storage.records import Brief
-from search.study import StoredStudy
-from search.supply import devices
+from search.study import provenance, stored_study
+from search.study.equipment import equip, refuse_other_code
+from search.study.final_plan import name_of
+from search.study.inputs import devices
+from search.study.stored_study import StoredStudy
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
@@ -69,7 +69,7 @@ class Attendant:
     """What was last said of the database."""
     _end: End | None = None
     _watches: dict[int, Watch] = field(default_factory=dict)
-    _here: Mapping[str, str] = field(default_factory=origin.code)
+    _here: Mapping[str, str] = field(default_factory=provenance.code)
     """The code that this process has loaded."""
 
     def run(self) -> End:
@@ -118,7 +118,7 @@ class Attendant:
         """Work on the first study that has something to do; false if none has."""
         for brief in self._open(storage):
             try:
-                if self._attend(storage, study.load(storage, brief.name), brief):
+                if self._attend(storage, stored_study.load(storage, brief.name), brief):
                     return True
             except OF_A_STUDY as error:
                 self._refuse(brief, error)
@@ -136,7 +136,7 @@ class Attendant:
         self._watches.setdefault(stored.id, Watch(self.order.times)).expire(storage, stored.id)
         if brief.is_over:
             return not brief.running and self._begin_verdict(storage, stored)
-        if not storage.read(lambda tx: leases.claimable(tx, stored.id, study.ladder(stored.spec))):
+        if not storage.read(lambda tx: leases.claimable(tx, stored.id, stored_study.ladder(stored.spec))):
             return False
         is_busy = bool(storage.read(lambda tx: leases.holders(tx, stored.id)))
         if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
@@ -204,7 +204,7 @@ class Attendant:
         """
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():
-            stored = replace(stored, spec=study.moved(stored.spec, str(Path(self.images).absolute())))
+            stored = replace(stored, spec=stored_study.moved(stored.spec, str(Path(self.images).absolute())))
         elif path is not None and not Path(path).exists():
             raise DataError(f"its images are not at {path} on this machine; --data names where they are")
         equip(stored, self.order.cache, self.say)

@@ -31,9 +31,10 @@ HURRY_S = 1.0
 
 def run(args: argparse.Namespace) -> int:
     """Run a study from its file, or one trial of a stored study again."""
-    from search import launch, study
+    from search import launch
     from search.spec import study_spec
     from search.storage.rdb import Storage
+    from search.study import stored_study
 
     if args.json and not args.dry_run:
         raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` tells what a run has found")
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         if args.data or args.set or args.trials:
             raise UsageError("--again trains what is stored; --data, --set and --trials would change it")
         row = queries.trial(open_reader(args.storage), args.study, args.again)
-        wanted = launch.again(study.load(Storage(args.storage), args.study), row)
+        wanted = launch.again(stored_study.load(Storage(args.storage), args.study), row)
         return _launch(args, wanted, name=_named(args, f"{args.study}.again-{args.again}"), trials=1)
     path = study_spec.find(args.study)
     overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
@@ -71,11 +72,11 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a stored study, without its file."""
-    from search import study
     from search.spec import study_spec
     from search.storage.rdb import Storage
+    from search.study import stored_study
 
-    stored = study.load(Storage(args.storage), args.study)
+    stored = stored_study.load(Storage(args.storage), args.study)
     if args.trials is not None and stored.spec.verdict_on is not None:
         raise UsageError(
             f"{args.study!r} is a verdict, which has a training for each configuration and seed and no more; "
@@ -140,14 +141,14 @@ def validate(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """Ask everybody who runs a study to stop."""
-    from search import study
     from search.storage.rdb import Storage
+    from search.study import stored_study
 
     engine, storage = open_reader(args.storage), Storage(args.storage)
     names = _with_verdict(engine, args.study)
     running = sum(queries.study(engine, name).counts.running for name in names)
     for name in names:
-        study.ask_to_stop(storage, name)
+        stored_study.ask_to_stop(storage, name)
     say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
     if args.json:
         sys.stdout.write(tables.to_json({"study": args.study, "running": running}))

@@ -17,7 +17,6 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from data.progress import Say
-from search import study
 from search.artifacts import remote_checkpoints, study_dir
 from search.artifacts.remote_store import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
@@ -25,7 +24,8 @@ from search.session import take_back
 from search.storage import queries
 from search.storage.lease_expiry import is_deserted
 from search.storage.rdb import STUDIES, TRIALS, Storage
-from search.study import StoredStudy
+from search.study import stored_study
+from search.study.stored_study import StoredStudy
 
 #: Every table of Optuna's with rows of a study, but the study's own.
 TABLES: tuple[sa.Table, ...] = tuple(
@@ -69,7 +69,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         for each in names if row.spec else ():
             locks.enter_context(old.running(each))
         for each in names if row.spec else ():
-            stored = study.load(source, each)
+            stored = stored_study.load(source, each)
             take_back(source, stored, old)
             if not is_deserted(source, stored.id, say):
                 raise BusyError(f"others work on {each!r}; `convsearch stop {each}` first")
@@ -80,7 +80,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         keys = {each: uuid.uuid4().hex for each in names if row.spec.get("checkpoints")}
         target.write(partial(_write_all, found=found, storage=target, keys=keys))
         for each, key in keys.items():
-            _copy_depot(study.load(source, each), key, say)
+            _copy_depot(stored_study.load(source, each), key, say)
         if row.spec and new.root == old.root:
             for each in names:
                 new.take_over(each)
@@ -123,7 +123,7 @@ def _write_all(connection: sa.Connection, found: Mapping[str, Rows], storage: St
     for name, rows in found.items():
         study_id = _write(connection, name, rows)
         if name in keys:
-            study.put(storage, connection, study_id, depot=keys[name])
+            stored_study.put(storage, connection, study_id, depot=keys[name])
 
 
 def _write(connection: sa.Connection, name: str, rows: Rows) -> int:

@@ -18,18 +18,18 @@ from data.progress import Say
 from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
-from search import study
 from search.analysis import selection, test_report, test_results
 from search.analysis.test_results import Verdict
 from search.artifacts import checkpoint, remote_checkpoints, study_dir
 from search.artifacts.remote_store import Unreachable
 from search.errors import DiskError, UsageError
-from search.origin import environment
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.records import TrialRow, is_verdict
-from search.study import StoredStudy
+from search.study import stored_study
+from search.study.provenance import environment
+from search.study.stored_study import StoredStudy
 from search.tables import duration, number, setting
 
 #: On so many validation images, or all if they are fewer, the ONNX file must say what PyTorch says.
@@ -58,7 +58,7 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
         raise UsageError("the folder that you are in would be replaced; name another one with --to")
     storage = Storage(url)
     choice = chosen(storage.engine, name, trial)
-    stored = study.load(storage, choice.trial.study)
+    stored = stored_study.load(storage, choice.trial.study)
     info = prepare(stored.spec.data, cache, say)
     if info.fingerprint != stored.data["fingerprint"]:
         raise DataError(

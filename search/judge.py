@@ -8,13 +8,11 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import final, study
 from search.analysis import selection as selections
 from search.analysis.selection import Selection
 from search.artifacts import study_dir
 from search.artifacts.study_dir import Home
 from search.errors import SpecError, UsageError
-from search.final import Contestant, Layout
 from search.hand import Forkserver
 from search.pool import End
 from search.session import Order, Show, alone, pool
@@ -22,8 +20,10 @@ from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, baseline, difference
 from search.storage import queries
 from search.storage.rdb import Storage
-from search.study import StoredStudy
-from search.supply import devices, fetch_backbones, prepare_data, writing_to
+from search.study import final_plan, stored_study
+from search.study.final_plan import Contestant, Layout
+from search.study.inputs import devices, fetch_backbones, prepare_data, writing_to
+from search.study.stored_study import StoredStudy
 
 #: A last training of fewer would not be worth the look at the test images.
 LEAST_EPOCHS = 0.5
@@ -39,7 +39,7 @@ def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, En
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(order.url)
-    stored = study.load(storage, order.name)
+    stored = stored_study.load(storage, order.name)
     if stored.spec.rows or stored.spec.verdict_on is not None:
         kind = "a comparison" if stored.spec.rows else "a verdict itself"
         raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name one")
@@ -79,11 +79,11 @@ def on_terms(
     folder's.
     """
     for place in count(1):
-        name = final.name_of(stored.name, place)
+        name = final_plan.name_of(stored.name, place)
         files.study(name)
         if not queries.is_known(storage.engine, name):
             break
-        known = study.of_search(study.load(storage, name), stored)
+        known = stored_study.of_search(stored_study.load(storage, name), stored)
         planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
         same = replace(terms, budget=terms.budget.model_copy(update=planned)) if is_timed else terms
         if not difference(known.spec, same):
@@ -91,7 +91,7 @@ def on_terms(
             break
         if queries.study(storage.engine, name).counts.to_do:
             say(f"{name}, a verdict on other terms, is unfinished; `convsearch resume {name}` goes on with it")
-    return study.open_or_create(storage, terms, name=name, data=stored.data)
+    return stored_study.open_or_create(storage, terms, name=name, data=stored.data)
 
 
 def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> End:
@@ -107,7 +107,7 @@ def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show
 
 def layout_of(places: tuple[str, ...], *, trainings: int) -> Layout:
     """Who trains for the last time: one thread feeds a GPU; cores that no training of its own is for help others."""
-    found = final.layout(cores=len(places), trainings=trainings)
+    found = final_plan.layout(cores=len(places), trainings=trainings)
     return found if places[0] == "cpu" else replace(found, threads=1)
 
 
@@ -123,7 +123,7 @@ def verdict_study(
     Raises:
         SpecError: there is one of a deleted study of the same name.
     """
-    name = final.name_of(stored.name)
+    name = final_plan.name_of(stored.name)
     row = queries.study(storage.engine, stored.name)
     selection = selections.stored(row)
     if queries.is_known(storage.engine, name):
@@ -141,7 +141,7 @@ def verdict_study(
         return None
     keep(storage, stored, selection)
     try:
-        verdict = study.open_or_create(storage, wanted, name=name, data=stored.data)
+        verdict = stored_study.open_or_create(storage, wanted, name=name, data=stored.data)
     except SpecError:  # another machine, which had more time or cores, was a moment earlier
         return known_verdict(storage, stored, selection)
     keep(storage, verdict, selection)
@@ -156,13 +156,13 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
     leading = [trial for trial, _ in queries.leading(storage.engine, stored.name)]
     number = baseline(stored.spec)
     known = None if number is None else queries.trial(storage.engine, stored.name, number).config
-    return final.contestants(stored.spec, leading, selected=selected, known=known)
+    return final_plan.contestants(stored.spec, leading, selected=selected, known=known)
 
 
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:
     """Store what a last training trains, and why, unless that is known."""
     if selection is not None and queries.study(storage.engine, stored.name).selection is None:
-        study.set_attrs(storage, stored.id, selection=selection.as_json())
+        stored_study.set_attrs(storage, stored.id, selection=selection.as_json())
 
 
 def verdict_spec(
@@ -172,13 +172,13 @@ def verdict_spec(
     trainings = len(found) * (spec.final or Final()).seeds
     layout = layout_of(devices(spec, order.workers, device=order.device), trainings=trainings)
     images = sum(stored.data["train_counts"])
-    wanted = final.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)
-    return wanted, final.possible(spec, found, hours=hours, images=images, layout=layout)
+    wanted = final_plan.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)
+    return wanted, final_plan.possible(spec, found, hours=hours, images=images, layout=layout)
 
 
 def known_verdict(storage: Storage, stored: StoredStudy, selection: Selection | None) -> StoredStudy:
     """The study of the last training that is there already; it reads its images where its search reads them now."""
-    verdict = study.of_search(study.load(storage, final.name_of(stored.name)), stored)
+    verdict = stored_study.of_search(stored_study.load(storage, final_plan.name_of(stored.name)), stored)
     keep(storage, verdict, selection)
-    moved = study.moved(verdict.spec, stored.spec.data.path)
-    return study.open_or_create(storage, moved, name=verdict.name, data=stored.data)
+    moved = stored_study.moved(verdict.spec, stored.spec.data.path)
+    return stored_study.open_or_create(storage, moved, name=verdict.name, data=stored.data)

@@ -9,7 +9,6 @@ import optuna
 
 from data.dataset import fetch
 from data.progress import Say
-from search import final, study
 from search.analysis import selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import Home
@@ -25,8 +24,9 @@ from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
 from search.storage.records import FINAL, StudyRow, TrialRow, is_verdict, searched
-from search.study import StoredStudy
-from search.supply import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
+from search.study import final_plan, stored_study
+from search.study.inputs import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
+from search.study.stored_study import StoredStudy
 from search.tables import duration
 
 
@@ -41,7 +41,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     files.make()
     crew = crew_of(order, spec)
     storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
-    study.check(storage, spec, name=order.name)
+    stored_study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
@@ -50,7 +50,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         fetch(spec.data, order.cache, say)
     fetch_backbones(spec, say)
     began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
-    stored = study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
+    stored = stored_study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if order.detach:
         with alone(storage, stored, order, say):
             ended(order, storage, stored)
@@ -93,13 +93,13 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
         return End.NOTHING_FOUND
     if row.nothing_found or row.selection is not None:
         compared = storage.patiently(lambda: selection.ended(storage.engine, row))
-        study.reopen_search(storage, stored, judged=compared.judged)
+        stored_study.reopen_search(storage, stored, judged=compared.judged)
     return None
 
 
 def is_judged(storage: Storage, stored: StoredStudy) -> bool:
     """Whether the last training of a search has ended."""
-    name = final.name_of(stored.name)
+    name = final_plan.name_of(stored.name)
     is_known = storage.patiently(lambda: queries.is_known(storage.engine, name))
     return is_known and not row_of(storage, name).counts.to_do
 
@@ -160,13 +160,13 @@ def check_name(name: str, spec: StudySpec, files: Home) -> None:
         )
     files.study(name)
     if spec.final is not None:
-        files.study(final.name_of(name))
+        files.study(final_plan.name_of(name))
 
 
 def more_hours(storage: Storage, spec: StudySpec, order: Order) -> StudySpec:
     """A stored verdict with these hours more than it has run; it fits its trainings to them."""
-    known = study.load(storage, order.name)
-    hours = study.seconds_run(storage, known.id) / 3600 + (order.hours or 0.0)
+    known = stored_study.load(storage, order.name)
+    hours = stored_study.seconds_run(storage, known.id) / 3600 + (order.hours or 0.0)
     return replace(spec, budget=spec.budget.model_copy(update={"hours": hours}))
 
 

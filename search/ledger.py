@@ -22,7 +22,7 @@ from search.spec.study_spec import StudySpec, baseline
 from search.storage import queries
 from search.storage.leases import Claim
 from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
-from search.study import asha, asked, audited, for_trial, limits_of
+from search.study.stored_study import asha, asked, audited, for_trial, limits_of
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
 #: space of `cifar10` a third cannot be trained (studies/records/2026-11-25_random-networks): 20 in a row never happen.

@@ -12,7 +12,7 @@ from search.run import Pulse, Run, boundaries
 from search.spec.fit import check_fit
 from search.storage.leases import Claim
 from search.storage.records import DECISION
-from search.study import asha, trial_seed
+from search.study.stored_study import asha, trial_seed
 from search.workplace import Workplace
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.

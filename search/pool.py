@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from data.errors import DataError
-from search import study, worker
+from search import worker
 from search.analysis import selection
 from search.artifacts import disk_space as room
 from search.artifacts import logbook, study_dir
 from search.artifacts.disk_space import Room
-from search.clock import Clock
 from search.crew import LOOK_S, Crew, Hand, Seat
 from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.interrupts import Interrupts
@@ -31,7 +30,9 @@ from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage
 from search.storage.records import Progress, StudyRow
 from search.storage.timeouts import Times
-from search.study import StoredStudy
+from search.study import stored_study as study
+from search.study.run_time import Clock
+from search.study.stored_study import StoredStudy
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0

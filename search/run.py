@@ -35,7 +35,7 @@ from search.pruners.asha import Decision
 from search.spec import study_spec
 from search.storage.leases import Claim
 from search.storage.records import CORRECT
-from search.study import asha
+from search.study.stored_study import asha
 from search.workplace import Workplace
 
 #: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger

@@ -10,14 +10,15 @@ import torch
 
 from data.errors import DataError
 from data.parts import SearchData, load_search, together
-from search import desk, objective, shift, study
+from search import desk, objective, shift
 from search.outcome import Outcome, Stopped
 from search.post import Post
 from search.run import Pulse, Run
 from search.speed import with_epochs
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
-from search.study import StoredStudy
+from search.study import stored_study
+from search.study.stored_study import StoredStudy
 from search.verdict import VerdictRun
 from search.workplace import Workplace, limits
 
@@ -58,7 +59,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
     own = desk.of(post, gives_up)
     stored = own.study
     if post.images is not None:  # another machine may have put its own path into the study meanwhile
-        stored = replace(stored, spec=study.moved(stored.spec, post.images))
+        stored = replace(stored, spec=stored_study.moved(stored.spec, post.images))
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
@@ -89,9 +90,9 @@ def _with_epochs(
         stored.spec,
         limits(data),
         validation=len(data.validation),
-        search_s=study.search_seconds_left(storage, stored.id),
+        search_s=stored_study.search_seconds_left(storage, stored.id),
         workers=post.workers,
         device=device,
         data=data,
     )
-    return study.settle_epochs(storage, stored, float(measured.budget.epochs or 0.0))
+    return stored_study.settle_epochs(storage, stored, float(measured.budget.epochs or 0.0))

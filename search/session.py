@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from data.progress import Say
-from search import study
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.disk_space import Room
 from search.artifacts.study_dir import Home
 from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
-from search.origin import code, differences
 from search.pool import Pool
 from search.post import Post
 from search.progress import View
@@ -22,7 +20,9 @@ from search.storage import leases, queries
 from search.storage.lease_expiry import Watch, is_deserted
 from search.storage.rdb import Storage
 from search.storage.timeouts import Times
-from search.study import StoredStudy
+from search.study import stored_study
+from search.study.provenance import code, differences
+from search.study.stored_study import StoredStudy
 
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""
@@ -150,18 +150,18 @@ def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) ->
     if order.hours is not None:
         set_hours(storage, stored, order.hours)
     elif not is_kept:
-        study.set_attrs(storage, stored.id, hours=hours)
+        stored_study.set_attrs(storage, stored.id, hours=hours)
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
     """Let the study run for so many hours more than it has run until now, the last training included."""
     part = searching(stored.spec, hours) or 0.0
-    study.set_attrs(storage, stored.id, hours=part + study.seconds_run(storage, stored.id) / 3600)
+    stored_study.set_attrs(storage, stored.id, hours=part + stored_study.seconds_run(storage, stored.id) / 3600)
 
 
 def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
     """Store how many trials the study may have, and say so where that is not what was asked for."""
-    trials = study.set_trials(storage, stored, possible(stored, asked))
+    trials = stored_study.set_trials(storage, stored, possible(stored, asked))
     if trials < asked:
         say(f"the budget is {trials} trials, not {asked}: so many cells there are")
     if trials > asked:
@@ -170,7 +170,7 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 
 def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Say where the study goes on, now that what broke off is back in the queue."""
-    study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
+    stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
     far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
     storage.patiently(lambda: cleanup.sweep(study_dir.of(order.url), storage.engine, stored.name, far))
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
@@ -197,7 +197,7 @@ def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> N
     Watch(order.times).expire(storage, stored.id)
     wants_peace = order.retry_failed or differences(stored.versions, code())
     if wants_peace and not is_deserted(storage, stored.id, say, times=order.times):
-        refuse_beside_other_code(study.load(storage, stored.name))  # they may have upgraded it meanwhile
+        refuse_beside_other_code(stored_study.load(storage, stored.name))  # they may have upgraded it meanwhile
 
 
 def refuse_beside_other_code(stored: StoredStudy) -> None:

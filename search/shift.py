@@ -13,7 +13,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import ledger, study
+from search import ledger
 from search.artifacts import logbook, misclassified, shelf
 from search.artifacts.cleanup import KEEP_BEST
 from search.artifacts.remote_store import Unreachable
@@ -26,6 +26,7 @@ from search.storage import leases, queries
 from search.storage.leases import Claim
 from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
 from search.storage.records import TRAINABLE
+from search.study import stored_study
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
@@ -37,7 +38,7 @@ Work = Callable[[Claim, optuna.Trial], Outcome]
 def work(desk: Desk, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
     """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
     owner = this_process(desk.storage.token or "")
-    points, ladder = study.queue(desk.study), study.ladder(desk.study.spec)
+    points, ladder = stored_study.queue(desk.study), stored_study.ladder(desk.study.spec)
     is_sound = True
     while is_sound and not stopping():
         claim = leases.claim(desk.storage, desk.study.id, owner, points, ladder)
@@ -129,7 +130,7 @@ def _forget_if_pruned(desk: Desk, number: int) -> None:
 
 def shed(desk: Desk, number: int, rung: int) -> None:
     """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
-    ladder = study.ladder(desk.study.spec)
+    ladder = stored_study.ladder(desk.study.spec)
     if ladder is None:
         return
 

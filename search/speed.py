@@ -16,7 +16,7 @@ from models.train import Batches, Diverged, Training
 from search.spec.fit import Limits, fitted
 from search.spec.study_spec import StudySpec, configs
 from search.spec.trial_length import MOST_EPOCHS, USUAL_EPOCHS, whole_epochs
-from search.study import known_point
+from search.study.stored_study import known_point
 
 #: Seconds for which a network is trained, after a batch that is not counted.
 MOMENT_S = 1.5

@@ -19,7 +19,7 @@ import psutil
 import torch
 from PIL import Image
 
-from search import cli, runner, study, supply
+from search import cli, runner
 from search.artifacts import checkpoint
 from search.artifacts import study_dir as home
 from search.artifacts.study_dir import Home
@@ -30,6 +30,7 @@ from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import Counts, TrialRow
+from search.study import inputs, stored_study
 from search.workplace import Workplace
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
@@ -152,8 +153,8 @@ class Lab:
         """Prepare images and study as a launcher does; what it would tell its worker."""
         wanted = study_spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)
-        data = supply.prepare_data(wanted, self.cache, lambda _: None)
-        study.open_or_create(storage, wanted, name=name, data=data)
+        data = inputs.prepare_data(wanted, self.cache, lambda _: None)
+        stored_study.open_or_create(storage, wanted, name=name, data=data)
         return self.post(name)
 
     def post(self, name: str = "s") -> Post:
@@ -169,7 +170,7 @@ class Lab:
 
     def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
         """The last checkpoint of a trial: everything that the training was made of, but for the time it took."""
-        uid = study.load(Storage(self.url), name).uid
+        uid = stored_study.load(Storage(self.url), name).uid
         found = checkpoint.latest(self.home.trial(name, number), study=uid, trial=number)
         assert found is not None
         return {key: value for key, value in found[1].items() if key != "seconds"}
@@ -236,7 +237,7 @@ def paint(folder: Path) -> Path:
 def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRow:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
-    claim = leases.claim(place.storage, place.study.id, owner, study.queue(place.study))
+    claim = leases.claim(place.storage, place.study.id, owner, stored_study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     return queries.trial(place.storage.engine, place.study.name, claim.number)

@@ -9,12 +9,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import study
 from search.artifacts import cleanup, study_dir
 from search.process import this_process
 from search.spec import study_spec
 from search.storage import leases
 from search.storage.rdb import Storage
+from search.study import stored_study
 from tests.lab import Lab
 
 DATA = {"fingerprint": "used", "classes": ["cat", "dog"]}
@@ -35,8 +35,8 @@ def add(url: str, name: str) -> Storage:
     """A study with the files of a trial, one of them half-written."""
     storage = Storage(url, create=True, token="me")
     wanted = study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
-    stored = study.open_or_create(storage, wanted, name=name, data=DATA)
-    study.set_trials(storage, stored, 2)
+    stored = stored_study.open_or_create(storage, wanted, name=name, data=DATA)
+    stored_study.set_trials(storage, stored, 2)
     with study_dir.of(url).running(name):
         folder = study_dir.of(url).trial(name, 0)
         folder.mkdir()

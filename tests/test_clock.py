@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from search import study
-from search.clock import SAVE_S, SILENCE_S, Clock
 from search.storage.rdb import Storage
+from search.study import stored_study
+from search.study.run_time import SAVE_S, SILENCE_S, Clock
 from tests.databases import BOTH
 
 pytestmark = BOTH
@@ -31,13 +31,13 @@ def watch() -> Watch:
 def storage(url: str, make_study: Callable[[int], int]) -> Iterator[tuple[Storage, int]]:
     """A storage, and in it a study that has been run for a minute."""
     study_id, storage = make_study(3), Storage(url)
-    study.set_attrs(storage, study_id, seconds_run=60.0)
+    stored_study.set_attrs(storage, study_id, seconds_run=60.0)
     yield storage, study_id
     storage.engine.dispose()
 
 
 def tick(one: Clock) -> float:
-    return one.tick(study.seconds_run(one.storage, one.study_id))
+    return one.tick(stored_study.seconds_run(one.storage, one.study_id))
 
 
 def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tuple[Storage, int]) -> None:
@@ -64,7 +64,7 @@ def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
     joins.end()
 
     assert (before, taken) == (60.0, 60.0 + SILENCE_S)
-    assert study.seconds_run(*storage) == 60.0 + SILENCE_S + SAVE_S
+    assert stored_study.seconds_run(*storage) == 60.0 + SILENCE_S + SAVE_S
 
 
 def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
@@ -82,4 +82,4 @@ def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
     tick(joins)
 
     assert (frozen.counts, joins.counts) == (False, True)
-    assert study.seconds_run(*storage) == 60.0 + SILENCE_S + 2 * SAVE_S
+    assert stored_study.seconds_run(*storage) == 60.0 + SILENCE_S + 2 * SAVE_S

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search import runner, study
+from search import runner
 from search.artifacts import remote_checkpoints
 from search.artifacts.remote_checkpoints import Depot
 from search.artifacts.remote_store import Courier, Unreachable
@@ -18,6 +18,7 @@ from search.outcome import Stopped
 from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import Storage
+from search.study import stored_study
 from tests.lab import Lab, equal, work
 
 STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}
@@ -165,9 +166,9 @@ def move(lab: Lab, store: Path | None) -> Any:
     """Stop a trial in its middle, and have the workplace of another machine, which has none of its files."""
     post = lab.create(**STUDY)
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     where = None if store is None else str(store)
-    study.open_or_create(storage, replace(stored.spec, checkpoints=where), name="s", data=stored.data)
+    stored_study.open_or_create(storage, replace(stored.spec, checkpoints=where), name="s", data=stored.data)
     beats = iter(range(1000))
 
     def pulse() -> None:
@@ -175,7 +176,7 @@ def move(lab: Lab, store: Path | None) -> Any:
             raise Stopped
 
     place = runner.workplace(post)
-    claim = leases.claim(place.storage, stored.id, this_process(post.token), study.queue(place.study))
+    claim = leases.claim(place.storage, stored.id, this_process(post.token), stored_study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < lab.steps() < 6
@@ -186,7 +187,7 @@ def trained(home: Home, lab: Lab) -> dict[str, Any]:
     """As `Lab.trained`, on another machine."""
     from search.artifacts import checkpoint
 
-    uid = study.load(Storage(lab.url), "s").uid
+    uid = stored_study.load(Storage(lab.url), "s").uid
     found = checkpoint.latest(home.trial("s", 0), study=uid, trial=0)
     assert found is not None
     return {key: value for key, value in found[1].items() if key != "seconds"}

@@ -31,8 +31,8 @@ from models.export import (
     write,
 )
 from search import predict as predicting
-from search import study
 from search.storage.rdb import Storage
+from search.study import stored_study
 from tests.lab import COLOURS, Lab
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -348,7 +348,7 @@ def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_nam
 
 def accuracy(lab: Lab, folder: Path, *, part: str) -> float:
     """The share of the study's validation or test images that an exported model takes for what they are."""
-    stored, package = study.load(Storage(lab.url), "s"), read(folder)
+    stored, package = stored_study.load(Storage(lab.url), "s"), read(folder)
     own = (
         load_search(stored.spec.data, lab.cache).validation
         if part == "validation"

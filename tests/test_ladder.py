@@ -8,7 +8,7 @@ import pytest
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import runner, study
+from search import runner
 from search.process import this_process
 from search.pruners import promotion as ladder
 from search.pruners.promotion import Ladder
@@ -16,6 +16,7 @@ from search.samplers.tpe import Excerpt
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
+from search.study import stored_study
 from tests.lab import Lab, equal, work
 
 #: Without a baseline, which does not pause and stops others (tests/service/test_baseline.py): here they are all alike.
@@ -124,10 +125,10 @@ def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(lab:
 def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
     post = lab.create(search=PROMOTE, budget=BUDGET)
     storage = Storage(post.url)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     place = runner.workplace(post)
     for _ in range(2):
-        claim = leases.claim(place.storage, stored.id, this_process(post.token), (), study.ladder(stored.spec))
+        claim = leases.claim(place.storage, stored.id, this_process(post.token), (), stored_study.ladder(stored.spec))
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
 
@@ -145,7 +146,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
     lab.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
     monkeypatch.setattr(ladder, "NEXT", following)
     place, owner = runner.workplace(post), this_process(post.token)
-    rungs = study.ladder(place.study.spec)
+    rungs = stored_study.ladder(place.study.spec)
     kept: list[int] = []
     while (claim := leases.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
         runner.run_trial(place, claim, lambda: None)

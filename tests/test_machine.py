@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search import hardware, supply
+from search import hardware
 from search.errors import UsageError
 from search.spec import study_spec
+from search.study import inputs
 
 
 def test_only_the_cores_that_the_process_may_use_are_counted() -> None:
@@ -89,9 +90,9 @@ def test_a_worker_with_a_backbone_has_room_for_one() -> None:
     rows = [{"name": "base"}, {"name": "pretrained", "backbone": "resnet18"}]
     compared = study_spec.build({"compare": rows, "budget": budget})
 
-    assert supply.worker_bytes(plain) == hardware.WORKER_BYTES
-    assert supply.worker_bytes(drawn) == supply.worker_bytes(compared) == hardware.BACKBONE_BYTES
-    assert [set(supply.backbones(each)) for each in (drawn, compared)] == [{"resnet50"}, {"resnet18"}]
+    assert inputs.worker_bytes(plain) == hardware.WORKER_BYTES
+    assert inputs.worker_bytes(drawn) == inputs.worker_bytes(compared) == hardware.BACKBONE_BYTES
+    assert [set(inputs.backbones(each)) for each in (drawn, compared)] == [{"resnet50"}, {"resnet18"}]
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ import optuna
 import pytest
 from optuna.storages import _CachedStorage
 
-from search import study, worker
+from search import worker
 from search.errors import SpecError, UsageError
 from search.spec import study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import queries
 from search.storage.rdb import Storage
-from search.study import StoredStudy
+from search.study import stored_study
+from search.study.stored_study import StoredStudy
 
 DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
 
@@ -29,7 +30,7 @@ def build(**changes: dict[str, Any]) -> StudySpec:
 
 
 def create(url: str, wanted: StudySpec, *, data: dict[str, Any] = DATA) -> StoredStudy:
-    return study.open_or_create(Storage(url, create=True), wanted, name="s", data=data)
+    return stored_study.open_or_create(Storage(url, create=True), wanted, name="s", data=data)
 
 
 def create_and_tell(url: str, pipe: Connection) -> None:
@@ -40,7 +41,7 @@ def test_what_was_created_is_opened_and_loaded_again(url: str) -> None:
     created = create(url, build())
 
     assert create(url, build()) == created
-    assert study.load(Storage(url), "s") == created
+    assert stored_study.load(Storage(url), "s") == created
     assert (created.spec, created.data) == (build(), DATA)
 
 
@@ -91,7 +92,9 @@ def test_the_budget_the_question_and_the_place_of_the_images_may_change(url: str
     later = create(url, replace(build(data=folder | {"path": "/there"}, budget={"trials": 9}), question="Which?"))
 
     assert later.uid == first.uid
-    assert study.load(Storage(url), "s").spec == later.spec  # the next `resume` finds the images where they are now
+    assert (
+        stored_study.load(Storage(url), "s").spec == later.spec
+    )  # the next `resume` finds the images where they are now
 
 
 def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
@@ -100,14 +103,14 @@ def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
     for _ in range(2):
         again = create(url, build(search={"audit": 0.2}))
 
-    assert again.spec.search.audit == study.load(Storage(url), "s").spec.search.audit == 0.1
+    assert again.spec.search.audit == stored_study.load(Storage(url), "s").spec.search.audit == 0.1
 
 
 def test_a_study_that_an_older_version_has_begun_audits_nothing_however_often_it_is_gone_on_with(url: str) -> None:
     stored, storage = create(url, build()), Storage(url)
     old = study_spec.dump(build())
     del old["search"]["audit"]
-    study.set_attrs(storage, stored.id, spec=old)
+    stored_study.set_attrs(storage, stored.id, spec=old)
 
     found = [create(url, build()).spec.search.audit for _ in range(2)]
 
@@ -120,14 +123,14 @@ def test_a_study_of_plain_optuna_is_neither_taken_over_nor_run(url: str) -> None
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
 
     with pytest.raises(SpecError, match="was not made by convsearch; choose another name with --name"):
-        study.open_or_create(storage, build(), name="s", data=DATA)
+        stored_study.open_or_create(storage, build(), name="s", data=DATA)
     with pytest.raises(SpecError, match="was not made by convsearch, so it cannot be run by it"):
-        study.load(storage, "s")
+        stored_study.load(storage, "s")
 
 
 def test_an_unknown_study_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="there is no study 'nobody'"):
-        study.load(Storage(url, create=True), "nobody")
+        stored_study.load(Storage(url, create=True), "nobody")
 
 
 def test_the_budget_never_falls_below_what_has_been_begun(url: str) -> None:
@@ -137,7 +140,7 @@ def test_the_budget_never_falls_below_what_has_been_begun(url: str) -> None:
     )
     storage = Storage(url)
 
-    budgets = [study.set_trials(storage, stored, trials) for trials in (5, 1, 4)]
+    budgets = [stored_study.set_trials(storage, stored, trials) for trials in (5, 1, 4)]
 
     assert budgets == [5, 3, 4]
     assert queries.study(storage.engine, "s").counts.budget == 4
@@ -147,18 +150,18 @@ def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
     stored = create(url, build())
     storage = Storage(url)
 
-    study.ask_to_stop(storage, "s")
-    study.set_attrs(storage, stored.id, seconds_run=12.5)
+    stored_study.ask_to_stop(storage, "s")
+    stored_study.set_attrs(storage, stored.id, seconds_run=12.5)
 
     assert queries.study(storage.engine, "s").stop
-    assert study.seconds_run(storage, stored.id) == 12.5
+    assert stored_study.seconds_run(storage, stored.id) == 12.5
 
 
 def test_each_trial_has_a_seed_of_its_own_but_repeats_share_theirs(url: str) -> None:
     stored = create(url, build())
 
-    own = [study.trial_seed(stored, number, None) for number in range(20)]
-    shared = [study.trial_seed(stored, number, 1) for number in range(20)]
+    own = [stored_study.trial_seed(stored, number, None) for number in range(20)]
+    shared = [stored_study.trial_seed(stored, number, 1) for number in range(20)]
 
     assert len(set(own)) == 20
     assert len(set(shared)) == 1
@@ -168,7 +171,7 @@ def test_each_trial_has_a_seed_of_its_own_but_repeats_share_theirs(url: str) -> 
 def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
     stored = create(url, build(search={"trial_seed": 7}))
 
-    assert {study.trial_seed(stored, number, None) for number in range(5)} == {7}
+    assert {stored_study.trial_seed(stored, number, None) for number in range(5)} == {7}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_a_trial_sees_the_pruner_of_its_study(url: str, pruner: str, kind: type)
     stored = create(url, build(search={"pruner": pruner}))
     cached = _CachedStorage(Storage(url))
 
-    seen = study.for_trial(cached, stored, 0, [])
+    seen = stored_study.for_trial(cached, stored, 0, [])
 
     assert type(seen.pruner) is kind
     assert seen.direction.name == "MAXIMIZE"

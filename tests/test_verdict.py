@@ -15,10 +15,9 @@ import pytest
 
 from data.config import DataConfig
 from data.parts import Part, load_test
-from search import ledger, objective, runner, shift, study
+from search import ledger, objective, runner, shift
 from search.analysis.eta import Snapshot
 from search.errors import SpecError
-from search.final import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.judge import on_terms, verdict_spec, verdict_study
 from search.launch import launch, more_hours
 from search.pool import End
@@ -32,6 +31,8 @@ from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRow
+from search.study import stored_study
+from search.study.final_plan import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.verdict import SPARE_S, SPARE_SHARE, VerdictRun
 from search.workplace import Workplace
 from tests.lab import Lab, equal, work
@@ -102,12 +103,12 @@ def test_a_verdict_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(lab
 def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float, epochs: float) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     trial = max(lab.trials(), key=lambda each: each.values)
     wanted = one(replace(stored.spec, final=Final(epochs=4)), trial, uid=stored.uid)
     wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
-    verdict = study.open_or_create(storage, wanted, name="s.final", data=stored.data)
-    study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
+    verdict = stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
+    stored_study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
 
     row = work(runner.workplace(lab.post("s.final")))
 
@@ -123,7 +124,7 @@ def test_a_verdict_whose_hours_are_spent_is_ended_by_the_same_command(lab: Lab) 
     launcher.signal(signal.SIGINT)
     launcher.end()
     storage = Storage(lab.url)
-    study.set_attrs(storage, study.load(storage, "s.final").id, seconds_run=11 * 3600)
+    stored_study.set_attrs(storage, stored_study.load(storage, "s.final").id, seconds_run=11 * 3600)
 
     answer = lab.run("run", file, "--workers", "1")
 
@@ -157,7 +158,7 @@ def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(l
     file = lab.write(budget=BUDGET, final=FINAL)
     assert lab.run("run", file, "--workers", "1").code == 0
     storage = Storage(lab.url)
-    storage.delete_study(study.load(storage, "s").id)  # by other means
+    storage.delete_study(stored_study.load(storage, "s").id)  # by other means
 
     refused = lab.run("run", file, "--workers", "1")
     deleted = lab.run("delete", "s.final", "--yes")
@@ -178,7 +179,7 @@ def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(lab: Lab) -> 
     said: list[str] = []
     order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
 
-    made = verdict_study(order, storage, study.load(storage, "s"), said.append, hours=None)
+    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=None)
 
     best = max(lab.trials(), key=lambda trial: max(value for _, value in trial.curve))
     assert made is not None
@@ -203,7 +204,7 @@ def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the
                 signal.raise_signal(signal.SIGINT)
 
     @contextmanager
-    def late(_: study.StoredStudy) -> Iterator[Late]:
+    def late(_: stored_study.StoredStudy) -> Iterator[Late]:
         yield Late(io.StringIO(), time.monotonic)
 
     end = launch(order, wanted, show=late, say=lambda _: None)
@@ -238,7 +239,7 @@ def test_a_verdict_reads_its_images_where_its_search_reads_them_now(lab: Lab) ->
     answer = lab.run("run", moved, "--workers", "1")
 
     assert answer.code == 0
-    assert study.load(Storage(lab.url), "s.final").spec.data.path == str(elsewhere)
+    assert stored_study.load(Storage(lab.url), "s.final").spec.data.path == str(elsewhere)
 
 
 def test_a_worker_reads_the_images_where_its_own_launcher_does(lab: Lab) -> None:
@@ -248,7 +249,7 @@ def test_a_worker_reads_the_images_where_its_own_launcher_does(lab: Lab) -> None
     place = runner.workplace(replace(post, images=elsewhere))
 
     assert place.study.spec.data.path == elsewhere
-    assert study.load(place.storage, "s").spec.data.path == str(lab.images)
+    assert stored_study.load(place.storage, "s").spec.data.path == str(lab.images)
 
 
 def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_of_the_earlier(
@@ -256,7 +257,7 @@ def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_
 ) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in lab.trials())  # hours
     earlier = verdict_study(order, storage, stored, lambda _: None, hours=20 * an_epoch)
     monkeypatch.setattr(queries, "is_known", lambda *_: False)  # as the later one saw it, a moment before
@@ -285,7 +286,7 @@ def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked
     said: list[str] = []
     order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
 
-    made = verdict_study(order, storage, study.load(storage, "s"), said.append, hours=1e-9)
+    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1e-9)
 
     assert made is None
     assert said[-1] == "in the time that is left the last training would have 0.00 epochs; --hours gives it more"
@@ -336,7 +337,7 @@ def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(lab
     storage, said = Storage(lab.url), list[str]()
     order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
 
-    made = verdict_study(order, storage, study.load(storage, "s"), said.append, hours=1.0)
+    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1.0)
     impossible = lab.run("run", lab.write("t", budget=BUDGET | {"max_parameters": 1}, final=FINAL), "--workers", "1")
 
     assert made is None
@@ -467,7 +468,7 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
     """A place to work at a verdict on a search of two trials."""
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
     found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
     on_terms(
@@ -478,7 +479,11 @@ def judging(lab: Lab, wanted: Final) -> Workplace:
 
 def claims(place: Workplace) -> Iterator[leases.Claim]:
     """Claim what there is to do, one after the other."""
-    terms = this_process(place.storage.token or ""), study.queue(place.study), study.ladder(place.study.spec)
+    terms = (
+        this_process(place.storage.token or ""),
+        stored_study.queue(place.study),
+        stored_study.ladder(place.study.spec),
+    )
     while (claim := leases.claim(place.storage, place.study.id, *terms)) is not None:
         yield claim
 
@@ -552,7 +557,7 @@ def test_a_verdict_whose_launcher_was_killed_goes_on_with_the_same_command(lab: 
 def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=Final(top=1, seeds=1))
     found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
     plans = []
@@ -569,7 +574,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
 
 def test_a_verdict_gets_the_hours_that_resume_gives_it(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=1, seeds=1))
-    study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
+    stored_study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
 
     spec = more_hours(place.storage, place.study.spec, Order(url=lab.url, cache=lab.cache, name="s.final", hours=0.25))
 

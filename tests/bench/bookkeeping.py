@@ -28,7 +28,7 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import dashboard, desk, ledger, shift, study
+from search import dashboard, desk, ledger, shift
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome
@@ -48,6 +48,7 @@ from search.storage.rdb import (
     Storage,
     utc_now,
 )
+from search.study import stored_study
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
@@ -132,7 +133,7 @@ def filled(file: Path, trials: int) -> Path:
     """A database with a study of so many finished trials: a quarter complete, the others pruned at asha's rungs."""
     storage = Storage(f"sqlite:///{file}", create=True)
     wanted = study_spec.build(TABLES)
-    stored = study.open_or_create(storage, wanted, name=NAME, data={"fingerprint": "none"})
+    stored = stored_study.open_or_create(storage, wanted, name=NAME, data={"fingerprint": "none"})
     dice = random.Random(0)
     insert(storage, [rows_of(number, stored, dice) for number in range(trials)])
     storage.engine.dispose()
@@ -173,7 +174,7 @@ class Drawn:
         return value
 
 
-def rows_of(number: int, stored: study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
+def rows_of(number: int, stored: stored_study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
     """The rows of a trial in every table. Its curve rises to a height that depends on what was drawn."""
     drawn = Drawn(dice)
     config = sample(stored.spec.space, drawn)

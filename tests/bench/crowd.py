@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import crew, desk, ledger, shift, study
+from search import crew, desk, ledger, shift
 from search.artifacts import logbook
 from search.desk import Desk
 from search.ledger import Ledger
@@ -39,6 +39,7 @@ from search.storage.lease_expiry import Watch
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.storage.timeouts import Times
+from search.study import stored_study as study
 from tests.bench import replay
 from tests.bench.meter import Meter
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search.origin import commit, hardware
+from search.study.provenance import commit, hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARED = ("measured", "n", "unit", "ours", "theirs", "ratio", "target", "")

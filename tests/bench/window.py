@@ -20,11 +20,11 @@ import psutil
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import study
 from search.pool import pause_s
 from search.spec import study_spec
 from search.spec.search_space import sample
 from search.storage.rdb import TRIALS, Storage
+from search.study import stored_study
 from tests.bench.bookkeeping import Drawn, insert, rows
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT
@@ -192,7 +192,7 @@ def tables() -> dict[str, Any]:
 def fill(url: str, history: int) -> None:
     """Make the study, with so many finished trials."""
     storage = Storage(url, create=True)
-    stored = study.open_or_create(storage, study_spec.build(tables()), name=STUDY, data={"fingerprint": "none"})
+    stored = stored_study.open_or_create(storage, study_spec.build(tables()), name=STUDY, data={"fingerprint": "none"})
     dice = random.Random(0)
     for first in range(0, history, 1000):
         insert(storage, [prepared(number, stored, dice) for number in range(first, min(history, first + 1000))])
@@ -204,7 +204,7 @@ def fill(url: str, history: int) -> None:
     storage.engine.dispose()
 
 
-def prepared(number: int, stored: study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
+def prepared(number: int, stored: stored_study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
     drawn = Drawn(dice)
     values = sample(stored.spec.space, drawn)
     steps = dict(enumerate(lifted(curve(values, STEPS), number), 1))

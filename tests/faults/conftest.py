@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from search import supply
 from search.spec import study_spec
+from search.study import inputs
 from tests.lab import Lab
 
 
@@ -14,7 +14,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A cache of decoded images from which the test images were taken away (I6)."""
     folder = tmp_path_factory.mktemp("cache-without-test-images")
     tables = Lab(folder, images, folder).tables()
-    supply.prepare_data(study_spec.build(tables), folder, lambda _: None)
+    inputs.prepare_data(study_spec.build(tables), folder, lambda _: None)
     tests = sorted(folder.glob("sets/*/test*"))
     assert tests, "the test images lie elsewhere now"
     for path in tests:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from search import study
 from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import TELLER, Storage
+from search.study import stored_study
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
@@ -55,7 +55,7 @@ def _claim_all(each: int, case: Case) -> None:
 
 def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
     storage = Storage(lab.url, token=token, patience_s=600.0)
-    study_id = study.load(storage, "s").id
+    study_id = stored_study.load(storage, "s").id
     owner = this_process(token)
     os.read(gate, 1)
     numbers = []

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from search import study
 from search.artifacts import checkpoint
 from search.artifacts.checkpoint import Corrupt
 from search.storage.rdb import Storage
+from search.study import stored_study
 from tests.faults import soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
@@ -78,7 +78,7 @@ def _folders(lab: Lab) -> list[Folder]:
         worker = soak_fork.work(lab, lab.create(name, **STUDY))
         assert worker.end() == 0, worker.said
     whole = {(name, n): sorted(lab.home.trial(name, n).glob("*.ckpt")) for name in ("one", "other") for n in range(3)}
-    uid = {name: study.load(Storage(lab.url), name).uid for name in ("one", "other")}
+    uid = {name: stored_study.load(Storage(lab.url), name).uid for name in ("one", "other")}
     return [
         Folder(files[0].parent, uid[name], n, tuple(p for key, ps in whole.items() if key != (name, n) for p in ps))
         for (name, n), files in whole.items()

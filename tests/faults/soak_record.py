@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from search.origin import commit, hardware
+from search.study.provenance import commit, hardware
 from tests.bench import measure
 from tests.faults.soak_row import Row
 from tests.service.postgres import binaries, missing

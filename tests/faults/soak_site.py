@@ -17,9 +17,9 @@ from pathlib import Path
 import optuna
 import torch
 
-from search import supply
 from search.seeds import derive
 from search.spec import study_spec
+from search.study import inputs
 from tests.faults.soak_row import Report
 from tests.lab import Lab, paint
 
@@ -60,7 +60,7 @@ class Site:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         paint(self.folder / "images")
         lab = self.lab("preparation")
-        supply.prepare_data(study_spec.build(lab.tables()), lab.cache, lambda _: None)
+        inputs.prepare_data(study_spec.build(lab.tables()), lab.cache, lambda _: None)
         for path in lab.cache.glob("sets/*/test*"):
             path.unlink()
         gc.freeze()  # what is loaded now is never garbage; forks need not look at it, nor copy its pages

@@ -26,7 +26,6 @@ from hypothesis.stateful import (
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from search import study
 from search.errors import BusyError, DatabaseError, LeaseLost
 from search.process import Owner, started, this_process
 from search.spec import study_spec
@@ -43,7 +42,8 @@ from search.storage.rdb import (
     Storage,
 )
 from search.storage.timeouts import Times
-from search.study import StoredStudy
+from search.study import stored_study
+from search.study.stored_study import StoredStudy
 from tests.databases import BOTH
 from tests.service.postgres import Server
 
@@ -204,7 +204,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def __init__(self, desk: Desk) -> None:
         super().__init__()
         self.desk = desk
-        self.study: StoredStudy = study.open_or_create(desk.storage, SPEC, name="tried", data=DATA)
+        self.study: StoredStudy = stored_study.open_or_create(desk.storage, SPEC, name="tried", data=DATA)
         self.budget = SPEC.budget.trials
         self.trials: dict[int, Trial] = {}
         self.deaths: dict[int, int] = {}
@@ -383,7 +383,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def sets_the_budget(self, trials: int) -> None:
         self.budget = max(trials, len(self.trials))
 
-        assert study.set_trials(self.desk.storage, self.study, trials) == self.budget
+        assert stored_study.set_trials(self.desk.storage, self.study, trials) == self.budget
 
     # -- what always holds ----------------------------------------------------------------------------------
 
@@ -509,7 +509,7 @@ def complete(storage: Storage, trial_ids: list[int]) -> None:
 
 def fill(storage: Storage) -> None:
     """A study with one trial of each kind."""
-    stored = study.open_or_create(storage, SPEC, name="beside it", data=DATA)
+    stored = stored_study.open_or_create(storage, SPEC, name="beside it", data=DATA)
     for end in FINISHED:
         claim = leases.claim(storage, stored.id, this_process("neighbour"))
         assert claim is not None

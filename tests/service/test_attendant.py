@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search import study, unit
+from search import unit
 from search.cli import parser
 from search.process import this_process
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
+from search.study import stored_study
 from tests.lab import LONG, Lab, paint, wait_until
 
 SHORT: dict[str, Any] = {"budget": {"trials": 3, "epochs": 1}}
@@ -59,8 +60,8 @@ def test_a_study_that_was_stopped_is_left_alone_until_somebody_stores_it_again(l
 def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(lab: Lab) -> None:
     stored_but_not_run(lab)
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
-    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0", "code": "0badc0de"})
+    stored = stored_study.load(storage, "s")
+    stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0", "code": "0badc0de"})
 
     refused = lab.run("worker", "--workers", "1")
     again = lab.run("resume", "s", "--detach")
@@ -93,7 +94,7 @@ def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain
     lab.run("run", lab.write(**SHORT, final={"epochs": 1}), "--workers", "1")
     storage = Storage(lab.url)
     for name in ("s", "s.final"):
-        study.set_attrs(storage, study.load(storage, name).id, versions_now={"torch": "1.0"})
+        stored_study.set_attrs(storage, stored_study.load(storage, name).id, versions_now={"torch": "1.0"})
 
     answer = lab.run("worker")
 
@@ -103,7 +104,7 @@ def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain
 def test_where_all_trials_fail_the_worker_says_so_by_its_exit(lab: Lab) -> None:
     stored_but_not_run(lab, budget={"trials": 6, "epochs": 1})
     storage = Storage(lab.url, token="me")
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     for _ in range(5):
         claim = leases.claim(storage, stored.id, this_process("me"))
         assert claim is not None
@@ -138,7 +139,7 @@ def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(lab: Lab) 
     post = lab.create(budget={"trials": 1, "epochs": 1})
     storage = Storage(lab.url, token=post.token)
     gone = this_process("gone")
-    leases.claim(storage, study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
+    leases.claim(storage, stored_study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
 
     answer = lab.run("worker", "--workers", "1")
 

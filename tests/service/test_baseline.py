@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from search import study
 from search.errors import AllImpossible
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRow
+from search.study import stored_study
 from tests.faults.saboteur.sitecustomize import Fault, environment
 from tests.lab import Lab, toml
 
@@ -157,10 +157,10 @@ def test_a_study_of_an_older_version_is_gone_on_with_by_a_file_that_leaves_open_
 def forget(lab: Lab, *keys: str) -> None:
     """Take keys of [search] out of a stored study, as an older version has left it."""
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     spec = dict(row(lab).spec)
     spec["search"] = {key: value for key, value in spec["search"].items() if key not in keys}
-    study.set_attrs(storage, stored.id, spec=spec)
+    stored_study.set_attrs(storage, stored.id, spec=spec)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "median", "hyperband"])
@@ -234,7 +234,10 @@ def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(lab: Lab)
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(Fault(who="launcher", function="search.study:set_attrs", moment="after", nth=5), id="some write"),
+        pytest.param(
+            Fault(who="launcher", function="search.study.stored_study:set_attrs", moment="after", nth=5),
+            id="some write",
+        ),
         pytest.param(Fault(who="launcher", function="search.judge:keep", moment="after", nth=1), id="choice stored"),
         pytest.param(Fault(who="launcher", function="search.judge:keep", moment="before", nth=2), id="verdict made"),
         pytest.param(Fault(who="launcher", function="search.judge:keep", moment="after", nth=2), id="all stored"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import session, study, supply
+from search import session
 from search.artifacts import study_dir
 from search.crew import Crew, Hand, Seat
 from search.errors import DatabaseError, SpecError
@@ -22,7 +22,8 @@ from search.spec import study_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
-from search.study import StoredStudy
+from search.study import inputs, stored_study
+from search.study.stored_study import StoredStudy
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
 from tests.strangers import HASTY, far
 
@@ -123,7 +124,7 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
         launchers[0].sweep()
         row = queries.study(open_reader(lab.url), "s")
         storage = Storage(lab.url)
-        study.set_attrs(storage, study.load(storage, "s").id, hours=(row.seconds_run + 5.0) / 3600)
+        stored_study.set_attrs(storage, stored_study.load(storage, "s").id, hours=(row.seconds_run + 5.0) / 3600)
         answer = launchers[1].end()
     finally:
         for launcher in launchers:
@@ -154,13 +155,13 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
 def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> None:
     lab.create(budget=SHORT | {"trials": 1})
     storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
-    stored = study.load(storage, "s")
+    stored = stored_study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
     end = session.pool(order, storage, stored, Forkserver(("cpu",)), view, since=hour_ago).run()
 
     assert end is End.DONE
-    assert study.seconds_run(storage, stored.id) > 3600.0
+    assert stored_study.seconds_run(storage, stored.id) > 3600.0
 
 
 def test_a_trial_run_again_ends_with_the_very_same_weights(lab: Lab) -> None:
@@ -208,13 +209,13 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
 def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> None:
     lab.create()
     storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s")
-    stored = study.load(storage, "s")
-    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
+    stored = stored_study.load(storage, "s")
+    stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
 
     with (
         study_dir.of(lab.url).running("s"),
         pytest.raises(SpecError, match=r"torch \S+ here, 1\.0 there; install theirs here"),
-        session.joined(study.load(storage, "s"), order),
+        session.joined(stored_study.load(storage, "s"), order),
     ):
         pytest.fail("it joined")
 
@@ -223,10 +224,10 @@ def of_other_code(lab: Lab) -> tuple[Storage, StoredStudy]:
     """A study that was last run by other code, and of which somebody elsewhere holds a trial."""
     lab.create(budget=SHORT | {"trials": 2})
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
-    study.set_attrs(storage, stored.id, versions_now={**stored.versions, "code": "0badc0de"})
+    stored = stored_study.load(storage, "s")
+    stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "code": "0badc0de"})
     leases.claim(storage, stored.id, far("far"))
-    return storage, study.load(storage, "s")
+    return storage, stored_study.load(storage, "s")
 
 
 def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None:
@@ -236,7 +237,7 @@ def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None
     with session.alone(storage, stored, order, lambda _: None):
         pass
 
-    assert study.load(storage, "s").versions["code"] != "0badc0de"
+    assert stored_study.load(storage, "s").versions["code"] != "0badc0de"
     assert [trial.state for trial in lab.trials()] == ["WAITING"]
 
 
@@ -254,8 +255,8 @@ def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
 def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab) -> None:
     lab.create(budget=SHORT | {"trials": 5})
     storage = Storage(lab.url)
-    stored = study.load(storage, "s")
-    study.set_attrs(storage, stored.id, trials=7, hours=8.0)
+    stored = stored_study.load(storage, "s")
+    stored_study.set_attrs(storage, stored.id, trials=7, hours=8.0)
     leases.claim(storage, stored.id, far("far"))
     order = session.Order(url=lab.url, cache=lab.cache, name="s")
 
@@ -307,7 +308,7 @@ def worked(lab: Lab, crew: Crew) -> End:
     lab.create(budget=SHORT | {"trials": 1})
     storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
     view = PlainView(io.StringIO(), time.monotonic)
-    return session.pool(order, storage, study.load(storage, "s"), crew, view, since=time.monotonic()).run()
+    return session.pool(order, storage, stored_study.load(storage, "s"), crew, view, since=time.monotonic()).run()
 
 
 def test_a_worker_that_meets_no_database_where_its_pool_does_is_replaced(lab: Lab) -> None:
@@ -336,7 +337,7 @@ def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(lab: L
 def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
     own = replace(lab, cache=lab.folder / "cache")
     file = own.write(budget=SHORT | {"trials": 9})
-    supply.prepare_data(study_spec.load(Path(file)), own.cache, lambda _: None)
+    inputs.prepare_data(study_spec.load(Path(file)), own.cache, lambda _: None)
     (labels,) = own.cache.glob("sets/*/train_labels.npy")
     np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))  # no such class: a bug for each trial
 

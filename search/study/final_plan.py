@@ -13,7 +13,7 @@ from search.spec.domains import Value
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, of_cells, resolve
 from search.storage.records import FINAL, TrialRow
-from search.study import known_point
+from search.study.stored_study import known_point
 
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
 #: fits into. Halves and quarters are exact numbers, so that any number of steps is one of epochs.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from search import study
 from search.storage.rdb import Storage
+from search.study import stored_study
 
 #: Between two times that what was counted is stored.
 SAVE_S = 5.0
@@ -40,9 +40,9 @@ class Clock:
     def __post_init__(self) -> None:
         self.counts = self.since is not None
         self._saved = self._at = self.now() if self.since is None else self.since
-        self.total = study.seconds_run(self.storage, self.study_id)
+        self.total = stored_study.seconds_run(self.storage, self.study_id)
         if self.counts:
-            study.set_attrs(self.storage, self.study_id, clock=self._name)
+            stored_study.set_attrs(self.storage, self.study_id, clock=self._name)
 
     def tick(self, stored: float) -> float:
         """Count on, or see whether somebody does; the seconds until now. `stored` is what the database says now."""
@@ -75,10 +75,10 @@ class Clock:
 
         def take(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
-            attrs = study.attrs_of(connection, self.study_id)
+            attrs = stored_study.attrs_of(connection, self.study_id)
             is_still = attrs["seconds_run"] == stored
             if is_still:
-                study.put(self.storage, connection, self.study_id, clock=self._name)
+                stored_study.put(self.storage, connection, self.study_id, clock=self._name)
             return bool(is_still)
 
         self.counts = self.storage.write(take)
@@ -86,9 +86,9 @@ class Clock:
     def _save(self, now: float) -> None:
         def save(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
-            if study.attrs_of(connection, self.study_id).get("clock") != self._name:
+            if stored_study.attrs_of(connection, self.study_id).get("clock") != self._name:
                 return False
-            study.put(self.storage, connection, self.study_id, seconds_run=round(self.total, 1))
+            stored_study.put(self.storage, connection, self.study_id, seconds_run=round(self.total, 1))
             return True
 
         self._saved, self.counts = now, self.storage.write(save)

@@ -7,10 +7,10 @@ from typing import Any
 from data.dataset import fetch
 from data.errors import DataError
 from data.progress import Say
-from search import origin
 from search.errors import SpecError
-from search.study import StoredStudy
-from search.supply import fetch_backbones, prepare_data, writing_to
+from search.study import provenance
+from search.study.inputs import fetch_backbones, prepare_data, writing_to
+from search.study.stored_study import StoredStudy
 
 
 def equip(stored: StoredStudy, cache: Path, say: Say) -> None:
@@ -32,7 +32,7 @@ def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
     Raises:
         SpecError: says what differs.
     """
-    apart = origin.differences(stored.versions, here)
+    apart = provenance.differences(stored.versions, here)
     if apart:
         raise SpecError(
             f"this machine has other code than it was last run with: {'; '.join(apart)}; install the same here, or "

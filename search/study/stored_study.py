@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial
 from data.dataset import searched
 from models.config import Impossible
 from search.errors import SpecError
-from search.origin import code, environment
 from search.pruners.asha import LEAST, Asha
 from search.pruners.asha import build as build_pruner
 from search.pruners.promotion import Gate, Ladder
@@ -32,6 +31,7 @@ from search.spec.search_space import sample
 from search.spec.study_spec import StudySpec, habits
 from search.storage import queries
 from search.storage.rdb import STUDIES, STUDY_ATTRS, TRIALS, Storage
+from search.study.provenance import code, environment
 
 #: Keys of [search] that a study keeps as it was begun with: an older version had none of them.
 KEPT = ("audit", "baseline", "rung_updates")
@@ -53,7 +53,7 @@ class StoredStudy:
     data: dict[str, Any]
     """Fingerprint of the images, classes, counts, notes."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the code that runs it now (see `search.origin.code`): who joins must have the same."""
+    """Of the code that runs it now (see `search.study.provenance.code`): who joins must have the same."""
 
 
 def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:

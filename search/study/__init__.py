@@ -1,0 +1,1 @@
+"""A study as it is stored: its specification, inputs, provenance and run time."""
