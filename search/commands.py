@@ -157,7 +157,7 @@ def stop(args: argparse.Namespace) -> int:
 
 def dashboard(args: argparse.Namespace) -> int:
     """Serve optuna-dashboard until Ctrl-C."""
-    from search import dashboard as serving
+    from search.dashboard import server as serving
 
     return serving.serve(args.storage, host=args.host, port=args.port, expose=args.expose)
 
@@ -169,9 +169,9 @@ def worker(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve the dashboard, and work on every study that comes, until somebody stops it."""
-    from search import dashboard as serving
     from search import unit
     from search.artifacts import study_dir
+    from search.dashboard import server as serving
     from search.storage.rdb import Storage
 
     if args.unit:

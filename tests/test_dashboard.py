@@ -24,8 +24,8 @@ import psutil
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from search import dashboard
-from search.dashboard import Door, Server
+from search.dashboard import server as dashboard
+from search.dashboard.server import Door, Server
 from search.errors import DatabaseError, UsageError
 from tests.lab import Lab
 

@@ -12,9 +12,9 @@ from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note_from_system_attrs
 from PIL import Image
 
-from search import dashboard
 from search.artifacts import misclassified
-from search.exhibit import Exhibit, Exhibits, Shown
+from search.dashboard import server
+from search.dashboard.overlay import Exhibit, Exhibits, Shown
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRow
@@ -25,7 +25,7 @@ BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
 
 def exhibits(lab: Lab) -> tuple[Exhibits, Shown, int]:
     shown = Exhibits(open_reader(lab.url), lab.home, every_s=0.0)
-    storage = Shown(dashboard._history(lab.url), shown)
+    storage = Shown(server._history(lab.url), shown)
     return shown, storage, storage.get_study_id_from_name("s")
 
 
@@ -86,7 +86,7 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
 
 def test_what_was_made_a_moment_ago_is_not_made_anew_for_every_poll(ended: Lab) -> None:
     shown = Exhibits(open_reader(ended.url), ended.home, every_s=3600.0)
-    study_id = dashboard._history(ended.url).get_study_id_from_name("s")
+    study_id = server._history(ended.url).get_study_id_from_name("s")
     shown.refresh(study_id, "s")
     before = shown.beside(study_id, {})
     assert ended.run("resume", "s", "--trials", "6", "--workers", "1").code == 0

@@ -28,7 +28,8 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import dashboard, desk, ledger, shift
+from search import desk, ledger, shift
+from search.dashboard import server
 from search.desk import Desk
 from search.ledger import Ledger
 from search.outcome import Outcome
@@ -334,7 +335,7 @@ def polls(book: Path, running: int, repeats: int) -> dict[str, Any]:
     with copied(book) as our_url, copied(book) as their_url:
         for url in (our_url, their_url):
             start_last(url, running)
-        apps = dashboard._dashboard(our_url), optuna_dashboard.wsgi(their_url)
+        apps = server._dashboard(our_url), optuna_dashboard.wsgi(their_url)
         for app in apps:
             poll(app)  # a browser has asked before
         values = [polled(apps) for _ in range(repeats)]

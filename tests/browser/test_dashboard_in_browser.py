@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from search import dashboard
 from search.artifacts import misclassified
-from search.dashboard import Door, Server
+from search.dashboard import server as dashboard
+from search.dashboard.server import Door, Server
 from tests.browser.browser import BROWSER, opened
 from tests.lab import PATIENCE_S, Lab, wait_until
 

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from search import dashboard, worker
+from search import worker
+from search.dashboard import server as dashboard
 from search.errors import LeaseLost
 from search.interrupts import END_S
 from search.process import this_process

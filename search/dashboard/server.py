@@ -37,7 +37,7 @@ from search.tables import without_formulas
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from search.exhibit import Exhibits, Shown
+    from search.dashboard.overlay import Exhibits, Shown
     from search.storage.rdb_reads import History
 
 HOST = "127.0.0.1"
@@ -294,7 +294,7 @@ def _answer(
 def _dashboard(storage_url: str) -> "WSGIApplication":
     import optuna_dashboard
 
-    from search.exhibit import Exhibits, Shown
+    from search.dashboard.overlay import Exhibits, Shown
 
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # of few trials; to nobody
     exhibits = Exhibits(open_reader(storage_url), study_dir.of(storage_url))
