@@ -16,9 +16,9 @@ from data.errors import DataError
 from search import worker
 from search.errors import ConvsearchError
 from search.parent import die_with_parent
-from search.post import Post
 from search.storage.rdb import Storage
 from search.study import equipment, provenance, stored_study
+from search.trial.post import Post
 
 
 class Actor:

@@ -27,7 +27,7 @@ from search.console import in_words
 from search.crew import Crew, Hand, Seat
 from search.driver import connected, host_and_port, is_known, last_line, living
 from search.errors import UsageError
-from search.post import Post
+from search.trial.post import Post
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.

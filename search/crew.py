@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from data.progress import Say
-from search.post import Post
+from search.trial.post import Post
 
 #: Between two looks at the workers: a dead one is seen at once; the rest can wait so long.
 LOOK_S = 0.25

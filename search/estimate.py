@@ -29,10 +29,10 @@ from search.spec.domains import Value
 from search.spec.fit import Limits, check_fit
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FORWARD_SHARE
-from search.speed import images_per_second, with_epochs
 from search.study.inputs import devices, worker_bytes
 from search.study.stored_study import asha
 from search.tables import Grid, duration
+from search.trial.speed import images_per_second, with_epochs
 
 #: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)

@@ -18,7 +18,7 @@ from search.console import in_words
 from search.crew import Crew, Hand, Seat
 from search.errors import ConvsearchError
 from search.interrupts import STOPPING
-from search.post import Post
+from search.trial.post import Post
 
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
 STACK_S = 1.0

@@ -23,7 +23,6 @@ from search.artifacts.disk_space import Room
 from search.crew import LOOK_S, Crew, Hand, Seat
 from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.interrupts import Interrupts
-from search.post import Post
 from search.progress import View
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
@@ -33,6 +32,7 @@ from search.storage.timeouts import Times
 from search.study import stored_study as study
 from search.study.run_time import Clock
 from search.study.stored_study import StoredStudy
+from search.trial.post import Post
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0

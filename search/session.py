@@ -13,7 +13,6 @@ from search.artifacts.study_dir import Home
 from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
 from search.pool import Pool
-from search.post import Post
 from search.progress import View
 from search.spec.study_spec import StudySpec, queue
 from search.storage import leases, queries
@@ -23,6 +22,7 @@ from search.storage.timeouts import Times
 from search.study import stored_study
 from search.study.provenance import code, differences
 from search.study.stored_study import StoredStudy
+from search.trial.post import Post
 
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""

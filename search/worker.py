@@ -24,10 +24,10 @@ from search.console import say
 from search.errors import ConvsearchError, DatabaseError
 from search.interrupts import STOPPING
 from search.parent import die_with_parent
-from search.post import Post
+from search.trial.post import Post
 
 #: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
-PRELOAD = ["search.tether", "search.runner", "torch._dynamo"]
+PRELOAD = ["search.tether", "search.trial.runner", "torch._dynamo"]
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
 #: Makes a worker write the stacks of its threads, even from within a loop in C.
@@ -70,7 +70,7 @@ def work(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> 
     """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
     seat.take(post.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    from search.runner import run_trials
+    from search.trial.runner import run_trials
 
     try:
         run_trials(post, beat, stopping)

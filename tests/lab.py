@@ -19,11 +19,10 @@ import psutil
 import torch
 from PIL import Image
 
-from search import cli, runner
+from search import cli
 from search.artifacts import checkpoint
 from search.artifacts import study_dir as home
 from search.artifacts.study_dir import Home
-from search.post import Post
 from search.process import this_process
 from search.spec import study_spec
 from search.storage import leases, queries
@@ -31,7 +30,9 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import Counts, TrialRow
 from search.study import inputs, stored_study
-from search.workplace import Workplace
+from search.trial import runner
+from search.trial.post import Post
+from search.trial.workplace import Workplace
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
 #: What the images of each class have in common; the rest is noise.

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from search import runner
 from search.analysis.pruner_audit import ENOUGH, audit, lines
 from search.process import this_process
 from search.spec import study_spec
@@ -14,6 +13,7 @@ from search.storage import leases, queries
 from search.storage.read_only import open_reader
 from search.storage.records import Counts, StudyRow, TrialRow
 from search.study import stored_study
+from search.trial import runner
 from tests.lab import Lab, work
 
 STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}

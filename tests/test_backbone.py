@@ -16,10 +16,10 @@ from models.build import build
 from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig, check_batch_size, plan
 from models.optim import parameter_groups
 from models.train import Training, start
-from search import ledger, runner
 from search.process import this_process
-from search.run import Run
 from search.storage import leases
+from search.trial import recorder, runner
+from search.trial.search_training import Run
 from tests.lab import Lab, work
 from tests.test_cnn import counted_macs
 
@@ -190,7 +190,7 @@ def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
     place = runner.workplace(post)
     claim = leases.claim(place.storage, place.study.id, this_process(post.token))
     assert claim is not None
-    trial, values = ledger.draw(place, claim, ledger.open_trial(place, claim))
+    trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
     run = Run(
         place=place,
         claim=claim,

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from search import runner
 from search.artifacts import remote_checkpoints
 from search.artifacts.remote_checkpoints import Depot
 from search.artifacts.remote_store import Courier, Unreachable
 from search.artifacts.study_dir import Home
 from search.errors import SpecError
-from search.outcome import Stopped
 from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.study import stored_study
+from search.trial import runner
+from search.trial.outcome import Stopped
 from tests.lab import Lab, equal, work
 
 STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}

@@ -10,7 +10,6 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search import runner
 from search.samplers.evolution import (
     CHANGES,
     ENOUGH,
@@ -27,6 +26,7 @@ from search.samplers.evolution import (
 )
 from search.spec.domains import Choice, Float, Int, Value
 from search.spec.search_space import Space, sample
+from search.trial import runner
 from tests.lab import Lab, work
 
 HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}

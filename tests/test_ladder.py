@@ -8,7 +8,6 @@ import pytest
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import runner
 from search.process import this_process
 from search.pruners import promotion as ladder
 from search.pruners.promotion import Ladder
@@ -17,6 +16,7 @@ from search.storage import leases
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study
+from search.trial import runner
 from tests.lab import Lab, equal, work
 
 #: Without a baseline, which does not pause and stops others (tests/service/test_baseline.py): here they are all alike.

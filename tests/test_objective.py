@@ -25,18 +25,20 @@ from optuna.trial import TrialState
 from data.batches import Batches
 from models.graph import Recordings
 from models.train import Training
-from search import ledger, objective, runner, worker
+from search import worker
 from search.artifacts import shelf
-from search.objective import is_out_of_memory
-from search.outcome import Outcome, Stopped
-from search.post import Post
 from search.process import this_process
-from search.run import Run, boundaries
 from search.samplers.tpe import Excerpt
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage
-from search.workplace import Workplace
+from search.trial import objective, runner
+from search.trial import recorder as ledger
+from search.trial.objective import is_out_of_memory
+from search.trial.outcome import Outcome, Stopped
+from search.trial.post import Post
+from search.trial.search_training import Run, boundaries
+from search.trial.workplace import Workplace
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
 

@@ -15,7 +15,6 @@ import pytest
 
 from data.config import DataConfig
 from data.parts import Part, load_test
-from search import ledger, objective, runner, shift
 from search.analysis.eta import Snapshot
 from search.errors import SpecError
 from search.judge import on_terms, verdict_spec, verdict_study
@@ -33,8 +32,9 @@ from search.storage.read_only import open_reader
 from search.storage.records import TrialRow
 from search.study import stored_study
 from search.study.final_plan import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
-from search.verdict import SPARE_S, SPARE_SHARE, VerdictRun
-from search.workplace import Workplace
+from search.trial import loop, objective, recorder, runner
+from search.trial.final_training import SPARE_S, SPARE_SHARE, VerdictRun
+from search.trial.workplace import Workplace
 from tests.lab import Lab, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
@@ -511,10 +511,10 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
         looks.append(cache)
         return load_test(data, cache)
 
-    monkeypatch.setattr("search.verdict.load_test", look)
+    monkeypatch.setattr("search.trial.final_training.load_test", look)
 
     outcomes = [  # the second is what follows where it died before it told its value
-        objective.run(place, claim, ledger.open_trial(place, claim), lambda: None, kind=VerdictRun) for _ in range(2)
+        objective.run(place, claim, recorder.open_trial(place, claim), lambda: None, kind=VerdictRun) for _ in range(2)
     ]
 
     assert outcomes[0] == outcomes[1]
@@ -524,7 +524,7 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
 
 def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=1))
-    shift.fail(place, next(claims(place)), RuntimeError("a bug"))
+    loop.fail(place, next(claims(place)), RuntimeError("a bug"))
     for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)
     terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
@@ -594,7 +594,7 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:
     place = judging(lab, Final(epochs=1, top=2, seeds=1))
-    shift.fail(place, next(claims(place)), RuntimeError("a bug"))
+    loop.fail(place, next(claims(place)), RuntimeError("a bug"))
 
     for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)

@@ -112,7 +112,7 @@ def spec_of(
     `uid`: of the study that they are of.
 
     It plans the epochs that the study file says, and no more than fit into `hours` with some to spare; how many do, it
-    finds out while it runs (`search.verdict`).
+    finds out while it runs (`search.trial.final_training`).
     """
     wanted = spec.final or Final()
     largest = max(int(each.config["batch_size"]) for each in found)

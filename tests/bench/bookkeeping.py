@@ -28,12 +28,7 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from search import desk, ledger, shift
 from search.dashboard import server
-from search.desk import Desk
-from search.ledger import Ledger
-from search.outcome import Outcome
-from search.post import Post
 from search.process import this_process
 from search.samplers import tpe
 from search.spec import study_spec
@@ -50,6 +45,11 @@ from search.storage.rdb import (
     utc_now,
 )
 from search.study import stored_study
+from search.trial import desk, loop, recorder
+from search.trial.desk import Desk
+from search.trial.outcome import Outcome
+from search.trial.post import Post
+from search.trial.recorder import Ledger
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
@@ -282,10 +282,10 @@ def live_ours(url: str) -> Callable[[], float]:
     def live() -> None:
         claim = leases.claim(place.storage, place.study.id, owner)
         assert claim is not None
-        trial = ledger.open_trial(place, claim)
-        trial, _ = ledger.draw(place, claim, trial)
+        trial = recorder.open_trial(place, claim)
+        trial, _ = recorder.draw(place, claim, trial)
         decide(Ledger(desk=place, claim=claim, trial=trial))
-        shift.tell(place, trial, Outcome(value=0.95))
+        loop.tell(place, trial, Outcome(value=0.95))
 
     def of_tpe() -> float:
         if tpe.is_random(place.storage.get_n_trials(place.study.id)):

@@ -1,7 +1,7 @@
 """A process of simulated workers, or of the machines that they work on: the true loops, without the training.
 
 A worker is a thread with a desk of its own, so with an engine and a connection of its own, as a worker process has. It
-claims, draws, records each step and tells as `search.runner` lets it; where that would train, it waits for as long as
+claims, draws, records each step and tells as `search.trial.runner` lets it; where that would train, it waits for as long as
 the training would take, and the step's value is read off a recorded curve. A machine is a thread with the storage of
 its own that a launcher has, and asks what `search.pool` asks, in its intervals.
 
@@ -25,13 +25,9 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import crew, desk, ledger, shift
+from search import crew
 from search.artifacts import logbook
-from search.desk import Desk
-from search.ledger import Ledger
-from search.outcome import Outcome, Stopped
 from search.pool import READ_S, Every, pause_s
-from search.post import Post
 from search.process import Owner, this_process
 from search.samplers import tpe
 from search.storage import leases, queries, retry
@@ -40,6 +36,11 @@ from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.storage.timeouts import Times
 from search.study import stored_study as study
+from search.trial import desk, loop, recorder
+from search.trial.desk import Desk
+from search.trial.outcome import Outcome, Stopped
+from search.trial.post import Post
+from search.trial.recorder import Ledger
 from tests.bench import replay
 from tests.bench.meter import Meter
 
@@ -125,7 +126,7 @@ class Crowd:
         here.machine = number // part.seat
         done = random.Random(number).randrange(place.study.spec.budget.steps)
         training = Training(crowd=self, place=place, done=done)
-        shift.work(place, training.do, self.over.is_set, where="no device")
+        loop.work(place, training.do, self.over.is_set, where="no device")
         place.storage.engine.dispose()
 
     # -- a machine --------------------------------------------------------------------------------------------
@@ -170,11 +171,11 @@ class Training:
     is_begun: bool = False
 
     def do(self, claim: Claim, trial: optuna.Trial) -> Outcome:
-        """One trial as `search.objective` and `search.run` go through it."""
-        trial, values = ledger.draw(self.place, claim, trial)
+        """One trial as `search.trial.objective` and `search.trial.search_training` go through it."""
+        trial, values = recorder.draw(self.place, claim, trial)
         assert trial.user_attrs.get("decision") is None
         seed = study.trial_seed(self.place.study, claim.number, values.get("repeat"))
-        ledger.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
+        recorder.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
         reported = frozenset(self.place.cached.get_trial(claim.trial_id).intermediate_values)
         own = Ledger(desk=self.place, claim=claim, trial=trial, reported=reported)
         done, self.done = self.done, 0
@@ -244,22 +245,22 @@ def prepare(crowd: Crowd) -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     gc.disable()  # it would stop all workers of this process, for as long as all of them together have memories
     sys.setswitchinterval(0.001)  # who computes shall not keep the answer of a database from who waits for it
-    shift.this_process = owner  # type: ignore[attr-defined]
+    loop.this_process = owner  # type: ignore[attr-defined]
     retry.say = crowd.waits.append  # type: ignore[assignment, attr-defined]
     for place, attribute, name in (
         (leases, "claim", "claim"),
         (tpe.Excerpt, "read", "history"),
-        (ledger, "open_trial", "open"),
+        (recorder, "open_trial", "open"),
         (tpe.Tpe, "infer_relative_search_space", "sampler"),
         (tpe.Tpe, "sample_relative", "sampler"),
         (tpe.Tpe, "sample_independent", "sampler"),
-        (ledger, "draw", "draw"),
-        (ledger, "describe", "describe"),
+        (recorder, "draw", "draw"),
+        (recorder, "describe", "describe"),
         (Storage, "get_trial", "read"),
         (Ledger, "record", "record"),
         (Storage, "standing", "standing"),
-        (shift, "tell", "tell"),
-        (shift, "tidy", "tidy"),
+        (loop, "tell", "tell"),
+        (loop, "tidy", "tidy"),
         (logbook, "note", "log"),
         (leases, "renew", "renew"),
         (Watch, "expire", "expire"),

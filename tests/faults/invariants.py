@@ -25,15 +25,15 @@ import sqlalchemy as sa
 from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
-from search import runner
 from search.artifacts import checkpoint
 from search.artifacts.study_dir import Home
 from search.process import started
-from search.run import boundaries
 from search.spec import study_spec
 from search.storage import queries as query
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRow
+from search.trial import runner
+from search.trial.search_training import boundaries
 from tests.lab import Lab
 
 #: Where the rows of a trial are, and what puts them in order.

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search import runner
 from search.errors import DatabaseError, DiskError
-from search.post import Post
 from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import Storage
+from search.trial import runner
+from search.trial.post import Post
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from search import cli, worker
-from search.post import Post
+from search.trial.post import Post
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
 #: What multiprocessing starts its forkserver with.

@@ -4,9 +4,9 @@ import random
 import time
 from typing import Any
 
-from search.post import Post
 from search.storage import leases
 from search.storage.rdb import Storage
+from search.trial.post import Post
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search import runner
 from search.artifacts import checkpoint
 from search.artifacts.checkpoint import Header
+from search.trial import runner
 from tests.lab import Lab, work
 
 ROOT = Path(__file__).parents[2]

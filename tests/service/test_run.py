@@ -16,7 +16,6 @@ from search.errors import DatabaseError, SpecError
 from search.hand import Forkserver
 from search.interrupts import STOPPING
 from search.pool import SAME_FAILURES, End
-from search.post import Post
 from search.progress import PlainView
 from search.spec import study_spec
 from search.storage import leases, queries
@@ -24,6 +23,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
 from search.study.stored_study import StoredStudy
+from search.trial.post import Post
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
 from tests.strangers import HASTY, far
 

@@ -5,15 +5,15 @@ import torch
 
 from models.config import Impossible
 from models.train import Diverged
-from search import ledger
-from search.outcome import Outcome
 from search.pruners.asha import Decision
-from search.run import Pulse, Run, boundaries
 from search.spec.fit import check_fit
 from search.storage.leases import Claim
 from search.storage.records import DECISION
 from search.study.stored_study import asha, trial_seed
-from search.workplace import Workplace
+from search.trial import recorder
+from search.trial.outcome import Outcome
+from search.trial.search_training import Pulse, Run, boundaries
+from search.trial.workplace import Workplace
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
@@ -27,7 +27,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
         Paused: the trial waits at a rung.
         LeaseLost: the trial is not ours any more.
     """
-    trial, values = ledger.draw(place, claim, trial)
+    trial, values = recorder.draw(place, claim, trial)
     decided = trial.user_attrs.get(DECISION)
     if decided is not None:
         return Outcome(reason=Decision(**decided).reason)
@@ -39,7 +39,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
         step_images = step * len(place.data.train)
         ends = boundaries(step_images=step_images, batch_size=values["batch_size"], steps=budget.steps)
         judged_from = rungs.judged_from(ends)
-        ledger.describe(
+        recorder.describe(
             place,
             trial,
             parameters=shape.parameters,

@@ -9,11 +9,11 @@ from search.artifacts import remote_checkpoints as depot
 from search.artifacts import study_dir as home
 from search.artifacts.remote_checkpoints import Depot
 from search.artifacts.study_dir import Home
-from search.post import Post
 from search.samplers.tpe import Excerpt
 from search.storage.rdb import Storage
 from search.study import stored_study as study
 from search.study.stored_study import StoredStudy
+from search.trial.post import Post
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,13 +13,10 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search import ledger
 from search.artifacts import logbook, misclassified, shelf
 from search.artifacts.cleanup import KEEP_BEST
 from search.artifacts.remote_store import Unreachable
-from search.desk import Desk
 from search.errors import DatabaseError, DiskError, LeaseLost
-from search.outcome import Outcome, Paused, Stopped
 from search.process import this_process
 from search.spec.study_spec import baseline
 from search.storage import leases, queries
@@ -27,6 +24,9 @@ from search.storage.leases import Claim
 from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
 from search.storage.records import TRAINABLE
 from search.study import stored_study
+from search.trial import recorder
+from search.trial.desk import Desk
+from search.trial.outcome import Outcome, Paused, Stopped
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
@@ -56,7 +56,7 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
     log = desk.home.log(desk.study.name, claim.number)
     logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
     try:
-        trial = ledger.open_trial(desk, claim)
+        trial = recorder.open_trial(desk, claim)
         outcome = do(claim, trial)
         tell(desk, trial, outcome)
     except Paused as pause:

@@ -29,14 +29,14 @@ from models.train import Batch, Diverged, Training, TrainingState, start
 from search.analysis import correctness
 from search.artifacts import checkpoint, logbook, misclassified
 from search.artifacts.remote_store import Unreachable
-from search.ledger import Ledger
-from search.outcome import Outcome, Stopped
 from search.pruners.asha import Decision
 from search.spec import study_spec
 from search.storage.leases import Claim
 from search.storage.records import CORRECT
 from search.study.stored_study import asha
-from search.workplace import Workplace
+from search.trial.outcome import Outcome, Stopped
+from search.trial.recorder import Ledger
+from search.trial.workplace import Workplace
 
 #: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger
 #: images are fewer, but never less than a tenth.

@@ -17,10 +17,10 @@ from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
 from search.analysis.correctness import pack
 from search.analysis.intervals import share_interval
-from search.outcome import Outcome, Paused
-from search.run import Run, boundaries
 from search.storage.records import PAUSED
 from search.study.stored_study import ladder, seconds_run
+from search.trial.outcome import Outcome, Paused
+from search.trial.search_training import Run, boundaries
 
 #: What is left for the last look, and for a step that is slower than those before: a share of the time, and seconds.
 SPARE_SHARE, SPARE_S = 0.02, 4.0

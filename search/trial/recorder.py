@@ -12,8 +12,6 @@ import optuna
 
 from models.config import Impossible
 from search.analysis.correctness import pair
-from search.desk import Desk
-from search.outcome import Paused
 from search.pruners.asha import Decision
 from search.spec import study_spec
 from search.spec.domains import Value
@@ -23,6 +21,8 @@ from search.storage import queries
 from search.storage.leases import Claim
 from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.study.stored_study import asha, asked, audited, for_trial, limits_of
+from search.trial.desk import Desk
+from search.trial.outcome import Paused
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
 #: space of `cifar10` a third cannot be trained (studies/records/2026-11-25_random-networks): 20 in a row never happen.

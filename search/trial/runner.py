@@ -10,17 +10,17 @@ import torch
 
 from data.errors import DataError
 from data.parts import SearchData, load_search, together
-from search import desk, objective, shift
-from search.outcome import Outcome, Stopped
-from search.post import Post
-from search.run import Pulse, Run
-from search.speed import with_epochs
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
-from search.verdict import VerdictRun
-from search.workplace import Workplace, limits
+from search.trial import desk, loop, objective
+from search.trial.final_training import VerdictRun
+from search.trial.outcome import Outcome, Stopped
+from search.trial.post import Post
+from search.trial.search_training import Pulse, Run
+from search.trial.speed import with_epochs
+from search.trial.workplace import Workplace, limits
 
 
 def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
@@ -36,12 +36,12 @@ def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool
         return stopping()
 
     place = workplace(post, gives_up)
-    shift.work(place, partial(train, place, pulse), stopping, where=str(place.device))
+    loop.work(place, partial(train, place, pulse), stopping, where=str(place.device))
 
 
 def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
     """Run one claimed trial and record how it ended; see `shift.settle`."""
-    return shift.settle(place, claim, partial(train, place, pulse), where=str(place.device))
+    return loop.settle(place, claim, partial(train, place, pulse), where=str(place.device))
 
 
 def train(place: Workplace, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:

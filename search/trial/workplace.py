@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from data.parts import SearchData
-from search.desk import Desk
 from search.spec.fit import Limits
+from search.trial.desk import Desk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
