@@ -120,7 +120,7 @@ def final(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write the best model, or a trial's, into a folder to take home."""
-    from search import export as exporting
+    from search.export import export as exporting
 
     folder = args.to or Path("exports") / checked_name(args.study)
     card, apart = exporting.export(args.storage, args.cache, args.study, trial=args.trial, folder=folder, say=say)

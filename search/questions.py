@@ -135,7 +135,7 @@ def report(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Say what an exported model takes images for."""
-    from search import predict as predicting
+    from search.export import predict as predicting
 
     package = predicting.load(args.model)
     found = tuple(predicting.predict(package, predicting.files(args.images)))

@@ -30,7 +30,7 @@ from models.export import (
     read,
     write,
 )
-from search import predict as predicting
+from search.export import predict as predicting
 from search.storage.rdb import Storage
 from search.study import stored_study
 from tests.lab import COLOURS, Lab

@@ -1,0 +1,1 @@
+"""A trial as a model file, and predictions with it."""
