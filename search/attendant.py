@@ -19,10 +19,8 @@ from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.console import in_words
 from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
-from search.hand import Forkserver
 from search.judge import layout_of, verdict_study
 from search.launch import hours_left
-from search.pool import END_OF, End
 from search.session import Order, Show, pool, take_back
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
@@ -33,6 +31,8 @@ from search.study.equipment import equip, refuse_other_code
 from search.study.final_plan import name_of
 from search.study.inputs import devices
 from search.study.stored_study import StoredStudy
+from search.workers.local import Forkserver
+from search.workers.pool import END_OF, End
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0

@@ -98,14 +98,15 @@ def resume(args: argparse.Namespace) -> int:
 
 def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
-    from search import judge, progress
+    from search import judge
     from search.analysis import test_report, test_results
-    from search.pool import EXIT_CODES, End
     from search.spec.settings import Final
+    from search.workers import live_view
+    from search.workers.pool import EXIT_CODES, End
 
     wanted = Final(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
     name, end = judge.judge(
-        _order(args, args.study), wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say
+        _order(args, args.study), wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say
     )
     engine = open_reader(args.storage)
     row = queries.study(engine, name)
@@ -184,15 +185,15 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def _attend(args: argparse.Namespace, *, stays: bool) -> int:
-    from search import progress
     from search.attendant import Attendant
-    from search.pool import EXIT_CODES
+    from search.workers import live_view
+    from search.workers.pool import EXIT_CODES
 
     attendant = Attendant(
         order=_order(args, ""),
         images=args.data,
         stays=stays,
-        show=lambda _: progress.open_view(sys.stderr, os.environ),
+        show=lambda _: live_view.open_view(sys.stderr, os.environ),
         say=say,
     )
     return EXIT_CODES.get(attendant.run(), 0)
@@ -286,9 +287,10 @@ def migrate(args: argparse.Namespace) -> int:
 
 
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
-    from search import launch, progress
-    from search.pool import EXIT_CODES
+    from search import launch
     from search.storage.db_errors import passes
+    from search.workers import live_view
+    from search.workers.pool import EXIT_CODES
 
     if args.join and (args.trials or args.hours or args.retry_failed or args.detach):
         raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")
@@ -296,7 +298,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         raise UsageError("--address is that of a Ray cluster; add --engine ray")
     order = replace(_order(args, name), trials=trials, join=args.join, detach=args.detach)
     order = replace(order, engine=args.engine, address=args.address)
-    end = launch.launch(order, wanted, show=lambda _: progress.open_view(sys.stderr, os.environ), say=say)
+    end = launch.launch(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say)
     code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     engine = open_reader(args.storage, timeout_s=timeout_s)

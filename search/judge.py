@@ -13,8 +13,6 @@ from search.analysis.selection import Selection
 from search.artifacts import study_dir
 from search.artifacts.study_dir import Home
 from search.errors import SpecError, UsageError
-from search.hand import Forkserver
-from search.pool import End
 from search.session import Order, Show, alone, pool
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, baseline, difference
@@ -24,6 +22,8 @@ from search.study import final_plan, stored_study
 from search.study.final_plan import Contestant, Layout
 from search.study.inputs import devices, fetch_backbones, prepare_data, writing_to
 from search.study.stored_study import StoredStudy
+from search.workers.local import Forkserver
+from search.workers.pool import End
 
 #: A last training of fewer would not be worth the look at the test images.
 LEAST_EPOCHS = 0.5

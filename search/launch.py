@@ -12,12 +12,8 @@ from data.progress import Say
 from search.analysis import selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import Home
-from search.cluster import Cluster
-from search.crew import Crew
 from search.errors import DatabaseError, DiskError, UsageError
-from search.hand import Forkserver
 from search.judge import run_verdict, verdict_study
-from search.pool import End
 from search.session import Order, Show, alone, joined, pool
 from search.spec.study_spec import StudySpec, of_one
 from search.storage import leases, queries
@@ -28,6 +24,10 @@ from search.study import final_plan, stored_study
 from search.study.inputs import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
 from search.study.stored_study import StoredStudy
 from search.tables import duration
+from search.workers.backend import Crew
+from search.workers.local import Forkserver
+from search.workers.pool import End
+from search.workers.ray_backend import Cluster
 
 
 def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:

@@ -10,10 +10,7 @@ from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.disk_space import Room
 from search.artifacts.study_dir import Home
-from search.crew import Crew
 from search.errors import BusyError, SpecError, UsageError
-from search.pool import Pool
-from search.progress import View
 from search.spec.study_spec import StudySpec, queue
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch, is_deserted
@@ -23,6 +20,9 @@ from search.study import stored_study
 from search.study.provenance import code, differences
 from search.study.stored_study import StoredStudy
 from search.trial.post import Post
+from search.workers.backend import Crew
+from search.workers.live_view import View
+from search.workers.pool import Pool
 
 Show = Callable[[StoredStudy], AbstractContextManager[View]]
 """Opens the live view of a study."""

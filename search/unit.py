@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from search.database_url import has_password
-from search.interrupts import END_S
+from search.workers.signals import END_S
 
 #: Flags of `serve` by the names of their values.
 FLAGS = ("port", "host", "expose", "data", "workers", "device", "hang", "disk", "cache")

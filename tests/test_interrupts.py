@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from search.interrupts import STOPPING
+from search.workers.signals import STOPPING
 
 PROGRAM = """
 import sys, time
 from functools import partial
-from search.interrupts import Interrupts
+from search.workers.signals import Interrupts
 tell = partial(print, file=sys.stderr, flush=True)
 interrupts = Interrupts(at_once=lambda: print("at once", flush=True), tell=tell, end_s=END_S)
 with interrupts.heard():

@@ -25,7 +25,6 @@ from optuna.trial import TrialState
 from data.batches import Batches
 from models.graph import Recordings
 from models.train import Training
-from search import worker
 from search.artifacts import shelf
 from search.process import this_process
 from search.samplers.tpe import Excerpt
@@ -39,6 +38,7 @@ from search.trial.outcome import Outcome, Stopped
 from search.trial.post import Post
 from search.trial.search_training import Run, boundaries
 from search.trial.workplace import Workplace
+from search.workers import worker
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
 

@@ -9,7 +9,9 @@ import psutil
 
 from tests.lab import wait_until
 
-CHILD = "import os, signal, search.tether; print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+CHILD = (
+    "import os, signal, search.workers.preload; print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+)
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
 
 

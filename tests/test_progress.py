@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from search.analysis.eta import Eta, Pace, Snapshot, WorkerLine, eta
-from search.progress import LiveView, PlainView, finished_line, open_view, render
 from search.storage.records import Counts, Progress, Running, StudyRow, TrialRow
+from search.workers.live_view import LiveView, PlainView, finished_line, open_view, render
 
 COMPLETE = TrialRow(
     study="s", number=3, state="COMPLETE", values=(0.8123,), params={"width": 32}, epochs=10.0, seconds=61.2

@@ -9,7 +9,6 @@ import optuna
 import pytest
 from optuna.storages import _CachedStorage
 
-from search import worker
 from search.errors import SpecError, UsageError
 from search.spec import study_spec
 from search.spec.study_spec import StudySpec
@@ -17,6 +16,7 @@ from search.storage import queries
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
+from search.workers import worker
 
 DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
 

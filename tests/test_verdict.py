@@ -19,9 +19,7 @@ from search.analysis.eta import Snapshot
 from search.errors import SpecError
 from search.judge import on_terms, verdict_spec, verdict_study
 from search.launch import launch, more_hours
-from search.pool import End
 from search.process import this_process
-from search.progress import PlainView
 from search.session import Order, searching
 from search.spec import study_spec as spec
 from search.spec.settings import Final
@@ -35,6 +33,8 @@ from search.study.final_plan import MOST_EPOCHS, Contestant, Layout, contestants
 from search.trial import loop, objective, recorder, runner
 from search.trial.final_training import SPARE_S, SPARE_SHARE, VerdictRun
 from search.trial.workplace import Workplace
+from search.workers.live_view import PlainView
+from search.workers.pool import End
 from tests.lab import Lab, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}

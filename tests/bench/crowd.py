@@ -3,7 +3,7 @@
 A worker is a thread with a desk of its own, so with an engine and a connection of its own, as a worker process has. It
 claims, draws, records each step and tells as `search.trial.runner` lets it; where that would train, it waits for as long as
 the training would take, and the step's value is read off a recorded curve. A machine is a thread with the storage of
-its own that a launcher has, and asks what `search.pool` asks, in its intervals.
+its own that a launcher has, and asks what `search.workers.pool` asks, in its intervals.
 
     python -m tests.bench.crowd PART   # JSON of a Part; says "ready", takes "begin", "end", answers with JSON
 """
@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search import crew
 from search.artifacts import logbook
-from search.pool import READ_S, Every, pause_s
 from search.process import Owner, this_process
 from search.samplers import tpe
 from search.storage import leases, queries, retry
@@ -41,6 +39,8 @@ from search.trial.desk import Desk
 from search.trial.outcome import Outcome, Stopped
 from search.trial.post import Post
 from search.trial.recorder import Ledger
+from search.workers import backend
+from search.workers.pool import READ_S, Every, pause_s
 from tests.bench import replay
 from tests.bench.meter import Meter
 
@@ -132,7 +132,7 @@ class Crowd:
     # -- a machine --------------------------------------------------------------------------------------------
 
     def machine(self, number: int) -> None:
-        """Ask what a pool asks while its workers work (`search.pool`, _run): renew, look for the dead, look, fill."""
+        """Ask what a pool asks while its workers work (`search.workers.pool`, _run): renew, look for the dead, look, fill."""
         part, times = self.part, Times()
         storage = Storage(part.url)
         stored = study.load(storage, part.study)
@@ -140,7 +140,7 @@ class Crowd:
         watch, seen, known = Watch(times), frozenset[int](), None
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_s / part.speed)
         self.at_work.release()
-        while not self.over.wait(min(crew.LOOK_S, READ_S / part.speed)):
+        while not self.over.wait(min(backend.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
                 leases.renew(storage, tokens)
             if every_read.is_due():

@@ -13,9 +13,9 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from search.pool import READ_S, TOGETHER
 from search.storage.retry import NOTICE_S
 from search.storage.timeouts import Times
+from search.workers.pool import READ_S, TOGETHER
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table
 from tests.bench.window import (

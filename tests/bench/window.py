@@ -20,11 +20,11 @@ import psutil
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.pool import pause_s
 from search.spec import study_spec
 from search.spec.search_space import sample
 from search.storage.rdb import TRIALS, Storage
 from search.study import stored_study
+from search.workers.pool import pause_s
 from tests.bench.bookkeeping import Drawn, insert, rows
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT

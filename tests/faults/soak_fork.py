@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 
-from search import cli, worker
+from search import cli
 from search.trial.post import Post
+from search.workers import worker
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
 #: What multiprocessing starts its forkserver with.

@@ -9,12 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-from search import launch, progress
+from search import launch
 from search.console import say
 from search.errors import ConvsearchError
 from search.session import Order
 from search.spec import study_spec
 from search.storage.timeouts import Times
+from search.workers import live_view
 
 TIMES = Times(patience_s=35.0, renewal_s=2.0, lease_s=70.0, hang_s=65.0)
 
@@ -31,7 +32,7 @@ def main(words: list[str]) -> int:
     )
     try:
         end = launch.launch(
-            order, study_spec.load(args.study), show=lambda _: progress.open_view(sys.stderr, os.environ), say=say
+            order, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say
         )
     except ConvsearchError as error:
         say(f"convsearch: {error}")

@@ -14,10 +14,10 @@ import pytest
 
 from search.analysis.eta import Pace
 from search.console import printable
-from search.progress import PlainView, finished_line, render, summary
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
+from search.workers.live_view import PlainView, finished_line, render, summary
 from tests.lab import CONVSEARCH, Lab
 
 TITLE = "\x1b]0;owned\x07"

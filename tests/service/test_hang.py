@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 from search import launch
-from search.pool import End
-from search.progress import open_view
 from search.session import Order
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.timeouts import Times
+from search.workers.live_view import open_view
+from search.workers.pool import End
 from tests.lab import LONG, Lab, equal, wait_until
 
 #: Shorter than the product's, in the same order.

@@ -19,15 +19,15 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from search import worker
 from search.dashboard import server as dashboard
 from search.errors import LeaseLost
-from search.interrupts import END_S
 from search.process import this_process
 from search.storage import leases, queries
 from search.storage.rdb import LEASES, TRIALS, Storage
 from search.storage.read_only import open_reader, reading
 from search.storage.records import TrialRow
+from search.workers import worker
+from search.workers.signals import END_S
 from tests.faults import invariants
 from tests.lab import Answer, Lab, Launcher, wait_until
 from tests.service.postgres import ROLE, PostgresLab, Server, Wire

@@ -20,19 +20,19 @@ import psutil
 import pytest
 
 from search import launch
-from search.cluster import Cluster
-from search.pool import End
-from search.progress import open_view
 from search.session import Order
 from search.spec import study_spec
 from search.storage.records import TrialRow
+from search.workers.live_view import open_view
+from search.workers.pool import End
+from search.workers.ray_backend import Cluster
 from tests.faults import invariants
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
 ON_RAY = ("--engine", "ray")
-#: For a Ray of several nodes that only this machine reaches; see `search.cluster.OWN`.
+#: For a Ray of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 STORE_BYTES = 80_000_000
 

@@ -11,12 +11,7 @@ import pytest
 
 from search import session
 from search.artifacts import study_dir
-from search.crew import Crew, Hand, Seat
 from search.errors import DatabaseError, SpecError
-from search.hand import Forkserver
-from search.interrupts import STOPPING
-from search.pool import SAME_FAILURES, End
-from search.progress import PlainView
 from search.spec import study_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
@@ -24,6 +19,11 @@ from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
 from search.study.stored_study import StoredStudy
 from search.trial.post import Post
+from search.workers.backend import Crew, Hand, Seat
+from search.workers.live_view import PlainView
+from search.workers.local import Forkserver
+from search.workers.pool import SAME_FAILURES, End
+from search.workers.signals import STOPPING
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
 from tests.strangers import HASTY, far
 

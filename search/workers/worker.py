@@ -22,12 +22,12 @@ from data.errors import DataError
 from search import seat
 from search.console import say
 from search.errors import ConvsearchError, DatabaseError
-from search.interrupts import STOPPING
 from search.parent import die_with_parent
 from search.trial.post import Post
+from search.workers.signals import STOPPING
 
 #: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
-PRELOAD = ["search.tether", "search.trial.runner", "torch._dynamo"]
+PRELOAD = ["search.workers.preload", "search.trial.runner", "torch._dynamo"]
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
 #: Makes a worker write the stacks of its threads, even from within a loop in C.

@@ -15,15 +15,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from data.errors import DataError
-from search import worker
 from search.analysis import selection
 from search.artifacts import disk_space as room
 from search.artifacts import logbook, study_dir
 from search.artifacts.disk_space import Room
-from search.crew import LOOK_S, Crew, Hand, Seat
 from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
-from search.interrupts import Interrupts
-from search.progress import View
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage
@@ -33,6 +29,10 @@ from search.study import stored_study as study
 from search.study.run_time import Clock
 from search.study.stored_study import StoredStudy
 from search.trial.post import Post
+from search.workers import worker
+from search.workers.backend import LOOK_S, Crew, Hand, Seat
+from search.workers.live_view import View
+from search.workers.signals import Interrupts
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0

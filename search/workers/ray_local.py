@@ -43,7 +43,10 @@ def running(words: Sequence[str]) -> Iterator[str]:
         ClusterError: it cannot be started.
     """
     process = subprocess.Popen(
-        [*PYTHON, "search.host", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        [*PYTHON, "search.workers.ray_local", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None

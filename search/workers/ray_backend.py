@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from data.progress import Say
-from search import hardware, host
-from search.actor import Actor
+from search import hardware
 from search.console import in_words
-from search.crew import Crew, Hand, Seat
-from search.driver import connected, host_and_port, is_known, last_line, living
 from search.errors import UsageError
 from search.trial.post import Post
+from search.workers import ray_local as host
+from search.workers.backend import Crew, Hand, Seat
+from search.workers.ray_actor import Actor
+from search.workers.ray_client import connected, host_and_port, is_known, last_line, living
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType
 
 from data.errors import DataError
-from search import worker
 from search.errors import ConvsearchError
 from search.parent import die_with_parent
 from search.storage.rdb import Storage
 from search.study import equipment, provenance, stored_study
 from search.trial.post import Post
+from search.workers import worker
 
 
 class Actor:

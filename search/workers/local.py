@@ -13,12 +13,13 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
 
 from data.progress import Say
-from search import hardware, worker
+from search import hardware
 from search.console import in_words
-from search.crew import Crew, Hand, Seat
 from search.errors import ConvsearchError
-from search.interrupts import STOPPING
 from search.trial.post import Post
+from search.workers import worker
+from search.workers.backend import Crew, Hand, Seat
+from search.workers.signals import STOPPING
 
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
 STACK_S = 1.0

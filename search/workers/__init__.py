@@ -1,0 +1,1 @@
+"""Worker processes, local or on Ray, and the pool that runs them."""
