@@ -31,7 +31,7 @@ HURRY_S = 1.0
 
 def run(args: argparse.Namespace) -> int:
     """Run a study from its file, or one trial of a stored study again."""
-    from search import launch
+    from search.service import run as launch
     from search.spec import study_spec
     from search.storage.rdb import Storage
     from search.study import stored_study
@@ -61,13 +61,14 @@ def _named(args: argparse.Namespace, usual: str) -> str:
 
 
 def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
-    from search import estimate, launch
     from search.artifacts import study_dir
+    from search.service import dry_run
+    from search.service import run as launch
 
     launch.check_name(name, wanted, study_dir.of(args.storage))
     say("training some networks for a moment ...")
-    found = estimate.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
-    return tables.answer(estimate.as_json(found), estimate.grid(found), as_json=args.json)
+    found = dry_run.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
+    return tables.answer(dry_run.as_json(found), dry_run.grid(found), as_json=args.json)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -98,8 +99,8 @@ def resume(args: argparse.Namespace) -> int:
 
 def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
-    from search import judge
     from search.analysis import test_report, test_results
+    from search.service import final as judge
     from search.spec.settings import Final
     from search.workers import live_view
     from search.workers.pool import EXIT_CODES, End
@@ -185,7 +186,7 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def _attend(args: argparse.Namespace, *, stays: bool) -> int:
-    from search.attendant import Attendant
+    from search.service.agent import Attendant
     from search.workers import live_view
     from search.workers.pool import EXIT_CODES
 
@@ -287,7 +288,7 @@ def migrate(args: argparse.Namespace) -> int:
 
 
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
-    from search import launch
+    from search.service import run as launch
     from search.storage.db_errors import passes
     from search.workers import live_view
     from search.workers.pool import EXIT_CODES
@@ -332,7 +333,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
 
 def _order(args: argparse.Namespace, name: str) -> Any:
     """What the flags that all runs share ask for."""
-    from search import session
+    from search.service import session
 
     return session.Order(
         url=args.storage,

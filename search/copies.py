@@ -20,7 +20,7 @@ from data.progress import Say
 from search.artifacts import remote_checkpoints, study_dir
 from search.artifacts.remote_store import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
-from search.session import take_back
+from search.service.session import take_back
 from search.storage import queries
 from search.storage.lease_expiry import is_deserted
 from search.storage.rdb import STUDIES, TRIALS, Storage

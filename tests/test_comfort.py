@@ -12,7 +12,7 @@ import pytest
 
 from search import cli, hardware
 from search.complete import _files_and_studies
-from search.estimate import at_once, expected_share
+from search.service.dry_run import at_once, expected_share
 from search.spec import study_spec
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 

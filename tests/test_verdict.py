@@ -17,10 +17,10 @@ from data.config import DataConfig
 from data.parts import Part, load_test
 from search.analysis.eta import Snapshot
 from search.errors import SpecError
-from search.judge import on_terms, verdict_spec, verdict_study
-from search.launch import launch, more_hours
 from search.process import this_process
-from search.session import Order, searching
+from search.service.final import on_terms, verdict_spec, verdict_study
+from search.service.run import launch, more_hours
+from search.service.session import Order, searching
 from search.spec import study_spec as spec
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec

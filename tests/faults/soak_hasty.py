@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from search import launch
 from search.console import say
 from search.errors import ConvsearchError
-from search.session import Order
+from search.service import run
+from search.service.session import Order
 from search.spec import study_spec
 from search.storage.timeouts import Times
 from search.workers import live_view
@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
         times=TIMES,
     )
     try:
-        end = launch.launch(
+        end = run.launch(
             order, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say
         )
     except ConvsearchError as error:

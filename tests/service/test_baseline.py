@@ -238,9 +238,15 @@ def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(lab: Lab)
             Fault(who="launcher", function="search.study.stored_study:set_attrs", moment="after", nth=5),
             id="some write",
         ),
-        pytest.param(Fault(who="launcher", function="search.judge:keep", moment="after", nth=1), id="choice stored"),
-        pytest.param(Fault(who="launcher", function="search.judge:keep", moment="before", nth=2), id="verdict made"),
-        pytest.param(Fault(who="launcher", function="search.judge:keep", moment="after", nth=2), id="all stored"),
+        pytest.param(
+            Fault(who="launcher", function="search.service.final:keep", moment="after", nth=1), id="choice stored"
+        ),
+        pytest.param(
+            Fault(who="launcher", function="search.service.final:keep", moment="before", nth=2), id="verdict made"
+        ),
+        pytest.param(
+            Fault(who="launcher", function="search.service.final:keep", moment="after", nth=2), id="all stored"
+        ),
     ],
 )
 def test_after_a_kill_between_the_choice_and_the_last_training_the_same_command_makes_the_same_choice(

@@ -7,8 +7,8 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from search import launch
-from search.session import Order
+from search.service import run
+from search.service.session import Order
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.read_only import open_reader
@@ -43,7 +43,7 @@ def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_noth
     wanted = study_spec.load(Path(lab.write(**LONG)))
 
     thread = freeze_at(lab, steps=5)
-    end = launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    end = run.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
     thread.join()
 
     (trial,), (whole,) = lab.trials(), undisturbed.trials()

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from search import launch
-from search.session import Order
+from search.service import run as launch
+from search.service.session import Order
 from search.spec import study_spec
 from search.storage.records import TrialRow
 from search.workers.live_view import open_view

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import session
 from search.artifacts import study_dir
 from search.errors import DatabaseError, SpecError
+from search.service import session
 from search.spec import study_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage

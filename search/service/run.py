@@ -13,8 +13,8 @@ from search.analysis import selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import Home
 from search.errors import DatabaseError, DiskError, UsageError
-from search.judge import run_verdict, verdict_study
-from search.session import Order, Show, alone, joined, pool
+from search.service.final import run_verdict, verdict_study
+from search.service.session import Order, Show, alone, joined, pool
 from search.spec.study_spec import StudySpec, of_one
 from search.storage import leases, queries
 from search.storage.rdb import Storage

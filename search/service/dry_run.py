@@ -23,7 +23,7 @@ from search import hardware
 from search.artifacts.cleanup import KEEP_BEST
 from search.console import in_words
 from search.errors import SpecError
-from search.session import searching
+from search.service.session import searching
 from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import Limits, check_fit

@@ -13,7 +13,7 @@ from search.analysis.selection import Selection
 from search.artifacts import study_dir
 from search.artifacts.study_dir import Home
 from search.errors import SpecError, UsageError
-from search.session import Order, Show, alone, pool
+from search.service.session import Order, Show, alone, pool
 from search.spec.settings import Final
 from search.spec.study_spec import StudySpec, baseline, difference
 from search.storage import queries

@@ -19,9 +19,9 @@ from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.console import in_words
 from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
-from search.judge import layout_of, verdict_study
-from search.launch import hours_left
-from search.session import Order, Show, pool, take_back
+from search.service.final import layout_of, verdict_study
+from search.service.run import hours_left
+from search.service.session import Order, Show, pool, take_back
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage

@@ -1,0 +1,1 @@
+"""Whole runs: a search, a final, an agent, a dry run."""
