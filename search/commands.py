@@ -240,7 +240,7 @@ def _refuse_running(storage: Any, name: str) -> None:
 
 def copy_study(args: argparse.Namespace) -> int:
     """Copy a study into another database."""
-    from search import copies
+    from search.maintenance import copy_study as copies
 
     found = copies.copy(args.storage, args.to, args.study, say=say)
     answer = {"studies": found.studies, "trials": found.trials, "rows": found.rows, "bytes": found.size}
@@ -281,7 +281,7 @@ def clean(args: argparse.Namespace) -> int:
 
 def migrate(args: argparse.Namespace) -> int:
     """Bring a database of an older Optuna up to date, after a copy was kept."""
-    from search import migrate as migration
+    from search.maintenance import migrate as migration
 
     migration.migrate(args.storage, say)
     return 0

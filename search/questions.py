@@ -148,7 +148,7 @@ def predict(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Check this machine; exit code 1 if something will not work."""
-    from search import doctor as examination
+    from search.maintenance import doctor as examination
 
     checks = examination.checks(args.storage, cache=args.cache)
     return tables.answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(

@@ -7,8 +7,8 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search import copies
-from search.copies import TABLES
+from search.maintenance import copy_study
+from search.maintenance.copy_study import TABLES
 from search.storage import queries
 from search.storage.rdb import STUDIES, TRIALS, Storage
 from search.storage.read_only import open_reader
@@ -163,4 +163,4 @@ def test_all_tables_with_rows_of_a_study_are_copied() -> None:
     assert {table.name for table in TABLES} | {STUDIES.name, "version_info"} == {
         table.name for table in STUDIES.metadata.sorted_tables
     }
-    assert copies.ROWS * max(len(table.columns) for table in TABLES) < 65_535
+    assert copy_study.ROWS * max(len(table.columns) for table in TABLES) < 65_535

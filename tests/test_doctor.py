@@ -11,8 +11,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search import doctor, tables
-from search.doctor import Check, Status
+from search import tables
+from search.maintenance import doctor
+from search.maintenance.doctor import Check, Status
 
 SOUND = (3, 51, 3)
 

@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 from optuna.storages import _rdb
 
 from search.errors import BusyError, DatabaseError
-from search.migrate import Waits, by_hand, migrate
+from search.maintenance.migrate import Waits, by_hand, migrate
 from search.process import Owner, started, this_process
 from search.storage import queries, schema
 from search.storage.rdb import LEASES, Storage
