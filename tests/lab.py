@@ -19,10 +19,10 @@ import psutil
 import torch
 from PIL import Image
 
-from search import cli
 from search.artifacts import checkpoint
 from search.artifacts import study_dir as home
 from search.artifacts.study_dir import Home
+from search.cli import main
 from search.process import this_process
 from search.spec import study_spec
 from search.storage import leases, queries
@@ -293,7 +293,7 @@ def _value(value: object) -> str:
 
 def _exit_code(words: list[str]) -> int:
     try:
-        return cli.main(words)
+        return main.main(words)
     except SystemExit as end:  # argparse
         return int(end.code or 0)
 

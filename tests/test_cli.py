@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from search.cli import parser
-from search.commands import VERBS
+from search.cli.commands import VERBS
+from search.cli.main import parser
 from tests.lab import CONVSEARCH, Lab, paint
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from search import cli, hardware
-from search.complete import _files_and_studies
+from search import hardware
+from search.cli import main
+from search.cli.completion import _files_and_studies
 from search.service.dry_run import at_once, expected_share
 from search.spec import study_spec
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
@@ -105,7 +106,7 @@ def test_the_bell_rings_however_a_run_ends(lab: Lab, space: dict[str, Any], code
     ids=" ".join,
 )
 def test_a_bell_is_told_the_study_that_the_command_was_about(words: tuple[str, ...], expected: str) -> None:
-    assert cli._meant(cli.parser().parse_args(words)) == expected
+    assert main._meant(main.parser().parse_args(words)) == expected
 
 
 @pytest.mark.parametrize("name", ["../evil", "my study!", "s.final", "", "n" * 300])

@@ -589,7 +589,7 @@ def start() -> Iterator[Start]:
     """Start the command; what still runs after the test is killed."""
     started: list[subprocess.Popen[str]] = []
     environment = {**os.environ, "PYTHONPATH": str(Path(dashboard.__file__).resolve().parent.parent)}
-    command = [sys.executable, "-c", "import sys; from search.cli import main; sys.exit(main())", "dashboard"]
+    command = [sys.executable, "-c", "import sys; from search.cli.main import main; sys.exit(main())", "dashboard"]
 
     def run(*words: str) -> "subprocess.Popen[str]":
         pipe = subprocess.PIPE

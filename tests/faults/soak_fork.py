@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from search import cli
+from search.cli import main
 from search.trial.post import Post
 from search.workers import worker
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
@@ -141,7 +141,7 @@ def _launcher(words: list[str], gate: int | None, at_server: Callable[[int], Non
     util.spawnv_passfds = spawn  # type: ignore[assignment]  # it need not take all that the original takes
     if gate is not None:
         os.read(gate, 1)
-    sys.exit(cli.main(words))
+    sys.exit(main.main(words))
 
 
 def _become_server(program: str, descriptors: list[int]) -> None:

@@ -24,7 +24,7 @@ PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "she
 RUNNERS = {"eval", "exec", "compile", "__import__", "system", "popen", "unsafe_load", "literal_eval", "read_pickle"}
 TOLD = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False)}
 #: Who runs what its user typed on the command line, and nothing that was read.
-TYPED = {"search/bell.py": "line 20: subprocess.run may start a shell"}
+TYPED = {"search/cli/on_end.py": "line 20: subprocess.run may start a shell"}
 HEADER = Header(study="u", trial=3, step=4, batch=40, seconds=12.5, curve=((1, 0.5),))
 
 

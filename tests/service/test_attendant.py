@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search import unit
-from search.cli import parser
+from search.cli import systemd
+from search.cli.main import parser
 from search.process import this_process
 from search.storage import leases, queries
 from search.storage.rdb import Storage
@@ -204,14 +204,14 @@ def test_the_unit_runs_the_command_it_was_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me:secret@server/studies")
 
-    told = unit.text(parser().parse_args(["serve", "--workers", "3", "--port", "8090", "--unit"]))
+    told = systemd.text(parser().parse_args(["serve", "--workers", "3", "--port", "8090", "--unit"]))
 
     assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", told, re.MULTILINE)
     assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in told
     assert "secret" not in told
     assert "has a password" in told
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me@server/studies")
-    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in unit.text(
+    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in systemd.text(
         parser().parse_args(["serve"])
     )
 

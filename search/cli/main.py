@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data.errors import DataError
-from search import flags
-from search.complete import complete, is_asked
+from search.cli import flags
+from search.cli.completion import complete, is_asked
 from search.console import harmless, say
 from search.errors import ConvsearchError
 
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = given.parse_args(arguments)
     code = _run(args)
     if getattr(args, "on_end", None):
-        from search import bell
+        from search.cli import on_end
 
-        bell.ring(args.on_end, study=_meant(args), code=code)
+        on_end.ring(args.on_end, study=_meant(args), code=code)
     return code
 
 
@@ -42,7 +42,7 @@ def _meant(args: argparse.Namespace) -> str:
 def _run(args: argparse.Namespace) -> int:
     debug = args.debug
     try:
-        from search import commands  # takes a while, in which Ctrl-C shall be answered as well
+        from search.cli import commands  # takes a while, in which Ctrl-C shall be answered as well
 
         return commands.VERBS[args.verb](args)
     except (ConvsearchError, DataError) as error:

@@ -14,9 +14,9 @@ from typing import Any
 from search import tables
 from search.analysis import formatting, selection
 from search.artifacts.study_dir import checked_name
+from search.cli.queries import QUESTIONS
 from search.console import say
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
-from search.questions import QUESTIONS
 from search.storage import queries
 from search.storage.db_errors import shown
 from search.storage.read_only import READ_TIMEOUT_S, open_reader
@@ -171,13 +171,13 @@ def worker(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve the dashboard, and work on every study that comes, until somebody stops it."""
-    from search import unit
     from search.artifacts import study_dir
+    from search.cli import systemd
     from search.dashboard import server as serving
     from search.storage.rdb import Storage
 
     if args.unit:
-        sys.stdout.write(unit.text(args))
+        sys.stdout.write(systemd.text(args))
         return 0
     study_dir.of(args.storage).make()
     Storage(args.storage, create=True)

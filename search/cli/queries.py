@@ -158,7 +158,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 def completion(args: argparse.Namespace) -> int:
     """Print what a shell evaluates to complete verbs, flags, studies and trials."""
-    from search import complete
+    from search.cli import completion as complete
 
     sys.stdout.write(complete.script(args.shell))
     return 0
