@@ -1,9 +1,9 @@
 """Which configuration a search delivers: its baseline, unless another one beats that by more than chance explains.
 
 The best of many trials looks better than it is: it was chosen for its luck, too (overtuning, Schneider et al. 2025,
-https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`search.analysis.correctness`), at
-the end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that
-of the images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
+https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`correctness`), at the end of
+a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that of the
+images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
 """
 
 import math

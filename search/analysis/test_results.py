@@ -1,7 +1,7 @@
 """The verdict of a study `NAME.final`: who is best on the test images, and how sure that is.
 
 Every number has two sources of chance: the seeds of the trainings, and which images happened to be test images. The
-intervals hold for both (`search.analysis.intervals.crossed_interval`). Seed n is the same in every configuration, and all see the
+intervals hold for both (`intervals.crossed_interval`). Seed n is the same in every configuration, and all see the
 same images, so that two are compared run by run and image by image. The best is found by looking, so that the p values
 of all pairs are adjusted together by Holm's method: a clear lead is one that survives that.
 """
@@ -133,7 +133,7 @@ def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, fl
 
 
 def unpack(test: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """What `search.analysis.correctness.pack` made the text of; older versions kept none of a single run, but its counts."""
+    """What `correctness.pack` made the text of; older versions kept none of a single run, but its counts."""
     if "bits" not in test:
         counts = np.asarray(test["confusion"])
         taken = [[True] * own[place] + [False] * (own.sum() - own[place]) for place, own in enumerate(counts)]

@@ -2,7 +2,7 @@
 
 ASHA (Li et al. 2020, https://arxiv.org/abs/1810.05934) in its stopping form: a trial that reaches a rung goes on only
 if it is in the best `1/reduction` of all trials that have reached that rung until now. In its promoting form each
-pauses there (`search.pruners.promotion`). Optuna's SuccessiveHalvingPruner keeps its rungs in attributes that die with the
+pauses there (`promotion`). Optuna's SuccessiveHalvingPruner keeps its rungs in attributes that die with the
 process, and prunes at the last step too; this one is a pure function of the stored curves. Hyperband:
 https://arxiv.org/abs/1603.06560.
 """

@@ -29,7 +29,7 @@ JUDGED_FROM = "judged_from"
 """The user attribute of a trial that is not judged at the first rung: the step of the one that first does."""
 
 CORRECT = "correct"
-"""The user attribute of a trial: which validation images it recognised, at rungs and at its end (`search.analysis.correctness`)."""
+"""The user attribute of a trial: which validation images it recognised, at rungs and at its end (`analysis.correctness`)."""
 
 
 def is_verdict(name: str) -> bool:
@@ -109,7 +109,7 @@ class TrialRow:
     fitted: tuple[str, ...] = ()
     """Values that were changed because they could not be trained: `batch_size 256 -> 128`."""
     correct: Mapping[str, Any] = field(default_factory=dict)
-    """Which validation images it recognised (`search.analysis.correctness`); empty for a trial of an older version."""
+    """Which validation images it recognised (`analysis.correctness`); empty for a trial of an older version."""
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
     anew: tuple[int, ...] = ()

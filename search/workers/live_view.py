@@ -1,6 +1,6 @@
 """The live view of a run: what `run` says on stderr while it works.
 
-`search.analysis.eta` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is drawn
+`analysis.eta` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is drawn
 anew in place; elsewhere there is one line for each finished trial and a summary once a minute.
 """
 

@@ -1,9 +1,9 @@
 """A process of simulated workers, or of the machines that they work on: the true loops, without the training.
 
 A worker is a thread with a desk of its own, so with an engine and a connection of its own, as a worker process has. It
-claims, draws, records each step and tells as `search.trial.runner` lets it; where that would train, it waits for as long as
+claims, draws, records each step and tells as `trial.runner` lets it; where that would train, it waits for as long as
 the training would take, and the step's value is read off a recorded curve. A machine is a thread with the storage of
-its own that a launcher has, and asks what `search.workers.pool` asks, in its intervals.
+its own that a launcher has, and asks what `workers.pool` asks, in its intervals.
 
     python -m tests.bench.crowd PART   # JSON of a Part; says "ready", takes "begin", "end", answers with JSON
 """
@@ -132,7 +132,7 @@ class Crowd:
     # -- a machine --------------------------------------------------------------------------------------------
 
     def machine(self, number: int) -> None:
-        """Ask what a pool asks while its workers work (`search.workers.pool`, _run): renew, look for the dead, look, fill."""
+        """Ask what a pool asks while its workers work (`workers.pool`, _run): renew, look for the dead, look, fill."""
         part, times = self.part, Times()
         storage = Storage(part.url)
         stored = study.load(storage, part.study)
