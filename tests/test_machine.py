@@ -113,9 +113,9 @@ def test_workers_have_a_core_each_only_where_they_fill_the_machine() -> None:
 def test_a_process_with_a_seat_keeps_to_its_core_and_keeps_the_memory_it_freed() -> None:
     code = """
 import os, resource
-from search import seat
+from search import process
 core = max(os.sched_getaffinity(0))
-seat.take(core)
+process.take(core)
 assert os.sched_getaffinity(0) == {core}
 import numpy
 numpy.ones(20_000_000)

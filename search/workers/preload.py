@@ -5,6 +5,6 @@ worker of it is stopped (SIGSTOP) and cannot see that the launcher is gone. This
 when it is imported, because a preloaded module has no other moment.
 """
 
-from search.parent import die_with_parent
+from search.process import die_with_parent
 
 die_with_parent()

@@ -14,7 +14,7 @@ from types import FrameType
 
 from data.errors import DataError
 from search.errors import ConvsearchError
-from search.parent import die_with_parent
+from search.process import die_with_parent
 from search.storage.rdb import Storage
 from search.study import equipment, provenance, stored_study
 from search.trial.post import Post

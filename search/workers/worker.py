@@ -19,10 +19,10 @@ from types import FrameType
 import optuna
 
 from data.errors import DataError
-from search import seat
+from search import process
 from search.console import say
 from search.errors import ConvsearchError, DatabaseError
-from search.parent import die_with_parent
+from search.process import die_with_parent
 from search.trial.post import Post
 from search.workers.signals import STOPPING
 
@@ -68,7 +68,7 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
 
 def work(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
     """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
-    seat.take(post.core)
+    process.take(post.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.trial.runner import run_trials
 
