@@ -6,23 +6,23 @@ from contextlib import suppress
 from search import database_url
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Say it, if anybody still listens: a pipe may be broken and a disk full, and the work goes on all the same."""
     with suppress(OSError):
-        print(harmless(text), file=sys.stderr, flush=True)
+        print(sanitize(text), file=sys.stderr, flush=True)
 
 
-def harmless(text: str) -> str:
+def sanitize(text: str) -> str:
     """Lines for a person: what came from elsewhere can steer no terminal, and no address tells its password."""
-    return "\n".join(printable(line) for line in database_url.hidden(text).split("\n"))
+    return "\n".join(escape(line) for line in database_url.redact(text).split("\n"))
 
 
-def in_words(workers: int) -> str:
+def count_workers(workers: int) -> str:
     """So many workers."""
     return "1 worker" if workers == 1 else f"{workers} workers"
 
 
-def printable(raw: str) -> str:
+def escape(raw: str) -> str:
     """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
 
     Names, reasons and questions come from anywhere: a database is handed on, an archive is fetched.

@@ -17,7 +17,7 @@ _IN_FRONT = re.compile(r"(://[^:/\n]*:)[^\n]*@")
 _OPTION = re.compile(rf"\b((?:{'|'.join(SECRETS)}|[\w%]*%[0-9a-f]{{2}}[\w%]*)=)[^&\n]+", re.IGNORECASE)
 
 
-def usable(url: str) -> str:
+def move_password(url: str) -> str:
     """`url` with its password, if it has one, where no message will show it.
 
     Raises:
@@ -48,10 +48,10 @@ def usable(url: str) -> str:
 
 def has_password(url: str) -> bool:
     """Whether a password stands in `url`, be it an address that can be used or not."""
-    return hidden(url) != url or _has_secret(url)
+    return redact(url) != url or _has_secret(url)
 
 
-def hidden(text: str) -> str:
+def redact(text: str) -> str:
     """`text` with stars for the passwords of all addresses in it."""
     return _OPTION.sub(r"\1***", _IN_FRONT.sub(r"\1***@", text))
 

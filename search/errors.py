@@ -39,13 +39,13 @@ class ClusterError(ConvsearchError):
     exit_code = 69
 
 
-class AllFailed(ConvsearchError):
+class AllTrialsFailedError(ConvsearchError):
     """Every trial so far has failed, so that going on would waste the budget."""
 
     exit_code = 70
 
 
-class AllImpossible(ConvsearchError):
+class AllTrialsImpossibleError(ConvsearchError):
     """None of the first trials has a network that can be trained, so that the study file asks for what cannot be."""
 
     exit_code = 76
@@ -69,5 +69,5 @@ class SpecError(ConvsearchError):
     exit_code = 78
 
 
-class LeaseLost(ConvsearchError):
+class LeaseLostError(ConvsearchError):
     """This process does not own the trial any more, so that it must not write to it."""

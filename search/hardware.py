@@ -51,7 +51,7 @@ def devices(workers: int | None, *, device: str | None = None, worker_bytes: int
     return tuple(f"cuda:{index % found}" for index in range(workers or found))
 
 
-def seats(devices: tuple[str, ...]) -> tuple[int | None, ...]:
+def assign_cores(devices: tuple[str, ...]) -> tuple[int | None, ...]:
     """The core of each worker, where they are as many as the cores; else None for all.
 
     Fewer are not tied to any, because those of another run might be tied to the same.

@@ -21,7 +21,7 @@ NEVER = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Owner:
+class LeaseOwner:
     """A process, named so that another process of the same machine can tell whether it still lives."""
 
     token: str
@@ -34,20 +34,20 @@ class Owner:
     """When the process started, in seconds by the clock of `started()`."""
 
 
-def this_process(token: str) -> Owner:
+def this_process(token: str) -> LeaseOwner:
     """The owner that stands for the calling process."""
     pid = os.getpid()
-    return Owner(token=token, host=socket.gethostname(), boot=boot(), pid=pid, started=started(pid) or 0.0)
+    return LeaseOwner(token=token, host=socket.gethostname(), boot=boot_id(), pid=pid, started=start_time(pid) or 0.0)
 
 
-def boot() -> str:
+def boot_id() -> str:
     """This boot of this machine, together with the process namespace; empty parts where the system has none."""
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
     return f"{boot_id.read_text().strip() if boot_id.exists() else psutil.boot_time()}/{_target(namespace)}"
 
 
-def started(pid: int) -> float | None:
+def start_time(pid: int) -> float | None:
     """When process `pid` started, in seconds by a clock that nobody can set; None if it does not run (any more).
 
     On Linux these are seconds since the boot, from /proc/PID/stat (proc(5)): psutil adds the wall clock of the boot,
@@ -69,7 +69,7 @@ def started(pid: int) -> float | None:
 def is_dead(pid: int, since: float) -> bool:
     """Whether the process of this machine that had the number `pid` and started at `since` has ended."""
     try:
-        now = started(pid)
+        now = start_time(pid)
     except psutil.AccessDenied:
         return False
     if now is None:
@@ -87,14 +87,14 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def take(core: int | None) -> None:
+def pin_and_tune(core: int | None) -> None:
     """Settle this process: on one core if that is given, and with memory that is not handed back."""
     if core is not None and sys.platform == "linux":
         os.sched_setaffinity(0, {core})
-    keep_memory()
+    tune_malloc()
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Keep freed memory for the next batch; glibc alone returns every large tensor to the kernel.
 
     Each of them is then made of new pages, which the kernel must find and clear: without that 3,800 images per second

@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from search.console import printable
+from search.console import escape
 
 #: The widest table on a terminal: what every terminal, mail and issue can show.
 WIDTH = 80
@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
+class Table:
     """A table with lines before and after it. Numbers stand to the right."""
 
     columns: tuple[str, ...]
@@ -44,34 +44,34 @@ class Grid:
     """Headings of columns that are never broken into several lines."""
 
 
-def answer(value: Mapping[str, Any], grid: Grid, *, as_json: bool) -> int:
+def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int:
     """Print an answer, for a program or for people; the exit code of who has nothing else to tell."""
     if as_json:
         sys.stdout.write(to_json(value))
     else:
-        show(grid)
+        print_table(grid)
     return 0
 
 
-def show(grid: Grid) -> None:
+def print_table(grid: Table) -> None:
     """Print `grid` to who has asked."""
-    write(grid, sys.stdout, os.environ)
+    write_table(grid, sys.stdout, os.environ)
 
 
-def write(grid: Grid, stream: TextIO, environ: Mapping[str, str]) -> None:
+def write_table(grid: Table, stream: TextIO, environ: Mapping[str, str]) -> None:
     """Print `grid`: with lines and at most 80 columns on a terminal, else plain, one line for each row."""
     if stream.isatty() and environ.get("TERM") != "dumb":
-        stream.write(text(grid, width=WIDTH, ruled=_can_draw(stream)))
+        stream.write(to_text(grid, width=WIDTH, ruled=_can_draw(stream)))
     else:
-        stream.write(text(grid, width=None))
+        stream.write(to_text(grid, width=None))
 
 
-def hush() -> None:
+def discard_stdout() -> None:
     """Let what is still to be printed go nowhere, because the reader of our answers has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def text(grid: Grid, *, width: int | None, ruled: bool = False) -> str:
+def to_text(grid: Table, *, width: int | None, ruled: bool = False) -> str:
     """`grid` as text of at most `width` columns; None: as wide as it is, and each row stays one line."""
     console = Console(
         file=io.StringIO(),
@@ -82,11 +82,11 @@ def text(grid: Grid, *, width: int | None, ruled: bool = False) -> str:
         highlight=False,
     )
     for line in grid.before:
-        console.print(Text(printable(line)))
+        console.print(Text(escape(line)))
     if grid.rows:
         console.print(_table(grid, folds=width is not None, ruled=ruled))
     for line in grid.after:
-        console.print(Text(printable(line)))
+        console.print(Text(escape(line)))
     stream = console.file
     assert isinstance(stream, io.StringIO)
     return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
@@ -112,7 +112,7 @@ def without_formulas(table: str) -> str:
     return to_csv(columns, rows) if columns else ""
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time span for people: `4.1 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
@@ -122,26 +122,26 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A measured value: four places, or four digits where it is large or tiny."""
     small = math.isfinite(value) and (value == 0 or 1e-3 <= abs(value) < 1e4)
     return f"{value:.4f}" if small else f"{value:.4g}"
 
 
-def setting(value: object) -> str:
+def format_value(value: object) -> str:
     """A parameter's value as a study file would write it, without quotes."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def settings(params: Mapping[str, Any]) -> str:
+def format_values(params: Mapping[str, Any]) -> str:
     """Parameters on one line: `optimizer=sgd learning_rate=0.031`."""
-    return " ".join(f"{name}={setting(value)}" for name, value in params.items())
+    return " ".join(f"{name}={format_value(value)}" for name, value in params.items())
 
 
-def _table(grid: Grid, *, folds: bool, ruled: bool) -> Table:
-    table = Table(
+def _table(grid: Table, *, folds: bool, ruled: bool) -> RichTable:
+    table = RichTable(
         box=box.SIMPLE if ruled else None,
         show_header=any(grid.columns),
         pad_edge=False,
@@ -153,7 +153,7 @@ def _table(grid: Grid, *, folds: bool, ruled: bool) -> Table:
         whole = not folds or numeric or heading in grid.fixed
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
     for row in grid.rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(escape(cell)) for cell in row))
     return table
 
 
@@ -162,7 +162,7 @@ def _cell(value: object) -> object:
         return str(value).lower() if isinstance(value, bool) else value
     raw = str(value)
     is_formula = raw.lstrip(" ").startswith(_FORMULA) and not _NUMBER.fullmatch(raw)
-    return f"'{printable(raw)}" if is_formula else printable(raw)
+    return f"'{escape(raw)}" if is_formula else escape(raw)
 
 
 def _can_draw(stream: TextIO) -> bool:

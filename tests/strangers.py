@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from search.process import Owner, this_process
+from search.process import LeaseOwner, this_process
 from search.storage.timeouts import Times
 
 #: Of a command that waits for nobody for long.
 HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
 
 
-def far(token: str) -> Owner:
+def far(token: str) -> LeaseOwner:
     """A worker of another machine, so that nobody here can look whether it lives."""
     return replace(this_process(token), host="elsewhere", boot="another")

@@ -75,7 +75,7 @@ def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for
 def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
     paused = replace(TRIAL, state="WAITING", paused=3)
 
-    assert "paused at step 3, until it is among the best there" in tables.text(formatting.trial_grid(paused), width=80)
+    assert "paused at step 3, until it is among the best there" in tables.to_text(formatting.trial_grid(paused), width=80)
     assert formatting.trial_json(paused)["paused"] == 3
     assert "2 running, 4 paused, 1 waiting, 16 to begin" in formatting.counts_line(
         replace(STUDY.counts, paused=4, waiting=1)
@@ -101,8 +101,8 @@ def test_studies_as_json_has_the_best_of_each() -> None:
     ],
 )
 @pytest.mark.parametrize("ruled", [True, False])
-def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Grid, ruled: bool) -> None:
-    shown = tables.text(grid, width=80, ruled=ruled)
+def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Table, ruled: bool) -> None:
+    shown = tables.to_text(grid, width=80, ruled=ruled)
 
     assert max(map(len, shown.splitlines())) <= 80
     letters = "".join(shown.split())
@@ -113,7 +113,7 @@ def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Grid, ruled: bool
 def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
     stream = io.StringIO()
 
-    tables.write(formatting.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
+    tables.write_table(formatting.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
 
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
@@ -122,7 +122,7 @@ def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
 
 
 def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
-    shown = tables.text(formatting.best_grid(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
+    shown = tables.to_text(formatting.best_grid(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
 
     assert shown == (
         "Which?\n"
@@ -150,7 +150,7 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
 def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, words: str) -> None:
     ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
 
-    assert words in tables.text(formatting.best_grid(ranking), width=None)
+    assert words in tables.to_text(formatting.best_grid(ranking), width=None)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, word
 )
 def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
     study = replace(STUDY, counts=Counts(budget=1, pruned=1), best=None, spec=asked)
-    shown = tables.text(formatting.best_grid(Ranking(study=study, trials=())), width=None)
+    shown = tables.to_text(formatting.best_grid(Ranking(study=study, trials=())), width=None)
 
     assert formatting.next_commands(study) == ("in a browser:    convsearch dashboard",)
     assert "were pruned or failed; `convsearch show s NUMBER` says why" in shown
@@ -172,12 +172,12 @@ def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: d
 def test_a_last_training_offers_no_command_that_runs_it_again() -> None:
     row = replace(TRIAL, study="s.final")
 
-    assert "again" not in tables.text(formatting.trial_grid(row), width=None)
+    assert "again" not in tables.to_text(formatting.trial_grid(row), width=None)
     assert formatting.trial_json(row, None)["command"] is None
 
 
 def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
-    shown = tables.text(formatting.trial_grid(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
+    shown = tables.to_text(formatting.trial_grid(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
 
     assert "\x1b" not in shown
     assert "\r" not in shown
@@ -207,7 +207,7 @@ def test_after_a_run_the_next_commands_are_named(counts: Counts, best: TrialRow 
     [(4.06, "4.1 s"), (99.96, "1 min 40 s"), (200.4, "3 min 20 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
 )
 def test_a_duration_is_written_for_people(seconds: float, text: str) -> None:
-    assert tables.duration(seconds) == text
+    assert tables.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_duration_is_written_for_people(seconds: float, text: str) -> None:
     [(0.81236, "0.8124"), (0.0, "0.0000"), (1234567.0, "1.235e+06"), (0.00001, "1e-05"), (math.nan, "nan")],
 )
 def test_a_value_is_written_with_four_places_or_digits(value: float, text: str) -> None:
-    assert tables.number(value) == text
+    assert tables.format_number(value) == text
 
 
 def test_csv_has_a_column_for_each_parameter_and_nothing_where_a_trial_has_none() -> None:

@@ -21,13 +21,13 @@ from search.errors import UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import Counts, StudyRow, TrialRow
-from search.tables import WIDTH, text
+from search.tables import WIDTH, to_text
 
 NAMES = ("base", "dropout", "more layers")
 
 
 def as_text(comparison: Comparison) -> str:
-    return text(grid(comparison), width=WIDTH)
+    return to_text(grid(comparison), width=WIDTH)
 
 
 def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str = "maximize") -> StudyRow:

@@ -37,7 +37,7 @@ def test_a_machine_that_runs_these_tests_is_well_and_nothing_is_left_behind(tmp_
 def test_the_answer_is_a_table_of_80_columns_and_json() -> None:
     found = (Check("sqlite", Status.OK, "3.51.3"), Check("home", Status.BAD, "cannot be written; " * 10))
 
-    shown = tables.text(doctor.grid(found), width=80)
+    shown = tables.to_text(doctor.grid(found), width=80)
     answer = json.loads(tables.to_json(doctor.as_json(found)))
 
     assert max(map(len, shown.splitlines())) <= 80

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.errors import LeaseLost
-from search.process import Owner, started, this_process
+from search.errors import LeaseLostError
+from search.process import LeaseOwner, start_time, this_process
 from search.storage import leases
 from search.storage.lease_expiry import Watch, is_deserted
 from search.storage.leases import Claim
@@ -31,7 +31,7 @@ pytestmark = BOTH
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def owner(token: str = "me") -> Owner:
+def owner(token: str = "me") -> LeaseOwner:
     return this_process(token)
 
 
@@ -207,7 +207,7 @@ def test_who_lost_a_trial_can_write_nothing_to_it_any_more(url: str, make_study:
         lambda: zombie.set_trial_param(claim.trial_id, "x", 0.5, optuna.distributions.FloatDistribution(0, 1)),
         lambda: zombie.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0]),
     ):
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLostError):
             write()
 
     stored = heir.get_trial(claim.trial_id)
@@ -220,7 +220,7 @@ def test_a_finished_trial_never_changes(url: str, make_study: Callable[[int], in
     claim = take(storage, study_id)
     storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [0.5])
 
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         storage.set_trial_user_attr(claim.trial_id, "reason", "late")
     assert leases.lost(storage, "me", "killed") == []
 
@@ -233,7 +233,7 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
     study_id = make_study(1)
     storage = Storage(url)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    since = started(child.pid)
+    since = start_time(child.pid)
     assert since is not None
     dead = replace(owner("child"), pid=child.pid, started=since)
     leases.claim(storage, study_id, dead)
@@ -341,7 +341,7 @@ def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_s
     claim = take(storage, study_id)
     storage.write(lambda tx: tx.execute(sa.update(TRIALS).values(state=TrialState.FAIL)))
 
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])
     assert leases.lost(storage, "me", "killed") == []
 

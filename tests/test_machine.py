@@ -105,9 +105,9 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.Mo
 def test_workers_have_a_core_each_only_where_they_fill_the_machine() -> None:
     allowed = sorted(os.sched_getaffinity(0))
 
-    assert hardware.seats(("cpu",) * len(allowed)) == tuple(allowed)
-    assert hardware.seats(("cpu",) * (len(allowed) + 1)) == (None,) * (len(allowed) + 1)
-    assert hardware.seats(("cuda:0",) * len(allowed)) == (None,) * len(allowed)
+    assert hardware.assign_cores(("cpu",) * len(allowed)) == tuple(allowed)
+    assert hardware.assign_cores(("cpu",) * (len(allowed) + 1)) == (None,) * (len(allowed) + 1)
+    assert hardware.assign_cores(("cuda:0",) * len(allowed)) == (None,) * len(allowed)
 
 
 def test_a_process_with_a_seat_keeps_to_its_core_and_keeps_the_memory_it_freed() -> None:

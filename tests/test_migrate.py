@@ -24,7 +24,7 @@ from optuna.storages import _rdb
 
 from search.errors import BusyError, DatabaseError
 from search.maintenance.migrate import Waits, by_hand, migrate
-from search.process import Owner, started, this_process
+from search.process import LeaseOwner, start_time, this_process
 from search.storage import queries, schema
 from search.storage.rdb import LEASES, Storage
 from search.storage.read_only import open_reader
@@ -348,7 +348,7 @@ def test_a_missing_database_is_not_made(lab: Lab) -> None:
 # -- while others work on it ----------------------------------------------------------------------------------
 
 
-def add_lease(file: Path, owner: Owner) -> None:
+def add_lease(file: Path, owner: LeaseOwner) -> None:
     engine = sa.create_engine(url(file))
     with engine.begin() as connection:
         LEASES.create(connection, checkfirst=True)
@@ -356,10 +356,10 @@ def add_lease(file: Path, owner: Owner) -> None:
     engine.dispose()
 
 
-def owner_at(pid: int, *, host: str = "", since: float | None = None) -> Owner:
+def owner_at(pid: int, *, host: str = "", since: float | None = None) -> LeaseOwner:
     here = this_process(uuid.uuid4().hex)
-    since = started(pid) or 0.0 if since is None else since
-    return Owner(token=here.token, host=host or here.host, boot=here.boot, pid=pid, started=since)
+    since = start_time(pid) or 0.0 if since is None else since
+    return LeaseOwner(token=here.token, host=host or here.host, boot=here.boot, pid=pid, started=since)
 
 
 def refused(file: Path) -> str:

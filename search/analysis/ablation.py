@@ -15,7 +15,7 @@ from typing import Any
 from search.analysis.intervals import CONFIDENCE, Interval, holm, interval, mean, sd
 from search.errors import UsageError
 from search.storage.records import StudyRow, TrialRow
-from search.tables import Grid, number
+from search.tables import Table, format_number
 
 _WHY_MISSING = {
     "FAIL": "failed",
@@ -104,9 +104,9 @@ def compare(study: StudyRow, trials: Sequence[TrialRow]) -> Comparison:
     )
 
 
-def grid(comparison: Comparison) -> Grid:
+def grid(comparison: Comparison) -> Table:
     """The table for people."""
-    return Grid(
+    return Table(
         columns=("row", "n", "mean", "sd", "difference", "verdict"),
         fixed=("n", "mean", "sd", "difference"),
         rows=tuple(_line(row) for row in comparison.rows),
@@ -185,8 +185,8 @@ def _adjusted(rows: Sequence[RowResult]) -> list[RowResult]:
 
 
 def _line(row: RowResult) -> tuple[str, ...]:
-    centre = "-" if row.mean is None else number(row.mean)
-    spread = "-" if row.sd is None else number(row.sd)
+    centre = "-" if row.mean is None else format_number(row.mean)
+    spread = "-" if row.sd is None else format_number(row.sd)
     marked = row.verdict in {"helped", "hurt"} and not row.survives_holm
     return row.name, str(row.n), centre, spread, _difference(row), row.verdict + ("*" if marked else "")
 

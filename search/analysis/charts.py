@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from search.analysis.importance import Importances
 from search.storage.records import TrialRow
-from search.tables import setting
+from search.tables import format_value
 
 #: Colours that everybody can tell apart: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 ORANGE, SKY, GREEN, BLUE, RED, GREY = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#b0b0b0"
@@ -137,7 +137,7 @@ def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], 
     is_wide = is_range and min(numbers) > 0 and max(numbers) > 50 * min(numbers)
     figure = _figure(
         go.Scatter(
-            x=numbers if is_range else [setting(value) for value in numbers],
+            x=numbers if is_range else [format_value(value) for value in numbers],
             y=[values[trial.number] for trial in some],
             mode="markers",
             text=[named(trial) for trial in some],
@@ -152,7 +152,7 @@ def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], 
         order = sorted(
             set(numbers), key=lambda value: (not _is_number(value), value if _is_number(value) else str(value))
         )
-        figure.update_xaxes(categoryorder="array", categoryarray=[setting(value) for value in order])
+        figure.update_xaxes(categoryorder="array", categoryarray=[format_value(value) for value in order])
     return figure
 
 
@@ -167,7 +167,7 @@ def parallel(keys: Sequence[str], trials: Sequence[TrialRow], values: Mapping[in
         figure.add_trace(
             go.Scatter(
                 x=list(keys),
-                y=[places[key][setting(trial.params[key])] for key in keys],
+                y=[places[key][format_value(trial.params[key])] for key in keys],
                 mode="lines",
                 showlegend=False,
                 name=f"{named(trial)}: {values[trial.number]:.4f}",
@@ -253,7 +253,7 @@ def named(trial: TrialRow, *, with_settings: bool = True) -> str:
     told = f"trial {trial.number}, {trial.state.lower()}"
     if not with_settings:
         return told
-    return "<br>".join((told, *(f"{key} = {setting(value)}" for key, value in trial.params.items())))
+    return "<br>".join((told, *(f"{key} = {format_value(value)}" for key, value in trial.params.items())))
 
 
 def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
@@ -273,7 +273,7 @@ def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
 def _places(key: str, trials: Sequence[TrialRow]) -> dict[str, float]:
     """Where each value of a parameter lies on its axis, from 0 to 1: in order, evenly."""
     values = sorted({trial.params[key] for trial in trials}, key=_rank)
-    return {setting(value): index / max(1, len(values) - 1) for index, value in enumerate(values)}
+    return {format_value(value): index / max(1, len(values) - 1) for index, value in enumerate(values)}
 
 
 def _lanes(trials: Sequence[TrialRow]) -> list[int]:

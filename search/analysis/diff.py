@@ -5,29 +5,29 @@ from typing import Any
 from search.spec import study_spec
 from search.spec.parameters import DEFAULTS
 from search.storage.records import StudyRow, TrialRow
-from search.tables import Grid, duration, number, setting
+from search.tables import Table, format_duration, format_number, format_value
 
 
-def trials(first: TrialRow, second: TrialRow) -> Grid:
+def trials(first: TrialRow, second: TrialRow) -> Table:
     """Two trials: their settings as far as they differ, and their curves."""
     differing = _differing(first, second)
     rows: list[tuple[str, ...]] = [(key, _told(one), _told(other)) for key, (one, other) in differing.items()]
     rows += zip(_FACTS, _facts(first), _facts(second), strict=True)
     curves = dict(first.curve), dict(second.curve)
     rows += [
-        (f"step {step}", *("-" if step not in curve else number(curve[step]) for curve in curves))
+        (f"step {step}", *("-" if step not in curve else format_number(curve[step]) for curve in curves))
         for step in sorted({**curves[0], **curves[1]})
     ]
-    return Grid(
+    return Table(
         columns=("", f"trial {first.number}", f"trial {second.number}"),
         rows=tuple(row for row in rows if row[1:] != ("-", "-")),
         before=(f"{first.study}: what differs" if differing else f"{first.study}: both trials have the same settings",),
     )
 
 
-def studies(first: StudyRow, second: StudyRow) -> Grid:
+def studies(first: StudyRow, second: StudyRow) -> Table:
     """Two studies: their specs as far as they differ, and what they found."""
-    return Grid(
+    return Table(
         columns=("", first.name, second.name),
         rows=tuple(zip(_ANSWERS, _answers(first), _answers(second), strict=True)),
         after=("", *_differences(first, second)),
@@ -61,9 +61,9 @@ _ANSWERS = ("question", "objective", "finished", "best", "in trial", "on the clo
 def _facts(row: TrialRow) -> tuple[str, ...]:
     return (
         row.state.lower() + (f": {row.reason}" if row.reason else ""),
-        ", ".join(map(number, row.values)) or "-",
-        setting(row.epochs),
-        duration(row.seconds),
+        ", ".join(map(format_number, row.values)) or "-",
+        format_value(row.epochs),
+        format_duration(row.seconds),
         "-" if row.parameters is None else f"{row.parameters:,}",
         "-" if row.macs is None else f"{row.macs:,}",
         "-" if row.seed is None else str(row.seed),
@@ -75,9 +75,9 @@ def _answers(row: StudyRow) -> tuple[str, ...]:
         row.question or "-",
         row.objective,
         f"{row.counts.finished} of {row.counts.budget}",
-        "-" if row.best is None else number(row.best.values[0]),
+        "-" if row.best is None else format_number(row.best.values[0]),
         "-" if row.best is None else str(row.best.number),
-        duration(row.seconds_run),
+        format_duration(row.seconds_run),
     )
 
 
@@ -101,4 +101,4 @@ def _differing(first: TrialRow, second: TrialRow) -> dict[str, tuple[Any, Any]]:
 
 
 def _told(value: object) -> str:
-    return "-" if value is None else setting(value)
+    return "-" if value is None else format_value(value)

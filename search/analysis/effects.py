@@ -23,7 +23,7 @@ from search.spec import study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import Space, named
 from search.storage.records import StudyRow, TrialRow
-from search.tables import number, setting
+from search.tables import format_number, format_value
 
 #: Fewer trials on one side say nothing: an interval of four is wider than all that a parameter may do.
 LEAST = 5
@@ -93,7 +93,7 @@ def sentence(found: Insight, about: Insights, *, objective: str) -> str:
     direction = "higher" if found.difference > 0 else "lower"
     verb = "gives" if about.is_designed else "goes with"
     return (
-        f"{found.parameter} {found.group} {verb} {number(abs(found.difference))} {direction} {objective} "
+        f"{found.parameter} {found.group} {verb} {format_number(abs(found.difference))} {direction} {objective} "
         f"({low:+.4f} to {high:+.4f}; {found.n} trials against {found.others})"
     )
 
@@ -142,12 +142,12 @@ def _options(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
     options = sorted(set(drawn.values()), key=str)
     if len(options) == 2:  # the one says what the other says
         options = options[1:]
-    return [_group(name, f"= {setting(option)}", drawn, partial(operator.eq, option)) for option in options]
+    return [_group(name, f"= {format_value(option)}", drawn, partial(operator.eq, option)) for option in options]
 
 
 def _halves(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
     middle = median(float(value) for value in drawn.values())
-    return [_group(name, f"> {setting(middle)}", drawn, lambda value: float(value) > middle)]
+    return [_group(name, f"> {format_value(middle)}", drawn, lambda value: float(value) > middle)]
 
 
 def _group(name: str, words: str, drawn: Mapping[int, Value], belongs: Callable[[Any], bool]) -> _Group:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.storage.records import Counts, Ranking, Running, StudyRow, TrialRow, is_verdict
-from search.tables import Grid, duration, number, setting, settings
+from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
-def studies_grid(rows: Sequence[StudyRow]) -> Grid:
+def studies_grid(rows: Sequence[StudyRow]) -> Table:
     """One line for each study."""
     if not rows:
-        return Grid(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` begins one",))
-    return Grid(
+        return Table(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` begins one",))
+    return Table(
         columns=("study", "finished", "running", "waiting", "failed", "best", "trial", "question"),
         fixed=("finished",),
         rows=tuple(_study_line(row) for row in rows),
@@ -20,11 +20,11 @@ def studies_grid(rows: Sequence[StudyRow]) -> Grid:
     )
 
 
-def workers_grid(rows: Sequence[Running]) -> Grid:
+def workers_grid(rows: Sequence[Running]) -> Table:
     """One line for each worker that has a trial."""
     if not rows:
-        return Grid(columns=(), rows=(), before=("nobody works on any study",))
-    return Grid(
+        return Table(columns=(), rows=(), before=("nobody works on any study",))
+    return Table(
         columns=("host", "process", "study", "trial", "since", "epochs", "value"),
         rows=tuple(_worker_line(each) for each in rows),
         after=("", "since is UTC, and of this attempt; who died is among them until that is noticed"),
@@ -58,8 +58,8 @@ def _worker_line(each: Running) -> tuple[str, ...]:
         trial.study,
         str(trial.number),
         f"{trial.started:%Y-%m-%d %H:%M:%S}" if trial.started else "",
-        setting(trial.epochs),
-        number(last[0][1]) if last else "",
+        format_value(trial.epochs),
+        format_number(last[0][1]) if last else "",
     )
 
 
@@ -68,20 +68,20 @@ def _anew(row: TrialRow) -> str:
     return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.anew)
 
 
-def best_grid(ranking: Ranking, delivered: str = "") -> Grid:
+def best_grid(ranking: Ranking, delivered: str = "") -> Table:
     """The best trials; where there is none yet, what is going on and what to do. `delivered`: which one is, and why."""
     study = ranking.study
     head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
     if not ranking.trials:
-        return Grid(columns=(), rows=(), before=(*head, situation(study)))
+        return Table(columns=(), rows=(), before=(*head, situation(study)))
     rows = tuple(
-        (str(t.number), *map(number, t.values), setting(t.epochs), duration(t.seconds), settings(t.params))
+        (str(t.number), *map(format_number, t.values), format_value(t.epochs), format_duration(t.seconds), format_values(t.params))
         for t in ranking.trials
     )
     front = "the Pareto front: no other trial is as good in all and better in one" if len(study.objectives) > 1 else ""
     if ranking.front > len(rows):
         front += f"; {len(rows)} of its {ranking.front} trials (--top {ranking.front} shows all)"
-    return Grid(
+    return Table(
         columns=("trial", *study.objectives, "epochs", "time", "settings" if front else "parameters"),
         fixed=("trial", *study.objectives, "time"),
         rows=rows,
@@ -94,19 +94,19 @@ def best_grid(ranking: Ranking, delivered: str = "") -> Grid:
     )
 
 
-def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
+def trial_grid(row: TrialRow, log: str | None = None) -> Table:
     """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
     lines = {
         "state": state(row),
-        "value": ", ".join(number(value) for value in row.values),
-        "parameters": settings(row.params),
-        "fixed": settings({key: value for key, value in row.config.items() if key not in row.params}),
+        "value": ", ".join(format_number(value) for value in row.values),
+        "parameters": format_values(row.params),
+        "fixed": format_values({key: value for key, value in row.config.items() if key not in row.params}),
         "changed to fit": ", ".join(row.fitted),
         "repeat": "" if row.repeat is None else str(row.repeat),
         "audited": "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}",
-        "curve": ", ".join(f"{step}: {number(value)}" for step, value in row.curve),
+        "curve": ", ".join(f"{step}: {format_number(value)}" for step, value in row.curve),
         "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes) + _anew(row),
-        "trained": f"{setting(row.epochs)} epochs in {duration(row.seconds)}",
+        "trained": f"{format_value(row.epochs)} epochs in {format_duration(row.seconds)}",
         "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
         "test images": "" if row.test is None else _test(row.test),
         "model": _model(row),
@@ -115,7 +115,7 @@ def trial_grid(row: TrialRow, log: str | None = None) -> Grid:
         "log": log or "",
         "again": command(row),
     }
-    return Grid(
+    return Table(
         columns=("", ""),
         rows=tuple((key, value) for key, value in lines.items() if value),
         before=(f"trial {row.number} of {row.study}",),
@@ -211,7 +211,7 @@ def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
     }
 
 
-def spec_grid(stored: Mapping[str, Any]) -> Grid:
+def spec_grid(stored: Mapping[str, Any]) -> Table:
     """`validate`: every setting of a dumped spec, with what a search draws before what is fixed."""
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
@@ -223,15 +223,15 @@ def spec_grid(stored: Mapping[str, Any]) -> Grid:
     lines += [(f"[space] {key}", _given(value)) for key, value in drawn.items()]
     for control, tables in space.get("when", {}).items():
         lines += [
-            (f"[space.when.{control}.{choice}]", settings({k: _given(v) for k, v in table.items()}))
+            (f"[space.when.{control}.{choice}]", format_values({k: _given(v) for k, v in table.items()}))
             for choice, table in tables.items()
         ]
     lines += [
-        ("[space] fixed", settings({key: value for key, value in space.items() if key not in drawn and key != "when"}))
+        ("[space] fixed", format_values({key: value for key, value in space.items() if key not in drawn and key != "when"}))
     ]
-    lines += [("[[try]]", settings(point)) for point in stored["try"]]
-    lines += [("[[compare]]", settings(row)) for row in stored["compare"]]
-    return Grid(
+    lines += [("[[try]]", format_values(point)) for point in stored["try"]]
+    lines += [("[[compare]]", format_values(row)) for row in stored["compare"]]
+    return Table(
         columns=("", ""), rows=tuple(lines), before=(*((stored["question"],) if stored["question"] else ()), "")
     )
 
@@ -240,8 +240,8 @@ def verdict_line(row: TrialRow) -> str:
     """What the last training of a study came to."""
     if row.test is None or not row.values:
         return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
-    trained = f"{setting(row.epochs)} epochs on train and validation images in {duration(row.seconds)}"
-    return f"verdict: {number(row.values[0])} on {_test(row.test)}; {trained}"
+    trained = f"{format_value(row.epochs)} epochs on train and validation images in {format_duration(row.seconds)}"
+    return f"verdict: {format_number(row.values[0])} on {_test(row.test)}; {trained}"
 
 
 def _test(test: Mapping[str, Any]) -> str:
@@ -338,7 +338,7 @@ def _study_line(row: StudyRow) -> tuple[str, ...]:
         str(counts.running),
         str(counts.waiting + counts.paused),
         str(counts.failed),
-        "-" if best is None else number(best.values[0]),
+        "-" if best is None else format_number(best.values[0]),
         "-" if best is None else str(best.number),
         row.question,
     )
@@ -348,12 +348,12 @@ def _given(value: object) -> str:
     """A range or choice of a study file in words."""
     if isinstance(value, Mapping):
         extra = (", log" if value.get("log") else "") + (
-            f", step {setting(value['step'])}" if value.get("step") else ""
+            f", step {format_value(value['step'])}" if value.get("step") else ""
         )
-        return f"{setting(value['low'])} to {setting(value['high'])}{extra}"
+        return f"{format_value(value['low'])} to {format_value(value['high'])}{extra}"
     if isinstance(value, list):
-        return ", ".join(setting(each) for each in value)
-    return "-" if value is None else setting(value)
+        return ", ".join(format_value(each) for each in value)
+    return "-" if value is None else format_value(value)
 
 
 def _model(row: TrialRow) -> str:

@@ -22,7 +22,7 @@ from search.analysis import pruner_audit as audits
 from search.analysis.importance import Importances
 from search.analysis.report import Report
 from search.spec.search_space import strip
-from search.tables import Grid, duration, number, setting, settings
+from search.tables import Table, format_duration, format_number, format_value, format_values
 
 #: Parameters with a slice of their own, axes side by side.
 SLICES, AXES = 8, 8
@@ -77,16 +77,16 @@ def markdown(report: Report) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
-def _markdown_table(grid: Grid) -> list[str]:
+def _markdown_table(grid: Table) -> list[str]:
     if not grid.rows:
         return []
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (grid.columns, *grid.rows)]
     return [f"| {' | '.join(row)} |" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:])]
 
 
-def tables(report: Report) -> dict[str, Grid]:
+def tables(report: Report) -> dict[str, Table]:
     """Every table by its heading, in the order of the page."""
-    found: dict[str, Grid] = {}
+    found: dict[str, Table] = {}
     if report.verdict is not None:
         found["Verdict"] = test_report.grid(report.verdict, test_report.looks_lines(report.looks, report.verdict.study))
     if report.comparison is not None:
@@ -164,17 +164,17 @@ def _embeddable(figure: go.Figure) -> str:
     return str(figure.to_json()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _importance_grid(found: Importances) -> Grid:
-    return Grid(
+def _importance_grid(found: Importances) -> Table:
+    return Table(
         columns=("parameter", "importance", "low", "high"),
         rows=tuple((row.parameter, f"{row.share:.3f}", f"{row.low:.3f}", f"{row.high:.3f}") for row in found.found),
     )
 
 
-def _insight_grid(report: Report) -> Grid:
+def _insight_grid(report: Report) -> Table:
     objective = report.study.objective
     clear = [insights_of.sentence(each, report.insights, objective=objective) for each in report.insights.clear]
-    return Grid(
+    return Table(
         columns=("parameter", "value", "trials", "others", "difference", "low", "high"),
         rows=tuple(
             (
@@ -192,28 +192,28 @@ def _insight_grid(report: Report) -> Grid:
     )
 
 
-def _best_grid(report: Report) -> Grid:
+def _best_grid(report: Report) -> Table:
     first, *others = (trial.params for trial in report.best)
     alike = {key: value for key, value in first.items() if others and all(each.get(key) == value for each in others)}
     weights = () if "parameters" in report.study.objectives else ("parameters",)
-    return Grid(
+    return Table(
         columns=("trial", *report.study.objectives, "epochs", "trained", *weights, "settings"),
         rows=tuple(
             (
                 str(trial.number),
-                *map(number, trial.values),
-                setting(trial.epochs),
-                duration(trial.seconds),
+                *map(format_number, trial.values),
+                format_value(trial.epochs),
+                format_duration(trial.seconds),
                 *("-" if trial.parameters is None else f"{trial.parameters:,}" for _ in weights),
-                settings({key: value for key, value in trial.params.items() if key not in alike}) or "-",
+                format_values({key: value for key, value in trial.params.items() if key not in alike}) or "-",
             )
             for trial in report.best
         ),
-        before=(f"All of them have {settings(alike)}.",) if alike else (),
+        before=(f"All of them have {format_values(alike)}.",) if alike else (),
     )
 
 
-def _counts_grid(report: Report) -> Grid:
+def _counts_grid(report: Report) -> Table:
     counts = report.study.counts
     rows = [("complete", str(counts.complete)), *((reason, str(count)) for reason, count in report.reasons)]
     open_ones = {
@@ -223,25 +223,25 @@ def _counts_grid(report: Report) -> Grid:
         "to begin": counts.remaining,
     }
     rows += [(state, str(count)) for state, count in open_ones.items() if count]
-    return Grid(columns=("state", "trials"), rows=tuple(rows))
+    return Table(columns=("state", "trials"), rows=tuple(rows))
 
 
-def _cost_grid(report: Report) -> Grid:
+def _cost_grid(report: Report) -> Table:
     cost = report.spent
     rows = [
-        ("training, all workers together", duration(cost.seconds)),
-        ("on the clock", duration(cost.wall_s)),
+        ("training, all workers together", format_duration(cost.seconds)),
+        ("on the clock", format_duration(cost.wall_s)),
     ]
     if cost.saved_s:
-        rows.append(("saved by pruning, against training every trial to its end", duration(cost.saved_s)))
+        rows.append(("saved by pruning, against training every trial to its end", format_duration(cost.saved_s)))
     rows += [
-        (f"until {report.study.objective} {level:g} (trial {trial})", duration(seconds))
+        (f"until {report.study.objective} {level:g} (trial {trial})", format_duration(seconds))
         for level, trial, seconds in cost.reached
     ]
-    return Grid(columns=("what", "time"), rows=tuple(rows))
+    return Table(columns=("what", "time"), rows=tuple(rows))
 
 
-def _origin_grid(report: Report) -> Grid:
+def _origin_grid(report: Report) -> Table:
     study = report.study
     data = {key: study.data.get(key) for key in ("fingerprint", "image_size") if study.data.get(key) is not None}
     counts = study.data.get("train_counts")
@@ -255,8 +255,8 @@ def _origin_grid(report: Report) -> Grid:
         told = {
             key: value for key, value in (study.spec.get(table) or {}).items() if key != "path" and value is not None
         }
-        rows.append((f"[{table}]", settings(told)))
-    return Grid(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
+        rows.append((f"[{table}]", format_values(told)))
+    return Table(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
 
 
 @cache

@@ -19,7 +19,7 @@ from search.analysis.test_results import Standing, Verdict
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.records import Look, StudyRow, TrialRow, is_search, is_verdict
-from search.tables import Grid, number, settings
+from search.tables import Table, format_number, format_values
 
 #: Best trials in the table.
 TOP = 10
@@ -53,7 +53,7 @@ class Report:
     looks: tuple[Look, ...]
     insights: Insights
     importances: Importances
-    comparison: Grid | None
+    comparison: Table | None
     """Of a [[compare]] study."""
     audit: Audit
     spent: Spent
@@ -151,8 +151,8 @@ def _found(report: Report) -> str:
     if len(study.objectives) > 1:
         which = f"{len(report.best)} of {counts.finished} trials are on the Pareto front; first in {study.objective}"
     return (
-        f"{which} is trial {best.number}, with {study.objective} {number(best.values[0])} on validation images: "
-        f"{settings(best.params) or 'as its file says'}."
+        f"{which} is trial {best.number}, with {study.objective} {format_number(best.values[0])} on validation images: "
+        f"{format_values(best.params) or 'as its file says'}."
     )
 
 
@@ -164,5 +164,5 @@ def _judged(report: Report) -> str:
     lead = report.standing
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval[0]:.4f} to {lead.interval[1]:.4f})"
     duels = [test_report.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
-    told = f"On {report.verdict.images:,} test images {lead.name} comes to {number(lead.test)}{spread}"
+    told = f"On {report.verdict.images:,} test images {lead.name} comes to {format_number(lead.test)}{spread}"
     return "; ".join((told, *duels)) + "."

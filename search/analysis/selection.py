@@ -21,7 +21,7 @@ from search.analysis import correctness
 from search.analysis.correctness import Pair
 from search.storage import queries
 from search.storage.records import StudyRow, TrialRow
-from search.tables import number
+from search.tables import format_number
 
 if TYPE_CHECKING:
     from search.analysis.test_results import Standing, Verdict
@@ -99,7 +99,7 @@ class BaselineComparison:
         if self.clear:
             best = self.clear[0]
             return (
-                f"trial {best.trial.number} leads trial 0, the baseline, by {number(best.pair.lead)}: more than chance"
+                f"trial {best.trial.number} leads trial 0, the baseline, by {format_number(best.pair.lead)}: more than chance"
             )
         judged = min(self.judged - before, patience)
         return f"trial 0, the baseline, leads; {judged} of {patience} trials judged until the search gives up"
@@ -189,7 +189,7 @@ def select(engine: sa.Engine, study: StudyRow) -> Selection:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
     best, value = leading[0]
     why = "there is no baseline to compare it with" if study.baseline is None else "the baseline could not be trained"
-    reason = f"trial {best.number} is delivered: it has the best {study.objective}, {number(value)}; {why}"
+    reason = f"trial {best.number} is delivered: it has the best {study.objective}, {format_number(value)}; {why}"
     return Selection(trial=best.number, reason=reason)
 
 
@@ -200,8 +200,8 @@ def select_from(compared: BaselineComparison) -> Selection:
     best = compared.clear[0]
     return Selection(
         trial=best.trial.number,
-        reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {number(best.pair.lead)} "
-        f"on {best.pair.images:,} validation images, where chance explains {number(best.needed)}",
+        reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {format_number(best.pair.lead)} "
+        f"on {best.pair.images:,} validation images, where chance explains {format_number(best.needed)}",
     )
 
 
@@ -212,8 +212,8 @@ def _why_baseline(compared: BaselineComparison) -> str:
     if not compared.ended:
         return f"{others}, nor was one trained to its end"
     best = compared.ended[0]
-    apart = f"{number(abs(best.pair.lead))} {'ahead' if best.pair.lead > 0 else 'behind'}"
+    apart = f"{format_number(abs(best.pair.lead))} {'ahead' if best.pair.lead > 0 else 'behind'}"
     return (
         f"{others}; the best one, trial {best.trial.number}, is {apart} on {best.pair.images:,} validation images, "
-        f"where chance explains {number(best.needed)}"
+        f"where chance explains {format_number(best.needed)}"
     )

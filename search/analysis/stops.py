@@ -5,17 +5,17 @@ from typing import Any
 
 from search.analysis.formatting import state
 from search.storage.records import TrialRow
-from search.tables import Grid, setting
+from search.tables import Table, format_value
 
 
-def grid(rows: Sequence[TrialRow]) -> Grid:
+def grid(rows: Sequence[TrialRow]) -> Table:
     """Why trials did not go on, a line for each."""
     if not rows:
-        return Grid(columns=(), rows=(), before=("no trial was pruned, and none failed",))
-    return Grid(
+        return Table(columns=(), rows=(), before=("no trial was pruned, and none failed",))
+    return Table(
         columns=("trial", "state", "epochs", "why"),
         fixed=("state",),
-        rows=tuple((str(row.number), row.state.lower(), setting(row.epochs), _why(row)) for row in rows),
+        rows=tuple((str(row.number), row.state.lower(), format_value(row.epochs), _why(row)) for row in rows),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from search.analysis.intervals import CONFIDENCE
 from search.analysis.test_results import Duel, Standing, Verdict
 from search.storage.records import Look
-from search.tables import Grid, duration, number
+from search.tables import Table, format_duration, format_number
 
 #: So many of the classes that are recognised least are named.
 WORST = 3
@@ -19,13 +19,13 @@ WORST = 3
 WIDEST = 11
 
 
-def grid(found: Verdict, looks: Sequence[str]) -> Grid:
+def grid(found: Verdict, looks: Sequence[str]) -> Table:
     """The verdict for people. `looks`: what is to be told of earlier looks at the test images."""
     if not found.standings:
-        return Grid(
+        return Table(
             columns=(), rows=(), before=(found.question, *found.missing, "nobody has looked at the test images yet")
         )
-    return Grid(
+    return Table(
         columns=("network", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
         fixed=("runs", "test", "95 % interval", "search", "latency"),
         rows=tuple(_line(each) for each in found.standings),
@@ -84,12 +84,12 @@ def _line(each: Standing) -> tuple[str, ...]:
     return (
         each.name,
         str(each.runs),
-        number(each.test),
+        format_number(each.test),
         "-" if each.interval is None else f"{each.interval[0]:.4f} {each.interval[1]:.4f}",
-        "-" if each.search is None else number(each.search),
+        "-" if each.search is None else format_number(each.search),
         "-" if each.parameters is None else f"{each.parameters:,}",
         "-" if each.latency_ms is None else f"{each.latency_ms:.2f} ms",
-        f"{each.epochs:.1f} epochs, {duration(each.seconds)}",
+        f"{each.epochs:.1f} epochs, {format_duration(each.seconds)}",
     )
 
 
@@ -136,7 +136,7 @@ def _gap(each: Standing) -> str:
     """What the validation images had said, which another, often shorter, training was judged by."""
     work = "" if each.macs is None else f"; {each.macs / 1e6:.1f} million multiply-accumulates an image"
     return (
-        f"{each.name}: {number(each.search or 0.0)} on validation images in the search, {number(each.test)} on test "
+        f"{each.name}: {format_number(each.search or 0.0)} on validation images in the search, {format_number(each.test)} on test "
         f"images ({-(each.gap or 0.0):+.4f}){work}"
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from search.artifacts import cleanup, study_dir
-from search.console import in_words
+from search.console import count_workers
 from search.errors import ConvsearchError, DiskError
 
 #: Between two looks, as RabbitMQ does it at the least (https://www.rabbitmq.com/docs/disk-alarms).
@@ -107,7 +107,7 @@ class Room:
         found = self.look()
         if found.is_full:
             raise DiskError(
-                f"{self._how_it_stands(found)}, and a run of {in_words(found.workers)} may write {text(found.needed)} "
+                f"{self._how_it_stands(found)}, and a run of {count_workers(found.workers)} may write {text(found.needed)} "
                 f"until it is looked at again; nothing is lost: {self._way_out(found)}, then "
                 f"`convsearch resume {self.study}` goes on"
             )

@@ -15,7 +15,7 @@ from search import tables
 from search.analysis import formatting, selection
 from search.artifacts.study_dir import checked_name
 from search.cli.queries import QUESTIONS
-from search.console import say
+from search.console import echo
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.storage import queries
 from search.storage.db_errors import shown
@@ -23,7 +23,7 @@ from search.storage.read_only import READ_TIMEOUT_S, open_reader
 from search.storage.records import FINAL, StudyRow, is_search, searched
 from search.storage.retry import patiently
 from search.storage.timeouts import Times
-from search.tables import Grid
+from search.tables import Table
 
 #: Who asked a run to stop waits so long for its last answer.
 HURRY_S = 1.0
@@ -66,9 +66,9 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
     from search.service import run as launch
 
     launch.check_name(name, wanted, study_dir.of(args.storage))
-    say("training some networks for a moment ...")
+    echo("training some networks for a moment ...")
     found = dry_run.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
-    return tables.answer(dry_run.as_json(found), dry_run.grid(found), as_json=args.json)
+    return tables.print_answer(dry_run.as_json(found), dry_run.grid(found), as_json=args.json)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -88,7 +88,7 @@ def resume(args: argparse.Namespace) -> int:
     is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed and is_over:
         more = "; --trials N raises its budget" if formatting.can_grow(row) else ""
-        say(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
+        echo(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
     wanted = study_spec.restore(
@@ -107,17 +107,17 @@ def final(args: argparse.Namespace) -> int:
 
     wanted = Final(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
     name, end = judge.judge(
-        _order(args, args.study), wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say
+        _order(args, args.study), wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
     )
     engine = open_reader(args.storage)
     row = queries.study(engine, name)
     if end is not End.DONE or row.counts.finished < row.counts.budget:
-        say(f"{name}: {end}; the same command goes on")
+        echo(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
     found = test_results.load(engine, name)
     looks = queries.looks(engine, row.data["fingerprint"])
     told = test_report.grid(found, (*_reason(row), *test_report.looks_lines(looks, name)))
-    return tables.answer(test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
+    return tables.print_answer(test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -125,12 +125,12 @@ def export(args: argparse.Namespace) -> int:
     from search.export import export as exporting
 
     folder = args.to or Path("exports") / checked_name(args.study)
-    card, apart = exporting.export(args.storage, args.cache, args.study, trial=args.trial, folder=folder, say=say)
+    card, apart = exporting.export(args.storage, args.cache, args.study, trial=args.trial, folder=folder, say=echo)
     told = exporting.told(card)
     after = f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {apart:.0e}."
     rows = (("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}"))
     answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": apart}
-    return tables.answer(answer, Grid(columns=("", ""), rows=rows, after=("", *told, after)), as_json=args.json)
+    return tables.print_answer(answer, Table(columns=("", ""), rows=rows, after=("", *told, after)), as_json=args.json)
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -138,7 +138,7 @@ def validate(args: argparse.Namespace) -> int:
     from search.spec import study_spec
 
     stored = study_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
-    return tables.answer({"spec": stored}, formatting.spec_grid(stored), as_json=args.json)
+    return tables.print_answer({"spec": stored}, formatting.spec_grid(stored), as_json=args.json)
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -151,7 +151,7 @@ def stop(args: argparse.Namespace) -> int:
     running = sum(queries.study(engine, name).counts.running for name in names)
     for name in names:
         stored_study.ask_to_stop(storage, name)
-    say(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
+    echo(f"asked: {running} running trials go back to the queue; `convsearch resume {args.study}` goes on")
     if args.json:
         sys.stdout.write(tables.to_json({"study": args.study, "running": running}))
     return 0
@@ -195,7 +195,7 @@ def _attend(args: argparse.Namespace, *, stays: bool) -> int:
         images=args.data,
         stays=stays,
         show=lambda _: live_view.open_view(sys.stderr, os.environ),
-        say=say,
+        say=echo,
     )
     return EXIT_CODES.get(attendant.run(), 0)
 
@@ -224,7 +224,7 @@ def delete(args: argparse.Namespace) -> int:
             _forget_elsewhere(storage, name)
             storage.delete_study(storage.get_study_id_from_name(name))
             freed += files.remove(name) if files.is_ours(name) else 0
-    say(f"deleted {whole}; {freed / 1e6:.1f} MB are free again")
+    echo(f"deleted {whole}; {freed / 1e6:.1f} MB are free again")
     return 0
 
 
@@ -232,7 +232,7 @@ def _refuse_running(storage: Any, name: str) -> None:
     """Raise BusyError if somebody works on a study."""
     from search.storage.lease_expiry import is_deserted
 
-    is_held = not is_deserted(storage, storage.get_study_id_from_name(name), say)
+    is_held = not is_deserted(storage, storage.get_study_id_from_name(name), echo)
     running = queries.study(storage.engine, name).counts.running
     if is_held or running:
         raise BusyError(f"others work on {name!r}; `convsearch stop {name}` first")
@@ -242,7 +242,7 @@ def copy_study(args: argparse.Namespace) -> int:
     """Copy a study into another database."""
     from search.maintenance import copy_study as copies
 
-    found = copies.copy(args.storage, args.to, args.study, say=say)
+    found = copies.copy(args.storage, args.to, args.study, say=echo)
     answer = {"studies": found.studies, "trials": found.trials, "rows": found.rows, "bytes": found.size}
     rows = (
         ("studies", ", ".join(found.studies)),
@@ -252,7 +252,7 @@ def copy_study(args: argparse.Namespace) -> int:
     )
     old = shlex.quote(shown(args.storage))
     after = ("", f"`convsearch delete {shlex.quote(args.study)} --storage {old}` removes the original")
-    return tables.answer(answer, Grid(columns=("", ""), rows=rows, after=after), as_json=args.json)
+    return tables.print_answer(answer, Table(columns=("", ""), rows=rows, after=after), as_json=args.json)
 
 
 def _forget_elsewhere(storage: Any, name: str) -> None:
@@ -267,15 +267,15 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
     try:
         far.forget_all()
     except Unreachable as error:
-        say(f"checkpoints of {name!r} are left in {far.place}: {error}")
+        echo(f"checkpoints of {name!r} are left in {far.place}: {error}")
 
 
 def clean(args: argparse.Namespace) -> int:
     """Remove the files that no study needs."""
     from search.artifacts import cleanup
 
-    freed = cleanup.clean(args.storage, args.cache, data=args.data, say=say)
-    say(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
+    freed = cleanup.clean(args.storage, args.cache, data=args.data, say=echo)
+    echo(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
     return 0
 
 
@@ -283,7 +283,7 @@ def migrate(args: argparse.Namespace) -> int:
     """Bring a database of an older Optuna up to date, after a copy was kept."""
     from search.maintenance import migrate as migration
 
-    migration.migrate(args.storage, say)
+    migration.migrate(args.storage, echo)
     return 0
 
 
@@ -299,7 +299,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         raise UsageError("--address is that of a Ray cluster; add --engine ray")
     order = replace(_order(args, name), trials=trials, join=args.join, detach=args.detach)
     order = replace(order, engine=args.engine, address=args.address)
-    end = launch.launch(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say)
+    end = launch.launch(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
     code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     engine = open_reader(args.storage, timeout_s=timeout_s)
@@ -317,17 +317,17 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
     except (DatabaseError, DiskError) as error:
         if code == 0:
             raise
-        say(f"{name}: {end}; {error}")
+        echo(f"{name}: {end}; {error}")
         return code
-    say(f"{name}: {end}")
+    echo(f"{name}: {end}")
     try:
         for each in (grid, verdict):
             if each is not None:
-                tables.show(each)
+                tables.print_table(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
-        tables.hush()
+        tables.discard_stdout()
     for line in formatting.next_commands(row, is_judged=verdict is not None):
-        say(line)
+        echo(line)
     return code
 
 
@@ -348,7 +348,7 @@ def _order(args: argparse.Namespace, name: str) -> Any:
     )
 
 
-def _answer_to(engine: Any, row: StudyRow, reason: str) -> Grid:
+def _answer_to(engine: Any, row: StudyRow, reason: str) -> Table:
     """What a study has found so far."""
     from search.analysis import ablation as comparing
 
@@ -362,7 +362,7 @@ def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
     return (name, *queries.verdicts(engine, name))
 
 
-def _verdict(engine: Any, name: str) -> Grid | None:
+def _verdict(engine: Any, name: str) -> Table | None:
     """What the last trainings of a study have come to; None as long as they have not ended."""
     from search.analysis import test_report, test_results
 
@@ -376,7 +376,7 @@ def _verdict(engine: Any, name: str) -> Grid | None:
     trials = queries.trials(engine, own)
     reason = _reason(row)
     if len(trials) == 1:
-        return Grid(columns=(), rows=(), before=(formatting.verdict_line(trials[0]), *reason, *looks))
+        return Table(columns=(), rows=(), before=(formatting.verdict_line(trials[0]), *reason, *looks))
     return test_report.grid(test_results.load(engine, own), (*reason, *looks))
 
 

@@ -244,7 +244,7 @@ class _Typed(argparse.Action):
 
 def _address(text: str) -> str:
     try:
-        return database_url.usable(text)
+        return database_url.move_password(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from data.errors import DataError
 from search.cli import flags
 from search.cli.completion import complete, is_asked
-from search.console import harmless, say
+from search.console import sanitize, echo
 from search.errors import ConvsearchError
 
 EXIT_CODES = """\
@@ -48,16 +48,16 @@ def _run(args: argparse.Namespace) -> int:
     except (ConvsearchError, DataError) as error:
         return _explain(error, error.exit_code, debug=debug)
     except KeyboardInterrupt:
-        say("interrupted")
+        echo("interrupted")
         return 130
     except BrokenPipeError:  # of an answer: who reads it has seen enough
-        from search.tables import hush
+        from search.tables import discard_stdout
 
-        hush()
+        discard_stdout()
         return 0
     except Exception as error:
         _explain(error, 1, debug=debug)
-        say("this is a bug of convsearch; --debug (before the verb) shows where")
+        echo("this is a bug of convsearch; --debug (before the verb) shows where")
         return 1
 
 
@@ -92,11 +92,11 @@ class _Parser(argparse.ArgumentParser):
             self._is_mixing = False
 
     def error(self, message: str) -> NoReturn:
-        super().error(harmless(message))
+        super().error(sanitize(message))
 
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:
     if debug:
-        say("".join(traceback.format_exception(error)).rstrip())
-    say(f"convsearch: {error or type(error).__name__}")
+        echo("".join(traceback.format_exception(error)).rstrip())
+    echo(f"convsearch: {error or type(error).__name__}")
     return code

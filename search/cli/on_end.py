@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from search.console import say
+from search.console import echo
 
 #: Nobody waits longer for a message to be sent.
 PATIENCE_S = 60.0
@@ -19,10 +19,10 @@ def ring(command: str, *, study: str, code: int) -> None:
     try:
         done = subprocess.run(command, shell=True, env=told, timeout=PATIENCE_S, stdout=sys.stderr)
     except subprocess.TimeoutExpired:
-        say(f"--on-end: {command!r} took more than {PATIENCE_S:.0f} s, and was killed")
+        echo(f"--on-end: {command!r} took more than {PATIENCE_S:.0f} s, and was killed")
         return
     except KeyboardInterrupt:
-        say(f"--on-end: {command!r} was interrupted")
+        echo(f"--on-end: {command!r} was interrupted")
         return
     if done.returncode:
-        say(f"--on-end: {command!r} ended with {done.returncode}")
+        echo(f"--on-end: {command!r} ended with {done.returncode}")

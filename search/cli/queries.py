@@ -10,7 +10,7 @@ from data.errors import DataError
 from search import tables
 from search.analysis import formatting, selection, stops
 from search.artifacts.study_dir import checked_name
-from search.console import say
+from search.console import echo
 from search.errors import DiskError, UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
@@ -40,7 +40,7 @@ def studies(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.studies(engine)
-        return tables.answer(formatting.studies_json(rows), formatting.studies_grid(rows), as_json=args.json)
+        return tables.print_answer(formatting.studies_json(rows), formatting.studies_grid(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -58,7 +58,7 @@ def best(args: argparse.Namespace) -> int:
             return 0
         found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
         told = formatting.best_json(ranking) | {"selection": None if found is None else found.as_json()}
-        return tables.answer(
+        return tables.print_answer(
             told, formatting.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json
         )
 
@@ -70,7 +70,7 @@ def workers(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.workers(open_reader(args.storage))
-        return tables.answer(formatting.workers_json(rows), formatting.workers_grid(rows), as_json=args.json)
+        return tables.print_answer(formatting.workers_json(rows), formatting.workers_grid(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -81,16 +81,16 @@ def show(args: argparse.Namespace) -> int:
 
     row = queries.trial(open_reader(args.storage), args.study, args.trial)
     log = study_dir.of(args.storage).known_log(args.study, args.trial)
-    return tables.answer(formatting.trial_json(row, log), formatting.trial_grid(row, log), as_json=args.json)
+    return tables.print_answer(formatting.trial_json(row, log), formatting.trial_grid(row, log), as_json=args.json)
 
 
 def why(args: argparse.Namespace) -> int:
     """Say why trials were pruned or failed: all of a study, or one."""
     if args.trial is not None:
         row = queries.trial(open_reader(args.storage), args.study, args.trial)
-        return tables.answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
+        return tables.print_answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
     rows = [row for row in queries.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
-    return tables.answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
+    return tables.print_answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -102,14 +102,14 @@ def compare(args: argparse.Namespace) -> int:
     match args.with_:
         case [other] if not other.isdecimal():
             both = queries.study(engine, args.study), queries.study(engine, other)
-            return tables.answer(diff.studies_json(*both), diff.studies(*both), as_json=args.json)
+            return tables.print_answer(diff.studies_json(*both), diff.studies(*both), as_json=args.json)
         case [one, other] if one.isdecimal() and other.isdecimal():
             pair = queries.trial(engine, args.study, int(one)), queries.trial(engine, args.study, int(other))
-            return tables.answer(diff.trials_json(*pair), diff.trials(*pair), as_json=args.json)
+            return tables.print_answer(diff.trials_json(*pair), diff.trials(*pair), as_json=args.json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
     comparison = comparing.compare(queries.study(engine, args.study), queries.trials(engine, args.study))
-    return tables.answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
+    return tables.print_answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -129,7 +129,7 @@ def report(args: argparse.Namespace) -> int:
     path = args.to or Path("exports") / f"{checked_name(args.study)}.html"
     _written(path, paging.html(found))
     for line in found.answer:
-        say(line)
+        echo(line)
     return 0
 
 
@@ -141,8 +141,8 @@ def predict(args: argparse.Namespace) -> int:
     found = tuple(predicting.predict(package, predicting.files(args.images)))
     broken = [each.trouble for each in found if each.trouble is not None]
     for trouble in broken:
-        say(f"convsearch: {trouble}")
-    tables.answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)
+        echo(f"convsearch: {trouble}")
+    tables.print_answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)
     return DataError.exit_code if broken else 0
 
 
@@ -151,7 +151,7 @@ def doctor(args: argparse.Namespace) -> int:
     from search.maintenance import doctor as examination
 
     checks = examination.checks(args.storage, cache=args.cache)
-    return tables.answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
+    return tables.print_answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
         examination.is_bad(checks)
     )
 

@@ -126,9 +126,9 @@ class Exhibits:
         """Question, answer, and the commands that tell more."""
         lines = [f"**{row.question}**"] if row.question else []
         if row.best is not None and not is_verdict(row.name):
-            value = tables.number(row.best.values[0])
+            value = tables.format_number(row.best.values[0])
             lines.append(
-                f"Best: trial {row.best.number}, {row.objective} {value}: `{tables.settings(row.best.params)}`."
+                f"Best: trial {row.best.number}, {row.objective} {value}: `{tables.format_values(row.best.params)}`."
             )
         if is_search(row):
             lines.append(selection.delivered(self._engine, row).sentence)
@@ -138,7 +138,7 @@ class Exhibits:
             if found.standings and not found.duels:
                 lead = selection.of_verdict(self._engine, found)
                 lines.append(
-                    f"Verdict ({name}): {lead.name} has {tables.number(lead.test)} on {found.images:,} test images."
+                    f"Verdict ({name}): {lead.name} has {tables.format_number(lead.test)} on {found.images:,} test images."
                 )
         if row.spec:
             report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))

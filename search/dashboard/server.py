@@ -29,7 +29,7 @@ import psutil
 import sqlalchemy as sa
 
 from search.artifacts import study_dir
-from search.console import say
+from search.console import echo
 from search.errors import ConvsearchError, DatabaseError, UsageError
 from search.storage.read_only import open_reader, server_options, sqlite_connection, sqlite_path
 from search.tables import without_formulas
@@ -102,11 +102,11 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
     try:
         with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
             if not _is_loopback(host):
-                say(_warning(server.door))
-            say(f"{server.door.url}  (Ctrl-C ends it)")
+                echo(_warning(server.door))
+            echo(f"{server.door.url}  (Ctrl-C ends it)")
             server.serve_forever()
     except KeyboardInterrupt:
-        say("")
+        echo("")
     return 130
 
 
@@ -115,8 +115,8 @@ def beside(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool
     """Serve the dashboard in a thread of its own while the block runs. Raises as `serve` does."""
     with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
         if not _is_loopback(host):
-            say(_warning(server.door))
-        say(server.door.url)
+            echo(_warning(server.door))
+        echo(server.door.url)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

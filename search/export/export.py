@@ -30,7 +30,7 @@ from search.storage.records import TrialRow, is_verdict
 from search.study import stored_study
 from search.study.provenance import environment
 from search.study.stored_study import StoredStudy
-from search.tables import duration, number, setting
+from search.tables import format_duration, format_number, format_value
 
 #: On so many validation images, or all if they are fewer, the ONNX file must say what PyTorch says.
 CHECKED = 1000
@@ -194,10 +194,10 @@ def page(card: Card, name: str) -> str:
         source=origin["source"],
         fingerprint=origin["fingerprint"][:16],
         epochs=card.training["epochs"],
-        seconds=duration(card.training["seconds"]),
+        seconds=format_duration(card.training["seconds"]),
         exported=origin["exported"],
         versions=", ".join(f"{key} {value}" for key, value in origin["versions"].items()),
-        settings="\n".join(f"    {key} = {setting(value)}" for key, value in sorted(card.training.items())),
+        settings="\n".join(f"    {key} = {format_value(value)}" for key, value in sorted(card.training.items())),
     )
 
 
@@ -206,14 +206,14 @@ def told(card: Card) -> tuple[str, ...]:
     found = card.verdict
     if found is None:
         value = card.provenance["validation"]
-        known = () if value is None else (f"{number(value)} on the validation images that it was chosen by.",)
+        known = () if value is None else (f"{format_number(value)} on the validation images that it was chosen by.",)
         return (*known, "How good it is on other images is not known: `convsearch final` finds out.")
     interval = found["interval"]
     spread = "" if interval is None else f", 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"
     seeds = f"mean of {found['runs']} trainings" if found["runs"] > 1 else "one training"
     return (
         f"{found['objective']} {found['test']:.4f} on {found['images']:,} test images ({seeds}{spread}); "
-        f"this network: {'not tested' if found['this_run'] is None else number(found['this_run'])}.",
+        f"this network: {'not tested' if found['this_run'] is None else format_number(found['this_run'])}.",
         f"It recognises least: {', '.join(found['worst'])}.",
         *(f"{line}." for line in found["others"]),
     )

@@ -14,7 +14,7 @@ from data.image import Pixels, decode_many
 from data.store import MAX_FILE_BYTES
 from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
-from search.tables import Grid
+from search.tables import Table
 
 #: Files of a folder whose names end so are taken for images; one that is named by itself may end in anything.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -103,10 +103,10 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def grid(found: Sequence[Prediction], *, top: int) -> Grid:
+def grid(found: Sequence[Prediction], *, top: int) -> Table:
     """The predictions for people: the likeliest classes of each image."""
     heads = ("image", "class", "probability") if top == 1 else ("image", "classes")
-    return Grid(columns=heads, rows=tuple(_line(each, top) for each in found), fixed=("class", "probability"))
+    return Table(columns=heads, rows=tuple(_line(each, top) for each in found), fixed=("class", "probability"))
 
 
 def _line(each: Prediction, top: int) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from search import hardware
 from search.artifacts.disk_space import LEAST_BYTES, RESERVE_BYTES
 from search.errors import ConvsearchError
 from search.storage.read_only import integrity, open_reader, place, sqlite_path
-from search.tables import Grid
+from search.tables import Table
 
 #: Oldest version that works, and why; the upper ends are the package's own business.
 OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "optuna": (5, 0), "optuna-dashboard": (0, 21), "sqlalchemy": (2, 1)}
@@ -81,9 +81,9 @@ def is_bad(found: Sequence[Check]) -> bool:
     return any(check.status is Status.BAD for check in found)
 
 
-def grid(found: Sequence[Check]) -> Grid:
+def grid(found: Sequence[Check]) -> Table:
     """The checks for people."""
-    return Grid(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in found))
+    return Table(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in found))
 
 
 def as_json(found: Sequence[Check]) -> dict[str, Any]:

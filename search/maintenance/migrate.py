@@ -33,7 +33,7 @@ from optuna.storages import RDBStorage
 from data.progress import Say
 from search.artifacts import study_dir
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
-from search.process import boot, is_dead
+from search.process import boot_id, is_dead
 from search.storage import schema
 from search.storage.db_errors import BUSY, DISK
 from search.storage.read_only import open_reader, place, sqlite_path
@@ -198,7 +198,7 @@ def _leases(connection: sqlite3.Connection) -> list[Lease]:
 
 
 def _is_here(owner: Lease) -> bool:
-    return owner.host == socket.gethostname() and owner.boot == boot()
+    return owner.host == socket.gethostname() and owner.boot == boot_id()
 
 
 def _lives(owner: Lease) -> bool:

@@ -17,8 +17,8 @@ import optuna
 from data.errors import DataError
 from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
-from search.console import in_words
-from search.errors import AllFailed, AllImpossible, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
+from search.console import count_workers
+from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.service.final import layout_of, verdict_study
 from search.service.run import hours_left
 from search.service.session import Order, Show, pool, take_back
@@ -39,7 +39,7 @@ LOOK_S = 2.0
 #: A study that was refused is tried again after so long, by who stays.
 AGAIN_S = 60.0
 #: What is wrong with one study, and no reason to leave the others alone.
-OF_A_STUDY = (AllFailed, AllImpossible, DataError, SpecError, UsageError)
+OF_A_STUDY = (AllTrialsFailedError, AllTrialsImpossibleError, DataError, SpecError, UsageError)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -159,7 +159,7 @@ class Attendant:
             layout = layout_of(places, trainings=stored.spec.budget.trials)
             places, threads = places[: layout.workers], layout.threads
         if stored.uid not in self._refused:
-            self.say(f"{stored.name}: {in_words(len(places))} on {', '.join(sorted(set(places)))}")
+            self.say(f"{stored.name}: {count_workers(len(places))} on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: leases.holders(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:

@@ -21,7 +21,7 @@ from data.folder import list_images
 from models.config import Impossible, ModelConfig, TrainConfig
 from search import hardware
 from search.artifacts.cleanup import KEEP_BEST
-from search.console import in_words
+from search.console import count_workers
 from search.errors import SpecError
 from search.service.session import searching
 from search.spec import study_spec
@@ -31,7 +31,7 @@ from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FORWARD_SHARE
 from search.study.inputs import devices, worker_bytes
 from search.study.stored_study import asha
-from search.tables import Grid, duration
+from search.tables import Table, format_duration
 from search.trial.speed import images_per_second, with_epochs
 
 #: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
@@ -149,10 +149,10 @@ def expected_share(wanted: StudySpec) -> float:
     return pruned + wanted.search.audit * (1 - pruned)
 
 
-def grid(found: Estimate) -> Grid:
+def grid(found: Estimate) -> Table:
     """The estimate for people."""
     rows = {
-        "trials": f"{_trials(found)} on {in_words(found.workers)}",
+        "trials": f"{_trials(found)} on {count_workers(found.workers)}",
         "of them impossible": f"{100 * found.impossible:.0f} %" if found.impossible else "",
         "images": f"{found.images:,} for training",
         "networks": " / ".join(f"{macs / 1e6:.1f} million MACs" for macs in found.macs),
@@ -162,7 +162,7 @@ def grid(found: Estimate) -> Grid:
         "memory": f"{found.memory / 1e9:.1f} GB",
         "disk": f"{found.disk / 1e9:.2f} GB",
     }
-    return Grid(
+    return Table(
         columns=("", ""),
         rows=tuple((name, text) for name, text in rows.items() if text),
         after=(
@@ -179,8 +179,8 @@ def _trials(found: Estimate) -> str:
 
 def _time(found: Estimate) -> str:
     if found.hours is not None and found.fits is not None and found.fits < found.trials:
-        return f"{duration(3600 * found.hours)}, last training included"
-    return f"about {duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else "")
+        return f"{format_duration(3600 * found.hours)}, last training included"
+    return f"about {format_duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else "")
 
 
 def as_json(found: Estimate) -> dict[str, Any]:

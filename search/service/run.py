@@ -23,7 +23,7 @@ from search.storage.records import FINAL, StudyRow, TrialRow, is_verdict, search
 from search.study import final_plan, stored_study
 from search.study.inputs import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
 from search.study.stored_study import StoredStudy
-from search.tables import duration
+from search.tables import format_duration
 from search.workers.backend import Crew
 from search.workers.local import Forkserver
 from search.workers.pool import End
@@ -114,7 +114,7 @@ def nothing_found(row: StudyRow, hours: float | None) -> str:
     told = f"the search stopped after {row.counts.begun} trials; trial 0 leads"
     if hours is None or hours <= 0:
         return told
-    left = duration(3600 * hours)
+    left = format_duration(3600 * hours)
     if row.spec.get("final"):
         return f"{told}; {left} are left for its last training"
     return f"{told}; {left} are left: `convsearch final {shlex.quote(row.name)} --hours {hours:.4f}` trains it in them"

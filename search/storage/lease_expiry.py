@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from data.progress import Say
-from search.process import boot, is_dead
+from search.process import boot_id, is_dead
 from search.storage.leases import lost
 from search.storage.rdb import LEASES, Storage
 from search.storage.timeouts import Times
@@ -63,7 +63,7 @@ class Watch:
         return numbers
 
     def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
-        if row.host == socket.gethostname() and row.boot == boot() and is_dead(row.pid, row.started):
+        if row.host == socket.gethostname() and row.boot == boot_id() and is_dead(row.pid, row.started):
             return f"process {row.pid} is gone"
         if age <= self.times.lease_s:
             return None

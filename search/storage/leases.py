@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.errors import BusyError
-from search.process import Owner
+from search.process import LeaseOwner
 from search.storage.rdb import (
     CURVES,
     LEASES,
@@ -66,7 +66,7 @@ class Promotion(Protocol):
 def claim(
     storage: Storage,
     study_id: int,
-    owner: Owner,
+    owner: LeaseOwner,
     queue: Sequence[Mapping[str, Any]] = (),
     ladder: Promotion | None = None,
 ) -> Claim | None:

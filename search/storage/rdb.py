@@ -25,7 +25,7 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from search.errors import DatabaseError, LeaseLost
+from search.errors import DatabaseError, LeaseLostError
 from search.storage.db_errors import database_error, passes, unusable
 from search.storage.engine import (
     LOCKED,
@@ -268,7 +268,7 @@ class Storage(History):
 
     def _refuse_others(self, trial_id: int, token: str | None) -> None:
         if self.token is None or token != self.token:
-            raise LeaseLost(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
+            raise LeaseLostError(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
 
     def lock_study(self, connection: sa.Connection, study_id: int, *, wait_s: float | None = None) -> None:
         """Let nobody else claim trials of the study or change its budget until this transaction ends.

@@ -8,7 +8,7 @@ from typing import TypeVar
 import stamina
 from stamina.instrumentation import set_on_retry_hooks
 
-from search.console import say
+from search.console import echo
 
 #: After so many seconds of waiting a person wants to know why nothing moves.
 NOTICE_S = 5.0
@@ -61,7 +61,7 @@ class _Wait:
         if not self._has_said and time.monotonic() - self._began >= NOTICE_S:
             self._has_said = True
             why = str(root(error)).splitlines() or [type(error).__name__]
-            say(f"waiting for the database: {why[0]}")
+            echo(f"waiting for the database: {why[0]}")
         return True
 
 

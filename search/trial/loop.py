@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from search.artifacts import logbook, misclassified, shelf
 from search.artifacts.cleanup import KEEP_BEST
 from search.artifacts.remote_store import Unreachable
-from search.errors import DatabaseError, DiskError, LeaseLost
+from search.errors import DatabaseError, DiskError, LeaseLostError
 from search.process import this_process
 from search.spec.study_spec import baseline
 from search.storage import leases, queries
@@ -68,14 +68,14 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
         leases.stop(desk.storage, [desk.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")
         return True
-    except LeaseLost as error:
+    except LeaseLostError as error:
         logbook.note(log, f"let go: {error}")
         return True  # somebody took the trial from us, and nothing of ours was written since
     except (DiskError, DatabaseError) as error:
         logbook.note(log, f"broke off: {error}")
         raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
-        with suppress(LeaseLost):
+        with suppress(LeaseLostError):
             fail(desk, claim, error)  # its checkpoint stays, for `--retry-failed`
         return False
     logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")

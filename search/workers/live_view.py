@@ -18,9 +18,9 @@ from rich.text import Text
 
 from search.analysis.eta import Pace, Snapshot
 from search.analysis.formatting import counts_line, states_line
-from search.console import printable
+from search.console import escape
 from search.storage.records import Progress, TrialRow
-from search.tables import WIDTH, duration, number, setting, settings
+from search.tables import WIDTH, format_duration, format_number, format_value, format_values
 
 HEIGHT = 24
 SUMMARY_S = 60.0
@@ -34,7 +34,7 @@ def render(snapshot: Snapshot, *, width: int = WIDTH, height: int = HEIGHT) -> T
     lines += _wrapped(_best(snapshot), width, _BEST_LINES)
     if snapshot.workers:
         lines += ["", *_worker_lines(snapshot, room=height - len(lines) - 1)]
-    return Text("\n".join(_cut(printable(line), width) for line in lines[:height]), no_wrap=True)
+    return Text("\n".join(_cut(escape(line), width) for line in lines[:height]), no_wrap=True)
 
 
 def summary(snapshot: Snapshot) -> str:
@@ -45,14 +45,14 @@ def summary(snapshot: Snapshot) -> str:
 
 def finished_line(trial: TrialRow) -> str:
     """`trial 12 pruned after epoch 1.5 at 0.4123 (4.1 s)`."""
-    took = duration(trial.seconds)
+    took = format_duration(trial.seconds)
     if trial.state == "FAIL":
-        return printable(f"trial {trial.number} failed ({took}): {trial.reason or 'no reason was recorded'}")
+        return escape(f"trial {trial.number} failed ({took}): {trial.reason or 'no reason was recorded'}")
     last = trial.values or tuple(value for _, value in trial.curve[-1:])
-    at = f" at {number(last[0])}" if last else ""
+    at = f" at {format_number(last[0])}" if last else ""
     word = "complete" if trial.state == "COMPLETE" else "pruned"
     why = f": {trial.reason}" if trial.reason else ""
-    return printable(f"trial {trial.number} {word} after epoch {setting(float(trial.epochs))}{at} ({took}){why}")
+    return escape(f"trial {trial.number} {word} after epoch {format_value(float(trial.epochs))}{at} ({took}){why}")
 
 
 class View(ABC):
@@ -107,7 +107,7 @@ class PlainView(View):
 
     def say(self, text: str) -> None:
         with suppress(OSError):
-            print(printable(text), file=self.stream, flush=True)
+            print(escape(text), file=self.stream, flush=True)
 
     def close(self) -> None:
         """There is nothing to tidy up."""
@@ -132,7 +132,7 @@ class LiveView(View):
 
     def say(self, text: str) -> None:
         with suppress(OSError):
-            self._console.print(Text(printable(text)))
+            self._console.print(Text(escape(text)))
 
     def close(self) -> None:
         with suppress(OSError):
@@ -168,11 +168,11 @@ def _best(snapshot: Snapshot) -> str:
     best = snapshot.best
     if best is None:
         return "no complete trial yet"
-    return f"best {snapshot.objective} {number(best.values[0])} in trial {best.number}: {settings(best.params)}"
+    return f"best {snapshot.objective} {format_number(best.values[0])} in trial {best.number}: {format_values(best.params)}"
 
 
 def _pace(snapshot: Snapshot) -> list[str]:
-    parts = [f"{duration(snapshot.seconds)} so far"]
+    parts = [f"{format_duration(snapshot.seconds)} so far"]
     if snapshot.trials_per_hour is not None:
         parts.append(f"{snapshot.trials_per_hour:.1f} trials/h")
     if snapshot.eta is not None:
@@ -191,10 +191,10 @@ def _rough(seconds: float) -> str:
 
 def _worker_lines(snapshot: Snapshot, *, room: int) -> list[str]:
     lines = [f"{'trial':>7}  {'epoch':>14}  {snapshot.objective[:17]:>17}  {'last step':>14}  process"]
-    of = "" if snapshot.epochs is None else f" of {setting(float(snapshot.epochs))}"
+    of = "" if snapshot.epochs is None else f" of {format_value(float(snapshot.epochs))}"
     for worker in snapshot.workers:
-        value = "-" if worker.value is None else number(worker.value)
-        epoch, ago = f"{setting(worker.epoch)}{of}", f"{_rough(worker.quiet_s)} ago"
+        value = "-" if worker.value is None else format_number(worker.value)
+        epoch, ago = f"{format_value(worker.epoch)}{of}", f"{_rough(worker.quiet_s)} ago"
         lines.append(f"{worker.trial:>7}  {epoch:>14}  {value:>17}  {ago:>14}  {worker.where}")
     if len(lines) <= room:
         return lines

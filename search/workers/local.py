@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 
 from data.progress import Say
 from search import hardware
-from search.console import in_words
+from search.console import count_workers
 from search.errors import ConvsearchError
 from search.trial.post import Post
 from search.workers import worker
@@ -82,7 +82,7 @@ class Forkserver(Crew):
 
     @property
     def plan(self) -> str:
-        return f"{in_words(len(self.devices))} on {', '.join(sorted(set(self.devices)))}"
+        return f"{count_workers(len(self.devices))} on {', '.join(sorted(set(self.devices)))}"
 
     @property
     def here(self) -> int:
@@ -98,7 +98,7 @@ class Forkserver(Crew):
         yield
 
     def seats(self) -> tuple[Seat, ...]:
-        places = zip(self.devices, hardware.seats(self.devices), strict=True)
+        places = zip(self.devices, hardware.assign_cores(self.devices), strict=True)
         return tuple(Seat(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
 
     def start(self, post: Post, seat: Seat) -> Hand:

@@ -19,7 +19,7 @@ from search.analysis import selection
 from search.artifacts import disk_space as room
 from search.artifacts import logbook, study_dir
 from search.artifacts.disk_space import Room
-from search.errors import AllFailed, AllImpossible, ConvsearchError, DatabaseError, DiskError, SpecError
+from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch
 from search.storage.rdb import Storage
@@ -202,7 +202,7 @@ class Pool:
         counts = progress.study.counts
         enough = min(SAME_FAILURES, counts.budget)
         if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
-            raise AllFailed(self._why_all_failed())
+            raise AllTrialsFailedError(self._why_all_failed())
 
     def _tell_fitted(self, progress: Progress) -> None:
         """Say what was changed in a point that was given, because it could not be trained as it was."""
@@ -228,7 +228,7 @@ class Pool:
         self._is_possible = any(not (each.reason or "").startswith("impossible: ") for each in finished)
         if self._is_possible or any(each.curve for each in trials):
             return
-        raise AllImpossible(
+        raise AllTrialsImpossibleError(
             f"none of {len(finished)} trials of {self.study.name!r} can be trained; the last one is "
             f"{finished[-1].reason}: change that in the study file"
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 from data.progress import Say
 from search import hardware
-from search.console import in_words
+from search.console import count_workers
 from search.errors import UsageError
 from search.trial.post import Post
 from search.workers import ray_local as host
@@ -216,7 +216,7 @@ class Cluster(Crew):
             if number not in self._nodes and self._is_usable(node):
                 self._nodes[number] = node["NodeManagerHostname"]
                 if places := self._of(node, found):
-                    self._say(f"{self._nodes[number]} has room for {in_words(len(places))}")
+                    self._say(f"{self._nodes[number]} has room for {count_workers(len(places))}")
         now = time.monotonic()
         used = [number for number in self._nodes if now >= self._left_out.get(number, 0.0)]
         seats = [seat for number in used for seat in self._of(found[number], found)]
@@ -292,7 +292,7 @@ class Cluster(Crew):
             return ()
         cores = int(has.get("CPU", 0))
         fit = cores if self.workers else min(cores, max(1, int(has.get("memory", 0)) // self.worker_bytes))
-        ours = hardware.seats(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
+        ours = hardware.assign_cores(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
         return tuple(Seat(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
 
     def _gpu_share(self, found: Mapping[str, Mapping[str, Any]]) -> float:

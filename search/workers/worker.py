@@ -20,7 +20,7 @@ import optuna
 
 from data.errors import DataError
 from search import process
-from search.console import say
+from search.console import echo
 from search.errors import ConvsearchError, DatabaseError
 from search.process import die_with_parent
 from search.trial.post import Post
@@ -62,13 +62,13 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     die_with_pool()
     code, why = work(post, beating(beats), lambda: signals.stop)
     if why:
-        say(f"convsearch: {why}")
+        echo(f"convsearch: {why}")
     sys.exit(code)
 
 
 def work(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
     """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
-    process.take(post.core)
+    process.pin_and_tune(post.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.trial.runner import run_trials
 

@@ -26,7 +26,7 @@ import numpy as np
 import optuna
 
 from search.artifacts import logbook
-from search.process import Owner, this_process
+from search.process import LeaseOwner, this_process
 from search.samplers import tpe
 from search.storage import leases, queries, retry
 from search.storage.lease_expiry import Watch
@@ -225,13 +225,13 @@ def token(number: int) -> str:
 here = threading.local()
 
 
-def owner(token: str) -> Owner:
+def owner(token: str) -> LeaseOwner:
     """The owner that this thread stands for: a process of the machine that it is simulated on.
 
     On another host nobody can look whether it lives, so that it is judged by its renewals, as those of others are.
     """
     mine = asdict(this_process(token))
-    return Owner(**mine | {"host": f"machine-{here.machine:03}", "boot": f"boot-{here.machine:03}"})
+    return LeaseOwner(**mine | {"host": f"machine-{here.machine:03}", "boot": f"boot-{here.machine:03}"})
 
 
 def say(text: str) -> None:

@@ -102,7 +102,7 @@ def measured(quick: bool) -> Result:
 
 def rate(layout: Layout, window_s: float) -> float:
     """Images per second of all processes of a layout together."""
-    seats = hardware.seats(("cpu",) * layout.processes)
+    seats = hardware.assign_cores(("cpu",) * layout.processes)
     barrier = SPAWN.Barrier(layout.processes)
     counts = SPAWN.Queue()
     processes = [SPAWN.Process(target=_count, args=(layout, core, window_s, barrier, counts)) for core in seats]
@@ -117,7 +117,7 @@ def rate(layout: Layout, window_s: float) -> float:
 def _count(layout: Layout, core: int | None, window_s: float, barrier: Barrier, counts: Any) -> None:
     torch.set_num_threads(layout.threads)
     if layout.seated:
-        process.take(core)
+        process.pin_and_tune(core)
     torch.manual_seed(0)
     batches = layout.loop()
     for _ in range(5):

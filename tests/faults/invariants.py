@@ -27,7 +27,7 @@ from models.evaluate import evaluate
 from models.train import start
 from search.artifacts import checkpoint
 from search.artifacts.study_dir import Home
-from search.process import started
+from search.process import start_time
 from search.spec import study_spec
 from search.storage import queries as query
 from search.storage.read_only import open_reader, sqlite_path
@@ -228,7 +228,7 @@ def _no_trial_is_stuck(connection: sa.Connection, study_id: int, *, none_runs: b
 def _is_dead(pid: int, began: float) -> bool:
     """Who is just being killed has no words and no files any more, and so is not among `processes`: wait for it."""
     deadline = time.monotonic() + ORPHANS_S
-    while (since := started(pid)) is not None and abs(since - began) < 1.0:
+    while (since := start_time(pid)) is not None and abs(since - began) < 1.0:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from search.console import say
+from search.console import echo
 from search.errors import ConvsearchError
 from search.service import run
 from search.service.session import Order
@@ -32,12 +32,12 @@ def main(words: list[str]) -> int:
     )
     try:
         end = run.launch(
-            order, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=say
+            order, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
         )
     except ConvsearchError as error:
-        say(f"convsearch: {error}")
+        echo(f"convsearch: {error}")
         return error.exit_code
-    say(f"{order.name}: {end}")
+    echo(f"{order.name}: {end}")
     return 0
 
 

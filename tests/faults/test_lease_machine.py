@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from search.errors import BusyError, DatabaseError, LeaseLost
-from search.process import Owner, started, this_process
+from search.errors import BusyError, DatabaseError, LeaseLostError
+from search.process import LeaseOwner, start_time, this_process
 from search.spec import study_spec
 from search.storage import leases
 from search.storage.lease_expiry import Watch
@@ -77,7 +77,7 @@ Rows = dict[int, list[tuple[object, ...]]]
 class Worker:
     """One that claims trials with a token of its own."""
 
-    owner: Owner
+    owner: LeaseOwner
     is_here: bool
     """Whether it is a process of this machine and this boot, which can be seen to live or not."""
     process: subprocess.Popen[bytes] | None = None
@@ -236,7 +236,7 @@ class LeaseMachine(RuleBasedStateMachine):
         process = None
         if place == "here":
             process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)  # ends with us, whatever becomes of us
-            owner = replace(owner, pid=process.pid, started=started(process.pid) or 0.0)
+            owner = replace(owner, pid=process.pid, started=start_time(process.pid) or 0.0)
         if place == "pid taken by another":
             owner = replace(owner, started=owner.started - 3600)
         if place == "another boot":
@@ -303,7 +303,7 @@ class LeaseMachine(RuleBasedStateMachine):
         storage = self._as(token)
         before = self.desk.rows()
 
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLostError):
             WRITES[kind](storage, trial_id)
 
         assert self.desk.rows() == before
@@ -316,7 +316,7 @@ class LeaseMachine(RuleBasedStateMachine):
         storage = self._as(token)
         before = self.desk.rows()
 
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLostError):
             complete(storage, [self._id(own), self._id(other)])
 
         assert self.desk.rows() == before

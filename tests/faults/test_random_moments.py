@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.process import started
+from search.process import start_time
 from tests.faults.invariants import check, finished
 from tests.lab import Lab, Launcher, wait_until
 
@@ -79,4 +79,4 @@ def living(lab: Lab) -> list[int]:
     """The processes that work on a trial, without those that are dead and not missed yet."""
     if not lab.home.study("s").exists():
         return []
-    return [pid for pid in lab.workers() if started(pid) is not None]
+    return [pid for pid in lab.workers() if start_time(pid) is not None]

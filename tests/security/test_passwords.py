@@ -151,7 +151,7 @@ def test_workers_are_started_without_the_address_on_their_command_lines(lab: Lab
     ],
 )
 def test_passwords_are_hidden_in_any_text(url: str, shown: str) -> None:
-    assert database_url.hidden(url) == shown
+    assert database_url.redact(url) == shown
     assert database_url.has_password(url) == (url != shown)
 
 
@@ -167,7 +167,7 @@ def test_passwords_are_hidden_in_any_text(url: str, shown: str) -> None:
     ],
 )
 def test_a_password_among_the_options_is_put_where_sqlalchemy_hides_it(url: str, usable: str) -> None:
-    assert database_url.usable(url) == usable
+    assert database_url.move_password(url) == usable
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_password_among_the_options_is_put_where_sqlalchemy_hides_it(url: str,
 )
 def test_an_address_that_would_be_shown_in_part_is_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        database_url.usable(ADDRESSES[name])
+        database_url.move_password(ADDRESSES[name])
 
     assert SECRET not in str(caught.value)
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from search.analysis.eta import Pace
-from search.console import printable
+from search.console import escape
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
@@ -121,7 +121,7 @@ def test_the_live_screen_has_no_line_too_many(foreign: str) -> None:
     ids=ascii,
 )
 def test_what_cannot_be_printed_is_written_out(raw: str, shown: str) -> None:
-    assert printable(raw) == shown
+    assert escape(raw) == shown
 
 
 def test_a_spreadsheet_gets_no_formula(lab: Lab, foreign: str) -> None:

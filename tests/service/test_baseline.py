@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from search.errors import AllImpossible
+from search.errors import AllTrialsImpossibleError
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
@@ -206,7 +206,7 @@ def test_a_study_of_which_nothing_can_be_trained_stops_with_a_code_of_its_own_an
 
     answer = lab.run("run", file, "--workers", "1")
 
-    assert answer.code == AllImpossible.exit_code == 76
+    assert answer.code == AllTrialsImpossibleError.exit_code == 76
     assert "parameters are more than [budget] max_parameters = 10" in answer.err
     assert 5 <= lab.counts().begun < 50
 

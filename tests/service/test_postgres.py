@@ -20,7 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from search.dashboard import server as dashboard
-from search.errors import LeaseLost
+from search.errors import LeaseLostError
 from search.process import this_process
 from search.storage import leases, queries
 from search.storage.rdb import LEASES, TRIALS, Storage
@@ -106,7 +106,7 @@ def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
     refused: list[bool] = []
 
     def tell() -> None:
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLostError):
             old.set_trial_state_values(taken.trial_id, TrialState.COMPLETE, [0.5])
         refused.append(True)
 
@@ -219,7 +219,7 @@ def test_a_tell_whose_answer_was_lost_is_recorded_once(
     (trial,) = queries.trials(open_reader(url), "s")
     assert wire.lost == 1
     assert (trial.state, trial.values) == (state.name, values)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
 
 
