@@ -25,13 +25,13 @@ from search.samplers.evolution import (
     usual_point,
 )
 from search.spec.domains import Choice, Float, Int, Value
-from search.spec.search_space import Space, sample
+from search.spec.search_space import SearchSpace, sample
 from search.trial import runner
 from tests.lab import Lab, work
 
 HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}
 
-SPACE = Space(
+SPACE = SearchSpace(
     parameters={
         "optimizer": Choice(("adam", "sgd")),
         "learning_rate": Float(1e-4, 1.0, log=True),
@@ -41,7 +41,7 @@ SPACE = Space(
         "flip": Choice((True, False, "alternating")),
     },
     when={("optimizer", "adam"): {"learning_rate": Float(1e-4, 1e-2, log=True)}},
-    needs={"momentum": ("optimizer", frozenset({"sgd"}))},
+    conditions={"momentum": ("optimizer", frozenset({"sgd"}))},
 )
 
 START = usual_point(SPACE, HABITS)
@@ -64,7 +64,7 @@ def ended(
     return one
 
 
-def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: Space = SPACE) -> dict[str, Value]:
+def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: SearchSpace = SPACE) -> dict[str, Value]:
     """Optuna name -> value of a trial."""
     sampler = Evolution(seen, number=number, start=START, habits=HABITS, seed=seed)
     trial = optuna.create_study(sampler=sampler).ask()
@@ -85,7 +85,7 @@ def test_it_begins_at_what_is_usual_and_else_in_the_middle() -> None:
 
 
 def test_what_is_usual_elsewhere_is_not_where_it_cannot_be() -> None:
-    only_adam = Space(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
+    only_adam = SearchSpace(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
 
     assert usual_point(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
 
@@ -99,7 +99,7 @@ def test_the_next_trials_are_that_point_with_some_changes(seed: int) -> None:
     assert 1 <= len(different | gone) <= CHANGES + len({"learning_rate", "momentum"} & gone)
 
 
-WIDE = Space(parameters={f"p{index}": Choice(tuple(range(10))) for index in range(20)})
+WIDE = SearchSpace(parameters={f"p{index}": Choice(tuple(range(10))) for index in range(20)})
 
 
 def uniform(number: int) -> FrozenTrial:
@@ -121,7 +121,7 @@ def test_a_child_is_the_best_trial_with_some_changes(seed: int) -> None:
 def test_no_trial_is_drawn_a_second_time_while_its_neighbours_were_not(seed: int) -> None:
     pair = CategoricalDistribution((0, 1))
     keys = ["p0", "p1", "p2", "p3"]
-    space = Space(parameters={key: Choice((0, 1)) for key in keys})
+    space = SearchSpace(parameters={key: Choice((0, 1)) for key in keys})
     seen = [ended(number, {1: 1.0 - number / 10}) for number in range(6)]
     flips: list[tuple[str, ...]] = [(), ("p0", "p1", "p2"), ("p0", "p1", "p3"), ("p0", "p2", "p3"), ("p1", "p2", "p3")]
     for trial, flipped in zip(seen, [*flips, ("p0",)], strict=True):
@@ -133,7 +133,7 @@ def test_no_trial_is_drawn_a_second_time_while_its_neighbours_were_not(seed: int
     assert child not in [trial.params for trial in seen]
 
 
-PAIR = Space(parameters={"p0": Choice((0, 1)), "p1": Choice((0, 1))})
+PAIR = SearchSpace(parameters={"p0": Choice((0, 1)), "p1": Choice((0, 1))})
 
 
 def pairs(*params: tuple[Value, ...]) -> list[FrozenTrial]:

@@ -7,12 +7,12 @@ import pytest
 from models.config import Impossible
 from search.spec import study_spec as specs
 from search.spec.domains import Value
-from search.spec.fit import Limits, changes, check_fit, fitted, may_be_drawn
+from search.spec.fit import ImageLimits, describe_changes, check_fit, fitted, is_in_space
 from search.spec.parameters import DEFAULTS
 from search.spec.study_spec import StudySpec
 
 #: 300 images of ten classes.
-LIMITS = Limits(side=16, classes=10, images=300)
+LIMITS = ImageLimits(side=16, classes=10, images=300)
 
 
 def study(space: dict[str, Any], **budget: Any) -> StudySpec:
@@ -20,13 +20,13 @@ def study(space: dict[str, Any], **budget: Any) -> StudySpec:
 
 
 def nearest(
-    space: dict[str, Any], asked: dict[str, Value], *, limits: Limits = LIMITS, **budget: Any
+    space: dict[str, Any], asked: dict[str, Value], *, limits: ImageLimits = LIMITS, **budget: Any
 ) -> tuple[str, ...]:
     """What is changed of a configuration."""
     whole = {**DEFAULTS, "width": 8, **asked}
     found = fitted(study(space, **budget), whole, limits)
     check_fit(study(space, **budget), found, limits)
-    return changes(whole, found)
+    return describe_changes(whole, found)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_network_is_made_as_narrow_as_the_limits_want_and_no_narrower(
 
 
 def test_a_default_that_nobody_asked_for_is_changed_and_a_value_that_somebody_fixed_is_not() -> None:
-    tiny = Limits(side=8, classes=2, images=300)
+    tiny = ImageLimits(side=8, classes=2, images=300)
 
     assert nearest({"stem": ["none", "whiten"]}, {"stem": "whiten"}, limits=tiny) == ("conv_layers 3 -> 2",)
     with pytest.raises(Impossible, match="an image of 8 x 8 pixels allows 3 poolings"):
@@ -108,7 +108,7 @@ def test_a_default_that_nobody_asked_for_is_changed_and_a_value_that_somebody_fi
 def test_another_draw_is_made_only_where_it_may_help(space: dict[str, Any], drawn: dict[str, Value], may: bool) -> None:
     spec, whole = study(space), {**DEFAULTS, "width": 8, **drawn}
 
-    assert may_be_drawn(spec, whole, fitted(spec, whole, LIMITS)) is may
+    assert is_in_space(spec, whole, fitted(spec, whole, LIMITS)) is may
 
 
 def test_a_wide_range_is_walked_in_large_steps() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from search.analysis.effects import caveat, insights, sentence
 from search.spec import study_spec
-from search.spec.search_space import strip
+from search.spec.search_space import base_name
 from search.storage.records import Counts, StudyRow, TrialRow
 
 SPACE: dict[str, Any] = {
@@ -40,10 +40,10 @@ def searched(
     rows = []
     for number in range(trials):
         trial = study.ask()
-        config = study_spec.draw(built, trial)
+        config = study_spec.sample_config(built, trial)
         result = value(config, dice)
         study.tell(trial, result)
-        params = {strip(name): chosen for name, chosen in trial.params.items()}
+        params = {base_name(name): chosen for name, chosen in trial.params.items()}
         rows.append(row(number, config=config, params=params, curve=((1, result), (3, result))))
     return study_of(study_spec.dump(built)), rows
 

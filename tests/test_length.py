@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.spec.trial_length import LEAST_UPDATES, MOST_EPOCHS, USUAL_EPOCHS, WHOLE_TRIALS, whole_epochs
+from search.spec.trial_length import MIN_UPDATES, MAX_EPOCHS, DEFAULT_EPOCHS, FULL_TRIALS, epochs_per_trial
 
 
 def epochs(
@@ -13,7 +13,7 @@ def epochs(
     speed: float = 1000.0,
     search_s: float | None = 800.0,
 ) -> float:
-    return whole_epochs(
+    return epochs_per_trial(
         images=images, judged=judged, batch_size=batch_size, images_per_second=speed, search_s=search_s, workers=2
     )
 
@@ -21,24 +21,24 @@ def epochs(
 def test_eight_whole_trials_fit_into_the_time_of_the_search() -> None:
     seconds = epochs() * 10_000 / 1000.0
 
-    assert seconds * WHOLE_TRIALS == pytest.approx(2 * 800.0)
+    assert seconds * FULL_TRIALS == pytest.approx(2 * 800.0)
 
 
 def test_judging_takes_its_time_too() -> None:
     seconds = epochs(judged=30_000) * 10_000 / 1000.0 + 30_000 / 3 / 1000.0
 
-    assert seconds * WHOLE_TRIALS == pytest.approx(2 * 800.0)
+    assert seconds * FULL_TRIALS == pytest.approx(2 * 800.0)
 
 
 def test_a_trial_has_enough_updates_however_little_time_there_is() -> None:
-    assert epochs(search_s=1.0) * 10_000 / 100 == pytest.approx(LEAST_UPDATES)
-    assert LEAST_UPDATES >= 200
+    assert epochs(search_s=1.0) * 10_000 / 100 == pytest.approx(MIN_UPDATES)
+    assert MIN_UPDATES >= 200
 
 
 def test_few_images_are_not_seen_without_end() -> None:
-    assert epochs(images=50, batch_size=10) == MOST_EPOCHS
+    assert epochs(images=50, batch_size=10) == MAX_EPOCHS
 
 
 def test_without_hours_a_trial_is_as_long_as_ever_or_has_enough_updates() -> None:
-    assert epochs(search_s=None, images=100_000) == USUAL_EPOCHS
-    assert epochs(search_s=None, images=1000) * 1000 / 100 == LEAST_UPDATES
+    assert epochs(search_s=None, images=100_000) == DEFAULT_EPOCHS
+    assert epochs(search_s=None, images=1000) * 1000 / 100 == MIN_UPDATES

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from search.errors import SpecError
 from search.spec import search_space as spaces
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, describe, label
-from search.spec.search_space import Need, Space, fix, grid, is_searched, order, pointless, sample, strip
+from search.spec.search_space import Condition, SearchSpace, to_fixed_params, grid, is_searched, order, irrelevance_reason, sample, base_name
 
-NEEDS: dict[str, Need] = {"momentum": ("optimizer", frozenset({"sgd", "rmsprop"}))}
+NEEDS: dict[str, Condition] = {"momentum": ("optimizer", frozenset({"sgd", "rmsprop"}))}
 
-OPTIMIZERS = Space(
+OPTIMIZERS = SearchSpace(
     parameters={
         "learning_rate": Float(1e-4, 1.0, log=True),
         "momentum": Float(0.5, 0.9),
@@ -23,11 +23,11 @@ OPTIMIZERS = Space(
         ("optimizer", "sgd"): {"learning_rate": Float(0.1, 1.0)},
         ("optimizer", "adam"): {"learning_rate": Float(1e-4, 1e-2, log=True)},
     },
-    needs=NEEDS,
+    conditions=NEEDS,
 )
 
 
-def ask(space: Space, fixed: dict[str, Value] | None = None, seed: int = 0) -> tuple[dict[str, Value], optuna.Trial]:
+def ask(space: SearchSpace, fixed: dict[str, Value] | None = None, seed: int = 0) -> tuple[dict[str, Value], optuna.Trial]:
     """Draw once with a real study: the values, and the trial that was asked."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
@@ -76,12 +76,12 @@ def test_one_name_has_one_distribution_over_a_whole_study() -> None:
     "domain", [Fixed(8), Choice((8,)), Int(8, 8), Float(8.0, 8.0)], ids=["fixed", "choice", "int", "float"]
 )
 def test_a_single_value_is_returned_and_never_asked_for(domain: Domain) -> None:
-    values, trial = ask(Space(parameters={"width": domain}))
+    values, trial = ask(SearchSpace(parameters={"width": domain}))
 
     assert values == {"width": 8}
     assert trial.params == {}
-    assert grid(Space(parameters={"width": domain})) == ({},)
-    assert not is_searched(Space(parameters={"width": domain}))
+    assert grid(SearchSpace(parameters={"width": domain})) == ({},)
+    assert not is_searched(SearchSpace(parameters={"width": domain}))
 
 
 def test_deciding_parameters_are_drawn_first_and_the_rest_as_written() -> None:
@@ -89,7 +89,7 @@ def test_deciding_parameters_are_drawn_first_and_the_rest_as_written() -> None:
 
 
 def test_a_range_of_its_own_reaches_through_a_chain_of_choices() -> None:
-    space = Space(
+    space = SearchSpace(
         parameters={"a": Fixed(0), "b": Choice(("x", "y")), "c": Choice(("u", "v"))},
         when={("c", "u"): {"b": Fixed("x")}, ("b", "x"): {"a": Choice((1, 2))}},
     )
@@ -106,9 +106,9 @@ def test_a_range_of_its_own_reaches_through_a_chain_of_choices() -> None:
 
 
 def test_what_depends_on_a_parameter_without_meaning_has_none_either() -> None:
-    space = Space(
+    space = SearchSpace(
         parameters={"a": Choice((0, 1)), "b": Choice((0, 1)), "c": Choice((0, 1))},
-        needs={"b": ("a", frozenset({1})), "c": ("b", frozenset({0, 1}))},
+        conditions={"b": ("a", frozenset({1})), "c": ("b", frozenset({0, 1}))},
     )
 
     cells = grid(space)
@@ -118,14 +118,14 @@ def test_what_depends_on_a_parameter_without_meaning_has_none_either() -> None:
 
 
 def test_a_need_of_a_key_that_is_no_parameter_is_met() -> None:
-    space = Space(parameters={"momentum": Choice((0.8, 0.9))}, needs=NEEDS)
+    space = SearchSpace(parameters={"momentum": Choice((0.8, 0.9))}, conditions=NEEDS)
 
     assert len(grid(space)) == 2
 
 
 def test_a_circle_of_dependences_is_refused_and_drawn() -> None:
     with pytest.raises(ValueError, match="circle: a > b > a"):
-        Space(
+        SearchSpace(
             parameters={"a": Choice((0, 1)), "b": Choice((0, 1))},
             when={("a", 0): {"b": Fixed(0)}, ("b", 0): {"a": Fixed(0)}},
         )
@@ -133,7 +133,7 @@ def test_a_circle_of_dependences_is_refused_and_drawn() -> None:
 
 def test_ranges_of_its_own_under_two_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="c may have ranges of its own under one parameter, not a and b"):
-        Space(
+        SearchSpace(
             parameters={"a": Choice((0, 1)), "b": Choice((0, 1)), "c": Int(0, 9)},
             when={("a", 0): {"c": Int(0, 1)}, ("b", 0): {"c": Int(1, 2)}},
         )
@@ -141,11 +141,11 @@ def test_ranges_of_its_own_under_two_parameters_are_refused() -> None:
 
 def test_a_dependence_on_no_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match="b decides or depends, but is no parameter"):
-        Space(parameters={"a": Choice((0, 1))}, when={("b", 0): {"a": Fixed(0)}})
+        SearchSpace(parameters={"a": Choice((0, 1))}, when={("b", 0): {"a": Fixed(0)}})
 
 
 def test_a_grid_has_its_repeats_outermost_and_leaves_out_what_means_nothing() -> None:
-    space = Space(parameters={"optimizer": Choice(("sgd", "adam")), "momentum": Choice((0.8, 0.9))}, needs=NEEDS)
+    space = SearchSpace(parameters={"optimizer": Choice(("sgd", "adam")), "momentum": Choice((0.8, 0.9))}, conditions=NEEDS)
 
     cells = grid(space, repeats=2)
 
@@ -163,7 +163,7 @@ def test_a_grid_has_its_repeats_outermost_and_leaves_out_what_means_nothing() ->
     ids=["int", "float", "choice"],
 )
 def test_the_cells_of_a_domain_are_exact(domain: Domain, cells: list[Value]) -> None:
-    assert [cell["x"] for cell in grid(Space(parameters={"x": domain}))] == cells
+    assert [cell["x"] for cell in grid(SearchSpace(parameters={"x": domain}))] == cells
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_the_cells_of_a_domain_are_exact(domain: Domain, cells: list[Value]) -> 
 )
 def test_a_grid_over_an_endless_range_asks_for_a_list(domain: Domain, rule: str) -> None:
     with pytest.raises(SpecError, match=rf"\[space\] x is {rule}, which a grid cannot walk through; write a list"):
-        grid(Space(parameters={"x": domain}))
+        grid(SearchSpace(parameters={"x": domain}))
 
 
 def test_a_grid_that_would_never_end_is_refused_at_once() -> None:
     with pytest.raises(SpecError, match="at most 10,000 grid cells"):
-        grid(Space(parameters={name: Int(0, 10**9) for name in "abcdef"}))
+        grid(SearchSpace(parameters={name: Int(0, 10**9) for name in "abcdef"}))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_domain_that_cannot_be_is_refused(make: object, rule: str) -> None:
 
 
 def test_a_point_becomes_the_optuna_names_that_hold_it() -> None:
-    assert fix(OPTIMIZERS, {"learning_rate": 0.5, "optimizer": "sgd", "momentum": 0.7, "width": 16}) == {
+    assert to_fixed_params(OPTIMIZERS, {"learning_rate": 0.5, "optimizer": "sgd", "momentum": 0.7, "width": 16}) == {
         "optimizer": "sgd",
         "learning_rate[sgd]": 0.5,
         "momentum": 0.7,
@@ -217,13 +217,13 @@ def test_a_point_becomes_the_optuna_names_that_hold_it() -> None:
 
 
 def test_a_fixed_parameter_decides_about_a_point_that_does_not_name_it() -> None:
-    space = Space(
+    space = SearchSpace(
         parameters={"optimizer": Fixed("sgd"), "momentum": Float(0.5, 0.9), "learning_rate": Fixed(0.1)},
         when={("optimizer", "sgd"): {"learning_rate": Float(0.1, 1.0)}},
-        needs=NEEDS,
+        conditions=NEEDS,
     )
 
-    assert fix(space, {"momentum": 0.7, "learning_rate": 0.5}) == {"momentum": 0.7, "learning_rate[sgd]": 0.5}
+    assert to_fixed_params(space, {"momentum": 0.7, "learning_rate": 0.5}) == {"momentum": 0.7, "learning_rate[sgd]": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_fixed_parameter_decides_about_a_point_that_does_not_name_it() -> None
 )
 def test_a_point_outside_of_the_space_is_refused(point: dict[str, Value], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
-        fix(OPTIMIZERS, point)
+        to_fixed_params(OPTIMIZERS, point)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,8 @@ def test_a_domain_knows_what_is_inside(domain: Domain, inside: list[Value], outs
 
 
 def test_a_meaning_is_explained_or_there() -> None:
-    assert pointless(OPTIMIZERS, "momentum", {"optimizer": "adam"}) == "has no meaning with optimizer = 'adam'"
-    assert pointless(OPTIMIZERS, "momentum", {"optimizer": "sgd"}) is None
+    assert irrelevance_reason(OPTIMIZERS, "momentum", {"optimizer": "adam"}) == "has no meaning with optimizer = 'adam'"
+    assert irrelevance_reason(OPTIMIZERS, "momentum", {"optimizer": "sgd"}) is None
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def test_a_domain_is_described_as_a_person_would(domain: Domain, words: str) -> 
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (0, "0"), ("sgd", "sgd"), (0.5, "0.5")])
 def test_stripping_undoes_the_label_of_a_name(value: Value, text: str) -> None:
     assert label(value) == text
-    assert strip(f"learning_rate[{text}]") == "learning_rate"
-    assert strip("learning_rate") == "learning_rate"
+    assert base_name(f"learning_rate[{text}]") == "learning_rate"
+    assert base_name("learning_rate") == "learning_rate"
 
 
 domains: st.SearchStrategy[Domain] = st.one_of(
@@ -290,7 +290,7 @@ domains: st.SearchStrategy[Domain] = st.one_of(
 
 
 @st.composite
-def spaces_with_grids(draw: st.DrawFn) -> Space:
+def spaces_with_grids(draw: st.DrawFn) -> SearchSpace:
     """Spaces of four parameters, whose first may decide about the second, and that about the third."""
     controls: list[Domain] = [Choice(("a", "b", "c")), Int(0, 2), Fixed("a")]
     parameters = {"p": draw(domains), "q": draw(domains), "r": draw(domains), "s": draw(st.sampled_from(controls))}
@@ -301,15 +301,15 @@ def spaces_with_grids(draw: st.DrawFn) -> Space:
     if draw(st.booleans()):
         when["q", "b"] = {"p": draw(domains)}
     needs = draw(st.dictionaries(st.just("r"), st.just(("s", frozenset[object]({"b", 2})))))
-    return Space(parameters=parameters, when=when, needs=needs)
+    return SearchSpace(parameters=parameters, when=when, conditions=needs)
 
 
 @settings(max_examples=100, deadline=None)
 @given(space=spaces_with_grids(), repeats=st.integers(1, 2))
-def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: Space, repeats: int) -> None:
+def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: SearchSpace, repeats: int) -> None:
     cells = grid(space, repeats)
 
-    counted = spaces.repeated(space, repeats)
+    counted = spaces.with_repeats(space, repeats)
     for cell in cells:
         trial = optuna.trial.FixedTrial(dict(cell))
         sample(counted, trial)
@@ -320,10 +320,10 @@ def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: Space, r
 
 @settings(max_examples=50, deadline=None)
 @given(space=spaces_with_grids(), seed=st.integers(0, 99))
-def test_what_was_drawn_can_be_given_as_a_point_and_is_drawn_again(space: Space, seed: int) -> None:
+def test_what_was_drawn_can_be_given_as_a_point_and_is_drawn_again(space: SearchSpace, seed: int) -> None:
     values, trial = ask(space, seed=seed)
 
-    names = fix(space, values)
+    names = to_fixed_params(space, values)
 
     assert names == trial.params
     assert set(names) in [set(cell) for cell in grid(space)]

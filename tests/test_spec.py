@@ -65,7 +65,7 @@ def ask(spec: StudySpec, fixed: dict[str, Value]) -> tuple[dict[str, Value], dic
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(fixed)
     trial = study.ask()
-    return specs.draw(spec, trial), trial.params
+    return specs.sample_config(spec, trial), trial.params
 
 
 def test_a_list_is_a_choice_a_table_a_range_and_a_plain_value_fixed(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_choice_may_be_narrowed_without_touching_what_depends_on_it(tmp_path: 
 
 
 def test_points_are_the_first_trials_under_the_names_that_hold_them(tmp_path: Path) -> None:
-    assert specs.queue(load(tmp_path, SMALL)) == ({"optimizer": "sgd", "learning_rate[sgd]": 1.0},)
+    assert specs.fixed_trials(load(tmp_path, SMALL)) == ({"optimizer": "sgd", "learning_rate[sgd]": 1.0},)
 
 
 def test_drawn_values_make_a_whole_configuration(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_drawn_values_make_a_whole_configuration(tmp_path: Path) -> None:
     point |= {"batch_size": 64, "ema": 0.9}
 
     values, asked = ask(spec, point)
-    model, train, augment = specs.configs(spec, values)
+    model, train, augment = specs.to_model_configs(spec, values)
 
     assert asked == point
     assert set(values) == set(DEFAULTS)
@@ -328,7 +328,7 @@ def test_a_grid_has_as_many_trials_as_cells_and_each_is_drawn_as_queued(tmp_path
         tmp_path, GRID + "repeats = 2\n[space]\nwidth = [8, 16]\noptimizer = ['sgd', 'adam']\nmomentum = [0, 0.9]"
     )
 
-    cells = specs.queue(spec)
+    cells = specs.fixed_trials(spec)
 
     assert spec.budget.trials == len(cells) == 12
     assert cells[0] == {"repeat": 0, "width": 8, "optimizer": "sgd", "momentum": 0.0}
@@ -336,16 +336,16 @@ def test_a_grid_has_as_many_trials_as_cells_and_each_is_drawn_as_queued(tmp_path
         values, asked = ask(spec, cell)
         assert asked == cell
         assert values["repeat"] == cell["repeat"]
-        specs.configs(spec, values)
+        specs.to_model_configs(spec, values)
 
 
 def test_a_comparison_runs_each_row_in_each_repeat_with_its_values(tmp_path: Path) -> None:
     text = ROWS + "name = 'no momentum'\nmomentum = 0\n[space]\nwidth = 16\nmomentum = 0.5\n[search]\nrepeats = 3\n"
     spec = load(tmp_path, text)
 
-    cells = specs.queue(spec)
+    cells = specs.fixed_trials(spec)
     drawn = [ask(spec, cell) for cell in cells]
-    trained = [specs.configs(spec, values) for values, _ in drawn]
+    trained = [specs.to_model_configs(spec, values) for values, _ in drawn]
 
     assert (spec.budget.trials, spec.search.sampler, spec.search.pruner) == (6, "grid", "none")
     assert cells[:3] == (
@@ -365,7 +365,7 @@ def test_a_row_may_bring_a_meaning_back_with_the_base_value(tmp_path: Path) -> N
 
     values, _ = ask(spec, {"row": "sgd"})
 
-    assert specs.configs(spec, values)[1] == TrainConfig(optimizer="sgd", momentum=0.5)
+    assert specs.to_model_configs(spec, values)[1] == TrainConfig(optimizer="sgd", momentum=0.5)
     assert values["repeat"] == 0
 
 
@@ -381,7 +381,7 @@ def test_what_is_dumped_as_json_is_restored_alike(tmp_path: Path, text: str) -> 
 
     assert stored["schema"] == 1
     assert specs.restore(stored) == spec
-    assert specs.queue(specs.restore(stored)) == specs.queue(spec)
+    assert specs.fixed_trials(specs.restore(stored)) == specs.fixed_trials(spec)
     assert specs.difference(specs.restore(stored), spec) == []
 
 
@@ -454,7 +454,7 @@ def test_the_order_of_keys_in_a_file_changes_nothing(tmp_path: Path) -> None:
     first = GRID + "[space]\nwidth = [8, 16]\nactivation = ['relu', 'elu']"
     second = GRID + "[space]\nactivation = ['relu', 'elu']\nwidth = [8, 16]"
 
-    assert specs.queue(load(tmp_path, first)) == specs.queue(load(tmp_path, second))
+    assert specs.fixed_trials(load(tmp_path, first)) == specs.fixed_trials(load(tmp_path, second))
 
 
 def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
@@ -491,12 +491,12 @@ def test_an_unknown_study_is_refused_with_those_there_are(tmp_path: Path, name: 
 def test_a_shipped_study_loads_asks_a_question_and_draws(path: Path) -> None:
     spec = specs.load(path)
 
-    first = next(iter(specs.queue(spec)), {})
+    first = next(iter(specs.fixed_trials(spec)), {})
     values, asked = ask(spec, first)
 
     assert spec.question.endswith("?")
     assert first.items() <= asked.items()
-    specs.configs(spec, values)
+    specs.to_model_configs(spec, values)
 
 
 def test_the_studies_that_are_shipped_are_found_by_name() -> None:

@@ -22,7 +22,7 @@ from search.service.final import on_terms, verdict_spec, verdict_study
 from search.service.run import launch, more_hours
 from search.service.session import Order, searching
 from search.spec import study_spec as spec
-from search.spec.settings import Final
+from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
@@ -105,7 +105,7 @@ def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float,
     storage = Storage(lab.url)
     stored = stored_study.load(storage, "s")
     trial = max(lab.trials(), key=lambda each: each.values)
-    wanted = one(replace(stored.spec, final=Final(epochs=4)), trial, uid=stored.uid)
+    wanted = one(replace(stored.spec, final=FinalSettings(epochs=4)), trial, uid=stored.uid)
     wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
     verdict = stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
     stored_study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
@@ -377,7 +377,7 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
     lab: Lab, batch_size: int, steps_per_epoch: int
 ) -> None:
     wanted = spec.build(lab.tables(budget=BUDGET | {"hours": 10.0}))
-    config = {**spec.resolve(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
+    config = {**spec.with_defaults(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
 
     planned = [
         one(
@@ -464,7 +464,7 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert queries.studies(open_reader(lab.url)) == ()
 
 
-def judging(lab: Lab, wanted: Final) -> Workplace:
+def judging(lab: Lab, wanted: FinalSettings) -> Workplace:
     """A place to work at a verdict on a search of two trials."""
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
@@ -489,7 +489,7 @@ def claims(place: Workplace) -> Iterator[leases.Claim]:
 
 
 def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> None:
-    place = judging(lab, Final(epochs=1, top=2, seeds=2))
+    place = judging(lab, FinalSettings(epochs=1, top=2, seeds=2))
     done: list[tuple[int, int]] = []
 
     for claim in claims(place):
@@ -503,7 +503,7 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> Non
 
 
 def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = judging(lab, Final(epochs=1, top=1, seeds=1))
+    place = judging(lab, FinalSettings(epochs=1, top=1, seeds=1))
     claim = next(claims(place))
     looks: list[Path] = []
 
@@ -523,7 +523,7 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(lab: Lab) -> None:
-    place = judging(lab, Final(epochs=1, top=2, seeds=1))
+    place = judging(lab, FinalSettings(epochs=1, top=2, seeds=1))
     loop.fail(place, next(claims(place)), RuntimeError("a bug"))
     for claim in claims(place):
         runner.run_trial(place, claim, lambda: None)
@@ -558,7 +558,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(lab.url)
     stored = stored_study.load(storage, "s")
-    asked = replace(stored.spec, final=Final(top=1, seeds=1))
+    asked = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
     found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
@@ -573,7 +573,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
 
 
 def test_a_verdict_gets_the_hours_that_resume_gives_it(lab: Lab) -> None:
-    place = judging(lab, Final(epochs=1, top=1, seeds=1))
+    place = judging(lab, FinalSettings(epochs=1, top=1, seeds=1))
     stored_study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
 
     spec = more_hours(place.storage, place.study.spec, Order(url=lab.url, cache=lab.cache, name="s.final", hours=0.25))
@@ -593,7 +593,7 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
 
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab) -> None:
-    place = judging(lab, Final(epochs=1, top=2, seeds=1))
+    place = judging(lab, FinalSettings(epochs=1, top=2, seeds=1))
     loop.fail(place, next(claims(place)), RuntimeError("a bug"))
 
     for claim in claims(place):
@@ -606,7 +606,7 @@ def test_a_training_that_fails_does_not_keep_the_others_from_their_look(lab: Lab
 
 
 def test_each_training_of_a_verdict_has_an_equal_share_of_its_hours(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = judging(lab, Final(epochs=4, top=2, seeds=1))
+    place = judging(lab, FinalSettings(epochs=4, top=2, seeds=1))
     timed = place.study.spec.budget.model_copy(update={"hours": 2.0})
     place = replace(place, study=replace(place.study, spec=replace(place.study.spec, budget=timed)))
     ends = {}
@@ -632,17 +632,17 @@ def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(l
 
 
 def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_defaults_of_the_others(lab: Lab) -> None:
-    wanted = replace(spec.build(lab.tables()), final=Final(epochs=1))
-    whole = spec.resolve(wanted, {"learning_rate": 0.05})
+    wanted = replace(spec.build(lab.tables()), final=FinalSettings(epochs=1))
+    whole = spec.with_defaults(wanted, {"learning_rate": 0.05})
     old = TrialRow(
         study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
     )
 
     (found,) = contestants(wanted, [old])
-    again = spec.of_one(wanted, old.config, question="", seed=0)
+    again = spec.single_trial_spec(wanted, old.config, question="", seed=0)
 
     assert found.config == whole
-    assert again.space.parameters["backbone"].only == "none"
+    assert again.space.parameters["backbone"].single_value == "none"
 
 
 def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
@@ -653,9 +653,9 @@ def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
 
 
 def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None:
-    wanted = replace(spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=Final(epochs=1, baseline=True))
-    plain = replace(spec.build(lab.tables()), final=Final(epochs=1, baseline=True))
-    other = TrialRow(study="s", number=3, state="PRUNED", config=spec.resolve(wanted, {"learning_rate": 0.05}))
+    wanted = replace(spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True))
+    plain = replace(spec.build(lab.tables()), final=FinalSettings(epochs=1, baseline=True))
+    other = TrialRow(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
     same = TrialRow(study="s", number=0, state="PRUNED", config=contestants(wanted, [other])[1].config)
 
     first, base = contestants(wanted, [other])
@@ -664,7 +664,7 @@ def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None
     assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
     assert [each.name for each in contestants(wanted, [same, other])] == ["trial 0 (baseline)"]
     assert contestants(plain, [other])[1] == Contestant(
-        name="baseline", config=spec.resolve(plain, {**base.config, "learning_rate": 0.1})
+        name="baseline", config=spec.with_defaults(plain, {**base.config, "learning_rate": 0.1})
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from search.analysis.intervals import CONFIDENCE, Interval, apart, mean
 from search.spec import study_spec
 from search.spec.domains import Choice, Value
-from search.spec.search_space import Space, named
+from search.spec.search_space import SearchSpace, resolve_name
 from search.storage.records import StudyRow, TrialRow
 from search.tables import format_number, format_value
 
@@ -83,7 +83,7 @@ def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
         step=step,
         epochs=None if study.epochs is None else study.epochs * step / stored.budget.steps,
         trials=len(kept),
-        is_designed=stored.search.sampler == "grid" and len(kept) == len(study_spec.queue(stored)),
+        is_designed=stored.search.sampler == "grid" and len(kept) == len(study_spec.fixed_trials(stored)),
     )
 
 
@@ -121,13 +121,13 @@ class _Group:
     outside: tuple[int, ...]
 
 
-def _groups(space: Space, trials: Sequence[TrialRow]) -> list[_Group]:
+def _groups(space: SearchSpace, trials: Sequence[TrialRow]) -> list[_Group]:
     """Each value of a choice, and the upper half of a range; of what was drawn."""
     drawn: dict[str, dict[int, Value]] = defaultdict(dict)
     domains: dict[str, Any] = {}
     for trial in trials:
         for key in trial.params.keys() & space.parameters.keys():
-            name, domains[name] = named(space, key, trial.config)
+            name, domains[name] = resolve_name(space, key, trial.config)
             drawn[name][trial.number] = trial.params[key]
     found: list[_Group] = []
     for name in sorted(drawn):

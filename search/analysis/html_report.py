@@ -21,7 +21,7 @@ from search.analysis import effects as insights_of
 from search.analysis import pruner_audit as audits
 from search.analysis.importance import Importances
 from search.analysis.report import Report
-from search.spec.search_space import strip
+from search.spec.search_space import base_name
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 #: Parameters with a slice of their own, axes side by side.
@@ -152,7 +152,7 @@ def _keys(report: Report) -> list[str]:
     """The parameters that were drawn, the most important first."""
     drawn_keys = dict.fromkeys(key for trial in report.trials for key in trial.params)
     found = report.importances.found or report.insights.found
-    ranked = [strip(each.parameter) for each in found]
+    ranked = [base_name(each.parameter) for each in found]
     return [
         *dict.fromkeys(key for key in ranked if key in drawn_keys),
         *(key for key in drawn_keys if key not in ranked),

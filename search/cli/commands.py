@@ -101,11 +101,11 @@ def final(args: argparse.Namespace) -> int:
     """Train the best trials once more with several seeds, test them once, and say who is best."""
     from search.analysis import test_report, test_results
     from search.service import final as judge
-    from search.spec.settings import Final
+    from search.spec.settings import FinalSettings
     from search.workers import live_view
     from search.workers.pool import EXIT_CODES, End
 
-    wanted = Final(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
+    wanted = FinalSettings(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
     name, end = judge.judge(
         _order(args, args.study), wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
     )

@@ -62,9 +62,9 @@ def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str
 
 def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Names of study files, those that come with the project and those here."""
-    from search.spec.study_spec import FOLDERS
+    from search.spec.study_spec import STUDY_DIRS
 
-    named = dict.fromkeys(path.stem for folder in FOLDERS for path in sorted(folder.glob("*.toml")))
+    named = dict.fromkeys(path.stem for folder in STUDY_DIRS for path in sorted(folder.glob("*.toml")))
     here = sorted(glob.glob(f"{glob.escape(prefix)}*.toml"))
     folders = sorted(f"{folder}/" for folder in glob.glob(f"{glob.escape(prefix)}*") if os.path.isdir(folder))
     return [*(name for name in named if name.startswith(prefix)), *here, *folders]

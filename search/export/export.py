@@ -121,7 +121,7 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
         )
         raise UsageError(f"the weights of trial {trial.number} of {stored.name!r} are not in {folder}{again}")
     header, state = found
-    config, _, _ = study_spec.configs(stored.spec, trial.config)
+    config, _, _ = study_spec.to_model_configs(stored.spec, trial.config)
     side = stored.spec.data.search_size or info.image_size
     shape = plan(config, image_size=side, classes=len(info.classes))
     network = build(config, image_size=side, classes=len(info.classes))

@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.spec.domains import Value
-from search.spec.search_space import Space, sample, strip
+from search.spec.search_space import SearchSpace, sample, base_name
 
 #: Parameters that a child has changed, where that is no more than half of them. On made-up functions of 28 parameters
 #: two were better with little noise, four with much (studies/LOG.md).
@@ -81,14 +81,14 @@ class Evolution(Independent):
         best = None if number == 0 else best_of([trial for trial in seen if is_judged(trial)])
         parent = start if best is None else Point(best.params, best.distributions)
         self._values = dict(parent.params) if number == 0 else child_of(parent, Effects(seen, dice), dice)
-        self._habits = {**habits, **{strip(name): value for name, value in parent.params.items()}}
+        self._habits = {**habits, **{base_name(name): value for name, value in parent.params.items()}}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if param_name in self._values:
             return self._values[param_name]
-        return usual(param_distribution, self._habits.get(strip(param_name)))
+        return usual(param_distribution, self._habits.get(base_name(param_name)))
 
 
 class Given(Independent):
@@ -100,7 +100,7 @@ class Given(Independent):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return usual(param_distribution, self._values.get(strip(param_name)))
+        return usual(param_distribution, self._values.get(base_name(param_name)))
 
 
 class Effects:
@@ -150,11 +150,11 @@ class AtRest:
 
     def _answer(self, name: str, distribution: BaseDistribution) -> Any:
         self.distributions[name] = distribution
-        self.params[name] = usual(distribution, self._habits.get(strip(name)))
+        self.params[name] = usual(distribution, self._habits.get(base_name(name)))
         return self.params[name]
 
 
-def usual_point(space: Space, habits: Mapping[str, Value]) -> Point:
+def usual_point(space: SearchSpace, habits: Mapping[str, Value]) -> Point:
     """The point of the usual values."""
     trial = AtRest(habits)
     sample(space, trial)

@@ -26,7 +26,7 @@ from search.errors import SpecError
 from search.service.session import searching
 from search.spec import study_spec
 from search.spec.domains import Value
-from search.spec.fit import Limits, check_fit
+from search.spec.fit import ImageLimits, check_fit
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FORWARD_SHARE
 from search.study.inputs import devices, worker_bytes
@@ -84,7 +84,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     train, test, classes = _counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
     searched = searched_count(wanted.data, train, classes=classes)
-    limits = Limits(side=side, classes=classes, images=searched)
+    limits = ImageLimits(side=side, classes=classes, images=searched)
     held_out = wanted.data.held_out(train, classes=classes)
     validation = held_out if isinstance(held_out, int) else round(held_out * train)
     hours = wanted.budget.hours if hours is None else hours
@@ -219,12 +219,12 @@ class _Dice:
         return float(low + step * self._dice.integers(int((high - low) / step + 1e-9) + 1))
 
 
-def _draw(wanted: StudySpec, limits: Limits) -> list[_Drawn]:
+def _draw(wanted: StudySpec, limits: ImageLimits) -> list[_Drawn]:
     """Configurations that can be trained, by the work that they need."""
     dice, found = _Dice(wanted.search.seed), []
     for _ in range(DRAWN):
-        values: Mapping[str, Value] = study_spec.draw(wanted, dice)
-        model, train, _ = study_spec.configs(wanted, values)
+        values: Mapping[str, Value] = study_spec.sample_config(wanted, dice)
+        model, train, _ = study_spec.to_model_configs(wanted, values)
         try:
             shape = check_fit(wanted, values, limits)
         except Impossible:

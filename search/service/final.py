@@ -14,7 +14,7 @@ from search.artifacts import study_dir
 from search.artifacts.study_dir import Home
 from search.errors import SpecError, UsageError
 from search.service.session import Order, Show, alone, pool
-from search.spec.settings import Final
+from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec, baseline, difference
 from search.storage import queries
 from search.storage.rdb import Storage
@@ -29,7 +29,7 @@ from search.workers.pool import End
 LEAST_EPOCHS = 0.5
 
 
-def judge(order: Order, wanted: Final, *, show: Show, say: Say) -> tuple[str, End]:
+def judge(order: Order, wanted: FinalSettings, *, show: Show, say: Say) -> tuple[str, End]:
     """Train the best of a stored search once more as `wanted` says, and test them; the study of it, and how that ended.
 
     A verdict on the same terms is gone on with, or is there already; on others it is a further one.
@@ -169,7 +169,7 @@ def verdict_spec(
     order: Order, stored: StoredStudy, spec: StudySpec, found: tuple[Contestant, ...], *, hours: float | None
 ) -> tuple[StudySpec, float]:
     """The study of the last trainings of these, by the [final] of `spec`, and how many epochs each has time for."""
-    trainings = len(found) * (spec.final or Final()).seeds
+    trainings = len(found) * (spec.final or FinalSettings()).seeds
     layout = layout_of(devices(spec, order.workers, device=order.device), trainings=trainings)
     images = sum(stored.data["train_counts"])
     wanted = final_plan.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)

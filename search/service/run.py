@@ -15,7 +15,7 @@ from search.artifacts.study_dir import Home
 from search.errors import DatabaseError, DiskError, UsageError
 from search.service.final import run_verdict, verdict_study
 from search.service.session import Order, Show, alone, joined, pool
-from search.spec.study_spec import StudySpec, of_one
+from search.spec.study_spec import StudySpec, single_trial_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
@@ -196,4 +196,4 @@ def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:
             f"trial {trial.number} of {stored.name!r} has not been drawn yet; there is nothing to run again"
         )
     question = f"Trial {trial.number} of {stored.name}, once more"
-    return of_one(stored.spec, trial.config, question=question, seed=trial.seed, hours=None)
+    return single_trial_spec(stored.spec, trial.config, question=question, seed=trial.seed, hours=None)

@@ -11,7 +11,7 @@ from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.disk_space import Room
 from search.artifacts.study_dir import Home
 from search.errors import BusyError, SpecError, UsageError
-from search.spec.study_spec import StudySpec, queue
+from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import leases, queries
 from search.storage.lease_expiry import Watch, is_deserted
 from search.storage.rdb import Storage
@@ -184,7 +184,7 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
 
 def possible(stored: StoredStudy, asked: int) -> int:
     """So many of `asked` trials as there can be."""
-    return min(asked, len(queue(stored.spec))) if stored.spec.search.sampler == "grid" else asked
+    return min(asked, len(fixed_trials(stored.spec))) if stored.spec.search.sampler == "grid" else asked
 
 
 def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:

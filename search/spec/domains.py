@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol, cast
 
-from search.spec.toml_table import show
+from search.spec.toml_table import to_toml
 
 Value = bool | int | float | str
 """What one parameter of a configuration can be; JSON and TOML know the same four."""
 
 
-class Trial(Protocol):
+class TrialProtocol(Protocol):
     """What `sample` needs of a trial: the three questions of an Optuna trial."""
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
@@ -29,13 +29,13 @@ class Fixed:
     value: Value
 
     @property
-    def only(self) -> Value | None:
+    def single_value(self) -> Value | None:
         return self.value
 
-    def suggest(self, trial: Trial, name: str) -> Value:
+    def suggest(self, trial: TrialProtocol, name: str) -> Value:
         return self.value
 
-    def cells(self) -> Sequence[Value]:
+    def grid_values(self) -> Sequence[Value]:
         return (self.value,)
 
     def __contains__(self, value: Value) -> bool:
@@ -53,17 +53,17 @@ class Choice:
             raise ValueError("must offer at least one value, but the list is empty")
         for index, value in enumerate(self.values):
             if value in self.values[:index]:
-                raise ValueError(f"must offer each value once, but has {show(value)} twice")
+                raise ValueError(f"must offer each value once, but has {to_toml(value)} twice")
 
     @property
-    def only(self) -> Value | None:
+    def single_value(self) -> Value | None:
         """The value, if there is no choice."""
         return self.values[0] if len(self.values) == 1 else None
 
-    def suggest(self, trial: Trial, name: str) -> Value:
+    def suggest(self, trial: TrialProtocol, name: str) -> Value:
         return cast("Value", trial.suggest_categorical(name, self.values))  # None is none of the values
 
-    def cells(self) -> Sequence[Value]:
+    def grid_values(self) -> Sequence[Value]:
         return self.values
 
     def __contains__(self, value: Value) -> bool:
@@ -85,16 +85,16 @@ class Int:
         _check_step(self.low, self.high, self.step)
 
     @property
-    def only(self) -> Value | None:
+    def single_value(self) -> Value | None:
         """The value, if both ends are the same."""
         return self.low if self.low == self.high else None
 
-    def suggest(self, trial: Trial, name: str) -> Value:
+    def suggest(self, trial: TrialProtocol, name: str) -> Value:
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
-    def cells(self) -> Sequence[Value]:
+    def grid_values(self) -> Sequence[Value]:
         """Raises ValueError for a logarithmic range, which has no even steps."""
-        if self.log and self.only is None:
+        if self.log and self.single_value is None:
             raise ValueError("is a logarithmic range, which a grid cannot walk through; write a list of values")
         return range(self.low, self.high + 1, self.step)
 
@@ -118,16 +118,16 @@ class Float:
             _check_step(self.low, self.high, self.step)
 
     @property
-    def only(self) -> Value | None:
+    def single_value(self) -> Value | None:
         """The value, if both ends are the same."""
         return self.low if self.low == self.high else None
 
-    def suggest(self, trial: Trial, name: str) -> Value:
+    def suggest(self, trial: TrialProtocol, name: str) -> Value:
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
-    def cells(self) -> Sequence[Value]:
+    def grid_values(self) -> Sequence[Value]:
         """Raises ValueError for a range without a step, which has no end of values."""
-        if self.only is not None:
+        if self.single_value is not None:
             return (self.low,)
         if self.step is None:
             raise ValueError("is a range without a step, which a grid cannot walk through; write a list of values")
@@ -150,9 +150,9 @@ Domain = Float | Int | Choice | Fixed
 def describe(domain: Domain) -> str:
     """A domain as a person would say it."""
     if isinstance(domain, Float | Int):
-        step = f" in steps of {show(domain.step)}" if domain.step not in (None, 1) else ""
-        return f"{show(domain.low)} to {show(domain.high)}{step}"
-    return " or ".join(show(value) for value in domain.cells())
+        step = f" in steps of {to_toml(domain.step)}" if domain.step not in (None, 1) else ""
+        return f"{to_toml(domain.low)} to {to_toml(domain.high)}{step}"
+    return " or ".join(to_toml(value) for value in domain.grid_values())
 
 
 def label(value: Value) -> str:

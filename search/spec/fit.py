@@ -14,18 +14,18 @@ from models.config import SMALLER, Impossible, Plan, check_batch_size, check_opt
 from search.errors import SpecError
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value
 from search.spec.parameters import DEFAULTS, check
-from search.spec.search_space import named, pointless
-from search.spec.study_spec import StudySpec, configs
-from search.spec.toml_table import show
+from search.spec.search_space import resolve_name, irrelevance_reason
+from search.spec.study_spec import StudySpec, to_model_configs
+from search.spec.toml_table import to_toml
 
 #: Values that are changed one after the other until a network fits: more than the steps of any shipped space.
-MOST_CHANGES = 200
+MAX_CHANGES = 200
 #: A number without steps, as a growth between 1.5 and 2, is changed by this factor at a time.
 FACTOR = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class ImageLimits:
     """What the images of a search allow."""
 
     side: int
@@ -35,13 +35,13 @@ class Limits:
     """For training."""
 
 
-def check_fit(spec: StudySpec, values: Mapping[str, Value], limits: Limits) -> Plan:
+def check_fit(spec: StudySpec, values: Mapping[str, Value], limits: ImageLimits) -> Plan:
     """The layers that a flat configuration asks for.
 
     Raises:
         Impossible: they do not fit together, the images, or the budget of a trial.
     """
-    model, train, _ = configs(spec, values)
+    model, train, _ = to_model_configs(spec, values)
     shape = plan(model, image_size=limits.side, classes=limits.classes)
     for name, limit in (("parameters", spec.budget.max_parameters), ("macs", spec.budget.max_macs)):
         asked = getattr(shape, name)
@@ -58,14 +58,14 @@ def check_fit(spec: StudySpec, values: Mapping[str, Value], limits: Limits) -> P
     return shape
 
 
-def fitted(spec: StudySpec, values: Mapping[str, Value], limits: Limits) -> dict[str, Value]:
+def fitted(spec: StudySpec, values: Mapping[str, Value], limits: ImageLimits) -> dict[str, Value]:
     """The configuration itself where it fits, else the nearest one that does.
 
     Raises:
         Impossible: there is none; says what stands in the way of the last one that was tried.
     """
     found = dict(values)
-    for _ in range(MOST_CHANGES):
+    for _ in range(MAX_CHANGES):
         try:
             check_fit(spec, found, limits)
             return found
@@ -78,40 +78,40 @@ def fitted(spec: StudySpec, values: Mapping[str, Value], limits: Limits) -> dict
     return found
 
 
-def may_be_drawn(spec: StudySpec, drawn: Mapping[str, Value], near: Mapping[str, Value]) -> bool:
+def is_in_space(spec: StudySpec, drawn: Mapping[str, Value], near: Mapping[str, Value]) -> bool:
     """Whether another draw may do better than this one: not where all that had to be changed is fixed, or has no value
     in the space that can be trained.
     """
     changed = [key for key, value in near.items() if drawn.get(key, value) != value]
-    domains = ((key, named(spec.space, key, near)[1]) for key in changed)
-    return not changed or any(domain.only is None and near[key] in domain for key, domain in domains)
+    domains = ((key, resolve_name(spec.space, key, near)[1]) for key in changed)
+    return not changed or any(domain.single_value is None and near[key] in domain for key, domain in domains)
 
 
-def changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> tuple[str, ...]:
+def describe_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> tuple[str, ...]:
     """What was changed, one text for each key: `batch_size 256 -> 128`."""
     return tuple(
-        f"{key} {show(before[key])} -> {show(value)}" for key, value in after.items() if before.get(key, value) != value
+        f"{key} {to_toml(before[key])} -> {to_toml(value)}" for key, value in after.items() if before.get(key, value) != value
     )
 
 
-def _largest_batch(spec: StudySpec, limits: Limits, *, macs: int) -> int:
+def _largest_batch(spec: StudySpec, limits: ImageLimits, *, macs: int) -> int:
     """Images of a step, or all there are where a step sees each several times."""
     step_images = math.floor(spec.budget.step_epochs(images=limits.images, macs=macs) * limits.images)
     return min(step_images, limits.images)
 
 
-def _change(spec: StudySpec, values: Mapping[str, Value], why: Impossible, limits: Limits) -> dict[str, Value] | None:
+def _change(spec: StudySpec, values: Mapping[str, Value], why: Impossible, limits: ImageLimits) -> dict[str, Value] | None:
     """The smallest change that may mend it; None if there is none."""
     moves = [(key, -1) for key in why.lower] + [(key, 1) for key in why.higher]
     for key, sign in moves:
-        if pointless(spec.space, key, values) is not None:
+        if irrelevance_reason(spec.space, key, values) is not None:
             continue
-        value = _next(key, named(spec.space, key, values)[1], values[key], sign)
+        value = _next(key, resolve_name(spec.space, key, values)[1], values[key], sign)
         if value is not None:
             return {key: value}
     if "batch_size" not in why.lower:
         return None
-    model, _, _ = configs(spec, values)
+    model, _, _ = to_model_configs(spec, values)
     macs = plan(model, image_size=limits.side, classes=limits.classes).macs
     return {"batch_size": max(1, _largest_batch(spec, limits, macs=macs))}
 

@@ -10,15 +10,15 @@ from data.config import AugmentConfig
 from models.config import BACKBONE_NEEDS, NEEDS, ModelConfig, TrainConfig
 from search.errors import SpecError
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, label
-from search.spec.search_space import Space
-from search.spec.toml_table import check_keys, expect_table, explain, read, show
+from search.spec.search_space import SearchSpace
+from search.spec.toml_table import check_keys, expect_table, explain, read_model, to_toml
 
-OWNERS: Final[Mapping[str, type[BaseModel]]] = {
+CONFIG_CLASS_OF: Final[Mapping[str, type[BaseModel]]] = {
     key: kind for kind in (ModelConfig, TrainConfig, AugmentConfig) for key in kind.model_fields
 }
 """Key -> the class that it is a field of. The keys of the three are disjoint."""
 
-DEFAULTS: Final[Mapping[str, Value]] = {key: kind.model_fields[key].default for key, kind in OWNERS.items()}
+DEFAULTS: Final[Mapping[str, Value]] = {key: kind.model_fields[key].default for key, kind in CONFIG_CLASS_OF.items()}
 
 
 class _Range(BaseModel):
@@ -38,7 +38,7 @@ def check(place: str, key: str, value: object, *, named: str | None = None) -> V
     Raises SpecError if the class refuses it.
     """
     try:
-        config = OWNERS[key].model_validate({key: value})
+        config = CONFIG_CLASS_OF[key].model_validate({key: value})
     except ValidationError as error:
         raise SpecError(explain(place, error, named=named)) from error
     checked: Value = getattr(config, key)
@@ -47,16 +47,16 @@ def check(place: str, key: str, value: object, *, named: str | None = None) -> V
 
 def check_values(place: str, raw: Mapping[str, object]) -> dict[str, Value]:
     """The values of some keys, each checked."""
-    check_keys(place, raw, known=OWNERS)
+    check_keys(place, raw, known=CONFIG_CLASS_OF)
     return {key: check(place, key, value) for key, value in raw.items()}
 
 
-def split(values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
+def to_configs(values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
     """Flat values as the three configs; what is not said takes its default."""
-    check_keys("the configuration's", values, known=OWNERS)
+    check_keys("the configuration's", values, known=CONFIG_CLASS_OF)
 
     def own(kind: type[BaseModel]) -> dict[str, Value]:
-        return {key: value for key, value in values.items() if OWNERS[key] is kind}
+        return {key: value for key, value in values.items() if CONFIG_CLASS_OF[key] is kind}
 
     return (
         ModelConfig.model_validate(own(ModelConfig)),
@@ -65,7 +65,7 @@ def split(values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, Augmen
     )
 
 
-def read_space(raw: object) -> Space:
+def read_space(raw: object) -> SearchSpace:
     """The space that `[space]` says, with every key of a configuration in it: what is not said is fixed at its default.
 
     The keys stand in the order of the config classes, so that the order in a file changes nothing.
@@ -76,14 +76,14 @@ def read_space(raw: object) -> Space:
     parameters: dict[str, Domain] = {key: Fixed(value) for key, value in DEFAULTS.items()}
     try:
         # Who needs nothing is drawn first: without backbones the order shall be what it was before there were any.
-        has_backbones = written.get("backbone", Fixed("none")).only != "none"
+        has_backbones = written.get("backbone", Fixed("none")).single_value != "none"
         needs = {**NEEDS, **(BACKBONE_NEEDS if has_backbones else {})}
-        return Space(parameters=parameters | written, when=_read_when(when, written), needs=needs)
+        return SearchSpace(parameters=parameters | written, when=_read_when(when, written), conditions=needs)
     except ValueError as error:
         raise SpecError(f"[space.when] {error}") from error
 
 
-def write_space(space: Space) -> dict[str, Any]:
+def write_space(space: SearchSpace) -> dict[str, Any]:
     """The table that `read_space` makes the same space of."""
     table: dict[str, Any] = {key: _write_domain(domain) for key, domain in space.parameters.items()}
     when: dict[str, dict[str, Any]] = {}
@@ -103,7 +103,7 @@ def parse_value(text: str) -> object:
 
 
 def _read_domains(place: str, raw: Mapping[str, object]) -> dict[str, Domain]:
-    check_keys(place, raw, known=[*OWNERS, "when"] if place == "[space]" else OWNERS)
+    check_keys(place, raw, known=[*CONFIG_CLASS_OF, "when"] if place == "[space]" else CONFIG_CLASS_OF)
     return {key: _read_domain(place, key, value) for key, value in raw.items()}
 
 
@@ -119,23 +119,23 @@ def _read_domain(place: str, key: str, raw: object) -> Domain:
 
 
 def _read_range(place: str, key: str, raw: Mapping[str, object]) -> Domain:
-    kind = OWNERS[key].model_fields[key].annotation
+    kind = CONFIG_CLASS_OF[key].model_fields[key].annotation
     if kind not in (int, float):
-        raise ValueError(f"cannot be a range; write a list of values, such as [{show(DEFAULTS[key])}]")
+        raise ValueError(f"cannot be a range; write a list of values, such as [{to_toml(DEFAULTS[key])}]")
     inner = f"{place[:-1]}.{key}]"
-    ends = read(inner, _Range, raw)
+    ends = read_model(inner, _Range, raw)
     low, high = (check(inner, key, end, named=name) for name, end in (("low", ends.low), ("high", ends.high)))
     if not isinstance(ends.step, int | None) and kind is int:
-        raise SpecError(f"{inner} step must be a whole number, but got {show(ends.step)}")
+        raise SpecError(f"{inner} step must be a whole number, but got {to_toml(ends.step)}")
     if low == high:
-        raise ValueError(f"must have low below high, but got {show(low)} for both; to fix it write {key} = {show(low)}")
+        raise ValueError(f"must have low below high, but got {to_toml(low)} for both; to fix it write {key} = {to_toml(low)}")
     if kind is int:
         return Int(int(low), int(high), log=ends.log, step=int(ends.step or 1))
     return Float(float(low), float(high), log=ends.log, step=None if ends.step is None else float(ends.step))
 
 
 def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict[tuple[str, Value], dict[str, Domain]]:
-    check_keys("[space.when]", raw, known=OWNERS)
+    check_keys("[space.when]", raw, known=CONFIG_CLASS_OF)
     when: dict[tuple[str, Value], dict[str, Domain]] = {}
     for control, tables in raw.items():
         if control not in written:

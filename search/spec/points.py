@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 from search.errors import SpecError
 from search.spec.domains import Value, describe
-from search.spec.parameters import OWNERS, check_values
-from search.spec.search_space import Space, fix, pointless
-from search.spec.toml_table import check_keys, expect_tables, show
+from search.spec.parameters import CONFIG_CLASS_OF, check_values
+from search.spec.search_space import SearchSpace, to_fixed_params, irrelevance_reason
+from search.spec.toml_table import check_keys, expect_tables, to_toml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class AblationRow:
     """One row of a comparison: a name, and what is different from `[space]`."""
 
     name: str
     values: Mapping[str, Value]
 
 
-def read_points(raw: object, space: Space, *, listed: bool) -> tuple[Mapping[str, Value], ...]:
+def read_points(raw: object, space: SearchSpace, *, listed: bool) -> tuple[Mapping[str, Value], ...]:
     """The points of `[[try]]`, each inside the space. `listed` if a grid or comparison lists all trials already."""
     points = []
     for number, table in enumerate(expect_tables("[[try]]", raw), start=1):
@@ -27,14 +27,14 @@ def read_points(raw: object, space: Space, *, listed: bool) -> tuple[Mapping[str
             raise SpecError(f"{place} has no place in a grid or comparison, which runs all its cells; leave it out")
         point = check_values(place, table)
         try:
-            fix(space, point)
+            to_fixed_params(space, point)
         except ValueError as error:
             raise SpecError(f"{place} {error}") from error
         points.append(point)
     return tuple(points)
 
 
-def read_rows(raw: object, space: Space, *, least: int = 2) -> tuple[Row, ...]:
+def read_rows(raw: object, space: SearchSpace, *, least: int = 2) -> tuple[AblationRow, ...]:
     """The rows of `[[compare]]`, each with values that make sense beside the fixed ones of the space; at least so many,
     if there are any.
     """
@@ -44,36 +44,36 @@ def read_rows(raw: object, space: Space, *, least: int = 2) -> tuple[Row, ...]:
     if len(tables) < least:
         raise SpecError("[[compare]] must have at least 2 rows, a base and what differs from it, but got 1")
     _check_base(space)
-    rows: list[Row] = []
+    rows: list[AblationRow] = []
     for number, table in enumerate(tables, start=1):
         row = _read_row(f"[[compare]] {number}", table, space)
         if row.name in [other.name for other in rows]:
-            raise SpecError(f"[[compare]] {number} name must be unlike all others, but {show(row.name)} is there twice")
+            raise SpecError(f"[[compare]] {number} name must be unlike all others, but {to_toml(row.name)} is there twice")
         rows.append(row)
     return tuple(rows)
 
 
-def _check_base(space: Space) -> None:
+def _check_base(space: SearchSpace) -> None:
     if space.when:
         raise SpecError("[space.when] has no place beside [[compare]], where every value is fixed; leave it out")
     for key, domain in space.parameters.items():
-        if domain.only is None:
+        if domain.single_value is None:
             raise SpecError(
                 f"[space] {key} must be a plain value beside [[compare]], but got {describe(domain)}; "
                 f"give each other value a row"
             )
 
 
-def _read_row(place: str, table: Mapping[str, object], space: Space) -> Row:
-    check_keys(place, table, known=["name", *OWNERS])
+def _read_row(place: str, table: Mapping[str, object], space: SearchSpace) -> AblationRow:
+    check_keys(place, table, known=["name", *CONFIG_CLASS_OF])
     name = table.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise SpecError(f"{place} name must say in a word or two what the row is, but got {show(name)}")
-    place = f"[[compare]] {show(name)}"
+        raise SpecError(f"{place} name must say in a word or two what the row is, but got {to_toml(name)}")
+    place = f"[[compare]] {to_toml(name)}"
     values = check_values(place, {key: value for key, value in table.items() if key != "name"})
-    base = {key: domain.only for key, domain in space.parameters.items() if domain.only is not None}
+    base = {key: domain.single_value for key, domain in space.parameters.items() if domain.single_value is not None}
     for key in values:
-        why = pointless(space, key, base | values)
+        why = irrelevance_reason(space, key, base | values)
         if why is not None:
             raise SpecError(f"{place} {key} {why}; leave it out")
-    return Row(name=name, values=values)
+    return AblationRow(name=name, values=values)

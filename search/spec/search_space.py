@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Final
 
 from search.errors import SpecError
-from search.spec.domains import Domain, Int, Trial, Value, describe, label
-from search.spec.toml_table import show
+from search.spec.domains import Domain, Int, TrialProtocol, Value, describe, label
+from search.spec.toml_table import to_toml
 
-Need = tuple[str, frozenset[object]]
+Condition = tuple[str, frozenset[object]]
 """The key that decides, and its values for which the needing parameter has a meaning."""
 
 REPEAT: Final = "repeat"
@@ -21,7 +21,7 @@ MAX_CELLS: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Space:
+class SearchSpace:
     """All parameters of a configuration, and what depends on what.
 
     Raises ValueError if a dependence goes in a circle, or one parameter has ranges of its own under two others.
@@ -30,7 +30,7 @@ class Space:
     parameters: Mapping[str, Domain]
     when: Mapping[tuple[str, Value], Mapping[str, Domain]] = field(default_factory=dict)
     """(controlling key, its value) -> what replaces the domains of other parameters there."""
-    needs: Mapping[str, Need] = field(default_factory=dict)
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
     """What is not drawn where it has no meaning. A deciding key that is no parameter decides nothing."""
 
     def __post_init__(self) -> None:
@@ -53,32 +53,32 @@ class Space:
     def controls(self, key: str) -> tuple[str, ...]:
         """The parameters that decide what `key` may be."""
         deciding = [control for (control, _), table in self.when.items() if key in table]
-        if key in self.needs:
-            deciding.append(self.needs[key][0])
+        if key in self.conditions:
+            deciding.append(self.conditions[key][0])
         return tuple(dict.fromkeys(control for control in deciding if control in self.parameters))
 
 
-def order(space: Space) -> tuple[str, ...]:
+def order(space: SearchSpace) -> tuple[str, ...]:
     """The keys, in the order of drawing: each after those that decide about it, else as they are written."""
     return tuple(TopologicalSorter({key: space.controls(key) for key in space.parameters}).static_order())
 
 
-def sample(space: Space, trial: Trial) -> dict[str, Value]:
+def sample(space: SearchSpace, trial: TrialProtocol) -> dict[str, Value]:
     """Draw flat values: key -> value. What is fixed is there unasked; what has no meaning beside the rest is left out.
 
     Under a choice with domains of its own the Optuna name is `key[value]`, so that a name always has one distribution.
     """
     values: dict[str, Value] = {}
     for key in order(space):
-        name, domain = named(space, key, values)
-        if domain.only is not None:
-            values[key] = domain.only
+        name, domain = resolve_name(space, key, values)
+        if domain.single_value is not None:
+            values[key] = domain.single_value
         elif _has_meaning(space, key, values):
             values[key] = domain.suggest(trial, name)
     return values
 
 
-def named(space: Space, key: str, values: Mapping[str, Value]) -> tuple[str, Domain]:
+def resolve_name(space: SearchSpace, key: str, values: Mapping[str, Value]) -> tuple[str, Domain]:
     """The Optuna name and the domain of a parameter, beside the values of those that decide about it."""
     for (control, value), table in space.when.items():
         if key in table and values.get(control) == value:
@@ -86,37 +86,37 @@ def named(space: Space, key: str, values: Mapping[str, Value]) -> tuple[str, Dom
     return key, space.parameters[key]
 
 
-def is_searched(space: Space) -> bool:
+def is_searched(space: SearchSpace) -> bool:
     """Whether anything is drawn at all."""
     domains = [*space.parameters.values(), *(domain for table in space.when.values() for domain in table.values())]
-    return any(domain.only is None for domain in domains)
+    return any(domain.single_value is None for domain in domains)
 
 
-def strip(name: str) -> str:
+def base_name(name: str) -> str:
     """The key of an Optuna name: `learning_rate[sgd]` is `learning_rate`."""
     return name.split("[", 1)[0]
 
 
-def repeated(space: Space, repeats: int) -> Space:
+def with_repeats(space: SearchSpace, repeats: int) -> SearchSpace:
     """The space with a parameter in front that counts the repeats; a single one is 0, without being asked for."""
     counted: dict[str, Domain] = {REPEAT: Int(0, repeats - 1)}
-    return Space(parameters={**counted, **space.parameters}, when=space.when, needs=space.needs)
+    return SearchSpace(parameters={**counted, **space.parameters}, when=space.when, conditions=space.conditions)
 
 
-def grid(space: Space, repeats: int = 1) -> tuple[dict[str, Value], ...]:
+def grid(space: SearchSpace, repeats: int = 1) -> tuple[dict[str, Value], ...]:
     """All cells, as Optuna name -> value, the last parameter changing fastest; repeats outermost.
 
     So an unfinished grid has every cell measured nearly equally often. Raises SpecError for a range without an end of
     values, and for more than `MAX_CELLS` cells.
     """
-    counted = repeated(space, repeats)
+    counted = with_repeats(space, repeats)
     cells = tuple(islice(_cells(counted, order(counted), {}, {}), MAX_CELLS + 1))
     if len(cells) > MAX_CELLS:
         raise SpecError(f"[space] must have at most {MAX_CELLS:,} grid cells, but has more; give shorter lists")
     return cells
 
 
-def fix(space: Space, point: Mapping[str, Value]) -> dict[str, Value]:
+def to_fixed_params(space: SearchSpace, point: Mapping[str, Value]) -> dict[str, Value]:
     """A point of some parameters, as the Optuna names that hold it: key -> value becomes name -> value.
 
     Raises ValueError if a value is outside of its parameter's domain, or has no meaning at that point.
@@ -127,60 +127,60 @@ def fix(space: Space, point: Mapping[str, Value]) -> dict[str, Value]:
         decided = all(control in known for control in space.controls(key))
         if key not in point and not decided:
             continue
-        name, domain = named(space, key, known)
+        name, domain = resolve_name(space, key, known)
         if key in point:
             known[key] = _checked(space, key, point[key], known)
-            names |= {} if domain.only is not None else {name: point[key]}
-        elif domain.only is not None:
-            known[key] = domain.only
+            names |= {} if domain.single_value is not None else {name: point[key]}
+        elif domain.single_value is not None:
+            known[key] = domain.single_value
     return names
 
 
-def pointless(space: Space, key: str, values: Mapping[str, Value]) -> str | None:
+def irrelevance_reason(space: SearchSpace, key: str, values: Mapping[str, Value]) -> str | None:
     """Why `key` means nothing beside `values`, or None if it has a meaning."""
     if _has_meaning(space, key, values):
         return None
-    control = space.needs[key][0]
-    return f"has no meaning with {control} = {show(values.get(control))}"
+    control = space.conditions[key][0]
+    return f"has no meaning with {control} = {to_toml(values.get(control))}"
 
 
-def _has_meaning(space: Space, key: str, values: Mapping[str, Value]) -> bool:
-    if key not in space.needs:
+def _has_meaning(space: SearchSpace, key: str, values: Mapping[str, Value]) -> bool:
+    if key not in space.conditions:
         return True
-    control, meaningful = space.needs[key]
+    control, meaningful = space.conditions[key]
     return control not in space.parameters or values.get(control) in meaningful
 
 
-def _checked(space: Space, key: str, value: Value, known: Mapping[str, Value]) -> Value:
+def _checked(space: SearchSpace, key: str, value: Value, known: Mapping[str, Value]) -> Value:
     for control in space.controls(key):
         if control not in known:
             raise ValueError(f"{key} depends on {control}, which the point leaves open; give {control} too")
-    domain = named(space, key, known)[1]
-    if domain.only == value:
+    domain = resolve_name(space, key, known)[1]
+    if domain.single_value == value:
         return value
-    if domain.only is not None:
+    if domain.single_value is not None:
         raise ValueError(
-            f"{key} is fixed at {show(domain.only)} by [space], but got {show(value)}; give it a list there"
+            f"{key} is fixed at {to_toml(domain.single_value)} by [space], but got {to_toml(value)}; give it a list there"
         )
-    why = pointless(space, key, known)
+    why = irrelevance_reason(space, key, known)
     if why is not None:
         raise ValueError(f"{key} {why}; leave it out")
     if value in domain:
         return value
-    raise ValueError(f"{key} must be {describe(domain)}, but got {show(value)}")
+    raise ValueError(f"{key} must be {describe(domain)}, but got {to_toml(value)}")
 
 
 def _cells(
-    space: Space, keys: Sequence[str], values: Mapping[str, Value], cell: dict[str, Value]
+    space: SearchSpace, keys: Sequence[str], values: Mapping[str, Value], cell: dict[str, Value]
 ) -> Iterator[dict[str, Value]]:
     """All cells that begin with `cell`: `values` are decided, `keys` are not."""
     if not keys:
         yield cell
         return
     key, rest = keys[0], keys[1:]
-    name, domain = named(space, key, values)
-    if domain.only is not None:
-        yield from _cells(space, rest, {**values, key: domain.only}, cell)
+    name, domain = resolve_name(space, key, values)
+    if domain.single_value is not None:
+        yield from _cells(space, rest, {**values, key: domain.single_value}, cell)
         return
     if not _has_meaning(space, key, values):
         yield from _cells(space, rest, values, cell)
@@ -191,6 +191,6 @@ def _cells(
 
 def _walk(name: str, domain: Domain) -> Sequence[Value]:
     try:
-        return domain.cells()
+        return domain.grid_values()
     except ValueError as error:
         raise SpecError(f"[space] {name} {error}") from error

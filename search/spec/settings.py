@@ -7,31 +7,31 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from search.errors import SpecError
-from search.spec.toml_table import expect_table, read, show
+from search.spec.toml_table import expect_table, read_model, to_toml
 
-Judged = Literal["accuracy", "balanced_accuracy"]
+Metric = Literal["accuracy", "balanced_accuracy"]
 Cost = Literal["parameters", "macs", "latency_ms", "epoch_seconds"]
 """What a network costs: trained numbers, multiply-accumulates for one image, milliseconds for one image by itself,
 seconds for an epoch of the study's images.
 """
 
 Objectives = Annotated[
-    Judged | tuple[Judged | Cost, ...],
+    Metric | tuple[Metric | Cost, ...],
     BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
 ]
 
 #: Trials of a search that says nothing of them: without hours, and with hours, which end it long before.
-TRIALS, MOST_TRIALS = 100, 1000
+DEFAULT_TRIALS, MAX_TRIALS = 100, 1000
 #: Where [budget] epochs are left out, a trial is judged so often; rungs are at 1/9, 1/3 and the end of it.
-EVALUATIONS = 9
+DEFAULT_EVALUATIONS = 9
 #: A few dozen: a first rung after a few updates is noise (studies/LOG.md, 2026-11-25).
-RUNG_UPDATES = 24
-#: Trials that are judged before a search gives up: with a [[try]] point, and where trial 0 is the defaults. From these
-#: the ten-minute study needed 10 to 17 trials for the first that led at its end (studies/LOG.md, 2026-11-29).
-PATIENCE, PATIENCE_WITHOUT_POINT = 12, 48
+DEFAULT_RUNG_UPDATES = 24
+#: Trials that are judged before a search gives up: where a [[try]] point is known to be good, and where trial 0 is the
+#: defaults. From these the ten-minute study saw its first lead after 12 to 17 trials (studies/LOG.md, 2026-11-29).
+DEFAULT_PATIENCE, DEFAULT_PATIENCE_WITHOUT_POINT = 12, 48
 
 #: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
-MOST_TRAINED = 10
+MAX_FINAL_TRAININGS = 10
 
 
 class Budget(BaseModel):
@@ -88,7 +88,7 @@ class Budget(BaseModel):
         """Steps of a trial that is not pruned."""
         if self.evaluations is not None:
             return self.evaluations
-        return EVALUATIONS if self.epochs is None else int(Decimal(str(self.epochs)) * self.steps_per_epoch)
+        return DEFAULT_EVALUATIONS if self.epochs is None else int(Decimal(str(self.epochs)) * self.steps_per_epoch)
 
     def step_epochs(self, *, images: int, macs: int) -> Fraction:
         """Epochs in a step of a trial that has so many images, and needs so many multiply-accumulates for each.
@@ -105,7 +105,7 @@ class Budget(BaseModel):
         return min(share, Fraction(int(self.trial_macs), macs * images * self.steps))
 
 
-class Search(BaseModel):
+class SearchSettings(BaseModel):
     """The table [search]: how the next trial is chosen, and which trials are stopped early."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
@@ -120,7 +120,7 @@ class Search(BaseModel):
     """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial can be stopped."""
-    rung_updates: Annotated[int, Field(ge=0)] = RUNG_UPDATES
+    rung_updates: Annotated[int, Field(ge=0)] = DEFAULT_RUNG_UPDATES
     """Updates of its weights that a network has had before a rung judges it, or compares others with it."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """Of so many trials at a rung, one goes on."""
@@ -132,7 +132,7 @@ class Search(BaseModel):
     baseline: bool = True
     """Whether trial 0 is the known point: the first row of [[try]], and what it leaves open at the defaults. It is
     never stopped, and the last training takes another trial only if that beats it by more than chance."""
-    patience: Annotated[int, Field(ge=1)] = PATIENCE
+    patience: Annotated[int, Field(ge=1)] = DEFAULT_PATIENCE
     """Where hours are given, the search ends when this number of trials was judged, and none beats the baseline by more
     than chance; the time that is left is for the last training. Without a [[try]] point it is 48."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
@@ -152,22 +152,22 @@ class Search(BaseModel):
     @model_validator(mode="after")
     def _objectives_fit(self) -> Self:
         first, *others = self.objectives or ("",)
-        if first not in get_args(Judged) or len(set(self.objectives)) < len(self.objectives):
+        if first not in get_args(Metric) or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(
-                f"objective must begin with {' or '.join(map(show, get_args(Judged)))}, and name each once, but got "
-                f"{show(list(self.objectives))}"
+                f"objective must begin with {' or '.join(map(to_toml, get_args(Metric)))}, and name each once, but got "
+                f"{to_toml(list(self.objectives))}"
             )
-        if any(other in get_args(Judged) for other in others):
-            raise ValueError(f"objective may maximise one thing, its first, but got {show(list(self.objectives))}")
+        if any(other in get_args(Metric) for other in others):
+            raise ValueError(f"objective may maximise one thing, its first, but got {to_toml(list(self.objectives))}")
         if others and (self.sampler == "evolution" or self.pruner in ("hyperband", "median")):
             raise ValueError(
                 "several objectives go with sampler = 'tpe', 'nsga2', 'random' or 'grid', and with pruner = 'asha', "
-                f"'promote' or 'none', but got {show(self.sampler)} and {show(self.pruner)}"
+                f"'promote' or 'none', but got {to_toml(self.sampler)} and {to_toml(self.pruner)}"
             )
         return self
 
 
-class Final(BaseModel):
+class FinalSettings(BaseModel):
     """The table [final]: after a search the best once more, on train and validation images, then one look at the test
     images.
     """
@@ -178,22 +178,22 @@ class Final(BaseModel):
     """Passes over the images; None: as many as fit into the time."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of [budget] hours that is kept for it; it gets what the search leaves over, too."""
-    top: Annotated[int, Field(ge=1, le=MOST_TRAINED)] = 1
+    top: Annotated[int, Field(ge=1, le=MAX_FINAL_TRAININGS)] = 1
     """Configurations that are trained: what the search delivers, then the best others."""
-    seeds: Annotated[int, Field(ge=1, le=MOST_TRAINED)] = 1
+    seeds: Annotated[int, Field(ge=1, le=MAX_FINAL_TRAININGS)] = 1
     """Trainings of each of them."""
     baseline: bool = False
     """Whether the first point of [[try]], or where there is none the defaults of convsearch, is trained beside them."""
 
 
-def read_final(raw: object, *, budget: Budget, compares: bool) -> Final | None:
+def read_final(raw: object, *, budget: Budget, compares: bool) -> FinalSettings | None:
     """The table [final]; None if there is none.
 
     Raises SpecError if nothing says how long the training is, or there is nothing to choose.
     """
     if raw is None:
         return None
-    final = read("[final]", Final, expect_table("[final]", raw))
+    final = read_model("[final]", FinalSettings, expect_table("[final]", raw))
     if final.epochs is None and budget.hours is None:
         raise SpecError("[final] needs epochs, or [budget] hours to fit into; give one of them")
     if compares:
@@ -201,15 +201,15 @@ def read_final(raw: object, *, budget: Budget, compares: bool) -> Final | None:
     return final
 
 
-def read_budget(raw: object, *, cells: int | None, search: Search, timed: bool = False) -> Budget:
+def read_budget(raw: object, *, cells: int | None, search: SearchSettings, timed: bool = False) -> Budget:
     """The table [budget]. `cells` of a grid or comparison are its trials, unless it says fewer; None for a search.
     `timed`: hours are given elsewhere.
 
     Raises SpecError, also if no trial is long enough for its pruner.
     """
     given = expect_table("[budget]", raw)
-    usual = MOST_TRIALS if timed or given.get("hours") is not None else TRIALS
-    budget = read("[budget]", Budget, {"trials": usual if cells is None else cells, **given})
+    usual = MAX_TRIALS if timed or given.get("hours") is not None else DEFAULT_TRIALS
+    budget = read_model("[budget]", Budget, {"trials": usual if cells is None else cells, **given})
     if cells is not None and budget.epochs is None:
         raise SpecError("[budget] epochs is missing; a grid or comparison trains all its cells equally long")
     if cells is not None and budget.trials > cells:
@@ -225,20 +225,20 @@ def read_budget(raw: object, *, cells: int | None, search: Search, timed: bool =
     return budget
 
 
-def read_search(raw: object, *, compares: bool, has_point: bool) -> Search:
+def read_search(raw: object, *, compares: bool, has_point: bool) -> SearchSettings:
     """The table [search]. A comparison runs its rows as a grid, each to its end, and can be told nothing else."""
     needed = {"sampler": "grid", "pruner": "none"} if compares else {}
-    patience = PATIENCE if has_point else PATIENCE_WITHOUT_POINT
-    search = read("[search]", Search, {"patience": patience, **needed, **expect_table("[search]", raw)})
+    patience = DEFAULT_PATIENCE if has_point else DEFAULT_PATIENCE_WITHOUT_POINT
+    search = read_model("[search]", SearchSettings, {"patience": patience, **needed, **expect_table("[search]", raw)})
     for key, value in needed.items():
         if getattr(search, key) != value:
             raise SpecError(
-                f"[search] {key} must be {show(value)} beside [[compare]], but got {show(getattr(search, key))}; "
+                f"[search] {key} must be {to_toml(value)} beside [[compare]], but got {to_toml(getattr(search, key))}; "
                 f"leave it out"
             )
     if search.repeats > 1 and search.sampler != "grid":
         raise SpecError(
-            f"[search] repeats must be 1 with sampler = {show(search.sampler)}, but got {search.repeats}; "
+            f"[search] repeats must be 1 with sampler = {to_toml(search.sampler)}, but got {search.repeats}; "
             f"only a grid or a comparison repeats"
         )
     return search

@@ -10,13 +10,13 @@ from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError, UsageError
-from search.spec.domains import Choice, Domain, Fixed, Trial, Value
-from search.spec.parameters import DEFAULTS, parse_value, read_space, split, write_space
-from search.spec.points import Row, read_points, read_rows
-from search.spec.search_space import REPEAT, Space, fix, grid, is_searched, pointless, repeated, sample
-from search.spec.settings import Budget, Search, read_budget, read_final, read_search
-from search.spec.settings import Final as FinalTraining
-from search.spec.toml_table import UnknownKey, check_keys, read, show, similar
+from search.spec.domains import Choice, Domain, Fixed, TrialProtocol, Value
+from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs, write_space
+from search.spec.points import AblationRow, read_points, read_rows
+from search.spec.search_space import REPEAT, SearchSpace, to_fixed_params, grid, is_searched, irrelevance_reason, with_repeats, sample
+from search.spec.settings import Budget, SearchSettings, read_budget, read_final, read_search
+from search.spec.settings import FinalSettings as FinalTraining
+from search.spec.toml_table import UnknownKey, check_keys, read_model, to_toml, did_you_mean
 
 SCHEMA: Final = 1
 """Of what `dump` makes; raised when an older version could no longer read it."""
@@ -24,7 +24,7 @@ SCHEMA: Final = 1
 ROW: Final = "row"
 """The Optuna parameter that says which row of a comparison a trial belongs to."""
 
-FOLDERS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "studies")
+STUDY_DIRS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "studies")
 """Where a study's name is looked up: the working folder's studies, then those that came with the service."""
 
 TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")
@@ -58,12 +58,12 @@ class StudySpec:
     question: str
     data: DataConfig
     budget: Budget
-    search: Search
-    space: Space
+    search: SearchSettings
+    space: SearchSpace
     """Every key of a configuration; what the file does not say is fixed at its default."""
     points: tuple[Mapping[str, Value], ...] = ()
     """[[try]]: points, of some searched keys each, that the first trials take."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[AblationRow, ...] = ()
     """[[compare]]: a designed comparison in place of a search; the first row is the base."""
     final: FinalTraining | None = None
     """[final]: the training after the search."""
@@ -75,7 +75,7 @@ class StudySpec:
     """The uid of the study whose leading trials this one trains for the last time and tests; no file says it."""
 
 
-def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
+def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
     """The study file of that name, or at that path.
 
     Raises UsageError if there is none, with the nearest names.
@@ -89,9 +89,9 @@ def find(name_or_path: str, folders: Sequence[Path] = FOLDERS) -> Path:
         folders = [path.parent]
     known = sorted({each.stem for folder in folders for each in folder.glob("*.toml")})
     if not known:
-        raise UsageError(f"there is no study {show(name_or_path)}, nor any other beside it")
-    listed = f"there is no study {show(name_or_path)}; there are {', '.join(known)}"
-    raise UsageError("; ".join(filter(None, [listed, similar(path.stem, known)])))
+        raise UsageError(f"there is no study {to_toml(name_or_path)}, nor any other beside it")
+    listed = f"there is no study {to_toml(name_or_path)}; there are {', '.join(known)}"
+    raise UsageError("; ".join(filter(None, [listed, did_you_mean(path.stem, known)])))
 
 
 def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool = False) -> StudySpec:
@@ -121,7 +121,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
     check_keys("", raw, known=TABLES)
     question = raw.get("question", "")
     if not isinstance(question, str):
-        raise SpecError(f"question must be a string, but got {show(question)}")
+        raise SpecError(f"question must be a string, but got {to_toml(question)}")
     checkpoints = _checkpoints(raw.get("checkpoints"))
     space = read_space(raw.get("space", {}))
     rows = read_rows(raw.get("compare", []), space, least=2 if verdict_on is None else 1)
@@ -129,10 +129,10 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
     listed = search.sampler == "grid"
     points = read_points(raw.get("try", []), space, listed=listed)
     cells = len(grid(_with_rows(space, rows), search.repeats)) if listed else None
-    budget = read_budget(raw.get("budget", {}), cells=cells, search=search, timed=timed)
+    budget = read_budget(raw.get("budget", {}), grid_values=cells, search=search, timed=timed)
     if not listed and budget.trials > 1 and not is_searched(space):
         raise SpecError("[space] leaves nothing to search; give at least one parameter a list or a range")
-    data = read("[data]", DataConfig, raw.get("data", {}))
+    data = read_model("[data]", DataConfig, raw.get("data", {}))
     final = read_final(raw.get("final"), budget=budget, compares=bool(rows))
     return StudySpec(
         question=question,
@@ -149,14 +149,14 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
     )
 
 
-def queue(spec: StudySpec) -> tuple[dict[str, Value], ...]:
+def fixed_trials(spec: StudySpec) -> tuple[dict[str, Value], ...]:
     """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the points to try, or the cells."""
     if spec.search.sampler == "grid":
         return grid(_with_rows(spec.space, spec.rows), spec.search.repeats)
-    return tuple(fix(spec.space, point) for point in spec.points)
+    return tuple(to_fixed_params(spec.space, point) for point in spec.points)
 
 
-def habits(spec: StudySpec) -> dict[str, Value]:
+def start_point(spec: StudySpec) -> dict[str, Value]:
     """Where evolution begins, key -> value: at the first point of [[try]], and what it leaves open at the defaults."""
     return {**DEFAULTS, **(spec.points[0] if spec.points else {})}
 
@@ -167,7 +167,7 @@ def baseline(spec: StudySpec) -> int | None:
     return 0 if spec.search.baseline and is_search else None
 
 
-def settled(spec: StudySpec, known: StudySpec) -> StudySpec:
+def with_stored_settings(spec: StudySpec, known: StudySpec) -> StudySpec:
     """The same study, where it leaves open what was settled when it was stored as `known`: that stays."""
     data: dict[str, object] = {}
     budget: dict[str, object] = {} if spec.has_trials else {"trials": known.budget.trials}
@@ -180,28 +180,28 @@ def settled(spec: StudySpec, known: StudySpec) -> StudySpec:
     return replace(spec, data=spec.data.model_copy(update=data), budget=spec.budget.model_copy(update=budget))
 
 
-def draw(spec: StudySpec, trial: Trial) -> dict[str, Value]:
+def sample_config(spec: StudySpec, trial: TrialProtocol) -> dict[str, Value]:
     """The whole flat configuration of a trial: every key, and in a grid or comparison its `repeat` and `row`.
 
     Parameters without a meaning beside the others have their defaults.
     """
     space = _with_rows(spec.space, spec.rows)
-    drawn = repeated(space, spec.search.repeats) if spec.search.sampler == "grid" else space
-    return resolve(spec, sample(drawn, trial))
+    drawn = with_repeats(space, spec.search.repeats) if spec.search.sampler == "grid" else space
+    return with_defaults(spec, sample(drawn, trial))
 
 
-def resolve(spec: StudySpec, values: Mapping[str, Value]) -> dict[str, Value]:
+def with_defaults(spec: StudySpec, values: Mapping[str, Value]) -> dict[str, Value]:
     """Flat values with what their row of a comparison changes, and with the defaults of what they leave out."""
     changed = {row.name: row.values for row in spec.rows}.get(str(values.get(ROW)), {})
     return {**DEFAULTS, **values, **changed}
 
 
-def configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
+def to_model_configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
     """Flat values, as drawn or as stored, as the three configs."""
-    return split({key: value for key, value in resolve(spec, values).items() if key not in (ROW, REPEAT)})
+    return to_configs({key: value for key, value in with_defaults(spec, values).items() if key not in (ROW, REPEAT)})
 
 
-def of_one(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object) -> StudySpec:
+def single_trial_spec(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object) -> StudySpec:
     """A study of one trial that trains exactly this configuration, with this seed, to the end.
 
     What an older version did not know of it takes its default.
@@ -219,7 +219,7 @@ def of_one(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed:
     )
 
 
-def of_cells(
+def ablation_spec(
     spec: StudySpec,
     configs: Mapping[str, Mapping[str, Value]],
     *,
@@ -235,12 +235,12 @@ def of_cells(
     base = next(iter(configs.values()))
     space = replace(spec.space, parameters={key: Fixed(base[key]) for key in spec.space.parameters}, when={})
     rows = [
-        Row(
+        AblationRow(
             name=name,
             values={
                 key: config[key]
                 for key in space.parameters
-                if config[key] != base[key] and pointless(space, key, config) is None
+                if config[key] != base[key] and irrelevance_reason(space, key, config) is None
             },
         )
         for name, config in configs.items()
@@ -299,7 +299,7 @@ def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, s
     """What a study would have to be run anew for, one line each: `[search] seed: 0 -> 1`; `but` for these keys."""
     before, after = _entries(stored), _entries(new)
     return [
-        f"{place} {key}: {show(before.get((place, key)))} -> {show(after.get((place, key)))}"
+        f"{place} {key}: {to_toml(before.get((place, key)))} -> {to_toml(after.get((place, key)))}"
         for place, key in {**before, **after}
         if (place, key) not in but and before.get((place, key)) != after.get((place, key))
     ]
@@ -311,7 +311,7 @@ def _checkpoints(raw: object) -> str | None:
         return None
     if not isinstance(raw, str) or not (raw.startswith("/") or "://" in raw):
         raise SpecError(
-            f"checkpoints must be a path from / on, or a URL such as s3://bucket/folder, but got {show(raw)}"
+            f"checkpoints must be a path from / on, or a URL such as s3://bucket/folder, but got {to_toml(raw)}"
         )
     if has_password(raw):
         raise SpecError(
@@ -328,12 +328,12 @@ def _text(path: Path) -> str:
     return content.decode()
 
 
-def _with_rows(space: Space, rows: Sequence[Row]) -> Space:
+def _with_rows(space: SearchSpace, rows: Sequence[AblationRow]) -> SearchSpace:
     """The space of a comparison, which asks for the row first; any other is as it is."""
     if not rows:
         return space
     choice: dict[str, Domain] = {ROW: Choice(tuple(row.name for row in rows))}
-    return Space(parameters={**choice, **space.parameters}, when=space.when, needs=space.needs)
+    return SearchSpace(parameters={**choice, **space.parameters}, when=space.when, conditions=space.conditions)
 
 
 def _override(raw: dict[str, Any], key: str, value: object) -> None:

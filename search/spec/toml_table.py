@@ -27,7 +27,7 @@ class UnknownKey(SpecError):
     """A key that this version does not know: a slip in a file, or a newer version's in a stored study."""
 
 
-def read(place: str, kind: type[M], raw: object) -> M:
+def read_model(place: str, kind: type[M], raw: object) -> M:
     """The value of `kind` that the table says. `place` names it in errors: `[budget]`."""
     table = expect_table(place, raw)
     check_keys(place, table, known=kind.model_fields)
@@ -43,14 +43,14 @@ def expect_table(place: str, raw: object) -> dict[str, Any]:
     """The table itself. Raises SpecError if it is a plain value or a list."""
     if isinstance(raw, dict):
         return raw
-    raise SpecError(f"{place} must be a table, but got {show(raw)}")
+    raise SpecError(f"{place} must be a table, but got {to_toml(raw)}")
 
 
 def expect_tables(place: str, raw: object) -> list[dict[str, Any]]:
     """The tables of an array like `[[try]]`. Raises SpecError if it is anything else."""
     if isinstance(raw, list):
         return [expect_table(f"{place} {number}", row) for number, row in enumerate(raw, start=1)]
-    raise SpecError(f"{place} must be an array of tables, but got {show(raw)}")
+    raise SpecError(f"{place} must be an array of tables, but got {to_toml(raw)}")
 
 
 def check_keys(place: str, raw: Iterable[str], *, known: Iterable[str]) -> None:
@@ -70,13 +70,13 @@ def check_finite(place: str, value: object) -> None:
 def nearest(name: str, known: Iterable[str]) -> str:
     """What the writer may have meant: the most similar name, else all of them."""
     names = sorted(known)
-    return similar(name, names) or f"known are {', '.join(show(each) for each in names)}"
+    return did_you_mean(name, names) or f"known are {', '.join(to_toml(each) for each in names)}"
 
 
-def similar(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question for the most similar name, or nothing if none is similar."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {show(close[0])}?" if close else ""
+    return f"did you mean {to_toml(close[0])}?" if close else ""
 
 
 def explain(place: str, error: ValidationError, *, named: str | None = None) -> str:
@@ -93,10 +93,10 @@ def explain(place: str, error: ValidationError, *, named: str | None = None) -> 
         return f"{line} {_rule(first)}"
     # A field of two types (images or a share) has one complaint for each; together they say the rule.
     rules = " or ".join(dict.fromkeys(_rule(each) for each in found if each["loc"][:1] == (key,)))
-    return f"{line} {rules.replace(' or must be ', ' or ')}, but got {show(first['input'])}{_hint(first)}"
+    return f"{line} {rules.replace(' or must be ', ' or ')}, but got {to_toml(first['input'])}{_hint(first)}"
 
 
-def show(value: object) -> str:
+def to_toml(value: object) -> str:
     """A value as TOML writes it on one line, long ones shortened."""
     text = _toml(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
@@ -112,7 +112,7 @@ def _hint(error: ErrorDetails) -> str:
     if error["type"] != "literal_error" or not isinstance(error["input"], str):
         return ""
     allowed = [word for word in error["ctx"]["expected"].split("'") if word.isidentifier() and word != "or"]
-    question = similar(error["input"], allowed)
+    question = did_you_mean(error["input"], allowed)
     return f"; {question}" if question else ""
 
 

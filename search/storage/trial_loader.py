@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.spec.search_space import REPEAT, strip
+from search.spec.search_space import REPEAT, base_name
 from search.storage.records import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRow
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
@@ -158,8 +158,8 @@ def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[An
 def _trial(study_name: str, stored: Stored) -> TrialRow:
     attrs = {**stored.attrs, **stored.system}
     # A trial that waits for its first start has no parameters yet, but may be bound to some.
-    drawn = {strip(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
-    drawn |= {strip(name): _external(value, distribution) for name, value, distribution in stored.params}
+    drawn = {base_name(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
+    drawn |= {base_name(name): _external(value, distribution) for name, value, distribution in stored.params}
     config = attrs.get("config") or {}
     drawn |= {key: config[key] for key in drawn if key in config}  # what was trained, where that was changed to fit
     return TrialRow(

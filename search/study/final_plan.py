@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from search.seeds import derive
 from search.spec.domains import Value
-from search.spec.settings import Final
-from search.spec.study_spec import StudySpec, of_cells, resolve
+from search.spec.settings import FinalSettings
+from search.spec.study_spec import StudySpec, ablation_spec, with_defaults
 from search.storage.records import FINAL, TrialRow
 from search.study.stored_study import known_point
 
@@ -72,17 +72,17 @@ def contestants(
     That is `known`, as trial 0 was trained; of an older search the first point of [[try]], with what it leaves open at
     the defaults, or these alone.
     """
-    wanted = spec.final or Final()
+    wanted = spec.final or FinalSettings()
     found: list[Contestant] = []
     for trial in (*(() if selected is None else (selected,)), *leading):
-        whole = resolve(spec, trial.config)  # an older version did not know all keys
+        whole = with_defaults(spec, trial.config)  # an older version did not know all keys
         config = {key: whole[key] for key in spec.space.parameters}
         if len(found) < wanted.top and config not in [each.config for each in found]:
             speed = trial.images_per_second
             found.append(Contestant(name=f"trial {trial.number}", config=config, images_per_second=speed))
     if not found or not wanted.baseline:
         return tuple(found)
-    base = resolve(spec, known) if known else known_point(spec)
+    base = with_defaults(spec, known) if known else known_point(spec)
     base = {key: base[key] for key in spec.space.parameters}
     if base not in [each.config for each in found]:
         return (*found, Contestant(name=BASELINE, config=base))
@@ -100,7 +100,7 @@ def possible(
     speeds = [each.images_per_second for each in found if each.images_per_second is not None]
     if hours is None or not speeds:
         return math.inf
-    own_s = 3600 * hours / layout.rounds(len(found) * (spec.final or Final()).seeds)
+    own_s = 3600 * hours / layout.rounds(len(found) * (spec.final or FinalSettings()).seeds)
     pixels = ((spec.data.search_size or spec.data.side) / spec.data.side) ** 2
     return own_s * max(speeds) * pixels * layout.threads / images
 
@@ -114,12 +114,12 @@ def spec_of(
     It plans the epochs that the study file says, and no more than fit into `hours` with some to spare; how many do, it
     finds out while it runs (`search.trial.final_training`).
     """
-    wanted = spec.final or Final()
+    wanted = spec.final or FinalSettings()
     largest = max(int(each.config["batch_size"]) for each in found)
     per_epoch = next((steps for steps in STEPS_PER_EPOCH if largest <= images // steps), 1)
     fits = possible(spec, found, hours=hours, images=images, layout=layout)
     steps = max(1, round(min(wanted.epochs or MOST_EPOCHS, AT_MOST * fits) * per_epoch))
-    cells = of_cells(
+    cells = ablation_spec(
         spec,
         {each.name: each.config for each in found},
         question=question_of(found),

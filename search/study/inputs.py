@@ -55,7 +55,7 @@ def backbones(spec: StudySpec) -> frozenset[str]:
         spec.space.parameters["backbone"],
         *(table["backbone"] for table in spec.space.when.values() if "backbone" in table),
     ]
-    drawn = {str(value) for domain in domains for value in domain.cells()}
+    drawn = {str(value) for domain in domains for value in domain.grid_values()}
     return frozenset(drawn | {str(row.values.get("backbone", "none")) for row in spec.rows}) - {"none"}
 
 

@@ -26,9 +26,9 @@ from search.samplers.tpe import build as build_sampler
 from search.seeds import derive, is_audited
 from search.spec import study_spec as specs
 from search.spec.domains import Value
-from search.spec.fit import Limits, fitted
+from search.spec.fit import ImageLimits, fitted
 from search.spec.search_space import sample
-from search.spec.study_spec import StudySpec, habits
+from search.spec.study_spec import StudySpec, start_point
 from search.storage import queries
 from search.storage.rdb import STUDIES, STUDY_ATTRS, TRIALS, Storage
 from search.study.provenance import code, environment
@@ -78,7 +78,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         # What an older version had not stays as it was: trials are neither chosen nor judged anew.
         begun = specs.restore(known["spec"])
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
-        wanted = replace(specs.settled(spec, begun), search=search)
+        wanted = replace(specs.with_stored_settings(spec, begun), search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
         return _stored(study_id, name, known, wanted)
@@ -208,10 +208,10 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
         put(storage, connection, study.id, spec=specs.dump(settled))
         return settled
 
-    return replace(study, spec=specs.settled(study.spec, storage.write(settle)))
+    return replace(study, spec=specs.with_stored_settings(study.spec, storage.write(settle)))
 
 
-def limits_of(study: StoredStudy) -> Limits | None:
+def limits_of(study: StoredStudy) -> ImageLimits | None:
     """What the images allow that the trials of a study are trained on; those of a last training are all there are. None
     where nothing is known of the images.
     """
@@ -221,20 +221,20 @@ def limits_of(study: StoredStudy) -> Limits | None:
     images = sum(study.data["train_counts"])
     if study.spec.verdict_on is None:
         images = searched(data, images, classes=classes)
-    return Limits(side=data.search_size or study.data["image_size"], classes=classes, images=images)
+    return ImageLimits(side=data.search_size or study.data["image_size"], classes=classes, images=images)
 
 
 def known_point(spec: StudySpec) -> dict[str, Value]:
     """The flat configuration that a search begins with: the first point of [[try]], and what it leaves open at the
     defaults, or at the nearest value of the space.
     """
-    return specs.resolve(spec, sample(spec.space, AtRest(habits(spec))))
+    return specs.with_defaults(spec, sample(spec.space, AtRest(start_point(spec))))
 
 
 def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
     """What a trial was asked to have, by key: the baseline all that is drawn, a point of [[try]] what it names."""
     if number == specs.baseline(spec):
-        return sample(spec.space, AtRest(habits(spec)))
+        return sample(spec.space, AtRest(start_point(spec)))
     return dict(spec.points[number]) if number < len(spec.points) else None
 
 
@@ -242,7 +242,7 @@ def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
     """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline, as near
     as it can be trained, and the other points to try.
     """
-    given = specs.queue(study.spec)
+    given = specs.fixed_trials(study.spec)
     if specs.baseline(study.spec) is None:
         return given
     whole, limits = known_point(study.spec), limits_of(study)
@@ -296,7 +296,7 @@ def _sampler(
     search = study.spec.search
     again = (draw,) if draw else ()
     if search.sampler == "evolution":
-        known = habits(study.spec)
+        known = start_point(study.spec)
         return Evolution(
             seen,
             number=number,
@@ -401,7 +401,7 @@ def _refuse_foreign(connection: sa.Connection, study_id: int, name: str) -> None
 
 def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
     begun = specs.restore(stored["spec"])
-    lines = specs.difference(begun, specs.settled(spec, begun))
+    lines = specs.difference(begun, specs.with_stored_settings(spec, begun))
     if stored["data"]["fingerprint"] != data["fingerprint"]:
         lines.append("[data] the images themselves are not the same")
     if lines:

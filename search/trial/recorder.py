@@ -15,7 +15,7 @@ from search.analysis.correctness import pair
 from search.pruners.asha import Decision
 from search.spec import study_spec
 from search.spec.domains import Value
-from search.spec.fit import Limits, changes, check_fit, fitted, may_be_drawn
+from search.spec.fit import ImageLimits, describe_changes, check_fit, fitted, is_in_space
 from search.spec.study_spec import StudySpec, baseline
 from search.storage import queries
 from search.storage.leases import Claim
@@ -57,7 +57,7 @@ def draw(desk: Desk, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, d
             return trial, _store(desk, trial, limits=limits)
         except Misfit as error:
             near = _nearest(desk.study.spec, error.drawn, limits)
-            if not may_be_drawn(desk.study.spec, error.drawn, near):
+            if not is_in_space(desk.study.spec, error.drawn, near):
                 break
             trial = open_trial(desk, claim, draw=count)
     trial = open_trial(desk, claim, given=near)
@@ -73,7 +73,7 @@ class Misfit(Exception):
 
 
 def _store(
-    desk: Desk, trial: optuna.Trial, *, limits: Limits | None = None, near: Mapping[str, Value] | None = None
+    desk: Desk, trial: optuna.Trial, *, limits: ImageLimits | None = None, near: Mapping[str, Value] | None = None
 ) -> dict[str, Any]:
     """Draw and store in one transaction, `near` in place of what was drawn.
 
@@ -82,20 +82,20 @@ def _store(
     """
     stored = desk.study.spec
     with desk.storage.together():
-        drawn = study_spec.draw(stored, trial)
+        drawn = study_spec.sample_config(stored, trial)
         values = {**drawn, **(near or {})}
         if limits is not None:
             try:
                 check_fit(stored, values, limits)
             except Impossible as error:
                 raise Misfit(values) from error
-        if told := changes(asked(stored, trial.number) or drawn, values):
+        if told := describe_changes(asked(stored, trial.number) or drawn, values):
             trial.set_user_attr(FITTED, list(told))
         trial.storage.set_trial_system_attr(trial._trial_id, "config", values)
     return values
 
 
-def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
     """The nearest configuration that can be trained; where there is none, what was drawn, which then says why not."""
     try:
         return fitted(stored, drawn, limits)

@@ -82,7 +82,7 @@ class Run:
 
     def to_the_end(self) -> Outcome:
         steps = self.place.study.spec.budget.steps
-        model, train, augment = study_spec.configs(self.place.study.spec, self.values)
+        model, train, augment = study_spec.to_model_configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
         batches = Batches(
             data.train,
@@ -290,7 +290,7 @@ class Run:
     def judging(self, part: Part) -> Iterator[Batch]:
         """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
         info = self.place.data.info
-        model, _, _ = study_spec.configs(self.place.study.spec, self.values)
+        model, _, _ = study_spec.to_model_configs(self.place.study.spec, self.values)
         size = at_once(model.seen_side(info.image_size))
         return self.watched(evaluation(part, info, size, device=self.place.device))
 

@@ -13,9 +13,9 @@ from models.config import Impossible, ModelConfig, TrainConfig
 from models.graph import make_recorder
 from models.precision import computes_bfloat16
 from models.train import Batches, Diverged, Training
-from search.spec.fit import Limits, fitted
-from search.spec.study_spec import StudySpec, configs
-from search.spec.trial_length import MOST_EPOCHS, USUAL_EPOCHS, whole_epochs
+from search.spec.fit import ImageLimits, fitted
+from search.spec.study_spec import StudySpec, to_model_configs
+from search.spec.trial_length import MAX_EPOCHS, DEFAULT_EPOCHS, epochs_per_trial
 from search.study.stored_study import known_point
 
 #: Seconds for which a network is trained, after a batch that is not counted.
@@ -50,7 +50,7 @@ def images_per_second(
 
 def with_epochs(
     spec: StudySpec,
-    limits: Limits,
+    limits: ImageLimits,
     *,
     validation: int,
     search_s: float | None,
@@ -65,12 +65,12 @@ def with_epochs(
     """
     if spec.budget.epochs is not None:
         return spec
-    budget = spec.budget.model_copy(update={"epochs": MOST_EPOCHS, "evaluations": spec.budget.steps})
+    budget = spec.budget.model_copy(update={"epochs": MAX_EPOCHS, "evaluations": spec.budget.steps})
     open_end = replace(spec, budget=budget)
     try:
-        model, train, augment = configs(spec, fitted(open_end, known_point(spec), limits))
+        model, train, augment = to_model_configs(spec, fitted(open_end, known_point(spec), limits))
     except Impossible:  # which the first trials will say
-        return replace(spec, budget=budget.model_copy(update={"epochs": USUAL_EPOCHS}))
+        return replace(spec, budget=budget.model_copy(update={"epochs": DEFAULT_EPOCHS}))
     speed = 0.0
     if search_s is not None:
         try:
@@ -80,7 +80,7 @@ def with_epochs(
             )
         except (Diverged, MemoryError, RuntimeError):  # which the trial itself will say; it may do without hours
             search_s = None
-    epochs = whole_epochs(
+    epochs = epochs_per_trial(
         images=limits.images,
         judged=validation * budget.steps,
         batch_size=train.batch_size,

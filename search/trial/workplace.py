@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from data.parts import SearchData
-from search.spec.fit import Limits
+from search.spec.fit import ImageLimits
 from search.trial.desk import Desk
 
 
@@ -22,11 +22,11 @@ class Workplace(Desk):
     """That work at the same time on this machine, this one included."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ImageLimits:
         """What its images allow."""
         return limits(self.data)
 
 
-def limits(data: SearchData) -> Limits:
+def limits(data: SearchData) -> ImageLimits:
     """What the images allow that are trained on."""
-    return Limits(side=data.info.image_size, classes=len(data.info.classes), images=len(data.train))
+    return ImageLimits(side=data.info.image_size, classes=len(data.info.classes), images=len(data.train))

@@ -125,7 +125,7 @@ def measured_again(lab: Lab, trial: TrialRow) -> float:
     """The objective of a finished trial on the validation images, from its last checkpoint."""
     place = runner.workplace(lab.post(trial.study))
     stored, data = place.study.spec, place.data
-    model, train, _ = study_spec.configs(stored, trial.config)
+    model, train, _ = study_spec.to_model_configs(stored, trial.config)
     images = len(data.train)
     step_epochs = stored.budget.step_epochs(images=images, macs=trial.macs or 0)
     ends = boundaries(step_images=step_epochs * images, batch_size=train.batch_size, steps=stored.budget.steps)
