@@ -28,7 +28,7 @@ from search.spec import study_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
-from search.storage.records import Counts, TrialRow
+from search.storage.records import TrialCounts, TrialRecord
 from search.study import inputs, stored_study
 from search.trial import runner
 from search.trial.post import Post
@@ -89,7 +89,7 @@ class Lab:
         """All homes in which studies of this database have files."""
         return (self.home,)
 
-    def home_of(self, trial: TrialRow) -> Home:
+    def home_of(self, trial: TrialRecord) -> Home:
         """The home in which the files of a trial are."""
         return self.home
 
@@ -163,10 +163,10 @@ class Lab:
 
     # -- as who looks at it afterwards ------------------------------------------------------------------------
 
-    def trials(self, name: str = "s") -> tuple[TrialRow, ...]:
+    def trials(self, name: str = "s") -> tuple[TrialRecord, ...]:
         return queries.trials(open_reader(self.url), name)
 
-    def counts(self, name: str = "s") -> Counts:
+    def counts(self, name: str = "s") -> TrialCounts:
         return queries.study(open_reader(self.url), name).counts
 
     def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
@@ -235,7 +235,7 @@ def paint(folder: Path) -> Path:
     return folder
 
 
-def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRow:
+def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
     claim = leases.claim(place.storage, place.study.id, owner, stored_study.queue(place.study))

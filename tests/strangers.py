@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from search.process import LeaseOwner, this_process
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 
 #: Of a command that waits for nobody for long.
-HASTY = Times(patience_s=0.01, renewal_s=0.1, lease_s=0.5, hang_s=1.0)
+HASTY = Timeouts(retry_timeout_s=0.01, renewal_interval_s=0.1, lease_timeout_s=0.5, hang_timeout_s=1.0)
 
 
 def far(token: str) -> LeaseOwner:

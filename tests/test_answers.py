@@ -12,10 +12,10 @@ import pytest
 from search import tables
 from search.analysis import formatting
 from search.spec import study_spec
-from search.storage.records import Counts, Ranking, StudyRow, TrialRow
+from search.storage.records import TrialCounts, Ranking, StudyRecord, TrialRecord
 from tests.lab import Lab
 
-TRIAL = TrialRow(
+TRIAL = TrialRecord(
     study="s",
     number=12,
     state="COMPLETE",
@@ -28,11 +28,11 @@ TRIAL = TrialRow(
     seconds=61.25,
     started=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
 )
-STUDY = StudyRow(
+STUDY = StudyRecord(
     name="s",
     question="Which?",
     directions=("maximize",),
-    counts=Counts(budget=60, complete=20, pruned=15, failed=2, running=2),
+    counts=TrialCounts(budget=60, complete=20, pruned=15, failed=2, running=2),
     best=TRIAL,
     spec={"search": {"objective": "accuracy"}, "space": {"optimizer": ["adam", "sgd"], "width": 16}},
 )
@@ -139,15 +139,15 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        pytest.param(Counts(budget=9), "none is at work; `convsearch resume s` goes on", id="not begun"),
-        pytest.param(Counts(budget=9, running=2), "those at work will be the first", id="running"),
-        pytest.param(Counts(budget=9, failed=3), "`convsearch show s NUMBER` says why", id="all failed"),
-        pytest.param(Counts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"),
-        pytest.param(Counts(budget=3, pruned=3), "`convsearch resume s --trials 13` raises the budget", id="spent"),
-        pytest.param(Counts(budget=9, complete=3), "no complete trial has a finite value", id="infinite"),
+        pytest.param(TrialCounts(budget=9), "none is at work; `convsearch resume s` goes on", id="not begun"),
+        pytest.param(TrialCounts(budget=9, running=2), "those at work will be the first", id="running"),
+        pytest.param(TrialCounts(budget=9, failed=3), "`convsearch show s NUMBER` says why", id="all failed"),
+        pytest.param(TrialCounts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"),
+        pytest.param(TrialCounts(budget=3, pruned=3), "`convsearch resume s --trials 13` raises the budget", id="spent"),
+        pytest.param(TrialCounts(budget=9, complete=3), "no complete trial has a finite value", id="infinite"),
     ],
 )
-def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, words: str) -> None:
+def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: TrialCounts, words: str) -> None:
     ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
 
     assert words in tables.to_text(formatting.best_grid(ranking), width=None)
@@ -162,7 +162,7 @@ def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: Counts, word
     ],
 )
 def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
-    study = replace(STUDY, counts=Counts(budget=1, pruned=1), best=None, spec=asked)
+    study = replace(STUDY, counts=TrialCounts(budget=1, pruned=1), best=None, spec=asked)
     shown = tables.to_text(formatting.best_grid(Ranking(study=study, trials=())), width=None)
 
     assert formatting.next_commands(study) == ("in a browser:    convsearch dashboard",)
@@ -188,15 +188,15 @@ def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
     ("counts", "best", "lines"),
     [
         pytest.param(
-            Counts(budget=1, complete=1), TRIAL, ("more trials:     convsearch resume s --trials 2",), id="done"
+            TrialCounts(budget=1, complete=1), TRIAL, ("more trials:     convsearch resume s --trials 2",), id="done"
         ),
-        pytest.param(Counts(budget=2, waiting=1), None, ("go on:           convsearch resume s",), id="broken off"),
+        pytest.param(TrialCounts(budget=2, waiting=1), None, ("go on:           convsearch resume s",), id="broken off"),
         pytest.param(
-            Counts(budget=1, failed=1), None, ("try failed ones: convsearch resume s --retry-failed",), id="bad"
+            TrialCounts(budget=1, failed=1), None, ("try failed ones: convsearch resume s --retry-failed",), id="bad"
         ),
     ],
 )
-def test_after_a_run_the_next_commands_are_named(counts: Counts, best: TrialRow | None, lines: tuple[str, ...]) -> None:
+def test_after_a_run_the_next_commands_are_named(counts: TrialCounts, best: TrialRecord | None, lines: tuple[str, ...]) -> None:
     found = formatting.next_commands(replace(STUDY, counts=counts, best=best))
 
     assert found == (*lines, "in a browser:    convsearch dashboard")

@@ -11,7 +11,7 @@ from search.spec import study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.read_only import open_reader
-from search.storage.records import Counts, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyRecord, TrialRecord
 from search.study import stored_study
 from search.trial import runner
 from tests.lab import Lab, work
@@ -70,7 +70,7 @@ def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(
     assert found.survivors > 0
 
 
-def assert_ranks_are_among_the_others(rows: tuple[TrialRow, ...], chosen: frozenset[int]) -> None:
+def assert_ranks_are_among_the_others(rows: tuple[TrialRecord, ...], chosen: frozenset[int]) -> None:
     """Every decision counts the trials that came before, but for the audited ones."""
     for row in rows:
         if row.reason is None or "behind the baseline" in row.reason:
@@ -97,8 +97,8 @@ def test_a_trial_that_is_audited_says_so_when_it_is_shown(lab: Lab) -> None:
     assert f"the pruner would have stopped it: {spared.spared and spared.spared['reason']}" in answer.out
 
 
-def row(number: int, value: float, *, spared: bool = False, **others: Any) -> TrialRow:
-    return TrialRow(
+def row(number: int, value: float, *, spared: bool = False, **others: Any) -> TrialRecord:
+    return TrialRecord(
         study="s",
         number=number,
         state="COMPLETE",
@@ -109,12 +109,12 @@ def row(number: int, value: float, *, spared: bool = False, **others: Any) -> Tr
     )
 
 
-def study_of(pruner: str = "asha") -> StudyRow:
-    return StudyRow(
+def study_of(pruner: str = "asha") -> StudyRecord:
+    return StudyRecord(
         name="s",
         question="",
         directions=("maximize",),
-        counts=Counts(budget=9),
+        counts=TrialCounts(budget=9),
         best=None,
         spec={"search": {"pruner": pruner, "reduction": 3, "seed": 0, "audit": 0.0}},
     )
@@ -157,7 +157,7 @@ def test_where_the_pruner_has_let_nothing_through_there_is_nothing_to_compare_wi
 
 
 def test_a_spared_trial_that_has_not_ended_is_still_to_come() -> None:
-    waiting = TrialRow(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
+    waiting = TrialRecord(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
 
     found = audit(study_of(), [row(0, 0.5), waiting])
 

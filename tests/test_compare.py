@@ -20,7 +20,7 @@ from search.analysis.intervals import holm, interval, share_interval
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.records import Counts, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyRecord, TrialRecord
 from search.tables import WIDTH, to_text
 
 NAMES = ("base", "dropout", "more layers")
@@ -30,20 +30,20 @@ def as_text(comparison: Comparison) -> str:
     return to_text(grid(comparison), width=WIDTH)
 
 
-def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str = "maximize") -> StudyRow:
+def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str = "maximize") -> StudyRecord:
     spec: dict[str, Any] = {
         "search": {"objective": "accuracy", "repeats": repeats},
         "compare": [{"name": name} for name in names],
     }
-    return StudyRow(
-        name="findings", question="Which?", directions=(direction,), counts=Counts(budget=12), best=None, spec=spec
+    return StudyRecord(
+        name="findings", question="Which?", directions=(direction,), counts=TrialCounts(budget=12), best=None, spec=spec
     )
 
 
-def trials_of(values: Mapping[str, Sequence[float | None]]) -> list[TrialRow]:
+def trials_of(values: Mapping[str, Sequence[float | None]]) -> list[TrialRecord]:
     """One trial for each row and repeat; None has failed."""
     return [
-        TrialRow(
+        TrialRecord(
             study="findings",
             number=number,
             state="FAIL" if value is None else "COMPLETE",

@@ -13,7 +13,7 @@ from search.analysis import test_report, test_results
 from search.analysis.correctness import pack
 from search.analysis.intervals import crossed_interval
 from search.analysis.test_results import unpack
-from search.storage.records import Counts, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyRecord, TrialRecord
 
 CLASSES = ("cat", "dog", "owl")
 #: Simulated verdicts of each kind; a share of 0.95 then has a standard error of a point.
@@ -92,12 +92,12 @@ def judged(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None 
     return test_results.verdict(study_of(tuple(scores)), trials_of(scores, labels), {1: 0.9, 2: 0.95})
 
 
-def study_of(names: Sequence[str], objective: str = "accuracy") -> StudyRow:
-    return StudyRow(
+def study_of(names: Sequence[str], objective: str = "accuracy") -> StudyRecord:
+    return StudyRecord(
         name="s.final",
         question="Which is best?",
         directions=("maximize",),
-        counts=Counts(budget=9),
+        counts=TrialCounts(budget=9),
         best=None,
         spec={
             "compare": [{"name": name} for name in names],
@@ -107,10 +107,10 @@ def study_of(names: Sequence[str], objective: str = "accuracy") -> StudyRow:
     )
 
 
-def trials_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> list[TrialRow]:
+def trials_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> list[TrialRecord]:
     numbers = itertools.count()
     return [
-        TrialRow(
+        TrialRecord(
             study="s.final",
             number=next(numbers),
             state="COMPLETE",
@@ -196,7 +196,7 @@ def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it(
     dice = np.random.default_rng(0)
     scores = {name: looks(dice, dice.normal(1.5, 1.5, 90), runs=3, spread=0.1) for name in ("trial 1", "trial 2")}
     trials = trials_of(scores)
-    lost = TrialRow(study="s.final", number=1, state="FAIL", config={"row": "trial 1"}, repeat=1, reason="a bug")
+    lost = TrialRecord(study="s.final", number=1, state="FAIL", config={"row": "trial 1"}, repeat=1, reason="a bug")
 
     found = test_results.verdict(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
 

@@ -112,7 +112,7 @@ def test_a_trial_goes_on_on_another_machine_bit_for_bit_where_it_can_reach_its_c
     moved = work(elsewhere)
 
     (whole,) = lab.trials("whole")
-    assert (moved.curve, moved.anew) == (whole.curve, ())
+    assert (moved.curve, moved.retrained_attempts) == (whole.curve, ())
     assert equal(lab.trained(name="whole"), trained(elsewhere.home, lab))
 
 
@@ -121,7 +121,7 @@ def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(lab: Lab)
 
     moved = work(elsewhere)
 
-    assert (moved.number, moved.state, moved.anew) == (0, "COMPLETE", (1,))
+    assert (moved.number, moved.state, moved.retrained_attempts) == (0, "COMPLETE", (1,))
     assert "attempt 1 found no checkpoint, and began anew" in lab.run("show", "s", "0").out
 
 

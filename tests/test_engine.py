@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.errors import DatabaseError
-from search.storage.db_errors import shown
+from search.storage.db_errors import readable_message
 from search.storage.rdb import Storage
 
 
@@ -83,7 +83,7 @@ def content(file: Path) -> dict[str, object]:
 
 
 def test_a_password_is_never_shown() -> None:
-    assert "secret" not in shown("postgresql://user:secret@host/db")
+    assert "secret" not in readable_message("postgresql://user:secret@host/db")
 
 
 def test_the_journal_stays_delete_and_synchronous_stays_full(url: str, make_study: Callable[[int], int]) -> None:
@@ -109,7 +109,7 @@ def test_opening_waits_for_who_has_locked_the_database(url: str, make_study: Cal
 
 def test_who_gives_up_does_not_wait(url: str, make_study: Callable[[int], int]) -> None:
     make_study(1)
-    storage = Storage(url, gives_up=lambda: True)
+    storage = Storage(url, should_stop=lambda: True)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 

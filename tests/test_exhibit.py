@@ -17,7 +17,7 @@ from search.dashboard import server
 from search.dashboard.overlay import Exhibit, Exhibits, Shown
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.records import StudyRow
+from search.storage.records import StudyRecord
 from tests.lab import Lab
 
 BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
@@ -70,7 +70,7 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
     made: list[str] = []
     before = Exhibits._make
 
-    def make(self: Exhibits, row: StudyRow, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
+    def make(self: Exhibits, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
         made.append(row.name)
         return before(self, row, verdicts, shows)
 

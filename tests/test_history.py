@@ -11,7 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.storage.rdb import Storage
-from search.storage.rdb_reads import History
+from search.storage.rdb_reads import FastReadStorage
 
 SPACE: dict[str, Any] = {
     "kind": CategoricalDistribution(["a", 1, 2.5, True, None]),
@@ -68,7 +68,7 @@ def told(trials: list[FrozenTrial]) -> list[str]:
 def test_all_trials_are_those_that_optuna_builds(
     stock: RDBStorage, url: str, states: tuple[TrialState, ...] | None, also: set[int], after: int
 ) -> None:
-    ours = History(url)._get_trials(1, states, also, after)
+    ours = FastReadStorage(url)._get_trials(1, states, also, after)
 
     assert told(ours) == told(stock._get_trials(1, states, also, after))
 

@@ -11,7 +11,7 @@ import pytest
 from search.analysis.effects import caveat, insights, sentence
 from search.spec import study_spec
 from search.spec.search_space import base_name
-from search.storage.records import Counts, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyRecord, TrialRecord
 
 SPACE: dict[str, Any] = {
     "activation": ["relu", "gelu", "silu"],
@@ -32,7 +32,7 @@ def searched(
     trials: int,
     seed: int,
     space: dict[str, Any] = SPACE,
-) -> tuple[StudyRow, list[TrialRow]]:
+) -> tuple[StudyRecord, list[TrialRecord]]:
     """A study that Optuna's sampler has made of a made-up objective, each trial judged after one step."""
     built = study_spec.build({"space": space, "budget": {"trials": trials, "epochs": 3}})
     dice = np.random.default_rng(seed)
@@ -48,12 +48,12 @@ def searched(
     return study_of(study_spec.dump(built)), rows
 
 
-def study_of(stored: dict[str, Any]) -> StudyRow:
-    return StudyRow(name="s", question="", directions=("maximize",), counts=Counts(budget=9), best=None, spec=stored)
+def study_of(stored: dict[str, Any]) -> StudyRecord:
+    return StudyRecord(name="s", question="", directions=("maximize",), counts=TrialCounts(budget=9), best=None, spec=stored)
 
 
-def row(number: int, *, curve: Sequence[tuple[int, float]], state: str = "COMPLETE", **others: Any) -> TrialRow:
-    return TrialRow(study="s", number=number, state=state, curve=tuple(curve), epochs=float(curve[-1][0]), **others)
+def row(number: int, *, curve: Sequence[tuple[int, float]], state: str = "COMPLETE", **others: Any) -> TrialRecord:
+    return TrialRecord(study="s", number=number, state=state, curve=tuple(curve), epochs=float(curve[-1][0]), **others)
 
 
 def noise(_: dict[str, Any], dice: np.random.Generator) -> float:

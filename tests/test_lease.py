@@ -19,10 +19,10 @@ from optuna.trial import TrialState
 from search.errors import LeaseLostError
 from search.process import LeaseOwner, start_time, this_process
 from search.storage import leases
-from search.storage.lease_expiry import Watch, is_deserted
+from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
 from search.storage.leases import Claim
 from search.storage.rdb import LEASES, TRIALS, Storage
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from tests.databases import BOTH
 from tests.strangers import HASTY, far
 
@@ -122,7 +122,7 @@ def test_a_stop_on_purpose_puts_the_trial_back_and_is_no_attempt(url: str, make_
     storage = Storage(url, token="me")
     take(storage, study_id)
 
-    assert leases.stop(storage, ["me"]) == [0]
+    assert leases.release(storage, ["me"]) == [0]
 
     assert states(storage) == {0: "WAITING"}
     again = take(storage, study_id)
@@ -137,7 +137,7 @@ def test_a_trial_whose_process_dies_three_times_fails_with_its_reason(
 
     for attempt in (1, 2, 3):
         assert take(storage, study_id).attempt == attempt
-        leases.lost(storage, "me", "killed")
+        leases.expire_dead(storage, "me", "killed")
 
     assert states(storage) == {0: "FAIL"}
     attrs = storage.get_all_trials(study_id)[0].user_attrs
@@ -153,7 +153,7 @@ def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_
     for step in range(1, 8):
         claim = take(storage, study_id)
         storage.set_trial_intermediate_value(claim.trial_id, step, 0.5)
-        leases.lost(storage, "me", "killed")
+        leases.expire_dead(storage, "me", "killed")
 
     assert take(storage, study_id).attempt == 8
 
@@ -165,7 +165,7 @@ def test_deaths_of_a_verdict_that_gets_on_in_between_do_not_add_up(url: str, mak
     for epochs in (0.25, 0.5, 0.75, 1.0):  # a verdict has no curve
         claim = take(storage, study_id)
         storage.set_trial_user_attr(claim.trial_id, "epochs", epochs)
-        leases.lost(storage, "me", "killed")
+        leases.expire_dead(storage, "me", "killed")
 
     assert take(storage, study_id).attempt == 5
 
@@ -185,7 +185,7 @@ def test_failed_trials_can_be_tried_again_with_all_their_attempts(url: str, make
     storage = Storage(url, token="me")
     for _ in range(3):
         take(storage, study_id)
-        leases.lost(storage, "me", "killed")
+        leases.expire_dead(storage, "me", "killed")
 
     assert leases.retry_failed(storage, study_id) == [0]
 
@@ -196,7 +196,7 @@ def test_who_lost_a_trial_can_write_nothing_to_it_any_more(url: str, make_study:
     study_id = make_study(1)
     zombie = Storage(url, token="zombie")
     claim = take(zombie, study_id, "zombie")
-    leases.lost(zombie, "zombie", "seemed dead")
+    leases.expire_dead(zombie, "zombie", "seemed dead")
     heir = Storage(url, token="heir")
     take(heir, study_id, "heir")
 
@@ -222,7 +222,7 @@ def test_a_finished_trial_never_changes(url: str, make_study: Callable[[int], in
 
     with pytest.raises(LeaseLostError):
         storage.set_trial_user_attr(claim.trial_id, "reason", "late")
-    assert leases.lost(storage, "me", "killed") == []
+    assert leases.expire_dead(storage, "me", "killed") == []
 
     assert states(storage) == {0: "COMPLETE"}
 
@@ -237,7 +237,7 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
     assert since is not None
     dead = replace(owner("child"), pid=child.pid, started=since)
     leases.claim(storage, study_id, dead)
-    watch = Watch()
+    watch = LeaseMonitor()
 
     assert watch.expire(storage, study_id) == []
     os.kill(child.pid, signal.SIGKILL)
@@ -254,7 +254,7 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
     storage = Storage(url)
     leases.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
 
-    assert Watch().expire(storage, study_id) == [0]
+    assert LeaseMonitor().expire(storage, study_id) == [0]
 
 
 def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
@@ -263,7 +263,7 @@ def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
     study_id = make_study(1)
     storage = Storage(url)
     leases.claim(storage, study_id, far("far"))
-    watch = Watch(Times())
+    watch = LeaseMonitor(Timeouts())
 
     assert watch.expire(storage, study_id, now=1000) == []
     assert watch.expire(storage, study_id, now=1009) == []
@@ -278,7 +278,7 @@ def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_st
     study_id = make_study(1)
     storage = Storage(url)
     leases.claim(storage, study_id, far("far"))
-    watch = Watch(Times())
+    watch = LeaseMonitor(Timeouts())
     watch.expire(storage, study_id, now=1000)
 
     assert watch.expire(storage, study_id, now=5000) == []
@@ -288,7 +288,7 @@ def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_stud
     study_id = make_study(1)
     storage = Storage(url)
     leases.claim(storage, study_id, far("far"))
-    watch = Watch(Times())
+    watch = LeaseMonitor(Timeouts())
     assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
 
     assert watch.expire(storage, study_id, pause_s=20, now=1168) == [0]
@@ -302,7 +302,7 @@ def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whol
     leases.claim(storage, study_id, far("far"))
     said: list[str] = []
 
-    assert is_deserted(storage, study_id, said.append, times=HASTY)
+    assert has_no_live_owner(storage, study_id, said.append, times=HASTY)
 
     assert said == ["others hold 1 of its trials; whether they live is seen within 0 s"]
     assert states(storage) == {0: "WAITING"}
@@ -316,8 +316,8 @@ def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
     for token in ("silent", "heard"):
         leases.claim(storage, study_id, far(token))
 
-    patient = replace(HASTY, lease_s=600.0)
-    assert not is_deserted(storage, study_id, lambda _: leases.renew(storage, ["heard"]), times=patient)
+    patient = replace(HASTY, lease_timeout_s=600.0)
+    assert not has_no_live_owner(storage, study_id, lambda _: leases.renew(storage, ["heard"]), times=patient)
 
     assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
 
@@ -327,10 +327,10 @@ def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_stud
     storage = Storage(url)
     take(storage, study_id, "a")
     take(storage, study_id, "b")
-    leases.stop(storage, ["b"])
+    leases.release(storage, ["b"])
 
     with storage.engine.connect() as connection:
-        assert leases.holders(connection, study_id) == {"a"}
+        assert leases.lease_tokens(connection, study_id) == {"a"}
         assert leases.claimable(connection, study_id) == 2
         assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
 
@@ -343,9 +343,9 @@ def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_s
 
     with pytest.raises(LeaseLostError):
         storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])
-    assert leases.lost(storage, "me", "killed") == []
+    assert leases.expire_dead(storage, "me", "killed") == []
 
-    assert storage.read(lambda tx: leases.holders(tx, study_id)) == set()
+    assert storage.read(lambda tx: leases.lease_tokens(tx, study_id)) == set()
     assert states(storage) == {0: "FAIL"}
 
 
@@ -359,6 +359,6 @@ def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
     storage.set_trial_state_values(first.trial_id, TrialState.COMPLETE, [1.0])
     take(storage, study_id, "far")
 
-    assert leases.lost(storage, "far", "silent", renewals=seen) == []
+    assert leases.expire_dead(storage, "far", "silent", renewals=seen) == []
 
     assert states(storage) == {0: "COMPLETE", 1: "RUNNING"}

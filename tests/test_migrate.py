@@ -28,12 +28,12 @@ from search.process import LeaseOwner, start_time, this_process
 from search.storage import queries, schema
 from search.storage.rdb import LEASES, Storage
 from search.storage.read_only import open_reader
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
 OLD = Path(__file__).parent / "old"
 REVISIONS = {"2.10": "v2.6.0.a", "3.0": "v3.0.0.d"}
-SOON = Waits(lock_s=0.2, lease_s=0.5, look_s=0.05)
+SOON = Waits(lock_s=0.2, lease_timeout_s=0.5, look_s=0.05)
 
 #: Writes attributes one by one until it is told to stop, and says which ones were committed.
 WRITER = """
@@ -85,7 +85,7 @@ def found(file: Path) -> str | None:
         return schema.revision(connection)
 
 
-def measured(file: Path) -> tuple[TrialRow, ...]:
+def measured(file: Path) -> tuple[TrialRecord, ...]:
     return queries.trials(open_reader(url(file)), "old")
 
 
@@ -108,7 +108,7 @@ def as_made(file: Path) -> dict[int, dict[str, Any]]:
         }
 
 
-def as_read(trial: TrialRow) -> dict[str, Any]:
+def as_read(trial: TrialRecord) -> dict[str, Any]:
     """The same of a trial that was read; a choice is stored as its index."""
     choices = {"sgd": 0.0, "adam": 1.0}
     params = {name: choices.get(value, value) for name, value in trial.params.items()}
@@ -143,7 +143,7 @@ def test_the_revisions_are_those_of_the_installed_optuna() -> None:
     assert tuple(reversed([each.revision for each in scripts.walk_revisions()])) == schema.REVISIONS
 
 
-@pytest.mark.parametrize(("version", "revision"), [("0.8", "v0.9.0.a"), *REVISIONS.items(), ("3.6", schema.WANTED)])
+@pytest.mark.parametrize(("version", "revision"), [("0.8", "v0.9.0.a"), *REVISIONS.items(), ("3.6", schema.HEAD_REVISION)])
 def test_the_version_of_a_database_is_told(tmp_path: Path, version: str, revision: str) -> None:
     assert found(old(tmp_path, version)) == revision
 
@@ -163,7 +163,7 @@ def test_a_new_database_whose_revision_is_not_noted_yet_is_no_old_one(tmp_path: 
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.executescript("DROP TABLE alembic_version")
 
-    assert found(file) == schema.WANTED
+    assert found(file) == schema.HEAD_REVISION
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ def test_an_old_study_is_the_same_after_the_migration(tmp_path: Path, version: s
     migrate(url(file), said.append)
 
     kept = file.with_name(f"studies.db.before-{REVISIONS[version]}")
-    assert found(file) == schema.WANTED
+    assert found(file) == schema.HEAD_REVISION
     assert {trial.number: as_read(trial) for trial in measured(file)} == trials
     assert content(kept) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["studies.db", kept.name]
-    assert said[0] == f"{file} has the tables of {REVISIONS[version]}; needed are those of {schema.WANTED}"
+    assert said[0] == f"{file} has the tables of {REVISIONS[version]}; needed are those of {schema.HEAD_REVISION}"
     assert said[1] == f"kept the database as it is in {kept}"
 
 
@@ -277,7 +277,7 @@ def test_a_link_to_a_database_stays_a_link(tmp_path: Path) -> None:
     migrate(url(link), quiet)
 
     assert link.is_symlink()
-    assert found(file) == schema.WANTED
+    assert found(file) == schema.HEAD_REVISION
     assert (tmp_path / "real" / "studies.db.before-v2.6.0.a").exists()
 
 
@@ -391,7 +391,7 @@ def test_the_lease_of_a_process_that_is_gone_is_no_hindrance(
 
     migrate(url(file), quiet, waits=SOON)
 
-    assert found(file) == schema.WANTED
+    assert found(file) == schema.HEAD_REVISION
 
 
 def test_a_silent_worker_elsewhere_is_waited_for_and_then_counts_as_gone(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_a_silent_worker_elsewhere_is_waited_for_and_then_counts_as_gone(tmp_pat
     migrate(url(file), said.append, waits=SOON)
 
     assert "waiting 0.5 s for a sign of those who worked on a study on elsewhere" in said
-    assert found(file) == schema.WANTED
+    assert found(file) == schema.HEAD_REVISION
 
 
 def test_a_worker_elsewhere_that_renews_its_lease_hinders_a_migration(tmp_path: Path) -> None:
@@ -419,7 +419,7 @@ def test_a_worker_elsewhere_that_renews_its_lease_hinders_a_migration(tmp_path: 
 
     try:
         with pytest.raises(BusyError, match="on elsewhere; stop it, then migrate"):
-            migrate(url(file), quiet, waits=Waits(lock_s=5.0, lease_s=60.0, look_s=0.2))
+            migrate(url(file), quiet, waits=Waits(lock_s=5.0, lease_timeout_s=60.0, look_s=0.2))
     finally:
         other.kill()
         other.wait()
@@ -479,7 +479,7 @@ def test_no_write_that_was_answered_is_lost_by_a_migration(enlarged: Path) -> No
     with closing(sqlite3.connect(enlarged)) as connection:
         stored = {key for (key,) in connection.execute("SELECT key FROM study_user_attributes")}
     assert answered <= stored
-    assert found(enlarged) == schema.WANTED
+    assert found(enlarged) == schema.HEAD_REVISION
 
 
 # -- killed ---------------------------------------------------------------------------------------------------
@@ -526,13 +526,13 @@ def test_a_kill_leaves_the_old_database_or_the_new_one_and_the_next_migration_en
     migrate_and_kill(enlarged, moment)
 
     kept = [path for path in enlarged.parent.iterdir() if path.name.startswith("studies.db.before-")]
-    assert found(enlarged) == schema.WANTED or content(enlarged) == before
+    assert found(enlarged) == schema.HEAD_REVISION or content(enlarged) == before
     assert bool(kept) >= is_kept
     assert all(content(path) == before for path in kept)
 
     migrate(url(enlarged), quiet)
 
-    assert found(enlarged) == schema.WANTED
+    assert found(enlarged) == schema.HEAD_REVISION
     assert content(enlarged)
     assert {trial.number: as_read(trial) for trial in measured(enlarged)} == trials
     assert not [path for path in enlarged.parent.iterdir() if path.name.endswith(("-journal", ".migrating"))]

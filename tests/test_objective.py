@@ -29,7 +29,7 @@ from search.artifacts import shelf
 from search.process import this_process
 from search.samplers.tpe import Excerpt
 from search.storage import leases, queries
-from search.storage.lease_expiry import Watch
+from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.trial import objective, runner
 from search.trial import recorder as ledger
@@ -66,8 +66,8 @@ class Dying(Storage):
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        with super().together():
+    def batch(self) -> Iterator[None]:
+        with super().batch():
             yield
         if self._last_words:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -90,7 +90,7 @@ def die(post: Post, *, before: str = "", after: str = "") -> None:
     process.join()
     assert process.exitcode == -signal.SIGKILL
     storage = Storage(post.url)
-    assert Watch().expire(storage, storage.get_study_id_from_name(post.study))
+    assert LeaseMonitor().expire(storage, storage.get_study_id_from_name(post.study))
 
 
 def stop_after(count: int) -> Callable[[], None]:
@@ -505,7 +505,7 @@ def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
 
     def rob() -> None:
         if lab.steps() == 1 and not taken:
-            leases.lost(thief, place.storage.token or "", "seemed dead")
+            leases.expire_dead(thief, place.storage.token or "", "seemed dead")
             claim = leases.claim(thief, place.study.id, this_process("thief"))
             assert claim is not None
             taken.append(claim)

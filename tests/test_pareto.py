@@ -10,7 +10,7 @@ from search.spec import study_spec
 from search.storage import queries
 from search.storage.queries import _front
 from search.storage.read_only import open_reader
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from tests.lab import Lab
 
 SPACE: dict[str, Any] = {"width": {"low": 4, "high": 16}, "learning_rate": {"low": 0.001, "high": 0.3, "log": True}}
@@ -42,14 +42,14 @@ def test_weak_trials_are_pruned_by_the_first_objective_and_the_rest_has_a_front(
     assert all(len(row.curve) >= 1 for row in rows)
 
 
-def dominates(one: TrialRow, other: TrialRow) -> bool:
+def dominates(one: TrialRecord, other: TrialRecord) -> bool:
     better = one.values[0] >= other.values[0] and one.values[1] <= other.values[1]
     return better and one.values != other.values
 
 
 def test_the_front_is_what_nobody_dominates() -> None:
     values = [(0.9, 100.0), (0.8, 50.0), (0.8, 60.0), (0.7, 70.0), (0.9, 100.0), (0.95, 400.0)]
-    trials = [TrialRow(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)]
+    trials = [TrialRecord(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)]
 
     assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
 

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from search.analysis.eta import Eta, Pace, Snapshot, WorkerLine, eta
-from search.storage.records import Counts, Progress, Running, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyProgress, RunningTrial, StudyRecord, TrialRecord
 from search.workers.live_view import LiveView, PlainView, finished_line, open_view, render
 
-COMPLETE = TrialRow(
+COMPLETE = TrialRecord(
     study="s", number=3, state="COMPLETE", values=(0.8123,), params={"width": 32}, epochs=10.0, seconds=61.2
 )
-PRUNED = TrialRow(study="s", number=12, state="PRUNED", curve=((1, 0.3), (2, 0.4123)), epochs=1.5, seconds=4.1)
-FAILED = TrialRow(study="s", number=4, state="FAIL", seconds=2.0, reason="ValueError: boom")
-STUDY = StudyRow(
+PRUNED = TrialRecord(study="s", number=12, state="PRUNED", curve=((1, 0.3), (2, 0.4123)), epochs=1.5, seconds=4.1)
+FAILED = TrialRecord(study="s", number=4, state="FAIL", seconds=2.0, reason="ValueError: boom")
+STUDY = StudyRecord(
     name="cifar10",
     question="",
     directions=("maximize",),
-    counts=Counts(budget=60, complete=20, pruned=15, failed=2, running=2),
+    counts=TrialCounts(budget=60, complete=20, pruned=15, failed=2, running=2),
     best=COMPLETE,
     hours=2.0,
     seconds_run=3600.0,
@@ -44,18 +44,18 @@ class Clock:
         return self.now
 
 
-def running(number: int, *steps: float) -> Running:
+def running(number: int, *steps: float) -> RunningTrial:
     curve = tuple(enumerate(steps, start=1))
-    return Running(
-        trial=TrialRow(study="s", number=number, state="RUNNING", curve=curve, epochs=len(steps) / 2),
+    return RunningTrial(
+        trial=TrialRecord(study="s", number=number, state="RUNNING", curve=curve, epochs=len(steps) / 2),
         host="anvil",
         pid=40 + number,
     )
 
 
-def progress(*finished: TrialRow, at_work: tuple[Running, ...] = (), done: int = 37) -> Progress:
+def progress(*finished: TrialRecord, at_work: tuple[RunningTrial, ...] = (), done: int = 37) -> StudyProgress:
     counts = replace(STUDY.counts, complete=done - 17)
-    return Progress(study=replace(STUDY, counts=counts), running=at_work, finished=finished)
+    return StudyProgress(study=replace(STUDY, counts=counts), running=at_work, finished=finished)
 
 
 def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
@@ -141,7 +141,7 @@ def test_the_screen_always_fits(workers: int, parameters: int, width: int, heigh
     lines = tuple(WorkerLine(trial=n, epoch=1.5, value=0.5, quiet_s=9.0, where="h" * 60 + ":1") for n in range(workers))
     snapshot = Snapshot(
         study="n" * 64,
-        counts=Counts(budget=100_000, complete=33_333, pruned=33_333, failed=3333, running=workers),
+        counts=TrialCounts(budget=100_000, complete=33_333, pruned=33_333, failed=3333, running=workers),
         objective="balanced_accuracy",
         epochs=10.0,
         best=replace(COMPLETE, params={f"long_parameter_{n}": "日本語" for n in range(parameters)}),
@@ -198,7 +198,7 @@ def test_the_screen_shows_everything_that_matters() -> None:
     ],
     ids=["complete", "pruned", "without a report", "failed", "with control codes"],
 )
-def test_a_finished_trial_is_one_line(trial: TrialRow, line: str) -> None:
+def test_a_finished_trial_is_one_line(trial: TrialRecord, line: str) -> None:
     assert finished_line(trial) == line
 
 

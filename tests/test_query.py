@@ -17,8 +17,8 @@ from optuna.trial import TrialState, create_trial
 
 from search.errors import DatabaseError, DiskError, UsageError
 from search.storage import queries
-from search.storage.read_only import open_reader, reading
-from search.storage.records import Counts
+from search.storage.read_only import open_reader, read_transaction
+from search.storage.records import TrialCounts
 
 Make = Callable[..., optuna.Study]
 SPEC = {"search": {"objective": "balanced_accuracy"}, "budget": {"epochs": 3.0, "steps_per_epoch": 2}}
@@ -111,10 +111,10 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
 
 def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, tmp_path: Path) -> None:
     study = make()
-    assert queries.leading(engine_of(tmp_path), "s") == ()
+    assert queries.ranked_by_best_value(engine_of(tmp_path), "s") == ()
     add(study, None, TrialState.PRUNED, curve={1: 0.9, 2: 0.9}, system={"constraints:trainable": 1.0})  # it diverged
     add(study, None, TrialState.FAIL, curve={1: 0.9, 2: 0.9})
-    assert queries.leading(engine_of(tmp_path), "s") == ()
+    assert queries.ranked_by_best_value(engine_of(tmp_path), "s") == ()
 
     leaders = []
     for curve, value in (
@@ -125,7 +125,7 @@ def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, 
         ({1: 0.1, 2: 0.5}, 0.5),
     ):
         add(study, value, TrialState.PRUNED if value is None else TrialState.COMPLETE, curve=curve)
-        leaders.append([trial.number for trial, _ in queries.leading(engine_of(tmp_path), "s")][:1])
+        leaders.append([trial.number for trial, _ in queries.ranked_by_best_value(engine_of(tmp_path), "s")][:1])
 
     assert leaders == [[2], [3], [3], [3], [6]]
 
@@ -182,7 +182,7 @@ def test_counts_add_up_to_the_budget(make: Make, tmp_path: Path) -> None:
 
     counts = queries.study(engine_of(tmp_path), "s").counts
 
-    assert counts == Counts(budget=10, complete=1, pruned=1, failed=1, running=1, waiting=1)
+    assert counts == TrialCounts(budget=10, complete=1, pruned=1, failed=1, running=1, waiting=1)
     assert (counts.finished, counts.remaining) == (3, 5)
 
 
@@ -347,7 +347,7 @@ def test_a_file_with_odd_letters_in_its_path_is_opened(tmp_path: Path) -> None:
 
     engine = open_reader(sa.URL.create("sqlite", database=str(folder / "studies.db")).render_as_string())
 
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
 
 
@@ -356,7 +356,7 @@ def test_a_reader_cannot_write(make: Make, tmp_path: Path) -> None:
 
     with (
         pytest.raises(DatabaseError, match="attempt to write a readonly database"),
-        reading(engine_of(tmp_path)) as open_,
+        read_transaction(engine_of(tmp_path)) as open_,
     ):
         open_.exec_driver_sql("DELETE FROM studies")
 
@@ -365,7 +365,7 @@ def test_all_rows_of_an_answer_are_of_one_moment(make: Make, tmp_path: Path) -> 
     make()
     writer = sqlite3.connect(tmp_path / "studies.db", timeout=0)
 
-    with reading(engine_of(tmp_path)) as connection:
+    with read_transaction(engine_of(tmp_path)) as connection:
         connection.exec_driver_sql("SELECT * FROM studies").all()
         with pytest.raises(sqlite3.OperationalError, match="locked"), writer:
             writer.execute("UPDATE studies SET study_name = 'other'")

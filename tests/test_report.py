@@ -22,7 +22,7 @@ from search.analysis.importance import importances
 from search.analysis.report import gather, reasons
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from tests.lab import Lab
 
 BUDGET: dict[str, Any] = {"trials": 24, "epochs": 2}
@@ -222,7 +222,7 @@ def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
         ("COMPLETE", None),
     ]
     trials = [
-        TrialRow(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)
+        TrialRecord(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)
     ]
 
     assert reasons(trials) == (

@@ -3,7 +3,7 @@
 import pytest
 
 from search.storage import retry
-from search.storage.retry import patiently
+from search.storage.retry import retry_transient
 
 
 class Flaky:
@@ -27,7 +27,7 @@ def is_connection(error: Exception) -> bool:
 def test_a_call_is_made_again_until_it_succeeds() -> None:
     call = Flaky(3)
 
-    assert patiently(call, passes=is_connection, patience_s=30) == "done"
+    assert retry_transient(call, passes=is_connection, retry_timeout_s=30) == "done"
     assert call.calls == 4
 
 
@@ -35,7 +35,7 @@ def test_an_error_that_does_not_pass_is_raised_at_once() -> None:
     call = Flaky(3)
 
     with pytest.raises(ConnectionError):
-        patiently(call, passes=lambda _: False, patience_s=30)
+        retry_transient(call, passes=lambda _: False, retry_timeout_s=30)
     assert call.calls == 1
 
 
@@ -43,7 +43,7 @@ def test_patience_ends_with_the_last_error() -> None:
     call = Flaky(1_000_000)
 
     with pytest.raises(ConnectionError, match="starting up"):
-        patiently(call, passes=is_connection, patience_s=0.2)
+        retry_transient(call, passes=is_connection, retry_timeout_s=0.2)
     assert call.calls > 1
 
 
@@ -52,12 +52,12 @@ def test_who_waits_for_long_is_told_why_and_only_once(
 ) -> None:
     monkeypatch.setattr(retry, "NOTICE_S", 0.1)
 
-    patiently(Flaky(6), passes=is_connection, patience_s=30)
+    retry_transient(Flaky(6), passes=is_connection, retry_timeout_s=30)
 
     assert capfd.readouterr().err == "waiting for the database: the server is starting up\n"
 
 
 def test_a_short_wait_is_not_worth_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    patiently(Flaky(2), passes=is_connection, patience_s=30)
+    retry_transient(Flaky(2), passes=is_connection, retry_timeout_s=30)
 
     assert capfd.readouterr().err == ""

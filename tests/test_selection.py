@@ -9,21 +9,21 @@ import pytest
 
 from search.analysis import correctness
 from search.analysis.selection import CHANCE, SEED_SD, BaselineComparison, Lead
-from search.storage.records import Counts, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyRecord, TrialRecord
 
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10
-STUDY = StudyRow(
+STUDY = StudyRecord(
     name="s",
     question="",
     directions=("maximize",),
-    counts=Counts(budget=20),
+    counts=TrialCounts(budget=20),
     best=None,
     spec={"search": {"baseline": True, "sampler": "random", "objective": "accuracy"}},
 )
 
 
-def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", step: int = 9, **more: Any) -> TrialRow:
+def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", step: int = 9, **more: Any) -> TrialRecord:
     """A trial that recognises 1,500 images as the baseline does, but `won` more and `lost` of these not."""
     right = np.arange(IMAGES) < 1500
     right[:lost] = False
@@ -31,10 +31,10 @@ def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", 
     kept = correctness.add_step({}, step, right, LABELS, classes=10)
     if number == 0:  # the baseline was judged at all rungs
         kept = {**kept, "1": kept[str(step)], "3": kept[str(step)]}
-    return TrialRow(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
+    return TrialRecord(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
 
 
-def contest(*challengers: TrialRow, baseline: TrialRow | None = None, judged: int | None = None) -> BaselineComparison:
+def contest(*challengers: TrialRecord, baseline: TrialRecord | None = None, judged: int | None = None) -> BaselineComparison:
     return BaselineComparison(
         study=STUDY,
         trials=(baseline or trial(0), *challengers),
@@ -72,10 +72,10 @@ def test_of_those_that_beat_the_baseline_the_one_that_leads_most_is_first() -> N
         pytest.param(trial(1, won=400, state="WAITING", step=3), id="paused"),
         pytest.param(trial(1, won=400, state="FAIL"), id="failed"),
         pytest.param(trial(1, won=400, violation=1.0), id="diverged"),
-        pytest.param(TrialRow(study="s", number=1, state="COMPLETE", values=(0.99,)), id="of an older version"),
+        pytest.param(TrialRecord(study="s", number=1, state="COMPLETE", values=(0.99,)), id="of an older version"),
     ],
 )
-def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRow) -> None:
+def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRecord) -> None:
     assert contest(rival).clear == ()
 
 
@@ -84,10 +84,10 @@ def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRo
     [
         pytest.param(trial(0, state="FAIL"), id="failed"),
         pytest.param(trial(0, state="PRUNED", violation=1.0), id="cannot be trained"),
-        pytest.param(TrialRow(study="s", number=0, state="RUNNING"), id="not drawn yet"),
+        pytest.param(TrialRecord(study="s", number=0, state="RUNNING"), id="not drawn yet"),
     ],
 )
-def test_a_baseline_that_cannot_be_trained_is_none(baseline: TrialRow) -> None:
+def test_a_baseline_that_cannot_be_trained_is_none(baseline: TrialRecord) -> None:
     assert contest(trial(1), baseline=baseline).baseline is None
 
 

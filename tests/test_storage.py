@@ -50,7 +50,7 @@ def test_a_study_through_our_storage_equals_one_through_optunas(url: str, make_s
     while (claim := leases.claim(storage, study_id, this_process("t"))) is not None:
         ours.get_trials(deepcopy=False)
         trial = optuna.Trial(ours, claim.trial_id)
-        with storage.together():
+        with storage.batch():
             value = objective(trial)
         ours.tell(trial, value)
 
@@ -64,7 +64,7 @@ def test_writes_made_together_are_one_transaction_or_none(url: str, make_study: 
     assert claim is not None
 
     def break_in_the_middle() -> None:
-        with storage.together():
+        with storage.batch():
             storage.set_trial_user_attr(claim.trial_id, "a", 1)
             raise RuntimeError("broken off")
 
@@ -107,11 +107,11 @@ def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_tr
         storage.set_trial_intermediate_value(claim.trial_id, 2, value)
         storage.set_trial_state_values(claim.trial_id, state)
 
-    assert storage.standing(study_id, 2, 0.5, but=9) == (1, 3)
-    assert storage.standing(study_id, 2, 0.5, but=3) == (1, 2)
-    assert storage.standing(study_id, 2, 0.1, but=4) == (2, 2)
-    assert storage.standing(study_id, 1, 0.5, but=9) == (0, 0)
-    assert storage.standing(study_id, 2, 0.1, but=9, left_out=frozenset({3, 4})) == (1, 1)
+    assert storage.rank_at_step(study_id, 2, 0.5, but=9) == (1, 3)
+    assert storage.rank_at_step(study_id, 2, 0.5, but=3) == (1, 2)
+    assert storage.rank_at_step(study_id, 2, 0.1, but=4) == (2, 2)
+    assert storage.rank_at_step(study_id, 1, 0.5, but=9) == (0, 0)
+    assert storage.rank_at_step(study_id, 2, 0.1, but=9, left_out=frozenset({3, 4})) == (1, 1)
 
 
 def open_new(url: str) -> None:

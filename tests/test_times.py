@@ -3,14 +3,14 @@
 import pytest
 
 from search.errors import UsageError
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 
 
 def test_the_default_times_agree() -> None:
-    times = Times()
+    times = Timeouts()
 
-    assert times.patience_s > 60  # a database that is locked for a minute is waited for
-    assert times.lease_s > times.patience_s + 3 * times.renewal_s
+    assert times.retry_timeout_s > 60  # a database that is locked for a minute is waited for
+    assert times.lease_timeout_s > times.retry_timeout_s + 3 * times.renewal_interval_s
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_the_default_times_agree() -> None:
 )
 def test_times_that_contradict_each_other_are_refused_with_the_rule(times: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Times(**times)
+        Timeouts(**times)

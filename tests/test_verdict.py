@@ -27,7 +27,7 @@ from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from search.study import stored_study
 from search.study.final_plan import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
 from search.trial import loop, objective, recorder, runner
@@ -42,7 +42,7 @@ BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
 
 
 def one(
-    wanted: StudySpec, trial: TrialRow, *, uid: str = "u", hours: float | None = None, images: int = 400
+    wanted: StudySpec, trial: TrialRecord, *, uid: str = "u", hours: float | None = None, images: int = 400
 ) -> StudySpec:
     """The study of the last training of one trial, on one core."""
     return spec_of(
@@ -382,7 +382,7 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
     planned = [
         one(
             wanted,
-            TrialRow(study="s", number=0, state="COMPLETE", config=config, images_per_second=speed),
+            TrialRecord(study="s", number=0, state="COMPLETE", config=config, images_per_second=speed),
             hours=1 / 3600,
             images=100,
         )
@@ -422,7 +422,7 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(lab
     answer = lab.run("final", "s", *TERMS, "--json")
 
     assert answer.code == 0
-    leading = [trial.number for trial, _ in queries.leading(open_reader(lab.url), "s")]
+    leading = [trial.number for trial, _ in queries.ranked_by_best_value(open_reader(lab.url), "s")]
     names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
     trials = lab.trials("s.final")
     assert [trial.state for trial in trials] == ["COMPLETE"] * 6
@@ -470,7 +470,7 @@ def judging(lab: Lab, wanted: FinalSettings) -> Workplace:
     storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
-    found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
+    found = contestants(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
     on_terms(
         storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home, is_timed=False, say=print
     )
@@ -559,7 +559,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
     storage = Storage(lab.url)
     stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
-    found = contestants(asked, [trial for trial, _ in queries.leading(storage.engine, "s")])
+    found = contestants(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
         order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
@@ -634,7 +634,7 @@ def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(l
 def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_defaults_of_the_others(lab: Lab) -> None:
     wanted = replace(spec.build(lab.tables()), final=FinalSettings(epochs=1))
     whole = spec.with_defaults(wanted, {"learning_rate": 0.05})
-    old = TrialRow(
+    old = TrialRecord(
         study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
     )
 
@@ -655,8 +655,8 @@ def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
 def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None:
     wanted = replace(spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True))
     plain = replace(spec.build(lab.tables()), final=FinalSettings(epochs=1, baseline=True))
-    other = TrialRow(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
-    same = TrialRow(study="s", number=0, state="PRUNED", config=contestants(wanted, [other])[1].config)
+    other = TrialRecord(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
+    same = TrialRecord(study="s", number=0, state="PRUNED", config=contestants(wanted, [other])[1].config)
 
     first, base = contestants(wanted, [other])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from search.analysis.intervals import CONFIDENCE, Interval, holm, interval, mean, sd
 from search.errors import UsageError
-from search.storage.records import StudyRow, TrialRow
+from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_number
 
 _WHY_MISSING = {
@@ -77,7 +77,7 @@ class Comparison:
         return sum(row.interval is not None for row in self.rows)
 
 
-def compare(study: StudyRow, trials: Sequence[TrialRow]) -> Comparison:
+def compare(study: StudyRecord, trials: Sequence[TrialRecord]) -> Comparison:
     """What each row of a [[compare]] study did.
 
     Raises:
@@ -128,7 +128,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _values(name: str, trials: Sequence[TrialRow]) -> dict[int, float]:
+def _values(name: str, trials: Sequence[TrialRecord]) -> dict[int, float]:
     """The value of each repeat of a row: of complete trials, finite."""
     return {
         t.repeat or 0: t.values[0]
@@ -137,7 +137,7 @@ def _values(name: str, trials: Sequence[TrialRow]) -> dict[int, float]:
     }
 
 
-def _missing(name: str, values: Mapping[int, float], trials: Sequence[TrialRow], repeats: int) -> tuple[str, ...]:
+def _missing(name: str, values: Mapping[int, float], trials: Sequence[TrialRecord], repeats: int) -> tuple[str, ...]:
     found = {t.repeat or 0: t for t in trials if t.params.get("row") == name}
     return tuple(
         f"repeat {repeat} {_WHY_MISSING[found[repeat].state]}"

@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.analysis.importance import Importances
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from search.tables import format_value
 
 #: Colours that everybody can tell apart: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
@@ -26,7 +26,7 @@ POINTS = 1500
 FEW = 8
 
 
-def history(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
+def history(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
     """Each value over the compute that was spent until then, and the best so far."""
     done = by_end(trials)
     spent = hours_spent(done)
@@ -58,7 +58,7 @@ def history(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
 
 
 def pareto(
-    front: Sequence[TrialRow], trials: Sequence[TrialRow], *, objectives: Sequence[str], second: int
+    front: Sequence[TrialRecord], trials: Sequence[TrialRecord], *, objectives: Sequence[str], second: int
 ) -> go.Figure:
     """The first objective over another one: all complete trials, and those of the front."""
     some = thinned([trial for trial in trials if _has_value(trial)], POINTS)
@@ -105,7 +105,7 @@ def importance(found: Importances) -> go.Figure:
     return figure
 
 
-def curves(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
+def curves(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
     """Values over epochs: of the best, of others that were trained to their end, and of pruned ones."""
     drawn = [trial for trial in trials if trial.curve and trial.state != "FAIL"]
     ranked = sorted(drawn, key=lambda trial: (trial.state != "COMPLETE", -trial.curve[-1][1]))
@@ -116,7 +116,7 @@ def curves(trials: Sequence[TrialRow], *, objective: str) -> go.Figure:
     return figure
 
 
-def _curve(trial: TrialRow, *, is_best: bool) -> go.Scatter:
+def _curve(trial: TrialRecord, *, is_best: bool) -> go.Scatter:
     epochs = trial.epochs / trial.curve[-1][0]
     return go.Scatter(
         x=[step * epochs for step, _ in trial.curve],
@@ -129,7 +129,7 @@ def _curve(trial: TrialRow, *, is_best: bool) -> go.Scatter:
     )
 
 
-def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], *, objective: str) -> go.Figure:
+def slice_of(key: str, trials: Sequence[TrialRecord], values: Mapping[int, float], *, objective: str) -> go.Figure:
     """Values over one parameter, of the trials that have drawn it."""
     some = thinned([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
     numbers = [trial.params[key] for trial in some]
@@ -156,7 +156,7 @@ def slice_of(key: str, trials: Sequence[TrialRow], values: Mapping[int, float], 
     return figure
 
 
-def parallel(keys: Sequence[str], trials: Sequence[TrialRow], values: Mapping[int, float]) -> go.Figure:
+def parallel(keys: Sequence[str], trials: Sequence[TrialRecord], values: Mapping[int, float]) -> go.Figure:
     """A line for each trial through its place on the axis of each parameter; the best tenth in colour."""
     whole = [trial for trial in trials if trial.number in values and all(key in trial.params for key in keys)]
     ranked = sorted(whole, key=lambda trial: -values[trial.number])
@@ -178,7 +178,7 @@ def parallel(keys: Sequence[str], trials: Sequence[TrialRow], values: Mapping[in
     return figure
 
 
-def timeline(trials: Sequence[TrialRow]) -> go.Figure:
+def timeline(trials: Sequence[TrialRecord]) -> go.Figure:
     """When each trial was last worked on, in as many lines as were at work at once."""
     known = [trial for trial in trials if trial.started is not None and trial.completed is not None]
     lanes = _lanes(known)
@@ -226,13 +226,13 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
     return figure
 
 
-def by_end(trials: Sequence[TrialRow]) -> list[TrialRow]:
+def by_end(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Those that have ended, or were begun and pause, in that order; a pause is put where its last attempt began."""
     begun = [each for each in trials if each.started is not None and each.state != "RUNNING"]
     return sorted(begun, key=lambda each: _instant(each.completed or each.started))
 
 
-def hours_spent(trials: Sequence[TrialRow]) -> list[float]:
+def hours_spent(trials: Sequence[TrialRecord]) -> list[float]:
     """Hours of training, of all workers together, until the end of each."""
     spent, total = [], 0.0
     for trial in trials:
@@ -248,7 +248,7 @@ def thinned(things: Sequence[Any], most: int) -> list[Any]:
     return [things[round(index * (len(things) - 1) / (most - 1))] for index in range(most)]
 
 
-def named(trial: TrialRow, *, with_settings: bool = True) -> str:
+def named(trial: TrialRecord, *, with_settings: bool = True) -> str:
     """What is told of a trial where the pointer is on it."""
     told = f"trial {trial.number}, {trial.state.lower()}"
     if not with_settings:
@@ -270,13 +270,13 @@ def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
     return figure
 
 
-def _places(key: str, trials: Sequence[TrialRow]) -> dict[str, float]:
+def _places(key: str, trials: Sequence[TrialRecord]) -> dict[str, float]:
     """Where each value of a parameter lies on its axis, from 0 to 1: in order, evenly."""
     values = sorted({trial.params[key] for trial in trials}, key=_rank)
     return {format_value(value): index / max(1, len(values) - 1) for index, value in enumerate(values)}
 
 
-def _lanes(trials: Sequence[TrialRow]) -> list[int]:
+def _lanes(trials: Sequence[TrialRecord]) -> list[int]:
     """For each trial the first line in which nothing is drawn at that time."""
     lanes: dict[int, int] = {}
     free: list[datetime] = []
@@ -302,5 +302,5 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _has_value(trial: TrialRow) -> bool:
+def _has_value(trial: TrialRecord) -> bool:
     return trial.state == "COMPLETE" and bool(trial.values) and math.isfinite(trial.values[0])

@@ -4,11 +4,11 @@ from typing import Any
 
 from search.spec import study_spec
 from search.spec.parameters import DEFAULTS
-from search.storage.records import StudyRow, TrialRow
+from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_duration, format_number, format_value
 
 
-def trials(first: TrialRow, second: TrialRow) -> Table:
+def trials(first: TrialRecord, second: TrialRecord) -> Table:
     """Two trials: their settings as far as they differ, and their curves."""
     differing = _differing(first, second)
     rows: list[tuple[str, ...]] = [(key, _told(one), _told(other)) for key, (one, other) in differing.items()]
@@ -25,7 +25,7 @@ def trials(first: TrialRow, second: TrialRow) -> Table:
     )
 
 
-def studies(first: StudyRow, second: StudyRow) -> Table:
+def studies(first: StudyRecord, second: StudyRecord) -> Table:
     """Two studies: their specs as far as they differ, and what they found."""
     return Table(
         columns=("", first.name, second.name),
@@ -34,7 +34,7 @@ def studies(first: StudyRow, second: StudyRow) -> Table:
     )
 
 
-def trials_json(first: TrialRow, second: TrialRow) -> dict[str, Any]:
+def trials_json(first: TrialRecord, second: TrialRecord) -> dict[str, Any]:
     """`compare STUDY A B --json`."""
     return {
         "study": first.study,
@@ -45,7 +45,7 @@ def trials_json(first: TrialRow, second: TrialRow) -> dict[str, Any]:
     }
 
 
-def studies_json(first: StudyRow, second: StudyRow) -> dict[str, Any]:
+def studies_json(first: StudyRecord, second: StudyRecord) -> dict[str, Any]:
     """`compare STUDY OTHER --json`."""
     return {
         "studies": [first.name, second.name],
@@ -58,7 +58,7 @@ _FACTS = ("state", "value", "epochs", "trained", "parameters", "multiply-accumul
 _ANSWERS = ("question", "objective", "finished", "best", "in trial", "on the clock")
 
 
-def _facts(row: TrialRow) -> tuple[str, ...]:
+def _facts(row: TrialRecord) -> tuple[str, ...]:
     return (
         row.state.lower() + (f": {row.reason}" if row.reason else ""),
         ", ".join(map(format_number, row.values)) or "-",
@@ -70,7 +70,7 @@ def _facts(row: TrialRow) -> tuple[str, ...]:
     )
 
 
-def _answers(row: StudyRow) -> tuple[str, ...]:
+def _answers(row: StudyRecord) -> tuple[str, ...]:
     return (
         row.question or "-",
         row.objective,
@@ -81,7 +81,7 @@ def _answers(row: StudyRow) -> tuple[str, ...]:
     )
 
 
-def _differences(first: StudyRow, second: StudyRow) -> list[str]:
+def _differences(first: StudyRecord, second: StudyRecord) -> list[str]:
     """What the second study's file says otherwise; and whether their images are others."""
     if not first.spec or not second.spec:
         return []
@@ -91,7 +91,7 @@ def _differences(first: StudyRow, second: StudyRow) -> list[str]:
     return lines
 
 
-def _differing(first: TrialRow, second: TrialRow) -> dict[str, tuple[Any, Any]]:
+def _differing(first: TrialRecord, second: TrialRecord) -> dict[str, tuple[Any, Any]]:
     """The settings that are not the same; what an older version did not know has its default.
 
     A trial that nobody has begun has only what was drawn, as has one that convsearch did not make.

@@ -22,7 +22,7 @@ from search.analysis.intervals import CONFIDENCE, Interval, apart, mean
 from search.spec import study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import SearchSpace, resolve_name
-from search.storage.records import StudyRow, TrialRow
+from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number, format_value
 
 #: Fewer trials on one side say nothing: an interval of four is wider than all that a parameter may do.
@@ -68,7 +68,7 @@ class Insights:
         return tuple(each for each in self.found if each.is_clear)
 
 
-def insights(study: StudyRow, trials: Sequence[TrialRow]) -> Insights:
+def insights(study: StudyRecord, trials: Sequence[TrialRecord]) -> Insights:
     """What goes with good trials of a study."""
     judged = [trial for trial in trials if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
     step = min((trial.curve[-1][0] for trial in judged), default=0)
@@ -121,7 +121,7 @@ class _Group:
     outside: tuple[int, ...]
 
 
-def _groups(space: SearchSpace, trials: Sequence[TrialRow]) -> list[_Group]:
+def _groups(space: SearchSpace, trials: Sequence[TrialRecord]) -> list[_Group]:
     """Each value of a choice, and the upper half of a range; of what was drawn."""
     drawn: dict[str, dict[int, Value]] = defaultdict(dict)
     domains: dict[str, Any] = {}

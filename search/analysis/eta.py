@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp, sqrt
 
-from search.storage.records import Counts, Progress, Running, TrialRow
+from search.storage.records import TrialCounts, StudyProgress, RunningTrial, TrialRecord
 
 #: The 80 % range of a standard normal variable, on both sides.
 _Z80 = 1.2816
@@ -39,11 +39,11 @@ class Snapshot:
     """All that the live view shows, at one moment."""
 
     study: str
-    counts: Counts
+    counts: TrialCounts
     objective: str = "value"
     epochs: float | None = None
     """Of a trial that is not pruned."""
-    best: TrialRow | None = None
+    best: TrialRecord | None = None
     seconds: float = 0.0
     """Since this run began."""
     trials_per_hour: float | None = None
@@ -56,7 +56,7 @@ class Snapshot:
     compared: str = ""
     """How trials compare with the baseline."""
     workers: tuple[WorkerLine, ...] = ()
-    finished: tuple[TrialRow, ...] = ()
+    finished: tuple[TrialRecord, ...] = ()
     """Trials that have finished since the last snapshot."""
 
 
@@ -77,7 +77,7 @@ class Pace:
         """The finished trials that were told already: what `query.progress` may leave out."""
         return self._seen
 
-    def snapshot(self, progress: Progress) -> Snapshot:
+    def snapshot(self, progress: StudyProgress) -> Snapshot:
         """What `progress` looks like now. Trials that had finished before the first call are not news."""
         now, study = self.clock(), progress.study
         news = tuple(trial for trial in progress.finished if trial.number not in self._seen)
@@ -103,7 +103,7 @@ class Pace:
             finished=news,
         )
 
-    def _workers(self, progress: Progress, now: float) -> tuple[WorkerLine, ...]:
+    def _workers(self, progress: StudyProgress, now: float) -> tuple[WorkerLine, ...]:
         self._steps = {each.trial.number: self._last_step(each.trial, now) for each in progress.running}
         return tuple(
             WorkerLine(
@@ -116,7 +116,7 @@ class Pace:
             for each in progress.running
         )
 
-    def _last_step(self, trial: TrialRow, now: float) -> tuple[int, float]:
+    def _last_step(self, trial: TrialRecord, now: float) -> tuple[int, float]:
         steps = len(trial.curve)
         known = self._steps.get(trial.number)
         return known if known is not None and known[0] == steps else (steps, now)
@@ -141,5 +141,5 @@ def _within(found: Eta | None, left_s: float | None) -> Eta | None:
     return found if found is None or left_s is None or found.low <= left_s else None
 
 
-def _where(running: Running) -> str:
+def _where(running: RunningTrial) -> str:
     return "" if running.pid is None else f"{running.host}:{running.pid}"

@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.storage.records import Counts, Ranking, Running, StudyRow, TrialRow, is_verdict
+from search.storage.records import TrialCounts, Ranking, RunningTrial, StudyRecord, TrialRecord, is_verdict
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
-def studies_grid(rows: Sequence[StudyRow]) -> Table:
+def studies_grid(rows: Sequence[StudyRecord]) -> Table:
     """One line for each study."""
     if not rows:
         return Table(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` begins one",))
@@ -20,7 +20,7 @@ def studies_grid(rows: Sequence[StudyRow]) -> Table:
     )
 
 
-def workers_grid(rows: Sequence[Running]) -> Table:
+def workers_grid(rows: Sequence[RunningTrial]) -> Table:
     """One line for each worker that has a trial."""
     if not rows:
         return Table(columns=(), rows=(), before=("nobody works on any study",))
@@ -31,7 +31,7 @@ def workers_grid(rows: Sequence[Running]) -> Table:
     )
 
 
-def workers_json(rows: Sequence[Running]) -> dict[str, Any]:
+def workers_json(rows: Sequence[RunningTrial]) -> dict[str, Any]:
     """The same, and how often each trial was begun."""
     return {
         "workers": [
@@ -49,7 +49,7 @@ def workers_json(rows: Sequence[Running]) -> dict[str, Any]:
     }
 
 
-def _worker_line(each: Running) -> tuple[str, ...]:
+def _worker_line(each: RunningTrial) -> tuple[str, ...]:
     trial = each.trial
     last = trial.curve[-1:]
     return (
@@ -63,9 +63,9 @@ def _worker_line(each: Running) -> tuple[str, ...]:
     )
 
 
-def _anew(row: TrialRow) -> str:
+def _anew(row: TrialRecord) -> str:
     """That an attempt could not go on where an earlier one was."""
-    return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.anew)
+    return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.retrained_attempts)
 
 
 def best_grid(ranking: Ranking, delivered: str = "") -> Table:
@@ -94,7 +94,7 @@ def best_grid(ranking: Ranking, delivered: str = "") -> Table:
     )
 
 
-def trial_grid(row: TrialRow, log: str | None = None) -> Table:
+def trial_grid(row: TrialRecord, log: str | None = None) -> Table:
     """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
     lines = {
         "state": state(row),
@@ -122,7 +122,7 @@ def trial_grid(row: TrialRow, log: str | None = None) -> Table:
     )
 
 
-def studies_json(rows: Sequence[StudyRow]) -> dict[str, Any]:
+def studies_json(rows: Sequence[StudyRecord]) -> dict[str, Any]:
     """`studies --json`."""
     return {
         "studies": [
@@ -153,7 +153,7 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
     return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
 
 
-def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """`report --csv`: every trial with its state, why it ended, and what it cost."""
     own = (
         "trial",
@@ -185,7 +185,7 @@ def trials_csv(study: StudyRow, trials: Sequence[TrialRow]) -> tuple[tuple[str, 
     return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
 
 
-def trial_json(row: TrialRow, log: str | None = None) -> dict[str, Any]:
+def trial_json(row: TrialRecord, log: str | None = None) -> dict[str, Any]:
     """`show --json`."""
     return {
         "study": row.study,
@@ -236,7 +236,7 @@ def spec_grid(stored: Mapping[str, Any]) -> Table:
     )
 
 
-def verdict_line(row: TrialRow) -> str:
+def verdict_line(row: TrialRecord) -> str:
     """What the last training of a study came to."""
     if row.test is None or not row.values:
         return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
@@ -249,7 +249,7 @@ def _test(test: Mapping[str, Any]) -> str:
     return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
 
 
-def next_commands(row: StudyRow, *, is_judged: bool = False) -> tuple[str, ...]:
+def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ...]:
     """What to do with a study whose run has just ended, a line for each. `is_judged`: its last training has, too."""
     name, counts = shlex.quote(row.name), row.counts
     lines = []
@@ -264,7 +264,7 @@ def next_commands(row: StudyRow, *, is_judged: bool = False) -> tuple[str, ...]:
     return (*lines, "in a browser:    convsearch dashboard")
 
 
-def can_grow(row: StudyRow) -> bool:
+def can_grow(row: StudyRecord) -> bool:
     """Whether more trials would have anything else to draw: a grid has its cells, a fixed configuration one trial."""
     is_grid = row.spec.get("search", {}).get("sampler") == "grid"
     return not is_grid and any(map(_is_drawn, row.spec.get("space", {}).values()))
@@ -277,7 +277,7 @@ def _is_drawn(stored: object) -> bool:
     return isinstance(stored, list) and len(stored) > 1
 
 
-def command(row: TrialRow) -> str:
+def command(row: TrialRecord) -> str:
     """The command that runs this trial's configuration again; none for a last training, which is tested once, nor for
     one that convsearch has not drawn.
     """
@@ -288,12 +288,12 @@ def command(row: TrialRow) -> str:
     )
 
 
-def counts_line(counts: Counts) -> str:
+def counts_line(counts: TrialCounts) -> str:
     """`37 of 60 trials finished: 20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin`."""
     return f"{counts.finished} of {counts.budget} trials finished: {states_line(counts)}"
 
 
-def states_line(counts: Counts) -> str:
+def states_line(counts: TrialCounts) -> str:
     """`20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin`."""
     pause = f"{counts.paused} paused, " if counts.paused else ""
     return (
@@ -302,7 +302,7 @@ def states_line(counts: Counts) -> str:
     )
 
 
-def situation(study: StudyRow) -> str:
+def situation(study: StudyRecord) -> str:
     """Why there is no best trial, and what to do."""
     counts, name = study.counts, shlex.quote(study.name)
     if counts.to_do:
@@ -322,7 +322,7 @@ def situation(study: StudyRow) -> str:
     return f"no trial has finished yet, and none is at work; {onwards}"
 
 
-def state(row: TrialRow) -> str:
+def state(row: TrialRecord) -> str:
     """In which state a trial is, and why."""
     if row.paused is not None:
         until = "all are trained" if is_verdict(row.study) else "it is among the best there"
@@ -330,7 +330,7 @@ def state(row: TrialRow) -> str:
     return row.state.lower() + (f": {row.reason}" if row.reason else "")
 
 
-def _study_line(row: StudyRow) -> tuple[str, ...]:
+def _study_line(row: StudyRecord) -> tuple[str, ...]:
     counts, best = row.counts, row.best
     return (
         row.name,
@@ -356,13 +356,13 @@ def _given(value: object) -> str:
     return "-" if value is None else format_value(value)
 
 
-def _model(row: TrialRow) -> str:
+def _model(row: TrialRecord) -> str:
     parts = [f"{row.parameters:,} parameters"] if row.parameters is not None else []
     parts += [f"{row.macs:,} multiply-accumulates an image"] if row.macs is not None else []
     return ", ".join(parts)
 
 
-def _study_json(row: StudyRow) -> dict[str, Any]:
+def _study_json(row: StudyRecord) -> dict[str, Any]:
     counts = row.counts
     return {
         "study": row.name,
@@ -380,7 +380,7 @@ def _study_json(row: StudyRow) -> dict[str, Any]:
     }
 
 
-def _trial_json(row: TrialRow) -> dict[str, Any]:
+def _trial_json(row: TrialRecord) -> dict[str, Any]:
     return {
         "number": row.number,
         "state": row.state,

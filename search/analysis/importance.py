@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 from search.analysis.intervals import CONFIDENCE
 from search.storage.queries import find_study
 from search.storage.rdb_reads import frozen_trials
-from search.storage.read_only import reading
+from search.storage.read_only import read_transaction
 from search.storage.trial_loader import TRIALS
 
 #: Resamples, and deals: a percentile of 200 is known to some two points. Of thousands of trials, which narrow the
@@ -55,7 +55,7 @@ class Importances:
 
 def importances(engine: sa.Engine, name: str) -> Importances:
     """Of the parameters of a study; none where it has too few complete trials, or draws nothing."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         chosen = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.state == "COMPLETE")
         trials = [_first_alone(trial) for trial in frozen_trials(connection, chosen) if np.isfinite(trial.values[0])]

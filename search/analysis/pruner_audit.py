@@ -11,7 +11,7 @@ from statistics import median
 
 from search.analysis.intervals import share_interval
 from search.seeds import is_audited
-from search.storage.records import StudyRow, TrialRow
+from search.storage.records import StudyRecord, TrialRecord
 
 #: Of fewer, not even a rate of 0 can be told from one of 20 % (Wilson's interval of 0 of 16 ends at 19.4 %).
 ENOUGH = 16
@@ -21,7 +21,7 @@ ENOUGH = 16
 class Audit:
     """What became of the trials that would have been stopped."""
 
-    spared: tuple[TrialRow, ...]
+    spared: tuple[TrialRecord, ...]
     """Those that have been trained to their end."""
     survivors: int
     """Complete trials that the pruner had let through."""
@@ -36,7 +36,7 @@ class Audit:
         return share_interval(self.above_median, len(self.spared))
 
 
-def audit(study: StudyRow, trials: Sequence[TrialRow]) -> Audit:
+def audit(study: StudyRecord, trials: Sequence[TrialRecord]) -> Audit:
     """What the audited trials of a study have come to."""
     sign = -1.0 if study.directions[:1] == ("minimize",) else 1.0
     spared = [trial for trial in trials if trial.spared is not None and _is_stopped(study, trial, trials)]
@@ -50,11 +50,11 @@ def audit(study: StudyRow, trials: Sequence[TrialRow]) -> Audit:
     )
 
 
-def _survived(trial: TrialRow) -> bool:
+def _survived(trial: TrialRecord) -> bool:
     return trial.state == "COMPLETE" and trial.spared is None and bool(trial.values)
 
 
-def _is_stopped(study: StudyRow, trial: TrialRow, trials: Sequence[TrialRow]) -> bool:
+def _is_stopped(study: StudyRecord, trial: TrialRecord, trials: Sequence[TrialRecord]) -> bool:
     """Whether it would not have gone on later either: where trials pause, its turn may still have come."""
     search = study.spec.get("search", {})
     if search.get("pruner") != "promote" or "behind the baseline" in (trial.spared or {})["reason"]:

@@ -18,7 +18,7 @@ from search.analysis.pruner_audit import Audit
 from search.analysis.test_results import Standing, Verdict
 from search.errors import UsageError
 from search.storage import queries
-from search.storage.records import Look, StudyRow, TrialRow, is_search, is_verdict
+from search.storage.records import TestSetAccess, StudyRecord, TrialRecord, is_search, is_verdict
 from search.tables import Table, format_number, format_values
 
 #: Best trials in the table.
@@ -44,13 +44,13 @@ class Spent:
 class Report:
     """What the page says."""
 
-    study: StudyRow
-    trials: tuple[TrialRow, ...]
-    best: tuple[TrialRow, ...]
+    study: StudyRecord
+    trials: tuple[TrialRecord, ...]
+    best: tuple[TrialRecord, ...]
     verdict: Verdict | None
     standing: Standing | None
     """What of it is delivered."""
-    looks: tuple[Look, ...]
+    looks: tuple[TestSetAccess, ...]
     insights: Insights
     importances: Importances
     comparison: Table | None
@@ -90,7 +90,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
         best=queries.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict,
         standing=None if verdict is None else selection.of_verdict(engine, verdict),
-        looks=queries.looks(engine, fingerprint),
+        looks=queries.test_set_accesses(engine, fingerprint),
         insights=insights_of.insights(study, trials),
         importances=importances(engine, name),
         comparison=comparing.grid(comparing.compare(study, trials)) if rows and not is_verdict(name) else None,
@@ -101,7 +101,7 @@ def gather(engine: sa.Engine, name: str) -> Report:
     )
 
 
-def spent(study: StudyRow, trials: Sequence[TrialRow]) -> Spent:
+def spent(study: StudyRecord, trials: Sequence[TrialRecord]) -> Spent:
     """What the trials have cost."""
     pruned = [each for each in trials if each.state == "PRUNED" and each.epochs > 0 and each.violation <= 0]
     whole = study.epochs
@@ -113,7 +113,7 @@ def spent(study: StudyRow, trials: Sequence[TrialRow]) -> Spent:
     )
 
 
-def _reached(ended: Sequence[TrialRow]) -> list[tuple[float, int, float]]:
+def _reached(ended: Sequence[TrialRecord]) -> list[tuple[float, int, float]]:
     told, best = [], -math.inf
     for trial, hours in zip(ended, charts.hours_spent(ended), strict=True):
         value = trial.values[0] if trial.state == "COMPLETE" and trial.values else -math.inf
@@ -123,7 +123,7 @@ def _reached(ended: Sequence[TrialRow]) -> list[tuple[float, int, float]]:
     return told
 
 
-def reasons(trials: Sequence[TrialRow]) -> tuple[tuple[str, int], ...]:
+def reasons(trials: Sequence[TrialRecord]) -> tuple[tuple[str, int], ...]:
     """Why trials were pruned or failed, the most frequent first."""
     counted = Counter(
         f"{trial.state.lower()}: {_kind(trial.reason or '')}" for trial in trials if trial.state in ("PRUNED", "FAIL")

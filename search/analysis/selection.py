@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from search.analysis import correctness
 from search.analysis.correctness import Pair
 from search.storage import queries
-from search.storage.records import StudyRow, TrialRow
+from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ SEED_SD = 0.0066
 class Lead:
     """A trial beside the baseline, at one step of both."""
 
-    trial: TrialRow
+    trial: TrialRecord
     pair: Pair
     challengers: int
     """Trials that were judged beside the baseline."""
@@ -59,13 +59,13 @@ class Lead:
 class BaselineComparison:
     """The trials of a search beside its baseline."""
 
-    study: StudyRow
-    trials: Sequence[TrialRow]
+    study: StudyRecord
+    trials: Sequence[TrialRecord]
     judged: int
     """Trials but the baseline that were judged, at a rung or at their end; of these `trials` may be a part."""
 
     @cached_property
-    def baseline(self) -> TrialRow | None:
+    def baseline(self) -> TrialRecord | None:
         """The trial that others are compared with; None if there is none, or it cannot be trained."""
         first = (each for each in self.trials if each.number == self.study.baseline and each.config)
         return next((each for each in first if each.state != "FAIL" and each.violation <= 0), None)
@@ -104,7 +104,7 @@ class BaselineComparison:
         judged = min(self.judged - before, patience)
         return f"trial 0, the baseline, leads; {judged} of {patience} trials judged until the search gives up"
 
-    def _leads(self, trials: Sequence[TrialRow]) -> list[Lead]:
+    def _leads(self, trials: Sequence[TrialRecord]) -> list[Lead]:
         """These beside the baseline, each at the last step where both were judged."""
         if self.baseline is None:
             return []
@@ -139,7 +139,7 @@ class Selection:
         return {"trial": self.trial, "reason": self.reason}
 
 
-def delivered(engine: sa.Engine, study: StudyRow) -> Selection:
+def delivered(engine: sa.Engine, study: StudyRecord) -> Selection:
     """What a search has delivered, by its newest last training; as long as there is none, what it would deliver.
 
     Where the search went on since then and has found something else, that is told.
@@ -162,29 +162,29 @@ def of_verdict(engine: sa.Engine, verdict: "Verdict") -> "Standing":
     return next((each for each in verdict.standings if own and own.match(each.name)), verdict.standings[0])
 
 
-def stored(row: StudyRow) -> Selection | None:
+def stored(row: StudyRecord) -> Selection | None:
     """What was selected when a last training was begun; None if none was, or by an older version."""
     return None if row.selection is None else Selection(trial=row.selection["trial"], reason=row.selection["reason"])
 
 
-def whole(engine: sa.Engine, study: StudyRow) -> BaselineComparison:
+def whole(engine: sa.Engine, study: StudyRecord) -> BaselineComparison:
     """All trials of a search beside its baseline."""
     trials = queries.trials(engine, study.name)
     judged = sum(bool(each.number and each.correct and each.state != "FAIL") for each in trials)
     return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
-def ended(engine: sa.Engine, study: StudyRow) -> BaselineComparison:
+def ended(engine: sa.Engine, study: StudyRecord) -> BaselineComparison:
     """The complete trials of a search beside its baseline."""
-    trials, judged = queries.contenders(engine, study.name)
+    trials, judged = queries.complete_trials(engine, study.name)
     return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
-def select(engine: sa.Engine, study: StudyRow) -> Selection:
+def select(engine: sa.Engine, study: StudyRecord) -> Selection:
     """What a search delivers, as far as it has come."""
     if study.baseline is not None and (compared := ended(engine, study)).baseline is not None:
         return select_from(compared)
-    leading = queries.leading(engine, study.name)
+    leading = queries.ranked_by_best_value(engine, study.name)
     if not leading:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
     best, value = leading[0]

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from search.analysis.formatting import state
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from search.tables import Table, format_value
 
 
-def grid(rows: Sequence[TrialRow]) -> Table:
+def grid(rows: Sequence[TrialRecord]) -> Table:
     """Why trials did not go on, a line for each."""
     if not rows:
         return Table(columns=(), rows=(), before=("no trial was pruned, and none failed",))
@@ -19,7 +19,7 @@ def grid(rows: Sequence[TrialRow]) -> Table:
     )
 
 
-def as_json(rows: Sequence[TrialRow]) -> dict[str, Any]:
+def as_json(rows: Sequence[TrialRecord]) -> dict[str, Any]:
     """`why --json`."""
     return {
         "trials": [
@@ -36,7 +36,7 @@ def as_json(rows: Sequence[TrialRow]) -> dict[str, Any]:
     }
 
 
-def _why(row: TrialRow) -> str:
+def _why(row: TrialRecord) -> str:
     paused = state(row).partition(": ")[2] if row.paused is None else state(row)
     spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
     told = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from search.analysis.intervals import CONFIDENCE
 from search.analysis.test_results import Duel, Standing, Verdict
-from search.storage.records import Look
+from search.storage.records import TestSetAccess
 from search.tables import Table, format_duration, format_number
 
 #: So many of the classes that are recognised least are named.
@@ -34,7 +34,7 @@ def grid(found: Verdict, looks: Sequence[str]) -> Table:
     )
 
 
-def as_json(found: Verdict, looks: Sequence[Look]) -> dict[str, Any]:
+def as_json(found: Verdict, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
     """`final --json`; `looks`: all at these test images."""
     return {
         "study": found.study,
@@ -181,7 +181,7 @@ def _duel_json(duel: Duel) -> dict[str, Any]:
     }
 
 
-def looks_lines(looks: Sequence[Look], own: str) -> tuple[str, ...]:
+def looks_lines(looks: Sequence[TestSetAccess], own: str) -> tuple[str, ...]:
     """What is to be told of looks at the same test images, by the verdict `own` and by others."""
     others = [look for look in looks if look.study != own]
     told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]
@@ -193,7 +193,7 @@ def looks_lines(looks: Sequence[Look], own: str) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _look(look: Look) -> str:
+def _look(look: TestSetAccess) -> str:
     often = "once" if look.networks == 1 else f"{look.networks} times"
     when = f"at {look.first}" if look.first == look.last else f"from {look.first} to {look.last}"
     return f"{often}, {when} UTC"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, interval, share_interval
 from search.errors import UsageError
 from search.storage import queries
-from search.storage.records import StudyRow, TrialRow, searched
+from search.storage.records import StudyRecord, TrialRecord, searched
 
 Scores = NDArray[np.float64]
 """(runs, images): 1 where an image was taken for what it is, else 0. For balanced accuracy that of the run, plus by how
@@ -107,11 +107,11 @@ def load(engine: sa.Engine, name: str) -> Verdict:
         raise UsageError(f"the study {name!r} is no verdict of convsearch's, whatever it is called")
     search = searched(name)
     is_there = name in queries.verdicts(engine, search)
-    values = {trial.number: value for trial, value in queries.leading(engine, search)} if is_there else {}
+    values = {trial.number: value for trial, value in queries.ranked_by_best_value(engine, search)} if is_there else {}
     return verdict(queries.study(engine, name), queries.trials(engine, name), values)
 
 
-def verdict(study: StudyRow, trials: Sequence[TrialRow], values: Mapping[int, float]) -> Verdict:
+def verdict(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapping[int, float]) -> Verdict:
     """What the finished trials of a study `NAME.final` come to. `values`: of the trials of the search."""
     names = [row["name"] for row in study.spec["compare"]] or [_old_name(study)]
     runs = {name: _runs(name, trials) for name in names}
@@ -142,7 +142,7 @@ def unpack(test: Mapping[str, Any]) -> NDArray[np.bool_]:
     return np.unpackbits(packed, count=test["images"]).astype(bool)
 
 
-def _old_name(study: StudyRow) -> str:
+def _old_name(study: StudyRecord) -> str:
     """What the one configuration of a verdict is called that an older version made, which had no rows."""
     found = re.search(r"trial \d+", study.question)
     return found[0] if found else "its training"
@@ -154,7 +154,7 @@ def _number(name: str) -> int:
     return int(found[1]) if found else -1
 
 
-def _runs(name: str, trials: Sequence[TrialRow]) -> dict[int, TrialRow]:
+def _runs(name: str, trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
     """The runs of a configuration that were tested, by seed."""
     return {
         trial.repeat or 0: trial
@@ -163,7 +163,7 @@ def _runs(name: str, trials: Sequence[TrialRow]) -> dict[int, TrialRow]:
     }
 
 
-def _scores(runs: Mapping[int, TrialRow], objective: str) -> Scores:
+def _scores(runs: Mapping[int, TrialRecord], objective: str) -> Scores:
     return np.stack([_score(trial.test or {}, objective) for _, trial in sorted(runs.items())])
 
 
@@ -182,7 +182,7 @@ def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
 
 
 def _standing(
-    name: str, runs: Mapping[int, TrialRow], scores: Scores, searched: float | None, *, is_plain: bool
+    name: str, runs: Mapping[int, TrialRecord], scores: Scores, searched: float | None, *, is_plain: bool
 ) -> Standing:
     found = list(runs.values())
     latencies = [trial.latency_ms for trial in found if trial.latency_ms is not None]
@@ -215,7 +215,7 @@ def _interval(scores: Scores) -> Interval | None:
     return crossed_interval(scores) if len(scores) > 1 else interval(scores[0].tolist())
 
 
-def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRow]], scores: Mapping[str, Scores]) -> Duel:
+def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]], scores: Mapping[str, Scores]) -> Duel:
     shared = sorted(runs[first].keys() & runs[second].keys())
     if not shared:
         return Duel(first=first, second=second, runs=0, difference=math.nan, is_enough=False)
@@ -238,6 +238,6 @@ def _adjusted(duels: Sequence[Duel]) -> tuple[Duel, ...]:
     return tuple(replace(duel, p_holm=next(adjusted)) if duel.interval else duel for duel in duels)
 
 
-def _missing(trial: TrialRow) -> str:
+def _missing(trial: TrialRecord) -> str:
     where = f"{trial.config.get('row', 'a training')}, run {(trial.repeat or 0) + 1}"
     return f"{where}: {trial.state.lower()}, {trial.reason or 'for no recorded reason'}"

@@ -15,7 +15,7 @@ from search.artifacts.remote_checkpoints import Depot
 from search.artifacts.remote_store import Unreachable
 from search.artifacts.study_dir import Home
 from search.storage import queries
-from search.storage.read_only import open_reader, reading
+from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import is_verdict
 from search.storage.trial_loader import TRIALS
 
@@ -117,7 +117,7 @@ def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
 
 
 def _states(engine: sa.Engine, name: str) -> dict[int, str]:
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         study_id = queries.find_study(connection, name)
         rows = sa.select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.study_id == study_id)
         return dict(connection.execute(rows).all())

@@ -18,11 +18,11 @@ from search.cli.queries import QUESTIONS
 from search.console import echo
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
 from search.storage import queries
-from search.storage.db_errors import shown
+from search.storage.db_errors import readable_message
 from search.storage.read_only import READ_TIMEOUT_S, open_reader
-from search.storage.records import FINAL, StudyRow, is_search, searched
-from search.storage.retry import patiently
-from search.storage.timeouts import Times
+from search.storage.records import FINAL, StudyRecord, is_search, searched
+from search.storage.retry import retry_transient
+from search.storage.timeouts import Timeouts
 from search.tables import Table
 
 #: Who asked a run to stop waits so long for its last answer.
@@ -115,7 +115,7 @@ def final(args: argparse.Namespace) -> int:
         echo(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
     found = test_results.load(engine, name)
-    looks = queries.looks(engine, row.data["fingerprint"])
+    looks = queries.test_set_accesses(engine, row.data["fingerprint"])
     told = test_report.grid(found, (*_reason(row), *test_report.looks_lines(looks, name)))
     return tables.print_answer(test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
@@ -230,9 +230,9 @@ def delete(args: argparse.Namespace) -> int:
 
 def _refuse_running(storage: Any, name: str) -> None:
     """Raise BusyError if somebody works on a study."""
-    from search.storage.lease_expiry import is_deserted
+    from search.storage.lease_expiry import has_no_live_owner
 
-    is_held = not is_deserted(storage, storage.get_study_id_from_name(name), echo)
+    is_held = not has_no_live_owner(storage, storage.get_study_id_from_name(name), echo)
     running = queries.study(storage.engine, name).counts.running
     if is_held or running:
         raise BusyError(f"others work on {name!r}; `convsearch stop {name}` first")
@@ -250,7 +250,7 @@ def copy_study(args: argparse.Namespace) -> int:
         ("rows", f"{found.rows:,}, each field of which was compared"),
         ("files", f"{found.size / 1e6:.1f} MB"),
     )
-    old = shlex.quote(shown(args.storage))
+    old = shlex.quote(readable_message(args.storage))
     after = ("", f"`convsearch delete {shlex.quote(args.study)} --storage {old}` removes the original")
     return tables.print_answer(answer, Table(columns=("", ""), rows=rows, after=after), as_json=args.json)
 
@@ -289,7 +289,7 @@ def migrate(args: argparse.Namespace) -> int:
 
 def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | None) -> int:
     from search.service import run as launch
-    from search.storage.db_errors import passes
+    from search.storage.db_errors import is_transient
     from search.workers import live_view
     from search.workers.pool import EXIT_CODES
 
@@ -306,8 +306,8 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
 
     def asked(question: Callable[[], Any]) -> Any:
         """Each answer by itself: together they would be asked again for the one that was lost."""
-        may_pass = passes if code == 0 else lambda _: False  # who asked us to stop does not wait
-        return patiently(question, passes=may_pass, patience_s=order.times.patience_s)
+        may_pass = is_transient if code == 0 else lambda _: False  # who asked us to stop does not wait
+        return retry_transient(question, passes=may_pass, retry_timeout_s=order.times.retry_timeout_s)
 
     try:
         row = asked(lambda: queries.study(engine, name))
@@ -344,11 +344,11 @@ def _order(args: argparse.Namespace, name: str) -> Any:
         workers=args.workers,
         device=args.device,
         retry_failed=getattr(args, "retry_failed", False),
-        times=Times() if args.hang is None else Times(hang_s=args.hang),
+        times=Timeouts() if args.hang is None else Timeouts(hang_timeout_s=args.hang),
     )
 
 
-def _answer_to(engine: Any, row: StudyRow, reason: str) -> Table:
+def _answer_to(engine: Any, row: StudyRecord, reason: str) -> Table:
     """What a study has found so far."""
     from search.analysis import ablation as comparing
 
@@ -372,7 +372,7 @@ def _verdict(engine: Any, name: str) -> Table | None:
     row = queries.study(engine, own)
     if row.counts.finished < row.counts.budget:
         return None
-    looks = test_report.looks_lines(queries.looks(engine, row.data["fingerprint"]), own)
+    looks = test_report.looks_lines(queries.test_set_accesses(engine, row.data["fingerprint"]), own)
     trials = queries.trials(engine, own)
     reason = _reason(row)
     if len(trials) == 1:
@@ -380,7 +380,7 @@ def _verdict(engine: Any, name: str) -> Table | None:
     return test_report.grid(test_results.load(engine, own), (*reason, *looks))
 
 
-def _reason(verdict: StudyRow) -> tuple[str, ...]:
+def _reason(verdict: StudyRecord) -> tuple[str, ...]:
     """Why a last training trains what it does, if that is known."""
     found = selection.stored(verdict)
     return () if found is None else (found.sentence,)

@@ -25,8 +25,8 @@ from search.analysis import charts, formatting, selection, test_report, test_res
 from search.artifacts import misclassified
 from search.artifacts.study_dir import Home, checked_name
 from search.storage import queries
-from search.storage.rdb_reads import History
-from search.storage.records import StudyRow, is_search, is_verdict, searched
+from search.storage.rdb_reads import FastReadStorage
+from search.storage.records import StudyRecord, is_search, is_verdict, searched
 
 #: Best trials whose pictures are shown.
 SHOWN = 3
@@ -100,7 +100,7 @@ class Exhibits:
         """Refuse: the dashboard changes nothing."""
         raise PermissionError("this dashboard shows; it changes nothing")
 
-    def _make(self, row: StudyRow, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
+    def _make(self, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
         attrs: dict[str, Any] = {}
         files: dict[str, Reader] = {}
         ranking = queries.best(self._engine, row.name, top=SHOWN)
@@ -122,7 +122,7 @@ class Exhibits:
             *formatting.trials_csv(queries.study(self._engine, name), queries.trials(self._engine, name))
         )
 
-    def _note(self, row: StudyRow, verdicts: Sequence[str]) -> str:
+    def _note(self, row: StudyRecord, verdicts: Sequence[str]) -> str:
         """Question, answer, and the commands that tell more."""
         lines = [f"**{row.question}**"] if row.question else []
         if row.best is not None and not is_verdict(row.name):
@@ -149,7 +149,7 @@ class Exhibits:
 class Shown(_CachedStorage):
     """A storage whose studies have their exhibits among their attributes."""
 
-    def __init__(self, backend: History, exhibits: Exhibits) -> None:
+    def __init__(self, backend: FastReadStorage, exhibits: Exhibits) -> None:
         super().__init__(backend)
         self._exhibits = exhibits
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from search.dashboard.overlay import Exhibits, Shown
-    from search.storage.rdb_reads import History
+    from search.storage.rdb_reads import FastReadStorage
 
 HOST = "127.0.0.1"
 PORT = 8080
@@ -319,7 +319,7 @@ def _history(storage_url: str) -> "History":
     """Optuna's storage, with our loader of trials; every write fails."""
     from sqlalchemy.pool import NullPool
 
-    from search.storage.rdb_reads import History
+    from search.storage.rdb_reads import FastReadStorage
 
     open_reader(storage_url).dispose()  # refuses what is missing or no database, with the way out
     file = sqlite_path(storage_url)
@@ -329,7 +329,7 @@ def _history(storage_url: str) -> "History":
     else:
         options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
     try:
-        return History(storage_url, engine_kwargs=options, skip_table_creation=True)
+        return FastReadStorage(storage_url, engine_kwargs=options, skip_table_creation=True)
     except Exception as error:
         raise DatabaseError(f"{file or 'the database'} cannot be shown: {str(error).splitlines()[0]}") from error
 

@@ -26,7 +26,7 @@ from search.errors import DiskError, UsageError
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.rdb import Storage
-from search.storage.records import TrialRow, is_verdict
+from search.storage.records import TrialRecord, is_verdict
 from search.study import stored_study
 from search.study.provenance import environment
 from search.study.stored_study import StoredStudy
@@ -40,7 +40,7 @@ CHECKED = 1000
 class Choice:
     """Which trained network is exported, and what was found out about it."""
 
-    trial: TrialRow
+    trial: TrialRecord
     verdict: Verdict | None = None
     """With a standing of this trial's configuration."""
 
@@ -151,7 +151,7 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
     return Deployed(network, factor=factor, shift=shift), card
 
 
-def judgement(found: Verdict, trial: TrialRow) -> dict[str, Any] | None:
+def judgement(found: Verdict, trial: TrialRecord) -> dict[str, Any] | None:
     """What a verdict says of the configuration of one of its trials; None if it was not tested."""
     own = next((each for each in found.standings if each.name == trial.config.get("row", each.name)), None)
     if own is None:

@@ -22,7 +22,7 @@ from search.artifacts.remote_store import Unreachable
 from search.errors import BusyError, DatabaseError, UsageError
 from search.service.session import take_back
 from search.storage import queries
-from search.storage.lease_expiry import is_deserted
+from search.storage.lease_expiry import has_no_live_owner
 from search.storage.rdb import STUDIES, TRIALS, Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
@@ -71,7 +71,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
         for each in names if row.spec else ():
             stored = stored_study.load(source, each)
             take_back(source, stored, old)
-            if not is_deserted(source, stored.id, say):
+            if not has_no_live_owner(source, stored.id, say):
                 raise BusyError(f"others work on {each!r}; `convsearch stop {each}` first")
         found = {each: source.read(partial(_read, name=each)) for each in names}
         for each in names:

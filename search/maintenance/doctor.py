@@ -21,7 +21,7 @@ import psutil
 from search import hardware
 from search.artifacts.disk_space import LEAST_BYTES, RESERVE_BYTES
 from search.errors import ConvsearchError
-from search.storage.read_only import integrity, open_reader, place, sqlite_path
+from search.storage.read_only import integrity, open_reader, display_name, sqlite_path
 from search.tables import Table
 
 #: Oldest version that works, and why; the upper ends are the package's own business.
@@ -199,8 +199,8 @@ def database_check(storage_url: str) -> Check:
     except ConvsearchError as error:
         return Check("database", Status.BAD, str(error))
     if found == "ok":
-        return Check("database", Status.OK, f"{place(engine)} is sound")
-    return Check("database", Status.BAD, f"{place(engine)} is damaged ({found}); bring it back from a backup")
+        return Check("database", Status.OK, f"{display_name(engine)} is sound")
+    return Check("database", Status.BAD, f"{display_name(engine)} is damaged ({found}); bring it back from a backup")
 
 
 def port_check(port: int) -> Check:

@@ -36,8 +36,8 @@ from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.process import boot_id, is_dead
 from search.storage import schema
 from search.storage.db_errors import BUSY, DISK
-from search.storage.read_only import open_reader, place, sqlite_path
-from search.storage.timeouts import Times
+from search.storage.read_only import open_reader, display_name, sqlite_path
+from search.storage.timeouts import Timeouts
 
 #: Tables whose rows no migration makes or removes.
 LASTING = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes")
@@ -49,7 +49,7 @@ class Waits:
 
     lock_s: float = 10.0
     """For those who read or write at this moment."""
-    lease_s: float = Times().lease_s
+    lease_timeout_s: float = Timeouts().lease_timeout_s
     """For a sign of an owner on another machine, until it counts as gone."""
     look_s: float = 1.0
     """Between two looks for such a sign."""
@@ -77,16 +77,16 @@ def migrate(url: str, say: Say, *, waits: Waits | None = None) -> None:
     engine = open_reader(url)
     found = _revision(engine)
     if found is None:
-        raise DatabaseError(f"{place(engine)} holds no studies, so that there is nothing to migrate")
-    say(f"{place(engine)} has the tables of {found}; needed are those of {schema.WANTED}")
+        raise DatabaseError(f"{display_name(engine)} holds no studies, so that there is nothing to migrate")
+    say(f"{display_name(engine)} has the tables of {found}; needed are those of {schema.HEAD_REVISION}")
     file = sqlite_path(url)
-    if found == schema.WANTED:
+    if found == schema.HEAD_REVISION:
         if file is not None:
             shutil.rmtree(_aside(file.resolve()), ignore_errors=True)  # of a migration that was killed at its very end
         say("nothing to migrate")
         return
     if found not in schema.REVISIONS:
-        raise schema.refusal(found, place(engine))
+        raise schema.version_error(found, display_name(engine))
     if file is None:
         raise DatabaseError(by_hand(engine, found))
     with _explained(file), _nobody_else(url, file, waits or Waits(), say) as original:
@@ -95,7 +95,7 @@ def migrate(url: str, say: Say, *, waits: Waits | None = None) -> None:
 
 def _migrate(file: Path, original: sqlite3.Connection, say: Say) -> None:
     found = _revision_of(original)
-    if found == schema.WANTED:
+    if found == schema.HEAD_REVISION:
         say("nothing to migrate: another process has just done it")
         return
     with _folder_aside(file) as aside:
@@ -110,14 +110,14 @@ def _migrate(file: Path, original: sqlite3.Connection, say: Say) -> None:
         with closing(_connect(after)) as source:
             source.backup(original)
     trials = original.execute("SELECT count(*) FROM trials").fetchone()[0]
-    say(f"migrated {trials} trials to {schema.WANTED}; delete the copy when you miss nothing")
+    say(f"migrated {trials} trials to {schema.HEAD_REVISION}; delete the copy when you miss nothing")
 
 
 def by_hand(engine: sa.Engine, found: str) -> str:
     """What helps where convsearch cannot copy the database, as on PostgreSQL."""
     url = engine.url.render_as_string(hide_password=True)
     return (
-        f"convsearch migrates only SQLite files, and {place(engine)} has the tables of {found}; keep a copy with "
+        f"convsearch migrates only SQLite files, and {display_name(engine)} has the tables of {found}; keep a copy with "
         f"`pg_dump --format=custom --file=before-{found}.dump {engine.url.database}`, "
         f"then `optuna storage upgrade --storage {url}`"
     )
@@ -167,8 +167,8 @@ def _wait_for_owners(connection: sqlite3.Connection, waits: Waits, say: Say) -> 
     hosts = sorted({each.host for each in leases if not _is_here(each)})
     if not hosts:
         return leases
-    say(f"waiting {waits.lease_s:g} s for a sign of those who worked on a study on {', '.join(hosts)}")
-    deadline = time.monotonic() + waits.lease_s
+    say(f"waiting {waits.lease_timeout_s:g} s for a sign of those who worked on a study on {', '.join(hosts)}")
+    deadline = time.monotonic() + waits.lease_timeout_s
     while time.monotonic() < deadline:
         time.sleep(waits.look_s)
         if set(_leases(connection)) != leases:
@@ -243,7 +243,7 @@ def _check_migrated(copy: Path, original: sqlite3.Connection) -> None:
     with closing(_connect(copy)) as connection:
         _check_whole(connection)
         before, after = _counts(original, LASTING), _counts(connection, LASTING)
-        if (_revision_of(connection), after) != (schema.WANTED, before):
+        if (_revision_of(connection), after) != (schema.HEAD_REVISION, before):
             raise DatabaseError(f"the migration went wrong ({before} rows became {after}); the database is unchanged")
 
 
@@ -324,7 +324,7 @@ def _revision(engine: sa.Engine) -> str | None:
         with engine.connect() as connection:
             return schema.revision(connection)
     except sa.exc.SQLAlchemyError as error:
-        raise DatabaseError(f"{place(engine)} cannot be read: {_line(error)}") from error
+        raise DatabaseError(f"{display_name(engine)} cannot be read: {_line(error)}") from error
 
 
 def _revision_of(connection: sqlite3.Connection) -> str:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from search.pruners.asha import LEAST
 from search.storage.rdb import CURVES, TRIAL_ATTRS, TRIALS, judged_later
 from search.storage.records import DECISION, PAUSED
-from search.storage.trial_loader import pausing
+from search.storage.trial_loader import paused_ids
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
 #: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
@@ -117,7 +117,7 @@ class Gate:
         count = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, ready)
         if connection.execute(count).scalar_one() < self.trials:
             return []
-        paused = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.trial_id.in_(pausing(study_id)))
+        paused = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.trial_id.in_(paused_ids(study_id)))
         return [(row.trial_id, row.number) for row in connection.execute(paused.order_by(TRIALS.c.number))]
 
     def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
@@ -135,7 +135,7 @@ class Gate:
 
 def _paused(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
     """The ids of the trials that pause at a rung."""
-    return set(connection.execute(pausing(study_id, rung)).scalars())
+    return set(connection.execute(paused_ids(study_id, rung)).scalars())
 
 
 def _stayed(connection: sa.Connection, study_id: int, rung: int) -> set[int]:

@@ -23,9 +23,9 @@ from search.service.final import layout_of, verdict_study
 from search.service.run import hours_left
 from search.service.session import Order, Show, pool, take_back
 from search.storage import leases, queries
-from search.storage.lease_expiry import Watch
+from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
-from search.storage.records import Brief
+from search.storage.records import StudySummary
 from search.study import provenance, stored_study
 from search.study.equipment import equip, refuse_other_code
 from search.study.final_plan import name_of
@@ -68,7 +68,7 @@ class Attendant:
     _told: str = ""
     """What was last said of the database."""
     _end: End | None = None
-    _watches: dict[int, Watch] = field(default_factory=dict)
+    _watches: dict[int, LeaseMonitor] = field(default_factory=dict)
     _here: Mapping[str, str] = field(default_factory=provenance.code)
     """The code that this process has loaded."""
 
@@ -81,7 +81,7 @@ class Attendant:
             ConvsearchError, DataError: every study that is open was refused; says why.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = Storage(self.order.url, patience_s=self.order.times.patience_s)
+        storage = Storage(self.order.url, retry_timeout_s=self.order.times.retry_timeout_s)
         while self._end is None:
             try:
                 if self._do_something(storage):
@@ -100,10 +100,10 @@ class Attendant:
             time.sleep(LOOK_S)
         return self._end
 
-    def _open(self, storage: Storage) -> list[Brief]:
+    def _open(self, storage: Storage) -> list[StudySummary]:
         """The studies that may get something to do for us."""
         now = time.monotonic()
-        briefs = storage.patiently(lambda: queries.briefs(storage.engine))
+        briefs = storage.retry_transient(lambda: queries.study_summaries(storage.engine))
         self._judged -= {brief.uid for brief in briefs if not brief.is_over}  # it got more hours, or trials
         return [
             brief
@@ -111,7 +111,7 @@ class Attendant:
             if not (brief.stop or now < self._again.get(brief.uid, 0.0) or self._is_done(brief))
         ]
 
-    def _is_done(self, brief: Brief) -> bool:
+    def _is_done(self, brief: StudySummary) -> bool:
         return brief.is_over and (not brief.has_final or brief.has_verdict or brief.uid in self._judged)
 
     def _do_something(self, storage: Storage) -> bool:
@@ -130,15 +130,15 @@ class Attendant:
                 self._refuse(brief, error)
         return False
 
-    def _attend(self, storage: Storage, stored: StoredStudy, brief: Brief) -> bool:
+    def _attend(self, storage: Storage, stored: StoredStudy, brief: StudySummary) -> bool:
         """Do what there is to do for a study now; false if that is nothing."""
         refuse_other_code(stored, self._here)
-        self._watches.setdefault(stored.id, Watch(self.order.times)).expire(storage, stored.id)
+        self._watches.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
         if brief.is_over:
             return not brief.running and self._begin_verdict(storage, stored)
         if not storage.read(lambda tx: leases.claimable(tx, stored.id, stored_study.ladder(stored.spec))):
             return False
-        is_busy = bool(storage.read(lambda tx: leases.holders(tx, stored.id)))
+        is_busy = bool(storage.read(lambda tx: leases.lease_tokens(tx, stored.id)))
         if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
             return False  # its trainings share its hours, by the cores of one machine
         remote_checkpoints.check(stored.spec.checkpoints)
@@ -161,7 +161,7 @@ class Attendant:
         if stored.uid not in self._refused:
             self.say(f"{stored.name}: {count_workers(len(places))} on {', '.join(sorted(set(places)))}")
         own = replace(self.order, name=stored.name)
-        since = None if storage.read(lambda tx: leases.holders(tx, stored.id)) else time.monotonic()
+        since = None if storage.read(lambda tx: leases.lease_tokens(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
             end = pool(own, storage, stored, Forkserver(places), view, since=since, threads=threads, waits=False).run()
         self._has_worked, self._is_idle = True, False
@@ -191,10 +191,10 @@ class Attendant:
             take_back(storage, stored, files)
             far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
             sweep = partial(cleanup.sweep, files, storage.engine, stored.name, far)
-            storage.patiently(sweep)
+            storage.retry_transient(sweep)
             yield
             if self._end is None:  # else there is no time for what paused, and was pruned
-                storage.patiently(sweep)
+                storage.retry_transient(sweep)
 
     def _supplied(self, stored: StoredStudy) -> StoredStudy:
         """The study with its images, and pretrained weights, on this machine.
@@ -210,7 +210,7 @@ class Attendant:
         equip(stored, self.order.cache, self.say)
         return stored
 
-    def _refuse(self, brief: Brief, error: ConvsearchError | DataError) -> None:
+    def _refuse(self, brief: StudySummary, error: ConvsearchError | DataError) -> None:
         known, self._refused[brief.uid] = self._refused.get(brief.uid), error
         self._again[brief.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
         if str(known) != str(error):

@@ -153,7 +153,7 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
     if selection.trial is None:
         return ()
     selected = queries.trial(storage.engine, stored.name, selection.trial)
-    leading = [trial for trial, _ in queries.leading(storage.engine, stored.name)]
+    leading = [trial for trial, _ in queries.ranked_by_best_value(storage.engine, stored.name)]
     number = baseline(stored.spec)
     known = None if number is None else queries.trial(storage.engine, stored.name, number).config
     return final_plan.contestants(stored.spec, leading, selected=selected, known=known)

@@ -19,7 +19,7 @@ from search.spec.study_spec import StudySpec, single_trial_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
-from search.storage.records import FINAL, StudyRow, TrialRow, is_verdict, searched
+from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, searched
 from search.study import final_plan, stored_study
 from search.study.inputs import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
 from search.study.stored_study import StoredStudy
@@ -40,7 +40,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     check_name(order.name, spec, files)
     files.make()
     crew = crew_of(order, spec)
-    storage = Storage(order.url, create=True, patience_s=order.times.patience_s)
+    storage = Storage(order.url, create=True, retry_timeout_s=order.times.retry_timeout_s)
     stored_study.check(storage, spec, name=order.name)
     spec = replace(spec, data=anchored(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
@@ -61,7 +61,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
         end = None if order.join else ended(order, storage, stored)
         if end is None:
             say(crew.plan)
-            if storage.read(lambda connection: leases.holders(connection, stored.id)):
+            if storage.read(lambda connection: leases.lease_tokens(connection, stored.id)):
                 began = time.monotonic()  # until now others have counted
             with show(stored) as view:
                 end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
@@ -92,7 +92,7 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
     if order.trials is None and order.hours is None and row.nothing_found:
         return End.NOTHING_FOUND
     if row.nothing_found or row.selection is not None:
-        compared = storage.patiently(lambda: selection.ended(storage.engine, row))
+        compared = storage.retry_transient(lambda: selection.ended(storage.engine, row))
         stored_study.reopen_search(storage, stored, judged=compared.judged)
     return None
 
@@ -100,16 +100,16 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
 def is_judged(storage: Storage, stored: StoredStudy) -> bool:
     """Whether the last training of a search has ended."""
     name = final_plan.name_of(stored.name)
-    is_known = storage.patiently(lambda: queries.is_known(storage.engine, name))
+    is_known = storage.retry_transient(lambda: queries.is_known(storage.engine, name))
     return is_known and not row_of(storage, name).counts.to_do
 
 
-def row_of(storage: Storage, name: str) -> StudyRow:
+def row_of(storage: Storage, name: str) -> StudyRecord:
     """A study as it is stored now."""
-    return storage.patiently(lambda: queries.study(storage.engine, name))
+    return storage.retry_transient(lambda: queries.study(storage.engine, name))
 
 
-def nothing_found(row: StudyRow, hours: float | None) -> str:
+def nothing_found(row: StudyRecord, hours: float | None) -> str:
     """That the search has ended, and what is left for the last training."""
     told = f"the search stopped after {row.counts.begun} trials; trial 0 leads"
     if hours is None or hours <= 0:
@@ -181,7 +181,7 @@ def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float
     return max(0.0, known.hours / (1 - kept) - known.seconds_run / 3600)
 
 
-def again(stored: StoredStudy, trial: TrialRow) -> StudySpec:
+def again(stored: StoredStudy, trial: TrialRecord) -> StudySpec:
     """A study of one trial that trains this trial's configuration once more, with its seed, to the end.
 
     Raises:

@@ -13,9 +13,9 @@ from search.artifacts.study_dir import Home
 from search.errors import BusyError, SpecError, UsageError
 from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import leases, queries
-from search.storage.lease_expiry import Watch, is_deserted
+from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from search.study import stored_study
 from search.study.provenance import code, differences
 from search.study.stored_study import StoredStudy
@@ -54,7 +54,7 @@ class Order:
     address: str | None = None
     """HOST:PORT of the Ray cluster; None is one of our own on this machine."""
     retry_failed: bool = False
-    times: Times = field(default_factory=Times)
+    times: Timeouts = field(default_factory=Timeouts)
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def pool(
             cache=str(order.cache),
             images=stored.spec.data.path,
             threads=threads,
-            patience_s=order.times.patience_s,
+            retry_timeout_s=order.times.retry_timeout_s,
         ),
         crew=crew,
         view=view,
@@ -138,11 +138,11 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
 
 def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
     """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
-    known, own = storage.patiently(lambda: queries.study(storage.engine, stored.name)), stored.spec.budget
+    known, own = storage.retry_transient(lambda: queries.study(storage.engine, stored.name)), stored.spec.budget
     hours = searching(stored.spec, own.hours)
     resets_trials = order.trials is None and known.counts.budget != possible(stored, own.trials)
     resets_hours = order.hours is None and known.hours != hours
-    is_kept = (resets_trials or resets_hours) and not is_deserted(storage, stored.id, say, times=order.times)
+    is_kept = (resets_trials or resets_hours) and not has_no_live_owner(storage, stored.id, say, times=order.times)
     if is_kept:
         say("others work on it, so that trials and hours that were not asked for now stay as they have them")
     if order.trials is not None or not is_kept:
@@ -172,11 +172,11 @@ def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> No
     """Say where the study goes on, now that what broke off is back in the queue."""
     stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
     far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
-    storage.patiently(lambda: cleanup.sweep(study_dir.of(order.url), storage.engine, stored.name, far))
+    storage.retry_transient(lambda: cleanup.sweep(study_dir.of(order.url), storage.engine, stored.name, far))
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
-    counts = storage.patiently(lambda: queries.study(storage.engine, stored.name)).counts
+    counts = storage.retry_transient(lambda: queries.study(storage.engine, stored.name)).counts
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
@@ -194,9 +194,9 @@ def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> N
         SpecError: others work on the study by other code.
     """
     take_back(storage, stored, study_dir.of(order.url))
-    Watch(order.times).expire(storage, stored.id)
+    LeaseMonitor(order.times).expire(storage, stored.id)
     wants_peace = order.retry_failed or differences(stored.versions, code())
-    if wants_peace and not is_deserted(storage, stored.id, say, times=order.times):
+    if wants_peace and not has_no_live_owner(storage, stored.id, say, times=order.times):
         refuse_beside_other_code(stored_study.load(storage, stored.name))  # they may have upgraded it meanwhile
 
 
@@ -221,5 +221,5 @@ def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
     """
     tokens = files.left(stored.name)
     if tokens:
-        leases.stop(storage, tokens)
+        leases.release(storage, tokens)
         files.forget_left(stored.name)

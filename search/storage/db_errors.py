@@ -5,7 +5,7 @@ import sqlite3
 import sqlalchemy as sa
 
 from search.errors import DatabaseError, DiskError
-from search.storage.retry import root
+from search.storage.retry import root_cause
 
 #: Codes of SQLite (https://www.sqlite.org/rescode.html) that say that somebody holds a lock, and that the disk, and not
 #: the database, is in the way.
@@ -14,11 +14,11 @@ DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqli
 #: SQLSTATE codes of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html) that pass by
 #: themselves: no connection, a shutdown, too many connections, a deadlock or conflict of two transactions, a lock. And
 #: those that say that its disk is full or broken, or that it takes no writes (a standby).
-PASSING = ("08", "57P", "53300", "40001", "40P01", "55P03")
+TRANSIENT = ("08", "57P", "53300", "40001", "40P01", "55P03")
 FULL, BROKEN, READ_ONLY = "53100", "58030", "25006"
 
 
-def passes(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same call may well succeed a moment later: somebody holds a lock, or the server restarts."""
     cause = database_error(error)
     if cause is None:
@@ -30,11 +30,11 @@ def passes(error: Exception) -> bool:
     return (
         cause.connection_invalidated
         or (isinstance(cause, sa.exc.OperationalError) and state is None)
-        or (state is not None and state.startswith(PASSING))
+        or (state is not None and state.startswith(TRANSIENT))
     )
 
 
-def is_of_the_disk(error: sa.exc.DBAPIError) -> bool:
+def is_disk_error(error: sa.exc.DBAPIError) -> bool:
     """Whether the disk below the database is full, broken or write-protected."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error.orig) in DISK
@@ -48,15 +48,15 @@ def is_full_or_broken(error: sa.exc.DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN)
 
 
-def unusable(url: str, error: Exception) -> DatabaseError | DiskError:
+def to_user_error(url: str, error: Exception) -> DatabaseError | DiskError:
     """What to tell of an error of the database, or of the disk below it."""
     cause = database_error(error)
-    what = f"{shown(url)} cannot be used: {first_line(error)}"
-    if cause is not None and is_of_the_disk(cause):
+    what = f"{readable_message(url)} cannot be used: {first_line(error)}"
+    if cause is not None and is_disk_error(cause):
         return DiskError(f"{what}; {_way_out(cause)}, or name another --storage")
-    if cause is not None and passes(cause) and not _is_met(cause):
+    if cause is not None and is_transient(cause) and not _is_met(cause):
         return DatabaseError(f"{what}; name another with --storage, or give the same command when it answers")
-    if cause is not None and passes(cause):
+    if cause is not None and is_transient(cause):
         return DatabaseError(f"{what}; when whoever holds or stops it is done, the same command goes on")
     return DatabaseError(f"{what}; name another with --storage")
 
@@ -87,11 +87,11 @@ def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:
 
 def first_line(error: BaseException) -> str:
     """The first line of what went wrong, without the SQL that SQLAlchemy adds."""
-    text = str(root(error))
-    return text.splitlines()[0] if text else type(root(error)).__name__
+    text = str(root_cause(error))
+    return text.splitlines()[0] if text else type(root_cause(error)).__name__
 
 
-def shown(url: str) -> str:
+def readable_message(url: str) -> str:
     """`url` as it may be printed: a password in it is replaced by stars."""
     try:
         return sa.make_url(url).render_as_string(hide_password=True)

@@ -8,19 +8,19 @@ import sqlalchemy as sa
 
 from search.errors import DiskError
 from search.storage import schema
-from search.storage.db_errors import unusable
-from search.storage.read_only import open_reader, place, server_options, sqlite_path
+from search.storage.db_errors import to_user_error
+from search.storage.read_only import open_reader, display_name, server_options, sqlite_path
 from search.storage.timeouts import BUSY_S
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
-MAKING = 0x636F6E7673656172
+CREATE_LOCK_KEY = 0x636F6E7673656172
 #: How long somebody waits for a row of the study that another one claims from, before its place in the queue is lost;
 #: signals are heard after it.
 LOCK_S = 3.0
 #: And who is cut off while it sends must not: to the server it is at work, and not idle. It is found out within 25 s.
-CUT_OFF = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=25s")
+KEEPALIVE = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=25s")
 #: Finds who stands above a value at a step, which else takes all curves of all studies.
-STANDING = ("trial_intermediate_values", "convsearch_standing", "step, trial_id, intermediate_value")
+RANK_INDEX = ("trial_intermediate_values", "convsearch_standing", "step, trial_id, intermediate_value")
 #: The option of a connection whose transactions hold the write lock from their first statement.
 LOCKED = {"convsearch_locked": True}
 
@@ -32,7 +32,7 @@ def engine_options(url: str) -> dict[str, Any]:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # of lost connections we tell ourselves, if it matters
     limits = (
         "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
-        *CUT_OFF,
+        *KEEPALIVE,
         f"lock_timeout={LOCK_S:g}s",
         "timezone=UTC",  # whatever the role's: nothing of ours asks the server for the time, and others may
         r"default_transaction_isolation=read\ committed",  # whatever the role's: behind a lock lies the newest row
@@ -77,9 +77,9 @@ def check_tables(url: str) -> None:
     reader = open_reader(url)
     try:
         with reader.connect() as connection:
-            schema.check(connection, place(reader))
+            schema.check(connection, display_name(reader))
     except sa.exc.DBAPIError as error:
-        raise unusable(url, error) from error
+        raise to_user_error(url, error) from error
     finally:
         reader.dispose()
 
@@ -93,10 +93,10 @@ def make_tables(url: str, *wanted: sa.MetaData) -> None:
     take_over_transactions(engine)
     with engine.execution_options(**LOCKED).begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING)))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATE_LOCK_KEY)))
         for tables in wanted:
             tables.create_all(connection)
-        table, index, columns = STANDING
+        table, index, columns = RANK_INDEX
         if not sa.inspect(connection).has_index(table, index):  # PostgreSQL would lock the table to see that
             connection.exec_driver_sql(f"CREATE INDEX {index} ON {table} ({columns})")
         if schema.revision(connection) is None:

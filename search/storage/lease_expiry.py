@@ -10,20 +10,20 @@ import sqlalchemy as sa
 
 from data.progress import Say
 from search.process import boot_id, is_dead
-from search.storage.leases import lost
+from search.storage.leases import expire_dead
 from search.storage.rdb import LEASES, Storage
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 
 
 @dataclass(slots=True)
-class Watch:
+class LeaseMonitor:
     """Sees which owners are gone: dead ones of this machine at once, all others when nobody renewed their lease.
 
     A lease is aged by our own monotonic clock, and only between looks that succeeded, so neither a clock that jumps nor
     a database that does not answer expires anybody (client-go's leader election judges leases in the same way).
     """
 
-    times: Times = field(default_factory=Times)
+    times: Timeouts = field(default_factory=Timeouts)
     machines: int = 0
     """With such owners, at the last look."""
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Watch:
         self.machines = len({row.host for row in rows})
         looked, self._looked = self._looked, now
         # Not what we meant to wait: who renewed meanwhile is seen now. Half of such a gap may be the looks themselves.
-        blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_s, 2 * pause_s))
+        blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_interval_s, 2 * pause_s))
         numbers: list[int] = []
         seen: dict[str, tuple[int, float]] = {}
         for row in rows:
@@ -58,31 +58,31 @@ class Watch:
             seen[row.token] = (row.renewals, now if row.renewals != renewals else since + blind)
             why = self._gone(row, age=now - seen[row.token][1])
             if why:
-                numbers += lost(storage, row.token, why, renewals=row.renewals)
+                numbers += expire_dead(storage, row.token, why, renewals=row.renewals)
         self._seen = seen
         return numbers
 
     def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
         if row.host == socket.gethostname() and row.boot == boot_id() and is_dead(row.pid, row.started):
             return f"process {row.pid} is gone"
-        if age <= self.times.lease_s:
+        if age <= self.times.lease_timeout_s:
             return None
         return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
 
 
-def is_deserted(storage: Storage, study_id: int, say: Say, *, times: Times | None = None) -> bool:
+def has_no_live_owner(storage: Storage, study_id: int, say: Say, *, times: Timeouts | None = None) -> bool:
     """Whether nobody works on the study, now that those are given up who are gone.
 
     Of owners that cannot be looked at that is known as soon as one was heard, or all were silent for a whole lease: so
     long they are waited for.
     """
-    watch = Watch(times or Times())
+    watch = LeaseMonitor(times or Timeouts())
     watch.expire(storage, study_id)
     first = held = _renewals(storage, study_id)
     if held:
-        say(f"others hold {len(held)} of its trials; whether they live is seen within {watch.times.lease_s:.0f} s")
+        say(f"others hold {len(held)} of its trials; whether they live is seen within {watch.times.lease_timeout_s:.0f} s")
     while held and held.items() <= first.items():
-        time.sleep(watch.times.renewal_s / 2)
+        time.sleep(watch.times.renewal_interval_s / 2)
         watch.expire(storage, study_id)
         held = _renewals(storage, study_id)
     return not held

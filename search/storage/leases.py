@@ -24,11 +24,11 @@ from search.storage.rdb import (
     TRIAL_SYSTEM_ATTRS,
     TRIALS,
     Storage,
-    ending,
+    finish_statement,
     utc_now,
 )
 from search.storage.records import PAUSED
-from search.storage.trial_loader import pausing
+from search.storage.trial_loader import paused_ids
 
 #: A trial whose process died this many times at the same step counts as failed: Determined's default is 5, Ray's 0; one
 #: bad trial must neither stop a study nor eat its time. A trial that got further in between is not the culprit: it ran
@@ -120,9 +120,9 @@ def claimable(connection: sa.Connection, study_id: int, ladder: Promotion | None
     waiting = count.get(TrialState.WAITING, 0) + max(0, budget(connection, study_id) - sum(count.values()))
     if ladder is None:
         return waiting
-    paused = connection.execute(pausing(study_id).with_only_columns(sa.func.count())).scalar_one()
+    paused = connection.execute(paused_ids(study_id).with_only_columns(sa.func.count())).scalar_one()
     found = waiting - paused + len(ladder.promotable(connection, study_id))
-    return int(found or (paused > 0 and not holders(connection, study_id)))
+    return int(found or (paused > 0 and not lease_tokens(connection, study_id)))
 
 
 def budget(connection: sa.Connection, study_id: int) -> int:
@@ -134,17 +134,17 @@ def _budget(study_id: int) -> sa.Select[Any]:
     return sa.select(STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == "trials")
 
 
-def holders(connection: sa.Connection, study_id: int) -> set[str]:
+def lease_tokens(connection: sa.Connection, study_id: int) -> set[str]:
     """The tokens of everybody who works on a trial of the study."""
     return set(connection.execute(sa.select(LEASES.c.token).where(LEASES.c.study_id == study_id)).scalars())
 
 
 def renew(storage: Storage, tokens: Sequence[str]) -> None:
     """Say that the owners of these tokens live and move."""
-    storage.do(sa.update(LEASES).where(LEASES.c.token.in_(tokens)).values(renewals=LEASES.c.renewals + 1))
+    storage.execute(sa.update(LEASES).where(LEASES.c.token.in_(tokens)).values(renewals=LEASES.c.renewals + 1))
 
 
-def stop(storage: Storage, tokens: Collection[str]) -> list[int]:
+def release(storage: Storage, tokens: Collection[str]) -> list[int]:
     """Put the trials of these owners back to the queue on purpose; this was no attempt. Returns their numbers."""
     theirs = LEASES.c.token.in_(tokens)
 
@@ -160,7 +160,7 @@ def stop(storage: Storage, tokens: Collection[str]) -> list[int]:
     return storage.write(put_back)
 
 
-def lost(storage: Storage, token: str, why: str, *, renewals: int | None = None) -> list[int]:
+def expire_dead(storage: Storage, token: str, why: str, *, renewals: int | None = None) -> list[int]:
     """Put the trials of a dead owner back to the queue; at the last of `ATTEMPTS` they fail. Returns their numbers.
 
     `renewals`: of the lease that was seen to be silent; a newer one of the same owner is left to it.
@@ -192,7 +192,7 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
 
     def put_back(connection: sa.Connection) -> list[int]:
         storage.lock_study(connection, study_id)
-        if holders(connection, study_id):
+        if lease_tokens(connection, study_id):
             raise BusyError("failed trials can be tried again only while nobody runs the study; stop it first")
         failed = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
             TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.FAIL
@@ -223,7 +223,7 @@ def _broken_off(study_id: int) -> sa.Select[Any]:
     return sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
         TRIALS.c.study_id == study_id,
         TRIALS.c.state == TrialState.WAITING,
-        TRIALS.c.trial_id.not_in(pausing(study_id)),
+        TRIALS.c.trial_id.not_in(paused_ids(study_id)),
     )
 
 
@@ -249,7 +249,7 @@ def _finish(
     storage: Storage, connection: sa.Connection, study_id: int, ladder: Promotion | None
 ) -> tuple[int, int] | None:
     """Where nothing is left to claim and nobody works: see the best trial through, then prune what pauses."""
-    if ladder is None or holders(connection, study_id):
+    if ladder is None or lease_tokens(connection, study_id):
         return None
     # Who held a trial a moment ago may have left one: on PostgreSQL each statement sees what is committed by then.
     taken = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, ladder)
@@ -300,7 +300,7 @@ def _held(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[tupl
 
 def _end(storage: Storage, connection: sa.Connection, trial_id: int, state: TrialState, reason: str) -> None:
     connection.execute(storage.trial_attr(trial_id, "reason", reason))
-    for statement in ending(trial_id, state):
+    for statement in finish_statement(trial_id, state):
         connection.execute(statement)
 
 

@@ -14,18 +14,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import UsageError
-from search.storage.read_only import place, reading
+from search.storage.read_only import display_name, read_transaction
 from search.storage.records import (
     CORRECT,
     FINAL,
-    Brief,
-    Counts,
-    Look,
-    Progress,
+    StudySummary,
+    TrialCounts,
+    TestSetAccess,
+    StudyProgress,
     Ranking,
-    Running,
-    StudyRow,
-    TrialRow,
+    RunningTrial,
+    StudyRecord,
+    TrialRecord,
     is_verdict,
     searched,
 )
@@ -38,37 +38,37 @@ from search.storage.trial_loader import (
     TRIALS,
     VALUES,
     load_trials,
-    pausing,
+    paused_ids,
 )
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
-MOST_NAMED = 1000
+MAX_NAMED = 1000
 _NOBODY: Mapping[str, Any] = {"host": None, "pid": None}
 
 
-def studies(engine: sa.Engine) -> tuple[StudyRow, ...]:
+def studies(engine: sa.Engine) -> tuple[StudyRecord, ...]:
     """All studies, by name."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
         return tuple(_study(connection, study_id, name) for study_id, name in rows)
 
 
-def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
+def study_summaries(engine: sa.Engine) -> tuple[StudySummary, ...]:
     """All studies that convsearch has made, in two reads, however many they are; verdicts first, then by name."""
     wanted = ("uid", "trials", "hours", "seconds_run", "stop", "nothing_found", "spec")
     pairs = sa.select(STUDY_ATTRS.c.study_id, STUDIES.c.study_name, STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key.in_(wanted)
     )
     states = sa.select(TRIALS.c.study_id, TRIALS.c.state, sa.func.count()).group_by(TRIALS.c.study_id, TRIALS.c.state)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         found: dict[int, dict[str, Any]] = {}
         for study_id, name, key, text in connection.execute(pairs):
             found.setdefault(study_id, {"name": name})[key] = json.loads(text)
         counts = {(study_id, state): count for study_id, state, count in connection.execute(states)}
     ended = {(attrs["name"], attrs["spec"].get("verdict_on")) for attrs in found.values() if "spec" in attrs}
     made = [
-        Brief(
+        StudySummary(
             name=attrs["name"],
             uid=attrs["uid"],
             budget=attrs["trials"],
@@ -88,13 +88,13 @@ def briefs(engine: sa.Engine) -> tuple[Brief, ...]:
     return tuple(sorted(made, key=lambda brief: (not brief.is_verdict, brief.name)))
 
 
-def study(engine: sa.Engine, name: str) -> StudyRow:
+def study(engine: sa.Engine, name: str) -> StudyRecord:
     """The study called `name`.
 
     Raises:
         UsageError: there is no such study; the nearest names are in the text. So it is with all functions below.
     """
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return _study(connection, find_study(connection, name), name)
 
 
@@ -103,7 +103,7 @@ def is_known(engine: sa.Engine, name: str) -> bool:
     made = sa.select(STUDIES.c.study_id).where(
         STUDIES.c.study_name == name, STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
     )
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return connection.execute(made).first() is not None
 
 
@@ -112,7 +112,7 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
 
     With several objectives, those of the Pareto front: no other trial is as good in all and better in one.
     """
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         row = _study(connection, study_id, name)
         if len(row.directions) > 1:
@@ -123,18 +123,18 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
 
 
-def _front(trials: Sequence[TrialRow], directions: Sequence[str]) -> list[TrialRow]:
+def _front(trials: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
     """The trials that no other one dominates, the best of the first objective first; equal ones are all there."""
     signs = [-1.0 if direction == "maximize" else 1.0 for direction in directions]
     ranked = sorted((tuple(s * v for s, v in zip(signs, t.values, strict=True)), t.number, t) for t in trials)
-    front: list[tuple[tuple[float, ...], TrialRow]] = []
+    front: list[tuple[tuple[float, ...], TrialRecord]] = []
     for losses, _, trial in ranked:  # who dominates another one comes before it
         if not any(other != losses and all(map(operator.le, other, losses)) for other, _ in front):
             front.append((losses, trial))
     return [trial for _, trial in front]
 
 
-def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
+def ranked_by_best_value(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, float], ...]:
     """All trials that were judged, whether they were trained to their end or not, and their values, the best first.
 
     Of a complete one its last value counts, of any other its best one: who is better after less training is better.
@@ -143,21 +143,21 @@ def leading(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, float], ...]:
     return ranked(trials(engine, name))
 
 
-def ranked(trials: Sequence[TrialRow]) -> tuple[tuple[TrialRow, float], ...]:
-    """Of these trials those that were judged, and their values, the best first; see `leading`."""
+def ranked(trials: Sequence[TrialRecord]) -> tuple[tuple[TrialRecord, float], ...]:
+    """Of these trials those that were judged, and their values, the best first; see `ranked_by_best_value`."""
     able = (each for each in trials if each.state != "FAIL" and each.violation <= 0)
     judged = [(-value, each.number, each) for each in able if (value := _came_to(each)) is not None]
     return tuple((each, -value) for value, _, each in sorted(judged))
 
 
-def _came_to(trial: TrialRow) -> float | None:
+def _came_to(trial: TrialRecord) -> float | None:
     values = trial.values[:1] if trial.state == "COMPLETE" else tuple(value for _, value in trial.curve)
     return max(filter(math.isfinite, values), default=None)
 
 
-def contenders(engine: sa.Engine, name: str) -> tuple[tuple[TrialRow, ...], int]:
+def complete_trials(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, ...], int]:
     """Trial 0 and all complete trials of a study, and how many but trial 0 have kept which images they recognised."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         chosen = _ids(study_id).where((TRIALS.c.state == "COMPLETE") | (TRIALS.c.number == 0))
         kept = sa.select(sa.func.count()).where(
@@ -181,30 +181,30 @@ def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
     own = sa.select(STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "uid", STUDIES.c.study_name == name
     )
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         uid = connection.execute(own).scalar()
         found = connection.execute(specs.order_by(STUDIES.c.study_id)).all()
     named = [(each, json.loads(spec)) for each, spec in found if is_verdict(each) and searched(each) == name]
     return tuple(each for each, spec in named if uid is not None and spec.get("verdict_on") == json.loads(uid))
 
 
-def looks(engine: sa.Engine, fingerprint: str) -> tuple[Look, ...]:
+def test_set_accesses(engine: sa.Engine, fingerprint: str) -> tuple[TestSetAccess, ...]:
     """Who has looked at the test images of this set of images, and when."""
     found = []
     for row in studies(engine):
         if row.data.get("fingerprint") == fingerprint and row.spec.get("verdict_on") is not None:
             times = sorted(each.test["time"] for each in trials(engine, row.name) if each.test is not None)
-            found += [Look(study=row.name, networks=len(times), first=times[0], last=times[-1])] if times else []
+            found += [TestSetAccess(study=row.name, networks=len(times), first=times[0], last=times[-1])] if times else []
     return tuple(found)
 
 
-def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:
+def trial(engine: sa.Engine, name: str, number: int) -> TrialRecord:
     """Trial `number` of a study.
 
     Raises:
         UsageError: there is no such study, or no such trial in it.
     """
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         found = load_trials(connection, name, _ids(study_id).where(TRIALS.c.number == number))
         count = connection.execute(sa.select(sa.func.count()).select_from(_ids(study_id).subquery())).scalar_one()
@@ -214,9 +214,9 @@ def trial(engine: sa.Engine, name: str, number: int) -> TrialRow:
     raise UsageError(f"study {name!r} has no trial {number}; {known}")
 
 
-def trials(engine: sa.Engine, name: str) -> tuple[TrialRow, ...]:
+def trials(engine: sa.Engine, name: str) -> tuple[TrialRecord, ...]:
     """All trials of a study, by number."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return load_trials(connection, name, _ids(find_study(connection, name)))
 
 
@@ -226,25 +226,25 @@ def progress(
     *,
     seen: Collection[int] = frozenset(),
     tokens: Collection[str] | None = None,
-    known: StudyRow | None = None,
-) -> Progress:
+    known: StudyRecord | None = None,
+) -> StudyProgress:
     """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`.
 
     `tokens`: of the trials at work, only those of these owners; where machines are many, each looks at its own.
     `known`: the study at an earlier look; what never changes is taken from there.
     """
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         new = _finished(connection, study_id).difference(seen)
         done = _numbered(connection, study_id, name, new) if new else ()
         running = _running(connection, study_id, name, tokens)
         row = _study(connection, study_id, name) if known is None else _known_study(connection, study_id, known)
-    return Progress(study=row, running=running, finished=done)
+    return StudyProgress(study=row, running=running, finished=done)
 
 
-def workers(engine: sa.Engine) -> tuple[Running, ...]:
+def workers(engine: sa.Engine) -> tuple[RunningTrial, ...]:
     """All trials at work, of all studies, with who works on them; those first that were begun first."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
         found = [each for study_id, name in rows for each in _running(connection, study_id, name)]
     return tuple(sorted(found, key=lambda each: (each.trial.started is None, each.trial.started)))
@@ -252,7 +252,7 @@ def workers(engine: sa.Engine) -> tuple[Running, ...]:
 
 def _running(
     connection: sa.Connection, study_id: int, name: str, tokens: Collection[str] | None = None
-) -> tuple[Running, ...]:
+) -> tuple[RunningTrial, ...]:
     chosen = _ids(study_id).where(TRIALS.c.state == "RUNNING")
     if tokens is not None:
         held = sa.select(LEASES.c.trial_id).where(LEASES.c.token.in_(tokens))
@@ -260,7 +260,7 @@ def _running(
     ids = connection.execute(chosen).scalars().all()  # asked once, not for each table
     active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id.in_(ids))) if ids else ()
     owners = _owners(connection, study_id) if active else {}
-    return tuple(Running(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
+    return tuple(RunningTrial(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
 
 
 def find_study(connection: sa.Connection, name: str) -> int:
@@ -268,7 +268,7 @@ def find_study(connection: sa.Connection, name: str) -> int:
     known = dict(connection.execute(sa.select(STUDIES.c.study_name, STUDIES.c.study_id)).all())
     if name in known:
         return int(known[name])
-    where = place(connection.engine)
+    where = display_name(connection.engine)
     if not known:
         raise UsageError(f"there is no study {name!r}: {where} holds none yet; `convsearch run {name}` begins it")
     near = difflib.get_close_matches(name, known, n=3)
@@ -276,13 +276,13 @@ def find_study(connection: sa.Connection, name: str) -> int:
     raise UsageError(f"there is no study {name!r} in {where}; {hint}")
 
 
-def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
+def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRecord:
     rows = sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
     ordered = connection.execute(rows.order_by(DIRECTIONS.c.objective)).scalars()
     directions = tuple(direction.lower() for direction in ordered)
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
-    return StudyRow(
+    return StudyRecord(
         name=name,
         question=attrs.get("question") or "",
         directions=directions,
@@ -302,7 +302,7 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRow:
     )
 
 
-def _known_study(connection: sa.Connection, study_id: int, known: StudyRow) -> StudyRow:
+def _known_study(connection: sa.Connection, study_id: int, known: StudyRecord) -> StudyRecord:
     """A study anew: its counts, what its launchers write, and its best trial if that is another one now."""
     if known.spec and known.spec["budget"].get("epochs") is None:  # nobody had settled them
         return _study(connection, study_id, known.name)
@@ -329,7 +329,7 @@ def _known_study(connection: sa.Connection, study_id: int, known: StudyRow) -> S
     )
 
 
-def _best(connection: sa.Connection, study_id: int, name: str, directions: Sequence[str]) -> TrialRow | None:
+def _best(connection: sa.Connection, study_id: int, name: str, directions: Sequence[str]) -> TrialRecord | None:
     best_id = connection.execute(_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
     if best_id is None:
         return None
@@ -337,12 +337,12 @@ def _best(connection: sa.Connection, study_id: int, name: str, directions: Seque
     return found
 
 
-def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Counts:
+def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> TrialCounts:
     rows = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
     count: dict[str, int] = dict(connection.execute(rows).all())
-    paused = pausing(study_id).with_only_columns(sa.func.count())
+    paused = paused_ids(study_id).with_only_columns(sa.func.count())
     paused_count = int(connection.execute(paused).scalar_one()) if "WAITING" in count else 0
-    return Counts(
+    return TrialCounts(
         # A study of plain Optuna knows no budget: it has what it has.
         budget=sum(count.values()) if budget is None else budget,
         complete=count.get("COMPLETE", 0),
@@ -363,9 +363,9 @@ def _finished(connection: sa.Connection, study_id: int) -> frozenset[int]:
     return frozenset(connection.execute(rows).scalars())
 
 
-def _numbered(connection: sa.Connection, study_id: int, name: str, numbers: frozenset[int]) -> tuple[TrialRow, ...]:
+def _numbered(connection: sa.Connection, study_id: int, name: str, numbers: frozenset[int]) -> tuple[TrialRecord, ...]:
     chosen = _ids(study_id)
-    if len(numbers) <= MOST_NAMED:
+    if len(numbers) <= MAX_NAMED:
         return load_trials(connection, name, chosen.where(TRIALS.c.number.in_(numbers)))
     return tuple(row for row in load_trials(connection, name, chosen) if row.number in numbers)
 

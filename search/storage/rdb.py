@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.errors import DatabaseError, LeaseLostError
-from search.storage.db_errors import database_error, passes, unusable
+from search.storage.db_errors import database_error, is_transient, to_user_error
 from search.storage.engine import (
     LOCKED,
     check_tables,
@@ -36,12 +36,12 @@ from search.storage.engine import (
     make_tables,
     take_over_transactions,
 )
-from search.storage.rdb_reads import History
-from search.storage.read_only import one_moment, sqlite_path
+from search.storage.rdb_reads import FastReadStorage
+from search.storage.read_only import snapshot, sqlite_path
 from search.storage.records import JUDGED_FROM
-from search.storage.retry import patiently
-from search.storage.timeouts import Times
-from search.storage.upsert import Row, Write, attr, batches, fenced, upserting
+from search.storage.retry import retry_transient
+from search.storage.timeouts import Timeouts
+from search.storage.upsert import Upsert, Write, attr, group_statements, fenced_upsert, upserting
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
 CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
 
 #: System attribute of a finished trial: the token of who finished it, by which a repeated tell knows its own.
-TELLER = "convsearch:teller"
+FINISHED_BY = "convsearch:teller"
 
 #: Who works on which trial: a row exists only while the trial is RUNNING under an owner.
 LEASES = sa.Table(
@@ -74,7 +74,7 @@ LEASES = sa.Table(
 
 
 #: The token of who holds a trial that runs, locked; nobody where there is none.
-HOLDER = (
+LEASE_HOLDER = (
     sa.select(LEASES.c.token)
     .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
     .where(LEASES.c.trial_id == sa.bindparam("held_id"), TRIALS.c.state == TrialState.RUNNING)
@@ -87,12 +87,12 @@ def _patient(call: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(call)
     def method(self: "Storage", *args: Any, **kwargs: Any) -> T:
-        return self.patiently(lambda: call(self, *args, **kwargs))
+        return self.retry_transient(lambda: call(self, *args, **kwargs))
 
     return method
 
 
-class Storage(History):
+class Storage(FastReadStorage):
     """Optuna's storage with atomic, fenced writes. Each call takes a connection of its own; but what is kept
     `together` belongs to one thread.
 
@@ -110,7 +110,7 @@ class Storage(History):
         *,
         token: str | None = None,
         create: bool = False,
-        patience_s: float = Times().patience_s,
+        patience_s: float = Timeouts().retry_timeout_s,
         gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """Open the database at `url`; only with `create` a missing SQLite file is made.
@@ -123,17 +123,17 @@ class Storage(History):
             DatabaseError: there is no such database, it is none, or its schema is another Optuna's.
         """
         self.token = token
-        self.patience_s = patience_s
-        self.gives_up = gives_up
+        self.retry_timeout_s = patience_s
+        self.should_stop = gives_up
         self._together: list[tuple[int, Write]] | None = None
         self._is_met = token is not None or sqlite_path(url) is not None
         self.url = url
-        self.patiently(lambda: self._make_and_open(url, create=create))
+        self.retry_transient(lambda: self._make_and_open(url, create=create))
         self._is_met = True
         self.engine.dispose()  # the connections of the schema check began transactions in the driver's way
         take_over_transactions(self.engine)
         self._writer = self.engine.execution_options(**LOCKED)
-        self._reader = one_moment(self.engine)
+        self._reader = snapshot(self.engine)
         self._at_once = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def _make_and_open(self, url: str, *, create: bool) -> None:
@@ -162,9 +162,9 @@ class Storage(History):
             with self._writer.begin() as connection:
                 return work(connection)
 
-        return self.patiently(transact)
+        return self.retry_transient(transact)
 
-    def do(self, statement: sa.Executable) -> None:
+    def execute(self, statement: sa.Executable) -> None:
         """Do one statement in a transaction of its own; on PostgreSQL it holds no lock while answers travel.
 
         Raises as `write` does.
@@ -177,7 +177,7 @@ class Storage(History):
             with self._at_once.connect() as connection:
                 connection.execute(statement)
 
-        self.patiently(execute)
+        self.retry_transient(execute)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Do `work`, which only reads, so that all it sees is of one moment. Raises as `write` does."""
@@ -186,22 +186,22 @@ class Storage(History):
             with self._reader.begin() as connection:
                 return work(connection)
 
-        return self.patiently(transact)
+        return self.retry_transient(transact)
 
-    def patiently(self, call: Callable[[], T]) -> T:
+    def retry_transient(self, call: Callable[[], T]) -> T:
         """The result of `call`, made again while the database is busy or away. Raises as `write` does."""
         try:
-            return patiently(call, passes=self._is_worth_waiting, patience_s=self.patience_s)
+            return retry_transient(call, passes=self._is_worth_waiting, retry_timeout_s=self.retry_timeout_s)
         except (sa.exc.DBAPIError, StorageInternalError, DatabaseError) as error:
             if database_error(error) is None:
                 raise
-            raise unusable(self.url, error) from error
+            raise to_user_error(self.url, error) from error
 
     def _is_worth_waiting(self, error: Exception) -> bool:
-        return self._is_met and passes(error) and not self.gives_up()
+        return self._is_met and is_transient(error) and not self.should_stop()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         """Keep the trial writes made inside the block, and do them in one transaction at its end; none if it raises."""
         self._together = []
         try:
@@ -220,11 +220,11 @@ class Storage(History):
 
     def _apply(self, writes: Sequence[tuple[int, Write]]) -> None:
         trial_ids = {trial_id for trial_id, _ in writes}
-        rows = [write for _, write in writes if isinstance(write, Row)]
+        rows = [write for _, write in writes if isinstance(write, Upsert)]
         if self.engine.dialect.name == "postgresql" and len(trial_ids) == 1 and len(rows) == len(writes):
             self._put(trial_ids.pop(), rows)
             return
-        statements = batches(self.engine.dialect.name, [write for _, write in writes])
+        statements = group_statements(self.engine.dialect.name, [write for _, write in writes])
         is_again = False
 
         def apply(connection: sa.Connection) -> None:
@@ -239,9 +239,9 @@ class Storage(History):
 
         self.write(apply)
 
-    def _put(self, trial_id: int, rows: Sequence[Row]) -> None:
+    def _put(self, trial_id: int, rows: Sequence[Upsert]) -> None:
         """Write rows of a trial by one statement, which waits for one answer in place of five."""
-        statement, parameters = fenced(HOLDER, rows, self.token or "")
+        statement, parameters = fenced_upsert(LEASE_HOLDER, rows, self.token or "")
 
         def put() -> None:
             with self._at_once.connect() as connection:
@@ -249,11 +249,11 @@ class Storage(History):
                     trial_id, connection.execute(statement, parameters | {"held_id": trial_id}).scalar_one_or_none()
                 )
 
-        self.patiently(put)
+        self.retry_transient(put)
 
     def _is_told(self, connection: sa.Connection, trial_id: int) -> bool:
         """Whether it was this process that finished the trial."""
-        of_trial = (TRIAL_SYSTEM_ATTRS.c.trial_id == trial_id, TRIAL_SYSTEM_ATTRS.c.key == TELLER)
+        of_trial = (TRIAL_SYSTEM_ATTRS.c.trial_id == trial_id, TRIAL_SYSTEM_ATTRS.c.key == FINISHED_BY)
         told = connection.execute(sa.select(TRIAL_SYSTEM_ATTRS.c.value_json).where(*of_trial)).scalar_one_or_none()
         return told is not None and json.loads(told) == self.token
 
@@ -264,7 +264,7 @@ class Storage(History):
         one (https://www.postgresql.org/docs/current/transaction-iso.html, Read Committed): so a lease that ended
         meanwhile is seen to be gone.
         """
-        self._refuse_others(trial_id, connection.execute(HOLDER, {"held_id": trial_id}).scalar_one_or_none())
+        self._refuse_others(trial_id, connection.execute(LEASE_HOLDER, {"held_id": trial_id}).scalar_one_or_none())
 
     def _refuse_others(self, trial_id: int, token: str | None) -> None:
         if self.token is None or token != self.token:
@@ -306,7 +306,7 @@ class Storage(History):
         if previous_distribution is not None:
             check_distribution_compatibility(previous_distribution, distribution)
         values = {"param_value": param_value_internal, "distribution_json": distribution_to_json(distribution)}
-        self._write_trial(trial_id, Row(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
+        self._write_trial(trial_id, Upsert(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Finish a trial; its lease ends in the same transaction. Claims and releases are `search.storage.leases`'s."""
@@ -316,16 +316,16 @@ class Storage(History):
         for objective, value in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             keys: dict[str, object] = {"trial_id": trial_id, "objective": objective}
-            writes.append(Row(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
-        writes.append(attr(TRIAL_SYSTEM_ATTRS, trial_id, TELLER, self.token))
-        self._write_trial(trial_id, *writes, *ending(trial_id, state))
+            writes.append(Upsert(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
+        writes.append(attr(TRIAL_SYSTEM_ATTRS, trial_id, FINISHED_BY, self.token))
+        self._write_trial(trial_id, *writes, *finish_statement(trial_id, state))
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
         keys: dict[str, object] = {"trial_id": trial_id, "step": step}
         values: dict[str, object] = {"intermediate_value": stored, "intermediate_value_type": kind}
-        self._write_trial(trial_id, Row(CURVES, keys, values))
+        self._write_trial(trial_id, Upsert(CURVES, keys, values))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._write_trial(trial_id, attr(TRIAL_ATTRS, trial_id, key, value))
@@ -364,7 +364,7 @@ class Storage(History):
             with self._locked_session():
                 return call()
 
-        return self.patiently(locked)
+        return self.retry_transient(locked)
 
     @contextmanager
     def _locked_session(self) -> Iterator[None]:
@@ -387,7 +387,7 @@ class Storage(History):
 
     # -- our own reads ---------------------------------------------------------------------------------------
 
-    def standing(
+    def rank_at_step(
         self,
         study_id: int,
         step: int,
@@ -435,7 +435,7 @@ def judged_later(steps: tuple[int, ...]) -> sa.ColumnElement[bool]:
     )
 
 
-def ending(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:
+def finish_statement(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:
     """The statements that give a trial its last state and end its lease."""
     finish = sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, datetime_complete=utc_now())
     return finish, sa.delete(LEASES).where(LEASES.c.trial_id == trial_id)

@@ -13,8 +13,8 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.storage.read_only import one_moment
-from search.storage.trial_loader import TRIALS, Stored, stored_trials, without_collecting
+from search.storage.read_only import snapshot
+from search.storage.trial_loader import TRIALS, StoredTrial, stored_trials, gc_paused
 
 #: Distinct distributions that are kept parsed: a study has one for each parameter and condition.
 DISTRIBUTIONS = 1024
@@ -22,7 +22,7 @@ DISTRIBUTIONS = 1024
 T = TypeVar("T")
 
 
-class History(RDBStorage):
+class FastReadStorage(RDBStorage):
     """Optuna's storage, with its reads of trials done again."""
 
     whole = True
@@ -30,7 +30,7 @@ class History(RDBStorage):
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Do `work`, which only reads, so that all it sees is of one moment."""
-        with one_moment(self.engine).begin() as connection:
+        with snapshot(self.engine).begin() as connection:
             return work(connection)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -60,11 +60,11 @@ class History(RDBStorage):
 
 def frozen_trials(connection: sa.Connection, chosen: sa.Select[tuple[int]], *, whole: bool = True) -> list[FrozenTrial]:
     """The trials whose ids `chosen` selects, by number; see `stored_trials`."""
-    with without_collecting():
+    with gc_paused():
         return [_frozen(stored) for stored in stored_trials(connection, chosen, whole=whole)]
 
 
-def _frozen(stored: Stored) -> FrozenTrial:
+def _frozen(stored: StoredTrial) -> FrozenTrial:
     distributions = {name: _distribution(text) for name, _, text in stored.params}
     return FrozenTrial(
         number=stored.number,

@@ -60,7 +60,7 @@ def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
     return engine.execution_options(postgresql_readonly=True)
 
 
-def one_moment(engine: sa.Engine) -> sa.Engine:
+def snapshot(engine: sa.Engine) -> sa.Engine:
     """`engine` with transactions whose SELECTs all see one moment; SQLite's do so by themselves."""
     if engine.dialect.name != "postgresql":
         return engine
@@ -85,7 +85,7 @@ _CHECKED: WeakSet[sa.Engine] = WeakSet()
 
 
 @contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+def read_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One transaction that only reads, so that all the rows of an answer belong to one moment.
 
     Raises:
@@ -93,19 +93,19 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         DiskError: the disk below it is full or broken.
     """
     try:
-        with one_moment(engine).connect() as connection, connection.begin():
+        with snapshot(engine).connect() as connection, connection.begin():
             if engine not in _CHECKED:
-                schema.check(connection, place(engine))
+                schema.check(connection, display_name(engine))
                 _CHECKED.add(engine)
             yield connection
     except sa.exc.SQLAlchemyError as error:
         cause = database_error(error)
         if cause is not None and is_full_or_broken(cause):
-            raise DiskError(f"{place(engine)} cannot be read ({first_line(error)}); see to its disk") from error
+            raise DiskError(f"{display_name(engine)} cannot be read ({first_line(error)}); see to its disk") from error
         raise DatabaseError(_reason(engine, error)) from error
 
 
-def place(engine: sa.Engine) -> str:
+def display_name(engine: sa.Engine) -> str:
     """The name of the database for people: the file, or the URL without its password."""
     file = engine.get_execution_options().get("convsearch_file")
     return str(file) if file else engine.url.render_as_string(hide_password=True)
@@ -116,7 +116,7 @@ def integrity(engine: sa.Engine) -> str:
 
     Any other database only has to answer.
     """
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         if connection.dialect.name != "sqlite":
             return "ok"
         return str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one())
@@ -177,7 +177,7 @@ def _begin(connection: sa.Connection) -> None:
 
 def _reason(engine: sa.Engine, error: sa.exc.SQLAlchemyError) -> str:
     text = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    where = place(engine)
+    where = display_name(engine)
     if "no such table" in text or "UndefinedTable" in type(getattr(error, "orig", None)).__name__:
         return f"{where} is a database, but holds no studies (it has no such table); {_START}"
     if "not a database" in text or "malformed" in text:

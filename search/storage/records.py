@@ -43,7 +43,7 @@ def searched(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
+class TrialCounts:
     """How many trials of a study are in which state."""
 
     budget: int
@@ -79,7 +79,7 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRow:
+class TrialRecord:
     """One trial, as stored."""
 
     study: str
@@ -112,7 +112,7 @@ class TrialRow:
     """Which validation images it recognised (`analysis.correctness`); empty for a trial of an older version."""
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
-    anew: tuple[int, ...] = ()
+    retrained_attempts: tuple[int, ...] = ()
     """Attempts that found no checkpoint of what earlier ones had recorded, and trained it again."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The full configuration, fixed and default values included."""
@@ -135,15 +135,15 @@ class TrialRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudyRow:
+class StudyRecord:
     """One study, as stored."""
 
     name: str
     question: str
     directions: tuple[str, ...]
     """maximize or minimize, one for each objective."""
-    counts: Counts
-    best: TrialRow | None
+    counts: TrialCounts
+    best: TrialRecord | None
     """The complete trial with the best finite value of the first objective; the earliest among equals."""
     seconds_run: float = 0.0
     """Wall-clock in which the study ran, added up over its runs."""
@@ -195,7 +195,7 @@ class StudyRow:
         return float(budget["epochs"])
 
 
-def is_search(study: StudyRow) -> bool:
+def is_search(study: StudyRecord) -> bool:
     """Whether a study chooses a configuration: no comparison, no verdict, no trial run again, nothing that convsearch
     did not make.
     """
@@ -206,7 +206,7 @@ def is_search(study: StudyRow) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class TestSetAccess:
     """That a study has looked at test images."""
 
     study: str
@@ -220,14 +220,14 @@ class Look:
 class Ranking:
     """The best trials of a study, best first."""
 
-    study: StudyRow
-    trials: tuple[TrialRow, ...]
+    study: StudyRecord
+    trials: tuple[TrialRecord, ...]
     front: int = 0
     """With several objectives: trials on the Pareto front, of which these are some."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Brief:
+class StudySummary:
     """Of a study, what tells whether there is something to do for it."""
 
     name: str
@@ -257,21 +257,21 @@ class Brief:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Running:
+class RunningTrial:
     """A trial at work, and the process that works on it, where its lease names one."""
 
-    trial: TrialRow
+    trial: TrialRecord
     host: str | None
     pid: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class StudyProgress:
     """What is going on in a study at one moment."""
 
-    study: StudyRow
-    running: tuple[Running, ...]
-    finished: tuple[TrialRow, ...]
+    study: StudyRecord
+    running: tuple[RunningTrial, ...]
+    finished: tuple[TrialRecord, ...]
     """Those that finished and that the caller had not seen, by number."""
     compared: str = ""
     """How trials compare with the baseline, in words."""

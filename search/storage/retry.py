@@ -18,7 +18,7 @@ FIRST_S, LONGEST_S, JITTER_S = 0.05, 2.0, 0.25
 T = TypeVar("T")
 
 
-def patiently(call: Callable[[], T], *, passes: Callable[[Exception], bool], patience_s: float) -> T:
+def retry_transient(call: Callable[[], T], *, passes: Callable[[Exception], bool], patience_s: float) -> T:
     """The result of `call`, which is called again for up to `patience_s` seconds while its error `passes`."""
     try:
         return call()  # nearly always it succeeds, and needs nothing of what follows
@@ -28,7 +28,7 @@ def patiently(call: Callable[[], T], *, passes: Callable[[Exception], bool], pat
     _be_quiet()
     wait = _Wait(passes)
     for attempt in stamina.retry_context(
-        on=wait.is_worth_it,
+        on=wait.should_retry,
         attempts=None,
         timeout=patience_s,
         wait_initial=FIRST_S,
@@ -40,7 +40,7 @@ def patiently(call: Callable[[], T], *, passes: Callable[[Exception], bool], pat
     raise AssertionError("stamina ends with a result or with the last error")
 
 
-def root(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """What was wrong at first."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -55,12 +55,12 @@ class _Wait:
         self._began = time.monotonic()
         self._has_said = False
 
-    def is_worth_it(self, error: Exception) -> bool:
+    def should_retry(self, error: Exception) -> bool:
         if not self._passes(error):
             return False
         if not self._has_said and time.monotonic() - self._began >= NOTICE_S:
             self._has_said = True
-            why = str(root(error)).splitlines() or [type(error).__name__]
+            why = str(root_cause(error)).splitlines() or [type(error).__name__]
             echo(f"waiting for the database: {why[0]}")
         return True
 

@@ -20,7 +20,7 @@ REVISIONS = (
     "v3.0.0.d",
     "v3.2.0.a",
 )
-WANTED = REVISIONS[-1]
+HEAD_REVISION = REVISIONS[-1]
 
 #: What `version_info` holds since Optuna notes revisions. Older files have no `alembic_version`, and the tables of the
 #: first revision (optuna/storages/_rdb/storage.py, _VersionManager).
@@ -39,7 +39,7 @@ _INFO = sa.table("version_info", *map(sa.column, ("version_info_id", "schema_ver
 def note(connection: sa.Connection) -> None:
     """Note the version of tables that were just made, as Optuna does when it opens a database without such a note."""
     _ALEMBIC.create(connection, checkfirst=True)
-    connection.execute(sa.insert(_ALEMBIC).values(version_num=WANTED))
+    connection.execute(sa.insert(_ALEMBIC).values(version_num=HEAD_REVISION))
     info = {"version_info_id": 1, "schema_version": _NOTED, "library_version": version("optuna")}
     connection.execute(sa.insert(_INFO).values(info))
 
@@ -56,7 +56,7 @@ def revision(connection: sa.Connection) -> str | None:
     number = connection.exec_driver_sql("SELECT schema_version FROM version_info").scalar()
     if number is None:
         return None
-    return REVISIONS[0] if number < _NOTED else WANTED if number == _NOTED else f"schema {number}"
+    return REVISIONS[0] if number < _NOTED else HEAD_REVISION if number == _NOTED else f"schema {number}"
 
 
 def check(connection: sa.Connection, place: str) -> None:
@@ -66,14 +66,14 @@ def check(connection: sa.Connection, place: str) -> None:
         DatabaseError: with the way out.
     """
     found = revision(connection)
-    if found not in (None, WANTED):
-        raise refusal(found, place)
+    if found not in (None, HEAD_REVISION):
+        raise version_error(found, place)
 
 
-def refusal(found: str | None, place: str) -> DatabaseError:
+def version_error(found: str | None, place: str) -> DatabaseError:
     """Why a database with the tables of `found` cannot be used, and what helps."""
     if found in REVISIONS:
-        text = f"{place} was made by an older Optuna (tables of {found}, needed are those of {WANTED})"
+        text = f"{place} was made by an older Optuna (tables of {found}, needed are those of {HEAD_REVISION})"
         return DatabaseError(f"{text}; `convsearch migrate`, with the same --storage, brings it up to date")
-    text = f"{place} was made by a newer Optuna (tables of {found}, known are those up to {WANTED})"
+    text = f"{place} was made by a newer Optuna (tables of {found}, known are those up to {HEAD_REVISION})"
     return DatabaseError(f"{text}; install the convsearch or the optuna that made it")

@@ -19,29 +19,29 @@ LAST_S = 25.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Times:
+class Timeouts:
     """The waiting times of one launcher and its workers."""
 
-    patience_s: float = 75.0
+    retry_timeout_s: float = 75.0
     """How long a storage call tries again: through a backup that locks the database, or a restart of its server."""
 
-    renewal_s: float = 10.0
+    renewal_interval_s: float = 10.0
     """Between two renewals of a lease, by the pool."""
 
-    lease_s: float = 150.0
+    lease_timeout_s: float = 150.0
     """After so much silence the owner of a lease is gone. On the same machine a dead owner is seen at once."""
 
-    hang_s: float = 120.0
+    hang_timeout_s: float = 120.0
     """After so long without a finished batch a worker hangs; or ten median epochs, if that is longer."""
 
     def __post_init__(self) -> None:
-        wait = self.patience_s + min(LAST_S, self.patience_s)
-        if self.lease_s <= wait + 3 * self.renewal_s:
+        wait = self.retry_timeout_s + min(LAST_S, self.retry_timeout_s)
+        if self.lease_timeout_s <= wait + 3 * self.renewal_interval_s:
             raise UsageError(
                 f"a lease must last longer than the longest wait for the database and three renewals, "
-                f"{wait + 3 * self.renewal_s:g} s, but got {self.lease_s:g} s"
+                f"{wait + 3 * self.renewal_interval_s:g} s, but got {self.lease_timeout_s:g} s"
             )
-        if not self.hang_s > wait:  # neither is a number that is none
+        if not self.hang_timeout_s > wait:  # neither is a number that is none
             raise UsageError(
-                f"--hang must be more than {wait:g} s, the longest wait for a busy database, but got {self.hang_s:g} s"
+                f"--hang must be more than {wait:g} s, the longest wait for a busy database, but got {self.hang_timeout_s:g} s"
             )

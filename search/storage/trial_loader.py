@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.spec.search_space import REPEAT, base_name
-from search.storage.records import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRow
+from search.storage.records import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRecord
 
 # Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
 _STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
@@ -65,7 +65,7 @@ LEASES = sa.table("convsearch_leases", *map(sa.column, ("trial_id", "token", "ho
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
+class StoredTrial:
     """What the tables hold of one trial."""
 
     id: int
@@ -83,7 +83,7 @@ class Stored:
     """(step, value), in order."""
 
 
-def pausing(study_id: int, rung: int | None = None) -> sa.Select[Any]:
+def paused_ids(study_id: int, rung: int | None = None) -> sa.Select[Any]:
     """The ids of the trials of a study that pause, at that rung or at any."""
     at_rung = TRIAL_ATTRS.c.value_json != "null" if rung is None else TRIAL_ATTRS.c.value_json == json.dumps(rung)
     return sa.select(TRIALS.c.trial_id).where(
@@ -96,7 +96,7 @@ def pausing(study_id: int, rung: int | None = None) -> sa.Select[Any]:
 
 
 @contextmanager
-def without_collecting() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Let Python's collector rest: of a quarter million new objects none is garbage, and it would look at them again
     and again, for nearly half of the time that 5,000 trials take.
     """
@@ -109,7 +109,7 @@ def without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: bool = True) -> list[Stored]:
+def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: bool = True) -> list[StoredTrial]:
     """The trials whose ids `chosen` selects, by number: one SELECT for each table, however many trials.
 
     Unless `whole`, those that run come without their user attributes and curves.
@@ -131,7 +131,7 @@ def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: b
     curves = of(CURVES, "step", "intermediate_value", "intermediate_value_type", which=told)
     rows = connection.execute(sa.select(TRIALS).where(TRIALS.c.trial_id.in_(ids)).order_by(TRIALS.c.number)).all()
     return [
-        Stored(
+        StoredTrial(
             id=row.trial_id,
             number=row.number,
             state=row.state,
@@ -149,20 +149,20 @@ def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: b
     ]
 
 
-def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[Any]) -> tuple[TrialRow, ...]:
+def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[Any]) -> tuple[TrialRecord, ...]:
     """The trials whose ids `chosen` selects, by number, as answers show them."""
-    with without_collecting():
+    with gc_paused():
         return tuple(_trial(study_name, stored) for stored in stored_trials(connection, chosen))
 
 
-def _trial(study_name: str, stored: Stored) -> TrialRow:
+def _trial(study_name: str, stored: StoredTrial) -> TrialRecord:
     attrs = {**stored.attrs, **stored.system}
     # A trial that waits for its first start has no parameters yet, but may be bound to some.
     drawn = {base_name(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
     drawn |= {base_name(name): _external(value, distribution) for name, value, distribution in stored.params}
     config = attrs.get("config") or {}
     drawn |= {key: config[key] for key in drawn if key in config}  # what was trained, where that was changed to fit
-    return TrialRow(
+    return TrialRecord(
         study=study_name,
         number=stored.number,
         state=stored.state,
@@ -179,7 +179,7 @@ def _trial(study_name: str, stored: Stored) -> TrialRow:
         fitted=tuple(attrs.get(FITTED) or ()),
         correct=attrs.get(CORRECT) or {},
         crashes=tuple(attrs.get("crashes") or ()),
-        anew=tuple(attrs.get("anew") or ()),
+        retrained_attempts=tuple(attrs.get("anew") or ()),
         config=config,
         parameters=attrs.get("parameters"),
         macs=attrs.get("macs"),

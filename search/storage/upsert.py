@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Upsert:
     """What shall stand in the row of a table that `keys` name, be it there already or not."""
 
     table: sa.Table
@@ -18,16 +18,16 @@ class Row:
     values: dict[str, object]
 
 
-Write = Row | sa.Executable
+Write = Upsert | sa.Executable
 """One thing that is written to a trial."""
 
 
-def attr(table: sa.Table, trial_id: int, key: str, value: object) -> Row:
+def attr(table: sa.Table, trial_id: int, key: str, value: object) -> Upsert:
     """An attribute of a trial."""
-    return Row(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
+    return Upsert(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
 
 
-def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
+def group_statements(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
     """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row.
 
     But one by one on PostgreSQL: its driver sends many at once, and a server that got a part of them and no more, as
@@ -36,7 +36,7 @@ def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, 
     tables: dict[sa.Executable, list[dict[str, object]]] = {}
     others: list[tuple[sa.Executable, list[dict[str, object]] | None]] = []
     for write in writes:
-        if isinstance(write, Row):
+        if isinstance(write, Upsert):
             statement = upserting(dialect, write.table, tuple(write.keys), tuple(write.values))
             tables.setdefault(statement, []).append(write.keys | write.values)
         else:
@@ -46,12 +46,12 @@ def batches(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, 
     return [*tables.items(), *others]
 
 
-def fenced(holder: sa.Select[tuple[str]], rows: Sequence[Row], token: str) -> tuple[sa.Executable, dict[str, object]]:
+def fenced_upsert(holder: sa.Select[tuple[str]], rows: Sequence[Upsert], token: str) -> tuple[sa.Executable, dict[str, object]]:
     """On PostgreSQL: one statement, with its parameters, that writes these rows if `holder` finds `token`, and answers
     with what it found. Of rows with the same keys the last one counts.
     """
     last = {(row.table, *row.keys.values()): row for row in rows}
-    grouped: dict[tuple[sa.Table, tuple[str, ...], tuple[str, ...]], list[Row]] = {}
+    grouped: dict[tuple[sa.Table, tuple[str, ...], tuple[str, ...]], list[Upsert]] = {}
     for row in last.values():
         grouped.setdefault((row.table, tuple(row.keys), tuple(row.values)), []).append(row)
     parameters = {

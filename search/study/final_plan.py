@@ -12,7 +12,7 @@ from search.seeds import derive
 from search.spec.domains import Value
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec, ablation_spec, with_defaults
-from search.storage.records import FINAL, TrialRow
+from search.storage.records import FINAL, TrialRecord
 from search.study.stored_study import known_point
 
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
@@ -61,9 +61,9 @@ def name_of(study: str, place: int = 1) -> str:
 
 def contestants(
     spec: StudySpec,
-    leading: Sequence[TrialRow],
+    leading: Sequence[TrialRecord],
     *,
-    selected: TrialRow | None = None,
+    selected: TrialRecord | None = None,
     known: Mapping[str, Value] | None = None,
 ) -> tuple[Contestant, ...]:
     """Who is trained: the selected trial and the leading ones, as many as [final] wants, no configuration twice, and

@@ -43,7 +43,7 @@ class _Known(_CachedStorage):
 
 def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
     """The desk of a worker that was told `post`; see `Storage.gives_up`."""
-    storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
+    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, should_stop=gives_up)
     stored = study.load(storage, post.study)
     cached = _Known(storage, stored.id)
     return Desk(

@@ -54,7 +54,7 @@ class VerdictRun(Run):
     def _tell(self, training: Training, images_per_second: float) -> None:
         epochs = training.batch * training.config.batch_size / len(self.place.data.train)
         self.note(f"{epochs:.2f} epochs, {self.seconds():.1f} s")
-        with self.place.storage.together():
+        with self.place.storage.batch():
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
             self.trial.set_user_attr("epochs", round(epochs, 2))
             self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
@@ -103,7 +103,7 @@ class VerdictRun(Run):
         self.keep_picture(result, test)
         value = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.note(f"test images: {value:.4f}")
-        with self.place.storage.together():
+        with self.place.storage.batch():
             self.trial.set_user_attr("test", found(result, test.labels[test.indices], value=value))
             self.trial.set_user_attr("latency_ms", round(1000 * latency_s(model, one), 3))
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))

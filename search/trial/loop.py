@@ -60,12 +60,12 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
         outcome = do(claim, trial)
         tell(desk, trial, outcome)
     except Paused as pause:
-        leases.stop(desk.storage, [desk.storage.token or ""])
+        leases.release(desk.storage, [desk.storage.token or ""])
         logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
         shed(desk, claim.number, pause.step)
         return True
     except Stopped:
-        leases.stop(desk.storage, [desk.storage.token or ""])
+        leases.release(desk.storage, [desk.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")
         return True
     except LeaseLostError as error:
@@ -85,7 +85,7 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
 
 def tell(desk: Desk, trial: optuna.Trial, outcome: Outcome) -> None:
     """Finish the trial: state, value, reason and constraint in one transaction."""
-    with desk.storage.together():
+    with desk.storage.batch():
         if outcome.reason is not None:
             trial.set_user_attr("reason", outcome.reason)
         if outcome.violation > 0:
@@ -99,7 +99,7 @@ def tell(desk: Desk, trial: optuna.Trial, outcome: Outcome) -> None:
 def fail(desk: Desk, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
     logbook.note(desk.home.log(desk.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
-    with desk.storage.together():
+    with desk.storage.batch():
         desk.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
         desk.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,5 +25,5 @@ class Post:
     """That work at the same time, this one included."""
     core: int | None = None
     """The one it runs on; None is any."""
-    patience_s: float = Times().patience_s
+    retry_timeout_s: float = Timeouts().retry_timeout_s
     """How long a storage call tries again."""

@@ -81,7 +81,7 @@ def _store(
         Misfit: it does not keep to the `limits`.
     """
     stored = desk.study.spec
-    with desk.storage.together():
+    with desk.storage.batch():
         drawn = study_spec.sample_config(stored, trial)
         values = {**drawn, **(near or {})}
         if limits is not None:
@@ -109,7 +109,7 @@ def describe(
     """Store what is known of a trial before it is trained: weights, multiplications for one image, seed, and the step
     of the first rung that judges it, where that is not the first of all (`[search] rung_updates`).
     """
-    with desk.storage.together():
+    with desk.storage.batch():
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("macs", macs)
         trial.set_user_attr("seed", seed)
@@ -153,7 +153,7 @@ class Ledger:
         is_paused = is_paused and decision is None
         if is_judged and not is_paused and decision is None:
             decision = self._rank(step, value)
-        with self.desk.storage.together():
+        with self.desk.storage.batch():
             if step not in self.reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self._report(value, step)
             self.trial.set_user_attr("seconds", round(seconds, 3))
@@ -182,7 +182,7 @@ class Ledger:
             return None
         if not self._is_prunable(step):
             return None
-        with self.desk.storage.together():
+        with self.desk.storage.batch():
             decision = None
             if self.trial.should_prune():
                 decision = self._keep(Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
@@ -214,7 +214,7 @@ class Ledger:
         if stored.search.pruner not in ("asha", "promote"):
             return None
         storage, name = self.desk.storage, self.desk.study.name
-        first = storage.patiently(lambda: queries.trial(storage.engine, name, 0))
+        first = storage.retry_transient(lambda: queries.trial(storage.engine, name, 0))
         if first.state == "FAIL" or first.violation > 0:
             return None
         apart = pair(correct, first.correct, step, balanced=stored.search.objectives[0] == "balanced_accuracy")
@@ -231,7 +231,7 @@ class Ledger:
         number = self.claim.number
         left_out = audited(study.spec, number)
         rungs = asha(study.spec)
-        better, others = self.desk.storage.standing(
+        better, others = self.desk.storage.rank_at_step(
             study.id, step, value, but=number, left_out=left_out, later=rungs.later(step)
         )
         return rungs.decide(step, value, better=better, others=others)

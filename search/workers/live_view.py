@@ -19,7 +19,7 @@ from rich.text import Text
 from search.analysis.eta import Pace, Snapshot
 from search.analysis.formatting import counts_line, states_line
 from search.console import escape
-from search.storage.records import Progress, TrialRow
+from search.storage.records import StudyProgress, TrialRecord
 from search.tables import WIDTH, format_duration, format_number, format_value, format_values
 
 HEIGHT = 24
@@ -43,7 +43,7 @@ def summary(snapshot: Snapshot) -> str:
     return "; ".join((counts_line(snapshot.counts), *compared, _best(snapshot), *_pace(snapshot)))
 
 
-def finished_line(trial: TrialRow) -> str:
+def finished_line(trial: TrialRecord) -> str:
     """`trial 12 pruned after epoch 1.5 at 0.4123 (4.1 s)`."""
     took = format_duration(trial.seconds)
     if trial.state == "FAIL":
@@ -70,7 +70,7 @@ class View(ABC):
         """The finished trials that were told already."""
         return self.pace.seen
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: StudyProgress) -> None:
         """Show what is going on now."""
         self.show(self.pace.snapshot(progress))
 

@@ -21,10 +21,10 @@ from search.artifacts import logbook, study_dir
 from search.artifacts.disk_space import Room
 from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.storage import leases, queries
-from search.storage.lease_expiry import Watch
+from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
-from search.storage.records import Progress, StudyRow
-from search.storage.timeouts import Times
+from search.storage.records import StudyProgress, StudyRecord
+from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
 from search.study.run_time import Clock
 from search.study.stored_study import StoredStudy
@@ -91,14 +91,14 @@ class Pool:
     decoded, belongs to it. None for a pool that joins another one: time is counted once (see `Clock`)."""
     waits: bool = True
     """Stay while others work on the study, though there is nothing to claim: one may die, and its trial come back."""
-    times: Times = field(default_factory=Times)
+    times: Timeouts = field(default_factory=Timeouts)
     _hands: dict[Seat, Hand] = field(default_factory=dict)
     _end: End | None = None
-    _known: StudyRow | None = None
+    _known: StudyRecord | None = None
     """The study at the last look."""
     _reads: "Every" = field(default_factory=lambda: Every(READ_S))
     _clock: Clock = field(init=False)
-    _watch: Watch = field(init=False)
+    _watch: LeaseMonitor = field(init=False)
     _interrupts: Interrupts = field(init=False)
     _epochs_s: list[float] = field(default_factory=list)
     """Seconds of an epoch, of each finished trial."""
@@ -118,7 +118,7 @@ class Pool:
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
     def __post_init__(self) -> None:
-        self._watch = Watch(self.times)
+        self._watch = LeaseMonitor(self.times)
         self._interrupts = Interrupts(at_once=self._let_go, tell=self.view.say)
 
     def run(self) -> End:
@@ -148,7 +148,7 @@ class Pool:
 
     def _run(self) -> End:
         self._clock = Clock(self.storage, self.study.id, self.since)
-        every_renewal, every_room = Every(self.times.renewal_s), Every(room.LOOK_S)
+        every_renewal, every_room = Every(self.times.renewal_interval_s), Every(room.LOOK_S)
         try:
             while (end := self._why_stop()) is None:
                 if self._reap():
@@ -204,7 +204,7 @@ class Pool:
         if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
             raise AllTrialsFailedError(self._why_all_failed())
 
-    def _tell_fitted(self, progress: Progress) -> None:
+    def _tell_fitted(self, progress: StudyProgress) -> None:
         """Say what was changed in a point that was given, because it could not be trained as it was."""
         given = max(len(self.study.spec.points), 1)
         for each in (*(running.trial for running in progress.running), *progress.finished):
@@ -214,7 +214,7 @@ class Pool:
                 name = f"trial {each.number}" + (", the baseline," if is_baseline else "")
                 self.view.say(f"{name} could not be trained as it was given; it has {', '.join(each.fitted)}")
 
-    def _refuse_impossible(self, row: StudyRow) -> None:
+    def _refuse_impossible(self, row: StudyRecord) -> None:
         """Give a search up of which no configuration can be trained. (Of a grid the other cells may be possible; and an
         older version refused what this one can train.)
         """
@@ -223,7 +223,7 @@ class Pool:
             return
         if counts.pruned < min(SAME_FAILURES, counts.budget):
             return
-        trials = self.storage.patiently(lambda: queries.trials(self.storage.engine, self.study.name))
+        trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
         finished = [each for each in trials if each.state in queries.FINISHED]
         self._is_possible = any(not (each.reason or "").startswith("impossible: ") for each in finished)
         if self._is_possible or any(each.curve for each in trials):
@@ -233,7 +233,7 @@ class Pool:
             f"{finished[-1].reason}: change that in the study file"
         )
 
-    def _compare(self, progress: Progress) -> None:
+    def _compare(self, progress: StudyProgress) -> None:
         """End a search whose trials do not beat its baseline: the time that is left is for its last training."""
         row, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
         if row.hours is None or row.baseline is None:
@@ -242,17 +242,17 @@ class Pool:
         if now == self._compared:
             return
         self._compared = now
-        compared = self.storage.patiently(lambda: selection.ended(engine, row))
+        compared = self.storage.retry_transient(lambda: selection.ended(engine, row))
         self._status = compared.status(patience=patience, before=row.judged_before)
         if compared.clear or compared.judged - row.judged_before < patience:
             return
-        whole = self.storage.patiently(lambda: selection.whole(engine, row))
+        whole = self.storage.retry_transient(lambda: selection.whole(engine, row))
         if whole.has_found_nothing(patience=patience, before=row.judged_before):
             chosen = None if self.study.spec.final is None else selection.select_from(whole).as_json()
             study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
             self._end = self._end or End.NOTHING_FOUND
 
-    def _is_out_of_time(self, row: StudyRow, run_s: float) -> bool:
+    def _is_out_of_time(self, row: StudyRecord, run_s: float) -> bool:
         """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""
         if row.hours is None or self.study.spec.verdict_on is not None:
             return False
@@ -265,16 +265,16 @@ class Pool:
             self._is_warned = True
             self.view.say(warning)
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> StudyProgress:
         name, seen, tokens, known = self.study.name, self.view.seen, self._tokens(), self._known
-        progress = self.storage.patiently(
+        progress = self.storage.retry_transient(
             lambda: queries.progress(self.storage.engine, name, seen=seen, tokens=tokens, known=known)
         )
         self._known = progress.study
         return progress
 
     def _why_all_failed(self) -> str:
-        trials = self.storage.patiently(lambda: queries.trials(self.storage.engine, self.study.name))
+        trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
         failed = [trial for trial in trials if trial.state == "FAIL"]
         return (
             f"all {len(failed)} finished trials failed, the last one with: {failed[-1].reason}; "
@@ -289,7 +289,7 @@ class Pool:
         return self.storage.read(
             lambda connection: (
                 leases.claimable(connection, self.study.id, ladder),
-                leases.holders(connection, self.study.id),
+                leases.lease_tokens(connection, self.study.id),
             )
         )
 
@@ -328,11 +328,11 @@ class Pool:
         if code == 0:
             self._deaths = 0
         elif code == worker.TERMINATED:  # by somebody else; it may not have reached the database
-            leases.stop(self.storage, [each.token])
+            leases.release(self.storage, [each.token])
         elif code in NOT_THE_TRIAL:
             if not self.crew.leave_out(seat):
                 self._go_on_without(code)
-            leases.stop(self.storage, [each.token])  # others take its trial up
+            leases.release(self.storage, [each.token])  # others take its trial up
         else:
             self._give_back(seat, each, each.hung or each.how_it_ended)
 
@@ -345,9 +345,9 @@ class Pool:
     def _give_back(self, seat: Seat, each: Hand, why: str) -> None:
         """Put the trial of a worker that ended badly back to the queue."""
         if self._why_stop() is not None:
-            leases.stop(self.storage, [each.token])
+            leases.release(self.storage, [each.token])
             return
-        trials = leases.lost(self.storage, each.token, why)
+        trials = leases.expire_dead(self.storage, each.token, why)
         for number in trials:
             log = study_dir.of(self.post.url).log(self.study.name, number)
             logbook.note(log, f"broke off: {why}\n{each.stood}")
@@ -367,7 +367,7 @@ class Pool:
     def _hang_s(self) -> float:
         """After so long without a batch a worker hangs."""
         epoch_s = statistics.median(self._epochs_s) if self._epochs_s else 0.0
-        return max(self.times.hang_s, HANG_EPOCHS * epoch_s)
+        return max(self.times.hang_timeout_s, HANG_EPOCHS * epoch_s)
 
     def _stop_all(self) -> None:
         """Ask every worker to put its trial back with a checkpoint; kill those that do not in time."""
@@ -399,7 +399,7 @@ class Pool:
         place, tokens = study_dir.of(self.post.url), self._tokens()
         place.leave(self.study.name, tokens)
         with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
-            leases.stop(self.storage, tokens)
+            leases.release(self.storage, tokens)
             place.forget_left(self.study.name)
 
 

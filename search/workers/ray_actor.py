@@ -67,7 +67,7 @@ def prepare(post: Post, gives_up: Callable[[], bool]) -> None:
     """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
     for name in worker.PRELOAD:
         import_module(name)
-    storage = Storage(post.url, token=post.token, patience_s=post.patience_s, gives_up=gives_up)
+    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, gives_up=gives_up)
     stored = stored_study.load(storage, post.study)
     storage.engine.dispose()
     equipment.refuse_other_code(stored, provenance.code())

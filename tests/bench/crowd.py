@@ -29,10 +29,10 @@ from search.artifacts import logbook
 from search.process import LeaseOwner, this_process
 from search.samplers import tpe
 from search.storage import leases, queries, retry
-from search.storage.lease_expiry import Watch
+from search.storage.lease_expiry import LeaseMonitor
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
 from search.trial import desk, loop, recorder
 from search.trial.desk import Desk
@@ -126,19 +126,19 @@ class Crowd:
         here.machine = number // part.seat
         done = random.Random(number).randrange(place.study.spec.budget.steps)
         training = Training(crowd=self, place=place, done=done)
-        loop.work(place, training.do, self.over.is_set, where="no device")
+        loop.work(place, training.execute, self.over.is_set, where="no device")
         place.storage.engine.dispose()
 
     # -- a machine --------------------------------------------------------------------------------------------
 
     def machine(self, number: int) -> None:
         """Ask what a pool asks while its workers work (`workers.pool`, _run): renew, look for the dead, look, fill."""
-        part, times = self.part, Times()
+        part, times = self.part, Timeouts()
         storage = Storage(part.url)
         stored = study.load(storage, part.study)
         tokens = [token(number * part.seat + seat) for seat in range(part.seat)]
-        watch, seen, known = Watch(times), frozenset[int](), None
-        every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_s / part.speed)
+        watch, seen, known = LeaseMonitor(times), frozenset[int](), None
+        every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_interval_s / part.speed)
         self.at_work.release()
         while not self.over.wait(min(backend.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
@@ -157,7 +157,7 @@ class Crowd:
 def fill(connection: Any, stored: study.StoredStudy) -> tuple[int, set[str]]:
     """What a pool reads before it starts workers."""
     ladder = study.ladder(stored.spec)
-    return leases.claimable(connection, stored.id, ladder), leases.holders(connection, stored.id)
+    return leases.claimable(connection, stored.id, ladder), leases.lease_tokens(connection, stored.id)
 
 
 @dataclass(kw_only=True)
@@ -170,7 +170,7 @@ class Training:
     """Steps of its first trial that are taken for done, so that trials do not end as they began, side by side."""
     is_begun: bool = False
 
-    def do(self, claim: Claim, trial: optuna.Trial) -> Outcome:
+    def execute(self, claim: Claim, trial: optuna.Trial) -> Outcome:
         """One trial as `search.trial.objective` and `search.trial.search_training` go through it."""
         trial, values = recorder.draw(self.place, claim, trial)
         assert trial.user_attrs.get("decision") is None
@@ -263,7 +263,7 @@ def prepare(crowd: Crowd) -> None:
         (loop, "tidy", "tidy"),
         (logbook, "note", "log"),
         (leases, "renew", "renew"),
-        (Watch, "expire", "expire"),
+        (LeaseMonitor, "expire", "expire"),
         (queries, "progress", "progress"),
     ):
         crowd.meter.put_on(place, attribute, name)

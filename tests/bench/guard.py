@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search.analysis import correctness
 from search.analysis.selection import SEED_SD, BaselineComparison, Lead
-from search.storage.records import Counts, StudyRow, TrialRow
+from search.storage.records import TrialCounts, StudyRecord, TrialRecord
 from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"
@@ -35,11 +35,11 @@ LENGTH = 0.02
 """Standard deviation of how a lead changes from a whole trial to a last training eight times as long: what it was from
 a third of a trial to its end (studies/LOG.md, 2026-11-29), three times as long, where networks differ more."""
 CLASSES = 10
-STUDY = StudyRow(
+STUDY = StudyRecord(
     name="made up",
     question="",
     directions=("maximize",),
-    counts=Counts(budget=1),
+    counts=TrialCounts(budget=1),
     best=None,
     spec={"search": {"baseline": True, "sampler": "random", "objective": "accuracy"}},
 )
@@ -73,7 +73,7 @@ def guarded(right: NDArray[np.bool_]) -> int:
     """The network that `search.analysis.selection` delivers."""
     labels = np.arange(right.shape[1]) % CLASSES
     trials = tuple(
-        TrialRow(
+        TrialRecord(
             study=STUDY.name,
             number=number,
             state="COMPLETE",
@@ -158,7 +158,7 @@ def worlds() -> tuple[World, ...]:
 def carried() -> Table:
     """Of the recorded pairs of which one leads clearly after one length, how many have changed places after another."""
     rows = json.loads((RECORDS / "2026-11-29_lengths" / "trials.json").read_text())["trials"]
-    trials = [TrialRow(study=STUDY.name, number=row["trial"], state="COMPLETE", correct=row["correct"]) for row in rows]
+    trials = [TrialRecord(study=STUDY.name, number=row["trial"], state="COMPLETE", correct=row["correct"]) for row in rows]
     told = []
     for end, last in ((1, 9), (3, 9)):
         for challengers in (1, 12, 40):

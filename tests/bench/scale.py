@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy as sa
 
 from search.storage.retry import NOTICE_S
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from search.workers.pool import READ_S, TOGETHER
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table
@@ -166,7 +166,7 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> 
         "whole. In the row with * rungs end trials as they would.",
         f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
         f"of launchers (one for {SEAT} workers, a look each {READ_S:g} s, or {TOGETHER:g} a second "
-        f"together, a renewal each {Times().renewal_s:g} s).",
+        f"together, a renewal each {Timeouts().renewal_interval_s:g} s).",
         "faster: time is compressed so often, for workers and launchers alike. ms a trial: all that a worker does but "
         "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority. "
         f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, from the start on.",

@@ -31,7 +31,7 @@ from search.process import start_time
 from search.spec import study_spec
 from search.storage import queries as query
 from search.storage.read_only import open_reader, sqlite_path
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from search.trial import runner
 from search.trial.search_training import boundaries
 from tests.lab import Lab
@@ -121,7 +121,7 @@ def best_is_reproducible(lab: Lab, name: str = "s") -> None:
     assert again == best.values[0], f"I5: trial {best.number} has {best.values[0]}, but its checkpoint {again}"
 
 
-def measured_again(lab: Lab, trial: TrialRow) -> float:
+def measured_again(lab: Lab, trial: TrialRecord) -> float:
     """The objective of a finished trial on the validation images, from its last checkpoint."""
     place = runner.workplace(lab.post(trial.study))
     stored, data = place.study.spec, place.data
@@ -255,7 +255,7 @@ def _finished_trials_are_unchanged(url: str, name: str, before: Mapping[int, str
 # -- I4, I5 ----------------------------------------------------------------------------------------------------
 
 
-def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRow) -> None:
+def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRecord) -> None:
     """A checkpoint is written before its step is reported, so it may be one step ahead, and never behind."""
     assert [step for step, _ in trial.curve] == list(range(1, len(trial.curve) + 1)), f"I4: holes in {trial}"
     kept = _last_curve(lab.home_of(trial).trial(trial.study, trial.number))
@@ -273,7 +273,7 @@ def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRow) -> None:
     )
 
 
-def _is_trained_again(lab: Lab, trial: TrialRow) -> bool:
+def _is_trained_again(lab: Lab, trial: TrialRecord) -> bool:
     """Whether it went on from a rung after its checkpoint was removed there: its log says so."""
     log = lab.home_of(trial).log(trial.study, trial.number)
     return "are trained again" in log.read_text() if log.exists() else False
@@ -284,7 +284,7 @@ def _last_curve(folder: Path) -> tuple[tuple[int, float], ...] | None:
     return checkpoint.load(files[-1])[0].curve if files else None
 
 
-def _the_value_is_the_end_of_the_curve(lab: Lab, trial: TrialRow) -> None:
+def _the_value_is_the_end_of_the_curve(lab: Lab, trial: TrialRecord) -> None:
     if trial.state != "COMPLETE":
         return
     steps = study_spec.restore(query.study(open_reader(lab.url), trial.study).spec).budget.steps

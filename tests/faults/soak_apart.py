@@ -35,7 +35,7 @@ def clocks(site: Site) -> Row:
     with serving() as server:
         reports = site.each("server-clock", partial(_set_again_and_again, server, library, chosen), [0])
     shown = ", ".join(f"{seconds:+d} s and all die on {name}" for seconds, name in chosen)
-    note = f"the far one: {shown}; a lease lasts {TIMES.lease_s:.0f} s; 2 machines with {WORKERS} workers each"
+    note = f"the far one: {shown}; a lease lasts {TIMES.lease_timeout_s:.0f} s; 2 machines with {WORKERS} workers each"
     return soak_row.of(what, reports, seconds=time.monotonic() - began, note=note)
 
 
@@ -83,7 +83,7 @@ def _kill_all(search: Search, name: str, case: Case) -> set[int]:
     dead = set(search.freeze(machine))
     began = time.monotonic()
     os.killpg(search.launchers[name].pid, signal.SIGKILL)
-    wait_until(lambda: not dead & search.owners().keys(), patience_s=PROMISED_S + NOTICE_S)
+    wait_until(lambda: not dead & search.owners().keys(), retry_timeout_s=PROMISED_S + NOTICE_S)
     is_in_time = time.monotonic() - began < PROMISED_S
     case.facts[f"found within {PROMISED_S + (0.0 if is_in_time else NOTICE_S):.0f} s"] += 1
     search.start(machine)

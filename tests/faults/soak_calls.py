@@ -128,7 +128,7 @@ def _survive_a_lock(scene: Scene, case: Case) -> None:
 def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
     lab = case.lab
     post = _run(scene, case, IO, (0, *CLEAN))
-    leases.stop(Storage(lab.url), [post.token])  # as its pool does
+    leases.release(Storage(lab.url), [post.token])  # as its pool does
     invariants.check(lab, ended=True)
     before = invariants.finished(lab.url)
     _ended(soak_fork.work(lab, lab.post()), (0,))

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from search.process import this_process
 from search.storage import leases
-from search.storage.rdb import TELLER, Storage
+from search.storage.rdb import FINISHED_BY, Storage
 from search.study import stored_study
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
@@ -54,7 +54,7 @@ def _claim_all(each: int, case: Case) -> None:
 
 
 def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
-    storage = Storage(lab.url, token=token, patience_s=600.0)
+    storage = Storage(lab.url, token=token, retry_timeout_s=600.0)
     study_id = stored_study.load(storage, "s").id
     owner = this_process(token)
     os.read(gate, 1)
@@ -75,7 +75,7 @@ def _tellers(lab: Lab) -> dict[int, str]:
     """Who finished which trial, as the database has it."""
     query = "SELECT number, value_json FROM trials JOIN trial_system_attributes USING (trial_id) WHERE key = ?"
     with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
-        return {number: json.loads(token) for number, token in connection.execute(query, (TELLER,))}
+        return {number: json.loads(token) for number, token in connection.execute(query, (FINISHED_BY,))}
 
 
 def _rows_are_sound(lab: Lab, trials: int) -> None:

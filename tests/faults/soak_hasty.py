@@ -14,10 +14,10 @@ from search.errors import ConvsearchError
 from search.service import run
 from search.service.session import Order
 from search.spec import study_spec
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from search.workers import live_view
 
-TIMES = Times(patience_s=35.0, renewal_s=2.0, lease_s=70.0, hang_s=65.0)
+TIMES = Timeouts(retry_timeout_s=35.0, renewal_interval_s=2.0, lease_timeout_s=70.0, hang_timeout_s=65.0)
 
 
 def main(words: list[str]) -> int:

@@ -31,9 +31,9 @@ WORKERS = 2
 BRIEF_S = (3.0, 25.0)
 #: Until a lease is taken away from those who are cut off: who watches them may have to wait for a lock that they hold,
 #: for up to 30 s (`search.storage.engine`), and does not count what it did not see; and this machine may be busy.
-EXPIRED_S = TIMES.lease_s + 30.0 + 30.0
+EXPIRED_S = TIMES.lease_timeout_s + 30.0 + 30.0
 #: Until who is cut off ends by itself: a call waits so long, and then the one that notes how long the study has run.
-GIVEN_UP_S = 2 * (TIMES.patience_s + LAST_S) + 60.0
+GIVEN_UP_S = 2 * (TIMES.retry_timeout_s + LAST_S) + 60.0
 #: In a range of addresses that is kept for tests of networks (RFC 2544).
 ADDRESS = "198.18.{}.{}"
 #: What the log of a trial says when somebody comes to write to it whose lease was taken away.
@@ -91,7 +91,7 @@ def partitions(site: Site) -> Row:
         reports = site.each("server-link", partial(_cut_again_and_again, server, link, site.count(12)), [0])
     note = (
         f"by ip netns and veth; in turn for {BRIEF_S[0]:.0f} to {BRIEF_S[1]:.0f} s, until its leases are over, and so "
-        f"while it sleeps; a lease lasts {TIMES.lease_s:.0f} s; 2 machines with {WORKERS} workers each"
+        f"while it sleeps; a lease lasts {TIMES.lease_timeout_s:.0f} s; 2 machines with {WORKERS} workers each"
     )
     return soak_row.of(what, reports, seconds=time.monotonic() - began, note=note)
 
@@ -181,7 +181,7 @@ def _broken(link: Link) -> Iterator[None]:
 
 def _others_take_over(search: Search, held: set[int], case: Case) -> None:
     began = time.monotonic()
-    wait_until(lambda: not held & search.owners().keys(), patience_s=EXPIRED_S, look_s=LOOK_S)
+    wait_until(lambda: not held & search.owners().keys(), retry_timeout_s=EXPIRED_S, look_s=LOOK_S)
     took = time.monotonic() - began
     limits = (PROMISED_S, PROMISED_S + 30.0, EXPIRED_S)
     case.facts[f"taken over within {next(limit for limit in limits if took <= limit):.0f} s"] += 1

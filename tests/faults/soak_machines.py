@@ -18,7 +18,7 @@ import psutil
 
 from search.artifacts import study_dir as home
 from search.artifacts.study_dir import Home
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork
 from tests.lab import CONVSEARCH, Lab, wait_until
@@ -34,7 +34,7 @@ BEGIN_S, END_S = 180.0, 900.0
 #: Between two looks at who is at work; each is a connection of its own.
 LOOK_S = 0.2
 #: A dead stranger is found when its lease is over, and the next look comes a second later; if the machine is not busy.
-PROMISED_S = soak_hasty.TIMES.lease_s + 2.0
+PROMISED_S = soak_hasty.TIMES.lease_timeout_s + 2.0
 #: What the log of a trial says when an attempt begins, and when one ends well.
 ATTEMPT, DONE = re.compile(r" attempt (\d+) in process"), " complete: "
 #: Runs the words behind it under another host name.
@@ -73,7 +73,7 @@ class Machines(PostgresLab):
     def homes(self) -> tuple[Home, ...]:
         return tuple(machine.home for machine in self.each)
 
-    def home_of(self, trial: TrialRow) -> Home:
+    def home_of(self, trial: TrialRecord) -> Home:
         """The home of the machine that made the last attempt."""
         return max(self.homes, key=lambda each: _last_attempt(each.log(trial.study, trial.number)))
 
@@ -140,7 +140,7 @@ class Search:
             seen.update(self.held(machine))
             return len(seen) >= self.workers or launcher.poll() is not None
 
-        wait_until(is_met, patience_s=BEGIN_S, look_s=LOOK_S)
+        wait_until(is_met, retry_timeout_s=BEGIN_S, look_s=LOOK_S)
         assert launcher.poll() in (None, 0), f"the pool on {machine.name} ended: {launcher.said}"
         self.families[machine.name] = _family(launcher)
 

@@ -81,7 +81,7 @@ def _kill(case: Case, post: Post, kills: int, seconds: float) -> bool:
         time.sleep(delay)
         done += worker.poll() is None
         worker.kill()
-        leases.lost(storage, post.token, "killed")
+        leases.expire_dead(storage, post.token, "killed")
         post = case.lab.post(post.study)
     last = soak_fork.work(case.lab, post)
     assert last.end() == 0, last.said

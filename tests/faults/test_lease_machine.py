@@ -30,7 +30,7 @@ from search.errors import BusyError, DatabaseError, LeaseLostError
 from search.process import LeaseOwner, start_time, this_process
 from search.spec import study_spec
 from search.storage import leases
-from search.storage.lease_expiry import Watch
+from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import (
     CURVES,
     LEASES,
@@ -41,7 +41,7 @@ from search.storage.rdb import (
     TRIALS,
     Storage,
 )
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 from tests.databases import BOTH
@@ -58,7 +58,7 @@ SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 #: Few looks make a lease, so that short runs see it end.
-TIMES = Times(patience_s=0.5, renewal_s=10, lease_s=32)
+TIMES = Timeouts(retry_timeout_s=0.5, renewal_interval_s=10, lease_timeout_s=32)
 #: Deaths in a row, without a new step between them, after which a trial fails.
 DEATHS = 3
 #: The points to try first.
@@ -119,14 +119,14 @@ class Watcher:
 
     zero: float
     """What its clock shows when no time has passed."""
-    watch: Watch = field(default_factory=lambda: Watch(times=TIMES))
+    watch: LeaseMonitor = field(default_factory=lambda: LeaseMonitor(times=TIMES))
     looked_at: float | None = None
     silence: dict[str, float] = field(default_factory=dict)
     """For how long it observed each owner elsewhere to say nothing."""
 
     def listen(self, now: float, tokens: set[str]) -> None:
         """One look: a gap since the last one counts no more than the usual pause between two signs of life."""
-        gap = 0.0 if self.looked_at is None else min(now - self.looked_at, TIMES.renewal_s)
+        gap = 0.0 if self.looked_at is None else min(now - self.looked_at, TIMES.renewal_interval_s)
         self.looked_at = now
         self.silence = {token: self.silence[token] + gap if token in self.silence else 0.0 for token in tokens}
 
@@ -286,7 +286,7 @@ class LeaseMachine(RuleBasedStateMachine):
         trial_id = self._id(number)
         storage = self._as(token)
 
-        with storage.together():
+        with storage.batch():
             storage.set_trial_user_attr(trial_id, "reason", "told")
             storage.set_trial_state_values(trial_id, TrialState[state], None if value is None else [value])
 
@@ -330,7 +330,7 @@ class LeaseMachine(RuleBasedStateMachine):
             trial = self.trials[number]
             self.trials[number] = replace(trial, state="WAITING", token=None, attempts=trial.attempts - 1)
 
-        assert leases.stop(self.desk.storage, [token]) == expected
+        assert leases.release(self.desk.storage, [token]) == expected
 
     @rule(token=ANYBODY, times=st.integers(1, DEATHS))
     def is_lost_and_claims_again(self, token: str, times: int) -> None:
@@ -338,7 +338,7 @@ class LeaseMachine(RuleBasedStateMachine):
             expected = self._numbers({token})
             self._bury(expected)
 
-            assert leases.lost(self.desk.storage, token, "killed") == expected
+            assert leases.expire_dead(self.desk.storage, token, "killed") == expected
 
             self.claims(token)
 
@@ -348,11 +348,11 @@ class LeaseMachine(RuleBasedStateMachine):
             self._speaks(token)
         leases.renew(self.desk.storage, renewed)
 
-        gone = [self._look(self.watchers[watcher], after=TIMES.renewal_s) for _ in range(times)]
+        gone = [self._look(self.watchers[watcher], after=TIMES.renewal_interval_s) for _ in range(times)]
 
         for token in sorted(set().union(*gone)):  # some only seemed to be gone, and wake up
             self.claims(token)
-        self._look(self.watchers[watcher], after=TIMES.renewal_s)
+        self._look(self.watchers[watcher], after=TIMES.renewal_interval_s)
 
     @rule(watcher=st.integers(0, 1), gap=GAPS_S, own=st.sets(ANYBODY, max_size=3), in_vain=st.booleans())
     def looks_after(self, watcher: int, gap: float, own: set[str], in_vain: bool) -> None:
@@ -400,7 +400,7 @@ class LeaseMachine(RuleBasedStateMachine):
         with self.desk.storage.engine.connect() as connection:
             budget = leases.budget(connection, self.study.id)
             claimable = leases.claimable(connection, self.study.id)
-            holders = leases.holders(connection, self.study.id)
+            holders = leases.lease_tokens(connection, self.study.id)
 
         assert budget == self.budget
         assert len(stored) <= budget
@@ -488,7 +488,7 @@ class LeaseMachine(RuleBasedStateMachine):
         if worker.is_here and not worker.lives:
             return True
         assert silence <= self.now - worker.spoke_at, "the model itself must not observe more silence than there was"
-        return silence > TIMES.lease_s
+        return silence > TIMES.lease_timeout_s
 
     def _as(self, token: str) -> Storage:
         """The storage as the process of this owner has it: its token is all that tells it apart."""
@@ -502,7 +502,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 def complete(storage: Storage, trial_ids: list[int]) -> None:
     """Tell several trials in one transaction."""
-    with storage.together():
+    with storage.batch():
         for trial_id in trial_ids:
             storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
 
@@ -521,9 +521,9 @@ def fill(storage: Storage) -> None:
 @pytest.fixture
 def desk(request: pytest.FixtureRequest, url: str) -> Iterator[Desk]:
     with databases(request, url) as (own, other):
-        storage = Storage(own, token="neighbour", create=True, patience_s=TIMES.patience_s)
+        storage = Storage(own, token="neighbour", create=True, retry_timeout_s=TIMES.retry_timeout_s)
         fill(storage)
-        blind = Storage(other, create=True, patience_s=TIMES.patience_s)
+        blind = Storage(other, create=True, retry_timeout_s=TIMES.retry_timeout_s)
         blind.write(lambda connection: LEASES.drop(connection))
         bare = sa.create_engine(own, isolation_level="AUTOCOMMIT")
         yield Desk(storage=storage, blind=blind, bare=bare)
@@ -572,7 +572,7 @@ def test_a_watcher_that_slept_grants_an_owner_that_it_never_saw_one_lease_and_no
     machine._look(watcher, after=3600)
 
     for _ in range(4):
-        machine._look(watcher, after=TIMES.renewal_s)
+        machine._look(watcher, after=TIMES.renewal_interval_s)
 
     machine.what_is_stored_is_what_the_model_says()
     assert machine.busy() == []

@@ -11,7 +11,7 @@ import pytest
 
 from search.storage import queries
 from search.storage.read_only import open_reader, sqlite_path
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from tests.faults.invariants import check, finished
 from tests.faults.saboteur.sitecustomize import Fault, environment, struck
 from tests.lab import LONG, Lab, equal
@@ -151,7 +151,7 @@ POINTS = (
 )
 
 
-def story(trial: TrialRow) -> tuple[Any, ...]:
+def story(trial: TrialRecord) -> tuple[Any, ...]:
     """What a trial has in common with its undisturbed twin: all but times and attempts."""
     return trial.number, trial.state, trial.params, trial.curve, trial.values, trial.seed, trial.reason
 

@@ -10,7 +10,7 @@ from search.errors import AllTrialsImpossibleError
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
-from search.storage.records import StudyRow
+from search.storage.records import StudyRecord
 from search.study import stored_study
 from tests.faults.saboteur.sitecustomize import Fault, environment
 from tests.lab import Lab, toml
@@ -27,7 +27,7 @@ HOPELESS: dict[str, Any] = {
 FINAL: dict[str, Any] = {"epochs": 1}
 
 
-def row(lab: Lab, name: str = "s") -> StudyRow:
+def row(lab: Lab, name: str = "s") -> StudyRecord:
     return queries.study(open_reader(lab.url), name)
 
 

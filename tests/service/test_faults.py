@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from tests.lab import LONG, PATIENCE_S, Answer, Lab, Launcher, equal
 
 
@@ -20,7 +20,7 @@ class Event:
     """One disturbance of a run: how the run ended, and what it left."""
 
     answer: Answer
-    trials: tuple[TrialRow, ...]
+    trials: tuple[TrialRecord, ...]
     left: tuple[psutil.Process, ...]
     """Processes that were still there when the launcher had ended for a while."""
 

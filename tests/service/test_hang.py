@@ -12,13 +12,13 @@ from search.service.session import Order
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.timeouts import Times
+from search.storage.timeouts import Timeouts
 from search.workers.live_view import open_view
 from search.workers.pool import End
 from tests.lab import LONG, Lab, equal, wait_until
 
 #: Shorter than the product's, in the same order.
-SHORT = Times(patience_s=5.0, renewal_s=1.0, lease_s=30.0, hang_s=12.0)
+SHORT = Timeouts(retry_timeout_s=5.0, renewal_interval_s=1.0, lease_timeout_s=30.0, hang_timeout_s=12.0)
 
 
 def freeze_at(lab: Lab, *, steps: int) -> threading.Thread:

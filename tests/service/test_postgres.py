@@ -24,8 +24,8 @@ from search.errors import LeaseLostError
 from search.process import this_process
 from search.storage import leases, queries
 from search.storage.rdb import LEASES, TRIALS, Storage
-from search.storage.read_only import open_reader, reading
-from search.storage.records import TrialRow
+from search.storage.read_only import open_reader, read_transaction
+from search.storage.records import TrialRecord
 from search.workers import worker
 from search.workers.signals import END_S
 from tests.faults import invariants
@@ -129,7 +129,7 @@ def test_all_rows_of_an_answer_are_of_one_moment(url: str, make_study: Callable[
     study_id = make_study(3)
     count = sa.select(sa.func.count()).select_from(TRIALS)
 
-    with reading(open_reader(url)) as connection:
+    with read_transaction(open_reader(url)) as connection:
         before = connection.execute(count).scalar_one()
         claim(Storage(url, token="me"), study_id)
         after = connection.execute(count).scalar_one()
@@ -228,7 +228,7 @@ def test_a_stop_whose_answer_was_lost_counts_no_attempt(far: tuple[Storage, int]
     claim(storage, study_id)
 
     lose_next(wire)
-    leases.stop(storage, ["me"])
+    leases.release(storage, ["me"])
 
     (trial,) = queries.trials(open_reader(url), "s")
     assert wire.lost == 1
@@ -240,7 +240,7 @@ def test_a_death_whose_answer_was_lost_is_noted_once(far: tuple[Storage, int], w
     claim(storage, study_id)
 
     lose_next(wire)
-    leases.lost(storage, "me", "it died")
+    leases.expire_dead(storage, "me", "it died")
 
     (trial,) = queries.trials(open_reader(url), "s")
     assert wire.lost == 1
@@ -494,7 +494,7 @@ def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) 
 
 
 def test_a_worker_that_loses_its_server_shows_no_password(lab: PostgresLab, server: Server) -> None:
-    post = replace(lab.create(**STUDY), patience_s=0.5)
+    post = replace(lab.create(**STUDY), retry_timeout_s=0.5)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     said = lab.folder / "said.txt"
@@ -533,7 +533,7 @@ class Story:
     """What happened beside a run."""
 
     disturbances: int = 0
-    finished: dict[int, TrialRow] = field(default_factory=dict)
+    finished: dict[int, TrialRecord] = field(default_factory=dict)
     """Trials as they were when they were first seen to be finished."""
 
 

@@ -22,7 +22,7 @@ import pytest
 from search.service import run as launch
 from search.service.session import Order
 from search.spec import study_spec
-from search.storage.records import TrialRow
+from search.storage.records import TrialRecord
 from search.workers.live_view import open_view
 from search.workers.pool import End
 from search.workers.ray_backend import Cluster
@@ -105,7 +105,7 @@ def has_died_at_work(lab: Lab, node: psutil.Process) -> bool:
         database.close()
 
 
-def crashed(lab: Lab) -> list[TrialRow]:
+def crashed(lab: Lab) -> list[TrialRecord]:
     """The trials that broke off."""
     return [trial for trial in lab.trials() if trial.crashes]
 

@@ -243,7 +243,7 @@ def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None
 
 def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
     storage, stored = of_other_code(lab)
-    order = session.Order(url=lab.url, cache=lab.cache, name="s", times=replace(HASTY, lease_s=600.0))
+    order = session.Order(url=lab.url, cache=lab.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0))
 
     with (
         pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
