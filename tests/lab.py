@@ -21,7 +21,7 @@ from PIL import Image
 
 from search.artifacts import checkpoint
 from search.artifacts import study_dir as home
-from search.artifacts.study_dir import Home
+from search.artifacts.study_dir import StudyDirs
 from search.cli import main
 from search.process import this_process
 from search.spec import study_spec
@@ -31,8 +31,8 @@ from search.storage.read_only import open_reader
 from search.storage.records import TrialCounts, TrialRecord
 from search.study import inputs, stored_study
 from search.trial import runner
-from search.trial.post import Post
-from search.trial.workplace import Workplace
+from search.trial.post import WorkerConfig
+from search.trial.workplace import TrainingContext
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
 #: What the images of each class have in common; the rest is noise.
@@ -81,15 +81,15 @@ class Lab:
         return f"sqlite:///{self.folder / 'home' / 'studies.db'}"
 
     @property
-    def home(self) -> Home:
+    def home(self) -> StudyDirs:
         return home.of(self.url)
 
     @property
-    def homes(self) -> tuple[Home, ...]:
+    def homes(self) -> tuple[StudyDirs, ...]:
         """All homes in which studies of this database have files."""
         return (self.home,)
 
-    def home_of(self, trial: TrialRecord) -> Home:
+    def home_of(self, trial: TrialRecord) -> StudyDirs:
         """The home in which the files of a trial are."""
         return self.home
 
@@ -150,7 +150,7 @@ class Lab:
 
     # -- as a worker ------------------------------------------------------------------------------------------
 
-    def create(self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> Post:
+    def create(self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> WorkerConfig:
         """Prepare images and study as a launcher does; what it would tell its worker."""
         wanted = study_spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)
@@ -158,8 +158,8 @@ class Lab:
         stored_study.open_or_create(storage, wanted, name=name, data=data)
         return self.post(name)
 
-    def post(self, name: str = "s") -> Post:
-        return Post(url=self.url, study=name, token=uuid.uuid4().hex, cache=str(self.cache), device="cpu")
+    def post(self, name: str = "s") -> WorkerConfig:
+        return WorkerConfig(url=self.url, study=name, token=uuid.uuid4().hex, cache=str(self.cache), device="cpu")
 
     # -- as who looks at it afterwards ------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ def paint(folder: Path) -> Path:
     return folder
 
 
-def work(place: Workplace, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
+def work(place: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
     claim = leases.claim(place.storage, place.study.id, owner, stored_study.queue(place.study))

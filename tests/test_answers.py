@@ -75,7 +75,7 @@ def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for
 def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
     paused = replace(TRIAL, state="WAITING", paused=3)
 
-    assert "paused at step 3, until it is among the best there" in tables.to_text(formatting.trial_grid(paused), width=80)
+    assert "paused at step 3, until it is among the best there" in tables.to_text(formatting.trial_table(paused), width=80)
     assert formatting.trial_json(paused)["paused"] == 3
     assert "2 running, 4 paused, 1 waiting, 16 to begin" in formatting.counts_line(
         replace(STUDY.counts, paused=4, waiting=1)
@@ -94,10 +94,10 @@ def test_studies_as_json_has_the_best_of_each() -> None:
 @pytest.mark.parametrize(
     "grid",
     [
-        pytest.param(formatting.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
-        pytest.param(formatting.trial_grid(LONG), id="show"),
-        pytest.param(formatting.studies_grid([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
-        pytest.param(formatting.spec_grid(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"),
+        pytest.param(formatting.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
+        pytest.param(formatting.trial_table(LONG), id="show"),
+        pytest.param(formatting.studies_table([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
+        pytest.param(formatting.spec_table(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"),
     ],
 )
 @pytest.mark.parametrize("ruled", [True, False])
@@ -113,7 +113,7 @@ def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Table, ruled: boo
 def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
     stream = io.StringIO()
 
-    tables.write_table(formatting.best_grid(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
+    tables.write_table(formatting.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
 
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
@@ -122,7 +122,7 @@ def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
 
 
 def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
-    shown = tables.to_text(formatting.best_grid(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
+    shown = tables.to_text(formatting.best_table(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
 
     assert shown == (
         "Which?\n"
@@ -150,7 +150,7 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
 def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: TrialCounts, words: str) -> None:
     ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
 
-    assert words in tables.to_text(formatting.best_grid(ranking), width=None)
+    assert words in tables.to_text(formatting.best_table(ranking), width=None)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: TrialCounts,
 )
 def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
     study = replace(STUDY, counts=TrialCounts(budget=1, pruned=1), best=None, spec=asked)
-    shown = tables.to_text(formatting.best_grid(Ranking(study=study, trials=())), width=None)
+    shown = tables.to_text(formatting.best_table(Ranking(study=study, trials=())), width=None)
 
     assert formatting.next_commands(study) == ("in a browser:    convsearch dashboard",)
     assert "were pruned or failed; `convsearch show s NUMBER` says why" in shown
@@ -172,12 +172,12 @@ def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: d
 def test_a_last_training_offers_no_command_that_runs_it_again() -> None:
     row = replace(TRIAL, study="s.final")
 
-    assert "again" not in tables.to_text(formatting.trial_grid(row), width=None)
+    assert "again" not in tables.to_text(formatting.trial_table(row), width=None)
     assert formatting.trial_json(row, None)["command"] is None
 
 
 def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
-    shown = tables.to_text(formatting.trial_grid(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
+    shown = tables.to_text(formatting.trial_table(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
 
     assert "\x1b" not in shown
     assert "\r" not in shown

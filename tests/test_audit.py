@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from search.analysis.pruner_audit import ENOUGH, audit, lines
+from search.analysis.pruner_audit import MIN_AUDITED, audit, lines
 from search.process import this_process
 from search.spec import study_spec
 from search.spec.study_spec import StudySpec
@@ -129,7 +129,7 @@ def test_the_rate_of_false_stops_has_an_interval_and_says_when_it_is_of_too_few(
     assert (len(found.spared), found.survivors, found.above_median, found.above_best) == (3, 11, 2, 1)
     words = " ".join(lines(found))
     assert "2 of them ended above the median of the 11 that it let through (67 %, 95 % interval 21 to 94 %)" in words
-    assert f"That is too few to tell a good pruner from a bad one; {ENOUGH} would begin to." in words
+    assert f"That is too few to tell a good pruner from a bad one; {MIN_AUDITED} would begin to." in words
     assert "nothing is known of false stops" in " ".join(lines(audit(study_of(), survivors)))
 
 

@@ -19,7 +19,7 @@ from models.train import Training, start
 from search.process import this_process
 from search.storage import leases
 from search.trial import recorder, runner
-from search.trial.search_training import Run
+from search.trial.search_training import SearchTraining
 from tests.lab import Lab, work
 from tests.test_cnn import counted_macs
 
@@ -191,11 +191,11 @@ def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
     claim = leases.claim(place.storage, place.study.id, this_process(post.token))
     assert claim is not None
     trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
-    run = Run(
+    run = SearchTraining(
         place=place,
         claim=claim,
         trial=trial,
-        pulse=lambda: None,
+        on_batch=lambda: None,
         values=values,
         seed=0,
         step_epochs=Fraction(1),

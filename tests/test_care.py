@@ -153,11 +153,11 @@ def test_a_run_that_begins_removes_half_written_files_and_checkpoints_of_finishe
     fill(storage, "s", TRIALS)
     place = study_dir.of(url)
 
-    freed = cleanup.sweep(place, storage.engine, "s")
+    freed = cleanup.remove_leftovers(place, storage.engine, "s")
 
     assert files(place.study("s")) == LEFT
     assert freed == 2 * 4 + 8 * 5
-    assert cleanup.sweep(place, storage.engine, "s") == 0
+    assert cleanup.remove_leftovers(place, storage.engine, "s") == 0
 
 
 def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(url: str, cache: Path) -> None:
@@ -165,7 +165,7 @@ def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(
     fill(add(url, "t"), "t", TRIALS[:1])
     root = study_dir.of(url).root
 
-    spare = cleanup.spare(url)
+    spare = cleanup.reclaimable_bytes(url)
     freed, said = clean(url, cache)
 
     assert spare == freed == 2 * 4 + 9 * 5
@@ -174,14 +174,14 @@ def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(
         f"removed 10 files in {root / 's'}: 8 half-written, 2 of finished trials that are not among the best 3",
         f"removed 1 files in {root / 't'}: 1 half-written",
     ]
-    assert cleanup.spare(url) == 0
+    assert cleanup.reclaimable_bytes(url) == 0
 
 
 def test_checkpoints_of_a_trial_that_the_database_does_not_know_stay(url: str) -> None:
     storage = add(url, "s")  # nobody has begun a trial, but there are files of number 0
     place = study_dir.of(url)
 
-    cleanup.sweep(place, storage.engine, "s")
+    cleanup.remove_leftovers(place, storage.engine, "s")
 
     assert (place.trial("s", 0) / "step.ckpt").exists()
 

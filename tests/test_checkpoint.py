@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from search.artifacts import checkpoint, shelf
-from search.artifacts.checkpoint import Corrupt, Header
+from search.artifacts.checkpoint import CorruptCheckpoint, Header
 from search.errors import DiskError
 from tests.lab import without_root
 
@@ -45,7 +45,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
         damaged[place] ^= 1 << dice.randrange(8)
         path.write_bytes(damaged if dice.random() < 0.5 else whole[:place])
 
-        with pytest.raises(Corrupt, match=path.name):
+        with pytest.raises(CorruptCheckpoint, match=path.name):
             checkpoint.load(path)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from search.storage.rdb import Storage
 from search.study import stored_study
-from search.study.run_time import SAVE_S, SILENCE_S, Clock
+from search.study.run_time import SAVE_S, SILENCE_S, RunTimeCounter
 from tests.databases import BOTH
 
 pytestmark = BOTH
@@ -36,25 +36,25 @@ def storage(url: str, make_study: Callable[[int], int]) -> Iterator[tuple[Storag
     storage.engine.dispose()
 
 
-def tick(one: Clock) -> float:
+def tick(one: RunTimeCounter) -> float:
     return one.tick(stored_study.seconds_run(one.storage, one.study_id))
 
 
 def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tuple[Storage, int]) -> None:
-    runs, joins = Clock(*storage, since=watch.shows - 2.0, now=watch), Clock(*storage, since=None, now=watch)
+    runs, joins = RunTimeCounter(*storage, since=watch.shows - 2.0, now=watch), RunTimeCounter(*storage, since=None, now=watch)
     totals = []
     for _ in range(4):
         watch.shows += SAVE_S
         totals += [tick(runs), tick(joins)]
 
     assert totals == [67.0, 67.0, 72.0, 72.0, 77.0, 77.0, 82.0, 82.0]
-    assert (runs.counts, joins.counts) == (True, False)
+    assert (runs.is_counting, joins.is_counting) == (True, False)
 
 
 def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
     watch: Watch, storage: tuple[Storage, int]
 ) -> None:
-    joins = Clock(*storage, since=None, now=watch)
+    joins = RunTimeCounter(*storage, since=None, now=watch)
 
     watch.shows += SILENCE_S - 1.0
     before = tick(joins)
@@ -70,7 +70,7 @@ def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
 def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
     watch: Watch, storage: tuple[Storage, int]
 ) -> None:
-    frozen, joins = Clock(*storage, since=watch.shows, now=watch), Clock(*storage, since=None, now=watch)
+    frozen, joins = RunTimeCounter(*storage, since=watch.shows, now=watch), RunTimeCounter(*storage, since=None, now=watch)
     watch.shows += SILENCE_S
     tick(joins)
     watch.shows += SAVE_S
@@ -81,5 +81,5 @@ def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
     watch.shows += SAVE_S
     tick(joins)
 
-    assert (frozen.counts, joins.counts) == (False, True)
+    assert (frozen.is_counting, joins.is_counting) == (False, True)
     assert stored_study.seconds_run(*storage) == 60.0 + SILENCE_S + 2 * SAVE_S

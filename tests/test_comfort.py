@@ -106,7 +106,7 @@ def test_the_bell_rings_however_a_run_ends(lab: Lab, space: dict[str, Any], code
     ids=" ".join,
 )
 def test_a_bell_is_told_the_study_that_the_command_was_about(words: tuple[str, ...], expected: str) -> None:
-    assert main._meant(main.parser().parse_args(words)) == expected
+    assert main._study_name(main.parser().parse_args(words)) == expected
 
 
 @pytest.mark.parametrize("name", ["../evil", "my study!", "s.final", "", "n" * 300])

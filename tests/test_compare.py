@@ -15,8 +15,8 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from search import tables
-from search.analysis.ablation import Comparison, RowResult, as_json, compare, grid
-from search.analysis.intervals import holm, interval, share_interval
+from search.analysis.ablation import Comparison, RowResult, as_json, compare_rows, grid
+from search.analysis.intervals import holm, mean_interval, wilson_interval
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
@@ -58,7 +58,7 @@ def trials_of(values: Mapping[str, Sequence[float | None]]) -> list[TrialRecord]
 
 
 def results(values: Mapping[str, Sequence[float | None]], **options: Any) -> dict[str, RowResult]:
-    comparison = compare(study_of(tuple(values), **options), trials_of(values))
+    comparison = compare_rows(study_of(tuple(values), **options), trials_of(values))
     return {row.name: row for row in comparison.rows}
 
 
@@ -101,7 +101,7 @@ def test_the_interval_covers_the_truth_95_times_of_100(n: int) -> None:
     generator, rounds, truth = np.random.default_rng(0), 3000, 0.013
     samples = truth + 0.01 * generator.standard_normal((rounds, n))
 
-    found = [interval([float(value) for value in sample]) for sample in samples]
+    found = [mean_interval([float(value) for value in sample]) for sample in samples]
 
     covered = sum(each is not None and each.low <= truth <= each.high for each in found)
     low, high = stats.binom.interval(0.9999, rounds, 0.95)
@@ -111,7 +111,7 @@ def test_the_interval_covers_the_truth_95_times_of_100(n: int) -> None:
 def test_a_failed_repeat_leaves_the_pairs_that_exist_and_is_named() -> None:
     values = {"base": (0.5, 0.6, None, 0.7), "dropout": (0.6, None, 0.9, 0.81)}
 
-    comparison = compare(study_of(tuple(values)), trials_of(values))
+    comparison = compare_rows(study_of(tuple(values)), trials_of(values))
 
     row = comparison.rows[1]
     assert (row.n, row.pairs, row.missing) == (3, 2, ("repeat 1 failed",))
@@ -165,7 +165,7 @@ def test_a_verdict_that_only_one_of_many_comparisons_gives_is_marked() -> None:
     values: dict[str, Sequence[float]] = {"base": (0.5, 0.6, 0.7), "lucky": (0.52, 0.63, 0.73)}
     values |= {f"row {n}": (0.51, 0.59, 0.70) for n in range(9)}
 
-    comparison = compare(study_of(tuple(values), repeats=3), trials_of(values))
+    comparison = compare_rows(study_of(tuple(values), repeats=3), trials_of(values))
 
     lucky = comparison.rows[1]
     assert lucky.verdict == "helped"
@@ -178,7 +178,7 @@ def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
     values: dict[str, Sequence[float]] = {"base": (0.51234, 0.61234, 0.71234)}
     values |= {f"a change with quite a long name, number {n}": (0.52, 0.58 + n / 100, 0.71) for n in range(10)}
 
-    shown = as_text(compare(study_of(tuple(values), repeats=3), trials_of(values)))
+    shown = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
 
     assert max(map(len, shown.splitlines())) <= 80
     flat = " ".join(shown.split())
@@ -189,7 +189,7 @@ def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
 def test_the_json_has_every_number() -> None:
     values = {"base": (0.5, 0.6), "dropout": (0.6, 0.71)}
 
-    answer = json.loads(tables.to_json(as_json(compare(study_of(tuple(values), repeats=2), trials_of(values)))))
+    answer = json.loads(tables.to_json(as_json(compare_rows(study_of(tuple(values), repeats=2), trials_of(values)))))
 
     assert (answer["schema"], answer["comparisons"], answer["confidence"], answer["adjustment"]) == (1, 1, 0.95, "holm")
     row = answer["rows"][1]
@@ -201,7 +201,7 @@ def test_a_study_that_is_no_comparison_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"is no comparison: it has no \[\[compare\]\] rows; `convsearch best findings`"
     ):
-        compare(study_of(()), [])
+        compare_rows(study_of(()), [])
 
 
 def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
         )
     engine = open_reader(url)
 
-    comparison = compare(queries.study(engine, "findings"), queries.trials(engine, "findings"))
+    comparison = compare_rows(queries.study(engine, "findings"), queries.trials(engine, "findings"))
 
     assert [(row.name, row.n, row.pairs) for row in comparison.rows] == [("base", 2, 0), ("dropout", 2, 2)]
     assert comparison.rows[1].difference == pytest.approx(-0.195)
@@ -232,7 +232,7 @@ def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
 def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
     values: dict[str, Sequence[float]] = {"base": (0.5, 0.6), "other": (0.5,)}
 
-    shown = as_text(compare(study_of(tuple(values), repeats=3), trials_of(values)))
+    shown = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
 
     assert "3 of 6 trials are still to come." in shown
     assert "has not begun" not in shown
@@ -242,4 +242,4 @@ def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
 def test_the_interval_of_a_share_is_wilsons(right: int, of: int) -> None:
     expected = stats.binomtest(right, of).proportion_ci(method="wilson")
 
-    assert share_interval(right, of) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert wilson_interval(right, of) == pytest.approx((expected.low, expected.high), abs=1e-9)

@@ -65,7 +65,7 @@ def test_of_configurations_that_are_alike_one_in_twenty_verdicts_at_the_most_has
     for _ in range(SIMULATIONS):
         ease = dice.normal(1.5, 1.5, 400)
         scores = {name: looks(dice, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")}
-        clear += any(duel.is_clear for duel in judged(scores).duels)
+        clear += any(duel.is_significant for duel in judged(scores).duels)
 
     assert clear / SIMULATIONS <= 0.07
 
@@ -81,15 +81,15 @@ def test_a_real_lead_is_clear() -> None:
     found = judged(scores)
 
     assert found.standings[0].name == "trial 2"
-    assert {(duel.first, duel.second): duel.is_clear for duel in found.duels[:2]} == {
+    assert {(duel.first, duel.second): duel.is_significant for duel in found.duels[:2]} == {
         ("trial 2", duel.second): True for duel in found.duels[:2]
     }
-    assert not found.duels[2].is_clear
+    assert not found.duels[2].is_significant
 
 
-def judged(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> test_results.Verdict:
+def judged(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> test_results.FinalResult:
     """The verdict on made-up scores."""
-    return test_results.verdict(study_of(tuple(scores)), trials_of(scores, labels), {1: 0.9, 2: 0.95})
+    return test_results.final_result(study_of(tuple(scores)), trials_of(scores, labels), {1: 0.9, 2: 0.95})
 
 
 def study_of(names: Sequence[str], objective: str = "accuracy") -> StudyRecord:
@@ -155,7 +155,7 @@ def test_balanced_accuracy_weighs_every_class_alike() -> None:
     labels = [0, 0, 0, 0, 1, 1, 2]
     right = np.array([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
 
-    found = test_results.verdict(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
+    found = test_results.final_result(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
 
     assert found.standings[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
 
@@ -198,7 +198,7 @@ def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it(
     trials = trials_of(scores)
     lost = TrialRecord(study="s.final", number=1, state="FAIL", config={"row": "trial 1"}, repeat=1, reason="a bug")
 
-    found = test_results.verdict(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
+    found = test_results.final_result(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
 
     assert found.missing == ("trial 1, run 2: fail, a bug",)
     assert {each.name: each.runs for each in found.standings} == {"trial 1": 2, "trial 2": 3}
@@ -213,21 +213,21 @@ def test_where_all_the_spread_is_taken_for_what_was_counted_twice_there_is_an_in
     (duel,) = found.duels
     assert duel.interval is not None
     assert duel.interval.low < 0.0 < duel.interval.high
-    assert "no clear difference between trial 1 and trial 2: 0.5000" in test_report.duel_line(duel)
+    assert "no clear difference between trial 1 and trial 2: 0.5000" in test_report.comparison_sentence(duel)
 
 
 def test_a_lead_on_every_image_of_every_run_has_no_interval_and_says_why() -> None:
     (duel,) = judged({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).duels
 
-    assert test_report.duel_line(duel) == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread to judge by"
+    assert test_report.comparison_sentence(duel) == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread to judge by"
 
 
 def test_configurations_without_a_common_run_are_not_compared() -> None:
     first, second = trials_of({"trial 1": np.ones((1, 6)), "trial 2": np.zeros((1, 6))})
 
-    found = test_results.verdict(study_of(("trial 1", "trial 2")), [first, replace(second, repeat=1)], {})
+    found = test_results.final_result(study_of(("trial 1", "trial 2")), [first, replace(second, repeat=1)], {})
 
-    assert test_report.duel_line(found.duels[0]) == "trial 1 and trial 2 have no run in common"
+    assert test_report.comparison_sentence(found.duels[0]) == "trial 1 and trial 2 have no run in common"
 
 
 def test_who_is_better_in_the_common_runs_is_first_in_a_pair_whatever_other_runs_say() -> None:
@@ -247,7 +247,7 @@ def test_one_common_run_of_several_is_too_little_to_compare_by() -> None:
     (duel,) = judged(scores).duels
 
     assert (duel.interval, duel.p_holm) == (None, None)
-    assert test_report.duel_line(duel).endswith("have one run in common, which is too little to compare them by")
+    assert test_report.comparison_sentence(duel).endswith("have one run in common, which is too little to compare them by")
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -263,7 +263,7 @@ def test_what_differs_between_classes_is_no_spread_of_balanced_accuracy() -> Non
     labels = [0] * 900 + [1] * 100
     right = np.array([[1.0] * 810 + [0.0] * 90 + [1.0] * 50 + [0.0] * 50])
 
-    found = test_results.verdict(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
+    found = test_results.final_result(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
 
     (standing,) = found.standings
     assert standing.test == pytest.approx(0.7)
@@ -281,13 +281,13 @@ def test_a_class_without_test_images_is_not_among_the_worst() -> None:
 def test_where_the_search_had_two_level_it_says_so() -> None:
     scores = {"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}
 
-    found = test_results.verdict(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
+    found = test_results.final_result(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
 
     assert "had trial 1 and trial 2 level" in tables.to_text(test_report.grid(found, ()), width=None)
 
 
 def test_before_anybody_has_looked_there_is_no_verdict() -> None:
-    found = test_results.verdict(study_of(("trial 1", "trial 2")), [], {})
+    found = test_results.final_result(study_of(("trial 1", "trial 2")), [], {})
 
     assert found.standings == ()
     assert "nobody has looked at the test images yet" in tables.to_text(test_report.grid(found, ()), width=80)

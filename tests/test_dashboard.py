@@ -25,7 +25,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from search.dashboard import server as dashboard
-from search.dashboard.server import Door, Server
+from search.dashboard.server import AccessPolicy, Server
 from search.errors import DatabaseError, UsageError
 from tests.lab import Lab
 
@@ -73,7 +73,7 @@ def serving(url: str, *, host: str = "127.0.0.1", expose: bool = False) -> Itera
 def serving_app(app: "WSGIApplication") -> Iterator[int]:
     """Serve another application behind the guard; the port."""
     server = dashboard._listen(app, host="127.0.0.1", port=0)
-    server.set_app(dashboard.guard(app, Door(token=TOKEN, port=server.server_port)))
+    server.set_app(dashboard.guard(app, AccessPolicy(token=TOKEN, port=server.server_port)))
     with running(server) as port:
         yield port
 
@@ -305,7 +305,7 @@ def test_a_browser_that_hangs_up_is_no_news(port: int, capsys: pytest.CaptureFix
 
 
 def test_the_token_is_not_shown_with_the_door() -> None:
-    assert TOKEN not in repr(Door(token=TOKEN, port=1))
+    assert TOKEN not in repr(AccessPolicy(token=TOKEN, port=1))
 
 
 # -- who may ask, and for what ----------------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from search.artifacts import remote_checkpoints
-from search.artifacts.remote_checkpoints import Depot
-from search.artifacts.remote_store import Courier, Unreachable
-from search.artifacts.study_dir import Home
+from search.artifacts.remote_checkpoints import RemoteCheckpoints
+from search.artifacts.remote_store import RemoteStoreClient, RemoteStoreError
+from search.artifacts.study_dir import StudyDirs
 from search.errors import SpecError
 from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.trial import runner
-from search.trial.outcome import Stopped
+from search.trial.outcome import TrialStopped
 from tests.lab import Lab, equal, work
 
 STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}
@@ -36,7 +36,7 @@ def write(folder: Path, *steps: int) -> None:
 
 def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: Path) -> None:
     store, here, there = (
-        Depot(Courier(url=f"file://{tmp_path / 'store'}"), "uid"),
+        RemoteCheckpoints(RemoteStoreClient(url=f"file://{tmp_path / 'store'}"), "uid"),
         tmp_path / "here",
         tmp_path / "there",
     )
@@ -54,7 +54,7 @@ def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: P
 
 
 def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
-    store = Depot(Courier(url=str(tmp_path / "store")), "uid")
+    store = RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid")
     write(tmp_path / "ahead", 4, 5)
     write(tmp_path / "behind", 2, 3)
     store.put(tmp_path / "ahead", 0)
@@ -69,8 +69,8 @@ def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     write(tmp_path / "here", 1)
 
-    with pytest.raises(Unreachable, match="Error"):
-        Depot(Courier(url=str(tmp_path / "store")), "uid").put(tmp_path / "here", 0)
+    with pytest.raises(RemoteStoreError, match="Error"):
+        RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid").put(tmp_path / "here", 0)
 
 
 def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
@@ -79,11 +79,11 @@ def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
     write(tmp_path / "here", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ftp://127.0.0.1:{silent.getsockname()[1]}/folder"
-        store = Depot(Courier(url=url, answer_s=0.2), "uid")
+        store = RemoteCheckpoints(RemoteStoreClient(url=url, answer_s=0.2), "uid")
 
-        with pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
+        with pytest.raises(RemoteStoreError, match=r"no answer within 0\.2 s"):
             store.put(tmp_path / "here", 0)
-        with pytest.raises(Unreachable, match="still busy with what it was sent before"):
+        with pytest.raises(RemoteStoreError, match="still busy with what it was sent before"):
             store.put(tmp_path / "here", 1)
 
 
@@ -127,7 +127,7 @@ def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(lab: Lab)
 
 def test_a_store_that_is_away_stops_nobody_and_the_log_tells(lab: Lab) -> None:
     (lab.folder / "store").write_text("in the way")
-    place = replace(runner.workplace(lab.create(**STUDY)), depot=Depot(Courier(url=str(lab.folder / "store")), "uid"))
+    place = replace(runner.workplace(lab.create(**STUDY)), depot=RemoteCheckpoints(RemoteStoreClient(url=str(lab.folder / "store")), "uid"))
 
     trial = work(place)
 
@@ -173,17 +173,17 @@ def move(lab: Lab, store: Path | None) -> Any:
 
     def pulse() -> None:
         if next(beats) == 60:
-            raise Stopped
+            raise TrialStopped
 
     place = runner.workplace(post)
     claim = leases.claim(place.storage, stored.id, this_process(post.token), stored_study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < lab.steps() < 6
-    return replace(runner.workplace(lab.post()), home=Home(lab.folder / "elsewhere"))
+    return replace(runner.workplace(lab.post()), home=StudyDirs(lab.folder / "elsewhere"))
 
 
-def trained(home: Home, lab: Lab) -> dict[str, Any]:
+def trained(home: StudyDirs, lab: Lab) -> dict[str, Any]:
     """As `Lab.trained`, on another machine."""
     from search.artifacts import checkpoint
 

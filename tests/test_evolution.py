@@ -12,17 +12,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.evolution import (
     CHANGES,
-    ENOUGH,
+    MIN_TRIALS_AT_STEP,
     Effects,
-    Evolution,
+    EvolutionSampler,
     Point,
-    at,
+    from_unit,
     best_of,
     is_judged,
-    others,
-    share,
-    usual,
-    usual_point,
+    candidates,
+    to_unit,
+    default_value,
+    default_point,
 )
 from search.spec.domains import Choice, Float, Int, Value
 from search.spec.search_space import SearchSpace, sample
@@ -44,7 +44,7 @@ SPACE = SearchSpace(
     conditions={"momentum": ("optimizer", frozenset({"sgd"}))},
 )
 
-START = usual_point(SPACE, HABITS)
+START = default_point(SPACE, HABITS)
 
 
 def ended(
@@ -66,7 +66,7 @@ def ended(
 
 def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: SearchSpace = SPACE) -> dict[str, Value]:
     """Optuna name -> value of a trial."""
-    sampler = Evolution(seen, number=number, start=START, habits=HABITS, seed=seed)
+    sampler = EvolutionSampler(seen, number=number, start=START, habits=HABITS, seed=seed)
     trial = optuna.create_study(sampler=sampler).ask()
     sample(space, trial)
     return dict(trial.params)
@@ -87,7 +87,7 @@ def test_it_begins_at_what_is_usual_and_else_in_the_middle() -> None:
 def test_what_is_usual_elsewhere_is_not_where_it_cannot_be() -> None:
     only_adam = SearchSpace(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
 
-    assert usual_point(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
+    assert default_point(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -209,7 +209,7 @@ def test_another_choice_keeps_its_parents_value_where_it_can() -> None:
 def _rate_under_adam(rate: float) -> object:
     """What the learning rate becomes where a parent under sgd had this one, and only the optimizer is changed."""
     parent = Point({**START.params, "learning_rate": rate}, {"optimizer": CategoricalDistribution(("adam", "sgd"))})
-    sampler = Evolution([], number=1, start=parent, habits=HABITS, seed=0)
+    sampler = EvolutionSampler([], number=1, start=parent, habits=HABITS, seed=0)
     trial = optuna.create_study(sampler=sampler).ask()
     return sample(SPACE, trial)["learning_rate"]
 
@@ -253,7 +253,7 @@ def number_of(trial: FrozenTrial | None) -> int | None:
 
 def test_the_best_is_chosen_at_the_highest_step_that_enough_have_come_to() -> None:
     low = [ended(number, {1: 0.9 - number / 100}) for number in range(1, 20)]
-    far = [ended(number, {1: 0.1, 9: number / 100}) for number in range(20, 20 + ENOUGH)]
+    far = [ended(number, {1: 0.1, 9: number / 100}) for number in range(20, 20 + MIN_TRIALS_AT_STEP)]
 
     assert number_of(best_of(low + far)) == 25
     assert number_of(best_of(low + far[1:])) == 1
@@ -293,9 +293,9 @@ DISTRIBUTIONS = [
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
 def test_a_change_is_another_value_of_the_same_range(distribution: BaseDistribution) -> None:
-    dice, value = random.Random(0), usual(distribution, None)
+    dice, value = random.Random(0), default_value(distribution, None)
     for _ in range(200):
-        before, value = value, dice.choice(others(distribution, value, dice))
+        before, value = value, dice.choice(candidates(distribution, value, dice))
         assert value != before
         assert distribution._contains(distribution.to_internal_repr(value))
 
@@ -303,16 +303,16 @@ def test_a_change_is_another_value_of_the_same_range(distribution: BaseDistribut
 def test_a_value_by_hand_is_changed_although_its_step_is_rounded_in_another_way() -> None:
     distribution, dice = FloatDistribution(0.0, 0.6, step=0.1), random.Random(0)
 
-    moved = [value for _ in range(200) for value in others(distribution, 0.3, dice)]
+    moved = [value for _ in range(200) for value in candidates(distribution, 0.3, dice)]
 
-    assert at(distribution, 0.5) == 0.30000000000000004
+    assert from_unit(distribution, 0.5) == 0.30000000000000004
     assert min(abs(value - 0.3) for value in moved) > 0.05
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS[1:], ids=str)
 def test_a_place_in_a_range_is_a_value_and_back(distribution: FloatDistribution | IntDistribution) -> None:
-    assert at(distribution, 0.0) == pytest.approx(distribution.low)
-    assert at(distribution, 1.0) == pytest.approx(distribution.high)
+    assert from_unit(distribution, 0.0) == pytest.approx(distribution.low)
+    assert from_unit(distribution, 1.0) == pytest.approx(distribution.high)
     for place in (0.0, 0.3, 0.5, 1.0):
-        value = at(distribution, place)
-        assert at(distribution, share(distribution, value)) == pytest.approx(value)
+        value = from_unit(distribution, place)
+        assert from_unit(distribution, to_unit(distribution, value)) == pytest.approx(value)

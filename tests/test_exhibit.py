@@ -14,7 +14,7 @@ from PIL import Image
 
 from search.artifacts import misclassified
 from search.dashboard import server
-from search.dashboard.overlay import Exhibit, Exhibits, Shown
+from search.dashboard.overlay import StudyOverlay, OverlayCache, OverlayStorage
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord
@@ -23,9 +23,9 @@ from tests.lab import Lab
 BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
 
 
-def exhibits(lab: Lab) -> tuple[Exhibits, Shown, int]:
-    shown = Exhibits(open_reader(lab.url), lab.home, every_s=0.0)
-    storage = Shown(server._history(lab.url), shown)
+def exhibits(lab: Lab) -> tuple[OverlayCache, OverlayStorage, int]:
+    shown = OverlayCache(open_reader(lab.url), lab.home, every_s=0.0)
+    storage = OverlayStorage(server._history(lab.url), shown)
     return shown, storage, storage.get_study_id_from_name("s")
 
 
@@ -68,13 +68,13 @@ def test_the_note_has_the_answer(ended: Lab) -> None:
 def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, _, study_id = exhibits(ended)
     made: list[str] = []
-    before = Exhibits._make
+    before = OverlayCache._make
 
-    def make(self: Exhibits, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
+    def make(self: OverlayCache, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> StudyOverlay:
         made.append(row.name)
         return before(self, row, verdicts, shows)
 
-    monkeypatch.setattr(Exhibits, "_make", make)
+    monkeypatch.setattr(OverlayCache, "_make", make)
 
     for _ in range(3):
         shown.refresh(study_id, "s")
@@ -85,7 +85,7 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
 
 
 def test_what_was_made_a_moment_ago_is_not_made_anew_for_every_poll(ended: Lab) -> None:
-    shown = Exhibits(open_reader(ended.url), ended.home, every_s=3600.0)
+    shown = OverlayCache(open_reader(ended.url), ended.home, every_s=3600.0)
     study_id = server._history(ended.url).get_study_id_from_name("s")
     shown.refresh(study_id, "s")
     before = shown.beside(study_id, {})
@@ -154,7 +154,7 @@ def test_a_confusion_matrix_is_that_of_the_last_evaluation(ended: Lab) -> None:
 def test_a_sheet_has_all_images_in_rows(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
 
-    misclassified.keep(tmp_path, images=images, captions=[("cat", "dog", 0.9)] * 8, confusion=[[8]], classes=["cat"])
+    misclassified.save(tmp_path, images=images, captions=[("cat", "dog", 0.9)] * 8, confusion=[[8]], classes=["cat"])
 
     with Image.open(tmp_path / misclassified.PICTURE) as sheet:
         assert sheet.size == (6 * misclassified.SIDE, 2 * (misclassified.SIDE + misclassified.CAPTION))
@@ -162,6 +162,6 @@ def test_a_sheet_has_all_images_in_rows(tmp_path: Path) -> None:
 
 
 def test_a_trial_without_a_mistake_has_no_picture(tmp_path: Path) -> None:
-    misclassified.keep(tmp_path, images=np.zeros((0, 8, 8, 3), np.uint8), captions=[], confusion=[[8]], classes=["cat"])
+    misclassified.save(tmp_path, images=np.zeros((0, 8, 8, 3), np.uint8), captions=[], confusion=[[8]], classes=["cat"])
 
     assert [path.name for path in tmp_path.iterdir()] == [misclassified.COUNTS]

@@ -340,7 +340,7 @@ def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_nam
 
     found = tuple(predicting.predict(predicting.load(taken), [huge, folder]))
 
-    assert [each.trouble for each in found] == [
+    assert [each.error for each in found] == [
         f"{huge}: has 268 MB, but no image of more than 268 MB is read",
         f"{folder}: Is a directory",
     ]

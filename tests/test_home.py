@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.artifacts import study_dir
-from search.artifacts.study_dir import Checkpoint, Home
+from search.artifacts.study_dir import CheckpointFile, StudyDirs
 from search.errors import BusyError, DiskError, UsageError
 
 HOLD = """
@@ -32,11 +32,11 @@ def usual_umask() -> Iterator[None]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Home:
-    return Home(tmp_path, "studies.db")
+def place(tmp_path: Path) -> StudyDirs:
+    return StudyDirs(tmp_path, "studies.db")
 
 
-def make(place: Home, name: str) -> Path:
+def make(place: StudyDirs, name: str) -> Path:
     """The folder of a study that has been run, with a trial in it."""
     with place.running(name):
         place.trial(name, 0).mkdir()
@@ -47,7 +47,7 @@ def make(place: Home, name: str) -> Path:
 def test_files_lie_beside_the_database_under_the_names_of_study_and_trial(tmp_path: Path) -> None:
     place = study_dir.of(f"sqlite:///{tmp_path / 'other.db'}")
 
-    assert place == Home(tmp_path, "other.db")
+    assert place == StudyDirs(tmp_path, "other.db")
     assert place.trial("s", 12) == tmp_path / "s" / "trial-00012"
     assert place.log("s", 123456) == tmp_path / "s" / "trial-123456" / "log.txt"
 
@@ -57,17 +57,17 @@ def test_without_a_file_the_home_is_runs_in_the_working_folder() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".s", "-s", "a/b", "../a", "a b", "a\nb", "s" * 65, "é", "a\\b"])
-def test_a_name_that_is_no_plain_file_name_is_refused(place: Home, name: str) -> None:
+def test_a_name_that_is_no_plain_file_name_is_refused(place: StudyDirs, name: str) -> None:
     with pytest.raises(UsageError, match="a study's name is up to 64 letters, digits"):
         place.study(name)
 
 
 @pytest.mark.parametrize("name", ["s", "9", "cifar10.again-12", "A_b-c.d", "s" * 64])
-def test_a_plain_name_is_taken_as_it_is(place: Home, name: str) -> None:
+def test_a_plain_name_is_taken_as_it_is(place: StudyDirs, name: str) -> None:
     assert place.study(name) == place.root / name
 
 
-def test_a_study_is_run_by_one_launcher_which_is_named_to_others(place: Home) -> None:
+def test_a_study_is_run_by_one_launcher_which_is_named_to_others(place: StudyDirs) -> None:
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(place.root)], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None
@@ -84,7 +84,7 @@ def test_a_study_is_run_by_one_launcher_which_is_named_to_others(place: Home) ->
         assert (place.study("s") / study_dir.LOCK).read_text().splitlines()[1] == "studies.db"
 
 
-def test_other_studies_can_be_run_meanwhile(place: Home) -> None:
+def test_other_studies_can_be_run_meanwhile(place: StudyDirs) -> None:
     with place.running("one"), place.running("other"):
         assert place.studies() == ("one", "other")
 
@@ -94,12 +94,12 @@ def test_a_home_that_cannot_be_written_is_a_disk_error_with_the_way_out(tmp_path
 
     with (
         pytest.raises(DiskError, match=r"cannot write to .*name another --storage"),
-        Home(tmp_path / "file").running("s"),
+        StudyDirs(tmp_path / "file").running("s"),
     ):
         pass
 
 
-def test_only_what_was_made_for_a_study_is_removed(place: Home) -> None:
+def test_only_what_was_made_for_a_study_is_removed(place: StudyDirs) -> None:
     folder = make(place, "s")
     (folder / "notes.txt").write_text("mine")
     (folder / "trial-1").mkdir()
@@ -110,7 +110,7 @@ def test_only_what_was_made_for_a_study_is_removed(place: Home) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "trial-1"]
 
 
-def test_the_folder_goes_with_the_last_file_and_removing_nothing_is_fine(place: Home) -> None:
+def test_the_folder_goes_with_the_last_file_and_removing_nothing_is_fine(place: StudyDirs) -> None:
     folder = make(place, "s")
 
     place.remove("s")
@@ -119,15 +119,15 @@ def test_the_folder_goes_with_the_last_file_and_removing_nothing_is_fine(place: 
     assert place.remove("s") == 0
 
 
-def test_studies_are_known_by_their_lock_and_database(place: Home) -> None:
+def test_studies_are_known_by_their_lock_and_database(place: StudyDirs) -> None:
     make(place, "s")
-    make(Home(place.root, "other.db"), "theirs")
+    make(StudyDirs(place.root, "other.db"), "theirs")
     (place.root / "photos").mkdir()
 
     assert place.studies() == ("s",)
 
 
-def test_a_lock_that_says_nothing_is_of_no_database(place: Home) -> None:
+def test_a_lock_that_says_nothing_is_of_no_database(place: StudyDirs) -> None:
     folder = place.root / "odd"
     folder.mkdir(parents=True)
     (folder / study_dir.LOCK).write_bytes(b"\xff\xfe")
@@ -135,7 +135,7 @@ def test_a_lock_that_says_nothing_is_of_no_database(place: Home) -> None:
     assert place.studies() == ()
 
 
-def test_the_size_of_a_folder_is_that_of_all_its_files(place: Home, tmp_path: Path) -> None:
+def test_the_size_of_a_folder_is_that_of_all_its_files(place: StudyDirs, tmp_path: Path) -> None:
     make(place, "s")
 
     assert study_dir.size(place.trial("s", 0)) == 4
@@ -147,7 +147,7 @@ def permissions(path: Path) -> str:
 
 
 def test_what_is_made_for_a_study_is_for_its_owner_alone(tmp_path: Path) -> None:
-    place = Home(tmp_path / "runs", "studies.db")
+    place = StudyDirs(tmp_path / "runs", "studies.db")
 
     place.make()
     make(place, "s")
@@ -158,7 +158,7 @@ def test_what_is_made_for_a_study_is_for_its_owner_alone(tmp_path: Path) -> None
 
 
 def test_in_a_home_that_a_group_may_write_to_it_is_for_that_group_as_far_as_the_umask_lets(tmp_path: Path) -> None:
-    place = Home(tmp_path, "studies.db")
+    place = StudyDirs(tmp_path, "studies.db")
     place.root.chmod(0o2770)
     os.umask(0o007)
 
@@ -171,7 +171,7 @@ def test_in_a_home_that_a_group_may_write_to_it_is_for_that_group_as_far_as_the_
 
 
 def test_a_study_without_a_database_file_makes_its_home_for_its_owner_alone(tmp_path: Path) -> None:
-    place = Home(tmp_path / "runs")
+    place = StudyDirs(tmp_path / "runs")
 
     place.make()
     make(place, "s")
@@ -181,7 +181,7 @@ def test_a_study_without_a_database_file_makes_its_home_for_its_owner_alone(tmp_
 
 
 def test_what_is_there_already_keeps_its_permissions_and_its_content(tmp_path: Path) -> None:
-    place = Home(tmp_path, "studies.db")
+    place = StudyDirs(tmp_path, "studies.db")
     (place.root / "studies.db").write_text("mine")
     (place.root / "studies.db").chmod(0o640)
     place.root.chmod(0o755)
@@ -194,7 +194,7 @@ def test_what_is_there_already_keeps_its_permissions_and_its_content(tmp_path: P
 
 
 def test_the_journal_of_a_private_database_is_private(tmp_path: Path) -> None:
-    place = Home(tmp_path / "runs", "studies.db")
+    place = StudyDirs(tmp_path / "runs", "studies.db")
     place.make()
 
     connection = sqlite3.connect(place.root / "studies.db", isolation_level=None)
@@ -209,12 +209,12 @@ def test_a_home_that_cannot_be_made_is_a_disk_error_with_the_way_out(tmp_path: P
     (tmp_path / "file").write_text("")
 
     with pytest.raises(DiskError, match=r"cannot write to .*name another --storage"):
-        Home(tmp_path / "file" / "runs", "studies.db").make()
+        StudyDirs(tmp_path / "file" / "runs", "studies.db").make()
 
 
-def test_the_files_of_a_home_are_those_of_all_studies_and_of_its_database(place: Home) -> None:
+def test_the_files_of_a_home_are_those_of_all_studies_and_of_its_database(place: StudyDirs) -> None:
     make(place, "s")
-    make(Home(place.root, "other.db"), "theirs")
+    make(StudyDirs(place.root, "other.db"), "theirs")
     (place.root / "photos").mkdir()
     for name in ("studies.db", "studies.db-journal", "studies.db.before-v3.0.0.d", "studies.dbx", "photos/cat.jpg"):
         (place.root / name).write_text("12")
@@ -229,7 +229,7 @@ def test_the_files_of_a_home_are_those_of_all_studies_and_of_its_database(place:
     }
 
 
-def test_a_file_that_is_removed_while_it_is_counted_counts_nothing(place: Home) -> None:
+def test_a_file_that_is_removed_while_it_is_counted_counts_nothing(place: StudyDirs) -> None:
     make(place, "s")
     found = {file.name: file for file in place.files()}
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_removed_while_it_is_counted_counts_nothing(place: Home) 
     assert study_dir.bytes_of(found["convsearch.lock"]) > 0
 
 
-def test_the_checkpoints_of_a_study_are_told_with_their_trials_and_whether_they_are_whole(place: Home) -> None:
+def test_the_checkpoints_of_a_study_are_told_with_their_trials_and_whether_they_are_whole(place: StudyDirs) -> None:
     folder = make(place, "s")
     place.trial("s", 123456).mkdir()
     half = place.trial("s", 123456) / "step.ckpt.part"
@@ -249,8 +249,8 @@ def test_the_checkpoints_of_a_study_are_told_with_their_trials_and_whether_they_
     found = sorted(place.checkpoints("s"), key=lambda each: each.trial)
 
     assert found == [
-        Checkpoint(trial=0, path=place.trial("s", 0) / "step.ckpt"),
-        Checkpoint(trial=123456, path=half),
+        CheckpointFile(trial=0, path=place.trial("s", 0) / "step.ckpt"),
+        CheckpointFile(trial=123456, path=half),
     ]
     assert [each.is_half for each in found] == [False, True]
     assert list(place.checkpoints("none")) == []

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from search.analysis.effects import caveat, insights, sentence
+from search.analysis.effects import caveat, effects, sentence
 from search.spec import study_spec
 from search.spec.search_space import base_name
 from search.storage.records import TrialCounts, StudyRecord, TrialRecord
@@ -69,9 +69,9 @@ def test_where_nothing_matters_at_most_one_study_in_twenty_names_anything(kind: 
             if kind == "random"
             else optuna.samplers.TPESampler(seed=seed, n_startup_trials=10)
         )
-        found = insights(*searched(noise, sampler=sampler, trials=40, seed=seed))
-        named += bool(found.clear)
-        told, clear = told + len(found.found), clear + len(found.clear)
+        found = effects(*searched(noise, sampler=sampler, trials=40, seed=seed))
+        named += bool(found.significant)
+        told, clear = told + len(found.found), clear + len(found.significant)
 
     assert told > 5 * SIMULATIONS
     assert clear / told <= 0.05
@@ -84,7 +84,7 @@ def test_what_matters_is_named_with_its_direction_and_size() -> None:
 
     study, trials = searched(value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0)
 
-    found = insights(study, trials)
+    found = effects(study, trials)
 
     first = found.found[0]
     assert (first.parameter, first.group) == ("activation", "= gelu")
@@ -102,7 +102,7 @@ def test_a_range_of_its_own_is_looked_at_by_itself() -> None:
 
     study, trials = searched(value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0)
 
-    clear = {each.parameter: each.difference for each in insights(study, trials).clear}
+    clear = {each.parameter: each.difference for each in effects(study, trials).significant}
 
     assert clear["learning_rate[adam]"] > 0.05
     assert "learning_rate" not in clear
@@ -122,12 +122,12 @@ def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None
     ]
     trials.append(row(20, curve=((1, 0.1),), state="PRUNED", violation=1.0))
 
-    found = insights(study_of(study_spec.dump(built)), trials)
+    found = effects(study_of(study_spec.dump(built)), trials)
 
     assert (found.step, found.epochs, found.trials) == (1, 1.0, 20)
     (only,) = found.found
     assert only.difference == pytest.approx(0.201)
-    assert only.is_clear
+    assert only.is_significant
 
 
 def test_of_a_grid_differences_are_effects() -> None:
@@ -148,17 +148,17 @@ def test_of_a_grid_differences_are_effects() -> None:
         for number in range(12)
     ]
 
-    found = insights(study_of(study_spec.dump(built)), trials)
+    found = effects(study_of(study_spec.dump(built)), trials)
 
     assert found.is_designed
     assert " gives 0." in sentence(found.found[0], found, objective="accuracy")
     assert caveat(found).startswith("All combinations were trained")
-    assert not insights(study_of(study_spec.dump(built)), trials[:-1]).is_designed
+    assert not effects(study_of(study_spec.dump(built)), trials[:-1]).is_designed
 
 
 def test_without_enough_trials_nothing_is_said() -> None:
-    found = insights(*searched(noise, sampler=optuna.samplers.RandomSampler(seed=0), trials=4, seed=0))
+    found = effects(*searched(noise, sampler=optuna.samplers.RandomSampler(seed=0), trials=4, seed=0))
 
     assert (found.found, found.trials) == ((), 4)
     empty = study_spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
-    assert insights(study_of(study_spec.dump(empty)), []).found == ()
+    assert effects(study_of(study_spec.dump(empty)), []).found == ()

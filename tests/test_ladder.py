@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 
 from search.process import this_process
 from search.pruners import promotion as ladder
-from search.pruners.promotion import Ladder
-from search.samplers.tpe import Excerpt
+from search.pruners.promotion import AshaPromotion
+from search.samplers.tpe import TrialSubset
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
@@ -132,7 +132,7 @@ def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
 
-    seen = Excerpt(_CachedStorage(storage), stored.id).read()
+    seen = TrialSubset(_CachedStorage(storage), stored.id).read()
 
     assert [trial.state for trial in storage.get_all_trials(stored.id)] == [TrialState.WAITING, TrialState.WAITING]
     assert [(trial.state, len(trial.intermediate_values)) for trial in seen] == [(TrialState.PRUNED, 1)] * 2
@@ -183,7 +183,7 @@ def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(la
 
 def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(lab: Lab) -> None:
     post = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
-    ladder = Ladder(rungs=(1,), reduction=4, steps=3)
+    ladder = AshaPromotion(rungs=(1,), reduction=4, steps=3)
     place = runner.workplace(post)
     owner = this_process(post.token)
     for _ in range(2):
@@ -237,7 +237,7 @@ def test_whoever_leads_a_rung_and_its_baseline_goes_on_at_once(lab: Lab, baselin
             theirs.set_trial_user_attr(trial_id, "paused", 1)
             theirs.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    rungs = Ladder(rungs=(1,), reduction=3, steps=2, baseline=baseline)
+    rungs = AshaPromotion(rungs=(1,), reduction=3, steps=2, baseline=baseline)
 
     # Of five at the rung one goes on, and that one was trial 2; trial 4 is better than that and the baseline.
     assert [number for _, number in storage.read(lambda connection: rungs.promotable(connection, study_id))] == due

@@ -27,17 +27,17 @@ from models.graph import Recordings
 from models.train import Training
 from search.artifacts import shelf
 from search.process import this_process
-from search.samplers.tpe import Excerpt
+from search.samplers.tpe import TrialSubset
 from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.trial import objective, runner
 from search.trial import recorder as ledger
 from search.trial.objective import is_out_of_memory
-from search.trial.outcome import Outcome, Stopped
-from search.trial.post import Post
-from search.trial.search_training import Run, boundaries
-from search.trial.workplace import Workplace
+from search.trial.outcome import Outcome, TrialStopped
+from search.trial.post import WorkerConfig
+from search.trial.search_training import SearchTraining, step_boundaries
+from search.trial.workplace import TrainingContext
 from search.workers import worker
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
@@ -73,15 +73,15 @@ class Dying(Storage):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work_and_die(post: Post, before: str, after: str) -> None:
+def work_and_die(post: WorkerConfig, before: str, after: str) -> None:
     """Work on the next trial, in a process of its own, until it is killed."""
     storage = Dying(post.url, token=post.token)
     storage.before, storage.after = before.__eq__, after.__eq__
     cached = _CachedStorage(storage)
-    work(replace(runner.workplace(post), storage=storage, cached=cached, excerpt=Excerpt(cached, 1)))
+    work(replace(runner.workplace(post), storage=storage, cached=cached, excerpt=TrialSubset(cached, 1)))
 
 
-def die(post: Post, *, before: str = "", after: str = "") -> None:
+def die(post: WorkerConfig, *, before: str = "", after: str = "") -> None:
     """Let a process die of the next trial before or after it stores something; then notice that it is dead."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(worker.PRELOAD)
@@ -99,7 +99,7 @@ def stop_after(count: int) -> Callable[[], None]:
 
     def pulse() -> None:
         if next(batches, None) is None:
-            raise Stopped
+            raise TrialStopped
 
     return pulse
 
@@ -116,7 +116,7 @@ def count_into(beats: list[None]) -> Callable[[], None]:
 def test_steps_are_equal_shares_of_the_images_to_within_a_batch(
     step_images: Fraction, batch_size: int, steps: int
 ) -> None:
-    ends = boundaries(step_images=step_images, batch_size=batch_size, steps=steps)
+    ends = step_boundaries(step_images=step_images, batch_size=batch_size, steps=steps)
 
     for step, end in enumerate(ends, start=1):
         assert 0 <= end * batch_size - step * step_images < batch_size
@@ -198,7 +198,7 @@ def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(lab: Lab, b
 RUNGS = {"pruner": "asha", "first_rung": 2, "reduction": 3, "trial_seed": 7}
 
 
-def annealed(lab: Lab, name: str, *, steps: int, anneal: bool, scheduler: str = "linear") -> Post:
+def annealed(lab: Lab, name: str, *, steps: int, anneal: bool, scheduler: str = "linear") -> WorkerConfig:
     """One trial of so many steps, whose rate falls to nothing, or follows the loss."""
     return lab.create(
         name,
@@ -394,7 +394,7 @@ def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(lab: Lab) ->
 LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 
 
-def work_with_little_memory(post: Post, sound: "Connection[bool, bool]") -> None:
+def work_with_little_memory(post: WorkerConfig, sound: "Connection[bool, bool]") -> None:
     """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
     place = runner.workplace(post)
     claim = leases.claim(place.storage, place.study.id, this_process(post.token))
@@ -458,7 +458,7 @@ def test_the_log_of_a_trial_tells_every_step_and_every_attempt(lab: Lab) -> None
     assert places == sorted(places)
 
 
-class Unrecordable(Run):
+class Unrecordable(SearchTraining):
     """One whose updates are to be recorded, and cannot be."""
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
@@ -472,7 +472,7 @@ def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(lab: Lab
     claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
     assert claim is not None
 
-    outcome = objective.run(place, claim, ledger.open_trial(place, claim), lambda: None, kind=Unrecordable)
+    outcome = objective.evaluate_trial(place, claim, ledger.open_trial(place, claim), lambda: None, kind=Unrecordable)
 
     assert outcome.value
     assert "no CUDA graph could be recorded, and without one it is slower: RuntimeError: no such kernel" in (
@@ -565,7 +565,7 @@ def test_repeats_of_a_comparison_share_their_seeds_over_the_rows(lab: Lab) -> No
     assert cells[0, 8] == cells[0, 12] != cells[1, 8] == cells[1, 12]
 
 
-def states(place: Workplace) -> list[TrialState]:
+def states(place: TrainingContext) -> list[TrialState]:
     return [trial.state for trial in place.storage.get_all_trials(place.study.id)]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from search.analysis.eta import Eta, Pace, Snapshot, WorkerLine, eta
+from search.analysis.eta import Eta, ProgressTracker, Snapshot, WorkerLine, eta
 from search.storage.records import TrialCounts, StudyProgress, RunningTrial, StudyRecord, TrialRecord
 from search.workers.live_view import LiveView, PlainView, finished_line, open_view, render
 
@@ -60,12 +60,12 @@ def progress(*finished: TrialRecord, at_work: tuple[RunningTrial, ...] = (), don
 
 def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
+    pace = ProgressTracker(clock=clock)
     pace.snapshot(progress(COMPLETE))
     clock.now += 1800.0
 
     now = progress(COMPLETE, PRUNED, FAILED, done=39)
-    short = Pace(clock=clock, _began=pace._began, _done_before=pace._done_before).snapshot(now)
+    short = ProgressTracker(clock=clock, _began=pace._began, _done_before=pace._done_before).snapshot(now)
     snapshot = pace.snapshot(replace(now, study=replace(now.study, hours=20.0)))
 
     assert short.eta is None  # its hours end before
@@ -78,23 +78,23 @@ def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
 
 def test_a_worker_line_says_how_far_it_is_and_since_when_it_is_silent() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
-    pace.snapshot(progress(at_work=(running(7, 0.1), running(8))))
+    pace = ProgressTracker(clock=clock)
+    pace.snapshot(progress(running_backend=(running(7, 0.1), running(8))))
     clock.now += 5.0
-    pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
+    pace.snapshot(progress(running_backend=(running(7, 0.1, 0.2), running(8))))
     clock.now += 2.0
 
-    snapshot = pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
+    snapshot = pace.snapshot(progress(running_backend=(running(7, 0.1, 0.2), running(8))))
 
     assert snapshot.workers == (
-        WorkerLine(trial=7, epoch=1.0, value=0.2, quiet_s=2.0, where="anvil:47"),
-        WorkerLine(trial=8, epoch=0.0, value=None, quiet_s=7.0, where="anvil:48"),
+        WorkerLine(trial=7, epoch=1.0, value=0.2, since_last_step_s=2.0, where="anvil:47"),
+        WorkerLine(trial=8, epoch=0.0, value=None, since_last_step_s=7.0, where="anvil:48"),
     )
 
 
 def test_while_trials_pause_no_end_is_promised_because_they_end_all_at_once() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
+    pace = ProgressTracker(clock=clock)
     pace.snapshot(progress())
     clock.now += 60.0
     later = progress(done=39)
@@ -106,7 +106,7 @@ def test_while_trials_pause_no_end_is_promised_because_they_end_all_at_once() ->
 
 def test_before_anything_has_finished_nothing_is_promised() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
+    pace = ProgressTracker(clock=clock)
     pace.snapshot(progress())
     clock.now += 60.0
 
@@ -138,7 +138,7 @@ def test_the_range_of_an_eta_holds_four_times_out_of_five(done: int, left: int) 
 @pytest.mark.parametrize("parameters", [0, 3, 60])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 5)])
 def test_the_screen_always_fits(workers: int, parameters: int, width: int, height: int) -> None:
-    lines = tuple(WorkerLine(trial=n, epoch=1.5, value=0.5, quiet_s=9.0, where="h" * 60 + ":1") for n in range(workers))
+    lines = tuple(WorkerLine(trial=n, epoch=1.5, value=0.5, since_last_step_s=9.0, where="h" * 60 + ":1") for n in range(workers))
     snapshot = Snapshot(
         study="n" * 64,
         counts=TrialCounts(budget=100_000, complete=33_333, pruned=33_333, failed=3333, running=workers),
@@ -159,7 +159,7 @@ def test_the_screen_always_fits(workers: int, parameters: int, width: int, heigh
 
 
 def test_the_screen_shows_everything_that_matters() -> None:
-    worker = WorkerLine(trial=38, epoch=1.5, value=0.4123, quiet_s=3.2, where="anvil:42")
+    worker = WorkerLine(trial=38, epoch=1.5, value=0.4123, since_last_step_s=3.2, where="anvil:42")
     snapshot = Snapshot(
         study="cifar10",
         counts=STUDY.counts,
@@ -207,7 +207,7 @@ def test_into_a_pipe_go_a_line_for_each_trial_and_a_summary_once_a_minute() -> N
 
     with open_view(stream, {"TERM": "xterm"}, clock=clock) as view:
         for finished in ((COMPLETE,), (COMPLETE, PRUNED), (COMPLETE, PRUNED), (COMPLETE, PRUNED, FAILED)):
-            view.update(progress(*finished, at_work=(running(5, 0.5),), done=36 + len(finished)))
+            view.update(progress(*finished, running_backend=(running(5, 0.5),), done=36 + len(finished)))
             clock.now += 25.0
 
     lines = stream.getvalue().splitlines()
@@ -260,7 +260,7 @@ def test_the_live_view_never_leaves_the_cursor_hidden(terminal: tuple[TextIO, in
     stream, screen = terminal
     with open_view(stream, {"TERM": "xterm"}, clock=Clock()) as view:
         view.say("2 taken up again")
-        view.update(progress(at_work=(running(5, 0.5),)))
+        view.update(progress(running_backend=(running(5, 0.5),)))
 
         shown = arriving(screen, "anvil:45")
 

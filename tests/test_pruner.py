@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pruners.asha import Asha, Decision
+from search.pruners.asha import Asha, PruneDecision
 
 ASHA = Asha(first_rung=1, reduction=3, steps=10)
 accuracies = st.floats(min_value=0, max_value=1)
 
 
-def decide(asha: Asha, step: int, value: float, others: list[float]) -> Decision | None:
+def decide(asha: Asha, step: int, value: float, others: list[float]) -> PruneDecision | None:
     """The decision among the values of others."""
     return asha.decide(step, value, better=sum(other > value for other in others), others=len(others))
 

@@ -17,9 +17,9 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search.analysis.html_report import html, policy
+from search.analysis.html_report import to_html, policy
 from search.analysis.importance import importances
-from search.analysis.report import gather, reasons
+from search.analysis.report import build_report, reasons
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_may_run_only_what_it_holds(searched: Lab) -> None:
-    page = Page(html(gather(open_reader(searched.url), "s")))
+    page = Page(to_html(build_report(open_reader(searched.url), "s")))
 
     assert page.asked == []
     run = [text for attrs, text in page.scripts if "type" not in attrs]
@@ -134,11 +134,11 @@ def test_every_trial_is_a_line_of_the_csv(searched: Lab) -> None:
 def test_what_a_question_or_a_name_holds_is_never_markup(lab: Lab) -> None:
     lab.create("s")
     engine = open_reader(lab.url)
-    found = gather(engine, "s")
+    found = build_report(engine, "s")
     study = queries.study(engine, "s")
     evil = "</script><script>alert(1)</script>"
 
-    text = html(replace(found, study=replace(study, question=evil)))
+    text = to_html(replace(found, study=replace(study, question=evil)))
 
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
@@ -182,7 +182,7 @@ def test_a_study_that_was_stopped_early_shows_what_there_is(lab: Lab) -> None:
     assert lab.run("stop", "s").code == 0
     launcher.end()
 
-    page = html(gather(open_reader(lab.url), "s"))
+    page = to_html(build_report(open_reader(lab.url), "s"))
 
     assert 'data-figure="figure-curves"' in page
     assert "There is no answer yet" in page

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from search.artifacts import study_dir
-from search.artifacts.disk_space import LEAST_BYTES, Look, Room
-from search.artifacts.study_dir import Home
+from search.artifacts.disk_space import MIN_BYTES, DiskUsage, DiskBudget
+from search.artifacts.study_dir import StudyDirs
 from search.errors import DiskError
 from tests.lab import CONVSEARCH, Lab
 
 MB = 1_000_000
 #: Plenty of everything: 2 workers, 20 checkpoints of 1 MB, 100 GB free of 1 TB.
-LOOK = Look(
+LOOK = DiskUsage(
     used=20 * MB,
     checkpoints=20,
     largest=MB,
@@ -33,7 +33,7 @@ BULKY: dict[str, Any] = {
 }
 
 
-def look(**changes: Any) -> Look:
+def look(**changes: Any) -> DiskUsage:
     return replace(LOOK, **changes)
 
 
@@ -47,21 +47,21 @@ def look(**changes: Any) -> Look:
         pytest.param(look(budget=10 * MB), -10 * MB, True, id="more is used than allowed"),
     ],
 )
-def test_what_is_left_is_the_smaller_of_disk_and_budget(found: Look, left: int, is_capped: bool) -> None:
+def test_what_is_left_is_the_smaller_of_disk_and_budget(found: DiskUsage, left: int, is_capped: bool) -> None:
     assert (found.left, found.is_capped) == (left, is_capped)
 
 
 @pytest.mark.parametrize(
     ("found", "needed"),
     [
-        pytest.param(look(checkpoints=0, largest=0), LEAST_BYTES, id="before the first checkpoint"),
-        pytest.param(look(), LEAST_BYTES, id="small checkpoints"),
+        pytest.param(look(checkpoints=0, largest=0), MIN_BYTES, id="before the first checkpoint"),
+        pytest.param(look(), MIN_BYTES, id="small checkpoints"),
         pytest.param(look(largest=50 * MB), 6 * 50 * MB, id="three of each worker"),
         pytest.param(look(largest=50 * MB, checkpoints=2), (6 + 4) * 50 * MB, id="and those of the best to come"),
         pytest.param(look(largest=50 * MB, workers=8), 24 * 50 * MB, id="many workers"),
     ],
 )
-def test_what_is_needed_is_what_workers_may_write_until_the_next_look(found: Look, needed: int) -> None:
+def test_what_is_needed_is_what_workers_may_write_until_the_next_look(found: DiskUsage, needed: int) -> None:
     assert found.needed == needed
 
 
@@ -69,23 +69,23 @@ def test_what_is_needed_is_what_workers_may_write_until_the_next_look(found: Loo
     ("found", "is_tight", "is_full"),
     [
         pytest.param(look(), False, False, id="plenty"),
-        pytest.param(look(budget=20 * MB + 3 * LEAST_BYTES), False, False, id="three times what is needed"),
-        pytest.param(look(budget=19 * MB + 3 * LEAST_BYTES), True, False, id="less than that"),
+        pytest.param(look(budget=20 * MB + 3 * MIN_BYTES), False, False, id="three times what is needed"),
+        pytest.param(look(budget=19 * MB + 3 * MIN_BYTES), True, False, id="less than that"),
         pytest.param(look(used=7_900 * MB, budget=10_000 * MB), False, False, id="79 % used"),
         pytest.param(look(used=8_000 * MB, budget=10_000 * MB), True, False, id="80 % used"),
-        pytest.param(look(budget=20 * MB + LEAST_BYTES), True, False, id="just enough"),
-        pytest.param(look(budget=19 * MB + LEAST_BYTES), True, True, id="not enough"),
+        pytest.param(look(budget=20 * MB + MIN_BYTES), True, False, id="just enough"),
+        pytest.param(look(budget=19 * MB + MIN_BYTES), True, True, id="not enough"),
         pytest.param(look(free=550 * MB), True, True, id="a disk that is full but for the reserve"),
     ],
 )
-def test_it_is_tight_before_it_is_full(found: Look, is_tight: bool, is_full: bool) -> None:
+def test_it_is_tight_before_it_is_full(found: DiskUsage, is_tight: bool, is_full: bool) -> None:
     assert (found.is_tight, found.is_full) == (is_tight, is_full)
 
 
 @pytest.mark.parametrize(
     "found", [look(budget=MB), look(used=5_000 * MB, budget=MB), look(largest=900 * MB, budget=MB)]
 )
-def test_the_budget_that_a_message_names_is_enough(found: Look) -> None:
+def test_the_budget_that_a_message_names_is_enough(found: DiskUsage) -> None:
     asked = replace(found, budget=int(found.enough * 1e9), free=10**15, total=10**15)
 
     assert found.is_full
@@ -93,11 +93,11 @@ def test_the_budget_that_a_message_names_is_enough(found: Look) -> None:
 
 
 @pytest.fixture
-def place(url: str) -> Home:
+def place(url: str) -> StudyDirs:
     """A home with a study "s" that has two checkpoints of 3 and 4 MB, a study of another database, and photographs."""
     place = study_dir.of(url)
     place.root.mkdir()
-    for other, name in ((place, "s"), (place, "t"), (Home(place.root, "other.db"), "theirs")):
+    for other, name in ((place, "s"), (place, "t"), (StudyDirs(place.root, "other.db"), "theirs")):
         with other.running(name):
             other.trial(name, 0).mkdir()
     sizes = {"s/trial-00000/1.ckpt": 3, "s/trial-00000/2.ckpt": 4, "s/trial-00000/3.ckpt.part": 5}
@@ -108,8 +108,8 @@ def place(url: str) -> Home:
     return place
 
 
-def test_a_look_counts_what_studies_made_and_measures_the_checkpoints_of_its_own(place: Home, url: str) -> None:
-    found = Room(url=url, study="s", workers=3, budget=7).look()
+def test_a_look_counts_what_studies_made_and_measures_the_checkpoints_of_its_own(place: StudyDirs, url: str) -> None:
+    found = DiskBudget(url=url, study="s", workers=3, budget=7).look()
 
     assert found.used // MB == 3 + 4 + 5 + 10 + 20 + 1
     assert (found.checkpoints, found.largest) == (2, 4 * MB)
@@ -118,18 +118,18 @@ def test_a_look_counts_what_studies_made_and_measures_the_checkpoints_of_its_own
 
 
 def test_a_home_that_does_not_exist_yet_uses_nothing(tmp_path: Path) -> None:
-    found = Room(url=f"sqlite:///{tmp_path}/a/b/studies.db", study="s", workers=1).look()
+    found = DiskBudget(url=f"sqlite:///{tmp_path}/a/b/studies.db", study="s", workers=1).look()
 
     assert (found.used, found.checkpoints, found.largest) == (0, 0, 0)
     assert found.free > 0
 
 
-def test_with_room_enough_nothing_is_said(place: Home, url: str) -> None:
-    assert Room(url=url, study="s", workers=1, budget=1000 * MB).check() is None
+def test_with_room_enough_nothing_is_said(place: StudyDirs, url: str) -> None:
+    assert DiskBudget(url=url, study="s", workers=1, budget=1000 * MB).check() is None
 
 
-def test_a_warning_names_what_is_used_the_limit_and_the_way_out(place: Home, url: str) -> None:
-    warning = Room(url=url, study="s", workers=1, budget=150 * MB).check()
+def test_a_warning_names_what_is_used_the_limit_and_the_way_out(place: StudyDirs, url: str) -> None:
+    warning = DiskBudget(url=url, study="s", workers=1, budget=150 * MB).check()
 
     assert warning is not None
     assert warning.startswith(f"the disk: the studies in {place.root} use 43.0 MB of the 150.0 MB that --disk allows; ")
@@ -137,9 +137,9 @@ def test_a_warning_names_what_is_used_the_limit_and_the_way_out(place: Home, url
     assert warning.endswith("make room (`convsearch delete STUDY` all that a study has) or allow more (--disk 0.3)")
 
 
-def test_without_room_the_error_names_the_figures_and_the_command_that_goes_on(place: Home, url: str) -> None:
+def test_without_room_the_error_names_the_figures_and_the_command_that_goes_on(place: StudyDirs, url: str) -> None:
     with pytest.raises(DiskError) as caught:
-        Room(url=url, study="s", workers=5, budget=100 * MB).check()
+        DiskBudget(url=url, study="s", workers=5, budget=100 * MB).check()
 
     text = str(caught.value)
     assert "43.0 MB of the 100.0 MB that --disk allows, and a run of 5 workers may write 76.0 MB until" in text
@@ -153,7 +153,7 @@ def test_a_message_says_what_clean_frees(lab: Lab) -> None:
         lab.home.trial("gone", 0).mkdir()
     (lab.home.trial("gone", 0) / "1.ckpt").write_bytes(b"0" * 12 * MB)
 
-    warning = Room(url=lab.url, study="s", workers=1, budget=150 * MB).check()
+    warning = DiskBudget(url=lab.url, study="s", workers=1, budget=150 * MB).check()
 
     assert warning is not None
     assert "make room (`convsearch clean` frees 12.0 MB, `convsearch delete STUDY` all" in warning
@@ -181,7 +181,7 @@ def test_a_start_without_room_is_refused_before_any_training(lab: Lab, monkeypat
 
 def test_a_run_ends_before_its_budget_is_used_up_and_goes_on_with_a_larger_one(lab: Lab) -> None:
     full = lab.run("run", lab.write(**BULKY), "--workers", "1", "--disk", "0.12")
-    found = Room(url=lab.url, study="s", workers=1).look()
+    found = DiskBudget(url=lab.url, study="s", workers=1).look()
     done = [trial for trial in lab.trials() if trial.state == "COMPLETE"]
     whole = lab.run("resume", "s", "--workers", "1", "--disk", "1", "--trials", "1")
 
@@ -227,5 +227,5 @@ def test_a_run_ends_before_the_disk_is_full_and_goes_on_when_there_is_room_again
     assert (full, whole) == ("74", "0"), process.stderr
     assert f"the disk of {disk} has" in process.stderr
     assert "of which 16.8 MB stay in reserve, and a run of 1 worker may write" in process.stderr
-    assert 16_777_216 < int(free) < 16_777_216 + LEAST_BYTES
+    assert 16_777_216 < int(free) < 16_777_216 + MIN_BYTES
     assert stored["counts"]["complete"] == stored["counts"]["budget"] >= 3

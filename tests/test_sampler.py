@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.process import this_process
 from search.samplers import tpe
-from search.samplers.tpe import GOOD, Excerpt, Seen, is_random
+from search.samplers.tpe import MAX_GOOD, TrialSubset, SubsetStudy, is_random
 from search.storage import leases
 from search.storage.rdb import Storage
 
@@ -66,7 +66,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
         assert claim is not None
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)
-        seen = Seen("s", cached, Excerpt(cached, study_id).read())
+        seen = SubsetStudy("s", cached, TrialSubset(cached, study_id).read())
         chosen = tpe.build(name, study_seed=0, number=claim.number, startup_trials=20, seen=seen)
         study = optuna.Study(study_name="s", storage=cached, sampler=chosen)
         points.append(draw(optuna.Trial(study, claim.trial_id)))
@@ -100,7 +100,7 @@ def test_every_tenth_trial_of_tpe_is_random_whatever_it_has_learnt() -> None:
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (10, 1), (11, 2), (100, 10), (250, 25), (100_000, 25)])
 def test_tpe_takes_as_many_for_good_as_optuna_does(count: int, expected: int) -> None:
-    assert tpe.good(count) == max(1, default_gamma(count)) == expected
+    assert tpe.gamma(count) == max(1, default_gamma(count)) == expected
 
 
 def test_optuna_takes_as_many_for_good_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +123,9 @@ def test_until_the_start_up_is_over_tpe_draws_at_random() -> None:
 
 def test_a_study_that_is_seen_whole_is_searched_as_optuna_searches_it() -> None:
     ours, stock = (optuna.create_study(direction="maximize") for _ in range(2))
-    excerpt = Excerpt(ours._storage, ours._study_id)
+    excerpt = TrialSubset(ours._storage, ours._study_id)
     for number in range(40):
-        seen = Seen(ours.study_name, ours._storage, excerpt.read())
+        seen = SubsetStudy(ours.study_name, ours._storage, excerpt.read())
         ours.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
         stock.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=stock)
         for study in (ours, stock):
@@ -158,23 +158,23 @@ def many(count: int) -> optuna.Study:
 @pytest.mark.parametrize("count", [60, 400])
 def test_what_tpe_takes_for_good_is_the_same_in_an_excerpt_as_in_the_whole_study(count: int) -> None:
     study = many(count)
-    shown = Excerpt(study._storage, study._study_id, others=30).read()
+    shown = TrialSubset(study._storage, study._study_id, others=30).read()
 
     learnt = {TrialState.COMPLETE, TrialState.PRUNED}
     whole, seen = ([trial for trial in trials if trial.state in learnt] for trials in (study.trials, shown))
-    (good, _), (ours, _) = _split_trials(study, whole, GOOD), _split_trials(study, seen, GOOD)
+    (good, _), (ours, _) = _split_trials(study, whole, MAX_GOOD), _split_trials(study, seen, MAX_GOOD)
     assert [trial.number for trial in ours] == [trial.number for trial in good]
 
 
 def test_an_excerpt_has_some_of_the_others_evenly_and_all_that_have_not_finished() -> None:
     study = many(400)
-    shown = Excerpt(study._storage, study._study_id, others=30).read()
+    shown = TrialSubset(study._storage, study._study_id, others=30).read()
 
     numbers = {trial.number for trial in shown}
     multiples = {trial.number for trial in study.trials if trial.number % 16 == 0 and trial.state != TrialState.FAIL}
     running = {trial.number for trial in study.trials if trial.state == TrialState.RUNNING}
     assert multiples | running <= numbers
-    assert len(numbers - multiples - running) <= GOOD
+    assert len(numbers - multiples - running) <= MAX_GOOD
     assert [trial.number for trial in shown] == sorted(numbers)
 
 
@@ -182,9 +182,9 @@ def test_an_excerpt_does_not_depend_on_when_it_was_read() -> None:
     growing, excerpt, rows = optuna.create_study(direction="maximize"), None, many(400).trials
     for trial in rows:
         growing.add_trial(trial)
-        excerpt = excerpt or Excerpt(growing._storage, growing._study_id, others=30)
+        excerpt = excerpt or TrialSubset(growing._storage, growing._study_id, others=30)
         read = excerpt.read()
 
     assert [trial.number for trial in read] == [
-        trial.number for trial in Excerpt(growing._storage, growing._study_id, others=30).read()
+        trial.number for trial in TrialSubset(growing._storage, growing._study_id, others=30).read()
     ]

@@ -46,7 +46,7 @@ def test_a_lead_that_chance_explains_is_not_clear() -> None:
     small, large = contest(trial(1, won=60, lost=45)).ended + contest(trial(1, won=120, lost=45)).ended
 
     assert small.pair.lead == pytest.approx(15 / IMAGES)
-    assert (small.is_clear, large.is_clear) == (False, True)
+    assert (small.is_significant, large.is_significant) == (False, True)
 
 
 def test_the_lead_that_is_needed_grows_with_the_challengers() -> None:
@@ -56,13 +56,13 @@ def test_the_lead_that_is_needed_grows_with_the_challengers() -> None:
     error = math.sqrt((108 + 50) / IMAGES**2 + 2 * SEED_SD**2)
     assert few.needed == pytest.approx(NormalDist().inv_cdf(0.95) * error + 1 / IMAGES)
     assert many.needed == pytest.approx(NormalDist().inv_cdf(1 - CHANCE / 40) * error + 1 / IMAGES)
-    assert (few.is_clear, many.is_clear) == (True, False)
+    assert (few.is_significant, many.is_significant) == (True, False)
 
 
 def test_of_those_that_beat_the_baseline_the_one_that_leads_most_is_first() -> None:
     found = contest(trial(1, won=120, lost=20), trial(2, won=200, lost=20), trial(3, won=10, lost=8))
 
-    assert [each.trial.number for each in found.clear] == [2, 1]
+    assert [each.trial.number for each in found.significant] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_of_those_that_beat_the_baseline_the_one_that_leads_most_is_first() -> N
     ],
 )
 def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRecord) -> None:
-    assert contest(rival).clear == ()
+    assert contest(rival).significant == ()
 
 
 @pytest.mark.parametrize(

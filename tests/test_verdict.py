@@ -18,9 +18,9 @@ from data.parts import Part, load_test
 from search.analysis.eta import Snapshot
 from search.errors import SpecError
 from search.process import this_process
-from search.service.final import on_terms, verdict_spec, verdict_study
-from search.service.run import launch, more_hours
-from search.service.session import Order, searching
+from search.service.final import find_or_create_final, verdict_spec, verdict_study
+from search.service.run import run_study, more_hours
+from search.service.session import RunOptions, searching
 from search.spec import study_spec as spec
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
@@ -29,12 +29,12 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from search.study import stored_study
-from search.study.final_plan import MOST_EPOCHS, Contestant, Layout, contestants, layout, spec_of
+from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, layout, final_spec
 from search.trial import loop, objective, recorder, runner
-from search.trial.final_training import SPARE_S, SPARE_SHARE, VerdictRun
-from search.trial.workplace import Workplace
+from search.trial.final_training import SPARE_S, SPARE_SHARE, FinalTraining
+from search.trial.workplace import TrainingContext
 from search.workers.live_view import PlainView
-from search.workers.pool import End
+from search.workers.pool import StopReason
 from tests.lab import Lab, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
@@ -45,13 +45,13 @@ def one(
     wanted: StudySpec, trial: TrialRecord, *, uid: str = "u", hours: float | None = None, images: int = 400
 ) -> StudySpec:
     """The study of the last training of one trial, on one core."""
-    return spec_of(
+    return final_spec(
         wanted,
-        contestants(wanted, [trial]),
+        candidates(wanted, [trial]),
         uid=uid,
         hours=hours,
         images=images,
-        layout=Layout(workers=1, threads=1),
+        layout=ResourceLayout(workers=1, threads=1),
     )
 
 
@@ -177,7 +177,7 @@ def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(lab: Lab) -> 
         work(runner.workplace(post))  # until it pauses
     storage = Storage(lab.url)
     said: list[str] = []
-    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
 
     made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=None)
 
@@ -190,7 +190,7 @@ def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(lab: Lab) -> 
 
 
 def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the_last_training(lab: Lab) -> None:
-    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu")
+    order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu")
     wanted = spec.build(lab.tables(budget=BUDGET, final=FINAL))
 
     class Late(PlainView):
@@ -207,10 +207,10 @@ def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the
     def late(_: stored_study.StoredStudy) -> Iterator[Late]:
         yield Late(io.StringIO(), time.monotonic)
 
-    end = launch(order, wanted, show=late, say=lambda _: None)
+    end = run_study(order, wanted, show=late, say=lambda _: None)
 
     assert lab.counts().complete == 2
-    assert end is End.INTERRUPTED
+    assert end is StopReason.INTERRUPTED
     assert not queries.is_known(open_reader(lab.url), "s.final")
 
 
@@ -256,7 +256,7 @@ def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
-    storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    storage, order = Storage(lab.url), RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in lab.trials())  # hours
     earlier = verdict_study(order, storage, stored, lambda _: None, hours=20 * an_epoch)
@@ -284,7 +284,7 @@ def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(lab.url)
     said: list[str] = []
-    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
 
     made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1e-9)
 
@@ -335,7 +335,7 @@ def test_a_launcher_that_died_while_it_made_the_verdicts_study_leaves_it_to_the_
 def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(lab: Lab) -> None:
     lab.create(budget=BUDGET, final=FINAL)
     storage, said = Storage(lab.url), list[str]()
-    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
 
     made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1.0)
     impossible = lab.run("run", lab.write("t", budget=BUDGET | {"max_parameters": 1}, final=FINAL), "--workers", "1")
@@ -464,20 +464,20 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert queries.studies(open_reader(lab.url)) == ()
 
 
-def judging(lab: Lab, wanted: FinalSettings) -> Workplace:
+def judging(lab: Lab, wanted: FinalSettings) -> TrainingContext:
     """A place to work at a verdict on a search of two trials."""
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
-    storage, order = Storage(lab.url), Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    storage, order = Storage(lab.url), RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
-    found = contestants(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
-    on_terms(
+    found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
+    find_or_create_final(
         storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home, is_timed=False, say=print
     )
     return runner.workplace(lab.post("s.final"))
 
 
-def claims(place: Workplace) -> Iterator[leases.Claim]:
+def claims(place: TrainingContext) -> Iterator[leases.Claim]:
     """Claim what there is to do, one after the other."""
     terms = (
         this_process(place.storage.token or ""),
@@ -514,7 +514,7 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
     monkeypatch.setattr("search.trial.final_training.load_test", look)
 
     outcomes = [  # the second is what follows where it died before it told its value
-        objective.run(place, claim, recorder.open_trial(place, claim), lambda: None, kind=VerdictRun) for _ in range(2)
+        objective.evaluate_trial(place, claim, recorder.open_trial(place, claim), lambda: None, kind=FinalTraining) for _ in range(2)
     ]
 
     assert outcomes[0] == outcomes[1]
@@ -559,12 +559,12 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
     storage = Storage(lab.url)
     stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
-    found = contestants(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
+    found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
-        order = Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+        order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
         terms, _ = verdict_spec(order, stored, asked, found, hours=hours)
-        plans.append((terms.budget.epochs, on_terms(storage, stored, terms, lab.home, is_timed=True, say=print)))
+        plans.append((terms.budget.epochs, find_or_create_final(storage, stored, terms, lab.home, is_timed=True, say=print)))
 
     (first, begun), (second, again) = plans
     assert first != second
@@ -576,7 +576,7 @@ def test_a_verdict_gets_the_hours_that_resume_gives_it(lab: Lab) -> None:
     place = judging(lab, FinalSettings(epochs=1, top=1, seeds=1))
     stored_study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
 
-    spec = more_hours(place.storage, place.study.spec, Order(url=lab.url, cache=lab.cache, name="s.final", hours=0.25))
+    spec = more_hours(place.storage, place.study.spec, RunOptions(url=lab.url, cache=lab.cache, name="s.final", hours=0.25))
 
     assert spec.budget.hours == 0.75
 
@@ -611,7 +611,7 @@ def test_each_training_of_a_verdict_has_an_equal_share_of_its_hours(lab: Lab, mo
     place = replace(place, study=replace(place.study, spec=replace(place.study.spec, budget=timed)))
     ends = {}
     for name, seconds in [("early", 1.0), ("late", 3600.0)]:  # of two hours for two trainings, one after the other
-        monkeypatch.setattr(VerdictRun, "seconds", lambda _, seconds=seconds: seconds)
+        monkeypatch.setattr(FinalTraining, "seconds", lambda _, seconds=seconds: seconds)
         ends[name] = work(place).epochs
 
     assert ends == {"early": 4.0, "late": pytest.approx(0.32, abs=0.05)}
@@ -638,7 +638,7 @@ def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_d
         study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
     )
 
-    (found,) = contestants(wanted, [old])
+    (found,) = candidates(wanted, [old])
     again = spec.single_trial_spec(wanted, old.config, question="", seed=0)
 
     assert found.config == whole
@@ -646,24 +646,24 @@ def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_d
 
 
 def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
-    assert layout(cores=2, trainings=1) == Layout(workers=1, threads=2)
-    assert layout(cores=2, trainings=9) == Layout(workers=2, threads=1)
-    assert layout(cores=16, trainings=3) == Layout(workers=3, threads=5)
-    assert Layout(workers=2, threads=1).rounds(9) == 5
+    assert layout(cores=2, trainings=1) == ResourceLayout(workers=1, threads=2)
+    assert layout(cores=2, trainings=9) == ResourceLayout(workers=2, threads=1)
+    assert layout(cores=16, trainings=3) == ResourceLayout(workers=3, threads=5)
+    assert ResourceLayout(workers=2, threads=1).rounds(9) == 5
 
 
 def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None:
     wanted = replace(spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True))
     plain = replace(spec.build(lab.tables()), final=FinalSettings(epochs=1, baseline=True))
     other = TrialRecord(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
-    same = TrialRecord(study="s", number=0, state="PRUNED", config=contestants(wanted, [other])[1].config)
+    same = TrialRecord(study="s", number=0, state="PRUNED", config=candidates(wanted, [other])[1].config)
 
-    first, base = contestants(wanted, [other])
+    first, base = candidates(wanted, [other])
 
     assert (first.name, base.name) == ("trial 3", "baseline")
     assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
-    assert [each.name for each in contestants(wanted, [same, other])] == ["trial 0 (baseline)"]
-    assert contestants(plain, [other])[1] == Contestant(
+    assert [each.name for each in candidates(wanted, [same, other])] == ["trial 0 (baseline)"]
+    assert candidates(plain, [other])[1] == Candidate(
         name="baseline", config=spec.with_defaults(plain, {**base.config, "learning_rate": 0.1})
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.analysis.intervals import CONFIDENCE, Interval, holm, interval, mean, sd
+from search.analysis.intervals import CONFIDENCE, Interval, holm, mean_interval, mean, sd
 from search.errors import UsageError
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_number
@@ -77,7 +77,7 @@ class Comparison:
         return sum(row.interval is not None for row in self.rows)
 
 
-def compare(study: StudyRecord, trials: Sequence[TrialRecord]) -> Comparison:
+def compare_rows(study: StudyRecord, trials: Sequence[TrialRecord]) -> Comparison:
     """What each row of a [[compare]] study did.
 
     Raises:
@@ -162,7 +162,7 @@ def _result(
     name: str, values: Mapping[int, float], *, base: Mapping[int, float], sign: float, missing: tuple[str, ...]
 ) -> RowResult:
     differences = [values[repeat] - base[repeat] for repeat in sorted(values.keys() & base.keys())]
-    found = interval(differences)
+    found = mean_interval(differences)
     described = _described(name, values, verdict=_verdict(found, sign), missing=missing)
     return replace(
         described,

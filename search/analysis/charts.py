@@ -28,21 +28,21 @@ FEW = 8
 
 def history(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
     """Each value over the compute that was spent until then, and the best so far."""
-    done = by_end(trials)
+    done = sorted_by_end(trials)
     spent = hours_spent(done)
     judged = [(hours, trial, trial.values[0]) for hours, trial in zip(spent, done, strict=True) if _has_value(trial)]
     best, line = -math.inf, []
     for hours, _, value in judged:
         best = max(best, value)
         line.append((hours, best))
-    some = thinned(judged, POINTS)
+    some = subsample(judged, POINTS)
     return _figure(
         go.Scatter(
             x=[hours for hours, _, _ in some],
             y=[value for _, _, value in some],
             mode="markers",
             name="trial",
-            text=[named(trial) for _, trial, _ in some],
+            text=[hover_text(trial) for _, trial, _ in some],
             marker={"color": SKY, "size": 7},
         ),
         go.Scatter(
@@ -61,7 +61,7 @@ def pareto(
     front: Sequence[TrialRecord], trials: Sequence[TrialRecord], *, objectives: Sequence[str], second: int
 ) -> go.Figure:
     """The first objective over another one: all complete trials, and those of the front."""
-    some = thinned([trial for trial in trials if _has_value(trial)], POINTS)
+    some = subsample([trial for trial in trials if _has_value(trial)], POINTS)
     ranked = sorted(front, key=lambda trial: trial.values[second])
     figure = _figure(x=objectives[second], y=objectives[0])
     for rows, colour, name, mode in ((some, SKY, "trial", "markers"), (ranked, GREEN, "front", "lines+markers")):
@@ -71,7 +71,7 @@ def pareto(
                 y=[trial.values[0] for trial in rows],
                 mode=mode,
                 name=name,
-                text=[named(trial) for trial in rows],
+                text=[hover_text(trial) for trial in rows],
                 marker={"color": colour, "size": 7},
                 line={"shape": "hv"},
             )
@@ -109,7 +109,7 @@ def curves(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
     """Values over epochs: of the best, of others that were trained to their end, and of pruned ones."""
     drawn = [trial for trial in trials if trial.curve and trial.state != "FAIL"]
     ranked = sorted(drawn, key=lambda trial: (trial.state != "COMPLETE", -trial.curve[-1][1]))
-    some = [*ranked[:BEST], *thinned(ranked[BEST:], CURVES - BEST)]
+    some = [*ranked[:BEST], *subsample(ranked[BEST:], CURVES - BEST)]
     figure = _figure(x="epochs", y=objective)
     for trial in reversed(some):
         figure.add_trace(_curve(trial, is_best=trial in ranked[:BEST] and trial.state == "COMPLETE"))
@@ -122,16 +122,16 @@ def _curve(trial: TrialRecord, *, is_best: bool) -> go.Scatter:
         x=[step * epochs for step, _ in trial.curve],
         y=[value for _, value in trial.curve],
         mode="lines+markers" if len(trial.curve) < 3 else "lines",
-        name=named(trial, with_settings=False),
+        name=hover_text(trial, with_settings=False),
         showlegend=False,
         line={"color": GREEN if is_best else STATES[trial.state], "width": 2.5 if is_best else 1},
         marker={"size": 4},
     )
 
 
-def slice_of(key: str, trials: Sequence[TrialRecord], values: Mapping[int, float], *, objective: str) -> go.Figure:
+def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, float], *, objective: str) -> go.Figure:
     """Values over one parameter, of the trials that have drawn it."""
-    some = thinned([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
+    some = subsample([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
     numbers = [trial.params[key] for trial in some]
     is_range = all(map(_is_number, numbers)) and len(set(numbers)) > FEW
     is_wide = is_range and min(numbers) > 0 and max(numbers) > 50 * min(numbers)
@@ -140,7 +140,7 @@ def slice_of(key: str, trials: Sequence[TrialRecord], values: Mapping[int, float
             x=numbers if is_range else [format_value(value) for value in numbers],
             y=[values[trial.number] for trial in some],
             mode="markers",
-            text=[named(trial) for trial in some],
+            text=[hover_text(trial) for trial in some],
             marker={"color": [STATES[trial.state] for trial in some], "size": 6, "opacity": 0.7},
         ),
         x=key,
@@ -163,14 +163,14 @@ def parallel(keys: Sequence[str], trials: Sequence[TrialRecord], values: Mapping
     best = {trial.number for trial in ranked[: max(1, len(ranked) // 10)]}
     places = {key: _places(key, whole) for key in keys}
     figure = _figure(x="", y="")
-    for trial in reversed([*ranked[:BEST], *thinned(ranked[BEST:], CURVES - BEST)]):
+    for trial in reversed([*ranked[:BEST], *subsample(ranked[BEST:], CURVES - BEST)]):
         figure.add_trace(
             go.Scatter(
                 x=list(keys),
                 y=[places[key][format_value(trial.params[key])] for key in keys],
                 mode="lines",
                 showlegend=False,
-                name=f"{named(trial)}: {values[trial.number]:.4f}",
+                name=f"{hover_text(trial)}: {values[trial.number]:.4f}",
                 line={"color": GREEN if trial.number in best else GREY, "width": 2 if trial.number in best else 0.7},
             )
         )
@@ -197,7 +197,7 @@ def timeline(trials: Sequence[TrialRecord]) -> go.Figure:
                     orientation="h",
                     name=state.lower(),
                     text=[str(trial.number) for _, trial in rows],
-                    hovertext=[named(trial) for _, trial in rows],
+                    hovertext=[hover_text(trial) for _, trial in rows],
                     marker={"color": colour, "line": {"color": "white", "width": 0.5}},
                 )
             )
@@ -226,7 +226,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
     return figure
 
 
-def by_end(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def sorted_by_end(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Those that have ended, or were begun and pause, in that order; a pause is put where its last attempt began."""
     begun = [each for each in trials if each.started is not None and each.state != "RUNNING"]
     return sorted(begun, key=lambda each: _instant(each.completed or each.started))
@@ -241,14 +241,14 @@ def hours_spent(trials: Sequence[TrialRecord]) -> list[float]:
     return spent
 
 
-def thinned(things: Sequence[Any], most: int) -> list[Any]:
+def subsample(things: Sequence[Any], most: int) -> list[Any]:
     """All, or every so many of them, from first to last."""
     if len(things) <= most:
         return list(things)
     return [things[round(index * (len(things) - 1) / (most - 1))] for index in range(most)]
 
 
-def named(trial: TrialRecord, *, with_settings: bool = True) -> str:
+def hover_text(trial: TrialRecord, *, with_settings: bool = True) -> str:
     """What is told of a trial where the pointer is on it."""
     told = f"trial {trial.number}, {trial.state.lower()}"
     if not with_settings:

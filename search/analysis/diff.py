@@ -8,7 +8,7 @@ from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_duration, format_number, format_value
 
 
-def trials(first: TrialRecord, second: TrialRecord) -> Table:
+def diff_trials(first: TrialRecord, second: TrialRecord) -> Table:
     """Two trials: their settings as far as they differ, and their curves."""
     differing = _differing(first, second)
     rows: list[tuple[str, ...]] = [(key, _told(one), _told(other)) for key, (one, other) in differing.items()]
@@ -25,7 +25,7 @@ def trials(first: TrialRecord, second: TrialRecord) -> Table:
     )
 
 
-def studies(first: StudyRecord, second: StudyRecord) -> Table:
+def diff_studies(first: StudyRecord, second: StudyRecord) -> Table:
     """Two studies: their specs as far as they differ, and what they found."""
     return Table(
         columns=("", first.name, second.name),

@@ -18,7 +18,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from search.analysis.intervals import CONFIDENCE, Interval, apart, mean
+from search.analysis.intervals import CONFIDENCE, Interval, welch_interval, mean
 from search.spec import study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import SearchSpace, resolve_name
@@ -26,11 +26,11 @@ from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number, format_value
 
 #: Fewer trials on one side say nothing: an interval of four is wider than all that a parameter may do.
-LEAST = 5
+MIN_GROUP = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Insight:
+class Effect:
     """Some trials against the others that have drawn the same parameter."""
 
     parameter: str
@@ -45,15 +45,15 @@ class Insight:
     """Holds together with those of all other insights of the study."""
 
     @property
-    def is_clear(self) -> bool:
+    def is_significant(self) -> bool:
         return not self.interval.low <= 0.0 <= self.interval.high
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Insights:
+class Effects:
     """All of a study, the clear ones first, and what they are about."""
 
-    found: tuple[Insight, ...]
+    found: tuple[Effect, ...]
     step: int
     """After which the trials are compared; 0 if there is none."""
     epochs: float | None
@@ -64,22 +64,22 @@ class Insights:
     """A whole grid, each cell trained as long: differences are effects."""
 
     @property
-    def clear(self) -> tuple[Insight, ...]:
-        return tuple(each for each in self.found if each.is_clear)
+    def significant(self) -> tuple[Effect, ...]:
+        return tuple(each for each in self.found if each.is_significant)
 
 
-def insights(study: StudyRecord, trials: Sequence[TrialRecord]) -> Insights:
+def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
     """What goes with good trials of a study."""
     judged = [trial for trial in trials if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}
     kept = [trial for trial in judged if math.isfinite(values.get(trial.number, math.nan))]
     stored = study_spec.restore(study.spec)
-    groups = [each for each in _groups(stored.space, kept) if min(len(each.inside), len(each.outside)) >= LEAST]
+    groups = [each for each in _groups(stored.space, kept) if min(len(each.inside), len(each.outside)) >= MIN_GROUP]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(groups))
     found = [each for group in groups if (each := _insight(group, values, confidence)) is not None]
-    return Insights(
-        found=tuple(sorted(found, key=lambda each: (not each.is_clear, each.interval.p))),
+    return Effects(
+        found=tuple(sorted(found, key=lambda each: (not each.is_significant, each.interval.p))),
         step=step,
         epochs=None if study.epochs is None else study.epochs * step / stored.budget.steps,
         trials=len(kept),
@@ -87,7 +87,7 @@ def insights(study: StudyRecord, trials: Sequence[TrialRecord]) -> Insights:
     )
 
 
-def sentence(found: Insight, about: Insights, *, objective: str) -> str:
+def sentence(found: Effect, about: Effects, *, objective: str) -> str:
     """An insight in words."""
     low, high = found.interval.low, found.interval.high
     direction = "higher" if found.difference > 0 else "lower"
@@ -98,7 +98,7 @@ def sentence(found: Insight, about: Insights, *, objective: str) -> str:
     )
 
 
-def caveat(about: Insights) -> str:
+def caveat(about: Effects) -> str:
     """What the insights are worth."""
     when = f"step {about.step}" if about.epochs is None else f"{about.epochs:g} epochs"
     if about.is_designed:
@@ -155,12 +155,12 @@ def _group(name: str, words: str, drawn: Mapping[int, Value], belongs: Callable[
     return _Group(parameter=name, group=words, inside=tuple(inside), outside=tuple(drawn.keys() - inside))
 
 
-def _insight(group: _Group, values: Mapping[int, float], confidence: float) -> Insight | None:
+def _insight(group: _Group, values: Mapping[int, float], confidence: float) -> Effect | None:
     inside, outside = ([values[number] for number in numbers] for numbers in (group.inside, group.outside))
-    interval = apart(inside, outside, confidence=confidence)
+    interval = welch_interval(inside, outside, confidence=confidence)
     if interval is None:
         return None
-    return Insight(
+    return Effect(
         parameter=group.parameter,
         group=group.group,
         n=len(inside),

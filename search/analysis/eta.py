@@ -19,7 +19,7 @@ class WorkerLine:
     """Epochs done, in whole steps."""
     value: float | None
     """At the last step; None before the first."""
-    quiet_s: float
+    since_last_step_s: float
     """Seconds since its last step, as far as we have watched."""
     where: str
     """The process that works on it: `host:pid`."""
@@ -61,7 +61,7 @@ class Snapshot:
 
 
 @dataclass(kw_only=True, slots=True)
-class Pace:
+class ProgressTracker:
     """How fast a run goes: what was there at its start, and when each trial last made a step."""
 
     clock: Callable[[], float]
@@ -110,7 +110,7 @@ class Pace:
                 trial=each.trial.number,
                 epoch=float(each.trial.epochs),
                 value=each.trial.curve[-1][1] if each.trial.curve else None,
-                quiet_s=now - self._steps[each.trial.number][1],
+                since_last_step_s=now - self._steps[each.trial.number][1],
                 where=_where(each),
             )
             for each in progress.running

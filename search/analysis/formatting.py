@@ -8,7 +8,7 @@ from search.storage.records import TrialCounts, Ranking, RunningTrial, StudyReco
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
-def studies_grid(rows: Sequence[StudyRecord]) -> Table:
+def studies_table(rows: Sequence[StudyRecord]) -> Table:
     """One line for each study."""
     if not rows:
         return Table(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` begins one",))
@@ -20,7 +20,7 @@ def studies_grid(rows: Sequence[StudyRecord]) -> Table:
     )
 
 
-def workers_grid(rows: Sequence[RunningTrial]) -> Table:
+def workers_table(rows: Sequence[RunningTrial]) -> Table:
     """One line for each worker that has a trial."""
     if not rows:
         return Table(columns=(), rows=(), before=("nobody works on any study",))
@@ -68,12 +68,12 @@ def _anew(row: TrialRecord) -> str:
     return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.retrained_attempts)
 
 
-def best_grid(ranking: Ranking, delivered: str = "") -> Table:
+def best_table(ranking: Ranking, delivered: str = "") -> Table:
     """The best trials; where there is none yet, what is going on and what to do. `delivered`: which one is, and why."""
     study = ranking.study
     head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
     if not ranking.trials:
-        return Table(columns=(), rows=(), before=(*head, situation(study)))
+        return Table(columns=(), rows=(), before=(*head, explain_no_best(study)))
     rows = tuple(
         (str(t.number), *map(format_number, t.values), format_value(t.epochs), format_duration(t.seconds), format_values(t.params))
         for t in ranking.trials
@@ -94,7 +94,7 @@ def best_grid(ranking: Ranking, delivered: str = "") -> Table:
     )
 
 
-def trial_grid(row: TrialRecord, log: str | None = None) -> Table:
+def trial_table(row: TrialRecord, log: str | None = None) -> Table:
     """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
     lines = {
         "state": state(row),
@@ -211,7 +211,7 @@ def trial_json(row: TrialRecord, log: str | None = None) -> dict[str, Any]:
     }
 
 
-def spec_grid(stored: Mapping[str, Any]) -> Table:
+def spec_table(stored: Mapping[str, Any]) -> Table:
     """`validate`: every setting of a dumped spec, with what a search draws before what is fixed."""
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
@@ -302,7 +302,7 @@ def states_line(counts: TrialCounts) -> str:
     )
 
 
-def situation(study: StudyRecord) -> str:
+def explain_no_best(study: StudyRecord) -> str:
     """Why there is no best trial, and what to do."""
     counts, name = study.counts, shlex.quote(study.name)
     if counts.to_do:

@@ -35,9 +35,9 @@ for (const box of document.querySelectorAll("[data-figure]")) {
 """
 
 
-def html(report: Report) -> str:
+def to_html(report: Report) -> str:
     """The page."""
-    figures = drawn(report)
+    figures = figures(report)
     scripts = [get_plotlyjs(), DRAW] if figures else []
     return _template().render(
         report=report,
@@ -57,7 +57,7 @@ def policy(scripts: Sequence[str]) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def markdown(report: Report) -> str:
+def to_markdown(report: Report) -> str:
     """The same in Markdown, without the pictures."""
     below = notes(report)
     lines = [f"# {report.study.name}", "", report.study.question, "", *report.answer, ""]
@@ -88,7 +88,7 @@ def tables(report: Report) -> dict[str, Table]:
     """Every table by its heading, in the order of the page."""
     found: dict[str, Table] = {}
     if report.verdict is not None:
-        found["Verdict"] = test_report.grid(report.verdict, test_report.looks_lines(report.looks, report.verdict.study))
+        found["Verdict"] = test_report.grid(report.verdict, test_report.test_set_access_lines(report.looks, report.verdict.study))
     if report.comparison is not None:
         found["Comparison"] = report.comparison
     if report.importances.found:
@@ -117,7 +117,7 @@ def notes(report: Report) -> dict[str, tuple[str, ...]]:
     }
 
 
-def drawn(report: Report) -> dict[str, go.Figure]:
+def figures(report: Report) -> dict[str, go.Figure]:
     """Every picture by its name; none of what there is nothing of."""
     trials, objective = report.trials, report.study.objective
     found: dict[str, go.Figure] = {}
@@ -129,21 +129,21 @@ def drawn(report: Report) -> dict[str, go.Figure]:
         if report.best:
             objectives = report.study.objectives
             found[f"pareto-{name}"] = charts.pareto(report.best, trials, objectives=objectives, second=place)
-    if any(trial.values for trial in charts.by_end(trials)):
+    if any(trial.values for trial in charts.sorted_by_end(trials)):
         found["history"] = charts.history(trials, objective=objective)
     if any(trial.curve for trial in trials):
         found["curves"] = charts.curves(trials, objective=objective)
     values = {trial.number: trial.curve[-1][1] for trial in trials if trial.curve and trial.violation <= 0}
     keys = _keys(report)
     found |= {
-        f"slice-{key}": charts.slice_of(key, trials, values, objective=objective)
+        f"slice-{key}": charts.slice_plot(key, trials, values, objective=objective)
         for key in keys[:SLICES]
         if any(key in trial.params and trial.number in values for trial in trials)
     }
     always = [key for key in keys if all(key in trial.params for trial in trials if trial.number in values)]
     if len(always) > 1 and values:
         found["parallel"] = charts.parallel(always[:AXES], trials, values)
-    if charts.by_end(trials):
+    if charts.sorted_by_end(trials):
         found["timeline"] = charts.timeline(trials)
     return found
 
@@ -173,7 +173,7 @@ def _importance_grid(found: Importances) -> Table:
 
 def _insight_grid(report: Report) -> Table:
     objective = report.study.objective
-    clear = [insights_of.sentence(each, report.insights, objective=objective) for each in report.insights.clear]
+    clear = [insights_of.sentence(each, report.insights, objective=objective) for each in report.insights.significant]
     return Table(
         columns=("parameter", "value", "trials", "others", "difference", "low", "high"),
         rows=tuple(

@@ -27,7 +27,7 @@ from search.storage.trial_loader import TRIALS
 
 #: Resamples, and deals: a percentile of 200 is known to some two points. Of thousands of trials, which narrow the
 #: intervals by themselves, they are fewer: so many trials are counted in all, half a minute on one core.
-RESAMPLES, FEWEST, COUNTED = 200, 50, 250_000
+RESAMPLES, MIN_TRIALS, COUNTED = 200, 50, 250_000
 #: Among fewer, the best tenth is one or two trials.
 LEAST = 20
 
@@ -69,7 +69,7 @@ def of_trials(trials: Sequence[FrozenTrial], *, seed: int = 0) -> Importances:
         return Importances(found=(), by_chance=0.0, trials=len(trials))
     dice = np.random.default_rng(seed)
     shares = _shares(trials)
-    times = min(RESAMPLES, max(FEWEST, COUNTED // len(trials)))
+    times = min(RESAMPLES, max(MIN_TRIALS, COUNTED // len(trials)))
     again = [_shares([trials[index] for index in dice.integers(len(trials), size=len(trials))]) for _ in range(times)]
     dealt = [max(_shares(_dealt(trials, dice)).values()) for _ in range(times)]
     outside = 100 * (1 - CONFIDENCE) / 2

@@ -27,7 +27,7 @@ class Interval:
     """Chance of a mean this far from 0, or farther, if nothing happened."""
 
 
-def interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+def mean_interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
     """The t-interval of the mean of paired differences; None where there is no spread to judge by."""
     from scipy import stats  # takes a second to import, and only this question needs it
 
@@ -42,7 +42,7 @@ def interval(differences: Sequence[float], *, confidence: float = CONFIDENCE) ->
     return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, n - 1)))
 
 
-def apart(first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+def welch_interval(first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
     """The interval of the mean of the first minus that of the second: independent values, which may spread differently
     (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28). None where there is no spread to judge by.
     """
@@ -61,7 +61,7 @@ def apart(first: Sequence[float], second: Sequence[float], *, confidence: float 
     return Interval(low=difference - half, high=difference + half, p=p)
 
 
-def share_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The interval of a share of independent cases: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share, weight = right / of, z**2 / of

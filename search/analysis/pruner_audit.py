@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from search.analysis.intervals import share_interval
+from search.analysis.intervals import wilson_interval
 from search.seeds import is_audited
 from search.storage.records import StudyRecord, TrialRecord
 
 #: Of fewer, not even a rate of 0 can be told from one of 20 % (Wilson's interval of 0 of 16 ends at 19.4 %).
-ENOUGH = 16
+MIN_AUDITED = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Audit:
     @property
     def interval(self) -> tuple[float, float]:
         """Of the share that ended above the median."""
-        return share_interval(self.above_median, len(self.spared))
+        return wilson_interval(self.above_median, len(self.spared))
 
 
 def audit(study: StudyRecord, trials: Sequence[TrialRecord]) -> Audit:
@@ -83,6 +83,6 @@ def lines(found: Audit) -> tuple[str, ...]:
         f"above the median of the {found.survivors} that it let through ({100 * found.above_median / n:.0f} %, 95 % "
         f"interval {100 * low:.0f} to {100 * high:.0f} %), {found.above_best} above the best of these.",
     ]
-    if n < ENOUGH:
-        told.append(f"That is too few to tell a good pruner from a bad one; {ENOUGH} would begin to.")
+    if n < MIN_AUDITED:
+        told.append(f"That is too few to tell a good pruner from a bad one; {MIN_AUDITED} would begin to.")
     return tuple(told)

@@ -12,10 +12,10 @@ from search.analysis import ablation as comparing
 from search.analysis import charts, formatting, selection, test_report, test_results
 from search.analysis import effects as insights_of
 from search.analysis import pruner_audit as audits
-from search.analysis.effects import Insights
+from search.analysis.effects import Effects
 from search.analysis.importance import Importances, importances
 from search.analysis.pruner_audit import Audit
-from search.analysis.test_results import Standing, Verdict
+from search.analysis.test_results import ConfigResult, FinalResult
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.records import TestSetAccess, StudyRecord, TrialRecord, is_search, is_verdict
@@ -28,7 +28,7 @@ LEVELS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95,
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spent:
+class Cost:
     """What a study has cost, in seconds of training of all its workers together."""
 
     seconds: float
@@ -47,16 +47,16 @@ class Report:
     study: StudyRecord
     trials: tuple[TrialRecord, ...]
     best: tuple[TrialRecord, ...]
-    verdict: Verdict | None
-    standing: Standing | None
+    verdict: FinalResult | None
+    standing: ConfigResult | None
     """What of it is delivered."""
     looks: tuple[TestSetAccess, ...]
-    insights: Insights
+    insights: Effects
     importances: Importances
     comparison: Table | None
     """Of a [[compare]] study."""
     audit: Audit
-    spent: Spent
+    spent: Cost
     reasons: tuple[tuple[str, int], ...]
     """Why trials were pruned or failed, and how many."""
     delivered: str = ""
@@ -68,7 +68,7 @@ class Report:
         return tuple(filter(None, (_found(self), self.delivered, _judged(self))))
 
 
-def gather(engine: sa.Engine, name: str) -> Report:
+def build_report(engine: sa.Engine, name: str) -> Report:
     """What there is to say of a study.
 
     Raises UsageError if there is none of that name, or convsearch did not make it.
@@ -91,25 +91,25 @@ def gather(engine: sa.Engine, name: str) -> Report:
         verdict=verdict,
         standing=None if verdict is None else selection.of_verdict(engine, verdict),
         looks=queries.test_set_accesses(engine, fingerprint),
-        insights=insights_of.insights(study, trials),
+        insights=insights_of.effects(study, trials),
         importances=importances(engine, name),
-        comparison=comparing.grid(comparing.compare(study, trials)) if rows and not is_verdict(name) else None,
+        comparison=comparing.grid(comparing.compare_rows(study, trials)) if rows and not is_verdict(name) else None,
         audit=audits.audit(study, trials),
-        spent=spent(study, trials),
+        spent=cost(study, trials),
         reasons=reasons(trials),
         delivered=selection.delivered(engine, study).sentence if is_search(study) else "",
     )
 
 
-def spent(study: StudyRecord, trials: Sequence[TrialRecord]) -> Spent:
+def cost(study: StudyRecord, trials: Sequence[TrialRecord]) -> Cost:
     """What the trials have cost."""
     pruned = [each for each in trials if each.state == "PRUNED" and each.epochs > 0 and each.violation <= 0]
     whole = study.epochs
-    return Spent(
+    return Cost(
         seconds=sum(each.seconds for each in trials),
         wall_s=study.seconds_run,
         saved_s=None if whole is None else sum((whole - each.epochs) * each.seconds / each.epochs for each in pruned),
-        reached=tuple(_reached(charts.by_end(trials))),
+        reached=tuple(_reached(charts.sorted_by_end(trials))),
     )
 
 
@@ -144,7 +144,7 @@ def _kind(reason: str) -> str:
 def _found(report: Report) -> str:
     study, best, counts = report.study, report.study.best, report.study.counts
     if best is None:
-        return f"There is no answer yet: {formatting.situation(study)}."
+        return f"There is no answer yet: {formatting.explain_no_best(study)}."
     if is_verdict(study.name):
         return f"{counts.complete} of {counts.budget} trainings were judged on the test images."
     which = f"The best of {counts.finished} trials"
@@ -163,6 +163,6 @@ def _judged(report: Report) -> str:
         return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
     lead = report.standing
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval[0]:.4f} to {lead.interval[1]:.4f})"
-    duels = [test_report.duel_line(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
+    duels = [test_report.comparison_sentence(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
     told = f"On {report.verdict.images:,} test images {lead.name} comes to {format_number(lead.test)}{spread}"
     return "; ".join((told, *duels)) + "."

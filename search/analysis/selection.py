@@ -24,7 +24,7 @@ from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number
 
 if TYPE_CHECKING:
-    from search.analysis.test_results import Standing, Verdict
+    from search.analysis.test_results import ConfigResult, FinalResult
 
 #: With this chance a search that has found nothing replaces its baseline all the same.
 CHANCE = 0.05
@@ -50,7 +50,7 @@ class Lead:
         return quantile * math.hypot(self.pair.error, SEED_SD, SEED_SD) + 1 / self.pair.images
 
     @property
-    def is_clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether it leads by more than chance explains."""
         return self.pair.lead > self.needed
 
@@ -77,15 +77,15 @@ class BaselineComparison:
         return tuple(sorted(found, key=lambda each: (-each.pair.lead, each.trial.number)))
 
     @cached_property
-    def clear(self) -> tuple[Lead, ...]:
+    def significant(self) -> tuple[Lead, ...]:
         """Those of them that lead by more than chance explains."""
-        return tuple(each for each in self.ended if each.is_clear)
+        return tuple(each for each in self.ended if each.is_significant)
 
     @property
     def is_open(self) -> bool:
         """Whether a trial that may go on leads by more than chance explains where it was judged last."""
         going_on = [each for each in self.trials if each.state != "PRUNED"]
-        return any(each.is_clear for each in self._leads(going_on))
+        return any(each.is_significant for each in self._leads(going_on))
 
     def has_found_nothing(self, *, patience: int, before: int) -> bool:
         """Whether so many challengers were judged, `before` left out, and none leads the whole baseline clearly."""
@@ -96,8 +96,8 @@ class BaselineComparison:
         """Where the search stands, on one line."""
         if self.baseline is None:
             return ""
-        if self.clear:
-            best = self.clear[0]
+        if self.significant:
+            best = self.significant[0]
             return (
                 f"trial {best.trial.number} leads trial 0, the baseline, by {format_number(best.pair.lead)}: more than chance"
             )
@@ -195,9 +195,9 @@ def select(engine: sa.Engine, study: StudyRecord) -> Selection:
 
 def select_from(compared: BaselineComparison) -> Selection:
     """What a search delivers that has a baseline."""
-    if not compared.clear:
+    if not compared.significant:
         return Selection(trial=0, reason=f"trial 0, the baseline, is delivered: {_why_baseline(compared)}")
-    best = compared.clear[0]
+    best = compared.significant[0]
     return Selection(
         trial=best.trial.number,
         reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {format_number(best.pair.lead)} "

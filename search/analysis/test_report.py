@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from search.analysis.intervals import CONFIDENCE
-from search.analysis.test_results import Duel, Standing, Verdict
+from search.analysis.test_results import PairedComparison, ConfigResult, FinalResult
 from search.storage.records import TestSetAccess
 from search.tables import Table, format_duration, format_number
 
@@ -19,7 +19,7 @@ WORST = 3
 WIDEST = 11
 
 
-def grid(found: Verdict, looks: Sequence[str]) -> Table:
+def grid(found: FinalResult, looks: Sequence[str]) -> Table:
     """The verdict for people. `looks`: what is to be told of earlier looks at the test images."""
     if not found.standings:
         return Table(
@@ -34,7 +34,7 @@ def grid(found: Verdict, looks: Sequence[str]) -> Table:
     )
 
 
-def as_json(found: Verdict, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
+def as_json(found: FinalResult, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
     """`final --json`; `looks`: all at these test images."""
     return {
         "study": found.study,
@@ -50,7 +50,7 @@ def as_json(found: Verdict, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
     }
 
 
-def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
+def worst(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
     """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 as dog)`.
 
     A class without a test image is none of them.
@@ -66,7 +66,7 @@ def worst(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(told)
 
 
-def duel_line(duel: Duel) -> str:
+def comparison_sentence(duel: PairedComparison) -> str:
     """What there is to say of two configurations."""
     if math.isnan(duel.difference):
         return f"{duel.first} and {duel.second} have no run in common"
@@ -75,12 +75,12 @@ def duel_line(duel: Duel) -> str:
     if duel.interval is None:
         return f"{duel.first} is {duel.difference:.4f} ahead of {duel.second} on every image: no spread to judge by"
     by = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
-    if duel.is_clear:
+    if duel.is_significant:
         return f"{duel.first} beats {duel.second} by {by}"
     return f"no clear difference between {duel.first} and {duel.second}: {by}"
 
 
-def _line(each: Standing) -> tuple[str, ...]:
+def _line(each: ConfigResult) -> tuple[str, ...]:
     return (
         each.name,
         str(each.runs),
@@ -93,9 +93,9 @@ def _line(each: Standing) -> tuple[str, ...]:
     )
 
 
-def _foot(found: Verdict) -> tuple[str, ...]:
+def _foot(found: FinalResult) -> tuple[str, ...]:
     best = found.standings[0]
-    lines = [duel_line(duel) for duel in found.duels if best.name in (duel.first, duel.second)]
+    lines = [comparison_sentence(duel) for duel in found.duels if best.name in (duel.first, duel.second)]
     lines += [_promise(found)] if _promise(found) else []
     lines += [_gap(each) for each in found.standings if each.gap is not None]
     lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
@@ -117,7 +117,7 @@ def _chances(runs: Sequence[int]) -> str:
     return "seeds and test images, those of a network with one run over test images alone"
 
 
-def _promise(found: Verdict) -> str:
+def _promise(found: FinalResult) -> str:
     """How much of the lead that the search saw is left, where both sides were in the search."""
     known = [each for each in found.standings if each.search is not None]
     if len(known) < 2:
@@ -132,7 +132,7 @@ def _promise(found: Verdict) -> str:
     )
 
 
-def _gap(each: Standing) -> str:
+def _gap(each: ConfigResult) -> str:
     """What the validation images had said, which another, often shorter, training was judged by."""
     work = "" if each.macs is None else f"; {each.macs / 1e6:.1f} million multiply-accumulates an image"
     return (
@@ -141,7 +141,7 @@ def _gap(each: Standing) -> str:
     )
 
 
-def _matrix(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
+def _matrix(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
     """The confusion matrix in per cent of the row's class."""
     shares = 100 * standing.confusion / np.maximum(1, standing.confusion.sum(axis=1, keepdims=True))
     head = " " * 12 + "".join(f"{name[:5]:>6}" for name in classes)
@@ -151,7 +151,7 @@ def _matrix(standing: Standing, classes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _standing_json(each: Standing) -> dict[str, Any]:
+def _standing_json(each: ConfigResult) -> dict[str, Any]:
     return {
         "name": each.name,
         "runs": each.runs,
@@ -168,7 +168,7 @@ def _standing_json(each: Standing) -> dict[str, Any]:
     }
 
 
-def _duel_json(duel: Duel) -> dict[str, Any]:
+def _duel_json(duel: PairedComparison) -> dict[str, Any]:
     found = duel.interval
     return {
         "first": duel.first,
@@ -177,11 +177,11 @@ def _duel_json(duel: Duel) -> dict[str, Any]:
         "interval": None if found is None else [found.low, found.high],
         "p": None if found is None else found.p,
         "p_holm": duel.p_holm,
-        "is_clear": duel.is_clear,
+        "is_clear": duel.is_significant,
     }
 
 
-def looks_lines(looks: Sequence[TestSetAccess], own: str) -> tuple[str, ...]:
+def test_set_access_lines(looks: Sequence[TestSetAccess], own: str) -> tuple[str, ...]:
     """What is to be told of looks at the same test images, by the verdict `own` and by others."""
     others = [look for look in looks if look.study != own]
     told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]

@@ -18,7 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, interval, share_interval
+from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, mean_interval, wilson_interval
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.records import StudyRecord, TrialRecord, searched
@@ -35,7 +35,7 @@ WIDEST = 11
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class ConfigResult:
     """What the runs of one configuration have come to."""
 
     name: str
@@ -63,7 +63,7 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Duel:
+class PairedComparison:
     """Two configurations, run by run and image by image."""
 
     first: str
@@ -79,13 +79,13 @@ class Duel:
     p_holm: float | None = None
 
     @property
-    def is_clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the difference is more than chance, all pairs taken together."""
         return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class FinalResult:
     """The whole answer."""
 
     study: str
@@ -93,25 +93,25 @@ class Verdict:
     objective: str
     classes: tuple[str, ...]
     images: int
-    standings: tuple[Standing, ...]
+    standings: tuple[ConfigResult, ...]
     """The best first; empty as long as nobody has looked at the test images."""
-    duels: tuple[Duel, ...]
+    duels: tuple[PairedComparison, ...]
     """Each pair, the better one of their common runs first."""
     missing: tuple[str, ...]
     """Trainings without a result, and why."""
 
 
-def load(engine: sa.Engine, name: str) -> Verdict:
+def load(engine: sa.Engine, name: str) -> FinalResult:
     """The verdict of the study `name`, as far as it has come."""
     if queries.study(engine, name).spec.get("verdict_on") is None:
         raise UsageError(f"the study {name!r} is no verdict of convsearch's, whatever it is called")
     search = searched(name)
     is_there = name in queries.verdicts(engine, search)
     values = {trial.number: value for trial, value in queries.ranked_by_best_value(engine, search)} if is_there else {}
-    return verdict(queries.study(engine, name), queries.trials(engine, name), values)
+    return final_result(queries.study(engine, name), queries.trials(engine, name), values)
 
 
-def verdict(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapping[int, float]) -> Verdict:
+def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapping[int, float]) -> FinalResult:
     """What the finished trials of a study `NAME.final` come to. `values`: of the trials of the search."""
     names = [row["name"] for row in study.spec["compare"]] or [_old_name(study)]
     runs = {name: _runs(name, trials) for name in names}
@@ -120,7 +120,7 @@ def verdict(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapping[i
     found = [_standing(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores]
     ranked = sorted(found, key=lambda each: -each.test)
     duels = [_duel(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
-    return Verdict(
+    return FinalResult(
         study=study.name,
         question=study.question,
         objective=study.objective,
@@ -183,10 +183,10 @@ def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
 
 def _standing(
     name: str, runs: Mapping[int, TrialRecord], scores: Scores, searched: float | None, *, is_plain: bool
-) -> Standing:
+) -> ConfigResult:
     found = list(runs.values())
     latencies = [trial.latency_ms for trial in found if trial.latency_ms is not None]
-    return Standing(
+    return ConfigResult(
         name=name,
         runs=len(found),
         test=float(scores.mean()),
@@ -207,23 +207,23 @@ def _share(scores: Scores, *, is_plain: bool) -> tuple[float, float] | None:
     """
     found = _interval(scores)
     if is_plain and (len(scores) == 1 or found is None):
-        return share_interval(int(scores[0].sum()), scores.shape[1])
+        return wilson_interval(int(scores[0].sum()), scores.shape[1])
     return None if found is None else (max(0.0, found.low), min(1.0, found.high))
 
 
 def _interval(scores: Scores) -> Interval | None:
-    return crossed_interval(scores) if len(scores) > 1 else interval(scores[0].tolist())
+    return crossed_interval(scores) if len(scores) > 1 else mean_interval(scores[0].tolist())
 
 
-def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]], scores: Mapping[str, Scores]) -> Duel:
+def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]], scores: Mapping[str, Scores]) -> PairedComparison:
     shared = sorted(runs[first].keys() & runs[second].keys())
     if not shared:
-        return Duel(first=first, second=second, runs=0, difference=math.nan, is_enough=False)
+        return PairedComparison(first=first, second=second, runs=0, difference=math.nan, is_enough=False)
     one, other = (scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second))
     if (one - other).mean() < 0:  # other runs than the common ones may have put it first
         first, second, one, other = second, first, other, one
     is_enough = len(shared) > 1 or len(runs[first]) == len(runs[second]) == 1
-    return Duel(
+    return PairedComparison(
         first=first,
         second=second,
         runs=len(shared),
@@ -233,7 +233,7 @@ def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]]
     )
 
 
-def _adjusted(duels: Sequence[Duel]) -> tuple[Duel, ...]:
+def _adjusted(duels: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
     adjusted = iter(holm([duel.interval.p for duel in duels if duel.interval]))
     return tuple(replace(duel, p_holm=next(adjusted)) if duel.interval else duel for duel in duels)
 

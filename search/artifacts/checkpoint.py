@@ -44,7 +44,7 @@ class Header:
     """(step, value) of every step done."""
 
 
-class Corrupt(Exception):
+class CorruptCheckpoint(Exception):
     """A file is no checkpoint, or not a whole and unchanged one."""
 
 
@@ -82,16 +82,16 @@ def load(path: Path) -> tuple[Header, dict[str, Any]]:
     try:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise Corrupt(f"{path}: {error.strerror}") from error
+        raise CorruptCheckpoint(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise DiskError(
             f"cannot read the checkpoint {path}: {error.strerror or error}; delete it to do without"
         ) from error
     magic, digest, rest = content[: len(MAGIC)], content[len(MAGIC) : BODY], content[BODY:]
     if magic != MAGIC:
-        raise Corrupt(f"{path} is no checkpoint")
+        raise CorruptCheckpoint(f"{path} is no checkpoint")
     if digest != hashlib.sha256(rest).hexdigest().encode() + b"\n":
-        raise Corrupt(f"{path} was changed or cut since it was written")
+        raise CorruptCheckpoint(f"{path} was changed or cut since it was written")
     head, _, payload = rest.partition(b"\n")
     try:
         fields = json.loads(head)
@@ -100,7 +100,7 @@ def load(path: Path) -> tuple[Header, dict[str, Any]]:
     except MemoryError:
         raise
     except Exception as error:  # whole, but not written by us: torch raises what it meets
-        raise Corrupt(f"{path} holds what no checkpoint holds ({type(error).__name__})") from error
+        raise CorruptCheckpoint(f"{path} holds what no checkpoint holds ({type(error).__name__})") from error
 
 
 def latest(
@@ -120,7 +120,7 @@ def latest(
     for path in reversed(files):
         try:
             header, state = load(path)
-        except Corrupt as error:
+        except CorruptCheckpoint as error:
             say(f"passed over a checkpoint: {error}")
             continue
         if (header.study, header.trial) == (study, trial):

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from data.progress import Say
 from search.artifacts import study_dir
-from search.artifacts.remote_checkpoints import Depot
-from search.artifacts.remote_store import Unreachable
-from search.artifacts.study_dir import Home
+from search.artifacts.remote_checkpoints import RemoteCheckpoints
+from search.artifacts.remote_store import RemoteStoreError
+from search.artifacts.study_dir import StudyDirs
 from search.storage import queries
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import is_verdict
@@ -27,7 +27,7 @@ DONE = ("COMPLETE", "PRUNED")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Litter:
+class UnusedFiles:
     """Files of one study that nobody needs."""
 
     name: str
@@ -44,7 +44,7 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
     """
     engine, files = open_reader(url), study_dir.of(url)
     freed = 0
-    for each in litter(files, engine):
+    for each in unused_files(files, engine):
         freed += each.size
         if each.paths:
             _unlink(each.paths)
@@ -59,7 +59,7 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
     return freed
 
 
-def sweep(files: Home, engine: sa.Engine, name: str, far: Depot | None = None) -> int:
+def remove_leftovers(files: StudyDirs, engine: sa.Engine, name: str, far: RemoteCheckpoints | None = None) -> int:
     """Remove what a kill left of a study: half-written files, and checkpoints of trials that had just finished.
 
     `far`: where other copies of these lie. Returns the bytes freed here.
@@ -68,28 +68,28 @@ def sweep(files: Home, engine: sa.Engine, name: str, far: Depot | None = None) -
     freed = sum(map(study_dir.size, paths))
     _unlink(paths)
     if far is not None:
-        with suppress(Unreachable):  # they go with the study
+        with suppress(RemoteStoreError):  # they go with the study
             far.forget(_done(engine, name, _states(engine, name)))
     return freed
 
 
-def spare(url: str) -> int:
+def reclaimable_bytes(url: str) -> int:
     """The bytes that `clean` would free."""
-    return sum(each.size for each in litter(study_dir.of(url), open_reader(url)))
+    return sum(each.size for each in unused_files(study_dir.of(url), open_reader(url)))
 
 
-def litter(files: Home, engine: sa.Engine) -> Iterator[Litter]:
+def unused_files(files: StudyDirs, engine: sa.Engine) -> Iterator[UnusedFiles]:
     """What nobody needs of each study, as far as there is something."""
     names = files.studies()  # before the studies: a folder is made after its study, and goes after it
     known = {row.name for row in queries.studies(engine)}
     for name in names:
         if name not in known:
-            yield Litter(name=name, paths=(), size=files.size(name))
+            yield UnusedFiles(name=name, paths=(), size=files.size(name))
         elif paths := leftovers(files, engine, name):
-            yield Litter(name=name, paths=paths, size=sum(map(study_dir.size, paths)))
+            yield UnusedFiles(name=name, paths=paths, size=sum(map(study_dir.size, paths)))
 
 
-def leftovers(files: Home, engine: sa.Engine, name: str) -> tuple[Path, ...]:
+def leftovers(files: StudyDirs, engine: sa.Engine, name: str) -> tuple[Path, ...]:
     """The half-written files of a study that nobody is writing, and the checkpoints that nobody will need.
 
     It may be running meanwhile: a trial that is done and not among the best will never be either.
@@ -123,7 +123,7 @@ def _states(engine: sa.Engine, name: str) -> dict[int, str]:
         return dict(connection.execute(rows).all())
 
 
-def _needless(each: Litter) -> str:
+def _needless(each: UnusedFiles) -> str:
     """Why the files are not needed."""
     halves = sum(path.name.endswith(study_dir.HALF) for path in each.paths)
     reasons = {

@@ -16,12 +16,12 @@ from search.console import count_workers
 from search.errors import ConvsearchError, DiskError
 
 #: Between two looks, as RabbitMQ does it at the least (https://www.rabbitmq.com/docs/disk-alarms).
-LOOK_S = 10.0
+CHECK_INTERVAL_S = 10.0
 #: What is left to others on the file system, and to the database, which cannot even roll back on a full disk: ten times
 #: what RabbitMQ leaves; of a small file system as much as ext4 leaves to root (mke2fs -m).
 RESERVE_BYTES, RESERVE_SHARE = 500_000_000, 0.05
 #: What workers may write at least until the next look: rows, logs, and first checkpoints, whose size nobody knows yet.
-LEAST_BYTES = 64_000_000
+MIN_BYTES = 64_000_000
 #: Checkpoints that a worker has at the most: the last two, and one half-written (checkpoint.KEEP).
 OF_A_WORKER = 3
 #: Checkpoints that a finished trial keeps if it is among the best.
@@ -31,7 +31,7 @@ TIGHT_SHARE, TIGHT_TIMES = 0.8, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class DiskUsage:
     """What one look found, in bytes."""
 
     used: int
@@ -68,7 +68,7 @@ class Look:
     def needed(self) -> int:
         """What may be written until the next look."""
         missing = max(0, cleanup.KEEP_BEST * OF_THE_BEST - self.checkpoints)
-        return max(LEAST_BYTES, (self.workers * OF_A_WORKER + missing) * self.largest)
+        return max(MIN_BYTES, (self.workers * OF_A_WORKER + missing) * self.largest)
 
     @property
     def is_full(self) -> bool:
@@ -88,7 +88,7 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class DiskBudget:
     """The room of one run."""
 
     url: str
@@ -118,7 +118,7 @@ class Room:
             f"{self._way_out(found)}"
         )
 
-    def look(self) -> Look:
+    def look(self) -> DiskUsage:
         """Look at the files and at the file system; for 1,000 trials that takes some 30 ms on two busy cores."""
         place = study_dir.of(self.url)
         mine = f"{place.study(self.study)}/"
@@ -129,7 +129,7 @@ class Room:
             if file.name.endswith(study_dir.CHECKPOINT) and file.path.startswith(mine):
                 checkpoints, largest = checkpoints + 1, max(largest, size)
         disk = disk_usage(_nearest(place.root))
-        return Look(
+        return DiskUsage(
             used=used,
             checkpoints=checkpoints,
             largest=largest,
@@ -139,13 +139,13 @@ class Room:
             budget=self.budget,
         )
 
-    def _how_it_stands(self, found: Look) -> str:
+    def _how_it_stands(self, found: DiskUsage) -> str:
         root = study_dir.of(self.url).root
         if found.is_capped:
             return f"the studies in {root} use {text(found.used)} of the {text(found.budget or 0)} that --disk allows"
         return f"the disk of {root} has {text(found.free)} free, of which {text(found.reserve)} stay in reserve"
 
-    def _way_out(self, found: Look) -> str:
+    def _way_out(self, found: DiskUsage) -> str:
         spare = self._spare()
         clean = f"`convsearch clean` frees {text(spare)}, " if spare else ""
         more = f"allow more (--disk {found.enough:g})" if found.is_capped else "keep the studies on another (--storage)"
@@ -153,7 +153,7 @@ class Room:
 
     def _spare(self) -> int:
         with suppress(ConvsearchError):  # what stopped us is what to tell
-            return cleanup.spare(self.url)
+            return cleanup.reclaimable_bytes(self.url)
         return 0
 
 

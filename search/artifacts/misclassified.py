@@ -22,7 +22,7 @@ SHOWN, ROW = 24, 6
 SIDE, CAPTION = 112, 28
 
 
-def keep(
+def save(
     folder: Path,
     *,
     images: NDArray[np.uint8],
@@ -39,11 +39,11 @@ def keep(
         _write(folder / COUNTS, json.dumps({"classes": list(classes), "confusion": confusion}).encode())
         if len(images):
             aside = folder / f"{PICTURE}.{os.getpid()}.part"
-            sheet(images, captions).save(aside, format="PNG")
+            image_grid(images, captions).save(aside, format="PNG")
             aside.replace(folder / PICTURE)
 
 
-def forget(folder: Path) -> None:
+def delete(folder: Path) -> None:
     """Remove both files of a trial, if they are there. Raises OSError where one cannot be removed."""
     for name in (PICTURE, COUNTS):
         (folder / name).unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def counts(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def sheet(images: NDArray[np.uint8], captions: Sequence[tuple[str, str, float]]) -> Image.Image:
+def image_grid(images: NDArray[np.uint8], captions: Sequence[tuple[str, str, float]]) -> Image.Image:
     """The images in rows, each with what it is, what it was taken for and how surely."""
     rows = -(-len(images) // ROW)
     whole = Image.new("RGB", (min(len(images), ROW) * SIDE, rows * (SIDE + CAPTION)), "white")

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from search.artifacts import shelf
-from search.artifacts.remote_store import Courier, Store, Unreachable
+from search.artifacts.remote_store import RemoteStoreClient, ObjectStore, RemoteStoreError
 from search.errors import SpecError
 
 
 @dataclass(frozen=True, slots=True)
-class Depot:
+class RemoteCheckpoints:
     """Where the checkpoints of one study lie for all machines."""
 
-    courier: Courier
+    courier: RemoteStoreClient
     key: str
     """The study's own folder there."""
 
@@ -35,7 +35,7 @@ class Depot:
         """
         trial = self._trial(number)
 
-        def bring(store: Store) -> None:
+        def bring(store: ObjectStore) -> None:
             there, ours = _checkpoints(store, trial), {path.name: path for path in shelf.files(folder)}
             for name in sorted(ours.keys() - there):
                 store.write(ours[name], trial / name)
@@ -43,7 +43,7 @@ class Depot:
                 if name < max(ours, default=""):
                     store.remove(trial / name)
 
-        self.courier.send(bring)
+        self.courier.call(bring)
 
     def get(self, folder: Path, number: int) -> None:
         """Bring the newest checkpoint of a trial into `folder`, if it is newer than those there.
@@ -53,33 +53,33 @@ class Depot:
         """
         trial = self._trial(number)
 
-        def fetch(store: Store) -> None:
+        def fetch(store: ObjectStore) -> None:
             newest = max(_checkpoints(store, trial), default="")
             if newest > max((path.name for path in shelf.files(folder)), default=""):
                 folder.mkdir(parents=True, exist_ok=True)
                 store.read(trial / newest, folder / newest)
 
-        self.courier.send(fetch)
+        self.courier.call(fetch)
 
     def forget(self, numbers: Collection[int]) -> None:
         """Remove the checkpoints of these trials, as far as there are any. Raises Unreachable."""
         unneeded = {self._trial(number).name for number in numbers}
 
-        def remove(store: Store) -> None:
+        def remove(store: ObjectStore) -> None:
             for name in sorted(store.names(PurePosixPath(self.key)) & unneeded):
                 store.remove(PurePosixPath(self.key) / name)
 
         if unneeded:
-            self.courier.send(remove)
+            self.courier.call(remove)
 
     def forget_all(self) -> None:
         """Remove those of the whole study. Raises Unreachable."""
-        self.courier.send(lambda store: store.remove(PurePosixPath(self.key)))
+        self.courier.call(lambda store: store.remove(PurePosixPath(self.key)))
 
     def copy(self, key: str) -> None:
         """Copy all to another folder of the same store, however long that takes. Raises Unreachable."""
 
-        def through_here(store: Store) -> None:
+        def through_here(store: ObjectStore) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 for trial in sorted(store.names(PurePosixPath(self.key))):
                     for name in sorted(_checkpoints(store, PurePosixPath(self.key) / trial)):
@@ -88,15 +88,15 @@ class Depot:
                         store.write(path, PurePosixPath(key) / trial / name)
                         path.unlink()
 
-        self.courier.send(through_here, patient=True)
+        self.courier.call(through_here, patient=True)
 
     def _trial(self, number: int) -> PurePosixPath:
         return PurePosixPath(self.key) / f"trial-{number:05d}"
 
 
-def of(url: str | None, key: str) -> Depot | None:
+def of(url: str | None, key: str) -> RemoteCheckpoints | None:
     """The depot of a study; None where it has none."""
-    return None if url is None else Depot(Courier(url=url), key)
+    return None if url is None else RemoteCheckpoints(RemoteStoreClient(url=url), key)
 
 
 def check(url: str | None) -> None:
@@ -108,10 +108,10 @@ def check(url: str | None) -> None:
     if url is None:
         return
     try:
-        Courier(url=url).send(Store.probe)
-    except Unreachable as error:
+        RemoteStoreClient(url=url).call(ObjectStore.probe)
+    except RemoteStoreError as error:
         raise SpecError(f"checkpoints = {url!r} cannot be used from this machine: {error}") from error
 
 
-def _checkpoints(store: Store, folder: PurePosixPath) -> set[str]:
+def _checkpoints(store: ObjectStore, folder: PurePosixPath) -> set[str]:
     return {name for name in store.names(folder) if shelf.NAME.fullmatch(name)}

@@ -15,17 +15,17 @@ from typing import Any
 
 #: So long an errand is waited for: several may follow each other before a worker's next batch, and one that finishes
 #: none for two minutes is taken for one that hangs (`search.storage.timeouts`).
-ANSWER_S = 30.0
+OPERATION_TIMEOUT_S = 30.0
 #: After so long an errand is given up that never ended.
 STUCK_S = 600.0
 
 
-class Unreachable(Exception):
+class RemoteStoreError(Exception):
     """A store does not answer, or refuses; says what it said."""
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class ObjectStore:
     """A file system, and a folder in it, from which on paths are meant."""
 
     files: Any
@@ -67,22 +67,22 @@ class Store:
         return str(self.root / place)
 
 
-Errand = Callable[[Store], None]
+Operation = Callable[[ObjectStore], None]
 
 
 @dataclass(kw_only=True, slots=True)
-class Courier:
+class RemoteStoreClient:
     """Does one errand at a time at a URL, in a thread, and waits for none for ever. All its errors are one."""
 
     url: str
-    answer_s: float = ANSWER_S
-    _store: Store | None = field(init=False, default=None)
+    answer_s: float = OPERATION_TIMEOUT_S
+    _store: ObjectStore | None = field(init=False, default=None)
     """Kept from errand to errand, as long as none fails: a connection is made once."""
     _under_way: threading.Thread = field(init=False, default_factory=threading.Thread)
     _since: float = field(init=False, default=0.0)
     """When it began, monotonic seconds."""
 
-    def send(self, errand: Errand, *, patient: bool = False) -> None:
+    def call(self, errand: Operation, *, patient: bool = False) -> None:
         """Do it; what takes longer than `answer_s` goes on, and nobody waits for it unless `patient`.
 
         Raises:
@@ -90,7 +90,7 @@ class Courier:
         """
         if self._under_way.is_alive():
             if time.monotonic() - self._since < STUCK_S:
-                raise Unreachable("it is still busy with what it was sent before")
+                raise RemoteStoreError("it is still busy with what it was sent before")
             self._store = None
         failures: list[Exception] = []
         self._under_way = threading.Thread(target=self._go, args=(errand, failures), daemon=True)
@@ -98,11 +98,11 @@ class Courier:
         self._under_way.start()
         self._under_way.join(None if patient else self.answer_s)
         if self._under_way.is_alive():
-            raise Unreachable(f"no answer within {self.answer_s:g} s")
+            raise RemoteStoreError(f"no answer within {self.answer_s:g} s")
         for error in failures:
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
+            raise RemoteStoreError(f"{type(error).__name__}: {error}") from error
 
-    def _go(self, errand: Errand, failures: list[Exception]) -> None:
+    def _go(self, errand: Operation, failures: list[Exception]) -> None:
         try:
             self._store = store = self._store or self._open()
             errand(store)
@@ -110,8 +110,8 @@ class Courier:
             self._store = None
             failures.append(error)
 
-    def _open(self) -> Store:
+    def _open(self) -> ObjectStore:
         from fsspec.core import url_to_fs  # loads half a second of packages, for who has a depot
 
         files, root = url_to_fs(self.url, skip_instance_cache=True)  # else it would be the broken one again
-        return Store(files, PurePosixPath(root))
+        return ObjectStore(files, PurePosixPath(root))

@@ -34,7 +34,7 @@ CHECKPOINT, HALF = ".ckpt", ".part"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class CheckpointFile:
     """A checkpoint of a trial, whole or half-written."""
 
     trial: int
@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class StudyDirs:
     """The files of all studies of one database."""
 
     root: Path
@@ -91,13 +91,13 @@ class Home:
             elif self._is_database(entry.name):
                 yield entry
 
-    def checkpoints(self, name: str) -> Iterator[Checkpoint]:
+    def checkpoints(self, name: str) -> Iterator[CheckpointFile]:
         """All checkpoints of a study, half-written ones among them."""
         for folder in _entries(self.study(name)):
             if found := TRIAL.fullmatch(folder.name):
                 for file in _entries(folder.path):
                     if file.is_file() and file.name.endswith((CHECKPOINT, HALF)):
-                        yield Checkpoint(trial=int(found[1]), path=Path(file.path))
+                        yield CheckpointFile(trial=int(found[1]), path=Path(file.path))
 
     def make(self) -> None:
         """Make the home folder and an empty database file where they are missing.
@@ -147,7 +147,7 @@ class Home:
         lock = self.study(name) / LOCK
         return not lock.exists() or _owner(lock) in (None, self.database)
 
-    def take_over(self, name: str) -> None:
+    def claim_directory(self, name: str) -> None:
         """Let the folder of a study, whose lock this process holds, belong to this database."""
         (self.study(name) / LOCK).write_text(f"{os.getpid()}\n{self.database}\n")
 
@@ -190,18 +190,18 @@ class Home:
             stream.flush()
             yield
 
-    def leave(self, name: str, tokens: Sequence[str]) -> None:
+    def record_stopped_workers(self, name: str, tokens: Sequence[str]) -> None:
         """Note the workers that were stopped on purpose, for the next launcher; as far as the disk takes it."""
         with suppress(OSError), (self.study(name) / STOPPED).open("a") as stream:
             stream.writelines(f"{token}\n" for token in tokens)
 
-    def left(self, name: str) -> tuple[str, ...]:
+    def read_stopped_workers(self, name: str) -> tuple[str, ...]:
         """The workers that were stopped on purpose, if it was noted."""
         with suppress(OSError):
             return tuple((self.study(name) / STOPPED).read_text(errors="replace").split())
         return ()
 
-    def forget_left(self, name: str) -> None:
+    def clear_stopped_workers(self, name: str) -> None:
         """Their trials are back in the queue."""
         with suppress(OSError):
             (self.study(name) / STOPPED).unlink()
@@ -220,13 +220,13 @@ class Home:
         return mode | mode >> 3 if self.root.stat().st_mode & stat.S_IWGRP else mode
 
 
-def of(url: str) -> Home:
+def of(url: str) -> StudyDirs:
     """The home of the database at `url`."""
     file = sqlite_path(url)
     return (
-        Home(file.parent.resolve(), file.name)
+        StudyDirs(file.parent.resolve(), file.name)
         if file
-        else Home(Path("runs").resolve(), server_database(url), is_served=True)
+        else StudyDirs(Path("runs").resolve(), server_database(url), is_served=True)
     )
 
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         if args.data or args.set or args.trials:
             raise UsageError("--again trains what is stored; --data, --set and --trials would change it")
         row = queries.trial(open_reader(args.storage), args.study, args.again)
-        wanted = launch.again(stored_study.load(Storage(args.storage), args.study), row)
+        wanted = launch.rerun_spec(stored_study.load(Storage(args.storage), args.study), row)
         return _launch(args, wanted, name=_named(args, f"{args.study}.again-{args.again}"), trials=1)
     path = study_spec.find(args.study)
     overrides = _overrides(args) | ({} if args.trials is None else {"budget.trials": str(args.trials)})
@@ -103,20 +103,20 @@ def final(args: argparse.Namespace) -> int:
     from search.service import final as judge
     from search.spec.settings import FinalSettings
     from search.workers import live_view
-    from search.workers.pool import EXIT_CODES, End
+    from search.workers.pool import EXIT_CODES, StopReason
 
     wanted = FinalSettings(epochs=args.epochs, top=args.top, seeds=args.seeds, baseline=not args.no_baseline)
-    name, end = judge.judge(
+    name, end = judge.run_final(
         _order(args, args.study), wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
     )
     engine = open_reader(args.storage)
     row = queries.study(engine, name)
-    if end is not End.DONE or row.counts.finished < row.counts.budget:
+    if end is not StopReason.DONE or row.counts.finished < row.counts.budget:
         echo(f"{name}: {end}; the same command goes on")
         return EXIT_CODES.get(end, 0)
     found = test_results.load(engine, name)
     looks = queries.test_set_accesses(engine, row.data["fingerprint"])
-    told = test_report.grid(found, (*_reason(row), *test_report.looks_lines(looks, name)))
+    told = test_report.grid(found, (*_reason(row), *test_report.test_set_access_lines(looks, name)))
     return tables.print_answer(test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
 
 
@@ -126,7 +126,7 @@ def export(args: argparse.Namespace) -> int:
 
     folder = args.to or Path("exports") / checked_name(args.study)
     card, apart = exporting.export(args.storage, args.cache, args.study, trial=args.trial, folder=folder, say=echo)
-    told = exporting.told(card)
+    told = exporting.quality_lines(card)
     after = f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {apart:.0e}."
     rows = (("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}"))
     answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": apart}
@@ -138,7 +138,7 @@ def validate(args: argparse.Namespace) -> int:
     from search.spec import study_spec
 
     stored = study_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
-    return tables.print_answer({"spec": stored}, formatting.spec_grid(stored), as_json=args.json)
+    return tables.print_answer({"spec": stored}, formatting.spec_table(stored), as_json=args.json)
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -177,20 +177,20 @@ def serve(args: argparse.Namespace) -> int:
     from search.storage.rdb import Storage
 
     if args.unit:
-        sys.stdout.write(systemd.text(args))
+        sys.stdout.write(systemd.unit_file(args))
         return 0
     study_dir.of(args.storage).make()
     Storage(args.storage, create=True)
-    with serving.beside(args.storage, host=args.host, port=args.port, expose=args.expose):
+    with serving.serve_in_background(args.storage, host=args.host, port=args.port, expose=args.expose):
         return _attend(args, stays=True)
 
 
 def _attend(args: argparse.Namespace, *, stays: bool) -> int:
-    from search.service.agent import Attendant
+    from search.service.agent import Agent
     from search.workers import live_view
     from search.workers.pool import EXIT_CODES
 
-    attendant = Attendant(
+    attendant = Agent(
         order=_order(args, ""),
         images=args.data,
         stays=stays,
@@ -258,7 +258,7 @@ def copy_study(args: argparse.Namespace) -> int:
 def _forget_elsewhere(storage: Any, name: str) -> None:
     """Remove the checkpoints of a study from where other machines find them; who cannot is told where they are."""
     from search.artifacts import remote_checkpoints
-    from search.artifacts.remote_store import Unreachable
+    from search.artifacts.remote_store import RemoteStoreError
 
     row = queries.study(storage.engine, name)
     far = remote_checkpoints.of(row.spec.get("checkpoints"), row.depot or "")
@@ -266,7 +266,7 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
         return
     try:
         far.forget_all()
-    except Unreachable as error:
+    except RemoteStoreError as error:
         echo(f"checkpoints of {name!r} are left in {far.place}: {error}")
 
 
@@ -299,7 +299,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
         raise UsageError("--address is that of a Ray cluster; add --engine ray")
     order = replace(_order(args, name), trials=trials, join=args.join, detach=args.detach)
     order = replace(order, engine=args.engine, address=args.address)
-    end = launch.launch(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
+    end = launch.run_study(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
     code = EXIT_CODES.get(end, 0)
     timeout_s = READ_TIMEOUT_S if code == 0 else HURRY_S
     engine = open_reader(args.storage, timeout_s=timeout_s)
@@ -335,7 +335,7 @@ def _order(args: argparse.Namespace, name: str) -> Any:
     """What the flags that all runs share ask for."""
     from search.service import session
 
-    return session.Order(
+    return session.RunOptions(
         url=args.storage,
         cache=args.cache,
         name=name,
@@ -353,8 +353,8 @@ def _answer_to(engine: Any, row: StudyRecord, reason: str) -> Table:
     from search.analysis import ablation as comparing
 
     if row.spec.get("compare"):
-        return comparing.grid(comparing.compare(row, queries.trials(engine, row.name)))
-    return formatting.best_grid(queries.best(engine, row.name, top=3), reason)
+        return comparing.grid(comparing.compare_rows(row, queries.trials(engine, row.name)))
+    return formatting.best_table(queries.best(engine, row.name, top=3), reason)
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
@@ -372,7 +372,7 @@ def _verdict(engine: Any, name: str) -> Table | None:
     row = queries.study(engine, own)
     if row.counts.finished < row.counts.budget:
         return None
-    looks = test_report.looks_lines(queries.test_set_accesses(engine, row.data["fingerprint"]), own)
+    looks = test_report.test_set_access_lines(queries.test_set_accesses(engine, row.data["fingerprint"]), own)
     trials = queries.trials(engine, own)
     reason = _reason(row)
     if len(trials) == 1:

@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(args, "on_end", None):
         from search.cli import on_end
 
-        on_end.ring(args.on_end, study=_meant(args), code=code)
+        on_end.run_hook(args.on_end, study=_study_name(args), code=code)
     return code
 
 
-def _meant(args: argparse.Namespace) -> str:
+def _study_name(args: argparse.Namespace) -> str:
     """The name of the study that a command was about."""
     if args.verb != "run":
         return str(args.study)

@@ -10,7 +10,7 @@ from search.console import echo
 PATIENCE_S = 60.0
 
 
-def ring(command: str, *, study: str, code: int) -> None:
+def run_hook(command: str, *, study: str, code: int) -> None:
     """Run a shell's command, which finds the study and the exit code in its environment; say if it fails.
 
     It changes nothing about how ours has ended.

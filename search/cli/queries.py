@@ -40,7 +40,7 @@ def studies(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.studies(engine)
-        return tables.print_answer(formatting.studies_json(rows), formatting.studies_grid(rows), as_json=args.json)
+        return tables.print_answer(formatting.studies_json(rows), formatting.studies_table(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -59,7 +59,7 @@ def best(args: argparse.Namespace) -> int:
         found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
         told = formatting.best_json(ranking) | {"selection": None if found is None else found.as_json()}
         return tables.print_answer(
-            told, formatting.best_grid(ranking, "" if found is None else found.sentence), as_json=args.json
+            told, formatting.best_table(ranking, "" if found is None else found.sentence), as_json=args.json
         )
 
     return _watched(args, told)
@@ -70,7 +70,7 @@ def workers(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.workers(open_reader(args.storage))
-        return tables.print_answer(formatting.workers_json(rows), formatting.workers_grid(rows), as_json=args.json)
+        return tables.print_answer(formatting.workers_json(rows), formatting.workers_table(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -81,7 +81,7 @@ def show(args: argparse.Namespace) -> int:
 
     row = queries.trial(open_reader(args.storage), args.study, args.trial)
     log = study_dir.of(args.storage).known_log(args.study, args.trial)
-    return tables.print_answer(formatting.trial_json(row, log), formatting.trial_grid(row, log), as_json=args.json)
+    return tables.print_answer(formatting.trial_json(row, log), formatting.trial_table(row, log), as_json=args.json)
 
 
 def why(args: argparse.Namespace) -> int:
@@ -102,13 +102,13 @@ def compare(args: argparse.Namespace) -> int:
     match args.with_:
         case [other] if not other.isdecimal():
             both = queries.study(engine, args.study), queries.study(engine, other)
-            return tables.print_answer(diff.studies_json(*both), diff.studies(*both), as_json=args.json)
+            return tables.print_answer(diff.studies_json(*both), diff.diff_studies(*both), as_json=args.json)
         case [one, other] if one.isdecimal() and other.isdecimal():
             pair = queries.trial(engine, args.study, int(one)), queries.trial(engine, args.study, int(other))
-            return tables.print_answer(diff.trials_json(*pair), diff.trials(*pair), as_json=args.json)
+            return tables.print_answer(diff.trials_json(*pair), diff.diff_trials(*pair), as_json=args.json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
-    comparison = comparing.compare(queries.study(engine, args.study), queries.trials(engine, args.study))
+    comparison = comparing.compare_rows(queries.study(engine, args.study), queries.trials(engine, args.study))
     return tables.print_answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
 
 
@@ -123,11 +123,11 @@ def report(args: argparse.Namespace) -> int:
     if args.csv:
         study, trials = queries.study(engine, args.study), queries.trials(engine, args.study)
         return _written(args.to, tables.to_csv(*formatting.trials_csv(study, trials)))
-    found = reporting.gather(engine, args.study)
+    found = reporting.build_report(engine, args.study)
     if args.markdown:
-        return _written(args.to, paging.markdown(found))
+        return _written(args.to, paging.to_markdown(found))
     path = args.to or Path("exports") / f"{checked_name(args.study)}.html"
-    _written(path, paging.html(found))
+    _written(path, paging.to_html(found))
     for line in found.answer:
         echo(line)
     return 0
@@ -152,7 +152,7 @@ def doctor(args: argparse.Namespace) -> int:
 
     checks = examination.checks(args.storage, cache=args.cache)
     return tables.print_answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
-        examination.is_bad(checks)
+        examination.has_failures(checks)
     )
 
 

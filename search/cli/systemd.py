@@ -39,7 +39,7 @@ WantedBy=default.target
 """
 
 
-def text(args: argparse.Namespace) -> str:
+def unit_file(args: argparse.Namespace) -> str:
     """The unit that does what these arguments of `serve` ask for, here."""
     words = [str(Path(sys.executable).with_name("convsearch")), "serve"]
     for name in FLAGS:

@@ -23,7 +23,7 @@ from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 from search import tables
 from search.analysis import charts, formatting, selection, test_report, test_results
 from search.artifacts import misclassified
-from search.artifacts.study_dir import Home, checked_name
+from search.artifacts.study_dir import StudyDirs, checked_name
 from search.storage import queries
 from search.storage.rdb_reads import FastReadStorage
 from search.storage.records import StudyRecord, is_search, is_verdict, searched
@@ -37,7 +37,7 @@ Reader = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exhibit:
+class StudyOverlay:
     """Of one study, as of some moment."""
 
     shows: tuple[object, ...]
@@ -58,12 +58,12 @@ class Exhibit:
         return {**stored, **self.attrs, note_ver_key(None): 1, **notes}
 
 
-class Exhibits:
+class OverlayCache:
     """Of all studies of a database, each made when it is asked for."""
 
-    def __init__(self, engine: sa.Engine, files: Home, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, engine: sa.Engine, files: StudyDirs, *, every_s: float = EVERY_S) -> None:
         self._engine, self._home, self._every_s = engine, files, every_s
-        self._made: dict[int, Exhibit] = {}
+        self._made: dict[int, StudyOverlay] = {}
         self._lock = threading.Lock()
 
     def beside(self, study_id: int, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Exhibits:
         """Refuse: the dashboard changes nothing."""
         raise PermissionError("this dashboard shows; it changes nothing")
 
-    def _make(self, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> Exhibit:
+    def _make(self, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> StudyOverlay:
         attrs: dict[str, Any] = {}
         files: dict[str, Reader] = {}
         ranking = queries.best(self._engine, row.name, top=SHOWN)
@@ -115,7 +115,7 @@ class Exhibits:
                 figure.update_layout(title=f"trial {trial.number}: what it takes images for, per cent", margin_t=50)
                 attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
         _add(attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode()))
-        return Exhibit(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
+        return StudyOverlay(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
 
     def _table(self, name: str) -> str:
         return tables.to_csv(
@@ -134,7 +134,7 @@ class Exhibits:
             lines.append(selection.delivered(self._engine, row).sentence)
         for name in verdicts:
             found = test_results.load(self._engine, name)
-            lines += [f"Verdict ({name}): {test_report.duel_line(duel)}." for duel in found.duels[:3]]
+            lines += [f"Verdict ({name}): {test_report.comparison_sentence(duel)}." for duel in found.duels[:3]]
             if found.standings and not found.duels:
                 lead = selection.of_verdict(self._engine, found)
                 lines.append(
@@ -146,10 +146,10 @@ class Exhibits:
         return "\n\n".join(lines)
 
 
-class Shown(_CachedStorage):
+class OverlayStorage(_CachedStorage):
     """A storage whose studies have their exhibits among their attributes."""
 
-    def __init__(self, backend: FastReadStorage, exhibits: Exhibits) -> None:
+    def __init__(self, backend: FastReadStorage, exhibits: OverlayCache) -> None:
         super().__init__(backend)
         self._exhibits = exhibits
 

@@ -37,7 +37,7 @@ from search.tables import without_formulas
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from search.dashboard.overlay import Exhibits, Shown
+    from search.dashboard.overlay import OverlayCache, OverlayStorage
     from search.storage.rdb_reads import FastReadStorage
 
 HOST = "127.0.0.1"
@@ -65,7 +65,7 @@ _DOWNLOAD_HEADERS: Headers = [("Content-Security-Policy", "sandbox; default-src 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Door:
+class AccessPolicy:
     """Who may come in, and by which URL."""
 
     token: str = field(repr=False)
@@ -87,7 +87,7 @@ class Door:
         """The cookie's name."""
         return f"convsearch_{self.port}"
 
-    def fits(self, candidate: str) -> bool:
+    def matches(self, candidate: str) -> bool:
         """Whether it is the token; how long the answer takes does not say how much of it is right."""
         return hmac.compare_digest(candidate.encode(), self.token.encode())
 
@@ -111,7 +111,7 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
 
 
 @contextmanager
-def beside(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> Iterator[None]:
+def serve_in_background(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> Iterator[None]:
     """Serve the dashboard in a thread of its own while the block runs. Raises as `serve` does."""
     with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
         if not _is_loopback(host):
@@ -135,15 +135,15 @@ def bind(storage_url: str, *, token: str, host: str = HOST, port: int = PORT, ex
     return server
 
 
-def guard(app: "WSGIApplication", door: Door) -> "WSGIApplication":
+def guard(app: "WSGIApplication", door: AccessPolicy) -> "WSGIApplication":
     """`app`, but only for reading, and only for a browser that knows us by name and came in by the door."""
 
     def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if _name(environ.get("HTTP_HOST", "")) not in door.names:
             return _answer(start_response, HTTPStatus.FORBIDDEN, f"open the dashboard as http://{door.host}")
-        if _is_reading(environ) and any(map(door.fits, _tokens(environ))):
+        if _is_reading(environ) and any(map(door.matches, _tokens(environ))):
             return _answer(start_response, HTTPStatus.SEE_OTHER, "come in", _welcome(environ, door))
-        if not any(map(door.fits, _cookies(environ, door.cookie))):
+        if not any(map(door.matches, _cookies(environ, door.cookie))):
             reason = "open the URL that its command printed, token included, in the address bar"
             return _answer(start_response, HTTPStatus.FORBIDDEN, reason)
         if not _is_reading(environ):
@@ -167,7 +167,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     """One thread for each request, none of which keeps the process alive."""
 
     daemon_threads = True
-    door: Door
+    door: AccessPolicy
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # the HTTP server's asks a name server for our name, which can hang
@@ -209,11 +209,11 @@ def _listen(app: "WSGIApplication", *, host: str, port: int) -> Server:
         raise UsageError(f"port {port} of {host} {why}; take another: `convsearch dashboard --port 8081`") from error
 
 
-def _door(server: Server, *, token: str, host: str) -> Door:
+def _door(server: Server, *, token: str, host: str) -> AccessPolicy:
     address = server.server_name
     shown = (socket.gethostname() if address == EVERYWHERE else host).lower()
     here = _addresses() if address == EVERYWHERE else {address}
-    return Door(token=token, port=server.server_port, host=shown, names=LOCAL_NAMES | here | {shown})
+    return AccessPolicy(token=token, port=server.server_port, host=shown, names=LOCAL_NAMES | here | {shown})
 
 
 def _addresses() -> set[str]:
@@ -222,7 +222,7 @@ def _addresses() -> set[str]:
     return {address.address for card in cards for address in card if address.family == socket.AF_INET}
 
 
-def _warning(door: Door) -> str:
+def _warning(door: AccessPolicy) -> str:
     return (
         f"warning: everybody who can reach port {door.port} of {door.host} and has the URL can read all studies; the "
         "traffic is not encrypted, so whoever listens on the network gets the URL too; "
@@ -234,7 +234,7 @@ def _tunnel(port: int) -> str:
     return f"ssh -L {port}:127.0.0.1:{port} THIS_MACHINE"
 
 
-def _welcome(environ: "WSGIEnvironment", door: Door) -> Headers:
+def _welcome(environ: "WSGIEnvironment", door: AccessPolicy) -> Headers:
     """To the same page without the token, which the browser keeps as a cookie from now on."""
     path = "/" + quote(environ["PATH_INFO"].encode("latin-1")).lstrip("/")  # two slashes would lead to another host
     query = urlencode([pair for pair in _query(environ) if pair[0] != "token"])
@@ -294,11 +294,11 @@ def _answer(
 def _dashboard(storage_url: str) -> "WSGIApplication":
     import optuna_dashboard
 
-    from search.dashboard.overlay import Exhibits, Shown
+    from search.dashboard.overlay import OverlayCache, OverlayStorage
 
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # of few trials; to nobody
-    exhibits = Exhibits(open_reader(storage_url), study_dir.of(storage_url))
-    storage = Shown(_history(storage_url), exhibits)
+    exhibits = OverlayCache(open_reader(storage_url), study_dir.of(storage_url))
+    storage = OverlayStorage(_history(storage_url), exhibits)
     return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)
 
 

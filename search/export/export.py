@@ -19,9 +19,9 @@ from models.build import build
 from models.config import plan
 from models.export import Card, Deployed, write
 from search.analysis import selection, test_report, test_results
-from search.analysis.test_results import Verdict
+from search.analysis.test_results import FinalResult
 from search.artifacts import checkpoint, remote_checkpoints, study_dir
-from search.artifacts.remote_store import Unreachable
+from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DiskError, UsageError
 from search.spec import study_spec
 from search.storage import queries
@@ -37,11 +37,11 @@ CHECKED = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class SelectedTrial:
     """Which trained network is exported, and what was found out about it."""
 
     trial: TrialRecord
-    verdict: Verdict | None = None
+    verdict: FinalResult | None = None
     """With a standing of this trial's configuration."""
 
 
@@ -64,7 +64,7 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
         raise DataError(
             f"the images of {stored.name!r} are not those it was trained on, so that they name its classes wrongly"
         )
-    model, card = packed(url, stored, choice, info)
+    model, card = build_model_and_card(url, stored, choice, info)
     try:
         return write(folder, model, card, page=page(card, folder.name), images=real_images(stored, cache))
     except FileExistsError as error:
@@ -73,7 +73,7 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
         raise DiskError(f"cannot write to {folder}: {error.strerror or error}; name another one with --to") from error
 
 
-def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
+def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTrial:
     """The trial that is meant: the given one; else the first run of what the newest verdict delivers; else what the
     search would deliver. (The best run would be chosen by test images, and look better than it is.)
 
@@ -84,35 +84,35 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> Choice:
         row = queries.trial(engine, name, trial)
         if row.state != "COMPLETE":
             raise UsageError(f"trial {trial} of {name!r} is {row.state.lower()}, and only complete ones are exported")
-        return Choice(trial=row, verdict=test_results.load(engine, name) if is_verdict(name) else None)
+        return SelectedTrial(trial=row, verdict=test_results.load(engine, name) if is_verdict(name) else None)
     for each in verdicts:
         found = test_results.load(engine, each)
         if found.standings:
             best = selection.of_verdict(engine, found).name
             runs = [row for row in queries.trials(engine, each) if row.config.get("row", best) == best and row.values]
-            return Choice(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
+            return SelectedTrial(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
     ranking = queries.best(engine, name)
     if not ranking.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
     number = selection.select(engine, ranking.study).trial
     selected = ranking.trials[0] if number is None else queries.trial(engine, name, number)
     if selected.state == "COMPLETE":
-        return Choice(trial=selected)
+        return SelectedTrial(trial=selected)
     if number == ranking.study.baseline:
         raise UsageError(
             f"trial {number}, the baseline of {name!r}, is not trained to its end; `convsearch resume {name}` goes on "
             "with it, and --trial exports another one"
         )
-    return Choice(trial=ranking.trials[0])
+    return SelectedTrial(trial=ranking.trials[0])
 
 
-def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tuple[Deployed, Card]:
+def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, info: DataInfo) -> tuple[Deployed, Card]:
     """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
     trial = choice.trial
     folder = study_dir.of(url).trial(stored.name, trial.number)
     place = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
     if place is not None:
-        with suppress(Unreachable):  # then what is here must do
+        with suppress(RemoteStoreError):  # then what is here must do
             place.get(folder, trial.number)
     found = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
     if found is None:
@@ -151,7 +151,7 @@ def packed(url: str, stored: StoredStudy, choice: Choice, info: DataInfo) -> tup
     return Deployed(network, factor=factor, shift=shift), card
 
 
-def judgement(found: Verdict, trial: TrialRecord) -> dict[str, Any] | None:
+def judgement(found: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
     """What a verdict says of the configuration of one of its trials; None if it was not tested."""
     own = next((each for each in found.standings if each.name == trial.config.get("row", each.name)), None)
     if own is None:
@@ -167,7 +167,7 @@ def judgement(found: Verdict, trial: TrialRecord) -> dict[str, Any] | None:
         "this_run": trial.values[0] if trial.values else None,
         "latency_ms": own.latency_ms,
         "worst": test_report.worst(own, found.classes),
-        "others": [test_report.duel_line(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
+        "others": [test_report.comparison_sentence(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
     }
 
 
@@ -185,7 +185,7 @@ def page(card: Card, name: str) -> str:
         classes=", ".join(card.classes),
         count=len(card.classes),
         question=origin["question"] or "-",
-        good="\n".join(told(card)),
+        good="\n".join(quality_lines(card)),
         side=card.image_size,
         parameters=card.parameters,
         macs=card.macs / 1e6,
@@ -201,7 +201,7 @@ def page(card: Card, name: str) -> str:
     )
 
 
-def told(card: Card) -> tuple[str, ...]:
+def quality_lines(card: Card) -> tuple[str, ...]:
     """How good the network is, as far as that is known."""
     found = card.verdict
     if found is None:

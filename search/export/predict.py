@@ -27,7 +27,7 @@ class Prediction:
     image: str
     ranked: tuple[tuple[str, float], ...]
     """Every class and its probability, the likeliest first."""
-    trouble: str | None = None
+    error: str | None = None
     """Why it could not be read; there are no classes then."""
 
 
@@ -79,7 +79,7 @@ def _judged(
     rows = iter(probabilities(package.model, torch.stack([torch.tensor(each) for each in good])) if good else ())
     for name, pixels in some:
         if isinstance(pixels, DataError):
-            yield Prediction(image=name, ranked=(), trouble=unread.get(name, str(pixels)))
+            yield Prediction(image=name, ranked=(), error=unread.get(name, str(pixels)))
         else:
             pairs = zip(package.card.classes, next(rows).tolist(), strict=True)
             yield Prediction(image=name, ranked=tuple(sorted(pairs, key=lambda pair: -pair[1])))
@@ -126,7 +126,7 @@ def as_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any]:
                 "class": each.ranked[0][0] if each.ranked else None,
                 "probability": each.ranked[0][1] if each.ranked else None,
                 "probabilities": dict(each.ranked),
-                "trouble": each.trouble,
+                "trouble": each.error,
             }
             for each in found
         ],

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from data.progress import Say
 from search.artifacts import remote_checkpoints, study_dir
-from search.artifacts.remote_store import Unreachable
+from search.artifacts.remote_store import RemoteStoreError
 from search.errors import BusyError, DatabaseError, UsageError
-from search.service.session import take_back
+from search.service.session import requeue_stopped
 from search.storage import queries
 from search.storage.lease_expiry import has_no_live_owner
 from search.storage.rdb import STUDIES, TRIALS, Storage
@@ -40,7 +40,7 @@ Rows = Mapping[sa.Table, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Copied:
+class CopyResult:
     """What has come into the other database."""
 
     studies: tuple[str, ...]
@@ -51,7 +51,7 @@ class Copied:
     """Bytes of files."""
 
 
-def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
+def copy(source_url: str, target_url: str, name: str, *, say: Say) -> CopyResult:
     """Copy the study `name`, the verdicts on it and their files.
 
     Raises:
@@ -70,7 +70,7 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
             locks.enter_context(old.running(each))
         for each in names if row.spec else ():
             stored = stored_study.load(source, each)
-            take_back(source, stored, old)
+            requeue_stopped(source, stored, old)
             if not has_no_live_owner(source, stored.id, say):
                 raise BusyError(f"others work on {each!r}; `convsearch stop {each}` first")
         found = {each: source.read(partial(_read, name=each)) for each in names}
@@ -83,9 +83,9 @@ def copy(source_url: str, target_url: str, name: str, *, say: Say) -> Copied:
             _copy_depot(stored_study.load(source, each), key, say)
         if row.spec and new.root == old.root:
             for each in names:
-                new.take_over(each)
+                new.claim_directory(each)
             say(f"both databases keep files in {new.root}: those of {name!r} belong to the copy from now on")
-    return Copied(
+    return CopyResult(
         studies=names,
         trials=sum(len(rows[TRIALS]) for rows in found.values()),
         rows=sum(len(rows) for tables in found.values() for rows in tables.values()),
@@ -115,7 +115,7 @@ def _copy_depot(stored: StoredStudy, key: str, say: Say) -> None:
         return
     try:
         far.copy(key)
-    except Unreachable as error:
+    except RemoteStoreError as error:
         say(f"the copy has no checkpoints of {stored.name!r} in {far.courier.url}, but those on this disk: {error}")
 
 
@@ -123,7 +123,7 @@ def _write_all(connection: sa.Connection, found: Mapping[str, Rows], storage: St
     for name, rows in found.items():
         study_id = _write(connection, name, rows)
         if name in keys:
-            stored_study.put(storage, connection, study_id, depot=keys[name])
+            stored_study.write_attrs(storage, connection, study_id, depot=keys[name])
 
 
 def _write(connection: sa.Connection, name: str, rows: Rows) -> int:

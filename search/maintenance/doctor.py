@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from search import hardware
-from search.artifacts.disk_space import LEAST_BYTES, RESERVE_BYTES
+from search.artifacts.disk_space import MIN_BYTES, RESERVE_BYTES
 from search.errors import ConvsearchError
 from search.storage.read_only import integrity, open_reader, display_name, sqlite_path
 from search.tables import Table
@@ -33,7 +33,7 @@ WAL_BUG, WAL_FIXED = ((3, 7, 0), (3, 51, 2)), {(3, 50, 7), (3, 44, 6)}
 NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "9p", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs"}
 #: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB; with less than the
 #: second a run does not begin (see `search.artifacts.disk_space`).
-WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, RESERVE_BYTES + LEAST_BYTES
+WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, RESERVE_BYTES + MIN_BYTES
 
 
 class Status(StrEnum):
@@ -76,7 +76,7 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
     )
 
 
-def is_bad(found: Sequence[Check]) -> bool:
+def has_failures(found: Sequence[Check]) -> bool:
     """Something will not work."""
     return any(check.status is Status.BAD for check in found)
 
@@ -88,7 +88,7 @@ def grid(found: Sequence[Check]) -> Table:
 
 def as_json(found: Sequence[Check]) -> dict[str, Any]:
     """`doctor --json`."""
-    return {"ok": not is_bad(found), "checks": [asdict(check) for check in found]}
+    return {"ok": not has_failures(found), "checks": [asdict(check) for check in found]}
 
 
 def python_check(found: tuple[int, int]) -> Check:

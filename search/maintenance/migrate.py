@@ -142,7 +142,7 @@ def _nobody_else(url: str, file: Path, waits: Waits, say: Say) -> Iterator[sqlit
         yield connection
 
 
-def _hold_studies(stack: ExitStack, files: study_dir.Home) -> None:
+def _hold_studies(stack: ExitStack, files: study_dir.StudyDirs) -> None:
     for name in files.studies():
         try:
             stack.enter_context(files.running(name))

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import optuna
 
 #: A rung decides among so many trials at least: of two, the second one would be stopped half of the time.
-LEAST = 3
+MIN_TRIALS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
+class PruneDecision:
     """A trial is stopped: at which step, with which value, and why."""
 
     step: int
@@ -37,7 +37,7 @@ class Asha:
     """Steps of a whole trial."""
     updates: int = 0
     """Of the weights, before a rung judges a network, or compares others with it."""
-    least: int = LEAST
+    least: int = MIN_TRIALS
     """Trials at a rung before one is stopped."""
 
     def is_rung(self, step: int) -> bool:
@@ -61,7 +61,7 @@ class Asha:
         enough = (rung for rung in self.rungs() if batches[rung - 1] >= self.updates)
         return next(enough, self.steps)
 
-    def decide(self, step: int, value: float, *, better: int, others: int) -> Decision | None:
+    def decide(self, step: int, value: float, *, better: int, others: int) -> PruneDecision | None:
         """Stop a trial that has `value` at `step`? So many `others` have been there; so many of these were `better`."""
         if not self.is_rung(step):
             return None
@@ -72,7 +72,7 @@ class Asha:
         if better < keep:
             return None
         why = f"rank {better + 1} of {reached} at step {step}; the best {keep} went on"
-        return Decision(step=step, value=value, reason=why)
+        return PruneDecision(step=step, value=value, reason=why)
 
 
 def build(name: str, *, first_rung: int, reduction: int, steps: int) -> optuna.pruners.BasePruner:

@@ -13,25 +13,25 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.pruners.asha import LEAST
+from search.pruners.asha import MIN_TRIALS
 from search.storage.rdb import CURVES, TRIAL_ATTRS, TRIALS, judged_later
 from search.storage.records import DECISION, PAUSED
 from search.storage.trial_loader import paused_ids
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
 #: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
-NEXT = 16
+CHECKPOINTS_PER_RUNG = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ladder:
+class AshaPromotion:
     """The rungs of a study, in steps, and of how many trials at one of them one goes on."""
 
     rungs: tuple[int, ...]
     reduction: int
     steps: int
     """Of a whole trial."""
-    least: int = LEAST
+    least: int = MIN_TRIALS
     """Trials at a rung before one goes on."""
     audited: frozenset[int] = frozenset()
     """The numbers of trials that do not pause, and do not count."""
@@ -54,11 +54,11 @@ class Ladder:
             found += turn[: max(int(is_led), places - went_on)]
         return found
 
-    def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
+    def without_checkpoint(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
         """The numbers of the trials that pause at a rung behind those that are next to go on, the best first."""
         waiting = _paused(connection, study_id, rung)
         line = [number for trial_id, number in self._ranked(connection, study_id, rung) if trial_id in waiting]
-        return line[NEXT:]
+        return line[CHECKPOINTS_PER_RUNG:]
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
         """The best of those that pause at the highest rung, if the study has no complete trial yet: one shall be."""
@@ -72,7 +72,7 @@ class Ladder:
                     return trial_id, number
         return None
 
-    def left(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
+    def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
         """(trial id, why it does not go on) of all that pause, once nobody works who could change their rank."""
         found = []
         for rung in self.rungs:
@@ -104,7 +104,7 @@ class Ladder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gate:
+class BarrierPromotion:
     """Where the trials of a verdict pause: trained, until all are, so that the test images are looked at in one go."""
 
     trials: int
@@ -120,7 +120,7 @@ class Gate:
         paused = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.trial_id.in_(paused_ids(study_id)))
         return [(row.trial_id, row.number) for row in connection.execute(paused.order_by(TRIALS.c.number))]
 
-    def behind(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
+    def without_checkpoint(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
         """Nobody falls behind: all will look."""
         return []
 
@@ -128,7 +128,7 @@ class Gate:
         """Nobody goes on before all others."""
         return None
 
-    def left(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
+    def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
         """Nobody is left behind."""
         return []
 

@@ -28,21 +28,21 @@ from search.spec.search_space import SearchSpace, sample, base_name
 CHANGES: Final = 3
 #: So often a child that is there already is drawn anew, with more changes or fewer; then the space is small enough to
 #: have been seen nearly whole.
-TRIES: Final = 50
+MAX_DRAWS: Final = 50
 #: What the values of a trial that diverged have come to, in standard deviations: one in forty is so bad.
-HOPELESS: Final = -2.0
+DIVERGED_SCORE: Final = -2.0
 #: Trials that must have come to a step before the best is chosen by it; BOHB's rule of the highest fidelity that is
 #: known well enough (Falkner et al. 2018, https://arxiv.org/abs/1807.01774).
-ENOUGH: Final = 6
+MIN_TRIALS_AT_STEP: Final = 6
 #: Standard deviation of a change, as a share of a range; PriorBand has 0.25 (Mallik et al. 2023,
 #: https://arxiv.org/abs/2306.12370).
-SPREAD: Final = 0.25
+MUTATION_SD: Final = 0.25
 #: Values of a range that are so far from each other, as a share of it, tell e**-0.5 of what an equal one would.
-NEAR: Final = 0.1
+KERNEL_WIDTH: Final = 0.1
 #: Before it has been seen, a value's effect is taken for as uncertain as after so many trials that told nothing.
-DOUBT: Final = 2
+PRIOR_WEIGHT: Final = 2
 #: Changes of a range that are looked at, where a choice has all its other values.
-MOVES: Final = 2
+NUMERIC_CANDIDATES: Final = 2
 
 Number = FloatDistribution | IntDistribution
 
@@ -55,7 +55,7 @@ class Point:
     distributions: Mapping[str, BaseDistribution]
 
 
-class Independent(optuna.samplers.BaseSampler):
+class IndependentSampler(optuna.samplers.BaseSampler):
     """A sampler that answers for one parameter after the other."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -67,7 +67,7 @@ class Independent(optuna.samplers.BaseSampler):
         return {}
 
 
-class Evolution(Independent):
+class EvolutionSampler(IndependentSampler):
     """The sampler of one trial, which changes the best trial of `seen`, or `start` as long as there is none.
 
     Trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its
@@ -88,10 +88,10 @@ class Evolution(Independent):
     ) -> Any:
         if param_name in self._values:
             return self._values[param_name]
-        return usual(param_distribution, self._habits.get(base_name(param_name)))
+        return default_value(param_distribution, self._habits.get(base_name(param_name)))
 
 
-class Given(Independent):
+class FixedSampler(IndependentSampler):
     """The sampler of a trial whose values are given by key; one that cannot be takes the usual value in its place."""
 
     def __init__(self, values: Mapping[str, Value]) -> None:
@@ -100,7 +100,7 @@ class Given(Independent):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return usual(param_distribution, self._values.get(base_name(param_name)))
+        return default_value(param_distribution, self._values.get(base_name(param_name)))
 
 
 class Effects:
@@ -117,7 +117,7 @@ class Effects:
         mean, spread = fmean(values), pstdev(values) or 1.0
         self._scores = [(trial.params, (value - mean) / spread) for trial, value in there]
         """Of each trial that has come to the first rung: in standard deviations there."""
-        self._scores += [(trial.params, HOPELESS) for trial in seen if is_impossible(trial) and was_begun(trial)]
+        self._scores += [(trial.params, DIVERGED_SCORE) for trial in seen if is_impossible(trial) and was_begun(trial)]
 
     def is_known(self, params: Mapping[str, Any]) -> bool:
         """Whether there is a trial of these values, as far as it has the same parameters, in whatever state."""
@@ -125,12 +125,12 @@ class Effects:
 
     def guess(self, name: str, distribution: BaseDistribution, value: Any) -> float:
         """One draw from what is believed of a value: a normal distribution around what its trials have scored."""
-        told = [(alike(distribution, value, params[name]), score) for params, score in self._scores if name in params]
-        count = DOUBT + sum(weight for weight, _ in told)
+        told = [(kernel(distribution, value, params[name]), score) for params, score in self._scores if name in params]
+        count = PRIOR_WEIGHT + sum(weight for weight, _ in told)
         return self._dice.gauss(sum(weight * score for weight, score in told) / count, 1 / math.sqrt(count))
 
 
-class AtRest:
+class DefaultsTrial:
     """A trial that answers each question with the usual value, and remembers its answers."""
 
     def __init__(self, habits: Mapping[str, Value]) -> None:
@@ -150,13 +150,13 @@ class AtRest:
 
     def _answer(self, name: str, distribution: BaseDistribution) -> Any:
         self.distributions[name] = distribution
-        self.params[name] = usual(distribution, self._habits.get(base_name(name)))
+        self.params[name] = default_value(distribution, self._habits.get(base_name(name)))
         return self.params[name]
 
 
-def usual_point(space: SearchSpace, habits: Mapping[str, Value]) -> Point:
+def default_point(space: SearchSpace, habits: Mapping[str, Value]) -> Point:
     """The point of the usual values."""
-    trial = AtRest(habits)
+    trial = DefaultsTrial(habits)
     sample(space, trial)
     return Point(trial.params, trial.distributions)
 
@@ -167,7 +167,7 @@ def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:
     for step in sorted({max(trial.intermediate_values) for trial in judged}, reverse=True):
         there = [trial for trial in judged if math.isfinite(trial.intermediate_values.get(step, math.nan))]
         best = max(there, key=lambda trial: (trial.intermediate_values[step], -trial.number), default=None)
-        if len(there) >= ENOUGH:
+        if len(there) >= MIN_TRIALS_AT_STEP:
             break
     return best
 
@@ -175,7 +175,7 @@ def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:
 def child_of(parent: Point, effects: Effects, dice: random.Random) -> dict[str, Any]:
     """The values of a parent with some changes; if it can be had, such as no trial has."""
     count = min(CHANGES, max(1, len(parent.distributions) // 2))
-    for _ in range(TRIES):
+    for _ in range(MAX_DRAWS):
         child = {**parent.params, **changes(parent, effects, dice, count=count)}
         if not effects.is_known(child):
             break
@@ -188,7 +188,7 @@ def changes(parent: Point, effects: Effects, dice: random.Random, *, count: int)
     promises: list[tuple[float, str, Any]] = []
     for name, distribution in parent.distributions.items():
         own = effects.guess(name, distribution, parent.params[name])
-        for value in others(distribution, parent.params[name], dice):
+        for value in candidates(distribution, parent.params[name], dice):
             promises.append((effects.guess(name, distribution, value) - own, name, value))
     best: dict[str, Any] = {}
     for _, name, value in sorted(promises, key=lambda promise: -promise[0]):
@@ -216,40 +216,40 @@ def was_begun(trial: FrozenTrial) -> bool:
     return "macs" in trial.user_attrs
 
 
-def usual(distribution: BaseDistribution, habit: Value | None) -> Any:
+def default_value(distribution: BaseDistribution, habit: Value | None) -> Any:
     """The habit, if it is one of the values, else the middle of a range, or the first choice."""
     if isinstance(distribution, CategoricalDistribution):
         return habit if habit in distribution.choices else distribution.choices[0]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if not isinstance(habit, int | float) or not distribution.low <= habit <= distribution.high:
-        return at(distribution, 0.5)
-    return habit if distribution.step is None else at(distribution, share(distribution, habit))
+        return from_unit(distribution, 0.5)
+    return habit if distribution.step is None else from_unit(distribution, to_unit(distribution, habit))
 
 
-def others(distribution: BaseDistribution, value: Any, dice: random.Random) -> list[Any]:
+def candidates(distribution: BaseDistribution, value: Any, dice: random.Random) -> list[Any]:
     """Other values: of a choice all, of a range some that are not far away."""
     if isinstance(distribution, CategoricalDistribution):
         return [choice for choice in distribution.choices if choice != value]
-    return [_moved(distribution, value, dice) for _ in range(MOVES)]
+    return [_moved(distribution, value, dice) for _ in range(NUMERIC_CANDIDATES)]
 
 
 def _moved(distribution: BaseDistribution, value: float, dice: random.Random) -> float | int:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     while True:
-        place = share(distribution, value) + dice.gauss(0, SPREAD)
-        if 0 <= place <= 1 and at(distribution, place) != at(distribution, share(distribution, value)):
-            return at(distribution, place)
+        place = to_unit(distribution, value) + dice.gauss(0, MUTATION_SD)
+        if 0 <= place <= 1 and from_unit(distribution, place) != from_unit(distribution, to_unit(distribution, value)):
+            return from_unit(distribution, place)
 
 
-def alike(distribution: BaseDistribution, first: Any, second: Any) -> float:
+def kernel(distribution: BaseDistribution, first: Any, second: Any) -> float:
     """How much a trial with one value tells of another one, from 0 to 1."""
     if isinstance(distribution, CategoricalDistribution):
         return float(first == second)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return math.exp(-(((share(distribution, first) - share(distribution, second)) / NEAR) ** 2) / 2)
+    return math.exp(-(((to_unit(distribution, first) - to_unit(distribution, second)) / KERNEL_WIDTH) ** 2) / 2)
 
 
-def share(distribution: Number, value: float) -> float:
+def to_unit(distribution: Number, value: float) -> float:
     """Where a value lies in its range, from 0 to 1."""
     low, high = distribution.low, distribution.high
     if distribution.log:
@@ -257,7 +257,7 @@ def share(distribution: Number, value: float) -> float:
     return (value - low) / (high - low)
 
 
-def at(distribution: Number, place: float) -> float | int:
+def from_unit(distribution: Number, place: float) -> float | int:
     """The value at a place from 0 to 1 of a range."""
     low, high, step = distribution.low, distribution.high, distribution.step
     value = low * (high / low) ** place if distribution.log else low + (high - low) * place

@@ -18,12 +18,12 @@ from search.storage.records import PAUSED
 
 #: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
 #: a quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).
-GOOD, GOOD_SHARE = 25, 0.1
+MAX_GOOD, GOOD_SHARE = 25, 0.1
 #: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early; BOHB
 #: draws every third so (Falkner et al. 2018, https://arxiv.org/abs/1807.01774), which cost more than it gained.
 RANDOM_EVERY = 10
 #: It learns from so many others at the most: its arithmetic grows with them (`make bench`, bookkeeping).
-OTHERS = 500
+MAX_BAD = 500
 
 
 def build(
@@ -45,9 +45,9 @@ def build(
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_sampler.py
-        return Tpe(
+        return SubsetTPESampler(
             seen,
-            good=good(number),  # of the whole study, however much of it is seen
+            good=gamma(number),  # of the whole study, however much of it is seen
             n_startup_trials=startup_trials,
             multivariate=True,
             group=True,
@@ -56,9 +56,9 @@ def build(
         )
 
 
-def good(count: int) -> int:
+def gamma(count: int) -> int:
     """How many of so many trials tpe takes for good ones."""
-    return min(GOOD, max(1, math.ceil(GOOD_SHARE * count)))
+    return min(MAX_GOOD, max(1, math.ceil(GOOD_SHARE * count)))
 
 
 def is_random(number: int) -> bool:
@@ -66,7 +66,7 @@ def is_random(number: int) -> bool:
     return number % RANDOM_EVERY == RANDOM_EVERY - 1
 
 
-class Tpe(optuna.samplers.TPESampler):
+class SubsetTPESampler(optuna.samplers.TPESampler):
     """Optuna's TPE, which learns from another view of the study than the one that its trial is of."""
 
     def __init__(self, seen: optuna.Study, *, good: int, **options: Any) -> None:
@@ -88,7 +88,7 @@ class Tpe(optuna.samplers.TPESampler):
         return super().sample_independent(self._seen, trial, param_name, param_distribution)
 
 
-class Seen(optuna.Study):
+class SubsetStudy(optuna.Study):
     """A study of which these trials are seen, for one draw."""
 
     def __init__(self, name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
@@ -101,7 +101,7 @@ class Seen(optuna.Study):
         return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-class Excerpt:
+class TrialSubset:
     """The trials of a study that tpe learns from: those that it takes for good ones, and of the others some.
 
     The good ones are the same as in the whole study. Of the others it has those whose numbers are multiples of 1, 2, 4,
@@ -110,7 +110,7 @@ class Excerpt:
     `others` trials is seen whole.
     """
 
-    def __init__(self, storage: BaseStorage, study_id: int, *, others: int = OTHERS, several: bool = False) -> None:
+    def __init__(self, storage: BaseStorage, study_id: int, *, others: int = MAX_BAD, several: bool = False) -> None:
         self._storage, self._study_id, self._several = storage, study_id, several
         self._most = sys.maxsize if several else others  # who is on a Pareto front, only the whole study tells
         self._ranked: list[tuple[tuple[float, ...], int]] = []
@@ -131,16 +131,16 @@ class Excerpt:
         stride = 1
         while len(trials) // stride > self._most:
             stride *= 2
-        best = (number for _, number in self._ranked[:GOOD])
+        best = (number for _, number in self._ranked[:MAX_GOOD])
         shown = {*best, *(number for number in range(0, len(trials), stride) if number in self._ranks)}
         at_work = {number for number in self._open if number not in self._ranks}
-        return [as_learnt(trials[number], several=self._several) for number in sorted(shown | at_work)]
+        return [as_finished(trials[number], several=self._several) for number in sorted(shown | at_work)]
 
     def _look_at(self, trial: FrozenTrial) -> None:
         known = self._ranks.pop(trial.number, None)
         if known is not None:  # it paused when it was last looked at
             self._ranked.remove((known, trial.number))
-        learnt = as_learnt(trial)
+        learnt = as_finished(trial)
         if trial.state.is_finished():
             self._open.discard(trial.number)
         else:
@@ -151,7 +151,7 @@ class Excerpt:
         insort(self._ranked, (self._ranks[trial.number], trial.number))
 
 
-def as_learnt(trial: FrozenTrial, *, several: bool = False) -> FrozenTrial:
+def as_finished(trial: FrozenTrial, *, several: bool = False) -> FrozenTrial:
     """A trial as tpe is to see it; with `several` objectives it cannot rank pruned ones by their curves, and raises."""
     if not is_paused(trial) and not several:
         return trial

@@ -21,18 +21,18 @@ from search.console import count_workers
 from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
 from search.service.final import layout_of, verdict_study
 from search.service.run import hours_left
-from search.service.session import Order, Show, pool, take_back
+from search.service.session import RunOptions, Show, pool, requeue_stopped
 from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudySummary
 from search.study import provenance, stored_study
-from search.study.equipment import equip, refuse_other_code
+from search.study.equipment import ensure_inputs, check_same_code
 from search.study.final_plan import name_of
 from search.study.inputs import devices
 from search.study.stored_study import StoredStudy
-from search.workers.local import Forkserver
-from search.workers.pool import END_OF, End
+from search.workers.local import LocalBackend
+from search.workers.pool import END_OF, StopReason
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
@@ -43,10 +43,10 @@ OF_A_STUDY = (AllTrialsFailedError, AllTrialsImpossibleError, DataError, SpecErr
 
 
 @dataclass(kw_only=True, slots=True)
-class Attendant:
+class Agent:
     """Works on the open studies of a database, one after the other, with all workers of this machine."""
 
-    order: Order
+    order: RunOptions
     """What it is to be done with; its `name` means nothing here."""
     images: str | None = None
     """Where the images of a study lie here, if its own path leads nowhere on this machine."""
@@ -67,12 +67,12 @@ class Attendant:
     """Since it said that there is nothing to do."""
     _told: str = ""
     """What was last said of the database."""
-    _end: End | None = None
+    _end: StopReason | None = None
     _watches: dict[int, LeaseMonitor] = field(default_factory=dict)
-    _here: Mapping[str, str] = field(default_factory=provenance.code)
+    _here: Mapping[str, str] = field(default_factory=provenance.code_version)
     """The code that this process has loaded."""
 
-    def run(self) -> End:
+    def run(self) -> StopReason:
         """Work until nothing is left to do, or somebody stops us.
 
         Raises:
@@ -132,7 +132,7 @@ class Attendant:
 
     def _attend(self, storage: Storage, stored: StoredStudy, brief: StudySummary) -> bool:
         """Do what there is to do for a study now; false if that is nothing."""
-        refuse_other_code(stored, self._here)
+        check_same_code(stored, self._here)
         self._watches.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
         if brief.is_over:
             return not brief.running and self._begin_verdict(storage, stored)
@@ -163,9 +163,9 @@ class Attendant:
         own = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: leases.lease_tokens(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
-            end = pool(own, storage, stored, Forkserver(places), view, since=since, threads=threads, waits=False).run()
+            end = pool(own, storage, stored, LocalBackend(places), view, since=since, threads=threads, waits=False).run()
         self._has_worked, self._is_idle = True, False
-        self.say(f"{stored.name}: {'nothing is left to claim' if end is End.DONE else end}")
+        self.say(f"{stored.name}: {'nothing is left to claim' if end is StopReason.DONE else end}")
         self._end = end if end in END_OF.values() else None  # else there may be other studies
 
     def _begin_verdict(self, storage: Storage, stored: StoredStudy) -> bool:
@@ -188,9 +188,9 @@ class Attendant:
         files = study_dir.of(self.order.url)
         with files.running(stored.name):
             self._busy.discard(stored.name)
-            take_back(storage, stored, files)
+            requeue_stopped(storage, stored, files)
             far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
-            sweep = partial(cleanup.sweep, files, storage.engine, stored.name, far)
+            sweep = partial(cleanup.remove_leftovers, files, storage.engine, stored.name, far)
             storage.retry_transient(sweep)
             yield
             if self._end is None:  # else there is no time for what paused, and was pruned
@@ -204,10 +204,10 @@ class Attendant:
         """
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():
-            stored = replace(stored, spec=stored_study.moved(stored.spec, str(Path(self.images).absolute())))
+            stored = replace(stored, spec=stored_study.with_data_path(stored.spec, str(Path(self.images).absolute())))
         elif path is not None and not Path(path).exists():
             raise DataError(f"its images are not at {path} on this machine; --data names where they are")
-        equip(stored, self.order.cache, self.say)
+        ensure_inputs(stored, self.order.cache, self.say)
         return stored
 
     def _refuse(self, brief: StudySummary, error: ConvsearchError | DataError) -> None:
@@ -216,9 +216,9 @@ class Attendant:
         if str(known) != str(error):
             self.say(f"{brief.name} is left alone: {error}")
 
-    def _leave(self) -> End:
+    def _leave(self) -> StopReason:
         """Nothing is left to do; what was refused is the answer where nothing else was."""
         if self._refused and not self._has_worked:
             raise next(iter(self._refused.values()))
         self.say("nothing is left to do")
-        return End.DONE
+        return StopReason.DONE

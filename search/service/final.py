@@ -11,25 +11,25 @@ from data.progress import Say
 from search.analysis import selection as selections
 from search.analysis.selection import Selection
 from search.artifacts import study_dir
-from search.artifacts.study_dir import Home
+from search.artifacts.study_dir import StudyDirs
 from search.errors import SpecError, UsageError
-from search.service.session import Order, Show, alone, pool
+from search.service.session import RunOptions, Show, exclusive, pool
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec, baseline, difference
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.study import final_plan, stored_study
-from search.study.final_plan import Contestant, Layout
+from search.study.final_plan import Candidate, ResourceLayout
 from search.study.inputs import devices, fetch_backbones, prepare_data, writing_to
 from search.study.stored_study import StoredStudy
-from search.workers.local import Forkserver
-from search.workers.pool import End
+from search.workers.local import LocalBackend
+from search.workers.pool import StopReason
 
 #: A last training of fewer would not be worth the look at the test images.
 LEAST_EPOCHS = 0.5
 
 
-def judge(order: Order, wanted: FinalSettings, *, show: Show, say: Say) -> tuple[str, End]:
+def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say) -> tuple[str, StopReason]:
     """Train the best of a stored search once more as `wanted` says, and test them; the study of it, and how that ended.
 
     A verdict on the same terms is gone on with, or is there already; on others it is a further one.
@@ -61,16 +61,16 @@ def judge(order: Order, wanted: FinalSettings, *, show: Show, say: Say) -> tuple
         raise UsageError(
             f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
         )
-    verdict = on_terms(storage, stored, terms, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say)
+    verdict = find_or_create_final(storage, stored, terms, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say)
     keep(storage, verdict, selection)
     counts = queries.study(storage.engine, verdict.name).counts
     if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):
-        return verdict.name, End.DONE
+        return verdict.name, StopReason.DONE
     return verdict.name, run_verdict(order, storage, verdict, show, say, since=since)
 
 
-def on_terms(
-    storage: Storage, stored: StoredStudy, terms: StudySpec, files: Home, *, is_timed: bool, say: Say
+def find_or_create_final(
+    storage: Storage, stored: StoredStudy, terms: StudySpec, files: StudyDirs, *, is_timed: bool, say: Say
 ) -> StoredStudy:
     """The verdict on a search on these terms: the one that is there, or a new one behind those on other terms.
 
@@ -83,7 +83,7 @@ def on_terms(
         files.study(name)
         if not queries.is_known(storage.engine, name):
             break
-        known = stored_study.of_search(stored_study.load(storage, name), stored)
+        known = stored_study.check_final_of(stored_study.load(storage, name), stored)
         planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
         same = replace(terms, budget=terms.budget.model_copy(update=planned)) if is_timed else terms
         if not difference(known.spec, same):
@@ -94,25 +94,25 @@ def on_terms(
     return stored_study.open_or_create(storage, terms, name=name, data=stored.data)
 
 
-def run_verdict(order: Order, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> End:
+def run_verdict(order: RunOptions, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> StopReason:
     """Run a study `NAME.final`, on all cores or GPUs. Its time is counted from `since` on."""
     places = devices(verdict.spec, order.workers, device=order.device)
     layout = layout_of(places, trainings=verdict.spec.budget.trials)
     say(f"{verdict.name}: {verdict.spec.question}")
     own = replace(order, name=verdict.name, trials=None, hours=None)
-    workers = Forkserver(places[: layout.workers])
-    with alone(storage, verdict, own, say), show(verdict) as view:
+    workers = LocalBackend(places[: layout.workers])
+    with exclusive(storage, verdict, own, say), show(verdict) as view:
         return pool(own, storage, verdict, workers, view, since=since, threads=layout.threads).run()
 
 
-def layout_of(places: tuple[str, ...], *, trainings: int) -> Layout:
+def layout_of(places: tuple[str, ...], *, trainings: int) -> ResourceLayout:
     """Who trains for the last time: one thread feeds a GPU; cores that no training of its own is for help others."""
     found = final_plan.layout(cores=len(places), trainings=trainings)
     return found if places[0] == "cpu" else replace(found, threads=1)
 
 
 def verdict_study(
-    order: Order, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
+    order: RunOptions, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
 ) -> StoredStudy | None:
     """The study that trains who leads for the last time, made for `hours` at the most if it is not there yet; None if
     there is nothing to train or no time, which is said.
@@ -148,7 +148,7 @@ def verdict_study(
     return verdict
 
 
-def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple[Contestant, ...]:
+def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple[Candidate, ...]:
     """The configurations that are trained for the last time, the selected one first."""
     if selection.trial is None:
         return ()
@@ -156,7 +156,7 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
     leading = [trial for trial, _ in queries.ranked_by_best_value(storage.engine, stored.name)]
     number = baseline(stored.spec)
     known = None if number is None else queries.trial(storage.engine, stored.name, number).config
-    return final_plan.contestants(stored.spec, leading, selected=selected, known=known)
+    return final_plan.candidates(stored.spec, leading, selected=selected, known=known)
 
 
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:
@@ -166,19 +166,19 @@ def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> 
 
 
 def verdict_spec(
-    order: Order, stored: StoredStudy, spec: StudySpec, found: tuple[Contestant, ...], *, hours: float | None
+    order: RunOptions, stored: StoredStudy, spec: StudySpec, found: tuple[Candidate, ...], *, hours: float | None
 ) -> tuple[StudySpec, float]:
     """The study of the last trainings of these, by the [final] of `spec`, and how many epochs each has time for."""
     trainings = len(found) * (spec.final or FinalSettings()).seeds
     layout = layout_of(devices(spec, order.workers, device=order.device), trainings=trainings)
     images = sum(stored.data["train_counts"])
-    wanted = final_plan.spec_of(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)
-    return wanted, final_plan.possible(spec, found, hours=hours, images=images, layout=layout)
+    wanted = final_plan.final_spec(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)
+    return wanted, final_plan.affordable_epochs(spec, found, hours=hours, images=images, layout=layout)
 
 
 def known_verdict(storage: Storage, stored: StoredStudy, selection: Selection | None) -> StoredStudy:
     """The study of the last training that is there already; it reads its images where its search reads them now."""
-    verdict = stored_study.of_search(stored_study.load(storage, final_plan.name_of(stored.name)), stored)
+    verdict = stored_study.check_final_of(stored_study.load(storage, final_plan.name_of(stored.name)), stored)
     keep(storage, verdict, selection)
-    moved = stored_study.moved(verdict.spec, stored.spec.data.path)
+    moved = stored_study.with_data_path(verdict.spec, stored.spec.data.path)
     return stored_study.open_or_create(storage, moved, name=verdict.name, data=stored.data)

@@ -11,26 +11,26 @@ from data.dataset import fetch
 from data.progress import Say
 from search.analysis import selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
-from search.artifacts.study_dir import Home
+from search.artifacts.study_dir import StudyDirs
 from search.errors import DatabaseError, DiskError, UsageError
 from search.service.final import run_verdict, verdict_study
-from search.service.session import Order, Show, alone, joined, pool
+from search.service.session import RunOptions, Show, exclusive, joined, pool
 from search.spec.study_spec import StudySpec, single_trial_spec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
 from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, searched
 from search.study import final_plan, stored_study
-from search.study.inputs import anchored, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
+from search.study.inputs import with_absolute_path, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
 from search.study.stored_study import StoredStudy
 from search.tables import format_duration
-from search.workers.backend import Crew
-from search.workers.local import Forkserver
-from search.workers.pool import End
-from search.workers.ray_backend import Cluster
+from search.workers.backend import WorkerBackend
+from search.workers.local import LocalBackend
+from search.workers.pool import StopReason
+from search.workers.ray_backend import RayBackend
 
 
-def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
+def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> StopReason:
     """Run the study until its budget is spent or somebody stops it, and say which; then its [final], if any.
 
     `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
@@ -42,7 +42,7 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     crew = crew_of(order, spec)
     storage = Storage(order.url, create=True, retry_timeout_s=order.times.retry_timeout_s)
     stored_study.check(storage, spec, name=order.name)
-    spec = replace(spec, data=anchored(spec.data))
+    spec = replace(spec, data=with_absolute_path(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
     remote_checkpoints.check(spec.checkpoints)
@@ -52,12 +52,12 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
     began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
     stored = stored_study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if order.detach:
-        with alone(storage, stored, order, say):
+        with exclusive(storage, stored, order, say):
             ended(order, storage, stored)
-            return End.DETACHED
+            return StopReason.DETACHED
     if spec.verdict_on is not None and not order.join:
         return run_verdict(order, storage, stored, show, say, since=began)
-    with joined(stored, order) if order.join else alone(storage, stored, order, say):
+    with joined(stored, order) if order.join else exclusive(storage, stored, order, say):
         end = None if order.join else ended(order, storage, stored)
         if end is None:
             say(crew.plan)
@@ -65,22 +65,22 @@ def launch(order: Order, spec: StudySpec, *, show: Show, say: Say) -> End:
                 began = time.monotonic()  # until now others have counted
             with show(stored) as view:
                 end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
-        if end is End.DONE:
+        if end is StopReason.DONE:
             with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
-                cleanup.sweep(files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.depot))
-        if order.join or end not in (End.DONE, End.HOURS, End.NOTHING_FOUND):
+                cleanup.remove_leftovers(files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.depot))
+        if order.join or end not in (StopReason.DONE, StopReason.HOURS, StopReason.NOTHING_FOUND):
             return end
         since, hours = time.monotonic(), hours_left(order, storage, stored, began)
-        if end is End.NOTHING_FOUND:
+        if end is StopReason.NOTHING_FOUND:
             say(nothing_found(row_of(storage, stored.name), hours))
         if spec.final is None:
             return end
         own = of_this_machine(order)
         verdict = verdict_study(own, storage, stored, say, hours=hours)
-        return End.DONE if verdict is None else run_verdict(own, storage, verdict, show, say, since=since)
+        return StopReason.DONE if verdict is None else run_verdict(own, storage, verdict, show, say, since=since)
 
 
-def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
+def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReason | None:
     """How the search has ended before, if only its last training is left, or nothing; None if it is to go on.
 
     What was selected stays if a kill came between the choice and the last training. A command that asks for more
@@ -88,9 +88,9 @@ def ended(order: Order, storage: Storage, stored: StoredStudy) -> End | None:
     """
     row = row_of(storage, stored.name)
     if order.trials is None and row.selection is not None and not is_judged(storage, stored):
-        return End.NOTHING_FOUND if row.nothing_found else End.DONE
+        return StopReason.NOTHING_FOUND if row.nothing_found else StopReason.DONE
     if order.trials is None and order.hours is None and row.nothing_found:
-        return End.NOTHING_FOUND
+        return StopReason.NOTHING_FOUND
     if row.nothing_found or row.selection is not None:
         compared = storage.retry_transient(lambda: selection.ended(storage.engine, row))
         stored_study.reopen_search(storage, stored, judged=compared.judged)
@@ -120,7 +120,7 @@ def nothing_found(row: StudyRecord, hours: float | None) -> str:
     return f"{told}; {left} are left: `convsearch final {shlex.quote(row.name)} --hours {hours:.4f}` trains it in them"
 
 
-def crew_of(order: Order, spec: StudySpec) -> Crew:
+def crew_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
     """Who trains for a search: processes of this machine, or actors of a Ray cluster.
 
     Raises:
@@ -129,10 +129,10 @@ def crew_of(order: Order, spec: StudySpec) -> Crew:
     own = of_this_machine(order)
     seats = devices(spec, own.workers, device=own.device)
     if order.engine == "local":
-        return Forkserver(seats)
+        return LocalBackend(seats)
     if spec.verdict_on is not None:
         raise UsageError("a last training runs on this machine alone, without --engine ray")
-    return Cluster(
+    return RayBackend(
         address=order.address,
         devices=seats,
         workers=order.workers,
@@ -142,12 +142,12 @@ def crew_of(order: Order, spec: StudySpec) -> Crew:
     )
 
 
-def of_this_machine(order: Order) -> Order:
+def of_this_machine(order: RunOptions) -> RunOptions:
     """The same, without what is meant for the machines of a cluster."""
     return order if order.address is None else replace(order, workers=None, device=None)
 
 
-def check_name(name: str, spec: StudySpec, files: Home) -> None:
+def check_name(name: str, spec: StudySpec, files: StudyDirs) -> None:
     """Refuse a name that cannot be a folder's, or is in the way of a verdict, before anything is done for it.
 
     Raises:
@@ -163,14 +163,14 @@ def check_name(name: str, spec: StudySpec, files: Home) -> None:
         files.study(final_plan.name_of(name))
 
 
-def more_hours(storage: Storage, spec: StudySpec, order: Order) -> StudySpec:
+def more_hours(storage: Storage, spec: StudySpec, order: RunOptions) -> StudySpec:
     """A stored verdict with these hours more than it has run; it fits its trainings to them."""
     known = stored_study.load(storage, order.name)
     hours = stored_study.seconds_run(storage, known.id) / 3600 + (order.hours or 0.0)
     return replace(spec, budget=spec.budget.model_copy(update={"hours": hours}))
 
 
-def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float) -> float | None:
+def hours_left(order: RunOptions, storage: Storage, stored: StoredStudy, began: float) -> float | None:
     """What is left for the last training, in hours: of this command's, if it names some, else of the study's."""
     if order.hours is not None:
         return max(0.0, order.hours - (time.monotonic() - began) / 3600)
@@ -181,7 +181,7 @@ def hours_left(order: Order, storage: Storage, stored: StoredStudy, began: float
     return max(0.0, known.hours / (1 - kept) - known.seconds_run / 3600)
 
 
-def again(stored: StoredStudy, trial: TrialRecord) -> StudySpec:
+def rerun_spec(stored: StoredStudy, trial: TrialRecord) -> StudySpec:
     """A study of one trial that trains this trial's configuration once more, with its seed, to the end.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
-from search.artifacts.disk_space import Room
-from search.artifacts.study_dir import Home
+from search.artifacts.disk_space import DiskBudget
+from search.artifacts.study_dir import StudyDirs
 from search.errors import BusyError, SpecError, UsageError
 from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import leases, queries
@@ -17,10 +17,10 @@ from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.timeouts import Timeouts
 from search.study import stored_study
-from search.study.provenance import code, differences
+from search.study.provenance import code_version, differences
 from search.study.stored_study import StoredStudy
-from search.trial.post import Post
-from search.workers.backend import Crew
+from search.trial.post import WorkerConfig
+from search.workers.backend import WorkerBackend
 from search.workers.live_view import View
 from search.workers.pool import Pool
 
@@ -29,7 +29,7 @@ Show = Callable[[StoredStudy], AbstractContextManager[View]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class RunOptions:
     """What a command asks for beside the spec."""
 
     url: str
@@ -58,7 +58,7 @@ class Order:
 
 
 @contextmanager
-def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iterator[None]:
+def exclusive(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> Iterator[None]:
     """Be the one who runs the study on this machine: with its budget set and its broken-off trials taken up.
 
     If somebody else runs it, what was asked for is set all the same before BusyError is raised.
@@ -72,14 +72,14 @@ def alone(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> Iter
             if order.hours is not None:
                 set_hours(storage, stored, order.hours)
             raise
-        put_back(storage, stored, order, say)
+        requeue_dead(storage, stored, order, say)
         set_budget(storage, stored, order, say)
-        take_up(storage, stored, order, say)
+        announce_resume(storage, stored, order, say)
         yield
 
 
 @contextmanager
-def joined(stored: StoredStudy, order: Order) -> Iterator[None]:
+def joined(stored: StoredStudy, order: RunOptions) -> Iterator[None]:
     """Work beside the one who runs the study on this machine.
 
     Raises:
@@ -93,10 +93,10 @@ def joined(stored: StoredStudy, order: Order) -> Iterator[None]:
 
 
 def pool(
-    order: Order,
+    order: RunOptions,
     storage: Storage,
     stored: StoredStudy,
-    crew: Crew,
+    crew: WorkerBackend,
     view: View,
     *,
     since: float | None,
@@ -107,7 +107,7 @@ def pool(
     return Pool(
         storage=storage,
         study=stored,
-        post=Post(
+        post=WorkerConfig(
             url=order.url,
             study=stored.name,
             token="",
@@ -125,10 +125,10 @@ def pool(
     )
 
 
-def room_of(order: Order, *, workers: int) -> Room:
+def room_of(order: RunOptions, *, workers: int) -> DiskBudget:
     """The room that a run has for its files."""
     budget = None if order.disk is None else int(order.disk * 1e9)
-    return Room(url=order.url, study=order.name, workers=workers, budget=budget)
+    return DiskBudget(url=order.url, study=order.name, workers=workers, budget=budget)
 
 
 def searching(spec: StudySpec, hours: float | None) -> float | None:
@@ -136,7 +136,7 @@ def searching(spec: StudySpec, hours: float | None) -> float | None:
     return hours if hours is None or spec.final is None else hours * (1 - spec.final.share)
 
 
-def set_budget(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
     """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
     known, own = storage.retry_transient(lambda: queries.study(storage.engine, stored.name)), stored.spec.budget
     hours = searching(stored.spec, own.hours)
@@ -168,11 +168,11 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
         say(f"the budget is {trials} trials, not {asked}: so many have been begun, and none is thrown away")
 
 
-def take_up(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
     """Say where the study goes on, now that what broke off is back in the queue."""
-    stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code())  # an upgrade refuses no study
+    stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code_version())  # an upgrade refuses no study
     far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
-    storage.retry_transient(lambda: cleanup.sweep(study_dir.of(order.url), storage.engine, stored.name, far))
+    storage.retry_transient(lambda: cleanup.remove_leftovers(study_dir.of(order.url), storage.engine, stored.name, far))
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
@@ -187,15 +187,15 @@ def possible(stored: StoredStudy, asked: int) -> int:
     return min(asked, len(fixed_trials(stored.spec))) if stored.spec.search.sampler == "grid" else asked
 
 
-def put_back(storage: Storage, stored: StoredStudy, order: Order, say: Say) -> None:
+def requeue_dead(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
     """Put what broke off back to the queue.
 
     Raises:
         SpecError: others work on the study by other code.
     """
-    take_back(storage, stored, study_dir.of(order.url))
+    requeue_stopped(storage, stored, study_dir.of(order.url))
     LeaseMonitor(order.times).expire(storage, stored.id)
-    wants_peace = order.retry_failed or differences(stored.versions, code())
+    wants_peace = order.retry_failed or differences(stored.versions, code_version())
     if wants_peace and not has_no_live_owner(storage, stored.id, say, times=order.times):
         refuse_beside_other_code(stored_study.load(storage, stored.name))  # they may have upgraded it meanwhile
 
@@ -206,7 +206,7 @@ def refuse_beside_other_code(stored: StoredStudy) -> None:
     Raises:
         SpecError: says what differs.
     """
-    apart = differences(stored.versions, code())
+    apart = differences(stored.versions, code_version())
     if apart:
         raise SpecError(
             f"others work on {stored.name!r} now, by other code: {'; '.join(apart)}; install theirs here, or "
@@ -214,12 +214,12 @@ def refuse_beside_other_code(stored: StoredStudy) -> None:
         )
 
 
-def take_back(storage: Storage, stored: StoredStudy, files: Home) -> None:
+def requeue_stopped(storage: Storage, stored: StoredStudy, files: StudyDirs) -> None:
     """Put those trials back to the queue that an earlier run was to put back, but could not.
 
     It was stopped on purpose, so that this was no attempt.
     """
-    tokens = files.left(stored.name)
+    tokens = files.read_stopped_workers(stored.name)
     if tokens:
         leases.release(storage, tokens)
-        files.forget_left(stored.name)
+        files.clear_stopped_workers(stored.name)

@@ -59,7 +59,7 @@ class Promotion(Protocol):
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
         """(trial id, number) of the one that goes on when nothing else is left to claim."""
 
-    def left(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
+    def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
         """(trial id, reason) of those that are pruned then."""
 
 
@@ -257,7 +257,7 @@ def _finish(
         return taken
     best = ladder.last(connection, study_id)
     if best is None:
-        for trial_id, reason in ladder.left(connection, study_id):
+        for trial_id, reason in ladder.never_promoted(connection, study_id):
             # A pause gave its attempt back, like a stop; here it ends after all.
             attempts = _count(connection, trial_id, "attempts") + 1
             connection.execute(storage.trial_attr(trial_id, "attempts", attempts))

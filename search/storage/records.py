@@ -127,7 +127,7 @@ class TrialRecord:
     """Of a last training: in which it classifies one image by itself."""
     seed: int | None = None
     test: Mapping[str, Any] | None = None
-    """Of a last training: what its look at the test images counted (`search.trial.final_training.found`)."""
+    """Of a last training: what its look at the test images counted (`search.trial.final_training.to_stored_result`)."""
     started: datetime | None = None
     """UTC; of the last attempt."""
     completed: datetime | None = None

@@ -13,7 +13,7 @@ from search.study.inputs import fetch_backbones, prepare_data, writing_to
 from search.study.stored_study import StoredStudy
 
 
-def equip(stored: StoredStudy, cache: Path, say: Say) -> None:
+def ensure_inputs(stored: StoredStudy, cache: Path, say: Say) -> None:
     """Get the images of a study, and pretrained weights.
 
     Raises:
@@ -23,10 +23,10 @@ def equip(stored: StoredStudy, cache: Path, say: Say) -> None:
     with writing_to(cache):
         fetch(stored.spec.data, cache, say)
     fetch_backbones(stored.spec, say)
-    refuse_other_images(stored, prepare_data(stored.spec, cache, say))
+    check_same_images(stored, prepare_data(stored.spec, cache, say))
 
 
-def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
+def check_same_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
     """Let only the code work on a study that it was last run with.
 
     Raises:
@@ -40,7 +40,7 @@ def refuse_other_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
         )
 
 
-def refuse_other_images(stored: StoredStudy, found: dict[str, Any]) -> None:
+def check_same_images(stored: StoredStudy, found: dict[str, Any]) -> None:
     """Let a study be worked on only with the images that it was begun with.
 
     Raises:

@@ -27,7 +27,7 @@ BASELINE = "baseline"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contestant:
+class Candidate:
     """A configuration that is trained for the last time."""
 
     name: str
@@ -37,7 +37,7 @@ class Contestant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class ResourceLayout:
     """Who trains: so many at a time, on so many threads each."""
 
     workers: int
@@ -48,10 +48,10 @@ class Layout:
         return math.ceil(trainings / self.workers)
 
 
-def layout(*, cores: int, trainings: int) -> Layout:
+def layout(*, cores: int, trainings: int) -> ResourceLayout:
     """That for so many trainings on so many cores: what one core each would leave over are more threads for all."""
     workers = min(cores, trainings)
-    return Layout(workers=workers, threads=cores // workers)
+    return ResourceLayout(workers=workers, threads=cores // workers)
 
 
 def name_of(study: str, place: int = 1) -> str:
@@ -59,13 +59,13 @@ def name_of(study: str, place: int = 1) -> str:
     return f"{study}{FINAL}" if place == 1 else f"{study}{FINAL}-{place}"
 
 
-def contestants(
+def candidates(
     spec: StudySpec,
     leading: Sequence[TrialRecord],
     *,
     selected: TrialRecord | None = None,
     known: Mapping[str, Value] | None = None,
-) -> tuple[Contestant, ...]:
+) -> tuple[Candidate, ...]:
     """Who is trained: the selected trial and the leading ones, as many as [final] wants, no configuration twice, and
     the baseline.
 
@@ -73,24 +73,24 @@ def contestants(
     the defaults, or these alone.
     """
     wanted = spec.final or FinalSettings()
-    found: list[Contestant] = []
+    found: list[Candidate] = []
     for trial in (*(() if selected is None else (selected,)), *leading):
         whole = with_defaults(spec, trial.config)  # an older version did not know all keys
         config = {key: whole[key] for key in spec.space.parameters}
         if len(found) < wanted.top and config not in [each.config for each in found]:
             speed = trial.images_per_second
-            found.append(Contestant(name=f"trial {trial.number}", config=config, images_per_second=speed))
+            found.append(Candidate(name=f"trial {trial.number}", config=config, images_per_second=speed))
     if not found or not wanted.baseline:
         return tuple(found)
     base = with_defaults(spec, known) if known else known_point(spec)
     base = {key: base[key] for key in spec.space.parameters}
     if base not in [each.config for each in found]:
-        return (*found, Contestant(name=BASELINE, config=base))
+        return (*found, Candidate(name=BASELINE, config=base))
     return tuple(replace(each, name=f"{each.name} ({BASELINE})") if each.config == base else each for each in found)
 
 
-def possible(
-    spec: StudySpec, found: Sequence[Contestant], *, hours: float | None, images: int, layout: Layout
+def affordable_epochs(
+    spec: StudySpec, found: Sequence[Candidate], *, hours: float | None, images: int, layout: ResourceLayout
 ) -> float:
     """Epochs over so many images that fit into `hours`, each training having the same time, for the fastest of them.
 
@@ -105,8 +105,8 @@ def possible(
     return own_s * max(speeds) * pixels * layout.threads / images
 
 
-def spec_of(
-    spec: StudySpec, found: Sequence[Contestant], *, uid: str, hours: float | None, images: int, layout: Layout
+def final_spec(
+    spec: StudySpec, found: Sequence[Candidate], *, uid: str, hours: float | None, images: int, layout: ResourceLayout
 ) -> StudySpec:
     """The study of the last trainings: of each of these configurations, on so many images, with the seeds of [final].
     `uid`: of the study that they are of.
@@ -117,7 +117,7 @@ def spec_of(
     wanted = spec.final or FinalSettings()
     largest = max(int(each.config["batch_size"]) for each in found)
     per_epoch = next((steps for steps in STEPS_PER_EPOCH if largest <= images // steps), 1)
-    fits = possible(spec, found, hours=hours, images=images, layout=layout)
+    fits = affordable_epochs(spec, found, hours=hours, images=images, layout=layout)
     steps = max(1, round(min(wanted.epochs or MOST_EPOCHS, AT_MOST * fits) * per_epoch))
     cells = ablation_spec(
         spec,
@@ -139,7 +139,7 @@ def spec_of(
     )
 
 
-def question_of(found: Sequence[Contestant]) -> str:
+def question_of(found: Sequence[Candidate]) -> str:
     """What the last trainings answer."""
     names = [each.name for each in found]
     if len(names) == 1:

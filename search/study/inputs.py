@@ -15,7 +15,7 @@ from search.errors import DiskError
 from search.spec.study_spec import StudySpec
 
 
-def anchored(data: DataConfig) -> DataConfig:
+def with_absolute_path(data: DataConfig) -> DataConfig:
     """The same images, wherever the next command is given."""
     return data if data.path is None else data.model_copy(update={"path": str(Path(data.path).absolute())})
 

@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
     return found | ({"commit": known} if (known := commit()) else {})
 
 
-def code() -> dict[str, str]:
+def code_version() -> dict[str, str]:
     """What decides what a trial computes: packages, and the SHA-256 of this code, be it committed or not."""
     digest = hashlib.sha256()
     for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("[!.]*.py")):

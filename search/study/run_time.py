@@ -17,7 +17,7 @@ SILENCE_S = 25.0
 
 
 @dataclass(slots=True)
-class Clock:
+class RunTimeCounter:
     """Counts the seconds of a study while its pool runs, or sees that another pool does.
 
     Who runs the study begins at once, from `since` on; who joins begins when nobody counts any more, or yet. Whoever
@@ -29,7 +29,7 @@ class Clock:
     since: float | None
     """Monotonic seconds; None for who joins."""
     now: Callable[[], float] = time.monotonic
-    counts: bool = field(init=False)
+    is_counting: bool = field(init=False)
     total: float = field(init=False, default=0.0)
     """Seconds for which the study has been run, as far as is known here."""
     _name: str = field(init=False, default_factory=lambda: uuid.uuid4().hex)
@@ -38,35 +38,35 @@ class Clock:
     _saved: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.counts = self.since is not None
+        self.is_counting = self.since is not None
         self._saved = self._at = self.now() if self.since is None else self.since
         self.total = stored_study.seconds_run(self.storage, self.study_id)
-        if self.counts:
+        if self.is_counting:
             stored_study.set_attrs(self.storage, self.study_id, clock=self._name)
 
     def tick(self, stored: float) -> float:
         """Count on, or see whether somebody does; the seconds until now. `stored` is what the database says now."""
         now = self.now()
-        if not self.counts:
+        if not self.is_counting:
             if stored != self.total:
                 self.total, self._at = stored, now
             if now - self._at < SILENCE_S:
                 return self.total
             self._take(stored)
         self._count(now)
-        if self.counts and now - self._saved >= SAVE_S:
+        if self.is_counting and now - self._saved >= SAVE_S:
             self._save(now)
         return self.total
 
     def end(self) -> None:
         """Store what was counted to the last."""
-        if self.counts:
+        if self.is_counting:
             now = self.now()
             self._count(now)
             self._save(now)
 
     def _count(self, now: float) -> None:
-        if self.counts:
+        if self.is_counting:
             self.total += now - self._at
             self._at = now
 
@@ -75,20 +75,20 @@ class Clock:
 
         def take(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
-            attrs = stored_study.attrs_of(connection, self.study_id)
+            attrs = stored_study.read_attrs(connection, self.study_id)
             is_still = attrs["seconds_run"] == stored
             if is_still:
-                stored_study.put(self.storage, connection, self.study_id, clock=self._name)
+                stored_study.write_attrs(self.storage, connection, self.study_id, clock=self._name)
             return bool(is_still)
 
-        self.counts = self.storage.write(take)
+        self.is_counting = self.storage.write(take)
 
     def _save(self, now: float) -> None:
         def save(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
-            if stored_study.attrs_of(connection, self.study_id).get("clock") != self._name:
+            if stored_study.read_attrs(connection, self.study_id).get("clock") != self._name:
                 return False
-            stored_study.put(self.storage, connection, self.study_id, seconds_run=round(self.total, 1))
+            stored_study.write_attrs(self.storage, connection, self.study_id, seconds_run=round(self.total, 1))
             return True
 
-        self._saved, self.counts = now, self.storage.write(save)
+        self._saved, self.is_counting = now, self.storage.write(save)

@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial
 from data.dataset import searched
 from models.config import Impossible
 from search.errors import SpecError
-from search.pruners.asha import LEAST, Asha
+from search.pruners.asha import MIN_TRIALS, Asha
 from search.pruners.asha import build as build_pruner
-from search.pruners.promotion import Gate, Ladder
-from search.samplers.evolution import AtRest, Evolution, Given, usual_point
-from search.samplers.tpe import Seen
+from search.pruners.promotion import BarrierPromotion, AshaPromotion
+from search.samplers.evolution import DefaultsTrial, EvolutionSampler, FixedSampler, default_point
+from search.samplers.tpe import SubsetStudy
 from search.samplers.tpe import build as build_sampler
 from search.seeds import derive, is_audited
 from search.spec import study_spec as specs
@@ -31,7 +31,7 @@ from search.spec.search_space import sample
 from search.spec.study_spec import StudySpec, start_point
 from search.storage import queries
 from search.storage.rdb import STUDIES, STUDY_ATTRS, TRIALS, Storage
-from search.study.provenance import code, environment
+from search.study.provenance import code_version, environment
 
 #: Keys of [search] that a study keeps as it was begun with: an older version had none of them.
 KEPT = ("audit", "baseline", "rung_updates")
@@ -53,7 +53,7 @@ class StoredStudy:
     data: dict[str, Any]
     """Fingerprint of the images, classes, counts, notes."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the code that runs it now (see `search.study.provenance.code`): who joins must have the same."""
+    """Of the code that runs it now (see `search.study.provenance.code_version`): who joins must have the same."""
 
 
 def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:
@@ -68,11 +68,11 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     def open_it(connection: sa.Connection) -> StoredStudy:
         study_id = queries.find_study(connection, name)
         storage.lock_study(connection, study_id)
-        known = attrs_of(connection, study_id)
+        known = read_attrs(connection, study_id)
         if "spec" not in known:
             _refuse_foreign(connection, study_id, name)
             known = _first_attrs(_with_validation(spec, data), data)
-            put(storage, connection, study_id, **known)
+            write_attrs(storage, connection, study_id, **known)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, known, spec, data)
         # What an older version had not stays as it was: trials are neither chosen nor judged anew.
@@ -80,7 +80,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
         wanted = replace(specs.with_stored_settings(spec, begun), search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
-        put(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
+        write_attrs(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
         return _stored(study_id, name, known, wanted)
 
     return storage.write(open_it)
@@ -95,14 +95,14 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
 
     def stored(connection: sa.Connection) -> dict[str, Any]:
         known = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar()
-        return {} if known is None else attrs_of(connection, known)
+        return {} if known is None else read_attrs(connection, known)
 
     attrs = storage.read(stored)
     if "spec" in attrs:
         _refuse_difference(name, attrs, spec, attrs["data"])
 
 
-def of_search(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
+def check_final_of(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
     """The verdict, if it is on this search.
 
     Raises:
@@ -116,7 +116,7 @@ def of_search(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
     return verdict
 
 
-def moved(spec: StudySpec, path: str | None) -> StudySpec:
+def with_data_path(spec: StudySpec, path: str | None) -> StudySpec:
     """The same study of the same images, which lie at `path`."""
     return replace(spec, data=spec.data.model_copy(update={"path": path}))
 
@@ -131,7 +131,7 @@ def load(storage: Storage, name: str) -> StoredStudy:
 
     def stored(connection: sa.Connection) -> tuple[int, dict[str, Any]]:
         study_id = queries.find_study(connection, name)
-        return study_id, attrs_of(connection, study_id)
+        return study_id, read_attrs(connection, study_id)
 
     study_id, attrs = storage.read(stored)
     if "spec" not in attrs:
@@ -161,7 +161,7 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
     def set_them(connection: sa.Connection) -> int:
         storage.lock_study(connection, study.id)
         allowed = max(trials, _trials(connection, study.id))
-        put(storage, connection, study.id, trials=allowed)
+        write_attrs(storage, connection, study.id, trials=allowed)
         return allowed
 
     return storage.write(set_them)
@@ -169,7 +169,7 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
 
 def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
     """Set user attributes of a study, in one transaction."""
-    storage.write(lambda connection: put(storage, connection, study_id, **attrs))
+    storage.write(lambda connection: write_attrs(storage, connection, study_id, **attrs))
 
 
 def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
@@ -181,17 +181,17 @@ def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
 
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
-    storage.write(lambda connection: put(storage, connection, queries.find_study(connection, name), stop=True))
+    storage.write(lambda connection: write_attrs(storage, connection, queries.find_study(connection, name), stop=True))
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:
     """The wall-clock time for which the study has been run, in seconds, over all its runs."""
-    return float(storage.read(lambda connection: attrs_of(connection, study_id))["seconds_run"])
+    return float(storage.read(lambda connection: read_attrs(connection, study_id))["seconds_run"])
 
 
 def search_seconds_left(storage: Storage, study_id: int) -> float | None:
     """The seconds that a search still has of its hours; None if it has no such limit."""
-    attrs = storage.read(lambda connection: attrs_of(connection, study_id))
+    attrs = storage.read(lambda connection: read_attrs(connection, study_id))
     return None if attrs.get("hours") is None else max(0.0, 3600 * attrs["hours"] - attrs["seconds_run"])
 
 
@@ -200,12 +200,12 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
 
     def settle(connection: sa.Connection) -> StudySpec:
         storage.lock_study(connection, study.id)
-        known = specs.restore(attrs_of(connection, study.id)["spec"])
+        known = specs.restore(read_attrs(connection, study.id)["spec"])
         if known.budget.epochs is not None:
             return known
         budget = known.budget.model_copy(update={"epochs": epochs, "evaluations": known.budget.steps})
         settled = replace(known, budget=budget)
-        put(storage, connection, study.id, spec=specs.dump(settled))
+        write_attrs(storage, connection, study.id, spec=specs.dump(settled))
         return settled
 
     return replace(study, spec=specs.with_stored_settings(study.spec, storage.write(settle)))
@@ -228,13 +228,13 @@ def known_point(spec: StudySpec) -> dict[str, Value]:
     """The flat configuration that a search begins with: the first point of [[try]], and what it leaves open at the
     defaults, or at the nearest value of the space.
     """
-    return specs.with_defaults(spec, sample(spec.space, AtRest(start_point(spec))))
+    return specs.with_defaults(spec, sample(spec.space, DefaultsTrial(start_point(spec))))
 
 
 def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
     """What a trial was asked to have, by key: the baseline all that is drawn, a point of [[try]] what it names."""
     if number == specs.baseline(spec):
-        return sample(spec.space, AtRest(start_point(spec)))
+        return sample(spec.space, DefaultsTrial(start_point(spec)))
     return dict(spec.points[number]) if number < len(spec.points) else None
 
 
@@ -249,7 +249,7 @@ def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
     if limits is not None:
         with suppress(Impossible):
             whole = fitted(study.spec, whole, limits)
-    return (dict(usual_point(study.spec.space, whole).params), *given[1:])
+    return (dict(default_point(study.spec.space, whole).params), *given[1:])
 
 
 def for_trial(
@@ -266,7 +266,7 @@ def for_trial(
     `draw` counts how often the trial was drawn before; `given` are values by key, taken in place of drawn ones.
     """
     search, steps = study.spec.search, study.spec.budget.steps
-    sampler = _sampler(cached, study, number, seen, draw) if given is None else Given(given)
+    sampler = _sampler(cached, study, number, seen, draw) if given is None else FixedSampler(given)
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
     return _Compared(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
 
@@ -297,10 +297,10 @@ def _sampler(
     again = (draw,) if draw else ()
     if search.sampler == "evolution":
         known = start_point(study.spec)
-        return Evolution(
+        return EvolutionSampler(
             seen,
             number=number,
-            start=usual_point(study.spec.space, known),
+            start=default_point(study.spec.space, known),
             habits=known,
             seed=derive(search.seed, number, "sampler", *again),
         )
@@ -310,7 +310,7 @@ def _sampler(
         number=number,
         draw=draw,
         startup_trials=search.startup_trials,
-        seen=Seen(study.name, cached, seen),
+        seen=SubsetStudy(study.name, cached, seen),
     )
 
 
@@ -322,7 +322,7 @@ def asha(spec: StudySpec) -> Asha:
         reduction=search.reduction,
         steps=spec.budget.steps,
         updates=search.rung_updates,
-        least=LEAST if search.rung_updates else 1,  # an older version had neither
+        least=MIN_TRIALS if search.rung_updates else 1,  # an older version had neither
     )
 
 
@@ -341,14 +341,14 @@ def _audited(seed: int, share: float, blocks: int, baseline: int | None) -> froz
     )
 
 
-def ladder(spec: StudySpec) -> Ladder | Gate | None:
+def ladder(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
     """Where trials pause; None for a study whose trials do not."""
     if spec.verdict_on is not None and spec.budget.trials > 1:
-        return Gate(trials=spec.budget.trials)
+        return BarrierPromotion(trials=spec.budget.trials)
     if spec.search.pruner != "promote":
         return None
     rungs = asha(spec)
-    return Ladder(
+    return AshaPromotion(
         rungs=rungs.rungs(),
         reduction=rungs.reduction,
         steps=rungs.steps,
@@ -377,7 +377,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
         "spec": specs.dump(spec),
         "data": data,
         "versions": environment(),
-        "versions_now": code(),
+        "versions_now": code_version(),
         "trials": spec.budget.trials,
         "hours": spec.budget.hours,
         "seconds_run": 0.0,
@@ -412,13 +412,13 @@ def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data:
         )
 
 
-def attrs_of(connection: sa.Connection, study_id: int) -> dict[str, Any]:
+def read_attrs(connection: sa.Connection, study_id: int) -> dict[str, Any]:
     """All user attributes of a study."""
     rows = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id)
     return {row.key: json.loads(row.value_json) for row in connection.execute(rows)}
 
 
-def put(storage: Storage, connection: sa.Connection, study_id: int, **values: Any) -> None:
+def write_attrs(storage: Storage, connection: sa.Connection, study_id: int, **values: Any) -> None:
     """Set user attributes of a study, in this transaction."""
     for key, value in values.items():
         keys: dict[str, object] = {"study_id": study_id, "key": key}

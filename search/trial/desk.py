@@ -7,26 +7,26 @@ from optuna.storages import _CachedStorage
 
 from search.artifacts import remote_checkpoints as depot
 from search.artifacts import study_dir as home
-from search.artifacts.remote_checkpoints import Depot
-from search.artifacts.study_dir import Home
-from search.samplers.tpe import Excerpt
+from search.artifacts.remote_checkpoints import RemoteCheckpoints
+from search.artifacts.study_dir import StudyDirs
+from search.samplers.tpe import TrialSubset
 from search.storage.rdb import Storage
 from search.study import stored_study as study
 from search.study.stored_study import StoredStudy
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Desk:
+class TrialContext:
     """Where a worker reads and writes trials."""
 
     storage: Storage
     cached: _CachedStorage
-    excerpt: Excerpt
+    excerpt: TrialSubset
     """What the sampler learns from, kept from trial to trial."""
     study: StoredStudy
-    home: Home
-    depot: Depot | None = None
+    home: StudyDirs
+    depot: RemoteCheckpoints | None = None
     """Where other machines find the checkpoints of the study, if it has such a place."""
 
 
@@ -41,15 +41,15 @@ class _Known(_CachedStorage):
         return self._known
 
 
-def of(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Desk:
+def of(post: WorkerConfig, gives_up: Callable[[], bool] = lambda: False) -> TrialContext:
     """The desk of a worker that was told `post`; see `Storage.gives_up`."""
     storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, should_stop=gives_up)
     stored = study.load(storage, post.study)
     cached = _Known(storage, stored.id)
-    return Desk(
+    return TrialContext(
         storage=storage,
         cached=cached,
-        excerpt=Excerpt(cached, stored.id, several=len(stored.spec.search.objectives) > 1),
+        excerpt=TrialSubset(cached, stored.id, several=len(stored.spec.search.objectives) > 1),
         study=stored,
         home=home.of(post.url),
         depot=depot.of(stored.spec.checkpoints, stored.depot),

@@ -16,22 +16,22 @@ from data.parts import load_test
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
 from search.analysis.correctness import pack
-from search.analysis.intervals import share_interval
+from search.analysis.intervals import wilson_interval
 from search.storage.records import PAUSED
 from search.study.stored_study import ladder, seconds_run
-from search.trial.outcome import Outcome, Paused
-from search.trial.search_training import Run, boundaries
+from search.trial.outcome import Outcome, TrialPaused
+from search.trial.search_training import SearchTraining, step_boundaries
 
 #: What is left for the last look, and for a step that is slower than those before: a share of the time, and seconds.
 SPARE_SHARE, SPARE_S = 0.02, 4.0
 
 
-class VerdictRun(Run):
+class FinalTraining(SearchTraining):
     """The one training of a verdict, on all images but those of the test."""
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
         """Train to the end, wherever the time puts it, and look."""
-        self.take_up(training)
+        self.resume(training)
         while training.batch < training.total_batches:
             for result in training.run(lambda first, last: self.watched(batches(first, last)), self._ends(training)):
                 self.save(training, step=result.step)
@@ -46,7 +46,7 @@ class VerdictRun(Run):
 
     def _ends(self, training: Training) -> tuple[int, ...]:
         """Where the steps end, up to the next one; the last step may be a short one."""
-        *done, following = boundaries(
+        *done, following = step_boundaries(
             step_images=self.step_images(), batch_size=training.config.batch_size, steps=training.step + 1
         )
         return *done, min(following, training.total_batches)
@@ -81,12 +81,12 @@ class VerdictRun(Run):
             return
         self.save(training, step=training.step)  # with its end where the time has put it
         self.trial.set_user_attr(PAUSED, training.step)
-        raise Paused(training.step, until="all are trained")
+        raise TrialPaused(training.step, until="all are trained")
 
     def _planned(self, training: Training) -> int:
         """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
         steps = self.place.study.spec.budget.steps
-        return boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
+        return step_boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
 
     def _look(self, training: Training) -> Outcome:
         """Judge the network on the test images, and store what was counted; who has looked does not look again."""
@@ -104,16 +104,16 @@ class VerdictRun(Run):
         value = float(getattr(result, self.place.study.spec.search.objectives[0]))
         self.note(f"test images: {value:.4f}")
         with self.place.storage.batch():
-            self.trial.set_user_attr("test", found(result, test.labels[test.indices], value=value))
+            self.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], value=value))
             self.trial.set_user_attr("latency_ms", round(1000 * latency_s(model, one), 3))
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
         return Outcome(value=value)
 
 
-def found(result: Evaluation, labels: Tensor, *, value: float) -> dict[str, Any]:
+def to_stored_result(result: Evaluation, labels: Tensor, *, value: float) -> dict[str, Any]:
     """What one look at the test images, of these (N,) labels, has counted; `value` is the objective there."""
     right = int(result.confusion.diagonal().sum())
-    low, high = share_interval(right, result.images)
+    low, high = wilson_interval(right, result.images)
     return {
         "value": value,
         "images": result.images,

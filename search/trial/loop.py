@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from search.artifacts import logbook, misclassified, shelf
 from search.artifacts.cleanup import KEEP_BEST
-from search.artifacts.remote_store import Unreachable
+from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DatabaseError, DiskError, LeaseLostError
 from search.process import this_process
 from search.spec.study_spec import baseline
@@ -25,8 +25,8 @@ from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
 from search.storage.records import TRAINABLE
 from search.study import stored_study
 from search.trial import recorder
-from search.trial.desk import Desk
-from search.trial.outcome import Outcome, Paused, Stopped
+from search.trial.desk import TrialContext
+from search.trial.outcome import Outcome, TrialPaused, TrialStopped
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
@@ -35,7 +35,7 @@ Work = Callable[[Claim, optuna.Trial], Outcome]
 """What is done with a claimed trial. Raises Stopped or Paused where it breaks off on purpose."""
 
 
-def work(desk: Desk, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
+def run_trials(desk: TrialContext, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
     """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
     owner = this_process(desk.storage.token or "")
     points, ladder = stored_study.queue(desk.study), stored_study.ladder(desk.study.spec)
@@ -44,10 +44,10 @@ def work(desk: Desk, do: Work, stopping: Callable[[], bool], *, where: str) -> N
         claim = leases.claim(desk.storage, desk.study.id, owner, points, ladder)
         if claim is None:
             return
-        is_sound = settle(desk, claim, do, where=where)
+        is_sound = run_claimed_trial(desk, claim, do, where=where)
 
 
-def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
+def run_claimed_trial(desk: TrialContext, claim: Claim, do: Work, *, where: str) -> bool:
     """Do one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it.
 
     `where`: the device, for its log. Returns whether this process can be trusted with another one: who ran out of
@@ -59,12 +59,12 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
         trial = recorder.open_trial(desk, claim)
         outcome = do(claim, trial)
         tell(desk, trial, outcome)
-    except Paused as pause:
+    except TrialPaused as pause:
         leases.release(desk.storage, [desk.storage.token or ""])
         logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
-        shed(desk, claim.number, pause.step)
+        delete_paused_checkpoints(desk, claim.number, pause.step)
         return True
-    except Stopped:
+    except TrialStopped:
         leases.release(desk.storage, [desk.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")
         return True
@@ -79,11 +79,11 @@ def settle(desk: Desk, claim: Claim, do: Work, *, where: str) -> bool:
             fail(desk, claim, error)  # its checkpoint stays, for `--retry-failed`
         return False
     logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
-    tidy(desk, claim.number)
-    return not outcome.exhausted
+    delete_finished_checkpoints(desk, claim.number)
+    return not outcome.out_of_memory
 
 
-def tell(desk: Desk, trial: optuna.Trial, outcome: Outcome) -> None:
+def tell(desk: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
     """Finish the trial: state, value, reason and constraint in one transaction."""
     with desk.storage.batch():
         if outcome.reason is not None:
@@ -96,7 +96,7 @@ def tell(desk: Desk, trial: optuna.Trial, outcome: Outcome) -> None:
             trial.study.tell(trial, [outcome.value, *outcome.costs])
 
 
-def fail(desk: Desk, claim: Claim, error: Exception) -> None:
+def fail(desk: TrialContext, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
     logbook.note(desk.home.log(desk.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
     with desk.storage.batch():
@@ -104,7 +104,7 @@ def fail(desk: Desk, claim: Claim, error: Exception) -> None:
         desk.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
 
-def tidy(desk: Desk, number: int) -> None:
+def delete_finished_checkpoints(desk: TrialContext, number: int) -> None:
     """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best.
 
     Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
@@ -117,18 +117,18 @@ def tidy(desk: Desk, number: int) -> None:
         return
     ranked = best_trials(desk.storage, desk.study.id, top=KEEP_BEST + DRIVEN_OUT)
     unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(desk.study.spec)}
-    forget(desk, unneeded)
+    delete_trial_checkpoints(desk, unneeded)
     for finished in unneeded:
         with suppress(OSError):
-            misclassified.forget(desk.home.trial(desk.study.name, finished))
+            misclassified.delete(desk.home.trial(desk.study.name, finished))
 
 
-def _forget_if_pruned(desk: Desk, number: int) -> None:
+def _forget_if_pruned(desk: TrialContext, number: int) -> None:
     if queries.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
-        forget(desk, {number})
+        delete_trial_checkpoints(desk, {number})
 
 
-def shed(desk: Desk, number: int, rung: int) -> None:
+def delete_paused_checkpoints(desk: TrialContext, number: int, rung: int) -> None:
     """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
     ladder = stored_study.ladder(desk.study.spec)
     if ladder is None:
@@ -136,7 +136,7 @@ def shed(desk: Desk, number: int, rung: int) -> None:
 
     def forget_behind(connection: sa.Connection) -> None:
         desk.storage.lock_study(connection, desk.study.id)  # so that nobody goes on with one of them meanwhile
-        behind = ladder.behind(connection, desk.study.id, rung)
+        behind = ladder.without_checkpoint(connection, desk.study.id, rung)
         for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
             with suppress(OSError):  # what cannot be removed now is removed when the trial is over
                 shelf.forget(desk.home.trial(desk.study.name, each))  # a far store is too slow to lock others out for
@@ -144,13 +144,13 @@ def shed(desk: Desk, number: int, rung: int) -> None:
     desk.storage.write(forget_behind)
 
 
-def forget(desk: Desk, numbers: Collection[int]) -> None:
+def delete_trial_checkpoints(desk: TrialContext, numbers: Collection[int]) -> None:
     """Remove the checkpoints of trials, here and where other machines find them; what remains goes with the study."""
     for number in numbers:
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on, too
             shelf.forget(desk.home.trial(desk.study.name, number))
     if desk.depot is not None:
-        with suppress(Unreachable):
+        with suppress(RemoteStoreError):
             desk.depot.forget(numbers)
 
 

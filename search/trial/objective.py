@@ -5,21 +5,21 @@ import torch
 
 from models.config import Impossible
 from models.train import Diverged
-from search.pruners.asha import Decision
+from search.pruners.asha import PruneDecision
 from search.spec.fit import check_fit
 from search.storage.leases import Claim
 from search.storage.records import DECISION
 from search.study.stored_study import asha, trial_seed
 from search.trial import recorder
 from search.trial.outcome import Outcome
-from search.trial.search_training import Pulse, Run, boundaries
-from search.trial.workplace import Workplace
+from search.trial.search_training import Pulse, SearchTraining, step_boundaries
+from search.trial.workplace import TrainingContext
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
-def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[Run]) -> Outcome:
+def evaluate_trial(place: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]) -> Outcome:
     """Run a claimed trial to its end, from its checkpoint if it has one; `kind` is how.
 
     Raises:
@@ -30,14 +30,14 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
     trial, values = recorder.draw(place, claim, trial)
     decided = trial.user_attrs.get(DECISION)
     if decided is not None:
-        return Outcome(reason=Decision(**decided).reason)
+        return Outcome(reason=PruneDecision(**decided).reason)
     try:
         shape = check_fit(place.study.spec, values, place.limits)
         seed = trial_seed(place.study, claim.number, values.get("repeat"))
         budget, rungs = place.study.spec.budget, asha(place.study.spec)
         step = budget.step_epochs(images=len(place.data.train), macs=shape.macs)
         step_images = step * len(place.data.train)
-        ends = boundaries(step_images=step_images, batch_size=values["batch_size"], steps=budget.steps)
+        ends = step_boundaries(step_images=step_images, batch_size=values["batch_size"], steps=budget.steps)
         judged_from = rungs.judged_from(ends)
         recorder.describe(
             place,
@@ -51,13 +51,13 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
             place=place,
             claim=claim,
             trial=trial,
-            pulse=pulse,
+            on_batch=pulse,
             values=values,
             seed=seed,
             step_epochs=step,
             judged_from=judged_from,
         )
-        return one.to_the_end()
+        return one.run()
     except Impossible as error:
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
@@ -66,7 +66,7 @@ def run(place: Workplace, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, ki
         if not is_out_of_memory(error):
             raise
         words = (str(error) or type(error).__name__).splitlines()[0]
-        return Outcome(reason=f"out of memory: {words}", violation=1.0, exhausted=True)
+        return Outcome(reason=f"out of memory: {words}", violation=1.0, out_of_memory=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,15 +14,15 @@ class Outcome:
     reason: str | None = None
     violation: float = 0.0
     """Above 0: the configuration cannot be trained at all, and the sampler shall rank it below every other."""
-    exhausted: bool = False
+    out_of_memory: bool = False
     """The process ran out of memory; what is left of it is in pieces."""
 
 
-class Stopped(Exception):
+class TrialStopped(Exception):
     """The trial was asked to stop; its checkpoint is written and it can go back to the queue."""
 
 
-class Paused(Exception):  # nothing went wrong
+class TrialPaused(Exception):  # nothing went wrong
     """The trial waits after a step until something is the case; its checkpoint is written."""
 
     def __init__(self, step: int, *, until: str) -> None:

@@ -6,7 +6,7 @@ from search.storage.timeouts import Timeouts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Post:
+class WorkerConfig:
     """What a pool tells its worker."""
 
     url: str = field(repr=False)  # it may hold a password

@@ -12,7 +12,7 @@ import optuna
 
 from models.config import Impossible
 from search.analysis.correctness import pair
-from search.pruners.asha import Decision
+from search.pruners.asha import PruneDecision
 from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import ImageLimits, describe_changes, check_fit, fitted, is_in_space
@@ -21,15 +21,15 @@ from search.storage import queries
 from search.storage.leases import Claim
 from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.study.stored_study import asha, asked, audited, for_trial, limits_of
-from search.trial.desk import Desk
-from search.trial.outcome import Paused
+from search.trial.desk import TrialContext
+from search.trial.outcome import TrialPaused
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
 #: space of `cifar10` a third cannot be trained (studies/records/2026-11-25_random-networks): 20 in a row never happen.
-DRAWS = 20
+MAX_DRAWS = 20
 
 
-def open_trial(desk: Desk, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None) -> optuna.Trial:
+def open_trial(desk: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None) -> optuna.Trial:
     """The claimed trial, as Optuna sees it, with what is stored of it.
 
     `draw` counts how often it was drawn before; `given` are values by key, taken in place of drawn ones.
@@ -39,7 +39,7 @@ def open_trial(desk: Desk, claim: Claim, *, draw: int = 0, given: Mapping[str, V
     return optuna.Trial(view, claim.trial_id)
 
 
-def draw(desk: Desk, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
+def draw(desk: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
     """The trial with its flat configuration: drawn once, in one transaction, and stored.
 
     In a search, what cannot be trained is drawn anew, and nothing is stored of it: its sampler would learn to avoid
@@ -52,7 +52,7 @@ def draw(desk: Desk, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, d
     limits = limits_of(desk.study)
     if desk.study.spec.search.sampler == "grid" or limits is None:
         return trial, _store(desk, trial)
-    for count in range(1, DRAWS + 1):
+    for count in range(1, MAX_DRAWS + 1):
         try:
             return trial, _store(desk, trial, limits=limits)
         except Misfit as error:
@@ -73,7 +73,7 @@ class Misfit(Exception):
 
 
 def _store(
-    desk: Desk, trial: optuna.Trial, *, limits: ImageLimits | None = None, near: Mapping[str, Value] | None = None
+    desk: TrialContext, trial: optuna.Trial, *, limits: ImageLimits | None = None, near: Mapping[str, Value] | None = None
 ) -> dict[str, Any]:
     """Draw and store in one transaction, `near` in place of what was drawn.
 
@@ -104,7 +104,7 @@ def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> d
 
 
 def describe(
-    desk: Desk, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
+    desk: TrialContext, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
 ) -> None:
     """Store what is known of a trial before it is trained: weights, multiplications for one image, seed, and the step
     of the first rung that judges it, where that is not the first of all (`[search] rung_updates`).
@@ -118,10 +118,10 @@ def describe(
 
 
 @dataclass(kw_only=True, slots=True)
-class Ledger:
+class TrialRecorder:
     """The curve of one trial in the database, and what is decided by it."""
 
-    desk: Desk
+    desk: TrialContext
     claim: Claim
     trial: optuna.Trial
     judged_from: int = 0
@@ -138,7 +138,7 @@ class Ledger:
         seconds: float,
         images_per_second: float | None = None,
         correct: Mapping[str, Any] | None = None,
-    ) -> Decision | None:
+    ) -> PruneDecision | None:
         """Store a step's value, and the decision to stop there if there is one, in one transaction.
 
         `correct`: which validation images were recognised, as far as that is kept (`search.analysis.correctness`).
@@ -166,10 +166,10 @@ class Ledger:
             if is_paused:
                 self.trial.set_user_attr(PAUSED, step)
         if is_paused:
-            raise Paused(step, until="it is among the best there")
+            raise TrialPaused(step, until="it is among the best there")
         return decision or self.ask_optuna(step, value)
 
-    def ask_optuna(self, step: int, value: float) -> Decision | None:
+    def ask_optuna(self, step: int, value: float) -> PruneDecision | None:
         """Ask Optuna's pruner, if the study has one and it was not asked yet.
 
         What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
@@ -185,7 +185,7 @@ class Ledger:
         with self.desk.storage.batch():
             decision = None
             if self.trial.should_prune():
-                decision = self._keep(Decision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
+                decision = self._keep(PruneDecision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
             self.trial.set_user_attr("judged", step)
         return decision
 
@@ -203,7 +203,7 @@ class Ledger:
     def _is_audited(self) -> bool:
         return self.claim.number in audited(self.desk.study.spec, self.claim.number)
 
-    def _behind(self, step: int, value: float, correct: Mapping[str, Any] | None) -> Decision | None:
+    def _behind(self, step: int, value: float, correct: Mapping[str, Any] | None) -> PruneDecision | None:
         """Stop a trial that is behind the baseline at a rung by more than a standard error of their difference.
 
         As RUSH does with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
@@ -221,9 +221,9 @@ class Ledger:
         if apart is None or apart.lead >= -apart.error:
             return None
         reason = f"{-apart.lead:.4f} behind the baseline at step {step}, where {apart.error:.4f} is one standard error"
-        return Decision(step=step, value=value, reason=reason)
+        return PruneDecision(step=step, value=value, reason=reason)
 
-    def _rank(self, step: int, value: float) -> Decision | None:
+    def _rank(self, step: int, value: float) -> PruneDecision | None:
         """What our own pruner decides at a rung; trials that are audited do not count there."""
         study = self.desk.study
         if study.spec.search.pruner not in ("asha", "promote"):
@@ -236,7 +236,7 @@ class Ledger:
         )
         return rungs.decide(step, value, better=better, others=others)
 
-    def _keep(self, decision: Decision | None) -> Decision | None:
+    def _keep(self, decision: PruneDecision | None) -> PruneDecision | None:
         """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""
         if decision is None:
             return None

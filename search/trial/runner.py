@@ -15,42 +15,42 @@ from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 from search.trial import desk, loop, objective
-from search.trial.final_training import VerdictRun
-from search.trial.outcome import Outcome, Stopped
-from search.trial.post import Post
-from search.trial.search_training import Pulse, Run
+from search.trial.final_training import FinalTraining
+from search.trial.outcome import Outcome, TrialStopped
+from search.trial.post import WorkerConfig
+from search.trial.search_training import Pulse, SearchTraining
 from search.trial.speed import with_epochs
-from search.trial.workplace import Workplace, limits
+from search.trial.workplace import TrainingContext, limits
 
 
-def run_trials(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
+def run_trials(post: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
     """Run trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
 
     def pulse() -> None:
         beat()
         if stopping():
-            raise Stopped
+            raise TrialStopped
 
     def gives_up() -> bool:
         beat()  # who waits for the database moves
         return stopping()
 
     place = workplace(post, gives_up)
-    loop.work(place, partial(train, place, pulse), stopping, where=str(place.device))
+    loop.run_trials(place, partial(train, place, pulse), stopping, where=str(place.device))
 
 
-def run_trial(place: Workplace, claim: Claim, pulse: Pulse) -> bool:
+def run_trial(place: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
     """Run one claimed trial and record how it ended; see `shift.settle`."""
-    return loop.settle(place, claim, partial(train, place, pulse), where=str(place.device))
+    return loop.run_claimed_trial(place, claim, partial(train, place, pulse), where=str(place.device))
 
 
-def train(place: Workplace, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
+def train(place: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
     """Train a trial as its study wants it: to be judged step by step, or for the last time."""
-    kind = Run if place.study.spec.verdict_on is None else VerdictRun
-    return objective.run(place, claim, trial, pulse, kind=kind)
+    kind = SearchTraining if place.study.spec.verdict_on is None else FinalTraining
+    return objective.evaluate_trial(place, claim, trial, pulse, kind=kind)
 
 
-def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workplace:
+def workplace(post: WorkerConfig, gives_up: Callable[[], bool] = lambda: False) -> TrainingContext:
     """Everything a worker needs, read from the database and this machine's images; see `Storage.gives_up`."""
     if post.device == "cpu":
         # One thread a worker, one worker a core: 1.4x the images of one two-thread worker. A verdict has all of them.
@@ -59,14 +59,14 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
     own = desk.of(post, gives_up)
     stored = own.study
     if post.images is not None:  # another machine may have put its own path into the study meanwhile
-        stored = replace(stored, spec=stored_study.moved(stored.spec, post.images))
+        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, post.images))
     data = load_search(stored.spec.data, Path(post.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
     stored = _with_epochs(post, own.storage, stored, data, device)
     if stored.spec.verdict_on is not None:
         data = replace(data, train=together(data.train, data.validation))
-    return Workplace(
+    return TrainingContext(
         storage=own.storage,
         cached=own.cached,
         excerpt=own.excerpt,
@@ -81,7 +81,7 @@ def workplace(post: Post, gives_up: Callable[[], bool] = lambda: False) -> Workp
 
 
 def _with_epochs(
-    post: Post, storage: Storage, stored: StoredStudy, data: SearchData, device: torch.device
+    post: WorkerConfig, storage: Storage, stored: StoredStudy, data: SearchData, device: torch.device
 ) -> StoredStudy:
     """The study with the epochs of a whole trial, measured by each worker that begins; the first one settles them."""
     if stored.spec.budget.epochs is not None:

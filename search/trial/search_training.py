@@ -28,15 +28,15 @@ from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search.analysis import correctness
 from search.artifacts import checkpoint, logbook, misclassified
-from search.artifacts.remote_store import Unreachable
-from search.pruners.asha import Decision
+from search.artifacts.remote_store import RemoteStoreError
+from search.pruners.asha import PruneDecision
 from search.spec import study_spec
 from search.storage.leases import Claim
 from search.storage.records import CORRECT
 from search.study.stored_study import asha
-from search.trial.outcome import Outcome, Stopped
-from search.trial.recorder import Ledger
-from search.trial.workplace import Workplace
+from search.trial.outcome import Outcome, TrialStopped
+from search.trial.recorder import TrialRecorder
+from search.trial.workplace import TrainingContext
 
 #: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger
 #: images are fewer, but never less than a tenth.
@@ -53,19 +53,19 @@ def sample(data: SearchData, seed: int) -> Tensor:
     return batches.batch(0)[0].cpu()
 
 
-def boundaries(*, step_images: Fraction, batch_size: int, steps: int) -> tuple[int, ...]:
+def step_boundaries(*, step_images: Fraction, batch_size: int, steps: int) -> tuple[int, ...]:
     """After how many batches, counted from the start, each step of so many images ends."""
     return tuple(math.ceil(step * step_images / batch_size) for step in range(1, steps + 1))
 
 
 @dataclass(kw_only=True, slots=True)
-class Run:
+class SearchTraining:
     """The training of one trial in this process, as a search does it: judged after each step."""
 
-    place: Workplace
+    place: TrainingContext
     claim: Claim
     trial: optuna.Trial
-    pulse: Pulse
+    on_batch: Pulse
     values: dict[str, Any]
     seed: int
     step_epochs: Fraction
@@ -75,12 +75,12 @@ class Run:
     curve: dict[int, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     began: float = field(default_factory=time.monotonic)
-    _ledger: Ledger = field(init=False)
+    _ledger: TrialRecorder = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ledger = Ledger(desk=self.place, claim=self.claim, trial=self.trial, judged_from=self.judged_from)
+        self._ledger = TrialRecorder(desk=self.place, claim=self.claim, trial=self.trial, judged_from=self.judged_from)
 
-    def to_the_end(self) -> Outcome:
+    def run(self) -> Outcome:
         steps = self.place.study.spec.budget.steps
         model, train, augment = study_spec.to_model_configs(self.place.study.spec, self.values)
         data, device = self.place.data, self.place.device
@@ -92,7 +92,7 @@ class Run:
             augment=augment.scaled(data.info.image_size / self.place.study.spec.data.side),
             device=device,
         )
-        ends = boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
+        ends = step_boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
         training = start(
             model,
             train,
@@ -107,7 +107,7 @@ class Run:
         self._check_latency(training)
         try:
             return self.follow(training, batches, ends)
-        except Stopped:
+        except TrialStopped:
             self.save(training, step=self.steps_done(training))
             raise
         finally:
@@ -124,13 +124,13 @@ class Run:
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
         """Train to the end, or until a decision stops it."""
-        self.take_up(training)
+        self.resume(training)
         for decision in self._decisions(training, batches, ends):
             if decision is not None:
                 return Outcome(reason=decision.reason)
         return Outcome(value=self.curve[len(ends)], costs=self._costs())
 
-    def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[Decision | None]:
+    def _decisions(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Iterator[PruneDecision | None]:
         """Do what is left to do, and tell after each step whether to stop; first what an earlier attempt began."""
         for step in sorted(self.curve.keys() - self._ledger.reported):
             # The weights are still those of the newest one, unless a stop came in the middle of the next.
@@ -153,7 +153,7 @@ class Run:
             stops = (*asha(stored).rungs(), len(ends))
             training.stretch(ends[next((rung for rung in stops if rung > training.step), len(ends)) - 1])
 
-    def take_up(self, training: Training) -> None:
+    def resume(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
         self._ledger.reported = reported
@@ -172,7 +172,7 @@ class Run:
         self.seconds_before = header.seconds
         self.note(f"going on after step {header.step}, batch {header.batch}")
 
-    def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> Decision | None:
+    def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> PruneDecision | None:
         """Evaluate, write the checkpoint, then the report and the decision."""
         result = self._evaluate(training)
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
@@ -209,7 +209,7 @@ class Run:
         *,
         images_per_second: float | None = None,
         result: Evaluation | None = None,
-    ) -> Decision | None:
+    ) -> PruneDecision | None:
         return self._ledger.record(
             step,
             value,
@@ -225,7 +225,7 @@ class Run:
         wrong = torch.where(result.predicted == own, -1.0, result.confidence)
         worst = [place for place in wrong.argsort(descending=True)[: misclassified.SHOWN].tolist() if wrong[place] >= 0]
         classes = self.place.data.info.classes
-        misclassified.keep(
+        misclassified.save(
             self._folder(),
             images=part.images[part.indices[worst].to(part.images.device)].cpu().numpy(),
             captions=[
@@ -276,7 +276,7 @@ class Run:
         if self.place.depot is not None:
             try:
                 self.place.depot.put(self._folder(), self.claim.number)
-            except Unreachable as error:
+            except RemoteStoreError as error:
                 self.note(f"this checkpoint is on this machine only: {error}")
 
     def _bring(self) -> None:
@@ -284,7 +284,7 @@ class Run:
         if self.place.depot is not None:
             try:
                 self.place.depot.get(self._folder(), self.claim.number)
-            except Unreachable as error:
+            except RemoteStoreError as error:
                 self.note(f"what other machines have left cannot be reached: {error}")
 
     def judging(self, part: Part) -> Iterator[Batch]:
@@ -297,7 +297,7 @@ class Run:
     def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with a pulse before each."""
         for batch in batches:
-            self.pulse()
+            self.on_batch()
             yield batch
 
     def seconds(self) -> float:

@@ -7,11 +7,11 @@ import torch
 
 from data.parts import SearchData
 from search.spec.fit import ImageLimits
-from search.trial.desk import Desk
+from search.trial.desk import TrialContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workplace(Desk):
+class TrainingContext(TrialContext):
     """A desk with images and a device, where trials are trained."""
 
     data: SearchData

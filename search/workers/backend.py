@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from data.progress import Say
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 
 #: Between two looks at the workers: a dead one is seen at once; the rest can wait so long.
 LOOK_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seat:
+class WorkerSlot:
     """A place for one worker."""
 
     index: int
@@ -28,7 +28,7 @@ class Seat:
 
 
 @dataclass(kw_only=True, slots=True)
-class Hand(ABC):
+class WorkerHandle(ABC):
     """One worker as its pool sees it: started, seen to move, asked where it stands, stopped."""
 
     token: str
@@ -39,7 +39,7 @@ class Hand(ABC):
     """When we last looked."""
     hung: str | None = None
     """Why we killed it, if we did."""
-    stood: str = ""
+    stack_trace: str = ""
     """The stacks of its threads at that moment."""
 
     @property
@@ -91,11 +91,11 @@ class Hand(ABC):
 
     def end(self, why: str) -> None:
         """Kill it because it hangs; first it is asked where it stands."""
-        self.hung, self.stood = why, self.stacks()
+        self.hung, self.stack_trace = why, self.stacks()
         self.kill()
 
 
-class Crew(ABC):
+class WorkerBackend(ABC):
     """Where workers can be, and how they are started there."""
 
     @property
@@ -114,7 +114,7 @@ class Crew(ABC):
         """No more workers than these at once, wherever they are; None is as many as there are places."""
 
     @abstractmethod
-    def at_work(self, say: Say) -> AbstractContextManager[None]:
+    def running_backend(self, say: Say) -> AbstractContextManager[None]:
         """Be ready to start workers inside the block; none may live on behind it.
 
         Raises:
@@ -122,23 +122,23 @@ class Crew(ABC):
         """
 
     @abstractmethod
-    def seats(self) -> tuple[Seat, ...]:
+    def slots(self) -> tuple[WorkerSlot, ...]:
         """The places that there are now, those that were there before in front."""
 
     @abstractmethod
-    def start(self, post: Post, seat: Seat) -> Hand:
+    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
         """Start a worker at a place. `post` tells it all but what depends on the place.
 
         Raises:
             ConvsearchError: it cannot be started.
         """
 
-    def leave_out(self, seat: Seat) -> bool:
+    def exclude(self, seat: WorkerSlot) -> bool:
         """Start nobody there for a while, since who was there could not work, if there are other places; whether
         there are.
         """
         return False
 
     @abstractmethod
-    def wait(self, hands: Collection[Hand], seconds: float) -> None:
+    def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
         """Wait until one of these has ended, or the time is over."""

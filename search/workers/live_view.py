@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from search.analysis.eta import Pace, Snapshot
+from search.analysis.eta import ProgressTracker, Snapshot
 from search.analysis.formatting import counts_line, states_line
 from search.console import escape
 from search.storage.records import StudyProgress, TrialRecord
@@ -63,7 +63,7 @@ class View(ABC):
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self.stream = stream
-        self.pace = Pace(clock=clock)
+        self.pace = ProgressTracker(clock=clock)
 
     @property
     def seen(self) -> frozenset[int]:
@@ -194,7 +194,7 @@ def _worker_lines(snapshot: Snapshot, *, room: int) -> list[str]:
     of = "" if snapshot.epochs is None else f" of {format_value(float(snapshot.epochs))}"
     for worker in snapshot.workers:
         value = "-" if worker.value is None else format_number(worker.value)
-        epoch, ago = f"{format_value(worker.epoch)}{of}", f"{_rough(worker.quiet_s)} ago"
+        epoch, ago = f"{format_value(worker.epoch)}{of}", f"{_rough(worker.since_last_step_s)} ago"
         lines.append(f"{worker.trial:>7}  {epoch:>14}  {value:>17}  {ago:>14}  {worker.where}")
     if len(lines) <= room:
         return lines

@@ -16,9 +16,9 @@ from data.progress import Say
 from search import hardware
 from search.console import count_workers
 from search.errors import ConvsearchError
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from search.workers import worker
-from search.workers.backend import Crew, Hand, Seat
+from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.signals import STOPPING
 
 #: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
@@ -32,7 +32,7 @@ DYING_S = 1.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Forked(Hand):
+class LocalWorkerHandle(WorkerHandle):
     """One worker process of this machine."""
 
     process: ForkServerProcess
@@ -75,7 +75,7 @@ class Forked(Hand):
 
 
 @dataclass(frozen=True, slots=True)
-class Forkserver(Crew):
+class LocalBackend(WorkerBackend):
     """The workers of this machine, one for each device."""
 
     devices: tuple[str, ...]
@@ -93,22 +93,22 @@ class Forkserver(Crew):
         return len(self.devices)
 
     @contextmanager
-    def at_work(self, _: Say) -> Iterator[None]:
+    def running_backend(self, _: Say) -> Iterator[None]:
         start_server()  # it loads torch meanwhile
         yield
 
-    def seats(self) -> tuple[Seat, ...]:
+    def slots(self) -> tuple[WorkerSlot, ...]:
         places = zip(self.devices, hardware.assign_cores(self.devices), strict=True)
-        return tuple(Seat(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
+        return tuple(WorkerSlot(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
 
-    def start(self, post: Post, seat: Seat) -> Hand:
+    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
         return start(replace(post, device=seat.device, core=seat.core, workers=len(self.devices)))
 
-    def wait(self, hands: Collection[Hand], seconds: float) -> None:
-        wait([each.process.sentinel for each in hands if isinstance(each, Forked)], timeout=seconds)
+    def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
+        wait([each.process.sentinel for each in hands if isinstance(each, LocalWorkerHandle)], timeout=seconds)
 
 
-def start(post: Post) -> Forked:
+def start(post: WorkerConfig) -> LocalWorkerHandle:
     """Start a worker. If the server dies meanwhile, which loads torch and so needs memory, another one is tried.
 
     Raises:
@@ -126,14 +126,14 @@ def start(post: Post) -> Forked:
     ) from died
 
 
-def _start(post: Post) -> Forked:
+def _start(post: WorkerConfig) -> LocalWorkerHandle:
     context = start_server()  # which may have died since the last one
     beats = context.Value("q", 0, lock=False)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=worker.main, args=(post, beats, theirs), name=f"worker on {post.device}")
     process.start()
     theirs.close()
-    return Forked(token=post.token, process=process, counted=beats, stack=ours)
+    return LocalWorkerHandle(token=post.token, process=process, counted=beats, stack=ours)
 
 
 def start_server() -> ForkServerContext:

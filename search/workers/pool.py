@@ -18,7 +18,7 @@ from data.errors import DataError
 from search.analysis import selection
 from search.artifacts import disk_space as room
 from search.artifacts import logbook, study_dir
-from search.artifacts.disk_space import Room
+from search.artifacts.disk_space import DiskBudget
 from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, ConvsearchError, DatabaseError, DiskError, SpecError
 from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor
@@ -26,13 +26,13 @@ from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
-from search.study.run_time import Clock
+from search.study.run_time import RunTimeCounter
 from search.study.stored_study import StoredStudy
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from search.workers import worker
-from search.workers.backend import LOOK_S, Crew, Hand, Seat
+from search.workers.backend import LOOK_S, WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import View
-from search.workers.signals import Interrupts
+from search.workers.signals import SignalListener
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
@@ -53,7 +53,7 @@ SAME_FAILURES = 5
 NOT_THE_TRIAL = {error.exit_code: error for error in (DataError, DatabaseError, DiskError, SpecError)}
 
 
-class End(StrEnum):
+class StopReason(StrEnum):
     """Why the pool came to an end."""
 
     DONE = "done"
@@ -67,11 +67,11 @@ class End(StrEnum):
 
 
 #: How a run ends that a signal stopped.
-END_OF: Mapping[int, End] = {signal.SIGHUP: End.HUNG_UP, signal.SIGINT: End.INTERRUPTED, signal.SIGTERM: End.TERMINATED}
+END_OF: Mapping[int, StopReason] = {signal.SIGHUP: StopReason.HUNG_UP, signal.SIGINT: StopReason.INTERRUPTED, signal.SIGTERM: StopReason.TERMINATED}
 
 
 #: Of a command whose run was stopped by a signal, as a shell reports it.
-EXIT_CODES: Mapping[End, int] = {end: 128 + sign for sign, end in END_OF.items()}
+EXIT_CODES: Mapping[StopReason, int] = {end: 128 + sign for sign, end in END_OF.items()}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,11 +80,11 @@ class Pool:
 
     storage: Storage
     study: StoredStudy
-    post: Post
+    post: WorkerConfig
     """What every worker is told; the token and what depends on its place are filled in for each."""
-    crew: Crew
+    crew: WorkerBackend
     view: View
-    room: Room
+    room: DiskBudget
     """For the files of the study."""
     since: float | None
     """From when on the study's time is counted, monotonic seconds: what comes before the workers, as images that are
@@ -92,14 +92,14 @@ class Pool:
     waits: bool = True
     """Stay while others work on the study, though there is nothing to claim: one may die, and its trial come back."""
     times: Timeouts = field(default_factory=Timeouts)
-    _hands: dict[Seat, Hand] = field(default_factory=dict)
-    _end: End | None = None
+    _hands: dict[WorkerSlot, WorkerHandle] = field(default_factory=dict)
+    _end: StopReason | None = None
     _known: StudyRecord | None = None
     """The study at the last look."""
     _reads: "Every" = field(default_factory=lambda: Every(READ_S))
-    _clock: Clock = field(init=False)
+    _clock: RunTimeCounter = field(init=False)
     _watch: LeaseMonitor = field(init=False)
-    _interrupts: Interrupts = field(init=False)
+    _interrupts: SignalListener = field(init=False)
     _epochs_s: list[float] = field(default_factory=list)
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
@@ -119,9 +119,9 @@ class Pool:
 
     def __post_init__(self) -> None:
         self._watch = LeaseMonitor(self.times)
-        self._interrupts = Interrupts(at_once=self._let_go, tell=self.view.say)
+        self._interrupts = SignalListener(at_once=self._let_go, tell=self.view.say)
 
-    def run(self) -> End:
+    def run(self) -> StopReason:
         """Run trials until there are none left, or somebody stops us. Ctrl-C once stops cleanly, twice at once.
 
         Raises:
@@ -132,9 +132,9 @@ class Pool:
             ConvsearchError: workers die before they begin a trial.
         """
         before, self.storage.gives_up = self.storage.gives_up, self._gives_up
-        with self._interrupts.heard():
+        with self._interrupts.listening():
             try:
-                with self.crew.at_work(self.view.say):
+                with self.crew.running_backend(self.view.say):
                     end = self._run()
             except DatabaseError:
                 if (why := self._why_stop()) is None:
@@ -146,9 +146,9 @@ class Pool:
                 self.storage.gives_up = before  # the hurry was ours
         return self._why_stop() or end  # somebody may have asked while the workers were ending
 
-    def _run(self) -> End:
-        self._clock = Clock(self.storage, self.study.id, self.since)
-        every_renewal, every_room = Every(self.times.renewal_interval_s), Every(room.LOOK_S)
+    def _run(self) -> StopReason:
+        self._clock = RunTimeCounter(self.storage, self.study.id, self.since)
+        every_renewal, every_room = Every(self.times.renewal_interval_s), Every(room.CHECK_INTERVAL_S)
         try:
             while (end := self._why_stop()) is None:
                 if self._reap():
@@ -164,7 +164,7 @@ class Pool:
                     found = self._claimable()
                     self._reads.seconds = pause_s(time.monotonic() - began, machines=1 + self._watch.machines)
                     if self._why_stop() is None and not self._fill(*found):
-                        self._end = End.DONE
+                        self._end = StopReason.DONE
                 if self._why_stop() is None:  # else a worker just started would begin a trial meanwhile
                     self.crew.wait(self._hands.values(), LOOK_S)
         finally:
@@ -173,7 +173,7 @@ class Pool:
                 self._clock.end()
         return end
 
-    def _why_stop(self) -> End | None:
+    def _why_stop(self) -> StopReason | None:
         first = self._interrupts.first
         return self._end if first is None else END_OF[first]
 
@@ -194,12 +194,12 @@ class Pool:
         self._compare(progress)
         self.view.update(replace(progress, compared=self._status))
         if progress.study.stop:
-            self._end = self._end or End.ASKED
+            self._end = self._end or StopReason.ASKED
         if progress.study.nothing_found:  # which another machine may have noticed
-            self._end = self._end or End.NOTHING_FOUND
+            self._end = self._end or StopReason.NOTHING_FOUND
         if self._is_out_of_time(progress.study, self._clock.tick(progress.study.seconds_run)):
-            self._end = self._end or End.HOURS
-        counts = progress.study.counts
+            self._end = self._end or StopReason.HOURS
+        counts = progress.study.is_counting
         enough = min(SAME_FAILURES, counts.budget)
         if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
             raise AllTrialsFailedError(self._why_all_failed())
@@ -218,7 +218,7 @@ class Pool:
         """Give a search up of which no configuration can be trained. (Of a grid the other cells may be possible; and an
         older version refused what this one can train.)
         """
-        counts, search = row.counts, self.study.spec.search
+        counts, search = row.is_counting, self.study.spec.search
         if self._is_possible or search.sampler == "grid" or search.rung_updates == 0:
             return
         if counts.pruned < min(SAME_FAILURES, counts.budget):
@@ -238,19 +238,19 @@ class Pool:
         row, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
         if row.hours is None or row.baseline is None:
             return
-        now = (row.counts, tuple(len(each.trial.curve) for each in progress.running))
+        now = (row.is_counting, tuple(len(each.trial.curve) for each in progress.running))
         if now == self._compared:
             return
         self._compared = now
         compared = self.storage.retry_transient(lambda: selection.ended(engine, row))
         self._status = compared.status(patience=patience, before=row.judged_before)
-        if compared.clear or compared.judged - row.judged_before < patience:
+        if compared.significant or compared.judged - row.judged_before < patience:
             return
         whole = self.storage.retry_transient(lambda: selection.whole(engine, row))
         if whole.has_found_nothing(patience=patience, before=row.judged_before):
             chosen = None if self.study.spec.final is None else selection.select_from(whole).as_json()
             study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
-            self._end = self._end or End.NOTHING_FOUND
+            self._end = self._end or StopReason.NOTHING_FOUND
 
     def _is_out_of_time(self, row: StudyRecord, run_s: float) -> bool:
         """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""
@@ -299,7 +299,7 @@ class Pool:
         That can take seconds, while a server loads torch or Ray finds a place.
         """
         open_trials -= sum(each.token not in busy and each.is_placed for each in self._hands.values())
-        seats = self.crew.seats() if open_trials > 0 else ()
+        seats = self.crew.slots() if open_trials > 0 else ()
         most = self.crew.most
         for seat in seats:
             if seat in self._hands or open_trials <= 0 or (most is not None and len(self._hands) >= most):
@@ -324,13 +324,13 @@ class Pool:
                 has_failed |= code != 0
         return has_failed
 
-    def _settle(self, seat: Seat, each: Hand, code: int) -> None:
+    def _settle(self, seat: WorkerSlot, each: WorkerHandle, code: int) -> None:
         if code == 0:
             self._deaths = 0
         elif code == worker.TERMINATED:  # by somebody else; it may not have reached the database
             leases.release(self.storage, [each.token])
         elif code in NOT_THE_TRIAL:
-            if not self.crew.leave_out(seat):
+            if not self.crew.exclude(seat):
                 self._go_on_without(code)
             leases.release(self.storage, [each.token])  # others take its trial up
         else:
@@ -342,7 +342,7 @@ class Pool:
         if code != DatabaseError.exit_code or self._lost >= SAME_FAILURES:
             raise NOT_THE_TRIAL[code]("a worker could not go on, for the reason it gave above")
 
-    def _give_back(self, seat: Seat, each: Hand, why: str) -> None:
+    def _give_back(self, seat: WorkerSlot, each: WorkerHandle, why: str) -> None:
         """Put the trial of a worker that ended badly back to the queue."""
         if self._why_stop() is not None:
             leases.release(self.storage, [each.token])
@@ -350,8 +350,8 @@ class Pool:
         trials = leases.expire_dead(self.storage, each.token, why)
         for number in trials:
             log = study_dir.of(self.post.url).log(self.study.name, number)
-            logbook.note(log, f"broke off: {why}\n{each.stood}")
-        if not trials and not each.was_taken and self.crew.leave_out(seat):
+            logbook.note(log, f"broke off: {why}\n{each.stack_trace}")
+        if not trials and not each.was_taken and self.crew.exclude(seat):
             return
         self._deaths = 0 if trials or each.was_taken else self._deaths + 1
         if self._deaths >= SAME_FAILURES:
@@ -382,7 +382,7 @@ class Pool:
             each.kill()
         self._deadline = time.monotonic() + GIVE_BACK_S
         self._hand_over()
-        self._hands.clear()
+        self._hands.significant()
 
     def _let_go(self) -> None:
         """Be gone at once; trials then go on from their last step's checkpoint."""
@@ -397,10 +397,10 @@ class Pool:
         if not self._hands:
             return
         place, tokens = study_dir.of(self.post.url), self._tokens()
-        place.leave(self.study.name, tokens)
+        place.record_stopped_workers(self.study.name, tokens)
         with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
             leases.release(self.storage, tokens)
-            place.forget_left(self.study.name)
+            place.clear_stopped_workers(self.study.name)
 
 
 def pause_s(took_s: float, *, machines: int) -> float:

@@ -17,11 +17,11 @@ from search.errors import ConvsearchError
 from search.process import die_with_parent
 from search.storage.rdb import Storage
 from search.study import equipment, provenance, stored_study
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from search.workers import worker
 
 
-class Actor:
+class RayWorkerActor:
     """A worker as Ray runs it, in a process of its own; `work` is its life, the rest is asked meanwhile."""
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class Actor:
         self._beats: int | None = None
         signal.signal(signal.SIGTERM, self._note)  # of `ray stop`
 
-    def work(self, post: Post, folder: str) -> tuple[int, str]:
+    def work(self, post: WorkerConfig, folder: str) -> tuple[int, str]:
         """Run trials; see `worker.work`. Relative paths are meant from `folder` on, where that exists."""
         with suppress(OSError):
             os.chdir(folder)
         try:
-            prepare(post, self._stop.is_set)
+            prepare_node(post, self._stop.is_set)
         except (ConvsearchError, DataError) as error:
             return (worker.TERMINATED, "") if self._stop.is_set() else (error.exit_code, str(error))
         self._beats = 0
@@ -63,14 +63,14 @@ class Actor:
         self._stop.set()
 
 
-def prepare(post: Post, gives_up: Callable[[], bool]) -> None:
+def prepare_node(post: WorkerConfig, gives_up: Callable[[], bool]) -> None:
     """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
     for name in worker.PRELOAD:
         import_module(name)
     storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, gives_up=gives_up)
     stored = stored_study.load(storage, post.study)
     storage.engine.dispose()
-    equipment.refuse_other_code(stored, provenance.code())
+    equipment.check_same_code(stored, provenance.code_version())
     if post.images is not None:
-        stored = replace(stored, spec=stored_study.moved(stored.spec, post.images))
-    equipment.equip(stored, Path(post.cache), lambda _: None)
+        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, post.images))
+    equipment.ensure_inputs(stored, Path(post.cache), lambda _: None)

@@ -24,11 +24,11 @@ from data.progress import Say
 from search import hardware
 from search.console import count_workers
 from search.errors import UsageError
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from search.workers import ray_local as host
-from search.workers.backend import Crew, Hand, Seat
-from search.workers.ray_actor import Actor
-from search.workers.ray_client import connected, host_and_port, is_known, last_line, living
+from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
+from search.workers.ray_actor import RayWorkerActor
+from search.workers.ray_client import connected, host_and_port, is_ready, last_line, alive_nodes
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.
@@ -53,7 +53,7 @@ DIED = -signal.SIGKILL
 
 
 @dataclass(kw_only=True, slots=True)
-class Remote(Hand):
+class RayWorkerHandle(WorkerHandle):
     """One actor."""
 
     actor: Any
@@ -74,7 +74,7 @@ class Remote(Hand):
 
     @property
     def exitcode(self) -> int | None:
-        if self._code is None and is_known(self.outcome):
+        if self._code is None and is_ready(self.outcome):
             self._code = self._end()
             self.kill()  # its work is over, and its process would wait for more
         return self._code
@@ -97,7 +97,7 @@ class Remote(Hand):
 
         if self._asked is None:
             self._asked = self.actor.beats.remote()
-        elif is_known(self._asked):
+        elif is_ready(self._asked):
             with suppress(ray.exceptions.RayError):  # how it ended is what `outcome` tells
                 done = ray.get(self._asked)
                 self._beats = (self._beats or 0) - 1 if done is None else done
@@ -136,7 +136,7 @@ class Remote(Hand):
             return 1
         except errors.RayError as error:
             is_unheard = isinstance(error, errors.ActorUnavailableError | errors.ActorUnschedulableError)
-            self._was_taken = is_unheard or self.node not in living()
+            self._was_taken = is_unheard or self.node not in alive_nodes()
             lost = f"its machine {self.host} is gone"
             self._why = lost if self._was_taken else f"its process on {self.host} died: {last_line(error)}"
             return DIED
@@ -146,7 +146,7 @@ class Remote(Hand):
 
 
 @dataclass(kw_only=True, slots=True)
-class Cluster(Crew):
+class RayBackend(WorkerBackend):
     """The places of a Ray cluster: one for each core or GPU of its machines, which may come and go."""
 
     address: str | None
@@ -194,7 +194,7 @@ class Cluster(Crew):
         return self.workers
 
     @contextmanager
-    def at_work(self, say: Say) -> Iterator[None]:
+    def running_backend(self, say: Say) -> Iterator[None]:
         self._say = say
         os.environ.update(QUIET | os.environ)
         if self.address is not None:
@@ -205,11 +205,11 @@ class Cluster(Crew):
         os.environ.update(OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
         for name in FOREIGN:
             os.environ.pop(name, None)
-        with host.running(self._start_words()) as address, connected(address):
+        with host.local_ray(self._start_words()) as address, connected(address):
             yield
 
-    def seats(self) -> tuple[Seat, ...]:
-        found = living()
+    def slots(self) -> tuple[WorkerSlot, ...]:
+        found = alive_nodes()
         for number in self._nodes.keys() - found.keys():
             self._say(f"{self._nodes.pop(number)} has left the cluster; its trials go on elsewhere")
         for number, node in found.items():
@@ -222,11 +222,11 @@ class Cluster(Crew):
         seats = [seat for number in used for seat in self._of(found[number], found)]
         return tuple(seats[: self.workers])
 
-    def leave_out(self, seat: Seat) -> bool:
+    def exclude(self, seat: WorkerSlot) -> bool:
         """See `Crew.leave_out`; each time for twice as long, so that the pauses of all who cannot work overlap."""
         now = time.monotonic()
         until = self._left_out.get(seat.node, 0.0)
-        if not any(each.node != seat.node for each in self.seats()):
+        if not any(each.node != seat.node for each in self.slots()):
             return False
         if now < until:
             return True
@@ -244,15 +244,15 @@ class Cluster(Crew):
             self._say(f"convsearch: on {host}: {why}")
         self._told[host] = why
 
-    def start(self, post: Post, seat: Seat) -> Hand:
+    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        found = living()
+        found = alive_nodes()
         of_node = self._of(found[seat.node], found) if seat.node in found else ()
         needs = {"num_cpus": 0, "num_gpus": self._gpu_share(found)} if seat.device != "cpu" else {"num_cpus": 1}
         actor = (
-            ray.remote(Actor)
+            ray.remote(RayWorkerActor)
             .options(
                 **needs,
                 max_restarts=0,
@@ -263,7 +263,7 @@ class Cluster(Crew):
             .remote()
         )
         mine = replace(post, device=seat.device, core=seat.core, workers=max(1, len(of_node)))
-        return Remote(
+        return RayWorkerHandle(
             token=post.token,
             actor=actor,
             outcome=actor.work.remote(mine, str(Path.cwd())),
@@ -272,28 +272,28 @@ class Cluster(Crew):
             tell=self._tell,
         )
 
-    def wait(self, hands: Collection[Hand], seconds: float) -> None:
+    def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
         import ray
 
-        outcomes = [each.outcome for each in hands if isinstance(each, Remote)]
+        outcomes = [each.outcome for each in hands if isinstance(each, RayWorkerHandle)]
         if outcomes:
             ray.wait(outcomes, timeout=seconds)
         else:
             time.sleep(seconds)
 
-    def _of(self, node: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> tuple[Seat, ...]:
+    def _of(self, node: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> tuple[WorkerSlot, ...]:
         """The places on a machine: for each share of its GPUs, else one a core as far as its memory reaches."""
         has, number = node["Resources"], node["NodeID"]
         gpus = int(has.get("GPU", 0))
         if gpus and self.device != "cpu":
             count = int(gpus / self._gpu_share(found))
-            return tuple(Seat(index=index, device="cuda:0", node=number) for index in range(count))
+            return tuple(WorkerSlot(index=index, device="cuda:0", node=number) for index in range(count))
         if self.device == "cuda":
             return ()
         cores = int(has.get("CPU", 0))
         fit = cores if self.workers else min(cores, max(1, int(has.get("memory", 0)) // self.worker_bytes))
         ours = hardware.assign_cores(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
-        return tuple(Seat(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
+        return tuple(WorkerSlot(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
 
     def _gpu_share(self, found: Mapping[str, Mapping[str, Any]]) -> float:
         """What a worker takes of a GPU: all of it, unless more --workers are wanted than there are."""
@@ -316,7 +316,7 @@ class Cluster(Crew):
         )
 
     def _refuse_others(self) -> None:
-        others = {node["NodeManagerHostname"] for node in living().values()} - {socket.gethostname()}
+        others = {node["NodeManagerHostname"] for node in alive_nodes().values()} - {socket.gethostname()}
         if self.one_machine and others:
             raise UsageError(
                 f"the database is a file of this machine, and the Ray cluster has others, {', '.join(sorted(others))}; "

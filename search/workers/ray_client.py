@@ -23,7 +23,7 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         ClusterError: nobody answers there, or not to us.
     """
-    reach(address)
+    check_reachable(address)
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -42,7 +42,7 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def reach(address: str) -> None:
+def check_reachable(address: str) -> None:
     """See that somebody answers there.
 
     Raises:
@@ -66,7 +66,7 @@ def host_and_port(address: str) -> tuple[str, int]:
     return name.strip("[]"), int(port)
 
 
-def living() -> dict[str, Mapping[str, Any]]:
+def alive_nodes() -> dict[str, Mapping[str, Any]]:
     """The machines of the cluster that live, by the number that Ray gave them."""
     import ray
 
@@ -76,7 +76,7 @@ def living() -> dict[str, Mapping[str, Any]]:
         raise ClusterError(f"the Ray cluster does not answer: {last_line(error)}; the same command goes on") from error
 
 
-def is_known(answer: Any) -> bool:
+def is_ready(answer: Any) -> bool:
     import ray
 
     return bool(ray.wait([answer], timeout=0)[0])

@@ -36,7 +36,7 @@ DEATH_S = 5.0
 
 
 @contextmanager
-def running(words: Sequence[str]) -> Iterator[str]:
+def local_ray(words: Sequence[str]) -> Iterator[str]:
     """The address of a Ray that is started as `ray start` does with these words, and is gone behind the block.
 
     Raises:
@@ -76,7 +76,7 @@ def main(words: Sequence[str]) -> NoReturn:
             is_told = True
     if not is_told and ray.poll() is not None:
         tell(f"error {last_line(log)}")
-    sweep(ray)
+    kill_session(ray)
     shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0)
 
@@ -93,7 +93,7 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def sweep(child: "subprocess.Popen[bytes]") -> None:
+def kill_session(child: "subprocess.Popen[bytes]") -> None:
     """Kill every process of this session but this one, and those that they start meanwhile."""
     deadline = time.monotonic() + DEATH_S
     while (others := session()) and time.monotonic() < deadline:

@@ -27,7 +27,7 @@ LAST_S = 1.0
 
 
 @dataclass(slots=True)
-class Interrupts:
+class SignalListener:
     """Listens for Ctrl-C, SIGTERM and a closed terminal. The first one asks; the second one ends this process."""
 
     at_once: Callable[[], None]
@@ -40,7 +40,7 @@ class Interrupts:
     _came: float = 0.0
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         """Hear them inside this block, which must be the main thread's."""
         ours, theirs = os.pipe()
         os.set_blocking(theirs, False)

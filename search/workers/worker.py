@@ -23,7 +23,7 @@ from search import process
 from search.console import echo
 from search.errors import ConvsearchError, DatabaseError
 from search.process import die_with_parent
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from search.workers.signals import STOPPING
 
 #: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
@@ -52,7 +52,7 @@ class Signals:
         self.stop = True
 
 
-def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
+def main(post: WorkerConfig, beats: "Synchronized[int]", stack: Connection) -> None:
     """The life of a worker process. `beats` counts its batches, so that the pool sees that it moves; if it does not,
     the pool asks for its `stack`.
     """
@@ -66,7 +66,7 @@ def main(post: Post, beats: "Synchronized[int]", stack: Connection) -> None:
     sys.exit(code)
 
 
-def work(post: Post, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
+def work(post: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
     """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
     process.pin_and_tune(post.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

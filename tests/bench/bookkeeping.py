@@ -46,10 +46,10 @@ from search.storage.rdb import (
 )
 from search.study import stored_study
 from search.trial import desk, loop, recorder
-from search.trial.desk import Desk
+from search.trial.desk import TrialContext
 from search.trial.outcome import Outcome
-from search.trial.post import Post
-from search.trial.recorder import Ledger
+from search.trial.post import WorkerConfig
+from search.trial.recorder import TrialRecorder
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
@@ -284,7 +284,7 @@ def live_ours(url: str) -> Callable[[], float]:
         assert claim is not None
         trial = recorder.open_trial(place, claim)
         trial, _ = recorder.draw(place, claim, trial)
-        decide(Ledger(desk=place, claim=claim, trial=trial))
+        decide(TrialRecorder(desk=place, claim=claim, trial=trial))
         loop.tell(place, trial, Outcome(value=0.95))
 
     def of_tpe() -> float:
@@ -295,15 +295,15 @@ def live_ours(url: str) -> Callable[[], float]:
     return of_tpe
 
 
-def decide(own: Ledger) -> None:
+def decide(own: TrialRecorder) -> None:
     """Report every step, each with its decision; none falls behind."""
     for step in range(1, STEPS + 1):
         assert own.record(step, 0.9 + step / 1000, epochs=float(step), seconds=float(step)) is None
 
 
-def desk_at(url: str) -> Desk:
+def desk_at(url: str) -> TrialContext:
     """What a worker has, but for the images: nothing here looks at one."""
-    return desk.of(Post(url=url, study=NAME, token="bench", cache="", device="cpu"))
+    return desk.of(WorkerConfig(url=url, study=NAME, token="bench", cache="", device="cpu"))
 
 
 def live_theirs(url: str) -> Callable[[], float]:
@@ -398,11 +398,11 @@ def draws(url: str, repeats: int) -> tuple[float, ...]:
     here = optuna.create_study(direction="maximize")
     here.add_trials(Storage(url).get_all_trials(1, deepcopy=False))
     space = study_spec.build(TABLES).space
-    excerpt = tpe.Excerpt(here._storage, here._study_id)
+    excerpt = tpe.TrialSubset(here._storage, here._study_id)
     excerpt.read()
 
     def draw(number: int) -> float:
-        seen = tpe.Seen(here.study_name, here._storage, excerpt.read())
+        seen = tpe.SubsetStudy(here.study_name, here._storage, excerpt.read())
         here.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
         trial = here.ask()
         spent = seconds(lambda: sample(space, cast("Any", trial)))

@@ -35,10 +35,10 @@ from search.storage.rdb import Storage
 from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
 from search.trial import desk, loop, recorder
-from search.trial.desk import Desk
-from search.trial.outcome import Outcome, Stopped
-from search.trial.post import Post
-from search.trial.recorder import Ledger
+from search.trial.desk import TrialContext
+from search.trial.outcome import Outcome, TrialStopped
+from search.trial.post import WorkerConfig
+from search.trial.recorder import TrialRecorder
 from search.workers import backend
 from search.workers.pool import READ_S, Every, pause_s
 from tests.bench import replay
@@ -74,7 +74,7 @@ class Crowd:
     part: Part
     meter: Meter = field(default_factory=Meter)
     over: threading.Event = field(default_factory=threading.Event)
-    at_work: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    running_backend: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     failures: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     """What calls said that had to wait for long."""
@@ -90,7 +90,7 @@ class Crowd:
         for thread in threads:
             thread.start()
         for _ in threads:
-            self.at_work.acquire()
+            self.running_backend.acquire()
         say("ready")
         for line in sys.stdin:
             self.meter.is_on = line.strip() == "begin"
@@ -114,19 +114,19 @@ class Crowd:
         except Exception as error:
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
-            self.at_work.release()
+            self.running_backend.release()
 
     # -- a worker ---------------------------------------------------------------------------------------------
 
     def worker(self, number: int) -> None:
         """Work as a worker process does, until the crowd is over."""
         part = self.part
-        post = Post(url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat)
+        post = WorkerConfig(url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat)
         place = desk.of(post, self.over.is_set)
         here.machine = number // part.seat
         done = random.Random(number).randrange(place.study.spec.budget.steps)
         training = Training(crowd=self, place=place, done=done)
-        loop.work(place, training.execute, self.over.is_set, where="no device")
+        loop.run_trials(place, training.execute, self.over.is_set, where="no device")
         place.storage.engine.dispose()
 
     # -- a machine --------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Crowd:
         tokens = [token(number * part.seat + seat) for seat in range(part.seat)]
         watch, seen, known = LeaseMonitor(times), frozenset[int](), None
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_interval_s / part.speed)
-        self.at_work.release()
+        self.running_backend.release()
         while not self.over.wait(min(backend.LOOK_S, READ_S / part.speed)):
             if every_renewal.is_due():
                 leases.renew(storage, tokens)
@@ -165,7 +165,7 @@ class Training:
     """What stands in a simulated worker where a real one trains."""
 
     crowd: Crowd
-    place: Desk
+    place: TrialContext
     done: int
     """Steps of its first trial that are taken for done, so that trials do not end as they began, side by side."""
     is_begun: bool = False
@@ -177,7 +177,7 @@ class Training:
         seed = study.trial_seed(self.place.study, claim.number, values.get("repeat"))
         recorder.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
         reported = frozenset(self.place.cached.get_trial(claim.trial_id).intermediate_values)
-        own = Ledger(desk=self.place, claim=claim, trial=trial, reported=reported)
+        own = TrialRecorder(desk=self.place, claim=claim, trial=trial, reported=reported)
         done, self.done = self.done, 0
         for step, value in list(enumerate(self.curve(values, claim.number), 1))[done:]:
             self.train()
@@ -191,11 +191,11 @@ class Training:
         """Wait for as long as a step takes."""
         if not self.is_begun:
             self.is_begun = True
-            self.crowd.at_work.release()
+            self.crowd.running_backend.release()
         with self.crowd.meter.metering("train"):
             is_over = self.crowd.over.wait(self.step_s)
         if is_over:
-            raise Stopped
+            raise TrialStopped
 
     @cached_property
     def step_s(self) -> float:
@@ -249,15 +249,15 @@ def prepare(crowd: Crowd) -> None:
     retry.say = crowd.waits.append  # type: ignore[assignment, attr-defined]
     for place, attribute, name in (
         (leases, "claim", "claim"),
-        (tpe.Excerpt, "read", "history"),
+        (tpe.TrialSubset, "read", "history"),
         (recorder, "open_trial", "open"),
-        (tpe.Tpe, "infer_relative_search_space", "sampler"),
-        (tpe.Tpe, "sample_relative", "sampler"),
-        (tpe.Tpe, "sample_independent", "sampler"),
+        (tpe.SubsetTPESampler, "infer_relative_search_space", "sampler"),
+        (tpe.SubsetTPESampler, "sample_relative", "sampler"),
+        (tpe.SubsetTPESampler, "sample_independent", "sampler"),
         (recorder, "draw", "draw"),
         (recorder, "describe", "describe"),
         (Storage, "get_trial", "read"),
-        (Ledger, "record", "record"),
+        (TrialRecorder, "record", "record"),
         (Storage, "standing", "standing"),
         (loop, "tell", "tell"),
         (loop, "tidy", "tidy"),

@@ -82,7 +82,7 @@ def guarded(right: NDArray[np.bool_]) -> int:
         )
         for number, row in enumerate(right)
     )
-    clear = BaselineComparison(study=STUDY, trials=trials, judged=len(trials) - 1).clear
+    clear = BaselineComparison(study=STUDY, trials=trials, judged=len(trials) - 1).significant
     return clear[0].trial.number if clear else 0
 
 
@@ -167,7 +167,7 @@ def carried() -> Table:
                 now, later = (correctness.pair(one.correct, other.correct, step) for step in (end, last))
                 if now is None or later is None:
                     continue
-                if Lead(trial=one, pair=now, challengers=challengers).is_clear:
+                if Lead(trial=one, pair=now, challengers=challengers).is_significant:
                     clear, lost = clear + 1, lost + (later.lead < 0)
             told.append((f"{end} of 9", str(challengers), str(clear), str(lost), f"{100 * lost / max(1, clear):.1f} %"))
     heads = ("clear after", "among so many", "pairs", "behind at the end", "")

@@ -167,13 +167,13 @@ class Told(optuna.storages.InMemoryStorage):
         return self.told
 
 
-def promoting(known: Table, seed: int, *, others: int = tpe.OTHERS) -> Iterator[tuple[int, float | None]]:
+def promoting(known: Table, seed: int, *, others: int = tpe.MAX_BAD) -> Iterator[tuple[int, float | None]]:
     """Our sampler, and pruner = "promote": trials pause at rungs, until they are among the best there. `others`: of the
     trials that are not good, tpe learns from at most so many.
     """
     told = Told()
     study = optuna.create_study(direction="maximize")
-    excerpt = tpe.Excerpt(told, 0, others=others)
+    excerpt = tpe.TrialSubset(told, 0, others=others)
     ends = (*Asha(first_rung=FIRST_RUNG, reduction=REDUCTION, steps=known.steps).rungs(), known.steps)
     curves: list[Curve] = []
     reached: list[dict[int, float]] = [{} for _ in ends]
@@ -186,7 +186,7 @@ def promoting(known: Table, seed: int, *, others: int = tpe.OTHERS) -> Iterator[
                 study_seed=seed,
                 number=number,
                 startup_trials=STARTUP,
-                seen=tpe.Seen(study.study_name, study._storage, excerpt.read()),
+                seen=tpe.SubsetStudy(study.study_name, study._storage, excerpt.read()),
             )
             trial = study.ask()
             curves.append(draw(known, trial))

@@ -11,7 +11,7 @@ import pytest
 
 from search.artifacts import misclassified
 from search.dashboard import server as dashboard
-from search.dashboard.server import Door, Server
+from search.dashboard.server import AccessPolicy, Server
 from tests.browser.browser import BROWSER, opened
 from tests.lab import PATIENCE_S, Lab, wait_until
 
@@ -110,7 +110,7 @@ def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(tmp_path: P
         return [f"<body><script>{script}</script></body>".encode()]
 
     server = dashboard._listen(pages, host="127.0.0.1", port=0)
-    door = Door(token=TOKEN, port=server.server_port)
+    door = AccessPolicy(token=TOKEN, port=server.server_port)
     server.set_app(noting(asked, dashboard.guard(pages, door)))
     with running(server), opened(door.url.replace("/?", "/dashboard?"), tmp_path / "profile"):
         wait_until(lambda: {"/api/later", "/api/stored"} & set(asked))  # a download leaves the first page as it is

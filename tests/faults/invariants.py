@@ -26,14 +26,14 @@ from data.batches import evaluation
 from models.evaluate import evaluate
 from models.train import start
 from search.artifacts import checkpoint
-from search.artifacts.study_dir import Home
+from search.artifacts.study_dir import StudyDirs
 from search.process import start_time
 from search.spec import study_spec
 from search.storage import queries as query
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
 from search.trial import runner
-from search.trial.search_training import boundaries
+from search.trial.search_training import step_boundaries
 from tests.lab import Lab
 
 #: Where the rows of a trial are, and what puts them in order.
@@ -128,7 +128,7 @@ def measured_again(lab: Lab, trial: TrialRecord) -> float:
     model, train, _ = study_spec.to_model_configs(stored, trial.config)
     images = len(data.train)
     step_epochs = stored.budget.step_epochs(images=images, macs=trial.macs or 0)
-    ends = boundaries(step_images=step_epochs * images, batch_size=train.batch_size, steps=stored.budget.steps)
+    ends = step_boundaries(step_images=step_epochs * images, batch_size=train.batch_size, steps=stored.budget.steps)
     training = start(
         model,
         train,
@@ -186,7 +186,7 @@ def _the_file_is_whole(connection: sa.Connection, lab: Lab) -> None:
     assert not hot, "I7: a hot journal is still there after a read"
 
 
-def _no_file_is_half_written(lab: Lab, place: Home, name: str) -> None:
+def _no_file_is_half_written(lab: Lab, place: StudyDirs, name: str) -> None:
     """Every checkpoint is whole; what is written aside lies only where a trial goes on, which removes it."""
     unfinished = {place.trial(name, trial.number) for trial in lab.trials(name) if trial.state not in FINISHED}
     left = [path for path in place.study(name).rglob("*.part") if path.parent not in unfinished]

@@ -76,7 +76,7 @@ WAITING = ("lock", "clock")
 def main(words: list[str]) -> int:
     parser = _parser()
     args = parser.parse_args(words)
-    names = args.single_value or list(POSTGRES if args.postgres else PARTS)
+    names = args.only or list(POSTGRES if args.postgres else PARTS)
     if not POSTGRES.keys().isdisjoint(names) and missing():
         parser.error(missing())
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that talked to a GPU cannot fork
@@ -121,7 +121,7 @@ def _do(name: str, site: Site) -> Row:
 
 def _keep(args: argparse.Namespace, names: Sequence[str], rows: Sequence[Row], seconds: float) -> Path:
     with_server = not POSTGRES.keys().isdisjoint(names)
-    only = " ".join(f"--only {name}" for name in args.single_value or ()) or ("--postgres" if args.postgres else "")
+    only = " ".join(f"--only {name}" for name in args.only or ()) or ("--postgres" if args.postgres else "")
     return soak_record.keep(
         Soak(
             name="Faults, Postgres" if with_server else "Faults",

@@ -15,7 +15,7 @@ from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.trial import runner
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
@@ -102,7 +102,7 @@ def _play(lab: Lab, folder: Path) -> Scene:
     return Scene(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
 
 
-def _keep_homes(lab: Lab, post: Post, fault: Fault, ends: Any, folder: Path) -> None:
+def _keep_homes(lab: Lab, post: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
     """What `runner.run_trials` does, with a look after each trial."""
     fault.arm()
     place = runner.workplace(post)
@@ -136,7 +136,7 @@ def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
     case.survived += 1
 
 
-def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> Post:
+def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> WorkerConfig:
     """Run a worker whose call fails, numbered in the whole study by the case."""
     home, number = scene.before(case.index)
     shutil.copytree(home, case.lab.home.root)

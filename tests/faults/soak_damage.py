@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from search.artifacts import checkpoint
-from search.artifacts.checkpoint import Corrupt
+from search.artifacts.checkpoint import CorruptCheckpoint
 from search.storage.rdb import Storage
 from search.study import stored_study
 from tests.faults import soak_fork, soak_row
@@ -124,6 +124,6 @@ def _is_refused(path: Path, *, is_whole: bool) -> None:
 def _refusal(path: Path) -> str | None:
     try:
         checkpoint.load(path)
-    except Corrupt as error:
+    except CorruptCheckpoint as error:
         return str(error)
     return None

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from search.cli import main
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from search.workers import worker
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
@@ -91,7 +91,7 @@ def launcher(lab: Lab, *words: str, gate: int | None = None, at_server: Callable
     return fork(lab, _launcher, lab.complete(words), gate, at_server)
 
 
-def work(lab: Lab, post: Post, prepare: Callable[[], None] | None = None) -> Fork:
+def work(lab: Lab, post: WorkerConfig, prepare: Callable[[], None] | None = None) -> Fork:
     """Fork a worker that has no pool; `prepare` is called in its process first."""
     return fork(lab, _worker, post, prepare)
 
@@ -158,7 +158,7 @@ def _become_server(program: str, descriptors: list[int]) -> None:
         os._exit(code)
 
 
-def _worker(post: Post, prepare: Callable[[], None] | None) -> None:
+def _worker(post: WorkerConfig, prepare: Callable[[], None] | None) -> None:
     if prepare is not None:
         prepare()
     context = multiprocessing.get_context("fork")

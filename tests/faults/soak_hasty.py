@@ -12,7 +12,7 @@ from pathlib import Path
 from search.console import echo
 from search.errors import ConvsearchError
 from search.service import run
-from search.service.session import Order
+from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage.timeouts import Timeouts
 from search.workers import live_view
@@ -22,7 +22,7 @@ TIMES = Timeouts(retry_timeout_s=35.0, renewal_interval_s=2.0, lease_timeout_s=7
 
 def main(words: list[str]) -> int:
     args = _parser().parse_args(words)
-    order = Order(
+    order = RunOptions(
         url=os.environ["CONVSEARCH_STORAGE"],
         cache=args.cache,
         name=args.study.stem,
@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
         times=TIMES,
     )
     try:
-        end = run.launch(
+        end = run.run_study(
             order, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
         )
     except ConvsearchError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from search.artifacts import study_dir as home
-from search.artifacts.study_dir import Home
+from search.artifacts.study_dir import StudyDirs
 from search.storage.records import TrialRecord
 from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork
@@ -52,7 +52,7 @@ class Machine(PostgresLab):
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def home(self) -> Home:
+    def home(self) -> StudyDirs:
         return replace(home.of(self.url), root=self.folder / "runs")
 
     def command(self, *words: str) -> Fork:
@@ -70,10 +70,10 @@ class Machines(PostgresLab):
     each: tuple[Machine, ...]
 
     @property
-    def homes(self) -> tuple[Home, ...]:
+    def homes(self) -> tuple[StudyDirs, ...]:
         return tuple(machine.home for machine in self.each)
 
-    def home_of(self, trial: TrialRecord) -> Home:
+    def home_of(self, trial: TrialRecord) -> StudyDirs:
         """The home of the machine that made the last attempt."""
         return max(self.homes, key=lambda each: _last_attempt(each.log(trial.study, trial.number)))
 

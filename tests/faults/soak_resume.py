@@ -6,7 +6,7 @@ from typing import Any
 
 from search.storage import leases
 from search.storage.rdb import Storage
-from search.trial.post import Post
+from search.trial.post import WorkerConfig
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
@@ -72,7 +72,7 @@ def _kill_and_compare(case: Case) -> None:
     case.survived += 1
 
 
-def _kill(case: Case, post: Post, kills: int, seconds: float) -> bool:
+def _kill(case: Case, post: WorkerConfig, kills: int, seconds: float) -> bool:
     """Run a trial to its end with so many kills on its way; false if it ended before them."""
     storage = Storage(case.lab.url)
     done = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.analysis.eta import Pace
+from search.analysis.eta import ProgressTracker
 from search.console import escape
 from search.storage import queries
 from search.storage.rdb import Storage
@@ -85,7 +85,7 @@ def drained(screen: io.FileIO) -> str:
 @pytest.mark.parametrize("show", [lambda s: render(s).plain, summary], ids=["live", "summary"])
 def test_nor_does_the_live_view(foreign: str, show: Callable[..., str]) -> None:
     progress = queries.progress(open_reader(foreign), NAME)
-    snapshot = Pace(clock=lambda: 0.0).snapshot(progress)
+    snapshot = ProgressTracker(clock=lambda: 0.0).snapshot(progress)
     stream = io.StringIO()
 
     PlainView(stream, lambda: 0.0).say(show(snapshot))
@@ -98,7 +98,7 @@ def test_nor_does_the_live_view(foreign: str, show: Callable[..., str]) -> None:
 
 
 def test_the_live_screen_has_no_line_too_many(foreign: str) -> None:
-    snapshot = Pace(clock=lambda: 0.0).snapshot(queries.progress(open_reader(foreign), NAME))
+    snapshot = ProgressTracker(clock=lambda: 0.0).snapshot(queries.progress(open_reader(foreign), NAME))
 
     lines = render(snapshot, width=80, height=24).plain.split("\n")
 

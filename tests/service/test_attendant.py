@@ -204,14 +204,14 @@ def test_the_unit_runs_the_command_it_was_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me:secret@server/studies")
 
-    told = systemd.text(parser().parse_args(["serve", "--workers", "3", "--port", "8090", "--unit"]))
+    told = systemd.unit_file(parser().parse_args(["serve", "--workers", "3", "--port", "8090", "--unit"]))
 
     assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", told, re.MULTILINE)
     assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in told
     assert "secret" not in told
     assert "has a password" in told
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me@server/studies")
-    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in systemd.text(
+    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in systemd.unit_file(
         parser().parse_args(["serve"])
     )
 

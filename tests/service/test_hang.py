@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 from search.service import run
-from search.service.session import Order
+from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.timeouts import Timeouts
 from search.workers.live_view import open_view
-from search.workers.pool import End
+from search.workers.pool import StopReason
 from tests.lab import LONG, Lab, equal, wait_until
 
 #: Shorter than the product's, in the same order.
@@ -39,16 +39,16 @@ def freeze_at(lab: Lab, *, steps: int) -> threading.Thread:
 def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_nothing_had_happened(
     lab: Lab, undisturbed: Lab
 ) -> None:
-    order = Order(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu", times=SHORT)
+    order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1, device="cpu", times=SHORT)
     wanted = study_spec.load(Path(lab.write(**LONG)))
 
     thread = freeze_at(lab, steps=5)
-    end = run.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    end = run.run_study(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
     thread.join()
 
     (trial,), (whole,) = lab.trials(), undisturbed.trials()
     log = lab.home.log("s", 0).read_text()
-    assert end is End.DONE
+    assert end is StopReason.DONE
     assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
     assert "no batch was finished for" in trial.crashes[0]
     assert "broke off: no batch was finished for" in log

@@ -20,12 +20,12 @@ import psutil
 import pytest
 
 from search.service import run as launch
-from search.service.session import Order
+from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage.records import TrialRecord
 from search.workers.live_view import open_view
-from search.workers.pool import End
-from search.workers.ray_backend import Cluster
+from search.workers.pool import StopReason
+from search.workers.ray_backend import RayBackend
 from tests.faults import invariants
 from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at
@@ -66,7 +66,7 @@ def nodes() -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = RayBackend(initialize_head=True, head_node_args=head)
     try:
         yield Nodes(cluster)
     finally:
@@ -203,9 +203,9 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(lab: Lab, nodes: Nodes) -
     invariants.check(lab, before=done, over=True)
 
 
-def launched(order: Order, wanted: study_spec.StudySpec) -> End:
+def launched(order: RunOptions, wanted: study_spec.StudySpec) -> StopReason:
     """Run a study, and say nothing."""
-    return launch.launch(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    return launch.run_study(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
 
 
 @needs_ray
@@ -213,7 +213,7 @@ def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_not
     lab: Lab, undisturbed: Lab, nodes: Nodes
 ) -> None:
     node, wanted = nodes.join(), study_spec.load(Path(lab.write(**LONG)))
-    order = Order(url=lab.url, cache=lab.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
+    order = RunOptions(url=lab.url, cache=lab.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
 
     thread = freeze_at(lab, steps=5)
     try:
@@ -224,7 +224,7 @@ def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_not
         die(node)
 
     (trial,), (whole,) = lab.trials(), undisturbed.trials()
-    assert end is End.DONE
+    assert end is StopReason.DONE
     assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
     assert "no batch was finished for" in trial.crashes[0]
     assert equal(lab.trained(), undisturbed.trained())
@@ -289,23 +289,23 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_
 
 @needs_ray
 def test_a_node_is_left_out_only_where_there_are_others(nodes: Nodes) -> None:
-    crew = Cluster(
+    crew = RayBackend(
         address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
     )
     said: list[str] = []
     joined = [nodes.join()]
     try:
-        with crew.at_work(said.append):
-            wait_until(lambda: len(crew.seats()) == 1)  # those of earlier tests may be remembered for a while
-            (first,) = crew.seats()
-            is_alone = crew.leave_out(first)
-            before = crew.seats()
+        with crew.running_backend(said.append):
+            wait_until(lambda: len(crew.slots()) == 1)  # those of earlier tests may be remembered for a while
+            (first,) = crew.slots()
+            is_alone = crew.exclude(first)
+            before = crew.slots()
             joined.append(nodes.join())
-            wait_until(lambda: len(crew.seats()) == 2)
-            is_left = crew.leave_out(first)
-            (second,) = crew.seats()
-            is_last = crew.leave_out(second)
-            after = crew.seats()
+            wait_until(lambda: len(crew.slots()) == 2)
+            is_left = crew.exclude(first)
+            (second,) = crew.slots()
+            is_last = crew.exclude(second)
+            after = crew.slots()
     finally:
         for node in joined:
             die(node)

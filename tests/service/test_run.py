@@ -18,11 +18,11 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
 from search.study.stored_study import StoredStudy
-from search.trial.post import Post
-from search.workers.backend import Crew, Hand, Seat
+from search.trial.post import WorkerConfig
+from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import PlainView
-from search.workers.local import Forkserver
-from search.workers.pool import SAME_FAILURES, End
+from search.workers.local import LocalBackend
+from search.workers.pool import SAME_FAILURES, StopReason
 from search.workers.signals import STOPPING
 from tests.lab import COLOURS, LONG, Lab, Tables, equal
 from tests.strangers import HASTY, far
@@ -154,13 +154,13 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
 
 def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> None:
     lab.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    storage, order = Storage(lab.url), session.RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
-    end = session.pool(order, storage, stored, Forkserver(("cpu",)), view, since=hour_ago).run()
+    end = session.pool(order, storage, stored, LocalBackend(("cpu",)), view, since=hour_ago).run()
 
-    assert end is End.DONE
+    assert end is StopReason.DONE
     assert stored_study.seconds_run(storage, stored.id) > 3600.0
 
 
@@ -208,7 +208,7 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
 
 def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> None:
     lab.create()
-    storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s")
+    storage, order = Storage(lab.url), session.RunOptions(url=lab.url, cache=lab.cache, name="s")
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
 
@@ -232,9 +232,9 @@ def of_other_code(lab: Lab) -> tuple[Storage, StoredStudy]:
 
 def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None:
     storage, stored = of_other_code(lab)
-    order = session.Order(url=lab.url, cache=lab.cache, name="s", times=HASTY)
+    order = session.RunOptions(url=lab.url, cache=lab.cache, name="s", times=HASTY)
 
-    with session.alone(storage, stored, order, lambda _: None):
+    with session.exclusive(storage, stored, order, lambda _: None):
         pass
 
     assert stored_study.load(storage, "s").versions["code"] != "0badc0de"
@@ -243,11 +243,11 @@ def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None
 
 def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
     storage, stored = of_other_code(lab)
-    order = session.Order(url=lab.url, cache=lab.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0))
+    order = session.RunOptions(url=lab.url, cache=lab.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0))
 
     with (
         pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
-        session.alone(storage, stored, order, lambda _: leases.renew(storage, ["far"])),
+        session.exclusive(storage, stored, order, lambda _: leases.renew(storage, ["far"])),
     ):
         pytest.fail("it runs")
 
@@ -258,7 +258,7 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, trials=7, hours=8.0)
     leases.claim(storage, stored.id, far("far"))
-    order = session.Order(url=lab.url, cache=lab.cache, name="s")
+    order = session.RunOptions(url=lab.url, cache=lab.cache, name="s")
 
     said: list[str] = []
 
@@ -266,9 +266,9 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab
         said.append(text)
         leases.renew(storage, ["far"])
 
-    with session.alone(storage, stored, order, hear):
+    with session.exclusive(storage, stored, order, hear):
         kept = queries.study(storage.engine, "s")
-    with session.alone(storage, stored, replace(order, trials=9), hear):
+    with session.exclusive(storage, stored, replace(order, trials=9), hear):
         asked = queries.study(storage.engine, "s")
 
     assert "others work on it, so that trials and hours that were not asked for now stay as they have them" in said
@@ -277,36 +277,36 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab
 
 
 @dataclass(frozen=True, slots=True)
-class Misled(Forkserver):
+class Misled(LocalBackend):
     """Workers of whom the first ones are sent to a database that is not there."""
 
     wrong: list[str]
 
-    def start(self, post: Post, seat: Seat) -> Hand:
-        return Forkserver.start(self, replace(post, url=self.wrong.pop()) if self.wrong else post, seat)
+    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+        return LocalBackend.start(self, replace(post, url=self.wrong.pop()) if self.wrong else post, seat)
 
 
 @dataclass(frozen=True, slots=True)
-class Unlucky(Forkserver):
+class Unlucky(LocalBackend):
     """Workers of whom the first ones die at once, at places that can be left out."""
 
     left: list[int]
 
-    def start(self, post: Post, seat: Seat) -> Hand:
-        hand = Forkserver.start(self, post, seat)
+    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+        hand = LocalBackend.start(self, post, seat)
         if self.left:
             self.left.pop()
             hand.kill()
         return hand
 
-    def leave_out(self, seat: Seat) -> bool:
+    def exclude(self, seat: WorkerSlot) -> bool:
         return True
 
 
-def worked(lab: Lab, crew: Crew) -> End:
+def worked(lab: Lab, crew: WorkerBackend) -> StopReason:
     """How a run of one trial by this crew ends."""
     lab.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(lab.url), session.Order(url=lab.url, cache=lab.cache, name="s", workers=1)
+    storage, order = Storage(lab.url), session.RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
     view = PlainView(io.StringIO(), time.monotonic)
     return session.pool(order, storage, stored_study.load(storage, "s"), crew, view, since=time.monotonic()).run()
 
@@ -316,7 +316,7 @@ def test_a_worker_that_meets_no_database_where_its_pool_does_is_replaced(lab: La
 
     end = worked(lab, Misled(("cpu",), [missing] * (SAME_FAILURES - 1)))
 
-    assert end is End.DONE
+    assert end is StopReason.DONE
     assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
 
 
@@ -330,7 +330,7 @@ def test_workers_that_meet_no_database_again_and_again_end_the_run(lab: Lab) -> 
 def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(lab: Lab) -> None:
     end = worked(lab, Unlucky(("cpu",), list(range(2 * SAME_FAILURES))))
 
-    assert end is End.DONE
+    assert end is StopReason.DONE
     assert [trial.state for trial in lab.trials()] == ["COMPLETE"]
 
 
