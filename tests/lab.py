@@ -150,7 +150,9 @@ class Lab:
 
     # -- as a worker ------------------------------------------------------------------------------------------
 
-    def create(self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> WorkerConfig:
+    def create(
+        self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]
+    ) -> WorkerConfig:
         """Prepare images and study as a launcher does; what it would tell its worker."""
         wanted = study_spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)

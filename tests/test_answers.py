@@ -12,7 +12,7 @@ import pytest
 from search import tables
 from search.analysis import formatting
 from search.spec import study_spec
-from search.storage.records import TrialCounts, Ranking, StudyRecord, TrialRecord
+from search.storage.records import Ranking, StudyRecord, TrialCounts, TrialRecord
 from tests.lab import Lab
 
 TRIAL = TrialRecord(
@@ -75,7 +75,9 @@ def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for
 def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
     paused = replace(TRIAL, state="WAITING", paused=3)
 
-    assert "paused at step 3, until it is among the best there" in tables.to_text(formatting.trial_table(paused), width=80)
+    assert "paused at step 3, until it is among the best there" in tables.to_text(
+        formatting.trial_table(paused), width=80
+    )
     assert formatting.trial_json(paused)["paused"] == 3
     assert "2 running, 4 paused, 1 waiting, 16 to begin" in formatting.counts_line(
         replace(STUDY.counts, paused=4, waiting=1)
@@ -97,7 +99,9 @@ def test_studies_as_json_has_the_best_of_each() -> None:
         pytest.param(formatting.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
         pytest.param(formatting.trial_table(LONG), id="show"),
         pytest.param(formatting.studies_table([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
-        pytest.param(formatting.spec_table(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"),
+        pytest.param(
+            formatting.spec_table(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"
+        ),
     ],
 )
 @pytest.mark.parametrize("ruled", [True, False])
@@ -142,8 +146,12 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
         pytest.param(TrialCounts(budget=9), "none is at work; `convsearch resume s` goes on", id="not begun"),
         pytest.param(TrialCounts(budget=9, running=2), "those at work will be the first", id="running"),
         pytest.param(TrialCounts(budget=9, failed=3), "`convsearch show s NUMBER` says why", id="all failed"),
-        pytest.param(TrialCounts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"),
-        pytest.param(TrialCounts(budget=3, pruned=3), "`convsearch resume s --trials 13` raises the budget", id="spent"),
+        pytest.param(
+            TrialCounts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"
+        ),
+        pytest.param(
+            TrialCounts(budget=3, pruned=3), "`convsearch resume s --trials 13` raises the budget", id="spent"
+        ),
         pytest.param(TrialCounts(budget=9, complete=3), "no complete trial has a finite value", id="infinite"),
     ],
 )
@@ -190,13 +198,17 @@ def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
         pytest.param(
             TrialCounts(budget=1, complete=1), TRIAL, ("more trials:     convsearch resume s --trials 2",), id="done"
         ),
-        pytest.param(TrialCounts(budget=2, waiting=1), None, ("go on:           convsearch resume s",), id="broken off"),
+        pytest.param(
+            TrialCounts(budget=2, waiting=1), None, ("go on:           convsearch resume s",), id="broken off"
+        ),
         pytest.param(
             TrialCounts(budget=1, failed=1), None, ("try failed ones: convsearch resume s --retry-failed",), id="bad"
         ),
     ],
 )
-def test_after_a_run_the_next_commands_are_named(counts: TrialCounts, best: TrialRecord | None, lines: tuple[str, ...]) -> None:
+def test_after_a_run_the_next_commands_are_named(
+    counts: TrialCounts, best: TrialRecord | None, lines: tuple[str, ...]
+) -> None:
     found = formatting.next_commands(replace(STUDY, counts=counts, best=best))
 
     assert found == (*lines, "in a browser:    convsearch dashboard")

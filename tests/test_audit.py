@@ -11,7 +11,7 @@ from search.spec import study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.read_only import open_reader
-from search.storage.records import TrialCounts, StudyRecord, TrialRecord
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 from search.study import stored_study
 from search.trial import runner
 from tests.lab import Lab, work

@@ -41,7 +41,10 @@ def tick(one: RunTimeCounter) -> float:
 
 
 def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tuple[Storage, int]) -> None:
-    runs, joins = RunTimeCounter(*storage, since=watch.shows - 2.0, now=watch), RunTimeCounter(*storage, since=None, now=watch)
+    runs, joins = (
+        RunTimeCounter(*storage, since=watch.shows - 2.0, now=watch),
+        RunTimeCounter(*storage, since=None, now=watch),
+    )
     totals = []
     for _ in range(4):
         watch.shows += SAVE_S
@@ -70,7 +73,10 @@ def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
 def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
     watch: Watch, storage: tuple[Storage, int]
 ) -> None:
-    frozen, joins = RunTimeCounter(*storage, since=watch.shows, now=watch), RunTimeCounter(*storage, since=None, now=watch)
+    frozen, joins = (
+        RunTimeCounter(*storage, since=watch.shows, now=watch),
+        RunTimeCounter(*storage, since=None, now=watch),
+    )
     watch.shows += SILENCE_S
     tick(joins)
     watch.shows += SAVE_S

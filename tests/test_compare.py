@@ -20,7 +20,7 @@ from search.analysis.intervals import holm, mean_interval, wilson_interval
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.records import TrialCounts, StudyRecord, TrialRecord
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 from search.tables import WIDTH, to_text
 
 NAMES = ("base", "dropout", "more layers")

@@ -13,7 +13,7 @@ from search.analysis import test_report, test_results
 from search.analysis.correctness import pack
 from search.analysis.intervals import crossed_interval
 from search.analysis.test_results import unpack
-from search.storage.records import TrialCounts, StudyRecord, TrialRecord
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 
 CLASSES = ("cat", "dog", "owl")
 #: Simulated verdicts of each kind; a share of 0.95 then has a standard error of a point.
@@ -155,7 +155,9 @@ def test_balanced_accuracy_weighs_every_class_alike() -> None:
     labels = [0, 0, 0, 0, 1, 1, 2]
     right = np.array([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
 
-    found = test_results.final_result(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
+    found = test_results.final_result(
+        study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {}
+    )
 
     assert found.standings[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
 
@@ -219,7 +221,10 @@ def test_where_all_the_spread_is_taken_for_what_was_counted_twice_there_is_an_in
 def test_a_lead_on_every_image_of_every_run_has_no_interval_and_says_why() -> None:
     (duel,) = judged({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).duels
 
-    assert test_report.comparison_sentence(duel) == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread to judge by"
+    assert (
+        test_report.comparison_sentence(duel)
+        == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread to judge by"
+    )
 
 
 def test_configurations_without_a_common_run_are_not_compared() -> None:
@@ -247,7 +252,9 @@ def test_one_common_run_of_several_is_too_little_to_compare_by() -> None:
     (duel,) = judged(scores).duels
 
     assert (duel.interval, duel.p_holm) == (None, None)
-    assert test_report.comparison_sentence(duel).endswith("have one run in common, which is too little to compare them by")
+    assert test_report.comparison_sentence(duel).endswith(
+        "have one run in common, which is too little to compare them by"
+    )
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -263,7 +270,9 @@ def test_what_differs_between_classes_is_no_spread_of_balanced_accuracy() -> Non
     labels = [0] * 900 + [1] * 100
     right = np.array([[1.0] * 810 + [0.0] * 90 + [1.0] * 50 + [0.0] * 50])
 
-    found = test_results.final_result(study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {})
+    found = test_results.final_result(
+        study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {}
+    )
 
     (standing,) = found.standings
     assert standing.test == pytest.approx(0.7)

@@ -127,7 +127,10 @@ def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(lab: Lab)
 
 def test_a_store_that_is_away_stops_nobody_and_the_log_tells(lab: Lab) -> None:
     (lab.folder / "store").write_text("in the way")
-    place = replace(runner.workplace(lab.create(**STUDY)), depot=RemoteCheckpoints(RemoteStoreClient(url=str(lab.folder / "store")), "uid"))
+    place = replace(
+        runner.workplace(lab.create(**STUDY)),
+        depot=RemoteCheckpoints(RemoteStoreClient(url=str(lab.folder / "store")), "uid"),
+    )
 
     trial = work(place)
 

@@ -16,13 +16,13 @@ from search.samplers.evolution import (
     Effects,
     EvolutionSampler,
     Point,
-    from_unit,
     best_of,
-    is_judged,
     candidates,
-    to_unit,
-    default_value,
     default_point,
+    default_value,
+    from_unit,
+    is_judged,
+    to_unit,
 )
 from search.spec.domains import Choice, Float, Int, Value
 from search.spec.search_space import SearchSpace, sample

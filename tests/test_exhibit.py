@@ -14,7 +14,7 @@ from PIL import Image
 
 from search.artifacts import misclassified
 from search.dashboard import server
-from search.dashboard.overlay import StudyOverlay, OverlayCache, OverlayStorage
+from search.dashboard.overlay import OverlayCache, OverlayStorage, StudyOverlay
 from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord

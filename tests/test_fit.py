@@ -7,7 +7,7 @@ import pytest
 from models.config import Impossible
 from search.spec import study_spec as specs
 from search.spec.domains import Value
-from search.spec.fit import ImageLimits, describe_changes, check_fit, fitted, is_in_space
+from search.spec.fit import ImageLimits, check_fit, describe_changes, fitted, is_in_space
 from search.spec.parameters import DEFAULTS
 from search.spec.study_spec import StudySpec
 

@@ -11,7 +11,7 @@ import pytest
 from search.analysis.effects import caveat, effects, sentence
 from search.spec import study_spec
 from search.spec.search_space import base_name
-from search.storage.records import TrialCounts, StudyRecord, TrialRecord
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 
 SPACE: dict[str, Any] = {
     "activation": ["relu", "gelu", "silu"],
@@ -49,7 +49,9 @@ def searched(
 
 
 def study_of(stored: dict[str, Any]) -> StudyRecord:
-    return StudyRecord(name="s", question="", directions=("maximize",), counts=TrialCounts(budget=9), best=None, spec=stored)
+    return StudyRecord(
+        name="s", question="", directions=("maximize",), counts=TrialCounts(budget=9), best=None, spec=stored
+    )
 
 
 def row(number: int, *, curve: Sequence[tuple[int, float]], state: str = "COMPLETE", **others: Any) -> TrialRecord:

@@ -228,7 +228,7 @@ def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(lab:
 def test_whoever_leads_a_rung_and_its_baseline_goes_on_at_once(lab: Lab, baseline: int | None, due: list[int]) -> None:
     post = lab.create(search=PROMOTE, budget=BUDGET)
     storage, theirs = Storage(post.url), optuna.storages.RDBStorage(post.url)  # which knows no leases
-    study_id = study.load(storage, "s").id
+    study_id = stored_study.load(storage, "s").id
     for curve in ([0.5, 0.5], [0.4], [0.6, 0.6], [0.3], [0.7]):
         trial_id = theirs.create_new_trial(study_id)
         for step, value in enumerate(curve, 1):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.spec.trial_length import MIN_UPDATES, MAX_EPOCHS, DEFAULT_EPOCHS, FULL_TRIALS, epochs_per_trial
+from search.spec.trial_length import DEFAULT_EPOCHS, FULL_TRIALS, MAX_EPOCHS, MIN_UPDATES, epochs_per_trial
 
 
 def epochs(

@@ -143,7 +143,9 @@ def test_the_revisions_are_those_of_the_installed_optuna() -> None:
     assert tuple(reversed([each.revision for each in scripts.walk_revisions()])) == schema.REVISIONS
 
 
-@pytest.mark.parametrize(("version", "revision"), [("0.8", "v0.9.0.a"), *REVISIONS.items(), ("3.6", schema.HEAD_REVISION)])
+@pytest.mark.parametrize(
+    ("version", "revision"), [("0.8", "v0.9.0.a"), *REVISIONS.items(), ("3.6", schema.HEAD_REVISION)]
+)
 def test_the_version_of_a_database_is_told(tmp_path: Path, version: str, revision: str) -> None:
     assert found(old(tmp_path, version)) == revision
 

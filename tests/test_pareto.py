@@ -49,7 +49,9 @@ def dominates(one: TrialRecord, other: TrialRecord) -> bool:
 
 def test_the_front_is_what_nobody_dominates() -> None:
     values = [(0.9, 100.0), (0.8, 50.0), (0.8, 60.0), (0.7, 70.0), (0.9, 100.0), (0.95, 400.0)]
-    trials = [TrialRecord(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)]
+    trials = [
+        TrialRecord(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)
+    ]
 
     assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
 

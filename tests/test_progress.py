@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from search.analysis.eta import Eta, ProgressTracker, Snapshot, WorkerLine, eta
-from search.storage.records import TrialCounts, StudyProgress, RunningTrial, StudyRecord, TrialRecord
+from search.storage.records import RunningTrial, StudyProgress, StudyRecord, TrialCounts, TrialRecord
 from search.workers.live_view import LiveView, PlainView, finished_line, open_view, render
 
 COMPLETE = TrialRecord(
@@ -138,7 +138,9 @@ def test_the_range_of_an_eta_holds_four_times_out_of_five(done: int, left: int) 
 @pytest.mark.parametrize("parameters", [0, 3, 60])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 5)])
 def test_the_screen_always_fits(workers: int, parameters: int, width: int, height: int) -> None:
-    lines = tuple(WorkerLine(trial=n, epoch=1.5, value=0.5, since_last_step_s=9.0, where="h" * 60 + ":1") for n in range(workers))
+    lines = tuple(
+        WorkerLine(trial=n, epoch=1.5, value=0.5, since_last_step_s=9.0, where="h" * 60 + ":1") for n in range(workers)
+    )
     snapshot = Snapshot(
         study="n" * 64,
         counts=TrialCounts(budget=100_000, complete=33_333, pruned=33_333, failed=3333, running=workers),

@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search.analysis.html_report import to_html, policy
+from search.analysis.html_report import policy, to_html
 from search.analysis.importance import importances
 from search.analysis.report import build_report, reasons
 from search.storage import queries

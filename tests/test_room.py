@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search.artifacts import study_dir
-from search.artifacts.disk_space import MIN_BYTES, DiskUsage, DiskBudget
+from search.artifacts.disk_space import MIN_BYTES, DiskBudget, DiskUsage
 from search.artifacts.study_dir import StudyDirs
 from search.errors import DiskError
 from tests.lab import CONVSEARCH, Lab

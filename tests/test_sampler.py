@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.process import this_process
 from search.samplers import tpe
-from search.samplers.tpe import MAX_GOOD, TrialSubset, SubsetStudy, is_random
+from search.samplers.tpe import MAX_GOOD, SubsetStudy, TrialSubset, is_random
 from search.storage import leases
 from search.storage.rdb import Storage
 

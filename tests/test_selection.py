@@ -9,7 +9,7 @@ import pytest
 
 from search.analysis import correctness
 from search.analysis.selection import CHANCE, SEED_SD, BaselineComparison, Lead
-from search.storage.records import TrialCounts, StudyRecord, TrialRecord
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10
@@ -23,7 +23,9 @@ STUDY = StudyRecord(
 )
 
 
-def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", step: int = 9, **more: Any) -> TrialRecord:
+def trial(
+    number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", step: int = 9, **more: Any
+) -> TrialRecord:
     """A trial that recognises 1,500 images as the baseline does, but `won` more and `lost` of these not."""
     right = np.arange(IMAGES) < 1500
     right[:lost] = False
@@ -34,7 +36,9 @@ def trial(number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", 
     return TrialRecord(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
 
 
-def contest(*challengers: TrialRecord, baseline: TrialRecord | None = None, judged: int | None = None) -> BaselineComparison:
+def contest(
+    *challengers: TrialRecord, baseline: TrialRecord | None = None, judged: int | None = None
+) -> BaselineComparison:
     return BaselineComparison(
         study=STUDY,
         trials=(baseline or trial(0), *challengers),

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from search.errors import SpecError
 from search.spec import search_space as spaces
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, describe, label
-from search.spec.search_space import Condition, SearchSpace, to_fixed_params, grid, is_searched, order, irrelevance_reason, sample, base_name
+from search.spec.search_space import (
+    Condition,
+    SearchSpace,
+    base_name,
+    grid,
+    irrelevance_reason,
+    is_searched,
+    order,
+    sample,
+    to_fixed_params,
+)
 
 NEEDS: dict[str, Condition] = {"momentum": ("optimizer", frozenset({"sgd", "rmsprop"}))}
 
@@ -27,7 +37,9 @@ OPTIMIZERS = SearchSpace(
 )
 
 
-def ask(space: SearchSpace, fixed: dict[str, Value] | None = None, seed: int = 0) -> tuple[dict[str, Value], optuna.Trial]:
+def ask(
+    space: SearchSpace, fixed: dict[str, Value] | None = None, seed: int = 0
+) -> tuple[dict[str, Value], optuna.Trial]:
     """Draw once with a real study: the values, and the trial that was asked."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
@@ -145,7 +157,9 @@ def test_a_dependence_on_no_parameter_is_refused() -> None:
 
 
 def test_a_grid_has_its_repeats_outermost_and_leaves_out_what_means_nothing() -> None:
-    space = SearchSpace(parameters={"optimizer": Choice(("sgd", "adam")), "momentum": Choice((0.8, 0.9))}, conditions=NEEDS)
+    space = SearchSpace(
+        parameters={"optimizer": Choice(("sgd", "adam")), "momentum": Choice((0.8, 0.9))}, conditions=NEEDS
+    )
 
     cells = grid(space, repeats=2)
 
@@ -223,7 +237,10 @@ def test_a_fixed_parameter_decides_about_a_point_that_does_not_name_it() -> None
         conditions=NEEDS,
     )
 
-    assert to_fixed_params(space, {"momentum": 0.7, "learning_rate": 0.5}) == {"momentum": 0.7, "learning_rate[sgd]": 0.5}
+    assert to_fixed_params(space, {"momentum": 0.7, "learning_rate": 0.5}) == {
+        "momentum": 0.7,
+        "learning_rate[sgd]": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from search.analysis.eta import Snapshot
 from search.errors import SpecError
 from search.process import this_process
 from search.service.final import find_or_create_final, verdict_spec, verdict_study
-from search.service.run import run_study, more_hours
+from search.service.run import more_hours, run_study
 from search.service.session import RunOptions, searching
 from search.spec import study_spec as spec
 from search.spec.settings import FinalSettings
@@ -29,7 +29,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from search.study import stored_study
-from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, layout, final_spec
+from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, final_spec, layout
 from search.trial import loop, objective, recorder, runner
 from search.trial.final_training import SPARE_S, SPARE_SHARE, FinalTraining
 from search.trial.workplace import TrainingContext
@@ -514,7 +514,8 @@ def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.Monkey
     monkeypatch.setattr("search.trial.final_training.load_test", look)
 
     outcomes = [  # the second is what follows where it died before it told its value
-        objective.evaluate_trial(place, claim, recorder.open_trial(place, claim), lambda: None, kind=FinalTraining) for _ in range(2)
+        objective.evaluate_trial(place, claim, recorder.open_trial(place, claim), lambda: None, kind=FinalTraining)
+        for _ in range(2)
     ]
 
     assert outcomes[0] == outcomes[1]
@@ -564,7 +565,9 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
     for hours in (0.0001, 0.0002):
         order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
         terms, _ = verdict_spec(order, stored, asked, found, hours=hours)
-        plans.append((terms.budget.epochs, find_or_create_final(storage, stored, terms, lab.home, is_timed=True, say=print)))
+        plans.append(
+            (terms.budget.epochs, find_or_create_final(storage, stored, terms, lab.home, is_timed=True, say=print))
+        )
 
     (first, begun), (second, again) = plans
     assert first != second
@@ -576,7 +579,9 @@ def test_a_verdict_gets_the_hours_that_resume_gives_it(lab: Lab) -> None:
     place = judging(lab, FinalSettings(epochs=1, top=1, seeds=1))
     stored_study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
 
-    spec = more_hours(place.storage, place.study.spec, RunOptions(url=lab.url, cache=lab.cache, name="s.final", hours=0.25))
+    spec = more_hours(
+        place.storage, place.study.spec, RunOptions(url=lab.url, cache=lab.cache, name="s.final", hours=0.25)
+    )
 
     assert spec.budget.hours == 0.75
 
@@ -653,7 +658,9 @@ def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
 
 
 def test_the_baseline_is_the_first_point_and_else_the_defaults(lab: Lab) -> None:
-    wanted = replace(spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True))
+    wanted = replace(
+        spec.build(lab.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True)
+    )
     plain = replace(spec.build(lab.tables()), final=FinalSettings(epochs=1, baseline=True))
     other = TrialRecord(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
     same = TrialRecord(study="s", number=0, state="PRUNED", config=candidates(wanted, [other])[1].config)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.analysis.intervals import CONFIDENCE, Interval, holm, mean_interval, mean, sd
+from search.analysis.intervals import CONFIDENCE, Interval, holm, mean, mean_interval, sd
 from search.errors import UsageError
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_number

@@ -18,7 +18,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from search.analysis.intervals import CONFIDENCE, Interval, welch_interval, mean
+from search.analysis.intervals import CONFIDENCE, Interval, mean, welch_interval
 from search.spec import study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import SearchSpace, resolve_name

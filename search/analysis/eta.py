@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp, sqrt
 
-from search.storage.records import TrialCounts, StudyProgress, RunningTrial, TrialRecord
+from search.storage.records import RunningTrial, StudyProgress, TrialCounts, TrialRecord
 
 #: The 80 % range of a standard normal variable, on both sides.
 _Z80 = 1.2816

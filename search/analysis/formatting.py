@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.storage.records import TrialCounts, Ranking, RunningTrial, StudyRecord, TrialRecord, is_verdict
+from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts, TrialRecord, is_verdict
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
@@ -75,7 +75,13 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
     if not ranking.trials:
         return Table(columns=(), rows=(), before=(*head, explain_no_best(study)))
     rows = tuple(
-        (str(t.number), *map(format_number, t.values), format_value(t.epochs), format_duration(t.seconds), format_values(t.params))
+        (
+            str(t.number),
+            *map(format_number, t.values),
+            format_value(t.epochs),
+            format_duration(t.seconds),
+            format_values(t.params),
+        )
         for t in ranking.trials
     )
     front = "the Pareto front: no other trial is as good in all and better in one" if len(study.objectives) > 1 else ""
@@ -227,7 +233,10 @@ def spec_table(stored: Mapping[str, Any]) -> Table:
             for choice, table in tables.items()
         ]
     lines += [
-        ("[space] fixed", format_values({key: value for key, value in space.items() if key not in drawn and key != "when"}))
+        (
+            "[space] fixed",
+            format_values({key: value for key, value in space.items() if key not in drawn and key != "when"}),
+        )
     ]
     lines += [("[[try]]", format_values(point)) for point in stored["try"]]
     lines += [("[[compare]]", format_values(row)) for row in stored["compare"]]

@@ -37,11 +37,11 @@ for (const box of document.querySelectorAll("[data-figure]")) {
 
 def to_html(report: Report) -> str:
     """The page."""
-    figures = figures(report)
-    scripts = [get_plotlyjs(), DRAW] if figures else []
+    drawn = figures(report)
+    scripts = [get_plotlyjs(), DRAW] if drawn else []
     return _template().render(
         report=report,
-        figures={name: _embeddable(figure) for name, figure in figures.items()},
+        figures={name: _embeddable(figure) for name, figure in drawn.items()},
         scripts=scripts,
         policy=policy(scripts),
         tables=tables(report),
@@ -88,7 +88,9 @@ def tables(report: Report) -> dict[str, Table]:
     """Every table by its heading, in the order of the page."""
     found: dict[str, Table] = {}
     if report.verdict is not None:
-        found["Verdict"] = test_report.grid(report.verdict, test_report.test_set_access_lines(report.looks, report.verdict.study))
+        found["Verdict"] = test_report.grid(
+            report.verdict, test_report.test_set_access_lines(report.looks, report.verdict.study)
+        )
     if report.comparison is not None:
         found["Comparison"] = report.comparison
     if report.importances.found:

@@ -42,7 +42,9 @@ def mean_interval(differences: Sequence[float], *, confidence: float = CONFIDENC
     return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, n - 1)))
 
 
-def welch_interval(first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval | None:
+def welch_interval(
+    first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE
+) -> Interval | None:
     """The interval of the mean of the first minus that of the second: independent values, which may spread differently
     (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28). None where there is no spread to judge by.
     """

@@ -18,7 +18,7 @@ from search.analysis.pruner_audit import Audit
 from search.analysis.test_results import ConfigResult, FinalResult
 from search.errors import UsageError
 from search.storage import queries
-from search.storage.records import TestSetAccess, StudyRecord, TrialRecord, is_search, is_verdict
+from search.storage.records import StudyRecord, TestSetAccess, TrialRecord, is_search, is_verdict
 from search.tables import Table, format_number, format_values
 
 #: Best trials in the table.
@@ -163,6 +163,8 @@ def _judged(report: Report) -> str:
         return f"How good it is on images that it was not chosen by is not known: there is no verdict{others}."
     lead = report.standing
     spread = "" if lead.interval is None else f" (95 % interval {lead.interval[0]:.4f} to {lead.interval[1]:.4f})"
-    duels = [test_report.comparison_sentence(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)]
+    duels = [
+        test_report.comparison_sentence(duel) for duel in report.verdict.duels if lead.name in (duel.first, duel.second)
+    ]
     told = f"On {report.verdict.images:,} test images {lead.name} comes to {format_number(lead.test)}{spread}"
     return "; ".join((told, *duels)) + "."

@@ -1,9 +1,9 @@
 """Which configuration a search delivers: its baseline, unless another one beats that by more than chance explains.
 
 The best of many trials looks better than it is: it was chosen for its luck, too (overtuning, Schneider et al. 2025,
-https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`correctness`), at the end of
-a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that of the
-images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
+https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`correctness`), at the
+end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that of
+the images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
 """
 
 import math
@@ -24,7 +24,7 @@ from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number
 
 if TYPE_CHECKING:
-    from search.analysis.test_results import ConfigResult, FinalResult
+    pass
 
 #: With this chance a search that has found nothing replaces its baseline all the same.
 CHANCE = 0.05
@@ -98,9 +98,8 @@ class BaselineComparison:
             return ""
         if self.significant:
             best = self.significant[0]
-            return (
-                f"trial {best.trial.number} leads trial 0, the baseline, by {format_number(best.pair.lead)}: more than chance"
-            )
+            lead = format_number(best.pair.lead)
+            return f"trial {best.trial.number} leads trial 0, the baseline, by {lead}: more than chance"
         judged = min(self.judged - before, patience)
         return f"trial 0, the baseline, leads; {judged} of {patience} trials judged until the search gives up"
 
@@ -153,7 +152,7 @@ def delivered(engine: sa.Engine, study: StudyRecord) -> Selection:
     return Selection(trial=known.trial, reason=known.reason + since)
 
 
-def of_verdict(engine: sa.Engine, verdict: "Verdict") -> "Standing":
+def of_verdict(engine: sa.Engine, verdict: "FinalResult") -> "ConfigResult":
     """The configuration of a verdict that is delivered: the selected one, because test images judge and do not choose;
     of an older version's verdict, which had selected none, the best there.
     """
@@ -198,10 +197,11 @@ def select_from(compared: BaselineComparison) -> Selection:
     if not compared.significant:
         return Selection(trial=0, reason=f"trial 0, the baseline, is delivered: {_why_baseline(compared)}")
     best = compared.significant[0]
+    lead, needed = format_number(best.pair.lead), format_number(best.needed)
     return Selection(
         trial=best.trial.number,
-        reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {format_number(best.pair.lead)} "
-        f"on {best.pair.images:,} validation images, where chance explains {format_number(best.needed)}",
+        reason=f"trial {best.trial.number} is delivered: it beats trial 0, the baseline, by {lead} "
+        f"on {best.pair.images:,} validation images, where chance explains {needed}",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from search.analysis.intervals import CONFIDENCE
-from search.analysis.test_results import PairedComparison, ConfigResult, FinalResult
+from search.analysis.test_results import ConfigResult, FinalResult, PairedComparison
 from search.storage.records import TestSetAccess
 from search.tables import Table, format_duration, format_number
 
@@ -135,9 +135,10 @@ def _promise(found: FinalResult) -> str:
 def _gap(each: ConfigResult) -> str:
     """What the validation images had said, which another, often shorter, training was judged by."""
     work = "" if each.macs is None else f"; {each.macs / 1e6:.1f} million multiply-accumulates an image"
+    search, test = format_number(each.search or 0.0), format_number(each.test)
     return (
-        f"{each.name}: {format_number(each.search or 0.0)} on validation images in the search, {format_number(each.test)} on test "
-        f"images ({-(each.gap or 0.0):+.4f}){work}"
+        f"{each.name}: {search} on validation images in the search, {test} on test images "
+        f"({-(each.gap or 0.0):+.4f}){work}"
     )
 
 

@@ -215,7 +215,9 @@ def _interval(scores: Scores) -> Interval | None:
     return crossed_interval(scores) if len(scores) > 1 else mean_interval(scores[0].tolist())
 
 
-def _duel(first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]], scores: Mapping[str, Scores]) -> PairedComparison:
+def _duel(
+    first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]], scores: Mapping[str, Scores]
+) -> PairedComparison:
     shared = sorted(runs[first].keys() & runs[second].keys())
     if not shared:
         return PairedComparison(first=first, second=second, runs=0, difference=math.nan, is_enough=False)

@@ -107,8 +107,8 @@ class DiskBudget:
         found = self.look()
         if found.is_full:
             raise DiskError(
-                f"{self._how_it_stands(found)}, and a run of {count_workers(found.workers)} may write {text(found.needed)} "
-                f"until it is looked at again; nothing is lost: {self._way_out(found)}, then "
+                f"{self._how_it_stands(found)}, and a run of {count_workers(found.workers)} may write "
+                f"{text(found.needed)} until it is looked at again; nothing is lost: {self._way_out(found)}, then "
                 f"`convsearch resume {self.study}` goes on"
             )
         if not found.is_tight:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from search.artifacts import shelf
-from search.artifacts.remote_store import RemoteStoreClient, ObjectStore, RemoteStoreError
+from search.artifacts.remote_store import ObjectStore, RemoteStoreClient, RemoteStoreError
 from search.errors import SpecError
 
 

@@ -123,7 +123,7 @@ class StudyDirs:
             folder.rmdir()
         return freed
 
-    def copy(self, name: str, other: "Home") -> int:
+    def copy(self, name: str, other: "StudyDirs") -> int:
         """Copy the files of a study from another home, unless that is the same folder; returns their bytes.
 
         Raises:

@@ -117,7 +117,9 @@ def final(args: argparse.Namespace) -> int:
     found = test_results.load(engine, name)
     looks = queries.test_set_accesses(engine, row.data["fingerprint"])
     told = test_report.grid(found, (*_reason(row), *test_report.test_set_access_lines(looks, name)))
-    return tables.print_answer(test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json)
+    return tables.print_answer(
+        test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json
+    )
 
 
 def export(args: argparse.Namespace) -> int:

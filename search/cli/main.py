@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from data.errors import DataError
 from search.cli import flags
 from search.cli.completion import complete, is_asked
-from search.console import sanitize, echo
+from search.console import echo, sanitize
 from search.errors import ConvsearchError
 
 EXIT_CODES = """\

@@ -115,7 +115,9 @@ class OverlayCache:
                 figure.update_layout(title=f"trial {trial.number}: what it takes images for, per cent", margin_t=50)
                 attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
         _add(attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode()))
-        return StudyOverlay(shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files)
+        return StudyOverlay(
+            shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files
+        )
 
     def _table(self, name: str) -> str:
         return tables.to_csv(
@@ -137,9 +139,8 @@ class OverlayCache:
             lines += [f"Verdict ({name}): {test_report.comparison_sentence(duel)}." for duel in found.duels[:3]]
             if found.standings and not found.duels:
                 lead = selection.of_verdict(self._engine, found)
-                lines.append(
-                    f"Verdict ({name}): {lead.name} has {tables.format_number(lead.test)} on {found.images:,} test images."
-                )
+                test = tables.format_number(lead.test)
+                lines.append(f"Verdict ({name}): {lead.name} has {test} on {found.images:,} test images.")
         if row.spec:
             report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))
             lines.append(f"{report} writes all of it on one page, {export} the model.")

@@ -37,8 +37,6 @@ from search.tables import without_formulas
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from search.dashboard.overlay import OverlayCache, OverlayStorage
-    from search.storage.rdb_reads import FastReadStorage
 
 HOST = "127.0.0.1"
 PORT = 8080
@@ -111,7 +109,9 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
 
 
 @contextmanager
-def serve_in_background(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> Iterator[None]:
+def serve_in_background(
+    storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False
+) -> Iterator[None]:
     """Serve the dashboard in a thread of its own while the block runs. Raises as `serve` does."""
     with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
         if not _is_loopback(host):
@@ -302,7 +302,7 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
     return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)
 
 
-def _refreshing(app: "WSGIApplication", storage: "Shown", exhibits: "Exhibits") -> "WSGIApplication":
+def _refreshing(app: "WSGIApplication", storage: "OverlayStorage", exhibits: "OverlayCache") -> "WSGIApplication":
     """`app`, with what it shows of a study made anew, if need be, before the study is asked for."""
 
     def refreshed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -315,7 +315,7 @@ def _refreshing(app: "WSGIApplication", storage: "Shown", exhibits: "Exhibits") 
     return refreshed
 
 
-def _history(storage_url: str) -> "History":
+def _history(storage_url: str) -> "FastReadStorage":
     """Optuna's storage, with our loader of trials; every write fails."""
     from sqlalchemy.pool import NullPool
 

@@ -167,7 +167,9 @@ def judgement(found: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
         "this_run": trial.values[0] if trial.values else None,
         "latency_ms": own.latency_ms,
         "worst": test_report.worst(own, found.classes),
-        "others": [test_report.comparison_sentence(duel) for duel in found.duels if own.name in (duel.first, duel.second)],
+        "others": [
+            test_report.comparison_sentence(duel) for duel in found.duels if own.name in (duel.first, duel.second)
+        ],
     }
 
 

@@ -21,7 +21,7 @@ import psutil
 from search import hardware
 from search.artifacts.disk_space import MIN_BYTES, RESERVE_BYTES
 from search.errors import ConvsearchError
-from search.storage.read_only import integrity, open_reader, display_name, sqlite_path
+from search.storage.read_only import display_name, integrity, open_reader, sqlite_path
 from search.tables import Table
 
 #: Oldest version that works, and why; the upper ends are the package's own business.

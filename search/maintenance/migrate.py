@@ -36,7 +36,7 @@ from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.process import boot_id, is_dead
 from search.storage import schema
 from search.storage.db_errors import BUSY, DISK
-from search.storage.read_only import open_reader, display_name, sqlite_path
+from search.storage.read_only import display_name, open_reader, sqlite_path
 from search.storage.timeouts import Timeouts
 
 #: Tables whose rows no migration makes or removes.
@@ -117,8 +117,8 @@ def by_hand(engine: sa.Engine, found: str) -> str:
     """What helps where convsearch cannot copy the database, as on PostgreSQL."""
     url = engine.url.render_as_string(hide_password=True)
     return (
-        f"convsearch migrates only SQLite files, and {display_name(engine)} has the tables of {found}; keep a copy with "
-        f"`pg_dump --format=custom --file=before-{found}.dump {engine.url.database}`, "
+        f"convsearch migrates only SQLite files, and {display_name(engine)} has the tables of {found}; keep a copy "
+        f"with `pg_dump --format=custom --file=before-{found}.dump {engine.url.database}`, "
         f"then `optuna storage upgrade --storage {url}`"
     )
 

@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.spec.domains import Value
-from search.spec.search_space import SearchSpace, sample, base_name
+from search.spec.search_space import SearchSpace, base_name, sample
 
 #: Parameters that a child has changed, where that is no more than half of them. On made-up functions of 28 parameters
 #: two were better with little noise, four with much (studies/LOG.md).

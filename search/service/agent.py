@@ -18,7 +18,15 @@ from data.errors import DataError
 from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.console import count_workers
-from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, BusyError, ConvsearchError, DatabaseError, SpecError, UsageError
+from search.errors import (
+    AllTrialsFailedError,
+    AllTrialsImpossibleError,
+    BusyError,
+    ConvsearchError,
+    DatabaseError,
+    SpecError,
+    UsageError,
+)
 from search.service.final import layout_of, verdict_study
 from search.service.run import hours_left
 from search.service.session import RunOptions, Show, pool, requeue_stopped
@@ -27,7 +35,7 @@ from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudySummary
 from search.study import provenance, stored_study
-from search.study.equipment import ensure_inputs, check_same_code
+from search.study.equipment import check_same_code, ensure_inputs
 from search.study.final_plan import name_of
 from search.study.inputs import devices
 from search.study.stored_study import StoredStudy
@@ -163,7 +171,9 @@ class Agent:
         own = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: leases.lease_tokens(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
-            end = pool(own, storage, stored, LocalBackend(places), view, since=since, threads=threads, waits=False).run()
+            end = pool(
+                own, storage, stored, LocalBackend(places), view, since=since, threads=threads, waits=False
+            ).run()
         self._has_worked, self._is_idle = True, False
         self.say(f"{stored.name}: {'nothing is left to claim' if end is StopReason.DONE else end}")
         self._end = end if end in END_OF.values() else None  # else there may be other studies

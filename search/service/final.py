@@ -61,7 +61,9 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
         raise UsageError(
             f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
         )
-    verdict = find_or_create_final(storage, stored, terms, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say)
+    verdict = find_or_create_final(
+        storage, stored, terms, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say
+    )
     keep(storage, verdict, selection)
     counts = queries.study(storage.engine, verdict.name).counts
     if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):
@@ -94,7 +96,9 @@ def find_or_create_final(
     return stored_study.open_or_create(storage, terms, name=name, data=stored.data)
 
 
-def run_verdict(order: RunOptions, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float) -> StopReason:
+def run_verdict(
+    order: RunOptions, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float
+) -> StopReason:
     """Run a study `NAME.final`, on all cores or GPUs. Its time is counted from `since` on."""
     places = devices(verdict.spec, order.workers, device=order.device)
     layout = layout_of(places, trainings=verdict.spec.budget.trials)

@@ -21,7 +21,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
 from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, searched
 from search.study import final_plan, stored_study
-from search.study.inputs import with_absolute_path, devices, fetch_backbones, prepare_data, worker_bytes, writing_to
+from search.study.inputs import devices, fetch_backbones, prepare_data, with_absolute_path, worker_bytes, writing_to
 from search.study.stored_study import StoredStudy
 from search.tables import format_duration
 from search.workers.backend import WorkerBackend
@@ -67,7 +67,9 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
                 end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
         if end is StopReason.DONE:
             with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
-                cleanup.remove_leftovers(files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.depot))
+                cleanup.remove_leftovers(
+                    files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.depot)
+                )
         if order.join or end not in (StopReason.DONE, StopReason.HOURS, StopReason.NOTHING_FOUND):
             return end
         since, hours = time.monotonic(), hours_left(order, storage, stored, began)

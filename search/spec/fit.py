@@ -14,7 +14,7 @@ from models.config import SMALLER, Impossible, Plan, check_batch_size, check_opt
 from search.errors import SpecError
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value
 from search.spec.parameters import DEFAULTS, check
-from search.spec.search_space import resolve_name, irrelevance_reason
+from search.spec.search_space import irrelevance_reason, resolve_name
 from search.spec.study_spec import StudySpec, to_model_configs
 from search.spec.toml_table import to_toml
 
@@ -90,7 +90,9 @@ def is_in_space(spec: StudySpec, drawn: Mapping[str, Value], near: Mapping[str, 
 def describe_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> tuple[str, ...]:
     """What was changed, one text for each key: `batch_size 256 -> 128`."""
     return tuple(
-        f"{key} {to_toml(before[key])} -> {to_toml(value)}" for key, value in after.items() if before.get(key, value) != value
+        f"{key} {to_toml(before[key])} -> {to_toml(value)}"
+        for key, value in after.items()
+        if before.get(key, value) != value
     )
 
 
@@ -100,7 +102,9 @@ def _largest_batch(spec: StudySpec, limits: ImageLimits, *, macs: int) -> int:
     return min(step_images, limits.images)
 
 
-def _change(spec: StudySpec, values: Mapping[str, Value], why: Impossible, limits: ImageLimits) -> dict[str, Value] | None:
+def _change(
+    spec: StudySpec, values: Mapping[str, Value], why: Impossible, limits: ImageLimits
+) -> dict[str, Value] | None:
     """The smallest change that may mend it; None if there is none."""
     moves = [(key, -1) for key in why.lower] + [(key, 1) for key in why.higher]
     for key, sign in moves:

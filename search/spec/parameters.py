@@ -128,7 +128,9 @@ def _read_range(place: str, key: str, raw: Mapping[str, object]) -> Domain:
     if not isinstance(ends.step, int | None) and kind is int:
         raise SpecError(f"{inner} step must be a whole number, but got {to_toml(ends.step)}")
     if low == high:
-        raise ValueError(f"must have low below high, but got {to_toml(low)} for both; to fix it write {key} = {to_toml(low)}")
+        raise ValueError(
+            f"must have low below high, but got {to_toml(low)} for both; to fix it write {key} = {to_toml(low)}"
+        )
     if kind is int:
         return Int(int(low), int(high), log=ends.log, step=int(ends.step or 1))
     return Float(float(low), float(high), log=ends.log, step=None if ends.step is None else float(ends.step))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from search.errors import SpecError
 from search.spec.domains import Value, describe
 from search.spec.parameters import CONFIG_CLASS_OF, check_values
-from search.spec.search_space import SearchSpace, to_fixed_params, irrelevance_reason
+from search.spec.search_space import SearchSpace, irrelevance_reason, to_fixed_params
 from search.spec.toml_table import check_keys, expect_tables, to_toml
 
 
@@ -48,7 +48,9 @@ def read_rows(raw: object, space: SearchSpace, *, least: int = 2) -> tuple[Ablat
     for number, table in enumerate(tables, start=1):
         row = _read_row(f"[[compare]] {number}", table, space)
         if row.name in [other.name for other in rows]:
-            raise SpecError(f"[[compare]] {number} name must be unlike all others, but {to_toml(row.name)} is there twice")
+            raise SpecError(
+                f"[[compare]] {number} name must be unlike all others, but {to_toml(row.name)} is there twice"
+            )
         rows.append(row)
     return tuple(rows)
 

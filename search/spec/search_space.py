@@ -159,9 +159,8 @@ def _checked(space: SearchSpace, key: str, value: Value, known: Mapping[str, Val
     if domain.single_value == value:
         return value
     if domain.single_value is not None:
-        raise ValueError(
-            f"{key} is fixed at {to_toml(domain.single_value)} by [space], but got {to_toml(value)}; give it a list there"
-        )
+        fixed = to_toml(domain.single_value)
+        raise ValueError(f"{key} is fixed at {fixed} by [space], but got {to_toml(value)}; give it a list there")
     why = irrelevance_reason(space, key, known)
     if why is not None:
         raise ValueError(f"{key} {why}; leave it out")

@@ -13,10 +13,19 @@ from search.errors import SpecError, UsageError
 from search.spec.domains import Choice, Domain, Fixed, TrialProtocol, Value
 from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs, write_space
 from search.spec.points import AblationRow, read_points, read_rows
-from search.spec.search_space import REPEAT, SearchSpace, to_fixed_params, grid, is_searched, irrelevance_reason, with_repeats, sample
+from search.spec.search_space import (
+    REPEAT,
+    SearchSpace,
+    grid,
+    irrelevance_reason,
+    is_searched,
+    sample,
+    to_fixed_params,
+    with_repeats,
+)
 from search.spec.settings import Budget, SearchSettings, read_budget, read_final, read_search
 from search.spec.settings import FinalSettings as FinalTraining
-from search.spec.toml_table import UnknownKey, check_keys, read_model, to_toml, did_you_mean
+from search.spec.toml_table import UnknownKey, check_keys, did_you_mean, read_model, to_toml
 
 SCHEMA: Final = 1
 """Of what `dump` makes; raised when an older version could no longer read it."""
@@ -201,7 +210,9 @@ def to_model_configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[Mode
     return to_configs({key: value for key, value in with_defaults(spec, values).items() if key not in (ROW, REPEAT)})
 
 
-def single_trial_spec(spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object) -> StudySpec:
+def single_trial_spec(
+    spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object
+) -> StudySpec:
     """A study of one trial that trains exactly this configuration, with this seed, to the end.
 
     What an older version did not know of it takes its default.

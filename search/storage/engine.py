@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from search.errors import DiskError
 from search.storage import schema
 from search.storage.db_errors import to_user_error
-from search.storage.read_only import open_reader, display_name, server_options, sqlite_path
+from search.storage.read_only import display_name, open_reader, server_options, sqlite_path
 from search.storage.timeouts import BUSY_S
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.

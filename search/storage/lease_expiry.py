@@ -80,7 +80,8 @@ def has_no_live_owner(storage: Storage, study_id: int, say: Say, *, times: Timeo
     watch.expire(storage, study_id)
     first = held = _renewals(storage, study_id)
     if held:
-        say(f"others hold {len(held)} of its trials; whether they live is seen within {watch.times.lease_timeout_s:.0f} s")
+        limit = watch.times.lease_timeout_s
+        say(f"others hold {len(held)} of its trials; waiting up to {limit:.0f} s to see whether they are alive")
     while held and held.items() <= first.items():
         time.sleep(watch.times.renewal_interval_s / 2)
         watch.expire(storage, study_id)

@@ -18,13 +18,13 @@ from search.storage.read_only import display_name, read_transaction
 from search.storage.records import (
     CORRECT,
     FINAL,
-    StudySummary,
-    TrialCounts,
-    TestSetAccess,
-    StudyProgress,
     Ranking,
     RunningTrial,
+    StudyProgress,
     StudyRecord,
+    StudySummary,
+    TestSetAccess,
+    TrialCounts,
     TrialRecord,
     is_verdict,
     searched,
@@ -194,7 +194,9 @@ def test_set_accesses(engine: sa.Engine, fingerprint: str) -> tuple[TestSetAcces
     for row in studies(engine):
         if row.data.get("fingerprint") == fingerprint and row.spec.get("verdict_on") is not None:
             times = sorted(each.test["time"] for each in trials(engine, row.name) if each.test is not None)
-            found += [TestSetAccess(study=row.name, networks=len(times), first=times[0], last=times[-1])] if times else []
+            found += (
+                [TestSetAccess(study=row.name, networks=len(times), first=times[0], last=times[-1])] if times else []
+            )
     return tuple(found)
 
 

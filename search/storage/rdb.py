@@ -41,7 +41,7 @@ from search.storage.read_only import snapshot, sqlite_path
 from search.storage.records import JUDGED_FROM
 from search.storage.retry import retry_transient
 from search.storage.timeouts import Timeouts
-from search.storage.upsert import Upsert, Write, attr, group_statements, fenced_upsert, upserting
+from search.storage.upsert import Upsert, Write, attr, fenced_upsert, group_statements, upserting
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.storage.read_only import snapshot
-from search.storage.trial_loader import TRIALS, StoredTrial, stored_trials, gc_paused
+from search.storage.trial_loader import TRIALS, StoredTrial, gc_paused, stored_trials
 
 #: Distinct distributions that are kept parsed: a study has one for each parameter and condition.
 DISTRIBUTIONS = 1024

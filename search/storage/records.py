@@ -29,7 +29,7 @@ JUDGED_FROM = "judged_from"
 """The user attribute of a trial that is not judged at the first rung: the step of the one that first does."""
 
 CORRECT = "correct"
-"""The user attribute of a trial: which validation images it recognised, at rungs and at its end (`analysis.correctness`)."""
+"""The user attribute of a trial: which validation images it recognised, at rungs and at its end."""
 
 
 def is_verdict(name: str) -> bool:

@@ -43,5 +43,6 @@ class Timeouts:
             )
         if not self.hang_timeout_s > wait:  # neither is a number that is none
             raise UsageError(
-                f"--hang must be more than {wait:g} s, the longest wait for a busy database, but got {self.hang_timeout_s:g} s"
+                f"--hang must be more than {wait:g} s, the longest wait for a busy database, "
+                f"but got {self.hang_timeout_s:g} s"
             )

@@ -27,7 +27,9 @@ def attr(table: sa.Table, trial_id: int, key: str, value: object) -> Upsert:
     return Upsert(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
 
 
-def group_statements(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
+def group_statements(
+    dialect: str, writes: Sequence[Write]
+) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
     """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row.
 
     But one by one on PostgreSQL: its driver sends many at once, and a server that got a part of them and no more, as
@@ -46,7 +48,9 @@ def group_statements(dialect: str, writes: Sequence[Write]) -> list[tuple[sa.Exe
     return [*tables.items(), *others]
 
 
-def fenced_upsert(holder: sa.Select[tuple[str]], rows: Sequence[Upsert], token: str) -> tuple[sa.Executable, dict[str, object]]:
+def fenced_upsert(
+    holder: sa.Select[tuple[str]], rows: Sequence[Upsert], token: str
+) -> tuple[sa.Executable, dict[str, object]]:
     """On PostgreSQL: one statement, with its parameters, that writes these rows if `holder` finds `token`, and answers
     with what it found. Of rows with the same keys the last one counts.
     """

@@ -19,7 +19,7 @@ from models.config import Impossible
 from search.errors import SpecError
 from search.pruners.asha import MIN_TRIALS, Asha
 from search.pruners.asha import build as build_pruner
-from search.pruners.promotion import BarrierPromotion, AshaPromotion
+from search.pruners.promotion import AshaPromotion, BarrierPromotion
 from search.samplers.evolution import DefaultsTrial, EvolutionSampler, FixedSampler, default_point
 from search.samplers.tpe import SubsetStudy
 from search.samplers.tpe import build as build_sampler

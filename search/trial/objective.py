@@ -19,7 +19,9 @@ from search.trial.workplace import TrainingContext
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
-def evaluate_trial(place: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]) -> Outcome:
+def evaluate_trial(
+    place: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]
+) -> Outcome:
     """Run a claimed trial to its end, from its checkpoint if it has one; `kind` is how.
 
     Raises:

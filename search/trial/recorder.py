@@ -15,7 +15,7 @@ from search.analysis.correctness import pair
 from search.pruners.asha import PruneDecision
 from search.spec import study_spec
 from search.spec.domains import Value
-from search.spec.fit import ImageLimits, describe_changes, check_fit, fitted, is_in_space
+from search.spec.fit import ImageLimits, check_fit, describe_changes, fitted, is_in_space
 from search.spec.study_spec import StudySpec, baseline
 from search.storage import queries
 from search.storage.leases import Claim
@@ -29,7 +29,9 @@ from search.trial.outcome import TrialPaused
 MAX_DRAWS = 20
 
 
-def open_trial(desk: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None) -> optuna.Trial:
+def open_trial(
+    desk: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None
+) -> optuna.Trial:
     """The claimed trial, as Optuna sees it, with what is stored of it.
 
     `draw` counts how often it was drawn before; `given` are values by key, taken in place of drawn ones.
@@ -73,7 +75,11 @@ class Misfit(Exception):
 
 
 def _store(
-    desk: TrialContext, trial: optuna.Trial, *, limits: ImageLimits | None = None, near: Mapping[str, Value] | None = None
+    desk: TrialContext,
+    trial: optuna.Trial,
+    *,
+    limits: ImageLimits | None = None,
+    near: Mapping[str, Value] | None = None,
 ) -> dict[str, Any]:
     """Draw and store in one transaction, `near` in place of what was drawn.
 
@@ -185,7 +191,9 @@ class TrialRecorder:
         with self.desk.storage.batch():
             decision = None
             if self.trial.should_prune():
-                decision = self._keep(PruneDecision(step=step, value=value, reason=f"stopped by {pruner} at step {step}"))
+                decision = self._keep(
+                    PruneDecision(step=step, value=value, reason=f"stopped by {pruner} at step {step}")
+                )
             self.trial.set_user_attr("judged", step)
         return decision
 

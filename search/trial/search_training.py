@@ -172,7 +172,9 @@ class SearchTraining:
         self.seconds_before = header.seconds
         self.note(f"going on after step {header.step}, batch {header.batch}")
 
-    def _end_step(self, training: Training, step: int, *, images_per_second: float | None = None) -> PruneDecision | None:
+    def _end_step(
+        self, training: Training, step: int, *, images_per_second: float | None = None
+    ) -> PruneDecision | None:
         """Evaluate, write the checkpoint, then the report and the decision."""
         result = self._evaluate(training)
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss

@@ -15,7 +15,7 @@ from models.precision import computes_bfloat16
 from models.train import Batches, Diverged, Training
 from search.spec.fit import ImageLimits, fitted
 from search.spec.study_spec import StudySpec, to_model_configs
-from search.spec.trial_length import MAX_EPOCHS, DEFAULT_EPOCHS, epochs_per_trial
+from search.spec.trial_length import DEFAULT_EPOCHS, MAX_EPOCHS, epochs_per_trial
 from search.study.stored_study import known_point
 
 #: Seconds for which a network is trained, after a batch that is not counted.

@@ -1,7 +1,7 @@
 """The live view of a run: what `run` says on stderr while it works.
 
-`analysis.eta` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is drawn
-anew in place; elsewhere there is one line for each finished trial and a summary once a minute.
+`analysis.eta` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is
+drawn again in place; elsewhere there is one line for each finished trial and a summary once a minute.
 """
 
 import sys
@@ -168,7 +168,8 @@ def _best(snapshot: Snapshot) -> str:
     best = snapshot.best
     if best is None:
         return "no complete trial yet"
-    return f"best {snapshot.objective} {format_number(best.values[0])} in trial {best.number}: {format_values(best.params)}"
+    value = format_number(best.values[0])
+    return f"best {snapshot.objective} {value} in trial {best.number}: {format_values(best.params)}"
 
 
 def _pace(snapshot: Snapshot) -> list[str]:

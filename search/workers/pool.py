@@ -19,7 +19,14 @@ from search.analysis import selection
 from search.artifacts import disk_space as room
 from search.artifacts import logbook, study_dir
 from search.artifacts.disk_space import DiskBudget
-from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, ConvsearchError, DatabaseError, DiskError, SpecError
+from search.errors import (
+    AllTrialsFailedError,
+    AllTrialsImpossibleError,
+    ConvsearchError,
+    DatabaseError,
+    DiskError,
+    SpecError,
+)
 from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
@@ -67,7 +74,11 @@ class StopReason(StrEnum):
 
 
 #: How a run ends that a signal stopped.
-END_OF: Mapping[int, StopReason] = {signal.SIGHUP: StopReason.HUNG_UP, signal.SIGINT: StopReason.INTERRUPTED, signal.SIGTERM: StopReason.TERMINATED}
+END_OF: Mapping[int, StopReason] = {
+    signal.SIGHUP: StopReason.HUNG_UP,
+    signal.SIGINT: StopReason.INTERRUPTED,
+    signal.SIGTERM: StopReason.TERMINATED,
+}
 
 
 #: Of a command whose run was stopped by a signal, as a shell reports it.

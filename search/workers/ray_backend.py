@@ -28,7 +28,7 @@ from search.trial.post import WorkerConfig
 from search.workers import ray_local as host
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.ray_actor import RayWorkerActor
-from search.workers.ray_client import connected, host_and_port, is_ready, last_line, alive_nodes
+from search.workers.ray_client import alive_nodes, connected, host_and_port, is_ready, last_line
 
 #: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
 #: said otherwise.
@@ -292,7 +292,9 @@ class RayBackend(WorkerBackend):
             return ()
         cores = int(has.get("CPU", 0))
         fit = cores if self.workers else min(cores, max(1, int(has.get("memory", 0)) // self.worker_bytes))
-        ours = hardware.assign_cores(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
+        ours = (
+            hardware.assign_cores(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
+        )
         return tuple(WorkerSlot(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
 
     def _gpu_share(self, found: Mapping[str, Mapping[str, Any]]) -> float:

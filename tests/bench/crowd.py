@@ -121,7 +121,9 @@ class Crowd:
     def worker(self, number: int) -> None:
         """Work as a worker process does, until the crowd is over."""
         part = self.part
-        post = WorkerConfig(url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat)
+        post = WorkerConfig(
+            url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat
+        )
         place = desk.of(post, self.over.is_set)
         here.machine = number // part.seat
         done = random.Random(number).randrange(place.study.spec.budget.steps)

@@ -25,7 +25,8 @@ from data.parts import Part
 from models.config import ModelConfig, Precision, TrainConfig
 from models.precision import computes_bfloat16
 from models.train import start
-from search import hardware, process
+from search import hardware
+from search.process import pin_and_tune
 from tests.bench.measure import Comparison, Result
 
 BATCH, IMAGES, CLASSES = 128, 10_000, 10
@@ -117,7 +118,7 @@ def rate(layout: Layout, window_s: float) -> float:
 def _count(layout: Layout, core: int | None, window_s: float, barrier: Barrier, counts: Any) -> None:
     torch.set_num_threads(layout.threads)
     if layout.seated:
-        process.pin_and_tune(core)
+        pin_and_tune(core)
     torch.manual_seed(0)
     batches = layout.loop()
     for _ in range(5):

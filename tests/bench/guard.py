@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search.analysis import correctness
 from search.analysis.selection import SEED_SD, BaselineComparison, Lead
-from search.storage.records import TrialCounts, StudyRecord, TrialRecord
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"
@@ -158,7 +158,9 @@ def worlds() -> tuple[World, ...]:
 def carried() -> Table:
     """Of the recorded pairs of which one leads clearly after one length, how many have changed places after another."""
     rows = json.loads((RECORDS / "2026-11-29_lengths" / "trials.json").read_text())["trials"]
-    trials = [TrialRecord(study=STUDY.name, number=row["trial"], state="COMPLETE", correct=row["correct"]) for row in rows]
+    trials = [
+        TrialRecord(study=STUDY.name, number=row["trial"], state="COMPLETE", correct=row["correct"]) for row in rows
+    ]
     told = []
     for end, last in ((1, 9), (3, 9)):
         for challengers in (1, 12, 40):
