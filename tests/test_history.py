@@ -99,7 +99,7 @@ def test_a_trial_that_is_changed_by_its_reader_changes_nobody_elses(stock: RDBSt
     storage = Storage(url)
     first = storage.get_trial(1)
 
-    first.params.significant()
+    first.params.clear()
     first.user_attrs["text"] = "other"
     first.intermediate_values[9] = 0.0
 

@@ -144,7 +144,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
 ) -> None:
     post = lab.create(search=PROMOTE, budget=BUDGET)
     lab.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
-    monkeypatch.setattr(ladder, "NEXT", following)
+    monkeypatch.setattr(ladder, "CHECKPOINTS_PER_RUNG", following)
     place, owner = runner.workplace(post), this_process(post.token)
     rungs = stored_study.ladder(place.study.spec)
     kept: list[int] = []

@@ -304,7 +304,7 @@ def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whol
 
     assert has_no_live_owner(storage, study_id, said.append, times=HASTY)
 
-    assert said == ["others hold 1 of its trials; whether they live is seen within 0 s"]
+    assert said == ["others hold 1 of its trials; waiting up to 0 s to see whether they are alive"]
     assert states(storage) == {0: "WAITING"}
 
 

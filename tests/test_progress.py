@@ -79,12 +79,12 @@ def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
 def test_a_worker_line_says_how_far_it_is_and_since_when_it_is_silent() -> None:
     clock = Clock()
     pace = ProgressTracker(clock=clock)
-    pace.snapshot(progress(running_backend=(running(7, 0.1), running(8))))
+    pace.snapshot(progress(at_work=(running(7, 0.1), running(8))))
     clock.now += 5.0
-    pace.snapshot(progress(running_backend=(running(7, 0.1, 0.2), running(8))))
+    pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
     clock.now += 2.0
 
-    snapshot = pace.snapshot(progress(running_backend=(running(7, 0.1, 0.2), running(8))))
+    snapshot = pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
 
     assert snapshot.workers == (
         WorkerLine(trial=7, epoch=1.0, value=0.2, since_last_step_s=2.0, where="anvil:47"),
@@ -209,7 +209,7 @@ def test_into_a_pipe_go_a_line_for_each_trial_and_a_summary_once_a_minute() -> N
 
     with open_view(stream, {"TERM": "xterm"}, clock=clock) as view:
         for finished in ((COMPLETE,), (COMPLETE, PRUNED), (COMPLETE, PRUNED), (COMPLETE, PRUNED, FAILED)):
-            view.update(progress(*finished, running_backend=(running(5, 0.5),), done=36 + len(finished)))
+            view.update(progress(*finished, at_work=(running(5, 0.5),), done=36 + len(finished)))
             clock.now += 25.0
 
     lines = stream.getvalue().splitlines()
@@ -262,7 +262,7 @@ def test_the_live_view_never_leaves_the_cursor_hidden(terminal: tuple[TextIO, in
     stream, screen = terminal
     with open_view(stream, {"TERM": "xterm"}, clock=Clock()) as view:
         view.say("2 taken up again")
-        view.update(progress(running_backend=(running(5, 0.5),)))
+        view.update(progress(at_work=(running(5, 0.5),)))
 
         shown = arriving(screen, "anvil:45")
 

@@ -16,10 +16,10 @@ def test_the_default_times_agree() -> None:
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        ({"lease_s": 130.0}, "three renewals, 130 s, but got 130 s"),
-        ({"renewal_s": 20.0}, "three renewals, 160 s, but got 150 s"),
-        ({"patience_s": 100.0}, "a lease must last longer"),
-        ({"hang_s": 100.0}, "--hang must be more than 100 s"),
+        ({"lease_timeout_s": 130.0}, "three renewals, 130 s, but got 130 s"),
+        ({"renewal_interval_s": 20.0}, "three renewals, 160 s, but got 150 s"),
+        ({"retry_timeout_s": 100.0}, "a lease must last longer"),
+        ({"hang_timeout_s": 100.0}, "--hang must be more than 100 s"),
     ],
 )
 def test_times_that_contradict_each_other_are_refused_with_the_rule(times: dict[str, float], words: str) -> None:

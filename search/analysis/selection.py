@@ -24,7 +24,7 @@ from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number
 
 if TYPE_CHECKING:
-    pass
+    from search.analysis.test_results import ConfigResult, FinalResult
 
 #: With this chance a search that has found nothing replaces its baseline all the same.
 CHANCE = 0.05

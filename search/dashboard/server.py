@@ -37,6 +37,9 @@ from search.tables import without_formulas
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from search.dashboard.overlay import OverlayCache, OverlayStorage
+    from search.storage.rdb_reads import FastReadStorage
+
 
 HOST = "127.0.0.1"
 PORT = 8080

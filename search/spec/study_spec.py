@@ -138,7 +138,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
     listed = search.sampler == "grid"
     points = read_points(raw.get("try", []), space, listed=listed)
     cells = len(grid(_with_rows(space, rows), search.repeats)) if listed else None
-    budget = read_budget(raw.get("budget", {}), grid_values=cells, search=search, timed=timed)
+    budget = read_budget(raw.get("budget", {}), cells=cells, search=search, timed=timed)
     if not listed and budget.trials > 1 and not is_searched(space):
         raise SpecError("[space] leaves nothing to search; give at least one parameter a list or a range")
     data = read_model("[data]", DataConfig, raw.get("data", {}))

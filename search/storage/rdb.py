@@ -110,12 +110,12 @@ class Storage(FastReadStorage):
         *,
         token: str | None = None,
         create: bool = False,
-        patience_s: float = Timeouts().retry_timeout_s,
-        gives_up: Callable[[], bool] = lambda: False,
+        retry_timeout_s: float = Timeouts().retry_timeout_s,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Open the database at `url`; only with `create` a missing SQLite file is made.
 
-        Every call tries again for `patience_s` seconds what fails for a reason that passes, unless somebody `gives_up`:
+        Every call tries again for `retry_timeout_s` seconds what fails for a reason that passes, unless somebody `should_stop`:
         this is asked before each further try. Only a server that a person names is not waited for before it was
         reached once: its address is more likely wrong.
 
@@ -123,8 +123,8 @@ class Storage(FastReadStorage):
             DatabaseError: there is no such database, it is none, or its schema is another Optuna's.
         """
         self.token = token
-        self.retry_timeout_s = patience_s
-        self.should_stop = gives_up
+        self.retry_timeout_s = retry_timeout_s
+        self.should_stop = should_stop
         self._together: list[tuple[int, Write]] | None = None
         self._is_met = token is not None or sqlite_path(url) is not None
         self.url = url

@@ -18,8 +18,8 @@ FIRST_S, LONGEST_S, JITTER_S = 0.05, 2.0, 0.25
 T = TypeVar("T")
 
 
-def retry_transient(call: Callable[[], T], *, passes: Callable[[Exception], bool], patience_s: float) -> T:
-    """The result of `call`, which is called again for up to `patience_s` seconds while its error `passes`."""
+def retry_transient(call: Callable[[], T], *, passes: Callable[[Exception], bool], retry_timeout_s: float) -> T:
+    """The result of `call`, which is called again for up to `retry_timeout_s` seconds while its error `passes`."""
     try:
         return call()  # nearly always it succeeds, and needs nothing of what follows
     except Exception as error:
@@ -30,7 +30,7 @@ def retry_transient(call: Callable[[], T], *, passes: Callable[[Exception], bool
     for attempt in stamina.retry_context(
         on=wait.should_retry,
         attempts=None,
-        timeout=patience_s,
+        timeout=retry_timeout_s,
         wait_initial=FIRST_S,
         wait_max=LONGEST_S,
         wait_jitter=JITTER_S,

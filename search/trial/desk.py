@@ -41,9 +41,9 @@ class _Known(_CachedStorage):
         return self._known
 
 
-def of(post: WorkerConfig, gives_up: Callable[[], bool] = lambda: False) -> TrialContext:
-    """The desk of a worker that was told `post`; see `Storage.gives_up`."""
-    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, should_stop=gives_up)
+def of(post: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrialContext:
+    """The desk of a worker that was told `post`; see `Storage.should_stop`."""
+    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, should_stop=should_stop)
     stored = study.load(storage, post.study)
     cached = _Known(storage, stored.id)
     return TrialContext(

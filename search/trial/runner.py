@@ -31,11 +31,11 @@ def run_trials(post: WorkerConfig, beat: Callable[[], None], stopping: Callable[
         if stopping():
             raise TrialStopped
 
-    def gives_up() -> bool:
+    def should_stop() -> bool:
         beat()  # who waits for the database moves
         return stopping()
 
-    place = workplace(post, gives_up)
+    place = workplace(post, should_stop)
     loop.run_trials(place, partial(train, place, pulse), stopping, where=str(place.device))
 
 
@@ -50,13 +50,13 @@ def train(place: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Tria
     return objective.evaluate_trial(place, claim, trial, pulse, kind=kind)
 
 
-def workplace(post: WorkerConfig, gives_up: Callable[[], bool] = lambda: False) -> TrainingContext:
-    """Everything a worker needs, read from the database and this machine's images; see `Storage.gives_up`."""
+def workplace(post: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrainingContext:
+    """Everything a worker needs, read from the database and this machine's images; see `Storage.should_stop`."""
     if post.device == "cpu":
         # One thread a worker, one worker a core: 1.4x the images of one two-thread worker. A verdict has all of them.
         torch.set_num_threads(post.threads)
     device = torch.device(post.device)
-    own = desk.of(post, gives_up)
+    own = desk.of(post, should_stop)
     stored = own.study
     if post.images is not None:  # another machine may have put its own path into the study meanwhile
         stored = replace(stored, spec=stored_study.with_data_path(stored.spec, post.images))

@@ -142,7 +142,7 @@ class Pool:
                 blame.
             ConvsearchError: workers die before they begin a trial.
         """
-        before, self.storage.gives_up = self.storage.gives_up, self._gives_up
+        before, self.storage.should_stop = self.storage.should_stop, self._gives_up
         with self._interrupts.listening():
             try:
                 with self.crew.running_backend(self.view.say):
@@ -154,7 +154,7 @@ class Pool:
             finally:
                 with suppress(DatabaseError, DiskError):
                     self.view.update(self._progress())
-                self.storage.gives_up = before  # the hurry was ours
+                self.storage.should_stop = before  # the hurry was ours
         return self._why_stop() or end  # somebody may have asked while the workers were ending
 
     def _run(self) -> StopReason:
@@ -210,7 +210,7 @@ class Pool:
             self._end = self._end or StopReason.NOTHING_FOUND
         if self._is_out_of_time(progress.study, self._clock.tick(progress.study.seconds_run)):
             self._end = self._end or StopReason.HOURS
-        counts = progress.study.is_counting
+        counts = progress.study.counts
         enough = min(SAME_FAILURES, counts.budget)
         if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
             raise AllTrialsFailedError(self._why_all_failed())
@@ -229,7 +229,7 @@ class Pool:
         """Give a search up of which no configuration can be trained. (Of a grid the other cells may be possible; and an
         older version refused what this one can train.)
         """
-        counts, search = row.is_counting, self.study.spec.search
+        counts, search = row.counts, self.study.spec.search
         if self._is_possible or search.sampler == "grid" or search.rung_updates == 0:
             return
         if counts.pruned < min(SAME_FAILURES, counts.budget):
@@ -249,7 +249,7 @@ class Pool:
         row, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
         if row.hours is None or row.baseline is None:
             return
-        now = (row.is_counting, tuple(len(each.trial.curve) for each in progress.running))
+        now = (row.counts, tuple(len(each.trial.curve) for each in progress.running))
         if now == self._compared:
             return
         self._compared = now
@@ -393,7 +393,7 @@ class Pool:
             each.kill()
         self._deadline = time.monotonic() + GIVE_BACK_S
         self._hand_over()
-        self._hands.significant()
+        self._hands.clear()
 
     def _let_go(self) -> None:
         """Be gone at once; trials then go on from their last step's checkpoint."""

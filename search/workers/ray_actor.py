@@ -63,11 +63,11 @@ class RayWorkerActor:
         self._stop.set()
 
 
-def prepare_node(post: WorkerConfig, gives_up: Callable[[], bool]) -> None:
+def prepare_node(post: WorkerConfig, should_stop: Callable[[], bool]) -> None:
     """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
     for name in worker.PRELOAD:
         import_module(name)
-    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, gives_up=gives_up)
+    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, should_stop=should_stop)
     stored = stored_study.load(storage, post.study)
     storage.engine.dispose()
     equipment.check_same_code(stored, provenance.code_version())

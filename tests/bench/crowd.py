@@ -248,7 +248,7 @@ def prepare(crowd: Crowd) -> None:
     gc.disable()  # it would stop all workers of this process, for as long as all of them together have memories
     sys.setswitchinterval(0.001)  # who computes shall not keep the answer of a database from who waits for it
     loop.this_process = owner  # type: ignore[attr-defined]
-    retry.say = crowd.waits.append  # type: ignore[assignment, attr-defined]
+    retry.echo = crowd.waits.append  # type: ignore[assignment, attr-defined]
     for place, attribute, name in (
         (leases, "claim", "claim"),
         (tpe.TrialSubset, "read", "history"),
@@ -260,9 +260,9 @@ def prepare(crowd: Crowd) -> None:
         (recorder, "describe", "describe"),
         (Storage, "get_trial", "read"),
         (TrialRecorder, "record", "record"),
-        (Storage, "standing", "standing"),
+        (Storage, "rank_at_step", "rank"),
         (loop, "tell", "tell"),
-        (loop, "tidy", "tidy"),
+        (loop, "delete_finished_checkpoints", "delete_checkpoints"),
         (logbook, "note", "log"),
         (leases, "renew", "renew"),
         (LeaseMonitor, "expire", "expire"),

@@ -54,7 +54,20 @@ MOST_S = 1.0
 #: Which of the server's connections are whose.
 WORKER, MACHINE = "worker", "machine"
 #: The calls of a worker, in the order of a trial, and those of a machine's launcher.
-LIFE = ("claim", "history", "read", "open", "sampler", "draw", "describe", "record", "standing", "tell", "tidy", "log")
+LIFE = (
+    "claim",
+    "history",
+    "read",
+    "open",
+    "sampler",
+    "draw",
+    "describe",
+    "record",
+    "rank",
+    "tell",
+    "delete_checkpoints",
+    "log",
+)
 WATCH = ("renew", "expire", "progress", "fill")
 
 

@@ -83,7 +83,7 @@ def _kill_all(search: Search, name: str, case: Case) -> set[int]:
     dead = set(search.freeze(machine))
     began = time.monotonic()
     os.killpg(search.launchers[name].pid, signal.SIGKILL)
-    wait_until(lambda: not dead & search.owners().keys(), retry_timeout_s=PROMISED_S + NOTICE_S)
+    wait_until(lambda: not dead & search.owners().keys(), patience_s=PROMISED_S + NOTICE_S)
     is_in_time = time.monotonic() - began < PROMISED_S
     case.facts[f"found within {PROMISED_S + (0.0 if is_in_time else NOTICE_S):.0f} s"] += 1
     search.start(machine)

@@ -131,7 +131,7 @@ def set_to(clock: Path, seconds: int) -> None:
 def _nothing_happens(case: Case, launchers: Sequence[Fork]) -> None:
     before, steps = owners(case.lab), _steps(case.lab)
     time.sleep(CALM_S)
-    wait_until(lambda: owners(case.lab) == before, retry_timeout_s=NOTICE_S)  # between two trials a worker owns none
+    wait_until(lambda: owners(case.lab) == before, patience_s=NOTICE_S)  # between two trials a worker owns none
     assert _steps(case.lab) > steps, "nobody goes on"
     assert all(launcher.poll() is None for launcher in launchers), [launcher.said for launcher in launchers]
 

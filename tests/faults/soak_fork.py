@@ -42,7 +42,7 @@ class Fork:
 
     def end(self, patience_s: float = PATIENCE_S) -> int:
         """Wait until it ends; its exit code."""
-        wait_until(lambda: self.poll() is not None, retry_timeout_s=patience_s)
+        wait_until(lambda: self.poll() is not None, patience_s=patience_s)
         code = self.poll()
         assert code is not None
         return code

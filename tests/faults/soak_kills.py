@@ -182,7 +182,7 @@ def owners(lab: Lab) -> set[int]:
 def wait_until_noticed(case: Case, victim: int) -> None:
     """Wait until a dead worker's trial is taken from it; how often that took no longer than it should is counted."""
     began = time.monotonic()
-    wait_until(lambda: (victim,) not in _rows(case.lab, "SELECT pid FROM convsearch_leases"), retry_timeout_s=NOTICE_S)
+    wait_until(lambda: (victim,) not in _rows(case.lab, "SELECT pid FROM convsearch_leases"), patience_s=NOTICE_S)
     in_time = time.monotonic() - began < PROMISED_S
     case.facts[f"noticed within {PROMISED_S if in_time else NOTICE_S:.0f} s"] += 1
 

@@ -181,7 +181,7 @@ def _broken(link: Link) -> Iterator[None]:
 
 def _others_take_over(search: Search, held: set[int], case: Case) -> None:
     began = time.monotonic()
-    wait_until(lambda: not held & search.owners().keys(), retry_timeout_s=EXPIRED_S, look_s=LOOK_S)
+    wait_until(lambda: not held & search.owners().keys(), patience_s=EXPIRED_S, look_s=LOOK_S)
     took = time.monotonic() - began
     limits = (PROMISED_S, PROMISED_S + 30.0, EXPIRED_S)
     case.facts[f"taken over within {next(limit for limit in limits if took <= limit):.0f} s"] += 1

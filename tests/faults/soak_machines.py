@@ -140,7 +140,7 @@ class Search:
             seen.update(self.held(machine))
             return len(seen) >= self.workers or launcher.poll() is not None
 
-        wait_until(is_met, retry_timeout_s=BEGIN_S, look_s=LOOK_S)
+        wait_until(is_met, patience_s=BEGIN_S, look_s=LOOK_S)
         assert launcher.poll() in (None, 0), f"the pool on {machine.name} ended: {launcher.said}"
         self.families[machine.name] = _family(launcher)
 

@@ -77,72 +77,85 @@ def everybody(
 
 #: Where a worker dies. A trial of the study "plain" has three steps, so the fifth checkpoint is trial 1's second one.
 WORKER: dict[str, Point] = {
-    "in the claim's transaction": Point(faults=(worker("lease:claim", "commit", 2),)),
-    "after the claim": Point(faults=(worker("lease:claim", "after", 2),), hit={1: 2}),
-    "in the draw's transaction": Point(faults=(worker("ledger:draw", "commit", 3),), hit={2: 2}),
-    "after the draw": Point(faults=(worker("ledger:draw", "after", 3),), hit={2: 2}),
-    "in the report's transaction": Point(faults=(worker("run:Run._record", "commit", 5),), hit={1: 2}),
+    "in the claim's transaction": Point(faults=(worker("storage.leases:claim", "commit", 2),)),
+    "after the claim": Point(faults=(worker("storage.leases:claim", "after", 2),), hit={1: 2}),
+    "in the draw's transaction": Point(faults=(worker("trial.recorder:draw", "commit", 3),), hit={2: 2}),
+    "after the draw": Point(faults=(worker("trial.recorder:draw", "after", 3),), hit={2: 2}),
+    "in the report's transaction": Point(
+        faults=(worker("trial.search_training:SearchTraining._record", "commit", 5),), hit={1: 2}
+    ),
     "in the report's and the decision's transaction": Point(
-        study="asha", faults=(worker("run:Run._record", "commit", 4),), hit={1: 2}
+        study="asha", faults=(worker("trial.search_training:SearchTraining._record", "commit", 4),), hit={1: 2}
     ),
     "between report and the decision of median": Point(
-        study="median", faults=(worker("ledger:Ledger.ask_optuna", "before", 16),), hit={5: 2}
+        study="median", faults=(worker("trial.recorder:TrialRecorder.ask_optuna", "before", 16),), hit={5: 2}
     ),
     "between the decision of median and tell": Point(
-        study="median", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={5: 2}
+        study="median", faults=(worker("trial.recorder:TrialRecorder.ask_optuna", "after", if_true=True),), hit={5: 2}
     ),
     "between the decision of hyperband and tell": Point(
-        study="hyperband", faults=(worker("ledger:Ledger.ask_optuna", "after", if_true=True),), hit={3: 2}
+        study="hyperband",
+        faults=(worker("trial.recorder:TrialRecorder.ask_optuna", "after", if_true=True),),
+        hit={3: 2},
     ),
-    "between the last report and tell": Point(faults=(worker("shift:tell", "before", 2),), hit={1: 2}),
-    "after tell": Point(faults=(worker("shift:tell", "after", 2),)),
-    "while it removes checkpoints": Point(study="asha", faults=(worker("shift:tidy", "os.remove"),)),
+    "between the last report and tell": Point(faults=(worker("trial.loop:tell", "before", 2),), hit={1: 2}),
+    "after tell": Point(faults=(worker("trial.loop:tell", "after", 2),)),
+    "while it removes checkpoints": Point(
+        study="asha", faults=(worker("trial.loop:delete_finished_checkpoints", "os.remove"),)
+    ),
 }
 
 
-TRAINING = worker("run:Run._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0)
-CLAIMED = worker("lease:claim", "after", 2)
+TRAINING = worker(
+    "trial.search_training:SearchTraining._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0
+)
+CLAIMED = worker("storage.leases:claim", "after", 2)
 #: Where a launcher dies, or is told to stop and somebody dies of it.
 LAUNCHER: dict[str, Point] = {
     "between the study's row and its attributes": Point(
-        faults=(launcher("storage:Storage.create_new_study"),), codes=(DEAD,)
+        faults=(launcher("storage.rdb:Storage.create_new_study"),), codes=(DEAD,)
     ),
     "in the transaction of the study's attributes": Point(
-        faults=(launcher("study:open_or_create", "commit", 2),), codes=(DEAD,)
+        faults=(launcher("study.stored_study:open_or_create", "commit", 2),), codes=(DEAD,)
     ),
-    "after the start of the pool": Point(faults=(launcher("hand:start_server"),), codes=(DEAD,)),
+    "after the start of the pool": Point(faults=(launcher("workers.local:start_server"),), codes=(DEAD,)),
     "before the first renewal": Point(
-        faults=(worker("lease:claim", "after", 2, to="launcher", pause_s=30.0),), codes=(DEAD,), hit={1: 2}
+        faults=(worker("storage.leases:claim", "after", 2, to="launcher", pause_s=30.0),), codes=(DEAD,), hit={1: 2}
     ),
-    "before its first look at the leases": Point(faults=(launcher("lease:renew", "before"),), codes=(DEAD,), hit=None),
+    "before its first look at the leases": Point(
+        faults=(launcher("storage.leases:renew", "before"),), codes=(DEAD,), hit=None
+    ),
     "while it takes back the trial of a dead worker": Point(
-        faults=(CLAIMED, launcher("lease:lost", "commit")), codes=(DEAD,), hit={1: 2}
+        faults=(CLAIMED, launcher("storage.leases:expire_dead", "commit")), codes=(DEAD,), hit={1: 2}
     ),
     "while it takes up what another launcher left": Point(
-        faults=(worker("lease:claim", "after", 2, to="launcher", pause_s=30.0), launcher("lease:lost", "commit")),
+        faults=(
+            worker("storage.leases:claim", "after", 2, to="launcher", pause_s=30.0),
+            launcher("storage.leases:expire_dead", "commit"),
+        ),
         codes=(DEAD, DEAD),
         hit={1: 2},
     ),
     "before it stops its workers": Point(
-        faults=(TRAINING, launcher("pool:Pool._stop_all", "before")), codes=(DEAD,), hit={1: 2}
+        faults=(TRAINING, launcher("workers.pool:Pool._stop_all", "before")), codes=(DEAD,), hit={1: 2}
     ),
-    "after it stopped its workers": Point(faults=(TRAINING, launcher("pool:Pool._stop_all")), codes=(DEAD,)),
+    "after it stopped its workers": Point(faults=(TRAINING, launcher("workers.pool:Pool._stop_all")), codes=(DEAD,)),
     "a worker that gives its trial back": Point(
-        faults=(TRAINING, worker("lease:stop", "commit")), codes=(128 + signal.SIGTERM,)
+        faults=(TRAINING, worker("storage.leases:release", "commit")), codes=(128 + signal.SIGTERM,)
     ),
 }
 #: Where everybody dies, so that the invariants are checked of what is left there.
 EVERYBODY: dict[str, Point] = {
-    "before a checkpoint is renamed": everybody("checkpoint:_write_durably", "os.rename", 5, hit={1: 2}),
-    "between checkpoint and report": everybody("checkpoint:save", "after", 5, hit={1: 2}),
-    "after the report": everybody("run:Run._record", "after", 5, hit={1: 2}),
+    "before a checkpoint is renamed": everybody("artifacts.checkpoint:_write_durably", "os.rename", 5, hit={1: 2}),
+    "between checkpoint and report": everybody("artifacts.checkpoint:save", "after", 5, hit={1: 2}),
+    "after the report": everybody("trial.search_training:SearchTraining._record", "after", 5, hit={1: 2}),
     "between the decision of asha and tell": everybody(
-        "run:Run._record", "after", if_true=True, study="asha", hit={1: 2}
+        "trial.search_training:SearchTraining._record", "after", if_true=True, study="asha", hit={1: 2}
     ),
     "in the transaction of the decision of median": everybody(
-        "ledger:Ledger.ask_optuna", "commit", 9, study="median", hit={5: 2}
+        "trial.recorder:TrialRecorder.ask_optuna", "commit", 9, study="median", hit={5: 2}
     ),
-    "in tell's transaction": everybody("shift:tell", "commit", 2, hit={1: 2}),
+    "in tell's transaction": everybody("trial.loop:tell", "commit", 2, hit={1: 2}),
 }
 POINTS = (
     {f"everybody {name}": point for name, point in EVERYBODY.items()}

@@ -64,8 +64,10 @@ def die(node: psutil.Process) -> None:
 def nodes() -> Iterator[Nodes]:
     os.environ.update(LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})  # read when Ray is loaded
 
+    from ray.cluster_utils import Cluster
+
     head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    cluster = RayBackend(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield Nodes(cluster)
     finally:
