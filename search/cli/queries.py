@@ -139,7 +139,7 @@ def predict(args: argparse.Namespace) -> int:
 
     package = predicting.load(args.model)
     found = tuple(predicting.predict(package, predicting.files(args.images)))
-    broken = [each.error for each in found if each.trouble is not None]
+    broken = [each.error for each in found if each.error is not None]
     for trouble in broken:
         echo(f"convsearch: {trouble}")
     tables.print_answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)

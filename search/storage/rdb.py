@@ -115,9 +115,8 @@ class Storage(FastReadStorage):
     ) -> None:
         """Open the database at `url`; only with `create` a missing SQLite file is made.
 
-        Every call tries again for `retry_timeout_s` seconds what fails for a reason that passes, unless somebody `should_stop`:
-        this is asked before each further try. Only a server that a person names is not waited for before it was
-        reached once: its address is more likely wrong.
+        A call that fails for a transient reason is tried again for `retry_timeout_s` seconds; `should_stop` is asked
+        before each further try. The first connection to a server is not retried: a wrong URL is the likelier cause.
 
         Raises:
             DatabaseError: there is no such database, it is none, or its schema is another Optuna's.

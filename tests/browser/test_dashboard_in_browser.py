@@ -150,7 +150,7 @@ def hostile(tmp_path: Path) -> str:
         trial.set_user_attr("link", "javascript:fetch('/api/owned')")
         study.tell(trial, 0.5)
     study.set_user_attr("question", EVIL)
-    for key, value in (("dashboard.server:note_ver", 1), ("dashboard:note_str:0", f"{EVIL}\n[x](javascript:alert(1))")):
+    for key, value in (("dashboard:note_ver", 1), ("dashboard:note_str:0", f"{EVIL}\n[x](javascript:alert(1))")):
         study._storage.set_study_system_attr(study._study_id, key, value)
     return url
 
