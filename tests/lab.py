@@ -31,8 +31,7 @@ from search.storage.read_only import open_reader
 from search.storage.records import TrialCounts, TrialRecord
 from search.study import inputs, stored_study
 from search.trial import runner
-from search.trial.post import WorkerConfig
-from search.trial.workplace import TrainingContext
+from search.trial.context import TrainingContext, WorkerConfig
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
 #: What the images of each class have in common; the rest is noise.
@@ -158,9 +157,9 @@ class Lab:
         storage = Storage(self.url, create=True)
         data = inputs.prepare_data(wanted, self.cache, lambda _: None)
         stored_study.open_or_create(storage, wanted, name=name, data=data)
-        return self.post(name)
+        return self.worker_config(name)
 
-    def post(self, name: str = "s") -> WorkerConfig:
+    def worker_config(self, name: str = "s") -> WorkerConfig:
         return WorkerConfig(url=self.url, study=name, token=uuid.uuid4().hex, cache=str(self.cache), device="cpu")
 
     # -- as who looks at it afterwards ------------------------------------------------------------------------

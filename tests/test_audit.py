@@ -45,12 +45,12 @@ def test_a_stored_study_of_before_has_no_audit_and_may_get_one(lab: Lab) -> None
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])
 def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(lab: Lab, pruner: str) -> None:
-    post = lab.create(
+    worker_config = lab.create(
         budget={"trials": 24, "epochs": 4},
         search={"pruner": pruner, "audit": 0.5, "sampler": "random", "reduction": 2},
         space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
     )
-    place = runner.workplace(post)
+    place = runner.workplace(worker_config)
     owner, gate = this_process(place.storage.token or ""), stored_study.ladder(place.study.spec)
     while (claim := leases.claim(place.storage, place.study.id, owner, (), gate)) is not None:
         runner.run_trial(place, claim, lambda: None)
@@ -83,11 +83,11 @@ def assert_ranks_are_among_the_others(rows: tuple[TrialRecord, ...], chosen: fro
 
 
 def test_a_trial_that_is_audited_says_so_when_it_is_shown(lab: Lab) -> None:
-    post = lab.create(
+    worker_config = lab.create(
         budget={"trials": 12, "epochs": 3},
         search={"pruner": "asha", "audit": 0.5, "sampler": "random", "reduction": 2},
     )
-    place = runner.workplace(post)
+    place = runner.workplace(worker_config)
     for _ in range(12):
         work(place)
     spared = next(row for row in lab.trials() if row.spared is not None)

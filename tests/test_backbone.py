@@ -168,12 +168,12 @@ def test_a_trial_is_trained_on_pretrained_weights(
     lab: Lab, source: str, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", source)
-    post = lab.create(
+    worker_config = lab.create(
         budget={"trials": 1, "epochs": 1},
         space={"backbone": "resnet18", "tuned_stages": 0, "batch_size": 32, "learning_rate": 0.01},
     )
 
-    row = work(runner.workplace(post))
+    row = work(runner.workplace(worker_config))
 
     assert row.state == "COMPLETE"
     assert row.parameters == 11_176_512 + (512 + 1) * 4
@@ -183,12 +183,12 @@ def test_a_trial_is_trained_on_pretrained_weights(
 
 
 def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
-    post = lab.create(
+    worker_config = lab.create(
         budget={"trials": 1, "epochs": 1},
         space={"backbone": "resnet18", "backbone_side": 128, "batch_size": 32, "learning_rate": 0.01},
     )
-    place = runner.workplace(post)
-    claim = leases.claim(place.storage, place.study.id, this_process(post.token))
+    place = runner.workplace(worker_config)
+    claim = leases.claim(place.storage, place.study.id, this_process(worker_config.token))
     assert claim is not None
     trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
     run = SearchTraining(

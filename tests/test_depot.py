@@ -167,7 +167,7 @@ def test_a_depot_that_is_none_is_no_depot() -> None:
 
 def move(lab: Lab, store: Path | None) -> Any:
     """Stop a trial in its middle, and have the workplace of another machine, which has none of its files."""
-    post = lab.create(**STUDY)
+    worker_config = lab.create(**STUDY)
     storage = Storage(lab.url)
     stored = stored_study.load(storage, "s")
     where = None if store is None else str(store)
@@ -178,12 +178,12 @@ def move(lab: Lab, store: Path | None) -> Any:
         if next(beats) == 60:
             raise TrialStopped
 
-    place = runner.workplace(post)
-    claim = leases.claim(place.storage, stored.id, this_process(post.token), stored_study.queue(place.study))
+    place = runner.workplace(worker_config)
+    claim = leases.claim(place.storage, stored.id, this_process(worker_config.token), stored_study.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < lab.steps() < 6
-    return replace(runner.workplace(lab.post()), home=StudyDirs(lab.folder / "elsewhere"))
+    return replace(runner.workplace(lab.worker_config()), home=StudyDirs(lab.folder / "elsewhere"))
 
 
 def trained(home: StudyDirs, lab: Lab) -> dict[str, Any]:

@@ -123,12 +123,14 @@ def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(lab:
 
 
 def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
-    post = lab.create(search=PROMOTE, budget=BUDGET)
-    storage = Storage(post.url)
+    worker_config = lab.create(search=PROMOTE, budget=BUDGET)
+    storage = Storage(worker_config.url)
     stored = stored_study.load(storage, "s")
-    place = runner.workplace(post)
+    place = runner.workplace(worker_config)
     for _ in range(2):
-        claim = leases.claim(place.storage, stored.id, this_process(post.token), (), stored_study.ladder(stored.spec))
+        claim = leases.claim(
+            place.storage, stored.id, this_process(worker_config.token), (), stored_study.ladder(stored.spec)
+        )
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
 
@@ -142,10 +144,10 @@ def test_the_sampler_learns_from_trials_that_pause(lab: Lab) -> None:
 def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_the_same(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, following: int
 ) -> None:
-    post = lab.create(search=PROMOTE, budget=BUDGET)
+    worker_config = lab.create(search=PROMOTE, budget=BUDGET)
     lab.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
     monkeypatch.setattr(ladder, "CHECKPOINTS_PER_RUNG", following)
-    place, owner = runner.workplace(post), this_process(post.token)
+    place, owner = runner.workplace(worker_config), this_process(worker_config.token)
     rungs = stored_study.ladder(place.study.spec)
     kept: list[int] = []
     while (claim := leases.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
@@ -154,7 +156,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
         kept += [sum(any(lab.home.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
     best = max((trial for trial in lab.trials() if trial.values), key=lambda trial: trial.values)
     for _ in range(best.number + 1):
-        work(runner.workplace(lab.post("whole")))
+        work(runner.workplace(lab.worker_config("whole")))
 
     assert following <= max(kept) <= 2 * following  # of two rungs
     logs = [lab.home.log("s", trial.number).read_text() for trial in lab.trials() if len(trial.curve) > 1]
@@ -165,8 +167,8 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
 
 def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(lab: Lab) -> None:
     changes: dict[str, Any] = {"search": PROMOTE, "budget": BUDGET | {"trials": 7}}
-    post = lab.create(**changes)
-    place, owner = runner.workplace(post), this_process(post.token)
+    worker_config = lab.create(**changes)
+    place, owner = runner.workplace(worker_config), this_process(worker_config.token)
     for number in range(7):
         claim = leases.claim(place.storage, place.study.id, owner, ())
         assert claim is not None
@@ -182,16 +184,16 @@ def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(la
 
 
 def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(lab: Lab) -> None:
-    post = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
+    worker_config = lab.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
     ladder = AshaPromotion(rungs=(1,), reduction=4, steps=3)
-    place = runner.workplace(post)
-    owner = this_process(post.token)
+    place = runner.workplace(worker_config)
+    owner = this_process(worker_config.token)
     for _ in range(2):
         claim = leases.claim(place.storage, place.study.id, owner, (), ladder)
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
     best = max(lab.trials(), key=lambda trial: trial.curve[-1][1])
-    with open_reader(post.url).connect() as connection:
+    with open_reader(worker_config.url).connect() as connection:
         assert leases.claimable(connection, place.study.id, ladder) == 1
 
     last = leases.claim(place.storage, place.study.id, owner, (), ladder)
@@ -202,20 +204,20 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
     assert (last.number, nothing) == (best.number, None)
     assert sorted(trial.state for trial in lab.trials()) == ["COMPLETE", "PRUNED"]
     assert {trial.reason for trial in lab.trials()} == {None, "rank 2 of 2 at step 1 when nothing was left to begin"}
-    with open_reader(post.url).connect() as connection:
+    with open_reader(worker_config.url).connect() as connection:
         assert leases.claimable(connection, place.study.id, ladder) == 0
 
 
 def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(lab: Lab) -> None:
     rates = [0.02, *[1e-9] * 3, 0.03, 0.04, 0.05, 0.02, 0.03]
-    post = lab.create(
+    worker_config = lab.create(
         search=PROMOTE | {"baseline": True, "reduction": 3},
         space={"learning_rate": {"low": 1e-9, "high": 0.1, "log": True}},
         points=[{"learning_rate": rate} for rate in rates],
         budget={"trials": len(rates), "epochs": 4},
     )
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     known, *others = lab.trials()
     assert (known.state, len(known.curve)) == ("COMPLETE", 4)
@@ -226,8 +228,8 @@ def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(lab:
 
 @pytest.mark.parametrize(("baseline", "due"), [(0, [4]), (None, [])])
 def test_whoever_leads_a_rung_and_its_baseline_goes_on_at_once(lab: Lab, baseline: int | None, due: list[int]) -> None:
-    post = lab.create(search=PROMOTE, budget=BUDGET)
-    storage, theirs = Storage(post.url), optuna.storages.RDBStorage(post.url)  # which knows no leases
+    worker_config = lab.create(search=PROMOTE, budget=BUDGET)
+    storage, theirs = Storage(worker_config.url), optuna.storages.RDBStorage(worker_config.url)  # which knows no leases
     study_id = stored_study.load(storage, "s").id
     for curve in ([0.5, 0.5], [0.4], [0.6, 0.6], [0.3], [0.7]):
         trial_id = theirs.create_new_trial(study_id)

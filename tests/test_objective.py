@@ -33,11 +33,10 @@ from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.trial import objective, runner
 from search.trial import recorder as ledger
+from search.trial.context import TrainingContext, WorkerConfig
 from search.trial.objective import is_out_of_memory
 from search.trial.outcome import Outcome, TrialStopped
-from search.trial.post import WorkerConfig
 from search.trial.search_training import SearchTraining, step_boundaries
-from search.trial.workplace import TrainingContext
 from search.workers import worker
 from tests.lab import Lab, equal, work
 from tests.tape import RefusingRecorder
@@ -73,24 +72,24 @@ class Dying(Storage):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work_and_die(post: WorkerConfig, before: str, after: str) -> None:
+def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
     """Work on the next trial, in a process of its own, until it is killed."""
-    storage = Dying(post.url, token=post.token)
+    storage = Dying(worker_config.url, token=worker_config.token)
     storage.before, storage.after = before.__eq__, after.__eq__
     cached = _CachedStorage(storage)
-    work(replace(runner.workplace(post), storage=storage, cached=cached, excerpt=TrialSubset(cached, 1)))
+    work(replace(runner.workplace(worker_config), storage=storage, cached=cached, excerpt=TrialSubset(cached, 1)))
 
 
-def die(post: WorkerConfig, *, before: str = "", after: str = "") -> None:
+def die(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
     """Let a process die of the next trial before or after it stores something; then notice that it is dead."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(worker.PRELOAD)
-    process = context.Process(target=work_and_die, args=(post, before, after))
+    process = context.Process(target=work_and_die, args=(worker_config, before, after))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    storage = Storage(post.url)
-    assert LeaseMonitor().expire(storage, storage.get_study_id_from_name(post.study))
+    storage = Storage(worker_config.url)
+    assert LeaseMonitor().expire(storage, storage.get_study_id_from_name(worker_config.study))
 
 
 def stop_after(count: int) -> Callable[[], None]:
@@ -145,9 +144,9 @@ def test_macs_that_no_network_needs_change_nothing(lab: Lab) -> None:
 
 
 def test_a_trial_records_everything_that_is_known_of_it(lab: Lab) -> None:
-    post = lab.create(space={"learning_rate": 0.05}, budget={"trials": 1})
+    worker_config = lab.create(space={"learning_rate": 0.05}, budget={"trials": 1})
 
-    trial = work(runner.workplace(post))
+    trial = work(runner.workplace(worker_config))
 
     assert trial.state == "COMPLETE"
     assert [step for step, _ in trial.curve] == [1, 2, 3]
@@ -184,8 +183,8 @@ def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(lab: Lab, b
 
     beats: list[None] = []
 
-    stopped = work(runner.workplace(lab.post("broken")), stop_after(batch))
-    ended = work(runner.workplace(lab.post("broken")), count_into(beats))
+    stopped = work(runner.workplace(lab.worker_config("broken")), stop_after(batch))
+    ended = work(runner.workplace(lab.worker_config("broken")), count_into(beats))
 
     assert (stopped.state, stopped.attempts) == ("WAITING", 0)
     assert (ended.state, ended.attempts, ended.crashes) == ("COMPLETE", 1, ())
@@ -255,7 +254,7 @@ def test_a_report_that_a_crash_has_lost_is_written_from_the_checkpoint(lab: Lab)
 
     die(lab.create("broken", **changes), before="step 2")
     (left,) = lab.trials("broken")
-    ended = work(runner.workplace(lab.post("broken")), count_into(beats))
+    ended = work(runner.workplace(lab.worker_config("broken")), count_into(beats))
 
     assert (left.state, left.curve) == ("WAITING", whole.curve[:1])
     assert (ended.state, ended.curve) == ("COMPLETE", whole.curve)
@@ -268,17 +267,17 @@ def test_a_decision_to_prune_is_not_lost_when_its_process_dies_before_it_acts(
     lab: Lab, pruner: str, first: int
 ) -> None:
     tries = [{"learning_rate": 0.05}] * first + [{"learning_rate": IDLE}] * 6
-    post = lab.create(
+    worker_config = lab.create(
         space={"learning_rate": RATES}, search={"pruner": pruner}, budget={"trials": len(tries)}, points=tries
     )
-    place = runner.workplace(post)
+    place = runner.workplace(worker_config)
     for _ in range(first):
         work(place)
     beats: list[None] = []
 
-    die(lab.post(), after="decision")
+    die(lab.worker_config(), after="decision")
     (left,) = [trial for trial in lab.trials() if trial.state == "WAITING"]
-    ended = work(runner.workplace(lab.post()), count_into(beats))
+    ended = work(runner.workplace(lab.worker_config()), count_into(beats))
 
     assert (ended.number, ended.state, ended.curve) == (left.number, "PRUNED", left.curve)
     assert len(left.curve) == 1
@@ -291,14 +290,14 @@ def test_a_decision_to_prune_is_not_lost_when_its_process_dies_before_it_acts(
 def test_pruners_stop_who_falls_behind_but_nobody_at_the_last_step(lab: Lab, pruner: str) -> None:
     # One in three learns; the others learn nothing, and are behind at every step, the last one included.
     tries = [{"learning_rate": 0.05 if number % 3 == 0 else IDLE} for number in range(15)]
-    post = lab.create(
+    worker_config = lab.create(
         space={"learning_rate": RATES},
         search={"pruner": pruner},
         budget={"trials": len(tries), "epochs": 2, "steps_per_epoch": 2},
         points=tries,
     )
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     pruned = [trial for trial in lab.trials() if trial.state == "PRUNED"]
     complete = [trial for trial in lab.trials() if trial.state == "COMPLETE"]
@@ -311,14 +310,14 @@ def test_pruners_stop_who_falls_behind_but_nobody_at_the_last_step(lab: Lab, pru
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
 def test_a_trial_that_falls_behind_only_at_its_last_step_is_complete(lab: Lab, pruner: str) -> None:
     tries = [{"learning_rate": 0.05}] * 5 + [{"learning_rate": IDLE}] * 2
-    post = lab.create(
+    worker_config = lab.create(
         space={"learning_rate": RATES},
         search={"pruner": pruner, "first_rung": 2},
         budget={"trials": len(tries), "epochs": 2},
         points=tries,
     )
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * 7
 
@@ -326,14 +325,14 @@ def test_a_trial_that_falls_behind_only_at_its_last_step_is_complete(lab: Lab, p
 def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything(lab: Lab) -> None:
     # The others are stopped before they come as far as the diverged one: TPE would rank them below it.
     idle = {"learning_rate": IDLE, "weight_decay": 0.0}
-    post = lab.create(
+    worker_config = lab.create(
         space=DIVERGES | {"learning_rate": {"low": IDLE, "high": 10.0, "log": True}, "weight_decay": [0.0, 1.0]},
         search={"pruner": "asha"},
         budget={"epochs": 6, "steps_per_epoch": 2},
         points=[{"learning_rate": 10.0, "weight_decay": 1.0}, idle | {"learning_rate": 0.01}, idle, idle],
     )
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     diverged, _, *behind = lab.trials()
     assert diverged.state == "PRUNED"
@@ -361,9 +360,9 @@ def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything
 def test_what_cannot_be_trained_is_pruned_before_anything_is_trained(
     lab: Lab, space: dict[str, int], budget: dict[str, int], reason: str
 ) -> None:
-    post = lab.create(space=space, budget={"trials": 1, **budget})
+    worker_config = lab.create(space=space, budget={"trials": 1, **budget})
 
-    trial = work(runner.workplace(post), stop_after(1))
+    trial = work(runner.workplace(worker_config), stop_after(1))
 
     assert trial.state == "PRUNED"
     assert trial.reason is not None
@@ -394,10 +393,10 @@ def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(lab: Lab) ->
 LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 
 
-def work_with_little_memory(post: WorkerConfig, sound: "Connection[bool, bool]") -> None:
+def work_with_little_memory(worker_config: WorkerConfig, sound: "Connection[bool, bool]") -> None:
     """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
-    place = runner.workplace(post)
-    claim = leases.claim(place.storage, place.study.id, this_process(post.token))
+    place = runner.workplace(worker_config)
+    claim = leases.claim(place.storage, place.study.id, this_process(worker_config.token))
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -405,10 +404,12 @@ def work_with_little_memory(post: WorkerConfig, sound: "Connection[bool, bool]")
 
 
 def test_a_network_for_which_there_is_no_memory_is_pruned_and_its_process_is_not_trusted_any_more(lab: Lab) -> None:
-    post = lab.create(space=LARGE)
+    worker_config = lab.create(space=LARGE)
     ours, theirs = multiprocessing.Pipe()
 
-    process = multiprocessing.get_context("forkserver").Process(target=work_with_little_memory, args=(post, theirs))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=work_with_little_memory, args=(worker_config, theirs)
+    )
     process.start()
     process.join()
 
@@ -520,9 +521,9 @@ def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
 def test_only_the_best_three_trials_keep_a_checkpoint(lab: Lab) -> None:
     rates = [IDLE, 1e-8, 0.05, 0.04, 1e-7, 0.03]
     tries = [{"learning_rate": rate} for rate in rates]
-    post = lab.create(space={"learning_rate": RATES}, budget={"trials": 6}, points=tries)
+    worker_config = lab.create(space={"learning_rate": RATES}, budget={"trials": 6}, points=tries)
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     kept = [number for number in range(6) if list(lab.home.trial("s", number).glob("*.ckpt"))]
     assert kept == [0, 2, 3, 5]  # and the baseline
@@ -531,12 +532,12 @@ def test_only_the_best_three_trials_keep_a_checkpoint(lab: Lab) -> None:
 def test_a_search_never_needs_the_test_images(lab: Lab, tmp_path: Path) -> None:
     blind = replace(lab, folder=tmp_path / "blind", cache=tmp_path / "own cache")
     runner.run_trials(lab.create(), lambda: None, lambda: False)
-    post = blind.create()
+    worker_config = blind.create()
     hidden = list(blind.cache.glob("sets/*/test*.npy"))
     for file in hidden:
         file.unlink()
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     assert len(hidden) == 2
     assert [trial.curve for trial in blind.trials()] == [trial.curve for trial in lab.trials()]
@@ -551,14 +552,14 @@ def test_nothing_but_the_verdict_knows_the_way_to_the_test_images() -> None:
 
 
 def test_repeats_of_a_comparison_share_their_seeds_over_the_rows(lab: Lab) -> None:
-    post = lab.create(
+    worker_config = lab.create(
         space={"learning_rate": 0.05},
         search={"sampler": "grid", "repeats": 2},
         budget={"trials": 4, "epochs": 1},
         compare=[{"name": "base"}, {"name": "wider", "width": 12}],
     )
 
-    runner.run_trials(post, lambda: None, lambda: False)
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     cells = {(trial.repeat, trial.config["width"]): trial.seed for trial in lab.trials()}
     assert sorted(cells) == [(0, 8), (0, 12), (1, 8), (1, 12)]
@@ -570,8 +571,8 @@ def states(place: TrainingContext) -> list[TrialState]:
 
 
 def test_whoever_is_to_stop_claims_nothing_more(lab: Lab) -> None:
-    post = lab.create()
+    worker_config = lab.create()
 
-    runner.run_trials(post, lambda: None, lambda: True)
+    runner.run_trials(worker_config, lambda: None, lambda: True)
 
-    assert states(runner.workplace(post)) == []
+    assert states(runner.workplace(worker_config)) == []

@@ -31,8 +31,8 @@ from search.storage.records import TrialRecord
 from search.study import stored_study
 from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, final_spec, layout
 from search.trial import loop, objective, recorder, runner
+from search.trial.context import TrainingContext
 from search.trial.final_training import SPARE_S, SPARE_SHARE, FinalTraining
-from search.trial.workplace import TrainingContext
 from search.workers.live_view import PlainView
 from search.workers.pool import StopReason
 from tests.lab import Lab, equal, work
@@ -110,7 +110,7 @@ def test_a_verdict_moves_its_end_to_where_its_time_ends(lab: Lab, left_s: float,
     verdict = stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
     stored_study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
 
-    row = work(runner.workplace(lab.post("s.final")))
+    row = work(runner.workplace(lab.worker_config("s.final")))
 
     assert row.state == "COMPLETE"
     assert row.epochs == pytest.approx(epochs, abs=0.05)
@@ -172,9 +172,9 @@ def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(l
 def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(lab: Lab) -> None:
     search = {"pruner": "promote", "baseline": False}
     changes: dict[str, Any] = {"budget": BUDGET, "final": FINAL, "search": search}
-    post = lab.create(**(changes | {"budget": {"trials": 2, "epochs": 2}}))
+    worker_config = lab.create(**(changes | {"budget": {"trials": 2, "epochs": 2}}))
     for _ in range(2):
-        work(runner.workplace(post))  # until it pauses
+        work(runner.workplace(worker_config))  # until it pauses
     storage = Storage(lab.url)
     said: list[str] = []
     order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
@@ -185,7 +185,7 @@ def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(lab: Lab) -> 
     assert made is not None
     assert len(said) == 1
     assert said[0].startswith(f"trial {best.number} is delivered: it has the best accuracy")
-    trained = work(runner.workplace(lab.post("s.final"))).config
+    trained = work(runner.workplace(lab.worker_config("s.final"))).config
     assert {key: trained[key] for key in best.config} == best.config
 
 
@@ -244,9 +244,9 @@ def test_a_verdict_reads_its_images_where_its_search_reads_them_now(lab: Lab) ->
 
 def test_a_worker_reads_the_images_where_its_own_launcher_does(lab: Lab) -> None:
     elsewhere = str(shutil.copytree(lab.images, lab.folder / "elsewhere"))
-    post = lab.create()
+    worker_config = lab.create()
 
-    place = runner.workplace(replace(post, images=elsewhere))
+    place = runner.workplace(replace(worker_config, images=elsewhere))
 
     assert place.study.spec.data.path == elsewhere
     assert stored_study.load(place.storage, "s").spec.data.path == str(lab.images)
@@ -309,7 +309,7 @@ def test_a_search_on_some_small_images_has_its_last_training_on_all_of_full_size
     answer = lab.run("run", file, "--workers", "1")
 
     assert answer.code == 0
-    search, final = (runner.workplace(lab.post(name)).data for name in ("s", "s.final"))
+    search, final = (runner.workplace(lab.worker_config(name)).data for name in ("s", "s.final"))
     assert (len(search.train), len(search.validation), len(final.train)) == (60, 80, 320 + 80)
     assert (search.info.image_size, final.info.image_size) == (6, 8)
     assert search.train.images.shape == (60, 6, 6, 3)
@@ -474,7 +474,7 @@ def judging(lab: Lab, wanted: FinalSettings) -> TrainingContext:
     find_or_create_final(
         storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home, is_timed=False, say=print
     )
-    return runner.workplace(lab.post("s.final"))
+    return runner.workplace(lab.worker_config("s.final"))
 
 
 def claims(place: TrainingContext) -> Iterator[leases.Claim]:

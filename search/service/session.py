@@ -19,7 +19,7 @@ from search.storage.timeouts import Timeouts
 from search.study import stored_study
 from search.study.provenance import code_version, differences
 from search.study.stored_study import StoredStudy
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers.backend import WorkerBackend
 from search.workers.live_view import View
 from search.workers.pool import Pool
@@ -107,7 +107,7 @@ def pool(
     return Pool(
         storage=storage,
         study=stored,
-        post=WorkerConfig(
+        worker_config=WorkerConfig(
             url=order.url,
             study=stored.name,
             token="",

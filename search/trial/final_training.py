@@ -52,16 +52,16 @@ class FinalTraining(SearchTraining):
         return *done, min(following, training.total_batches)
 
     def _tell(self, training: Training, images_per_second: float) -> None:
-        epochs = training.batch * training.config.batch_size / len(self.place.data.train)
+        epochs = training.batch * training.config.batch_size / len(self.context.data.train)
         self.note(f"{epochs:.2f} epochs, {self.seconds():.1f} s")
-        with self.place.storage.batch():
+        with self.context.storage.batch():
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
             self.trial.set_user_attr("epochs", round(epochs, 2))
             self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
 
     def _fit(self, training: Training) -> None:
         """Move the end to where its time ends, unless the study has all the time."""
-        hours = self.place.study.spec.budget.hours
+        hours = self.context.study.spec.budget.hours
         if hours is None:
             return
         speed = training.batch / self.seconds()
@@ -70,14 +70,14 @@ class FinalTraining(SearchTraining):
 
     def _left_s(self, hours: float) -> float:
         """The seconds that are left for this training: an equal share of the study's hours, as far as they reach."""
-        study, storage = self.place.study, self.place.storage
+        study, storage = self.context.study, self.context.storage
         whole_s = hours * 3600 * (1 - SPARE_SHARE) - SPARE_S
-        own_s = whole_s / math.ceil(study.spec.budget.trials / self.place.workers)
+        own_s = whole_s / math.ceil(study.spec.budget.trials / self.context.workers)
         return min(own_s - self.seconds(), whole_s - seconds_run(storage, study.id))
 
     def _wait(self, training: Training) -> None:
         """Pause until all are trained, if there are others, and nobody has said yet that they are."""
-        if ladder(self.place.study.spec) is None or PAUSED in self.trial.user_attrs:
+        if ladder(self.context.study.spec) is None or PAUSED in self.trial.user_attrs:
             return
         self.save(training, step=training.step)  # with its end where the time has put it
         self.trial.set_user_attr(PAUSED, training.step)
@@ -85,7 +85,7 @@ class FinalTraining(SearchTraining):
 
     def _planned(self, training: Training) -> int:
         """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
-        steps = self.place.study.spec.budget.steps
+        steps = self.context.study.spec.budget.steps
         return step_boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
 
     def _look(self, training: Training) -> Outcome:
@@ -93,17 +93,17 @@ class FinalTraining(SearchTraining):
         known = self.trial.user_attrs.get("test", {})
         if "value" in known:
             return Outcome(value=known["value"])
-        test = load_test(self.place.study.spec.data, self.place.cache).to(self.place.device)
+        test = load_test(self.context.study.spec.data, self.context.cache).to(self.context.device)
         model = training.judged()
-        info = self.place.data.info
+        info = self.context.data.info
         result = evaluate(model, self.judging(test), len(info.classes))
         if not math.isfinite(result.loss):
             raise Diverged(training.step, training.batch, result.loss)
-        one = next(evaluation(test, info, device=self.place.device))[0][0]
+        one = next(evaluation(test, info, device=self.context.device))[0][0]
         self.keep_picture(result, test)
-        value = float(getattr(result, self.place.study.spec.search.objectives[0]))
+        value = float(getattr(result, self.context.study.spec.search.objectives[0]))
         self.note(f"test images: {value:.4f}")
-        with self.place.storage.batch():
+        with self.context.storage.batch():
             self.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], value=value))
             self.trial.set_user_attr("latency_ms", round(1000 * latency_s(model, one), 3))
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))

@@ -25,7 +25,7 @@ from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
 from search.storage.records import TRAINABLE
 from search.study import stored_study
 from search.trial import recorder
-from search.trial.desk import TrialContext
+from search.trial.context import TrialContext
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
 
 #: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
@@ -35,37 +35,37 @@ Work = Callable[[Claim, optuna.Trial], Outcome]
 """What is done with a claimed trial. Raises Stopped or Paused where it breaks off on purpose."""
 
 
-def run_trials(desk: TrialContext, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
+def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
     """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
-    owner = this_process(desk.storage.token or "")
-    points, ladder = stored_study.queue(desk.study), stored_study.ladder(desk.study.spec)
+    owner = this_process(context.storage.token or "")
+    points, ladder = stored_study.queue(context.study), stored_study.ladder(context.study.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = leases.claim(desk.storage, desk.study.id, owner, points, ladder)
+        claim = leases.claim(context.storage, context.study.id, owner, points, ladder)
         if claim is None:
             return
-        is_sound = run_claimed_trial(desk, claim, do, where=where)
+        is_sound = run_claimed_trial(context, claim, do, where=where)
 
 
-def run_claimed_trial(desk: TrialContext, claim: Claim, do: Work, *, where: str) -> bool:
+def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: str) -> bool:
     """Do one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it.
 
     `where`: the device, for its log. Returns whether this process can be trusted with another one: who ran out of
     memory or met a bug cannot.
     """
-    log = desk.home.log(desk.study.name, claim.number)
+    log = context.home.log(context.study.name, claim.number)
     logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
     try:
-        trial = recorder.open_trial(desk, claim)
+        trial = recorder.open_trial(context, claim)
         outcome = do(claim, trial)
-        tell(desk, trial, outcome)
+        tell(context, trial, outcome)
     except TrialPaused as pause:
-        leases.release(desk.storage, [desk.storage.token or ""])
+        leases.release(context.storage, [context.storage.token or ""])
         logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
-        delete_paused_checkpoints(desk, claim.number, pause.step)
+        delete_paused_checkpoints(context, claim.number, pause.step)
         return True
     except TrialStopped:
-        leases.release(desk.storage, [desk.storage.token or ""])
+        leases.release(context.storage, [context.storage.token or ""])
         logbook.note(log, "stopped on purpose; back to the queue")
         return True
     except LeaseLostError as error:
@@ -76,16 +76,16 @@ def run_claimed_trial(desk: TrialContext, claim: Claim, do: Work, *, where: str)
         raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
         with suppress(LeaseLostError):
-            fail(desk, claim, error)  # its checkpoint stays, for `--retry-failed`
+            fail(context, claim, error)  # its checkpoint stays, for `--retry-failed`
         return False
     logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
-    delete_finished_checkpoints(desk, claim.number)
+    delete_finished_checkpoints(context, claim.number)
     return not outcome.out_of_memory
 
 
-def tell(desk: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
+def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
     """Finish the trial: state, value, reason and constraint in one transaction."""
-    with desk.storage.batch():
+    with context.storage.batch():
         if outcome.reason is not None:
             trial.set_user_attr("reason", outcome.reason)
         if outcome.violation > 0:
@@ -96,62 +96,64 @@ def tell(desk: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
             trial.study.tell(trial, [outcome.value, *outcome.costs])
 
 
-def fail(desk: TrialContext, claim: Claim, error: Exception) -> None:
+def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
-    logbook.note(desk.home.log(desk.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
-    with desk.storage.batch():
-        desk.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
-        desk.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+    logbook.note(context.home.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
+    with context.storage.batch():
+        context.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
+        context.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
 
-def delete_finished_checkpoints(desk: TrialContext, number: int) -> None:
+def delete_finished_checkpoints(context: TrialContext, number: int) -> None:
     """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best.
 
     Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
     trials with several objectives: who is on the front is, too.
     """
-    if desk.study.spec.verdict_on is not None:
+    if context.study.spec.verdict_on is not None:
         return
-    if len(desk.study.spec.search.objectives) > 1:
-        _forget_if_pruned(desk, number)
+    if len(context.study.spec.search.objectives) > 1:
+        _forget_if_pruned(context, number)
         return
-    ranked = best_trials(desk.storage, desk.study.id, top=KEEP_BEST + DRIVEN_OUT)
-    unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(desk.study.spec)}
-    delete_trial_checkpoints(desk, unneeded)
+    ranked = best_trials(context.storage, context.study.id, top=KEEP_BEST + DRIVEN_OUT)
+    unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(context.study.spec)}
+    delete_trial_checkpoints(context, unneeded)
     for finished in unneeded:
         with suppress(OSError):
-            misclassified.delete(desk.home.trial(desk.study.name, finished))
+            misclassified.delete(context.home.trial(context.study.name, finished))
 
 
-def _forget_if_pruned(desk: TrialContext, number: int) -> None:
-    if queries.trial(desk.storage.engine, desk.study.name, number).state == "PRUNED":
-        delete_trial_checkpoints(desk, {number})
+def _forget_if_pruned(context: TrialContext, number: int) -> None:
+    if queries.trial(context.storage.engine, context.study.name, number).state == "PRUNED":
+        delete_trial_checkpoints(context, {number})
 
 
-def delete_paused_checkpoints(desk: TrialContext, number: int, rung: int) -> None:
+def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> None:
     """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
-    ladder = stored_study.ladder(desk.study.spec)
+    ladder = stored_study.ladder(context.study.spec)
     if ladder is None:
         return
 
     def forget_behind(connection: sa.Connection) -> None:
-        desk.storage.lock_study(connection, desk.study.id)  # so that nobody goes on with one of them meanwhile
-        behind = ladder.without_checkpoint(connection, desk.study.id, rung)
+        context.storage.lock_study(connection, context.study.id)  # so that nobody goes on with one of them meanwhile
+        behind = ladder.without_checkpoint(connection, context.study.id, rung)
         for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
             with suppress(OSError):  # what cannot be removed now is removed when the trial is over
-                shelf.forget(desk.home.trial(desk.study.name, each))  # a far store is too slow to lock others out for
+                shelf.forget(
+                    context.home.trial(context.study.name, each)
+                )  # a far store is too slow to lock others out for
 
-    desk.storage.write(forget_behind)
+    context.storage.write(forget_behind)
 
 
-def delete_trial_checkpoints(desk: TrialContext, numbers: Collection[int]) -> None:
+def delete_trial_checkpoints(context: TrialContext, numbers: Collection[int]) -> None:
     """Remove the checkpoints of trials, here and where other machines find them; what remains goes with the study."""
     for number in numbers:
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on, too
-            shelf.forget(desk.home.trial(desk.study.name, number))
-    if desk.depot is not None:
+            shelf.forget(context.home.trial(context.study.name, number))
+    if context.depot is not None:
         with suppress(RemoteStoreError):
-            desk.depot.forget(numbers)
+            context.depot.forget(numbers)
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

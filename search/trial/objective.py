@@ -11,16 +11,16 @@ from search.storage.leases import Claim
 from search.storage.records import DECISION
 from search.study.stored_study import asha, trial_seed
 from search.trial import recorder
+from search.trial.context import TrainingContext
 from search.trial.outcome import Outcome
 from search.trial.search_training import Pulse, SearchTraining, step_boundaries
-from search.trial.workplace import TrainingContext
 
 #: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def evaluate_trial(
-    place: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]
+    context: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]
 ) -> Outcome:
     """Run a claimed trial to its end, from its checkpoint if it has one; `kind` is how.
 
@@ -29,20 +29,20 @@ def evaluate_trial(
         Paused: the trial waits at a rung.
         LeaseLost: the trial is not ours any more.
     """
-    trial, values = recorder.draw(place, claim, trial)
+    trial, values = recorder.draw(context, claim, trial)
     decided = trial.user_attrs.get(DECISION)
     if decided is not None:
         return Outcome(reason=PruneDecision(**decided).reason)
     try:
-        shape = check_fit(place.study.spec, values, place.limits)
-        seed = trial_seed(place.study, claim.number, values.get("repeat"))
-        budget, rungs = place.study.spec.budget, asha(place.study.spec)
-        step = budget.step_epochs(images=len(place.data.train), macs=shape.macs)
-        step_images = step * len(place.data.train)
+        shape = check_fit(context.study.spec, values, context.limits)
+        seed = trial_seed(context.study, claim.number, values.get("repeat"))
+        budget, rungs = context.study.spec.budget, asha(context.study.spec)
+        step = budget.step_epochs(images=len(context.data.train), macs=shape.macs)
+        step_images = step * len(context.data.train)
         ends = step_boundaries(step_images=step_images, batch_size=values["batch_size"], steps=budget.steps)
         judged_from = rungs.judged_from(ends)
         recorder.describe(
-            place,
+            context,
             trial,
             parameters=shape.parameters,
             macs=shape.macs,
@@ -50,7 +50,7 @@ def evaluate_trial(
             judged_from=judged_from if judged_from > rungs.first_rung else None,
         )
         one = kind(
-            place=place,
+            context=context,
             claim=claim,
             trial=trial,
             on_batch=pulse,

@@ -21,7 +21,7 @@ from search.storage import queries
 from search.storage.leases import Claim
 from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.study.stored_study import asha, asked, audited, for_trial, limits_of
-from search.trial.desk import TrialContext
+from search.trial.context import TrialContext
 from search.trial.outcome import TrialPaused
 
 #: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
@@ -30,40 +30,40 @@ MAX_DRAWS = 20
 
 
 def open_trial(
-    desk: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None
+    context: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None
 ) -> optuna.Trial:
     """The claimed trial, as Optuna sees it, with what is stored of it.
 
     `draw` counts how often it was drawn before; `given` are values by key, taken in place of drawn ones.
     """
-    seen = desk.excerpt.read()  # the cache refuses writes to a trial that it never saw
-    view = for_trial(desk.cached, desk.study, claim.number, seen, draw=draw, given=given)
+    seen = context.excerpt.read()  # the cache refuses writes to a trial that it never saw
+    view = for_trial(context.cached, context.study, claim.number, seen, draw=draw, given=given)
     return optuna.Trial(view, claim.trial_id)
 
 
-def draw(desk: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
+def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
     """The trial with its flat configuration: drawn once, in one transaction, and stored.
 
     In a search, what cannot be trained is drawn anew, and nothing is stored of it: its sampler would learn to avoid
     innocent values. What never fits, as a point that is given, is changed to the nearest configuration that does. Cells
     of a grid and rows of a comparison are as they are.
     """
-    known = desk.storage.get_trial(claim.trial_id).system_attrs.get("config")
+    known = context.storage.get_trial(claim.trial_id).system_attrs.get("config")
     if known is not None:
         return trial, known
-    limits = limits_of(desk.study)
-    if desk.study.spec.search.sampler == "grid" or limits is None:
-        return trial, _store(desk, trial)
+    limits = limits_of(context.study)
+    if context.study.spec.search.sampler == "grid" or limits is None:
+        return trial, _store(context, trial)
     for count in range(1, MAX_DRAWS + 1):
         try:
-            return trial, _store(desk, trial, limits=limits)
+            return trial, _store(context, trial, limits=limits)
         except Misfit as error:
-            near = _nearest(desk.study.spec, error.drawn, limits)
-            if not is_in_space(desk.study.spec, error.drawn, near):
+            near = _nearest(context.study.spec, error.drawn, limits)
+            if not is_in_space(context.study.spec, error.drawn, near):
                 break
-            trial = open_trial(desk, claim, draw=count)
-    trial = open_trial(desk, claim, given=near)
-    return trial, _store(desk, trial, near=near)
+            trial = open_trial(context, claim, draw=count)
+    trial = open_trial(context, claim, given=near)
+    return trial, _store(context, trial, near=near)
 
 
 class Misfit(Exception):
@@ -75,7 +75,7 @@ class Misfit(Exception):
 
 
 def _store(
-    desk: TrialContext,
+    context: TrialContext,
     trial: optuna.Trial,
     *,
     limits: ImageLimits | None = None,
@@ -86,8 +86,8 @@ def _store(
     Raises:
         Misfit: it does not keep to the `limits`.
     """
-    stored = desk.study.spec
-    with desk.storage.batch():
+    stored = context.study.spec
+    with context.storage.batch():
         drawn = study_spec.sample_config(stored, trial)
         values = {**drawn, **(near or {})}
         if limits is not None:
@@ -110,12 +110,12 @@ def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> d
 
 
 def describe(
-    desk: TrialContext, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
+    context: TrialContext, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
 ) -> None:
     """Store what is known of a trial before it is trained: weights, multiplications for one image, seed, and the step
     of the first rung that judges it, where that is not the first of all (`[search] rung_updates`).
     """
-    with desk.storage.batch():
+    with context.storage.batch():
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("macs", macs)
         trial.set_user_attr("seed", seed)
@@ -127,7 +127,7 @@ def describe(
 class TrialRecorder:
     """The curve of one trial in the database, and what is decided by it."""
 
-    desk: TrialContext
+    context: TrialContext
     claim: Claim
     trial: optuna.Trial
     judged_from: int = 0
@@ -152,14 +152,14 @@ class TrialRecorder:
         Raises:
             Paused: the trial waits at this rung.
         """
-        study = self.desk.study
+        study = self.context.study
         is_judged = asha(study.spec).is_rung(step) and step not in self.reported and self._is_prunable(step)
         is_paused = is_judged and study.spec.search.pruner == "promote" and not self._is_audited()
         decision = self._behind(step, value, correct) if is_judged else None
         is_paused = is_paused and decision is None
         if is_judged and not is_paused and decision is None:
             decision = self._rank(step, value)
-        with self.desk.storage.batch():
+        with self.context.storage.batch():
             if step not in self.reported:  # a value once recorded stays, though a lost checkpoint is trained again
                 self._report(value, step)
             self.trial.set_user_attr("seconds", round(seconds, 3))
@@ -181,14 +181,14 @@ class TrialRecorder:
         What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
         would have stopped: it would compare others with that one at later rungs.
         """
-        pruner = self.desk.study.spec.search.pruner
-        if pruner not in ("hyperband", "median") or step >= self.desk.study.spec.budget.steps:
+        pruner = self.context.study.spec.search.pruner
+        if pruner not in ("hyperband", "median") or step >= self.context.study.spec.budget.steps:
             return None
         if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
             return None
         if not self._is_prunable(step):
             return None
-        with self.desk.storage.batch():
+        with self.context.storage.batch():
             decision = None
             if self.trial.should_prune():
                 decision = self._keep(
@@ -199,29 +199,29 @@ class TrialRecorder:
 
     def _report(self, value: float, step: int) -> None:
         """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""
-        if len(self.desk.study.spec.search.objectives) == 1:
+        if len(self.context.study.spec.search.objectives) == 1:
             self.trial.report(value, step)
         else:
-            self.desk.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
+            self.context.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
 
     def _is_prunable(self, step: int) -> bool:
         """Whether the trial may be stopped at a step: the baseline never is, others once they are trained enough."""
-        return self.claim.number != baseline(self.desk.study.spec) and step >= self.judged_from
+        return self.claim.number != baseline(self.context.study.spec) and step >= self.judged_from
 
     def _is_audited(self) -> bool:
-        return self.claim.number in audited(self.desk.study.spec, self.claim.number)
+        return self.claim.number in audited(self.context.study.spec, self.claim.number)
 
     def _behind(self, step: int, value: float, correct: Mapping[str, Any] | None) -> PruneDecision | None:
         """Stop a trial that is behind the baseline at a rung by more than a standard error of their difference.
 
         As RUSH does with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
         """
-        stored = self.desk.study.spec
+        stored = self.context.study.spec
         if baseline(stored) is None or correct is None:
             return None
         if stored.search.pruner not in ("asha", "promote"):
             return None
-        storage, name = self.desk.storage, self.desk.study.name
+        storage, name = self.context.storage, self.context.study.name
         first = storage.retry_transient(lambda: queries.trial(storage.engine, name, 0))
         if first.state == "FAIL" or first.violation > 0:
             return None
@@ -233,13 +233,13 @@ class TrialRecorder:
 
     def _rank(self, step: int, value: float) -> PruneDecision | None:
         """What our own pruner decides at a rung; trials that are audited do not count there."""
-        study = self.desk.study
+        study = self.context.study
         if study.spec.search.pruner not in ("asha", "promote"):
             return None
         number = self.claim.number
         left_out = audited(study.spec, number)
         rungs = asha(study.spec)
-        better, others = self.desk.storage.rank_at_step(
+        better, others = self.context.storage.rank_at_step(
             study.id, step, value, but=number, left_out=left_out, later=rungs.later(step)
         )
         return rungs.decide(step, value, better=better, others=others)

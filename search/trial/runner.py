@@ -14,16 +14,15 @@ from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
-from search.trial import desk, loop, objective
+from search.trial import loop, objective
+from search.trial.context import TrainingContext, WorkerConfig, image_limits, open_context
 from search.trial.final_training import FinalTraining
 from search.trial.outcome import Outcome, TrialStopped
-from search.trial.post import WorkerConfig
 from search.trial.search_training import Pulse, SearchTraining
 from search.trial.speed import with_epochs
-from search.trial.workplace import TrainingContext, limits
 
 
-def run_trials(post: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
+def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
     """Run trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
 
     def pulse() -> None:
@@ -35,35 +34,35 @@ def run_trials(post: WorkerConfig, beat: Callable[[], None], stopping: Callable[
         beat()  # who waits for the database moves
         return stopping()
 
-    place = workplace(post, should_stop)
-    loop.run_trials(place, partial(train, place, pulse), stopping, where=str(place.device))
+    context = workplace(worker_config, should_stop)
+    loop.run_trials(context, partial(train, context, pulse), stopping, where=str(context.device))
 
 
-def run_trial(place: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
+def run_trial(context: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
     """Run one claimed trial and record how it ended; see `shift.settle`."""
-    return loop.run_claimed_trial(place, claim, partial(train, place, pulse), where=str(place.device))
+    return loop.run_claimed_trial(context, claim, partial(train, context, pulse), where=str(context.device))
 
 
-def train(place: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
+def train(context: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
     """Train a trial as its study wants it: to be judged step by step, or for the last time."""
-    kind = SearchTraining if place.study.spec.verdict_on is None else FinalTraining
-    return objective.evaluate_trial(place, claim, trial, pulse, kind=kind)
+    kind = SearchTraining if context.study.spec.verdict_on is None else FinalTraining
+    return objective.evaluate_trial(context, claim, trial, pulse, kind=kind)
 
 
-def workplace(post: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrainingContext:
+def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrainingContext:
     """Everything a worker needs, read from the database and this machine's images; see `Storage.should_stop`."""
-    if post.device == "cpu":
+    if worker_config.device == "cpu":
         # One thread a worker, one worker a core: 1.4x the images of one two-thread worker. A verdict has all of them.
-        torch.set_num_threads(post.threads)
-    device = torch.device(post.device)
-    own = desk.of(post, should_stop)
+        torch.set_num_threads(worker_config.threads)
+    device = torch.device(worker_config.device)
+    own = open_context(worker_config, should_stop)
     stored = own.study
-    if post.images is not None:  # another machine may have put its own path into the study meanwhile
-        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, post.images))
-    data = load_search(stored.spec.data, Path(post.cache))
+    if worker_config.images is not None:  # another machine may have put its own path into the study meanwhile
+        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
+    data = load_search(stored.spec.data, Path(worker_config.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
-    stored = _with_epochs(post, own.storage, stored, data, device)
+    stored = _with_epochs(worker_config, own.storage, stored, data, device)
     if stored.spec.verdict_on is not None:
         data = replace(data, train=together(data.train, data.validation))
     return TrainingContext(
@@ -75,23 +74,23 @@ def workplace(post: WorkerConfig, should_stop: Callable[[], bool] = lambda: Fals
         depot=own.depot,
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
-        cache=Path(post.cache),
-        workers=post.workers,
+        cache=Path(worker_config.cache),
+        workers=worker_config.workers,
     )
 
 
 def _with_epochs(
-    post: WorkerConfig, storage: Storage, stored: StoredStudy, data: SearchData, device: torch.device
+    worker_config: WorkerConfig, storage: Storage, stored: StoredStudy, data: SearchData, device: torch.device
 ) -> StoredStudy:
     """The study with the epochs of a whole trial, measured by each worker that begins; the first one settles them."""
     if stored.spec.budget.epochs is not None:
         return stored
     measured = with_epochs(
         stored.spec,
-        limits(data),
+        image_limits(data),
         validation=len(data.validation),
         search_s=stored_study.search_seconds_left(storage, stored.id),
-        workers=post.workers,
+        workers=worker_config.workers,
         device=device,
         data=data,
     )

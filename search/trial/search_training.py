@@ -34,9 +34,9 @@ from search.spec import study_spec
 from search.storage.leases import Claim
 from search.storage.records import CORRECT
 from search.study.stored_study import asha
+from search.trial.context import TrainingContext
 from search.trial.outcome import Outcome, TrialStopped
 from search.trial.recorder import TrialRecorder
-from search.trial.workplace import TrainingContext
 
 #: Images of 32 x 32 pixels that a whitening stem is fitted to: half a million patches, for a matrix of 12 x 12. Larger
 #: images are fewer, but never less than a tenth.
@@ -62,7 +62,7 @@ def step_boundaries(*, step_images: Fraction, batch_size: int, steps: int) -> tu
 class SearchTraining:
     """The training of one trial in this process, as a search does it: judged after each step."""
 
-    place: TrainingContext
+    context: TrainingContext
     claim: Claim
     trial: optuna.Trial
     on_batch: Pulse
@@ -78,18 +78,20 @@ class SearchTraining:
     _ledger: TrialRecorder = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ledger = TrialRecorder(desk=self.place, claim=self.claim, trial=self.trial, judged_from=self.judged_from)
+        self._ledger = TrialRecorder(
+            context=self.context, claim=self.claim, trial=self.trial, judged_from=self.judged_from
+        )
 
     def run(self) -> Outcome:
-        steps = self.place.study.spec.budget.steps
-        model, train, augment = study_spec.to_model_configs(self.place.study.spec, self.values)
-        data, device = self.place.data, self.place.device
+        steps = self.context.study.spec.budget.steps
+        model, train, augment = study_spec.to_model_configs(self.context.study.spec, self.values)
+        data, device = self.context.data, self.context.device
         batches = Batches(
             data.train,
             data.info,
             batch_size=train.batch_size,
             seed=self.seed,
-            augment=augment.scaled(data.info.image_size / self.place.study.spec.data.side),
+            augment=augment.scaled(data.info.image_size / self.context.study.spec.data.side),
             device=device,
         )
         ends = step_boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
@@ -116,7 +118,7 @@ class SearchTraining:
 
     def step_images(self) -> Fraction:
         """Images of a step."""
-        return self.step_epochs * len(self.place.data.train)
+        return self.step_epochs * len(self.context.data.train)
 
     def steps_done(self, training: Training) -> int:
         """Steps after which nothing of them is left to do: they are judged, too."""
@@ -148,17 +150,17 @@ class SearchTraining:
 
     def _anneal(self, training: Training, ends: tuple[int, ...]) -> None:
         """Let the schedule end at the next rung, if the study wants that."""
-        stored = self.place.study.spec
+        stored = self.context.study.spec
         if stored.search.anneal:
             stops = (*asha(stored).rungs(), len(ends))
             training.stretch(ends[next((rung for rung in stops if rung > training.step), len(ends)) - 1])
 
     def resume(self, training: Training) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        reported = frozenset(self.place.cached.get_trial(self.claim.trial_id).intermediate_values)
+        reported = frozenset(self.context.cached.get_trial(self.claim.trial_id).intermediate_values)
         self._ledger.reported = reported
         self._bring()
-        found = checkpoint.latest(self._folder(), study=self.place.study.uid, trial=self.claim.number, say=self.note)
+        found = checkpoint.latest(self._folder(), study=self.context.study.uid, trial=self.claim.number, say=self.note)
         if found is None:
             if reported or self.trial.user_attrs.get("epochs"):  # a verdict has no steps to report
                 self.seconds_before = float(self.trial.user_attrs.get("seconds", 0.0))
@@ -179,28 +181,28 @@ class SearchTraining:
         result = self._evaluate(training)
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
             raise Diverged(step, training.batch, result.loss)
-        self.curve[step] = float(getattr(result, self.place.study.spec.search.objectives[0]))
+        self.curve[step] = float(getattr(result, self.context.study.spec.search.objectives[0]))
         self.save(training, step=step)
-        if step == self.place.study.spec.budget.steps:
-            self.keep_picture(result, self.place.data.validation)
+        if step == self.context.study.spec.budget.steps:
+            self.keep_picture(result, self.context.data.validation)
         self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
         return self._record(step, self.curve[step], images_per_second=images_per_second, result=result)
 
     def _evaluate(self, training: Training) -> Evaluation:
         """Judge the network on the validation images."""
-        data = self.place.data
+        data = self.context.data
         return evaluate(training.judged(), self.judging(data.validation), len(data.info.classes))
 
     def _keeps(self, step: int) -> bool:
         """Whether it is kept which images were recognised at a step: at rungs and at the end, where trials compare."""
-        stored = self.place.study.spec
+        stored = self.context.study.spec
         return step == stored.budget.steps or (asha(stored).is_rung(step) and step >= self.judged_from)
 
     def _correct(self, step: int, result: Evaluation) -> dict[str, Any]:
         """What is kept of the images that were recognised, with those of earlier steps."""
-        part = self.place.data.validation
+        part = self.context.data.validation
         labels = part.labels[part.indices].cpu()
-        classes = len(self.place.data.info.classes)
+        classes = len(self.context.data.info.classes)
         before = self.trial.user_attrs.get(CORRECT, {})
         return correctness.add_step(before, step, (result.predicted == labels).numpy(), labels.numpy(), classes=classes)
 
@@ -225,14 +227,14 @@ class SearchTraining:
         """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
         own = part.labels[part.indices].cpu()
         wrong = torch.where(result.predicted == own, -1.0, result.confidence)
-        worst = [place for place in wrong.argsort(descending=True)[: misclassified.SHOWN].tolist() if wrong[place] >= 0]
-        classes = self.place.data.info.classes
+        worst = [index for index in wrong.argsort(descending=True)[: misclassified.SHOWN].tolist() if wrong[index] >= 0]
+        classes = self.context.data.info.classes
         misclassified.save(
             self._folder(),
             images=part.images[part.indices[worst].to(part.images.device)].cpu().numpy(),
             captions=[
-                (classes[own[place]], classes[result.predicted[place]], float(result.confidence[place]))
-                for place in worst
+                (classes[own[index]], classes[result.predicted[index]], float(result.confidence[index]))
+                for index in worst
             ],
             confusion=result.confusion.tolist(),
             classes=classes,
@@ -244,13 +246,15 @@ class SearchTraining:
         It does not depend on the weights, so that slow networks need not be trained. It is measured once: a trial that
         was begun is not stopped later because the machine is busier.
         """
-        limit = self.place.study.spec.budget.max_latency_ms
-        wanted = limit is not None or "latency_ms" in self.place.study.spec.search.objectives
+        limit = self.context.study.spec.budget.max_latency_ms
+        wanted = limit is not None or "latency_ms" in self.context.study.spec.search.objectives
         if not wanted:
             return
         measured = self.trial.user_attrs.get("latency_ms")
         if measured is None:
-            one = next(evaluation(self.place.data.validation, self.place.data.info, device=self.place.device))[0][0]
+            one = next(evaluation(self.context.data.validation, self.context.data.info, device=self.context.device))[0][
+                0
+            ]
             measured = round(1000 * latency_s(training.model, one), 4)
             self.trial.set_user_attr("latency_ms", measured)
         if limit is not None and measured > limit:
@@ -260,14 +264,14 @@ class SearchTraining:
         """The values of the objectives behind the first one."""
         attrs = self.trial.user_attrs
         speed = attrs.get("images_per_second")  # unknown if it broke off after its only step, before that was judged
-        epoch_s = len(self.place.data.train) / speed if speed else self.seconds() / attrs["epochs"]
+        epoch_s = len(self.context.data.train) / speed if speed else self.seconds() / attrs["epochs"]
         known = {**attrs, "epoch_seconds": epoch_s}
-        return tuple(float(known[name]) for name in self.place.study.spec.search.objectives[1:])
+        return tuple(float(known[name]) for name in self.context.study.spec.search.objectives[1:])
 
     def save(self, training: Training, *, step: int) -> None:
         """Write a checkpoint."""
         header = checkpoint.Header(
-            study=self.place.study.uid,
+            study=self.context.study.uid,
             trial=self.claim.number,
             step=step,
             batch=training.batch,
@@ -275,26 +279,26 @@ class SearchTraining:
             curve=tuple(self.curve.items()),
         )
         checkpoint.save(self._folder(), header, dict(training.state()))
-        if self.place.depot is not None:
+        if self.context.depot is not None:
             try:
-                self.place.depot.put(self._folder(), self.claim.number)
+                self.context.depot.put(self._folder(), self.claim.number)
             except RemoteStoreError as error:
                 self.note(f"this checkpoint is on this machine only: {error}")
 
     def _bring(self) -> None:
         """Fetch a checkpoint that another machine has left, if it is newer than those here."""
-        if self.place.depot is not None:
+        if self.context.depot is not None:
             try:
-                self.place.depot.get(self._folder(), self.claim.number)
+                self.context.depot.get(self._folder(), self.claim.number)
             except RemoteStoreError as error:
                 self.note(f"what other machines have left cannot be reached: {error}")
 
     def judging(self, part: Part) -> Iterator[Batch]:
         """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
-        info = self.place.data.info
-        model, _, _ = study_spec.to_model_configs(self.place.study.spec, self.values)
+        info = self.context.data.info
+        model, _, _ = study_spec.to_model_configs(self.context.study.spec, self.values)
         size = at_once(model.seen_side(info.image_size))
-        return self.watched(evaluation(part, info, size, device=self.place.device))
+        return self.watched(evaluation(part, info, size, device=self.context.device))
 
     def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with a pulse before each."""
@@ -308,7 +312,7 @@ class SearchTraining:
 
     def note(self, text: str) -> None:
         """Write a line into the trial's log."""
-        logbook.note(self.place.home.log(self.place.study.name, self.claim.number), text)
+        logbook.note(self.context.home.log(self.context.study.name, self.claim.number), text)
 
     def _folder(self) -> Path:
-        return self.place.home.trial(self.place.study.name, self.claim.number)
+        return self.context.home.trial(self.context.study.name, self.claim.number)

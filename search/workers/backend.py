@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from data.progress import Say
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 
 #: Between two looks at the workers: a dead one is seen at once; the rest can wait so long.
 LOOK_S = 0.25
@@ -126,8 +126,8 @@ class WorkerBackend(ABC):
         """The places that there are now, those that were there before in front."""
 
     @abstractmethod
-    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        """Start a worker at a place. `post` tells it all but what depends on the place.
+    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+        """Start a worker at a place. `worker_config` tells it all but what depends on the place.
 
         Raises:
             ConvsearchError: it cannot be started.

@@ -16,7 +16,7 @@ from data.progress import Say
 from search import hardware
 from search.console import count_workers
 from search.errors import ConvsearchError
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.signals import STOPPING
@@ -101,14 +101,14 @@ class LocalBackend(WorkerBackend):
         places = zip(self.devices, hardware.assign_cores(self.devices), strict=True)
         return tuple(WorkerSlot(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
 
-    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        return start(replace(post, device=seat.device, core=seat.core, workers=len(self.devices)))
+    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+        return start(replace(worker_config, device=seat.device, core=seat.core, workers=len(self.devices)))
 
     def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
         wait([each.process.sentinel for each in hands if isinstance(each, LocalWorkerHandle)], timeout=seconds)
 
 
-def start(post: WorkerConfig) -> LocalWorkerHandle:
+def start(worker_config: WorkerConfig) -> LocalWorkerHandle:
     """Start a worker. If the server dies meanwhile, which loads torch and so needs memory, another one is tried.
 
     Raises:
@@ -117,7 +117,7 @@ def start(post: WorkerConfig) -> LocalWorkerHandle:
     for attempt in range(SERVERS):
         time.sleep(DYING_S if attempt else 0.0)
         try:
-            return _start(post)
+            return _start(worker_config)
         except (EOFError, ConnectionError) as error:  # what multiprocessing meets at the pipe of a dead server
             died = error
     raise ConvsearchError(
@@ -126,14 +126,16 @@ def start(post: WorkerConfig) -> LocalWorkerHandle:
     ) from died
 
 
-def _start(post: WorkerConfig) -> LocalWorkerHandle:
+def _start(worker_config: WorkerConfig) -> LocalWorkerHandle:
     context = start_server()  # which may have died since the last one
     beats = context.Value("q", 0, lock=False)
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=worker.main, args=(post, beats, theirs), name=f"worker on {post.device}")
+    process = context.Process(
+        target=worker.main, args=(worker_config, beats, theirs), name=f"worker on {worker_config.device}"
+    )
     process.start()
     theirs.close()
-    return LocalWorkerHandle(token=post.token, process=process, counted=beats, stack=ours)
+    return LocalWorkerHandle(token=worker_config.token, process=process, counted=beats, stack=ours)
 
 
 def start_server() -> ForkServerContext:

@@ -35,7 +35,7 @@ from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
 from search.study.run_time import RunTimeCounter
 from search.study.stored_study import StoredStudy
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import LOOK_S, WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import View
@@ -91,7 +91,7 @@ class Pool:
 
     storage: Storage
     study: StoredStudy
-    post: WorkerConfig
+    worker_config: WorkerConfig
     """What every worker is told; the token and what depends on its place are filled in for each."""
     crew: WorkerBackend
     view: View
@@ -316,7 +316,7 @@ class Pool:
             if seat in self._hands or open_trials <= 0 or (most is not None and len(self._hands) >= most):
                 continue
             open_trials -= 1
-            self._hands[seat] = self.crew.start(replace(self.post, token=uuid.uuid4().hex), seat)
+            self._hands[seat] = self.crew.start(replace(self.worker_config, token=uuid.uuid4().hex), seat)
         return bool(self._hands or open_trials > 0 or (busy and self.waits))
 
     def _tokens(self) -> list[str]:
@@ -360,7 +360,7 @@ class Pool:
             return
         trials = leases.expire_dead(self.storage, each.token, why)
         for number in trials:
-            log = study_dir.of(self.post.url).log(self.study.name, number)
+            log = study_dir.of(self.worker_config.url).log(self.study.name, number)
             logbook.note(log, f"broke off: {why}\n{each.stack_trace}")
         if not trials and not each.was_taken and self.crew.exclude(seat):
             return
@@ -407,7 +407,7 @@ class Pool:
         """Put the trials of all workers back. If the database cannot take them now, the next run does it."""
         if not self._hands:
             return
-        place, tokens = study_dir.of(self.post.url), self._tokens()
+        place, tokens = study_dir.of(self.worker_config.url), self._tokens()
         place.record_stopped_workers(self.study.name, tokens)
         with suppress(DatabaseError, DiskError):  # what stopped us is what to tell
             leases.release(self.storage, tokens)

@@ -17,7 +17,7 @@ from search.errors import ConvsearchError
 from search.process import die_with_parent
 from search.storage.rdb import Storage
 from search.study import equipment, provenance, stored_study
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers import worker
 
 
@@ -30,16 +30,16 @@ class RayWorkerActor:
         self._beats: int | None = None
         signal.signal(signal.SIGTERM, self._note)  # of `ray stop`
 
-    def work(self, post: WorkerConfig, folder: str) -> tuple[int, str]:
+    def work(self, worker_config: WorkerConfig, folder: str) -> tuple[int, str]:
         """Run trials; see `worker.work`. Relative paths are meant from `folder` on, where that exists."""
         with suppress(OSError):
             os.chdir(folder)
         try:
-            prepare_node(post, self._stop.is_set)
+            prepare_node(worker_config, self._stop.is_set)
         except (ConvsearchError, DataError) as error:
             return (worker.TERMINATED, "") if self._stop.is_set() else (error.exit_code, str(error))
         self._beats = 0
-        return worker.work(post, self._beat, self._stop.is_set)
+        return worker.work(worker_config, self._beat, self._stop.is_set)
 
     def beats(self) -> int | None:
         """How many batches it has done; None as long as it does not train."""
@@ -63,14 +63,19 @@ class RayWorkerActor:
         self._stop.set()
 
 
-def prepare_node(post: WorkerConfig, should_stop: Callable[[], bool]) -> None:
+def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -> None:
     """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
     for name in worker.PRELOAD:
         import_module(name)
-    storage = Storage(post.url, token=post.token, retry_timeout_s=post.retry_timeout_s, should_stop=should_stop)
-    stored = stored_study.load(storage, post.study)
+    storage = Storage(
+        worker_config.url,
+        token=worker_config.token,
+        retry_timeout_s=worker_config.retry_timeout_s,
+        should_stop=should_stop,
+    )
+    stored = stored_study.load(storage, worker_config.study)
     storage.engine.dispose()
     equipment.check_same_code(stored, provenance.code_version())
-    if post.images is not None:
-        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, post.images))
-    equipment.ensure_inputs(stored, Path(post.cache), lambda _: None)
+    if worker_config.images is not None:
+        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
+    equipment.ensure_inputs(stored, Path(worker_config.cache), lambda _: None)

@@ -24,7 +24,7 @@ from data.progress import Say
 from search import hardware
 from search.console import count_workers
 from search.errors import UsageError
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers import ray_local as host
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.ray_actor import RayWorkerActor
@@ -244,7 +244,7 @@ class RayBackend(WorkerBackend):
             self._say(f"convsearch: on {host}: {why}")
         self._told[host] = why
 
-    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -262,9 +262,9 @@ class RayBackend(WorkerBackend):
             )
             .remote()
         )
-        mine = replace(post, device=seat.device, core=seat.core, workers=max(1, len(of_node)))
+        mine = replace(worker_config, device=seat.device, core=seat.core, workers=max(1, len(of_node)))
         return RayWorkerHandle(
-            token=post.token,
+            token=worker_config.token,
             actor=actor,
             outcome=actor.work.remote(mine, str(Path.cwd())),
             host=self._nodes.get(seat.node, seat.node),

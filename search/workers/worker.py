@@ -23,7 +23,7 @@ from search import process
 from search.console import echo
 from search.errors import ConvsearchError, DatabaseError
 from search.process import die_with_parent
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers.signals import STOPPING
 
 #: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
@@ -52,7 +52,7 @@ class Signals:
         self.stop = True
 
 
-def main(post: WorkerConfig, beats: "Synchronized[int]", stack: Connection) -> None:
+def main(worker_config: WorkerConfig, beats: "Synchronized[int]", stack: Connection) -> None:
     """The life of a worker process. `beats` counts its batches, so that the pool sees that it moves; if it does not,
     the pool asks for its `stack`.
     """
@@ -60,20 +60,20 @@ def main(post: WorkerConfig, beats: "Synchronized[int]", stack: Connection) -> N
     signals = Signals()
     signals.listen()
     die_with_pool()
-    code, why = work(post, beating(beats), lambda: signals.stop)
+    code, why = work(worker_config, beating(beats), lambda: signals.stop)
     if why:
         echo(f"convsearch: {why}")
     sys.exit(code)
 
 
-def work(post: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
+def work(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
     """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
-    process.pin_and_tune(post.core)
+    process.pin_and_tune(worker_config.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.trial.runner import run_trials
 
     try:
-        run_trials(post, beat, stopping)
+        run_trials(worker_config, beat, stopping)
     except (ConvsearchError, DataError) as error:
         if stopping() and isinstance(error, DatabaseError):
             return TERMINATED, ""  # there was no time to wait for it; the pool puts the trial back

@@ -45,10 +45,9 @@ from search.storage.rdb import (
     utc_now,
 )
 from search.study import stored_study
-from search.trial import desk, loop, recorder
-from search.trial.desk import TrialContext
+from search.trial import loop, recorder
+from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome
-from search.trial.post import WorkerConfig
 from search.trial.recorder import TrialRecorder
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
@@ -284,7 +283,7 @@ def live_ours(url: str) -> Callable[[], float]:
         assert claim is not None
         trial = recorder.open_trial(place, claim)
         trial, _ = recorder.draw(place, claim, trial)
-        decide(TrialRecorder(desk=place, claim=claim, trial=trial))
+        decide(TrialRecorder(context=place, claim=claim, trial=trial))
         loop.tell(place, trial, Outcome(value=0.95))
 
     def of_tpe() -> float:
@@ -303,7 +302,7 @@ def decide(own: TrialRecorder) -> None:
 
 def desk_at(url: str) -> TrialContext:
     """What a worker has, but for the images: nothing here looks at one."""
-    return desk.of(WorkerConfig(url=url, study=NAME, token="bench", cache="", device="cpu"))
+    return open_context(WorkerConfig(url=url, study=NAME, token="bench", cache="", device="cpu"))
 
 
 def live_theirs(url: str) -> Callable[[], float]:

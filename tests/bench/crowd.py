@@ -1,7 +1,7 @@
 """A process of simulated workers, or of the machines that they work on: the true loops, without the training.
 
-A worker is a thread with a desk of its own, so with an engine and a connection of its own, as a worker process has. It
-claims, draws, records each step and tells as `trial.runner` lets it; where that would train, it waits for as long as
+A worker is a thread with a context of its own, so with an engine and a connection of its own, as a worker process has.
+It claims, draws, records each step and tells as `trial.runner` lets it; where that would train, it waits for as long as
 the training would take, and the step's value is read off a recorded curve. A machine is a thread with the storage of
 its own that a launcher has, and asks what `workers.pool` asks, in its intervals.
 
@@ -34,10 +34,9 @@ from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
-from search.trial import desk, loop, recorder
-from search.trial.desk import TrialContext
+from search.trial import loop, recorder
+from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome, TrialStopped
-from search.trial.post import WorkerConfig
 from search.trial.recorder import TrialRecorder
 from search.workers import backend
 from search.workers.pool import READ_S, Every, pause_s
@@ -121,10 +120,10 @@ class Crowd:
     def worker(self, number: int) -> None:
         """Work as a worker process does, until the crowd is over."""
         part = self.part
-        post = WorkerConfig(
+        worker_config = WorkerConfig(
             url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat
         )
-        place = desk.of(post, self.over.is_set)
+        place = open_context(worker_config, self.over.is_set)
         here.machine = number // part.seat
         done = random.Random(number).randrange(place.study.spec.budget.steps)
         training = Training(crowd=self, place=place, done=done)
@@ -179,7 +178,7 @@ class Training:
         seed = study.trial_seed(self.place.study, claim.number, values.get("repeat"))
         recorder.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
         reported = frozenset(self.place.cached.get_trial(claim.trial_id).intermediate_values)
-        own = TrialRecorder(desk=self.place, claim=claim, trial=trial, reported=reported)
+        own = TrialRecorder(context=self.place, claim=claim, trial=trial, reported=reported)
         done, self.done = self.done, 0
         for step, value in list(enumerate(self.curve(values, claim.number), 1))[done:]:
             self.train()

@@ -123,7 +123,7 @@ def best_is_reproducible(lab: Lab, name: str = "s") -> None:
 
 def measured_again(lab: Lab, trial: TrialRecord) -> float:
     """The objective of a finished trial on the validation images, from its last checkpoint."""
-    place = runner.workplace(lab.post(trial.study))
+    place = runner.workplace(lab.worker_config(trial.study))
     stored, data = place.study.spec, place.data
     model, train, _ = study_spec.to_model_configs(stored, trial.config)
     images = len(data.train)

@@ -15,7 +15,7 @@ from search.process import this_process
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.trial import runner
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
@@ -102,11 +102,11 @@ def _play(lab: Lab, folder: Path) -> Scene:
     return Scene(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
 
 
-def _keep_homes(lab: Lab, post: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
+def _keep_homes(lab: Lab, worker_config: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
     """What `runner.run_trials` does, with a look after each trial."""
     fault.arm()
-    place = runner.workplace(post)
-    owner = this_process(post.token)
+    place = runner.workplace(worker_config)
+    owner = this_process(worker_config.token)
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
         shutil.copytree(lab.home.root, folder / str(done))
@@ -127,11 +127,11 @@ def _survive_a_lock(scene: Scene, case: Case) -> None:
 
 def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
     lab = case.lab
-    post = _run(scene, case, IO, (0, *CLEAN))
-    leases.release(Storage(lab.url), [post.token])  # as its pool does
+    worker_config = _run(scene, case, IO, (0, *CLEAN))
+    leases.release(Storage(lab.url), [worker_config.token])  # as its pool does
     invariants.check(lab, ended=True)
     before = invariants.finished(lab.url)
-    _ended(soak_fork.work(lab, lab.post()), (0,))
+    _ended(soak_fork.work(lab, lab.worker_config()), (0,))
     _is_over(lab, before)
     case.survived += 1
 
@@ -140,13 +140,13 @@ def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]
     """Run a worker whose call fails, numbered in the whole study by the case."""
     home, number = scene.before(case.index)
     shutil.copytree(home, case.lab.home.root)
-    post, fault = case.lab.post(), _fault(number, kind)
-    worker = soak_fork.work(case.lab, post, fault.arm)
+    worker_config, fault = case.lab.worker_config(), _fault(number, kind)
+    worker = soak_fork.work(case.lab, worker_config, fault.arm)
     code = _ended(worker, codes)
     assert fault.count.value >= fault.at, f"there were only {fault.count.value} calls"
     case.injected += 1
     case.facts[f"exit {code}"] += 1
-    return post
+    return worker_config
 
 
 def _ended(worker: Fork, codes: tuple[int, ...]) -> int:

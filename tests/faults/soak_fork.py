@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from search.cli import main
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers import worker
 from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
 
@@ -91,9 +91,9 @@ def launcher(lab: Lab, *words: str, gate: int | None = None, at_server: Callable
     return fork(lab, _launcher, lab.complete(words), gate, at_server)
 
 
-def work(lab: Lab, post: WorkerConfig, prepare: Callable[[], None] | None = None) -> Fork:
+def work(lab: Lab, worker_config: WorkerConfig, prepare: Callable[[], None] | None = None) -> Fork:
     """Fork a worker that has no pool; `prepare` is called in its process first."""
-    return fork(lab, _worker, post, prepare)
+    return fork(lab, _worker, worker_config, prepare)
 
 
 def fork(lab: Lab, target: Callable[..., None], *args: Any) -> Fork:
@@ -158,9 +158,9 @@ def _become_server(program: str, descriptors: list[int]) -> None:
         os._exit(code)
 
 
-def _worker(post: WorkerConfig, prepare: Callable[[], None] | None) -> None:
+def _worker(worker_config: WorkerConfig, prepare: Callable[[], None] | None) -> None:
     if prepare is not None:
         prepare()
     context = multiprocessing.get_context("fork")
     _ours, theirs = context.Pipe(duplex=False)
-    worker.main(post, context.Value("q", 0, lock=False), theirs)
+    worker.main(worker_config, context.Value("q", 0, lock=False), theirs)

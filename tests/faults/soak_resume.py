@@ -6,7 +6,7 @@ from typing import Any
 
 from search.storage import leases
 from search.storage.rdb import Storage
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
@@ -55,9 +55,9 @@ def configuration(dice: random.Random) -> dict[str, Any]:
 def _kill_and_compare(case: Case) -> None:
     lab = case.lab
     study: Tables = {"budget": BUDGET, "space": configuration(case.dice), "search": {"seed": case.index}}
-    post = lab.create("whole", **study)
+    worker_config = lab.create("whole", **study)
     began = time.monotonic()
-    worker = soak_fork.work(lab, post)
+    worker = soak_fork.work(lab, worker_config)
     assert worker.end() == 0, worker.said
     seconds = time.monotonic() - began
     wanted = case.dice.choice([1, 2])
@@ -72,18 +72,18 @@ def _kill_and_compare(case: Case) -> None:
     case.survived += 1
 
 
-def _kill(case: Case, post: WorkerConfig, kills: int, seconds: float) -> bool:
+def _kill(case: Case, worker_config: WorkerConfig, kills: int, seconds: float) -> bool:
     """Run a trial to its end with so many kills on its way; false if it ended before them."""
     storage = Storage(case.lab.url)
     done = 0
     for delay in [case.dice.uniform(0.02, 0.9) * seconds / kills for _ in range(kills)]:
-        worker = soak_fork.work(case.lab, post)
+        worker = soak_fork.work(case.lab, worker_config)
         time.sleep(delay)
         done += worker.poll() is None
         worker.kill()
-        leases.expire_dead(storage, post.token, "killed")
-        post = case.lab.post(post.study)
-    last = soak_fork.work(case.lab, post)
+        leases.expire_dead(storage, worker_config.token, "killed")
+        worker_config = case.lab.worker_config(worker_config.study)
+    last = soak_fork.work(case.lab, worker_config)
     assert last.end() == 0, last.said
     return done == kills
 

@@ -136,8 +136,8 @@ def test_a_database_that_is_not_there_is_refused_and_not_made(lab: Lab) -> None:
 
 
 def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(lab: Lab) -> None:
-    post = lab.create(budget={"trials": 1, "epochs": 1})
-    storage = Storage(lab.url, token=post.token)
+    worker_config = lab.create(budget={"trials": 1, "epochs": 1})
+    storage = Storage(lab.url, token=worker_config.token)
     gone = this_process("gone")
     leases.claim(storage, stored_study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
 

@@ -494,13 +494,15 @@ def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) 
 
 
 def test_a_worker_that_loses_its_server_shows_no_password(lab: PostgresLab, server: Server) -> None:
-    post = replace(lab.create(**STUDY), retry_timeout_s=0.5)
+    worker_config = replace(lab.create(**STUDY), retry_timeout_s=0.5)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     said = lab.folder / "said.txt"
     server.stop()
     try:
-        worker = context.Process(target=talkative, args=(said, post, context.Value("q", 0, lock=False), theirs))
+        worker = context.Process(
+            target=talkative, args=(said, worker_config, context.Value("q", 0, lock=False), theirs)
+        )
         worker.start()
         worker.join()
     finally:

@@ -18,7 +18,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
 from search.study.stored_study import StoredStudy
-from search.trial.post import WorkerConfig
+from search.trial.context import WorkerConfig
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import PlainView
 from search.workers.local import LocalBackend
@@ -282,8 +282,10 @@ class Misled(LocalBackend):
 
     wrong: list[str]
 
-    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        return LocalBackend.start(self, replace(post, url=self.wrong.pop()) if self.wrong else post, seat)
+    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+        return LocalBackend.start(
+            self, replace(worker_config, url=self.wrong.pop()) if self.wrong else worker_config, seat
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +294,8 @@ class Unlucky(LocalBackend):
 
     left: list[int]
 
-    def start(self, post: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        hand = LocalBackend.start(self, post, seat)
+    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+        hand = LocalBackend.start(self, worker_config, seat)
         if self.left:
             self.left.pop()
             hand.kill()
