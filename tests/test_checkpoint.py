@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from search.artifacts import checkpoint, shelf
+from search.artifacts import checkpoint, study_dir
 from search.artifacts.checkpoint import CorruptCheckpoint, Header
 from search.errors import DiskError
 from tests.lab import without_root
@@ -101,7 +101,7 @@ def test_a_file_that_somebody_may_still_be_writing_is_neither_seen_nor_forgotten
     half.write_bytes(b"half")
 
     found = checkpoint.latest(tmp_path, study="u1", trial=0)
-    shelf.forget(tmp_path)
+    study_dir.delete_checkpoints(tmp_path)
 
     assert found is not None
     assert found[0].step == 1

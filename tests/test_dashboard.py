@@ -588,7 +588,7 @@ def test_the_printed_url_is_one_that_is_served(study_url: str, host: str) -> Non
 def start() -> Iterator[Start]:
     """Start the command; what still runs after the test is killed."""
     started: list[subprocess.Popen[str]] = []
-    environment = {**os.environ, "PYTHONPATH": str(Path(dashboard.__file__).resolve().parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(dashboard.__file__).resolve().parents[2])}
     command = [sys.executable, "-c", "import sys; from search.cli.main import main; sys.exit(main())", "dashboard"]
 
     def run(*words: str) -> "subprocess.Popen[str]":

@@ -51,7 +51,7 @@ def test_torch_is_not_loaded(tmp_path: Path) -> None:
         f"doctor.checks({url_of(tmp_path)!r}, cache=Path({str(tmp_path)!r}))\n"
         "print(sorted({'torch', 'optuna'} & set(sys.modules)))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).resolve().parent.parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).resolve().parents[2])}
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
 

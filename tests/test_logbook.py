@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from search.artifacts.logbook import note
+from search.artifacts.study_dir import append_log
 
 
 def test_every_event_is_a_line_with_its_time_and_what_follows_is_indented(tmp_path: Path) -> None:
     log = tmp_path / "trial-00000" / "log.txt"
 
-    note(log, "step 1: 0.5")
-    note(log, "failed:\nTraceback\n  ValueError\n")
+    append_log(log, "step 1: 0.5")
+    append_log(log, "failed:\nTraceback\n  ValueError\n")
 
     first, second, *rest = log.read_text().splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d step 1: 0\.5", first)
@@ -21,12 +21,12 @@ def test_every_event_is_a_line_with_its_time_and_what_follows_is_indented(tmp_pa
 def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
-    note(tmp_path / "file" / "log.txt", "step 1")
+    append_log(tmp_path / "file" / "log.txt", "step 1")
 
     assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_text_that_is_no_unicode_is_written_out(tmp_path: Path) -> None:
-    note(tmp_path / "log.txt", "no such file: \udcff.png")
+    append_log(tmp_path / "log.txt", "no such file: \udcff.png")
 
     assert "no such file: \\udcff.png" in (tmp_path / "log.txt").read_text()

@@ -442,5 +442,5 @@ def test_an_answer_loads_neither_torch_nor_optuna(make: Make, tmp_path: Path) ->
 
 
 def environ() -> Mapping[str, str]:
-    root = Path(queries.__file__).resolve().parent.parent
+    root = Path(queries.__file__).resolve().parents[2]
     return {**os.environ, "PYTHONPATH": str(root)}

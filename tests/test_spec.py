@@ -17,7 +17,7 @@ from search.spec.domains import Choice, Fixed, Float, Int, Value
 from search.spec.parameters import DEFAULTS
 from search.spec.study_spec import StudySpec
 
-STUDIES = Path(specs.__file__).parent.parent / "studies"
+STUDIES = Path(specs.__file__).parents[2] / "studies"
 SHIPPED = sorted(STUDIES.glob("*.toml"))
 
 BUDGET = "[budget]\ntrials = 3\nepochs = 1\n"

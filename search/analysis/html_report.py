@@ -266,7 +266,7 @@ def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     found.filters["numeric"] = lambda cell: bool(re.fullmatch(r"[-+]?[\d.,]+( s)?|-", cell))
-    return found.get_template("page.html")
+    return found.get_template("html_report.html")
 
 
 def title(name: str) -> str:

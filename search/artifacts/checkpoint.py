@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from search.artifacts import shelf
+from search.artifacts import study_dir
 from search.errors import DiskError
 
 MAGIC = b"convsearch checkpoint 1\n"
@@ -59,11 +59,11 @@ def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = json.dumps(asdict(header)).encode() + b"\n" + buffer.getvalue()
-    path = folder / shelf.name(step=header.step, batch=header.batch)
+    path = folder / study_dir.checkpoint_name(step=header.step, batch=header.batch)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_durably(path, MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        files = shelf.files(folder)
+        files = study_dir.list_checkpoints(folder)
         last = files.index(path) + 1
         for other in (*files[: max(0, last - KEEP)], *files[last:]):
             other.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def latest(
         DiskError: the folder or a checkpoint cannot be read now.
     """
     try:
-        files = shelf.files(folder)
+        files = study_dir.list_checkpoints(folder)
     except OSError as error:
         raise DiskError(f"cannot read {folder}: {error.strerror or error}") from error
     for path in reversed(files):

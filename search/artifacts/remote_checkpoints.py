@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from search.artifacts import shelf
+from search.artifacts import study_dir
 from search.artifacts.remote_store import ObjectStore, RemoteStoreClient, RemoteStoreError
 from search.errors import SpecError
 
@@ -36,7 +36,7 @@ class RemoteCheckpoints:
         trial = self._trial(number)
 
         def bring(store: ObjectStore) -> None:
-            there, ours = _checkpoints(store, trial), {path.name: path for path in shelf.files(folder)}
+            there, ours = _checkpoints(store, trial), {path.name: path for path in study_dir.list_checkpoints(folder)}
             for name in sorted(ours.keys() - there):
                 store.write(ours[name], trial / name)
             for name in sorted(there - ours.keys()):
@@ -55,7 +55,7 @@ class RemoteCheckpoints:
 
         def fetch(store: ObjectStore) -> None:
             newest = max(_checkpoints(store, trial), default="")
-            if newest > max((path.name for path in shelf.files(folder)), default=""):
+            if newest > max((path.name for path in study_dir.list_checkpoints(folder)), default=""):
                 folder.mkdir(parents=True, exist_ok=True)
                 store.read(trial / newest, folder / newest)
 
@@ -114,4 +114,4 @@ def check(url: str | None) -> None:
 
 
 def _checkpoints(store: ObjectStore, folder: PurePosixPath) -> set[str]:
-    return {name for name in store.names(folder) if shelf.NAME.fullmatch(name)}
+    return {name for name in store.names(folder) if study_dir.CHECKPOINT_NAME.fullmatch(name)}

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from search.errors import BusyError, DiskError, UsageError
@@ -31,6 +32,7 @@ STOPPED = "stopped.txt"
 TRIAL = re.compile(r"trial-(\d{5,})")
 #: How the names of checkpoints end, and of files that are being written.
 CHECKPOINT, HALF = ".ckpt", ".part"
+CHECKPOINT_NAME = re.compile(r"step-(\d{8})-(\d{12})\.ckpt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +220,38 @@ class StudyDirs:
     def _shared(self, mode: int) -> int:
         """The permissions of the owner, and of the group where the home folder is one that a group may write to."""
         return mode | mode >> 3 if self.root.stat().st_mode & stat.S_IWGRP else mode
+
+
+def checkpoint_name(*, step: int, batch: int) -> str:
+    """The name of a checkpoint after so many steps and batches; names sort by how far the training had come."""
+    return f"step-{step:08d}-{batch:012d}.ckpt"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name))
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a trial that is over; its other files stay.
+
+    Raises OSError where one cannot be removed.
+    """
+    for path in list_checkpoints(folder):
+        path.unlink(missing_ok=True)
+
+
+def append_log(log: Path, text: str) -> None:
+    """Add an event to the log; later lines of `text` are indented. A log that cannot be written stops no trial."""
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    first, *rest = text.rstrip().splitlines() or [""]
+    lines = [f"{when} {first}", *(f"    {line}" for line in rest)]
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write("\n".join(lines) + "\n")
 
 
 def of(url: str) -> StudyDirs:

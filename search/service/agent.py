@@ -35,9 +35,8 @@ from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudySummary
 from search.study import provenance, stored_study
-from search.study.equipment import check_same_code, ensure_inputs
 from search.study.final_plan import name_of
-from search.study.inputs import devices
+from search.study.inputs import check_same_code, devices, ensure_inputs
 from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
 from search.workers.pool import END_OF, StopReason

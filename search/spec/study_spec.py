@@ -33,7 +33,7 @@ SCHEMA: Final = 1
 ROW: Final = "row"
 """The Optuna parameter that says which row of a comparison a trial belongs to."""
 
-STUDY_DIRS: Final = (Path("studies"), Path(__file__).resolve().parent.parent / "studies")
+STUDY_DIRS: Final = (Path("studies"), Path(__file__).resolve().parents[2] / "studies")
 """Where a study's name is looked up: the working folder's studies, then those that came with the service."""
 
 TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")

@@ -1,18 +1,20 @@
-"""What a study needs of this machine before it can begin: images, pretrained weights, and memory for its workers."""
+"""What a machine must have before it works on a study: images, pretrained weights, memory, and the same code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.dataset import prepare
+from data.dataset import fetch, prepare
 from data.errors import DataError
 from data.progress import Say
 from search import hardware
-from search.errors import DiskError
+from search.errors import DiskError, SpecError
 from search.spec.study_spec import StudySpec
+from search.study import provenance
+from search.study.stored_study import StoredStudy
 
 
 def with_absolute_path(data: DataConfig) -> DataConfig:
@@ -76,3 +78,51 @@ def writing_to(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DiskError(f"cannot write to {cache}: {error.strerror or error}; name another --cache") from error
+
+
+def ensure_inputs(stored: StoredStudy, cache: Path, say: Say) -> None:
+    """Get the images of a study, and pretrained weights.
+
+    Raises:
+        DataError: they cannot be had here, or are not those that the study was begun with.
+        DiskError: `cache` cannot be written.
+    """
+    with writing_to(cache):
+        fetch(stored.spec.data, cache, say)
+    fetch_backbones(stored.spec, say)
+    check_same_images(stored, prepare_data(stored.spec, cache, say))
+
+
+def check_same_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
+    """Let only the code work on a study that it was last run with.
+
+    Raises:
+        SpecError: says what differs.
+    """
+    apart = provenance.differences(stored.versions, here)
+    if apart:
+        raise SpecError(
+            f"this machine has other code than it was last run with: {'; '.join(apart)}; install the same here, or "
+            f"go on with this one by `convsearch resume {stored.name}`"
+        )
+
+
+def check_same_images(stored: StoredStudy, found: dict[str, Any]) -> None:
+    """Let a study be worked on only with the images that it was begun with.
+
+    Raises:
+        DataError: says what differs.
+    """
+    if found["fingerprint"] == stored.data["fingerprint"]:
+        return
+    keys = ("classes", "train_counts", "test_counts", "image_size")
+    pairs = [(key, stored.data.get(key), _plain(found.get(key))) for key in keys]
+    apart = [f"{key} is {here} here, and {there} there" for key, there, here in pairs if here != there]
+    raise DataError(
+        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search import hardware as machine
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 #: What decides what a trial computes.
 PACKAGES = ("convsearch", "torch", "optuna", "numpy")
 FOLDERS = ("data", "models", "search")

@@ -13,7 +13,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.artifacts import logbook, misclassified, shelf
+from search.artifacts import misclassified, study_dir
 from search.artifacts.cleanup import KEEP_BEST
 from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DatabaseError, DiskError, LeaseLostError
@@ -54,31 +54,33 @@ def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: s
     memory or met a bug cannot.
     """
     log = context.home.log(context.study.name, claim.number)
-    logbook.note(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
+    study_dir.append_log(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
     try:
         trial = recorder.open_trial(context, claim)
         outcome = do(claim, trial)
         tell(context, trial, outcome)
     except TrialPaused as pause:
         leases.release(context.storage, [context.storage.token or ""])
-        logbook.note(log, f"paused at step {pause.step}, until {pause.until}")
+        study_dir.append_log(log, f"paused at step {pause.step}, until {pause.until}")
         delete_paused_checkpoints(context, claim.number, pause.step)
         return True
     except TrialStopped:
         leases.release(context.storage, [context.storage.token or ""])
-        logbook.note(log, "stopped on purpose; back to the queue")
+        study_dir.append_log(log, "stopped on purpose; back to the queue")
         return True
     except LeaseLostError as error:
-        logbook.note(log, f"let go: {error}")
+        study_dir.append_log(log, f"let go: {error}")
         return True  # somebody took the trial from us, and nothing of ours was written since
     except (DiskError, DatabaseError) as error:
-        logbook.note(log, f"broke off: {error}")
+        study_dir.append_log(log, f"broke off: {error}")
         raise  # not the trial's fault: the pool puts it back, and stops
     except Exception as error:
         with suppress(LeaseLostError):
             fail(context, claim, error)  # its checkpoint stays, for `--retry-failed`
         return False
-    logbook.note(log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}")
+    study_dir.append_log(
+        log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}"
+    )
     delete_finished_checkpoints(context, claim.number)
     return not outcome.out_of_memory
 
@@ -98,7 +100,9 @@ def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
 
 def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
-    logbook.note(context.home.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error)))
+    study_dir.append_log(
+        context.home.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error))
+    )
     with context.storage.batch():
         context.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
         context.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
@@ -139,7 +143,7 @@ def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> 
         behind = ladder.without_checkpoint(connection, context.study.id, rung)
         for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
             with suppress(OSError):  # what cannot be removed now is removed when the trial is over
-                shelf.forget(
+                study_dir.delete_checkpoints(
                     context.home.trial(context.study.name, each)
                 )  # a far store is too slow to lock others out for
 
@@ -150,7 +154,7 @@ def delete_trial_checkpoints(context: TrialContext, numbers: Collection[int]) ->
     """Remove the checkpoints of trials, here and where other machines find them; what remains goes with the study."""
     for number in numbers:
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on, too
-            shelf.forget(context.home.trial(context.study.name, number))
+            study_dir.delete_checkpoints(context.home.trial(context.study.name, number))
     if context.depot is not None:
         with suppress(RemoteStoreError):
             context.depot.forget(numbers)

@@ -27,7 +27,7 @@ from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, Diverged, Training, TrainingState, start
 from search.analysis import correctness
-from search.artifacts import checkpoint, logbook, misclassified
+from search.artifacts import checkpoint, misclassified, study_dir
 from search.artifacts.remote_store import RemoteStoreError
 from search.pruners.asha import PruneDecision
 from search.spec import study_spec
@@ -312,7 +312,7 @@ class SearchTraining:
 
     def note(self, text: str) -> None:
         """Write a line into the trial's log."""
-        logbook.note(self.context.home.log(self.context.study.name, self.claim.number), text)
+        study_dir.append_log(self.context.home.log(self.context.study.name, self.claim.number), text)
 
     def _folder(self) -> Path:
         return self.context.home.trial(self.context.study.name, self.claim.number)

@@ -17,7 +17,7 @@ from enum import StrEnum
 from data.errors import DataError
 from search.analysis import selection
 from search.artifacts import disk_space as room
-from search.artifacts import logbook, study_dir
+from search.artifacts import study_dir
 from search.artifacts.disk_space import DiskBudget
 from search.errors import (
     AllTrialsFailedError,
@@ -361,7 +361,7 @@ class Pool:
         trials = leases.expire_dead(self.storage, each.token, why)
         for number in trials:
             log = study_dir.of(self.worker_config.url).log(self.study.name, number)
-            logbook.note(log, f"broke off: {why}\n{each.stack_trace}")
+            study_dir.append_log(log, f"broke off: {why}\n{each.stack_trace}")
         if not trials and not each.was_taken and self.crew.exclude(seat):
             return
         self._deaths = 0 if trials or each.was_taken else self._deaths + 1

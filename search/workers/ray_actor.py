@@ -16,7 +16,7 @@ from data.errors import DataError
 from search.errors import ConvsearchError
 from search.process import die_with_parent
 from search.storage.rdb import Storage
-from search.study import equipment, provenance, stored_study
+from search.study import inputs, provenance, stored_study
 from search.trial.context import WorkerConfig
 from search.workers import worker
 
@@ -64,7 +64,7 @@ class RayWorkerActor:
 
 
 def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -> None:
-    """Load torch, and have all on this machine, which may see the study for the first time; see `equipment`."""
+    """Load torch, and have all on this machine, which may see the study for the first time; see `inputs`."""
     for name in worker.PRELOAD:
         import_module(name)
     storage = Storage(
@@ -75,7 +75,7 @@ def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -
     )
     stored = stored_study.load(storage, worker_config.study)
     storage.engine.dispose()
-    equipment.check_same_code(stored, provenance.code_version())
+    inputs.check_same_code(stored, provenance.code_version())
     if worker_config.images is not None:
         stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
-    equipment.ensure_inputs(stored, Path(worker_config.cache), lambda _: None)
+    inputs.ensure_inputs(stored, Path(worker_config.cache), lambda _: None)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search.artifacts import logbook
+from search.artifacts import study_dir
 from search.process import LeaseOwner, this_process
 from search.samplers import tpe
 from search.storage import leases, queries, retry
@@ -262,7 +262,7 @@ def prepare(crowd: Crowd) -> None:
         (Storage, "rank_at_step", "rank"),
         (loop, "tell", "tell"),
         (loop, "delete_finished_checkpoints", "delete_checkpoints"),
-        (logbook, "note", "log"),
+        (study_dir, "append_log", "log"),
         (leases, "renew", "renew"),
         (LeaseMonitor, "expire", "expire"),
         (queries, "progress", "progress"),
