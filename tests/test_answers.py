@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search import tables
-from search.analysis import formatting
+from search.analysis import study_tables, trial_tables
 from search.spec import study_spec
 from search.storage.records import Ranking, StudyRecord, TrialCounts, TrialRecord
 from tests.lab import Lab
@@ -40,7 +40,7 @@ LONG = replace(TRIAL, params={f"a_rather_long_parameter_name_{index}": 0.1234567
 
 
 def test_best_as_json_has_the_promised_keys() -> None:
-    answer = json.loads(tables.to_json(formatting.best_json(Ranking(study=STUDY, trials=(TRIAL,)))))
+    answer = json.loads(tables.to_json(study_tables.best_json(Ranking(study=STUDY, trials=(TRIAL,)))))
 
     counts = {"budget": 60, "complete": 20, "pruned": 15, "failed": 2, "running": 2, "waiting": 0}
     counts |= {"paused": 0, "remaining": 21}
@@ -63,7 +63,7 @@ def test_best_as_json_has_the_promised_keys() -> None:
 
 
 def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for_what_is_not_finite() -> None:
-    answer = json.loads(tables.to_json(formatting.trial_json(replace(TRIAL, values=(math.inf,), reason="late"))))
+    answer = json.loads(tables.to_json(trial_tables.trial_json(replace(TRIAL, values=(math.inf,), reason="late"))))
 
     assert answer["curve"] == [[1, 0.5], [2, None]]
     assert answer["values"] == [None]
@@ -76,16 +76,16 @@ def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
     paused = replace(TRIAL, state="WAITING", paused=3)
 
     assert "paused at step 3, until it is among the best there" in tables.to_text(
-        formatting.trial_table(paused), width=80
+        trial_tables.trial_table(paused), width=80
     )
-    assert formatting.trial_json(paused)["paused"] == 3
-    assert "2 running, 4 paused, 1 waiting, 16 to begin" in formatting.counts_line(
+    assert trial_tables.trial_json(paused)["paused"] == 3
+    assert "2 running, 4 paused, 1 waiting, 16 to begin" in study_tables.counts_line(
         replace(STUDY.counts, paused=4, waiting=1)
     )
 
 
 def test_studies_as_json_has_the_best_of_each() -> None:
-    answer = formatting.studies_json([STUDY, replace(STUDY, name="t", best=None)])
+    answer = study_tables.studies_json([STUDY, replace(STUDY, name="t", best=None)])
 
     assert [(each["study"], each["best"] and each["best"]["number"]) for each in answer["studies"]] == [
         ("s", 12),
@@ -96,11 +96,11 @@ def test_studies_as_json_has_the_best_of_each() -> None:
 @pytest.mark.parametrize(
     "grid",
     [
-        pytest.param(formatting.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
-        pytest.param(formatting.trial_table(LONG), id="show"),
-        pytest.param(formatting.studies_table([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
+        pytest.param(study_tables.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), id="best"),
+        pytest.param(trial_tables.trial_table(LONG), id="show"),
+        pytest.param(study_tables.studies_table([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
         pytest.param(
-            formatting.spec_table(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"
+            study_tables.spec_table(study_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Table, ruled: boo
 def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
     stream = io.StringIO()
 
-    tables.write_table(formatting.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
+    tables.write_table(study_tables.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
 
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
@@ -126,7 +126,7 @@ def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
 
 
 def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
-    shown = tables.to_text(formatting.best_table(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
+    shown = tables.to_text(study_tables.best_table(Ranking(study=STUDY, trials=(TRIAL,))), width=80)
 
     assert shown == (
         "Which?\n"
@@ -158,7 +158,7 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
 def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: TrialCounts, words: str) -> None:
     ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
 
-    assert words in tables.to_text(formatting.best_table(ranking), width=None)
+    assert words in tables.to_text(study_tables.best_table(ranking), width=None)
 
 
 @pytest.mark.parametrize(
@@ -171,21 +171,21 @@ def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: TrialCounts,
 )
 def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
     study = replace(STUDY, counts=TrialCounts(budget=1, pruned=1), best=None, spec=asked)
-    shown = tables.to_text(formatting.best_table(Ranking(study=study, trials=())), width=None)
+    shown = tables.to_text(study_tables.best_table(Ranking(study=study, trials=())), width=None)
 
-    assert formatting.next_commands(study) == ("in a browser:    convsearch dashboard",)
+    assert study_tables.next_commands(study) == ("in a browser:    convsearch dashboard",)
     assert "were pruned or failed; `convsearch show s NUMBER` says why" in shown
 
 
 def test_a_last_training_offers_no_command_that_runs_it_again() -> None:
     row = replace(TRIAL, study="s.final")
 
-    assert "again" not in tables.to_text(formatting.trial_table(row), width=None)
-    assert formatting.trial_json(row, None)["command"] is None
+    assert "again" not in tables.to_text(trial_tables.trial_table(row), width=None)
+    assert trial_tables.trial_json(row, None)["command"] is None
 
 
 def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
-    shown = tables.to_text(formatting.trial_table(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
+    shown = tables.to_text(trial_tables.trial_table(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
 
     assert "\x1b" not in shown
     assert "\r" not in shown
@@ -209,7 +209,7 @@ def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
 def test_after_a_run_the_next_commands_are_named(
     counts: TrialCounts, best: TrialRecord | None, lines: tuple[str, ...]
 ) -> None:
-    found = formatting.next_commands(replace(STUDY, counts=counts, best=best))
+    found = study_tables.next_commands(replace(STUDY, counts=counts, best=best))
 
     assert found == (*lines, "in a browser:    convsearch dashboard")
 
@@ -233,7 +233,7 @@ def test_a_value_is_written_with_four_places_or_digits(value: float, text: str) 
 def test_csv_has_a_column_for_each_parameter_and_nothing_where_a_trial_has_none() -> None:
     other = replace(TRIAL, number=3, values=(-0.5,), params={"optimizer": "adam", "dropout": 0.25, "ema": -1})
 
-    shown = tables.to_csv(*formatting.best_csv(Ranking(study=STUDY, trials=(TRIAL, other))))
+    shown = tables.to_csv(*study_tables.best_csv(Ranking(study=STUDY, trials=(TRIAL, other))))
 
     assert shown == (
         "trial,accuracy,epochs,seconds,optimizer,learning_rate,norm,dropout,ema\n"
@@ -246,7 +246,7 @@ def test_csv_of_several_objectives_has_a_column_for_each_and_keeps_names_apart()
     study = replace(STUDY, directions=("maximize", "minimize"))
     trial = replace(TRIAL, values=(0.5, 3.0), params={"epochs": 7})
 
-    shown = tables.to_csv(*formatting.best_csv(Ranking(study=study, trials=(trial,))))
+    shown = tables.to_csv(*study_tables.best_csv(Ranking(study=study, trials=(trial,))))
 
     assert shown == "trial,accuracy,value_1,epochs,seconds,params_epochs\n12,0.5,3.0,10.0,61.25,7\n"
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from search import tables
-from search.analysis.ablation import Comparison, RowResult, as_json, compare_rows, grid
+from search.analysis.ablation import Comparison, RowResult, ablation_json, ablation_table, compare_rows
 from search.analysis.intervals import holm, mean_interval, wilson_interval
 from search.errors import UsageError
 from search.storage import queries
@@ -27,7 +27,7 @@ NAMES = ("base", "dropout", "more layers")
 
 
 def as_text(comparison: Comparison) -> str:
-    return to_text(grid(comparison), width=WIDTH)
+    return to_text(ablation_table(comparison), width=WIDTH)
 
 
 def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str = "maximize") -> StudyRecord:
@@ -170,7 +170,7 @@ def test_a_verdict_that_only_one_of_many_comparisons_gives_is_marked() -> None:
     lucky = comparison.rows[1]
     assert lucky.verdict == "helped"
     assert not lucky.survives_holm
-    assert grid(comparison).rows[1][-1] == "helped*"
+    assert ablation_table(comparison).rows[1][-1] == "helped*"
     assert "* not clear any more when all 10 are judged together" in as_text(comparison)
 
 
@@ -189,7 +189,9 @@ def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
 def test_the_json_has_every_number() -> None:
     values = {"base": (0.5, 0.6), "dropout": (0.6, 0.71)}
 
-    answer = json.loads(tables.to_json(as_json(compare_rows(study_of(tuple(values), repeats=2), trials_of(values)))))
+    answer = json.loads(
+        tables.to_json(ablation_json(compare_rows(study_of(tuple(values), repeats=2), trials_of(values))))
+    )
 
     assert (answer["schema"], answer["comparisons"], answer["confidence"], answer["adjustment"]) == (1, 1, 0.95, "holm")
     row = answer["rows"][1]

@@ -170,7 +170,7 @@ def test_people_are_told_who_wins_and_what_the_search_had_promised() -> None:
         "trial 2, baseline": looks(dice, ease, runs=3, spread=0.02),
     }
 
-    text = tables.to_text(test_report.grid(judged(scores), ("No other study.",)), width=80)
+    text = tables.to_text(test_report.final_result_table(judged(scores), ("No other study.",)), width=80)
 
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
@@ -191,7 +191,7 @@ def test_one_run_of_one_configuration_has_an_interval_over_images_alone() -> Non
     assert standing.interval is not None
     assert standing.interval[0] == pytest.approx(0.71, abs=0.005)
     assert standing.gap == pytest.approx(0.1)
-    assert "with one seed" in tables.to_text(test_report.grid(found, ()), width=None)
+    assert "with one seed" in tables.to_text(test_report.final_result_table(found, ()), width=None)
 
 
 def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it() -> None:
@@ -292,11 +292,13 @@ def test_where_the_search_had_two_level_it_says_so() -> None:
 
     found = test_results.final_result(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
 
-    assert "had trial 1 and trial 2 level" in tables.to_text(test_report.grid(found, ()), width=None)
+    assert "had trial 1 and trial 2 level" in tables.to_text(test_report.final_result_table(found, ()), width=None)
 
 
 def test_before_anybody_has_looked_there_is_no_verdict() -> None:
     found = test_results.final_result(study_of(("trial 1", "trial 2")), [], {})
 
     assert found.standings == ()
-    assert "nobody has looked at the test images yet" in tables.to_text(test_report.grid(found, ()), width=80)
+    assert "nobody has looked at the test images yet" in tables.to_text(
+        test_report.final_result_table(found, ()), width=80
+    )

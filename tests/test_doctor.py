@@ -37,8 +37,8 @@ def test_a_machine_that_runs_these_tests_is_well_and_nothing_is_left_behind(tmp_
 def test_the_answer_is_a_table_of_80_columns_and_json() -> None:
     found = (Check("sqlite", Status.OK, "3.51.3"), Check("home", Status.BAD, "cannot be written; " * 10))
 
-    shown = tables.to_text(doctor.grid(found), width=80)
-    answer = json.loads(tables.to_json(doctor.as_json(found)))
+    shown = tables.to_text(doctor.checks_table(found), width=80)
+    answer = json.loads(tables.to_json(doctor.checks_json(found)))
 
     assert max(map(len, shown.splitlines())) <= 80
     assert (answer["schema"], answer["ok"]) == (1, False)

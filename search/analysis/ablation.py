@@ -104,7 +104,7 @@ def compare_rows(study: StudyRecord, trials: Sequence[TrialRecord]) -> Compariso
     )
 
 
-def grid(comparison: Comparison) -> Table:
+def ablation_table(comparison: Comparison) -> Table:
     """The table for people."""
     return Table(
         columns=("row", "n", "mean", "sd", "difference", "verdict"),
@@ -115,7 +115,7 @@ def grid(comparison: Comparison) -> Table:
     )
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
+def ablation_json(comparison: Comparison) -> dict[str, Any]:
     """`compare --json`."""
     return {
         "study": comparison.study,

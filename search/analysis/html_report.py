@@ -88,7 +88,7 @@ def tables(report: Report) -> dict[str, Table]:
     """Every table by its heading, in the order of the page."""
     found: dict[str, Table] = {}
     if report.verdict is not None:
-        found["Verdict"] = test_report.grid(
+        found["Verdict"] = test_report.final_result_table(
             report.verdict, test_report.test_set_access_lines(report.looks, report.verdict.study)
         )
     if report.comparison is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from search.analysis import ablation as comparing
-from search.analysis import charts, formatting, selection, test_report, test_results
+from search.analysis import charts, selection, study_tables, test_report, test_results
 from search.analysis import effects as insights_of
 from search.analysis import pruner_audit as audits
 from search.analysis.effects import Effects
@@ -93,7 +93,9 @@ def build_report(engine: sa.Engine, name: str) -> Report:
         looks=queries.test_set_accesses(engine, fingerprint),
         insights=insights_of.effects(study, trials),
         importances=importances(engine, name),
-        comparison=comparing.grid(comparing.compare_rows(study, trials)) if rows and not is_verdict(name) else None,
+        comparison=comparing.ablation_table(comparing.compare_rows(study, trials))
+        if rows and not is_verdict(name)
+        else None,
         audit=audits.audit(study, trials),
         spent=cost(study, trials),
         reasons=reasons(trials),
@@ -144,7 +146,7 @@ def _kind(reason: str) -> str:
 def _found(report: Report) -> str:
     study, best, counts = report.study, report.study.best, report.study.counts
     if best is None:
-        return f"There is no answer yet: {formatting.explain_no_best(study)}."
+        return f"There is no answer yet: {study_tables.explain_no_best(study)}."
     if is_verdict(study.name):
         return f"{counts.complete} of {counts.budget} trainings were judged on the test images."
     which = f"The best of {counts.finished} trials"

@@ -19,7 +19,7 @@ WORST = 3
 WIDEST = 11
 
 
-def grid(found: FinalResult, looks: Sequence[str]) -> Table:
+def final_result_table(found: FinalResult, looks: Sequence[str]) -> Table:
     """The verdict for people. `looks`: what is to be told of earlier looks at the test images."""
     if not found.standings:
         return Table(
@@ -34,7 +34,7 @@ def grid(found: FinalResult, looks: Sequence[str]) -> Table:
     )
 
 
-def as_json(found: FinalResult, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
+def final_result_json(found: FinalResult, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
     """`final --json`; `looks`: all at these test images."""
     return {
         "study": found.study,

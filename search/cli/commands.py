@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search import tables
-from search.analysis import formatting, selection
+from search.analysis import selection, study_tables, trial_tables
 from search.artifacts.study_dir import checked_name
 from search.cli.queries import QUESTIONS
 from search.console import echo
@@ -68,7 +68,7 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
     launch.check_name(name, wanted, study_dir.of(args.storage))
     echo("training some networks for a moment ...")
     found = dry_run.estimate(wanted, workers=args.workers, device=args.device, hours=args.hours)
-    return tables.print_answer(dry_run.as_json(found), dry_run.grid(found), as_json=args.json)
+    return tables.print_answer(dry_run.estimate_json(found), dry_run.estimate_table(found), as_json=args.json)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -87,7 +87,7 @@ def resume(args: argparse.Namespace) -> int:
     counts = row.counts
     is_over = stored.spec.final is None or _verdict(open_reader(args.storage), args.study) is not None
     if args.trials is None and counts.finished >= counts.budget and not args.retry_failed and is_over:
-        more = "; --trials N raises its budget" if formatting.can_grow(row) else ""
+        more = "; --trials N raises its budget" if study_tables.can_grow(row) else ""
         echo(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
@@ -116,9 +116,9 @@ def final(args: argparse.Namespace) -> int:
         return EXIT_CODES.get(end, 0)
     found = test_results.load(engine, name)
     looks = queries.test_set_accesses(engine, row.data["fingerprint"])
-    told = test_report.grid(found, (*_reason(row), *test_report.test_set_access_lines(looks, name)))
+    told = test_report.final_result_table(found, (*_reason(row), *test_report.test_set_access_lines(looks, name)))
     return tables.print_answer(
-        test_report.as_json(found, looks) | {"selection": row.selection}, told, as_json=args.json
+        test_report.final_result_json(found, looks) | {"selection": row.selection}, told, as_json=args.json
     )
 
 
@@ -140,7 +140,7 @@ def validate(args: argparse.Namespace) -> int:
     from search.spec import study_spec
 
     stored = study_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
-    return tables.print_answer({"spec": stored}, formatting.spec_table(stored), as_json=args.json)
+    return tables.print_answer({"spec": stored}, study_tables.spec_table(stored), as_json=args.json)
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -328,7 +328,7 @@ def _launch(args: argparse.Namespace, wanted: Any, *, name: str, trials: int | N
                 tables.print_table(each)
     except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
         tables.discard_stdout()
-    for line in formatting.next_commands(row, is_judged=verdict is not None):
+    for line in study_tables.next_commands(row, is_judged=verdict is not None):
         echo(line)
     return code
 
@@ -355,8 +355,8 @@ def _answer_to(engine: Any, row: StudyRecord, reason: str) -> Table:
     from search.analysis import ablation as comparing
 
     if row.spec.get("compare"):
-        return comparing.grid(comparing.compare_rows(row, queries.trials(engine, row.name)))
-    return formatting.best_table(queries.best(engine, row.name, top=3), reason)
+        return comparing.ablation_table(comparing.compare_rows(row, queries.trials(engine, row.name)))
+    return study_tables.best_table(queries.best(engine, row.name, top=3), reason)
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:
@@ -378,8 +378,8 @@ def _verdict(engine: Any, name: str) -> Table | None:
     trials = queries.trials(engine, own)
     reason = _reason(row)
     if len(trials) == 1:
-        return Table(columns=(), rows=(), before=(formatting.verdict_line(trials[0]), *reason, *looks))
-    return test_report.grid(test_results.load(engine, own), (*reason, *looks))
+        return Table(columns=(), rows=(), before=(trial_tables.verdict_line(trials[0]), *reason, *looks))
+    return test_report.final_result_table(test_results.load(engine, own), (*reason, *looks))
 
 
 def _reason(verdict: StudyRecord) -> tuple[str, ...]:

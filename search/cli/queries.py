@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.errors import DataError
 from search import tables
-from search.analysis import formatting, selection, stops
+from search.analysis import selection, study_tables, trial_tables
 from search.artifacts.study_dir import checked_name
 from search.console import echo
 from search.errors import DiskError, UsageError
@@ -40,7 +40,7 @@ def studies(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.studies(engine)
-        return tables.print_answer(formatting.studies_json(rows), formatting.studies_table(rows), as_json=args.json)
+        return tables.print_answer(study_tables.studies_json(rows), study_tables.studies_table(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -54,12 +54,12 @@ def best(args: argparse.Namespace) -> int:
     def told() -> int:
         ranking = queries.best(engine, args.study, top=args.top)
         if args.csv:
-            sys.stdout.write(tables.to_csv(*formatting.best_csv(ranking)))
+            sys.stdout.write(tables.to_csv(*study_tables.best_csv(ranking)))
             return 0
         found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
-        told = formatting.best_json(ranking) | {"selection": None if found is None else found.as_json()}
+        told = study_tables.best_json(ranking) | {"selection": None if found is None else found.as_json()}
         return tables.print_answer(
-            told, formatting.best_table(ranking, "" if found is None else found.sentence), as_json=args.json
+            told, study_tables.best_table(ranking, "" if found is None else found.sentence), as_json=args.json
         )
 
     return _watched(args, told)
@@ -70,7 +70,7 @@ def workers(args: argparse.Namespace) -> int:
 
     def told() -> int:
         rows = queries.workers(open_reader(args.storage))
-        return tables.print_answer(formatting.workers_json(rows), formatting.workers_table(rows), as_json=args.json)
+        return tables.print_answer(study_tables.workers_json(rows), study_tables.workers_table(rows), as_json=args.json)
 
     return _watched(args, told)
 
@@ -81,16 +81,18 @@ def show(args: argparse.Namespace) -> int:
 
     row = queries.trial(open_reader(args.storage), args.study, args.trial)
     log = study_dir.of(args.storage).known_log(args.study, args.trial)
-    return tables.print_answer(formatting.trial_json(row, log), formatting.trial_table(row, log), as_json=args.json)
+    return tables.print_answer(trial_tables.trial_json(row, log), trial_tables.trial_table(row, log), as_json=args.json)
 
 
 def why(args: argparse.Namespace) -> int:
     """Say why trials were pruned or failed: all of a study, or one."""
     if args.trial is not None:
         row = queries.trial(open_reader(args.storage), args.study, args.trial)
-        return tables.print_answer(stops.as_json([row]), stops.grid([row]), as_json=args.json)
+        return tables.print_answer(
+            trial_tables.reasons_json([row]), trial_tables.reasons_table([row]), as_json=args.json
+        )
     rows = [row for row in queries.trials(open_reader(args.storage), args.study) if row.state in ("PRUNED", "FAIL")]
-    return tables.print_answer(stops.as_json(rows), stops.grid(rows), as_json=args.json)
+    return tables.print_answer(trial_tables.reasons_json(rows), trial_tables.reasons_table(rows), as_json=args.json)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -109,7 +111,9 @@ def compare(args: argparse.Namespace) -> int:
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
     comparison = comparing.compare_rows(queries.study(engine, args.study), queries.trials(engine, args.study))
-    return tables.print_answer(comparing.as_json(comparison), comparing.grid(comparison), as_json=args.json)
+    return tables.print_answer(
+        comparing.ablation_json(comparison), comparing.ablation_table(comparison), as_json=args.json
+    )
 
 
 def report(args: argparse.Namespace) -> int:
@@ -122,7 +126,7 @@ def report(args: argparse.Namespace) -> int:
     engine = open_reader(args.storage)
     if args.csv:
         study, trials = queries.study(engine, args.study), queries.trials(engine, args.study)
-        return _written(args.to, tables.to_csv(*formatting.trials_csv(study, trials)))
+        return _written(args.to, tables.to_csv(*trial_tables.trials_csv(study, trials)))
     found = reporting.build_report(engine, args.study)
     if args.markdown:
         return _written(args.to, paging.to_markdown(found))
@@ -142,7 +146,11 @@ def predict(args: argparse.Namespace) -> int:
     broken = [each.error for each in found if each.error is not None]
     for trouble in broken:
         echo(f"convsearch: {trouble}")
-    tables.print_answer(predicting.as_json(args.model, found), predicting.grid(found, top=args.top), as_json=args.json)
+    tables.print_answer(
+        predicting.predictions_json(args.model, found),
+        predicting.predictions_table(found, top=args.top),
+        as_json=args.json,
+    )
     return DataError.exit_code if broken else 0
 
 
@@ -151,9 +159,9 @@ def doctor(args: argparse.Namespace) -> int:
     from search.maintenance import doctor as examination
 
     checks = examination.checks(args.storage, cache=args.cache)
-    return tables.print_answer(examination.as_json(checks), examination.grid(checks), as_json=args.json) or int(
-        examination.has_failures(checks)
-    )
+    return tables.print_answer(
+        examination.checks_json(checks), examination.checks_table(checks), as_json=args.json
+    ) or int(examination.has_failures(checks))
 
 
 def completion(args: argparse.Namespace) -> int:

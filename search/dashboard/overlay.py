@@ -21,7 +21,7 @@ from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, spl
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
 
 from search import tables
-from search.analysis import charts, formatting, selection, test_report, test_results
+from search.analysis import charts, selection, test_report, test_results, trial_tables
 from search.artifacts import misclassified
 from search.artifacts.study_dir import StudyDirs, checked_name
 from search.storage import queries
@@ -121,7 +121,7 @@ class OverlayCache:
 
     def _table(self, name: str) -> str:
         return tables.to_csv(
-            *formatting.trials_csv(queries.study(self._engine, name), queries.trials(self._engine, name))
+            *trial_tables.trials_csv(queries.study(self._engine, name), queries.trials(self._engine, name))
         )
 
     def _note(self, row: StudyRecord, verdicts: Sequence[str]) -> str:

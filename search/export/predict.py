@@ -103,7 +103,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def grid(found: Sequence[Prediction], *, top: int) -> Table:
+def predictions_table(found: Sequence[Prediction], *, top: int) -> Table:
     """The predictions for people: the likeliest classes of each image."""
     heads = ("image", "class", "probability") if top == 1 else ("image", "classes")
     return Table(columns=heads, rows=tuple(_line(each, top) for each in found), fixed=("class", "probability"))
@@ -116,7 +116,7 @@ def _line(each: Prediction, top: int) -> tuple[str, ...]:
     return each.image, name, "-" if chance is None else f"{chance:.4f}"
 
 
-def as_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any]:
+def predictions_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any]:
     """`predict --json`."""
     return {
         "model": str(folder),

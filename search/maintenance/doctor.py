@@ -81,12 +81,12 @@ def has_failures(found: Sequence[Check]) -> bool:
     return any(check.status is Status.BAD for check in found)
 
 
-def grid(found: Sequence[Check]) -> Table:
+def checks_table(found: Sequence[Check]) -> Table:
     """The checks for people."""
     return Table(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in found))
 
 
-def as_json(found: Sequence[Check]) -> dict[str, Any]:
+def checks_json(found: Sequence[Check]) -> dict[str, Any]:
     """`doctor --json`."""
     return {"ok": not has_failures(found), "checks": [asdict(check) for check in found]}
 

@@ -149,7 +149,7 @@ def expected_share(wanted: StudySpec) -> float:
     return pruned + wanted.search.audit * (1 - pruned)
 
 
-def grid(found: Estimate) -> Table:
+def estimate_table(found: Estimate) -> Table:
     """The estimate for people."""
     rows = {
         "trials": f"{_trials(found)} on {count_workers(found.workers)}",
@@ -183,7 +183,7 @@ def _time(found: Estimate) -> str:
     return f"about {format_duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else "")
 
 
-def as_json(found: Estimate) -> dict[str, Any]:
+def estimate_json(found: Estimate) -> dict[str, Any]:
     """`run --dry-run --json`."""
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 

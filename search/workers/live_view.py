@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from search.analysis.eta import ProgressTracker, Snapshot
-from search.analysis.formatting import counts_line, states_line
+from search.analysis.study_tables import counts_line, states_line
 from search.console import escape
 from search.storage.records import StudyProgress, TrialRecord
 from search.tables import WIDTH, format_duration, format_number, format_value, format_values

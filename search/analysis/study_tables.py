@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts, TrialRecord, is_verdict
+from search.analysis.trial_tables import trial_summary_json
+from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
@@ -63,11 +64,6 @@ def _worker_line(each: RunningTrial) -> tuple[str, ...]:
     )
 
 
-def _anew(row: TrialRecord) -> str:
-    """That an attempt could not go on where an earlier one was."""
-    return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.retrained_attempts)
-
-
 def best_table(ranking: Ranking, delivered: str = "") -> Table:
     """The best trials; where there is none yet, what is going on and what to do. `delivered`: which one is, and why."""
     study = ranking.study
@@ -100,34 +96,6 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
     )
 
 
-def trial_table(row: TrialRecord, log: str | None = None) -> Table:
-    """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
-    lines = {
-        "state": state(row),
-        "value": ", ".join(format_number(value) for value in row.values),
-        "parameters": format_values(row.params),
-        "fixed": format_values({key: value for key, value in row.config.items() if key not in row.params}),
-        "changed to fit": ", ".join(row.fitted),
-        "repeat": "" if row.repeat is None else str(row.repeat),
-        "audited": "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}",
-        "curve": ", ".join(f"{step}: {format_number(value)}" for step, value in row.curve),
-        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes) + _anew(row),
-        "trained": f"{format_value(row.epochs)} epochs in {format_duration(row.seconds)}",
-        "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
-        "test images": "" if row.test is None else _test(row.test),
-        "model": _model(row),
-        "begun": f"{row.started:%Y-%m-%d %H:%M:%S} UTC" if row.started else "",
-        "ended": f"{row.completed:%Y-%m-%d %H:%M:%S} UTC" if row.completed else "",
-        "log": log or "",
-        "again": command(row),
-    }
-    return Table(
-        columns=("", ""),
-        rows=tuple((key, value) for key, value in lines.items() if value),
-        before=(f"trial {row.number} of {row.study}",),
-    )
-
-
 def studies_json(rows: Sequence[StudyRecord]) -> dict[str, Any]:
     """`studies --json`."""
     return {
@@ -137,7 +105,7 @@ def studies_json(rows: Sequence[StudyRecord]) -> dict[str, Any]:
                 "question": row.question,
                 "objective": row.objective,
                 "seconds_run": row.seconds_run,
-                "best": None if row.best is None else _trial_json(row.best),
+                "best": None if row.best is None else trial_summary_json(row.best),
             }
             for row in rows
         ]
@@ -146,7 +114,7 @@ def studies_json(rows: Sequence[StudyRecord]) -> dict[str, Any]:
 
 def best_json(ranking: Ranking) -> dict[str, Any]:
     """`best --json`."""
-    return _study_json(ranking.study) | {"trials": [_trial_json(t) for t in ranking.trials]}
+    return _study_json(ranking.study) | {"trials": [trial_summary_json(t) for t in ranking.trials]}
 
 
 def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -157,64 +125,6 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
         (t.number, *t.values, t.epochs, t.seconds, *(t.params.get(name) for name in names)) for t in ranking.trials
     ]
     return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
-
-
-def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """`report --csv`: every trial with its state, why it ended, and what it cost."""
-    own = (
-        "trial",
-        "state",
-        *study.objectives,
-        "last_value",
-        "epochs",
-        "seconds",
-        *(name for name in ("parameters", "macs") if name not in study.objectives),
-        "attempts",
-        "reason",
-    )
-    names = tuple(dict.fromkeys(name for trial in trials for name in trial.params))
-    rows: list[tuple[object, ...]] = [
-        (
-            t.number,
-            t.state.lower(),
-            *(t.values or (None,) * len(study.objectives)),
-            t.curve[-1][1] if t.curve else None,
-            t.epochs,
-            t.seconds,
-            *(getattr(t, name) for name in ("parameters", "macs") if name not in study.objectives),
-            t.attempts,
-            t.reason,
-            *(t.params.get(name) for name in names),
-        )
-        for t in trials
-    ]
-    return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
-
-
-def trial_json(row: TrialRecord, log: str | None = None) -> dict[str, Any]:
-    """`show --json`."""
-    return {
-        "study": row.study,
-        **_trial_json(row),
-        "curve": row.curve,
-        "attempts": row.attempts,
-        "reason": row.reason,
-        "command": command(row) or None,
-        "crashes": row.crashes,
-        "config": row.config,
-        "repeat": row.repeat,
-        "seed": row.seed,
-        "paused": row.paused,
-        "spared": row.spared,
-        "fitted": row.fitted,
-        "test": row.test,
-        "parameters": row.parameters,
-        "macs": row.macs,
-        "images_per_second": row.images_per_second,
-        "started": row.started,
-        "completed": row.completed,
-        "log": log,
-    }
 
 
 def spec_table(stored: Mapping[str, Any]) -> Table:
@@ -245,19 +155,6 @@ def spec_table(stored: Mapping[str, Any]) -> Table:
     )
 
 
-def verdict_line(row: TrialRecord) -> str:
-    """What the last training of a study came to."""
-    if row.test is None or not row.values:
-        return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
-    trained = f"{format_value(row.epochs)} epochs on train and validation images in {format_duration(row.seconds)}"
-    return f"verdict: {format_number(row.values[0])} on {_test(row.test)}; {trained}"
-
-
-def _test(test: Mapping[str, Any]) -> str:
-    low, high = test["interval"]
-    return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
-
-
 def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ...]:
     """What to do with a study whose run has just ended, a line for each. `is_judged`: its last training has, too."""
     name, counts = shlex.quote(row.name), row.counts
@@ -284,17 +181,6 @@ def _is_drawn(stored: object) -> bool:
     if isinstance(stored, Mapping):
         return "low" not in stored or stored["low"] != stored["high"]
     return isinstance(stored, list) and len(stored) > 1
-
-
-def command(row: TrialRecord) -> str:
-    """The command that runs this trial's configuration again; none for a last training, which is tested once, nor for
-    one that convsearch has not drawn.
-    """
-    return (
-        ""
-        if is_verdict(row.study) or not row.config
-        else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
-    )
 
 
 def counts_line(counts: TrialCounts) -> str:
@@ -331,14 +217,6 @@ def explain_no_best(study: StudyRecord) -> str:
     return f"no trial has finished yet, and none is at work; {onwards}"
 
 
-def state(row: TrialRecord) -> str:
-    """In which state a trial is, and why."""
-    if row.paused is not None:
-        until = "all are trained" if is_verdict(row.study) else "it is among the best there"
-        return f"paused at step {row.paused}, until {until}"
-    return row.state.lower() + (f": {row.reason}" if row.reason else "")
-
-
 def _study_line(row: StudyRecord) -> tuple[str, ...]:
     counts, best = row.counts, row.best
     return (
@@ -365,12 +243,6 @@ def _given(value: object) -> str:
     return "-" if value is None else format_value(value)
 
 
-def _model(row: TrialRecord) -> str:
-    parts = [f"{row.parameters:,} parameters"] if row.parameters is not None else []
-    parts += [f"{row.macs:,} multiply-accumulates an image"] if row.macs is not None else []
-    return ", ".join(parts)
-
-
 def _study_json(row: StudyRecord) -> dict[str, Any]:
     counts = row.counts
     return {
@@ -386,15 +258,4 @@ def _study_json(row: StudyRecord) -> dict[str, Any]:
             "paused": counts.paused,
             "remaining": counts.remaining,
         },
-    }
-
-
-def _trial_json(row: TrialRecord) -> dict[str, Any]:
-    return {
-        "number": row.number,
-        "state": row.state,
-        "values": row.values,
-        "params": row.params,
-        "epochs": row.epochs,
-        "seconds": row.seconds,
     }

@@ -1,0 +1,183 @@
+"""Trials for people and for programs: tables, JSON and CSV."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.storage.records import StudyRecord, TrialRecord, is_verdict
+from search.tables import Table, format_duration, format_number, format_value, format_values
+
+
+def _anew(row: TrialRecord) -> str:
+    """That an attempt could not go on where an earlier one was."""
+    return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.retrained_attempts)
+
+
+def trial_table(row: TrialRecord, log: str | None = None) -> Table:
+    """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
+    lines = {
+        "state": describe_state(row),
+        "value": ", ".join(format_number(value) for value in row.values),
+        "parameters": format_values(row.params),
+        "fixed": format_values({key: value for key, value in row.config.items() if key not in row.params}),
+        "changed to fit": ", ".join(row.fitted),
+        "repeat": "" if row.repeat is None else str(row.repeat),
+        "audited": "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}",
+        "curve": ", ".join(f"{step}: {format_number(value)}" for step, value in row.curve),
+        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes) + _anew(row),
+        "trained": f"{format_value(row.epochs)} epochs in {format_duration(row.seconds)}",
+        "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
+        "test images": "" if row.test is None else _test(row.test),
+        "model": _model(row),
+        "begun": f"{row.started:%Y-%m-%d %H:%M:%S} UTC" if row.started else "",
+        "ended": f"{row.completed:%Y-%m-%d %H:%M:%S} UTC" if row.completed else "",
+        "log": log or "",
+        "again": rerun_command(row),
+    }
+    return Table(
+        columns=("", ""),
+        rows=tuple((key, value) for key, value in lines.items() if value),
+        before=(f"trial {row.number} of {row.study}",),
+    )
+
+
+def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """`report --csv`: every trial with its state, why it ended, and what it cost."""
+    own = (
+        "trial",
+        "state",
+        *study.objectives,
+        "last_value",
+        "epochs",
+        "seconds",
+        *(name for name in ("parameters", "macs") if name not in study.objectives),
+        "attempts",
+        "reason",
+    )
+    names = tuple(dict.fromkeys(name for trial in trials for name in trial.params))
+    rows: list[tuple[object, ...]] = [
+        (
+            t.number,
+            t.state.lower(),
+            *(t.values or (None,) * len(study.objectives)),
+            t.curve[-1][1] if t.curve else None,
+            t.epochs,
+            t.seconds,
+            *(getattr(t, name) for name in ("parameters", "macs") if name not in study.objectives),
+            t.attempts,
+            t.reason,
+            *(t.params.get(name) for name in names),
+        )
+        for t in trials
+    ]
+    return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
+
+
+def trial_json(row: TrialRecord, log: str | None = None) -> dict[str, Any]:
+    """`show --json`."""
+    return {
+        "study": row.study,
+        **trial_summary_json(row),
+        "curve": row.curve,
+        "attempts": row.attempts,
+        "reason": row.reason,
+        "command": rerun_command(row) or None,
+        "crashes": row.crashes,
+        "config": row.config,
+        "repeat": row.repeat,
+        "seed": row.seed,
+        "paused": row.paused,
+        "spared": row.spared,
+        "fitted": row.fitted,
+        "test": row.test,
+        "parameters": row.parameters,
+        "macs": row.macs,
+        "images_per_second": row.images_per_second,
+        "started": row.started,
+        "completed": row.completed,
+        "log": log,
+    }
+
+
+def verdict_line(row: TrialRecord) -> str:
+    """What the last training of a study came to."""
+    if row.test is None or not row.values:
+        return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
+    trained = f"{format_value(row.epochs)} epochs on train and validation images in {format_duration(row.seconds)}"
+    return f"verdict: {format_number(row.values[0])} on {_test(row.test)}; {trained}"
+
+
+def _test(test: Mapping[str, Any]) -> str:
+    low, high = test["interval"]
+    return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
+
+
+def rerun_command(row: TrialRecord) -> str:
+    """The command that runs this trial's configuration again; none for a last training, which is tested once, nor for
+    one that convsearch has not drawn.
+    """
+    return (
+        ""
+        if is_verdict(row.study) or not row.config
+        else f"convsearch run {shlex.quote(row.study)} --again {row.number}"
+    )
+
+
+def describe_state(row: TrialRecord) -> str:
+    """In which state a trial is, and why."""
+    if row.paused is not None:
+        until = "all are trained" if is_verdict(row.study) else "it is among the best there"
+        return f"paused at step {row.paused}, until {until}"
+    return row.state.lower() + (f": {row.reason}" if row.reason else "")
+
+
+def _model(row: TrialRecord) -> str:
+    parts = [f"{row.parameters:,} parameters"] if row.parameters is not None else []
+    parts += [f"{row.macs:,} multiply-accumulates an image"] if row.macs is not None else []
+    return ", ".join(parts)
+
+
+def trial_summary_json(row: TrialRecord) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "state": row.state,
+        "values": row.values,
+        "params": row.params,
+        "epochs": row.epochs,
+        "seconds": row.seconds,
+    }
+
+
+def reasons_table(rows: Sequence[TrialRecord]) -> Table:
+    """Why trials did not go on, a line for each."""
+    if not rows:
+        return Table(columns=(), rows=(), before=("no trial was pruned, and none failed",))
+    return Table(
+        columns=("trial", "state", "epochs", "why"),
+        fixed=("state",),
+        rows=tuple((str(row.number), row.state.lower(), format_value(row.epochs), _why(row)) for row in rows),
+    )
+
+
+def reasons_json(rows: Sequence[TrialRecord]) -> dict[str, Any]:
+    """`why --json`."""
+    return {
+        "trials": [
+            {
+                "number": row.number,
+                "state": row.state,
+                "reason": row.reason,
+                "paused": row.paused,
+                "spared": row.spared,
+                "crashes": row.crashes,
+            }
+            for row in rows
+        ]
+    }
+
+
+def _why(row: TrialRecord) -> str:
+    paused = describe_state(row).partition(": ")[2] if row.paused is None else describe_state(row)
+    spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
+    told = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))
+    return told or ("no reason is recorded" if row.state in ("PRUNED", "FAIL") else "nothing stopped it")
