@@ -80,17 +80,17 @@ class Lab:
         return f"sqlite:///{self.folder / 'home' / 'studies.db'}"
 
     @property
-    def home(self) -> StudyDirs:
+    def dirs(self) -> StudyDirs:
         return home.of(self.url)
 
     @property
     def homes(self) -> tuple[StudyDirs, ...]:
         """All homes in which studies of this database have files."""
-        return (self.home,)
+        return (self.dirs,)
 
     def home_of(self, trial: TrialRecord) -> StudyDirs:
         """The home in which the files of a trial are."""
-        return self.home
+        return self.dirs
 
     def tables(self, points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> Tables:
         """A study of seconds: 320 images of 8 x 8 pixels, 3 steps of 10 batches; `changes` go into its tables.
@@ -173,7 +173,7 @@ class Lab:
     def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
         """The last checkpoint of a trial: everything that the training was made of, but for the time it took."""
         uid = stored_study.load(Storage(self.url), name).uid
-        found = checkpoint.latest(self.home.trial(name, number), study=uid, trial=number)
+        found = checkpoint.latest(self.dirs.trial(name, number), study=uid, trial=number)
         assert found is not None
         return {key: value for key, value in found[1].items() if key != "seconds"}
 

@@ -192,7 +192,7 @@ def test_enlarged_images_are_judged_fewer_at_once(lab: Lab) -> None:
     assert claim is not None
     trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
     run = SearchTraining(
-        place=place,
+        context=place,
         claim=claim,
         trial=trial,
         on_batch=lambda: None,

@@ -188,12 +188,12 @@ def test_checkpoints_of_a_trial_that_the_database_does_not_know_stay(url: str) -
 
 def test_the_next_run_removes_what_a_kill_left_and_nothing_else(lab: Lab) -> None:
     lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
-    before = files(lab.home.trial("s", 0))
-    half = lab.home.trial("s", 0) / "step-00000003-000000000030.ckpt.part"
+    before = files(lab.dirs.trial("s", 0))
+    half = lab.dirs.trial("s", 0) / "step-00000003-000000000030.ckpt.part"
     half.write_bytes(b"1")
 
     answer = lab.run("resume", "s", "--trials", "2", "--workers", "1")
 
     assert answer.code == 0
-    assert files(lab.home.trial("s", 0)) == before
+    assert files(lab.dirs.trial("s", 0)) == before
     assert any(name.endswith(".ckpt") for name in before)

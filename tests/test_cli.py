@@ -208,7 +208,7 @@ def test_deleting_asks_first_and_then_takes_rows_and_files(lab: Lab, monkeypatch
     assert "nothing was deleted; --yes answers the question" in answers[1].err
     assert "deleted 's'" in answers[2].err
     assert lab.run("studies", "--json").json["studies"] == []
-    assert not lab.home.study("s").exists()
+    assert not lab.dirs.study("s").exists()
 
 
 def test_a_deleted_study_can_be_begun_anew_from_nothing(lab: Lab) -> None:
@@ -226,9 +226,9 @@ def test_a_deleted_study_can_be_begun_anew_from_nothing(lab: Lab) -> None:
 
 def test_clean_removes_what_a_deleted_study_has_left(lab: Lab) -> None:
     lab.create("kept")
-    with lab.home.running("gone"):
-        lab.home.trial("gone", 0).mkdir()
-    lab.home.trial("gone", 0).joinpath("step.ckpt").write_bytes(b"0" * 200_000)
+    with lab.dirs.running("gone"):
+        lab.dirs.trial("gone", 0).mkdir()
+    lab.dirs.trial("gone", 0).joinpath("step.ckpt").write_bytes(b"0" * 200_000)
 
     first, second = lab.run("clean"), lab.run("clean")
 
@@ -236,4 +236,4 @@ def test_clean_removes_what_a_deleted_study_has_left(lab: Lab) -> None:
     assert "there is no such study" in first.err
     assert "0.2 MB are free again" in first.err
     assert second.err == "nothing to remove: every file belongs to a study\n"
-    assert [path.name for path in lab.home.root.iterdir()] == ["studies.db"]
+    assert [path.name for path in lab.dirs.root.iterdir()] == ["studies.db"]

@@ -33,7 +33,7 @@ def test_a_dry_run_estimates_and_writes_nothing(lab: Lab) -> None:
     assert all(speed > 0 for speed in found["images_per_second"])
     assert found["seconds"] > 0
     assert "An estimate, from some seconds of training here" in table.out
-    assert not lab.home.root.exists()
+    assert not lab.dirs.root.exists()
     assert not (lab.folder / "home").exists()
 
 
@@ -114,7 +114,7 @@ def test_a_dry_run_refuses_the_names_that_a_run_refuses(lab: Lab, name: str) -> 
     answer = lab.run("run", lab.write(budget=BUDGET), "--dry-run", "--name", name)
 
     assert answer.code == 2
-    assert not lab.home.root.exists()
+    assert not lab.dirs.root.exists()
 
 
 def test_no_more_workers_are_counted_than_can_work_at_once() -> None:

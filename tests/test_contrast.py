@@ -29,7 +29,7 @@ def test_two_trials_differ_in_what_was_drawn(ended: Lab) -> None:
 
 
 def test_two_trials_of_plain_optuna_differ_in_what_was_drawn_and_nothing_else(lab: Lab) -> None:
-    lab.home.make()
+    lab.dirs.make()
     plain = optuna.create_study(study_name="plain", storage=lab.url)
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
 
@@ -80,7 +80,7 @@ def test_why_names_the_reason_of_every_trial_that_was_stopped(lab: Lab) -> None:
 
 
 def test_why_names_stopped_trials_of_plain_optuna_without_a_reason(lab: Lab) -> None:
-    lab.home.make()
+    lab.dirs.make()
     plain = optuna.create_study(study_name="plain", storage=lab.url)
     for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
         plain.add_trial(optuna.trial.create_trial(state=state))

@@ -28,7 +28,7 @@ def ended(lab: Lab) -> Lab:
 def test_the_original_can_be_deleted_and_the_copy_keeps_files_and_far_checkpoints(lab: Lab) -> None:
     store = lab.folder / "store"
     lab.run("run", lab.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}")
-    other = f"sqlite:///{lab.home.root / 'copies.db'}"
+    other = f"sqlite:///{lab.dirs.root / 'copies.db'}"
 
     copied = lab.run("copy-study", "s", "--to", other)
     both = {path.parent.parent.name for path in store.rglob("*.ckpt")}
@@ -55,7 +55,7 @@ def test_a_copy_without_its_far_checkpoints_is_told_so(lab: Lab) -> None:
 
 def test_a_study_whose_launcher_was_killed_is_copied(lab: Lab) -> None:
     killed = lab.start("run", lab.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
-    killed.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
+    killed.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 1)
     killed.sweep()
 
     answer = lab.run("copy-study", "s", "--to", f"sqlite:///{lab.folder / 'other' / 'copies.db'}")
@@ -78,7 +78,7 @@ def test_every_answer_is_the_same_in_the_other_database(ended: Lab) -> None:
 
 def test_a_copy_goes_on_where_the_original_was(lab: Lab) -> None:
     stopped = lab.start("run", lab.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
-    stopped.until(lambda: lab.home.study("s").exists() and lab.steps() >= 6)
+    stopped.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 6)
     assert lab.run("stop", "s").code == 0
     assert stopped.end().code == 0
     (before, *_) = lab.trials()
@@ -95,7 +95,7 @@ def test_a_copy_goes_on_where_the_original_was(lab: Lab) -> None:
 
 
 def test_a_study_of_plain_optuna_keeps_every_field(lab: Lab) -> None:
-    lab.home.make()
+    lab.dirs.make()
     plain = optuna.create_study(study_name="a/b", storage=lab.url, directions=["minimize", "maximize"])
     plain.set_user_attr("who", "näme")
     plain.add_trial(
@@ -133,7 +133,7 @@ def renumbered(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 def test_one_that_is_there_already_or_runs_is_refused_and_nothing_is_copied(ended: Lab) -> None:
     other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
     assert ended.run("copy-study", "s", "--to", other).code == 0
-    with ended.home.running("s"):
+    with ended.dirs.running("s"):
         busy = ended.run("copy-study", "s", "--to", f"sqlite:///{ended.folder / 'third' / 'copies.db'}")
 
     again, nobody = ended.run("copy-study", "s", "--to", other), ended.run("copy-study", "nobody", "--to", other)

@@ -41,11 +41,11 @@ def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: P
         tmp_path / "there",
     )
     write(here, 1, 2)
-    store.put(here, 7)
+    store.upload(here, 7)
     write(here, 3)
     (here / "step-00000001-000000000001.ckpt").unlink()
 
-    store.put(here, 7)
+    store.upload(here, 7)
     store.get(there, 7)
 
     assert checkpoints(tmp_path / "store" / "uid" / "trial-00007") == checkpoints(here)
@@ -57,9 +57,9 @@ def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
     store = RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid")
     write(tmp_path / "ahead", 4, 5)
     write(tmp_path / "behind", 2, 3)
-    store.put(tmp_path / "ahead", 0)
+    store.upload(tmp_path / "ahead", 0)
 
-    store.put(tmp_path / "behind", 0)
+    store.upload(tmp_path / "behind", 0)
     store.get(tmp_path / "behind", 0)
 
     assert max(checkpoints(tmp_path / "behind")) == max(checkpoints(tmp_path / "ahead"))
@@ -70,7 +70,7 @@ def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
     write(tmp_path / "here", 1)
 
     with pytest.raises(RemoteStoreError, match="Error"):
-        RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid").put(tmp_path / "here", 0)
+        RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid").upload(tmp_path / "here", 0)
 
 
 def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
@@ -82,9 +82,9 @@ def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
         store = RemoteCheckpoints(RemoteStoreClient(url=url, answer_s=0.2), "uid")
 
         with pytest.raises(RemoteStoreError, match=r"no answer within 0\.2 s"):
-            store.put(tmp_path / "here", 0)
+            store.upload(tmp_path / "here", 0)
         with pytest.raises(RemoteStoreError, match="still busy with what it was sent before"):
-            store.put(tmp_path / "here", 1)
+            store.upload(tmp_path / "here", 1)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/folder", "nonsense://bucket"])
@@ -93,7 +93,7 @@ def test_a_protocol_without_its_package_is_refused_before_anything_is_trained(la
 
     assert answer.code == 78
     assert f"checkpoints = '{url}' cannot be used from this machine" in answer.err
-    assert not lab.home.study("s").exists()
+    assert not lab.dirs.study("s").exists()
 
 
 @pytest.mark.parametrize("where", ["here/there", "7", "s3://key:secret@bucket"])
@@ -113,7 +113,7 @@ def test_a_trial_goes_on_on_another_machine_bit_for_bit_where_it_can_reach_its_c
 
     (whole,) = lab.trials("whole")
     assert (moved.curve, moved.retrained_attempts) == (whole.curve, ())
-    assert equal(lab.trained(name="whole"), trained(elsewhere.home, lab))
+    assert equal(lab.trained(name="whole"), trained(elsewhere.dirs, lab))
 
 
 def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(lab: Lab) -> None:
@@ -135,7 +135,7 @@ def test_a_store_that_is_away_stops_nobody_and_the_log_tells(lab: Lab) -> None:
     trial = work(place)
 
     assert trial.state == "COMPLETE"
-    assert "this checkpoint is on this machine only" in place.home.log("s", 0).read_text()
+    assert "this checkpoint is on this machine only" in place.dirs.log("s", 0).read_text()
 
 
 def test_checkpoints_go_with_the_trials_that_are_not_among_the_best_and_with_the_study(lab: Lab) -> None:
@@ -152,7 +152,7 @@ def test_checkpoints_go_with_the_trials_that_are_not_among_the_best_and_with_the
 
 def test_a_model_is_taken_home_from_where_its_machine_left_it(lab: Lab) -> None:
     lab.run("run", lab.write(**STUDY), "--workers", "1", "--set", f"checkpoints={lab.folder / 'store'}")
-    shutil.rmtree(lab.home.trial("s", 0))
+    shutil.rmtree(lab.dirs.trial("s", 0))
 
     answer = lab.run("export", "s", "--to", str(lab.folder / "out"))
 
@@ -183,7 +183,7 @@ def move(lab: Lab, store: Path | None) -> Any:
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < lab.steps() < 6
-    return replace(runner.workplace(lab.worker_config()), home=StudyDirs(lab.folder / "elsewhere"))
+    return replace(runner.workplace(lab.worker_config()), dirs=StudyDirs(lab.folder / "elsewhere"))
 
 
 def trained(home: StudyDirs, lab: Lab) -> dict[str, Any]:

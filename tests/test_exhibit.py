@@ -24,7 +24,7 @@ BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
 
 
 def exhibits(lab: Lab) -> tuple[OverlayCache, OverlayStorage, int]:
-    shown = OverlayCache(open_reader(lab.url), lab.home, every_s=0.0)
+    shown = OverlayCache(open_reader(lab.url), lab.dirs, every_s=0.0)
     storage = OverlayStorage(server._history(lab.url), shown)
     return shown, storage, storage.get_study_id_from_name("s")
 
@@ -85,7 +85,7 @@ def test_it_is_made_anew_when_a_trial_has_ended_and_not_before(ended: Lab, monke
 
 
 def test_what_was_made_a_moment_ago_is_not_made_anew_for_every_poll(ended: Lab) -> None:
-    shown = OverlayCache(open_reader(ended.url), ended.home, every_s=3600.0)
+    shown = OverlayCache(open_reader(ended.url), ended.dirs, every_s=3600.0)
     study_id = server._history(ended.url).get_study_id_from_name("s")
     shown.refresh(study_id, "s")
     before = shown.beside(study_id, {})
@@ -134,7 +134,7 @@ def test_nothing_of_it_is_written_into_the_database(ended: Lab) -> None:
 def test_pictures_go_with_the_checkpoints_of_trials_that_are_not_among_the_best(ended: Lab) -> None:
     best = {trial.number for trial in queries.best(open_reader(ended.url), "s", top=3).trials}
 
-    kept = {number for number in range(5) if (ended.home.trial("s", number) / misclassified.COUNTS).exists()}
+    kept = {number for number in range(5) if (ended.dirs.trial("s", number) / misclassified.COUNTS).exists()}
 
     assert kept == best
 
@@ -143,7 +143,7 @@ def test_a_confusion_matrix_is_that_of_the_last_evaluation(ended: Lab) -> None:
     best = queries.study(open_reader(ended.url), "s").best
     assert best is not None
 
-    found = misclassified.counts(ended.home.trial("s", best.number))
+    found = misclassified.counts(ended.dirs.trial("s", best.number))
 
     assert found is not None
     counts = np.array(found["confusion"])

@@ -249,7 +249,7 @@ def test_a_trial_that_is_not_complete_and_the_folder_one_is_in_are_refused(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 100_000}), "--workers", "1")
-    launcher.until(lambda: lab.home.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
+    launcher.until(lambda: lab.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
     assert lab.run("stop", "s").code == 0
     launcher.end()
     here = lab.folder / "here"
@@ -267,7 +267,7 @@ def test_a_trial_that_is_not_complete_and_the_folder_one_is_in_are_refused(
 
 def test_weights_that_are_gone_are_named_with_what_trains_them_anew(lab: Lab) -> None:
     assert lab.run("run", lab.write(budget=BUDGET), "--workers", "1").code == 0
-    shutil.rmtree(lab.home.trial("s", 1))
+    shutil.rmtree(lab.dirs.trial("s", 1))
 
     answer = lab.run("export", "s", "--trial", "1", "--to", str(lab.folder / "taken"))
 

@@ -72,7 +72,7 @@ def test_the_best_half_of_each_rung_goes_on_and_nobody_else(lab: Lab) -> None:
         assert (trial.attempts, trial.paused) == (1, None)
         assert (trial.state == "COMPLETE") == (len(trial.curve) == 4)
         assert trial.state == "COMPLETE" or " at step " in (trial.reason or "")
-    kept = {trial.number for trial in trials if any(lab.home.trial("s", trial.number).glob("*.ckpt"))}
+    kept = {trial.number for trial in trials if any(lab.dirs.trial("s", trial.number).glob("*.ckpt"))}
     assert kept <= {trial.number for trial in trials if trial.state == "COMPLETE"}
     pruned = next(trial.number for trial in trials if trial.state == "PRUNED")
     assert "pruned: rank" in lab.run("show", "s", str(pruned)).out
@@ -101,7 +101,7 @@ def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(lab: Lab) ->
     assert best.curve == same.curve
     assert equal(lab.trained(best.number, name="paused"), lab.trained(best.number, name="whole"))
     assert best.attempts == 1
-    assert "paused at step" in lab.home.log("paused", best.number).read_text()
+    assert "paused at step" in lab.dirs.log("paused", best.number).read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -109,7 +109,7 @@ def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(lab:
     file = lab.write(search=PROMOTE, budget={"trials": 8, "epochs": 40, "steps_per_epoch": 1})
 
     launcher = lab.start("run", file, "--workers", workers)
-    launcher.until(lambda: "s" in lab.home.studies() and len(steps(lab)) >= 3)
+    launcher.until(lambda: "s" in lab.dirs.studies() and len(steps(lab)) >= 3)
     launcher.signal(signal.SIGKILL)
     launcher.end()
     paused = sum(trial.paused is not None for trial in lab.trials())
@@ -153,13 +153,13 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
     while (claim := leases.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
         runner.run_trial(place, claim, lambda: None)
         pausing = [trial for trial in lab.trials() if trial.paused is not None]
-        kept += [sum(any(lab.home.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
+        kept += [sum(any(lab.dirs.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
     best = max((trial for trial in lab.trials() if trial.values), key=lambda trial: trial.values)
     for _ in range(best.number + 1):
         work(runner.workplace(lab.worker_config("whole")))
 
     assert following <= max(kept) <= 2 * following  # of two rungs
-    logs = [lab.home.log("s", trial.number).read_text() for trial in lab.trials() if len(trial.curve) > 1]
+    logs = [lab.dirs.log("s", trial.number).read_text() for trial in lab.trials() if len(trial.curve) > 1]
     assert any("are trained again" in log for log in logs) == (following == 0)
     assert best.curve == lab.trials("whole")[best.number].curve
     assert equal(lab.trained(best.number), lab.trained(best.number, name="whole"))

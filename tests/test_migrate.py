@@ -432,7 +432,7 @@ def test_a_worker_elsewhere_that_renews_its_lease_hinders_a_migration(tmp_path: 
 def test_nothing_is_migrated_under_a_launcher(lab: Lab) -> None:
     file = old(lab.folder / "home", "2.10")
 
-    with lab.home.running("old"):
+    with lab.dirs.running("old"):
         answer = lab.run("migrate")
 
     assert answer.code == 75

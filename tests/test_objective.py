@@ -77,7 +77,7 @@ def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
     storage = Dying(worker_config.url, token=worker_config.token)
     storage.before, storage.after = before.__eq__, after.__eq__
     cached = _CachedStorage(storage)
-    work(replace(runner.workplace(worker_config), storage=storage, cached=cached, excerpt=TrialSubset(cached, 1)))
+    work(replace(runner.workplace(worker_config), storage=storage, cached=cached, subset=TrialSubset(cached, 1)))
 
 
 def die(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
@@ -370,7 +370,7 @@ def test_what_cannot_be_trained_is_pruned_before_anything_is_trained(
     assert reason in trial.reason
     assert trial.params
     assert trial.curve == ()
-    assert not list(lab.home.study("s").glob("*/*.ckpt"))
+    assert not list(lab.dirs.study("s").glob("*/*.ckpt"))
     (frozen,) = optuna.load_study(study_name="s", storage=lab.url).get_trials()
     assert [value for value in frozen.constraints.values() if value > 0]
 
@@ -385,7 +385,7 @@ def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(lab: Lab) ->
     assert trial.state == "FAIL"
     assert trial.reason is not None
     assert trial.reason.startswith("IndexError: ")
-    assert "Traceback (most recent call last)" in lab.home.log("s", 0).read_text()
+    assert "Traceback (most recent call last)" in lab.dirs.log("s", 0).read_text()
     assert work(place).state == "COMPLETE"
 
 
@@ -453,7 +453,7 @@ def test_the_log_of_a_trial_tells_every_step_and_every_attempt(lab: Lab) -> None
     work(place, stop_after(15))
     work(place)
 
-    log = lab.home.log("s", 0).read_text()
+    log = lab.dirs.log("s", 0).read_text()
     told = ["attempt 1 in process", "step 1: ", "stopped on purpose", "going on after step 1", "step 3: ", "complete: "]
     places = [log.index(words) for words in told]
     assert places == sorted(places)
@@ -477,7 +477,7 @@ def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(lab: Lab
 
     assert outcome.value
     assert "no CUDA graph could be recorded, and without one it is slower: RuntimeError: no such kernel" in (
-        lab.home.log("s", 0).read_text()
+        lab.dirs.log("s", 0).read_text()
     )
 
 
@@ -487,7 +487,7 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and
     )
     work(place, stop_after(25))
     stopped = lab.trials()[0]
-    study_dir.delete_checkpoints(lab.home.trial("s", 0))
+    study_dir.delete_checkpoints(lab.dirs.trial("s", 0))
 
     work(place)
     work(place)
@@ -496,7 +496,7 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and
     assert len(stopped.curve) == 2
     assert first.curve[:2] == stopped.curve
     assert first.curve == second.curve
-    assert "2 recorded steps are trained again" in lab.home.log("s", 0).read_text()
+    assert "2 recorded steps are trained again" in lab.dirs.log("s", 0).read_text()
 
 
 def test_a_trial_that_was_taken_away_is_left_as_it_is(lab: Lab) -> None:
@@ -525,7 +525,7 @@ def test_only_the_best_three_trials_keep_a_checkpoint(lab: Lab) -> None:
 
     runner.run_trials(worker_config, lambda: None, lambda: False)
 
-    kept = [number for number in range(6) if list(lab.home.trial("s", number).glob("*.ckpt"))]
+    kept = [number for number in range(6) if list(lab.dirs.trial("s", number).glob("*.ckpt"))]
     assert kept == [0, 2, 3, 5]  # and the baseline
 
 

@@ -77,7 +77,7 @@ def test_every_complete_trial_keeps_its_weights_because_the_front_is_known_at_th
     assert lab.run("run", file, "--workers", "1").code == 0
     assert lab.run("clean").code == 0
 
-    kept = {each.trial for each in lab.home.checkpoints("s")}
+    kept = {each.trial for each in lab.dirs.checkpoints("s")}
     assert kept == {row.number for row in lab.trials() if row.state == "COMPLETE"}
 
 

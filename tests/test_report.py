@@ -110,7 +110,7 @@ def test_it_says_what_the_other_answers_say(searched: Lab) -> None:
 
 
 def test_importances_are_those_of_the_dashboard_with_an_interval(lab: Lab) -> None:
-    lab.home.make()
+    lab.dirs.make()
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(study_name="s", storage=lab.url, direction="maximize", sampler=sampler)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + trial.suggest_float("y", 0, 0.1), n_trials=30)
@@ -145,7 +145,7 @@ def test_what_a_question_or_a_name_holds_is_never_markup(lab: Lab) -> None:
 
 
 def test_a_study_of_plain_optuna_has_none_and_the_way_to_see_it_is_named(lab: Lab) -> None:
-    lab.home.make()
+    lab.dirs.make()
     optuna.create_study(study_name="plain", storage=lab.url).optimize(lambda trial: 1.0, n_trials=1)
 
     answer = lab.run("report", "plain")
@@ -178,7 +178,7 @@ def test_a_study_without_trials_has_a_report_too(lab: Lab) -> None:
 
 def test_a_study_that_was_stopped_early_shows_what_there_is(lab: Lab) -> None:
     launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
-    launcher.until(lambda: lab.home.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
+    launcher.until(lambda: lab.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in lab.trials()))
     assert lab.run("stop", "s").code == 0
     launcher.end()
 

@@ -149,9 +149,9 @@ def test_without_room_the_error_names_the_figures_and_the_command_that_goes_on(p
 
 def test_a_message_says_what_clean_frees(lab: Lab) -> None:
     lab.create("s")
-    with lab.home.running("gone"):
-        lab.home.trial("gone", 0).mkdir()
-    (lab.home.trial("gone", 0) / "1.ckpt").write_bytes(b"0" * 12 * MB)
+    with lab.dirs.running("gone"):
+        lab.dirs.trial("gone", 0).mkdir()
+    (lab.dirs.trial("gone", 0) / "1.ckpt").write_bytes(b"0" * 12 * MB)
 
     warning = DiskBudget(url=lab.url, study="s", workers=1, budget=150 * MB).check()
 
@@ -194,7 +194,7 @@ def test_a_run_ends_before_its_budget_is_used_up_and_goes_on_with_a_larger_one(l
     assert lab.trials()[: len(done)] == tuple(done)
     assert {trial.state for trial in lab.trials()} == {"COMPLETE"}
     assert {trial.crashes for trial in lab.trials()} == {()}
-    assert not list(lab.home.root.rglob("*.part"))
+    assert not list(lab.dirs.root.rglob("*.part"))
 
 
 #: Two runs on a file system of their own, which is gone with the shell: of its 335 MB others use 215 during the first.

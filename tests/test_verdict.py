@@ -151,7 +151,7 @@ def test_a_study_is_deleted_with_its_verdict(lab: Lab) -> None:
 
     assert answer.code == 0
     assert queries.studies(open_reader(lab.url)) == ()
-    assert lab.home.studies() == ()
+    assert lab.dirs.studies() == ()
 
 
 def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(lab: Lab) -> None:
@@ -472,7 +472,7 @@ def judging(lab: Lab, wanted: FinalSettings) -> TrainingContext:
     asked = replace(stored.spec, final=wanted)
     found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
     find_or_create_final(
-        storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.home, is_timed=False, say=print
+        storage, stored, verdict_spec(order, stored, asked, found, hours=None)[0], lab.dirs, is_timed=False, say=print
     )
     return runner.workplace(lab.worker_config("s.final"))
 
@@ -498,8 +498,8 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(lab: Lab) -> Non
         done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
 
     assert done == [(1, 0), (2, 0), (3, 0), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4)]
-    assert "paused at step" in lab.home.log("s.final", 0).read_text()
-    assert "until all are trained" in lab.home.log("s.final", 0).read_text()
+    assert "paused at step" in lab.dirs.log("s.final", 0).read_text()
+    assert "until all are trained" in lab.dirs.log("s.final", 0).read_text()
 
 
 def test_who_has_looked_does_not_look_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,7 +566,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(lab: Lab) -> 
         order = RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
         terms, _ = verdict_spec(order, stored, asked, found, hours=hours)
         plans.append(
-            (terms.budget.epochs, find_or_create_final(storage, stored, terms, lab.home, is_timed=True, say=print))
+            (terms.budget.epochs, find_or_create_final(storage, stored, terms, lab.dirs, is_timed=True, say=print))
         )
 
     (first, begun), (second, again) = plans

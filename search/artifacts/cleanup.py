@@ -69,7 +69,7 @@ def remove_leftovers(files: StudyDirs, engine: sa.Engine, name: str, far: Remote
     _unlink(paths)
     if far is not None:
         with suppress(RemoteStoreError):  # they go with the study
-            far.forget(_done(engine, name, _states(engine, name)))
+            far.delete(_done(engine, name, _states(engine, name)))
     return freed
 
 

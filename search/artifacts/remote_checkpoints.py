@@ -18,16 +18,16 @@ from search.errors import SpecError
 class RemoteCheckpoints:
     """Where the checkpoints of one study lie for all machines."""
 
-    courier: RemoteStoreClient
+    client: RemoteStoreClient
     key: str
     """The study's own folder there."""
 
     @property
     def place(self) -> str:
         """For a person to find it."""
-        return f"{self.courier.url}/{self.key}"
+        return f"{self.client.url}/{self.key}"
 
-    def put(self, folder: Path, number: int) -> None:
+    def upload(self, folder: Path, number: int) -> None:
         """Let what lies there of a trial be what lies in `folder`, but for what came from further on in its training.
 
         Raises:
@@ -43,7 +43,7 @@ class RemoteCheckpoints:
                 if name < max(ours, default=""):
                     store.remove(trial / name)
 
-        self.courier.call(bring)
+        self.client.call(bring)
 
     def get(self, folder: Path, number: int) -> None:
         """Bring the newest checkpoint of a trial into `folder`, if it is newer than those there.
@@ -59,9 +59,9 @@ class RemoteCheckpoints:
                 folder.mkdir(parents=True, exist_ok=True)
                 store.read(trial / newest, folder / newest)
 
-        self.courier.call(fetch)
+        self.client.call(fetch)
 
-    def forget(self, numbers: Collection[int]) -> None:
+    def delete(self, numbers: Collection[int]) -> None:
         """Remove the checkpoints of these trials, as far as there are any. Raises Unreachable."""
         unneeded = {self._trial(number).name for number in numbers}
 
@@ -70,11 +70,11 @@ class RemoteCheckpoints:
                 store.remove(PurePosixPath(self.key) / name)
 
         if unneeded:
-            self.courier.call(remove)
+            self.client.call(remove)
 
-    def forget_all(self) -> None:
+    def delete_all(self) -> None:
         """Remove those of the whole study. Raises Unreachable."""
-        self.courier.call(lambda store: store.remove(PurePosixPath(self.key)))
+        self.client.call(lambda store: store.remove(PurePosixPath(self.key)))
 
     def copy(self, key: str) -> None:
         """Copy all to another folder of the same store, however long that takes. Raises Unreachable."""
@@ -88,7 +88,7 @@ class RemoteCheckpoints:
                         store.write(path, PurePosixPath(key) / trial / name)
                         path.unlink()
 
-        self.courier.call(through_here, patient=True)
+        self.client.call(through_here, patient=True)
 
     def _trial(self, number: int) -> PurePosixPath:
         return PurePosixPath(self.key) / f"trial-{number:05d}"

@@ -263,11 +263,11 @@ def _forget_elsewhere(storage: Any, name: str) -> None:
     from search.artifacts.remote_store import RemoteStoreError
 
     row = queries.study(storage.engine, name)
-    far = remote_checkpoints.of(row.spec.get("checkpoints"), row.depot or "")
+    far = remote_checkpoints.of(row.spec.get("checkpoints"), row.remote_key or "")
     if far is None:
         return
     try:
-        far.forget_all()
+        far.delete_all()
     except RemoteStoreError as error:
         echo(f"checkpoints of {name!r} are left in {far.place}: {error}")
 

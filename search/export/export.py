@@ -110,7 +110,7 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
     """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
     trial = choice.trial
     folder = study_dir.of(url).trial(stored.name, trial.number)
-    place = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
+    place = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
     if place is not None:
         with suppress(RemoteStoreError):  # then what is here must do
             place.get(folder, trial.number)

@@ -110,20 +110,20 @@ def _read(connection: sa.Connection, name: str) -> Rows:
 
 def _copy_depot(stored: StoredStudy, key: str, say: Say) -> None:
     """Copy the far checkpoints, too: both may go on, and what one removes the other may need."""
-    far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
+    far = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
     if far is None:
         return
     try:
         far.copy(key)
     except RemoteStoreError as error:
-        say(f"the copy has no checkpoints of {stored.name!r} in {far.courier.url}, but those on this disk: {error}")
+        say(f"the copy has no checkpoints of {stored.name!r} in {far.client.url}, but those on this disk: {error}")
 
 
 def _write_all(connection: sa.Connection, found: Mapping[str, Rows], storage: Storage, keys: Mapping[str, str]) -> None:
     for name, rows in found.items():
         study_id = _write(connection, name, rows)
         if name in keys:
-            stored_study.write_attrs(storage, connection, study_id, depot=keys[name])
+            stored_study.write_attrs(storage, connection, study_id, remote_key=keys[name])
 
 
 def _write(connection: sa.Connection, name: str, rows: Rows) -> int:

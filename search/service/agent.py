@@ -198,7 +198,7 @@ class Agent:
         with files.running(stored.name):
             self._busy.discard(stored.name)
             requeue_stopped(storage, stored, files)
-            far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
+            far = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
             sweep = partial(cleanup.remove_leftovers, files, storage.engine, stored.name, far)
             storage.retry_transient(sweep)
             yield

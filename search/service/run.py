@@ -68,7 +68,7 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
         if end is StopReason.DONE:
             with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
                 cleanup.remove_leftovers(
-                    files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.depot)
+                    files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.remote_key)
                 )
         if order.join or end not in (StopReason.DONE, StopReason.HOURS, StopReason.NOTHING_FOUND):
             return end

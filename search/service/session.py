@@ -118,7 +118,7 @@ def pool(
         ),
         crew=crew,
         view=view,
-        room=room_of(order, workers=crew.here),
+        room=room_of(order, workers=crew.local_workers),
         since=since,
         waits=waits,
         times=order.times,
@@ -171,7 +171,7 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
     """Say where the study goes on, now that what broke off is back in the queue."""
     stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code_version())  # an upgrade refuses no study
-    far = remote_checkpoints.of(stored.spec.checkpoints, stored.depot)
+    far = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
     storage.retry_transient(lambda: cleanup.remove_leftovers(study_dir.of(order.url), storage.engine, stored.name, far))
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:

@@ -300,7 +300,7 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRecord:
         data=attrs.get("data") or {},
         uid=attrs.get("uid"),
         versions=attrs.get("versions") or {},
-        depot=attrs.get("depot") or attrs.get("uid"),
+        remote_key=attrs.get("depot") or attrs.get("uid"),
     )
 
 

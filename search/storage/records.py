@@ -163,7 +163,7 @@ class StudyRecord:
     """Unique for ever; None for a study that convsearch did not make."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages, the machine and the commit that it was begun with."""
-    depot: str | None = None
+    remote_key: str | None = None
     """Its folder among those of the far checkpoints of several studies."""
 
     @property

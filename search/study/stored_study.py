@@ -47,7 +47,7 @@ class StoredStudy:
     name: str
     uid: str
     """Unique for ever: a checkpoint of a deleted study of the same name is not taken for this one's."""
-    depot: str
+    remote_key: str
     """Its folder among those of the far checkpoints of several studies: of a copy another one than of the original."""
     spec: StudySpec
     data: dict[str, Any]
@@ -145,7 +145,7 @@ def _stored(study_id: int, name: str, attrs: Mapping[str, Any], spec: StudySpec)
         id=study_id,
         name=name,
         uid=attrs["uid"],
-        depot=attrs.get("depot") or attrs["uid"],
+        remote_key=attrs.get("depot") or attrs["uid"],
         spec=spec,
         data=attrs["data"],
         versions=dict(attrs.get("versions_now") or attrs.get("versions") or {}),

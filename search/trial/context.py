@@ -53,11 +53,11 @@ class TrialContext:
 
     storage: Storage
     cached: _CachedStorage
-    excerpt: TrialSubset
+    subset: TrialSubset
     """What the sampler learns from, kept from trial to trial."""
     study: StoredStudy
-    home: StudyDirs
-    depot: RemoteCheckpoints | None = None
+    dirs: StudyDirs
+    remote: RemoteCheckpoints | None = None
     """Where other machines find the checkpoints of the study, if it has such a place."""
 
 
@@ -102,10 +102,10 @@ def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = 
     return TrialContext(
         storage=storage,
         cached=cached,
-        excerpt=TrialSubset(cached, study.id, several=len(study.spec.search.objectives) > 1),
+        subset=TrialSubset(cached, study.id, several=len(study.spec.search.objectives) > 1),
         study=study,
-        home=study_dir.of(worker_config.url),
-        depot=remote_checkpoints.of(study.spec.checkpoints, study.depot),
+        dirs=study_dir.of(worker_config.url),
+        remote=remote_checkpoints.of(study.spec.checkpoints, study.remote),
     )
 
 

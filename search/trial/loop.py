@@ -53,7 +53,7 @@ def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: s
     `where`: the device, for its log. Returns whether this process can be trusted with another one: who ran out of
     memory or met a bug cannot.
     """
-    log = context.home.log(context.study.name, claim.number)
+    log = context.dirs.log(context.study.name, claim.number)
     study_dir.append_log(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
     try:
         trial = recorder.open_trial(context, claim)
@@ -101,7 +101,7 @@ def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
 def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
     """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
     study_dir.append_log(
-        context.home.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error))
+        context.dirs.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error))
     )
     with context.storage.batch():
         context.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
@@ -124,7 +124,7 @@ def delete_finished_checkpoints(context: TrialContext, number: int) -> None:
     delete_trial_checkpoints(context, unneeded)
     for finished in unneeded:
         with suppress(OSError):
-            misclassified.delete(context.home.trial(context.study.name, finished))
+            misclassified.delete(context.dirs.trial(context.study.name, finished))
 
 
 def _forget_if_pruned(context: TrialContext, number: int) -> None:
@@ -144,7 +144,7 @@ def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> 
         for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
             with suppress(OSError):  # what cannot be removed now is removed when the trial is over
                 study_dir.delete_checkpoints(
-                    context.home.trial(context.study.name, each)
+                    context.dirs.trial(context.study.name, each)
                 )  # a far store is too slow to lock others out for
 
     context.storage.write(forget_behind)
@@ -154,10 +154,10 @@ def delete_trial_checkpoints(context: TrialContext, numbers: Collection[int]) ->
     """Remove the checkpoints of trials, here and where other machines find them; what remains goes with the study."""
     for number in numbers:
         with suppress(OSError):  # what cannot be removed now is removed when the study goes on, too
-            study_dir.delete_checkpoints(context.home.trial(context.study.name, number))
-    if context.depot is not None:
+            study_dir.delete_checkpoints(context.dirs.trial(context.study.name, number))
+    if context.remote is not None:
         with suppress(RemoteStoreError):
-            context.depot.forget(numbers)
+            context.remote.delete(numbers)
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:

@@ -36,7 +36,7 @@ def open_trial(
 
     `draw` counts how often it was drawn before; `given` are values by key, taken in place of drawn ones.
     """
-    seen = context.excerpt.read()  # the cache refuses writes to a trial that it never saw
+    seen = context.subset.read()  # the cache refuses writes to a trial that it never saw
     view = for_trial(context.cached, context.study, claim.number, seen, draw=draw, given=given)
     return optuna.Trial(view, claim.trial_id)
 

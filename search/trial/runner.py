@@ -68,10 +68,10 @@ def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lam
     return TrainingContext(
         storage=own.storage,
         cached=own.cached,
-        excerpt=own.excerpt,
+        subset=own.subset,
         study=stored,
-        home=own.home,
-        depot=own.depot,
+        dirs=own.dirs,
+        remote=own.remote,
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
         cache=Path(worker_config.cache),

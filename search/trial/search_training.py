@@ -279,17 +279,17 @@ class SearchTraining:
             curve=tuple(self.curve.items()),
         )
         checkpoint.save(self._folder(), header, dict(training.state()))
-        if self.context.depot is not None:
+        if self.context.remote is not None:
             try:
-                self.context.depot.put(self._folder(), self.claim.number)
+                self.context.remote.upload(self._folder(), self.claim.number)
             except RemoteStoreError as error:
                 self.note(f"this checkpoint is on this machine only: {error}")
 
     def _bring(self) -> None:
         """Fetch a checkpoint that another machine has left, if it is newer than those here."""
-        if self.context.depot is not None:
+        if self.context.remote is not None:
             try:
-                self.context.depot.get(self._folder(), self.claim.number)
+                self.context.remote.get(self._folder(), self.claim.number)
             except RemoteStoreError as error:
                 self.note(f"what other machines have left cannot be reached: {error}")
 
@@ -312,7 +312,7 @@ class SearchTraining:
 
     def note(self, text: str) -> None:
         """Write a line into the trial's log."""
-        study_dir.append_log(self.context.home.log(self.context.study.name, self.claim.number), text)
+        study_dir.append_log(self.context.dirs.log(self.context.study.name, self.claim.number), text)
 
     def _folder(self) -> Path:
-        return self.context.home.trial(self.context.study.name, self.claim.number)
+        return self.context.dirs.trial(self.context.study.name, self.claim.number)

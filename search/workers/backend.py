@@ -32,12 +32,12 @@ class WorkerHandle(ABC):
     """One worker as its pool sees it: started, seen to move, asked where it stands, stopped."""
 
     token: str
-    seen: int = 0
-    moved: float = field(default_factory=time.monotonic)
+    beat_count: int = 0
+    last_beat_at: float = field(default_factory=time.monotonic)
     """When its count of batches last changed, monotonic seconds."""
-    looked: float = field(default_factory=time.monotonic)
+    last_checked_at: float = field(default_factory=time.monotonic)
     """When we last looked."""
-    hung: str | None = None
+    hang_reason: str | None = None
     """Why we killed it, if we did."""
     stack_trace: str = ""
     """The stacks of its threads at that moment."""
@@ -80,18 +80,18 @@ class WorkerHandle(ABC):
 
     def has_hung(self, now: float, *, limit_s: float) -> bool:
         """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
-        asleep = max(0.0, now - self.looked - 10 * LOOK_S)
-        self.looked, self.moved = now, self.moved + asleep
+        asleep = max(0.0, now - self.last_checked_at - 10 * LOOK_S)
+        self.last_checked_at, self.last_beat_at = now, self.last_beat_at + asleep
         beats = self.beats()
         if beats is None:
-            self.moved = now
-        elif beats != self.seen:
-            self.seen, self.moved = beats, now
-        return now - self.moved > limit_s
+            self.last_beat_at = now
+        elif beats != self.beat_count:
+            self.beat_count, self.last_beat_at = beats, now
+        return now - self.last_beat_at > limit_s
 
     def end(self, why: str) -> None:
         """Kill it because it hangs; first it is asked where it stands."""
-        self.hung, self.stack_trace = why, self.stacks()
+        self.hang_reason, self.stack_trace = why, self.stacks()
         self.kill()
 
 
@@ -105,12 +105,12 @@ class WorkerBackend(ABC):
 
     @property
     @abstractmethod
-    def here(self) -> int:
+    def local_workers(self) -> int:
         """How many workers this machine may have."""
 
     @property
     @abstractmethod
-    def most(self) -> int | None:
+    def max_workers(self) -> int | None:
         """No more workers than these at once, wherever they are; None is as many as there are places."""
 
     @abstractmethod

@@ -85,11 +85,11 @@ class LocalBackend(WorkerBackend):
         return f"{count_workers(len(self.devices))} on {', '.join(sorted(set(self.devices)))}"
 
     @property
-    def here(self) -> int:
+    def local_workers(self) -> int:
         return len(self.devices)
 
     @property
-    def most(self) -> int | None:
+    def max_workers(self) -> int | None:
         return len(self.devices)
 
     @contextmanager

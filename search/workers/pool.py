@@ -311,7 +311,7 @@ class Pool:
         """
         open_trials -= sum(each.token not in busy and each.is_placed for each in self._hands.values())
         seats = self.crew.slots() if open_trials > 0 else ()
-        most = self.crew.most
+        most = self.crew.max_workers
         for seat in seats:
             if seat in self._hands or open_trials <= 0 or (most is not None and len(self._hands) >= most):
                 continue
@@ -345,7 +345,7 @@ class Pool:
                 self._go_on_without(code)
             leases.release(self.storage, [each.token])  # others take its trial up
         else:
-            self._give_back(seat, each, each.hung or each.how_it_ended)
+            self._give_back(seat, each, each.hang_reason or each.how_it_ended)
 
     def _go_on_without(self, code: int) -> None:
         """Raise what a worker met, unless it is the database, which we reach: it may have lost its place in a queue."""
@@ -371,7 +371,7 @@ class Pool:
     def _kill_hung(self) -> None:
         now, limit_s = time.monotonic(), self._hang_s()
         for each in self._hands.values():
-            is_alive = each.hung is None and each.exitcode is None
+            is_alive = each.hang_reason is None and each.exitcode is None
             if is_alive and each.has_hung(now, limit_s=limit_s):
                 each.end(f"no batch was finished for {limit_s:.0f} s; more may be allowed with --hang")
 

@@ -186,11 +186,11 @@ class RayBackend(WorkerBackend):
         return f"workers on the Ray cluster at {self.address}{most}"
 
     @property
-    def here(self) -> int:
+    def local_workers(self) -> int:
         return min(len(self.devices), self.workers or len(self.devices))
 
     @property
-    def most(self) -> int | None:
+    def max_workers(self) -> int | None:
         return self.workers
 
     @contextmanager

@@ -35,7 +35,7 @@ class Model:
         machines = math.ceil(workers / SEAT)
         return workers / trial_s * trial + machines / pause_s(0.0, machines=machines) * look
 
-    def most(self, cores: float, trial_s: float, size: float) -> int:
+    def max_workers(self, cores: float, trial_s: float, size: float) -> int:
         """The most workers that keep no more than `cores` busy."""
         low, high = 0, 1_000_000
         while low < high:

@@ -271,7 +271,7 @@ def served(title: str, known: Model) -> Table:
         rows=tuple(
             (
                 f"{length:g} s",
-                *(f"{known.most(FULL * cores, length, size):,}" for cores, size in kinds),
+                *(f"{known.max_workers(FULL * cores, length, size):,}" for cores, size in kinds),
                 f"{known.most_locked(length):,}",
             )
             for length in LENGTHS

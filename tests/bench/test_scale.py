@@ -152,7 +152,7 @@ def test_the_model_finds_what_a_trial_and_a_look_cost_by_workers_and_size() -> N
 def test_the_most_workers_are_the_last_that_leave_room() -> None:
     known = Model(trial=(0.04, 1e-4, 1e-6), look=(0.005, 5e-5, 3e-6), lock_s=0.01)
 
-    most = known.most(0.7, 60.0, 1_000)
+    most = known.max_workers(0.7, 60.0, 1_000)
 
     assert known.cores(most, 60.0, 1_000) <= 0.7 < known.cores(most + 1, 60.0, 1_000)
     assert known.most_locked(60.0) == int(0.7 * 60.0 / 0.01)

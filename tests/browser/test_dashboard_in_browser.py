@@ -64,7 +64,7 @@ def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path:
 
 def test_a_study_shows_its_answer_its_confusion_and_its_pictures(lab: Lab, tmp_path: Path) -> None:
     assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
-    (lab.home.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
+    (lab.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
     with running(dashboard.bind(lab.url, token=TOKEN, port=0)) as server:
         study, note = (
             browse(server.door.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")

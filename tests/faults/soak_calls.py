@@ -95,7 +95,7 @@ def _row(site: Site, fault: str, part: str, body: Callable[[Scene, Case], None],
 
 def _play(lab: Lab, folder: Path) -> Scene:
     """Run the study once without a fault, and keep its home as it was before each trial."""
-    shutil.rmtree(lab.home.root, ignore_errors=True)
+    shutil.rmtree(lab.dirs.root, ignore_errors=True)
     fault, ends = _fault(0, BUSY), multiprocessing.get_context("fork").Array("q", TRIALS + 2, lock=False)
     player = soak_fork.fork(lab, _keep_homes, lab, lab.create(**STUDY), fault, ends, folder)
     assert player.end() == 0, player.said
@@ -109,7 +109,7 @@ def _keep_homes(lab: Lab, worker_config: WorkerConfig, fault: Fault, ends: Any, 
     owner = this_process(worker_config.token)
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
-        shutil.copytree(lab.home.root, folder / str(done))
+        shutil.copytree(lab.dirs.root, folder / str(done))
         claim = leases.claim(place.storage, place.study.id, owner)
         assert (claim is None) == (done == TRIALS)
         if claim is not None:
@@ -139,7 +139,7 @@ def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
 def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> WorkerConfig:
     """Run a worker whose call fails, numbered in the whole study by the case."""
     home, number = scene.before(case.index)
-    shutil.copytree(home, case.lab.home.root)
+    shutil.copytree(home, case.lab.dirs.root)
     worker_config, fault = case.lab.worker_config(), _fault(number, kind)
     worker = soak_fork.work(case.lab, worker_config, fault.arm)
     code = _ended(worker, codes)

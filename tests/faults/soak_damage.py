@@ -77,7 +77,7 @@ def _folders(lab: Lab) -> list[Folder]:
     for name in ("one", "other"):
         worker = soak_fork.work(lab, lab.create(name, **STUDY))
         assert worker.end() == 0, worker.said
-    whole = {(name, n): sorted(lab.home.trial(name, n).glob("*.ckpt")) for name in ("one", "other") for n in range(3)}
+    whole = {(name, n): sorted(lab.dirs.trial(name, n).glob("*.ckpt")) for name in ("one", "other") for n in range(3)}
     uid = {name: stored_study.load(Storage(lab.url), name).uid for name in ("one", "other")}
     return [
         Folder(files[0].parent, uid[name], n, tuple(p for key, ps in whole.items() if key != (name, n) for p in ps))

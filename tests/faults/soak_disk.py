@@ -127,16 +127,16 @@ def _attach(lab: Lab, fault: Full, trace: Path, pid: int) -> None:
 
 def _files(lab: Lab) -> Sequence[Path]:
     """All files of the study that are written, but for checkpoints; strace takes only whole names."""
-    home = lab.home.root
+    home = lab.dirs.root
     database = home / "studies.db"
-    logs = [lab.home.log("s", trial) for trial in range(TRIALS)]
+    logs = [lab.dirs.log("s", trial) for trial in range(TRIALS)]
     return [database, Path(f"{database}-journal"), home / "s" / "convsearch.lock", *logs]
 
 
 def _half_written(lab: Lab, writers: Iterable[int]) -> Sequence[Path]:
     """The checkpoints that one of these processes writes, as they are called until they are whole."""
     return [
-        lab.home.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
+        lab.dirs.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
         for pid in writers
         for trial in range(TRIALS)
         for step in range(1, STEPS + 1)
@@ -159,5 +159,5 @@ def _tracer(pid: int) -> int:
 def _what_is_there_is_whole(lab: Lab) -> None:
     """The database, as far as it was made, and every checkpoint of every trial."""
     invariants.check(lab)
-    for path in lab.home.root.glob("s/*/*.ckpt"):
+    for path in lab.dirs.root.glob("s/*/*.ckpt"):
         checkpoint.load(path)

@@ -189,7 +189,7 @@ def _others_take_over(search: Search, held: set[int], case: Case) -> None:
 
 
 def _refusals(search: Search, number: int) -> int:
-    return _far(search).home.log(search.name, number).read_text().count(LET_GO)
+    return _far(search).dirs.log(search.name, number).read_text().count(LET_GO)
 
 
 def _far(search: Search) -> soak_machines.Machine:

@@ -52,7 +52,7 @@ class Machine(PostgresLab):
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def home(self) -> StudyDirs:
+    def dirs(self) -> StudyDirs:
         return replace(home.of(self.url), root=self.folder / "runs")
 
     def command(self, *words: str) -> Fork:
@@ -71,7 +71,7 @@ class Machines(PostgresLab):
 
     @property
     def homes(self) -> tuple[StudyDirs, ...]:
-        return tuple(machine.home for machine in self.each)
+        return tuple(machine.dirs for machine in self.each)
 
     def home_of(self, trial: TrialRecord) -> StudyDirs:
         """The home of the machine that made the last attempt."""

@@ -73,7 +73,7 @@ def test_a_database_that_may_only_be_read_is_refused_and_still_answers(open_lab:
     file = lab.write(budget={"trials": 1, "epochs": 1})
     assert lab.run("run", file, "--workers", "1").code == 0
     before = finished(lab.url)
-    home = Path(lab.home.root)
+    home = Path(lab.dirs.root)
     for path in (home / "studies.db", home):
         path.chmod(0o555)
 

@@ -77,6 +77,6 @@ def victims(lab: Lab, launcher: Launcher, victim: str, choose: random.Random) ->
 
 def living(lab: Lab) -> list[int]:
     """The processes that work on a trial, without those that are dead and not missed yet."""
-    if not lab.home.study("s").exists():
+    if not lab.dirs.study("s").exists():
         return []
     return [pid for pid in lab.workers() if start_time(pid) is not None]

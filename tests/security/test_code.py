@@ -138,13 +138,13 @@ def test_a_checkpoint_with_a_foreign_header_is_corrupt(tmp_path: Path, head: byt
 def test_a_trial_goes_on_without_the_checkpoint_that_names_code_and_says_so(lab: Lab) -> None:
     place = runner.workplace(lab.create(budget={"trials": 1, "epochs": 2}))
     owned = lab.folder / "owned"
-    plant(lab.home.trial("s", 0), replace(HEADER, study=place.study.uid, trial=0), owned)
+    plant(lab.dirs.trial("s", 0), replace(HEADER, study=place.study.uid, trial=0), owned)
 
     row = work(place)
 
     assert (row.state, row.number, owned.exists()) == ("COMPLETE", 0, False)
     assert [step for step, _ in row.curve] == [1, 2]
-    assert "passed over a checkpoint: " in lab.home.log("s", 0).read_text()
+    assert "passed over a checkpoint: " in lab.dirs.log("s", 0).read_text()
 
 
 def plant(folder: Path, header: Header, owned: Path) -> Path:

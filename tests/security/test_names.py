@@ -60,7 +60,7 @@ def test_a_study_takes_no_name_of_a_file_that_the_database_keeps(lab: Lab, name:
 
     assert (answer.code, answer.out) == (2, "")
     assert f"a study cannot be called '{name}', because the database keeps a file of that name" in answer.err
-    assert not lab.home.root.exists()
+    assert not lab.dirs.root.exists()
 
 
 @pytest.mark.parametrize("name", [".hidden", "-rf", "s" * 65, "a b", "\uff0e\uff0e", "\u0441ifar10", "a\nb"], ids=repr)
@@ -109,8 +109,8 @@ def test_deleting_follows_no_link_out_of_the_home(lab: Lab, tmp_path: Path) -> N
     lab.create()
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "photo.png").write_text("mine")
-    with lab.home.running("s"):
-        (lab.home.study("s") / "trial-00000").symlink_to(tmp_path / "victim", target_is_directory=True)
+    with lab.dirs.running("s"):
+        (lab.dirs.study("s") / "trial-00000").symlink_to(tmp_path / "victim", target_is_directory=True)
 
     answer = lab.run("delete", "s", "--yes")
 
@@ -234,7 +234,7 @@ def assert_refused(lab: Lab, code: int, said: str, path: Path) -> None:
     assert str(path) in said
     assert SECRET not in said
     assert {each.name for each in lab.folder.iterdir()} <= {"home", "s.toml", path.name, "outside.txt"}
-    assert seen(lab.home.root) == {"studies.db"}
+    assert seen(lab.dirs.root) == {"studies.db"}
     assert not (lab.folder.parent / "outside.png").exists()
 
 

@@ -175,7 +175,7 @@ def test_the_service_takes_up_what_is_stored_shows_it_and_puts_it_back_when_it_i
 
 def test_who_runs_a_study_here_is_left_to_it(lab: Lab) -> None:
     launcher = lab.start("run", lab.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
-    launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 1)
+    launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 1)
     worker = lab.start("worker", "--workers", "1", "--stay")
     try:
         worker.until(lambda: "on this machine is already running the study 's'" in worker.said)
@@ -259,5 +259,5 @@ def test_trials_that_pause_are_seen_to_their_end_by_a_worker(lab: Lab) -> None:
     assert sorted(set(states)) == ["COMPLETE", "PRUNED"]
     assert len(states) == 6
     left = {path.parent.name for path in (lab.folder / "store").rglob("*.ckpt")}
-    here = {path.parent.name for path in lab.home.study("s").rglob("*.ckpt")}
+    here = {path.parent.name for path in lab.dirs.study("s").rglob("*.ckpt")}
     assert left == here

@@ -77,7 +77,7 @@ DISTURBANCES: dict[str, Callable[[Launcher, Lab], None]] = {
 
 def after_steps(launcher: Launcher, lab: Lab, count: int) -> None:
     """Wait until somebody works, and has recorded so many steps more."""
-    launcher.until(lambda: lab.home.study("s").exists() and lab.workers())
+    launcher.until(lambda: lab.dirs.study("s").exists() and lab.workers())
     before = lab.steps()
     launcher.until(lambda: lab.steps() >= before + count)
 
@@ -163,7 +163,7 @@ def killer(lab: Lab, *, at: Sequence[int]) -> Iterator[list[int]]:
     is_over = threading.Event()
 
     def living() -> list[int]:
-        return [pid for pid in lab.workers() if pid not in killed] if lab.home.study("s").exists() else []
+        return [pid for pid in lab.workers() if pid not in killed] if lab.dirs.study("s").exists() else []
 
     def is_drawn() -> bool:
         return lab.trials()[0].seed is not None
@@ -222,7 +222,7 @@ def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can
 
 def test_a_disk_that_cannot_be_written_ends_the_run_and_no_trial_is_blamed(lab: Lab) -> None:
     file = lab.write(budget={"trials": 1, "epochs": 1})
-    obstacle = lab.home.trial("s", 0)
+    obstacle = lab.dirs.trial("s", 0)
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("a file where a folder is wanted")
 

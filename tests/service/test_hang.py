@@ -25,7 +25,7 @@ def freeze_at(lab: Lab, *, steps: int) -> threading.Thread:
     """Stop the worker, as SIGSTOP does, once trial 0 has so many steps, and at a moment when it holds no lock."""
 
     def freeze() -> None:
-        wait_until(lambda: lab.home.study("s").exists() and lab.workers() and lab.steps() >= steps)
+        wait_until(lambda: lab.dirs.study("s").exists() and lab.workers() and lab.steps() >= steps)
         database = sqlite3.connect(lab.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
         database.execute("BEGIN IMMEDIATE")
         os.kill(lab.workers()[0], signal.SIGSTOP)
@@ -47,7 +47,7 @@ def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_noth
     thread.join()
 
     (trial,), (whole,) = lab.trials(), undisturbed.trials()
-    log = lab.home.log("s", 0).read_text()
+    log = lab.dirs.log("s", 0).read_text()
     assert end is StopReason.DONE
     assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
     assert "no batch was finished for" in trial.crashes[0]
@@ -61,4 +61,4 @@ def test_show_names_the_log_of_a_trial(undisturbed: Lab) -> None:
     shown = undisturbed.run("show", "s", "0").out
     row = queries.trial(open_reader(undisturbed.url), "s", 0)
 
-    assert str(undisturbed.home.log("s", row.number)) in shown.replace("\n", "")
+    assert str(undisturbed.dirs.log("s", row.number)) in shown.replace("\n", "")

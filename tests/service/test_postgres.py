@@ -402,7 +402,7 @@ def test_a_session_holds_no_locks_for_long_when_its_client_is_cut_off(
 def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(lab: PostgresLab) -> None:
     launcher = lab.start("run", lab.write(**STUDY), "--workers", "2")
     try:
-        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
         with locked(lab.url):
             launcher.until(lambda: "waiting for the database: canceling statement due to lock" in launcher.said)
         answer = launcher.end()
@@ -419,7 +419,7 @@ def test_who_asks_to_stop_is_heard_while_the_server_does_not_answer(
     file = lab.write(**STUDY)
     launcher = lab.start("run", file, "--workers", "1")
     try:
-        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
         with locked(lab.url) if hindrance == "locked" else server.frozen():
             launcher.signal(signal.SIGTERM)
             began = time.monotonic()
@@ -545,7 +545,7 @@ def disturbing(lab: Lab, disturb: Callable[[], None]) -> Iterator[Story]:
     story, is_over = Story(), threading.Event()
 
     def is_reached(steps: int) -> bool:
-        return lab.home.study("s").exists() and sum(len(trial.curve) for trial in lab.trials()) >= steps
+        return lab.dirs.study("s").exists() and sum(len(trial.curve) for trial in lab.trials()) >= steps
 
     def go_on() -> None:
         for count in range(DISTURBANCES):

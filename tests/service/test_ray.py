@@ -84,7 +84,7 @@ def searched(trials: int, epochs: int) -> Tables:
 
 
 def is_begun(lab: Lab) -> bool:
-    return lab.home.study("s").exists() and bool(lab.workers())
+    return lab.dirs.study("s").exists() and bool(lab.workers())
 
 
 def tree(launcher: Launcher) -> list[psutil.Process]:

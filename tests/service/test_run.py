@@ -118,7 +118,7 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
     file = lab.write(**searched(trials=2, epochs=4000, hours=9.0))
     launchers = [lab.start("run", file, "--workers", "1")]
     try:
-        launchers[0].until(lambda: lab.home.study("s").exists() and lab.workers())
+        launchers[0].until(lambda: lab.dirs.study("s").exists() and lab.workers())
         launchers.append(lab.start("run", file, "--join", "--workers", "1"))
         launchers[1].until(lambda: len(lab.workers()) == 2)
         launchers[0].sweep()
@@ -183,7 +183,7 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
     file = lab.write(**searched(trials=3, epochs=400, steps_per_epoch=3))
     launchers = [lab.start("run", file, "--workers", "1")]
     try:
-        launchers[0].until(lambda: lab.home.study("s").exists() and lab.workers())
+        launchers[0].until(lambda: lab.dirs.study("s").exists() and lab.workers())
 
         second = lab.run("run", file, "--trials", "4")
         delete = lab.run("delete", "s", "--yes")

@@ -38,7 +38,7 @@ def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_
     file = lab.write(**LONG)
     launcher = lab.start("run", file, "--workers", "1")
     try:
-        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
         with locked(lab):
             launcher.signal(number)
             stopped = launcher.end()
@@ -54,7 +54,7 @@ def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_
         1,
         (),
     )  # it was no attempt, though nobody could say so
-    assert not (lab.home.study("s") / STOPPED).exists()
+    assert not (lab.dirs.study("s") / STOPPED).exists()
     assert lab.trials()[0].curve == undisturbed.trials()[0].curve
     assert equal(lab.trained(), undisturbed.trained())
 
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(lab: Lab) -> Non
     file = lab.write(**LONG)
     launcher = lab.start("run", file, "--workers", "1")
     try:
-        launcher.until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
         with locked(lab):
             launcher.signal(signal.SIGINT)
             launcher.until(lambda: "stopping" in launcher.said)
@@ -93,7 +93,7 @@ def deaf(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_run_goes_on_when_nobody_listens_to_it_any_more(lab: Lab, deaf: int) -> None:
     words = ("run", lab.write(**LONG), "--workers", "1", "--storage", lab.url, "--cache", str(lab.cache))
     process = subprocess.Popen([str(CONVSEARCH), *words], stdout=deaf, stderr=deaf, start_new_session=True)
-    wait_until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+    wait_until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
 
     with locked(lab):
         time.sleep(NOTICE_S + 3)  # so long that everybody says what it waits for
@@ -108,7 +108,7 @@ def test_a_ctrl_c_that_ends_the_reader_too_is_still_told_by_the_exit_code(lab: L
     ours, theirs = os.pipe()
     process = subprocess.Popen([str(CONVSEARCH), *words], stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
-    wait_until(lambda: lab.home.study("s").exists() and lab.steps() >= 3)
+    wait_until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
 
     os.close(ours)
     os.killpg(process.pid, signal.SIGINT)
