@@ -129,7 +129,7 @@ def test_a_store_that_is_away_stops_nobody_and_the_log_tells(lab: Lab) -> None:
     (lab.folder / "store").write_text("in the way")
     place = replace(
         runner.workplace(lab.create(**STUDY)),
-        depot=RemoteCheckpoints(RemoteStoreClient(url=str(lab.folder / "store")), "uid"),
+        remote=RemoteCheckpoints(RemoteStoreClient(url=str(lab.folder / "store")), "uid"),
     )
 
     trial = work(place)

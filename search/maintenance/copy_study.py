@@ -123,7 +123,7 @@ def _write_all(connection: sa.Connection, found: Mapping[str, Rows], storage: St
     for name, rows in found.items():
         study_id = _write(connection, name, rows)
         if name in keys:
-            stored_study.write_attrs(storage, connection, study_id, remote_key=keys[name])
+            stored_study.write_attrs(storage, connection, study_id, depot=keys[name])
 
 
 def _write(connection: sa.Connection, name: str, rows: Rows) -> int:

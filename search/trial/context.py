@@ -105,7 +105,7 @@ def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = 
         subset=TrialSubset(cached, study.id, several=len(study.spec.search.objectives) > 1),
         study=study,
         dirs=study_dir.of(worker_config.url),
-        remote=remote_checkpoints.of(study.spec.checkpoints, study.remote),
+        remote=remote_checkpoints.of(study.spec.checkpoints, study.remote_key),
     )
 
 
