@@ -249,7 +249,7 @@ _SIZES: Final[Mapping[str, _Size]] = {
         channels=960, parameters=2_971_952, macs=(4_338_240, 1_507_200), kept_macs=(17_352_960, 1_507_200)
     ),
 }
-"""Counted layer by layer on torchvision 0.29's networks (tests/test_backbone.py counts them again)."""
+"""Counted layer by layer on torchvision 0.29's networks (tests/models/test_backbone.py counts them again)."""
 
 
 def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:

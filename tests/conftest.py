@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.storage.rdb import STUDY_ATTRS, Storage
-from tests.lab import Lab, paint
+from tests.harness import Harness, paint
 from tests.service.postgres import Server, missing, serving
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -67,6 +67,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, images: Path, cache: Path) -> Lab:
+def harness(tmp_path: Path, images: Path, cache: Path) -> Harness:
     """A place to try the service in."""
-    return Lab(tmp_path, images, cache)
+    return Harness(tmp_path, images, cache)

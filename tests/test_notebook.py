@@ -7,17 +7,19 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.lab import PATIENCE_S, Lab
+from tests.harness import PATIENCE_S, Harness
 
 NOTEBOOK = Path(__file__).parent.parent / "studies" / "explore.ipynb"
 
 
-def test_the_notebook_runs_and_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = lab.write(budget={"trials": 6, "epochs": 2}, search={"pruner": "asha"}, space={"optimizer": ["sgd", "adam"]})
-    assert lab.run("run", file, "--workers", "1").code == 0
-    database = Path(lab.url.removeprefix("sqlite:///"))
+def test_the_notebook_runs_and_changes_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = harness.write(
+        budget={"trials": 6, "epochs": 2}, search={"pruner": "asha"}, space={"optimizer": ["sgd", "adam"]}
+    )
+    assert harness.run("run", file, "--workers", "1").code == 0
+    database = Path(harness.url.removeprefix("sqlite:///"))
     before = database.read_bytes()
-    monkeypatch.setenv("CONVSEARCH_STORAGE", lab.url)
+    monkeypatch.setenv("CONVSEARCH_STORAGE", harness.url)
     monkeypatch.setenv("STUDY", "s")
     notebook: Any = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
 

@@ -13,7 +13,7 @@ from search.artifacts import misclassified
 from search.dashboard import server as dashboard
 from search.dashboard.server import AccessPolicy, Server
 from tests.browser.browser import BROWSER, opened
-from tests.lab import PATIENCE_S, Lab, wait_until
+from tests.harness import PATIENCE_S, Harness, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -62,10 +62,10 @@ def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path:
     assert "NOW LOADING" not in page
 
 
-def test_a_study_shows_its_answer_its_confusion_and_its_pictures(lab: Lab, tmp_path: Path) -> None:
-    assert lab.run("run", lab.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
-    (lab.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
-    with running(dashboard.bind(lab.url, token=TOKEN, port=0)) as server:
+def test_a_study_shows_its_answer_its_confusion_and_its_pictures(harness: Harness, tmp_path: Path) -> None:
+    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
+    (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
+    with running(dashboard.bind(harness.url, token=TOKEN, port=0)) as server:
         study, note = (
             browse(server.door.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")
             for number, path in enumerate(("", "/note"))

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from tests.browser.browser import BROWSER, opened
-from tests.lab import PATIENCE_S, Lab
+from tests.harness import PATIENCE_S, Harness
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
 
 
-def test_the_report_draws_every_picture_and_breaks_no_rule(lab: Lab, tmp_path: Path) -> None:
-    file = lab.write(
+def test_the_report_draws_every_picture_and_breaks_no_rule(harness: Harness, tmp_path: Path) -> None:
+    file = harness.write(
         budget={"trials": 8, "epochs": 2},
         search={"pruner": "asha", "sampler": "random"},
         space={"activation": ["relu", "gelu"], "width": {"low": 4, "high": 12}},
     )
-    assert lab.run("run", file, "--workers", "2").code == 0
-    path = lab.folder / "s.html"
-    assert lab.run("report", "s", "--to", str(path)).code == 0
+    assert harness.run("run", file, "--workers", "2").code == 0
+    path = harness.folder / "s.html"
+    assert harness.run("report", "s", "--to", str(path)).code == 0
     flags = ("--virtual-time-budget=15000", "--dump-dom", "--enable-logging=stderr", "--proxy-server=127.0.0.1:1")
 
     with opened(f"file://{path}", tmp_path / "profile", *flags, errors=subprocess.PIPE) as process:

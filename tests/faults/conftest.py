@@ -6,14 +6,14 @@ import pytest
 
 from search.spec import study_spec
 from search.study import inputs
-from tests.lab import Lab
+from tests.harness import Harness
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A cache of decoded images from which the test images were taken away (I6)."""
     folder = tmp_path_factory.mktemp("cache-without-test-images")
-    tables = Lab(folder, images, folder).tables()
+    tables = Harness(folder, images, folder).tables()
     inputs.prepare_data(study_spec.build(tables), folder, lambda _: None)
     tests = sorted(folder.glob("sets/*/test*"))
     assert tests, "the test images lie elsewhere now"

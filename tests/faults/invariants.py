@@ -34,7 +34,7 @@ from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
 from search.trial import runner
 from search.trial.search_training import step_boundaries
-from tests.lab import Lab
+from tests.harness import Harness
 
 #: Where the rows of a trial are, and what puts them in order.
 TRIAL_ROWS = {
@@ -51,7 +51,12 @@ ORPHANS_S = 60.0
 
 
 def check(
-    lab: Lab, name: str = "s", *, before: Mapping[int, str] | None = None, over: bool = False, ended: bool = False
+    harness: Harness,
+    name: str = "s",
+    *,
+    before: Mapping[int, str] | None = None,
+    over: bool = False,
+    ended: bool = False,
 ) -> None:
     """Check all invariants of a study that nobody runs now.
 
@@ -60,25 +65,25 @@ def check(
 
     Raises AssertionError with the number of the invariant that is broken.
     """
-    _no_process_is_left(lab)
-    with _connection(lab.url) as connection:
+    _no_process_is_left(harness)
+    with _connection(harness.url) as connection:
         study_id = None if connection is None else _study_id(connection, name)
         if connection is None or study_id is None:
             assert not before, f"I3: {name!r} and its finished trials are gone"
             assert not over, f"I1: {name!r} is over, and was never begun"
             return
-        _the_file_is_whole(connection, lab)
+        _the_file_is_whole(connection, harness)
         _the_budget_is_exact(connection, study_id, over=over)
         _no_trial_is_stuck(connection, study_id, none_runs=over or ended)
         _every_trial_is_recorded_once(connection, study_id)
-    _finished_trials_are_unchanged(lab.url, name, before or {})
-    for trial in lab.trials(name):
-        _the_curve_agrees_with_the_checkpoint(lab, trial)
-        _the_value_is_the_end_of_the_curve(lab, trial)
-    for place in lab.homes:
-        _no_file_is_half_written(lab, place, name)
+    _finished_trials_are_unchanged(harness.url, name, before or {})
+    for trial in harness.trials(name):
+        _the_curve_agrees_with_the_checkpoint(harness, trial)
+        _the_value_is_the_end_of_the_curve(harness, trial)
+    for place in harness.homes:
+        _no_file_is_half_written(harness, place, name)
     if over:
-        best_is_reproducible(lab, name)
+        best_is_reproducible(harness, name)
 
 
 def finished(url: str, name: str = "s") -> dict[int, str]:
@@ -110,20 +115,20 @@ def rows(url: str, query: str, **values: object) -> list[tuple[Any, ...]]:
         return _rows(connection, query, **values)
 
 
-def best_is_reproducible(lab: Lab, name: str = "s") -> None:
+def best_is_reproducible(harness: Harness, name: str = "s") -> None:
     """I5: the best value is finite, and its checkpoint has it on the validation images once more."""
-    ranking = query.best(open_reader(lab.url), name)
+    ranking = query.best(open_reader(harness.url), name)
     if not ranking.trials:
         return
     (best,) = ranking.trials
-    again = measured_again(lab, best)
+    again = measured_again(harness, best)
     assert math.isfinite(best.values[0]), f"I5: the best value is {best.values[0]}"
     assert again == best.values[0], f"I5: trial {best.number} has {best.values[0]}, but its checkpoint {again}"
 
 
-def measured_again(lab: Lab, trial: TrialRecord) -> float:
+def measured_again(harness: Harness, trial: TrialRecord) -> float:
     """The objective of a finished trial on the validation images, from its last checkpoint."""
-    place = runner.workplace(lab.worker_config(trial.study))
+    place = runner.workplace(harness.worker_config(trial.study))
     stored, data = place.study.spec, place.data
     model, train, _ = study_spec.to_model_configs(stored, trial.config)
     images = len(data.train)
@@ -139,7 +144,7 @@ def measured_again(lab: Lab, trial: TrialRecord) -> float:
         device="cpu",
     )
     found = checkpoint.latest(
-        lab.home_of(trial).trial(trial.study, trial.number), study=place.study.uid, trial=trial.number
+        harness.home_of(trial).trial(trial.study, trial.number), study=place.study.uid, trial=trial.number
     )
     assert found is not None, f"I5: the best trial, {trial.number}, has no checkpoint"
     state: Any = found[1]
@@ -148,17 +153,17 @@ def measured_again(lab: Lab, trial: TrialRecord) -> float:
     return float(getattr(result, stored.search.objectives[0]))
 
 
-def processes(lab: Lab) -> list[psutil.Process]:
-    """The living processes that work in the lab's folder: by their words, folder, environment or open files."""
+def processes(harness: Harness) -> list[psutil.Process]:
+    """The living processes that work in the harness's folder: by their words, folder, environment or open files."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    return [each for each in psutil.process_iter() if each.pid not in own and _belongs(each, str(lab.folder))]
+    return [each for each in psutil.process_iter() if each.pid not in own and _belongs(each, str(harness.folder))]
 
 
 # -- I7 --------------------------------------------------------------------------------------------------------
 
 
-def _no_process_is_left(lab: Lab) -> None:
-    _, left = psutil.wait_procs(processes(lab), timeout=ORPHANS_S)
+def _no_process_is_left(harness: Harness) -> None:
+    _, left = psutil.wait_procs(processes(harness), timeout=ORPHANS_S)
     shown = [(each.pid, each.cmdline()) for each in left if each.is_running()]
     assert not shown, f"I7: orphans: {shown}"
 
@@ -173,12 +178,12 @@ def _belongs(process: psutil.Process, folder: str) -> bool:
         return False
 
 
-def _the_file_is_whole(connection: sa.Connection, lab: Lab) -> None:
+def _the_file_is_whole(connection: sa.Connection, harness: Harness) -> None:
     if connection.dialect.name != "sqlite":  # a server checks what refers to what by itself, and shows no file
         return
     problems = [text for (text,) in _rows(connection, "PRAGMA integrity_check")]
     strangers = _rows(connection, "PRAGMA foreign_key_check")
-    journal = Path(f"{sqlite_path(lab.url)}-journal")
+    journal = Path(f"{sqlite_path(harness.url)}-journal")
     assert problems == ["ok"], f"I7: the database is damaged: {problems}"
     assert not strangers, f"I7: rows that belong to nothing: {strangers}"
     # A journal whose header was never written holds nothing to roll back, and the next write removes it.
@@ -186,9 +191,9 @@ def _the_file_is_whole(connection: sa.Connection, lab: Lab) -> None:
     assert not hot, "I7: a hot journal is still there after a read"
 
 
-def _no_file_is_half_written(lab: Lab, place: StudyDirs, name: str) -> None:
+def _no_file_is_half_written(harness: Harness, place: StudyDirs, name: str) -> None:
     """Every checkpoint is whole; what is written aside lies only where a trial goes on, which removes it."""
-    unfinished = {place.trial(name, trial.number) for trial in lab.trials(name) if trial.state not in FINISHED}
+    unfinished = {place.trial(name, trial.number) for trial in harness.trials(name) if trial.state not in FINISHED}
     left = [path for path in place.study(name).rglob("*.part") if path.parent not in unfinished]
     assert not left, f"I7: half-written files: {left}"
     for path in place.study(name).rglob("*.ckpt"):
@@ -255,12 +260,12 @@ def _finished_trials_are_unchanged(url: str, name: str, before: Mapping[int, str
 # -- I4, I5 ----------------------------------------------------------------------------------------------------
 
 
-def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRecord) -> None:
+def _the_curve_agrees_with_the_checkpoint(harness: Harness, trial: TrialRecord) -> None:
     """A checkpoint is written before its step is reported, so it may be one step ahead, and never behind."""
     assert [step for step, _ in trial.curve] == list(range(1, len(trial.curve) + 1)), f"I4: holes in {trial}"
-    kept = _last_curve(lab.home_of(trial).trial(trial.study, trial.number))
+    kept = _last_curve(harness.home_of(trial).trial(trial.study, trial.number))
     if kept is None:
-        is_behind = trial.paused is not None or _is_trained_again(lab, trial)  # behind others at its rung
+        is_behind = trial.paused is not None or _is_trained_again(harness, trial)  # behind others at its rung
         lost = trial.curve and trial.state in ("RUNNING", "WAITING") and not is_behind
         assert not lost, f"I4: trial {trial.number} has {len(trial.curve)} steps to do again: it has no checkpoint"
         return
@@ -268,14 +273,14 @@ def _the_curve_agrees_with_the_checkpoint(lab: Lab, trial: TrialRecord) -> None:
     assert kept[: len(trial.curve)] == trial.curve, f"I4: trial {trial.number}: {trial.curve} stored, {kept} kept"
     most = 0 if trial.state in ("COMPLETE", "PRUNED") else 1
     assert ahead <= most, f"I4: the checkpoint of trial {trial.number} ({trial.state}) is {ahead} steps ahead"
-    assert ahead >= 0 or _is_trained_again(lab, trial), (
+    assert ahead >= 0 or _is_trained_again(harness, trial), (
         f"I4: the checkpoint of trial {trial.number} ({trial.state}) is {ahead} steps ahead"
     )
 
 
-def _is_trained_again(lab: Lab, trial: TrialRecord) -> bool:
+def _is_trained_again(harness: Harness, trial: TrialRecord) -> bool:
     """Whether it went on from a rung after its checkpoint was removed there: its log says so."""
-    log = lab.home_of(trial).log(trial.study, trial.number)
+    log = harness.home_of(trial).log(trial.study, trial.number)
     return "are trained again" in log.read_text() if log.exists() else False
 
 
@@ -284,10 +289,10 @@ def _last_curve(folder: Path) -> tuple[tuple[int, float], ...] | None:
     return checkpoint.load(files[-1])[0].curve if files else None
 
 
-def _the_value_is_the_end_of_the_curve(lab: Lab, trial: TrialRecord) -> None:
+def _the_value_is_the_end_of_the_curve(harness: Harness, trial: TrialRecord) -> None:
     if trial.state != "COMPLETE":
         return
-    steps = study_spec.restore(query.study(open_reader(lab.url), trial.study).spec).budget.steps
+    steps = study_spec.restore(query.study(open_reader(harness.url), trial.study).spec).budget.steps
     assert len(trial.curve) == steps, f"I5: trial {trial.number} is COMPLETE after {len(trial.curve)} of {steps} steps"
     assert trial.values == (trial.curve[-1][1],), (
         f"I5: trial {trial.number}: {trial.values} at the end of {trial.curve}"

@@ -17,7 +17,7 @@ from tests.faults.soak_kills import NOTICE_S
 from tests.faults.soak_machines import FAR, NEAR, PROMISED_S, Machines, Search
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site, say
-from tests.lab import wait_until
+from tests.harness import wait_until
 from tests.service.postgres import Server, serving
 
 #: Where the clock of the far machine stands, in seconds from the truth, and on which machine all die then.
@@ -40,10 +40,10 @@ def clocks(site: Site) -> Row:
 
 
 def _set_again_and_again(server: Server, library: Path, chosen: Sequence[tuple[int, str]], case: Case) -> None:
-    clock = case.lab.folder / "clock"
+    clock = case.harness.folder / "clock"
     clock.write_bytes(bytes(mmap.PAGESIZE))
-    lab = _with_clock(soak_machines.hasty(soak_machines.at(server, case.lab)), library, clock)
-    search = Search(lab=lab, name="s", trials=soak_machines.ENDLESS, workers=WORKERS)
+    harness = _with_clock(soak_machines.hasty(soak_machines.at(server, case.harness)), library, clock)
+    search = Search(harness=harness, name="s", trials=soak_machines.ENDLESS, workers=WORKERS)
     dead: set[int] = set()
     with search.running():
         for seconds, name in chosen:
@@ -55,31 +55,33 @@ def _set_again_and_again(server: Server, library: Path, chosen: Sequence[tuple[i
             say(f"server-clock: {case.injected} of {len(chosen)}; {len(search.before)} trials are done")
         search.cut_short()
         search.only_these_were_lost(dead)
-        first, last = invariants.rows(lab.url, "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials")[0]
+        first, last = invariants.rows(harness.url, "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials")[
+            0
+        ]
         assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for those that write"
     case.facts["trials"] += len(search.before)
 
 
-def _with_clock(lab: Machines, library: Path, clock: Path) -> Machines:
+def _with_clock(harness: Machines, library: Path, clock: Path) -> Machines:
     """The same machines; the far one has a clock that can be set."""
-    near, far = lab.each
+    near, far = harness.each
     preload = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock)}
-    return replace(lab, each=(near, replace(far, environment={**far.environment, **preload})))
+    return replace(harness, each=(near, replace(far, environment={**far.environment, **preload})))
 
 
 def _nothing_happens(search: Search) -> None:
     """Nobody ends and nobody is taken for dead, and trials end on both machines."""
-    for machine in search.lab.each:
+    for machine in search.harness.each:
         search.wait_for_next(machine)
     assert search.goes_on(CALM_S), "the study ended"
-    for machine in search.lab.each:
+    for machine in search.harness.each:
         search.wait_for_next(machine)
     search.look()
 
 
 def _kill_all(search: Search, name: str, case: Case) -> set[int]:
     """Kill all processes of a machine, see that the other one finds it out, and begin again; who held a trial."""
-    machine = next(each for each in search.lab.each if each.name == name)
+    machine = next(each for each in search.harness.each if each.name == name)
     dead = set(search.freeze(machine))
     began = time.monotonic()
     os.killpg(search.launchers[name].pid, signal.SIGKILL)

@@ -20,7 +20,7 @@ from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, Tables
+from tests.harness import Harness, Tables
 
 TRIALS = 10
 STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": 1}}
@@ -86,30 +86,30 @@ def broken(site: Site) -> Row:
 
 def _row(site: Site, fault: str, part: str, body: Callable[[Scene, Case], None], *, first: int) -> Row:
     began = time.monotonic()
-    scene = _play(site.lab("calls"), site.folder / f"{part}-homes")
+    scene = _play(site.harness("calls"), site.folder / f"{part}-homes")
     every = range(first, scene.ends[-1] + 1, 2)
     reports = site.each(part, partial(body, scene), [every[index - 1] for index in site.some(len(every))])
     note = f"every second one of {scene.ends[-1]} calls"
     return soak_row.of(fault, reports, seconds=time.monotonic() - began, note=note)
 
 
-def _play(lab: Lab, folder: Path) -> Scene:
+def _play(harness: Harness, folder: Path) -> Scene:
     """Run the study once without a fault, and keep its home as it was before each trial."""
-    shutil.rmtree(lab.dirs.root, ignore_errors=True)
+    shutil.rmtree(harness.dirs.root, ignore_errors=True)
     fault, ends = _fault(0, BUSY), multiprocessing.get_context("fork").Array("q", TRIALS + 2, lock=False)
-    player = soak_fork.fork(lab, _keep_homes, lab, lab.create(**STUDY), fault, ends, folder)
+    player = soak_fork.fork(harness, _keep_homes, harness, harness.create(**STUDY), fault, ends, folder)
     assert player.end() == 0, player.said
     return Scene(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
 
 
-def _keep_homes(lab: Lab, worker_config: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
+def _keep_homes(harness: Harness, worker_config: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
     """What `runner.run_trials` does, with a look after each trial."""
     fault.arm()
     place = runner.workplace(worker_config)
     owner = this_process(worker_config.token)
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
-        shutil.copytree(lab.dirs.root, folder / str(done))
+        shutil.copytree(harness.dirs.root, folder / str(done))
         claim = leases.claim(place.storage, place.study.id, owner)
         assert (claim is None) == (done == TRIALS)
         if claim is not None:
@@ -119,29 +119,31 @@ def _keep_homes(lab: Lab, worker_config: WorkerConfig, fault: Fault, ends: Any, 
 
 def _survive_a_lock(scene: Scene, case: Case) -> None:
     _run(scene, case, BUSY, (0,))
-    _is_over(case.lab)
-    hurt = [trial for trial in case.lab.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
+    _is_over(case.harness)
+    hurt = [
+        trial for trial in case.harness.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())
+    ]
     assert not hurt, f"the lock hurt {hurt}"
     case.survived += 1
 
 
 def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
-    lab = case.lab
+    harness = case.harness
     worker_config = _run(scene, case, IO, (0, *CLEAN))
-    leases.release(Storage(lab.url), [worker_config.token])  # as its pool does
-    invariants.check(lab, ended=True)
-    before = invariants.finished(lab.url)
-    _ended(soak_fork.work(lab, lab.worker_config()), (0,))
-    _is_over(lab, before)
+    leases.release(Storage(harness.url), [worker_config.token])  # as its pool does
+    invariants.check(harness, ended=True)
+    before = invariants.finished(harness.url)
+    _ended(soak_fork.work(harness, harness.worker_config()), (0,))
+    _is_over(harness, before)
     case.survived += 1
 
 
 def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> WorkerConfig:
     """Run a worker whose call fails, numbered in the whole study by the case."""
     home, number = scene.before(case.index)
-    shutil.copytree(home, case.lab.dirs.root)
-    worker_config, fault = case.lab.worker_config(), _fault(number, kind)
-    worker = soak_fork.work(case.lab, worker_config, fault.arm)
+    shutil.copytree(home, case.harness.dirs.root)
+    worker_config, fault = case.harness.worker_config(), _fault(number, kind)
+    worker = soak_fork.work(case.harness, worker_config, fault.arm)
     code = _ended(worker, codes)
     assert fault.count.value >= fault.at, f"there were only {fault.count.value} calls"
     case.injected += 1
@@ -156,9 +158,9 @@ def _ended(worker: Fork, codes: tuple[int, ...]) -> int:
     return code
 
 
-def _is_over(lab: Lab, before: dict[int, str] | None = None) -> None:
-    invariants.check(lab, before=before, over=True)
-    states = [trial.state for trial in lab.trials()]
+def _is_over(harness: Harness, before: dict[int, str] | None = None) -> None:
+    invariants.check(harness, before=before, over=True)
+    states = [trial.state for trial in harness.trials()]
     assert states == ["COMPLETE"] * TRIALS, f"the trials ended as {states}"
 
 

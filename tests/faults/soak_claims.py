@@ -19,7 +19,7 @@ from search.study import stored_study
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab
+from tests.harness import Harness
 
 PROCESSES = 16
 
@@ -33,28 +33,30 @@ def claims(site: Site) -> Row:
 
 
 def _claim_all(each: int, case: Case) -> None:
-    lab = case.lab
-    lab.create(budget={"trials": PROCESSES * each})
+    harness = case.harness
+    harness.create(budget={"trials": PROCESSES * each})
     gate, start = os.pipe()
     tokens = [uuid.uuid4().hex for _ in range(PROCESSES)]
-    claimers = [soak_fork.fork(lab, _claim, lab, token, each, gate) for token in tokens]
+    claimers = [soak_fork.fork(harness, _claim, harness, token, each, gate) for token in tokens]
     case.injected = PROCESSES * each
     os.write(start, bytes(PROCESSES))
     for claimer in claimers:
         code = claimer.end(1200.0)
         assert code == 0, f"exit code {code}: {claimer.said}"
-    claimed = {token: json.loads(_list(lab, token).read_text()) for token in tokens}
+    claimed = {token: json.loads(_list(harness, token).read_text()) for token in tokens}
     count = Counter(number for numbers in claimed.values() for number in numbers)
     case.survived = sum(count[number] == 1 for number in range(case.injected))
     doubled = [number for number, times in count.items() if times > 1]
     assert not doubled, f"I3: claimed twice: {doubled}"
     assert sorted(count) == list(range(case.injected)), "I3: not every number was claimed"
-    assert _tellers(lab) == {number: token for token, numbers in claimed.items() for number in numbers}, "I3: tellers"
-    _rows_are_sound(lab, case.injected)
+    assert _tellers(harness) == {number: token for token, numbers in claimed.items() for number in numbers}, (
+        "I3: tellers"
+    )
+    _rows_are_sound(harness, case.injected)
 
 
-def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
-    storage = Storage(lab.url, token=token, retry_timeout_s=600.0)
+def _claim(harness: Harness, token: str, each: int, gate: int) -> None:
+    storage = Storage(harness.url, token=token, retry_timeout_s=600.0)
     study_id = stored_study.load(storage, "s").id
     owner = this_process(token)
     os.read(gate, 1)
@@ -64,24 +66,24 @@ def _claim(lab: Lab, token: str, each: int, gate: int) -> None:
         assert claim is not None, "there are trials left"
         numbers.append(claim.number)
         storage.set_trial_state_values(claim.trial_id, TrialState.PRUNED)
-    _list(lab, token).write_text(json.dumps(numbers))
+    _list(harness, token).write_text(json.dumps(numbers))
 
 
-def _list(lab: Lab, token: str) -> Path:
-    return lab.folder / f"{token}.json"
+def _list(harness: Harness, token: str) -> Path:
+    return harness.folder / f"{token}.json"
 
 
-def _tellers(lab: Lab) -> dict[int, str]:
+def _tellers(harness: Harness) -> dict[int, str]:
     """Who finished which trial, as the database has it."""
     query = "SELECT number, value_json FROM trials JOIN trial_system_attributes USING (trial_id) WHERE key = ?"
-    with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
+    with closing(sqlite3.connect(harness.folder / "home" / "studies.db")) as connection:
         return {number: json.loads(token) for number, token in connection.execute(query, (FINISHED_BY,))}
 
 
-def _rows_are_sound(lab: Lab, trials: int) -> None:
-    finished = invariants.finished(lab.url)
+def _rows_are_sound(harness: Harness, trials: int) -> None:
+    finished = invariants.finished(harness.url)
     assert sorted(finished) == list(range(trials)), "I1: not every trial is finished"
-    with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
+    with closing(sqlite3.connect(harness.folder / "home" / "studies.db")) as connection:
         (left,) = connection.execute("SELECT COUNT(*) FROM convsearch_leases").fetchone()
         (whole,) = connection.execute("PRAGMA integrity_check").fetchone()
     assert (left, whole) == (0, "ok"), f"I2: {left} leases are left, and the file is {whole}"

@@ -24,7 +24,7 @@ from tests.faults.soak_kills import NOTICE_S, owners, wait_until_noticed
 from tests.faults.soak_locks import STUDY, finish
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, wait_until
+from tests.harness import Harness, wait_until
 
 HOUR = 3600
 #: Where the clock stands after each jump, in seconds from the truth.
@@ -92,34 +92,34 @@ def build(compiler: str, folder: Path) -> Path:
 
 
 def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> None:
-    lab = case.lab
-    clock = lab.folder / "clock"
+    harness = case.harness
+    clock = harness.folder / "clock"
     clock.write_bytes(bytes(mmap.PAGESIZE))
     environment = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock)}
-    file = lab.write(**STUDY)
+    file = harness.write(**STUDY)
     victims: list[int] = []
-    launchers = [soak_fork.command(lab, "run", file, "--workers", "2", environment=environment)]
+    launchers = [soak_fork.command(harness, "run", file, "--workers", "2", environment=environment)]
     try:
-        wait_until(lambda: len(owners(lab)) == 2)
-        launchers.append(_join(lab, file, environment))
+        wait_until(lambda: len(owners(harness)) == 2)
+        launchers.append(_join(harness, file, environment))
         for seconds in chosen:
             set_to(clock, seconds)
             case.injected += 1
             _nothing_happens(case, launchers)
             victims.append(_kill_one(case))
             case.survived += 1
-        finish(lab, launchers, file)
+        finish(harness, launchers, file)
     finally:
         for launcher in launchers:
             launcher.sweep()
-    _only_our_kills_are_recorded(lab, victims)
-    case.facts["trials"] += len(lab.trials())
+    _only_our_kills_are_recorded(harness, victims)
+    case.facts["trials"] += len(harness.trials())
 
 
-def _join(lab: Lab, file: str, environment: Mapping[str, str]) -> Fork:
+def _join(harness: Harness, file: str, environment: Mapping[str, str]) -> Fork:
     """A second launcher: each of the two watches the leases of the other's workers."""
-    launcher = soak_fork.command(lab, "run", file, "--workers", "1", "--join", environment=environment)
-    wait_until(lambda: len(owners(lab)) == 3)
+    launcher = soak_fork.command(harness, "run", file, "--workers", "1", "--join", environment=environment)
+    wait_until(lambda: len(owners(harness)) == 3)
     return launcher
 
 
@@ -129,38 +129,38 @@ def set_to(clock: Path, seconds: int) -> None:
 
 
 def _nothing_happens(case: Case, launchers: Sequence[Fork]) -> None:
-    before, steps = owners(case.lab), _steps(case.lab)
+    before, steps = owners(case.harness), _steps(case.harness)
     time.sleep(CALM_S)
-    wait_until(lambda: owners(case.lab) == before, patience_s=NOTICE_S)  # between two trials a worker owns none
-    assert _steps(case.lab) > steps, "nobody goes on"
+    wait_until(lambda: owners(case.harness) == before, patience_s=NOTICE_S)  # between two trials a worker owns none
+    assert _steps(case.harness) > steps, "nobody goes on"
     assert all(launcher.poll() is None for launcher in launchers), [launcher.said for launcher in launchers]
 
 
 def _kill_one(case: Case) -> int:
     """Kill a worker, and see that it is found out; which one it was."""
-    wait_until(lambda: len(owners(case.lab)) == 3)
-    victim = case.dice.choice(sorted(owners(case.lab)))
+    wait_until(lambda: len(owners(case.harness)) == 3)
+    victim = case.dice.choice(sorted(owners(case.harness)))
     os.kill(victim, signal.SIGKILL)
     wait_until_noticed(case, victim)
-    wait_until(lambda: len(owners(case.lab)) == 3)
+    wait_until(lambda: len(owners(case.harness)) == 3)
     return victim
 
 
-def _only_our_kills_are_recorded(lab: Lab, victims: Sequence[int]) -> None:
+def _only_our_kills_are_recorded(harness: Harness, victims: Sequence[int]) -> None:
     """Its own pool sees that a worker was killed, the other one that its process is gone: whoever looks first."""
-    invariants.check(lab, over=True)
-    trials = lab.trials()
+    invariants.check(harness, over=True)
+    trials = harness.trials()
     crashes = [crash for trial in trials for crash in trial.crashes]
     assert {trial.state for trial in trials} == {"COMPLETE"}, "a trial was lost"
     ours = ("killed by SIGKILL", *(f"process {victim} is gone" for victim in victims))
     assert len(crashes) <= len(victims), f"I2: others than the killed workers were taken for dead: {crashes}"
     assert all(any(words in crash for words in ours) for crash in crashes), f"I2: others were taken for dead: {crashes}"
-    with closing(sqlite3.connect(lab.folder / "home" / "studies.db")) as connection:
+    with closing(sqlite3.connect(harness.folder / "home" / "studies.db")) as connection:
         times = connection.execute("SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials").fetchone()
     first, last = (datetime.fromisoformat(text) for text in times)
     assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for those that write"
 
 
-def _steps(lab: Lab) -> int:
-    with closing(sqlite3.connect(lab.folder / "home" / "studies.db", timeout=30.0)) as connection:
+def _steps(harness: Harness) -> int:
+    with closing(sqlite3.connect(harness.folder / "home" / "studies.db", timeout=30.0)) as connection:
         return int(connection.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()[0])

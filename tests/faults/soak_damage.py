@@ -15,7 +15,7 @@ from search.study import stored_study
 from tests.faults import soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, Tables
+from tests.harness import Harness, Tables
 
 #: Three trials, whose last two checkpoints are kept, with all that a training can consist of.
 STUDY: Tables = {
@@ -65,20 +65,22 @@ class Folder:
 
 def checkpoints(site: Site) -> Row:
     began = time.monotonic()
-    lab = site.lab("checkpoints")
-    folders = _folders(lab)
+    harness = site.harness("checkpoints")
+    folders = _folders(harness)
     cases = range(max(1, site.count(1000) // DAMAGES_OF_A_CASE))
     reports = site.each("checkpoint", partial(_damage_some, folders), cases)
     return soak_row.of("a checkpoint is damaged", reports, seconds=time.monotonic() - began)
 
 
-def _folders(lab: Lab) -> list[Folder]:
+def _folders(harness: Harness) -> list[Folder]:
     """Of two studies of three trials each."""
     for name in ("one", "other"):
-        worker = soak_fork.work(lab, lab.create(name, **STUDY))
+        worker = soak_fork.work(harness, harness.create(name, **STUDY))
         assert worker.end() == 0, worker.said
-    whole = {(name, n): sorted(lab.dirs.trial(name, n).glob("*.ckpt")) for name in ("one", "other") for n in range(3)}
-    uid = {name: stored_study.load(Storage(lab.url), name).uid for name in ("one", "other")}
+    whole = {
+        (name, n): sorted(harness.dirs.trial(name, n).glob("*.ckpt")) for name in ("one", "other") for n in range(3)
+    }
+    uid = {name: stored_study.load(Storage(harness.url), name).uid for name in ("one", "other")}
     return [
         Folder(files[0].parent, uid[name], n, tuple(p for key, ps in whole.items() if key != (name, n) for p in ps))
         for (name, n), files in whole.items()
@@ -89,7 +91,7 @@ def _damage_some(folders: list[Folder], case: Case) -> None:
     for _ in range(DAMAGES_OF_A_CASE):
         place = case.dice.choice(folders)
         kind = case.dice.choice([*DAMAGES, SWAPPED])
-        copy = case.lab.folder / "trial-00000"
+        copy = case.harness.folder / "trial-00000"
         shutil.copytree(place.folder, copy)
         before, newest = sorted(copy.glob("*.ckpt"))
         expected = checkpoint.load(before)[0]

@@ -18,7 +18,7 @@ from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, Tables, wait_until
+from tests.harness import Harness, Tables, wait_until
 
 #: One worker, two trials of two steps of ten batches.
 TRIALS, STEPS, BATCHES = 2, 2, 10
@@ -63,9 +63,9 @@ def full(site: Site) -> Row:
 
 
 def _fill_the_disk(case: Case) -> None:
-    lab, fault = case.lab, _fault(case.index)
-    file = lab.write(**STUDY)
-    launcher, trace = _run(lab, file, fault)
+    harness, fault = case.harness, _fault(case.index)
+    file = harness.write(**STUDY)
+    launcher, trace = _run(harness, file, fault)
     code, said = launcher.end(), launcher.said
     hits = [line for line in _lines(trace) if "(INJECTED)" in line]
     was_hit = bool(hits)
@@ -73,12 +73,12 @@ def _fill_the_disk(case: Case) -> None:
     who = "worker" if fault.in_worker else "launcher"
     case.injected += was_hit
     case.facts[f"{who}: exit {code}" if was_hit else f"{who}: no such write"] += 1
-    _what_is_there_is_whole(lab)
-    before = invariants.finished(lab.url)
-    again = soak_fork.launcher(lab, "run", file, "--workers", "1")
+    _what_is_there_is_whole(harness)
+    before = invariants.finished(harness.url)
+    again = soak_fork.launcher(harness, "run", file, "--workers", "1")
     assert again.end() == 0, again.said
-    invariants.check(lab, before=before, over=True)
-    states = [trial.state for trial in lab.trials()]
+    invariants.check(harness, before=before, over=True)
+    states = [trial.state for trial in harness.trials()]
     assert states == ["COMPLETE"] * TRIALS, f"the trials ended as {states}"
     # Only now, so that what is said to be lost is first looked for.
     assert code in ((0, DiskError.exit_code) if was_hit else (0,)), f"nothing is lost, but exit code {code}: {said}"
@@ -97,46 +97,46 @@ def _fault(number: int) -> Full:
     return Full(at=(number + 1) // 2, in_worker=True, for_good=number % 2 == 0, of_checkpoints=True)
 
 
-def _run(lab: Lab, file: str, fault: Full) -> tuple[Fork, Path]:
+def _run(harness: Harness, file: str, fault: Full) -> tuple[Fork, Path]:
     """Start a launcher with strace on it, or on the server from which its worker is forked."""
-    trace = lab.folder / "trace.txt"
+    trace = harness.folder / "trace.txt"
     words = ("run", file, "--workers", "1")
     gate, go = os.pipe()
-    at_server = partial(_attach, lab, fault, trace) if fault.in_worker else None
-    launcher = soak_fork.launcher(lab, *words, gate=gate, at_server=at_server)
+    at_server = partial(_attach, harness, fault, trace) if fault.in_worker else None
+    launcher = soak_fork.launcher(harness, *words, gate=gate, at_server=at_server)
     if not fault.in_worker:
-        _attach(lab, fault, trace, launcher.pid)
+        _attach(harness, fault, trace, launcher.pid)
     os.write(go, b"!")
     for descriptor in (gate, go):
         os.close(descriptor)
     return launcher, trace
 
 
-def _attach(lab: Lab, fault: Full, trace: Path, pid: int) -> None:
+def _attach(harness: Harness, fault: Full, trace: Path, pid: int) -> None:
     """Let strace follow a process, its children included if it is the server of the workers."""
     words = ["strace", "-qq", "-y", "-o", str(trace), "-p", str(pid), "-e", f"trace={CALLS}"]
     words += ["-e", f"inject={CALLS}:error=ENOSPC:when={fault.when}", *(["-f"] if fault.in_worker else [])]
     writers = range(pid, pid + PIDS_AHEAD) if fault.in_worker else ()
-    files = [*([] if fault.of_checkpoints else _files(lab)), *_half_written(lab, writers)]
+    files = [*([] if fault.of_checkpoints else _files(harness)), *_half_written(harness, writers)]
     paths = [word for path in files for word in ("-P", str(path))]
-    errors = (lab.folder / "strace.txt").open("w")
+    errors = (harness.folder / "strace.txt").open("w")
     process = subprocess.Popen([*words, *paths], stderr=errors, stdout=errors, start_new_session=True)
     wait_until(lambda: _tracer(pid) == process.pid or process.poll() is not None)
-    assert process.poll() is None, (lab.folder / "strace.txt").read_text()
+    assert process.poll() is None, (harness.folder / "strace.txt").read_text()
 
 
-def _files(lab: Lab) -> Sequence[Path]:
+def _files(harness: Harness) -> Sequence[Path]:
     """All files of the study that are written, but for checkpoints; strace takes only whole names."""
-    home = lab.dirs.root
+    home = harness.dirs.root
     database = home / "studies.db"
-    logs = [lab.dirs.log("s", trial) for trial in range(TRIALS)]
+    logs = [harness.dirs.log("s", trial) for trial in range(TRIALS)]
     return [database, Path(f"{database}-journal"), home / "s" / "convsearch.lock", *logs]
 
 
-def _half_written(lab: Lab, writers: Iterable[int]) -> Sequence[Path]:
+def _half_written(harness: Harness, writers: Iterable[int]) -> Sequence[Path]:
     """The checkpoints that one of these processes writes, as they are called until they are whole."""
     return [
-        lab.dirs.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
+        harness.dirs.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
         for pid in writers
         for trial in range(TRIALS)
         for step in range(1, STEPS + 1)
@@ -156,8 +156,8 @@ def _tracer(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("TracerPid"))
 
 
-def _what_is_there_is_whole(lab: Lab) -> None:
+def _what_is_there_is_whole(harness: Harness) -> None:
     """The database, as far as it was made, and every checkpoint of every trial."""
-    invariants.check(lab)
-    for path in lab.dirs.root.glob("s/*/*.ckpt"):
+    invariants.check(harness)
+    for path in harness.dirs.root.glob("s/*/*.ckpt"):
         checkpoint.load(path)

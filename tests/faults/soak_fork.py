@@ -21,7 +21,7 @@ import psutil
 from search.cli import main
 from search.trial.context import WorkerConfig
 from search.workers import worker
-from tests.lab import CONVSEARCH, PATIENCE_S, Lab, wait_until
+from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
 
 #: What multiprocessing starts its forkserver with.
 SPAWN = util.spawnv_passfds
@@ -60,16 +60,16 @@ class Fork:
         self.end()
 
 
-def command(lab: Lab, *words: str, environment: Mapping[str, str] | None = None) -> Fork:
+def command(harness: Harness, *words: str, environment: Mapping[str, str] | None = None) -> Fork:
     """Start `convsearch WORDS` as a shell does."""
-    return start(lab, [str(CONVSEARCH), *lab.complete(words)], environment=environment)
+    return start(harness, [str(CONVSEARCH), *harness.complete(words)], environment=environment)
 
 
 def start(
-    lab: Lab, words: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    harness: Harness, words: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Fork:
     """Start a program as a shell does, in a folder of its own if one is given."""
-    log = _log(lab, "command")
+    log = _log(harness, "command")
     with log.open("w") as stream:
         process = subprocess.Popen(
             words,
@@ -82,24 +82,26 @@ def start(
     return Fork(process.pid, log, process.poll)
 
 
-def launcher(lab: Lab, *words: str, gate: int | None = None, at_server: Callable[[int], None] | None = None) -> Fork:
+def launcher(
+    harness: Harness, *words: str, gate: int | None = None, at_server: Callable[[int], None] | None = None
+) -> Fork:
     """Fork a process that does `convsearch WORDS`.
 
     `gate`: it waits until something can be read from this descriptor. `at_server`: is told the process id of its
     forkserver, in the launcher, before a worker is started.
     """
-    return fork(lab, _launcher, lab.complete(words), gate, at_server)
+    return fork(harness, _launcher, harness.complete(words), gate, at_server)
 
 
-def work(lab: Lab, worker_config: WorkerConfig, prepare: Callable[[], None] | None = None) -> Fork:
+def work(harness: Harness, worker_config: WorkerConfig, prepare: Callable[[], None] | None = None) -> Fork:
     """Fork a worker that has no pool; `prepare` is called in its process first."""
-    return fork(lab, _worker, worker_config, prepare)
+    return fork(harness, _worker, worker_config, prepare)
 
 
-def fork(lab: Lab, target: Callable[..., None], *args: Any) -> Fork:
-    """Fork a process that does `target`, with a log in the lab's folder."""
+def fork(harness: Harness, target: Callable[..., None], *args: Any) -> Fork:
+    """Fork a process that does `target`, with a log in the harness's folder."""
     gc.collect()  # connections that nobody uses any more shall not be inherited
-    log = _log(lab, target.__name__.strip("_"))
+    log = _log(harness, target.__name__.strip("_"))
     process = multiprocessing.get_context("fork").Process(target=_alone, args=(log, target, *args))
     process.start()
     assert process.pid is not None
@@ -114,8 +116,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def _log(lab: Lab, name: str) -> Path:
-    return lab.folder / f"{len(list(lab.folder.glob('*.log'))):03d}-{name}.log"
+def _log(harness: Harness, name: str) -> Path:
+    return harness.folder / f"{len(list(harness.folder.glob('*.log'))):03d}-{name}.log"
 
 
 def _alone(log: Path, target: Callable[..., None], *args: Any) -> None:

@@ -14,7 +14,7 @@ from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, wait_until
+from tests.harness import Harness, wait_until
 
 #: Budgets of studies whose trials have 24 steps of about 0.02 s. Orphans would be done with a short one before anybody
 #: looks; so where workers must die by themselves there is no end of trials, until the budget is lowered.
@@ -68,19 +68,19 @@ class Scene:
         return f"s{self.number}"
 
     @property
-    def lab(self) -> Lab:
-        return self.case.lab
+    def harness(self) -> Harness:
+        return self.case.harness
 
     def go_on(self, *more: str) -> Fork:
         """Start the command that runs the study; the running launcher, if there is one."""
         if self.launcher is None:
             budget = {"trials": self.trials, "epochs": 8, "steps_per_epoch": 3}
             search = PRUNERS[(self.case.index + self.number) % len(PRUNERS)]
-            words = ("run", self.lab.write(self.name, budget=budget, search=search), "--workers", "2", *more)
+            words = ("run", self.harness.write(self.name, budget=budget, search=search), "--workers", "2", *more)
             starts = self.case.facts["starts from a shell"] + self.case.facts["starts by fork"]
             from_shell = starts % SHELL_EVERY == 0
             self.case.facts["starts from a shell" if from_shell else "starts by fork"] += 1
-            self.launcher = (soak_fork.command if from_shell else soak_fork.launcher)(self.lab, *words)
+            self.launcher = (soak_fork.command if from_shell else soak_fork.launcher)(self.harness, *words)
         return self.launcher
 
     def is_dead(self) -> None:
@@ -88,12 +88,12 @@ class Scene:
 
     def compare(self) -> None:
         """The budget holds (I1), and whatever was finished at the last look is unchanged (I3), while the study runs."""
-        self.before = invariants.compare(self.lab.url, self.name, self.before)
+        self.before = invariants.compare(self.harness.url, self.name, self.before)
 
     def check(self, *, over: bool = False) -> None:
         """All invariants, while nobody runs the study."""
-        invariants.check(self.lab, self.name, before=self.before, over=over)
-        self.before = invariants.finished(self.lab.url, self.name)
+        invariants.check(self.harness, self.name, before=self.before, over=over)
+        self.before = invariants.finished(self.harness.url, self.name)
 
     def end(self) -> None:
         """Run the study to its end; an endless one ends with the trials that were begun."""
@@ -102,7 +102,7 @@ class Scene:
         assert code == 0, f"exit code {code}: {launcher.said}"
         self.is_dead()
         self.check(over=True)
-        failed = [trial.number for trial in self.lab.trials(self.name) if trial.state == "FAIL"]
+        failed = [trial.number for trial in self.harness.trials(self.name) if trial.state == "FAIL"]
         assert not failed, f"trials {failed} failed"
 
 
@@ -127,11 +127,11 @@ def _kill_again_and_again(kill: Kill, trials: int, cases: list[int], case: Case)
 
 def kill_a_worker(scene: Scene) -> bool:
     launcher, dice = scene.go_on(), scene.case.dice
-    if not _wait(launcher, lambda: owners(scene.lab)):
+    if not _wait(launcher, lambda: owners(scene.harness)):
         return False
     if not _pause(launcher, dice.uniform(0.0, 1.0)) or not _wait(launcher, lambda: _nobody_is_at_the_edge(scene)):
         return False
-    victims = sorted(owners(scene.lab))
+    victims = sorted(owners(scene.harness))
     if not victims:
         return True
     victim = dice.choice(victims)
@@ -159,7 +159,7 @@ def _kill_at_any_time(scene: Scene, kill: Callable[[Fork], None]) -> bool:
     """Kill while it loads, or while it works; then see that nobody is left, and that nothing is lost."""
     launcher, dice = scene.go_on(), scene.case.dice
     while_it_loads = dice.random() < 0.25
-    if not while_it_loads and not _wait(launcher, lambda: owners(scene.lab)):
+    if not while_it_loads and not _wait(launcher, lambda: owners(scene.harness)):
         return False
     if not _pause(launcher, dice.uniform(0.0, 3.0 if while_it_loads else 1.5)):
         return False
@@ -174,15 +174,15 @@ def _kill_at_any_time(scene: Scene, kill: Callable[[Fork], None]) -> bool:
     return True
 
 
-def owners(lab: Lab) -> set[int]:
+def owners(harness: Harness) -> set[int]:
     """The processes that hold a trial and live."""
-    return {pid for (pid,) in _rows(lab, "SELECT pid FROM convsearch_leases") if soak_fork.alive(pid)}
+    return {pid for (pid,) in _rows(harness, "SELECT pid FROM convsearch_leases") if soak_fork.alive(pid)}
 
 
 def wait_until_noticed(case: Case, victim: int) -> None:
     """Wait until a dead worker's trial is taken from it; how often that took no longer than it should is counted."""
     began = time.monotonic()
-    wait_until(lambda: (victim,) not in _rows(case.lab, "SELECT pid FROM convsearch_leases"), patience_s=NOTICE_S)
+    wait_until(lambda: (victim,) not in _rows(case.harness, "SELECT pid FROM convsearch_leases"), patience_s=NOTICE_S)
     in_time = time.monotonic() - began < PROMISED_S
     case.facts[f"noticed within {PROMISED_S if in_time else NOTICE_S:.0f} s"] += 1
 
@@ -190,7 +190,7 @@ def wait_until_noticed(case: Case, victim: int) -> None:
 def _nobody_is_at_the_edge(scene: Scene) -> bool:
     """Whether no trial would fail, by design, if its process died now: it died before at the step where it stands."""
     rows = _rows(
-        scene.lab,
+        scene.harness,
         "SELECT json_extract(value_json, '$.count') FROM trial_user_attributes JOIN trials USING (trial_id) "
         "WHERE key = 'deaths' AND state IN ('RUNNING', 'WAITING') AND json_extract(value_json, '$.steps') = "
         "(SELECT COUNT(*) FROM trial_intermediate_values AS step WHERE step.trial_id = trials.trial_id)",
@@ -198,8 +198,8 @@ def _nobody_is_at_the_edge(scene: Scene) -> bool:
     return all(count < ATTEMPTS - 1 for (count,) in rows)
 
 
-def _rows(lab: Lab, query: str) -> list[tuple[int, ...]]:
-    file = lab.folder / "home" / "studies.db"
+def _rows(harness: Harness, query: str) -> list[tuple[int, ...]]:
+    file = harness.folder / "home" / "studies.db"
     if not file.exists():
         return []
     try:

@@ -23,7 +23,7 @@ from tests.faults.soak_hasty import TIMES
 from tests.faults.soak_machines import LOOK_S, PROMISED_S, Machines, Search
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site, say
-from tests.lab import wait_until
+from tests.harness import wait_until
 from tests.service.postgres import Server, serving
 
 WORKERS = 2
@@ -97,8 +97,8 @@ def partitions(site: Site) -> Row:
 
 
 def _cut_again_and_again(server: Server, link: Link, count: int, case: Case) -> None:
-    lab = _cut_off(soak_machines.hasty(soak_machines.at(server, case.lab)), server, link)
-    search = Search(lab=lab, name="s", trials=soak_machines.ENDLESS, workers=WORKERS)
+    harness = _cut_off(soak_machines.hasty(soak_machines.at(server, case.harness)), server, link)
+    search = Search(harness=harness, name="s", trials=soak_machines.ENDLESS, workers=WORKERS)
     lost: set[int] = set()
     with search.running():
         while case.injected < count:
@@ -114,11 +114,11 @@ def _cut_again_and_again(server: Server, link: Link, count: int, case: Case) -> 
     case.facts["trials"] += len(search.before)
 
 
-def _cut_off(lab: Machines, server: Server, link: Link) -> Machines:
+def _cut_off(harness: Machines, server: Server, link: Link) -> Machines:
     """The same machines, the far one behind the link."""
-    near, far = lab.each
-    url = server.url(str(sa.make_url(lab.url).database), host=link.near).render_as_string(hide_password=False)
-    return replace(lab, each=(near, replace(far, address=url, before=("ip", "netns", "exec", link.name))))
+    near, far = harness.each
+    url = server.url(str(sa.make_url(harness.url).database), host=link.near).render_as_string(hide_password=False)
+    return replace(harness, each=(near, replace(far, address=url, before=("ip", "netns", "exec", link.name))))
 
 
 def _briefly(search: Search, link: Link, case: Case) -> set[int]:
@@ -185,7 +185,7 @@ def _others_take_over(search: Search, held: set[int], case: Case) -> None:
     took = time.monotonic() - began
     limits = (PROMISED_S, PROMISED_S + 30.0, EXPIRED_S)
     case.facts[f"taken over within {next(limit for limit in limits if took <= limit):.0f} s"] += 1
-    search.wait_for_next(search.lab.each[0])
+    search.wait_for_next(search.harness.each[0])
 
 
 def _refusals(search: Search, number: int) -> int:
@@ -193,7 +193,7 @@ def _refusals(search: Search, number: int) -> int:
 
 
 def _far(search: Search) -> soak_machines.Machine:
-    return search.lab.each[1]
+    return search.harness.each[1]
 
 
 def _ip(*words: str) -> None:

@@ -15,7 +15,7 @@ from tests.faults.soak_fork import Fork
 from tests.faults.soak_kills import owners
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site, say
-from tests.lab import Lab, Tables, wait_until
+from tests.harness import Harness, Tables, wait_until
 
 #: Longer than the study lasts; at the end its budget is lowered to what has been begun.
 STUDY: Tables = {"budget": {"trials": 5000, "epochs": 3, "steps_per_epoch": 3}}
@@ -32,21 +32,21 @@ def locks(site: Site) -> Row:
 
 
 def _lock_again_and_again(long: int, short: int, case: Case) -> None:
-    lab = case.lab
+    harness = case.harness
     durations = [LONG_S] * long + [case.dice.uniform(*SHORT_S) for _ in range(short)]
     case.dice.shuffle(durations)
-    file = lab.write(**STUDY)
-    launcher = soak_fork.launcher(lab, "run", file, "--workers", "2")
+    file = harness.write(**STUDY)
+    launcher = soak_fork.launcher(harness, "run", file, "--workers", "2")
     try:
-        wait_until(lambda: len(owners(lab)) == 2)
+        wait_until(lambda: len(owners(harness)) == 2)
         family = _family(launcher)
         for seconds in durations:
             _lock_once(case, launcher, family, seconds)
-        finish(lab, [launcher], file)
+        finish(harness, [launcher], file)
     finally:
         launcher.sweep()
-    _see_that_nothing_happened(lab)
-    case.facts["trials"] += len(lab.trials())
+    _see_that_nothing_happened(harness)
+    case.facts["trials"] += len(harness.trials())
 
 
 def _lock_once(case: Case, launcher: Fork, family: set[int], seconds: float) -> None:
@@ -54,7 +54,7 @@ def _lock_once(case: Case, launcher: Fork, family: set[int], seconds: float) -> 
     case.injected += 1
     began = time.monotonic()
     ours, theirs = Pipe(duplex=False)
-    holder = soak_fork.fork(case.lab, _hold, case.lab.folder / "home" / "studies.db", seconds, theirs)
+    holder = soak_fork.fork(case.harness, _hold, case.harness.folder / "home" / "studies.db", seconds, theirs)
     try:
         assert ours.recv() == "locked"
         assert holder.end(seconds + 60.0) == 0, holder.said
@@ -62,7 +62,7 @@ def _lock_once(case: Case, launcher: Fork, family: set[int], seconds: float) -> 
         holder.sweep()
     assert launcher.poll() is None, f"the launcher ended: {launcher.said}"
     assert _family(launcher) == family, f"workers died or were replaced: {launcher.said}"
-    wait_until(lambda: len(owners(case.lab)) == 2)
+    wait_until(lambda: len(owners(case.harness)) == 2)
     say(f"lock: {case.injected}, {seconds:.1f} s; {time.monotonic() - began:.1f} s until all went on")
     case.survived += 1
 
@@ -75,18 +75,18 @@ def _hold(file: Path, seconds: float, pipe: Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def finish(lab: Lab, launchers: Sequence[Fork], file: str) -> None:
+def finish(harness: Harness, launchers: Sequence[Fork], file: str) -> None:
     """Lower the budget to what has been begun, as a second command may do at any time; all end by themselves."""
-    second = soak_fork.launcher(lab, "run", file, "--trials", "1")
+    second = soak_fork.launcher(harness, "run", file, "--trials", "1")
     assert second.end() == 75, second.said
     for launcher in launchers:
         code = launcher.end()
         assert code == 0, f"exit code {code}: {launcher.said}"
 
 
-def _see_that_nothing_happened(lab: Lab) -> None:
-    invariants.check(lab, over=True)
-    hurt = [trial for trial in lab.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
+def _see_that_nothing_happened(harness: Harness) -> None:
+    invariants.check(harness, over=True)
+    hurt = [trial for trial in harness.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
     assert not hurt, f"the lock hurt {hurt}"
 
 

@@ -21,7 +21,7 @@ from search.artifacts.study_dir import StudyDirs
 from search.storage.records import TrialRecord
 from tests.faults import invariants, soak_fork, soak_hasty
 from tests.faults.soak_fork import Fork
-from tests.lab import CONVSEARCH, Lab, wait_until
+from tests.harness import CONVSEARCH, Harness, wait_until
 from tests.service.postgres import PostgresLab, Server, dump
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ RENAMED = "import os, socket, sys; socket.sethostname(sys.argv[1]); os.execvp(sy
 
 @dataclass(frozen=True, slots=True)
 class Machine(PostgresLab):
-    """A lab whose commands run in its folder, as on a machine of its own."""
+    """A harness whose commands run in its folder, as on a machine of its own."""
 
     name: str
     before: tuple[str, ...] = ()
@@ -78,27 +78,27 @@ class Machines(PostgresLab):
         return max(self.homes, key=lambda each: _last_attempt(each.log(trial.study, trial.number)))
 
 
-def at(server: Server, lab: Lab) -> Machines:
+def at(server: Server, harness: Harness) -> Machines:
     """Two machines at a new database."""
     url = server.url(server.make_database()).render_as_string(hide_password=False)
     for name in (NEAR, FAR):
-        (lab.folder / name).mkdir()
-    each = tuple(Machine(lab.folder / name, lab.images, lab.cache, url, name) for name in (NEAR, FAR))
-    return Machines(lab.folder, lab.images, lab.cache, url, each)
+        (harness.folder / name).mkdir()
+    each = tuple(Machine(harness.folder / name, harness.images, harness.cache, url, name) for name in (NEAR, FAR))
+    return Machines(harness.folder, harness.images, harness.cache, url, each)
 
 
-def hasty(lab: Machines) -> Machines:
+def hasty(harness: Machines) -> Machines:
     """The same machines, whose pools wait not so long."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     program, environment = (sys.executable, "-m", soak_hasty.__name__), {"PYTHONPATH": path}
-    return replace(lab, each=tuple(replace(one, program=program, environment=environment) for one in lab.each))
+    return replace(harness, each=tuple(replace(one, program=program, environment=environment) for one in harness.each))
 
 
 @dataclass(kw_only=True, slots=True)
 class Search:
     """One study that all machines work on at once; its trials have 72 steps, and last about a second."""
 
-    lab: Machines
+    harness: Machines
     name: str
     trials: int
     workers: int
@@ -117,13 +117,13 @@ class Search:
         The server will be gone; so of what was lost a copy is kept.
         """
         try:
-            for machine in self.lab.each:
+            for machine in self.harness.each:
                 self.start(machine)
-            for machine in self.lab.each:
+            for machine in self.harness.each:
                 self.meet(machine)
             yield
         except Exception:
-            dump(self.lab.url, self.lab.folder / "database.sql")
+            dump(self.harness.url, self.harness.folder / "database.sql")
             raise
         finally:
             for launcher in self.launchers.values():
@@ -155,7 +155,7 @@ class Search:
             "SELECT pid, number FROM convsearch_leases JOIN trials ON trials.trial_id = convsearch_leases.trial_id "
             "JOIN studies ON studies.study_id = trials.study_id WHERE study_name = :name"
         )
-        return dict(invariants.rows(self.lab.url, query, name=self.name))
+        return dict(invariants.rows(self.harness.url, query, name=self.name))
 
     def wait_for_next(self, machine: Machine) -> None:
         """Wait until one of its workers takes another trial."""
@@ -188,33 +188,33 @@ class Search:
         for name, launcher in self.launchers.items():
             assert launcher.poll() in (None, 0), f"the pool on {name} ended: {launcher.said}"
             assert _family(launcher) <= self.families[name], f"workers on {name} died or were replaced: {launcher.said}"
-        self.before = invariants.compare(self.lab.url, self.name, self.before)
+        self.before = invariants.compare(self.harness.url, self.name, self.before)
 
     def end(self, *more: str) -> None:
         """See it end by itself on all machines, check all invariants, and that another command changes nothing."""
         self._ended()
         self._check()
-        for machine in self.lab.each:  # which sweeps up what it could not while others were at work
+        for machine in self.harness.each:  # which sweeps up what it could not while others were at work
             self.start(machine, *more)
         self._ended()
         self._check()
 
     def cut_short(self) -> None:
         """Lower the budget to what has been begun, as a second command may do at any time; then as `end`."""
-        near = self.lab.each[0]
+        near = self.harness.each[0]
         second = near.command(*self._words(near), *FEWEST)
         assert second.end() == 75, second.said
         self.end(*FEWEST)
 
     def nobody_was_hurt(self) -> None:
         """Every trial was completed at its first attempt."""
-        trials = self.lab.trials(self.name)
+        trials = self.harness.trials(self.name)
         hurt = [trial for trial in trials if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
         assert not hurt, f"the fault hurt {[(each.number, each.state, each.attempts, each.crashes) for each in hurt]}"
 
     def only_these_were_lost(self, pids: set[int]) -> None:
         """Every trial was completed; and taken away, if at all, from one of these processes, of which nobody heard."""
-        trials = self.lab.trials(self.name)
+        trials = self.harness.trials(self.name)
         wrong = [(each.number, each.state) for each in trials if each.state != "COMPLETE"]
         assert not wrong, f"these were lost: {wrong}"
         strange = [crash for trial in trials for crash in trial.crashes if not any(f" {pid} " in crash for pid in pids)]
@@ -233,10 +233,10 @@ class Search:
             assert "Traceback" not in launcher.said, launcher.said
 
     def _check(self) -> None:
-        invariants.check(self.lab, self.name, before=self.before, over=True)
-        self.before = invariants.finished(self.lab.url, self.name)
+        invariants.check(self.harness, self.name, before=self.before, over=True)
+        self.before = invariants.finished(self.harness.url, self.name)
         for number in self.before:
-            ends = sum(_read(each.log(self.name, number)).count(DONE) for each in self.lab.homes)
+            ends = sum(_read(each.log(self.name, number)).count(DONE) for each in self.harness.homes)
             assert ends <= 1, f"I3: trial {number} was brought to its end {ends} times"
 
 

@@ -10,7 +10,7 @@ from search.trial.context import WorkerConfig
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import Lab, Tables, equal
+from tests.harness import Harness, Tables, equal
 
 #: One trial of 18 steps, so that its checkpoint is kept.
 BUDGET = {"trials": 1, "epochs": 6, "steps_per_epoch": 3}
@@ -53,45 +53,45 @@ def configuration(dice: random.Random) -> dict[str, Any]:
 
 
 def _kill_and_compare(case: Case) -> None:
-    lab = case.lab
+    harness = case.harness
     study: Tables = {"budget": BUDGET, "space": configuration(case.dice), "search": {"seed": case.index}}
-    worker_config = lab.create("whole", **study)
+    worker_config = harness.create("whole", **study)
     began = time.monotonic()
-    worker = soak_fork.work(lab, worker_config)
+    worker = soak_fork.work(harness, worker_config)
     assert worker.end() == 0, worker.said
     seconds = time.monotonic() - began
     wanted = case.dice.choice([1, 2])
     name = next(
         f"killed{index}"
         for index in range(TRIES)
-        if _kill(case, lab.create(f"killed{index}", **study), wanted, seconds * SOONER**index)
+        if _kill(case, harness.create(f"killed{index}", **study), wanted, seconds * SOONER**index)
     )
     case.injected += 1
     case.facts["kills"] += wanted
-    _are_the_same(lab, name)
+    _are_the_same(harness, name)
     case.survived += 1
 
 
 def _kill(case: Case, worker_config: WorkerConfig, kills: int, seconds: float) -> bool:
     """Run a trial to its end with so many kills on its way; false if it ended before them."""
-    storage = Storage(case.lab.url)
+    storage = Storage(case.harness.url)
     done = 0
     for delay in [case.dice.uniform(0.02, 0.9) * seconds / kills for _ in range(kills)]:
-        worker = soak_fork.work(case.lab, worker_config)
+        worker = soak_fork.work(case.harness, worker_config)
         time.sleep(delay)
         done += worker.poll() is None
         worker.kill()
         leases.expire_dead(storage, worker_config.token, "killed")
-        worker_config = case.lab.worker_config(worker_config.study)
-    last = soak_fork.work(case.lab, worker_config)
+        worker_config = case.harness.worker_config(worker_config.study)
+    last = soak_fork.work(case.harness, worker_config)
     assert last.end() == 0, last.said
     return done == kills
 
 
-def _are_the_same(lab: Lab, name: str) -> None:
-    (whole,), (killed,) = lab.trials("whole"), lab.trials(name)
+def _are_the_same(harness: Harness, name: str) -> None:
+    (whole,), (killed,) = harness.trials("whole"), harness.trials(name)
     assert (killed.state, killed.seed, killed.config) == (whole.state, whole.seed, whole.config), "I4: another trial"
     assert killed.state == "COMPLETE", f"it ended as {killed.state}: {killed.reason}"
     assert killed.curve == whole.curve, f"I4: {killed.curve} is not {whole.curve}"
-    assert equal(lab.trained(name=name), lab.trained(name="whole")), "I4: other weights"
-    invariants.check(lab, name, over=True)
+    assert equal(harness.trained(name=name), harness.trained(name="whole")), "I4: other weights"
+    invariants.check(harness, name, over=True)

@@ -89,10 +89,10 @@ def _row(site: Site, fault: Fault) -> Row:
 
 
 def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case: Case) -> None:
-    lab = soak_machines.at(server, case.lab)
+    harness = soak_machines.at(server, case.harness)
     while case.injected < count:
         name = f"s{case.facts['studies']}"
-        search = Search(lab=lab, name=name, trials=trials, workers=WORKERS)
+        search = Search(harness=harness, name=name, trials=trials, workers=WORKERS)
         with search.running():
             while case.injected < count and search.goes_on(case.dice.uniform(*fault.pauses)):
                 case.injected += 1
@@ -119,7 +119,7 @@ def _freeze(server: Server, _search: Search, _case: Case) -> None:
 
 def _change_zone(server: Server, search: Search, case: Case) -> None:
     """Set another zone for sessions to come, and end half of those that there are; later both kinds are at work."""
-    database = str(sa.make_url(search.lab.url).database)
+    database = str(sa.make_url(search.harness.url).database)
     server.set(database, "timezone", ZONES[case.injected % len(ZONES)])
     old = server.sessions(database)
     ended = case.dice.sample(old, len(old) // 2)

@@ -10,7 +10,7 @@ from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_fork import Fork
 from tests.faults.soak_row import Row
 from tests.faults.soak_site import Case, Site
-from tests.lab import wait_until
+from tests.harness import wait_until
 
 #: Promised: an answer, the end after the second Ctrl-C, the end after one signal.
 ANSWER_S, OUT_S, END_S = 0.2, 1.0, 20.0
@@ -29,8 +29,8 @@ def signals(site: Site) -> Row:
 def _interrupt(case: Case) -> None:
     kind = case.index % 4
     number = (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[kind]
-    file = case.lab.write(budget=BUDGET)
-    launcher = soak_fork.command(case.lab, "run", file, "--workers", "2")
+    file = case.harness.write(budget=BUDGET)
+    launcher = soak_fork.command(case.harness, "run", file, "--workers", "2")
     try:
         time.sleep(case.dice.uniform(0.5, MOMENT_S))
         if launcher.poll() is not None:
@@ -42,9 +42,9 @@ def _interrupt(case: Case) -> None:
         assert "Traceback" not in launcher.said, launcher.said
     finally:
         launcher.sweep()
-    again = soak_fork.command(case.lab, "run", file, "--workers", "2")
+    again = soak_fork.command(case.harness, "run", file, "--workers", "2")
     assert again.end(300.0) == 0, again.said
-    invariants.check(case.lab, over=True)
+    invariants.check(case.harness, over=True)
     case.survived += 1
 
 

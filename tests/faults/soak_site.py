@@ -1,4 +1,4 @@
-"""Where the soak works: one folder with images, and a lab of its own for every case, kept if something was lost."""
+"""Where the soak works: one folder with images, and a harness of its own for every case, kept if something was lost."""
 
 import gc
 import importlib
@@ -21,7 +21,7 @@ from search.seeds import derive
 from search.spec import study_spec
 from search.study import inputs
 from tests.faults.soak_row import Report
-from tests.lab import Lab, paint
+from tests.harness import Harness, paint
 
 #: Between two lines that say how far a part is.
 PROGRESS_S = 15.0
@@ -34,7 +34,7 @@ class Case:
     """One case of a part: what it works with, and what it counts."""
 
     index: int
-    lab: Lab
+    harness: Harness
     dice: random.Random
     """Of this case alone, so that it can be done again without the others."""
     injected: int = 0
@@ -59,16 +59,16 @@ class Site:
         torch.set_num_threads(1)  # so that this process has no threads of torch's, and can fork
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         paint(self.folder / "images")
-        lab = self.lab("preparation")
-        inputs.prepare_data(study_spec.build(lab.tables()), lab.cache, lambda _: None)
-        for path in lab.cache.glob("sets/*/test*"):
+        harness = self.harness("preparation")
+        inputs.prepare_data(study_spec.build(harness.tables()), harness.cache, lambda _: None)
+        for path in harness.cache.glob("sets/*/test*"):
             path.unlink()
         gc.freeze()  # what is loaded now is never garbage; forks need not look at it, nor copy its pages
 
-    def lab(self, name: str) -> Lab:
+    def harness(self, name: str) -> Harness:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        return Lab(folder, self.folder / "images", self.folder / "cache")
+        return Harness(folder, self.folder / "images", self.folder / "cache")
 
     def count(self, full: int) -> int:
         """So many at this scale."""
@@ -92,14 +92,14 @@ class Site:
         return reports
 
     def _do(self, part: str, body: Callable[[Case], None], index: int) -> Report:
-        lab = self.lab(f"{part}-{index:04d}")
-        case = Case(index=index, lab=lab, dice=random.Random(derive(self.seed, part, index)))
+        harness = self.harness(f"{part}-{index:04d}")
+        case = Case(index=index, harness=harness, dice=random.Random(derive(self.seed, part, index)))
         trouble = None
         try:
             body(case)
-            shutil.rmtree(lab.folder, ignore_errors=True)
+            shutil.rmtree(harness.folder, ignore_errors=True)
         except Exception as error:
-            (lab.folder / "trouble.txt").write_text("".join(traceback.format_exception(error)))
+            (harness.folder / "trouble.txt").write_text("".join(traceback.format_exception(error)))
             trouble = _trouble(part, case, error)
             say(trouble)
         return Report(injected=case.injected, survived=case.survived, trouble=trouble, facts=case.facts)
@@ -112,14 +112,14 @@ def say(text: str) -> None:
 def _trouble(part: str, case: Case, error: Exception) -> str:
     return (
         f"LOST in {part}, case {case.index}, at fault {case.injected}: {type(error).__name__}: {error}\n"
-        f"  kept: {case.lab.folder} (trouble.txt has the traceback, *.log what was said)\n"
-        f"  look: {_way_in(case.lab)}"
+        f"  kept: {case.harness.folder} (trouble.txt has the traceback, *.log what was said)\n"
+        f"  look: {_way_in(case.harness)}"
     )
 
 
-def _way_in(lab: Lab) -> str:
+def _way_in(harness: Harness) -> str:
     """How to look at what the studies were at the end."""
-    copy = lab.folder / "database.sql"
+    copy = harness.folder / "database.sql"
     if copy.exists():
         return f"psql --file {copy}, into an empty database of PostgreSQL"
-    return f"convsearch studies --storage {lab.url}"
+    return f"convsearch studies --storage {harness.url}"

@@ -12,9 +12,9 @@ import pytest
 from search.storage import queries
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
+from tests.faults.injector.sitecustomize import Fault, environment, struck
 from tests.faults.invariants import check, finished
-from tests.faults.saboteur.sitecustomize import Fault, environment, struck
-from tests.lab import LONG, Lab, equal
+from tests.harness import LONG, Harness, equal
 
 #: Learns nothing, and so is behind every other.
 IDLE = 1e-9
@@ -170,68 +170,68 @@ def story(trial: TrialRecord) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[[str], Lab]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[[str], Harness]:
     """The place in which a study was run without any disturbance."""
 
     @functools.cache
-    def run(study: str) -> Lab:
-        lab = Lab(tmp_path_factory.mktemp(study), images, cache)
-        answer = lab.run("run", lab.write(**STUDIES[study]), "--workers", "1")
+    def run(study: str) -> Harness:
+        harness = Harness(tmp_path_factory.mktemp(study), images, cache)
+        answer = harness.run("run", harness.write(**STUDIES[study]), "--workers", "1")
         assert answer.code == 0, answer.err
-        check(lab, over=True)
-        return lab
+        check(harness, over=True)
+        return harness
 
     return run
 
 
 @pytest.mark.parametrize("name", list(POINTS))
 def test_whoever_dies_wherever_the_study_ends_as_if_nothing_had_happened(
-    lab: Lab, undisturbed: Callable[[str], Lab], name: str
+    harness: Harness, undisturbed: Callable[[str], Harness], name: str
 ) -> None:
     point = POINTS[name]
     whole = undisturbed(point.study)
 
-    run_to_its_end(lab, point)
+    run_to_its_end(harness, point)
 
-    assert struck(lab.folder) == len(point.faults), "not every fault has struck"
-    assert [story(trial) for trial in lab.trials()] == [story(trial) for trial in whole.trials()]
-    hit = {trial.number: trial.attempts for trial in lab.trials() if trial.attempts != 1}
+    assert struck(harness.folder) == len(point.faults), "not every fault has struck"
+    assert [story(trial) for trial in harness.trials()] == [story(trial) for trial in whole.trials()]
+    hit = {trial.number: trial.attempts for trial in harness.trials() if trial.attempts != 1}
     assert point.hit in (hit, None)
-    best = queries.best(open_reader(lab.url), "s").trials[0].number
-    assert equal(lab.trained(best), whole.trained(best))
+    best = queries.best(open_reader(harness.url), "s").trials[0].number
+    assert equal(harness.trained(best), whole.trained(best))
 
 
-def test_a_study_with_a_pruner_has_a_trial_that_is_pruned(undisturbed: Callable[[str], Lab]) -> None:
+def test_a_study_with_a_pruner_has_a_trial_that_is_pruned(undisturbed: Callable[[str], Harness]) -> None:
     """Else the points between a decision and what follows would be of nothing."""
     for study in ("asha", "median", "hyperband"):
         assert "PRUNED" in {trial.state for trial in undisturbed(study).trials()}
 
 
-def run_to_its_end(lab: Lab, point: Point) -> None:
+def run_to_its_end(harness: Harness, point: Point) -> None:
     """Run a study that is struck at a point until it is over; all invariants hold after every command."""
-    words = ("run", lab.write(**STUDIES[point.study]), "--workers", "1")
+    words = ("run", harness.write(**STUDIES[point.study]), "--workers", "1")
     before: dict[int, str] = {}
     for code in point.codes:
-        struck_run(lab, words, point, code)
-        check(lab, before=before, over=code == 0, ended=code >= 0)
-        before = finished(lab.url)
+        struck_run(harness, words, point, code)
+        check(harness, before=before, over=code == 0, ended=code >= 0)
+        before = finished(harness.url)
     if point.codes[-1] != 0:
-        answer = lab.run(*words)
+        answer = harness.run(*words)
         assert answer.code == 0, answer.err
-        check(lab, before=before, over=True)
+        check(harness, before=before, over=True)
 
 
-def struck_run(lab: Lab, words: Sequence[str], point: Point, code: int) -> None:
+def struck_run(harness: Harness, words: Sequence[str], point: Point, code: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(point.faults, lab.folder).items():
+        for name, value in environment(point.faults, harness.folder).items():
             patch.setenv(name, value)
-        run = lab.start(*words)
+        run = harness.start(*words)
     try:
         answer = run.end()
     finally:
         run.sweep()
     assert answer.code == code, answer.err
     last = point.faults[-1]
-    if (last.who, last.moment) == ("launcher", "commit") and struck(lab.folder) == len(point.faults):
-        journal = Path(f"{sqlite_path(lab.url)}-journal")
+    if (last.who, last.moment) == ("launcher", "commit") and struck(harness.folder) == len(point.faults):
+        journal = Path(f"{sqlite_path(harness.url)}-journal")
         assert journal.read_bytes()[:1] != b"\0", "nothing was written before the COMMIT"

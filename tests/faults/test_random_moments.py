@@ -11,7 +11,7 @@ import pytest
 
 from search.process import start_time
 from tests.faults.invariants import check, finished
-from tests.lab import Lab, Launcher, wait_until
+from tests.harness import Harness, Launcher, wait_until
 
 KILLS = 6
 #: The latest moment of a kill, in seconds after somebody was seen at work.
@@ -25,41 +25,41 @@ STUDY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_kills_at_random_moments_break_no_invariant(lab: Lab, seed: int) -> None:
+def test_kills_at_random_moments_break_no_invariant(harness: Harness, seed: int) -> None:
     choose = random.Random(seed)
-    words = ("run", lab.write(**STUDY), "--workers", "2")
+    words = ("run", harness.write(**STUDY), "--workers", "2")
     before: dict[int, str] = {}
     kills = 0
 
     while kills < KILLS:
-        launcher = lab.start(*words)
+        launcher = harness.start(*words)
         try:
-            kills += disturb(lab, launcher, choose, KILLS - kills)
+            kills += disturb(harness, launcher, choose, KILLS - kills)
             code = launcher.end().code
         finally:
             launcher.sweep()
-        check(lab, before=before, over=code == 0)
-        before = finished(lab.url)
+        check(harness, before=before, over=code == 0)
+        before = finished(harness.url)
         assert code in (0, -signal.SIGKILL), launcher.said
         if code == 0:
             break
-    end = lab.run(*words)
+    end = harness.run(*words)
 
     assert end.code == 0, end.err
     assert kills >= KILLS // 2, "the study is too short to be disturbed"
-    check(lab, before=before, over=True)
+    check(harness, before=before, over=True)
 
 
-def disturb(lab: Lab, launcher: Launcher, choose: random.Random, most: int) -> int:
+def disturb(harness: Harness, launcher: Launcher, choose: random.Random, most: int) -> int:
     """Kill up to so many times, until the launcher is the victim or has ended; how many times it was."""
     for count in range(1, most + 1):
-        wait_until(lambda: living(lab) or launcher.process.poll() is not None)
+        wait_until(lambda: living(harness) or launcher.process.poll() is not None)
         if launcher.process.poll() is not None:
             return count - 1
         victim, moment = choose.choice(VICTIMS), choose.uniform(0.0, LATEST_S)
         print(f"{victim}, {moment:.3f} s after somebody was seen at work")
         time.sleep(moment)  # the moment shall be random, so there is no condition to wait for
-        for pid in victims(lab, launcher, victim, choose):
+        for pid in victims(harness, launcher, victim, choose):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if victim != "a worker":
@@ -67,16 +67,16 @@ def disturb(lab: Lab, launcher: Launcher, choose: random.Random, most: int) -> i
     return most
 
 
-def victims(lab: Lab, launcher: Launcher, victim: str, choose: random.Random) -> list[int]:
+def victims(harness: Harness, launcher: Launcher, victim: str, choose: random.Random) -> list[int]:
     if victim == "a worker":
-        return [choose.choice(found)] if (found := living(lab)) else []
+        return [choose.choice(found)] if (found := living(harness)) else []
     if victim == "the launcher":
         return [launcher.process.pid]
     return [process.pid for process in launcher.family()]
 
 
-def living(lab: Lab) -> list[int]:
+def living(harness: Harness) -> list[int]:
     """The processes that work on a trial, without those that are dead and not missed yet."""
-    if not lab.dirs.study("s").exists():
+    if not harness.dirs.study("s").exists():
         return []
-    return [pid for pid in lab.workers() if start_time(pid) is not None]
+    return [pid for pid in harness.workers() if start_time(pid) is not None]

@@ -18,7 +18,7 @@ from PIL import Image
 from data import archive
 from data.errors import DataError
 from data.image import MAX_PIXELS, MAX_SCANS, WAITING_BYTES, decode, decode_many
-from tests.lab import CONVSEARCH, Lab
+from tests.harness import CONVSEARCH, Harness
 
 #: What `run` may take in all. Loading its packages takes 0.1 GB; each of the bombs would take 1.6 GB more.
 MOST_BYTES = 1_400_000_000
@@ -68,10 +68,10 @@ IMAGES = {
 
 @pytest.mark.parametrize(("content", "words"), IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.xz"])
-def test_an_absurd_image_is_refused_by_its_name(lab: Lab, kind: str, content: bytes, words: str) -> None:
-    path = source(lab, kind, content)
+def test_an_absurd_image_is_refused_by_its_name(harness: Harness, kind: str, content: bytes, words: str) -> None:
+    path = source(harness, kind, content)
 
-    answer = lab.run("run", lab.write(data={"path": str(path)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert answer.code == 65
     said = [line for line in answer.err.splitlines() if "train/red/odd.jpg: " in line]
@@ -79,19 +79,21 @@ def test_an_absurd_image_is_refused_by_its_name(lab: Lab, kind: str, content: by
     assert any(word in said[0] for word in words.replace(" .", " (").split("|"))
 
 
-def test_the_largest_image_that_may_be_is_read(lab: Lab) -> None:
-    path = source(lab, "zip", png(5_000, MAX_PIXELS // 5_000, whole=True))
+def test_the_largest_image_that_may_be_is_read(harness: Harness) -> None:
+    path = source(harness, "zip", png(5_000, MAX_PIXELS // 5_000, whole=True))
 
-    answer = lab.run("run", lab.write(data={"path": str(path)}, budget={"trials": 1, "epochs": 1}), "--workers", "1")
+    answer = harness.run(
+        "run", harness.write(data={"path": str(path)}, budget={"trials": 1, "epochs": 1}), "--workers", "1"
+    )
 
     assert answer.code == 0, answer.err
 
 
-def source(lab: Lab, kind: str, content: bytes) -> Path:
-    """The images of the lab, and one more: train/red/odd.jpg."""
-    files = {str(file.relative_to(lab.images)): file.read_bytes() for file in sorted(lab.images.rglob("*.png"))}
+def source(harness: Harness, kind: str, content: bytes) -> Path:
+    """The images of the harness, and one more: train/red/odd.jpg."""
+    files = {str(file.relative_to(harness.images)): file.read_bytes() for file in sorted(harness.images.rglob("*.png"))}
     files["train/red/odd.jpg"] = content
-    path = lab.folder / ("own" if kind == "folder" else f"own.{kind}")
+    path = harness.folder / ("own" if kind == "folder" else f"own.{kind}")
     if kind == "folder":
         for name, each in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -192,12 +194,12 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, str]] = {
 
 @pytest.mark.parametrize(("make", "kind", "words"), BOMBS.values(), ids=BOMBS)
 def test_an_archive_that_grows_in_memory_is_refused_before_it_does(
-    lab: Lab, make: Callable[[], bytes], kind: str, words: str
+    harness: Harness, make: Callable[[], bytes], kind: str, words: str
 ) -> None:
-    path = lab.folder / f"bomb.{kind}"
+    path = harness.folder / f"bomb.{kind}"
     path.write_bytes(make())
 
-    code, said, peak = measured(lab, "run", lab.write(data={"path": str(path)}), "--workers", "1")
+    code, said, peak = measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert path.stat().st_size < 20_000_000
     assert code == 65, said
@@ -256,24 +258,24 @@ def test_one_xz_file_may_follow_another(tmp_path: Path) -> None:
     assert dict(archive.open_store(path).read(frozenset({"train/red/1.png"}))) == {"train/red/1.png": b"abc"}
 
 
-def test_a_negative_size_does_not_lead_in_circles(lab: Lab) -> None:
-    path = lab.folder / "circle.tar"
+def test_a_negative_size_does_not_lead_in_circles(harness: Harness) -> None:
+    path = harness.folder / "circle.tar"
     header = info("train/red/odd.png", 0)
     header.pax_headers = {"size": "-1024"}
     path.write_bytes(header.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
 
-    code, said, _ = measured(lab, "run", lab.write(data={"path": str(path)}), "--workers", "1")
+    code, said, _ = measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert code == 65
     assert "truncated or damaged (a header says -1024 bytes, which cannot be)" in said
 
 
-def test_a_file_of_a_folder_that_is_larger_than_any_image_is_not_read(lab: Lab) -> None:
-    path = source(lab, "folder", b"")
+def test_a_file_of_a_folder_that_is_larger_than_any_image_is_not_read(harness: Harness) -> None:
+    path = source(harness, "folder", b"")
     with (path / "train/red/odd.jpg").open("wb") as file:
         file.truncate(2**34)  # sparse: it takes no room on the disk
 
-    code, said, peak = measured(lab, "run", lab.write(data={"path": str(path)}), "--workers", "1")
+    code, said, peak = measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert code == 65
     assert "'train/red/odd.jpg' has 17180 MB, but no image of more than 268 MB is read; take it out" in said
@@ -297,9 +299,9 @@ def test_large_files_wait_on_the_disk_and_not_in_memory() -> None:
     assert sum(len(bundle) for bundle in decoded) == 19
 
 
-def measured(lab: Lab, *words: str) -> tuple[int, str, int]:
+def measured(harness: Harness, *words: str) -> tuple[int, str, int]:
     """Run a command in a process; its exit code, what it said, and the most memory it had, in bytes."""
-    command = [str(CONVSEARCH), *words, "--storage", lab.url, "--cache", str(lab.cache)]
+    command = [str(CONVSEARCH), *words, "--storage", harness.url, "--cache", str(harness.cache)]
     done = subprocess.run([sys.executable, "-c", METER, *command], capture_output=True, text=True, check=True)
     code, peak = map(int, done.stdout.split())
     return code, done.stderr, peak * 1024

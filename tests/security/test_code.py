@@ -14,7 +14,7 @@ import torch
 from search.artifacts import checkpoint
 from search.artifacts.checkpoint import Header
 from search.trial import runner
-from tests.lab import Lab, work
+from tests.harness import Harness, work
 
 ROOT = Path(__file__).parents[2]
 FILES = [file for package in ("data", "models", "search") for file in sorted((ROOT / package).rglob("*.py"))]
@@ -135,16 +135,16 @@ def test_a_checkpoint_with_a_foreign_header_is_corrupt(tmp_path: Path, head: byt
         checkpoint.load(path)
 
 
-def test_a_trial_goes_on_without_the_checkpoint_that_names_code_and_says_so(lab: Lab) -> None:
-    place = runner.workplace(lab.create(budget={"trials": 1, "epochs": 2}))
-    owned = lab.folder / "owned"
-    plant(lab.dirs.trial("s", 0), replace(HEADER, study=place.study.uid, trial=0), owned)
+def test_a_trial_goes_on_without_the_checkpoint_that_names_code_and_says_so(harness: Harness) -> None:
+    place = runner.workplace(harness.create(budget={"trials": 1, "epochs": 2}))
+    owned = harness.folder / "owned"
+    plant(harness.dirs.trial("s", 0), replace(HEADER, study=place.study.uid, trial=0), owned)
 
     row = work(place)
 
     assert (row.state, row.number, owned.exists()) == ("COMPLETE", 0, False)
     assert [step for step, _ in row.curve] == [1, 2]
-    assert "passed over a checkpoint: " in lab.dirs.log("s", 0).read_text()
+    assert "passed over a checkpoint: " in harness.dirs.log("s", 0).read_text()
 
 
 def plant(folder: Path, header: Header, owned: Path) -> Path:

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from search.storage.rdb import Storage
-from tests.lab import Lab
+from tests.harness import Harness
 
 SECRET = "root-of-all-secrets"
 NAMES = {
@@ -43,76 +43,76 @@ def seen(folder: Path) -> set[str]:
 
 
 @HOSTILE
-def test_a_study_cannot_be_given_a_name_that_is_no_plain_file_name(lab: Lab, name: str) -> None:
-    file = lab.write()
-    before = seen(lab.folder.parent)
+def test_a_study_cannot_be_given_a_name_that_is_no_plain_file_name(harness: Harness, name: str) -> None:
+    file = harness.write()
+    before = seen(harness.folder.parent)
 
-    answer = lab.run("run", file, f"--name={name}" if name else "--name=.")
+    answer = harness.run("run", file, f"--name={name}" if name else "--name=.")
 
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("convsearch: a study's name is up to 64 letters, digits, ")
-    assert seen(lab.folder.parent) == before
+    assert seen(harness.folder.parent) == before
 
 
 @pytest.mark.parametrize("name", ["studies.db", "studies.db-journal", "studies.db-wal", "studies.db.migrating"])
-def test_a_study_takes_no_name_of_a_file_that_the_database_keeps(lab: Lab, name: str) -> None:
-    answer = lab.run("run", lab.write(), "--name", name)
+def test_a_study_takes_no_name_of_a_file_that_the_database_keeps(harness: Harness, name: str) -> None:
+    answer = harness.run("run", harness.write(), "--name", name)
 
     assert (answer.code, answer.out) == (2, "")
     assert f"a study cannot be called '{name}', because the database keeps a file of that name" in answer.err
-    assert not lab.dirs.root.exists()
+    assert not harness.dirs.root.exists()
 
 
 @pytest.mark.parametrize("name", [".hidden", "-rf", "s" * 65, "a b", "\uff0e\uff0e", "\u0441ifar10", "a\nb"], ids=repr)
-def test_nor_does_its_file_give_it_one(lab: Lab, name: str) -> None:
-    file = Path(lab.write()).rename(lab.folder / f"{name}.toml")
-    before = seen(lab.folder.parent)
+def test_nor_does_its_file_give_it_one(harness: Harness, name: str) -> None:
+    file = Path(harness.write()).rename(harness.folder / f"{name}.toml")
+    before = seen(harness.folder.parent)
 
-    answer = lab.run("run", str(file))
+    answer = harness.run("run", str(file))
 
     assert answer.code == 2
     assert "a study's name is up to 64 letters, digits" in answer.err
-    assert seen(lab.folder.parent) == before
+    assert seen(harness.folder.parent) == before
 
 
 @pytest.mark.parametrize("verb", ["best", "show", "delete", "stop", "resume", "compare", "run"])
-def test_no_question_takes_a_name_for_a_path(lab: Lab, verb: str) -> None:
-    lab.create()
-    before = seen(lab.folder.parent)
+def test_no_question_takes_a_name_for_a_path(harness: Harness, verb: str) -> None:
+    harness.create()
+    before = seen(harness.folder.parent)
     words = {"show": ["0"], "delete": ["--yes"], "run": ["--again", "0"]}.get(verb, [])
     names = [name for name in NAMES.values() if not name.startswith("-")]
 
-    answers = {name: lab.run(verb, name, *words) for name in names}
+    answers = {name: harness.run(verb, name, *words) for name in names}
 
     assert {answer.code for answer in answers.values()} == {2}
     for name, answer in answers.items():
         assert answer.err.startswith(f"convsearch: there is no study {name!r}")
-    assert seen(lab.folder.parent) == before
+    assert seen(harness.folder.parent) == before
 
 
 @pytest.mark.parametrize("name", ["../victim", "..", ".hidden", "a/b"])
-def test_deleting_a_foreign_study_of_such_a_name_deletes_no_folder(lab: Lab, name: str) -> None:
-    optuna.create_study(study_name=name, storage=Storage(lab.url, create=True), direction="maximize")
+def test_deleting_a_foreign_study_of_such_a_name_deletes_no_folder(harness: Harness, name: str) -> None:
+    optuna.create_study(study_name=name, storage=Storage(harness.url, create=True), direction="maximize")
     for folder in ("victim", ".hidden", "home/a/b"):
-        (lab.folder / folder / "trial-00000").mkdir(parents=True)
-        (lab.folder / folder / "convsearch.lock").write_text("1\nstudies.db\n")
-    before = seen(lab.folder)
+        (harness.folder / folder / "trial-00000").mkdir(parents=True)
+        (harness.folder / folder / "convsearch.lock").write_text("1\nstudies.db\n")
+    before = seen(harness.folder)
 
-    answer = lab.run("delete", name, "--yes")
+    answer = harness.run("delete", name, "--yes")
 
     assert answer.code == 2
     assert "a study's name is up to 64 letters, digits" in answer.err
-    assert seen(lab.folder) == before
+    assert seen(harness.folder) == before
 
 
-def test_deleting_follows_no_link_out_of_the_home(lab: Lab, tmp_path: Path) -> None:
-    lab.create()
+def test_deleting_follows_no_link_out_of_the_home(harness: Harness, tmp_path: Path) -> None:
+    harness.create()
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "photo.png").write_text("mine")
-    with lab.dirs.running("s"):
-        (lab.dirs.study("s") / "trial-00000").symlink_to(tmp_path / "victim", target_is_directory=True)
+    with harness.dirs.running("s"):
+        (harness.dirs.study("s") / "trial-00000").symlink_to(tmp_path / "victim", target_is_directory=True)
 
-    answer = lab.run("delete", "s", "--yes")
+    answer = harness.run("delete", "s", "--yes")
 
     assert answer.code == 0
     assert (tmp_path / "victim" / "photo.png").read_text() == "mine"
@@ -121,23 +121,23 @@ def test_deleting_follows_no_link_out_of_the_home(lab: Lab, tmp_path: Path) -> N
 # -- archives -----------------------------------------------------------------------------------------------------
 
 
-def picture(lab: Lab) -> bytes:
-    return (lab.images / "train" / "red" / "000.png").read_bytes()
+def picture(harness: Harness) -> bytes:
+    return (harness.images / "train" / "red" / "000.png").read_bytes()
 
 
-def zipped(path: Path, lab: Lab, info: zipfile.ZipInfo, content: bytes) -> Path:
-    """The images of the lab, and one member more."""
+def zipped(path: Path, harness: Harness, info: zipfile.ZipInfo, content: bytes) -> Path:
+    """The images of the harness, and one member more."""
     with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(lab.images.rglob("*.png")):
-            archive.write(file, file.relative_to(lab.images))
+        for file in sorted(harness.images.rglob("*.png")):
+            archive.write(file, file.relative_to(harness.images))
         archive.writestr(info, content)
     return path
 
 
-def tarred(path: Path, lab: Lab, info: tarfile.TarInfo, content: bytes) -> Path:
-    """The images of the lab, and one member more."""
+def tarred(path: Path, harness: Harness, info: tarfile.TarInfo, content: bytes) -> Path:
+    """The images of the harness, and one member more."""
     with tarfile.open(path, "w:xz" if path.suffix == ".xz" else "w") as archive:
-        archive.add(lab.images, "")
+        archive.add(harness.images, "")
         info.size = len(content) if info.type == tarfile.REGTYPE else 0
         archive.addfile(info, io.BytesIO(content))
     return path
@@ -168,49 +168,63 @@ LEADS_OUT = [
 
 @pytest.mark.parametrize("name", LEADS_OUT)
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.xz"])
-def test_a_member_that_leads_out_is_refused_and_nothing_is_written(lab: Lab, kind: str, name: str) -> None:
-    name = name.replace("/OUTSIDE", str(lab.folder / "outside.png"))
+def test_a_member_that_leads_out_is_refused_and_nothing_is_written(harness: Harness, kind: str, name: str) -> None:
+    name = name.replace("/OUTSIDE", str(harness.folder / "outside.png"))
     if kind == "zip":
-        path = zipped(lab.folder / "a.zip", lab, zipfile.ZipInfo(name), picture(lab))
+        path = zipped(harness.folder / "a.zip", harness, zipfile.ZipInfo(name), picture(harness))
     else:
-        path = tarred(lab.folder / f"a.{kind}", lab, tarfile.TarInfo(name), picture(lab))
+        path = tarred(harness.folder / f"a.{kind}", harness, tarfile.TarInfo(name), picture(harness))
 
-    answer = lab.run("run", lab.write(data={"path": str(path)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
 
-    assert_refused(lab, answer.code, answer.err, path)
+    assert_refused(harness, answer.code, answer.err, path)
     assert "leads out of the archive, which is refused; pack plain files" in answer.err
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(lambda lab, to: zipped(lab.folder / "a.zip", lab, zip_link(to), to.encode()), id="zip-link"),
-        pytest.param(lambda lab, to: tarred(lab.folder / "a.tar", lab, tar_of(tarfile.SYMTYPE, to), b""), id="link"),
-        pytest.param(lambda lab, to: tarred(lab.folder / "a.tar", lab, tar_of(tarfile.LNKTYPE, to), b""), id="hard"),
-        pytest.param(lambda lab, to: tarred(lab.folder / "a.tar.xz", lab, tar_of(tarfile.LNKTYPE, to), b""), id="xz"),
-        pytest.param(lambda lab, to: tarred(lab.folder / "a.tar", lab, tar_of(tarfile.CHRTYPE), b""), id="device"),
-        pytest.param(lambda lab, to: tarred(lab.folder / "a.tar", lab, tar_of(tarfile.BLKTYPE), b""), id="disk"),
-        pytest.param(lambda lab, to: tarred(lab.folder / "a.tar", lab, tar_of(tarfile.FIFOTYPE), b""), id="pipe"),
+        pytest.param(
+            lambda harness, to: zipped(harness.folder / "a.zip", harness, zip_link(to), to.encode()), id="zip-link"
+        ),
+        pytest.param(
+            lambda harness, to: tarred(harness.folder / "a.tar", harness, tar_of(tarfile.SYMTYPE, to), b""), id="link"
+        ),
+        pytest.param(
+            lambda harness, to: tarred(harness.folder / "a.tar", harness, tar_of(tarfile.LNKTYPE, to), b""), id="hard"
+        ),
+        pytest.param(
+            lambda harness, to: tarred(harness.folder / "a.tar.xz", harness, tar_of(tarfile.LNKTYPE, to), b""), id="xz"
+        ),
+        pytest.param(
+            lambda harness, to: tarred(harness.folder / "a.tar", harness, tar_of(tarfile.CHRTYPE), b""), id="device"
+        ),
+        pytest.param(
+            lambda harness, to: tarred(harness.folder / "a.tar", harness, tar_of(tarfile.BLKTYPE), b""), id="disk"
+        ),
+        pytest.param(
+            lambda harness, to: tarred(harness.folder / "a.tar", harness, tar_of(tarfile.FIFOTYPE), b""), id="pipe"
+        ),
     ],
 )
-def test_a_member_that_is_no_plain_file_is_refused(lab: Lab, make: Callable[[Lab, str], Path]) -> None:
-    outside = lab.folder / "outside.txt"
+def test_a_member_that_is_no_plain_file_is_refused(harness: Harness, make: Callable[[Harness, str], Path]) -> None:
+    outside = harness.folder / "outside.txt"
     outside.write_text(SECRET)
-    path = make(lab, str(outside))
+    path = make(harness, str(outside))
 
-    answer = lab.run("run", lab.write(data={"path": str(path)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
 
-    assert_refused(lab, answer.code, answer.err, path)
+    assert_refused(harness, answer.code, answer.err, path)
     assert "'train/red/odd.png' is a link" in answer.err
     assert outside.read_text() == SECRET
 
 
-def test_a_member_that_steers_a_terminal_is_named_without_doing_so(lab: Lab) -> None:
-    path = lab.folder / "own.zip"
+def test_a_member_that_steers_a_terminal_is_named_without_doing_so(harness: Harness) -> None:
+    path = harness.folder / "own.zip"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("train/red/../\x1b]0;owned\x07.png", b"")
 
-    answer = lab.run("run", lab.write(data={"path": str(path)}))
+    answer = harness.run("run", harness.write(data={"path": str(path)}))
 
     assert answer.code == 65
     assert r"\x1b]0;owned\x07.png" in answer.err
@@ -218,68 +232,70 @@ def test_a_member_that_steers_a_terminal_is_named_without_doing_so(lab: Lab) -> 
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\rb", "\u202egnp", "a\x9b2Jb"], ids=ascii)
-def test_a_class_whose_name_steers_a_terminal_is_refused_without_doing_so(lab: Lab, name: str) -> None:
-    path = zipped(lab.folder / "a.zip", lab, zipfile.ZipInfo(f"train/{name}/1.png"), picture(lab))
+def test_a_class_whose_name_steers_a_terminal_is_refused_without_doing_so(harness: Harness, name: str) -> None:
+    path = zipped(harness.folder / "a.zip", harness, zipfile.ZipInfo(f"train/{name}/1.png"), picture(harness))
 
-    answer = lab.run("run", lab.write(data={"path": str(path)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
 
-    assert_refused(lab, answer.code, answer.err, path)
+    assert_refused(harness, answer.code, answer.err, path)
     assert "has a name that cannot be printed; rename it" in answer.err
     assert name not in answer.err
 
 
-def assert_refused(lab: Lab, code: int, said: str, path: Path) -> None:
+def assert_refused(harness: Harness, code: int, said: str, path: Path) -> None:
     """As bad data, with the file's name, and nothing was written beside the database."""
     assert code == 65, said
     assert str(path) in said
     assert SECRET not in said
-    assert {each.name for each in lab.folder.iterdir()} <= {"home", "s.toml", path.name, "outside.txt"}
-    assert seen(lab.dirs.root) == {"studies.db"}
-    assert not (lab.folder.parent / "outside.png").exists()
+    assert {each.name for each in harness.folder.iterdir()} <= {"home", "s.toml", path.name, "outside.txt"}
+    assert seen(harness.dirs.root) == {"studies.db"}
+    assert not (harness.folder.parent / "outside.png").exists()
 
 
 # -- folders ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def own(lab: Lab) -> Path:
+def own(harness: Harness) -> Path:
     """A small folder of images of one's own."""
-    folder = lab.folder / "own"
+    folder = harness.folder / "own"
     for name in ("red", "blue"):
         (folder / "train" / name).mkdir(parents=True)
-        for file in sorted((lab.images / "train" / name).iterdir())[:20]:
+        for file in sorted((harness.images / "train" / name).iterdir())[:20]:
             (folder / "train" / name / file.name).write_bytes(file.read_bytes())
     return folder
 
 
 @pytest.mark.parametrize("target", ["outside.txt", "/etc/passwd", "/proc/self/environ"])
-def test_a_link_in_a_folder_is_followed_but_shows_nothing_of_what_is_no_image(lab: Lab, own: Path, target: str) -> None:
-    (lab.folder / "outside.txt").write_text(SECRET)
-    (own / "train" / "red" / "odd.png").symlink_to(lab.folder / target)
+def test_a_link_in_a_folder_is_followed_but_shows_nothing_of_what_is_no_image(
+    harness: Harness, own: Path, target: str
+) -> None:
+    (harness.folder / "outside.txt").write_text(SECRET)
+    (own / "train" / "red" / "odd.png").symlink_to(harness.folder / target)
 
-    answer = lab.run("run", lab.write(data={"path": str(own)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(own)}), "--workers", "1")
 
     assert answer.code == 65
     assert "train/red/odd.png" in answer.err
     assert not any(each in answer.err for each in (SECRET, "root:", "PATH="))
-    assert (lab.folder / "outside.txt").read_text() == SECRET
+    assert (harness.folder / "outside.txt").read_text() == SECRET
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "/dev/stdin", "/proc/self/mem", "/proc/kmsg"])
-def test_what_has_no_end_is_not_read(lab: Lab, own: Path, target: str) -> None:
+def test_what_has_no_end_is_not_read(harness: Harness, own: Path, target: str) -> None:
     (own / "train" / "red" / "odd.png").symlink_to(target)
 
-    answer = lab.run("run", lab.write(data={"path": str(own)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(own)}), "--workers", "1")
 
     assert answer.code == 65
     assert "odd.png" in answer.err or target in answer.err
 
 
 @pytest.mark.parametrize("target", ["..", ".", "../..", "/"])
-def test_links_that_go_in_circles_come_to_an_end(lab: Lab, own: Path, target: str) -> None:
+def test_links_that_go_in_circles_come_to_an_end(harness: Harness, own: Path, target: str) -> None:
     (own / "train" / "red" / "odd").symlink_to(target, target_is_directory=True)
 
-    answer = lab.run("run", lab.write(data={"path": str(own)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(own)}), "--workers", "1")
 
     assert answer.code == 65
     assert "is too deep; images lie directly in their class folder" in answer.err
@@ -295,8 +311,8 @@ def test_links_that_go_in_circles_come_to_an_end(lab: Lab, own: Path, target: st
     ],
     ids=["nul", "device", "environment", "long"],
 )
-def test_a_path_that_no_images_can_lie_at_is_refused(lab: Lab, path: str, words: str) -> None:
-    answer = lab.run("run", lab.write(data={"path": path}), "--workers", "1")
+def test_a_path_that_no_images_can_lie_at_is_refused(harness: Harness, path: str, words: str) -> None:
+    answer = harness.run("run", harness.write(data={"path": path}), "--workers", "1")
 
     assert answer.code == 65
     assert words in answer.err

@@ -10,7 +10,7 @@ import pytest
 
 from search import database_url
 from search.errors import UsageError
-from tests.lab import CONVSEARCH, PATIENCE_S, Lab
+from tests.harness import CONVSEARCH, PATIENCE_S, Harness
 
 SECRET = "s3cr3t"
 #: Nobody listens on port 1.
@@ -49,8 +49,8 @@ VERBS = {
 
 @pytest.mark.parametrize("word", ["--storage {}", "--storage={}", "--stor {}"])
 @pytest.mark.parametrize("url", [url for name, url in ADDRESSES.items() if name != "no-scheme"])
-def test_a_password_on_the_command_line_is_refused_without_repeating_it(lab: Lab, word: str, url: str) -> None:
-    answer = lab.run("best", "s", *(part.format(url) for part in word.split()))
+def test_a_password_on_the_command_line_is_refused_without_repeating_it(harness: Harness, word: str, url: str) -> None:
+    answer = harness.run("best", "s", *(part.format(url) for part in word.split()))
 
     assert (answer.code, answer.out) == (2, "")
     assert "--storage" in answer.err
@@ -59,23 +59,23 @@ def test_a_password_on_the_command_line_is_refused_without_repeating_it(lab: Lab
 
 @pytest.mark.parametrize("words", ["--storage {} best s", "validate s --storage {}", "best {}", "{}", "show s {}"])
 @pytest.mark.parametrize("name", ["in-front", "user@server", "with-a-quote", "written-in-codes"])
-def test_nor_is_it_repeated_where_it_does_not_belong(lab: Lab, words: str, name: str) -> None:
+def test_nor_is_it_repeated_where_it_does_not_belong(harness: Harness, words: str, name: str) -> None:
     command = [str(CONVSEARCH), *(part.format(ADDRESSES[name]) for part in words.split())]
-    answer = subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, cwd=harness.folder, capture_output=True, text=True, check=False)
 
     assert answer.returncode in (2, 69)
     assert SECRET not in answer.stdout + answer.stderr
 
 
-def test_the_refusal_names_the_way_out(lab: Lab) -> None:
-    answer = lab.run("best", "s", "--storage", AWAY)
+def test_the_refusal_names_the_way_out(harness: Harness) -> None:
+    answer = harness.run("best", "s", "--storage", AWAY)
 
     assert "--storage must not hold a password, because everybody on this machine can read a command line" in answer.err
     assert all(way in answer.err for way in ("CONVSEARCH_STORAGE", "~/.pgpass", "PGPASSFILE"))
 
 
-def test_an_address_without_a_password_may_be_typed(lab: Lab) -> None:
-    answer = lab.run("best", "s", "--storage", "postgresql+psycopg://user@127.0.0.1:1/db")
+def test_an_address_without_a_password_may_be_typed(harness: Harness) -> None:
+    answer = harness.run("best", "s", "--storage", "postgresql+psycopg://user@127.0.0.1:1/db")
 
     assert answer.code == 69
 
@@ -106,12 +106,12 @@ def test_no_help_shows_the_password(tmp_path: Path, verb: str) -> None:
     assert SECRET not in answer.stdout + answer.stderr
 
 
-def test_a_run_shows_the_password_neither_in_its_files_nor_in_the_list_of_processes(lab: Lab) -> None:
-    command = [str(CONVSEARCH), "--debug", "run", lab.write(), "--workers", "1", "--cache", str(lab.cache)]
+def test_a_run_shows_the_password_neither_in_its_files_nor_in_the_list_of_processes(harness: Harness) -> None:
+    command = [str(CONVSEARCH), "--debug", "run", harness.write(), "--workers", "1", "--cache", str(harness.cache)]
     env = os.environ | {"CONVSEARCH_STORAGE": ADDRESSES["as-an-option"]}
     lines: set[str] = set()
-    with (lab.folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(command, cwd=lab.folder, env=env, stdout=said, stderr=said)
+    with (harness.folder / "said.txt").open("w") as said:
+        process = subprocess.Popen(command, cwd=harness.folder, env=env, stdout=said, stderr=said)
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < deadline:
             lines |= command_lines(process.pid)
@@ -121,11 +121,11 @@ def test_a_run_shows_the_password_neither_in_its_files_nor_in_the_list_of_proces
     assert process.wait() == 69
     assert any("convsearch" in line for line in lines)
     assert not any(SECRET in line for line in lines)
-    assert holders(lab.folder) == []
+    assert holders(harness.folder) == []
 
 
-def test_workers_are_started_without_the_address_on_their_command_lines(lab: Lab) -> None:
-    launcher = lab.start("run", lab.write(budget={"trials": 1, "epochs": 20}), "--workers", "1")
+def test_workers_are_started_without_the_address_on_their_command_lines(harness: Harness) -> None:
+    launcher = harness.start("run", harness.write(budget={"trials": 1, "epochs": 20}), "--workers", "1")
     try:
         launcher.until(lambda: len(launcher.family()) > 2)  # the pool, the server that workers are forked from, ...
         lines = {line for process in launcher.family() for line in command_lines(process.pid)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab
+from tests.harness import Harness
 
 FILES = {
     "target": b'[space]\n_target_ = "os.system"\n',
@@ -35,13 +35,13 @@ FILES = {
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
 @pytest.mark.parametrize("verb", ["validate", "run"])
 def test_a_hostile_study_file_is_refused_in_one_line(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, verb: str, content: bytes
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, verb: str, content: bytes
 ) -> None:
-    monkeypatch.chdir(lab.folder)
+    monkeypatch.chdir(harness.folder)
     file = Path("evil.toml")
     file.write_bytes(content)
 
-    answer = lab.run(verb, str(file))
+    answer = harness.run(verb, str(file))
 
     assert answer.code == 78, answer.err
     assert answer.out == ""
@@ -49,4 +49,4 @@ def test_a_hostile_study_file_is_refused_in_one_line(
     assert answer.err.count("\n") == 1
     assert answer.err.removesuffix("\n").isprintable()
     assert not Path("owned").exists()
-    assert {path.name for path in lab.folder.iterdir()} <= {"evil.toml", "home"}
+    assert {path.name for path in harness.folder.iterdir()} <= {"evil.toml", "home"}

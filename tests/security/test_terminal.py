@@ -18,7 +18,7 @@ from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.workers.live_view import PlainView, finished_line, render, summary
-from tests.lab import CONVSEARCH, Lab
+from tests.harness import CONVSEARCH, Harness
 
 TITLE = "\x1b]0;owned\x07"
 CLEAR = "\x1b[2J\x1b[1;1H"
@@ -47,8 +47,8 @@ def foreign(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("words", [["studies"], ["best", NAME], ["best", NAME, "--csv"], ["best", NAME, "--json"]])
-def test_no_answer_holds_a_control_character(lab: Lab, foreign: str, words: list[str]) -> None:
-    answer = lab.run(*words, "--storage", foreign)
+def test_no_answer_holds_a_control_character(harness: Harness, foreign: str, words: list[str]) -> None:
+    answer = harness.run(*words, "--storage", foreign)
 
     assert (answer.code, answer.err) == (0, "")
     assert all(line.isprintable() for line in answer.out.split("\n"))
@@ -124,8 +124,8 @@ def test_what_cannot_be_printed_is_written_out(raw: str, shown: str) -> None:
     assert escape(raw) == shown
 
 
-def test_a_spreadsheet_gets_no_formula(lab: Lab, foreign: str) -> None:
-    answer = lab.run("best", NAME, "--csv", "--storage", foreign)
+def test_a_spreadsheet_gets_no_formula(harness: Harness, foreign: str) -> None:
+    answer = harness.run("best", NAME, "--csv", "--storage", foreign)
 
     cells = [cell for row in csv.reader(io.StringIO(answer.out)) for cell in row]
     assert answer.code == 0

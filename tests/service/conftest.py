@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import LONG, Lab
+from tests.harness import LONG, Harness
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Lab:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
     """A place in which the study LONG was run from its beginning to its end."""
-    lab = Lab(tmp_path_factory.mktemp("undisturbed"), images, cache)
-    answer = lab.run("run", lab.write(**LONG), "--workers", "1")
+    harness = Harness(tmp_path_factory.mktemp("undisturbed"), images, cache)
+    answer = harness.run("run", harness.write(**LONG), "--workers", "1")
     assert answer.code == 0, answer.err
-    return lab
+    return harness

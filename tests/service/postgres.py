@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from tests.lab import CACHED, Lab
+from tests.harness import CACHED, Harness
 
 #: PostgreSQL refuses to run as root, and then runs as this user, which its packages make.
 USER = "postgres"
@@ -251,7 +251,7 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class PostgresLab(Lab):
+class PostgresLab(Harness):
     """A place to try the service in, with a database on a server; commands learn of it from the environment."""
 
     address: str

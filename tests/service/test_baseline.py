@@ -12,8 +12,8 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord
 from search.study import stored_study
-from tests.faults.saboteur.sitecustomize import Fault, environment
-from tests.lab import Lab, toml
+from tests.faults.injector.sitecustomize import Fault, environment
+from tests.harness import Harness, toml
 
 #: Learns nothing.
 IDLE = 1e-9
@@ -27,52 +27,54 @@ HOPELESS: dict[str, Any] = {
 FINAL: dict[str, Any] = {"epochs": 1}
 
 
-def row(lab: Lab, name: str = "s") -> StudyRecord:
-    return queries.study(open_reader(lab.url), name)
+def row(harness: Harness, name: str = "s") -> StudyRecord:
+    return queries.study(open_reader(harness.url), name)
 
 
-def test_a_search_that_finds_nothing_ends_and_all_that_it_says_agrees_on_the_known_point(lab: Lab) -> None:
-    answer = lab.run("run", lab.write(**HOPELESS, final=FINAL), "--workers", "1")
+def test_a_search_that_finds_nothing_ends_and_all_that_it_says_agrees_on_the_known_point(harness: Harness) -> None:
+    answer = harness.run("run", harness.write(**HOPELESS, final=FINAL), "--workers", "1")
 
     assert answer.code == 0
     assert "the search stopped after" in answer.err
     assert "trial 0 leads" in answer.err
     assert "are left for its last training" in answer.err
-    assert 4 <= lab.counts().begun < 300
-    assert row(lab).nothing_found
-    (compared,) = row(lab, "s.final").spec["compare"]
+    assert 4 <= harness.counts().begun < 300
+    assert row(harness).nothing_found
+    (compared,) = row(harness, "s.final").spec["compare"]
     assert compared["name"] == "trial 0"
-    reason = row(lab, "s.final").selection
+    reason = row(harness, "s.final").selection
     assert reason is not None
     assert reason["trial"] == 0
     sentence = f"{reason['reason'][0].upper()}{reason['reason'][1:]}."
     assert "Trial 0, the baseline, is delivered: of" in sentence
     assert sentence in answer.out
-    assert sentence in lab.run("best", "s").out
-    assert lab.run("best", "s", "--json").json["selection"] == reason
-    assert sentence in lab.run("report", "s", "--markdown").out
+    assert sentence in harness.run("best", "s").out
+    assert harness.run("best", "s", "--json").json["selection"] == reason
+    assert sentence in harness.run("report", "s", "--markdown").out
     assert (
-        lab.run("export", "s", "--to", str(lab.folder / "model"), "--json").json["card"]["verdict"]["configuration"]
+        harness.run("export", "s", "--to", str(harness.folder / "model"), "--json").json["card"]["verdict"][
+            "configuration"
+        ]
         == "trial 0"
     )
 
 
-def test_the_same_command_goes_on_from_a_search_that_found_nothing_only_if_it_asks_for_more(lab: Lab) -> None:
-    file = lab.write(**HOPELESS)
-    first = lab.run("run", file, "--workers", "1")
-    begun = lab.counts().begun
-    again = lab.run("run", file, "--workers", "1")
-    unchanged = lab.counts().begun
-    more = lab.run("run", file, "--workers", "1", "--trials", "400")
+def test_the_same_command_goes_on_from_a_search_that_found_nothing_only_if_it_asks_for_more(harness: Harness) -> None:
+    file = harness.write(**HOPELESS)
+    first = harness.run("run", file, "--workers", "1")
+    begun = harness.counts().begun
+    again = harness.run("run", file, "--workers", "1")
+    unchanged = harness.counts().begun
+    more = harness.run("run", file, "--workers", "1", "--trials", "400")
 
     assert (first.code, again.code, more.code) == (0, 0, 0)
     assert "the search stopped after" in again.err
     assert unchanged == begun
-    assert begun < lab.counts().begun < 400
+    assert begun < harness.counts().begun < 400
     assert "`convsearch final s --hours" in first.err
 
 
-def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_on(lab: Lab) -> None:
+def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_on(harness: Harness) -> None:
     changes: dict[str, Any] = {
         "points": [{"learning_rate": IDLE}, {"learning_rate": 0.05}],
         "space": {"learning_rate": [IDLE, 2 * IDLE, 0.05]},
@@ -81,90 +83,92 @@ def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_o
         "final": FINAL,
     }
 
-    answer = lab.run("run", lab.write(**changes), "--workers", "1")
+    answer = harness.run("run", harness.write(**changes), "--workers", "1")
 
     assert answer.code == 0
-    assert lab.counts().begun == 6
-    assert not row(lab).nothing_found
-    selected = row(lab, "s.final").selection
+    assert harness.counts().begun == 6
+    assert not row(harness).nothing_found
+    selected = row(harness, "s.final").selection
     assert selected is not None
     assert selected["trial"] != 0
-    assert lab.trials()[selected["trial"]].config["learning_rate"] == 0.05
+    assert harness.trials()[selected["trial"]].config["learning_rate"] == 0.05
     assert f"Trial {selected['trial']} is delivered: it beats trial 0, the baseline, by" in answer.out
 
 
-def test_a_search_that_found_nothing_is_searched_on_by_others_if_that_is_asked_for(lab: Lab) -> None:
-    file = lab.write(**HOPELESS)
-    assert lab.run("run", file, "--workers", "1").code == 0
-    begun = lab.counts().begun
-    idle = lab.run("worker", "--workers", "1")
-    unchanged = lab.counts().begun
+def test_a_search_that_found_nothing_is_searched_on_by_others_if_that_is_asked_for(harness: Harness) -> None:
+    file = harness.write(**HOPELESS)
+    assert harness.run("run", file, "--workers", "1").code == 0
+    begun = harness.counts().begun
+    idle = harness.run("worker", "--workers", "1")
+    unchanged = harness.counts().begun
 
-    detached = lab.run("run", file, "--trials", "400", "--detach")
-    worked = lab.run("worker", "--workers", "1")
+    detached = harness.run("run", file, "--trials", "400", "--detach")
+    worked = harness.run("worker", "--workers", "1")
 
     assert (idle.code, detached.code, worked.code) == (0, 0, 0)
     assert unchanged == begun
-    assert lab.counts().begun > begun
+    assert harness.counts().begun > begun
 
 
-def test_a_worker_leaves_a_study_alone_of_which_nothing_can_be_trained_and_works_on_others(lab: Lab) -> None:
-    hopeless = lab.write("hopeless", budget={"trials": 50, "epochs": 1, "max_parameters": 10})
-    good = lab.write("sound", budget={"trials": 2, "epochs": 1})
-    assert [lab.run("run", file, "--detach").code for file in (hopeless, good)] == [0, 0]
+def test_a_worker_leaves_a_study_alone_of_which_nothing_can_be_trained_and_works_on_others(harness: Harness) -> None:
+    hopeless = harness.write("hopeless", budget={"trials": 50, "epochs": 1, "max_parameters": 10})
+    good = harness.write("sound", budget={"trials": 2, "epochs": 1})
+    assert [harness.run("run", file, "--detach").code for file in (hopeless, good)] == [0, 0]
 
-    answer = lab.run("worker", "--workers", "1")
+    answer = harness.run("worker", "--workers", "1")
 
     assert answer.code == 0
     assert "hopeless is left alone: none of" in answer.err
-    assert lab.counts("sound").complete == 2
+    assert harness.counts("sound").complete == 2
 
 
-def test_where_the_verdict_sees_another_one_ahead_all_still_agree_on_what_the_search_delivers(lab: Lab) -> None:
-    assert lab.run("run", lab.write(**HOPELESS), "--workers", "1").code == 0
+def test_where_the_verdict_sees_another_one_ahead_all_still_agree_on_what_the_search_delivers(harness: Harness) -> None:
+    assert harness.run("run", harness.write(**HOPELESS), "--workers", "1").code == 0
 
-    verdict = lab.run("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--json", "--workers", "1")
+    verdict = harness.run("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--json", "--workers", "1")
 
     assert verdict.code == 0
     assert verdict.json["selection"]["trial"] == 0
     assert (
-        lab.run("export", "s", "--to", str(lab.folder / "m"), "--json")
+        harness.run("export", "s", "--to", str(harness.folder / "m"), "--json")
         .json["card"]["verdict"]["configuration"]
         .startswith("trial 0")
     )
-    assert lab.run("best", "s", "--json").json["selection"]["trial"] == 0
+    assert harness.run("best", "s", "--json").json["selection"]["trial"] == 0
 
 
-def test_a_study_of_an_older_version_is_gone_on_with_by_a_file_that_leaves_open_what_it_had_said(lab: Lab) -> None:
-    older = lab.tables(search={"sampler": "random", "pruner": "asha"})
-    file = lab.folder / "s.toml"
+def test_a_study_of_an_older_version_is_gone_on_with_by_a_file_that_leaves_open_what_it_had_said(
+    harness: Harness,
+) -> None:
+    older = harness.tables(search={"sampler": "random", "pruner": "asha"})
+    file = harness.folder / "s.toml"
     file.write_text(toml(older))
-    assert lab.run("run", str(file), "--workers", "1", "--trials", "2").code == 0
-    forget(lab, "baseline", "patience", "rung_updates")
+    assert harness.run("run", str(file), "--workers", "1", "--trials", "2").code == 0
+    forget(harness, "baseline", "patience", "rung_updates")
     newer = {**older, "budget": {}, "data": {**older["data"]}}
     del newer["data"]["validation"]
     file.write_text(toml(newer))
 
-    answer = lab.run("run", str(file), "--workers", "1", "--trials", "4")
+    answer = harness.run("run", str(file), "--workers", "1", "--trials", "4")
 
     assert answer.code == 0
-    stored = row(lab).spec
+    stored = row(harness).spec
     assert (stored["budget"]["epochs"], stored["data"]["validation"]) == (3.0, 80)
     assert (stored["search"]["baseline"], stored["search"]["rung_updates"]) == (False, 0)
-    assert lab.counts().finished == 4
+    assert harness.counts().finished == 4
 
 
-def forget(lab: Lab, *keys: str) -> None:
+def forget(harness: Harness, *keys: str) -> None:
     """Take keys of [search] out of a stored study, as an older version has left it."""
-    storage = Storage(lab.url)
+    storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    spec = dict(row(lab).spec)
+    spec = dict(row(harness).spec)
     spec["search"] = {key: value for key, value in spec["search"].items() if key not in keys}
     stored_study.set_attrs(storage, stored.id, spec=spec)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "median", "hyperband"])
-def test_the_known_point_is_trained_to_its_end_however_bad_it_is(lab: Lab, pruner: str) -> None:
+def test_the_known_point_is_trained_to_its_end_however_bad_it_is(harness: Harness, pruner: str) -> None:
     changes: dict[str, Any] = {
         "points": [{"learning_rate": IDLE}, *[{"learning_rate": 0.05}] * 6],
         "space": {"learning_rate": [IDLE, 0.05]},
@@ -172,14 +176,14 @@ def test_the_known_point_is_trained_to_its_end_however_bad_it_is(lab: Lab, prune
         "budget": {"trials": 7, "epochs": 4},
     }
 
-    assert lab.run("run", lab.write(**changes), "--workers", "1").code == 0
+    assert harness.run("run", harness.write(**changes), "--workers", "1").code == 0
 
-    known = lab.trials()[0]
+    known = harness.trials()[0]
     assert (known.state, len(known.curve)) == ("COMPLETE", 4)
     assert known.config["learning_rate"] == IDLE
 
 
-def test_a_known_point_that_does_not_fit_is_changed_and_it_is_said(lab: Lab) -> None:
+def test_a_known_point_that_does_not_fit_is_changed_and_it_is_said(harness: Harness) -> None:
     changes: dict[str, Any] = {
         "points": [{"batch_size": 512, "conv_layers": 5}],
         "space": {"batch_size": [64, 128, 512], "conv_layers": {"low": 1, "high": 5}, "learning_rate": 0.05},
@@ -187,48 +191,50 @@ def test_a_known_point_that_does_not_fit_is_changed_and_it_is_said(lab: Lab) -> 
         "search": {"sampler": "random"},
     }
 
-    answer = lab.run("run", lab.write(**changes), "--workers", "1")
+    answer = harness.run("run", harness.write(**changes), "--workers", "1")
 
     assert answer.code == 0
     said = (
         "trial 0, the baseline, could not be trained as it was given; it has conv_layers 5 -> 3, batch_size 512 -> 128"
     )
     assert said in answer.err
-    known = lab.trials()[0]
+    known = harness.trials()[0]
     assert known.state == "COMPLETE"
     assert (known.params["batch_size"], known.params["conv_layers"]) == (128, 3)
-    assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * 3
-    assert "conv_layers 5 -> 3" in lab.run("show", "s", "0").out
+    assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * 3
+    assert "conv_layers 5 -> 3" in harness.run("show", "s", "0").out
 
 
-def test_a_study_of_which_nothing_can_be_trained_stops_with_a_code_of_its_own_and_names_the_setting(lab: Lab) -> None:
-    file = lab.write(budget={"trials": 50, "epochs": 1, "max_parameters": 10})
+def test_a_study_of_which_nothing_can_be_trained_stops_with_a_code_of_its_own_and_names_the_setting(
+    harness: Harness,
+) -> None:
+    file = harness.write(budget={"trials": 50, "epochs": 1, "max_parameters": 10})
 
-    answer = lab.run("run", file, "--workers", "1")
+    answer = harness.run("run", file, "--workers", "1")
 
     assert answer.code == AllTrialsImpossibleError.exit_code == 76
     assert "parameters are more than [budget] max_parameters = 10" in answer.err
-    assert 5 <= lab.counts().begun < 50
+    assert 5 <= harness.counts().begun < 50
 
 
-def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(lab: Lab) -> None:
-    tables = lab.tables(search={"sampler": "random", "pruner": "asha", "patience": 1000})
+def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(harness: Harness) -> None:
+    tables = harness.tables(search={"sampler": "random", "pruner": "asha", "patience": 1000})
     tables["budget"] = {"hours": 20 / 3600}
-    file = lab.folder / "s.toml"
+    file = harness.folder / "s.toml"
     file.write_text(toml(tables))
 
-    answer = lab.run("run", str(file), "--workers", "1")
+    answer = harness.run("run", str(file), "--workers", "1")
 
     assert answer.code == 0
-    stored = row(lab).spec["budget"]
+    stored = row(harness).spec["budget"]
     assert stored["evaluations"] == 9
     assert stored["epochs"] * 320 / 32 >= 216
-    assert lab.counts().budget == 1000
-    assert lab.trials()[0].state == "COMPLETE"
-    again = lab.run("run", str(file), "--workers", "1")
+    assert harness.counts().budget == 1000
+    assert harness.trials()[0].state == "COMPLETE"
+    again = harness.run("run", str(file), "--workers", "1")
     assert again.code == 0
-    assert row(lab).spec["budget"] == stored | {"hours": stored["hours"]}
-    assert json.dumps(row(lab).spec["data"]["validation"]) == "80"
+    assert row(harness).spec["budget"] == stored | {"hours": stored["hours"]}
+    assert json.dumps(row(harness).spec["data"]["validation"]) == "80"
 
 
 @pytest.mark.parametrize(
@@ -250,25 +256,25 @@ def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(lab: Lab)
     ],
 )
 def test_after_a_kill_between_the_choice_and_the_last_training_the_same_command_makes_the_same_choice(
-    lab: Lab, fault: Fault
+    harness: Harness, fault: Fault
 ) -> None:
-    words = ("run", lab.write(**HOPELESS, final=FINAL), "--workers", "1")
+    words = ("run", harness.write(**HOPELESS, final=FINAL), "--workers", "1")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment((fault,), lab.folder).items():
+        for name, value in environment((fault,), harness.folder).items():
             patch.setenv(name, value)
-        killed = lab.start(*words)
+        killed = harness.start(*words)
     code = killed.end().code
     killed.sweep()
-    begun, chosen = lab.counts().begun, row(lab).selection
+    begun, chosen = harness.counts().begun, row(harness).selection
 
-    answer = lab.run(*words)
+    answer = harness.run(*words)
 
     assert code == -signal.SIGKILL
     assert answer.code == 0
     assert "verdict:" in answer.out
-    made = row(lab, "s.final").selection
+    made = row(harness, "s.final").selection
     assert made is not None
     assert made["trial"] == 0
     if chosen is not None:
         assert made == chosen
-        assert lab.counts().begun == begun
+        assert harness.counts().begun == begun

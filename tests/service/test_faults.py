@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from search.storage.records import TrialRecord
-from tests.lab import LONG, PATIENCE_S, Answer, Lab, Launcher, equal
+from tests.harness import LONG, PATIENCE_S, Answer, Harness, Launcher, equal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,44 +29,44 @@ class Event:
 class Story:
     """A study that was disturbed again and again, and then run to its end."""
 
-    lab: Lab
+    harness: Harness
     events: dict[str, Event]
     end: Answer
 
 
-def on_start(launcher: Launcher, _: Lab) -> None:
+def on_start(launcher: Launcher, _: Harness) -> None:
     """SIGTERM while the workers still load torch."""
     launcher.until(lambda: " on cpu" in launcher.said)
     launcher.signal(signal.SIGTERM)
 
 
-def on_ctrl_c(launcher: Launcher, lab: Lab) -> None:
-    after_steps(launcher, lab, 4)
+def on_ctrl_c(launcher: Launcher, harness: Harness) -> None:
+    after_steps(launcher, harness, 4)
     launcher.signal(signal.SIGINT)
 
 
-def on_sigterm(launcher: Launcher, lab: Lab) -> None:
-    after_steps(launcher, lab, 4)
+def on_sigterm(launcher: Launcher, harness: Harness) -> None:
+    after_steps(launcher, harness, 4)
     launcher.signal(signal.SIGTERM)
 
 
-def on_ctrl_c_twice(launcher: Launcher, lab: Lab) -> None:
+def on_ctrl_c_twice(launcher: Launcher, harness: Harness) -> None:
     """The worker is frozen, so that only the second Ctrl-C can end the run."""
-    after_steps(launcher, lab, 4)
-    (worker,) = lab.workers()
+    after_steps(launcher, harness, 4)
+    (worker,) = harness.workers()
     os.kill(worker, signal.SIGSTOP)
     launcher.signal(signal.SIGINT)
     launcher.until(lambda: "stopping" in launcher.said)
     os.kill(launcher.process.pid, signal.SIGINT)
 
 
-def on_kill(launcher: Launcher, lab: Lab) -> None:
+def on_kill(launcher: Launcher, harness: Harness) -> None:
     """The launcher is killed, and nobody else."""
-    after_steps(launcher, lab, 4)
+    after_steps(launcher, harness, 4)
     os.kill(launcher.process.pid, signal.SIGKILL)
 
 
-DISTURBANCES: dict[str, Callable[[Launcher, Lab], None]] = {
+DISTURBANCES: dict[str, Callable[[Launcher, Harness], None]] = {
     "start": on_start,
     "ctrl-c": on_ctrl_c,
     "sigterm": on_sigterm,
@@ -75,41 +75,41 @@ DISTURBANCES: dict[str, Callable[[Launcher, Lab], None]] = {
 }
 
 
-def after_steps(launcher: Launcher, lab: Lab, count: int) -> None:
+def after_steps(launcher: Launcher, harness: Harness, count: int) -> None:
     """Wait until somebody works, and has recorded so many steps more."""
-    launcher.until(lambda: lab.dirs.study("s").exists() and lab.workers())
-    before = lab.steps()
-    launcher.until(lambda: lab.steps() >= before + count)
+    launcher.until(lambda: harness.dirs.study("s").exists() and harness.workers())
+    before = harness.steps()
+    launcher.until(lambda: harness.steps() >= before + count)
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Story:
-    lab = Lab(tmp_path_factory.mktemp("story"), images, cache)
-    file = lab.write(**LONG)
+    harness = Harness(tmp_path_factory.mktemp("story"), images, cache)
+    file = harness.write(**LONG)
     events = {}
     for name, disturb in DISTURBANCES.items():
-        launcher = lab.start("run", file, "--workers", "1")
+        launcher = harness.start("run", file, "--workers", "1")
         try:
-            disturb(launcher, lab)
+            disturb(launcher, harness)
             answer = launcher.end()
             _, left = psutil.wait_procs(launcher.family(), timeout=PATIENCE_S)
         finally:
             launcher.sweep()
-        events[name] = Event(answer=answer, trials=lab.trials(), left=tuple(left))
-    return Story(lab=lab, events=events, end=lab.run("run", file, "--workers", "1"))
+        events[name] = Event(answer=answer, trials=harness.trials(), left=tuple(left))
+    return Story(harness=harness, events=events, end=harness.run("run", file, "--workers", "1"))
 
 
 def test_after_every_disturbance_the_same_command_ends_with_the_very_same_weights(
-    story: Story, undisturbed: Lab
+    story: Story, undisturbed: Harness
 ) -> None:
-    (trial,) = story.lab.trials()
+    (trial,) = story.harness.trials()
     (whole,) = undisturbed.trials()
 
     assert story.end.code == 0
     assert "going on: 0 of 1 trials done, 1 taken up again" in story.end.err
     assert (trial.state, trial.params, trial.seed) == ("COMPLETE", whole.params, whole.seed)
     assert trial.curve == whole.curve
-    assert equal(story.lab.trained(), undisturbed.trained())
+    assert equal(story.harness.trained(), undisturbed.trained())
 
 
 @pytest.mark.parametrize("name", list(DISTURBANCES))
@@ -149,7 +149,7 @@ def test_a_stop_before_the_first_trial_leaves_none(story: Story) -> None:
 
 def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(story: Story) -> None:
     (left,) = story.events["kill"].trials
-    (trial,) = story.lab.trials()
+    (trial,) = story.harness.trials()
 
     assert left.state == "RUNNING"
     assert trial.crashes[-1].endswith("is gone")
@@ -157,20 +157,20 @@ def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(story: St
 
 
 @contextmanager
-def killer(lab: Lab, *, at: Sequence[int]) -> Iterator[list[int]]:
+def killer(harness: Harness, *, at: Sequence[int]) -> Iterator[list[int]]:
     """Kill a worker when trial 0 is drawn and has so many steps, for each in `at`; the list is of those killed."""
     killed: list[int] = []
     is_over = threading.Event()
 
     def living() -> list[int]:
-        return [pid for pid in lab.workers() if pid not in killed] if lab.dirs.study("s").exists() else []
+        return [pid for pid in harness.workers() if pid not in killed] if harness.dirs.study("s").exists() else []
 
     def is_drawn() -> bool:
-        return lab.trials()[0].seed is not None
+        return harness.trials()[0].seed is not None
 
     def kill() -> None:
         for steps in at:
-            while not is_over.wait(0.01) and not (living() and is_drawn() and lab.steps() >= steps):
+            while not is_over.wait(0.01) and not (living() and is_drawn() and harness.steps() >= steps):
                 pass
             for pid in living():
                 killed.append(pid)
@@ -185,11 +185,13 @@ def killer(lab: Lab, *, at: Sequence[int]) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_a_trial_whose_worker_is_killed_twice_ends_with_the_very_same_weights(lab: Lab, undisturbed: Lab) -> None:
-    with killer(lab, at=(10, 30)) as killed:
-        answer = lab.run("run", lab.write(**LONG), "--workers", "1")
+def test_a_trial_whose_worker_is_killed_twice_ends_with_the_very_same_weights(
+    harness: Harness, undisturbed: Harness
+) -> None:
+    with killer(harness, at=(10, 30)) as killed:
+        answer = harness.run("run", harness.write(**LONG), "--workers", "1")
 
-    (trial,) = lab.trials()
+    (trial,) = harness.trials()
     (whole,) = undisturbed.trials()
     assert answer.code == 0
     assert len(killed) == 2
@@ -197,17 +199,19 @@ def test_a_trial_whose_worker_is_killed_twice_ends_with_the_very_same_weights(la
     assert [crash.split(",")[0] for crash in trial.crashes] == ["attempt 1", "attempt 2"]
     assert "killed by SIGKILL" in trial.crashes[0]
     assert (trial.params, trial.curve, trial.seed) == (whole.params, whole.curve, whole.seed)
-    assert equal(lab.trained(), undisturbed.trained())
+    assert equal(harness.trained(), undisturbed.trained())
 
 
-def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can_be_tried_again(lab: Lab) -> None:
+def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can_be_tried_again(
+    harness: Harness,
+) -> None:
     slow = {"batch_size": 4, "width": 64}  # a step lasts long enough to die in it three times
-    file = lab.write(budget={"trials": 2, "epochs": 2}, space=slow)
+    file = harness.write(budget={"trials": 2, "epochs": 2}, space=slow)
 
-    with killer(lab, at=(0, 0, 0)) as killed:
-        first = lab.run("run", file, "--workers", "1")
-    failed, other = lab.trials()
-    second = lab.run("resume", "s", "--retry-failed", "--workers", "1")
+    with killer(harness, at=(0, 0, 0)) as killed:
+        first = harness.run("run", file, "--workers", "1")
+    failed, other = harness.trials()
+    second = harness.run("resume", "s", "--retry-failed", "--workers", "1")
 
     assert (first.code, second.code) == (0, 0)
     assert len(killed) == 3
@@ -216,22 +220,22 @@ def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can
     assert failed.reason.startswith("its process died 3 times at the same step; last: its process was killed by")
     assert "try failed ones: convsearch resume s --retry-failed" in first.err
     assert "1 failed trials are tried again" in second.err
-    assert [(trial.number, trial.state) for trial in lab.trials()] == [(0, "COMPLETE"), (1, "COMPLETE")]
-    assert lab.trials()[0].params == failed.params
+    assert [(trial.number, trial.state) for trial in harness.trials()] == [(0, "COMPLETE"), (1, "COMPLETE")]
+    assert harness.trials()[0].params == failed.params
 
 
-def test_a_disk_that_cannot_be_written_ends_the_run_and_no_trial_is_blamed(lab: Lab) -> None:
-    file = lab.write(budget={"trials": 1, "epochs": 1})
-    obstacle = lab.dirs.trial("s", 0)
+def test_a_disk_that_cannot_be_written_ends_the_run_and_no_trial_is_blamed(harness: Harness) -> None:
+    file = harness.write(budget={"trials": 1, "epochs": 1})
+    obstacle = harness.dirs.trial("s", 0)
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("a file where a folder is wanted")
 
-    full = lab.run("run", file, "--workers", "1")
-    (left,) = lab.trials()
+    full = harness.run("run", file, "--workers", "1")
+    (left,) = harness.trials()
     obstacle.unlink()
-    whole = lab.run("run", file, "--workers", "1")
+    whole = harness.run("run", file, "--workers", "1")
 
     assert (full.code, whole.code) == (74, 0)
     assert "a worker could not go on" in full.err
     assert (left.state, left.attempts, left.crashes) == ("WAITING", 0, ())
-    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]

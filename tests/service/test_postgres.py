@@ -29,9 +29,9 @@ from search.storage.records import TrialRecord
 from search.workers import worker
 from search.workers.signals import END_S
 from tests.faults import invariants
-from tests.lab import Answer, Lab, Launcher, wait_until
+from tests.harness import Answer, Harness, Launcher, wait_until
 from tests.service.postgres import ROLE, PostgresLab, Server, Wire
-from tests.test_lease import run_claimers, states
+from tests.storage.test_leases import run_claimers, states
 
 pytestmark = pytest.mark.filterwarnings(
     # A process keeps its storage, and psycopg its connection, until it ends; here a storage ends with its test.
@@ -66,7 +66,7 @@ def url(server: Server, database: str) -> str:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, images: Path, cache: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresLab:
+def harness(tmp_path: Path, images: Path, cache: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresLab:
     """A place to try the service in, whose commands learn of the database from the environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVSEARCH_STORAGE", url)
@@ -261,7 +261,7 @@ def test_a_read_that_breaks_off_in_the_middle_is_made_again(far: tuple[Storage, 
 
 
 def test_a_study_of_which_every_third_answer_is_lost_ends_as_if_none_was(
-    lab: PostgresLab, server: Server, database: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    harness: PostgresLab, server: Server, database: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far = server.url(database, port=wire.port).render_as_string(hide_password=False)
     monkeypatch.setenv("CONVSEARCH_STORAGE", far)
@@ -269,11 +269,11 @@ def test_a_study_of_which_every_third_answer_is_lost_ends_as_if_none_was(
     def begin_to_lose() -> None:
         wire.losses = cycle([False, False, True])
 
-    with disturbing(lab, begin_to_lose):
-        answer = lab.run("run", lab.write(**STUDY), "--workers", "2")
+    with disturbing(harness, begin_to_lose):
+        answer = harness.run("run", harness.write(**STUDY), "--workers", "2")
 
     assert wire.lost > 20, answer.err
-    assert_nothing_happened(lab, answer)
+    assert_nothing_happened(harness, answer)
 
 
 # -- the server crashes, is away, or freezes ------------------------------------------------------------------
@@ -296,29 +296,29 @@ def freeze(server: Server) -> None:
 
 @pytest.mark.parametrize("disturb", [crash, go_away, freeze])
 def test_a_server_that_is_disturbed_again_and_again_loses_nothing_and_kills_nobody(
-    lab: PostgresLab, server: Server, disturb: Callable[[Server], None]
+    harness: PostgresLab, server: Server, disturb: Callable[[Server], None]
 ) -> None:
-    with disturbing(lab, lambda: disturb(server)) as story:
-        answer = lab.run("run", lab.write(**STUDY), "--workers", "2")
+    with disturbing(harness, lambda: disturb(server)) as story:
+        answer = harness.run("run", harness.write(**STUDY), "--workers", "2")
 
     assert story.disturbances == DISTURBANCES, answer.err
-    assert_nothing_happened(lab, answer)
-    assert {trial.number: trial for trial in lab.trials()} | story.finished == dict(enumerate(lab.trials()))
+    assert_nothing_happened(harness, answer)
+    assert {trial.number: trial for trial in harness.trials()} | story.finished == dict(enumerate(harness.trials()))
 
 
 @pytest.mark.parametrize("disturb", [crash, freeze])
 def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
-    lab: PostgresLab, server: Server, disturb: Callable[[Server], None]
+    harness: PostgresLab, server: Server, disturb: Callable[[Server], None]
 ) -> None:
     search = {"pruner": "promote", "first_rung": 2, "reduction": 2, "sampler": "random", "baseline": False}
     budget = {"trials": 8, "epochs": 8, "steps_per_epoch": 1}
 
-    with disturbing(lab, lambda: disturb(server)) as story:
-        answer = lab.run("run", lab.write(search=search, budget=budget), "--workers", "2")
+    with disturbing(harness, lambda: disturb(server)) as story:
+        answer = harness.run("run", harness.write(search=search, budget=budget), "--workers", "2")
 
     assert answer.code == 0, answer.err
     assert story.disturbances == DISTURBANCES, answer.err
-    trials = lab.trials()
+    trials = harness.trials()
     assert [trial.number for trial in trials] == list(range(8))
     assert {(trial.state, len(trial.curve) == 8, trial.attempts, trial.crashes) for trial in trials} == {
         ("COMPLETE", True, 1, ()),
@@ -331,20 +331,20 @@ def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
 
 
 def test_machines_come_and_go_and_each_leaves_its_trial_to_the_others(
-    lab: PostgresLab, monkeypatch: pytest.MonkeyPatch
+    harness: PostgresLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lab.run("run", lab.write(budget={"trials": 3, "epochs": 4000}), "--detach").code == 0
+    assert harness.run("run", harness.write(budget={"trials": 3, "epochs": 4000}), "--detach").code == 0
     machines: list[Launcher] = []
     try:
         for name in ("killed", "stopped", "left"):  # each keeps its files, and its lock, in a folder of its own
-            (lab.folder / name).mkdir()
-            monkeypatch.chdir(lab.folder / name)
-            machines.append(lab.start("worker", "--workers", "1"))
-        machines[0].until(lambda: min([lab.steps(number) for number in range(3)]) >= 1)
+            (harness.folder / name).mkdir()
+            monkeypatch.chdir(harness.folder / name)
+            machines.append(harness.start("worker", "--workers", "1"))
+        machines[0].until(lambda: min([harness.steps(number) for number in range(3)]) >= 1)
         machines[0].signal(signal.SIGKILL)
-        machines[2].until(lambda: sum(len(trial.crashes) for trial in lab.trials()) == 1)
+        machines[2].until(lambda: sum(len(trial.crashes) for trial in harness.trials()) == 1)
         machines[1].process.send_signal(signal.SIGTERM)
-        stopped, working = machines[1].end(), len(lab.workers())
+        stopped, working = machines[1].end(), len(harness.workers())
         machines[2].process.send_signal(signal.SIGTERM)
         left = machines[2].end()
     finally:
@@ -352,7 +352,7 @@ def test_machines_come_and_go_and_each_leaves_its_trial_to_the_others(
             machine.sweep()
 
     assert (stopped.code, left.code, working) == (143, 143, 1), stopped.err + left.err
-    assert sorted((trial.state, trial.attempts, len(trial.crashes)) for trial in lab.trials()) == [
+    assert sorted((trial.state, trial.attempts, len(trial.crashes)) for trial in harness.trials()) == [
         ("WAITING", 0, 0),
         ("WAITING", 0, 0),
         ("WAITING", 1, 1),
@@ -368,17 +368,17 @@ def locked(url: str) -> Iterator[None]:
         yield
 
 
-def test_a_worker_that_waits_for_work_waits_for_its_server_too(lab: PostgresLab, server: Server) -> None:
-    file = lab.write(budget={"trials": 1, "epochs": 1})
-    assert lab.run("run", file, "--workers", "1").code == 0
-    worker = lab.start("worker", "--stay", "--workers", "1")
+def test_a_worker_that_waits_for_work_waits_for_its_server_too(harness: PostgresLab, server: Server) -> None:
+    file = harness.write(budget={"trials": 1, "epochs": 1})
+    assert harness.run("run", file, "--workers", "1").code == 0
+    worker = harness.start("worker", "--stay", "--workers", "1")
     try:
         worker.until(lambda: "nothing to do now" in worker.said)
         server.stop()
         worker.until(lambda: "waiting for the database" in worker.said)
         server.start()
-        assert lab.run("resume", "s", "--trials", "2", "--detach").code == 0
-        worker.until(lambda: lab.counts().complete == 2)
+        assert harness.run("resume", "s", "--trials", "2", "--detach").code == 0
+        worker.until(lambda: harness.counts().complete == 2)
     finally:
         worker.sweep()
 
@@ -399,58 +399,58 @@ def test_a_session_holds_no_locks_for_long_when_its_client_is_cut_off(
     assert told == wanted
 
 
-def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(lab: PostgresLab) -> None:
-    launcher = lab.start("run", lab.write(**STUDY), "--workers", "2")
+def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(harness: PostgresLab) -> None:
+    launcher = harness.start("run", harness.write(**STUDY), "--workers", "2")
     try:
-        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
-        with locked(lab.url):
+        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
+        with locked(harness.url):
             launcher.until(lambda: "waiting for the database: canceling statement due to lock" in launcher.said)
         answer = launcher.end()
     finally:
         launcher.sweep()
 
-    assert_nothing_happened(lab, answer)
+    assert_nothing_happened(harness, answer)
 
 
 @pytest.mark.parametrize("hindrance", ["locked", "frozen"])
 def test_who_asks_to_stop_is_heard_while_the_server_does_not_answer(
-    lab: PostgresLab, server: Server, hindrance: str
+    harness: PostgresLab, server: Server, hindrance: str
 ) -> None:
-    file = lab.write(**STUDY)
-    launcher = lab.start("run", file, "--workers", "1")
+    file = harness.write(**STUDY)
+    launcher = harness.start("run", file, "--workers", "1")
     try:
-        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
-        with locked(lab.url) if hindrance == "locked" else server.frozen():
+        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
+        with locked(harness.url) if hindrance == "locked" else server.frozen():
             launcher.signal(signal.SIGTERM)
             began = time.monotonic()
             stopped = launcher.end()
             took = time.monotonic() - began
     finally:
         launcher.sweep()
-    again = lab.run("run", file, "--workers", "2")
+    again = harness.run("run", file, "--workers", "2")
 
     assert stopped.code == 143, stopped.err
     assert took < END_S + 10  # promised are 20 s; this machine may be busy
     assert not [secret for secret in (server.password,) if secret in stopped.err]
-    assert_nothing_happened(lab, again)
+    assert_nothing_happened(harness, again)
 
 
 def test_a_server_that_takes_no_writes_ends_the_run_and_loses_nothing(
-    lab: PostgresLab, server: Server, database: str
+    harness: PostgresLab, server: Server, database: str
 ) -> None:
-    file = lab.write(**STUDY)
-    lab.run("run", file, "--workers", "2", "--trials", "1")
+    file = harness.write(**STUDY)
+    harness.run("run", file, "--workers", "2", "--trials", "1")
     server.set(database, "default_transaction_read_only", "on")
 
-    refused = lab.run("run", file, "--workers", "2")
-    shown = lab.run("best", "s")
+    refused = harness.run("run", file, "--workers", "2")
+    shown = harness.run("best", "s")
     server.set(database, "default_transaction_read_only", "off")
-    again = lab.run("run", file, "--workers", "2")
+    again = harness.run("run", file, "--workers", "2")
 
     assert (refused.code, shown.code) == (74, 0), refused.err
     assert "cannot be used" in refused.err
     assert "let it be written" in refused.err
-    assert_nothing_happened(lab, again)
+    assert_nothing_happened(harness, again)
 
 
 @pytest.fixture
@@ -465,19 +465,19 @@ def served(server: Server, database: str, tmp_path: Path, monkeypatch: pytest.Mo
     return "postgresql:///?service=studies"
 
 
-def test_a_study_moves_to_a_server_and_back_without_loss(lab: PostgresLab, images: Path, served: str) -> None:
-    small = Lab(lab.folder, images, lab.cache)
+def test_a_study_moves_to_a_server_and_back_without_loss(harness: PostgresLab, images: Path, served: str) -> None:
+    small = Harness(harness.folder, images, harness.cache)
     search = {"pruner": "asha", "sampler": "random", "reduction": 2}
     file = small.write(budget={"trials": 6, "epochs": 2}, search=search, final={"epochs": 1})
     assert small.run("run", file, "--workers", "1").code == 0
-    back = f"sqlite:///{lab.folder / 'back' / 'studies.db'}"
+    back = f"sqlite:///{harness.folder / 'back' / 'studies.db'}"
 
     there = small.run("copy-study", "s", "--to", served)
     again = small.run("copy-study", "s", "--from", served, "--to", back)
 
     assert (there.code, again.code) == (0, 0), there.err + again.err
     for name in ("s", "s.final"):
-        for url in (lab.url, served, back):
+        for url in (harness.url, served, back):
             assert queries.study(open_reader(url), name) == queries.study(open_reader(small.url), name)
             assert queries.trials(open_reader(url), name) == queries.trials(open_reader(small.url), name)
 
@@ -493,11 +493,11 @@ def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) 
     assert storage.get_study_user_attrs(study_id).get("a") is None
 
 
-def test_a_worker_that_loses_its_server_shows_no_password(lab: PostgresLab, server: Server) -> None:
-    worker_config = replace(lab.create(**STUDY), retry_timeout_s=0.5)
+def test_a_worker_that_loses_its_server_shows_no_password(harness: PostgresLab, server: Server) -> None:
+    worker_config = replace(harness.create(**STUDY), retry_timeout_s=0.5)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    said = lab.folder / "said.txt"
+    said = harness.folder / "said.txt"
     server.stop()
     try:
         worker = context.Process(
@@ -520,13 +520,13 @@ def talkative(said: Path, *args: Any) -> None:
     worker.main(*args)
 
 
-def assert_nothing_happened(lab: Lab, answer: Answer) -> None:
+def assert_nothing_happened(harness: Harness, answer: Answer) -> None:
     """The study is done, within its budget, at the first attempt of each trial."""
     assert answer.code == 0, answer.err
     assert "s: done" in answer.err
     assert "Traceback" not in answer.err
-    assert [trial.number for trial in lab.trials()] == list(range(TRIALS_IN_ALL))
-    ends = [(trial.state, trial.reason, len(trial.curve), trial.attempts, trial.crashes) for trial in lab.trials()]
+    assert [trial.number for trial in harness.trials()] == list(range(TRIALS_IN_ALL))
+    ends = [(trial.state, trial.reason, len(trial.curve), trial.attempts, trial.crashes) for trial in harness.trials()]
     assert ends == [("COMPLETE", None, STEPS, 1, ())] * TRIALS_IN_ALL
 
 
@@ -540,19 +540,19 @@ class Story:
 
 
 @contextmanager
-def disturbing(lab: Lab, disturb: Callable[[], None]) -> Iterator[Story]:
+def disturbing(harness: Harness, disturb: Callable[[], None]) -> Iterator[Story]:
     """Disturb the study "s" when it has begun, and whenever it has recorded some more steps."""
     story, is_over = Story(), threading.Event()
 
     def is_reached(steps: int) -> bool:
-        return lab.dirs.study("s").exists() and sum(len(trial.curve) for trial in lab.trials()) >= steps
+        return harness.dirs.study("s").exists() and sum(len(trial.curve) for trial in harness.trials()) >= steps
 
     def go_on() -> None:
         for count in range(DISTURBANCES):
             while not is_reached(count * PACE):
                 if is_over.wait(0.05):
                     return
-            story.finished = {trial.number: trial for trial in lab.trials() if trial.completed} | story.finished
+            story.finished = {trial.number: trial for trial in harness.trials() if trial.completed} | story.finished
             disturb()
             story.disturbances += 1
 
@@ -572,13 +572,13 @@ def disturbing(lab: Lab, disturb: Callable[[], None]) -> Iterator[Story]:
 def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, server: Server) -> PostgresLab:
     """A place in which a study of two trials was run to its end."""
     url = server.url(server.make_database()).render_as_string(hide_password=False)
-    lab = PostgresLab(tmp_path_factory.mktemp("done"), images, cache, url)
+    harness = PostgresLab(tmp_path_factory.mktemp("done"), images, cache, url)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(lab.folder)
+        patch.chdir(harness.folder)
         patch.setenv("CONVSEARCH_STORAGE", url)
-        answer = lab.start("run", lab.write(budget={"trials": 2}), "--workers", "1").end()
+        answer = harness.start("run", harness.write(budget={"trials": 2}), "--workers", "1").end()
     assert answer.code == 0, answer.err
-    return lab
+    return harness
 
 
 @pytest.mark.parametrize(
@@ -601,19 +601,19 @@ def test_what_must_hold_is_checked_on_a_server_too(
     monkeypatch.chdir(done.folder)
     before = invariants.finished(done.url)
     copy = server.make_database(like=str(sa.make_url(done.url).database))
-    lab = replace(done, address=server.url(copy).render_as_string(hide_password=False))
-    engine = sa.create_engine(lab.url, poolclass=sa.NullPool)
+    harness = replace(done, address=server.url(copy).render_as_string(hide_password=False))
+    engine = sa.create_engine(harness.url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql(change)
 
     with nullcontext() if broken is None else pytest.raises(AssertionError, match=broken):
-        invariants.check(lab, before=before, over=True)
+        invariants.check(harness, before=before, over=True)
 
 
 # -- the password ---------------------------------------------------------------------------------------------
 
 
-def test_nobody_reads_the_password_in_the_process_list_or_in_an_answer(lab: PostgresLab, server: Server) -> None:
+def test_nobody_reads_the_password_in_the_process_list_or_in_an_answer(harness: PostgresLab, server: Server) -> None:
     words: set[str] = set()
     is_over = threading.Event()
 
@@ -624,12 +624,12 @@ def test_nobody_reads_the_password_in_the_process_list_or_in_an_answer(lab: Post
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        run = lab.run("run", lab.write(budget={"trials": 2}), "--workers", "2")
+        run = harness.run("run", harness.write(budget={"trials": 2}), "--workers", "2")
     finally:
         is_over.set()
         thread.join()
     answers = [
-        lab.run(*verb) for verb in (["studies"], ["best", "s"], ["show", "s", "0"], ["doctor"], ["show", "s", "9"])
+        harness.run(*verb) for verb in (["studies"], ["best", "s"], ["show", "s", "0"], ["doctor"], ["show", "s", "9"])
     ]
 
     assert [answer.code for answer in (run, *answers)] == [0, 0, 0, 0, 0, 2]
@@ -648,13 +648,13 @@ def words_of(process: psutil.Process) -> list[str]:
 @pytest.mark.parametrize("verb", [["studies"], ["run", "FILE"], ["dashboard"]], ids=lambda verb: verb[0])
 @pytest.mark.parametrize("mistake", ["password", "port", "database"])
 def test_a_wrong_address_is_refused_with_its_reason_and_without_the_password(
-    lab: PostgresLab, server: Server, monkeypatch: pytest.MonkeyPatch, verb: list[str], mistake: str
+    harness: PostgresLab, server: Server, monkeypatch: pytest.MonkeyPatch, verb: list[str], mistake: str
 ) -> None:
-    url = sa.make_url(lab.url)
+    url = sa.make_url(harness.url)
     wrong = {"password": url.set(password="hush"), "port": url.set(port=1), "database": url.set(database="none")}
     monkeypatch.setenv("CONVSEARCH_STORAGE", wrong[mistake].render_as_string(hide_password=False))
 
-    answer = lab.run("--debug", *(lab.write() if word == "FILE" else word for word in verb))
+    answer = harness.run("--debug", *(harness.write() if word == "FILE" else word for word in verb))
 
     assert answer.code == 69
     assert {"password": "password", "port": "refused", "database": "does not exist"}[mistake] in answer.err

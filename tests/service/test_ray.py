@@ -27,7 +27,7 @@ from search.workers.live_view import open_view
 from search.workers.pool import StopReason
 from search.workers.ray_backend import RayBackend
 from tests.faults import invariants
-from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, Launcher, Tables, equal, wait_until
+from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
@@ -83,8 +83,8 @@ def searched(trials: int, epochs: int) -> Tables:
     }
 
 
-def is_begun(lab: Lab) -> bool:
-    return lab.dirs.study("s").exists() and bool(lab.workers())
+def is_begun(harness: Harness) -> bool:
+    return harness.dirs.study("s").exists() and bool(harness.workers())
 
 
 def tree(launcher: Launcher) -> list[psutil.Process]:
@@ -93,12 +93,12 @@ def tree(launcher: Launcher) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def has_died_at_work(lab: Lab, node: psutil.Process) -> bool:
+def has_died_at_work(harness: Harness, node: psutil.Process) -> bool:
     """Kill a node if a worker of it is at a trial, at a moment when none can be begun or ended; whether it was."""
-    database = sqlite3.connect(lab.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
+    database = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
     try:
         database.execute("BEGIN IMMEDIATE")
-        is_at_work = bool({process.pid for process in node.children(recursive=True)}.intersection(lab.workers()))
+        is_at_work = bool({process.pid for process in node.children(recursive=True)}.intersection(harness.workers()))
         if is_at_work:
             die(node)
         return is_at_work
@@ -106,9 +106,9 @@ def has_died_at_work(lab: Lab, node: psutil.Process) -> bool:
         database.close()
 
 
-def crashed(lab: Lab) -> list[TrialRecord]:
+def crashed(harness: Harness) -> list[TrialRecord]:
     """The trials that broke off."""
-    return [trial for trial in lab.trials() if trial.crashes]
+    return [trial for trial in harness.trials() if trial.crashes]
 
 
 def addresses(processes: list[psutil.Process]) -> set[str]:
@@ -127,16 +127,16 @@ def is_of_this_machine(address: str) -> bool:
     return (mapped or parsed).is_loopback
 
 
-def disturb(lab: Lab, file: str, disturbance: Callable[[Launcher], None]) -> tuple[int, str, set[str]]:
+def disturb(harness: Harness, file: str, disturbance: Callable[[Launcher], None]) -> tuple[int, str, set[str]]:
     """Run a study on a Ray of its own until something happens; exit code, what was said, where it listened."""
-    launcher = lab.start("run", file, *ON_RAY, "--workers", "1")
+    launcher = harness.start("run", file, *ON_RAY, "--workers", "1")
     processes: list[psutil.Process] = []
     try:
         launcher.until(lambda: "has room for" in launcher.said)
         listened = addresses(tree(launcher))
-        launcher.until(lambda: is_begun(lab))
-        before = lab.steps()
-        launcher.until(lambda: lab.steps() >= before + 4)
+        launcher.until(lambda: is_begun(harness))
+        before = harness.steps()
+        launcher.until(lambda: harness.steps() >= before + 4)
         processes = tree(launcher)
         disturbance(launcher)
         answer = launcher.end()
@@ -152,15 +152,15 @@ def disturb(lab: Lab, file: str, disturbance: Callable[[Launcher], None]) -> tup
 
 @needs_ray
 def test_a_study_on_a_ray_of_its_own_is_stopped_and_killed_and_ends_with_the_very_same_weights(
-    lab: Lab, undisturbed: Lab
+    harness: Harness, undisturbed: Harness
 ) -> None:
-    file = lab.write(**LONG)
+    file = harness.write(**LONG)
 
-    stopped = disturb(lab, file, lambda launcher: launcher.signal(signal.SIGINT))
-    (after_stop,) = lab.trials()
-    killed = disturb(lab, file, lambda launcher: os.kill(launcher.process.pid, signal.SIGKILL))
-    (after_kill,) = lab.trials()
-    end = lab.start("run", file, *ON_RAY, "--workers", "1").end()
+    stopped = disturb(harness, file, lambda launcher: launcher.signal(signal.SIGINT))
+    (after_stop,) = harness.trials()
+    killed = disturb(harness, file, lambda launcher: os.kill(launcher.process.pid, signal.SIGKILL))
+    (after_kill,) = harness.trials()
+    end = harness.start("run", file, *ON_RAY, "--workers", "1").end()
 
     assert (stopped[0], killed[0], end.code) == (130, -signal.SIGKILL, 0)
     assert "stopping: trials go back to the queue" in stopped[1]
@@ -171,37 +171,37 @@ def test_a_study_on_a_ray_of_its_own_is_stopped_and_killed_and_ends_with_the_ver
         assert "raylet" not in said
     assert stopped[2] | killed[2]
     assert all(map(is_of_this_machine, stopped[2] | killed[2]))
-    (trial,), (whole,) = lab.trials(), undisturbed.trials()
+    (trial,), (whole,) = harness.trials(), undisturbed.trials()
     assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
     assert trial.crashes[0].endswith("is gone")
-    assert equal(lab.trained(), undisturbed.trained())
-    invariants.check(lab, over=True)
+    assert equal(harness.trained(), undisturbed.trained())
+    invariants.check(harness, over=True)
 
 
 @needs_ray
-def test_nodes_join_and_die_and_the_budget_stays_exact(lab: Lab, nodes: Nodes) -> None:
-    first, file = nodes.join(), lab.write(**searched(trials=9000, epochs=4))
-    launcher = lab.start("run", file, *ON_RAY, "--address", nodes.address)
+def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: Nodes) -> None:
+    first, file = nodes.join(), harness.write(**searched(trials=9000, epochs=4))
+    launcher = harness.start("run", file, *ON_RAY, "--address", nodes.address)
     try:
-        launcher.until(lambda: is_begun(lab) and lab.steps() >= 2)
+        launcher.until(lambda: is_begun(harness) and harness.steps() >= 2)
         second = nodes.join()
-        launcher.until(lambda: len(lab.workers()) == 2)
-        done = invariants.finished(lab.url)
-        wait_until(lambda: has_died_at_work(lab, first))
-        launcher.until(lambda: crashed(lab) and crashed(lab)[0].state == "COMPLETE")
-        enough = lab.run("run", file, "--trials", "1")
+        launcher.until(lambda: len(harness.workers()) == 2)
+        done = invariants.finished(harness.url)
+        wait_until(lambda: has_died_at_work(harness, first))
+        launcher.until(lambda: crashed(harness) and crashed(harness)[0].state == "COMPLETE")
+        enough = harness.run("run", file, "--trials", "1")
         answer = launcher.end()
     finally:
         launcher.sweep()
         die(second)
 
     assert (enough.code, answer.code) == (75, 0), answer.err
-    assert {trial.state for trial in lab.trials()} == {"COMPLETE"}
-    assert len(lab.trials()) == lab.counts().budget < 9000  # no more than were begun when it was made less
-    (taken_up,) = crashed(lab)
+    assert {trial.state for trial in harness.trials()} == {"COMPLETE"}
+    assert len(harness.trials()) == harness.counts().budget < 9000  # no more than were begun when it was made less
+    (taken_up,) = crashed(harness)
     assert taken_up.attempts == 2
     assert "its machine" in taken_up.crashes[0]  # its launcher saw it, and nobody waited for the end of its lease
-    invariants.check(lab, before=done, over=True)
+    invariants.check(harness, before=done, over=True)
 
 
 def launched(order: RunOptions, wanted: study_spec.StudySpec) -> StopReason:
@@ -211,12 +211,12 @@ def launched(order: RunOptions, wanted: study_spec.StudySpec) -> StopReason:
 
 @needs_ray
 def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_nothing_had_happened(
-    lab: Lab, undisturbed: Lab, nodes: Nodes
+    harness: Harness, undisturbed: Harness, nodes: Nodes
 ) -> None:
-    node, wanted = nodes.join(), study_spec.load(Path(lab.write(**LONG)))
-    order = RunOptions(url=lab.url, cache=lab.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
+    node, wanted = nodes.join(), study_spec.load(Path(harness.write(**LONG)))
+    order = RunOptions(url=harness.url, cache=harness.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
 
-    thread = freeze_at(lab, steps=5)
+    thread = freeze_at(harness, steps=5)
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # Ray may end the one that it is in
             end = process.submit(launched, order, wanted).result(timeout=PATIENCE_S)
@@ -224,28 +224,30 @@ def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_not
         thread.join()
         die(node)
 
-    (trial,), (whole,) = lab.trials(), undisturbed.trials()
+    (trial,), (whole,) = harness.trials(), undisturbed.trials()
     assert end is StopReason.DONE
     assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
     assert "no batch was finished for" in trial.crashes[0]
-    assert equal(lab.trained(), undisturbed.trained())
+    assert equal(harness.trained(), undisturbed.trained())
 
 
 @needs_ray
-def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_on(lab: Lab, nodes: Nodes) -> None:
+def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_on(
+    harness: Harness, nodes: Nodes
+) -> None:
     node = nodes.join()
-    words = ("run", lab.write(**LONG), *ON_RAY, "--address", nodes.address)
+    words = ("run", harness.write(**LONG), *ON_RAY, "--address", nodes.address)
     codes: list[int] = []
     left: list[psutil.Process] = []
     try:
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            launcher = lab.start(*words)
-            launcher.until(lambda: is_begun(lab))
-            actors = [psutil.Process(pid) for pid in lab.workers()]
+            launcher = harness.start(*words)
+            launcher.until(lambda: is_begun(harness))
+            actors = [psutil.Process(pid) for pid in harness.workers()]
             os.kill(launcher.process.pid, sign)
             codes.append(launcher.end().code)
             left += psutil.wait_procs(actors, timeout=PATIENCE_S)[1]
-        end = lab.start(*words).end()
+        end = harness.start(*words).end()
     finally:
         launcher.sweep()
         die(node)
@@ -253,26 +255,26 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
     assert codes == [143, -signal.SIGKILL]
     assert left == []
     assert end.code == 0, end.err
-    (trial,) = lab.trials()
+    (trial,) = harness.trials()
     assert (trial.state, trial.attempts) == ("COMPLETE", 2)  # who was told to stop made no attempt
-    invariants.check(lab, over=True)
+    invariants.check(harness, over=True)
 
 
 @needs_ray
 def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_is_no_other(
-    lab: Lab, nodes: Nodes
+    harness: Harness, nodes: Nodes
 ) -> None:
-    installed = lab.folder / "site" / "numpy-0.1.dist-info"
+    installed = harness.folder / "site" / "numpy-0.1.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n")
-    words = ("run", lab.write(budget={"trials": 4, "epochs": 6}), *ON_RAY, "--address", nodes.address)
+    words = ("run", harness.write(budget={"trials": 4, "epochs": 6}), *ON_RAY, "--address", nodes.address)
     joined = [nodes.join(PYTHONPATH=str(installed.parent))]
     try:
-        launcher = lab.start(*words)
+        launcher = harness.start(*words)
         alone = launcher.end()
-        before = lab.trials()
+        before = harness.trials()
         joined.append(nodes.join())
-        launcher = lab.start(*words)
+        launcher = harness.start(*words)
         both = launcher.end()
     finally:
         launcher.sweep()
@@ -284,8 +286,8 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_
         assert "has other code than it was last run with: numpy 0.1 here" in answer.err
     assert "gets no workers for 60 s" in both.err
     assert before == ()
-    assert {(trial.state, trial.attempts) for trial in lab.trials()} == {("COMPLETE", 1)}
-    invariants.check(lab, over=True)
+    assert {(trial.state, trial.attempts) for trial in harness.trials()} == {("COMPLETE", 1)}
+    invariants.check(harness, over=True)
 
 
 @needs_ray
@@ -318,13 +320,13 @@ def test_a_node_is_left_out_only_where_there_are_others(nodes: Nodes) -> None:
 
 
 @needs_ray
-def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(lab: Lab, nodes: Nodes) -> None:
+def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(harness: Harness, nodes: Nodes) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--uts", "true"], check=False).returncode:
         pytest.skip("this user may not give itself another host name")
-    run = f"'{CONVSEARCH}' run '{lab.write()}' --engine ray --address {nodes.address} --storage '{lab.url}'"
+    run = f"'{CONVSEARCH}' run '{harness.write()}' --engine ray --address {nodes.address} --storage '{harness.url}'"
 
     answer = subprocess.run(
-        ["unshare", "--uts", "sh", "-c", f"hostname elsewhere && exec {run} --cache '{lab.cache}'"],
+        ["unshare", "--uts", "sh", "-c", f"hostname elsewhere && exec {run} --cache '{harness.cache}'"],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -333,7 +335,7 @@ def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(lab: L
     assert answer.returncode == 2
     assert "the database is a file of this machine, and the Ray cluster has others" in answer.stderr
     assert "CONVSEARCH_STORAGE" in answer.stderr
-    assert lab.trials() == ()
+    assert harness.trials() == ()
 
 
 @needs_ray
@@ -344,23 +346,23 @@ def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(lab: L
         ("auto", 2, "--address must be HOST:PORT"),
     ],
 )
-def test_an_address_where_no_cluster_is_is_told_at_once(lab: Lab, address: str, code: int, words: str) -> None:
-    answer = lab.start("run", lab.write(), *ON_RAY, "--address", address).end()
+def test_an_address_where_no_cluster_is_is_told_at_once(harness: Harness, address: str, code: int, words: str) -> None:
+    answer = harness.start("run", harness.write(), *ON_RAY, "--address", address).end()
 
     assert answer.code == code
     assert words in answer.err
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="it is about a machine without ray, and ray is installed here")
-def test_without_ray_it_is_said_how_to_get_it(lab: Lab) -> None:
-    answer = lab.run("run", lab.write(), *ON_RAY)
+def test_without_ray_it_is_said_how_to_get_it(harness: Harness) -> None:
+    answer = harness.run("run", harness.write(), *ON_RAY)
 
     assert answer.code == 2
     assert "make setup EXTRAS=ray" in answer.err
 
 
-def test_an_address_without_the_engine_that_has_one_is_refused(lab: Lab, images: Path) -> None:
-    answer = lab.run("run", lab.write(), "--address", "127.0.0.1:6379")
+def test_an_address_without_the_engine_that_has_one_is_refused(harness: Harness, images: Path) -> None:
+    answer = harness.run("run", harness.write(), "--address", "127.0.0.1:6379")
 
     assert answer.code == 2
     assert "--engine ray" in answer.err

@@ -24,8 +24,8 @@ from search.workers.live_view import PlainView
 from search.workers.local import LocalBackend
 from search.workers.pool import SAME_FAILURES, StopReason
 from search.workers.signals import STOPPING
-from tests.lab import COLOURS, LONG, Lab, Tables, equal
-from tests.strangers import HASTY, far
+from tests.harness import COLOURS, LONG, Harness, Tables, equal
+from tests.remote_owners import HASTY, far
 
 SHORT = {"epochs": 1}
 
@@ -36,14 +36,14 @@ def searched(**budget: float) -> Tables:
     return LONG | {"budget": budget, "space": LONG["space"] | {"learning_rate": rate}}
 
 
-def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(lab: Lab) -> None:
-    file = lab.write(budget=SHORT | {"trials": 5})
+def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(harness: Harness) -> None:
+    file = harness.write(budget=SHORT | {"trials": 5})
 
-    begun = lab.run("run", file, "--workers", "2")
-    drawn = lab.trials()
-    again = lab.run("run", file, "--workers", "2")
-    raised = lab.run("run", file, "--workers", "2", "--trials", "7")
-    lowered = lab.run("run", file, "--trials", "3")
+    begun = harness.run("run", file, "--workers", "2")
+    drawn = harness.trials()
+    again = harness.run("run", file, "--workers", "2")
+    raised = harness.run("run", file, "--workers", "2", "--trials", "7")
+    lowered = harness.run("run", file, "--trials", "3")
 
     assert [begun.code, again.code, raised.code, lowered.code] == [0, 0, 0, 0]
     assert [trial.state for trial in drawn] == ["COMPLETE"] * 5
@@ -51,31 +51,31 @@ def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(lab: Lab) -> None:
     assert "going on: 5 of 5 trials done, 0 taken up again" in again.err
     assert "going on: 5 of 7 trials done" in raised.err
     assert "the budget is 7 trials, not 3: so many have been begun, and none is thrown away" in lowered.err
-    assert [trial.number for trial in lab.trials()] == list(range(7))
-    assert lab.trials()[:5] == drawn
-    assert lab.counts().budget == 7
+    assert [trial.number for trial in harness.trials()] == list(range(7))
+    assert harness.trials()[:5] == drawn
+    assert harness.counts().budget == 7
 
 
-def test_a_grid_runs_every_cell_once_whoever_runs_it(lab: Lab) -> None:
+def test_a_grid_runs_every_cell_once_whoever_runs_it(harness: Harness) -> None:
     space = {"learning_rate": [0.01, 0.1], "width": [4, 8, 12]}
-    file = lab.write(space=space, search={"sampler": "grid"}, budget=SHORT | {"trials": 6})
+    file = harness.write(space=space, search={"sampler": "grid"}, budget=SHORT | {"trials": 6})
 
-    answer = lab.run("run", file, "--workers", "2", "--trials", "6")
-    beyond = lab.run("run", file, "--trials", "9")
+    answer = harness.run("run", file, "--workers", "2", "--trials", "6")
+    beyond = harness.run("run", file, "--trials", "9")
 
     assert answer.code == 0
-    cells = [(trial.params["learning_rate"], trial.params["width"]) for trial in lab.trials()]
+    cells = [(trial.params["learning_rate"], trial.params["width"]) for trial in harness.trials()]
     assert sorted(cells) == [(rate, width) for rate in (0.01, 0.1) for width in (4, 8, 12)]
     assert beyond.code == 78
     assert "[budget] trials must be at most 6, the cells there are, but got 9" in beyond.err
 
 
-def test_a_comparison_ends_with_its_verdicts(lab: Lab) -> None:
+def test_a_comparison_ends_with_its_verdicts(harness: Harness) -> None:
     rows: list[dict[str, object]] = [{"name": "base"}, {"name": "idle", "learning_rate": 1e-9}]
-    file = lab.write(compare=rows, space={"learning_rate": 0.05}, search={"repeats": 3}, budget={"trials": 6})
+    file = harness.write(compare=rows, space={"learning_rate": 0.05}, search={"repeats": 3}, budget={"trials": 6})
 
-    run = lab.run("run", file, "--workers", "2")
-    answer = lab.run("compare", "s", "--json")
+    run = harness.run("run", file, "--workers", "2")
+    answer = harness.run("compare", "s", "--json")
 
     assert (run.code, answer.code) == (0, 0)
     assert "idle" in run.out
@@ -84,46 +84,46 @@ def test_a_comparison_ends_with_its_verdicts(lab: Lab) -> None:
     assert idle["verdict"] == "hurt"
 
 
-def test_resume_goes_on_without_the_file_and_says_so_when_there_is_nothing_to_do(lab: Lab) -> None:
-    file = lab.write(budget=SHORT | {"trials": 1})
-    lab.run("run", file, "--workers", "1")
-    before = lab.trials()
-    (lab.folder / "s.toml").unlink()
+def test_resume_goes_on_without_the_file_and_says_so_when_there_is_nothing_to_do(harness: Harness) -> None:
+    file = harness.write(budget=SHORT | {"trials": 1})
+    harness.run("run", file, "--workers", "1")
+    before = harness.trials()
+    (harness.folder / "s.toml").unlink()
 
-    done = lab.run("resume", "s")
-    more = lab.run("resume", "s", "--trials", "2", "--workers", "1")
+    done = harness.run("resume", "s")
+    more = harness.run("resume", "s", "--trials", "2", "--workers", "1")
 
     assert (done.code, more.code) == (0, 0)
     assert done.err == "nothing to resume: all 1 trials of 's' are done; --trials N raises its budget\n"
     assert "going on: 1 of 2 trials done" in more.err
-    assert lab.trials()[:1] == before
-    assert lab.counts().complete == 2
+    assert harness.trials()[:1] == before
+    assert harness.counts().complete == 2
 
 
-def test_a_budget_that_the_study_cannot_have_is_refused_and_the_study_goes_on_as_before(lab: Lab) -> None:
-    file = lab.write(
+def test_a_budget_that_the_study_cannot_have_is_refused_and_the_study_goes_on_as_before(harness: Harness) -> None:
+    file = harness.write(
         budget={"trials": 2, "epochs": 1}, search={"sampler": "grid"}, space={"learning_rate": [0.01, 0.1]}
     )
-    assert lab.run("run", file, "--workers", "1").code == 0
+    assert harness.run("run", file, "--workers", "1").code == 0
 
-    more = lab.run("resume", "s", "--trials", "3")
-    after = lab.run("resume", "s")
+    more = harness.run("resume", "s", "--trials", "3")
+    after = harness.run("resume", "s")
 
     assert (more.code, after.code) == (78, 0)
     assert "[budget] trials" in more.err
     assert after.err == "nothing to resume: all 2 trials of 's' are done\n"
 
 
-def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
-    file = lab.write(**searched(trials=2, epochs=4000, hours=9.0))
-    launchers = [lab.start("run", file, "--workers", "1")]
+def test_the_hours_hold_for_who_joined_a_run_that_is_gone(harness: Harness) -> None:
+    file = harness.write(**searched(trials=2, epochs=4000, hours=9.0))
+    launchers = [harness.start("run", file, "--workers", "1")]
     try:
-        launchers[0].until(lambda: lab.dirs.study("s").exists() and lab.workers())
-        launchers.append(lab.start("run", file, "--join", "--workers", "1"))
-        launchers[1].until(lambda: len(lab.workers()) == 2)
+        launchers[0].until(lambda: harness.dirs.study("s").exists() and harness.workers())
+        launchers.append(harness.start("run", file, "--join", "--workers", "1"))
+        launchers[1].until(lambda: len(harness.workers()) == 2)
         launchers[0].sweep()
-        row = queries.study(open_reader(lab.url), "s")
-        storage = Storage(lab.url)
+        row = queries.study(open_reader(harness.url), "s")
+        storage = Storage(harness.url)
         stored_study.set_attrs(storage, stored_study.load(storage, "s").id, hours=(row.seconds_run + 5.0) / 3600)
         answer = launchers[1].end()
     finally:
@@ -132,16 +132,18 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(lab: Lab) -> None:
 
     assert answer.code == 0
     assert "s: its hours are spent" in answer.err
-    assert queries.study(open_reader(lab.url), "s").seconds_run >= row.seconds_run + 5.0  # who joined has counted on
+    assert (
+        queries.study(open_reader(harness.url), "s").seconds_run >= row.seconds_run + 5.0
+    )  # who joined has counted on
 
 
-def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
-    file = lab.write(budget=SHORT | {"trials": 900}, search={"patience": 900})
+def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(harness: Harness) -> None:
+    file = harness.write(budget=SHORT | {"trials": 900}, search={"patience": 900})
 
-    ended = lab.run("run", file, "--workers", "1", "--hours", "0.0005")
-    left = lab.trials()
-    row = queries.study(open_reader(lab.url), "s")
-    whole = lab.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
+    ended = harness.run("run", file, "--workers", "1", "--hours", "0.0005")
+    left = harness.trials()
+    row = queries.study(open_reader(harness.url), "s")
+    whole = harness.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
 
     assert (ended.code, whole.code) == (0, 0)
     assert "s: its hours are spent" in ended.err
@@ -149,12 +151,12 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(lab: Lab) -> None:
     assert len(left) < 900
     assert {(trial.state, trial.attempts) for trial in left} <= {("WAITING", 0), ("COMPLETE", 1)}
     assert "s: done" in whole.err
-    assert [trial.state for trial in lab.trials()] == ["COMPLETE"] * (len(left) or 1)
+    assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * (len(left) or 1)
 
 
-def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> None:
-    lab.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(lab.url), session.RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
+def test_what_comes_before_the_workers_is_counted_with_the_hours(harness: Harness) -> None:
+    harness.create(budget=SHORT | {"trials": 1})
+    storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
@@ -164,33 +166,33 @@ def test_what_comes_before_the_workers_is_counted_with_the_hours(lab: Lab) -> No
     assert stored_study.seconds_run(storage, stored.id) > 3600.0
 
 
-def test_a_trial_run_again_ends_with_the_very_same_weights(lab: Lab) -> None:
+def test_a_trial_run_again_ends_with_the_very_same_weights(harness: Harness) -> None:
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout_conv": 0.2, "ema": 0.9}
-    lab.run("run", lab.write(space=space, budget={"trials": 2}), "--workers", "1")
-    (first, second) = lab.trials()
+    harness.run("run", harness.write(space=space, budget={"trials": 2}), "--workers", "1")
+    (first, second) = harness.trials()
 
-    answer = lab.run("run", "s", "--again", "1", "--workers", "1")
+    answer = harness.run("run", "s", "--again", "1", "--workers", "1")
 
     assert answer.code == 0
-    (again,) = lab.trials("s.again-1")
+    (again,) = harness.trials("s.again-1")
     assert (again.values, again.curve, again.seed) == (second.values, second.curve, second.seed)
     assert again.config == second.config
-    assert equal(lab.trained(name="s.again-1"), lab.trained(1))
-    assert lab.trials() == (first, second)
+    assert equal(harness.trained(name="s.again-1"), harness.trained(1))
+    assert harness.trials() == (first, second)
 
 
-def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab: Lab) -> None:
-    file = lab.write(**searched(trials=3, epochs=400, steps_per_epoch=3))
-    launchers = [lab.start("run", file, "--workers", "1")]
+def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(harness: Harness) -> None:
+    file = harness.write(**searched(trials=3, epochs=400, steps_per_epoch=3))
+    launchers = [harness.start("run", file, "--workers", "1")]
     try:
-        launchers[0].until(lambda: lab.dirs.study("s").exists() and lab.workers())
+        launchers[0].until(lambda: harness.dirs.study("s").exists() and harness.workers())
 
-        second = lab.run("run", file, "--trials", "4")
-        delete = lab.run("delete", "s", "--yes")
-        refused = lab.run("run", file, "--join", "--trials", "9")
-        launchers.append(lab.start("run", file, "--join", "--workers", "1"))
-        launchers[1].until(lambda: len(lab.workers()) == 2)
-        stop = lab.run("stop", "s")
+        second = harness.run("run", file, "--trials", "4")
+        delete = harness.run("delete", "s", "--yes")
+        refused = harness.run("run", file, "--join", "--trials", "9")
+        launchers.append(harness.start("run", file, "--join", "--workers", "1"))
+        launchers[1].until(lambda: len(harness.workers()) == 2)
+        stop = harness.run("stop", "s")
         answers = [launcher.end() for launcher in launchers]
     finally:
         for launcher in launchers:
@@ -198,52 +200,54 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(lab:
 
     assert (second.code, delete.code, refused.code, stop.code) == (75, 75, 2, 0)
     assert f"process {launchers[0].process.pid} on this machine is already running the study 's'" in second.err
-    assert lab.counts().budget == 4  # a running study can be given more, by a command that need not run it
+    assert harness.counts().budget == 4  # a running study can be given more, by a command that need not run it
     assert "--join only adds workers" in refused.err
     assert [answer.code for answer in answers] == [0, 0]
     assert all("s: asked to stop" in answer.err for answer in answers)
-    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("WAITING", 0)] * 2
-    assert lab.run("stop", "s", "--json").json["running"] == 0
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)] * 2
+    assert harness.run("stop", "s", "--json").json["running"] == 0
 
 
-def test_who_has_other_code_does_not_join_those_who_run_the_study(lab: Lab) -> None:
-    lab.create()
-    storage, order = Storage(lab.url), session.RunOptions(url=lab.url, cache=lab.cache, name="s")
+def test_who_has_other_code_does_not_join_those_who_run_the_study(harness: Harness) -> None:
+    harness.create()
+    storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s")
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
 
     with (
-        study_dir.of(lab.url).running("s"),
+        study_dir.of(harness.url).running("s"),
         pytest.raises(SpecError, match=r"torch \S+ here, 1\.0 there; install theirs here"),
         session.joined(stored_study.load(storage, "s"), order),
     ):
         pytest.fail("it joined")
 
 
-def of_other_code(lab: Lab) -> tuple[Storage, StoredStudy]:
+def of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
     """A study that was last run by other code, and of which somebody elsewhere holds a trial."""
-    lab.create(budget=SHORT | {"trials": 2})
-    storage = Storage(lab.url)
+    harness.create(budget=SHORT | {"trials": 2})
+    storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "code": "0badc0de"})
     leases.claim(storage, stored.id, far("far"))
     return storage, stored_study.load(storage, "s")
 
 
-def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(lab: Lab) -> None:
-    storage, stored = of_other_code(lab)
-    order = session.RunOptions(url=lab.url, cache=lab.cache, name="s", times=HASTY)
+def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(harness: Harness) -> None:
+    storage, stored = of_other_code(harness)
+    order = session.RunOptions(url=harness.url, cache=harness.cache, name="s", times=HASTY)
 
     with session.exclusive(storage, stored, order, lambda _: None):
         pass
 
     assert stored_study.load(storage, "s").versions["code"] != "0badc0de"
-    assert [trial.state for trial in lab.trials()] == ["WAITING"]
+    assert [trial.state for trial in harness.trials()] == ["WAITING"]
 
 
-def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
-    storage, stored = of_other_code(lab)
-    order = session.RunOptions(url=lab.url, cache=lab.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0))
+def test_an_upgrade_is_refused_while_others_work_on_the_study(harness: Harness) -> None:
+    storage, stored = of_other_code(harness)
+    order = session.RunOptions(
+        url=harness.url, cache=harness.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0)
+    )
 
     with (
         pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
@@ -252,13 +256,13 @@ def test_an_upgrade_is_refused_while_others_work_on_the_study(lab: Lab) -> None:
         pytest.fail("it runs")
 
 
-def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(lab: Lab) -> None:
-    lab.create(budget=SHORT | {"trials": 5})
-    storage = Storage(lab.url)
+def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(harness: Harness) -> None:
+    harness.create(budget=SHORT | {"trials": 5})
+    storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, trials=7, hours=8.0)
     leases.claim(storage, stored.id, far("far"))
-    order = session.RunOptions(url=lab.url, cache=lab.cache, name="s")
+    order = session.RunOptions(url=harness.url, cache=harness.cache, name="s")
 
     said: list[str] = []
 
@@ -305,39 +309,39 @@ class Unlucky(LocalBackend):
         return True
 
 
-def worked(lab: Lab, crew: WorkerBackend) -> StopReason:
+def worked(harness: Harness, crew: WorkerBackend) -> StopReason:
     """How a run of one trial by this crew ends."""
-    lab.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(lab.url), session.RunOptions(url=lab.url, cache=lab.cache, name="s", workers=1)
+    harness.create(budget=SHORT | {"trials": 1})
+    storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     view = PlainView(io.StringIO(), time.monotonic)
     return session.pool(order, storage, stored_study.load(storage, "s"), crew, view, since=time.monotonic()).run()
 
 
-def test_a_worker_that_meets_no_database_where_its_pool_does_is_replaced(lab: Lab) -> None:
-    missing = f"sqlite:///{lab.folder}/missing.db"
+def test_a_worker_that_meets_no_database_where_its_pool_does_is_replaced(harness: Harness) -> None:
+    missing = f"sqlite:///{harness.folder}/missing.db"
 
-    end = worked(lab, Misled(("cpu",), [missing] * (SAME_FAILURES - 1)))
+    end = worked(harness, Misled(("cpu",), [missing] * (SAME_FAILURES - 1)))
 
     assert end is StopReason.DONE
-    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]
 
 
-def test_workers_that_meet_no_database_again_and_again_end_the_run(lab: Lab) -> None:
-    missing = f"sqlite:///{lab.folder}/missing.db"
+def test_workers_that_meet_no_database_again_and_again_end_the_run(harness: Harness) -> None:
+    missing = f"sqlite:///{harness.folder}/missing.db"
 
     with pytest.raises(DatabaseError, match="a worker could not go on"):
-        worked(lab, Misled(("cpu",), [missing] * SAME_FAILURES))
+        worked(harness, Misled(("cpu",), [missing] * SAME_FAILURES))
 
 
-def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(lab: Lab) -> None:
-    end = worked(lab, Unlucky(("cpu",), list(range(2 * SAME_FAILURES))))
+def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(harness: Harness) -> None:
+    end = worked(harness, Unlucky(("cpu",), list(range(2 * SAME_FAILURES))))
 
     assert end is StopReason.DONE
-    assert [trial.state for trial in lab.trials()] == ["COMPLETE"]
+    assert [trial.state for trial in harness.trials()] == ["COMPLETE"]
 
 
-def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: Lab) -> None:
-    own = replace(lab, cache=lab.folder / "cache")
+def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(harness: Harness) -> None:
+    own = replace(harness, cache=harness.folder / "cache")
     file = own.write(budget=SHORT | {"trials": 9})
     inputs.prepare_data(study_spec.load(Path(file)), own.cache, lambda _: None)
     (labels,) = own.cache.glob("sets/*/train_labels.npy")
@@ -348,10 +352,10 @@ def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(lab: 
     assert answer.code == 70
     assert "all 5 finished trials failed, the last one with: IndexError: Target " in answer.err
     assert "convsearch resume s --retry-failed" in answer.err
-    assert {trial.state for trial in lab.trials()} <= {"FAIL", "WAITING"}
+    assert {trial.state for trial in harness.trials()} <= {"FAIL", "WAITING"}
 
 
-def test_a_run_gives_the_signals_back_to_whom_they_belonged(undisturbed: Lab) -> None:
+def test_a_run_gives_the_signals_back_to_whom_they_belonged(undisturbed: Harness) -> None:
     before = [signal.getsignal(number) for number in STOPPING]
 
     answer = undisturbed.run("run", str(undisturbed.folder / "s.toml"))

@@ -13,13 +13,13 @@ import pytest
 
 from search.artifacts.study_dir import STOPPED
 from search.storage.retry import NOTICE_S
-from tests.lab import CONVSEARCH, LONG, PATIENCE_S, Lab, equal, wait_until
+from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, equal, wait_until
 
 
 @contextmanager
-def locked(lab: Lab) -> Iterator[None]:
+def locked(harness: Harness) -> Iterator[None]:
     """The database, locked against readers and writers."""
-    connection = sqlite3.connect(lab.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
+    connection = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     try:
         yield
@@ -33,50 +33,50 @@ def locked(lab: Lab) -> Iterator[None]:
     ids=["ctrl-c", "sigterm", "closed terminal"],
 )
 def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_happened(
-    lab: Lab, undisturbed: Lab, number: signal.Signals, code: int
+    harness: Harness, undisturbed: Harness, number: signal.Signals, code: int
 ) -> None:
-    file = lab.write(**LONG)
-    launcher = lab.start("run", file, "--workers", "1")
+    file = harness.write(**LONG)
+    launcher = harness.start("run", file, "--workers", "1")
     try:
-        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
-        with locked(lab):
+        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
+        with locked(harness):
             launcher.signal(number)
             stopped = launcher.end()
     finally:
         launcher.sweep()
-    again = lab.run("run", file, "--workers", "1")
+    again = harness.run("run", file, "--workers", "1")
 
     assert stopped.code == code
     assert "stopping: trials go back to the queue" in stopped.err
     assert "Traceback" not in stopped.err
     assert again.code == 0
-    assert (lab.trials()[0].attempts, lab.trials()[0].crashes) == (
+    assert (harness.trials()[0].attempts, harness.trials()[0].crashes) == (
         1,
         (),
     )  # it was no attempt, though nobody could say so
-    assert not (lab.dirs.study("s") / STOPPED).exists()
-    assert lab.trials()[0].curve == undisturbed.trials()[0].curve
-    assert equal(lab.trained(), undisturbed.trained())
+    assert not (harness.dirs.study("s") / STOPPED).exists()
+    assert harness.trials()[0].curve == undisturbed.trials()[0].curve
+    assert equal(harness.trained(), undisturbed.trained())
 
 
-def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(lab: Lab) -> None:
-    file = lab.write(**LONG)
-    launcher = lab.start("run", file, "--workers", "1")
+def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(harness: Harness) -> None:
+    file = harness.write(**LONG)
+    launcher = harness.start("run", file, "--workers", "1")
     try:
-        launcher.until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
-        with locked(lab):
+        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
+        with locked(harness):
             launcher.signal(signal.SIGINT)
             launcher.until(lambda: "stopping" in launcher.said)
             launcher.signal(signal.SIGINT)
             stopped = launcher.end()
     finally:
         launcher.sweep()
-    again = lab.run("run", file, "--workers", "1")
+    again = harness.run("run", file, "--workers", "1")
 
     assert stopped.code == 130
     assert "stopped at once; the same command goes on" in stopped.err
     assert again.code == 0
-    assert (lab.trials()[0].attempts, lab.trials()[0].crashes) == (1, ())
+    assert (harness.trials()[0].attempts, harness.trials()[0].crashes) == (1, ())
 
 
 @pytest.fixture(params=["broken pipe", "full disk"])
@@ -90,35 +90,35 @@ def deaf(request: pytest.FixtureRequest) -> Iterator[int]:
     os.close(full)
 
 
-def test_a_run_goes_on_when_nobody_listens_to_it_any_more(lab: Lab, deaf: int) -> None:
-    words = ("run", lab.write(**LONG), "--workers", "1", "--storage", lab.url, "--cache", str(lab.cache))
+def test_a_run_goes_on_when_nobody_listens_to_it_any_more(harness: Harness, deaf: int) -> None:
+    words = ("run", harness.write(**LONG), "--workers", "1", "--storage", harness.url, "--cache", str(harness.cache))
     process = subprocess.Popen([str(CONVSEARCH), *words], stdout=deaf, stderr=deaf, start_new_session=True)
-    wait_until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
+    wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
-    with locked(lab):
+    with locked(harness):
         time.sleep(NOTICE_S + 3)  # so long that everybody says what it waits for
 
     assert process.wait(timeout=PATIENCE_S) == 0
-    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]
 
 
-def test_a_ctrl_c_that_ends_the_reader_too_is_still_told_by_the_exit_code(lab: Lab) -> None:
+def test_a_ctrl_c_that_ends_the_reader_too_is_still_told_by_the_exit_code(harness: Harness) -> None:
     """`convsearch run ... 2>&1 | tee log`, and Ctrl-C: the terminal sends it to both."""
-    words = ("run", lab.write(**LONG), "--workers", "1", "--storage", lab.url, "--cache", str(lab.cache))
+    words = ("run", harness.write(**LONG), "--workers", "1", "--storage", harness.url, "--cache", str(harness.cache))
     ours, theirs = os.pipe()
     process = subprocess.Popen([str(CONVSEARCH), *words], stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
-    wait_until(lambda: lab.dirs.study("s").exists() and lab.steps() >= 3)
+    wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
     os.close(ours)
     os.killpg(process.pid, signal.SIGINT)
 
     assert process.wait(timeout=PATIENCE_S) == 130
-    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("WAITING", 0)]
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)]
 
 
-def test_a_server_of_workers_that_dies_while_it_loads_is_replaced(lab: Lab) -> None:
-    launcher = lab.start("run", lab.write(budget={"trials": 1}), "--workers", "1")
+def test_a_server_of_workers_that_dies_while_it_loads_is_replaced(harness: Harness) -> None:
+    launcher = harness.start("run", harness.write(budget={"trials": 1}), "--workers", "1")
 
     def servers() -> list[psutil.Process]:
         return [each for each in launcher.family() if "multiprocessing.forkserver" in " ".join(each.cmdline())]
@@ -131,4 +131,4 @@ def test_a_server_of_workers_that_dies_while_it_loads_is_replaced(lab: Lab) -> N
         launcher.sweep()
 
     assert answer.code == 0, answer.err
-    assert [(trial.state, trial.attempts) for trial in lab.trials()] == [("COMPLETE", 1)]
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]

@@ -1,0 +1,100 @@
+"""Two things side by side: what differs, and nothing else."""
+
+import optuna
+import pytest
+
+from tests.harness import Harness
+
+
+@pytest.fixture
+def ended(harness: Harness) -> Harness:
+    """Two small studies that have ended, one with other epochs."""
+    for name, epochs in (("s", 1), ("t", 2)):
+        file = harness.write(name, budget={"trials": 2, "epochs": epochs}, space={"activation": ["relu", "gelu"]})
+        assert harness.run("run", file, "--workers", "1").code == 0
+    return harness
+
+
+def test_two_trials_differ_in_what_was_drawn(ended: Harness) -> None:
+    first, second = ended.trials()
+    answer = ended.run("compare", "s", "0", "1", "--json")
+    table = ended.run("compare", "s", "0", "1")
+
+    differing = {key for key in first.config if first.config[key] != second.config[key]}
+    assert answer.json["differences"].keys() == differing
+    assert answer.json["values"] == [list(first.values), list(second.values)]
+    assert "trial 0" in table.out
+    assert f"{first.values[0]:.4f}" in table.out
+    assert "batch_size" not in table.out
+
+
+def test_two_trials_of_plain_optuna_differ_in_what_was_drawn_and_nothing_else(harness: Harness) -> None:
+    harness.dirs.make()
+    plain = optuna.create_study(study_name="plain", storage=harness.url)
+    plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+
+    answer = harness.run("compare", "plain", "0", "1", "--json")
+
+    assert answer.json["differences"] == {"x": [trial.params["x"] for trial in plain.trials]}
+
+
+def test_two_studies_differ_in_what_one_may_be_continued_with_too(ended: Harness) -> None:
+    assert ended.run("run", ended.write("u", budget={"trials": 1, "epochs": 1}), "--workers", "1").code == 0
+
+    differences = ended.run("compare", "s", "u", "--json").json["differences"]
+
+    assert "[budget] trials: 2 -> 1" in differences
+
+
+def test_two_studies_differ_in_their_files(ended: Harness) -> None:
+    answer = ended.run("compare", "s", "t", "--json")
+    table = ended.run("compare", "s", "t")
+
+    assert answer.json["differences"] == ["[budget] epochs: 1.0 -> 2.0"]
+    assert "[budget] epochs: 1.0 -> 2.0" in table.out
+
+
+def test_what_cannot_be_compared_says_what_can(ended: Harness) -> None:
+    three = ended.run("compare", "s", "0", "1", "2")
+    nobody = ended.run("compare", "s", "nobody")
+    rows = ended.run("compare", "s")
+
+    assert [three.code, nobody.code, rows.code] == [2, 2, 2]
+    assert "compare a study alone, with another study's name, or the numbers of two of its trials" in three.err
+    assert "there is no study 'nobody'" in nobody.err
+    assert "it has no [[compare]] rows" in rows.err
+
+
+def test_why_names_the_reason_of_every_trial_that_was_stopped(harness: Harness) -> None:
+    file = harness.write(
+        budget={"trials": 6, "epochs": 3}, search={"pruner": "asha", "sampler": "random", "audit": 0.0}
+    )
+    assert harness.run("run", file, "--workers", "1").code == 0
+
+    answer = harness.run("why", "s", "--json")
+    one = harness.run("why", "s", str(answer.json["trials"][0]["number"]))
+
+    pruned = [row for row in harness.trials() if row.state == "PRUNED"]
+    assert [(each["number"], each["reason"]) for each in answer.json["trials"]] == [
+        (row.number, row.reason) for row in pruned
+    ]
+    assert "at step 1" in " ".join(one.out.split())
+
+
+def test_why_names_stopped_trials_of_plain_optuna_without_a_reason(harness: Harness) -> None:
+    harness.dirs.make()
+    plain = optuna.create_study(study_name="plain", storage=harness.url)
+    for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
+        plain.add_trial(optuna.trial.create_trial(state=state))
+
+    answer = harness.run("why", "plain")
+    trial = harness.run("show", "plain", "0", "--json")
+
+    assert answer.out.count("no reason is recorded") == 2
+    assert trial.json["command"] is None
+
+
+def test_where_nothing_was_stopped_why_says_so(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
+
+    assert harness.run("why", "s").out == "no trial was pruned, and none failed\n"

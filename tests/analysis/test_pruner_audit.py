@@ -1,0 +1,164 @@
+"""The audit of a pruner: what became of trials that it would have stopped."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from search.analysis.pruner_audit import MIN_AUDITED, audit, lines
+from search.process import this_process
+from search.spec import study_spec
+from search.spec.study_spec import StudySpec
+from search.storage import leases, queries
+from search.storage.read_only import open_reader
+from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from search.study import stored_study
+from search.trial import runner
+from tests.harness import Harness, work
+
+STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}
+
+
+def spec_of(share: float, **search: Any) -> StudySpec:
+    return study_spec.build({"search": {"audit": share, **search}, "space": {"width": [8, 16]}, "budget": STEPS})
+
+
+def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
+    some = stored_study.audited(spec_of(0.05), 0)
+    more = stored_study.audited(spec_of(0.05), 5000)
+
+    assert some == {number for number in more if number < 2000}
+    assert len(more) / 7000 == pytest.approx(0.05, abs=0.01)
+    assert stored_study.audited(spec_of(0.05, seed=1), 0) != some
+    assert stored_study.audited(spec_of(0.0), 0) == stored_study.audited(spec_of(0.05, pruner="none"), 0) == frozenset()
+
+
+def test_a_stored_study_of_before_has_no_audit_and_may_get_one(harness: Harness) -> None:
+    stored = study_spec.dump(spec_of(0.05))
+    del stored["search"]["audit"]
+
+    before = study_spec.restore(stored)
+
+    assert before.search.audit == 0.0
+    assert study_spec.difference(before, spec_of(0.05)) == []
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])
+def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(harness: Harness, pruner: str) -> None:
+    worker_config = harness.create(
+        budget={"trials": 24, "epochs": 4},
+        search={"pruner": pruner, "audit": 0.5, "sampler": "random", "reduction": 2},
+        space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
+    )
+    place = runner.workplace(worker_config)
+    owner, gate = this_process(place.storage.token or ""), stored_study.ladder(place.study.spec)
+    while (claim := leases.claim(place.storage, place.study.id, owner, (), gate)) is not None:
+        runner.run_trial(place, claim, lambda: None)
+
+    rows = harness.trials()
+    chosen = stored_study.audited(place.study.spec, 0)
+    assert {row.state for row in rows if row.number in chosen} == {"COMPLETE"}
+    assert {row.state for row in rows if row.number not in chosen} == {"COMPLETE", "PRUNED"}
+    spared = [row for row in rows if row.spared is not None]
+    assert spared
+    assert {row.number for row in spared} <= chosen
+    assert all(row.spared and row.spared["value"] == dict(row.curve)[row.spared["step"]] for row in spared)
+    if pruner == "asha":
+        assert_ranks_are_among_the_others(rows, chosen)
+    found = audit(queries.study(open_reader(harness.url), "s"), rows)
+    assert 0 < len(found.spared) <= len(spared)
+    assert found.survivors > 0
+
+
+def assert_ranks_are_among_the_others(rows: tuple[TrialRecord, ...], chosen: frozenset[int]) -> None:
+    """Every decision counts the trials that came before, but for the audited ones."""
+    for row in rows:
+        if row.reason is None or "behind the baseline" in row.reason:
+            continue
+        step = int(row.reason.split(" at step ")[1].split(";")[0])
+        before = [each for each in rows if each.number < row.number and each.number not in chosen]
+        values = [value for each in before for at, value in each.curve if at == step]
+        rank = 1 + sum(value > dict(row.curve)[step] for value in values)
+        assert row.reason.startswith(f"rank {rank} of {len(values) + 1} at step {step}")
+
+
+def test_a_trial_that_is_audited_says_so_when_it_is_shown(harness: Harness) -> None:
+    worker_config = harness.create(
+        budget={"trials": 12, "epochs": 3},
+        search={"pruner": "asha", "audit": 0.5, "sampler": "random", "reduction": 2},
+    )
+    place = runner.workplace(worker_config)
+    for _ in range(12):
+        work(place)
+    spared = next(row for row in harness.trials() if row.spared is not None)
+
+    answer = harness.run("show", "s", str(spared.number))
+
+    assert f"the pruner would have stopped it: {spared.spared and spared.spared['reason']}" in answer.out
+
+
+def row(number: int, value: float, *, spared: bool = False, **others: Any) -> TrialRecord:
+    return TrialRecord(
+        study="s",
+        number=number,
+        state="COMPLETE",
+        values=(value,),
+        curve=((1, value / 2), (3, value)),
+        spared={"step": 1, "value": value / 2, "reason": "rank 9 of 9"} if spared else None,
+        **others,
+    )
+
+
+def study_of(pruner: str = "asha") -> StudyRecord:
+    return StudyRecord(
+        name="s",
+        question="",
+        directions=("maximize",),
+        counts=TrialCounts(budget=9),
+        best=None,
+        spec={"search": {"pruner": pruner, "reduction": 3, "seed": 0, "audit": 0.0}},
+    )
+
+
+def test_the_rate_of_false_stops_has_an_interval_and_says_when_it_is_of_too_few() -> None:
+    survivors = [row(number, 0.5 + 0.01 * number) for number in range(11)]
+    spared = [row(20, 0.52, spared=True), row(21, 0.58, spared=True), row(22, 0.7, spared=True)]
+
+    found = audit(study_of(), [*survivors, *spared])
+
+    assert (len(found.spared), found.survivors, found.above_median, found.above_best) == (3, 11, 2, 1)
+    words = " ".join(lines(found))
+    assert "2 of them ended above the median of the 11 that it let through (67 %, 95 % interval 21 to 94 %)" in words
+    assert f"That is too few to tell a good pruner from a bad one; {MIN_AUDITED} would begin to." in words
+    assert "nothing is known of false stops" in " ".join(lines(audit(study_of(), survivors)))
+
+
+def test_where_trials_pause_one_whose_turn_would_have_come_was_not_stopped() -> None:
+    others = [row(number, 0.5 + 0.01 * number) for number in range(8)]
+
+    found = audit(study_of("promote"), [*others, row(20, 0.52, spared=True), row(21, 0.6, spared=True)])
+
+    assert [trial.number for trial in found.spared] == [20]
+
+
+def test_where_trials_pause_only_those_that_the_ladder_ranks_are_compared_with() -> None:
+    lost = [replace(row(number, 0.9), state="FAIL") for number in range(8)]
+    judged = [row(number, 0.5) for number in range(8, 11)]
+
+    found = audit(study_of("promote"), [*lost, *judged, row(20, 0.6, spared=True)])
+
+    assert found.spared == ()  # the first of four goes on; with the failed ones it would be the ninth
+
+
+def test_where_the_pruner_has_let_nothing_through_there_is_nothing_to_compare_with() -> None:
+    (line,) = lines(audit(study_of(), [row(20, 0.52, spared=True)]))
+
+    assert line == "Of trials that would have been stopped 1 were trained to their end; of the others none was."
+
+
+def test_a_spared_trial_that_has_not_ended_is_still_to_come() -> None:
+    waiting = TrialRecord(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
+
+    found = audit(study_of(), [row(0, 0.5), waiting])
+
+    assert found.spared == ()

@@ -1,0 +1,246 @@
+"""The report: one file that needs nothing else, with the numbers that every other answer has."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.importance import get_param_importances
+
+from search.analysis.html_report import policy, to_html
+from search.analysis.importance import importances
+from search.analysis.report import build_report, reasons
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.storage.records import TrialRecord
+from tests.harness import Harness
+
+BUDGET: dict[str, Any] = {"trials": 24, "epochs": 2}
+SEARCH: dict[str, Any] = {"pruner": "asha", "sampler": "random", "reduction": 2}
+SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 0.001, "high": 0.3, "log": True},
+    "activation": ["relu", "gelu"],
+    "width": {"low": 4, "high": 12},
+}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
+    """A finished search with a verdict."""
+    harness = Harness(tmp_path_factory.mktemp("searched"), images, cache)
+    file = harness.write(budget=BUDGET, search=SEARCH, space=SPACE)
+    assert harness.run("run", file, "--workers", "2").code == 0
+    assert harness.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline").code == 0
+    return harness
+
+
+class Page(HTMLParser):
+    """What a page asks a browser to load or to run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.policy = ""
+        self._script: dict[str, str | None] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.asked += [
+            (key, value or "") for key, value in attrs if key in ("src", "href", "action") or key.startswith("on")
+        ]
+        self._script = named if tag == "script" else None
+        if named.get("http-equiv") == "Content-Security-Policy":
+            self.policy = named["content"] or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._script is not None:
+            self.scripts.append((self._script, data))
+            self._script = None
+
+
+def test_the_page_loads_nothing_and_may_run_only_what_it_holds(searched: Harness) -> None:
+    page = Page(to_html(build_report(open_reader(searched.url), "s")))
+
+    assert page.asked == []
+    run = [text for attrs, text in page.scripts if "type" not in attrs]
+    assert len(run) == 2
+    for text in run:
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in page.policy
+    assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in page.policy
+    for attrs, text in page.scripts:
+        if attrs.get("type") == "application/json":
+            assert {"data", "layout"} <= json.loads(text).keys()
+
+
+def test_the_page_is_written_where_it_is_told_to_and_is_small(searched: Harness) -> None:
+    path = searched.folder / "out" / "s.html"
+
+    answer = searched.run("report", "s", "--to", str(path))
+
+    assert (answer.code, answer.out) == (0, f"{path}\n")
+    assert path.stat().st_size < 6_000_000
+    assert "The best of 24 trials is trial" in answer.err
+
+
+def test_it_says_what_the_other_answers_say(searched: Harness) -> None:
+    text = searched.run("report", "s", "--markdown").out
+    best = searched.run("best", "s", "--json").json
+    verdict = searched.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline", "--json").json
+
+    first = best["trials"][0]
+    assert f"| {first['number']} | {first['values'][0]:.4f} |" in text
+    assert f"{verdict['standings'][0]['test']:.4f}" in text
+    counts = best["counts"]
+    assert f"| complete | {counts['complete']} |" in text
+    pruned = [int(found) for found in re.findall(r"\| pruned: [^|]*\| (\d+) \|", text)]
+    assert sum(pruned) == counts["pruned"]
+
+
+def test_importances_are_those_of_the_dashboard_with_an_interval(harness: Harness) -> None:
+    harness.dirs.make()
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(study_name="s", storage=harness.url, direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + trial.suggest_float("y", 0, 0.1), n_trials=30)
+
+    found = importances(open_reader(harness.url), "s").found
+
+    assert {row.parameter: row.share for row in found} == pytest.approx(get_param_importances(study))
+    assert found[0].parameter == "x"
+    assert all(row.low <= row.high for row in found)
+
+
+def test_every_trial_is_a_line_of_the_csv(searched: Harness) -> None:
+    rows = list(csv.DictReader(io.StringIO(searched.run("report", "s", "--csv").out)))
+
+    assert [int(row["trial"]) for row in rows] == list(range(24))
+    assert {row["state"] for row in rows} == {"complete", "pruned"}
+    assert all((row["state"] == "pruned") == bool(row["reason"]) for row in rows)
+    assert all(0 <= float(row["last_value"]) <= 1 for row in rows)
+
+
+def test_what_a_question_or_a_name_holds_is_never_markup(harness: Harness) -> None:
+    harness.create("s")
+    engine = open_reader(harness.url)
+    found = build_report(engine, "s")
+    study = queries.study(engine, "s")
+    evil = "</script><script>alert(1)</script>"
+
+    text = to_html(replace(found, study=replace(study, question=evil)))
+
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_a_study_of_plain_optuna_has_none_and_the_way_to_see_it_is_named(harness: Harness) -> None:
+    harness.dirs.make()
+    optuna.create_study(study_name="plain", storage=harness.url).optimize(lambda trial: 1.0, n_trials=1)
+
+    answer = harness.run("report", "plain")
+
+    assert answer.code == 2
+    assert "the study 'plain' was not made by convsearch" in answer.err
+    assert "`convsearch dashboard` shows it" in answer.err
+
+
+def test_a_report_is_only_written_below_its_folder_whatever_a_study_is_called(harness: Harness) -> None:
+    harness.create("s")
+    with closing(sqlite3.connect(harness.url.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE studies SET study_name = '../s'")
+
+    answer = harness.run("report", "../s")
+
+    assert answer.code == 2
+    assert "a study's name is up to 64 letters" in answer.err
+
+
+def test_a_study_without_trials_has_a_report_too(harness: Harness) -> None:
+    harness.create("s")
+
+    page = harness.run("report", "s", "--to", str(harness.folder / "s.html"))
+    text = harness.run("report", "s", "--markdown")
+
+    assert (page.code, text.code) == (0, 0)
+    assert "There is no answer yet: no trial has finished yet, and none is at work; `convsearch resume s`" in text.out
+
+
+def test_a_study_that_was_stopped_early_shows_what_there_is(harness: Harness) -> None:
+    launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
+    launcher.until(lambda: harness.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in harness.trials()))
+    assert harness.run("stop", "s").code == 0
+    launcher.end()
+
+    page = to_html(build_report(open_reader(harness.url), "s"))
+
+    assert 'data-figure="figure-curves"' in page
+    assert "There is no answer yet" in page
+
+
+@pytest.mark.parametrize("kind", ["--markdown", "--csv"])
+def test_every_kind_of_report_can_be_written_to_a_file(searched: Harness, kind: str) -> None:
+    path = searched.folder / "new" / "report.txt"
+
+    written, printed = searched.run("report", "s", kind, "--to", str(path)), searched.run("report", "s", kind)
+
+    assert written.out == f"{path}\n"
+    assert path.read_text() == printed.out
+
+
+def test_a_comparison_shows_its_effects(harness: Harness) -> None:
+    file = harness.write(
+        space={"learning_rate": 0.05},
+        compare=[{"name": "base"}, {"name": "gelu", "activation": "gelu"}],
+        search={"repeats": 2},
+        budget={"epochs": 1, "trials": 4},
+    )
+    assert harness.run("run", file, "--workers", "2").code == 0
+
+    text = harness.run("report", "s", "--markdown").out
+
+    assert "## Comparison" in text
+    assert "difference to 'base' over repeats of the same seed" in text
+
+
+def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
+    told = [
+        ("PRUNED", "rank 3 of 7 at step 1; the best 2 went on"),
+        ("PRUNED", "rank 9 of 12 at step 1; the best 4 went on"),
+        ("PRUNED", "impossible: 9 macs are more than 8"),
+        ("FAIL", "ValueError: a bug"),
+        ("COMPLETE", None),
+    ]
+    trials = [
+        TrialRecord(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)
+    ]
+
+    assert reasons(trials) == (
+        ("pruned: fell behind at step 1", 2),
+        ("pruned: impossible", 1),
+        ("fail: ValueError: a bug", 1),
+    )
+
+
+def test_without_scripts_none_may_run() -> None:
+    assert "script-src 'none'" in policy([])
+
+
+def test_a_file_that_cannot_be_written_names_the_way_out(harness: Harness) -> None:
+    harness.create("s")
+    (harness.folder / "file").touch()
+
+    answer = harness.run("report", "s", "--to", str(harness.folder / "file" / "s.html"))
+
+    assert answer.code == 74
+    assert "name another one with --to" in answer.err

@@ -1,0 +1,203 @@
+"""Checkpoints where other machines find them: what one has left, another goes on from; none that is away stops any."""
+
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.artifacts import remote_checkpoints
+from search.artifacts.remote_checkpoints import RemoteCheckpoints
+from search.artifacts.remote_store import RemoteStoreClient, RemoteStoreError
+from search.artifacts.study_dir import StudyDirs
+from search.errors import SpecError
+from search.process import this_process
+from search.storage import leases
+from search.storage.rdb import Storage
+from search.study import stored_study
+from search.trial import runner
+from search.trial.outcome import TrialStopped
+from tests.harness import Harness, equal, work
+
+STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.ckpt"))
+
+
+def write(folder: Path, *steps: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        (folder / f"step-{step:08d}-{step:012d}.ckpt").write_text(str(step))
+
+
+def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: Path) -> None:
+    store, here, there = (
+        RemoteCheckpoints(RemoteStoreClient(url=f"file://{tmp_path / 'store'}"), "uid"),
+        tmp_path / "here",
+        tmp_path / "there",
+    )
+    write(here, 1, 2)
+    store.upload(here, 7)
+    write(here, 3)
+    (here / "step-00000001-000000000001.ckpt").unlink()
+
+    store.upload(here, 7)
+    store.get(there, 7)
+
+    assert checkpoints(tmp_path / "store" / "uid" / "trial-00007") == checkpoints(here)
+    assert checkpoints(there) == checkpoints(here)[-1:]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
+    store = RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid")
+    write(tmp_path / "ahead", 4, 5)
+    write(tmp_path / "behind", 2, 3)
+    store.upload(tmp_path / "ahead", 0)
+
+    store.upload(tmp_path / "behind", 0)
+    store.get(tmp_path / "behind", 0)
+
+    assert max(checkpoints(tmp_path / "behind")) == max(checkpoints(tmp_path / "ahead"))
+
+
+def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    write(tmp_path / "here", 1)
+
+    with pytest.raises(RemoteStoreError, match="Error"):
+        RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid").upload(tmp_path / "here", 0)
+
+
+def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "here", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ftp://127.0.0.1:{silent.getsockname()[1]}/folder"
+        store = RemoteCheckpoints(RemoteStoreClient(url=url, answer_s=0.2), "uid")
+
+        with pytest.raises(RemoteStoreError, match=r"no answer within 0\.2 s"):
+            store.upload(tmp_path / "here", 0)
+        with pytest.raises(RemoteStoreError, match="still busy with what it was sent before"):
+            store.upload(tmp_path / "here", 1)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/folder", "nonsense://bucket"])
+def test_a_protocol_without_its_package_is_refused_before_anything_is_trained(harness: Harness, url: str) -> None:
+    answer = harness.run("run", harness.write(**STUDY), "--set", f"checkpoints={url}")
+
+    assert answer.code == 78
+    assert f"checkpoints = '{url}' cannot be used from this machine" in answer.err
+    assert not harness.dirs.study("s").exists()
+
+
+@pytest.mark.parametrize("where", ["here/there", "7", "s3://key:secret@bucket"])
+def test_a_place_that_is_not_the_same_everywhere_or_tells_a_secret_is_refused(harness: Harness, where: str) -> None:
+    answer = harness.run("run", harness.write(**STUDY), "--set", f"checkpoints={where}")
+
+    assert answer.code == 78
+    assert "checkpoints must" in answer.err
+    assert "secret" not in answer.err
+
+
+def test_a_trial_goes_on_on_another_machine_bit_for_bit_where_it_can_reach_its_checkpoint(harness: Harness) -> None:
+    work(runner.workplace(harness.create("whole", **STUDY)))
+    elsewhere = move(harness, harness.folder / "store")
+
+    moved = work(elsewhere)
+
+    (whole,) = harness.trials("whole")
+    assert (moved.curve, moved.retrained_attempts) == (whole.curve, ())
+    assert equal(harness.trained(name="whole"), trained(elsewhere.dirs, harness))
+
+
+def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(harness: Harness) -> None:
+    elsewhere = move(harness, None)
+
+    moved = work(elsewhere)
+
+    assert (moved.number, moved.state, moved.retrained_attempts) == (0, "COMPLETE", (1,))
+    assert "attempt 1 found no checkpoint, and began anew" in harness.run("show", "s", "0").out
+
+
+def test_a_store_that_is_away_stops_nobody_and_the_log_tells(harness: Harness) -> None:
+    (harness.folder / "store").write_text("in the way")
+    place = replace(
+        runner.workplace(harness.create(**STUDY)),
+        remote=RemoteCheckpoints(RemoteStoreClient(url=str(harness.folder / "store")), "uid"),
+    )
+
+    trial = work(place)
+
+    assert trial.state == "COMPLETE"
+    assert "this checkpoint is on this machine only" in place.dirs.log("s", 0).read_text()
+
+
+def test_checkpoints_go_with_the_trials_that_are_not_among_the_best_and_with_the_study(harness: Harness) -> None:
+    file = harness.write(budget={"trials": 5, "epochs": 1})
+    run = harness.run("run", file, "--workers", "1", "--set", f"checkpoints={harness.folder / 'store'}")
+    kept = checkpoints(harness.folder / "store")
+
+    deleted = harness.run("delete", "s", "--yes")
+
+    assert (run.code, deleted.code) == (0, 0)
+    assert len(kept) == 3
+    assert checkpoints(harness.folder / "store") == []
+
+
+def test_a_model_is_taken_home_from_where_its_machine_left_it(harness: Harness) -> None:
+    harness.run("run", harness.write(**STUDY), "--workers", "1", "--set", f"checkpoints={harness.folder / 'store'}")
+    shutil.rmtree(harness.dirs.trial("s", 0))
+
+    answer = harness.run("export", "s", "--to", str(harness.folder / "out"))
+
+    assert answer.code == 0, answer.err
+
+
+def test_a_depot_that_is_none_is_no_depot() -> None:
+    remote_checkpoints.check(None)
+
+    assert remote_checkpoints.of(None, "uid") is None
+
+
+def move(harness: Harness, store: Path | None) -> Any:
+    """Stop a trial in its middle, and have the workplace of another machine, which has none of its files."""
+    worker_config = harness.create(**STUDY)
+    storage = Storage(harness.url)
+    stored = stored_study.load(storage, "s")
+    where = None if store is None else str(store)
+    stored_study.open_or_create(storage, replace(stored.spec, checkpoints=where), name="s", data=stored.data)
+    beats = iter(range(1000))
+
+    def pulse() -> None:
+        if next(beats) == 60:
+            raise TrialStopped
+
+    place = runner.workplace(worker_config)
+    claim = leases.claim(place.storage, stored.id, this_process(worker_config.token), stored_study.queue(place.study))
+    assert claim is not None
+    runner.run_trial(place, claim, pulse)
+    assert 0 < harness.steps() < 6
+    return replace(runner.workplace(harness.worker_config()), dirs=StudyDirs(harness.folder / "elsewhere"))
+
+
+def trained(home: StudyDirs, harness: Harness) -> dict[str, Any]:
+    """As `Harness.trained`, on another machine."""
+    from search.artifacts import checkpoint
+
+    uid = stored_study.load(Storage(harness.url), "s").uid
+    found = checkpoint.latest(home.trial("s", 0), study=uid, trial=0)
+    assert found is not None
+    return {key: value for key, value in found[1].items() if key != "seconds"}
+
+
+def test_the_reason_why_a_store_is_unreachable_names_what_it_said(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+
+    with pytest.raises(SpecError, match="cannot be used from this machine: NotADirectoryError"):
+        remote_checkpoints.check(str(tmp_path / "store" / "below"))

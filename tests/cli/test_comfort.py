@@ -1,0 +1,212 @@
+"""What makes it pleasant: estimates before, watching meanwhile, a bell afterwards, completion always."""
+
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import hardware
+from search.cli import main
+from search.cli.completion import _files_and_studies
+from search.service.dry_run import at_once, expected_share
+from search.spec import study_spec
+from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
+
+BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
+
+
+def test_a_dry_run_estimates_and_writes_nothing(harness: Harness) -> None:
+    file = harness.write(budget={"trials": 8, "epochs": 3}, space={"width": {"low": 4, "high": 16}})
+
+    answer = harness.run("run", file, "--workers", "2", "--dry-run", "--json")
+    table = harness.run("run", file, "--workers", "2", "--dry-run")
+
+    assert (answer.code, table.code) == (0, 0)
+    found = answer.json
+    assert (found["trials"], found["workers"], found["images"], found["share"]) == (8, 2, 320, 1.0)
+    assert found["macs"] == sorted(found["macs"])
+    assert all(speed > 0 for speed in found["images_per_second"])
+    assert found["seconds"] > 0
+    assert "An estimate, from some seconds of training here" in table.out
+    assert not harness.dirs.root.exists()
+    assert not (harness.folder / "home").exists()
+
+
+def test_a_dry_run_is_of_a_study_file_alone(harness: Harness) -> None:
+    again = harness.run("run", "s", "--again", "0", "--dry-run")
+    without = harness.run("run", harness.write(), "--json")
+
+    assert (again.code, without.code) == (2, 2)
+    assert "leave one of them out" in again.err
+    assert "--json is for --dry-run" in without.err
+
+
+def test_a_dry_run_of_what_cannot_be_trained_says_so(harness: Harness) -> None:
+    answer = harness.run("run", harness.write(budget={"max_parameters": 1}), "--dry-run")
+
+    assert answer.code == 78
+    assert "none of 200 configurations that were drawn can be trained" in answer.err
+
+
+@pytest.mark.parametrize(("pruner", "share"), [("none", 1.0), ("asha", (1 + 2 / 3 + 6 / 9) / 9)], ids=["none", "asha"])
+def test_pruning_makes_the_average_trial_shorter(pruner: str, share: float) -> None:
+    wanted = study_spec.build(
+        {
+            "search": {"pruner": pruner, "audit": 0.0},
+            "budget": {"trials": 9, "epochs": 9},
+            "space": {"width": [8, 16]},
+        }
+    )
+
+    assert expected_share(wanted) == pytest.approx(share)
+
+
+def test_who_watches_sees_the_answer_again_and_again_until_ctrl_c(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    out = harness.folder / "watched.txt"
+    with out.open("w") as stream:
+        process = subprocess.Popen(
+            [str(CONVSEARCH), "studies", "--watch", "--storage", harness.url],
+            stdout=stream,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until(lambda: out.read_text().count("2 of 2") >= 2)
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(PATIENCE_S) == 130
+    assert "\x1b" not in out.read_text()
+
+
+@pytest.mark.parametrize(("space", "code"), [({}, 0), ({"width": 1}, 78)], ids=["fine", "refused"])
+def test_the_bell_rings_however_a_run_ends(harness: Harness, space: dict[str, Any], code: int) -> None:
+    rung = harness.folder / "rung.txt"
+    file = harness.write(budget=BUDGET, space=space)
+
+    answer = harness.run(
+        "run", file, "--workers", "1", "--on-end", f'echo "$CONVSEARCH_STUDY $CONVSEARCH_EXIT" > {rung}'
+    )
+
+    assert answer.code == code
+    assert rung.read_text() == f"s {code}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("resume", "v1.2"), "v1.2"),
+        (("resume", "x.final"), "x.final"),
+        (("run", "here/v1.toml"), "v1"),
+        (("run", "v1", "--name", "v1.2"), "v1.2"),
+        (("run", "x", "--again", "3"), "x.again-3"),
+    ],
+    ids=" ".join,
+)
+def test_a_bell_is_told_the_study_that_the_command_was_about(words: tuple[str, ...], expected: str) -> None:
+    assert main._study_name(main.parser().parse_args(words)) == expected
+
+
+@pytest.mark.parametrize("name", ["../evil", "my study!", "s.final", "", "n" * 300])
+def test_a_dry_run_refuses_the_names_that_a_run_refuses(harness: Harness, name: str) -> None:
+    answer = harness.run("run", harness.write(budget=BUDGET), "--dry-run", "--name", name)
+
+    assert answer.code == 2
+    assert not harness.dirs.root.exists()
+
+
+def test_no_more_workers_are_counted_than_can_work_at_once() -> None:
+    assert at_once(("cpu",) * 1000, trials=4) == min(4, hardware.cores())
+    assert at_once(("cpu",), trials=4) == 1
+    assert at_once(("cuda:0", "cuda:0", "cuda:1"), trials=9) == 3
+
+
+def test_a_completion_goes_into_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "t.toml", tmp_path / "sub" / "u.toml"):
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+
+    found = [set(_files_and_studies(prefix, Namespace())) for prefix in ("su", "sub/", "./t")]
+
+    assert found == [{"sub/"}, {"sub/u.toml"}, {"./t.toml"}]
+
+
+def test_a_bell_that_is_broken_changes_no_exit_code(harness: Harness) -> None:
+    answer = harness.run("run", harness.write(budget=BUDGET), "--workers", "1", "--on-end", "exit 3")
+
+    assert answer.code == 0
+    assert "--on-end: 'exit 3' ended with 3" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("convsearch be", {"best"}),
+        ("convsearch best ", {"s", "spare"}),
+        ("convsearch best sp", {"spare"}),
+        ("convsearch show s 1", {"1"}),
+        ("convsearch compare s ", {"0", "1", "s", "spare"}),
+        ("convsearch run quick", {"quickstart"}),
+        ("convsearch best s --to", {"--top"}),
+    ],
+)
+def test_a_shell_completes_verbs_flags_studies_and_trials(harness: Harness, line: str, expected: set[str]) -> None:
+    harness.create("spare")
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+
+    assert {word.strip() for word in completed(harness, line)} == expected
+
+
+def completed(harness: Harness, line: str) -> list[str]:
+    """What a bash offers at the end of a line."""
+    told = os.environ | {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(harness.folder / "completions"),
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "CONVSEARCH_STORAGE": harness.url,
+    }
+    done = subprocess.run([str(CONVSEARCH)], env=told, check=True, capture_output=True, timeout=PATIENCE_S)
+    assert done.stderr.decode() == ""
+    return Path(told["_ARGCOMPLETE_STDOUT_FILENAME"]).read_text().splitlines()
+
+
+def test_a_completion_is_offered_without_a_database_too(harness: Harness) -> None:
+    assert completed(harness, "convsearch best ") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(harness: Harness, shell: str) -> None:
+    done = subprocess.run([str(CONVSEARCH), "completion", shell], capture_output=True, text=True, check=True)
+
+    assert "convsearch" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("why", "s", "--json", "1"),
+        ("why", "--json", "s", "1"),
+        ("compare", "s", "--json", "0", "1"),
+        ("compare", "s", "0", "--json", "1"),
+    ],
+    ids=" ".join,
+)
+def test_flags_may_stand_between_names(harness: Harness, words: tuple[str, ...]) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+
+    assert harness.run(*words).json is not None
+
+
+def test_an_answer_costs_no_completion() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(CONVSEARCH), "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert "argcomplete" not in done.stderr

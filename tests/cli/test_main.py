@@ -1,0 +1,239 @@
+"""Every verb: its exit code, its JSON, and what it says when it cannot."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.cli.commands import VERBS
+from search.cli.main import parser
+from tests.harness import CONVSEARCH, Harness, paint
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
+    """A place in which the study "s" has run; nobody changes it."""
+    harness = Harness(tmp_path_factory.mktemp("done"), images, cache)
+    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 2}), "--workers", "1").code == 0
+    return harness
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        ("studies", ["schema", "studies"]),
+        ("best s --top 9", ["schema", "study", "directions", "counts", "trials"]),
+        ("show s 1", ["schema", "study", "number", "state", "values", "params", "curve", "attempts", "reason"]),
+        ("doctor", ["schema", "ok", "checks"]),
+    ],
+    ids=lambda case: case.split()[0] if isinstance(case, str) else "",
+)
+def test_questions_are_answered_in_json(done: Harness, words: str, keys: list[str]) -> None:
+    answer = done.run(*words.split(), "--json")
+
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.json["schema"] == 1
+    assert set(keys) <= answer.json.keys()
+
+
+def test_the_best_are_ranked_and_the_trials_shown_are_those_that_ran(done: Harness) -> None:
+    best = done.run("best", "s", "--json").json
+    show = done.run("show", "s", str(best["trials"][0]["number"]), "--json").json
+
+    values = [trial["values"][0] for trial in best["trials"]]
+    assert values == sorted(values, reverse=True)
+    assert best["counts"] == {
+        "budget": 2,
+        "complete": 2,
+        **dict.fromkeys(("pruned", "failed", "running", "waiting", "paused", "remaining"), 0),
+    }
+    assert show["values"] == best["trials"][0]["values"]
+    assert [step for step, _ in show["curve"]] == [1, 2]
+    assert show["command"] == f"convsearch run s --again {show['number']}"
+
+
+def test_questions_are_answered_in_plain_lines_into_a_pipe(done: Harness) -> None:
+    for words in (("studies",), ("best", "s"), ("show", "s", "0"), ("doctor",)):
+        answer = done.run(*words)
+
+        assert (answer.code, answer.err) == (0, "")
+        assert answer.out.count("\n") > 2
+        assert "\x1b" not in answer.out
+
+
+def test_validate_says_what_a_file_asks_for_and_writes_nothing(harness: Harness) -> None:
+    file = harness.write()
+
+    answer = harness.run("validate", file, "--set", "budget.epochs=7", "--json")
+    table = harness.run("validate", file)
+
+    assert (answer.code, table.code) == (0, 0)
+    assert (answer.json["schema"], answer.json["spec"]["budget"]["epochs"]) == (1, 7.0)
+    assert "[budget] epochs" in table.out
+    assert [path.name for path in harness.folder.iterdir()] == ["s.toml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        pytest.param("best nobody", 2, "there is no study 'nobody' in ", id="unknown study"),
+        pytest.param("show s 7", 2, "study 's' has no trial 7; it has trials 0 to 1", id="unknown trial"),
+        pytest.param("best ss", 2, "did you mean", id="nearly a study"),
+        pytest.param("resume nobody", 2, "there is no study 'nobody' ", id="resume unknown"),
+        pytest.param("stop nobody", 2, "there is no study 'nobody' in ", id="stop unknown"),
+        pytest.param("delete nobody --yes", 2, "there is no study 'nobody' in ", id="delete unknown"),
+        pytest.param("run nobody", 2, "there is no study 'nobody'; there are ", id="unknown file"),
+        pytest.param("run nobody --again 0", 2, "there is no study 'nobody' in ", id="again unknown"),
+        pytest.param("compare s", 2, "compare", id="no comparison"),
+        pytest.param("run FILE --name a/b", 2, "a study's name is up to 64 letters", id="bad name"),
+        pytest.param("run FILE --set epochs", 2, "--set takes a key and a value", id="bad set"),
+        pytest.param("run FILE --set budget.epoch=1", 78, "did you mean 'epochs'?", id="unknown key set"),
+        pytest.param("run FILE --set budget.epochs=0", 78, "[budget] epochs must be greater than 0", id="bad value"),
+        pytest.param("run FILE --set budget.epochs=3", 78, "[budget] epochs: 2.0 -> 3.0", id="another spec"),
+        pytest.param("run FILE --data /nowhere.zip", 65, "there is no /nowhere.zip", id="missing archive"),
+        pytest.param("best s --storage sqlite:////nowhere/x.db", 69, "/nowhere/x.db", id="missing database"),
+        pytest.param("best s --storage sqlite:///FILE", 69, "s.toml", id="no database"),
+        pytest.param("run FILE --storage sqlite:///FILE", 69, "file is not a database", id="run on no database"),
+        pytest.param("run FILE --storage sqlite:///FILE/x.db", 74, "name another --storage", id="unwritable home"),
+        pytest.param("best s --storage nonsense", 69, "the storage is no database URL", id="no URL"),
+    ],
+)
+def test_what_cannot_be_is_explained_with_its_exit_code(done: Harness, words: str, code: int, text: str) -> None:
+    answer = done.run(*words.replace("FILE", str(done.folder / "s.toml")).split())
+
+    assert answer.code == code
+    assert text in answer.err
+    assert answer.err.startswith("convsearch: ")
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    assert len(done.trials()) == 2
+
+
+@pytest.mark.parametrize("words", ["", "fly", "best", "run s --trials 0", "run s --hours inf", "run s --workers -1"])
+def test_a_command_that_is_none_is_refused_with_its_usage(done: Harness, words: str) -> None:
+    done_process = subprocess.run([str(CONVSEARCH), *words.split()], capture_output=True, text=True, check=False)
+
+    assert done_process.returncode == 2
+    assert done_process.stderr.startswith("usage: convsearch")
+
+
+def test_a_refused_spec_names_the_difference_and_the_way_out(done: Harness) -> None:
+    answer = done.run("run", str(done.folder / "s.toml"), "--set", "space.width=12")
+
+    assert answer.code == 78
+    assert "[space] width: 8 -> 12" in answer.err
+    assert "--name OTHER" in answer.err
+
+
+def test_other_images_under_the_same_path_are_refused(harness: Harness, tmp_path: Path) -> None:
+    paint(tmp_path / "own")
+    file = harness.write(data={"path": str(tmp_path / "own")}, budget={"trials": 1, "epochs": 1})
+    harness.run("run", file, "--workers", "1")
+    image = tmp_path / "own" / "train" / "red" / "000.png"
+    image.write_bytes((tmp_path / "own" / "train" / "blue" / "000.png").read_bytes())
+
+    answer = harness.run("run", file, "--trials", "2", "--workers", "1")
+
+    assert answer.code == 78
+    assert "[data] the images themselves are not the same" in answer.err
+    assert harness.counts().finished == 1
+
+
+def test_a_cache_that_cannot_be_written_is_a_disk_error(harness: Harness) -> None:
+    harness.folder.joinpath("file").write_text("")
+    blocked = Harness(harness.folder, harness.images, harness.folder / "file")
+
+    answer = blocked.run("run", harness.write())
+
+    assert answer.code == 74
+    assert f"cannot write to {harness.folder / 'file'}: Not a directory; name another --cache" in answer.err
+
+
+def test_debug_shows_the_traceback(done: Harness) -> None:
+    command = [str(CONVSEARCH), "--debug", "best", "nobody", "--storage", done.url]
+
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("Traceback (most recent call last)")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(done: Harness) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    with os.fdopen(writer, "w") as stream:
+        answer = subprocess.run(
+            [str(CONVSEARCH), "studies", "--json", "--storage", done.url],
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert (answer.returncode, answer.stderr) == (0, b"")
+
+
+def test_the_database_and_the_cache_are_taken_from_the_environment(done: Harness, tmp_path: Path) -> None:
+    env = {**os.environ, "CONVSEARCH_STORAGE": done.url, "CONVSEARCH_CACHE": str(tmp_path / "cache")}
+
+    studies = subprocess.run([str(CONVSEARCH), "studies"], env=env, capture_output=True, text=True, check=True)
+    doctor = subprocess.run([str(CONVSEARCH), "doctor"], env=env, capture_output=True, text=True, check=True)
+
+    assert "2 of 2" in studies.stdout
+    assert str(tmp_path / "cache") in doctor.stdout
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args([verb, "--help"])
+
+    assert end.value.code == 0
+    assert f"example: convsearch {verb}" in capsys.readouterr().out
+
+
+def test_deleting_asks_first_and_then_takes_rows_and_files(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.run("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
+    answers = []
+
+    for word in ("no\n", "", "y\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(word))
+        answers.append(harness.run("delete", "s"))
+
+    assert [answer.code for answer in answers] == [2, 2, 0]
+    assert "delete 's' with 1 finished trials and its files in " in answers[0].err
+    assert "nothing was deleted; --yes answers the question" in answers[1].err
+    assert "deleted 's'" in answers[2].err
+    assert harness.run("studies", "--json").json["studies"] == []
+    assert not harness.dirs.study("s").exists()
+
+
+def test_a_deleted_study_can_be_begun_anew_from_nothing(harness: Harness) -> None:
+    file = harness.write(budget={"trials": 1, "epochs": 1})
+    harness.run("run", file, "--workers", "1")
+    (before,) = harness.trials()
+
+    harness.run("delete", "s", "--yes")
+    answer = harness.run("run", file, "--workers", "1")
+
+    assert answer.code == 0
+    assert "going on" not in answer.err
+    assert harness.trials()[0].curve == before.curve
+
+
+def test_clean_removes_what_a_deleted_study_has_left(harness: Harness) -> None:
+    harness.create("kept")
+    with harness.dirs.running("gone"):
+        harness.dirs.trial("gone", 0).mkdir()
+    harness.dirs.trial("gone", 0).joinpath("step.ckpt").write_bytes(b"0" * 200_000)
+
+    first, second = harness.run("clean"), harness.run("clean")
+
+    assert (first.code, second.code) == (0, 0)
+    assert "there is no such study" in first.err
+    assert "0.2 MB are free again" in first.err
+    assert second.err == "nothing to remove: every file belongs to a study\n"
+    assert [path.name for path in harness.dirs.root.iterdir()] == ["studies.db"]

@@ -1,0 +1,347 @@
+"""data/folder.py, store.py and image.py: images of one's own, whole and broken."""
+
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.cache import ensure, read_array, read_meta
+from data.errors import DataError
+from data.folder import Folder
+from data.image import decode
+from tests.harness import without_root
+
+SIDE = 16
+COUNTS = {"train/cat": 6, "train/dog": 5, "test/cat": 2, "test/dog": 3}
+
+
+def picture(number: int, size: tuple[int, int] = (20, 24)) -> Image.Image:
+    """A smooth picture, another one for each number."""
+    across, down = np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1])[:, None]
+    planes = [np.cos((number + 2) * across + channel) * np.sin(3 * down + number) for channel in range(3)]
+    return Image.fromarray((np.stack(planes, -1) * 127 + 128).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A directory with two classes, each with test images."""
+    kinds = ("jpeg", "png", "webp", "bmp")
+    for base, (folder, count) in enumerate(COUNTS.items()):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(count):
+            kind = kinds[number % 4]
+            path = tmp_path / "images" / folder / f"{number}.{kind}"
+            path.write_bytes(saved(picture(number + 10 * base), kind))
+    return tmp_path / "images"
+
+
+def packed(images: Path, kind: str, *, top: str = "") -> Path:
+    path = images.with_name(f"packed.{kind}")
+    files = sorted(file for file in images.rglob("*"))
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in reversed(files):
+                archive.write(file, f"{top}{file.relative_to(images)}")
+        return path
+    with tarfile.open(path, "w:" + kind.removeprefix("tar").removeprefix(".")) as tar:  # type: ignore[call-overload]
+        for file in reversed(files):
+            tar.add(file, f"{top}{file.relative_to(images)}", recursive=False)
+    return path
+
+
+def folder(path: Path, **changes: float) -> Folder:
+    cache = Path(os.fspath(path)).parent / "cache"
+    return Folder(path, side=SIDE, seed=int(changes.get("seed", 0)), test_share=changes.get("share", 0.25), cache=cache)
+
+
+def prepared(source: Folder, tmp_path: Path) -> Path:
+    return ensure(source, tmp_path / "cache", print)
+
+
+def test_images_become_arrays_in_the_order_of_class_and_name(images: Path, tmp_path: Path) -> None:
+    made = prepared(folder(images), tmp_path)
+
+    meta = read_meta(made)
+    assert meta.classes == ("cat", "dog")
+    assert meta.test_counts == (2, 3)
+    assert meta.notes == ()
+    assert read_array(made, "train_labels").tolist() == [0] * 6 + [1] * 5
+    expected = decode((images / "train/dog/2.webp").read_bytes(), side=SIDE, name="")
+    assert np.array_equal(read_array(made, "train")[8], expected)
+
+
+@pytest.mark.parametrize("top", ["", "my images/"], ids=["bare", "one-folder-in-front"])
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_an_archive_gives_the_same_images_as_its_directory_and_extracts_nothing(
+    images: Path, tmp_path: Path, kind: str, top: str
+) -> None:
+    archive = packed(images, kind, top=top)
+    expected = read_meta(prepared(folder(images), tmp_path)).fingerprint
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+
+    made = prepared(folder(archive), tmp_path)
+
+    assert read_meta(made).fingerprint == expected
+    assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
+    assert {path.suffix for path in made.iterdir()} == {".npy", ".json"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_an_archive_cut_anywhere_is_refused(images: Path, tmp_path: Path, kind: str) -> None:
+    whole = packed(images, kind).read_bytes()
+    end = len(whole.rstrip(b"\0")) if kind == "tar" else len(whole)  # a tar ends in a run of zeros
+    cuts = {*range(0, end, end // 40), *(end // 512 * 512 - step for step in (0, 512, 1024)), end - 1}
+
+    for cut in sorted(cuts):
+        (tmp_path / f"cut.{kind}").write_bytes(whole[:cut])
+
+        with pytest.raises(DataError, match=r"truncated|damaged") as caught:
+            prepared(folder(tmp_path / f"cut.{kind}"), tmp_path)
+
+        assert f"cut.{kind}" in str(caught.value)
+    assert not list((tmp_path / "cache").glob("sets/*/meta.json"))
+
+
+def test_a_tar_with_a_damaged_header_in_the_middle_does_not_pass_for_a_shorter_one(
+    images: Path, tmp_path: Path
+) -> None:
+    path = packed(images, "tar")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"test/cat/0.jpeg")
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match="damaged"):
+        prepared(folder(path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "/etc/evil.png", "train/../../evil.png", "train\\..\\evil.png"], ids=str
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_that_leads_out_of_itself_is_refused(images: Path, tmp_path: Path, kind: str, name: str) -> None:
+    path = packed(images, kind)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, b"x")
+    else:
+        with tarfile.open(path, "a") as tar:
+            tar.addfile(tarfile.TarInfo(name))
+
+    with pytest.raises(DataError, match="leads out of the archive"):
+        prepared(folder(path), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_a_tar_are_refused(images: Path, tmp_path: Path, kind: bytes) -> None:
+    path = packed(images, "tar")
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("train/cat/odd.png")
+        info.type, info.linkname = kind, "train/cat/0.jpeg"
+        tar.addfile(info)
+
+    with pytest.raises(DataError, match=r"'train/cat/odd.png' is a link"):
+        prepared(folder(path), tmp_path)
+
+
+def test_links_in_a_zip_are_refused(images: Path, tmp_path: Path) -> None:
+    path = packed(images, "zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("train/cat/odd.png")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+
+    with pytest.raises(DataError, match=r"'train/cat/odd.png' is a link"):
+        prepared(folder(path), tmp_path)
+
+
+def test_hidden_files_and_the_litter_of_file_managers_change_nothing(images: Path, tmp_path: Path) -> None:
+    expected = prepared(folder(images), tmp_path)
+    for litter in (".DS_Store", "train/.DS_Store", "train/cat/Thumbs.db", "test/dog/._1.png"):
+        (images / litter).write_bytes(b"litter")
+
+    made = [prepared(folder(path), tmp_path) for path in (images, packed(images, "zip"))]
+
+    assert made[0] == expected
+    assert read_meta(made[1]).fingerprint == read_meta(expected).fingerprint
+
+
+def put(path: str, content: bytes = b"no image") -> Callable[[Path], None]:
+    def change(images: Path) -> None:
+        (images / path).parent.mkdir(parents=True, exist_ok=True)
+        (images / path).write_bytes(content)
+
+    return change
+
+
+def make(path: str) -> Callable[[Path], None]:
+    return lambda images: (images / path).mkdir()
+
+
+def remove(*paths: str) -> Callable[[Path], None]:
+    def change(images: Path) -> None:
+        for path in paths:
+            shutil.rmtree(images / path)
+
+    return change
+
+
+def dead_link(path: str) -> Callable[[Path], None]:
+    return lambda images: (images / path).symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(put("train/cat/notes.txt"), r"train/cat/notes.txt: cannot be read as an image", id="no-image"),
+        pytest.param(put("train/cat/0.jpeg"), r"train/cat/0.jpeg: cannot be read .*of no known format", id="garbage"),
+        pytest.param(put("test/cat/9.png", b""), r"test/cat/9.png: cannot be read as an image", id="empty-file"),
+        pytest.param(put("train/cat/a/1.png"), r"train/cat/a' is too deep; images lie directly", id="too-deep"),
+        pytest.param(put("train/1.png"), r"'train/1.png' lies outside of the class folders", id="no-class"),
+        pytest.param(make("train/eel"), r"class folder train/eel is empty; add", id="empty-class"),
+        pytest.param(make("test/eel"), r"class folder test/eel is empty", id="empty-test-class"),
+        pytest.param(put("test/eel/1.png"), r"class 'eel' is in test/ but not in train/ .'cat', 'dog'", id="only-test"),
+        pytest.param(remove("train/cat"), r"'cat' is in test/ but not in train", id="gone"),
+        pytest.param(
+            lambda d: (d / "train").rename(d / "training"), "no folder train/, only 'training'", id="no-train"
+        ),
+        pytest.param(remove("test/cat", "test/dog"), "test/ is empty", id="empty-test"),
+        pytest.param(remove("train/cat", "train/dog"), "no class folder", id="empty-train"),
+        pytest.param(remove("train/cat", "test"), "only one class, 'dog'", id="one-class"),
+        pytest.param(lambda d: (d / "train/cat").rename(d / "train/c\nt"), "cannot be printed", id="odd-name"),
+        pytest.param(lambda d: os.mkfifo(d / "train/cat/7.png"), "neither a file nor a folder", id="pipe"),
+        pytest.param(dead_link("train/cat/7.png"), r"7.png cannot be read", id="dead-link"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_folder_that_is_not_as_it_must_be_is_refused_with_the_place(
+    images: Path, tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    change(images)
+
+    with pytest.raises(DataError, match=words) as caught:
+        prepared(folder(images), tmp_path)
+
+    assert str(images) in str(caught.value)
+    assert not list((tmp_path / "cache").glob("sets/*/meta.json"))
+
+
+def test_all_broken_images_are_named_at_once_but_no_more_than_ten(images: Path, tmp_path: Path) -> None:
+    for number in range(50):
+        (images / f"train/cat/broken{number}.png").write_bytes(b"no image")
+
+    with pytest.raises(DataError) as caught:
+        prepared(folder(images), tmp_path)
+
+    assert str(caught.value).count("cannot be read as an image") == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(lambda path: None, r"there is no .*thing; correct the path", id="missing"),
+        pytest.param(os.mkfifo, "is neither", id="pipe"),
+        pytest.param(lambda path: path.write_bytes(b""), r"\(0 bytes\) begins like none of them", id="empty"),
+        pytest.param(lambda path: path.write_text("hello"), r"\.zip, \.tar, \.tar\.gz or \.tar\.xz", id="text"),
+        pytest.param(lambda path: path.mkdir(), "no folder train/, only nothing", id="empty-folder"),
+    ],
+)
+def test_a_path_that_is_no_data_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+    make(tmp_path / "thing")
+
+    with pytest.raises(DataError, match=words):
+        folder(tmp_path / "thing").key()
+
+
+@pytest.mark.parametrize("kind", ["", "zip"], ids=["directory", "archive"])
+def test_a_path_that_may_not_be_read_is_refused(images: Path, kind: str) -> None:
+    source = packed(images, kind) if kind else images
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        Path(place).chmod(0o755)
+        path = Path(place) / source.name
+        shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+        path.chmod(0o755)
+        folder(path).key()  # loads what it needs, from where nobody may not be allowed to
+        with without_root():
+            folder(path).key()
+        path.chmod(0)
+
+        with without_root(), pytest.raises(DataError, match="check its permissions"):
+            folder(path).key()
+
+        path.chmod(0o700)
+
+
+def test_other_folders_are_not_read_and_the_user_is_told(images: Path, tmp_path: Path) -> None:
+    put("val/cat/1.png")(images)
+    put("README.txt")(images)
+
+    meta = read_meta(prepared(folder(images), tmp_path))
+
+    assert meta.notes == ("only train/ and test/ are read, not 'README.txt', 'val'",)
+
+
+def test_a_class_without_test_images_is_told(images: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images / "test/dog")
+
+    meta = read_meta(prepared(folder(images), tmp_path))
+
+    assert meta.notes == ("class 'dog' has no test images",)
+    assert meta.test_counts == (2, 0)
+
+
+def test_without_test_images_a_share_of_every_class_is_set_aside_by_seed(images: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images / "test")
+
+    made = [prepared(folder(images, seed=seed), tmp_path) for seed in (0, 0, 1)]
+
+    meta = read_meta(made[0])
+    assert sum(meta.test_counts) == 3
+    assert min(meta.test_counts) >= 1
+    assert meta.notes == ("there is no test/: 3 of the images were set aside as test images",)
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+    pixels = [image.tobytes() for part in ("train", "test") for image in read_array(made[0], part)]
+    assert len(set(pixels)) == 11
+
+
+def test_the_seed_does_not_matter_where_there_are_test_images(images: Path) -> None:
+    assert folder(images, seed=0).key() == folder(images, seed=1, share=0.5).key()
+
+
+@pytest.mark.parametrize("kind", ["", "zip", "tar.xz"], ids=["directory", "zip", "tar.xz"])
+def test_the_key_follows_every_edit_even_if_size_and_time_are_set_back(images: Path, kind: str) -> None:
+    file = images / "train/cat/3.bmp"
+    path = packed(images, kind) if kind else images
+    watched = path if kind else file
+    before, times = folder(path).key(), (watched.stat().st_atime_ns, watched.stat().st_mtime_ns)
+    content = file.read_bytes()
+
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    path = packed(images, kind) if kind else images
+    os.utime(watched, ns=times)
+
+    assert folder(path).key() != before
+
+
+def test_moving_and_touching_files_keeps_the_key(images: Path) -> None:
+    before = folder(images).key()
+
+    (images / "train/cat/3.bmp").touch()
+    moved = images.rename(images.with_name("elsewhere"))
+
+    assert folder(moved).key() == before

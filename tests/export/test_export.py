@@ -1,0 +1,360 @@
+"""A network to take home: a folder that gives the same predictions wherever it is read, and says what it is."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from data.batches import scale
+from data.dataset import DataInfo
+from data.parts import load_search, load_test
+from data.store import MAX_FILE_BYTES
+from models.build import build
+from models.config import ModelConfig, plan
+from models.export import (
+    CONFIG,
+    ONNX,
+    PAGE,
+    WEIGHTS,
+    Card,
+    Deployed,
+    NoModel,
+    disagreement,
+    probabilities,
+    read,
+    write,
+)
+from search.export import predict as predicting
+from search.storage.rdb import Storage
+from search.study import stored_study
+from tests.harness import COLOURS, Harness
+
+BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
+INFO = DataInfo(
+    fingerprint="f",
+    classes=("cat", "dog", "owl"),
+    train_counts=(1, 1, 1),
+    test_counts=(1, 1, 1),
+    image_size=16,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+    notes=(),
+)
+IMAGES = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+#: Networks that between them have every layer there is.
+NETWORKS = {
+    "plain": {},
+    "whitened": {"stem": "whiten", "activation": "gelu", "pool_first": True, "pool_every": 2, "conv_layers": 4},
+    "residual": {"residual": True, "norm": "group", "activation": "silu", "pool": "avg", "conv_layers": 3},
+    "flat": {"head": "flatten", "norm": "none", "activation": "elu", "kernel_size": 5, "dense_layers": 2},
+    "small": {"head": "max", "activation": "leaky_relu", "dropout_conv": 0.5, "dropout_dense": 0.5, "logit_scale": 0.1},
+    "enlarged": {"backbone": "resnet18", "backbone_side": 32, "tuned_stages": 0},
+    "pretrained": {"backbone": "mobilenet_v3", "dense_layers": 1},
+}
+
+
+def deployed(**changes: Any) -> tuple[Deployed, Card]:
+    """A network with random weights and used statistics, and its card."""
+    torch.manual_seed(0)
+    config = ModelConfig(**({"width": 8} | changes))
+    network = build(config, image_size=16, classes=3, images=torch.randn(50, 3, 16, 16))
+    network.train()(torch.randn(64, 3, 16, 16))  # so that batch norms have statistics of their own
+    factor, shift = scale(INFO)
+    shape = plan(config, image_size=16, classes=3)
+    card = Card(
+        network=config,
+        image_size=16,
+        classes=INFO.classes,
+        mean=INFO.mean,
+        std=INFO.std,
+        parameters=shape.parameters,
+        macs=shape.macs,
+        training={"epochs": 1.0},
+        provenance={"study": "s", "trial": 0},
+        verdict=None,
+    )
+    return Deployed(network, factor=factor, shift=shift).eval(), card
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+def test_a_model_that_is_read_back_gives_the_same_predictions_and_its_onnx_file_too(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    model, card = deployed(**changes)
+    expected = probabilities(model, IMAGES)
+
+    written, apart = write(tmp_path / "m", model, card, page="# m\n", images=IMAGES)
+
+    again = read(tmp_path / "m")
+    assert torch.equal(probabilities(again.model, IMAGES), expected)
+    assert again.card == written
+    assert again.card.network == card.network
+    assert apart < 1e-4
+    assert torch.allclose(expected.sum(dim=1), torch.ones(40))
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted((WEIGHTS, CONFIG, ONNX, PAGE))
+
+
+def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(tmp_path: Path) -> None:
+    model, card = deployed()
+    write(tmp_path / "m", model, card, page="", images=IMAGES)
+
+    session = onnxruntime.InferenceSession(tmp_path / "m" / ONNX)
+
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape[1:]) == ("images", "tensor(uint8)", [16, 16, 3])
+    for count in (1, 7):
+        (found,) = session.run(None, {"images": IMAGES[:count].numpy()})
+        assert found.shape == (count, 3)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["cat", "dog", "owl"]
+
+
+def test_an_onnx_file_that_says_something_else_is_found_out(tmp_path: Path) -> None:
+    model, card = deployed()
+    write(tmp_path / "m", model, card, page="", images=IMAGES)
+    with torch.no_grad():
+        model.network.classifier.bias.add_(torch.tensor([0.0, 0.5, -0.5]))
+
+    with pytest.raises(ValueError, match="of 40 images for another class than PyTorch does"):
+        disagreement(tmp_path / "m" / ONNX, model, IMAGES)
+
+
+def test_what_was_changed_since_it_was_exported_is_not_used(tmp_path: Path) -> None:
+    model, card = deployed()
+    write(tmp_path / "m", model, card, page="", images=IMAGES)
+    weights = bytearray((tmp_path / "m" / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "m" / WEIGHTS).write_bytes(weights)
+
+    with pytest.raises(NoModel, match="is not the file that config"):
+        read(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "no model folder: config.json: No such file"), ("{}", "network: Field required"), ("[", "Invalid JSON")],
+    ids=["none", "empty", "broken"],
+)
+def test_a_folder_that_is_no_model_says_why(tmp_path: Path, content: str | None, complaint: str) -> None:
+    if content is not None:
+        (tmp_path / CONFIG).write_text(content)
+
+    with pytest.raises(NoModel, match=complaint):
+        read(tmp_path)
+
+
+def test_a_model_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path: Path) -> None:
+    model, card = deployed()
+    write(tmp_path / "m", model, card, page="old", images=IMAGES)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "photos" / CONFIG).write_text("{}")  # of something else
+
+    write(tmp_path / "m", model, card, page="new", images=IMAGES)
+    with pytest.raises(FileExistsError, match="holds more than a model"):
+        write(tmp_path / "photos", model, card, page="", images=IMAGES)
+
+    assert (tmp_path / "m" / PAGE).read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "photos"]
+
+
+def test_the_best_of_a_search_is_exported_and_predicts_as_it_did_when_it_was_judged(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    folder = harness.folder / "taken"
+
+    answer = harness.run("export", "s", "--to", str(folder), "--json")
+
+    best = max(harness.trials(), key=lambda trial: trial.values)
+    card = answer.json["card"]
+    assert (answer.code, card["provenance"]["trial"], card["verdict"]) == (0, best.number, None)
+    assert card["classes"] == list(COLOURS)
+    assert accuracy(harness, folder, part="validation") == pytest.approx(best.values[0])
+    page = (folder / PAGE).read_text()
+    assert "How good it is on other images is not known: `convsearch final` finds out." in page
+    assert str(harness.folder) not in page + (folder / CONFIG).read_text()
+
+
+def test_after_a_verdict_the_first_run_of_who_leads_it_is_exported(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    judged = harness.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1", "--json")
+    folder = harness.folder / "taken"
+
+    answer = harness.run("export", "s", "--to", str(folder), "--json")
+
+    leader = judged.json["standings"][0]
+    verdict = answer.json["card"]["verdict"]
+    (first,) = [row for row in harness.trials("s.final") if row.config["row"] == leader["name"] and row.repeat == 0]
+    assert (verdict["configuration"], verdict["test"], verdict["runs"]) == (leader["name"], leader["test"], 2)
+    assert verdict["this_run"] == first.values[0]
+    assert accuracy(harness, folder, part="test") == pytest.approx(first.values[0])
+    assert f"accuracy {leader['test']:.4f} on 40 test images (mean of 2 trainings" in (folder / PAGE).read_text()
+
+
+def test_a_study_on_smaller_images_exports_a_network_that_takes_those(harness: Harness) -> None:
+    file = harness.write(data={"search_size": 6}, budget=BUDGET)
+    assert harness.run("run", file, "--workers", "1").code == 0
+
+    answer = harness.run("export", "s", "--to", str(harness.folder / "taken"), "--json")
+
+    assert answer.json["card"]["image_size"] == 6
+
+
+def test_images_that_are_not_the_study_s_are_refused(harness: Harness) -> None:
+    own = shutil.copytree(harness.images, harness.folder / "own")
+    assert harness.run("run", harness.write(data={"path": str(own)}, budget=BUDGET), "--workers", "1").code == 0
+    for part in ("train", "test"):
+        (own / part / "red").rename(own / part / "zebra")
+
+    answer = harness.run("export", "s", "--to", str(harness.folder / "taken"))
+
+    assert answer.code == 65
+    assert "the images of 's' are not those it was trained on" in answer.err
+
+
+def test_a_moving_average_is_what_is_exported(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET, space={"ema": 0.9}), "--workers", "1").code == 0
+
+    assert harness.run("export", "s", "--to", str(harness.folder / "taken")).code == 0
+
+    best = max(harness.trials(), key=lambda trial: trial.values)
+    averaged = harness.trained(best.number)["average"]["model"]["classifier.weight"]
+    assert torch.equal(read(harness.folder / "taken").model.network.classifier.weight, averaged)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("export", "nobody"), "there is no study 'nobody'"),
+        (("export", "s"), "no trial of 's' is complete, so that it has no model; `convsearch resume s`"),
+        (("export", "s", "--trial", "7"), "7"),
+    ],
+    ids=["no-study", "no-trial", "no-such-trial"],
+)
+def test_where_there_is_no_model_it_says_so(harness: Harness, words: tuple[str, ...], complaint: str) -> None:
+    harness.create("s")
+
+    answer = harness.run(*words)
+
+    assert answer.code == 2
+    assert complaint in answer.err
+
+
+def test_a_trial_that_is_not_complete_and_the_folder_one_is_in_are_refused(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 100_000}), "--workers", "1")
+    launcher.until(lambda: harness.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in harness.trials()))
+    assert harness.run("stop", "s").code == 0
+    launcher.end()
+    here = harness.folder / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    waiting = harness.run("export", "s", "--trial", "0")
+    own = harness.run("export", "s", "--to", ".")
+
+    assert [waiting.code, own.code] == [2, 2]
+    assert "trial 0 of 's' is waiting, and only complete ones are exported" in waiting.err
+    assert "the folder that you are in would be replaced" in own.err
+    assert here.exists()
+
+
+def test_weights_that_are_gone_are_named_with_what_trains_them_anew(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    shutil.rmtree(harness.dirs.trial("s", 1))
+
+    answer = harness.run("export", "s", "--trial", "1", "--to", str(harness.folder / "taken"))
+
+    assert answer.code == 2
+    assert "the weights of trial 1 of 's' are not in" in answer.err
+    assert "`convsearch run s --again 1` trains it anew" in answer.err
+    assert not (harness.folder / "taken").exists()
+
+
+@pytest.fixture
+def taken(harness: Harness) -> Path:
+    """The model folder of a small search."""
+    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 3}), "--workers", "1").code == 0
+    assert harness.run("export", "s", "--to", str(harness.folder / "taken")).code == 0
+    return harness.folder / "taken"
+
+
+def test_images_of_any_size_and_kind_are_told_apart(harness: Harness, taken: Path) -> None:
+    paths = []
+    for size, ending in [((8, 8), "png"), ((640, 480), "jpg"), ((33, 90), "webp"), ((1, 1), "bmp")]:
+        paths.append(harness.folder / f"photo-{size[0]}.{ending}")
+        Image.new("RGB", size, COLOURS["red"]).save(paths[-1])
+
+    answer = harness.run("predict", str(taken), *map(str, paths), "--json")
+    table = harness.run("predict", str(taken), *map(str, paths), "--top", "2")
+
+    assert (answer.code, table.code) == (0, 0)
+    assert [each["image"] for each in answer.json["images"]] == [str(path) for path in paths]
+    for each in answer.json["images"]:
+        assert sum(each["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+        assert each["probability"] == max(each["probabilities"].values()) == each["probabilities"][each["class"]]
+    assert len(table.out.splitlines()) == 1 + len(paths)
+
+
+def test_a_folder_of_images_is_predicted_image_by_image_in_the_order_of_their_names(
+    harness: Harness, taken: Path
+) -> None:
+    answer = harness.run("predict", str(taken), str(harness.images / "test"), "--json")
+
+    names = [each["image"] for each in answer.json["images"]]
+    assert len(names) == 40
+    assert names == sorted(names)
+    right = [each["class"] == Path(each["image"]).parent.name for each in answer.json["images"]]
+    assert np.mean(right) == pytest.approx(accuracy(harness, taken, part="test"))
+
+
+def test_what_cannot_be_read_is_told_beside_what_can(harness: Harness, taken: Path) -> None:
+    good, bad = harness.folder / "good.png", harness.folder / "bad.png"
+    Image.new("RGB", (8, 8)).save(good)
+    bad.write_text("no image")
+
+    answer = harness.run("predict", str(taken), str(bad), str(good))
+    missing = harness.run("predict", str(taken), str(harness.folder / "none.png"))
+    empty = harness.run("predict", str(taken), str(taken))
+    no_model = harness.run("predict", str(harness.folder), str(good))
+
+    assert [answer.code, missing.code, empty.code, no_model.code] == [65, 2, 2, 65]
+    assert "bad.png: cannot be read as an image" in answer.err
+    assert len(answer.out.splitlines()) == 3
+    assert "there is no file or folder" in missing.err
+    assert "has no image" in empty.err
+    assert "no model folder" in no_model.err
+
+
+def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_named_with_the_reason(
+    harness: Harness, taken: Path
+) -> None:
+    huge, folder = harness.folder / "huge.png", harness.folder / "folder.png"
+    with huge.open("wb") as stream:
+        stream.truncate(MAX_FILE_BYTES + 1)
+    folder.mkdir()
+
+    found = tuple(predicting.predict(predicting.load(taken), [huge, folder]))
+
+    assert [each.error for each in found] == [
+        f"{huge}: has 268 MB, but no image of more than 268 MB is read",
+        f"{folder}: Is a directory",
+    ]
+
+
+def accuracy(harness: Harness, folder: Path, *, part: str) -> float:
+    """The share of the study's validation or test images that an exported model takes for what they are."""
+    stored, package = stored_study.load(Storage(harness.url), "s"), read(folder)
+    own = (
+        load_search(stored.spec.data, harness.cache).validation
+        if part == "validation"
+        else load_test(stored.spec.data, harness.cache)
+    )
+    right = probabilities(package.model, own.images[own.indices]).argmax(dim=1) == own.labels[own.indices]
+    return float(right.float().mean())

@@ -1,0 +1,172 @@
+"""A study is copied into another database whole, or not at all."""
+
+import shutil
+import signal
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from search.maintenance import copy_study
+from search.maintenance.copy_study import TABLES
+from search.storage import queries
+from search.storage.rdb import STUDIES, TRIALS, Storage
+from search.storage.read_only import open_reader
+from tests.harness import Harness
+
+SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}
+
+
+@pytest.fixture
+def ended(harness: Harness) -> Harness:
+    """A search with complete and pruned trials, and a verdict on it."""
+    file = harness.write(budget={"trials": 6, "epochs": 2}, search=SEARCH, final={"epochs": 1})
+    assert harness.run("run", file, "--workers", "1").code == 0
+    return harness
+
+
+def test_the_original_can_be_deleted_and_the_copy_keeps_files_and_far_checkpoints(harness: Harness) -> None:
+    store = harness.folder / "store"
+    harness.run(
+        "run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}"
+    )
+    other = f"sqlite:///{harness.dirs.root / 'copies.db'}"
+
+    copied = harness.run("copy-study", "s", "--to", other)
+    both = {path.parent.parent.name for path in store.rglob("*.ckpt")}
+    deleted = harness.run("delete", "s", "--yes")
+    kept = harness.run("export", "s", "--to", str(harness.folder / "out"), "--storage", other)
+
+    assert (copied.code, deleted.code, kept.code) == (0, 0, 0), deleted.err
+    assert f"`convsearch delete s --storage {harness.url}` removes the original" in copied.out
+    assert len(both) == 2  # each has its own, as each may go on
+    assert len(list(store.rglob("*.ckpt"))) == 1
+
+
+def test_a_copy_without_its_far_checkpoints_is_told_so(harness: Harness) -> None:
+    store = harness.folder / "store"
+    harness.run(
+        "run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}"
+    )
+    shutil.rmtree(store)
+    store.write_text("in the way")
+
+    copied = harness.run("copy-study", "s", "--to", f"sqlite:///{harness.folder / 'elsewhere' / 'copies.db'}")
+
+    assert copied.code == 0
+    assert f"the copy has no checkpoints of 's' in {store}, but those on this disk: NotADirectoryError" in copied.err
+
+
+def test_a_study_whose_launcher_was_killed_is_copied(harness: Harness) -> None:
+    killed = harness.start("run", harness.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
+    killed.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 1)
+    killed.sweep()
+
+    answer = harness.run("copy-study", "s", "--to", f"sqlite:///{harness.folder / 'other' / 'copies.db'}")
+
+    assert answer.code == 0, answer.err
+
+
+def test_every_answer_is_the_same_in_the_other_database(ended: Harness) -> None:
+    other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
+
+    answer = ended.run("copy-study", "s", "--to", other, "--json")
+
+    assert answer.json["studies"] == ["s", "s.final"]
+    for name in ("s", "s.final"):
+        assert queries.study(open_reader(other), name) == queries.study(open_reader(ended.url), name)
+        assert queries.trials(open_reader(other), name) == queries.trials(open_reader(ended.url), name)
+    told = [ended.run("report", "s", "--markdown", *more).out for more in ((), ("--storage", other))]
+    assert told[0] == told[1]
+
+
+def test_a_copy_goes_on_where_the_original_was(harness: Harness) -> None:
+    stopped = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
+    stopped.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 6)
+    assert harness.run("stop", "s").code == 0
+    assert stopped.end().code == 0
+    (before, *_) = harness.trials()
+    other = f"sqlite:///{harness.folder / 'other' / 'copies.db'}"
+
+    copied = harness.run("copy-study", "s", "--to", other)
+    log = harness.folder / "other" / "s" / "trial-00000" / "log.txt"
+    resumed = harness.start("resume", "s", "--workers", "1", "--storage", other)
+    resumed.until(lambda: f"going on after step {len(before.curve)}" in log.read_text())
+    resumed.signal(signal.SIGTERM)
+
+    assert (copied.code, resumed.end().code) == (0, 143)
+    assert queries.trials(open_reader(other), "s")[0].curve[: len(before.curve)] == before.curve
+
+
+def test_a_study_of_plain_optuna_keeps_every_field(harness: Harness) -> None:
+    harness.dirs.make()
+    plain = optuna.create_study(study_name="a/b", storage=harness.url, directions=["minimize", "maximize"])
+    plain.set_user_attr("who", "näme")
+    plain.add_trial(
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.COMPLETE,
+            values=[float("inf"), 1e-300],
+            params={"x": 0.1, "c": "b"},
+            distributions={
+                "x": optuna.distributions.FloatDistribution(0, 1),
+                "c": optuna.distributions.CategoricalDistribution(["a", "b"]),
+            },
+            intermediate_values={0: float("nan"), 1: float("-inf"), 7: 0.1},
+            user_attrs={"k": [1, None]},
+        )
+    )
+    plain.enqueue_trial({"x": 0.2})
+    other = f"sqlite:///{harness.folder / 'copies.db'}"
+
+    assert harness.run("copy-study", "a/b", "--to", other).code == 0
+
+    copy = optuna.load_study(study_name="a/b", storage=other)
+    assert copy.directions == plain.directions
+    assert copy.user_attrs == plain.user_attrs
+    assert [repr(trial) for trial in renumbered(copy)] == [repr(trial) for trial in renumbered(plain)]
+
+
+def renumbered(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study, without the numbers that its database gives them."""
+    trials = study.get_trials()
+    for trial in trials:
+        trial._trial_id = 0
+    return trials
+
+
+def test_one_that_is_there_already_or_runs_is_refused_and_nothing_is_copied(ended: Harness) -> None:
+    other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
+    assert ended.run("copy-study", "s", "--to", other).code == 0
+    with ended.dirs.running("s"):
+        busy = ended.run("copy-study", "s", "--to", f"sqlite:///{ended.folder / 'third' / 'copies.db'}")
+
+    again, nobody = ended.run("copy-study", "s", "--to", other), ended.run("copy-study", "nobody", "--to", other)
+
+    assert [busy.code, again.code, nobody.code] == [75, 2, 2]
+    assert "has a study 's' already" in again.err
+    assert not (ended.folder / "third" / "s").exists()
+
+
+def test_a_field_that_comes_back_otherwise_leaves_nothing_behind(
+    ended: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"sqlite:///{ended.folder / 'copies.db'}"
+    storage = Storage(other, create=True)
+    with storage.engine.begin() as connection:  # as a database that rounds
+        connection.execute(
+            sa.text("CREATE TRIGGER r AFTER INSERT ON trial_values BEGIN UPDATE trial_values SET value = 0.5; END")
+        )
+
+    answer = ended.run("copy-study", "s", "--to", other)
+
+    assert answer.code == 69
+    assert "the rows of trial_values did not come back as they were written" in answer.err
+    with storage.engine.begin() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(TRIALS)).scalar_one() == 0
+
+
+def test_all_tables_with_rows_of_a_study_are_copied() -> None:
+    assert {table.name for table in TABLES} | {STUDIES.name, "version_info"} == {
+        table.name for table in STUDIES.metadata.sorted_tables
+    }
+    assert copy_study.ROWS * max(len(table.columns) for table in TABLES) < 65_535

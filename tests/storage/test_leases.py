@@ -1,0 +1,364 @@
+"""Claims, leases and fences on both databases, between real processes."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search.errors import LeaseLostError
+from search.process import LeaseOwner, start_time, this_process
+from search.storage import leases
+from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
+from search.storage.leases import Claim
+from search.storage.rdb import LEASES, TRIALS, Storage
+from search.storage.timeouts import Timeouts
+from tests.databases import BOTH
+from tests.remote_owners import HASTY, far
+
+pytestmark = BOTH
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def owner(token: str = "me") -> LeaseOwner:
+    return this_process(token)
+
+
+def states(storage: Storage) -> dict[int, str]:
+    rows = storage.read(lambda connection: connection.execute(sa.select(TRIALS.c.number, TRIALS.c.state)).all())
+    return {row.number: row.state.name for row in rows}
+
+
+def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[str, float], ...] = ()) -> Claim:
+    claim = leases.claim(storage, study_id, owner(token), queue)
+    assert claim is not None
+    return claim
+
+
+def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connection) -> None:
+    """In a process of its own: claim until there is nothing left; tell which numbers."""
+    storage = Storage(url, token=token)
+    numbers: list[int] = []
+    while True:
+        storage.token = f"{token} {len(numbers)}"  # an owner has one trial at a time
+        claim = leases.claim(storage, study_id, this_process(storage.token))
+        if claim is None:
+            break
+        numbers.append(claim.number)
+        if finish:
+            storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [0.5])
+    pipe.send(numbers)
+
+
+def run_claimers(url: str, study_id: int, count: int, *, finish: bool, meanwhile: Callable[[], None]) -> list[int]:
+    """All numbers that `count` processes claimed; `meanwhile` is called until they end."""
+    pipes, processes = [], []
+    for index in range(count):
+        ours, theirs = SPAWN.Pipe(duplex=False)
+        process = SPAWN.Process(target=claim_all, args=(url, study_id, f"token-{index}", finish, theirs))
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    while any(process.is_alive() for process in processes):
+        meanwhile()
+    claimed = [number for pipe in pipes for number in pipe.recv()]
+    assert [process.exitcode for process in processes] == [0] * count
+    return claimed
+
+
+def test_eight_processes_claim_two_hundred_queued_trials_exactly_once(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(200)
+    storage = Storage(url)
+    study = optuna.load_study(study_name="s", storage=storage)
+    for value in range(200):
+        study.enqueue_trial({"x": value})
+
+    claimed = run_claimers(url, study_id, 8, finish=False, meanwhile=lambda: time.sleep(0.05))
+
+    assert Counter(claimed) == Counter(range(200))
+
+
+def test_six_processes_never_exceed_the_budget_at_any_moment(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(60)
+    storage = Storage(url)
+    seen: list[int] = []
+
+    claimed = run_claimers(url, study_id, 6, finish=True, meanwhile=lambda: seen.append(len(states(storage))))
+
+    assert sorted(claimed) == list(range(60))
+    assert max(seen) <= 60
+    assert Counter(states(storage).values()) == {"COMPLETE": 60}
+
+
+def test_the_first_trials_take_the_queued_parameters_by_their_numbers(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(3)
+    storage = Storage(url, token="me")
+    queue = ({"x": 0.25}, {"x": 0.75})
+
+    claims = [take(storage, study_id, token, queue=queue) for token in "abc"]
+
+    fixed = [storage.get_trial(claim.trial_id).system_attrs.get("fixed_params") for claim in claims]
+    assert fixed == [{"x": 0.25}, {"x": 0.75}, None]
+
+
+def test_a_stop_on_purpose_puts_the_trial_back_and_is_no_attempt(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+    take(storage, study_id)
+
+    assert leases.release(storage, ["me"]) == [0]
+
+    assert states(storage) == {0: "WAITING"}
+    again = take(storage, study_id)
+    assert (again.number, again.attempt) == (0, 1)
+
+
+def test_a_trial_whose_process_dies_three_times_fails_with_its_reason(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+
+    for attempt in (1, 2, 3):
+        assert take(storage, study_id).attempt == attempt
+        leases.expire_dead(storage, "me", "killed")
+
+    assert states(storage) == {0: "FAIL"}
+    attrs = storage.get_all_trials(study_id)[0].user_attrs
+    assert attrs["reason"] == "its process died 3 times at the same step; last: killed"
+    assert attrs["crashes"] == [f"attempt {attempt}, after 0 steps: killed" for attempt in (1, 2, 3)]
+    assert leases.claim(storage, study_id, owner()) is None
+
+
+def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+
+    for step in range(1, 8):
+        claim = take(storage, study_id)
+        storage.set_trial_intermediate_value(claim.trial_id, step, 0.5)
+        leases.expire_dead(storage, "me", "killed")
+
+    assert take(storage, study_id).attempt == 8
+
+
+def test_deaths_of_a_verdict_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+
+    for epochs in (0.25, 0.5, 0.75, 1.0):  # a verdict has no curve
+        claim = take(storage, study_id)
+        storage.set_trial_user_attr(claim.trial_id, "epochs", epochs)
+        leases.expire_dead(storage, "me", "killed")
+
+    assert take(storage, study_id).attempt == 5
+
+
+def test_a_claim_whose_answer_was_lost_is_given_again(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(2)
+    storage = Storage(url)
+
+    first, second = take(storage, study_id), take(storage, study_id)
+
+    assert first == second
+    assert states(storage) == {0: "RUNNING"}
+
+
+def test_failed_trials_can_be_tried_again_with_all_their_attempts(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+    for _ in range(3):
+        take(storage, study_id)
+        leases.expire_dead(storage, "me", "killed")
+
+    assert leases.retry_failed(storage, study_id) == [0]
+
+    assert take(storage, study_id).attempt == 1
+
+
+def test_who_lost_a_trial_can_write_nothing_to_it_any_more(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    zombie = Storage(url, token="zombie")
+    claim = take(zombie, study_id, "zombie")
+    leases.expire_dead(zombie, "zombie", "seemed dead")
+    heir = Storage(url, token="heir")
+    take(heir, study_id, "heir")
+
+    for write in (
+        lambda: zombie.set_trial_intermediate_value(claim.trial_id, 1, 0.1),
+        lambda: zombie.set_trial_user_attr(claim.trial_id, "reason", "zombie"),
+        lambda: zombie.set_trial_system_attr(claim.trial_id, "config", {}),
+        lambda: zombie.set_trial_param(claim.trial_id, "x", 0.5, optuna.distributions.FloatDistribution(0, 1)),
+        lambda: zombie.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0]),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+
+    stored = heir.get_trial(claim.trial_id)
+    assert (stored.params, stored.intermediate_values, stored.state) == ({}, {}, TrialState.RUNNING)
+
+
+def test_a_finished_trial_never_changes(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+    claim = take(storage, study_id)
+    storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [0.5])
+
+    with pytest.raises(LeaseLostError):
+        storage.set_trial_user_attr(claim.trial_id, "reason", "late")
+    assert leases.expire_dead(storage, "me", "killed") == []
+
+    assert states(storage) == {0: "COMPLETE"}
+
+
+def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    since = start_time(child.pid)
+    assert since is not None
+    dead = replace(owner("child"), pid=child.pid, started=since)
+    leases.claim(storage, study_id, dead)
+    watch = LeaseMonitor()
+
+    assert watch.expire(storage, study_id) == []
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+
+    assert watch.expire(storage, study_id) == [0]
+    assert states(storage) == {0: "WAITING"}
+
+
+def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    leases.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
+
+    assert LeaseMonitor().expire(storage, study_id) == [0]
+
+
+def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    leases.claim(storage, study_id, far("far"))
+    watch = LeaseMonitor(Timeouts())
+
+    assert watch.expire(storage, study_id, now=1000) == []
+    assert watch.expire(storage, study_id, now=1009) == []
+    leases.renew(storage, ["far"])
+    assert watch.expire(storage, study_id, now=1018) == []
+    assert not any(watch.expire(storage, study_id, now=now) for now in range(1027, 1168, 9))
+
+    assert watch.expire(storage, study_id, now=1169) == [0]
+
+
+def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    leases.claim(storage, study_id, far("far"))
+    watch = LeaseMonitor(Timeouts())
+    watch.expire(storage, study_id, now=1000)
+
+    assert watch.expire(storage, study_id, now=5000) == []
+
+
+def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    leases.claim(storage, study_id, far("far"))
+    watch = LeaseMonitor(Timeouts())
+    assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
+
+    assert watch.expire(storage, study_id, pause_s=20, now=1168) == [0]
+
+
+def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whole_lease(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(2)
+    storage = Storage(url)
+    leases.claim(storage, study_id, far("far"))
+    said: list[str] = []
+
+    assert has_no_live_owner(storage, study_id, said.append, times=HASTY)
+
+    assert said == ["others hold 1 of its trials; waiting up to 0 s to see whether they are alive"]
+    assert states(storage) == {0: "WAITING"}
+
+
+def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(2)
+    storage = Storage(url)
+    for token in ("silent", "heard"):
+        leases.claim(storage, study_id, far(token))
+
+    patient = replace(HASTY, lease_timeout_s=600.0)
+    assert not has_no_live_owner(storage, study_id, lambda _: leases.renew(storage, ["heard"]), times=patient)
+
+    assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
+
+
+def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(3)
+    storage = Storage(url)
+    take(storage, study_id, "a")
+    take(storage, study_id, "b")
+    leases.release(storage, ["b"])
+
+    with storage.engine.connect() as connection:
+        assert leases.lease_tokens(connection, study_id) == {"a"}
+        assert leases.claimable(connection, study_id) == 2
+        assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
+
+
+def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(2)
+    storage = Storage(url, token="me")
+    claim = take(storage, study_id)
+    storage.write(lambda tx: tx.execute(sa.update(TRIALS).values(state=TrialState.FAIL)))
+
+    with pytest.raises(LeaseLostError):
+        storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])
+    assert leases.expire_dead(storage, "me", "killed") == []
+
+    assert storage.read(lambda tx: leases.lease_tokens(tx, study_id)) == set()
+    assert states(storage) == {0: "FAIL"}
+
+
+def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(2)
+    storage = Storage(url, token="far")
+    first = take(storage, study_id, "far")
+    seen = storage.read(lambda tx: tx.execute(sa.select(LEASES.c.renewals)).scalar_one())
+    storage.set_trial_state_values(first.trial_id, TrialState.COMPLETE, [1.0])
+    take(storage, study_id, "far")
+
+    assert leases.expire_dead(storage, "far", "silent", renewals=seen) == []
+
+    assert states(storage) == {0: "COMPLETE", 1: "RUNNING"}

@@ -1,0 +1,721 @@
+"""The last training of a study: on all training images, in the time there is, with one look at the test images."""
+
+import io
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from data.config import DataConfig
+from data.parts import Part, load_test
+from search.analysis.eta import Snapshot
+from search.errors import SpecError
+from search.process import this_process
+from search.service.final import find_or_create_final, verdict_spec, verdict_study
+from search.service.run import more_hours, run_study
+from search.service.session import RunOptions, searching
+from search.spec import study_spec as spec
+from search.spec.settings import FinalSettings
+from search.spec.study_spec import StudySpec
+from search.storage import leases, queries
+from search.storage.rdb import Storage
+from search.storage.read_only import open_reader
+from search.storage.records import TrialRecord
+from search.study import stored_study
+from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, final_spec, layout
+from search.trial import loop, objective, recorder, runner
+from search.trial.context import TrainingContext
+from search.trial.final_training import SPARE_S, SPARE_SHARE, FinalTraining
+from search.workers.live_view import PlainView
+from search.workers.pool import StopReason
+from tests.harness import Harness, equal, work
+
+FINAL: dict[str, Any] = {"epochs": 2}
+BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
+
+
+def one(
+    wanted: StudySpec, trial: TrialRecord, *, uid: str = "u", hours: float | None = None, images: int = 400
+) -> StudySpec:
+    """The study of the last training of one trial, on one core."""
+    return final_spec(
+        wanted,
+        candidates(wanted, [trial]),
+        uid=uid,
+        hours=hours,
+        images=images,
+        layout=ResourceLayout(workers=1, threads=1),
+    )
+
+
+def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(harness: Harness) -> None:
+    file = harness.write(budget=BUDGET, final=FINAL)
+
+    answer = harness.run("run", file, "--workers", "1")
+    again = harness.run("run", file, "--workers", "1")
+    resumed = harness.run("resume", "s")
+
+    assert [answer.code, again.code, resumed.code] == [0, 0, 0]
+    best = max(harness.trials(), key=lambda trial: trial.values)
+    (verdict,) = harness.trials("s.final")
+    assert verdict.config == {**best.config, "row": f"trial {best.number}", "repeat": 0}
+    assert verdict.curve == ()
+    assert verdict.epochs == 2
+    batches = -(-2 * 400 // 32)  # train and validation images, in batches of 32
+    assert harness.trained(name="s.final")["batch"] == batches
+    assert verdict.test is not None
+    assert verdict.test["images"] == sum(map(sum, verdict.test["confusion"])) == 40
+    assert verdict.values == (verdict.test["right"] / 40,)
+    assert f"verdict: {verdict.values[0]:.4f} on 40 test images, {verdict.test['right']} right" in answer.out
+    assert "verdict" in again.out
+    assert harness.trials("s.final") == (verdict,)
+    assert "nothing to resume" in resumed.err
+
+
+def test_a_verdict_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(harness: Harness) -> None:
+    long = {"epochs": 40}
+    whole = harness.write("whole", budget=BUDGET, final=long)
+    broken = harness.write("broken", budget=BUDGET, final=long)
+    assert harness.run("run", whole, "--workers", "1").code == 0
+
+    launcher = harness.start("run", broken, "--workers", "1")
+    launcher.until(
+        lambda: "broken.final" in launcher.said and any(t.epochs > 1 for t in harness.trials("broken.final"))
+    )
+    launcher.signal(signal.SIGINT)
+    stopped = launcher.end()
+    between = harness.trials("broken.final")
+    resumed = harness.run("resume", "broken", "--workers", "1")
+
+    assert (stopped.code, resumed.code) == (130, 0)
+    assert [(trial.state, trial.test) for trial in between] == [("WAITING", None)]
+    (one,), (other,) = harness.trials("whole.final"), harness.trials("broken.final")
+    assert (one.values, one.test and one.test["confusion"]) == (other.values, other.test and other.test["confusion"])
+    assert equal(harness.trained(name="whole.final")["model"], harness.trained(name="broken.final")["model"])
+
+
+@pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 0.32)], ids=["time", "no-time"])
+def test_a_verdict_moves_its_end_to_where_its_time_ends(harness: Harness, left_s: float, epochs: float) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    storage = Storage(harness.url)
+    stored = stored_study.load(storage, "s")
+    trial = max(harness.trials(), key=lambda each: each.values)
+    wanted = one(replace(stored.spec, final=FinalSettings(epochs=4)), trial, uid=stored.uid)
+    wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
+    verdict = stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
+    stored_study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
+
+    row = work(runner.workplace(harness.worker_config("s.final")))
+
+    assert row.state == "COMPLETE"
+    assert row.epochs == pytest.approx(epochs, abs=0.05)
+    assert row.test is not None
+
+
+def test_a_verdict_whose_hours_are_spent_is_ended_by_the_same_command(harness: Harness) -> None:
+    file = harness.write(budget=BUDGET | {"hours": 10.0}, final={"epochs": 4000})
+    launcher = harness.start("run", file, "--workers", "1")
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
+    launcher.signal(signal.SIGINT)
+    launcher.end()
+    storage = Storage(harness.url)
+    stored_study.set_attrs(storage, stored_study.load(storage, "s.final").id, seconds_run=11 * 3600)
+
+    answer = harness.run("run", file, "--workers", "1")
+
+    assert answer.code == 0
+    assert "verdict:" in answer.out
+    assert 1 < harness.trials("s.final")[0].epochs < 4000
+
+
+def test_a_study_is_asked_to_stop_in_its_last_training_too(harness: Harness) -> None:
+    launcher = harness.start("run", harness.write(budget=BUDGET, final={"epochs": 4000}), "--workers", "1")
+    launcher.until(lambda: "s.final" in launcher.said and harness.workers("s.final"))
+
+    stop = harness.run("stop", "s", "--json")
+    answer = launcher.end()
+
+    assert (stop.json["running"], answer.code) == (1, 0)
+    assert [trial.state for trial in harness.trials("s.final")] == ["WAITING"]
+
+
+def test_a_study_is_deleted_with_its_verdict(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+
+    answer = harness.run("delete", "s", "--yes")
+
+    assert answer.code == 0
+    assert queries.studies(open_reader(harness.url)) == ()
+    assert harness.dirs.studies() == ()
+
+
+def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(harness: Harness) -> None:
+    file = harness.write(budget=BUDGET, final=FINAL)
+    assert harness.run("run", file, "--workers", "1").code == 0
+    storage = Storage(harness.url)
+    storage.delete_study(stored_study.load(storage, "s").id)  # by other means
+
+    refused = harness.run("run", file, "--workers", "1")
+    deleted = harness.run("delete", "s.final", "--yes")
+    answer = harness.run("run", file, "--workers", "1")
+
+    assert (refused.code, deleted.code, answer.code) == (78, 0, 0)
+    assert "'s.final' is of another 's', that is deleted; `convsearch delete s.final`" in refused.err
+    assert "verdict:" in answer.out
+
+
+def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(harness: Harness) -> None:
+    search = {"pruner": "promote", "baseline": False}
+    changes: dict[str, Any] = {"budget": BUDGET, "final": FINAL, "search": search}
+    worker_config = harness.create(**(changes | {"budget": {"trials": 2, "epochs": 2}}))
+    for _ in range(2):
+        work(runner.workplace(worker_config))  # until it pauses
+    storage = Storage(harness.url)
+    said: list[str] = []
+    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+
+    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=None)
+
+    best = max(harness.trials(), key=lambda trial: max(value for _, value in trial.curve))
+    assert made is not None
+    assert len(said) == 1
+    assert said[0].startswith(f"trial {best.number} is delivered: it has the best accuracy")
+    trained = work(runner.workplace(harness.worker_config("s.final"))).config
+    assert {key: trained[key] for key in best.config} == best.config
+
+
+def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the_last_training(
+    harness: Harness,
+) -> None:
+    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu")
+    wanted = spec.build(harness.tables(budget=BUDGET, final=FINAL))
+
+    class Late(PlainView):
+        """Presses Ctrl-C when the finished study is shown for the second time, after its workers have ended."""
+
+        shown_done = 0
+
+        def show(self, snapshot: Snapshot) -> None:
+            self.shown_done += snapshot.counts.finished == snapshot.counts.budget
+            if self.shown_done == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    @contextmanager
+    def late(_: stored_study.StoredStudy) -> Iterator[Late]:
+        yield Late(io.StringIO(), time.monotonic)
+
+    end = run_study(order, wanted, show=late, say=lambda _: None)
+
+    assert harness.counts().complete == 2
+    assert end is StopReason.INTERRUPTED
+    assert not queries.is_known(open_reader(harness.url), "s.final")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        pytest.param("s.final", {}, "ends in '.final', as that of the last training of 's'", id="taken"),
+        pytest.param("s" * 64, {"final": FINAL}, "s.final", id="no room"),
+    ],
+)
+def test_a_name_that_is_in_the_way_of_a_verdict_is_refused_before_anything_is_made(
+    harness: Harness, name: str, changes: dict[str, Any], complaint: str
+) -> None:
+    answer = harness.run("run", harness.write(budget=BUDGET, **changes), "--name", name)
+
+    assert answer.code == 2
+    assert complaint in answer.err
+    assert not (harness.folder / "home" / "studies.db").exists()
+
+
+def test_a_verdict_reads_its_images_where_its_search_reads_them_now(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+    elsewhere = shutil.copytree(harness.images, harness.folder / "elsewhere")
+    moved = harness.write(data={"path": str(elsewhere)}, budget=BUDGET, final=FINAL)
+
+    answer = harness.run("run", moved, "--workers", "1")
+
+    assert answer.code == 0
+    assert stored_study.load(Storage(harness.url), "s.final").spec.data.path == str(elsewhere)
+
+
+def test_a_worker_reads_the_images_where_its_own_launcher_does(harness: Harness) -> None:
+    elsewhere = str(shutil.copytree(harness.images, harness.folder / "elsewhere"))
+    worker_config = harness.create()
+
+    place = runner.workplace(replace(worker_config, images=elsewhere))
+
+    assert place.study.spec.data.path == elsewhere
+    assert stored_study.load(place.storage, "s").spec.data.path == str(harness.images)
+
+
+def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_of_the_earlier(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    storage, order = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    stored = stored_study.load(storage, "s")
+    an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in harness.trials())  # hours
+    earlier = verdict_study(order, storage, stored, lambda _: None, hours=20 * an_epoch)
+    monkeypatch.setattr(queries, "is_known", lambda *_: False)  # as the later one saw it, a moment before
+
+    later = verdict_study(order, storage, stored, lambda _: None, hours=10 * an_epoch)
+
+    assert later == earlier
+
+
+def test_a_last_training_is_neither_run_again_nor_given_more_trials(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+
+    again = harness.run("run", "s.final", "--again", "0")
+    more = harness.run("resume", "s.final", "--trials", "2")
+    known = harness.run("resume", "s.final")
+
+    assert (again.code, more.code, known.code) == (2, 2, 0)
+    assert "looks at the test images once and is not run again" in again.err
+    assert "has a training for each configuration and seed and no more; `convsearch final s`" in more.err
+    assert known.err == "nothing to resume: all 1 trials of 's.final' are done\n"
+
+
+def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked_at(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    storage = Storage(harness.url)
+    said: list[str] = []
+    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+
+    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1e-9)
+
+    assert made is None
+    assert said[-1] == "in the time that is left the last training would have 0.00 epochs; --hours gives it more"
+    assert not queries.is_known(open_reader(harness.url), "s.final")
+
+
+def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+
+    again = harness.run("run", "s", "--again", "0", "--workers", "1")
+
+    assert again.code == 0
+    assert harness.trials("s.again-0")[0].values == harness.trials()[0].values
+    assert not queries.is_known(open_reader(harness.url), "s.again-0.final")
+
+
+def test_a_search_on_some_small_images_has_its_last_training_on_all_of_full_size(harness: Harness) -> None:
+    file = harness.write(data={"search_images": 60, "search_size": 6}, budget=BUDGET, final=FINAL)
+
+    answer = harness.run("run", file, "--workers", "1")
+
+    assert answer.code == 0
+    search, final = (runner.workplace(harness.worker_config(name)).data for name in ("s", "s.final"))
+    assert (len(search.train), len(search.validation), len(final.train)) == (60, 80, 320 + 80)
+    assert (search.info.image_size, final.info.image_size) == (6, 8)
+    assert search.train.images.shape == (60, 6, 6, 3)
+
+
+@pytest.mark.parametrize("batch_size", [90, 320], ids=["fits a quarter with validation", "whole search"])
+def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(harness: Harness, batch_size: int) -> None:
+    answer = harness.run(
+        "run", harness.write(budget=BUDGET, final=FINAL, space={"batch_size": batch_size}), "--workers", "1"
+    )
+
+    assert answer.code == 0
+    assert "verdict:" in answer.out
+
+
+def test_a_launcher_that_died_while_it_made_the_verdicts_study_leaves_it_to_the_next(harness: Harness) -> None:
+    optuna.create_study(study_name="s.final", storage=Storage(harness.url, create=True), direction="maximize")
+
+    answer = harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1")
+
+    assert answer.code == 0
+    assert "verdict:" in answer.out
+
+
+def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(harness: Harness) -> None:
+    harness.create(budget=BUDGET, final=FINAL)
+    storage, said = Storage(harness.url), list[str]()
+    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+
+    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1.0)
+    impossible = harness.run(
+        "run", harness.write("t", budget=BUDGET | {"max_parameters": 1}, final=FINAL), "--workers", "1"
+    )
+
+    assert made is None
+    assert said == ["no trial was judged, so that none can be trained for the last time; it needs more hours or trials"]
+    assert queries.study(storage.engine, "s").selection is None
+    assert impossible.code == 76
+    assert not queries.is_known(storage.engine, "t.final")
+
+
+def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_training(harness: Harness) -> None:
+    wanted = spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
+
+    assert searching(wanted, 10.0) == 7.5
+    assert searching(spec.build(harness.tables()), 10.0) == 10.0
+    assert searching(wanted, None) is None
+
+
+def test_the_last_training_is_planned_by_the_speed_of_the_trial(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    trial = harness.trials()[0]
+    wanted = spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
+    speed = trial.images_per_second or 0.0
+
+    planned = one(wanted, trial, hours=10 / 3600, images=int(speed))
+    short = one(wanted, trial, hours=0.001 / 3600, images=int(speed))
+
+    assert planned.budget.epochs == pytest.approx(1.5 * 10, abs=0.5)
+    assert planned.verdict_on == "u"
+    assert [spec.restore(spec.dump(each)) for each in (planned, short)] == [planned, short]
+    assert short.budget.steps == 1
+    unknown = replace(trial, images_per_second=None)
+    assert one(wanted, unknown, hours=1.0).budget.epochs == MOST_EPOCHS
+
+
+@pytest.mark.parametrize(("batch_size", "steps_per_epoch"), [(25, 4), (50, 2), (51, 1)])
+def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
+    harness: Harness, batch_size: int, steps_per_epoch: int
+) -> None:
+    wanted = spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}))
+    config = {**spec.with_defaults(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
+
+    planned = [
+        one(
+            wanted,
+            TrialRecord(study="s", number=0, state="COMPLETE", config=config, images_per_second=speed),
+            hours=1 / 3600,
+            images=100,
+        )
+        for speed in range(100, 1100, 27)
+    ]
+
+    assert [spec.restore(spec.dump(each)) for each in planned] == planned
+    assert {each.budget.steps_per_epoch for each in planned} == {steps_per_epoch}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"final": {}}, "[final] needs epochs, or [budget] hours to fit into"),
+        ({"final": {"epochs": 0}}, "[final] epochs"),
+        ({"final": {"share": 1.0, "epochs": 1}}, "[final] share"),
+        ({"final": {"epoch": 1}}, "did you mean"),
+        ({"final": {"epochs": 1}, "compare": [{"name": "base"}], "space": {"learning_rate": 0.1}}, "[[compare]]"),
+    ],
+    ids=["no-end", "no-epochs", "all-of-the-time", "misspelt", "comparison"],
+)
+def test_a_final_that_cannot_be_is_refused(harness: Harness, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec.build(harness.tables(**changes))
+
+    assert complaint in str(caught.value)
+
+
+#: Two configurations and a baseline, with two seeds each.
+TERMS = ("--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1")
+
+
+def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(harness: Harness) -> None:
+    search = {"baseline": False}
+    assert (
+        harness.run("run", harness.write(budget={"trials": 4, "epochs": 1}, search=search), "--workers", "1").code == 0
+    )
+
+    answer = harness.run("final", "s", *TERMS, "--json")
+
+    assert answer.code == 0
+    leading = [trial.number for trial, _ in queries.ranked_by_best_value(open_reader(harness.url), "s")]
+    names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
+    trials = harness.trials("s.final")
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 6
+    assert {(trial.config["row"], trial.repeat) for trial in trials} == {(name, n) for name in names for n in (0, 1)}
+    assert len({trial.seed for trial in trials}) == 2
+    standings = {each["name"]: each for each in answer.json["standings"]}
+    assert set(standings) == names
+    for name, each in standings.items():
+        values = [trial.values[0] for trial in trials if trial.config["row"] == name]
+        assert each["test"] == pytest.approx(sum(values) / 2)
+        assert each["interval"][0] <= each["test"] <= each["interval"][1]
+        assert sum(map(sum, each["confusion"])) == 2 * 40
+        assert each["latency_ms"] > 0
+        assert (each["gap"] is None) == (name == "baseline")
+    assert len(answer.json["duels"]) == 3
+    assert [(look["study"], look["networks"]) for look in answer.json["looks"]] == [("s.final", 6)]
+
+
+def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_there_was_a_look(
+    harness: Harness,
+) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET, search={"baseline": False}), "--workers", "1").code == 0
+
+    first = harness.run("final", "s", *TERMS)
+    trials = harness.trials("s.final")
+    again = harness.run("final", "s", *TERMS)
+    other = harness.run("final", "s", "--top", "1", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
+    deleted = harness.run("delete", "s", "--yes")
+
+    assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
+    assert (
+        "No other study of this database, which forgets deleted ones, has looked at these images at this size."
+        in first.out
+    )
+    assert again.out == first.out
+    assert "These test images were looked at 6 times, " in first.out
+    assert "These test images were looked at once, at " in other.out
+    assert "s.final has looked at them, too: 6 times, " in other.out
+    assert "with one seed, nothing tells what another would do" in other.out
+    assert len(trials) == 6
+    assert queries.studies(open_reader(harness.url)) == ()
+
+
+def judging(harness: Harness, wanted: FinalSettings) -> TrainingContext:
+    """A place to work at a verdict on a search of two trials."""
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    storage, order = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    stored = stored_study.load(storage, "s")
+    asked = replace(stored.spec, final=wanted)
+    found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
+    find_or_create_final(
+        storage,
+        stored,
+        verdict_spec(order, stored, asked, found, hours=None)[0],
+        harness.dirs,
+        is_timed=False,
+        say=print,
+    )
+    return runner.workplace(harness.worker_config("s.final"))
+
+
+def claims(place: TrainingContext) -> Iterator[leases.Claim]:
+    """Claim what there is to do, one after the other."""
+    terms = (
+        this_process(place.storage.token or ""),
+        stored_study.queue(place.study),
+        stored_study.ladder(place.study.spec),
+    )
+    while (claim := leases.claim(place.storage, place.study.id, *terms)) is not None:
+        yield claim
+
+
+def test_nobody_looks_at_the_test_images_before_all_are_trained(harness: Harness) -> None:
+    place = judging(harness, FinalSettings(epochs=1, top=2, seeds=2))
+    done: list[tuple[int, int]] = []
+
+    for claim in claims(place):
+        runner.run_trial(place, claim, lambda: None)
+        rows = harness.trials("s.final")
+        done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
+
+    assert done == [(1, 0), (2, 0), (3, 0), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4)]
+    assert "paused at step" in harness.dirs.log("s.final", 0).read_text()
+    assert "until all are trained" in harness.dirs.log("s.final", 0).read_text()
+
+
+def test_who_has_looked_does_not_look_again(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = judging(harness, FinalSettings(epochs=1, top=1, seeds=1))
+    claim = next(claims(place))
+    looks: list[Path] = []
+
+    def look(data: DataConfig, cache: Path) -> Part:
+        looks.append(cache)
+        return load_test(data, cache)
+
+    monkeypatch.setattr("search.trial.final_training.load_test", look)
+
+    outcomes = [  # the second is what follows where it died before it told its value
+        objective.evaluate_trial(place, claim, recorder.open_trial(place, claim), lambda: None, kind=FinalTraining)
+        for _ in range(2)
+    ]
+
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].value is not None
+    assert len(looks) == 1
+
+
+def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(harness: Harness) -> None:
+    place = judging(harness, FinalSettings(epochs=1, top=2, seeds=1))
+    loop.fail(place, next(claims(place)), RuntimeError("a bug"))
+    for claim in claims(place):
+        runner.run_trial(place, claim, lambda: None)
+    terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
+
+    told, again = harness.run(*terms), harness.run(*terms, "--retry-failed")
+
+    assert (told.code, again.code) == (0, 0)
+    assert "run 1: fail, RuntimeError: a bug" in told.out
+    assert "1 failed trials are tried again" in again.err
+    assert [trial.state for trial in harness.trials("s.final")] == ["COMPLETE"] * 2
+
+
+def test_a_verdict_whose_launcher_was_killed_goes_on_with_the_same_command(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "40", "--workers", "1")
+    launcher = harness.start(*terms)
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
+    launcher.signal(signal.SIGKILL)
+    launcher.end()
+    assert harness.counts("s.final").to_do == 0
+
+    answer = harness.run(*terms)
+
+    assert answer.code == 0
+    assert "trial 1" in answer.out or "trial 0" in answer.out
+    (trial,) = harness.trials("s.final")
+    assert (trial.state, trial.test is not None) == ("COMPLETE", True)
+
+
+def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    storage = Storage(harness.url)
+    stored = stored_study.load(storage, "s")
+    asked = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
+    found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
+    plans = []
+    for hours in (0.0001, 0.0002):
+        order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+        terms, _ = verdict_spec(order, stored, asked, found, hours=hours)
+        plans.append(
+            (terms.budget.epochs, find_or_create_final(storage, stored, terms, harness.dirs, is_timed=True, say=print))
+        )
+
+    (first, begun), (second, again) = plans
+    assert first != second
+    assert (begun.name, again.name) == ("s.final", "s.final")
+    assert again.spec.budget.epochs == first
+
+
+def test_a_verdict_gets_the_hours_that_resume_gives_it(harness: Harness) -> None:
+    place = judging(harness, FinalSettings(epochs=1, top=1, seeds=1))
+    stored_study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
+
+    spec = more_hours(
+        place.storage, place.study.spec, RunOptions(url=harness.url, cache=harness.cache, name="s.final", hours=0.25)
+    )
+
+    assert spec.budget.hours == 0.75
+
+
+def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_is_trained(harness: Harness) -> None:
+    name = "s" * 60
+    assert harness.run("run", harness.write(budget=BUDGET), "--name", name, "--workers", "1").code == 0
+
+    answer = harness.run("final", name, *TERMS)
+
+    assert answer.code == 2
+    assert "a study's name is up to 64 letters" in answer.err
+    assert [row.name for row in queries.studies(open_reader(harness.url))] == [name]
+
+
+def test_a_training_that_fails_does_not_keep_the_others_from_their_look(harness: Harness) -> None:
+    place = judging(harness, FinalSettings(epochs=1, top=2, seeds=1))
+    loop.fail(place, next(claims(place)), RuntimeError("a bug"))
+
+    for claim in claims(place):
+        runner.run_trial(place, claim, lambda: None)
+
+    assert [(trial.state, trial.test is not None) for trial in harness.trials("s.final")] == [
+        ("FAIL", False),
+        ("COMPLETE", True),
+    ]
+
+
+def test_each_training_of_a_verdict_has_an_equal_share_of_its_hours(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = judging(harness, FinalSettings(epochs=4, top=2, seeds=1))
+    timed = place.study.spec.budget.model_copy(update={"hours": 2.0})
+    place = replace(place, study=replace(place.study, spec=replace(place.study.spec, budget=timed)))
+    ends = {}
+    for name, seconds in [("early", 1.0), ("late", 3600.0)]:  # of two hours for two trainings, one after the other
+        monkeypatch.setattr(FinalTraining, "seconds", lambda _, seconds=seconds: seconds)
+        ends[name] = work(place).epochs
+
+    assert ends == {"early": 4.0, "late": pytest.approx(0.32, abs=0.05)}
+
+
+def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(harness: Harness) -> None:
+    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    long = ("final", "s", "--top", "2", "--seeds", "2", "--epochs", "40", "--no-baseline", "--workers", "2")
+
+    launcher = harness.start(*long)
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
+    launcher.signal(signal.SIGINT)
+    stopped = launcher.end()
+    resumed = harness.run(*long)
+
+    assert (stopped.code, resumed.code) == (130, 0)
+    assert [(trial.state, trial.attempts) for trial in harness.trials("s.final")] == [("COMPLETE", 1)] * 4
+
+
+def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_defaults_of_the_others(
+    harness: Harness,
+) -> None:
+    wanted = replace(spec.build(harness.tables()), final=FinalSettings(epochs=1))
+    whole = spec.with_defaults(wanted, {"learning_rate": 0.05})
+    old = TrialRecord(
+        study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
+    )
+
+    (found,) = candidates(wanted, [old])
+    again = spec.single_trial_spec(wanted, old.config, question="", seed=0)
+
+    assert found.config == whole
+    assert again.space.parameters["backbone"].single_value == "none"
+
+
+def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
+    assert layout(cores=2, trainings=1) == ResourceLayout(workers=1, threads=2)
+    assert layout(cores=2, trainings=9) == ResourceLayout(workers=2, threads=1)
+    assert layout(cores=16, trainings=3) == ResourceLayout(workers=3, threads=5)
+    assert ResourceLayout(workers=2, threads=1).rounds(9) == 5
+
+
+def test_the_baseline_is_the_first_point_and_else_the_defaults(harness: Harness) -> None:
+    wanted = replace(
+        spec.build(harness.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True)
+    )
+    plain = replace(spec.build(harness.tables()), final=FinalSettings(epochs=1, baseline=True))
+    other = TrialRecord(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
+    same = TrialRecord(study="s", number=0, state="PRUNED", config=candidates(wanted, [other])[1].config)
+
+    first, base = candidates(wanted, [other])
+
+    assert (first.name, base.name) == ("trial 3", "baseline")
+    assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
+    assert [each.name for each in candidates(wanted, [same, other])] == ["trial 0 (baseline)"]
+    assert candidates(plain, [other])[1] == Candidate(
+        name="baseline", config=spec.with_defaults(plain, {**base.config, "learning_rate": 0.1})
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("final", "s"), "no trial of 's' was judged"),
+        (("final", "c"), "'c' is a comparison"),
+        (("final", "nobody"), "there is no study 'nobody'"),
+        (("final", "s", "--top", "0"), "must be a whole number of at least 1"),
+    ],
+    ids=["unjudged", "comparison", "unknown", "no-top"],
+)
+def test_where_there_is_nothing_to_judge_it_says_so(harness: Harness, words: tuple[str, ...], complaint: str) -> None:
+    harness.create("s")
+    harness.create(
+        "c",
+        space={"learning_rate": 0.1},
+        compare=[{"name": "base"}, {"name": "gelu", "activation": "gelu"}],
+        budget={"trials": 2},
+    )
+
+    answer = harness.run(*words)
+
+    assert answer.code == 2
+    assert complaint in answer.err

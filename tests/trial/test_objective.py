@@ -1,0 +1,584 @@
+"""One trial from its claim to its end, in real trainings; its process may die anywhere in between."""
+
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.storages import _CachedStorage
+from optuna.trial import TrialState
+
+from data.batches import Batches
+from models.graph import Recordings
+from models.train import Training
+from search.artifacts import study_dir
+from search.process import this_process
+from search.samplers.tpe import TrialSubset
+from search.storage import leases, queries
+from search.storage.lease_expiry import LeaseMonitor
+from search.storage.rdb import Storage
+from search.trial import objective, runner
+from search.trial import recorder as ledger
+from search.trial.context import TrainingContext, WorkerConfig
+from search.trial.objective import is_out_of_memory
+from search.trial.outcome import Outcome, TrialStopped
+from search.trial.search_training import SearchTraining, step_boundaries
+from search.workers import worker
+from tests.fake_cuda_graph import RefusingRecorder
+from tests.harness import Harness, equal, work
+
+#: Finite at first, while the rate of learning rises; then weight decay alone multiplies every weight by -9 a batch.
+DIVERGES = {"learning_rate": 10.0, "weight_decay": 1.0, "warmup": 0.5, "scheduler": "none", "norm": "none"}
+#: Learns nothing, and so is behind every other.
+IDLE = 1e-9
+RATES = {"low": 1e-9, "high": 0.1, "log": True}
+
+
+class Dying(Storage):
+    """Kills its process when it is to store a certain thing of a trial: before it, or after the transaction."""
+
+    before: Callable[[str], bool]
+    after: Callable[[str], bool]
+    _last_words: bool = False
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        super().set_trial_user_attr(trial_id, key, value)
+        self._last_words |= self.after(key)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        if self.before(f"step {step}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        with super().batch():
+            yield
+        if self._last_words:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
+    """Work on the next trial, in a process of its own, until it is killed."""
+    storage = Dying(worker_config.url, token=worker_config.token)
+    storage.before, storage.after = before.__eq__, after.__eq__
+    cached = _CachedStorage(storage)
+    work(replace(runner.workplace(worker_config), storage=storage, cached=cached, subset=TrialSubset(cached, 1)))
+
+
+def die(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
+    """Let a process die of the next trial before or after it stores something; then notice that it is dead."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(worker.PRELOAD)
+    process = context.Process(target=work_and_die, args=(worker_config, before, after))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    storage = Storage(worker_config.url)
+    assert LeaseMonitor().expire(storage, storage.get_study_id_from_name(worker_config.study))
+
+
+def stop_after(count: int) -> Callable[[], None]:
+    """A pulse that asks to stop at the batch number `count`, counted from 1, those for judging included."""
+    batches = iter(range(1, count))
+
+    def pulse() -> None:
+        if next(batches, None) is None:
+            raise TrialStopped
+
+    return pulse
+
+
+def count_into(beats: list[None]) -> Callable[[], None]:
+    return lambda: beats.append(None)
+
+
+@given(
+    step_images=st.fractions(1, 50_000, max_denominator=40),
+    batch_size=st.integers(1, 512),
+    steps=st.integers(1, 40),
+)
+def test_steps_are_equal_shares_of_the_images_to_within_a_batch(
+    step_images: Fraction, batch_size: int, steps: int
+) -> None:
+    ends = step_boundaries(step_images=step_images, batch_size=batch_size, steps=steps)
+
+    for step, end in enumerate(ends, start=1):
+        assert 0 <= end * batch_size - step * step_images < batch_size
+
+
+def test_a_trial_of_limited_macs_sees_fewer_images_in_as_many_steps(harness: Harness) -> None:
+    macs = 3 * 8 * 9 * 64 + 8 * 4
+    space = {"learning_rate": 0.05}
+    free = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
+    half = {"trials": 1, "trial_macs": macs * free.epochs * 320 / 2}
+
+    limited = work(runner.workplace(harness.create("half", space=space, budget=half)))
+
+    assert limited.macs == macs
+    assert [step for step, _ in limited.curve] == [step for step, _ in free.curve]
+    assert limited.epochs == pytest.approx(free.epochs / 2, rel=0.01)
+
+
+def test_macs_that_no_network_needs_change_nothing(harness: Harness) -> None:
+    space = {"learning_rate": 0.05}
+
+    free = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
+    limited = work(runner.workplace(harness.create("limited", space=space, budget={"trials": 1, "trial_macs": 1e12})))
+
+    assert limited.curve == free.curve
+
+
+def test_a_trial_records_everything_that_is_known_of_it(harness: Harness) -> None:
+    worker_config = harness.create(space={"learning_rate": 0.05}, budget={"trials": 1})
+
+    trial = work(runner.workplace(worker_config))
+
+    assert trial.state == "COMPLETE"
+    assert [step for step, _ in trial.curve] == [1, 2, 3]
+    assert trial.values == (trial.curve[-1][1],)
+    assert trial.values[0] > 0.9
+    assert (trial.epochs, trial.attempts, trial.reason, trial.crashes) == (3.0, 1, None, ())
+    assert trial.parameters == 3 * 8 * 9 + 2 * 8 + 8 * 4 + 4  # convolution, batch norm, classifier
+    assert trial.macs == 3 * 8 * 9 * 64 + 8 * 4
+    assert trial.seconds > 0
+    assert trial.images_per_second
+    assert trial.config["learning_rate"] == 0.05
+
+
+def test_one_study_run_twice_has_the_same_parameters_curves_and_weights(harness: Harness) -> None:
+    for name in ("one", "other"):
+        runner.run_trials(harness.create(name, space={"dropout_conv": 0.2}), lambda: None, lambda: False)
+
+    one, other = harness.trials("one"), harness.trials("other")
+
+    assert [(t.params, t.curve, t.seed) for t in one] == [(t.params, t.curve, t.seed) for t in other]
+    assert len({t.params["learning_rate"] for t in one}) == len({t.seed for t in one}) == 4
+    best = queries.best(Storage(harness.url).engine, "one").trials[0].number
+    assert equal(harness.trained(best, name="one"), harness.trained(best, name="other"))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 11, 12, 23, 33], ids="stopped at batch {}".format)
+def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(harness: Harness, batch: int) -> None:
+    changes: dict[str, Any] = {
+        "space": {"learning_rate": 0.05, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1},
+        "budget": {"trials": 1},
+    }
+    whole = work(runner.workplace(harness.create("whole", **changes)))
+    harness.create("broken", **changes)
+
+    beats: list[None] = []
+
+    stopped = work(runner.workplace(harness.worker_config("broken")), stop_after(batch))
+    ended = work(runner.workplace(harness.worker_config("broken")), count_into(beats))
+
+    assert (stopped.state, stopped.attempts) == ("WAITING", 0)
+    assert (ended.state, ended.attempts, ended.crashes) == ("COMPLETE", 1, ())
+    assert len(beats) == 3 * (10 + 1) - (batch - 1)  # nothing is done twice
+    assert (ended.number, ended.params, ended.curve) == (whole.number, whole.params, whole.curve)
+    assert equal(harness.trained(name="broken"), harness.trained(name="whole"))
+
+
+#: Rungs after 2 and 6 of 8 steps, of trials that all have the same seed.
+RUNGS = {"pruner": "asha", "first_rung": 2, "reduction": 3, "trial_seed": 7}
+
+
+def annealed(harness: Harness, name: str, *, steps: int, anneal: bool, scheduler: str = "linear") -> WorkerConfig:
+    """One trial of so many steps, whose rate falls to nothing, or follows the loss."""
+    return harness.create(
+        name,
+        space={"learning_rate": 0.02, "scheduler": scheduler, "ema": 0.9, "crop": 1},
+        budget={"trials": 1, "epochs": steps / 2, "steps_per_epoch": 2},
+        search=RUNGS | {"anneal": anneal},
+    )
+
+
+def test_where_schedules_end_at_rungs_a_trial_comes_to_its_first_one_as_a_short_trial_to_its_end(
+    harness: Harness,
+) -> None:
+    short, long, plain = (
+        work(runner.workplace(annealed(harness, name, steps=steps, anneal=anneal)))
+        for name, steps, anneal in (("short", 2, False), ("long", 8, True), ("plain", 8, False))
+    )
+
+    assert len(long.curve) == 8
+    assert long.curve[:2] == short.curve != plain.curve[:2]
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "plateau"])
+@pytest.mark.parametrize("batch", [3, 20, 21, 45])
+def test_a_trial_whose_schedule_is_stretched_goes_on_as_if_nothing_had_happened(
+    harness: Harness, batch: int, scheduler: str
+) -> None:
+    whole = work(runner.workplace(annealed(harness, "whole", steps=8, anneal=True, scheduler=scheduler)))
+    place = runner.workplace(annealed(harness, "stopped", steps=8, anneal=True, scheduler=scheduler))
+
+    assert work(place, stop_after(batch)).state == "WAITING"
+    resumed = work(place)
+
+    assert resumed.curve == whole.curve
+    assert equal(harness.trained(name="stopped")["model"], harness.trained(name="whole")["model"])
+
+
+def test_pixels_of_augmentation_are_counted_at_full_size_where_a_search_sees_smaller_images(harness: Harness) -> None:
+    def model(crop: int, cutout: int) -> Any:
+        """Of a trial on images of 4 pixels a side in place of 8."""
+        name, space = f"crop-{crop}-cutout-{cutout}", {"learning_rate": 0.02, "crop": crop, "cutout": cutout}
+        changes: dict[str, Any] = {"search": {"trial_seed": 7}, "budget": {"trials": 1, "epochs": 1}}
+        work(runner.workplace(harness.create(name, data={"search_size": 4}, space=space, **changes)))
+        return harness.trained(name=name)["model"]
+
+    assert equal(model(crop=1, cutout=0), model(crop=2, cutout=0))
+    assert equal(model(crop=0, cutout=1), model(crop=0, cutout=2))
+    both = model(crop=2, cutout=2)
+    assert not equal(both, model(crop=4, cutout=2))
+    assert not equal(both, model(crop=2, cutout=4))
+
+
+def test_a_report_that_a_crash_has_lost_is_written_from_the_checkpoint(harness: Harness) -> None:
+    changes: dict[str, Any] = {"space": {"learning_rate": 0.01}, "budget": {"trials": 1}}
+    whole = work(runner.workplace(harness.create("whole", **changes)))
+    beats: list[None] = []
+
+    die(harness.create("broken", **changes), before="step 2")
+    (left,) = harness.trials("broken")
+    ended = work(runner.workplace(harness.worker_config("broken")), count_into(beats))
+
+    assert (left.state, left.curve) == ("WAITING", whole.curve[:1])
+    assert (ended.state, ended.curve) == ("COMPLETE", whole.curve)
+    assert len(beats) == 10 + 1  # the third step, and its judging
+    assert equal(harness.trained(name="broken"), harness.trained(name="whole"))
+
+
+@pytest.mark.parametrize(("pruner", "first"), [("asha", 1), ("median", 5), ("hyperband", 6)])
+def test_a_decision_to_prune_is_not_lost_when_its_process_dies_before_it_acts(
+    harness: Harness, pruner: str, first: int
+) -> None:
+    tries = [{"learning_rate": 0.05}] * first + [{"learning_rate": IDLE}] * 6
+    worker_config = harness.create(
+        space={"learning_rate": RATES}, search={"pruner": pruner}, budget={"trials": len(tries)}, points=tries
+    )
+    place = runner.workplace(worker_config)
+    for _ in range(first):
+        work(place)
+    beats: list[None] = []
+
+    die(harness.worker_config(), after="decision")
+    (left,) = [trial for trial in harness.trials() if trial.state == "WAITING"]
+    ended = work(runner.workplace(harness.worker_config()), count_into(beats))
+
+    assert (ended.number, ended.state, ended.curve) == (left.number, "PRUNED", left.curve)
+    assert len(left.curve) == 1
+    assert ended.reason is not None
+    assert ("behind the baseline at step 1" if pruner == "asha" else pruner) in ended.reason
+    assert beats == []
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
+def test_pruners_stop_who_falls_behind_but_nobody_at_the_last_step(harness: Harness, pruner: str) -> None:
+    # One in three learns; the others learn nothing, and are behind at every step, the last one included.
+    tries = [{"learning_rate": 0.05 if number % 3 == 0 else IDLE} for number in range(15)]
+    worker_config = harness.create(
+        space={"learning_rate": RATES},
+        search={"pruner": pruner},
+        budget={"trials": len(tries), "epochs": 2, "steps_per_epoch": 2},
+        points=tries,
+    )
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
+
+    pruned = [trial for trial in harness.trials() if trial.state == "PRUNED"]
+    complete = [trial for trial in harness.trials() if trial.state == "COMPLETE"]
+    assert len(pruned) + len(complete) == len(tries)
+    assert {len(trial.curve) for trial in pruned} <= {1, 2, 3}
+    assert {len(trial.curve) for trial in complete} == {4}
+    assert IDLE in {trial.params["learning_rate"] for trial in pruned}
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
+def test_a_trial_that_falls_behind_only_at_its_last_step_is_complete(harness: Harness, pruner: str) -> None:
+    tries = [{"learning_rate": 0.05}] * 5 + [{"learning_rate": IDLE}] * 2
+    worker_config = harness.create(
+        space={"learning_rate": RATES},
+        search={"pruner": pruner, "first_rung": 2},
+        budget={"trials": len(tries), "epochs": 2},
+        points=tries,
+    )
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
+
+    assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * 7
+
+
+def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything(harness: Harness) -> None:
+    # The others are stopped before they come as far as the diverged one: TPE would rank them below it.
+    idle = {"learning_rate": IDLE, "weight_decay": 0.0}
+    worker_config = harness.create(
+        space=DIVERGES | {"learning_rate": {"low": IDLE, "high": 10.0, "log": True}, "weight_decay": [0.0, 1.0]},
+        search={"pruner": "asha"},
+        budget={"epochs": 6, "steps_per_epoch": 2},
+        points=[{"learning_rate": 10.0, "weight_decay": 1.0}, idle | {"learning_rate": 0.01}, idle, idle],
+    )
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
+
+    diverged, _, *behind = harness.trials()
+    assert diverged.state == "PRUNED"
+    assert diverged.reason is not None
+    assert diverged.reason.startswith("diverged: the training loss must be finite")
+    assert [trial.state for trial in behind] == ["PRUNED"] * 2
+    assert len(diverged.curve) > max(len(trial.curve) for trial in behind)
+    assert 0 not in [trial.number for trial in queries.best(Storage(harness.url).engine, "s", top=9).trials]
+    study = optuna.load_study(study_name="s", storage=harness.url)
+    for n_below in range(4):  # of four, so that only one is worse
+        below, _ = _split_trials(study, study.get_trials(), n_below)
+        assert 0 not in [trial.number for trial in below]
+
+
+@pytest.mark.parametrize(
+    ("space", "budget", "reason"),
+    [
+        pytest.param(
+            {"conv_layers": 8, "pool_every": 2}, {}, "an image of 8 x 8 pixels allows 3 poolings", id="poolings"
+        ),
+        pytest.param({"width": 64}, {"max_parameters": 500}, "parameters are more than [budget] max_p", id="size"),
+        pytest.param({"width": 64}, {"max_macs": 9000}, "macs are more than [budget] max_macs = 9,000", id="work"),
+    ],
+)
+def test_what_cannot_be_trained_is_pruned_before_anything_is_trained(
+    harness: Harness, space: dict[str, int], budget: dict[str, int], reason: str
+) -> None:
+    worker_config = harness.create(space=space, budget={"trials": 1, **budget})
+
+    trial = work(runner.workplace(worker_config), stop_after(1))
+
+    assert trial.state == "PRUNED"
+    assert trial.reason is not None
+    assert trial.reason.startswith("impossible: ")
+    assert reason in trial.reason
+    assert trial.params
+    assert trial.curve == ()
+    assert not list(harness.dirs.study("s").glob("*/*.ckpt"))
+    (frozen,) = optuna.load_study(study_name="s", storage=harness.url).get_trials()
+    assert [value for value in frozen.constraints.values() if value > 0]
+
+
+def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(harness: Harness) -> None:
+    place = runner.workplace(harness.create())
+    labels = place.data.train.labels + 4  # classes that the network does not have
+    broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
+
+    trial = work(broken)
+
+    assert trial.state == "FAIL"
+    assert trial.reason is not None
+    assert trial.reason.startswith("IndexError: ")
+    assert "Traceback (most recent call last)" in harness.dirs.log("s", 0).read_text()
+    assert work(place).state == "COMPLETE"
+
+
+#: 19 million weights: with their gradients and Adam's two averages 300 MB.
+LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
+
+
+def work_with_little_memory(worker_config: WorkerConfig, sound: "Connection[bool, bool]") -> None:
+    """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
+    place = runner.workplace(worker_config)
+    claim = leases.claim(place.storage, place.study.id, this_process(worker_config.token))
+    assert claim is not None
+    limit = psutil.Process().memory_info().vms + 150_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sound.send(runner.run_trial(place, claim, lambda: None))
+
+
+def test_a_network_for_which_there_is_no_memory_is_pruned_and_its_process_is_not_trusted_any_more(
+    harness: Harness,
+) -> None:
+    worker_config = harness.create(space=LARGE)
+    ours, theirs = multiprocessing.Pipe()
+
+    process = multiprocessing.get_context("forkserver").Process(
+        target=work_with_little_memory, args=(worker_config, theirs)
+    )
+    process.start()
+    process.join()
+
+    (trial,) = harness.trials()
+    assert not ours.recv()
+    assert (trial.state, trial.attempts, trial.crashes) == ("PRUNED", 1, ())
+    assert trial.reason is not None
+    assert trial.reason.startswith("out of memory: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    ],
+    ids=repr,
+)
+def test_python_and_torch_without_memory_are_told_from_bugs(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+def test_a_process_that_met_a_bug_ends_so_that_the_next_trial_gets_a_fresh_one(harness: Harness) -> None:
+    place = runner.workplace(harness.create())
+    labels = place.data.train.labels + 4
+    broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
+    claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+
+    assert claim is not None
+    assert not runner.run_trial(broken, claim, lambda: None)
+
+
+def test_the_log_of_a_trial_tells_every_step_and_every_attempt(harness: Harness) -> None:
+    place = runner.workplace(harness.create())
+
+    work(place, stop_after(15))
+    work(place)
+
+    log = harness.dirs.log("s", 0).read_text()
+    told = ["attempt 1 in process", "step 1: ", "stopped on purpose", "going on after step 1", "step 3: ", "complete: "]
+    places = [log.index(words) for words in told]
+    assert places == sorted(places)
+
+
+class Unrecordable(SearchTraining):
+    """One whose updates are to be recorded, and cannot be."""
+
+    def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
+        recorder = RefusingRecorder(RuntimeError("no such kernel"))
+        training._recordings = Recordings(training.model, training._optimizer, recorder)
+        return super().follow(training, batches, ends)
+
+
+def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(harness: Harness) -> None:
+    place = runner.workplace(harness.create())
+    claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    assert claim is not None
+
+    outcome = objective.evaluate_trial(place, claim, ledger.open_trial(place, claim), lambda: None, kind=Unrecordable)
+
+    assert outcome.value
+    assert "no CUDA graph could be recorded, and without one it is slower: RuntimeError: no such kernel" in (
+        harness.dirs.log("s", 0).read_text()
+    )
+
+
+def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and_its_log_says_so(
+    harness: Harness,
+) -> None:
+    place = runner.workplace(
+        harness.create(budget={"trials": 2}, points=[{"learning_rate": 0.01}] * 2, search={"trial_seed": 1})
+    )
+    work(place, stop_after(25))
+    stopped = harness.trials()[0]
+    study_dir.delete_checkpoints(harness.dirs.trial("s", 0))
+
+    work(place)
+    work(place)
+
+    first, second = harness.trials()
+    assert len(stopped.curve) == 2
+    assert first.curve[:2] == stopped.curve
+    assert first.curve == second.curve
+    assert "2 recorded steps are trained again" in harness.dirs.log("s", 0).read_text()
+
+
+def test_a_trial_that_was_taken_away_is_left_as_it_is(harness: Harness) -> None:
+    place = runner.workplace(harness.create())
+    thief = Storage(harness.url, token="thief")
+    taken: list[leases.Claim] = []
+
+    def rob() -> None:
+        if harness.steps() == 1 and not taken:
+            leases.expire_dead(thief, place.storage.token or "", "seemed dead")
+            claim = leases.claim(thief, place.study.id, this_process("thief"))
+            assert claim is not None
+            taken.append(claim)
+
+    trial = work(place, rob)
+
+    assert [claim.number for claim in taken] == [0]
+    assert trial.state == "RUNNING"
+    assert [step for step, _ in trial.curve] == [1]
+
+
+def test_only_the_best_three_trials_keep_a_checkpoint(harness: Harness) -> None:
+    rates = [IDLE, 1e-8, 0.05, 0.04, 1e-7, 0.03]
+    tries = [{"learning_rate": rate} for rate in rates]
+    worker_config = harness.create(space={"learning_rate": RATES}, budget={"trials": 6}, points=tries)
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
+
+    kept = [number for number in range(6) if list(harness.dirs.trial("s", number).glob("*.ckpt"))]
+    assert kept == [0, 2, 3, 5]  # and the baseline
+
+
+def test_a_search_never_needs_the_test_images(harness: Harness, tmp_path: Path) -> None:
+    blind = replace(harness, folder=tmp_path / "blind", cache=tmp_path / "own cache")
+    runner.run_trials(harness.create(), lambda: None, lambda: False)
+    worker_config = blind.create()
+    hidden = list(blind.cache.glob("sets/*/test*.npy"))
+    for file in hidden:
+        file.unlink()
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
+
+    assert len(hidden) == 2
+    assert [trial.curve for trial in blind.trials()] == [trial.curve for trial in harness.trials()]
+    assert not list(blind.cache.glob("sets/*/test*.npy"))
+
+
+def test_nothing_but_the_verdict_knows_the_way_to_the_test_images() -> None:
+    sources = sorted(Path(runner.__file__).parents[1].rglob("*.py"))
+
+    assert [file.name for file in sources if "load_test" in file.read_text()] == ["final_training.py"]
+    assert len(sources) > 30
+
+
+def test_repeats_of_a_comparison_share_their_seeds_over_the_rows(harness: Harness) -> None:
+    worker_config = harness.create(
+        space={"learning_rate": 0.05},
+        search={"sampler": "grid", "repeats": 2},
+        budget={"trials": 4, "epochs": 1},
+        compare=[{"name": "base"}, {"name": "wider", "width": 12}],
+    )
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
+
+    cells = {(trial.repeat, trial.config["width"]): trial.seed for trial in harness.trials()}
+    assert sorted(cells) == [(0, 8), (0, 12), (1, 8), (1, 12)]
+    assert cells[0, 8] == cells[0, 12] != cells[1, 8] == cells[1, 12]
+
+
+def states(place: TrainingContext) -> list[TrialState]:
+    return [trial.state for trial in place.storage.get_all_trials(place.study.id)]
+
+
+def test_whoever_is_to_stop_claims_nothing_more(harness: Harness) -> None:
+    worker_config = harness.create()
+
+    runner.run_trials(worker_config, lambda: None, lambda: True)
+
+    assert states(runner.workplace(worker_config)) == []
