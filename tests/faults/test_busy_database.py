@@ -61,7 +61,7 @@ def test_a_database_that_is_locked_for_seconds_stops_nobody(harness: Harness) ->
 
 @pytest.fixture
 def open_lab() -> Iterator[Harness]:
-    """A harness with images of its own in a folder that everybody may enter; pytest's own folders are closed to others."""
+    """A harness with images of its own in a folder that everybody may enter; those of pytest are closed to others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
