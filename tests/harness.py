@@ -29,7 +29,7 @@ from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialCounts, TrialRecord
-from search.study import inputs, stored_study
+from search.study import inputs, stored_study, strategy
 from search.trial import runner
 from search.trial.context import TrainingContext, WorkerConfig
 
@@ -239,7 +239,7 @@ def paint(folder: Path) -> Path:
 def work(place: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
-    claim = leases.claim(place.storage, place.study.id, owner, stored_study.queue(place.study))
+    claim = leases.claim(place.storage, place.study.id, owner, strategy.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     return queries.trial(place.storage.engine, place.study.name, claim.number)

@@ -34,7 +34,7 @@ from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudySummary
-from search.study import provenance, stored_study
+from search.study import provenance, stored_study, strategy
 from search.study.final_plan import name_of
 from search.study.inputs import check_same_code, devices, ensure_inputs
 from search.study.stored_study import StoredStudy
@@ -143,7 +143,7 @@ class Agent:
         self._watches.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
         if brief.is_over:
             return not brief.running and self._begin_verdict(storage, stored)
-        if not storage.read(lambda tx: leases.claimable(tx, stored.id, stored_study.ladder(stored.spec))):
+        if not storage.read(lambda tx: leases.claimable(tx, stored.id, strategy.ladder(stored.spec))):
             return False
         is_busy = bool(storage.read(lambda tx: leases.lease_tokens(tx, stored.id)))
         if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:

@@ -30,7 +30,7 @@ from search.spec.fit import ImageLimits, check_fit
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FORWARD_SHARE
 from search.study.inputs import devices, worker_bytes
-from search.study.stored_study import asha
+from search.study.strategy import asha
 from search.tables import Table, format_duration
 from search.trial.speed import images_per_second, with_epochs
 

@@ -13,7 +13,7 @@ from search.spec.domains import Value
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec, ablation_spec, with_defaults
 from search.storage.records import FINAL, TrialRecord
-from search.study.stored_study import known_point
+from search.study.strategy import known_point
 
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
 #: fits into. Halves and quarters are exact numbers, so that any number of steps is one of epochs.

@@ -18,7 +18,8 @@ from models.train import Diverged, Training
 from search.analysis.correctness import pack
 from search.analysis.intervals import wilson_interval
 from search.storage.records import PAUSED
-from search.study.stored_study import ladder, seconds_run
+from search.study.stored_study import seconds_run
+from search.study.strategy import ladder
 from search.trial.outcome import Outcome, TrialPaused
 from search.trial.search_training import SearchTraining, step_boundaries
 

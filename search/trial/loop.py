@@ -23,7 +23,7 @@ from search.storage import leases, queries
 from search.storage.leases import Claim
 from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
 from search.storage.records import TRAINABLE
-from search.study import stored_study
+from search.study import strategy
 from search.trial import recorder
 from search.trial.context import TrialContext
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
@@ -38,7 +38,7 @@ Work = Callable[[Claim, optuna.Trial], Outcome]
 def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
     """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
     owner = this_process(context.storage.token or "")
-    points, ladder = stored_study.queue(context.study), stored_study.ladder(context.study.spec)
+    points, ladder = strategy.queue(context.study), strategy.ladder(context.study.spec)
     is_sound = True
     while is_sound and not stopping():
         claim = leases.claim(context.storage, context.study.id, owner, points, ladder)
@@ -134,7 +134,7 @@ def _forget_if_pruned(context: TrialContext, number: int) -> None:
 
 def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> None:
     """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
-    ladder = stored_study.ladder(context.study.spec)
+    ladder = strategy.ladder(context.study.spec)
     if ladder is None:
         return
 

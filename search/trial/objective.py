@@ -9,7 +9,7 @@ from search.pruners.asha import PruneDecision
 from search.spec.fit import check_fit
 from search.storage.leases import Claim
 from search.storage.records import DECISION
-from search.study.stored_study import asha, trial_seed
+from search.study.strategy import asha, trial_seed
 from search.trial import recorder
 from search.trial.context import TrainingContext
 from search.trial.outcome import Outcome

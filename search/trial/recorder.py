@@ -20,7 +20,7 @@ from search.spec.study_spec import StudySpec, baseline
 from search.storage import queries
 from search.storage.leases import Claim
 from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
-from search.study.stored_study import asha, asked, audited, for_trial, limits_of
+from search.study.strategy import asha, asked, audited, for_trial, limits_of
 from search.trial.context import TrialContext
 from search.trial.outcome import TrialPaused
 

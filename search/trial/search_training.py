@@ -33,7 +33,7 @@ from search.pruners.asha import PruneDecision
 from search.spec import study_spec
 from search.storage.leases import Claim
 from search.storage.records import CORRECT
-from search.study.stored_study import asha
+from search.study.strategy import asha
 from search.trial.context import TrainingContext
 from search.trial.outcome import Outcome, TrialStopped
 from search.trial.recorder import TrialRecorder

@@ -16,7 +16,7 @@ from models.train import Batches, Diverged, Training
 from search.spec.fit import ImageLimits, fitted
 from search.spec.study_spec import StudySpec, to_model_configs
 from search.spec.trial_length import DEFAULT_EPOCHS, MAX_EPOCHS, epochs_per_trial
-from search.study.stored_study import known_point
+from search.study.strategy import known_point
 
 #: Seconds for which a network is trained, after a batch that is not counted.
 MOMENT_S = 1.5

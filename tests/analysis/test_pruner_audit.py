@@ -12,7 +12,7 @@ from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
-from search.study import stored_study
+from search.study import strategy
 from search.trial import runner
 from tests.harness import Harness, work
 
@@ -24,13 +24,13 @@ def spec_of(share: float, **search: Any) -> StudySpec:
 
 
 def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
-    some = stored_study.audited(spec_of(0.05), 0)
-    more = stored_study.audited(spec_of(0.05), 5000)
+    some = strategy.audited(spec_of(0.05), 0)
+    more = strategy.audited(spec_of(0.05), 5000)
 
     assert some == {number for number in more if number < 2000}
     assert len(more) / 7000 == pytest.approx(0.05, abs=0.01)
-    assert stored_study.audited(spec_of(0.05, seed=1), 0) != some
-    assert stored_study.audited(spec_of(0.0), 0) == stored_study.audited(spec_of(0.05, pruner="none"), 0) == frozenset()
+    assert strategy.audited(spec_of(0.05, seed=1), 0) != some
+    assert strategy.audited(spec_of(0.0), 0) == strategy.audited(spec_of(0.05, pruner="none"), 0) == frozenset()
 
 
 def test_a_stored_study_of_before_has_no_audit_and_may_get_one(harness: Harness) -> None:
@@ -51,12 +51,12 @@ def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(
         space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
     )
     place = runner.workplace(worker_config)
-    owner, gate = this_process(place.storage.token or ""), stored_study.ladder(place.study.spec)
+    owner, gate = this_process(place.storage.token or ""), strategy.ladder(place.study.spec)
     while (claim := leases.claim(place.storage, place.study.id, owner, (), gate)) is not None:
         runner.run_trial(place, claim, lambda: None)
 
     rows = harness.trials()
-    chosen = stored_study.audited(place.study.spec, 0)
+    chosen = strategy.audited(place.study.spec, 0)
     assert {row.state for row in rows if row.number in chosen} == {"COMPLETE"}
     assert {row.state for row in rows if row.number not in chosen} == {"COMPLETE", "PRUNED"}
     spared = [row for row in rows if row.spared is not None]

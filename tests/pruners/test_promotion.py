@@ -15,7 +15,7 @@ from search.samplers.tpe import TrialSubset
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
-from search.study import stored_study
+from search.study import stored_study, strategy
 from search.trial import runner
 from tests.harness import Harness, equal, work
 
@@ -131,7 +131,7 @@ def test_the_sampler_learns_from_trials_that_pause(harness: Harness) -> None:
     place = runner.workplace(worker_config)
     for _ in range(2):
         claim = leases.claim(
-            place.storage, stored.id, this_process(worker_config.token), (), stored_study.ladder(stored.spec)
+            place.storage, stored.id, this_process(worker_config.token), (), strategy.ladder(stored.spec)
         )
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
@@ -150,7 +150,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
     harness.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
     monkeypatch.setattr(ladder, "CHECKPOINTS_PER_RUNG", following)
     place, owner = runner.workplace(worker_config), this_process(worker_config.token)
-    rungs = stored_study.ladder(place.study.spec)
+    rungs = strategy.ladder(place.study.spec)
     kept: list[int] = []
     while (claim := leases.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
         runner.run_trial(place, claim, lambda: None)

@@ -28,7 +28,7 @@ from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
-from search.study import stored_study
+from search.study import stored_study, strategy
 from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, final_spec, layout
 from search.trial import loop, objective, recorder, runner
 from search.trial.context import TrainingContext
@@ -498,8 +498,8 @@ def claims(place: TrainingContext) -> Iterator[leases.Claim]:
     """Claim what there is to do, one after the other."""
     terms = (
         this_process(place.storage.token or ""),
-        stored_study.queue(place.study),
-        stored_study.ladder(place.study.spec),
+        strategy.queue(place.study),
+        strategy.ladder(place.study.spec),
     )
     while (claim := leases.claim(place.storage, place.study.id, *terms)) is not None:
         yield claim

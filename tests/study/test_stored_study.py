@@ -14,7 +14,7 @@ from search.spec import study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import queries
 from search.storage.rdb import Storage
-from search.study import stored_study
+from search.study import stored_study, strategy
 from search.study.stored_study import StoredStudy
 from search.workers import worker
 
@@ -160,8 +160,8 @@ def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
 def test_each_trial_has_a_seed_of_its_own_but_repeats_share_theirs(url: str) -> None:
     stored = create(url, build())
 
-    own = [stored_study.trial_seed(stored, number, None) for number in range(20)]
-    shared = [stored_study.trial_seed(stored, number, 1) for number in range(20)]
+    own = [strategy.trial_seed(stored, number, None) for number in range(20)]
+    shared = [strategy.trial_seed(stored, number, 1) for number in range(20)]
 
     assert len(set(own)) == 20
     assert len(set(shared)) == 1
@@ -171,7 +171,7 @@ def test_each_trial_has_a_seed_of_its_own_but_repeats_share_theirs(url: str) -> 
 def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
     stored = create(url, build(search={"trial_seed": 7}))
 
-    assert {stored_study.trial_seed(stored, number, None) for number in range(5)} == {7}
+    assert {strategy.trial_seed(stored, number, None) for number in range(5)} == {7}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_trial_sees_the_pruner_of_its_study(url: str, pruner: str, kind: type)
     stored = create(url, build(search={"pruner": pruner}))
     cached = _CachedStorage(Storage(url))
 
-    seen = stored_study.for_trial(cached, stored, 0, [])
+    seen = strategy.for_trial(cached, stored, 0, [])
 
     assert type(seen.pruner) is kind
     assert seen.direction.name == "MAXIMIZE"

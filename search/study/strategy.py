@@ -1,0 +1,187 @@
+"""How the trials of a study are chosen, seeded, pruned and promoted."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+import optuna
+from optuna.storages import _CachedStorage
+from optuna.trial import FrozenTrial
+
+from data.dataset import searched
+from models.config import Impossible
+from search.pruners.asha import MIN_TRIALS, Asha
+from search.pruners.asha import build as build_pruner
+from search.pruners.promotion import AshaPromotion, BarrierPromotion
+from search.samplers.evolution import DefaultsTrial, EvolutionSampler, FixedSampler, default_point
+from search.samplers.tpe import SubsetStudy
+from search.samplers.tpe import build as build_sampler
+from search.seeds import derive, is_audited
+from search.spec import study_spec as specs
+from search.spec.domains import Value
+from search.spec.fit import ImageLimits, fitted
+from search.spec.search_space import sample
+from search.spec.study_spec import StudySpec, start_point
+from search.study.stored_study import StoredStudy
+
+#: Which trials are audited is worked out for so many at a time.
+AHEAD = 1000
+
+
+def limits_of(study: StoredStudy) -> ImageLimits | None:
+    """What the images allow that the trials of a study are trained on; those of a last training are all there are. None
+    where nothing is known of the images.
+    """
+    if not {"classes", "train_counts", "image_size"} <= study.data.keys():
+        return None
+    data, classes = study.spec.data, len(study.data["classes"])
+    images = sum(study.data["train_counts"])
+    if study.spec.verdict_on is None:
+        images = searched(data, images, classes=classes)
+    return ImageLimits(side=data.search_size or study.data["image_size"], classes=classes, images=images)
+
+
+def known_point(spec: StudySpec) -> dict[str, Value]:
+    """The flat configuration that a search begins with: the first point of [[try]], and what it leaves open at the
+    defaults, or at the nearest value of the space.
+    """
+    return specs.with_defaults(spec, sample(spec.space, DefaultsTrial(start_point(spec))))
+
+
+def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
+    """What a trial was asked to have, by key: the baseline all that is drawn, a point of [[try]] what it names."""
+    if number == specs.baseline(spec):
+        return sample(spec.space, DefaultsTrial(start_point(spec)))
+    return dict(spec.points[number]) if number < len(spec.points) else None
+
+
+def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
+    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline, as near
+    as it can be trained, and the other points to try.
+    """
+    given = specs.fixed_trials(study.spec)
+    if specs.baseline(study.spec) is None:
+        return given
+    whole, limits = known_point(study.spec), limits_of(study)
+    if limits is not None:
+        with suppress(Impossible):
+            whole = fitted(study.spec, whole, limits)
+    return (dict(default_point(study.spec.space, whole).params), *given[1:])
+
+
+def for_trial(
+    cached: _CachedStorage,
+    study: StoredStudy,
+    number: int,
+    seen: Sequence[FrozenTrial],
+    *,
+    draw: int = 0,
+    given: Mapping[str, Value] | None = None,
+) -> optuna.Study:
+    """Optuna's view of the study, with the sampler and the pruner of this trial; the sampler learns from `seen`.
+
+    `draw` counts how often the trial was drawn before; `given` are values by key, taken in place of drawn ones.
+    """
+    search, steps = study.spec.search, study.spec.budget.steps
+    sampler = _sampler(cached, study, number, seen, draw) if given is None else FixedSampler(given)
+    pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
+    return _Compared(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
+
+
+class _Compared(optuna.Study):
+    """A study whose median is that of the trials that are not audited. (Hyperband asks for its own view.)"""
+
+    def __init__(
+        self,
+        name: str,
+        storage: _CachedStorage,
+        sampler: optuna.samplers.BaseSampler,
+        pruner: optuna.pruners.BasePruner,
+        *,
+        left_out: frozenset[int],
+    ) -> None:
+        super().__init__(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        self._left_out = left_out
+
+    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [trial for trial in super().get_trials(*args, **kwargs) if trial.number not in self._left_out]
+
+
+def _sampler(
+    cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int
+) -> optuna.samplers.BaseSampler:
+    search = study.spec.search
+    again = (draw,) if draw else ()
+    if search.sampler == "evolution":
+        known = start_point(study.spec)
+        return EvolutionSampler(
+            seen,
+            number=number,
+            start=default_point(study.spec.space, known),
+            habits=known,
+            seed=derive(search.seed, number, "sampler", *again),
+        )
+    return build_sampler(
+        search.sampler,
+        study_seed=search.seed,
+        number=number,
+        draw=draw,
+        startup_trials=search.startup_trials,
+        seen=SubsetStudy(study.name, cached, seen),
+    )
+
+
+def asha(spec: StudySpec) -> Asha:
+    """The rungs of a study."""
+    search = spec.search
+    return Asha(
+        first_rung=search.first_rung,
+        reduction=search.reduction,
+        steps=spec.budget.steps,
+        updates=search.rung_updates,
+        least=MIN_TRIALS if search.rung_updates else 1,  # an older version had neither
+    )
+
+
+def audited(spec: StudySpec, number: int) -> frozenset[int]:
+    """The numbers of the trials that the pruner may not stop: those up to the budget, and some beyond `number`."""
+    search = spec.search
+    if search.pruner == "none" or search.audit == 0.0:
+        return frozenset()
+    return _audited(search.seed, search.audit, max(number, spec.budget.trials) // AHEAD + 2, specs.baseline(spec))
+
+
+@lru_cache(maxsize=8)
+def _audited(seed: int, share: float, blocks: int, baseline: int | None) -> frozenset[int]:
+    return frozenset(
+        number for number in range(blocks * AHEAD) if number != baseline and is_audited(seed, number, share)
+    )
+
+
+def ladder(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
+    """Where trials pause; None for a study whose trials do not."""
+    if spec.verdict_on is not None and spec.budget.trials > 1:
+        return BarrierPromotion(trials=spec.budget.trials)
+    if spec.search.pruner != "promote":
+        return None
+    rungs = asha(spec)
+    return AshaPromotion(
+        rungs=rungs.rungs(),
+        reduction=rungs.reduction,
+        steps=rungs.steps,
+        least=rungs.least,
+        audited=audited(spec, 0),
+        baseline=specs.baseline(spec),
+    )
+
+
+def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:
+    """The seed of a trial's weights, data order and augmentation.
+
+    Repeats of a designed comparison share theirs over the rows, so that rows can be compared pair by pair.
+    """
+    search = study.spec.search
+    if search.trial_seed is not None:
+        return search.trial_seed
+    return derive(search.seed, *((number, "trial") if repeat is None else (repeat, "repeat")))
