@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from search.spec import study_spec
+from search.spec import stored_spec
 from search.spec.parameters import DEFAULTS
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_duration, format_number, format_value
@@ -85,7 +85,7 @@ def _differences(first: StudyRecord, second: StudyRecord) -> list[str]:
     """What the second study's file says otherwise; and whether their images are others."""
     if not first.spec or not second.spec:
         return []
-    lines = study_spec.difference(study_spec.restore(first.spec), study_spec.restore(second.spec), but=frozenset())
+    lines = stored_spec.difference(stored_spec.restore(first.spec), stored_spec.restore(second.spec), but=frozenset())
     if first.data.get("fingerprint") != second.data.get("fingerprint"):
         lines.append("their images are not the same, so that their values do not compare")
     return lines

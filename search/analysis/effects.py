@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from search.analysis.intervals import CONFIDENCE, Interval, mean, welch_interval
-from search.spec import study_spec
+from search.spec import stored_spec, study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import SearchSpace, resolve_name
 from search.storage.records import StudyRecord, TrialRecord
@@ -74,7 +74,7 @@ def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}
     kept = [trial for trial in judged if math.isfinite(values.get(trial.number, math.nan))]
-    stored = study_spec.restore(study.spec)
+    stored = stored_spec.restore(study.spec)
     groups = [each for each in _groups(stored.space, kept) if min(len(each.inside), len(each.outside)) >= MIN_GROUP]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(groups))
     found = [each for group in groups if (each := _insight(group, values, confidence)) is not None]

@@ -17,7 +17,7 @@ from search.analysis.importance import Importances, importances
 from search.analysis.pruner_audit import Audit
 from search.analysis.test_results import ConfigResult, FinalResult
 from search.errors import UsageError
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.records import StudyRecord, TestSetAccess, TrialRecord, is_search, is_verdict
 from search.tables import Table, format_number, format_values
 
@@ -87,7 +87,7 @@ def build_report(engine: sa.Engine, name: str) -> Report:
     return Report(
         study=study,
         trials=trials,
-        best=queries.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
+        best=ranking.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict,
         standing=None if verdict is None else selection.of_verdict(engine, verdict),
         looks=queries.test_set_accesses(engine, fingerprint),

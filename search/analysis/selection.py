@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from search.analysis import correctness
 from search.analysis.correctness import Pair
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number
 
@@ -175,7 +175,7 @@ def whole(engine: sa.Engine, study: StudyRecord) -> BaselineComparison:
 
 def ended(engine: sa.Engine, study: StudyRecord) -> BaselineComparison:
     """The complete trials of a search beside its baseline."""
-    trials, judged = queries.complete_trials(engine, study.name)
+    trials, judged = ranking.complete_trials(engine, study.name)
     return BaselineComparison(study=study, trials=trials, judged=judged)
 
 
@@ -183,7 +183,7 @@ def select(engine: sa.Engine, study: StudyRecord) -> Selection:
     """What a search delivers, as far as it has come."""
     if study.baseline is not None and (compared := ended(engine, study)).baseline is not None:
         return select_from(compared)
-    leading = queries.ranked_by_best_value(engine, study.name)
+    leading = ranking.ranked_by_best_value(engine, study.name)
     if not leading:
         return Selection(trial=None, reason="nothing is delivered: no trial was judged")
     best, value = leading[0]

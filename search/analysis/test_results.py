@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, mean_interval, wilson_interval
 from search.errors import UsageError
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.records import StudyRecord, TrialRecord, searched
 
 Scores = NDArray[np.float64]
@@ -107,7 +107,7 @@ def load(engine: sa.Engine, name: str) -> FinalResult:
         raise UsageError(f"the study {name!r} is no verdict of convsearch's, whatever it is called")
     search = searched(name)
     is_there = name in queries.verdicts(engine, search)
-    values = {trial.number: value for trial, value in queries.ranked_by_best_value(engine, search)} if is_there else {}
+    values = {trial.number: value for trial, value in ranking.ranked_by_best_value(engine, search)} if is_there else {}
     return final_result(queries.study(engine, name), queries.trials(engine, name), values)
 
 

@@ -14,7 +14,7 @@ from search.artifacts import study_dir
 from search.artifacts.remote_checkpoints import RemoteCheckpoints
 from search.artifacts.remote_store import RemoteStoreError
 from search.artifacts.study_dir import StudyDirs
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import is_verdict
 from search.storage.trial_loader import TRIALS
@@ -105,14 +105,14 @@ def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
     """The numbers of finished trials whose checkpoints nobody will need."""
     if is_verdict(name):
         return set()
-    ranking = queries.best(engine, name, top=KEEP_BEST)
-    several = len(ranking.study.directions) > 1
+    shown = ranking.best(engine, name, top=KEEP_BEST)
+    several = len(shown.study.directions) > 1
     best = (
         {number for number, state in states.items() if state == "COMPLETE"}
         if several
-        else {t.number for t in ranking.trials}
+        else {t.number for t in shown.trials}
     )
-    best |= {number for number in (ranking.study.baseline,) if number is not None}
+    best |= {number for number in (shown.study.baseline,) if number is not None}
     return {number for number, state in states.items() if state in DONE} - best
 
 

@@ -17,7 +17,7 @@ from search.artifacts.study_dir import checked_name
 from search.cli.queries import QUESTIONS
 from search.console import echo
 from search.errors import BusyError, DatabaseError, DiskError, UsageError
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.db_errors import readable_message
 from search.storage.read_only import READ_TIMEOUT_S, open_reader
 from search.storage.records import FINAL, StudyRecord, is_search, searched
@@ -73,7 +73,7 @@ def _estimate(args: argparse.Namespace, wanted: Any, name: str) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a stored study, without its file."""
-    from search.spec import study_spec
+    from search.spec import stored_spec
     from search.storage.rdb import Storage
     from search.study import stored_study
 
@@ -91,8 +91,8 @@ def resume(args: argparse.Namespace) -> int:
         echo(f"nothing to resume: all {counts.budget} trials of {args.study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": args.trials or counts.budget})
-    wanted = study_spec.restore(
-        study_spec.dump(replace(stored.spec, budget=budget))
+    wanted = stored_spec.restore(
+        stored_spec.dump(replace(stored.spec, budget=budget))
     )  # which refuses a budget that cannot be
     return _launch(args, wanted, name=args.study, trials=args.trials)
 
@@ -137,9 +137,9 @@ def export(args: argparse.Namespace) -> int:
 
 def validate(args: argparse.Namespace) -> int:
     """Check a study file and say what it asks for; nothing is written."""
-    from search.spec import study_spec
+    from search.spec import stored_spec, study_spec
 
-    stored = study_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
+    stored = stored_spec.dump(study_spec.load(study_spec.find(args.study), _overrides(args)))
     return tables.print_answer({"spec": stored}, study_tables.spec_table(stored), as_json=args.json)
 
 
@@ -356,7 +356,7 @@ def _answer_to(engine: Any, row: StudyRecord, reason: str) -> Table:
 
     if row.spec.get("compare"):
         return comparing.ablation_table(comparing.compare_rows(row, queries.trials(engine, row.name)))
-    return study_tables.best_table(queries.best(engine, row.name, top=3), reason)
+    return study_tables.best_table(ranking.best(engine, row.name, top=3), reason)
 
 
 def _with_verdict(engine: Any, name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from search.analysis import selection, study_tables, trial_tables
 from search.artifacts.study_dir import checked_name
 from search.console import echo
 from search.errors import DiskError, UsageError
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.read_only import open_reader
 from search.storage.records import is_search
 
@@ -52,14 +52,14 @@ def best(args: argparse.Namespace) -> int:
     engine = open_reader(args.storage)
 
     def told() -> int:
-        ranking = queries.best(engine, args.study, top=args.top)
+        shown = ranking.best(engine, args.study, top=args.top)
         if args.csv:
-            sys.stdout.write(tables.to_csv(*study_tables.best_csv(ranking)))
+            sys.stdout.write(tables.to_csv(*study_tables.best_csv(shown)))
             return 0
-        found = selection.delivered(engine, ranking.study) if is_search(ranking.study) else None
-        told = study_tables.best_json(ranking) | {"selection": None if found is None else found.as_json()}
+        found = selection.delivered(engine, shown.study) if is_search(shown.study) else None
+        told = study_tables.best_json(shown) | {"selection": None if found is None else found.as_json()}
         return tables.print_answer(
-            told, study_tables.best_table(ranking, "" if found is None else found.sentence), as_json=args.json
+            told, study_tables.best_table(shown, "" if found is None else found.sentence), as_json=args.json
         )
 
     return _watched(args, told)

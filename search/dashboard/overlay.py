@@ -24,7 +24,7 @@ from search import tables
 from search.analysis import charts, selection, test_report, test_results, trial_tables
 from search.artifacts import misclassified
 from search.artifacts.study_dir import StudyDirs, checked_name
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.rdb_reads import FastReadStorage
 from search.storage.records import StudyRecord, is_search, is_verdict, searched
 
@@ -103,8 +103,8 @@ class OverlayCache:
     def _make(self, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> StudyOverlay:
         attrs: dict[str, Any] = {}
         files: dict[str, Reader] = {}
-        ranking = queries.best(self._engine, row.name, top=SHOWN)
-        for trial in ranking.trials:
+        shown = ranking.best(self._engine, row.name, top=SHOWN)
+        for trial in shown.trials:
             folder = self._home.trial(row.name, trial.number)
             if (folder / misclassified.PICTURE).exists():
                 name = f"trial-{trial.number}-wrong.png"

@@ -24,7 +24,7 @@ from search.artifacts import checkpoint, remote_checkpoints, study_dir
 from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DiskError, UsageError
 from search.spec import study_spec
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.rdb import Storage
 from search.storage.records import TrialRecord, is_verdict
 from search.study import stored_study
@@ -91,19 +91,19 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTr
             best = selection.of_verdict(engine, found).name
             runs = [row for row in queries.trials(engine, each) if row.config.get("row", best) == best and row.values]
             return SelectedTrial(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
-    ranking = queries.best(engine, name)
-    if not ranking.trials:
+    shown = ranking.best(engine, name)
+    if not shown.trials:
         raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
-    number = selection.select(engine, ranking.study).trial
-    selected = ranking.trials[0] if number is None else queries.trial(engine, name, number)
+    number = selection.select(engine, shown.study).trial
+    selected = shown.trials[0] if number is None else queries.trial(engine, name, number)
     if selected.state == "COMPLETE":
         return SelectedTrial(trial=selected)
-    if number == ranking.study.baseline:
+    if number == shown.study.baseline:
         raise UsageError(
             f"trial {number}, the baseline of {name!r}, is not trained to its end; `convsearch resume {name}` goes on "
             "with it, and --trial exports another one"
         )
-    return SelectedTrial(trial=ranking.trials[0])
+    return SelectedTrial(trial=shown.trials[0])
 
 
 def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, info: DataInfo) -> tuple[Deployed, Card]:

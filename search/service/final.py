@@ -15,8 +15,9 @@ from search.artifacts.study_dir import StudyDirs
 from search.errors import SpecError, UsageError
 from search.service.session import RunOptions, Show, exclusive, pool
 from search.spec.settings import FinalSettings
-from search.spec.study_spec import StudySpec, baseline, difference
-from search.storage import queries
+from search.spec.stored_spec import difference
+from search.spec.study_spec import StudySpec, baseline
+from search.storage import queries, ranking
 from search.storage.rdb import Storage
 from search.study import final_plan, stored_study
 from search.study.final_plan import Candidate, ResourceLayout
@@ -157,7 +158,7 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
     if selection.trial is None:
         return ()
     selected = queries.trial(storage.engine, stored.name, selection.trial)
-    leading = [trial for trial, _ in queries.ranked_by_best_value(storage.engine, stored.name)]
+    leading = [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, stored.name)]
     number = baseline(stored.spec)
     known = None if number is None else queries.trial(storage.engine, stored.name, number).config
     return final_plan.candidates(stored.spec, leading, selected=selected, known=known)

@@ -15,7 +15,8 @@ from search.artifacts.study_dir import StudyDirs
 from search.errors import DatabaseError, DiskError, UsageError
 from search.service.final import run_verdict, verdict_study
 from search.service.session import RunOptions, Show, exclusive, joined, pool
-from search.spec.study_spec import StudySpec, single_trial_spec
+from search.spec.derived_specs import single_trial_spec
+from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path

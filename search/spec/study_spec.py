@@ -1,7 +1,7 @@
 """A study as it is asked for: from studies/NAME.toml to a frozen, checked value, and back from the database."""
 
 import tomllib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,14 +10,13 @@ from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError, UsageError
-from search.spec.domains import Choice, Domain, Fixed, TrialProtocol, Value
-from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs, write_space
+from search.spec.domains import Choice, Domain, TrialProtocol, Value
+from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs
 from search.spec.points import AblationRow, read_points, read_rows
 from search.spec.search_space import (
     REPEAT,
     SearchSpace,
     grid,
-    irrelevance_reason,
     is_searched,
     sample,
     to_fixed_params,
@@ -25,10 +24,7 @@ from search.spec.search_space import (
 )
 from search.spec.settings import Budget, SearchSettings, read_budget, read_final, read_search
 from search.spec.settings import FinalSettings as FinalTraining
-from search.spec.toml_table import UnknownKey, check_keys, did_you_mean, read_model, to_toml
-
-SCHEMA: Final = 1
-"""Of what `dump` makes; raised when an older version could no longer read it."""
+from search.spec.toml_table import check_keys, did_you_mean, read_model, to_toml
 
 ROW: Final = "row"
 """The Optuna parameter that says which row of a comparison a trial belongs to."""
@@ -40,24 +36,6 @@ TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space",
 
 MAX_BYTES: Final = 100_000
 """Of a study file, which has some thousand; tomllib takes the square of the time for a key of so many parts."""
-
-MAY_CHANGE: Final = frozenset(
-    {
-        ("[budget]", "trials"),
-        ("[budget]", "hours"),
-        ("[data]", "path"),
-        ("[search]", "audit"),
-        ("[search]", "baseline"),
-        ("[search]", "patience"),
-        ("[search]", "rung_updates"),
-        ("[final]", "epochs"),
-        ("[final]", "share"),
-        ("[final]", "top"),
-        ("[final]", "seeds"),
-        ("[final]", "baseline"),
-    }
-)
-"""What a stored study may be continued with; images are compared by their content, not by where they lie."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,112 +188,6 @@ def to_model_configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[Mode
     return to_configs({key: value for key, value in with_defaults(spec, values).items() if key not in (ROW, REPEAT)})
 
 
-def single_trial_spec(
-    spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object
-) -> StudySpec:
-    """A study of one trial that trains exactly this configuration, with this seed, to the end.
-
-    What an older version did not know of it takes its default.
-    """
-    config = {**DEFAULTS, **config}
-    return replace(
-        spec,
-        question=question,
-        budget=spec.budget.model_copy(update={"trials": 1, "max_latency_ms": None, **budget}),
-        search=spec.search.model_copy(update={"sampler": "random", "pruner": "none", "repeats": 1, "trial_seed": seed}),
-        space=replace(spec.space, parameters={key: Fixed(config[key]) for key in spec.space.parameters}, when={}),
-        points=(),
-        rows=(),
-        final=None,
-    )
-
-
-def ablation_spec(
-    spec: StudySpec,
-    configs: Mapping[str, Mapping[str, Value]],
-    *,
-    question: str,
-    seed: int,
-    repeats: int,
-    **budget: object,
-) -> StudySpec:
-    """A comparison of exactly these configurations, by name, each trained to the end with so many seeds.
-
-    Its base is the first one; a row holds what has a meaning in it and differs.
-    """
-    base = next(iter(configs.values()))
-    space = replace(spec.space, parameters={key: Fixed(base[key]) for key in spec.space.parameters}, when={})
-    rows = [
-        AblationRow(
-            name=name,
-            values={
-                key: config[key]
-                for key in space.parameters
-                if config[key] != base[key] and irrelevance_reason(space, key, config) is None
-            },
-        )
-        for name, config in configs.items()
-    ]
-    search = {"sampler": "grid", "pruner": "none", "repeats": repeats, "seed": seed, "trial_seed": None}
-    search |= {"objective": spec.search.objectives[0]}
-    return replace(
-        spec,
-        question=question,
-        budget=spec.budget.model_copy(update={"trials": len(configs) * repeats, **budget}),
-        search=spec.search.model_copy(update=search),
-        space=space,
-        points=(),
-        rows=tuple(rows),
-        final=None,
-    )
-
-
-def dump(spec: StudySpec) -> dict[str, Any]:
-    """The study as JSON can hold it, with every default written out, so that a later version changes nothing in it."""
-    return {
-        "schema": SCHEMA,
-        "question": spec.question,
-        "checkpoints": spec.checkpoints,
-        "data": spec.data.model_dump(mode="json"),
-        "budget": spec.budget.model_dump(mode="json"),
-        "search": spec.search.model_dump(mode="json"),
-        "space": write_space(spec.space),
-        "try": [dict(point) for point in spec.points],
-        "compare": [{"name": row.name, **row.values} for row in spec.rows],
-        "final": None if spec.final is None else spec.final.model_dump(mode="json"),
-        "verdict_on": spec.verdict_on,
-    }
-
-
-def restore(stored: Mapping[str, Any]) -> StudySpec:
-    """The study that `dump` made the mapping of; what an older version did not know takes its default.
-
-    Raises SpecError if a newer version wrote it.
-    """
-    schema = stored.get("schema")
-    if schema != SCHEMA:
-        raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
-    try:
-        tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
-        older = {"audit": 0.0, "baseline": False, "rung_updates": 0}  # which had none of them
-        tables["search"] = {**older, **tables["search"]}
-        return build(tables, verdict_on=stored.get("verdict_on"))
-    except UnknownKey as error:
-        raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error
-    except SpecError as error:
-        raise SpecError(f"the stored study: {error}") from error
-
-
-def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, str]] = MAY_CHANGE) -> list[str]:
-    """What a study would have to be run anew for, one line each: `[search] seed: 0 -> 1`; `but` for these keys."""
-    before, after = _entries(stored), _entries(new)
-    return [
-        f"{place} {key}: {to_toml(before.get((place, key)))} -> {to_toml(after.get((place, key)))}"
-        for place, key in {**before, **after}
-        if (place, key) not in but and before.get((place, key)) != after.get((place, key))
-    ]
-
-
 def _checkpoints(raw: object) -> str | None:
     """Where checkpoints are kept, too: a path means the same on all machines, and a secret would be read by all."""
     if raw is None:
@@ -354,16 +226,3 @@ def _override(raw: dict[str, Any], key: str, value: object) -> None:
         if not isinstance(raw, dict):
             raise SpecError(f"{key} cannot be set, because {name} is no table")
     raw[last] = value
-
-
-def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
-    """All that a study is made of, by place and key, but for its question and where checkpoints are kept, too."""
-    raw = dump(spec)
-    when = raw["space"].pop("when", {})
-    tables = {f"[{name}]": raw[name] for name in ("data", "budget", "search", "space")}
-    tables["[final]"] = raw["final"] or {}
-    tables |= {f"[space.when.{key}.{value}]": table for key, under in when.items() for value, table in under.items()}
-    tables |= {
-        f"[[{name}]]": {str(number): row for number, row in enumerate(raw[name], 1)} for name in ("try", "compare")
-    }
-    return {(place, key): value for place, table in tables.items() for key, value in table.items()}

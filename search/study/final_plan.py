@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.seeds import derive
+from search.spec.derived_specs import ablation_spec
 from search.spec.domains import Value
 from search.spec.settings import FinalSettings
-from search.spec.study_spec import StudySpec, ablation_spec, with_defaults
+from search.spec.study_spec import StudySpec, with_defaults
 from search.storage.records import FINAL, TrialRecord
 from search.study.strategy import known_point
 

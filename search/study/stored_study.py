@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 
 from search.errors import SpecError
+from search.spec import stored_spec
 from search.spec import study_spec as specs
 from search.spec.study_spec import StudySpec
 from search.storage import queries
@@ -58,11 +59,11 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, known, spec, data)
         # What an older version had not stays as it was: trials are neither chosen nor judged anew.
-        begun = specs.restore(known["spec"])
+        begun = stored_spec.restore(known["spec"])
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
         wanted = replace(specs.with_stored_settings(spec, begun), search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
-        write_attrs(storage, connection, study_id, question=wanted.question, spec=specs.dump(wanted))
+        write_attrs(storage, connection, study_id, question=wanted.question, spec=stored_spec.dump(wanted))
         return _stored(study_id, name, known, wanted)
 
     return storage.write(open_it)
@@ -118,7 +119,7 @@ def load(storage: Storage, name: str) -> StoredStudy:
     study_id, attrs = storage.read(stored)
     if "spec" not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
-    spec = specs.restore(attrs["spec"])
+    spec = stored_spec.restore(attrs["spec"])
     return _stored(study_id, name, attrs, spec)
 
 
@@ -182,12 +183,12 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
 
     def settle(connection: sa.Connection) -> StudySpec:
         storage.lock_study(connection, study.id)
-        known = specs.restore(read_attrs(connection, study.id)["spec"])
+        known = stored_spec.restore(read_attrs(connection, study.id)["spec"])
         if known.budget.epochs is not None:
             return known
         budget = known.budget.model_copy(update={"epochs": epochs, "evaluations": known.budget.steps})
         settled = replace(known, budget=budget)
-        write_attrs(storage, connection, study.id, spec=specs.dump(settled))
+        write_attrs(storage, connection, study.id, spec=stored_spec.dump(settled))
         return settled
 
     return replace(study, spec=specs.with_stored_settings(study.spec, storage.write(settle)))
@@ -198,7 +199,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
     return {
         "question": spec.question,
         "uid": uuid.uuid4().hex,
-        "spec": specs.dump(spec),
+        "spec": stored_spec.dump(spec),
         "data": data,
         "versions": environment(),
         "versions_now": code_version(),
@@ -224,8 +225,8 @@ def _refuse_foreign(connection: sa.Connection, study_id: int, name: str) -> None
 
 
 def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
-    begun = specs.restore(stored["spec"])
-    lines = specs.difference(begun, specs.with_stored_settings(spec, begun))
+    begun = stored_spec.restore(stored["spec"])
+    lines = stored_spec.difference(begun, specs.with_stored_settings(spec, begun))
     if stored["data"]["fingerprint"] != data["fingerprint"]:
         lines.append("[data] the images themselves are not the same")
     if lines:

@@ -33,6 +33,7 @@ from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
+from search.study import strategy
 from search.study.run_time import RunTimeCounter
 from search.study.stored_study import StoredStudy
 from search.trial.context import WorkerConfig
@@ -296,7 +297,7 @@ class Pool:
 
     def _claimable(self) -> tuple[int, set[str]]:
         """How many trials can be claimed, and the tokens of who holds one."""
-        ladder = study.ladder(self.study.spec)
+        ladder = strategy.ladder(self.study.spec)
         return self.storage.read(
             lambda connection: (
                 leases.claimable(connection, self.study.id, ladder),

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from search.analysis.effects import caveat, effects, sentence
-from search.spec import study_spec
+from search.spec import stored_spec, study_spec
 from search.spec.search_space import base_name
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 
@@ -45,7 +45,7 @@ def searched(
         study.tell(trial, result)
         params = {base_name(name): chosen for name, chosen in trial.params.items()}
         rows.append(row(number, config=config, params=params, curve=((1, result), (3, result))))
-    return study_of(study_spec.dump(built)), rows
+    return study_of(stored_spec.dump(built)), rows
 
 
 def study_of(stored: dict[str, Any]) -> StudyRecord:
@@ -124,7 +124,7 @@ def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None
     ]
     trials.append(row(20, curve=((1, 0.1),), state="PRUNED", violation=1.0))
 
-    found = effects(study_of(study_spec.dump(built)), trials)
+    found = effects(study_of(stored_spec.dump(built)), trials)
 
     assert (found.step, found.epochs, found.trials) == (1, 1.0, 20)
     (only,) = found.found
@@ -150,12 +150,12 @@ def test_of_a_grid_differences_are_effects() -> None:
         for number in range(12)
     ]
 
-    found = effects(study_of(study_spec.dump(built)), trials)
+    found = effects(study_of(stored_spec.dump(built)), trials)
 
     assert found.is_designed
     assert " gives 0." in sentence(found.found[0], found, objective="accuracy")
     assert caveat(found).startswith("All combinations were trained")
-    assert not effects(study_of(study_spec.dump(built)), trials[:-1]).is_designed
+    assert not effects(study_of(stored_spec.dump(built)), trials[:-1]).is_designed
 
 
 def test_without_enough_trials_nothing_is_said() -> None:
@@ -163,4 +163,4 @@ def test_without_enough_trials_nothing_is_said() -> None:
 
     assert (found.found, found.trials) == ((), 4)
     empty = study_spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
-    assert effects(study_of(study_spec.dump(empty)), []).found == ()
+    assert effects(study_of(stored_spec.dump(empty)), []).found == ()

@@ -6,9 +6,9 @@ import optuna
 import pytest
 
 from search.errors import SpecError
-from search.spec import study_spec
-from search.storage import queries
-from search.storage.queries import _front
+from search.spec import stored_spec, study_spec
+from search.storage import queries, ranking
+from search.storage.ranking import _front
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from tests.harness import Harness
@@ -59,7 +59,7 @@ def test_the_front_is_what_nobody_dominates() -> None:
 def test_who_is_shown_some_of_the_front_is_told_of_the_others(harness: Harness) -> None:
     file = harness.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"sampler": "random"}, space=SPACE)
     assert harness.run("run", file, "--workers", "1").code == 0
-    whole = len(queries.best(open_reader(harness.url), "s", top=6).trials)
+    whole = len(ranking.best(open_reader(harness.url), "s", top=6).trials)
     assert whole > 1
 
     some, all_of_them = harness.run("best", "s", "--top", "1"), harness.run("best", "s", "--top", str(whole))
@@ -164,7 +164,7 @@ def test_objectives_that_do_not_go_together_are_refused(search: dict[str, Any], 
 
 
 def test_a_study_of_one_objective_is_stored_as_before() -> None:
-    stored = study_spec.dump(study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}}))
+    stored = stored_spec.dump(study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}}))
 
     assert stored["search"]["objective"] == "accuracy"
-    assert study_spec.restore(stored).search.objectives == ("accuracy",)
+    assert stored_spec.restore(stored).search.objectives == ("accuracy",)

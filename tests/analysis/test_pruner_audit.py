@@ -7,7 +7,7 @@ import pytest
 
 from search.analysis.pruner_audit import MIN_AUDITED, audit, lines
 from search.process import this_process
-from search.spec import study_spec
+from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.read_only import open_reader
@@ -34,13 +34,13 @@ def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
 
 
 def test_a_stored_study_of_before_has_no_audit_and_may_get_one(harness: Harness) -> None:
-    stored = study_spec.dump(spec_of(0.05))
+    stored = stored_spec.dump(spec_of(0.05))
     del stored["search"]["audit"]
 
-    before = study_spec.restore(stored)
+    before = stored_spec.restore(stored)
 
     assert before.search.audit == 0.0
-    assert study_spec.difference(before, spec_of(0.05)) == []
+    assert stored_spec.difference(before, spec_of(0.05)) == []
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])

@@ -34,6 +34,7 @@ from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.storage.timeouts import Timeouts
 from search.study import stored_study as study
+from search.study import strategy
 from search.trial import loop, recorder
 from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome, TrialStopped
@@ -157,7 +158,7 @@ class Crowd:
 
 def fill(connection: Any, stored: study.StoredStudy) -> tuple[int, set[str]]:
     """What a pool reads before it starts workers."""
-    ladder = study.ladder(stored.spec)
+    ladder = strategy.ladder(stored.spec)
     return leases.claimable(connection, stored.id, ladder), leases.lease_tokens(connection, stored.id)
 
 
@@ -175,7 +176,7 @@ class Training:
         """One trial as `search.trial.objective` and `search.trial.search_training` go through it."""
         trial, values = recorder.draw(self.place, claim, trial)
         assert trial.user_attrs.get("decision") is None
-        seed = study.trial_seed(self.place.study, claim.number, values.get("repeat"))
+        seed = strategy.trial_seed(self.place.study, claim.number, values.get("repeat"))
         recorder.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
         reported = frozenset(self.place.cached.get_trial(claim.trial_id).intermediate_values)
         own = TrialRecorder(context=self.place, claim=claim, trial=trial, reported=reported)

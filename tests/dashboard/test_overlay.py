@@ -15,7 +15,7 @@ from PIL import Image
 from search.artifacts import misclassified
 from search.dashboard import server
 from search.dashboard.overlay import OverlayCache, OverlayStorage, StudyOverlay
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord
 from tests.harness import Harness
@@ -42,7 +42,7 @@ def test_the_best_trials_show_what_they_were_surest_of_and_wrong_about(ended: Ha
 
     attrs = storage.get_study_system_attrs(study_id)
     files = [json.loads(value) for key, value in attrs.items() if key.startswith("artifacts:")]
-    best = [trial.number for trial in queries.best(open_reader(ended.url), "s", top=3).trials]
+    best = [trial.number for trial in ranking.best(open_reader(ended.url), "s", top=3).trials]
     wrong = {each["filename"] for each in files if each["mimetype"] == "image/png"}
     assert wrong <= {f"trial-{number}-wrong.png" for number in best}
     assert {key.split(":")[2] for key in attrs if key.startswith("dashboard:plot_data:")} == {
@@ -132,7 +132,7 @@ def test_nothing_of_it_is_written_into_the_database(ended: Harness) -> None:
 
 
 def test_pictures_go_with_the_checkpoints_of_trials_that_are_not_among_the_best(ended: Harness) -> None:
-    best = {trial.number for trial in queries.best(open_reader(ended.url), "s", top=3).trials}
+    best = {trial.number for trial in ranking.best(open_reader(ended.url), "s", top=3).trials}
 
     kept = {number for number in range(5) if (ended.dirs.trial("s", number) / misclassified.COUNTS).exists()}
 

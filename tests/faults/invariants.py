@@ -28,8 +28,9 @@ from models.train import start
 from search.artifacts import checkpoint
 from search.artifacts.study_dir import StudyDirs
 from search.process import start_time
-from search.spec import study_spec
+from search.spec import stored_spec, study_spec
 from search.storage import queries as query
+from search.storage import ranking
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
 from search.trial import runner
@@ -117,10 +118,10 @@ def rows(url: str, query: str, **values: object) -> list[tuple[Any, ...]]:
 
 def best_is_reproducible(harness: Harness, name: str = "s") -> None:
     """I5: the best value is finite, and its checkpoint has it on the validation images once more."""
-    ranking = query.best(open_reader(harness.url), name)
-    if not ranking.trials:
+    shown = ranking.best(open_reader(harness.url), name)
+    if not shown.trials:
         return
-    (best,) = ranking.trials
+    (best,) = shown.trials
     again = measured_again(harness, best)
     assert math.isfinite(best.values[0]), f"I5: the best value is {best.values[0]}"
     assert again == best.values[0], f"I5: trial {best.number} has {best.values[0]}, but its checkpoint {again}"
@@ -292,7 +293,7 @@ def _last_curve(folder: Path) -> tuple[tuple[int, float], ...] | None:
 def _the_value_is_the_end_of_the_curve(harness: Harness, trial: TrialRecord) -> None:
     if trial.state != "COMPLETE":
         return
-    steps = study_spec.restore(query.study(open_reader(harness.url), trial.study).spec).budget.steps
+    steps = stored_spec.restore(query.study(open_reader(harness.url), trial.study).spec).budget.steps
     assert len(trial.curve) == steps, f"I5: trial {trial.number} is COMPLETE after {len(trial.curve)} of {steps} steps"
     assert trial.values == (trial.curve[-1][1],), (
         f"I5: trial {trial.number}: {trial.values} at the end of {trial.curve}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.storage import queries
+from search.storage import ranking
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
 from tests.faults.injector.sitecustomize import Fault, environment, struck
@@ -197,7 +197,7 @@ def test_whoever_dies_wherever_the_study_ends_as_if_nothing_had_happened(
     assert [story(trial) for trial in harness.trials()] == [story(trial) for trial in whole.trials()]
     hit = {trial.number: trial.attempts for trial in harness.trials() if trial.attempts != 1}
     assert point.hit in (hit, None)
-    best = queries.best(open_reader(harness.url), "s").trials[0].number
+    best = ranking.best(open_reader(harness.url), "s").trials[0].number
     assert equal(harness.trained(best), whole.trained(best))
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.config import ModelConfig, TrainConfig
 from search.errors import SpecError, UsageError
+from search.spec import stored_spec
 from search.spec import study_spec as specs
 from search.spec.domains import Choice, Fixed, Float, Int, Value
 from search.spec.parameters import DEFAULTS
@@ -377,16 +378,16 @@ def test_a_smaller_budget_than_cells_is_the_beginning_of_the_grid(tmp_path: Path
 def test_what_is_dumped_as_json_is_restored_alike(tmp_path: Path, text: str) -> None:
     spec = load(tmp_path, text)
 
-    stored = json.loads(json.dumps(specs.dump(spec), allow_nan=False))
+    stored = json.loads(json.dumps(stored_spec.dump(spec), allow_nan=False))
 
     assert stored["schema"] == 1
-    assert specs.restore(stored) == spec
-    assert specs.fixed_trials(specs.restore(stored)) == specs.fixed_trials(spec)
-    assert specs.difference(specs.restore(stored), spec) == []
+    assert stored_spec.restore(stored) == spec
+    assert specs.fixed_trials(stored_spec.restore(stored)) == specs.fixed_trials(spec)
+    assert stored_spec.difference(stored_spec.restore(stored), spec) == []
 
 
 def test_a_dump_has_every_default_written_out(tmp_path: Path) -> None:
-    stored = specs.dump(load(tmp_path, SMALL))
+    stored = stored_spec.dump(load(tmp_path, SMALL))
 
     assert set(DEFAULTS) < set(stored["space"])
     assert stored["search"]["reduction"] == 3
@@ -395,28 +396,28 @@ def test_a_dump_has_every_default_written_out(tmp_path: Path) -> None:
 
 def test_a_study_of_an_older_version_takes_defaults_for_what_it_did_not_know(tmp_path: Path) -> None:
     spec = load(tmp_path, SMALL)
-    stored = specs.dump(spec)
+    stored = stored_spec.dump(spec)
     for table, key in (("space", "cutout"), ("search", "reduction"), ("data", "test_share"), ("budget", "max_macs")):
         del stored[table][key]
     del stored["compare"]
 
-    assert specs.restore(stored) == spec
+    assert stored_spec.restore(stored) == spec
 
 
 @pytest.mark.parametrize("table", ["budget", "search", "data", "space"])
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path, table: str) -> None:
-    stored = specs.dump(load(tmp_path, SMALL))
+    stored = stored_spec.dump(load(tmp_path, SMALL))
     stored[table]["brand_new"] = 1
 
     with pytest.raises(SpecError, match=rf"a newer convsearch wrote the stored study \(\[{table}\] brand_new"):
-        specs.restore(stored)
+        stored_spec.restore(stored)
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    stored = specs.dump(load(tmp_path, SMALL)) | {"schema": 2}
+    stored = stored_spec.dump(load(tmp_path, SMALL)) | {"schema": 2}
 
     with pytest.raises(SpecError, match="schema 2, but this convsearch reads 1; upgrade convsearch"):
-        specs.restore(stored)
+        stored_spec.restore(stored)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +438,7 @@ def test_a_difference_says_place_key_before_and_after(tmp_path: Path, key: str, 
 
     new = load(tmp_path, SMALL, **{key.replace(".", "__"): value})
 
-    assert specs.difference(stored, new) == [line]
+    assert stored_spec.difference(stored, new) == [line]
 
 
 def test_budget_question_and_the_place_of_the_images_may_change(tmp_path: Path) -> None:
@@ -447,7 +448,7 @@ def test_budget_question_and_the_place_of_the_images_may_change(tmp_path: Path) 
     new = load(tmp_path, text, budget__trials="9", budget__hours="1", question="Why?", data__path="there.zip")
 
     assert new != stored
-    assert specs.difference(stored, new) == []
+    assert stored_spec.difference(stored, new) == []
 
 
 def test_the_order_of_keys_in_a_file_changes_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from search.errors import DatabaseError, DiskError, UsageError
-from search.storage import queries
+from search.storage import queries, ranking
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import TrialCounts
 
@@ -80,10 +80,10 @@ def test_the_best_come_first_and_the_earlier_of_equals_before_the_later(make: Ma
     for value in (0.5, 0.9, 0.7, 0.9):
         add(study, value)
 
-    ranking = queries.best(engine_of(tmp_path), "s", top=3)
+    shown = ranking.best(engine_of(tmp_path), "s", top=3)
 
-    assert [(t.number, t.values) for t in ranking.trials] == [(1, (0.9,)), (3, (0.9,)), (2, (0.7,))]
-    assert ranking.study.best == ranking.trials[0]
+    assert [(t.number, t.values) for t in shown.trials] == [(1, (0.9,)), (3, (0.9,)), (2, (0.7,))]
+    assert shown.study.best == shown.trials[0]
 
 
 def test_neither_an_infinite_value_nor_a_pruned_trial_is_best(make: Make, tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_neither_an_infinite_value_nor_a_pruned_trial_is_best(make: Make, tmp_pa
     add(study, 0.99, TrialState.PRUNED)
     add(study, 0.4)
 
-    ranking = queries.best(engine_of(tmp_path), "s", top=5)
+    shown = ranking.best(engine_of(tmp_path), "s", top=5)
 
-    assert [t.number for t in ranking.trials] == [2]
+    assert [t.number for t in shown.trials] == [2]
     assert queries.trial(engine_of(tmp_path), "s", 0).values == (math.inf,)
 
 
@@ -103,18 +103,18 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
     for value in (0.5, 0.1, 0.7):
         add(study, value)
 
-    ranking = queries.best(engine_of(tmp_path), "s", top=2)
+    shown = ranking.best(engine_of(tmp_path), "s", top=2)
 
-    assert ranking.study.directions == ("minimize",)
-    assert [t.number for t in ranking.trials] == [1, 0]
+    assert shown.study.directions == ("minimize",)
+    assert [t.number for t in shown.trials] == [1, 0]
 
 
 def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, tmp_path: Path) -> None:
     study = make()
-    assert queries.ranked_by_best_value(engine_of(tmp_path), "s") == ()
+    assert ranking.ranked_by_best_value(engine_of(tmp_path), "s") == ()
     add(study, None, TrialState.PRUNED, curve={1: 0.9, 2: 0.9}, system={"constraints:trainable": 1.0})  # it diverged
     add(study, None, TrialState.FAIL, curve={1: 0.9, 2: 0.9})
-    assert queries.ranked_by_best_value(engine_of(tmp_path), "s") == ()
+    assert ranking.ranked_by_best_value(engine_of(tmp_path), "s") == ()
 
     leaders = []
     for curve, value in (
@@ -125,7 +125,7 @@ def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, 
         ({1: 0.1, 2: 0.5}, 0.5),
     ):
         add(study, value, TrialState.PRUNED if value is None else TrialState.COMPLETE, curve=curve)
-        leaders.append([trial.number for trial, _ in queries.ranked_by_best_value(engine_of(tmp_path), "s")][:1])
+        leaders.append([trial.number for trial, _ in ranking.ranked_by_best_value(engine_of(tmp_path), "s")][:1])
 
     assert leaders == [[2], [3], [3], [3], [6]]
 
@@ -282,7 +282,7 @@ def test_an_unknown_study_is_refused_and_the_nearest_name_is_told(
     make("cifar10")
 
     with pytest.raises(UsageError, match=f"there is no study '{name}'") as refused:
-        queries.best(engine_of(tmp_path), name)
+        ranking.best(engine_of(tmp_path), name)
 
     assert words in str(refused.value)
 

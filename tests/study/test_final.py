@@ -21,10 +21,11 @@ from search.process import this_process
 from search.service.final import find_or_create_final, verdict_spec, verdict_study
 from search.service.run import more_hours, run_study
 from search.service.session import RunOptions, searching
+from search.spec import derived_specs, stored_spec
 from search.spec import study_spec as spec
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
-from search.storage import leases, queries
+from search.storage import leases, queries, ranking
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
@@ -374,7 +375,7 @@ def test_the_last_training_is_planned_by_the_speed_of_the_trial(harness: Harness
 
     assert planned.budget.epochs == pytest.approx(1.5 * 10, abs=0.5)
     assert planned.verdict_on == "u"
-    assert [spec.restore(spec.dump(each)) for each in (planned, short)] == [planned, short]
+    assert [stored_spec.restore(stored_spec.dump(each)) for each in (planned, short)] == [planned, short]
     assert short.budget.steps == 1
     unknown = replace(trial, images_per_second=None)
     assert one(wanted, unknown, hours=1.0).budget.epochs == MOST_EPOCHS
@@ -397,7 +398,7 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
         for speed in range(100, 1100, 27)
     ]
 
-    assert [spec.restore(spec.dump(each)) for each in planned] == planned
+    assert [stored_spec.restore(stored_spec.dump(each)) for each in planned] == planned
     assert {each.budget.steps_per_epoch for each in planned} == {steps_per_epoch}
 
 
@@ -432,7 +433,7 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(har
     answer = harness.run("final", "s", *TERMS, "--json")
 
     assert answer.code == 0
-    leading = [trial.number for trial, _ in queries.ranked_by_best_value(open_reader(harness.url), "s")]
+    leading = [trial.number for trial, _ in ranking.ranked_by_best_value(open_reader(harness.url), "s")]
     names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
     trials = harness.trials("s.final")
     assert [trial.state for trial in trials] == ["COMPLETE"] * 6
@@ -482,7 +483,7 @@ def judging(harness: Harness, wanted: FinalSettings) -> TrainingContext:
     storage, order = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=wanted)
-    found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
+    found = candidates(asked, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
     find_or_create_final(
         storage,
         stored,
@@ -577,7 +578,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(harness: Harn
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     asked = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
-    found = candidates(asked, [trial for trial, _ in queries.ranked_by_best_value(storage.engine, "s")])
+    found = candidates(asked, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
         order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
@@ -665,7 +666,7 @@ def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_d
     )
 
     (found,) = candidates(wanted, [old])
-    again = spec.single_trial_spec(wanted, old.config, question="", seed=0)
+    again = derived_specs.single_trial_spec(wanted, old.config, question="", seed=0)
 
     assert found.config == whole
     assert again.space.parameters["backbone"].single_value == "none"

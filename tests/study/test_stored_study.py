@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import _CachedStorage
 
 from search.errors import SpecError, UsageError
-from search.spec import study_spec
+from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import queries
 from search.storage.rdb import Storage
@@ -108,7 +108,7 @@ def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
 
 def test_a_study_that_an_older_version_has_begun_audits_nothing_however_often_it_is_gone_on_with(url: str) -> None:
     stored, storage = create(url, build()), Storage(url)
-    old = study_spec.dump(build())
+    old = stored_spec.dump(build())
     del old["search"]["audit"]
     stored_study.set_attrs(storage, stored.id, spec=old)
 

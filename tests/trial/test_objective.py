@@ -28,7 +28,7 @@ from models.train import Training
 from search.artifacts import study_dir
 from search.process import this_process
 from search.samplers.tpe import TrialSubset
-from search.storage import leases, queries
+from search.storage import leases, ranking
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.trial import objective, runner
@@ -168,7 +168,7 @@ def test_one_study_run_twice_has_the_same_parameters_curves_and_weights(harness:
 
     assert [(t.params, t.curve, t.seed) for t in one] == [(t.params, t.curve, t.seed) for t in other]
     assert len({t.params["learning_rate"] for t in one}) == len({t.seed for t in one}) == 4
-    best = queries.best(Storage(harness.url).engine, "one").trials[0].number
+    best = ranking.best(Storage(harness.url).engine, "one").trials[0].number
     assert equal(harness.trained(best, name="one"), harness.trained(best, name="other"))
 
 
@@ -342,7 +342,7 @@ def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything
     assert diverged.reason.startswith("diverged: the training loss must be finite")
     assert [trial.state for trial in behind] == ["PRUNED"] * 2
     assert len(diverged.curve) > max(len(trial.curve) for trial in behind)
-    assert 0 not in [trial.number for trial in queries.best(Storage(harness.url).engine, "s", top=9).trials]
+    assert 0 not in [trial.number for trial in ranking.best(Storage(harness.url).engine, "s", top=9).trials]
     study = optuna.load_study(study_name="s", storage=harness.url)
     for n_below in range(4):  # of four, so that only one is worse
         below, _ = _split_trials(study, study.get_trials(), n_below)
