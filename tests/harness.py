@@ -19,8 +19,7 @@ import psutil
 import torch
 from PIL import Image
 
-from search.artifacts import checkpoint
-from search.artifacts import study_dir as home
+from search.artifacts import checkpoint, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.cli import main
 from search.process import this_process
@@ -81,7 +80,7 @@ class Harness:
 
     @property
     def dirs(self) -> StudyDirs:
-        return home.of(self.url)
+        return study_dir.of(self.url)
 
     @property
     def homes(self) -> tuple[StudyDirs, ...]:

@@ -16,9 +16,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from search.analysis import charts, test_report
-from search.analysis import effects as insights_of
-from search.analysis import pruner_audit as audits
+from search.analysis import charts, effects, pruner_audit, test_report
 from search.analysis.importance import Importances
 from search.analysis.report import Report
 from search.spec.search_space import base_name
@@ -114,8 +112,8 @@ def notes(report: Report) -> dict[str, tuple[str, ...]]:
             "the best tenth. Intervals of 95 % by bootstrap over trials. Where nothing matters, the most important "
             f"parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
         ),
-        "What goes with good trials": (insights_of.caveat(report.insights),),
-        "Trials": audits.lines(report.audit) if pruner not in (None, "none") else (),
+        "What goes with good trials": (effects.caveat(report.insights),),
+        "Trials": pruner_audit.lines(report.audit) if pruner not in (None, "none") else (),
     }
 
 
@@ -175,7 +173,7 @@ def _importance_grid(found: Importances) -> Table:
 
 def _insight_grid(report: Report) -> Table:
     objective = report.study.objective
-    clear = [insights_of.sentence(each, report.insights, objective=objective) for each in report.insights.significant]
+    clear = [effects.sentence(each, report.insights, objective=objective) for each in report.insights.significant]
     return Table(
         columns=("parameter", "value", "trials", "others", "difference", "low", "high"),
         rows=tuple(

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from search.analysis import ablation as comparing
-from search.analysis import charts, selection, study_tables, test_report, test_results
-from search.analysis import effects as insights_of
-from search.analysis import pruner_audit as audits
+from search.analysis import ablation, charts, effects, pruner_audit, selection, study_tables, test_report, test_results
 from search.analysis.effects import Effects
 from search.analysis.importance import Importances, importances
 from search.analysis.pruner_audit import Audit
@@ -91,12 +88,12 @@ def build_report(engine: sa.Engine, name: str) -> Report:
         verdict=verdict,
         standing=None if verdict is None else selection.of_verdict(engine, verdict),
         looks=queries.test_set_accesses(engine, fingerprint),
-        insights=insights_of.effects(study, trials),
+        insights=effects.effects(study, trials),
         importances=importances(engine, name),
-        comparison=comparing.ablation_table(comparing.compare_rows(study, trials))
+        comparison=ablation.ablation_table(ablation.compare_rows(study, trials))
         if rows and not is_verdict(name)
         else None,
-        audit=audits.audit(study, trials),
+        audit=pruner_audit.audit(study, trials),
         spent=cost(study, trials),
         reasons=reasons(trials),
         delivered=selection.delivered(engine, study).sentence if is_search(study) else "",

@@ -161,9 +161,9 @@ def stop(args: argparse.Namespace) -> int:
 
 def dashboard(args: argparse.Namespace) -> int:
     """Serve optuna-dashboard until Ctrl-C."""
-    from search.dashboard import server as serving
+    from search.dashboard import server
 
-    return serving.serve(args.storage, host=args.host, port=args.port, expose=args.expose)
+    return server.serve(args.storage, host=args.host, port=args.port, expose=args.expose)
 
 
 def worker(args: argparse.Namespace) -> int:
@@ -175,7 +175,7 @@ def serve(args: argparse.Namespace) -> int:
     """Serve the dashboard, and work on every study that comes, until somebody stops it."""
     from search.artifacts import study_dir
     from search.cli import systemd
-    from search.dashboard import server as serving
+    from search.dashboard import server
     from search.storage.rdb import Storage
 
     if args.unit:
@@ -183,7 +183,7 @@ def serve(args: argparse.Namespace) -> int:
         return 0
     study_dir.of(args.storage).make()
     Storage(args.storage, create=True)
-    with serving.serve_in_background(args.storage, host=args.host, port=args.port, expose=args.expose):
+    with server.serve_in_background(args.storage, host=args.host, port=args.port, expose=args.expose):
         return _attend(args, stays=True)
 
 
@@ -352,10 +352,10 @@ def _order(args: argparse.Namespace, name: str) -> Any:
 
 def _answer_to(engine: Any, row: StudyRecord, reason: str) -> Table:
     """What a study has found so far."""
-    from search.analysis import ablation as comparing
+    from search.analysis import ablation
 
     if row.spec.get("compare"):
-        return comparing.ablation_table(comparing.compare_rows(row, queries.trials(engine, row.name)))
+        return ablation.ablation_table(ablation.compare_rows(row, queries.trials(engine, row.name)))
     return study_tables.best_table(ranking.best(engine, row.name, top=3), reason)
 
 

@@ -97,8 +97,7 @@ def why(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Show which changes of a designed comparison helped; or two trials, or two studies, side by side."""
-    from search.analysis import ablation as comparing
-    from search.analysis import diff
+    from search.analysis import ablation, diff
 
     engine = open_reader(args.storage)
     match args.with_:
@@ -110,15 +109,15 @@ def compare(args: argparse.Namespace) -> int:
             return tables.print_answer(diff.trials_json(*pair), diff.diff_trials(*pair), as_json=args.json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
-    comparison = comparing.compare_rows(queries.study(engine, args.study), queries.trials(engine, args.study))
+    comparison = ablation.compare_rows(queries.study(engine, args.study), queries.trials(engine, args.study))
     return tables.print_answer(
-        comparing.ablation_json(comparison), comparing.ablation_table(comparison), as_json=args.json
+        ablation.ablation_json(comparison), ablation.ablation_table(comparison), as_json=args.json
     )
 
 
 def report(args: argparse.Namespace) -> int:
     """Write all that a study came to: a page, or Markdown or CSV to read on."""
-    from search.analysis import html_report as paging
+    from search.analysis import html_report
     from search.analysis import report as reporting
 
     if args.markdown and args.csv:
@@ -129,9 +128,9 @@ def report(args: argparse.Namespace) -> int:
         return _written(args.to, tables.to_csv(*trial_tables.trials_csv(study, trials)))
     found = reporting.build_report(engine, args.study)
     if args.markdown:
-        return _written(args.to, paging.to_markdown(found))
+        return _written(args.to, html_report.to_markdown(found))
     path = args.to or Path("exports") / f"{checked_name(args.study)}.html"
-    _written(path, paging.to_html(found))
+    _written(path, html_report.to_html(found))
     for line in found.answer:
         echo(line)
     return 0

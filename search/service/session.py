@@ -118,7 +118,7 @@ def pool(
         ),
         crew=crew,
         view=view,
-        room=room_of(order, workers=crew.local_workers),
+        disk_budget=room_of(order, workers=crew.local_workers),
         since=since,
         waits=waits,
         times=order.times,

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 
 from search.errors import SpecError
-from search.spec import stored_spec
-from search.spec import study_spec as specs
+from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import queries
 from search.storage.rdb import STUDIES, STUDY_ATTRS, TRIALS, Storage
@@ -61,7 +60,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         # What an older version had not stays as it was: trials are neither chosen nor judged anew.
         begun = stored_spec.restore(known["spec"])
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
-        wanted = replace(specs.with_stored_settings(spec, begun), search=search)
+        wanted = replace(study_spec.with_stored_settings(spec, begun), search=search)
         # The question may be put in other words, and the same images lie elsewhere now.
         write_attrs(storage, connection, study_id, question=wanted.question, spec=stored_spec.dump(wanted))
         return _stored(study_id, name, known, wanted)
@@ -191,7 +190,7 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
         write_attrs(storage, connection, study.id, spec=stored_spec.dump(settled))
         return settled
 
-    return replace(study, spec=specs.with_stored_settings(study.spec, storage.write(settle)))
+    return replace(study, spec=study_spec.with_stored_settings(study.spec, storage.write(settle)))
 
 
 def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +225,7 @@ def _refuse_foreign(connection: sa.Connection, study_id: int, name: str) -> None
 
 def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
     begun = stored_spec.restore(stored["spec"])
-    lines = stored_spec.difference(begun, specs.with_stored_settings(spec, begun))
+    lines = stored_spec.difference(begun, study_spec.with_stored_settings(spec, begun))
     if stored["data"]["fingerprint"] != data["fingerprint"]:
         lines.append("[data] the images themselves are not the same")
     if lines:

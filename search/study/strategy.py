@@ -18,7 +18,7 @@ from search.samplers.evolution import DefaultsTrial, EvolutionSampler, FixedSamp
 from search.samplers.tpe import SubsetStudy
 from search.samplers.tpe import build as build_sampler
 from search.seeds import derive, is_audited
-from search.spec import study_spec as specs
+from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import ImageLimits, fitted
 from search.spec.search_space import sample
@@ -46,12 +46,12 @@ def known_point(spec: StudySpec) -> dict[str, Value]:
     """The flat configuration that a search begins with: the first point of [[try]], and what it leaves open at the
     defaults, or at the nearest value of the space.
     """
-    return specs.with_defaults(spec, sample(spec.space, DefaultsTrial(start_point(spec))))
+    return study_spec.with_defaults(spec, sample(spec.space, DefaultsTrial(start_point(spec))))
 
 
 def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
     """What a trial was asked to have, by key: the baseline all that is drawn, a point of [[try]] what it names."""
-    if number == specs.baseline(spec):
+    if number == study_spec.baseline(spec):
         return sample(spec.space, DefaultsTrial(start_point(spec)))
     return dict(spec.points[number]) if number < len(spec.points) else None
 
@@ -60,8 +60,8 @@ def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
     """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline, as near
     as it can be trained, and the other points to try.
     """
-    given = specs.fixed_trials(study.spec)
-    if specs.baseline(study.spec) is None:
+    given = study_spec.fixed_trials(study.spec)
+    if study_spec.baseline(study.spec) is None:
         return given
     whole, limits = known_point(study.spec), limits_of(study)
     if limits is not None:
@@ -149,7 +149,7 @@ def audited(spec: StudySpec, number: int) -> frozenset[int]:
     search = spec.search
     if search.pruner == "none" or search.audit == 0.0:
         return frozenset()
-    return _audited(search.seed, search.audit, max(number, spec.budget.trials) // AHEAD + 2, specs.baseline(spec))
+    return _audited(search.seed, search.audit, max(number, spec.budget.trials) // AHEAD + 2, study_spec.baseline(spec))
 
 
 @lru_cache(maxsize=8)
@@ -172,7 +172,7 @@ def ladder(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
         steps=rungs.steps,
         least=rungs.least,
         audited=audited(spec, 0),
-        baseline=specs.baseline(spec),
+        baseline=study_spec.baseline(spec),
     )
 
 

@@ -16,8 +16,7 @@ from enum import StrEnum
 
 from data.errors import DataError
 from search.analysis import selection
-from search.artifacts import disk_space as room
-from search.artifacts import study_dir
+from search.artifacts import disk_space, study_dir
 from search.artifacts.disk_space import DiskBudget
 from search.errors import (
     AllTrialsFailedError,
@@ -32,8 +31,7 @@ from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.storage.timeouts import Timeouts
-from search.study import stored_study as study
-from search.study import strategy
+from search.study import stored_study, strategy
 from search.study.run_time import RunTimeCounter
 from search.study.stored_study import StoredStudy
 from search.trial.context import WorkerConfig
@@ -96,7 +94,7 @@ class Pool:
     """What every worker is told; the token and what depends on its place are filled in for each."""
     crew: WorkerBackend
     view: View
-    room: DiskBudget
+    disk_budget: DiskBudget
     """For the files of the study."""
     since: float | None
     """From when on the study's time is counted, monotonic seconds: what comes before the workers, as images that are
@@ -160,7 +158,7 @@ class Pool:
 
     def _run(self) -> StopReason:
         self._clock = RunTimeCounter(self.storage, self.study.id, self.since)
-        every_renewal, every_room = Every(self.times.renewal_interval_s), Every(room.CHECK_INTERVAL_S)
+        every_renewal, every_room = Every(self.times.renewal_interval_s), Every(disk_space.CHECK_INTERVAL_S)
         try:
             while (end := self._why_stop()) is None:
                 if self._reap():
@@ -261,7 +259,7 @@ class Pool:
         whole = self.storage.retry_transient(lambda: selection.whole(engine, row))
         if whole.has_found_nothing(patience=patience, before=row.judged_before):
             chosen = None if self.study.spec.final is None else selection.select_from(whole).as_json()
-            study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
+            stored_study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
             self._end = self._end or StopReason.NOTHING_FOUND
 
     def _is_out_of_time(self, row: StudyRecord, run_s: float) -> bool:
@@ -272,7 +270,7 @@ class Pool:
 
     def _see_room(self) -> None:
         """End the run before the disk is full; say so, once, when that comes near."""
-        warning = self.room.check()
+        warning = self.disk_budget.check()
         if warning and not self._is_warned:
             self._is_warned = True
             self.view.say(warning)

@@ -25,7 +25,7 @@ from search import hardware
 from search.console import count_workers
 from search.errors import UsageError
 from search.trial.context import WorkerConfig
-from search.workers import ray_local as host
+from search.workers import ray_local
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.ray_actor import RayWorkerActor
 from search.workers.ray_client import alive_nodes, connected, host_and_port, is_ready, last_line
@@ -205,7 +205,7 @@ class RayBackend(WorkerBackend):
         os.environ.update(OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
         for name in FOREIGN:
             os.environ.pop(name, None)
-        with host.local_ray(self._start_words()) as address, connected(address):
+        with ray_local.local_ray(self._start_words()) as address, connected(address):
             yield
 
     def slots(self) -> tuple[WorkerSlot, ...]:

@@ -33,8 +33,7 @@ from search.storage.lease_expiry import LeaseMonitor
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.storage.timeouts import Timeouts
-from search.study import stored_study as study
-from search.study import strategy
+from search.study import stored_study, strategy
 from search.trial import loop, recorder
 from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome, TrialStopped
@@ -137,7 +136,7 @@ class Crowd:
         """Ask what a pool asks while its workers work (`workers.pool`, _run): renew, look for the dead, look, fill."""
         part, times = self.part, Timeouts()
         storage = Storage(part.url)
-        stored = study.load(storage, part.study)
+        stored = stored_study.load(storage, part.study)
         tokens = [token(number * part.seat + seat) for seat in range(part.seat)]
         watch, seen, known = LeaseMonitor(times), frozenset[int](), None
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_interval_s / part.speed)
@@ -156,7 +155,7 @@ class Crowd:
         storage.engine.dispose()
 
 
-def fill(connection: Any, stored: study.StoredStudy) -> tuple[int, set[str]]:
+def fill(connection: Any, stored: stored_study.StoredStudy) -> tuple[int, set[str]]:
     """What a pool reads before it starts workers."""
     ladder = strategy.ladder(stored.spec)
     return leases.claimable(connection, stored.id, ladder), leases.lease_tokens(connection, stored.id)

@@ -30,7 +30,7 @@ from models.export import (
     read,
     write,
 )
-from search.export import predict as predicting
+from search.export import predict
 from search.storage.rdb import Storage
 from search.study import stored_study
 from tests.harness import COLOURS, Harness
@@ -340,7 +340,7 @@ def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_nam
         stream.truncate(MAX_FILE_BYTES + 1)
     folder.mkdir()
 
-    found = tuple(predicting.predict(predicting.load(taken), [huge, folder]))
+    found = tuple(predict.predict(predict.load(taken), [huge, folder]))
 
     assert [each.error for each in found] == [
         f"{huge}: has 268 MB, but no image of more than 268 MB is read",

@@ -29,8 +29,7 @@ from search.artifacts import checkpoint
 from search.artifacts.study_dir import StudyDirs
 from search.process import start_time
 from search.spec import stored_spec, study_spec
-from search.storage import queries as query
-from search.storage import ranking
+from search.storage import queries, ranking
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
 from search.trial import runner
@@ -293,7 +292,7 @@ def _last_curve(folder: Path) -> tuple[tuple[int, float], ...] | None:
 def _the_value_is_the_end_of_the_curve(harness: Harness, trial: TrialRecord) -> None:
     if trial.state != "COMPLETE":
         return
-    steps = stored_spec.restore(query.study(open_reader(harness.url), trial.study).spec).budget.steps
+    steps = stored_spec.restore(queries.study(open_reader(harness.url), trial.study).spec).budget.steps
     assert len(trial.curve) == steps, f"I5: trial {trial.number} is COMPLETE after {len(trial.curve)} of {steps} steps"
     assert trial.values == (trial.curve[-1][1],), (
         f"I5: trial {trial.number}: {trial.values} at the end of {trial.curve}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from search.artifacts import study_dir as home
+from search.artifacts import study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.storage.records import TrialRecord
 from tests.faults import invariants, soak_fork, soak_hasty
@@ -53,7 +53,7 @@ class Machine(PostgresLab):
 
     @property
     def dirs(self) -> StudyDirs:
-        return replace(home.of(self.url), root=self.folder / "runs")
+        return replace(study_dir.of(self.url), root=self.folder / "runs")
 
     def command(self, *words: str) -> Fork:
         """Start `convsearch WORDS` there."""

@@ -9,7 +9,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from search.process import this_process
-from search.pruners import promotion as ladder
+from search.pruners import promotion
 from search.pruners.promotion import AshaPromotion
 from search.samplers.tpe import TrialSubset
 from search.storage import leases
@@ -148,7 +148,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
 ) -> None:
     worker_config = harness.create(search=PROMOTE, budget=BUDGET)
     harness.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
-    monkeypatch.setattr(ladder, "CHECKPOINTS_PER_RUNG", following)
+    monkeypatch.setattr(promotion, "CHECKPOINTS_PER_RUNG", following)
     place, owner = runner.workplace(worker_config), this_process(worker_config.token)
     rungs = strategy.ladder(place.study.spec)
     kept: list[int] = []

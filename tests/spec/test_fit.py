@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from models.config import Impossible
-from search.spec import study_spec as specs
+from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import ImageLimits, check_fit, describe_changes, fitted, is_in_space
 from search.spec.parameters import DEFAULTS
@@ -16,7 +16,7 @@ LIMITS = ImageLimits(side=16, classes=10, images=300)
 
 
 def study(space: dict[str, Any], **budget: Any) -> StudySpec:
-    return specs.build({"budget": {"trials": 1, "epochs": 6, "evaluations": 3, **budget}, "space": space})
+    return study_spec.build({"budget": {"trials": 1, "epochs": 6, "evaluations": 3, **budget}, "space": space})
 
 
 def nearest(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.errors import SpecError
-from search.spec import search_space as spaces
+from search.spec import search_space
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, describe, label
 from search.spec.search_space import (
     Condition,
@@ -326,7 +326,7 @@ def spaces_with_grids(draw: st.DrawFn) -> SearchSpace:
 def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: SearchSpace, repeats: int) -> None:
     cells = grid(space, repeats)
 
-    counted = spaces.with_repeats(space, repeats)
+    counted = search_space.with_repeats(space, repeats)
     for cell in cells:
         trial = optuna.trial.FixedTrial(dict(cell))
         sample(counted, trial)

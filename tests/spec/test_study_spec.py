@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from models.config import ModelConfig, TrainConfig
 from search.errors import SpecError, UsageError
-from search.spec import stored_spec
-from search.spec import study_spec as specs
+from search.spec import stored_spec, study_spec
 from search.spec.domains import Choice, Fixed, Float, Int, Value
 from search.spec.parameters import DEFAULTS
 from search.spec.study_spec import StudySpec
 
-STUDIES = Path(specs.__file__).parents[2] / "studies"
+STUDIES = Path(study_spec.__file__).parents[2] / "studies"
 SHIPPED = sorted(STUDIES.glob("*.toml"))
 
 BUDGET = "[budget]\ntrials = 3\nepochs = 1\n"
@@ -57,7 +56,7 @@ def load(folder: Path, text: str, **overrides: str) -> StudySpec:
     """The study that a file with this text describes; `budget__epochs` is the override budget.epochs."""
     path = folder / "x.toml"
     path.write_text(text, encoding="utf-8")
-    return specs.load(path, {key.replace("__", "."): value for key, value in overrides.items()})
+    return study_spec.load(path, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
 def ask(spec: StudySpec, fixed: dict[str, Value]) -> tuple[dict[str, Value], dict[str, object]]:
@@ -66,7 +65,7 @@ def ask(spec: StudySpec, fixed: dict[str, Value]) -> tuple[dict[str, Value], dic
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(fixed)
     trial = study.ask()
-    return specs.sample_config(spec, trial), trial.params
+    return study_spec.sample_config(spec, trial), trial.params
 
 
 def test_a_list_is_a_choice_a_table_a_range_and_a_plain_value_fixed(tmp_path: Path) -> None:
@@ -256,7 +255,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
 
     with pytest.raises(SpecError, match=r"x\.toml cannot be read as TOML"):
-        specs.load(tmp_path / "x.toml")
+        study_spec.load(tmp_path / "x.toml")
 
 
 def test_overrides_are_toml_values_and_bare_words_are_strings(tmp_path: Path) -> None:
@@ -306,7 +305,7 @@ def test_a_choice_may_be_narrowed_without_touching_what_depends_on_it(tmp_path: 
 
 
 def test_points_are_the_first_trials_under_the_names_that_hold_them(tmp_path: Path) -> None:
-    assert specs.fixed_trials(load(tmp_path, SMALL)) == ({"optimizer": "sgd", "learning_rate[sgd]": 1.0},)
+    assert study_spec.fixed_trials(load(tmp_path, SMALL)) == ({"optimizer": "sgd", "learning_rate[sgd]": 1.0},)
 
 
 def test_drawn_values_make_a_whole_configuration(tmp_path: Path) -> None:
@@ -315,7 +314,7 @@ def test_drawn_values_make_a_whole_configuration(tmp_path: Path) -> None:
     point |= {"batch_size": 64, "ema": 0.9}
 
     values, asked = ask(spec, point)
-    model, train, augment = specs.to_model_configs(spec, values)
+    model, train, augment = study_spec.to_model_configs(spec, values)
 
     assert asked == point
     assert set(values) == set(DEFAULTS)
@@ -329,7 +328,7 @@ def test_a_grid_has_as_many_trials_as_cells_and_each_is_drawn_as_queued(tmp_path
         tmp_path, GRID + "repeats = 2\n[space]\nwidth = [8, 16]\noptimizer = ['sgd', 'adam']\nmomentum = [0, 0.9]"
     )
 
-    cells = specs.fixed_trials(spec)
+    cells = study_spec.fixed_trials(spec)
 
     assert spec.budget.trials == len(cells) == 12
     assert cells[0] == {"repeat": 0, "width": 8, "optimizer": "sgd", "momentum": 0.0}
@@ -337,16 +336,16 @@ def test_a_grid_has_as_many_trials_as_cells_and_each_is_drawn_as_queued(tmp_path
         values, asked = ask(spec, cell)
         assert asked == cell
         assert values["repeat"] == cell["repeat"]
-        specs.to_model_configs(spec, values)
+        study_spec.to_model_configs(spec, values)
 
 
 def test_a_comparison_runs_each_row_in_each_repeat_with_its_values(tmp_path: Path) -> None:
     text = ROWS + "name = 'no momentum'\nmomentum = 0\n[space]\nwidth = 16\nmomentum = 0.5\n[search]\nrepeats = 3\n"
     spec = load(tmp_path, text)
 
-    cells = specs.fixed_trials(spec)
+    cells = study_spec.fixed_trials(spec)
     drawn = [ask(spec, cell) for cell in cells]
-    trained = [specs.to_model_configs(spec, values) for values, _ in drawn]
+    trained = [study_spec.to_model_configs(spec, values) for values, _ in drawn]
 
     assert (spec.budget.trials, spec.search.sampler, spec.search.pruner) == (6, "grid", "none")
     assert cells[:3] == (
@@ -366,7 +365,7 @@ def test_a_row_may_bring_a_meaning_back_with_the_base_value(tmp_path: Path) -> N
 
     values, _ = ask(spec, {"row": "sgd"})
 
-    assert specs.to_model_configs(spec, values)[1] == TrainConfig(optimizer="sgd", momentum=0.5)
+    assert study_spec.to_model_configs(spec, values)[1] == TrainConfig(optimizer="sgd", momentum=0.5)
     assert values["repeat"] == 0
 
 
@@ -382,7 +381,7 @@ def test_what_is_dumped_as_json_is_restored_alike(tmp_path: Path, text: str) -> 
 
     assert stored["schema"] == 1
     assert stored_spec.restore(stored) == spec
-    assert specs.fixed_trials(stored_spec.restore(stored)) == specs.fixed_trials(spec)
+    assert study_spec.fixed_trials(stored_spec.restore(stored)) == study_spec.fixed_trials(spec)
     assert stored_spec.difference(stored_spec.restore(stored), spec) == []
 
 
@@ -455,7 +454,7 @@ def test_the_order_of_keys_in_a_file_changes_nothing(tmp_path: Path) -> None:
     first = GRID + "[space]\nwidth = [8, 16]\nactivation = ['relu', 'elu']"
     second = GRID + "[space]\nactivation = ['relu', 'elu']\nwidth = [8, 16]"
 
-    assert specs.fixed_trials(load(tmp_path, first)) == specs.fixed_trials(load(tmp_path, second))
+    assert study_spec.fixed_trials(load(tmp_path, first)) == study_spec.fixed_trials(load(tmp_path, second))
 
 
 def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
@@ -465,9 +464,9 @@ def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path
         for name in names:
             (folder / f"{name}.toml").touch()
 
-    assert specs.find("a", (mine, shipped)) == mine / "a.toml"
-    assert specs.find("b", (mine, shipped)) == shipped / "b.toml"
-    assert specs.find(str(shipped / "a.toml"), (mine,)) == shipped / "a.toml"
+    assert study_spec.find("a", (mine, shipped)) == mine / "a.toml"
+    assert study_spec.find("b", (mine, shipped)) == shipped / "b.toml"
+    assert study_spec.find(str(shipped / "a.toml"), (mine,)) == shipped / "a.toml"
 
 
 @pytest.mark.parametrize(
@@ -483,26 +482,26 @@ def test_an_unknown_study_is_refused_with_those_there_are(tmp_path: Path, name: 
         (tmp_path / f"{known}.toml").touch()
 
     with pytest.raises(UsageError) as refused:
-        specs.find(name, (tmp_path,))
+        study_spec.find(name, (tmp_path,))
 
     assert str(refused.value) == message
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_study_loads_asks_a_question_and_draws(path: Path) -> None:
-    spec = specs.load(path)
+    spec = study_spec.load(path)
 
-    first = next(iter(specs.fixed_trials(spec)), {})
+    first = next(iter(study_spec.fixed_trials(spec)), {})
     values, asked = ask(spec, first)
 
     assert spec.question.endswith("?")
     assert first.items() <= asked.items()
-    specs.to_model_configs(spec, values)
+    study_spec.to_model_configs(spec, values)
 
 
 def test_the_studies_that_are_shipped_are_found_by_name() -> None:
     assert {path.stem for path in SHIPPED} >= {"quickstart", "cifar10", "grid", "findings"}
-    assert specs.find("quickstart").samefile(STUDIES / "quickstart.toml")
+    assert study_spec.find("quickstart").samefile(STUDIES / "quickstart.toml")
 
 
 def test_a_study_file_is_read_without_torch_and_optuna() -> None:
@@ -519,6 +518,6 @@ def test_steps_are_epochs_times_steps_per_epoch_or_refused(epochs: int, steps_pe
 
     if epochs * steps_per_epoch % 10:
         with pytest.raises(SpecError, match="whole number of steps"):
-            specs.build(tables)
+            study_spec.build(tables)
     else:
-        assert specs.build(tables).budget.steps == epochs * steps_per_epoch // 10
+        assert study_spec.build(tables).budget.steps == epochs * steps_per_epoch // 10

@@ -21,8 +21,7 @@ from search.process import this_process
 from search.service.final import find_or_create_final, verdict_spec, verdict_study
 from search.service.run import more_hours, run_study
 from search.service.session import RunOptions, searching
-from search.spec import derived_specs, stored_spec
-from search.spec import study_spec as spec
+from search.spec import derived_specs, stored_spec, study_spec
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries, ranking
@@ -196,7 +195,7 @@ def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the
     harness: Harness,
 ) -> None:
     order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu")
-    wanted = spec.build(harness.tables(budget=BUDGET, final=FINAL))
+    wanted = study_spec.build(harness.tables(budget=BUDGET, final=FINAL))
 
     class Late(PlainView):
         """Presses Ctrl-C when the finished study is shown for the second time, after its workers have ended."""
@@ -357,17 +356,17 @@ def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(har
 
 
 def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_training(harness: Harness) -> None:
-    wanted = spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
+    wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
 
     assert searching(wanted, 10.0) == 7.5
-    assert searching(spec.build(harness.tables()), 10.0) == 10.0
+    assert searching(study_spec.build(harness.tables()), 10.0) == 10.0
     assert searching(wanted, None) is None
 
 
 def test_the_last_training_is_planned_by_the_speed_of_the_trial(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     trial = harness.trials()[0]
-    wanted = spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
+    wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
     speed = trial.images_per_second or 0.0
 
     planned = one(wanted, trial, hours=10 / 3600, images=int(speed))
@@ -385,8 +384,8 @@ def test_the_last_training_is_planned_by_the_speed_of_the_trial(harness: Harness
 def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
     harness: Harness, batch_size: int, steps_per_epoch: int
 ) -> None:
-    wanted = spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}))
-    config = {**spec.with_defaults(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
+    wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}))
+    config = {**study_spec.with_defaults(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
 
     planned = [
         one(
@@ -415,7 +414,7 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
 )
 def test_a_final_that_cannot_be_is_refused(harness: Harness, changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SpecError) as caught:
-        spec.build(harness.tables(**changes))
+        study_spec.build(harness.tables(**changes))
 
     assert complaint in str(caught.value)
 
@@ -659,8 +658,8 @@ def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(h
 def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_defaults_of_the_others(
     harness: Harness,
 ) -> None:
-    wanted = replace(spec.build(harness.tables()), final=FinalSettings(epochs=1))
-    whole = spec.with_defaults(wanted, {"learning_rate": 0.05})
+    wanted = replace(study_spec.build(harness.tables()), final=FinalSettings(epochs=1))
+    whole = study_spec.with_defaults(wanted, {"learning_rate": 0.05})
     old = TrialRecord(
         study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
     )
@@ -681,10 +680,12 @@ def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
 
 def test_the_baseline_is_the_first_point_and_else_the_defaults(harness: Harness) -> None:
     wanted = replace(
-        spec.build(harness.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True)
+        study_spec.build(harness.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True)
     )
-    plain = replace(spec.build(harness.tables()), final=FinalSettings(epochs=1, baseline=True))
-    other = TrialRecord(study="s", number=3, state="PRUNED", config=spec.with_defaults(wanted, {"learning_rate": 0.05}))
+    plain = replace(study_spec.build(harness.tables()), final=FinalSettings(epochs=1, baseline=True))
+    other = TrialRecord(
+        study="s", number=3, state="PRUNED", config=study_spec.with_defaults(wanted, {"learning_rate": 0.05})
+    )
     same = TrialRecord(study="s", number=0, state="PRUNED", config=candidates(wanted, [other])[1].config)
 
     first, base = candidates(wanted, [other])
@@ -693,7 +694,7 @@ def test_the_baseline_is_the_first_point_and_else_the_defaults(harness: Harness)
     assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
     assert [each.name for each in candidates(wanted, [same, other])] == ["trial 0 (baseline)"]
     assert candidates(plain, [other])[1] == Candidate(
-        name="baseline", config=spec.with_defaults(plain, {**base.config, "learning_rate": 0.1})
+        name="baseline", config=study_spec.with_defaults(plain, {**base.config, "learning_rate": 0.1})
     )
 
 
