@@ -21,9 +21,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def sources() -> set[str]:
-    return {
-        f"{package}/{file.name}" for package in ("search", "models", "data") for file in (ROOT / package).glob("*.py")
-    }
+    files = (file for package in ("search", "models", "data") for file in (ROOT / package).rglob("*.py"))
+    return {file.relative_to(ROOT).as_posix() for file in files}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -57,10 +56,15 @@ def test_every_key_of_the_space_is_documented() -> None:
 def test_the_file_map_names_every_file_once_and_no_other() -> None:
     (tree,) = [block for block in blocks("README.md", "") if block.startswith("search/")]
     named: list[str] = []
-    package = ""
+    package = room = ""
     for line in tree.splitlines():
-        package = line.split("/")[0] if not line.startswith(" ") else package
-        named += [f"{package}/{file}" for file in re.findall(r"\b(\w+\.py)\b", line)]
+        if line[0] != " ":
+            package, room = line.split("/")[0], ""
+        elif folder := re.match(r"  (\w+)/", line):
+            room = f"{folder[1]}/"
+        elif line[2] != " ":
+            room = ""
+        named += [f"{package}/{room}{file}" for file in re.findall(r"\b(\w+\.py)\b", line)]
 
     assert sorted(named) == sorted(file for file in sources() if not file.endswith("__init__.py"))
 

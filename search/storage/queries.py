@@ -12,7 +12,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import UsageError
-from search.storage.ranking import _best_ids
 from search.storage.read_only import display_name, read_transaction
 from search.storage.records import (
     FINAL,
@@ -32,6 +31,7 @@ from search.storage.trial_loader import (
     STUDIES,
     STUDY_ATTRS,
     TRIALS,
+    VALUES,
     load_trials,
     paused_ids,
 )
@@ -46,7 +46,7 @@ def studies(engine: sa.Engine) -> tuple[StudyRecord, ...]:
     """All studies, by name."""
     with read_transaction(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
-        return tuple(_study(connection, study_id, name) for study_id, name in rows)
+        return tuple(read_study(connection, study_id, name) for study_id, name in rows)
 
 
 def study_summaries(engine: sa.Engine) -> tuple[StudySummary, ...]:
@@ -90,7 +90,7 @@ def study(engine: sa.Engine, name: str) -> StudyRecord:
         UsageError: there is no such study; the nearest names are in the text. So it is with all functions below.
     """
     with read_transaction(engine) as connection:
-        return _study(connection, find_study(connection, name), name)
+        return read_study(connection, find_study(connection, name), name)
 
 
 def is_known(engine: sa.Engine, name: str) -> bool:
@@ -140,8 +140,10 @@ def trial(engine: sa.Engine, name: str, number: int) -> TrialRecord:
     """
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
-        found = load_trials(connection, name, _ids(study_id).where(TRIALS.c.number == number))
-        count = connection.execute(sa.select(sa.func.count()).select_from(_ids(study_id).subquery())).scalar_one()
+        found = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.number == number))
+        count = connection.execute(
+            sa.select(sa.func.count()).select_from(select_trial_ids(study_id).subquery())
+        ).scalar_one()
     if found:
         return found[0]
     known = f"it has trials 0 to {count - 1}" if count else "it has no trials yet"
@@ -151,7 +153,7 @@ def trial(engine: sa.Engine, name: str, number: int) -> TrialRecord:
 def trials(engine: sa.Engine, name: str) -> tuple[TrialRecord, ...]:
     """All trials of a study, by number."""
     with read_transaction(engine) as connection:
-        return load_trials(connection, name, _ids(find_study(connection, name)))
+        return load_trials(connection, name, select_trial_ids(find_study(connection, name)))
 
 
 def progress(
@@ -172,7 +174,7 @@ def progress(
         new = _finished(connection, study_id).difference(seen)
         done = _numbered(connection, study_id, name, new) if new else ()
         running = _running(connection, study_id, name, tokens)
-        row = _study(connection, study_id, name) if known is None else _known_study(connection, study_id, known)
+        row = read_study(connection, study_id, name) if known is None else _known_study(connection, study_id, known)
     return StudyProgress(study=row, running=running, finished=done)
 
 
@@ -187,12 +189,12 @@ def workers(engine: sa.Engine) -> tuple[RunningTrial, ...]:
 def _running(
     connection: sa.Connection, study_id: int, name: str, tokens: Collection[str] | None = None
 ) -> tuple[RunningTrial, ...]:
-    chosen = _ids(study_id).where(TRIALS.c.state == "RUNNING")
+    chosen = select_trial_ids(study_id).where(TRIALS.c.state == "RUNNING")
     if tokens is not None:
         held = sa.select(LEASES.c.trial_id).where(LEASES.c.token.in_(tokens))
         chosen = chosen.where(TRIALS.c.trial_id.in_(held))
     ids = connection.execute(chosen).scalars().all()  # asked once, not for each table
-    active = load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id.in_(ids))) if ids else ()
+    active = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.trial_id.in_(ids))) if ids else ()
     owners = _owners(connection, study_id) if active else {}
     return tuple(RunningTrial(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
 
@@ -210,7 +212,7 @@ def find_study(connection: sa.Connection, name: str) -> int:
     raise UsageError(f"there is no study {name!r} in {where}; {hint}")
 
 
-def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRecord:
+def read_study(connection: sa.Connection, study_id: int, name: str) -> StudyRecord:
     rows = sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
     ordered = connection.execute(rows.order_by(DIRECTIONS.c.objective)).scalars()
     directions = tuple(direction.lower() for direction in ordered)
@@ -239,15 +241,15 @@ def _study(connection: sa.Connection, study_id: int, name: str) -> StudyRecord:
 def _known_study(connection: sa.Connection, study_id: int, known: StudyRecord) -> StudyRecord:
     """A study anew: its counts, what its launchers write, and its best trial if that is another one now."""
     if known.spec and known.spec["budget"].get("epochs") is None:  # nobody had settled them
-        return _study(connection, study_id, known.name)
+        return read_study(connection, study_id, known.name)
     changing = ("uid", "trials", "seconds_run", "hours", "stop", "nothing_found", "judged_before", "selection")
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key.in_(changing)
     )
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
     if attrs.get("uid") != known.uid:  # deleted, and made anew under its name
-        return _study(connection, study_id, known.name)
-    best = _best_ids(study_id, known.directions, 1).with_only_columns(TRIALS.c.number)
+        return read_study(connection, study_id, known.name)
+    best = select_best_ids(study_id, known.directions, 1).with_only_columns(TRIALS.c.number)
     number = connection.execute(best).scalar()
     is_same = number == (known.best and known.best.number)  # a finished trial never changes
     return replace(
@@ -264,10 +266,10 @@ def _known_study(connection: sa.Connection, study_id: int, known: StudyRecord) -
 
 
 def _best(connection: sa.Connection, study_id: int, name: str, directions: Sequence[str]) -> TrialRecord | None:
-    best_id = connection.execute(_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
+    best_id = connection.execute(select_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
     if best_id is None:
         return None
-    (found,) = load_trials(connection, name, _ids(study_id).where(TRIALS.c.trial_id == best_id))
+    (found,) = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.trial_id == best_id))
     return found
 
 
@@ -288,7 +290,7 @@ def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Tri
     )
 
 
-def _ids(study_id: int) -> sa.Select[Any]:
+def select_trial_ids(study_id: int) -> sa.Select[Any]:
     return sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
 
 
@@ -298,7 +300,7 @@ def _finished(connection: sa.Connection, study_id: int) -> frozenset[int]:
 
 
 def _numbered(connection: sa.Connection, study_id: int, name: str, numbers: frozenset[int]) -> tuple[TrialRecord, ...]:
-    chosen = _ids(study_id)
+    chosen = select_trial_ids(study_id)
     if len(numbers) <= MAX_NAMED:
         return load_trials(connection, name, chosen.where(TRIALS.c.number.in_(numbers)))
     return tuple(row for row in load_trials(connection, name, chosen) if row.number in numbers)
@@ -311,3 +313,23 @@ def _owners(connection: sa.Connection, study_id: int) -> dict[int, dict[str, Any
         LEASES.c.trial_id == TRIALS.c.trial_id, TRIALS.c.study_id == study_id
     )
     return {number: {"host": host, "pid": pid} for number, host, pid in connection.execute(rows)}
+
+
+def is_maximized(directions: Sequence[str]) -> bool:
+    return not directions or directions[0] == "maximize"
+
+
+def select_best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
+    order = VALUES.c.value.desc() if is_maximized(directions) else VALUES.c.value.asc()
+    return (
+        select_trial_ids(study_id)
+        .where(
+            TRIALS.c.state == "COMPLETE",
+            VALUES.c.trial_id == TRIALS.c.trial_id,
+            VALUES.c.objective == 0,
+            VALUES.c.value_type == "FINITE",
+            VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
+        )
+        .order_by(order, TRIALS.c.number)
+        .limit(top)
+    )

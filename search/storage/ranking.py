@@ -3,11 +3,10 @@
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
-from search.storage.queries import _ids, _study, find_study, trials
+from search.storage.queries import find_study, is_maximized, read_study, select_best_ids, select_trial_ids, trials
 from search.storage.read_only import read_transaction
 from search.storage.records import (
     CORRECT,
@@ -17,7 +16,6 @@ from search.storage.records import (
 from search.storage.trial_loader import (
     TRIAL_ATTRS,
     TRIALS,
-    VALUES,
     load_trials,
 )
 
@@ -29,12 +27,14 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
     """
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
-        row = _study(connection, study_id, name)
+        row = read_study(connection, study_id, name)
         if len(row.directions) > 1:
-            front = _front(load_trials(connection, name, _best_ids(study_id, row.directions, None)), row.directions)
+            front = _front(
+                load_trials(connection, name, select_best_ids(study_id, row.directions, None)), row.directions
+            )
             return Ranking(study=row, trials=tuple(front[:top]), front=len(front))
-        chosen = load_trials(connection, name, _best_ids(study_id, row.directions, top))
-    sign = -1.0 if _is_maximized(row.directions) else 1.0
+        chosen = load_trials(connection, name, select_best_ids(study_id, row.directions, top))
+    sign = -1.0 if is_maximized(row.directions) else 1.0
     return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
 
 
@@ -74,7 +74,7 @@ def complete_trials(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, ..
     """Trial 0 and all complete trials of a study, and how many but trial 0 have kept which images they recognised."""
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
-        chosen = _ids(study_id).where((TRIALS.c.state == "COMPLETE") | (TRIALS.c.number == 0))
+        chosen = select_trial_ids(study_id).where((TRIALS.c.state == "COMPLETE") | (TRIALS.c.number == 0))
         kept = sa.select(sa.func.count()).where(
             TRIALS.c.study_id == study_id,
             TRIALS.c.number != 0,
@@ -83,23 +83,3 @@ def complete_trials(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, ..
             TRIAL_ATTRS.c.key == CORRECT,
         )
         return load_trials(connection, name, chosen), connection.execute(kept).scalar_one()
-
-
-def _is_maximized(directions: Sequence[str]) -> bool:
-    return not directions or directions[0] == "maximize"
-
-
-def _best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
-    order = VALUES.c.value.desc() if _is_maximized(directions) else VALUES.c.value.asc()
-    return (
-        _ids(study_id)
-        .where(
-            TRIALS.c.state == "COMPLETE",
-            VALUES.c.trial_id == TRIALS.c.trial_id,
-            VALUES.c.objective == 0,
-            VALUES.c.value_type == "FINITE",
-            VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
-        )
-        .order_by(order, TRIALS.c.number)
-        .limit(top)
-    )
