@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data.atomic import flush
 from data.errors import DataError
 from data.progress import Advance, Say, progress
 
@@ -191,7 +192,7 @@ def _write(contents: Contents, part: Path, *, side: int, name: str, say: Say) ->
     _new_array(part / "test_labels.npy", contents.test_labels.shape, np.int64)[:] = contents.test_labels
     files = sorted(part.glob("*.npy"))
     for file in files:
-        _to_disk(file)
+        flush(file)
     mean, std = _moments(train)
     meta = Meta(
         schema_number=SCHEMA,
@@ -205,7 +206,7 @@ def _write(contents: Contents, part: Path, *, side: int, name: str, say: Say) ->
         sizes={file.name: file.stat().st_size for file in files},
     )
     (part / "meta.json").write_text(meta.model_dump_json(indent=1))
-    _to_disk(part / "meta.json")
+    flush(part / "meta.json")
 
 
 def _new_array(file: Path, shape: tuple[int, ...], kind: type[np.uint8 | np.int64]) -> NDArray[np.uint8]:
@@ -214,11 +215,6 @@ def _new_array(file: Path, shape: tuple[int, ...], kind: type[np.uint8 | np.int6
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     return array
-
-
-def _to_disk(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _moments(images: Pixels) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

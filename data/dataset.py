@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,13 +111,17 @@ def _used_rows(config: DataConfig, labels: NDArray[np.int64], classes: tuple[str
 
 
 def _source(config: DataConfig, cache: Path, archive: Archive) -> sets.Source:
-    if config.source == "cifar10":
-        return Cifar10(archive, side=config.side, cache=cache)
-    if config.source == "folder":
-        return Folder(
-            Path(config.path or ""), side=config.side, seed=config.seed, test_share=config.test_share, cache=cache
-        )
-    return Shapes(config.train_images or DEFAULT_IMAGES, side=config.side, seed=config.seed)
+    match config.source:
+        case "cifar10":
+            return Cifar10(archive, side=config.side, cache=cache)
+        case "folder":
+            return Folder(
+                Path(config.path or ""), side=config.side, seed=config.seed, test_share=config.test_share, cache=cache
+            )
+        case "shapes":
+            return Shapes(config.train_images or DEFAULT_IMAGES, side=config.side, seed=config.seed)
+        case _:
+            assert_never(config.source)
 
 
 def _balance(classes: tuple[str, ...], counts: tuple[int, ...]) -> tuple[str, ...]:

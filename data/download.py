@@ -1,6 +1,5 @@
 """One file over https: resumed where it broke off, and checked before anybody reads it."""
 
-import hashlib
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO, cast
 
+from data.atomic import sha256_of
 from data.errors import DataError
 from data.progress import Advance, Say, progress
 
@@ -35,13 +35,13 @@ def fetch(archive: Archive, folder: Path, say: Say, *, context: ssl.SSLContext |
     """
     name = archive.url.rsplit("/", 1)[-1]
     target, part = folder / name, folder / f"{name}.part"
-    if target.exists() and target.stat().st_size == archive.size and _sha256(target) == archive.sha256:
+    if target.exists() and target.stat().st_size == archive.size and sha256_of(target) == archive.sha256:
         return target
     if not archive.url.startswith("https://"):
         raise DataError(f"only https is used, but the address is {archive.url}")
     folder.mkdir(parents=True, exist_ok=True)
     _download(archive, part, say, opener=_https_only(context))
-    if (found := _sha256(part)) != archive.sha256:
+    if (found := sha256_of(part)) != archive.sha256:
         part.unlink()
         raise DataError(
             f"{archive.url} has the SHA-256 {found}, but must have {archive.sha256}; "
@@ -126,8 +126,3 @@ def _https_only(context: ssl.SSLContext | None) -> urllib.request.OpenerDirector
     for handler in handlers:
         opener.add_handler(handler())
     return opener
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

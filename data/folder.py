@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.archive import open_store
+from data.atomic import replacing
 from data.cache import Contents, Labels, Pixels
 from data.errors import DataError
 from data.image import decode_many
@@ -112,20 +113,15 @@ def _look(store: Store, notes_folder: Path) -> Seen:
     if store.stamp() != stamp:
         raise DataError(f"{store.path} was changed while it was read; run again when nobody writes to it")
     if started_ns - stamp.changed_ns > _clock_step_ns(stamp.changed_ns):
-        _write_aside(note, seen.model_dump_json())
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as aside:
+            aside.write_text(seen.model_dump_json())
     return seen
 
 
 def _clock_step_ns(changed_ns: int) -> int:
     """Another edit within a tick of the file system's clock leaves the stamp as it is; so young, it proves nothing."""
     return 100_000_000 if changed_ns % 1_000_000_000 else 2_500_000_000  # ext4, xfs: 10 ms; HFS+, FAT: 1-2 s
-
-
-def _write_aside(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _sort_out(store: Store) -> Listing:

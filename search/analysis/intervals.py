@@ -72,6 +72,19 @@ def wilson_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> t
     return middle - half, middle + half
 
 
+def mean_share_interval(shares: Sequence[tuple[int, int]], *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of the mean of independent shares, each as (right, of), such as the recalls of classes.
+
+    It is put together from Wilson's interval of each (Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
+    """
+    middles = [right / of for right, of in shares]
+    ends = [wilson_interval(right, of, confidence=confidence) for right, of in shares]
+    below = math.hypot(*(middle - low for middle, (low, _) in zip(middles, ends, strict=True)))
+    above = math.hypot(*(high - middle for middle, (_, high) in zip(middles, ends, strict=True)))
+    middle = mean(middles)
+    return max(0.0, middle - below / len(shares)), min(1.0, middle + above / len(shares))
+
+
 def crossed_interval(scores: "NDArray[np.float64]", *, confidence: float = CONFIDENCE) -> Interval | None:
     """The t-interval of the mean of (runs, cases) scores, where other runs and other cases would have come to others.
 

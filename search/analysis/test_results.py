@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, mean_interval, wilson_interval
-from search.errors import UsageError
+from search.errors import SpecError, UsageError
 from search.storage import queries, ranking
 from search.storage.records import StudyRecord, TrialRecord, searched
 
@@ -171,6 +171,8 @@ def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
     right = unpack(test).astype(np.float64)
     if objective == "accuracy":
         return right
+    if objective != "balanced_accuracy":
+        raise SpecError(f"the stored study maximises {objective!r}, which this convsearch cannot score; upgrade it")
     counts = np.asarray(test["confusion"]).sum(axis=1)
     weights = [len(right) / (np.count_nonzero(counts) * count) if count else 0.0 for count in counts]
     recall = np.asarray(test["confusion"]).diagonal() / np.maximum(1, counts)

@@ -11,7 +11,6 @@ torch.load does not notice a flipped bit (CRC checking is off, pytorch/pytorch#2
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from data.atomic import replacing
 from search.artifacts import study_dir
 from search.errors import DiskError
 
@@ -62,7 +62,8 @@ def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
     path = folder / study_dir.checkpoint_name(step=header.step, batch=header.batch)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_durably(path, MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        with replacing(path, durable=True) as aside:
+            aside.write_bytes(MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         files = study_dir.list_checkpoints(folder)
         last = files.index(path) + 1
         for other in (*files[: max(0, last - KEEP)], *files[last:]):
@@ -127,18 +128,3 @@ def latest(
             return header, state
         say(f"passed over a checkpoint: {path} is of trial {header.trial} of study {header.study}")
     return None
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, rename, flush the folder: a reader sees the whole file or none."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")  # who lost the trial may not know it yet
-    with aside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

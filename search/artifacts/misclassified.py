@@ -5,7 +5,6 @@ that the dashboard shows.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from data.atomic import replacing
 
 PICTURE, COUNTS = "wrong.png", "confusion.json"
 #: Images on a sheet, and in a row of it.
@@ -36,11 +37,11 @@ def save(
     """
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / COUNTS, json.dumps({"classes": list(classes), "confusion": confusion}).encode())
+        with replacing(folder / COUNTS) as aside:
+            aside.write_text(json.dumps({"classes": list(classes), "confusion": confusion}))
         if len(images):
-            aside = folder / f"{PICTURE}.{os.getpid()}.part"
-            image_grid(images, captions).save(aside, format="PNG")
-            aside.replace(folder / PICTURE)
+            with replacing(folder / PICTURE) as aside:
+                image_grid(images, captions).save(aside, format="PNG")
 
 
 def delete(folder: Path) -> None:
@@ -68,9 +69,3 @@ def image_grid(images: NDArray[np.uint8], captions: Sequence[tuple[str, str, flo
         pen.text((left, top + SIDE - 2), f"{true[:16]}", fill="black")
         pen.text((left, top + SIDE + 10), f"> {taken[:12]} {confidence:.2f}", fill="#d55e00")
     return whole
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data.atomic import replacing
+
 #: So long an errand is waited for: several may follow each other before a worker's next batch, and one that finishes
 #: none for two minutes is taken for one that hangs (`search.storage.timeouts`).
 OPERATION_TIMEOUT_S = 30.0
@@ -54,9 +56,8 @@ class ObjectStore:
 
     def read(self, place: PurePosixPath, path: Path) -> None:
         """Bring a file, and give it its name when all of it is here."""
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-        self.files.get_file(self._at(place), str(aside))
-        aside.replace(path)
+        with replacing(path) as aside:
+            self.files.get_file(self._at(place), str(aside))
 
     def remove(self, place: PurePosixPath) -> None:
         """Remove a file, or a folder with all that is in it, if it is there."""

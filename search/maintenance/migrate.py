@@ -13,7 +13,6 @@ write of anybody can fall in between.
 """
 
 import logging
-import os
 import shutil
 import socket
 import sqlite3
@@ -30,6 +29,7 @@ import alembic.util
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from data.atomic import flush
 from data.progress import Say
 from search.artifacts import study_dir
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
@@ -250,10 +250,10 @@ def _check_migrated(copy: Path, original: sqlite3.Connection) -> None:
 def _keep(copy: Path, file: Path, found: str) -> Path:
     """Give the copy its name when it is on the disk; that name."""
     shutil.copymode(file, copy)
-    _flush(copy)
+    flush(copy)
     kept = _free_name(file.with_name(f"{file.name}.before-{found}"))
     copy.rename(kept)
-    _flush(file.parent)
+    flush(file.parent)
     return kept
 
 
@@ -299,14 +299,6 @@ def _free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _connect(file: Path, *, lock_s: float = 0.0) -> sqlite3.Connection:

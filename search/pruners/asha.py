@@ -9,8 +9,11 @@ https://arxiv.org/abs/1603.06560.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import optuna
+
+from search.spec.settings import PrunerName
 
 #: A rung decides among so many trials at least: of two, the second one would be stopped half of the time.
 MIN_TRIALS = 3
@@ -75,16 +78,20 @@ class Asha:
         return PruneDecision(step=step, value=value, reason=why)
 
 
-def build(name: str, *, first_rung: int, reduction: int, steps: int) -> optuna.pruners.BasePruner:
+def build(name: PrunerName, *, first_rung: int, reduction: int, steps: int) -> optuna.pruners.BasePruner:
     """Optuna's pruner of that name; asha and none are Optuna's NopPruner, because asha is decided by `Asha`.
 
     Every argument is set by hand: Optuna would find `max_resource` out by itself, differently in every process.
     """
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(
-            min_resource=first_rung, max_resource=steps, reduction_factor=reduction, bootstrap_count=0
-        )
-    if name == "median":
-        # Five finished trials first, as in Google Vizier's median rule (Golovin et al. 2017); two at a step to compare.
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung, n_min_trials=2)
-    return optuna.pruners.NopPruner()
+    match name:
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=first_rung, max_resource=steps, reduction_factor=reduction, bootstrap_count=0
+            )
+        case "median":
+            # Five finished trials first, as in Google Vizier's median rule (Golovin et al. 2017); two at a step.
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung, n_min_trials=2)
+        case "asha" | "promote" | "none":
+            return optuna.pruners.NopPruner()
+        case _:
+            assert_never(name)

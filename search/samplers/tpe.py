@@ -6,7 +6,7 @@ import warnings
 from bisect import insort
 from collections.abc import Container, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -26,8 +26,12 @@ RANDOM_EVERY = 10
 MAX_BAD = 500
 
 
+#: The samplers of Optuna that a study may name; evolution is our own.
+OptunaSampler = Literal["tpe", "nsga2", "random", "grid"]
+
+
 def build(
-    name: str, *, study_seed: int, number: int, startup_trials: int, seen: optuna.Study, draw: int = 0
+    name: OptunaSampler, *, study_seed: int, number: int, startup_trials: int, seen: optuna.Study, draw: int = 0
 ) -> optuna.samplers.BaseSampler:
     """The sampler of trial `number`: a fresh one for each trial, with a seed of its own. What it learns from is `seen`.
     `draw` counts how often the trial was drawn before.
@@ -39,10 +43,20 @@ def build(
     2023, https://arxiv.org/abs/2304.11127.
     """
     seed = derive(study_seed, number, "sampler", *((draw,) if draw else ()))
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=max(2, startup_trials), seed=seed)
-    if name != "tpe" or is_random(number):
-        return optuna.samplers.RandomSampler(seed=seed)
+    match name:
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(population_size=max(2, startup_trials), seed=seed)
+        case "random" | "grid":  # the cells of a grid are given, so that nothing is drawn
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "tpe":
+            if is_random(number):
+                return optuna.samplers.RandomSampler(seed=seed)
+            return _tpe(number, startup_trials=startup_trials, seen=seen, seed=seed)
+        case _:
+            assert_never(name)
+
+
+def _tpe(number: int, *, startup_trials: int, seen: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_sampler.py
         return SubsetTPESampler(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import numpy as np
 import torch
@@ -245,14 +245,18 @@ def _timed(chosen: Sequence[_Drawn], *, classes: int, side: int, seat: str) -> l
 
 def _counts(data: DataConfig) -> tuple[int, int, int]:
     """Training images, test images, classes; counted without decoding any."""
-    if data.source == "cifar10":
-        return min(data.train_images or CIFAR10[0], CIFAR10[0]), CIFAR10[1], 10
-    if data.source == "shapes":
-        train = data.train_images or 10_000
-        return train, train // 5, 10
-    listing = list_images(open_store(Path(data.path or "").expanduser()))
-    train, test = (sum(map(len, part.values())) for part in (listing.train, listing.test))
-    return min(data.train_images or train, train), test, len(listing.train)
+    match data.source:
+        case "cifar10":
+            return min(data.train_images or CIFAR10[0], CIFAR10[0]), CIFAR10[1], 10
+        case "shapes":
+            train = data.train_images or 10_000
+            return train, train // 5, 10
+        case "folder":
+            listing = list_images(open_store(Path(data.path or "").expanduser()))
+            train, test = (sum(map(len, part.values())) for part in (listing.train, listing.test))
+            return min(data.train_images or train, train), test, len(listing.train)
+        case _:
+            assert_never(data.source)
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

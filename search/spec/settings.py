@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -10,6 +10,8 @@ from search.errors import SpecError
 from search.spec.toml_table import expect_table, read_model, to_toml
 
 Metric = Literal["accuracy", "balanced_accuracy"]
+SamplerName = Literal["tpe", "nsga2", "evolution", "random", "grid"]
+PrunerName = Literal["asha", "promote", "hyperband", "median", "none"]
 Cost = Literal["parameters", "macs", "latency_ms", "epoch_seconds"]
 """What a network costs: trained numbers, multiply-accumulates for one image, milliseconds for one image by itself,
 seconds for an epoch of the study's images.
@@ -113,10 +115,10 @@ class SearchSettings(BaseModel):
     objective: Objectives = "accuracy"
     """What is maximised, on the validation images; balanced: the mean over the classes. Or a list that begins with it,
     and goes on with what is minimised beside it; then there is no best trial, but a Pareto front."""
-    sampler: Literal["tpe", "nsga2", "evolution", "random", "grid"] = "tpe"
+    sampler: SamplerName = "tpe"
     """Nsga2 breeds generations, for several objectives. Evolution begins at the first point of [[try]], else at the
     defaults, and changes the best; for many parameters and few trials. Grid runs every cell of the space."""
-    pruner: Literal["asha", "promote", "hyperband", "median", "none"] = "asha"
+    pruner: PrunerName = "asha"
     """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial can be stopped."""
@@ -143,6 +145,11 @@ class SearchSettings(BaseModel):
     """Of everything that is drawn: points, weights, order of the images."""
     trial_seed: int | None = None
     """Of the weights and the order of the images in every trial; None: each trial has its own. For `run --again`."""
+
+    @property
+    def metric(self) -> Metric:
+        """What is maximised; it decides which trials are pruned."""
+        return cast("Metric", self.objectives[0])  # `_objectives_fit` refuses anything else
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, assert_never
 
 import optuna
 from optuna.storages import _CachedStorage
@@ -113,23 +113,27 @@ def _sampler(
 ) -> optuna.samplers.BaseSampler:
     search = study.spec.search
     again = (draw,) if draw else ()
-    if search.sampler == "evolution":
-        known = start_point(study.spec)
-        return EvolutionSampler(
-            seen,
-            number=number,
-            start=default_point(study.spec.space, known),
-            habits=known,
-            seed=derive(search.seed, number, "sampler", *again),
-        )
-    return build_sampler(
-        search.sampler,
-        study_seed=search.seed,
-        number=number,
-        draw=draw,
-        startup_trials=search.startup_trials,
-        seen=SubsetStudy(study.name, cached, seen),
-    )
+    match search.sampler:
+        case "evolution":
+            known = start_point(study.spec)
+            return EvolutionSampler(
+                seen,
+                number=number,
+                start=default_point(study.spec.space, known),
+                habits=known,
+                seed=derive(search.seed, number, "sampler", *again),
+            )
+        case "tpe" | "nsga2" | "random" | "grid":
+            return build_sampler(
+                search.sampler,
+                study_seed=search.seed,
+                number=number,
+                draw=draw,
+                startup_trials=search.startup_trials,
+                seen=SubsetStudy(study.name, cached, seen),
+            )
+        case _:
+            assert_never(search.sampler)
 
 
 def asha(spec: StudySpec) -> Asha:

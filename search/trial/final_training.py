@@ -7,7 +7,7 @@ with its look until all are trained, so that the test images are seen in one go.
 
 import math
 import time
-from typing import Any
+from typing import Any, assert_never
 
 from torch import Tensor
 
@@ -16,7 +16,8 @@ from data.parts import load_test
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Diverged, Training
 from search.analysis.correctness import pack
-from search.analysis.intervals import wilson_interval
+from search.analysis.intervals import mean_share_interval, wilson_interval
+from search.spec.settings import Metric
 from search.storage.records import PAUSED
 from search.study.stored_study import seconds_run
 from search.study.strategy import ladder
@@ -102,25 +103,37 @@ class FinalTraining(SearchTraining):
             raise Diverged(training.step, training.batch, result.loss)
         one = next(evaluation(test, info, device=self.context.device))[0][0]
         self.keep_picture(result, test)
-        value = float(getattr(result, self.context.study.spec.search.objectives[0]))
+        metric = self.context.study.spec.search.metric
+        value = float(getattr(result, metric))
         self.note(f"test images: {value:.4f}")
         with self.context.storage.batch():
-            self.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], value=value))
+            self.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], metric=metric))
             self.trial.set_user_attr("latency_ms", round(1000 * latency_s(model, one), 3))
             self.trial.set_user_attr("seconds", round(self.seconds(), 3))
         return Outcome(value=value)
 
 
-def to_stored_result(result: Evaluation, labels: Tensor, *, value: float) -> dict[str, Any]:
-    """What one look at the test images, of these (N,) labels, has counted; `value` is the objective there."""
-    right = int(result.confusion.diagonal().sum())
-    low, high = wilson_interval(right, result.images)
+def to_stored_result(result: Evaluation, labels: Tensor, *, metric: Metric) -> dict[str, Any]:
+    """What one look at the test images, of these (N,) labels, has counted; `metric` is the value that is stored."""
+    low, high = _interval(result, metric)
     return {
-        "value": value,
+        "value": float(getattr(result, metric)),
         "images": result.images,
-        "right": right,
+        "right": int(result.confusion.diagonal().sum()),
         "interval": [round(low, 5), round(high, 5)],
         "confusion": result.confusion.tolist(),
         "bits": pack((result.predicted == labels.cpu()).numpy(), labels.cpu().numpy()),
         "time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }
+
+
+def _interval(result: Evaluation, metric: Metric) -> tuple[float, float]:
+    """The 95 % interval of a metric over other test images."""
+    right, of = result.confusion.diagonal().tolist(), result.confusion.sum(dim=1).tolist()
+    match metric:
+        case "accuracy":
+            return wilson_interval(sum(right), result.images)
+        case "balanced_accuracy":
+            return mean_share_interval([(hits, images) for hits, images in zip(right, of, strict=True) if images])
+        case _:
+            assert_never(metric)

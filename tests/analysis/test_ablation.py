@@ -16,7 +16,7 @@ from scipy import stats
 
 from search import tables
 from search.analysis.ablation import Comparison, RowResult, ablation_json, ablation_table, compare_rows
-from search.analysis.intervals import holm, mean_interval, wilson_interval
+from search.analysis.intervals import holm, mean_interval, mean_share_interval, wilson_interval
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
@@ -245,3 +245,22 @@ def test_the_interval_of_a_share_is_wilsons(right: int, of: int) -> None:
     expected = stats.binomtest(right, of).proportion_ci(method="wilson")
 
     assert wilson_interval(right, of) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_interval_of_a_mean_of_shares_holds_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    truths, images = np.array([0.95, 0.8, 0.6]), np.array([20, 400, 80])
+    drawn = rng.binomial(images, truths, size=(2000, 3))
+
+    intervals = [mean_share_interval(list(zip(row.tolist(), images.tolist(), strict=True))) for row in drawn]
+
+    held = np.mean([low <= truths.mean() <= high for low, high in intervals])
+    assert (
+        0.93 <= held <= 0.975
+    )  # three standard errors of 2,000 draws are 0.015
+
+
+def test_the_interval_of_one_share_is_that_of_their_mean() -> None:
+    assert mean_share_interval([(44, 50)]) == pytest.approx(wilson_interval(44, 50))
+    assert mean_share_interval([(20, 20), (5, 5)])[1] == 1.0
+    assert mean_share_interval([(20, 20), (5, 5)])[0] < 0.95

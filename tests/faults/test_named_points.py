@@ -146,7 +146,7 @@ LAUNCHER: dict[str, Point] = {
 }
 #: Where everybody dies, so that the invariants are checked of what is left there.
 EVERYBODY: dict[str, Point] = {
-    "before a checkpoint is renamed": everybody("artifacts.checkpoint:_write_durably", "os.rename", 5, hit={1: 2}),
+    "before a checkpoint is renamed": everybody("artifacts.checkpoint:save", "os.rename", 5, hit={1: 2}),
     "between checkpoint and report": everybody("artifacts.checkpoint:save", "after", 5, hit={1: 2}),
     "after the report": everybody("trial.search_training:SearchTraining._record", "after", 5, hit={1: 2}),
     "between the decision of asha and tell": everybody(

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.process import this_process
 from search.samplers import tpe
-from search.samplers.tpe import MAX_GOOD, SubsetStudy, TrialSubset, is_random
+from search.samplers.tpe import MAX_GOOD, OptunaSampler, SubsetStudy, TrialSubset, is_random
 from search.storage import leases
 from search.storage.rdb import Storage
 
@@ -29,7 +29,7 @@ def draw(trial: optuna.Trial) -> Point:
     return point
 
 
-def search(name: str, *, trials: int, study_seed: int = 0, startup_trials: int = 10) -> list[Point]:
+def search(name: OptunaSampler, *, trials: int, study_seed: int = 0, startup_trials: int = 10) -> list[Point]:
     """The points of a study, each drawn by a sampler of its own; the value is best at a rate of 0.01 under adam."""
     study = optuna.create_study(direction="maximize")
     points = []
@@ -46,14 +46,14 @@ def value(point: Point) -> float:
 
 
 @pytest.mark.parametrize("name", ["tpe", "random"])
-def test_the_same_seed_and_history_draw_the_same_points(name: str) -> None:
+def test_the_same_seed_and_history_draw_the_same_points(name: OptunaSampler) -> None:
     assert search(name, trials=15) == search(name, trials=15)
     assert search(name, trials=15) != search(name, trials=15, study_seed=1)
 
 
 @pytest.mark.parametrize("name", ["tpe", "random"])
 def test_two_workers_with_one_seed_never_draw_the_same_point(
-    url: str, make_study: Callable[[int], int], name: str
+    url: str, make_study: Callable[[int], int], name: OptunaSampler
 ) -> None:
     study_id = make_study(20)
     workers = [Storage(url) for _ in range(2)]
