@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import optuna
@@ -20,6 +19,7 @@ from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial
 
 from search.analysis.intervals import CONFIDENCE
+from search.optuna_internals import SubsetStudy
 from search.storage.queries import find_study
 from search.storage.rdb_reads import frozen_trials
 from search.storage.read_only import read_transaction
@@ -89,7 +89,7 @@ def _first_alone(trial: FrozenTrial) -> FrozenTrial:
 
 def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     with quiet(), warnings.catch_warnings(category=UserWarning, action="ignore"):  # that values are level
-        return dict(get_param_importances(_Given(trials), target=None))
+        return dict(get_param_importances(_study_of(trials), target=None))
 
 
 @contextmanager
@@ -113,14 +113,8 @@ def _dealt(trials: Sequence[FrozenTrial], dice: np.random.Generator) -> list[Fro
     return dealt
 
 
-class _Given(optuna.Study):
-    """A study that has just these trials."""
-
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        storage = optuna.storages.InMemoryStorage()
-        name = storage.get_study_name_from_id(storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE]))
-        super().__init__(study_name=name, storage=storage)
-        self._given = list(trials)
-
-    def get_trials(self, *_: Any, **__: Any) -> list[FrozenTrial]:
-        return self._given
+def _study_of(trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """A study in memory that has just these trials."""
+    storage = optuna.storages.InMemoryStorage()
+    name = storage.get_study_name_from_id(storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE]))
+    return SubsetStudy(name, storage, trials)

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
-from optuna.storages import _CachedStorage
-from optuna.study._frozen import FrozenStudy
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
 from optuna_dashboard._note import get_note_from_system_attrs, note_ver_key, split_body
 from optuna_dashboard.artifact._backend import ARTIFACTS_ATTR_PREFIX
@@ -25,7 +23,6 @@ from search.analysis import charts, selection, test_report, test_results, trial_
 from search.artifacts import misclassified
 from search.artifacts.study_dir import StudyDirs, checked_name
 from search.storage import queries, ranking
-from search.storage.rdb_reads import FastReadStorage
 from search.storage.records import StudyRecord, is_search, is_verdict, searched
 
 #: Best trials whose pictures are shown.
@@ -145,23 +142,6 @@ class OverlayCache:
             report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))
             lines.append(f"{report} writes all of it on one page, {export} the model.")
         return "\n\n".join(lines)
-
-
-class OverlayStorage(_CachedStorage):
-    """A storage whose studies have their exhibits among their attributes."""
-
-    def __init__(self, backend: FastReadStorage, exhibits: OverlayCache) -> None:
-        super().__init__(backend)
-        self._exhibits = exhibits
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        studies = super().get_all_studies()
-        for study in studies:
-            study.system_attrs = self._exhibits.beside(study._study_id, study.system_attrs)
-        return studies
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._exhibits.beside(study_id, super().get_study_system_attrs(study_id))
 
 
 def _add(

@@ -37,7 +37,8 @@ from search.tables import without_formulas
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from search.dashboard.overlay import OverlayCache, OverlayStorage
+    from search.dashboard.overlay import OverlayCache
+    from search.optuna_internals import OverlayStorage
     from search.storage.rdb_reads import FastReadStorage
 
 
@@ -297,11 +298,12 @@ def _answer(
 def _dashboard(storage_url: str) -> "WSGIApplication":
     import optuna_dashboard
 
-    from search.dashboard.overlay import OverlayCache, OverlayStorage
+    from search.dashboard.overlay import OverlayCache
+    from search.optuna_internals import OverlayStorage
 
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # of few trials; to nobody
     exhibits = OverlayCache(open_reader(storage_url), study_dir.of(storage_url))
-    storage = OverlayStorage(_history(storage_url), exhibits)
+    storage = OverlayStorage(_history(storage_url), exhibits.beside)
     return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)
 
 

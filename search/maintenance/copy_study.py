@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from data.progress import Say
 from search.artifacts import remote_checkpoints, study_dir
 from search.artifacts.remote_store import RemoteStoreError
 from search.errors import BusyError, DatabaseError, UsageError
+from search.optuna_internals import models
 from search.service.session import requeue_stopped
 from search.storage import queries
 from search.storage.lease_expiry import has_no_live_owner

@@ -4,15 +4,14 @@ import math
 import sys
 import warnings
 from bisect import insort
-from collections.abc import Container, Sequence
 from copy import copy
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.optuna_internals import SubsetTPESampler
 from search.seeds import derive
 from search.storage.records import PAUSED
 
@@ -78,41 +77,6 @@ def gamma(count: int) -> int:
 def is_random(number: int) -> bool:
     """Whether a trial of tpe is one of those that are drawn at random, whatever is known."""
     return number % RANDOM_EVERY == RANDOM_EVERY - 1
-
-
-class SubsetTPESampler(optuna.samplers.TPESampler):
-    """Optuna's TPE, which learns from another view of the study than the one that its trial is of."""
-
-    def __init__(self, seen: optuna.Study, *, good: int, **options: Any) -> None:
-        super().__init__(**options)
-        self._seen = seen
-        self._gamma = lambda _: good  # the argument of that name is deprecated, and there is no other way
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return super().infer_relative_search_space(self._seen, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return super().sample_relative(self._seen, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return super().sample_independent(self._seen, trial, param_name, param_distribution)
-
-
-class SubsetStudy(optuna.Study):
-    """A study of which these trials are seen, for one draw."""
-
-    def __init__(self, name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
-        super().__init__(name, storage)
-        self._trials = trials
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
 class TrialSubset:

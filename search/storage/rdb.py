@@ -21,11 +21,11 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.errors import DatabaseError, LeaseLostError
+from search.optuna_internals import models
 from search.storage.db_errors import database_error, is_transient, to_user_error
 from search.storage.engine import (
     LOCKED,

@@ -3,19 +3,18 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, assert_never
+from typing import assert_never
 
 import optuna
-from optuna.storages import _CachedStorage
 from optuna.trial import FrozenTrial
 
 from data.dataset import searched
 from models.config import Impossible
+from search.optuna_internals import CachedStorage, FilteredStudy, SubsetStudy
 from search.pruners.asha import MIN_TRIALS, Asha
 from search.pruners.asha import build as build_pruner
 from search.pruners.promotion import AshaPromotion, BarrierPromotion
 from search.samplers.evolution import DefaultsTrial, EvolutionSampler, FixedSampler, default_point
-from search.samplers.tpe import SubsetStudy
 from search.samplers.tpe import build as build_sampler
 from search.seeds import derive, is_audited
 from search.spec import study_spec
@@ -71,7 +70,7 @@ def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
 
 
 def for_trial(
-    cached: _CachedStorage,
+    cached: CachedStorage,
     study: StoredStudy,
     number: int,
     seen: Sequence[FrozenTrial],
@@ -86,30 +85,11 @@ def for_trial(
     search, steps = study.spec.search, study.spec.budget.steps
     sampler = _sampler(cached, study, number, seen, draw) if given is None else FixedSampler(given)
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
-    return _Compared(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
-
-
-class _Compared(optuna.Study):
-    """A study whose median is that of the trials that are not audited. (Hyperband asks for its own view.)"""
-
-    def __init__(
-        self,
-        name: str,
-        storage: _CachedStorage,
-        sampler: optuna.samplers.BaseSampler,
-        pruner: optuna.pruners.BasePruner,
-        *,
-        left_out: frozenset[int],
-    ) -> None:
-        super().__init__(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
-        self._left_out = left_out
-
-    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return [trial for trial in super().get_trials(*args, **kwargs) if trial.number not in self._left_out]
+    return FilteredStudy(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
 
 
 def _sampler(
-    cached: _CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int
+    cached: CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int
 ) -> optuna.samplers.BaseSampler:
     search = study.spec.search
     again = (draw,) if draw else ()

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.storages import _CachedStorage
-
 from search.artifacts import remote_checkpoints, study_dir
 from search.artifacts.remote_checkpoints import RemoteCheckpoints
 from search.artifacts.study_dir import StudyDirs
+from search.optuna_internals import CachedStorage, StudyIdCache
 from search.samplers.tpe import TrialSubset
 from search.spec.fit import ImageLimits
 from search.storage.rdb import Storage
@@ -52,7 +51,7 @@ class TrialContext:
     """Where a worker reads and writes trials: the database and the folder of the study; no images, no torch."""
 
     storage: Storage
-    cached: _CachedStorage
+    cached: CachedStorage
     subset: TrialSubset
     """What the sampler learns from, kept from trial to trial."""
     study: StoredStudy
@@ -78,17 +77,6 @@ class TrainingContext(TrialContext):
         return image_limits(self.data)
 
 
-class _StudyIdCache(_CachedStorage):
-    """Optuna's cache, which knows the id of its one study; else it asks for it twice a trial."""
-
-    def __init__(self, storage: Storage, study_id: int) -> None:
-        super().__init__(storage)
-        self._study_id = study_id
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return self._study_id
-
-
 def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrialContext:
     """The context of a worker; `should_stop` as `Storage` has it."""
     storage = Storage(
@@ -98,7 +86,7 @@ def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = 
         should_stop=should_stop,
     )
     study = stored_study.load(storage, worker_config.study)
-    cached = _StudyIdCache(storage, study.id)
+    cached = StudyIdCache(storage, study.id)
     return TrialContext(
         storage=storage,
         cached=cached,

@@ -255,9 +255,7 @@ def test_the_interval_of_a_mean_of_shares_holds_as_often_as_it_says() -> None:
     intervals = [mean_share_interval(list(zip(row.tolist(), images.tolist(), strict=True))) for row in drawn]
 
     held = np.mean([low <= truths.mean() <= high for low, high in intervals])
-    assert (
-        0.93 <= held <= 0.975
-    )  # three standard errors of 2,000 draws are 0.015
+    assert 0.93 <= held <= 0.975  # three standard errors of 2,000 draws are 0.015
 
 
 def test_the_interval_of_one_share_is_that_of_their_mean() -> None:

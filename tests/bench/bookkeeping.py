@@ -28,6 +28,7 @@ from optuna.distributions import (
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
+from search import optuna_internals
 from search.dashboard import server
 from search.process import this_process
 from search.samplers import tpe
@@ -401,7 +402,7 @@ def draws(url: str, repeats: int) -> tuple[float, ...]:
     excerpt.read()
 
     def draw(number: int) -> float:
-        seen = tpe.SubsetStudy(here.study_name, here._storage, excerpt.read())
+        seen = optuna_internals.SubsetStudy(here.study_name, here._storage, excerpt.read())
         here.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
         trial = here.ask()
         spent = seconds(lambda: sample(space, cast("Any", trial)))

@@ -26,6 +26,7 @@ import numpy as np
 import optuna
 
 from search.artifacts import study_dir
+from search.optuna_internals import SubsetTPESampler
 from search.process import LeaseOwner, this_process
 from search.samplers import tpe
 from search.storage import leases, queries, retry
@@ -252,9 +253,9 @@ def prepare(crowd: Crowd) -> None:
         (leases, "claim", "claim"),
         (tpe.TrialSubset, "read", "history"),
         (recorder, "open_trial", "open"),
-        (tpe.SubsetTPESampler, "infer_relative_search_space", "sampler"),
-        (tpe.SubsetTPESampler, "sample_relative", "sampler"),
-        (tpe.SubsetTPESampler, "sample_independent", "sampler"),
+        (SubsetTPESampler, "infer_relative_search_space", "sampler"),
+        (SubsetTPESampler, "sample_relative", "sampler"),
+        (SubsetTPESampler, "sample_independent", "sampler"),
         (recorder, "draw", "draw"),
         (recorder, "describe", "describe"),
         (Storage, "get_trial", "read"),

@@ -22,7 +22,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search import hardware
+from search import hardware, optuna_internals
 from search.pruners.asha import Asha
 from search.samplers import tpe
 from search.storage import queries
@@ -186,7 +186,7 @@ def promoting(known: Table, seed: int, *, others: int = tpe.MAX_BAD) -> Iterator
                 study_seed=seed,
                 number=number,
                 startup_trials=STARTUP,
-                seen=tpe.SubsetStudy(study.study_name, study._storage, excerpt.read()),
+                seen=optuna_internals.SubsetStudy(study.study_name, study._storage, excerpt.read()),
             )
             trial = study.ask()
             curves.append(draw(known, trial))

@@ -14,7 +14,8 @@ from PIL import Image
 
 from search.artifacts import misclassified
 from search.dashboard import server
-from search.dashboard.overlay import OverlayCache, OverlayStorage, StudyOverlay
+from search.dashboard.overlay import OverlayCache, StudyOverlay
+from search.optuna_internals import OverlayStorage
 from search.storage import queries, ranking
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord
@@ -25,7 +26,7 @@ BUDGET: dict[str, Any] = {"trials": 5, "epochs": 2}
 
 def exhibits(harness: Harness) -> tuple[OverlayCache, OverlayStorage, int]:
     shown = OverlayCache(open_reader(harness.url), harness.dirs, every_s=0.0)
-    storage = OverlayStorage(server._history(harness.url), shown)
+    storage = OverlayStorage(server._history(harness.url), shown.beside)
     return shown, storage, storage.get_study_id_from_name("s")
 
 

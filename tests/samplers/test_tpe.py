@@ -10,9 +10,10 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.storages import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.optuna_internals import SubsetStudy
 from search.process import this_process
 from search.samplers import tpe
-from search.samplers.tpe import MAX_GOOD, OptunaSampler, SubsetStudy, TrialSubset, is_random
+from search.samplers.tpe import MAX_GOOD, OptunaSampler, TrialSubset, is_random
 from search.storage import leases
 from search.storage.rdb import Storage
 

@@ -1,0 +1,107 @@
+"""The private members of Optuna, and the subclasses of its classes: the file to read when Optuna is upgraded.
+
+Two more are to be read then: `storage/rdb.py` and `storage/rdb_reads.py`, whose storage is a subclass of Optuna's.
+"""
+
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import _CachedStorage as CachedStorage
+from optuna.storages._rdb import models
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+__all__ = [
+    "CachedStorage",
+    "FilteredStudy",
+    "OverlayStorage",
+    "StudyIdCache",
+    "SubsetStudy",
+    "SubsetTPESampler",
+    "models",
+]
+
+
+class SubsetStudy(optuna.Study):
+    """A study that has just these trials."""
+
+    def __init__(self, name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__(name, storage)
+        self._trials = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+class FilteredStudy(optuna.Study):
+    """A study without the trials of some numbers, for a pruner. (Hyperband asks for its own view.)"""
+
+    def __init__(
+        self,
+        name: str,
+        storage: BaseStorage,
+        sampler: optuna.samplers.BaseSampler,
+        pruner: optuna.pruners.BasePruner,
+        *,
+        left_out: Container[int],
+    ) -> None:
+        super().__init__(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        self._left_out = left_out
+
+    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [trial for trial in super().get_trials(*args, **kwargs) if trial.number not in self._left_out]
+
+
+class SubsetTPESampler(optuna.samplers.TPESampler):
+    """Optuna's TPE, which learns from another view of the study than the one that its trial is of."""
+
+    def __init__(self, seen: optuna.Study, *, good: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._seen = seen
+        self._gamma = lambda _: good  # the argument of that name is deprecated, and there is no other way
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return super().infer_relative_search_space(self._seen, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(self._seen, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(self._seen, trial, param_name, param_distribution)
+
+
+class StudyIdCache(CachedStorage):
+    """Optuna's cache, which knows the id of its one study; else it asks for it twice a trial."""
+
+    def __init__(self, storage: RDBStorage, study_id: int) -> None:
+        super().__init__(storage)
+        self._study_id = study_id
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._study_id
+
+
+class OverlayStorage(CachedStorage):
+    """A storage whose studies have more system attributes than are stored: `overlay` adds them, by a study's id."""
+
+    def __init__(self, backend: RDBStorage, overlay: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
+        super().__init__(backend)
+        self._overlay = overlay
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        studies = super().get_all_studies()
+        for study in studies:
+            study.system_attrs = self._overlay(study._study_id, study.system_attrs)
+        return studies
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._overlay(study_id, super().get_study_system_attrs(study_id))
