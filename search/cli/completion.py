@@ -1,88 +1,69 @@
-"""Completion of verbs, flags, and the names and numbers of what is stored, by argcomplete."""
+"""Completion of the names and numbers of what is stored; click completes verbs and options by itself."""
 
-import argparse
 import glob
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-#: How argcomplete tells a command that a shell asks it for completions.
-ASKED = "_ARGCOMPLETE"
+import click
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
-def is_asked() -> bool:
-    """Whether a shell asks for completions."""
-    return ASKED in os.environ
-
-
-def complete(parser: argparse.ArgumentParser) -> None:
-    """Answer a shell and exit, if it is one that asks; any other command pays nothing for it."""
-    if not is_asked():
-        return
-    import argcomplete
-
-    for verb in _verbs(parser):
-        for action in verb._actions:
-            _add_completer(verb, action)
-    argcomplete.autocomplete(parser, always_complete_options=False)
+#: The variable by which a shell asks for completions.
+COMPLETE_VARIABLE = "_CONVSEARCH_COMPLETE"
 
 
-def script(shell: str) -> str:
+def script(command: click.Command, shell: str) -> str:
     """What a shell evaluates to complete convsearch."""
-    import argcomplete.shell_integration
+    from click.shell_completion import get_completion_class
 
-    return str(argcomplete.shell_integration.shellcode(["convsearch"], True, shell))
-
-
-def _verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    found = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return [verb for action in found for verb in action.choices.values()]
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise ValueError(f"click completes no {shell}")
+    return kind(command, {}, "convsearch", COMPLETE_VARIABLE).source()
 
 
-def _add_completer(verb: argparse.ArgumentParser, action: Any) -> None:
-    if action.dest == "study":
-        is_file = verb.prog.split()[-1] in ("run", "validate")
-        action.completer = _files_and_studies if is_file else _studies
-    elif action.dest == "trial":
-        action.completer = _trials
-    elif action.dest == "with_":
-        action.completer = _trials_and_studies
-
-
-def _studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+def stored_studies(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Names of stored studies; none where there is no database."""
     from search.errors import ConvsearchError
     from search.storage import queries
-    from search.storage.read_only import open_reader
 
     try:
-        return [row.name for row in queries.studies(open_reader(parsed_args.storage)) if row.name.startswith(prefix)]
-    except (ConvsearchError, AttributeError):
+        return [row.name for row in queries.studies(_engine(ctx)) if row.name.startswith(incomplete)]
+    except ConvsearchError:
         return []
 
 
-def _files_and_studies(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+def study_files(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Names of study files, those that come with the project and those here."""
     from search.spec.study_spec import STUDY_DIRS
 
     named = dict.fromkeys(path.stem for folder in STUDY_DIRS for path in sorted(folder.glob("*.toml")))
-    here = sorted(glob.glob(f"{glob.escape(prefix)}*.toml"))
-    folders = sorted(f"{folder}/" for folder in glob.glob(f"{glob.escape(prefix)}*") if os.path.isdir(folder))
-    return [*(name for name in named if name.startswith(prefix)), *here, *folders]
+    here = sorted(glob.glob(f"{glob.escape(incomplete)}*.toml"))
+    folders = sorted(f"{folder}/" for folder in glob.glob(f"{glob.escape(incomplete)}*") if os.path.isdir(folder))
+    return [*(name for name in named if name.startswith(incomplete)), *here, *folders]
 
 
-def _trials(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+def trials(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Numbers of the trials of the study that stands before."""
     from search.errors import ConvsearchError
     from search.storage import queries
-    from search.storage.read_only import open_reader
 
     try:
-        rows = queries.trials(open_reader(parsed_args.storage), parsed_args.study)
-    except (ConvsearchError, AttributeError):
+        rows = queries.trials(_engine(ctx), ctx.params.get("study") or "")
+    except ConvsearchError:
         return []
-    return [str(row.number) for row in rows if str(row.number).startswith(prefix)]
+    return [str(row.number) for row in rows if str(row.number).startswith(incomplete)]
 
 
-def _trials_and_studies(prefix: str, parsed_args: argparse.Namespace, **context: Any) -> list[str]:
+def trials_and_studies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """What `compare` sets beside a study: another one, or two of its trials."""
-    return _trials(prefix, parsed_args, **context) + _studies(prefix, parsed_args, **context)
+    return trials(ctx, param, incomplete) + stored_studies(ctx, param, incomplete)
+
+
+def _engine(ctx: click.Context) -> "sa.Engine":
+    from search.cli.options import STORAGE
+    from search.storage.read_only import open_reader
+
+    given: Any = ctx.params.get("storage")
+    return open_reader(given or os.environ.get("CONVSEARCH_STORAGE") or STORAGE)

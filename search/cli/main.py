@@ -1,98 +1,135 @@
-"""The command line: parse, call one function, print, exit code. Data go to stdout, talk to stderr."""
+"""The command line: parse, call one function, print, exit code. Data go to stdout, messages to stderr."""
 
-import argparse
+import os
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NoReturn
+
+import click
 
 from data.errors import DataError
-from search.cli import flags
-from search.cli.completion import complete, is_asked
+from search.cli import maintenance, models, reading, serving, training
+from search.cli.completion import COMPLETE_VARIABLE
+from search.cli.options import Session
 from search.console import echo, sanitize
 from search.errors import ConvsearchError
 
 EXIT_CODES = """\
-exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database or cluster; 70 all trials failed;
-74 disk; 75 somebody else runs the study; 78 a study file is wrong, or not the stored one; 129 terminal closed;
-130 interrupted; 143 terminated"""
+\b
+Exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database
+or cluster; 70 all trials failed; 74 disk; 75 somebody else runs the study;
+76 nothing can be trained; 78 a study file is wrong, or not the stored one;
+129 terminal closed; 130 interrupted; 143 terminated"""
+
+#: The verbs, in the order of the help.
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "Train": (training.run, training.resume, training.final),
+    "Look": (
+        reading.studies,
+        reading.best,
+        reading.show,
+        reading.why,
+        reading.compare,
+        reading.report,
+        serving.dashboard,
+    ),
+    "Use a model": (models.export, models.predict),
+    "Several machines": (serving.worker, serving.serve, reading.workers, maintenance.stop),
+    "Maintain": (
+        maintenance.validate,
+        maintenance.doctor,
+        maintenance.delete,
+        maintenance.copy_study,
+        maintenance.clean,
+        maintenance.migrate,
+        maintenance.completion,
+    ),
+}
+VERBS = {str(command.name): command for commands in GROUPS.values() for command in commands}
+
+
+class VerbGroup(click.Group):
+    """All verbs, listed in groups; a mistyped one is answered with the nearest."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(command.name), command.get_short_help_str(limit=200)) for command in commands])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            near = get_close_matches(name, self.commands, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`convsearch --help` lists all"
+            raise click.UsageError(f"there is no verb {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=VerbGroup,
+    commands=VERBS,
+    epilog=EXIT_CODES,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(version("convsearch"), message="convsearch %(version)s")
+@click.option("--debug", is_flag=True, help="show the whole traceback of an error")
+@click.pass_obj
+def convsearch(session: Session, debug: bool) -> None:
+    """Search for the best convolutional network on your images; nothing that was measured is lost."""
+    session.debug = debug
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    given = parser()
-    complete(given)
-    args = given.parse_args(arguments)
-    code = _run(args)
-    if getattr(args, "on_end", None):
+    if COMPLETE_VARIABLE in os.environ:
+        convsearch.main(prog_name="convsearch", complete_var=COMPLETE_VARIABLE, obj=Session())
+    session = Session()
+    code = _run(arguments, session)
+    if session.on_end:
         from search.cli import on_end
 
-        on_end.run_hook(args.on_end, study=_study_name(args), code=code)
+        on_end.run_hook(session.on_end, study=session.study, code=code)
     return code
 
 
-def _study_name(args: argparse.Namespace) -> str:
-    """The name of the study that a command was about."""
-    if args.verb != "run":
-        return str(args.study)
-    return str(args.name or (Path(args.study).stem if args.again is None else f"{args.study}.again-{args.again}"))
+def _run(arguments: Sequence[str] | None, session: Session) -> int:
+    import sys
 
-
-def _run(args: argparse.Namespace) -> int:
-    debug = args.debug
     try:
-        from search.cli import commands  # takes a while, in which Ctrl-C shall be answered as well
-
-        return commands.VERBS[args.verb](args)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with convsearch.make_context("convsearch", given, obj=session) as ctx:
+            return int(convsearch.invoke(ctx) or 0)
+    except click.exceptions.Exit as end:  # --help and --version
+        return end.exit_code
+    except click.UsageError as error:
+        return _explain_usage(error)
     except (ConvsearchError, DataError) as error:
-        return _explain(error, error.exit_code, debug=debug)
+        return _explain(error, error.exit_code, debug=session.debug)
     except KeyboardInterrupt:
         echo("interrupted")
         return 130
-    except BrokenPipeError:  # of an answer: who reads it has seen enough
+    except BrokenPipeError:  # of an answer: its reader has seen enough
         from search.tables import discard_stdout
 
         discard_stdout()
         return 0
     except Exception as error:
-        _explain(error, 1, debug=debug)
+        _explain(error, 1, debug=session.debug)
         echo("this is a bug of convsearch; --debug (before the verb) shows where")
         return 1
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    top = _Parser(
-        prog="convsearch",
-        description="Search for the best convolutional network on your images; nothing that was measured is lost.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"convsearch {version('convsearch')}")
-    top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    flags.add(verbs)
-    return top
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that repeats no password, wherever on the command line it stands, and takes flags between names."""
-
-    _is_mixing = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Let `why STUDY --json 3` be `why STUDY 3 --json`; the verb itself comes before its flags."""
-        if self._is_mixing or self._subparsers is not None or is_asked():
-            return super().parse_known_args(args, namespace)
-        self._is_mixing = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._is_mixing = False
-
-    def error(self, message: str) -> NoReturn:
-        super().error(sanitize(message))
+def _explain_usage(error: click.UsageError) -> int:
+    """Say what is wrong with a command line, without its passwords."""
+    if error.ctx is not None:
+        echo(error.ctx.get_usage())
+    path = "convsearch" if error.ctx is None else error.ctx.command_path
+    echo(sanitize(f"{path}: {error.format_message()} (`{path} --help` explains)"))
+    return error.exit_code
 
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:

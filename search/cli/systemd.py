@@ -1,15 +1,14 @@
 """`convsearch serve --unit`: the text of a unit with which systemd keeps the service running."""
 
-import argparse
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from search.cli.options import MachineOptions, ServerOptions
 from search.database_url import has_password
 from search.workers.signals import END_S
 
-#: Flags of `serve` by the names of their values.
-FLAGS = ("port", "host", "expose", "data", "workers", "device", "hang", "disk", "cache")
 TEXT = """\
 # Save it as ~/.config/systemd/user/convsearch.service, then:
 #   systemctl --user daemon-reload && systemctl --user enable --now convsearch
@@ -39,21 +38,22 @@ WantedBy=default.target
 """
 
 
-def unit_file(args: argparse.Namespace) -> str:
-    """The unit that does what these arguments of `serve` ask for, here."""
+def unit_file(server: ServerOptions, machine: MachineOptions, *, data: str | None) -> str:
+    """The unit that does what these options of `serve` ask for, here."""
     words = [str(Path(sys.executable).with_name("convsearch")), "serve"]
-    for name in FLAGS:
-        value = getattr(args, name)
+    given = {**asdict(server), "data": data, **asdict(machine)}
+    for name in ("port", "host", "expose", "data", "workers", "device", "hang", "disk", "cache"):
+        value = given[name]
         if value is True:
             words.append(f"--{name}")
         elif value not in (None, False):
             words += [f"--{name}", str(value)]
     folder = _plain(str(Path.cwd()))
-    known = f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={args.storage}'))}\n"
+    known = f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={machine.storage}'))}\n"
     secret = f"# {folder}/convsearch.env must have the line CONVSEARCH_STORAGE=...; it has a password.\n"
     return TEXT.format(
         folder=folder,
-        storage=secret if has_password(args.storage) else known,
+        storage=secret if has_password(machine.storage) else known,
         command=_plain(shlex.join(words)).replace("$", "$$"),
         end=END_S,
         patience=END_S + 12,

@@ -1,0 +1,216 @@
+"""The verbs that check, stop, copy and delete."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from search import tables
+from search.cli import options
+from search.console import echo
+from search.errors import BusyError, UsageError
+from search.tables import Table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from search.storage.rdb import Storage
+
+
+@options.verb(
+    "validate",
+    options.study_file(),
+    options.overrides("change the file"),
+    options.data("images to use"),
+    options.json(),
+    example="convsearch validate cifar10",
+)
+def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json: bool) -> int:
+    """Check a study file; run nothing."""
+    from search.analysis import study_tables
+    from search.cli.training import parse_overrides
+    from search.spec import stored_spec, study_spec
+
+    spec = study_spec.load(study_spec.find(study), parse_overrides(overrides, data))
+    stored = stored_spec.dump(spec)
+    return tables.print_answer({"spec": stored}, study_tables.spec_table(stored), as_json=as_json)
+
+
+@options.verb("doctor", options.json(), options.storage(), options.cache(), example="convsearch doctor")
+def doctor(*, as_json: bool, storage: str, cache: Path) -> int:
+    """Check this machine; the exit code is 1 if something will not work."""
+    from search.maintenance import doctor as checks
+
+    found = checks.checks(storage, cache=cache)
+    tables.print_answer(checks.checks_json(found), checks.checks_table(found), as_json=as_json)
+    return int(checks.has_failures(found))
+
+
+@options.verb("stop", options.stored_study(), options.json(), options.storage(), example="convsearch stop cifar10")
+def stop(study: str, *, as_json: bool, storage: str) -> int:
+    """Stop a running study, wherever it runs."""
+    from search.storage import queries
+    from search.storage.rdb import Storage
+    from search.storage.read_only import open_reader
+    from search.study import stored_study
+
+    engine, writable = open_reader(storage), Storage(storage)
+    names = _with_finals(engine, study)
+    running = sum(queries.study(engine, name).counts.running for name in names)
+    for name in names:
+        stored_study.ask_to_stop(writable, name)
+    echo(
+        f"stop requested: {running} running trials go back to the queue; "
+        f"`convsearch resume {shlex.quote(study)}` goes on"
+    )
+    if as_json:
+        sys.stdout.write(tables.to_json({"study": study, "running": running}))
+    return 0
+
+
+@options.verb(
+    "delete",
+    options.stored_study(),
+    click.option("--yes", is_flag=True, help="do not ask"),
+    options.storage(),
+    example="convsearch delete old --yes",
+)
+def delete(study: str, *, yes: bool, storage: str) -> int:
+    """Delete a study and its files."""
+    from search.artifacts import study_dir
+    from search.storage import queries
+    from search.storage.rdb import Storage
+
+    writable, dirs = Storage(storage), study_dir.of(storage)
+    names = _with_finals(writable.engine, study)
+    finished = sum(queries.study(writable.engine, name).counts.finished for name in names)
+    listed = " and ".join(map(repr, names))
+    with ExitStack() as locks:
+        for name in names:
+            if dirs.is_ours(name):
+                locks.enter_context(dirs.running(name))
+            _refuse_running(writable, name)
+        question = f"delete {listed} with {finished} finished trials and its files in {dirs.study(study)}? [y/N] "
+        if not yes and not _is_confirmed(question):
+            raise UsageError("nothing was deleted; --yes answers the question")
+        for name in names:
+            _refuse_running(writable, name)  # somebody elsewhere may have begun meanwhile
+        freed = 0
+        for name in reversed(names):
+            _delete_remote_checkpoints(writable, name)
+            writable.delete_study(writable.get_study_id_from_name(name))
+            freed += dirs.remove(name) if dirs.is_ours(name) else 0
+    echo(f"deleted {listed}; {freed / 1e6:.1f} MB are free again")
+    return 0
+
+
+@options.verb(
+    "copy-study",
+    options.stored_study(),
+    click.option("--to", type=options.URL, required=True, metavar="URL", help="the other database; made if missing"),
+    options.json(),
+    options.storage("--from", "--storage"),
+    example="convsearch copy-study cifar10 --to postgresql://server/studies",
+)
+def copy_study(study: str, *, to: str, as_json: bool, storage: str) -> int:
+    """Copy a study with its files into another database; the verdicts on it come with it."""
+    from search.maintenance import copy_study as copying
+    from search.storage.db_errors import readable_message
+
+    found = copying.copy(storage, to, study, say=echo)
+    answer = {"studies": found.studies, "trials": found.trials, "rows": found.rows, "bytes": found.size}
+    original = shlex.quote(readable_message(storage))
+    table = Table(
+        columns=("", ""),
+        rows=(
+            ("studies", ", ".join(found.studies)),
+            ("trials", f"{found.trials:,}"),
+            ("rows", f"{found.rows:,}, each field of which was compared"),
+            ("files", f"{found.size / 1e6:.1f} MB"),
+        ),
+        after=("", f"`convsearch delete {shlex.quote(study)} --storage {original}` removes the original"),
+    )
+    return tables.print_answer(answer, table, as_json=as_json)
+
+
+@options.verb(
+    "clean",
+    click.option("--data", is_flag=True, help="also decoded images that no study uses; they can be remade"),
+    options.storage(),
+    options.cache(),
+    example="convsearch clean",
+)
+def clean(*, data: bool, storage: str, cache: Path) -> int:
+    """Remove files that no study needs."""
+    from search.artifacts import cleanup
+
+    freed = cleanup.clean(storage, cache, data=data, say=echo)
+    echo(f"{freed / 1e6:.1f} MB are free again" if freed else "nothing to remove: every file belongs to a study")
+    return 0
+
+
+@options.verb("migrate", options.storage(), example="convsearch migrate")
+def migrate(*, storage: str) -> int:
+    """Bring a database of an older Optuna up to date."""
+    from search.maintenance import migrate as migration
+
+    migration.migrate(storage, echo)
+    return 0
+
+
+@options.verb(
+    "completion",
+    click.argument("shell", type=click.Choice(("bash", "zsh", "fish"))),
+    click.pass_context,
+    example="convsearch completion bash",
+)
+def completion(ctx: click.Context, shell: str) -> int:
+    """Print what a shell evaluates to complete verbs, options, studies and trials."""
+    from search.cli.completion import script
+
+    sys.stdout.write(script(ctx.find_root().command, shell))
+    return 0
+
+
+def _with_finals(engine: "sa.Engine", name: str) -> tuple[str, ...]:
+    """The names of a study and of its final trainings, if there are any."""
+    from search.storage import queries
+
+    return (name, *queries.verdicts(engine, name))
+
+
+def _refuse_running(storage: "Storage", name: str) -> None:
+    """Raise BusyError if somebody works on a study."""
+    from search.storage import queries
+    from search.storage.lease_expiry import has_no_live_owner
+
+    is_held = not has_no_live_owner(storage, storage.get_study_id_from_name(name), echo)
+    running = queries.study(storage.engine, name).counts.running
+    if is_held or running:
+        raise BusyError(f"others work on {name!r}; `convsearch stop {name}` first")
+
+
+def _delete_remote_checkpoints(storage: "Storage", name: str) -> None:
+    """Delete the checkpoints of a study from where other machines find them; say where they are if that fails."""
+    from search.artifacts import remote_checkpoints
+    from search.artifacts.remote_store import RemoteStoreError
+    from search.storage import queries
+
+    row = queries.study(storage.engine, name)
+    remote = remote_checkpoints.of(row.spec.get("checkpoints"), row.remote_key or "")
+    if remote is None:
+        return
+    try:
+        remote.delete_all()
+    except RemoteStoreError as error:
+        echo(f"checkpoints of {name!r} are left in {remote.place}: {error}")
+
+
+def _is_confirmed(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,383 @@
+"""The verbs that train: run, resume, final. Modules that take long to load are imported where they are used."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from search import tables
+from search.cli import options
+from search.cli.options import BackendOptions, MachineOptions, Session
+from search.console import echo
+from search.errors import DatabaseError, DiskError, UsageError
+from search.tables import Table
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from search.service.session import RunOptions
+    from search.spec.study_spec import StudySpec
+    from search.storage.records import StudyRecord
+
+T = TypeVar("T")
+
+#: A run that was asked to stop waits this long for the last answer of its database, in seconds.
+STOP_READ_TIMEOUT_S = 1.0
+#: As `search.spec.settings` has it, which is not loaded for `--help`.
+MAX_FINAL_TRAININGS = 10
+
+
+@options.verb(
+    "run",
+    options.study_file(),
+    click.option("--trials", type=options.COUNT, metavar="N", help="budget of the whole study, over all runs"),
+    options.backend,
+    options.hours(),
+    options.retry_failed(),
+    options.on_end(),
+    options.machine,
+    options.data(),
+    click.option("--dry-run", is_flag=True, help="only estimate time, memory and disk; write nothing"),
+    click.option("--json", "as_json", is_flag=True, help="with --dry-run: print JSON"),
+    click.option("--name", metavar="NAME", help="name of the study (default: the file's)"),
+    options.overrides(),
+    click.option("--again", type=int, metavar="N", help="train the configuration of trial N once more, to the end"),
+    click.pass_obj,
+    example="convsearch run cifar10 --trials 30 --workers 2",
+)
+def run(
+    session: Session,
+    study: str,
+    *,
+    trials: int | None,
+    backend: BackendOptions,
+    hours: float | None,
+    retry_failed: bool,
+    machine: MachineOptions,
+    data: str | None,
+    dry_run: bool,
+    as_json: bool,
+    name: str | None,
+    overrides: Sequence[str],
+    again: int | None,
+) -> int:
+    """Run a study, or go on with it."""
+    session.study = name or (Path(study).stem if again is None else f"{study}.again-{again}")
+    if as_json and not dry_run:
+        raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` tells what a run has found")
+    wanted, usual = (
+        _from_file(study, trials=trials, data=data, overrides=overrides, timed=hours is not None)
+        if again is None
+        else _from_trial(study, again, machine, is_changed=bool(dry_run or data or overrides or trials))
+    )
+    own = usual if name is None else name  # an empty name is refused like any that cannot be
+    if dry_run:
+        return _estimate(wanted, own, machine, hours=hours, as_json=as_json)
+    order = replace(_run_options(own, machine, hours=hours, retry_failed=retry_failed), trials=trials)
+    return _run_study(order if again is None else replace(order, trials=1), wanted, backend)
+
+
+@options.verb(
+    "resume",
+    options.stored_study(),
+    click.option("--trials", type=options.COUNT, metavar="N", help="new budget of the whole study"),
+    options.backend,
+    options.hours(),
+    options.retry_failed(),
+    options.on_end(),
+    options.machine,
+    click.pass_obj,
+    example="convsearch resume cifar10 --hours 1",
+)
+def resume(
+    session: Session,
+    study: str,
+    *,
+    trials: int | None,
+    backend: BackendOptions,
+    hours: float | None,
+    retry_failed: bool,
+    machine: MachineOptions,
+) -> int:
+    """Go on with a stored study."""
+    from search.analysis import study_tables
+    from search.spec import stored_spec
+    from search.storage import queries
+    from search.storage.rdb import Storage
+    from search.storage.read_only import open_reader
+    from search.storage.records import searched
+    from search.study import stored_study
+
+    session.study = study
+    stored = stored_study.load(Storage(machine.storage), study)
+    if trials is not None and stored.spec.verdict_on is not None:
+        raise UsageError(
+            f"{study!r} is a verdict, which has a training for each configuration and seed and no more; "
+            f"`convsearch final {searched(study)}` gives one on other terms"
+        )
+    engine = open_reader(machine.storage)
+    row = queries.study(engine, study)
+    is_over = stored.spec.final is None or _final_table(engine, study) is not None
+    if trials is None and row.counts.finished >= row.counts.budget and not retry_failed and is_over:
+        more = "; --trials N raises its budget" if study_tables.can_grow(row) else ""
+        echo(f"nothing to resume: all {row.counts.budget} trials of {study!r} are done{more}")
+        return 0
+    budget = stored.spec.budget.model_copy(update={"trials": trials or row.counts.budget})
+    # `restore` refuses a budget that cannot be.
+    wanted = stored_spec.restore(stored_spec.dump(replace(stored.spec, budget=budget)))
+    order = replace(_run_options(study, machine, hours=hours, retry_failed=retry_failed), trials=trials)
+    return _run_study(order, wanted, backend)
+
+
+@options.verb(
+    "final",
+    options.stored_study(),
+    click.option(
+        "--top",
+        type=options.Count(at_most=MAX_FINAL_TRAININGS),
+        default=3,
+        metavar="K",
+        help="configurations, the best ones (default: 3)",
+    ),
+    click.option(
+        "--seeds",
+        type=options.Count(at_most=MAX_FINAL_TRAININGS),
+        default=3,
+        metavar="S",
+        help="trainings of each (default: 3)",
+    ),
+    click.option(
+        "--epochs",
+        type=options.POSITIVE,
+        metavar="E",
+        help="passes over train and validation images (default: those of [final], else of the search)",
+    ),
+    click.option("--no-baseline", is_flag=True, help="leave out the first [[try]] point, or the defaults"),
+    options.json(),
+    options.hours("of all trainings together; each has as many epochs as its share allows"),
+    options.retry_failed(),
+    options.on_end(),
+    options.machine,
+    click.pass_obj,
+    example="convsearch final cifar10 --top 3 --seeds 3",
+)
+def final(
+    session: Session,
+    study: str,
+    *,
+    top: int,
+    seeds: int,
+    epochs: float | None,
+    no_baseline: bool,
+    as_json: bool,
+    hours: float | None,
+    retry_failed: bool,
+    machine: MachineOptions,
+) -> int:
+    """Train the best trials anew with several seeds, and test them once."""
+    from search.analysis import test_report, test_results
+    from search.service import final as finals
+    from search.spec.settings import FinalSettings
+    from search.storage import queries
+    from search.storage.read_only import open_reader
+    from search.workers import live_view
+    from search.workers.pool import EXIT_CODES, StopReason
+
+    session.study = study
+    order = _run_options(study, machine, hours=hours, retry_failed=retry_failed)
+    wanted = FinalSettings(epochs=epochs, top=top, seeds=seeds, baseline=not no_baseline)
+    name, end = finals.run_final(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
+    engine = open_reader(machine.storage)
+    row = queries.study(engine, name)
+    if end is not StopReason.DONE or row.counts.finished < row.counts.budget:
+        echo(f"{name}: {end}; the same command goes on")
+        return EXIT_CODES.get(end, 0)
+    result = test_results.load(engine, name)
+    accesses = queries.test_set_accesses(engine, row.data["fingerprint"])
+    lines = (*_selection_lines(row), *test_report.test_set_access_lines(accesses, name))
+    answer = test_report.final_result_json(result, accesses) | {"selection": row.selection}
+    return tables.print_answer(answer, test_report.final_result_table(result, lines), as_json=as_json)
+
+
+def parse_overrides(texts: Sequence[str], data: str | None) -> dict[str, str]:
+    """The dotted keys and texts of --set and --data.
+
+    Raises:
+        UsageError: one of them is not KEY=VALUE.
+    """
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes a key and a value, as in --set budget.epochs=4, but got {text!r}")
+        pairs[key] = value
+    if data is not None:
+        pairs |= {"data.source": "folder", "data.path": json.dumps(str(Path(data).absolute()))}
+    return pairs
+
+
+def run_options(name: str, machine: MachineOptions) -> "RunOptions":
+    """What the options of a machine ask of a run."""
+    return _run_options(name, machine, hours=None, retry_failed=False)
+
+
+def _from_file(
+    study: str, *, trials: int | None, data: str | None, overrides: Sequence[str], timed: bool
+) -> "tuple[StudySpec, str]":
+    """The study of a file, and its name."""
+    from search.spec import study_spec
+
+    path = study_spec.find(study)
+    changes = parse_overrides(overrides, data) | ({} if trials is None else {"budget.trials": str(trials)})
+    return study_spec.load(path, changes, timed=timed), path.stem
+
+
+def _from_trial(study: str, number: int, machine: MachineOptions, *, is_changed: bool) -> "tuple[StudySpec, str]":
+    """A study of one trial of another one, once more; and its name."""
+    from search.service import run as service
+    from search.storage import queries
+    from search.storage.rdb import Storage
+    from search.storage.read_only import open_reader
+    from search.study import stored_study
+
+    if is_changed:
+        raise UsageError(
+            "--again trains one trial as it is stored; leave out --dry-run, --data, --set and --trials beside it"
+        )
+    row = queries.trial(open_reader(machine.storage), study, number)
+    spec = service.rerun_spec(stored_study.load(Storage(machine.storage), study), row)
+    return spec, f"{study}.again-{number}"
+
+
+def _estimate(wanted: "StudySpec", name: str, machine: MachineOptions, *, hours: float | None, as_json: bool) -> int:
+    from search.artifacts import study_dir
+    from search.service import dry_run
+    from search.service import run as service
+
+    service.check_name(name, wanted, study_dir.of(machine.storage))
+    echo("training some networks for a moment ...")
+    found = dry_run.estimate(wanted, workers=machine.workers, device=machine.device, hours=hours)
+    return tables.print_answer(dry_run.estimate_json(found), dry_run.estimate_table(found), as_json=as_json)
+
+
+def _run_options(name: str, machine: MachineOptions, *, hours: float | None, retry_failed: bool) -> "RunOptions":
+    from search.service.session import RunOptions
+    from search.storage.timeouts import Timeouts
+
+    return RunOptions(
+        url=machine.storage,
+        cache=machine.cache,
+        name=name,
+        hours=hours,
+        disk=machine.disk,
+        workers=machine.workers,
+        device=machine.device,
+        retry_failed=retry_failed,
+        times=Timeouts() if machine.hang is None else Timeouts(hang_timeout_s=machine.hang),
+    )
+
+
+def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions) -> int:
+    """Run a study, and print what it has found when it ends."""
+    from search.service import run as service
+    from search.workers import live_view
+    from search.workers.pool import EXIT_CODES
+
+    if backend.join and (order.trials or order.hours or order.retry_failed or backend.detach):
+        raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")
+    if backend.address and backend.engine != "ray":
+        raise UsageError("--address is that of a Ray cluster; add --engine ray")
+    order = replace(order, join=backend.join, detach=backend.detach, engine=backend.engine, address=backend.address)
+    end = service.run_study(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
+    code = EXIT_CODES.get(end, 0)
+    try:
+        row, answers = _read_answers(order, is_stopped=code != 0)
+    except (DatabaseError, DiskError) as error:
+        if code == 0:
+            raise
+        echo(f"{order.name}: {end}; {error}")
+        return code
+    echo(f"{order.name}: {end}")
+    _print_answers(row, answers)
+    return code
+
+
+def _read_answers(order: "RunOptions", *, is_stopped: bool) -> "tuple[StudyRecord, list[Table]]":
+    """What a run has found, as tables: of its search, and of its last training if that has ended.
+
+    A run that was asked to stop does not wait for a database that is busy.
+    """
+    from search.analysis import selection
+    from search.storage import queries
+    from search.storage.db_errors import is_transient
+    from search.storage.read_only import READ_TIMEOUT_S, open_reader
+    from search.storage.records import is_search
+    from search.storage.retry import retry_transient
+
+    engine = open_reader(order.url, timeout_s=STOP_READ_TIMEOUT_S if is_stopped else READ_TIMEOUT_S)
+
+    def ask(question: Callable[[], T]) -> T:
+        """One answer: all of them together would be asked again for the one that was lost."""
+        may_pass = (lambda _: False) if is_stopped else is_transient
+        return retry_transient(question, passes=may_pass, retry_timeout_s=order.times.retry_timeout_s)
+
+    row = ask(lambda: queries.study(engine, order.name))
+    reason = ask(lambda: selection.delivered(engine, row).sentence) if is_search(row) else ""
+    found = ask(lambda: _search_table(engine, row, reason))
+    tested = ask(lambda: _final_table(engine, order.name)) if row.spec.get("final") else None
+    return row, [found] if tested is None else [found, tested]
+
+
+def _print_answers(row: "StudyRecord", answers: Sequence[Table]) -> None:
+    from search.analysis import study_tables
+
+    try:
+        for answer in answers:
+            tables.print_table(answer)
+    except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
+        tables.discard_stdout()
+    for line in study_tables.next_commands(row, is_judged=len(answers) > 1):
+        echo(line)
+
+
+def _search_table(engine: "sa.Engine", row: "StudyRecord", reason: str) -> Table:
+    """What a search or a comparison has found so far."""
+    from search.analysis import ablation, study_tables
+    from search.storage import queries, ranking
+
+    if row.spec.get("compare"):
+        return ablation.ablation_table(ablation.compare_rows(row, queries.trials(engine, row.name)))
+    return study_tables.best_table(ranking.best(engine, row.name, top=3), reason)
+
+
+def _final_table(engine: "sa.Engine", name: str) -> Table | None:
+    """What the last trainings of a study have come to; None as long as they have not ended."""
+    from search.analysis import test_report, test_results, trial_tables
+    from search.storage import queries
+    from search.storage.records import FINAL
+
+    own = f"{name}{FINAL}"
+    if own not in queries.verdicts(engine, name):
+        return None
+    row = queries.study(engine, own)
+    if row.counts.finished < row.counts.budget:
+        return None
+    accesses = queries.test_set_accesses(engine, row.data["fingerprint"])
+    lines = (*_selection_lines(row), *test_report.test_set_access_lines(accesses, own))
+    trials = queries.trials(engine, own)
+    if len(trials) == 1:
+        return Table(columns=(), rows=(), before=(trial_tables.verdict_line(trials[0]), *lines))
+    return test_report.final_result_table(test_results.load(engine, own), lines)
+
+
+def _selection_lines(row: "StudyRecord") -> tuple[str, ...]:
+    """Why a last training trains what it does, if that is known."""
+    from search.analysis import selection
+
+    found = selection.stored(row)
+    return () if found is None else (found.sentence,)
