@@ -124,7 +124,7 @@ class Harness:
         """Run a command in this process."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = _exit_code(self.complete(words))
+                code = main.main(self.complete(words))
             for stream in (out, err):
                 stream.seek(0)
             return Answer(code, out.read(), err.read())
@@ -289,13 +289,6 @@ def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + " }"
     return json.dumps(value)
-
-
-def _exit_code(words: list[str]) -> int:
-    try:
-        return main.main(words)
-    except SystemExit as end:  # argparse
-        return int(end.code or 0)
 
 
 def _group(process: psutil.Process) -> int | None:

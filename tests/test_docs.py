@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.cli.commands import VERBS
+from search.cli.main import VERBS
 from search.spec import study_spec
 from search.spec.parameters import DEFAULTS
 

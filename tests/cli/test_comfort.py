@@ -1,18 +1,19 @@
 """What makes it pleasant: estimates before, watching meanwhile, a bell afterwards, completion always."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from search import hardware
 from search.cli import main
-from search.cli.completion import _files_and_studies
+from search.cli.completion import study_files
 from search.service.dry_run import at_once, expected_share
 from search.spec import study_spec
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
@@ -107,8 +108,15 @@ def test_the_bell_rings_however_a_run_ends(harness: Harness, space: dict[str, An
     ],
     ids=" ".join,
 )
-def test_a_bell_is_told_the_study_that_the_command_was_about(words: tuple[str, ...], expected: str) -> None:
-    assert main._study_name(main.parser().parse_args(words)) == expected
+def test_a_bell_is_told_the_study_that_the_command_was_about(
+    words: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    hook = f"echo $CONVSEARCH_STUDY $CONVSEARCH_EXIT > {tmp_path / 'told'}"
+
+    code = main.main([*words, "--on-end", hook, "--storage", f"sqlite:///{tmp_path / 'none.db'}"])
+
+    assert code != 0  # there is neither such a database nor such a file
+    assert (tmp_path / "told").read_text() == f"{expected} {code}\n"
 
 
 @pytest.mark.parametrize("name", ["../evil", "my study!", "s.final", "", "n" * 300])
@@ -131,7 +139,8 @@ def test_a_completion_goes_into_folders(tmp_path: Path, monkeypatch: pytest.Monk
         path.touch()
     monkeypatch.chdir(tmp_path)
 
-    found = [set(_files_and_studies(prefix, Namespace())) for prefix in ("su", "sub/", "./t")]
+    ctx = click.Context(main.VERBS["run"])
+    found = [set(study_files(ctx, main.VERBS["run"].params[0], prefix)) for prefix in ("su", "sub/", "./t")]
 
     assert found == [{"sub/"}, {"sub/u.toml"}, {"./t.toml"}]
 
@@ -165,16 +174,14 @@ def test_a_shell_completes_verbs_flags_studies_and_trials(harness: Harness, line
 def completed(harness: Harness, line: str) -> list[str]:
     """What a bash offers at the end of a line."""
     told = os.environ | {
-        "_ARGCOMPLETE": "1",
-        "_ARGCOMPLETE_STDOUT_FILENAME": str(harness.folder / "completions"),
-        "_ARGCOMPLETE_IFS": "\n",
-        "COMP_LINE": line,
-        "COMP_POINT": str(len(line)),
+        "_CONVSEARCH_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
         "CONVSEARCH_STORAGE": harness.url,
     }
-    done = subprocess.run([str(CONVSEARCH)], env=told, check=True, capture_output=True, timeout=PATIENCE_S)
-    assert done.stderr.decode() == ""
-    return Path(told["_ARGCOMPLETE_STDOUT_FILENAME"]).read_text().splitlines()
+    done = subprocess.run([str(CONVSEARCH)], env=told, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stderr == ""
+    return [offer.partition(",")[2] for offer in done.stdout.splitlines()]
 
 
 def test_a_completion_is_offered_without_a_database_too(harness: Harness) -> None:
@@ -209,4 +216,6 @@ def test_an_answer_costs_no_completion() -> None:
         [sys.executable, "-X", "importtime", str(CONVSEARCH), "--version"], capture_output=True, text=True, check=True
     )
 
-    assert "argcomplete" not in done.stderr
+    assert not {"click.shell_completion", "sqlalchemy", "optuna", "torch"} & set(
+        re.findall(r"[\w.]+$", done.stderr, re.M)
+    )

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search.cli import systemd
-from search.cli.main import parser
+from search.cli.main import main
 from search.process import this_process
 from search.storage import leases, queries
 from search.storage.rdb import Storage
@@ -200,22 +199,24 @@ def test_nobody_is_listed_where_nobody_works(harness: Harness) -> None:
     assert harness.run("workers").out == "nobody works on any study\n"
 
 
-def test_the_unit_runs_the_command_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_unit_runs_the_command_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "100% sure"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me:secret@server/studies")
 
-    told = systemd.unit_file(parser().parse_args(["serve", "--workers", "3", "--port", "8090", "--unit"]))
+    assert main(["serve", "--workers", "3", "--port", "8090", "--unit"]) == 0
+    told = capsys.readouterr().out
 
     assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", told, re.MULTILINE)
     assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in told
     assert "secret" not in told
     assert "has a password" in told
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me@server/studies")
-    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in systemd.unit_file(
-        parser().parse_args(["serve"])
-    )
+    assert main(["serve", "--unit"]) == 0
+    assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in capsys.readouterr().out
 
 
 def test_a_worker_that_stays_sees_within_seconds_what_is_stored(harness: Harness) -> None:
