@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cnn import Network
-from models.config import ModelConfig, Plan
+from models.config import ModelConfig
+from models.plan import Plan
 
 NAMES: Final[Mapping[str, str]] = {"mobilenet_v3": "mobilenet_v3_large"}
 """What torchvision calls them, where it is something else."""

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from models.backbone import Transfer
 from models.cnn import CNN, Network
-from models.config import Init, ModelConfig, plan
+from models.config import Init, ModelConfig
 from models.layers import Whitening
+from models.plan import plan
 
 
 def build(

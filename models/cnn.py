@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig, Plan
+from models.config import ModelConfig
 from models.layers import ConvBlock, DenseBlock, Whitening, make_head
+from models.plan import Plan
 
 
 class Network(nn.Module, ABC):

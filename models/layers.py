@@ -4,19 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.config import (
-    IMAGE_CHANNELS,
-    PATCH,
-    WHITENED,
-    Activation,
-    ConvPlan,
-    Head,
-    ModelConfig,
-    Norm,
-    Pool,
-    Skip,
-    norm_groups,
-)
+from models.config import IMAGE_CHANNELS, PATCH, WHITENED, Activation, Head, ModelConfig, Norm, Pool, Skip
+from models.plan import ConvPlan, norm_groups
 
 #: Added to the variances that a whitening divides by; of images with deviation 1 (Jordan 2024, arXiv:2404.00498).
 LEAST_VARIANCE = 5e-4

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from models.build import build
 from models.cnn import Network
-from models.config import ModelConfig, TrainConfig, check_batch_size, check_optimizer
+from models.config import ModelConfig, TrainConfig
 from models.graph import Recorder, Recordings, make_recorder
 from models.optim import MovingAverage, make_optimizer, set_rate
+from models.plan import check_batch_size, check_optimizer
 from models.precision import computes_bfloat16
 from models.randomness import RandomState, get_random_state, seed_everything, set_random_state
 from models.schedule import Plateau, make_schedule

@@ -16,8 +16,8 @@ from data.errors import DataError
 from data.parts import load_search
 from data.progress import Say
 from models.build import build
-from models.config import plan
 from models.export import Card, Deployed, write
+from models.plan import plan
 from search.analysis import selection, test_report, test_results
 from search.analysis.test_results import FinalResult
 from search.artifacts import checkpoint, remote_checkpoints, study_dir

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from models.config import SMALLER, Impossible, Plan, check_batch_size, check_optimizer, plan
+from models.config import SMALLER, Impossible
+from models.plan import Plan, check_batch_size, check_optimizer, plan
 from search.errors import SpecError
 from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value
 from search.spec.parameters import DEFAULTS, check

@@ -16,7 +16,7 @@ from data.dataset import DataInfo
 from data.parts import load_search, load_test
 from data.store import MAX_FILE_BYTES
 from models.build import build
-from models.config import ModelConfig, plan
+from models.config import ModelConfig
 from models.export import (
     CONFIG,
     ONNX,
@@ -30,6 +30,7 @@ from models.export import (
     read,
     write,
 )
+from models.plan import plan
 from search.export import predict
 from search.storage.rdb import Storage
 from search.study import stored_study

@@ -13,8 +13,9 @@ from torchvision.models import ResNet18_Weights, get_model
 
 from models.backbone import NoWeights, Transfer, fetch, pretrained
 from models.build import build
-from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig, check_batch_size, plan
+from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig
 from models.optim import parameter_groups
+from models.plan import check_batch_size, plan
 from models.train import Training, start
 from search.process import this_process
 from search.storage import leases

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from models.build import build
 from models.cnn import CNN
-from models.config import WHITENED, Impossible, ModelConfig, plan
+from models.config import WHITENED, Impossible, ModelConfig
 from models.layers import ConvBlock, Whitening
+from models.plan import plan
 
 CONFIGS = st.builds(
     ModelConfig,

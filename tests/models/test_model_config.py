@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from models.config import NEEDS, Impossible, ModelConfig, TrainConfig, check_batch_size, norm_groups, plan
+from models.config import NEEDS, Impossible, ModelConfig, TrainConfig
+from models.plan import check_batch_size, norm_groups, plan
 
 
 def test_the_defaults_are_three_layers_of_32_64_and_128_channels_with_a_known_size() -> None:

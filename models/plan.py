@@ -1,0 +1,214 @@
+"""What a network of a configuration is made of: its layers, parameters and multiply-accumulates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from models.config import (
+    IMAGE_CHANNELS,
+    MAX_PARAMETERS,
+    PATCH,
+    SMALLER,
+    WHITENED,
+    Impossible,
+    ModelConfig,
+    OptimizerName,
+    Skip,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvPlan:
+    """One convolutional layer, with what surrounds it."""
+
+    in_channels: int
+    out_channels: int
+    side_in: int
+    """Pixels; the convolution keeps them."""
+    side_out: int
+    """Pixels after the pooling, where there is one."""
+    pooled: bool
+    skip: Skip
+    """What the way around does, in this order; "none" where there is no way around."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The shape of a whole network, known before it is built."""
+
+    stem: bool
+    """Whether a whitening stem comes first."""
+    convs: tuple[ConvPlan, ...]
+    """Empty for a network with a backbone."""
+    dense: tuple[tuple[int, int], ...]
+    """(inputs, outputs) of each dense layer; the last one is the classifier."""
+    parameters: int
+    """Trained numbers."""
+    macs: int
+    """Multiply-accumulates of convolutions and dense layers for one image, forward."""
+
+
+def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
+    """Work out the network's shape and size, without building it.
+
+    Raises Impossible if the image is too small for the poolings, or the network larger than any machine this is for.
+    """
+    if config.backbone != "none":
+        return _plan_backbone(config, image_size, classes)
+    convs = _plan_convs(config, image_size)
+    dense = _plan_dense(config, convs[-1], classes)
+    stem = config.stem == "whiten"
+    parameters = sum(_conv_parameters(config, conv) for conv in convs) + sum((i + 1) * o for i, o in dense)
+    if parameters > MAX_PARAMETERS:
+        raise Impossible(
+            f"the network may have at most {MAX_PARAMETERS:,} parameters, but width {config.width}, growth "
+            f"{config.growth:g}, {config.conv_layers} conv_layers, dense_units {config.dense_units} and head "
+            f"{config.head!r} on {image_size} x {image_size} pixels make {parameters:,}; lower width or growth, or "
+            f'pool more before a "flatten" head',
+            lower=SMALLER,
+        )
+    macs = sum(_conv_macs(config, conv) for conv in convs) + sum(i * o for i, o in dense)
+    macs += IMAGE_CHANNELS * PATCH**2 * WHITENED * (image_size - PATCH + 1) ** 2 if stem else 0
+    return Plan(stem=stem, convs=convs, dense=dense, parameters=parameters, macs=macs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Size:
+    """Of a backbone, without its own classifier."""
+
+    channels: int
+    parameters: int
+    macs: tuple[int, int]
+    """Of an image of 32 x 32 pixels: those that grow with the pixels, and those that do not."""
+    kept_macs: tuple[int, int]
+    """The same where the first layers do not shrink the image."""
+
+
+_SIZES: Final[Mapping[str, _Size]] = {
+    "resnet18": _Size(channels=512, parameters=11_176_512, macs=(37_011_456, 0), kept_macs=(563_281_920, 0)),
+    "resnet50": _Size(channels=2048, parameters=23_508_032, macs=(83_410_944, 0), kept_macs=(1_305_673_728, 0)),
+    "vgg16_bn": _Size(channels=512, parameters=14_723_136, macs=(313_196_544, 0), kept_macs=(313_196_544, 0)),
+    "mobilenet_v3": _Size(
+        channels=960, parameters=2_971_952, macs=(4_338_240, 1_507_200), kept_macs=(17_352_960, 1_507_200)
+    ),
+}
+"""Counted layer by layer on torchvision 0.29's networks (tests/models/test_backbone.py counts them again)."""
+
+
+def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
+    """The shape of a network with a backbone; its multiply-accumulates are exact for multiples of 32 pixels."""
+    size = _SIZES[config.backbone]
+    if config.head == "flatten":
+        raise Impossible(f'backbone {config.backbone!r} ends in one vector; take head = "gap" or "max"')
+    if config.backbone == "vgg16_bn" and config.seen_side(image_size) < 2**5:
+        raise Impossible(
+            f"backbone 'vgg16_bn' halves the side five times, so it needs 32 pixels, but has "
+            f"{config.seen_side(image_size)}; raise backbone_side",
+            higher=("backbone_side",),
+        )
+    growing, fixed = size.macs if config.backbone_side else size.kept_macs
+    sizes = [size.channels, *[config.dense_units] * config.dense_layers, classes]
+    dense = tuple(pairwise(sizes))
+    pixels = config.seen_side(image_size) ** 2
+    return Plan(
+        stem=False,
+        convs=(),
+        dense=dense,
+        parameters=size.parameters + sum((i + 1) * o for i, o in dense),
+        macs=growing * pixels // 32**2 + fixed + sum(i * o for i, o in dense),
+    )
+
+
+def check_optimizer(config: ModelConfig, optimizer: OptimizerName) -> None:
+    """Raise Impossible if the optimizer would undo pretrained weights."""
+    if config.backbone != "none" and optimizer == "muon" and config.tuned_stages > 0:
+        raise Impossible("muon gives every filter the same norm, and undoes pretrained ones; take another optimizer")
+
+
+def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, classes: int) -> None:
+    """Raise Impossible if batch norm would have to learn a mean and a variance from a single number."""
+    if config.backbone != "none" and batch_size == 1:
+        raise Impossible(
+            f"the norms of backbone {config.backbone!r} need more than one image; raise batch_size",
+            higher=("batch_size",),
+        )
+    if config.norm != "batch" or batch_size > 1:
+        return
+    sides = [conv.side_out for conv in plan(config, image_size=image_size, classes=classes).convs]
+    if 1 not in sides:
+        return
+    raise Impossible(
+        f"batch norm needs more than one value per channel, but batch_size 1 and an image of 1 x 1 pixels after conv "
+        f'layer {sides.index(1) + 1} leave one; raise batch_size to at least 2, or choose norm = "group"',
+        higher=("batch_size",),
+    )
+
+
+def norm_groups(channels: int) -> int:
+    """How many groups group norm makes of `channels`: as even as they come, about eight channels each, at most 32.
+
+    Wu and He 2018 (arXiv:1803.08494), table 3: 32 groups, or 8 to 16 channels a group, are best.
+    """
+    most = min(32, max(1, channels // 8))
+    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
+
+
+def _plan_convs(config: ModelConfig, image_size: int) -> tuple[ConvPlan, ...]:
+    convs: list[ConvPlan] = []
+    whitened = config.stem == "whiten"
+    channels, side = (WHITENED, image_size - PATCH + 1) if whitened else (IMAGE_CHANNELS, image_size)
+    for number in range(1, config.conv_layers + 1):
+        stage, place = divmod(number - 1, config.pool_every)
+        pooled = place == (0 if config.pool_first else config.pool_every - 1)
+        if pooled and side < 2:
+            raise _too_many_poolings(config, convs[0].side_in)
+        out = round(config.width * config.growth**stage)
+        side_out = side // 2 if pooled else side
+        skip: Skip = "none" if number == 1 or not config.residual else _skip(pooled, channels != out)
+        convs.append(
+            ConvPlan(in_channels=channels, out_channels=out, side_in=side, side_out=side_out, pooled=pooled, skip=skip)
+        )
+        channels, side = out, side_out
+    return tuple(convs)
+
+
+def _skip(pooled: bool, widened: bool) -> Skip:
+    if pooled:
+        return "pool_project" if widened else "pool"
+    return "project" if widened else "identity"
+
+
+def _too_many_poolings(config: ModelConfig, side: int) -> Impossible:
+    reach = config.conv_layers + (config.pool_every - 1 if config.pool_first else 0)
+    asked = reach // config.pool_every
+    possible = side.bit_length() - 1
+    return Impossible(
+        f"each pooling halves the side, so an image of {side} x {side} pixels allows {possible} poolings, "
+        f"but conv_layers {config.conv_layers} with pool_every {config.pool_every} asks for {asked}; "
+        f"raise pool_every, or lower conv_layers",
+        lower=("conv_layers",),
+        higher=("pool_every",),
+    )
+
+
+def _plan_dense(config: ModelConfig, last: ConvPlan, classes: int) -> tuple[tuple[int, int], ...]:
+    pixels = last.side_out**2 if config.head == "flatten" else 1
+    sizes = [last.out_channels * pixels, *[config.dense_units] * config.dense_layers, classes]
+    return tuple(pairwise(sizes))
+
+
+def _conv_parameters(config: ModelConfig, conv: ConvPlan) -> int:
+    weights = conv.in_channels * conv.out_channels * config.kernel_size**2
+    shift_scale = conv.out_channels if config.norm == "none" else 2 * conv.out_channels
+    if "project" not in conv.skip:
+        return weights + shift_scale
+    # The projection has a norm of its own; without norms it needs no bias beside that of the convolution.
+    projection_norm = 0 if config.norm == "none" else 2 * conv.out_channels
+    return weights + shift_scale + conv.in_channels * conv.out_channels + projection_norm
+
+
+def _conv_macs(config: ModelConfig, conv: ConvPlan) -> int:
+    channels = conv.in_channels * conv.out_channels
+    macs = channels * config.kernel_size**2 * conv.side_in**2
+    return macs + channels * conv.side_out**2 if "project" in conv.skip else macs
