@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, Self, cast
 
 from data.errors import DataError
-from data.store import Directory, Entry, Stamp, Store, damage_told, is_ignored, refuse_huge, text_of
+from data.store import Directory, Entry, Stamp, Store, as_data_error, is_ignored, refuse_huge, stat_key
 
 CHUNK = 2**20
 # zipfile unpacks what bzip2 and LZMA give for a few kilobytes in one piece, and that may be gigabytes.
@@ -72,10 +72,10 @@ class _Archive:
 
     def stamp(self) -> Stamp:
         status = self.path.stat()
-        return Stamp(text_of(status), status.st_ctime_ns)
+        return Stamp(stat_key(status), status.st_ctime_ns)
 
     def digest(self) -> str:
-        with damage_told(self.path), self.path.open("rb") as file:
+        with as_data_error(self.path), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -83,7 +83,7 @@ class Zip(_Archive):
     """A .zip file."""
 
     def entries(self) -> Iterator[Entry]:
-        with damage_told(self.path), zipfile.ZipFile(self.path) as archive:
+        with as_data_error(self.path), zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise DataError(_refusal(self.path, info.filename, "is a link"))
@@ -94,7 +94,7 @@ class Zip(_Archive):
                     yield Entry(path, info.is_dir())
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
-        with damage_told(self.path), zipfile.ZipFile(self.path) as archive:
+        with as_data_error(self.path), zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
                 path = _checked(self.path, info.filename)
                 if path in wanted:
@@ -222,7 +222,7 @@ class Tar(_Archive):
     """A .tar, .tar.gz or .tar.xz file, read once from front to back."""
 
     def entries(self) -> Iterator[Entry]:
-        with damage_told(self.path), self._opened() as (stream, archive):
+        with as_data_error(self.path), self._opened() as (stream, archive):
             for info in _each(archive, stream, self.path):
                 if info.issparse() or not (info.isfile() or info.isdir()):
                     raise DataError(_refusal(self.path, info.name, "is a link, a device or a sparse file"))
@@ -233,7 +233,7 @@ class Tar(_Archive):
                 pass
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
-        with damage_told(self.path), self._opened() as (stream, archive):
+        with as_data_error(self.path), self._opened() as (stream, archive):
             for info in _each(archive, stream, self.path):
                 path = _checked(self.path, info.name)
                 if path in wanted and info.isfile():

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from data.augment import crop, cutout, flip
 from data.config import AugmentConfig
 from data.dataset import DataInfo
-from data.parts import Part
+from data.parts import Split
 
 Batch: TypeAlias = tuple[Tensor, Tensor]  # (B, 3, S, S) float32, channels_last, normalised; (B,) int64
 
@@ -29,7 +29,7 @@ class Batches:
 
     def __init__(
         self,
-        part: Part,
+        part: Split,
         info: DataInfo,
         *,
         batch_size: int,
@@ -97,7 +97,7 @@ def at_once(side: int) -> int:
 
 
 def evaluation(
-    part: Part, info: DataInfo, batch_size: int | None = None, device: torch.device | str = "cpu"
+    part: Split, info: DataInfo, batch_size: int | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
     """Yield every image of a part once, in order and unchanged; the last batch may be short. Without a `batch_size` it
     has as many pixels for images of any side; see `at_once`.

@@ -14,7 +14,7 @@ from data.download import Archive
 from data.folder import Folder
 from data.progress import Say
 from data.shapes import DEFAULT_IMAGES, Shapes
-from data.split import stratified
+from data.split import stratified_split
 
 UNBALANCED = 3  # largest over smallest class; below, accuracy and balanced accuracy hardly rank networks differently
 
@@ -87,10 +87,12 @@ def split_rows(
     """
     rows = _used_rows(config, labels, classes)
     held_out = config.held_out(len(rows), classes=len(classes))
-    train, validation = stratified(labels[rows], held_out, seed=config.seed, key="validation", classes=classes)
+    train, validation = stratified_split(labels[rows], held_out, seed=config.seed, key="validation", classes=classes)
     kept = rows[train]
     if config.search_images is not None and config.search_images < len(kept):
-        _, some = stratified(labels[kept], config.search_images, seed=config.seed, key="search_images", classes=classes)
+        _, some = stratified_split(
+            labels[kept], config.search_images, seed=config.seed, key="search_images", classes=classes
+        )
         kept = kept[some]
     return kept, rows[validation]
 
@@ -106,7 +108,7 @@ def _used_rows(config: DataConfig, labels: NDArray[np.int64], classes: tuple[str
     """The rows that the config says are used at all."""
     if config.train_images is None or config.source == "shapes" or config.train_images >= len(labels):
         return np.arange(len(labels))
-    _, rows = stratified(labels, config.train_images, seed=config.seed, key="train_images", classes=classes)
+    _, rows = stratified_split(labels, config.train_images, seed=config.seed, key="train_images", classes=classes)
     return rows
 
 

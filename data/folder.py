@@ -18,7 +18,7 @@ from data.cache import Contents, Labels, Pixels
 from data.errors import DataError
 from data.image import decode_many
 from data.progress import Advance, Say
-from data.split import stratified
+from data.split import stratified_split
 from data.store import PARTS, Entry, Store
 
 VERSION = 1  # of the decoding: a change of what decode() returns must change it
@@ -71,7 +71,9 @@ class Folder:
         test, test_labels = _in_order(listing.test, classes)
         notes = listing.notes
         if not test:
-            kept, held = stratified(train_labels, self._test_share, seed=self._seed, key="test_share", classes=classes)
+            kept, held = stratified_split(
+                train_labels, self._test_share, seed=self._seed, key="test_share", classes=classes
+            )
             test, test_labels = [train[row] for row in held], train_labels[held]
             train, train_labels = [train[row] for row in kept], train_labels[kept]
             notes = (*notes, f"there is no test/: {len(test)} of the images were set aside as test images")

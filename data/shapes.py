@@ -107,7 +107,7 @@ class Shapes:
 
 def draw(labels: Labels, *, side: int, seed: tuple[int, ...]) -> Pixels:
     """Draw a shape of each label into an image of its own; returns (N, side, side, 3)."""
-    dice = _Dice(seed)
+    dice = _Rng(seed)
     count = len(labels)
     ground = 50 + dice.unit(count, 1, 3) * 155
     canvas = _shaded_ground(dice, ground, side)
@@ -121,7 +121,7 @@ def draw(labels: Labels, *, side: int, seed: tuple[int, ...]) -> Pixels:
     return _with_noise(dice, canvas, side)
 
 
-class _Dice:
+class _Rng:
     """Random numbers that are the same on every machine."""
 
     def __init__(self, seed: tuple[int, ...]) -> None:
@@ -153,9 +153,7 @@ class _Pose:
     stretch: Floats
 
     @classmethod
-    def thrown(
-        cls, dice: _Dice, count: int, *, radius: tuple[float, float], reach: float, turn: float = 1.0
-    ) -> "_Pose":
+    def thrown(cls, dice: _Rng, count: int, *, radius: tuple[float, float], reach: float, turn: float = 1.0) -> "_Pose":
         """Throw the dice; `turn` is the tangent of half the greatest turn, which makes sine and cosine fractions."""
         t = dice.between((-turn, turn), count, 1, 1)
         return cls(
@@ -189,7 +187,7 @@ def _coverage(kinds: Labels, pose: _Pose, side: int, *, fine: int) -> Floats:
     return covered
 
 
-def _shaded_ground(dice: _Dice, ground: Floats, side: int) -> Floats:
+def _shaded_ground(dice: _Rng, ground: Floats, side: int) -> Floats:
     """A colour that changes across the image: (N, side, side, 3), 0 .. 255."""
     down, across = _axes(side)
     count = len(ground)
@@ -198,7 +196,7 @@ def _shaded_ground(dice: _Dice, ground: Floats, side: int) -> Floats:
     return shade
 
 
-def _stripe(dice: _Dice, count: int, side: int) -> Floats:
+def _stripe(dice: _Rng, count: int, side: int) -> Floats:
     """A thin line across each image, which hides a part of what is below: (N, side, side)."""
     down, across = _axes(side)
     pose = _Pose.thrown(dice, count, radius=(0.03, 0.09), reach=0.7)
@@ -207,12 +205,12 @@ def _stripe(dice: _Dice, count: int, side: int) -> Floats:
     return stripe
 
 
-def _lighter(dice: _Dice, ground: Floats) -> Floats:
+def _lighter(dice: _Rng, ground: Floats) -> Floats:
     """A colour lighter than the ground, (N, 1, 3); with darker ones too, networks would take far longer to learn."""
     return ground + dice.between(CONTRAST, *ground.shape)
 
 
-def _own_colour(dice: _Dice, ground: Floats, labels: Labels) -> Floats:
+def _own_colour(dice: _Rng, ground: Floats, labels: Labels) -> Floats:
     """The tint of the class or, more often, any other colour: (N, 1, 3)."""
     tinted = dice.unit(len(labels), 1, 1) < TINTED
     return np.where(tinted, np.array(TINTS, np.float32)[labels][:, None], _lighter(dice, ground))
@@ -222,7 +220,7 @@ def _paint(canvas: Floats, covered: Floats, colour: Floats) -> None:
     canvas += covered[..., None] * (colour[:, None] - canvas)
 
 
-def _with_noise(dice: _Dice, canvas: Floats, side: int) -> Pixels:
+def _with_noise(dice: _Rng, canvas: Floats, side: int) -> Pixels:
     """Add noise whose strength differs from image to image, and round to bytes."""
     noise = dice.octets(canvas.size).reshape(canvas.shape).astype(np.float32) / np.float32(127.5) - 1
     strength = dice.between(NOISE, len(canvas), 1, 1, 1)

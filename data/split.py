@@ -11,7 +11,7 @@ from data.errors import DataError
 Indices: TypeAlias = NDArray[np.int64]
 
 
-def stratified(
+def stratified_split(
     labels: Indices,  # (N,), 0 .. C-1
     amount: float,
     *,

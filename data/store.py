@@ -80,7 +80,7 @@ class Directory:
         self.path = path
 
     def entries(self) -> Iterator[Entry]:
-        with damage_told(self.path):
+        with as_data_error(self.path):
             for entry in self._folder(self._top()):
                 yield entry
                 if entry.is_folder and PurePosixPath(entry.path).name in PARTS:
@@ -111,7 +111,7 @@ class Directory:
             yield Entry(f"{folder}{item.name}", stat.S_ISDIR(status.st_mode), status)
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
-        with damage_told(self.path):
+        with as_data_error(self.path):
             for path in sorted(wanted):
                 with (self.path / path).open("rb") as file:
                     # No more than the file says of itself: the files below /proc have no size, and some no end.
@@ -121,7 +121,7 @@ class Directory:
         digest, changed_ns = hashlib.sha256(), 0
         for entry in self.entries():
             if entry.status:
-                digest.update(f"{entry.path}\0{text_of(entry.status)}\n".encode("utf-8", "surrogateescape"))
+                digest.update(f"{entry.path}\0{stat_key(entry.status)}\n".encode("utf-8", "surrogateescape"))
                 changed_ns = max(changed_ns, entry.status.st_ctime_ns)
         return Stamp(digest.hexdigest(), changed_ns)
 
@@ -148,13 +148,13 @@ def refuse_huge(store: Path, path: str, size: int) -> None:
         )
 
 
-def text_of(status: os.stat_result) -> str:
+def stat_key(status: os.stat_result) -> str:
     """What changes whenever the file does, moved clocks or not, because nobody can set the ctime."""
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def as_data_error(path: Path) -> Iterator[None]:
     """Turn what the readers raise on missing, unreadable or damaged files into a DataError."""
     try:
         yield

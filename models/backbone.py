@@ -36,7 +36,7 @@ class NoWeights(Exception):
     """The pretrained weights of a backbone are not here, and cannot be fetched; the message says what to do."""
 
 
-class Transfer(Network):
+class PretrainedNetwork(Network):
     """A backbone, of which the last stages are trained, and new layers behind it."""
 
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
@@ -53,7 +53,7 @@ class Transfer(Network):
             images = stage(images)
         return images
 
-    def train(self, mode: bool = True) -> "Transfer":
+    def train(self, mode: bool = True) -> "PretrainedNetwork":
         """Frozen stages stay in evaluation mode, so that their norms keep the statistics they were trained with."""
         super().train(mode)
         for stage in self.stages[: self.frozen]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Transfer
+from models.backbone import PretrainedNetwork
 from models.cnn import CNN, Network
 from models.config import Init, ModelConfig
 from models.layers import Whitening
@@ -27,14 +27,14 @@ def build(
     Raises Impossible where there is no such network.
     """
     shape = plan(config, image_size=image_size, classes=classes)
-    model = CNN(config, shape) if config.backbone == "none" else Transfer(config, shape)
+    model = CNN(config, shape) if config.backbone == "none" else PretrainedNetwork(config, shape)
     for module in (model if isinstance(model, CNN) else model.dense).modules():
         _initialise(module, config.init)
     # The last layer feeds no activation, so that it does not need the gain that makes up for one.
     nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
     if images is not None and isinstance(model, CNN) and isinstance(model.stem, Whitening):
         model.stem.fit(images)
-    if weights is not None and isinstance(model, Transfer):
+    if weights is not None and isinstance(model, PretrainedNetwork):
         model.load_pretrained(weights, config.backbone)
     return model.to(memory_format=torch.channels_last)
 

@@ -15,11 +15,11 @@ from torch.nn import functional
 from models.build import build
 from models.cnn import Network
 from models.config import ModelConfig, TrainConfig
-from models.graph import Recorder, Recordings, make_recorder
+from models.cuda_graph import GraphCache, Recorder, make_recorder
 from models.optim import MovingAverage, make_optimizer, set_rate
 from models.plan import check_batch_size, check_optimizer
 from models.precision import computes_bfloat16
-from models.randomness import RandomState, get_random_state, seed_everything, set_random_state
+from models.rng_state import RandomState, get_random_state, seed_everything, set_random_state
 from models.schedule import Plateau, make_schedule
 
 Batch = tuple[Tensor, Tensor]
@@ -111,7 +111,7 @@ class Training:
         self._turn = (0, 0.0)
         self._clock = clock
         self._optimizer = make_optimizer(model, config, in_bfloat16=model.in_bfloat16, recorded=recorder is not None)
-        self._recordings = None if recorder is None else Recordings(model, self._optimizer, recorder)
+        self._recordings = None if recorder is None else GraphCache(model, self._optimizer, recorder)
         self._schedule = make_schedule(config)
         self._plateau = Plateau() if config.scheduler == "plateau" else None
         self._average = MovingAverage(model, decay=config.ema) if config.ema > 0 else None
@@ -146,7 +146,7 @@ class Training:
         if self._plateau is not None and before > 0:
             self._plateau.stretch(self._progress() / before)
 
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""
         return self.model if self._average is None else self._average.model
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.graph import WARM_UPS, Work
+from models.cuda_graph import WARM_UPS, Work
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there

@@ -13,7 +13,7 @@ from torch import Tensor
 from data.batches import scale
 from data.dataset import DataInfo, prepare
 from data.errors import DataError
-from data.parts import load_search
+from data.parts import load_train
 from data.progress import Say
 from models.build import build
 from models.export import Card, Deployed, write
@@ -175,7 +175,7 @@ def judgement(found: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
 
 def real_images(stored: StoredStudy, cache: Path) -> Tensor:
     """(N, side, side, 3) uint8 validation images, of the size that the network takes."""
-    part = load_search(stored.spec.data, cache).validation
+    part = load_train(stored.spec.data, cache).validation
     return part.images[part.indices[torch.linspace(0, len(part) - 1, min(CHECKED, len(part))).long()]]
 
 

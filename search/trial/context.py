@@ -19,7 +19,7 @@ from search.study.stored_study import StoredStudy
 if TYPE_CHECKING:
     import torch
 
-    from data.parts import SearchData
+    from data.parts import TrainData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class TrialContext:
 class TrainingContext(TrialContext):
     """A context with images and a device, where trials are trained."""
 
-    data: "SearchData"
+    data: "TrainData"
     device: "torch.device"
     cache: Path
     """Folder of the decoded images."""
@@ -97,6 +97,6 @@ def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = 
     )
 
 
-def image_limits(data: "SearchData") -> ImageLimits:
+def image_limits(data: "TrainData") -> ImageLimits:
     """What the images allow that are trained on."""
     return ImageLimits(side=data.info.image_size, classes=len(data.info.classes), images=len(data.train))

@@ -96,7 +96,7 @@ class FinalTraining(SearchTraining):
         if "value" in known:
             return Outcome(value=known["value"])
         test = load_test(self.context.study.spec.data, self.context.cache).to(self.context.device)
-        model = training.judged()
+        model = training.eval_model()
         info = self.context.data.info
         result = evaluate(model, self.judging(test), len(info.classes))
         if not math.isfinite(result.loss):

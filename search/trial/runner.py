@@ -9,7 +9,7 @@ import optuna
 import torch
 
 from data.errors import DataError
-from data.parts import SearchData, load_search, together
+from data.parts import TrainData, concat, load_train
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
 from search.study import stored_study
@@ -59,12 +59,12 @@ def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lam
     stored = own.study
     if worker_config.images is not None:  # another machine may have put its own path into the study meanwhile
         stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
-    data = load_search(stored.spec.data, Path(worker_config.cache))
+    data = load_train(stored.spec.data, Path(worker_config.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
     stored = _with_epochs(worker_config, own.storage, stored, data, device)
     if stored.spec.verdict_on is not None:
-        data = replace(data, train=together(data.train, data.validation))
+        data = replace(data, train=concat(data.train, data.validation))
     return TrainingContext(
         storage=own.storage,
         cached=own.cached,
@@ -80,7 +80,7 @@ def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lam
 
 
 def _with_epochs(
-    worker_config: WorkerConfig, storage: Storage, stored: StoredStudy, data: SearchData, device: torch.device
+    worker_config: WorkerConfig, storage: Storage, stored: StoredStudy, data: TrainData, device: torch.device
 ) -> StoredStudy:
     """The study with the epochs of a whole trial, measured by each worker that begins; the first one settles them."""
     if stored.spec.budget.epochs is not None:

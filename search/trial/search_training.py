@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.batches import Batches, at_once, evaluation
 from data.config import DEFAULT_SIDE, AugmentConfig
-from data.parts import Part, SearchData
+from data.parts import Split, TrainData
 from models.backbone import pretrained
 from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
@@ -45,7 +45,7 @@ SAMPLE = 500
 Pulse = Callable[[], None]
 
 
-def sample(data: SearchData, seed: int) -> Tensor:
+def sample(data: TrainData, seed: int) -> Tensor:
     """(N, 3, side, side) training images, normalised and unchanged, drawn by seed; on the CPU."""
     count = max(SAMPLE // 10, min(SAMPLE, SAMPLE * DEFAULT_SIDE**2 // data.info.image_size**2))
     device = data.train.images.device
@@ -191,7 +191,7 @@ class SearchTraining:
     def _evaluate(self, training: Training) -> Evaluation:
         """Judge the network on the validation images."""
         data = self.context.data
-        return evaluate(training.judged(), self.judging(data.validation), len(data.info.classes))
+        return evaluate(training.eval_model(), self.judging(data.validation), len(data.info.classes))
 
     def _keeps(self, step: int) -> bool:
         """Whether it is kept which images were recognised at a step: at rungs and at the end, where trials compare."""
@@ -223,7 +223,7 @@ class SearchTraining:
             correct=None if result is None or not self._keeps(step) else self._correct(step, result),
         )
 
-    def keep_picture(self, result: Evaluation, part: Part) -> None:
+    def keep_picture(self, result: Evaluation, part: Split) -> None:
         """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
         own = part.labels[part.indices].cpu()
         wrong = torch.where(result.predicted == own, -1.0, result.confidence)
@@ -293,7 +293,7 @@ class SearchTraining:
             except RemoteStoreError as error:
                 self.note(f"what other machines have left cannot be reached: {error}")
 
-    def judging(self, part: Part) -> Iterator[Batch]:
+    def judging(self, part: Split) -> Iterator[Batch]:
         """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
         info = self.context.data.info
         model, _, _ = study_spec.to_model_configs(self.context.study.spec, self.values)

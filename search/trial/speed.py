@@ -7,10 +7,10 @@ import torch
 
 from data import batches as streams
 from data.config import AugmentConfig
-from data.parts import SearchData
+from data.parts import TrainData
 from models.build import build
 from models.config import Impossible, ModelConfig, TrainConfig
-from models.graph import make_recorder
+from models.cuda_graph import make_recorder
 from models.precision import computes_bfloat16
 from models.train import Batches, Diverged, Training
 from search.spec.fit import ImageLimits, fitted
@@ -56,7 +56,7 @@ def with_epochs(
     search_s: float | None,
     workers: int,
     device: torch.device,
-    data: SearchData | None = None,
+    data: TrainData | None = None,
 ) -> StudySpec:
     """The study with the epochs of a whole trial, if its file leaves them out: by how fast its known point trains here.
 
@@ -91,6 +91,6 @@ def with_epochs(
     return replace(spec, budget=budget.model_copy(update={"epochs": epochs}))
 
 
-def _batches(data: SearchData, train: TrainConfig, augment: AugmentConfig, device: torch.device) -> Batches:
+def _batches(data: TrainData, train: TrainConfig, augment: AugmentConfig, device: torch.device) -> Batches:
     """Batches as a trial has them, augmentation included, which takes its time."""
     return streams.Batches(data.train, data.info, batch_size=train.batch_size, seed=0, augment=augment, device=device)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from data.batches import Batches
 from data.config import AugmentConfig
 from data.dataset import DataInfo
-from data.parts import Part
+from data.parts import Split
 from models.config import ModelConfig, Precision, TrainConfig
 from models.precision import computes_bfloat16
 from models.train import start
@@ -142,7 +142,7 @@ def pixels() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def ours(precision: Precision) -> Iterator[int]:
     """The batches and the training that a worker runs."""
     images, labels = pixels()
-    part = Part(images=torch.from_numpy(images), labels=torch.from_numpy(labels), indices=torch.arange(IMAGES))
+    part = Split(images=torch.from_numpy(images), labels=torch.from_numpy(labels), indices=torch.arange(IMAGES))
     info = DataInfo(
         fingerprint="",
         classes=tuple(map(str, range(CLASSES))),

@@ -9,7 +9,7 @@ import torch
 from data.batches import Batches, evaluation
 from data.config import AugmentConfig, DataConfig
 from data.dataset import prepare
-from data.parts import Part, SearchData, load_search
+from data.parts import Split, TrainData, load_train
 
 CONFIG = DataConfig(train_images=100, image_size=8, validation=20)
 ALL = AugmentConfig(flip=True, crop=2, cutout=3)
@@ -17,20 +17,20 @@ Make = Callable[..., Batches]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> SearchData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainData:
     cache = tmp_path_factory.mktemp("cache")
     prepare(CONFIG, cache, print)
-    return load_search(CONFIG, cache)
+    return load_train(CONFIG, cache)
 
 
 @pytest.fixture
-def numbered(data: SearchData) -> Part:
+def numbered(data: TrainData) -> Split:
     """The training part, with each row's number as its label, so that a batch tells its rows."""
-    return Part(images=data.train.images, labels=torch.arange(100), indices=data.train.indices)
+    return Split(images=data.train.images, labels=torch.arange(100), indices=data.train.indices)
 
 
 @pytest.fixture
-def make(data: SearchData, numbered: Part) -> Make:
+def make(data: TrainData, numbered: Split) -> Make:
     def make(batch_size: int = 7, seed: int = 0, augment: AugmentConfig = ALL) -> Batches:
         return Batches(numbered, data.info, batch_size=batch_size, seed=seed, augment=augment)
 
@@ -58,7 +58,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_and_on_nothing_before(make: 
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 80, 200], ids=["one", "odd", "an-epoch", "more-than-two-epochs"])
-def test_every_epoch_shows_every_image_once_in_another_order(make: Make, numbered: Part, batch_size: int) -> None:
+def test_every_epoch_shows_every_image_once_in_another_order(make: Make, numbered: Split, batch_size: int) -> None:
     stream = torch.cat([labels for _, labels in make(batch_size)(0, -(-240 // batch_size))])
 
     epochs = [stream[start : start + 80].tolist() for start in (0, 80, 160)]
@@ -72,7 +72,7 @@ def test_the_order_does_not_depend_on_the_batch_size(make: Make) -> None:
     assert torch.equal(small, large)
 
 
-def test_without_augmentation_images_are_the_stored_ones_normalised(make: Make, data: SearchData) -> None:
+def test_without_augmentation_images_are_the_stored_ones_normalised(make: Make, data: TrainData) -> None:
     images, rows = make(augment=AugmentConfig()).batch(3)
 
     mean, std = torch.tensor(data.info.mean), torch.tensor(data.info.std)
@@ -103,8 +103,8 @@ def test_a_blanked_square_has_the_mean_colour(make: Make) -> None:
     assert not images.any()
 
 
-def test_a_channel_that_never_changes_is_no_reason_for_infinities(numbered: Part, data: SearchData) -> None:
-    flat = Part(images=torch.zeros_like(numbered.images), labels=numbered.labels, indices=numbered.indices)
+def test_a_channel_that_never_changes_is_no_reason_for_infinities(numbered: Split, data: TrainData) -> None:
+    flat = Split(images=torch.zeros_like(numbered.images), labels=numbered.labels, indices=numbered.indices)
     info = replace(data.info, std=(0.0, 0.0, 0.0))
 
     images, _ = Batches(flat, info, batch_size=8, seed=0, augment=AugmentConfig()).batch(0)
@@ -112,7 +112,7 @@ def test_a_channel_that_never_changes_is_no_reason_for_infinities(numbered: Part
     assert images.isfinite().all()
 
 
-def test_evaluation_shows_every_image_of_the_part_once_in_order_and_unchanged(data: SearchData) -> None:
+def test_evaluation_shows_every_image_of_the_part_once_in_order_and_unchanged(data: TrainData) -> None:
     batches = list(evaluation(data.validation, data.info, batch_size=8))
 
     assert [len(labels) for _, labels in batches] == [8, 8, 4]
@@ -124,14 +124,14 @@ def test_evaluation_shows_every_image_of_the_part_once_in_order_and_unchanged(da
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
 
 
-def test_so_many_more_pixels_an_image_has_so_many_fewer_are_judged_at_once(data: SearchData) -> None:
+def test_so_many_more_pixels_an_image_has_so_many_fewer_are_judged_at_once(data: TrainData) -> None:
     large = replace(data.info, image_size=320)
 
     assert [len(labels) for _, labels in evaluation(data.validation, data.info)] == [20]
     assert [len(labels) for _, labels in evaluation(data.validation, large)] == [5, 5, 5, 5]
 
 
-def test_alternating_flips_show_each_image_from_the_other_side_in_the_next_epoch(make: Make, data: SearchData) -> None:
+def test_alternating_flips_show_each_image_from_the_other_side_in_the_next_epoch(make: Make, data: TrainData) -> None:
     batches = make(batch_size=7, augment=AugmentConfig(flip="alternating"))
     images, labels = (torch.cat(part) for part in zip(*batches(0, 35), strict=True))  # 245 images: three epochs
 

@@ -16,7 +16,7 @@ from PIL import Image
 from data.config import DataConfig
 from data.dataset import find, prepare
 from data.errors import DataError
-from data.parts import load_search, load_test, together
+from data.parts import concat, load_test, load_train
 
 SMALL = DataConfig(train_images=200, image_size=8, validation=50)
 REAL = os.environ.get("CONVSEARCH_TEST_DATA", "")
@@ -92,7 +92,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_split(tmp_path: Path) 
 def test_a_search_gets_train_and_validation_images_that_share_one_map(tmp_path: Path) -> None:
     prepare(SMALL, tmp_path, quiet)
 
-    data = load_search(SMALL, tmp_path)
+    data = load_train(SMALL, tmp_path)
 
     assert data.train.images.shape == (200, 8, 8, 3)
     assert data.train.images.dtype == torch.uint8
@@ -105,11 +105,11 @@ def test_a_search_gets_train_and_validation_images_that_share_one_map(tmp_path: 
 
 def test_writing_to_the_images_does_not_reach_the_cache(tmp_path: Path) -> None:
     prepare(SMALL, tmp_path, quiet)
-    first = load_search(SMALL, tmp_path).train.images
+    first = load_train(SMALL, tmp_path).train.images
 
     first.zero_()
 
-    assert load_search(SMALL, tmp_path).train.images.any()
+    assert load_train(SMALL, tmp_path).train.images.any()
 
 
 def test_a_search_does_without_the_test_images_and_only_the_verdict_misses_them(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_search_does_without_the_test_images_and_only_the_verdict_misses_them(
     (the_set(tmp_path) / "test.npy").unlink()
 
     prepare(SMALL, tmp_path, quiet)
-    data = load_search(SMALL, tmp_path)
+    data = load_train(SMALL, tmp_path)
 
     assert len(data.train) == 150
     with pytest.raises(DataError, match=r"test\.npy is missing or damaged; delete .* and run the study again"):
@@ -127,7 +127,7 @@ def test_a_search_does_without_the_test_images_and_only_the_verdict_misses_them(
 
 def test_what_was_not_prepared_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shapes has not been prepared in .*; run the study again"):
-        load_search(SMALL, tmp_path)
+        load_train(SMALL, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train.npy", "train_labels.npy", "test.npy", "meta.json"])
@@ -139,7 +139,7 @@ def test_a_damaged_cache_is_noticed_and_made_anew(tmp_path: Path, name: str, kee
     path.write_bytes(whole[:keep])
 
     with pytest.raises(DataError, match="run the study again"):
-        load_search(SMALL, tmp_path)
+        load_train(SMALL, tmp_path)
     again = prepare(SMALL, tmp_path, quiet)
 
     assert again == first
@@ -182,7 +182,7 @@ def test_a_kill_while_preparing_leaves_no_half_set(tmp_path: Path, delay_s: floa
     left = list(tmp_path.glob("sets/.*"))
 
     with pytest.raises(DataError, match="not been prepared"):
-        load_search(config, tmp_path)
+        load_train(config, tmp_path)
     # What is prepared next is smaller only so that the test is quick; the leftovers of its own set are what it removes.
     (again,) = left
     again.rename(again.with_name(f".{the_key(SMALL, tmp_path)}-x"))
@@ -220,7 +220,7 @@ def test_train_images_takes_a_part_of_every_class_and_validation_a_part_of_these
     config = DataConfig(source="folder", path=str(tmp_path / "images"), image_size=8, train_images=20, validation=5)
 
     info = prepare(config, tmp_path / "cache", quiet)
-    data = load_search(config, tmp_path / "cache")
+    data = load_train(config, tmp_path / "cache")
 
     assert info.train_counts == (8, 12)
     assert data.validation.labels[data.validation.indices].bincount().tolist() == [2, 3]
@@ -232,21 +232,21 @@ def test_a_search_sees_some_of_the_training_images_and_all_of_the_validation_ima
     some = SMALL.model_copy(update={"search_images": 60})
 
     infos = [prepare(config, tmp_path, quiet) for config in (SMALL, some)]
-    whole, part = load_search(SMALL, tmp_path), load_search(some, tmp_path)
+    whole, part = load_train(SMALL, tmp_path), load_train(some, tmp_path)
 
     assert infos[0] == infos[1]
     assert part.train.labels[part.train.indices].bincount().tolist() == [6] * 10
     assert set(part.train.indices.tolist()) < set(whole.train.indices.tolist())
     assert part.validation.indices.equal(whole.validation.indices)
-    assert len(load_search(SMALL.model_copy(update={"search_images": 1000}), tmp_path).train) == len(whole.train)
+    assert len(load_train(SMALL.model_copy(update={"search_images": 1000}), tmp_path).train) == len(whole.train)
 
 
 def test_a_search_may_see_smaller_images_of_the_same_rows(tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"image_size": 32})
     prepare(config, tmp_path, quiet)
 
-    whole = load_search(config, tmp_path)
-    seen = load_search(config.model_copy(update={"search_size": 8}), tmp_path)
+    whole = load_train(config, tmp_path)
+    seen = load_train(config.model_copy(update={"search_size": 8}), tmp_path)
 
     assert (whole.info.image_size, seen.info.image_size) == (32, 8)
     for large, part in ((whole.train, seen.train), (whole.validation, seen.validation)):
@@ -276,7 +276,7 @@ def test_an_edited_folder_is_prepared_again_under_another_fingerprint(tmp_path: 
     Image.new("RGB", (8, 8), (1, 2, 3)).save(images / "dog" / "0000.png")
 
     with pytest.raises(DataError, match="has changed since; run the study again"):
-        load_search(config, tmp_path / "cache")
+        load_train(config, tmp_path / "cache")
     second = prepare(config, tmp_path / "cache", quiet)
 
     assert second.fingerprint != first.fingerprint
@@ -284,7 +284,7 @@ def test_an_edited_folder_is_prepared_again_under_another_fingerprint(tmp_path: 
 
 def test_a_part_can_be_cut_down_to_its_own_rows(tmp_path: Path) -> None:
     prepare(SMALL, tmp_path, quiet)
-    part = load_search(SMALL, tmp_path).validation
+    part = load_train(SMALL, tmp_path).validation
 
     own = part.own()
 
@@ -323,7 +323,7 @@ def test_the_real_images_are_prepared_whole_and_found_again(tmp_path: Path) -> N
     config = DataConfig(source="folder", path=REAL, validation=5000)
 
     info = prepare(config, tmp_path, quiet)
-    data = load_search(config, tmp_path)
+    data = load_train(config, tmp_path)
 
     assert info.train_counts == (5000,) * 10
     assert info.test_counts == (500,) * 10
@@ -333,9 +333,9 @@ def test_the_real_images_are_prepared_whole_and_found_again(tmp_path: Path) -> N
 
 def test_two_parts_are_one_together_without_a_copy(tmp_path: Path) -> None:
     prepare(SMALL, tmp_path, quiet)
-    data = load_search(SMALL, tmp_path)
+    data = load_train(SMALL, tmp_path)
 
-    whole = together(data.train, data.validation)
+    whole = concat(data.train, data.validation)
 
     assert whole.indices.tolist() == [*data.train.indices.tolist(), *data.validation.indices.tolist()]
     assert whole.images.data_ptr() == data.train.images.data_ptr() == data.validation.images.data_ptr()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.split import stratified
+from data.split import stratified_split
 
 CLASSES = ("cat", "dog", "eel")
 GOLDEN = [0, 6, 7, 11]
@@ -24,7 +24,7 @@ def test_every_image_is_in_one_of_both_parts_and_every_class_in_both(
     labels = labels_of(*counts)
     amount = data.draw(st.integers(3, len(labels) - 3))
 
-    kept, held = stratified(labels, amount, seed=seed, key="validation", classes=CLASSES)
+    kept, held = stratified_split(labels, amount, seed=seed, key="validation", classes=CLASSES)
 
     assert len(held) == amount
     assert sorted([*kept, *held]) == list(range(len(labels)))
@@ -36,7 +36,7 @@ def test_every_image_is_in_one_of_both_parts_and_every_class_in_both(
 def test_classes_are_held_out_in_proportion() -> None:
     labels = labels_of(1000, 500, 100)
 
-    _, held = stratified(labels, 0.1, seed=1, key="validation", classes=CLASSES)
+    _, held = stratified_split(labels, 0.1, seed=1, key="validation", classes=CLASSES)
 
     assert np.bincount(labels[held]).tolist() == [100, 50, 10]
 
@@ -45,7 +45,7 @@ def test_the_split_depends_on_the_seed_and_on_the_key_and_on_nothing_else() -> N
     labels = labels_of(100, 100, 100)
 
     def held(seed: int, key: str) -> list[int]:
-        return list(stratified(labels, 30, seed=seed, key=key, classes=CLASSES)[1])
+        return list(stratified_split(labels, 30, seed=seed, key=key, classes=CLASSES)[1])
 
     assert held(0, "validation") == held(0, "validation")
     assert held(0, "validation") != held(1, "validation")
@@ -55,7 +55,7 @@ def test_the_split_depends_on_the_seed_and_on_the_key_and_on_nothing_else() -> N
 def test_the_split_of_a_seed_is_the_same_on_every_machine() -> None:
     labels = np.arange(20, dtype=np.int64) % 2
 
-    _, held = stratified(labels, 4, seed=7, key="validation", classes=("a", "b"))
+    _, held = stratified_split(labels, 4, seed=7, key="validation", classes=("a", "b"))
 
     assert held.tolist() == GOLDEN
 
@@ -63,7 +63,7 @@ def test_the_split_of_a_seed_is_the_same_on_every_machine() -> None:
 def test_a_small_share_still_holds_out_an_image_of_every_class() -> None:
     labels = labels_of(50, 40, 2)
 
-    _, held = stratified(labels, 0.001, seed=0, key="validation", classes=CLASSES)
+    _, held = stratified_split(labels, 0.001, seed=0, key="validation", classes=CLASSES)
 
     assert np.bincount(labels[held]).tolist() == [1, 1, 1]
 
@@ -82,4 +82,4 @@ def test_a_small_share_still_holds_out_an_image_of_every_class() -> None:
 )
 def test_what_cannot_be_split_is_refused_with_the_numbers(counts: tuple[int, ...], amount: float, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        stratified(labels_of(*counts), amount, seed=0, key="validation", classes=CLASSES)
+        stratified_split(labels_of(*counts), amount, seed=0, key="validation", classes=CLASSES)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.batches import scale
 from data.dataset import DataInfo
-from data.parts import load_search, load_test
+from data.parts import load_test, load_train
 from data.store import MAX_FILE_BYTES
 from models.build import build
 from models.config import ModelConfig
@@ -353,7 +353,7 @@ def accuracy(harness: Harness, folder: Path, *, part: str) -> float:
     """The share of the study's validation or test images that an exported model takes for what they are."""
     stored, package = stored_study.load(Storage(harness.url), "s"), read(folder)
     own = (
-        load_search(stored.spec.data, harness.cache).validation
+        load_train(stored.spec.data, harness.cache).validation
         if part == "validation"
         else load_test(stored.spec.data, harness.cache)
     )

@@ -149,7 +149,7 @@ def measured_again(harness: Harness, trial: TrialRecord) -> float:
     assert found is not None, f"I5: the best trial, {trial.number}, has no checkpoint"
     state: Any = found[1]
     training.load(state)
-    result = evaluate(training.judged(), evaluation(data.validation, data.info), len(data.info.classes))
+    result = evaluate(training.eval_model(), evaluation(data.validation, data.info), len(data.info.classes))
     return float(getattr(result, stored.search.objectives[0]))
 
 

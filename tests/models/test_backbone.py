@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchvision.models import ResNet18_Weights, get_model
 
-from models.backbone import NoWeights, Transfer, fetch, pretrained
+from models.backbone import NoWeights, PretrainedNetwork, fetch, pretrained
 from models.build import build
 from models.config import BACKBONES, Impossible, ModelConfig, TrainConfig
 from models.optim import parameter_groups
@@ -85,7 +85,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_all_else_moves(state: dict[str, An
 def test_the_pretrained_weights_are_those_of_the_stages(state: dict[str, Any]) -> None:
     model = build(FROZEN_2, image_size=32, classes=3, weights=state)
 
-    assert isinstance(model, Transfer)
+    assert isinstance(model, PretrainedNetwork)
     first, second = model.stages[0], model.stages[1]
     assert isinstance(first, nn.Sequential)
     assert torch.equal(first.state_dict()["0.weight"], state["conv1.weight"])

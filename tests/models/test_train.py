@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.config import Impossible, ModelConfig, OptimizerName, SchedulerName, TrainConfig
+from models.cuda_graph import Recorder
 from models.evaluate import evaluate
-from models.graph import Recorder
 from models.optim import rates_to_tensors
 from models.schedule import RISE_FROM
 from models.train import Batch, Batches, Diverged, StepResult, Training, start
@@ -160,7 +160,7 @@ def test_one_batch_is_learned_by_heart(optimizer: str) -> None:
     last = list(training.run(same_batch, range(10, 61, 10)))[-1]
 
     assert last.train_loss < 0.05
-    assert evaluate(training.judged(), [batch(0)], 3).accuracy == 1.0
+    assert evaluate(training.eval_model(), [batch(0)], 3).accuracy == 1.0
 
 
 def test_what_is_learned_holds_for_images_never_trained_on() -> None:
@@ -168,7 +168,7 @@ def test_what_is_learned_holds_for_images_never_trained_on() -> None:
 
     list(training.run(batches, [80]))
 
-    assert evaluate(training.judged(), batches(1000, 1010), 3).accuracy > 0.9
+    assert evaluate(training.eval_model(), batches(1000, 1010), 3).accuracy > 0.9
 
 
 RICH = {"stem": "whiten", "dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}
@@ -294,7 +294,7 @@ def test_evaluating_between_the_steps_changes_nothing() -> None:
 
     for result in training.run(batches, BOUNDARIES):
         evaluate(training.model.eval(), batches(100, 102), 3)
-        evaluate(training.judged(), batches(100, 102), 3)
+        evaluate(training.eval_model(), batches(100, 102), 3)
         results.append(result)
 
     assert (results, bits(training.state())) == unbroken("sgd")
@@ -413,9 +413,9 @@ def test_the_average_is_judged_where_there_is_one() -> None:
     for training in (plain, averaged):
         list(training.run(batches, [3]))
 
-    assert plain.judged() is plain.model
-    assert averaged.judged() is not averaged.model
-    weights = [next(model.parameters()) for model in (averaged.judged(), averaged.model)]
+    assert plain.eval_model() is plain.model
+    assert averaged.eval_model() is not averaged.model
+    weights = [next(model.parameters()) for model in (averaged.eval_model(), averaged.model)]
     assert not torch.equal(*weights)
     assert torch.equal(next(plain.model.parameters()), weights[1])
 
@@ -594,7 +594,7 @@ def test_a_recorded_training_is_the_same_bit_for_bit(optimizer: str, scheduler: 
 
     expected = list(plain.run(batches, BOUNDARIES))
 
-    assert recorded.eager_because is None
+    assert recorded.fallback_reason is None
     assert results == expected
     assert bits(recorded.state()) == bits(plain.state())
 
@@ -607,7 +607,7 @@ def test_images_of_several_sides_are_trained_on_bit_for_bit_as_without_recording
 
     list(plain.run(sides, BOUNDARIES))
 
-    assert recorded.eager_because is None
+    assert recorded.fallback_reason is None
     assert bits(recorded.state()) == bits(plain.state())
 
 
@@ -627,7 +627,7 @@ def test_a_recorded_training_that_is_taken_up_again_ends_bit_for_bit_the_same(
         training.load(torch.load(tmp_path / "state", weights_only=True))
         list(training.run(batches, BOUNDARIES))
 
-        assert training.eager_because is None
+        assert training.fallback_reason is None
         assert bits(training.state()) == whole
 
 
@@ -646,7 +646,7 @@ def test_a_training_goes_on_where_updates_are_recorded_and_where_they_are_not(
     second.load(torch.load(tmp_path / "state", weights_only=True))
     list(second.run(batches, BOUNDARIES))
 
-    assert second.eager_because is None
+    assert second.fallback_reason is None
     assert last_rate(second) == pytest.approx(last_rate(plain))
     for ours, theirs in zip(second.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
@@ -692,7 +692,7 @@ def test_a_gpu_trains_with_graphs_as_without(name: str) -> None:
 
     expected = list(plain.run(on_gpu, BOUNDARIES))
 
-    assert recorded.eager_because is None
+    assert recorded.fallback_reason is None
     assert torch.equal(torch.cuda.get_rng_state(), random)  # dropout drew as often
     assert [each.train_loss for each in results] == pytest.approx([each.train_loss for each in expected], rel=1e-2)
     for ours, theirs in zip(recorded.model.parameters(), plain.model.parameters(), strict=True):

@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from data.config import DataConfig
-from data.parts import Part, load_test
+from data.parts import Split, load_test
 from search.analysis.eta import Snapshot
 from search.errors import SpecError
 from search.process import this_process
@@ -524,7 +524,7 @@ def test_who_has_looked_does_not_look_again(harness: Harness, monkeypatch: pytes
     claim = next(claims(place))
     looks: list[Path] = []
 
-    def look(data: DataConfig, cache: Path) -> Part:
+    def look(data: DataConfig, cache: Path) -> Split:
         looks.append(cache)
         return load_test(data, cache)
 

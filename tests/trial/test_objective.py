@@ -23,7 +23,7 @@ from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
 from data.batches import Batches
-from models.graph import Recordings
+from models.cuda_graph import GraphCache
 from models.train import Training
 from search.artifacts import study_dir
 from search.process import this_process
@@ -468,7 +468,7 @@ class Unrecordable(SearchTraining):
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
         recorder = RefusingRecorder(RuntimeError("no such kernel"))
-        training._recordings = Recordings(training.model, training._optimizer, recorder)
+        training._recordings = GraphCache(training.model, training._optimizer, recorder)
         return super().follow(training, batches, ends)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.randomness import get_random_state, seed_everything, set_random_state
+from models.rng_state import get_random_state, seed_everything, set_random_state
 
 CPU = torch.device("cpu")
 # Normal numbers come in pairs, of which a generator keeps the second one.

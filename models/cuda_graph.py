@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.randomness import get_random_state, set_random_state
+from models.rng_state import get_random_state, set_random_state
 
 Update = Callable[[Tensor, Tensor], Tensor]
 """From (N, 3, side, side) images and (N,) labels to their loss, (); changes weights and optimizer state in place."""
@@ -86,7 +86,7 @@ class Recording:
     replay: Work
 
 
-class Recordings:
+class GraphCache:
     """An update by a batch, recorded once for each shape of images, and replayed for each batch.
 
     Each recording keeps the memory that an update needs. They know tensors, not names: forget() them when some have
@@ -94,7 +94,7 @@ class Recordings:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
-        self.eager_because: str | None = None  # why nothing is recorded any more
+        self.fallback_reason: str | None = None  # why nothing is recorded any more
         self._model = model
         self._optimizer = optimizer
         self._recorder = recorder
@@ -106,9 +106,9 @@ class Recordings:
         `update` is not kept: it knows its training, which else were garbage that only a collection frees a GPU of.
         """
         kind = images.shape, images.stride(), images.dtype
-        if kind not in self._recordings and self.eager_because is None:
+        if kind not in self._recordings and self.fallback_reason is None:
             self._record(kind, update, images, labels)
-        if self.eager_because is not None:
+        if self.fallback_reason is not None:
             return update(images, labels)
         recording = self._recordings[kind]
         recording.images.copy_(images)
@@ -123,7 +123,7 @@ class Recordings:
         """Record the update for batches of this kind, or keep the reason why it cannot be recorded."""
         images, labels = images.clone(), labels.clone()  # clones keep their memory format
         work = partial(update, images, labels)
-        with unchanged(self._model, self._optimizer):
+        with restore_after(self._model, self._optimizer):
             self._recorder.warm_up(work)
         try:
             self._recordings[kind] = Recording(images, labels, self._recorder.record(work))
@@ -131,11 +131,11 @@ class Recordings:
             first = _first(error)
             if isinstance(first, torch.OutOfMemoryError) or not isinstance(first, RuntimeError):
                 raise first from None
-            self.eager_because = f"{type(first).__name__}: {first}"
+            self.fallback_reason = f"{type(first).__name__}: {first}"
 
 
 @contextmanager
-def unchanged(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+def restore_after(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Put back what is changed inside: weights, statistics, the optimizer's state, the random generators.
 
     State that the optimizer makes inside stays, as zeros: they are what an optimizer begins with. (SGD begins with its

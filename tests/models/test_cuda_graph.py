@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from models.build import build
 from models.config import ModelConfig, OptimizerName, TrainConfig
-from models.graph import Recordings, Update, make_recorder, unchanged
+from models.cuda_graph import GraphCache, Update, make_recorder, restore_after
 from models.optim import make_optimizer
 from tests.fake_cuda_graph import RefusingRecorder, TapeRecorder
 
@@ -36,8 +36,8 @@ class Learner:
         self.optimizer.step()
         return loss.detach()
 
-    def recordings(self, recorder: TapeRecorder) -> Recordings:
-        return Recordings(self.model, self.optimizer, recorder)
+    def recordings(self, recorder: TapeRecorder) -> GraphCache:
+        return GraphCache(self.model, self.optimizer, recorder)
 
     def weights(self) -> list[Tensor]:
         """And the statistics, as they are now."""
@@ -65,7 +65,7 @@ def test_what_is_unchanged_is_as_it_was_and_lies_where_it_lay(name: OptimizerNam
     weights, tensors = learner.weights(), learner.state()
     values, random = [tensor.clone() for tensor in tensors], torch.get_rng_state()
 
-    with unchanged(learner.model, learner.optimizer):
+    with restore_after(learner.model, learner.optimizer):
         for number in range(3):
             learner.update(*batch(number))
         assert not same(learner.weights(), weights)
@@ -82,7 +82,7 @@ def test_what_is_unchanged_is_as_it_was_and_lies_where_it_lay(name: OptimizerNam
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_that_was_warmed_up_begins_as_one_that_was_not(name: OptimizerName, momentum: float) -> None:
     warm = Learner(name, momentum=momentum)
-    with unchanged(warm.model, warm.optimizer):
+    with restore_after(warm.model, warm.optimizer):
         for number in range(3):
             warm.update(*batch(number))
     assert not any(tensor.any() for tensor in warm.state())
@@ -101,7 +101,7 @@ def test_an_error_leaves_unchanged_what_is_unchanged() -> None:
     learner = Learner("adam")
     weights, random = learner.weights(), torch.get_rng_state()
 
-    with suppress(KeyboardInterrupt), unchanged(learner.model, learner.optimizer):
+    with suppress(KeyboardInterrupt), restore_after(learner.model, learner.optimizer):
         learner.update(*batch(0))
         raise KeyboardInterrupt
 
@@ -122,7 +122,7 @@ def test_each_shape_and_memory_format_is_recorded_once() -> None:
         recordings.replay(learner.update, images.contiguous(), labels)
 
     assert recorder.recordings == 3
-    assert recordings.eager_because is None
+    assert recordings.fallback_reason is None
 
 
 def test_a_recorded_update_gives_the_loss_of_the_batch_and_keeps_its_hands_off_the_batch() -> None:
@@ -164,7 +164,7 @@ def test_an_update_that_cannot_be_recorded_is_done_all_the_same_and_the_reason_i
 
     weights = after_three(partial(recordings.replay, learner.update), learner)
 
-    assert recordings.eager_because == "RuntimeError: no such kernel"
+    assert recordings.fallback_reason == "RuntimeError: no such kernel"
     assert recorder.tries == 1
     assert same(weights, after_three(plain.update, plain))
 
@@ -179,7 +179,7 @@ def test_a_capture_ends_where_python_looks_at_a_value() -> None:
     recordings = learner.recordings(TapeRecorder())
     recordings.replay(curious, *batch(0))
 
-    assert recordings.eager_because == "RuntimeError: operation not permitted when a tape is recording"
+    assert recordings.fallback_reason == "RuntimeError: operation not permitted when a tape is recording"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("so"), KeyboardInterrupt("so"), ValueError("so")], ids=repr)
@@ -191,7 +191,7 @@ def test_what_is_no_error_of_recording_is_raised_though_the_end_of_the_capture_h
     with pytest.raises(type(error), match="so"):
         recordings.replay(learner.update, *batch(0))
 
-    assert recordings.eager_because is None
+    assert recordings.fallback_reason is None
     assert same(learner.weights(), weights)
 
 
