@@ -151,9 +151,9 @@ class Training:
         return self.model if self._average is None else self._average.model
 
     @property
-    def eager_because(self) -> str | None:
+    def fallback_reason(self) -> str | None:
         """Why updates are not recorded although there is a recorder; None as long as there is no such reason."""
-        return None if self._recordings is None else self._recordings.eager_because
+        return None if self._recordings is None else self._recordings.fallback_reason
 
     def state(self) -> TrainingState:
         """A copy of everything that decides how the training goes on."""

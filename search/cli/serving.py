@@ -58,7 +58,7 @@ def _work(machine: MachineOptions, images: str | None, *, stays: bool) -> int:
     from search.cli.training import run_options
     from search.service.agent import Agent
     from search.workers import live_view
-    from search.workers.pool import EXIT_CODES
+    from search.workers.stop_rules import EXIT_CODES
 
     agent = Agent(
         order=run_options("", machine),

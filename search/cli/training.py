@@ -186,7 +186,7 @@ def final(
     from search.storage import queries
     from search.storage.read_only import open_reader
     from search.workers import live_view
-    from search.workers.pool import EXIT_CODES, StopReason
+    from search.workers.stop_rules import EXIT_CODES, StopReason
 
     session.study = study
     order = _run_options(study, machine, hours=hours, retry_failed=retry_failed)
@@ -286,7 +286,7 @@ def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions
     """Run a study, and print what it has found when it ends."""
     from search.service import run as service
     from search.workers import live_view
-    from search.workers.pool import EXIT_CODES
+    from search.workers.stop_rules import EXIT_CODES
 
     if backend.join and (order.trials or order.hours or order.retry_failed or backend.detach):
         raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")

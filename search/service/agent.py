@@ -39,7 +39,7 @@ from search.study.final_plan import name_of
 from search.study.inputs import check_same_code, devices, ensure_inputs
 from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
-from search.workers.pool import END_OF, StopReason
+from search.workers.stop_rules import END_OF, StopReason
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0

@@ -24,7 +24,7 @@ from search.study.final_plan import Candidate, ResourceLayout
 from search.study.inputs import devices, fetch_backbones, prepare_data, writing_to
 from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
-from search.workers.pool import StopReason
+from search.workers.stop_rules import StopReason
 
 #: A last training of fewer would not be worth the look at the test images.
 LEAST_EPOCHS = 0.5

@@ -27,8 +27,8 @@ from search.study.stored_study import StoredStudy
 from search.tables import format_duration
 from search.workers.backend import WorkerBackend
 from search.workers.local import LocalBackend
-from search.workers.pool import StopReason
 from search.workers.ray_backend import RayBackend
+from search.workers.stop_rules import StopReason
 
 
 def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> StopReason:

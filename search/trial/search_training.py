@@ -113,8 +113,8 @@ class SearchTraining:
             self.save(training, step=self.steps_done(training))
             raise
         finally:
-            if training.eager_because is not None:
-                self.note(f"no CUDA graph could be recorded, and without one it is slower: {training.eager_because}")
+            if training.fallback_reason is not None:
+                self.note(f"no CUDA graph could be recorded, and without one it is slower: {training.fallback_reason}")
 
     def step_images(self) -> Fraction:
         """Images of a step."""

@@ -4,23 +4,17 @@ The pool is the only one who can see at once that a worker died; it hands the de
 from where the next worker takes it up at its last checkpoint. What it decides, it decides from the database alone.
 """
 
-import signal
 import statistics
 import threading
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from data.errors import DataError
-from search.analysis import selection
 from search.artifacts import disk_space, study_dir
 from search.artifacts.disk_space import DiskBudget
 from search.errors import (
-    AllTrialsFailedError,
-    AllTrialsImpossibleError,
     ConvsearchError,
     DatabaseError,
     DiskError,
@@ -31,7 +25,7 @@ from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.storage.timeouts import Timeouts
-from search.study import stored_study, strategy
+from search.study import strategy
 from search.study.run_time import RunTimeCounter
 from search.study.stored_study import StoredStudy
 from search.trial.context import WorkerConfig
@@ -39,6 +33,7 @@ from search.workers import worker
 from search.workers.backend import LOOK_S, WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import View
 from search.workers.signals import SignalListener
+from search.workers.stop_rules import END_OF, SAME_FAILURES, StopReason, StopRules
 
 #: Between two looks at the database: the live view and the wish to stop are at most so old.
 READ_S = 1.0
@@ -52,36 +47,8 @@ HANG_EPOCHS = 10
 STOP_S = 12.0
 #: And what the database then gets to take their trials back, should it be busy.
 GIVE_BACK_S = 3.0
-#: After so many trials that all failed, or workers that died before their first trial, something is wrong with
-#: the study or the machine, and not with a trial.
-SAME_FAILURES = 5
 #: Exit codes of workers that say: something around the trial is broken.
 NOT_THE_TRIAL = {error.exit_code: error for error in (DataError, DatabaseError, DiskError, SpecError)}
-
-
-class StopReason(StrEnum):
-    """Why the pool came to an end."""
-
-    DONE = "done"
-    HOURS = "its hours are spent"
-    NOTHING_FOUND = "no trial beats the baseline"
-    ASKED = "asked to stop"
-    DETACHED = "stored, for `convsearch serve` or `convsearch worker` to work on"
-    HUNG_UP = "the terminal was closed"
-    INTERRUPTED = "interrupted"
-    TERMINATED = "terminated"
-
-
-#: How a run ends that a signal stopped.
-END_OF: Mapping[int, StopReason] = {
-    signal.SIGHUP: StopReason.HUNG_UP,
-    signal.SIGINT: StopReason.INTERRUPTED,
-    signal.SIGTERM: StopReason.TERMINATED,
-}
-
-
-#: Of a command whose run was stopped by a signal, as a shell reports it.
-EXIT_CODES: Mapping[StopReason, int] = {end: 128 + sign for sign, end in END_OF.items()}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,19 +83,13 @@ class Pool:
     _lost: int = 0
     """Workers that did not reach the database, since a trial was finished."""
     _is_warned: bool = False
-    _is_possible: bool = False
-    """Whether a trial was trained."""
-    _fitted: set[int] = field(default_factory=set)
-    """Numbers of trials of which it was said that they were changed."""
-    _compared: object = None
-    """What there was of trials when they were last compared with the baseline."""
-    _status: str = ""
-    """How they compared."""
+    _rules: StopRules = field(init=False)
     _deadline: float | None = None
     """Until when a storage call may be tried again although we were asked to stop, monotonic seconds."""
 
     def __post_init__(self) -> None:
         self._watch = LeaseMonitor(self.times)
+        self._rules = StopRules(storage=self.storage, study=self.study, say=self.view.say)
         self._interrupts = SignalListener(at_once=self._let_go, tell=self.view.say)
 
     def run(self) -> StopReason:
@@ -199,68 +160,14 @@ class Pool:
         progress = self._progress()
         self._lost = 0 if progress.finished else self._lost
         self._epochs_s += [trial.seconds / trial.epochs for trial in progress.finished if trial.epochs > 0]
-        self._refuse_impossible(progress.study)
-        self._tell_fitted(progress)
-        self._compare(progress)
-        self.view.update(replace(progress, compared=self._status))
+        has_found_nothing = self._rules.check(progress)
+        self.view.update(replace(progress, compared=self._rules.status))
         if progress.study.stop:
             self._end = self._end or StopReason.ASKED
-        if progress.study.nothing_found:  # which another machine may have noticed
+        if has_found_nothing or progress.study.nothing_found:  # which another machine may have noticed
             self._end = self._end or StopReason.NOTHING_FOUND
         if self._is_out_of_time(progress.study, self._clock.tick(progress.study.seconds_run)):
             self._end = self._end or StopReason.HOURS
-        counts = progress.study.counts
-        enough = min(SAME_FAILURES, counts.budget)
-        if counts.failed >= enough and counts.complete + counts.pruned + counts.paused == 0:
-            raise AllTrialsFailedError(self._why_all_failed())
-
-    def _tell_fitted(self, progress: StudyProgress) -> None:
-        """Say what was changed in a point that was given, because it could not be trained as it was."""
-        given = max(len(self.study.spec.points), 1)
-        for each in (*(running.trial for running in progress.running), *progress.finished):
-            if each.fitted and each.number < given and each.number not in self._fitted:
-                self._fitted.add(each.number)
-                is_baseline = each.number == progress.study.baseline
-                name = f"trial {each.number}" + (", the baseline," if is_baseline else "")
-                self.view.say(f"{name} could not be trained as it was given; it has {', '.join(each.fitted)}")
-
-    def _refuse_impossible(self, row: StudyRecord) -> None:
-        """Give a search up of which no configuration can be trained. (Of a grid the other cells may be possible; and an
-        older version refused what this one can train.)
-        """
-        counts, search = row.counts, self.study.spec.search
-        if self._is_possible or search.sampler == "grid" or search.rung_updates == 0:
-            return
-        if counts.pruned < min(SAME_FAILURES, counts.budget):
-            return
-        trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
-        finished = [each for each in trials if each.state in queries.FINISHED]
-        self._is_possible = any(not (each.reason or "").startswith("impossible: ") for each in finished)
-        if self._is_possible or any(each.curve for each in trials):
-            return
-        raise AllTrialsImpossibleError(
-            f"none of {len(finished)} trials of {self.study.name!r} can be trained; the last one is "
-            f"{finished[-1].reason}: change that in the study file"
-        )
-
-    def _compare(self, progress: StudyProgress) -> None:
-        """End a search whose trials do not beat its baseline: the time that is left is for its last training."""
-        row, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
-        if row.hours is None or row.baseline is None:
-            return
-        now = (row.counts, tuple(len(each.trial.curve) for each in progress.running))
-        if now == self._compared:
-            return
-        self._compared = now
-        compared = self.storage.retry_transient(lambda: selection.ended(engine, row))
-        self._status = compared.status(patience=patience, before=row.judged_before)
-        if compared.significant or compared.judged - row.judged_before < patience:
-            return
-        whole = self.storage.retry_transient(lambda: selection.whole(engine, row))
-        if whole.has_found_nothing(patience=patience, before=row.judged_before):
-            chosen = None if self.study.spec.final is None else selection.select_from(whole).as_json()
-            stored_study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
-            self._end = self._end or StopReason.NOTHING_FOUND
 
     def _is_out_of_time(self, row: StudyRecord, run_s: float) -> bool:
         """Whether the study's hours are spent; a verdict ends by itself when they are, with its look at the test."""
@@ -282,14 +189,6 @@ class Pool:
         )
         self._known = progress.study
         return progress
-
-    def _why_all_failed(self) -> str:
-        trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
-        failed = [trial for trial in trials if trial.state == "FAIL"]
-        return (
-            f"all {len(failed)} finished trials failed, the last one with: {failed[-1].reason}; "
-            f"mend that, then `convsearch resume {self.study.name} --retry-failed`"
-        )
 
     # -- the workers -----------------------------------------------------------------------------------------
 

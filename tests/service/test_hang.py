@@ -14,7 +14,7 @@ from search.storage import queries
 from search.storage.read_only import open_reader
 from search.storage.timeouts import Timeouts
 from search.workers.live_view import open_view
-from search.workers.pool import StopReason
+from search.workers.stop_rules import StopReason
 from tests.harness import LONG, Harness, equal, wait_until
 
 #: Shorter than the product's, in the same order.

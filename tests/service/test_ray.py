@@ -24,8 +24,8 @@ from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage.records import TrialRecord
 from search.workers.live_view import open_view
-from search.workers.pool import StopReason
 from search.workers.ray_backend import RayBackend
+from search.workers.stop_rules import StopReason
 from tests.faults import invariants
 from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, Tables, equal, wait_until
 from tests.service.test_hang import SHORT, freeze_at

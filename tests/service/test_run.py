@@ -22,8 +22,8 @@ from search.trial.context import WorkerConfig
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import PlainView
 from search.workers.local import LocalBackend
-from search.workers.pool import SAME_FAILURES, StopReason
 from search.workers.signals import STOPPING
+from search.workers.stop_rules import SAME_FAILURES, StopReason
 from tests.harness import COLOURS, LONG, Harness, Tables, equal
 from tests.remote_owners import HASTY, far
 

@@ -34,7 +34,7 @@ from search.trial import loop, objective, recorder, runner
 from search.trial.context import TrainingContext
 from search.trial.final_training import SPARE_S, SPARE_SHARE, FinalTraining
 from search.workers.live_view import PlainView
-from search.workers.pool import StopReason
+from search.workers.stop_rules import StopReason
 from tests.harness import Harness, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
