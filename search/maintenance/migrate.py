@@ -18,12 +18,11 @@ import socket
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 import alembic.util
 import sqlalchemy as sa
@@ -33,6 +32,17 @@ from data.atomic import flush
 from data.progress import Say
 from search.artifacts import study_dir
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
+from search.maintenance.sqlite_backup import (
+    path_aside,
+    check_same_content,
+    check_integrity,
+    connect,
+    copy_database,
+    count_rows,
+    folder_aside,
+    free_name,
+    list_tables,
+)
 from search.process import boot_id, is_dead
 from search.storage import schema
 from search.storage.db_errors import BUSY, DISK
@@ -82,7 +92,7 @@ def migrate(url: str, say: Say, *, waits: Waits | None = None) -> None:
     file = sqlite_path(url)
     if found == schema.HEAD_REVISION:
         if file is not None:
-            shutil.rmtree(_aside(file.resolve()), ignore_errors=True)  # of a migration that was killed at its very end
+            shutil.rmtree(path_aside(file.resolve()), ignore_errors=True)  # of a migration that was killed at its very end
         say("nothing to migrate")
         return
     if found not in schema.REVISIONS:
@@ -98,16 +108,16 @@ def _migrate(file: Path, original: sqlite3.Connection, say: Say) -> None:
     if found == schema.HEAD_REVISION:
         say("nothing to migrate: another process has just done it")
         return
-    with _folder_aside(file) as aside:
+    with folder_aside(file) as aside:
         before, after = aside / "before.db", aside / "after.db"
-        _copy(original, before)
-        _check_same(before, original)
-        _copy(original, after)
+        copy_database(original, before)
+        check_same_content(before, original)
+        copy_database(original, after)
         _upgrade(after)
         _check_migrated(after, original)
         kept = _keep(before, file, found)
         say(f"kept the database as it is in {kept}")
-        with closing(_connect(after)) as source:
+        with closing(connect(after)) as source:
             source.backup(original)
     trials = original.execute("SELECT count(*) FROM trials").fetchone()[0]
     say(f"migrated {trials} trials to {schema.HEAD_REVISION}; delete the copy when you miss nothing")
@@ -131,7 +141,7 @@ def _nobody_else(url: str, file: Path, waits: Waits, say: Say) -> Iterator[sqlit
     """The database, while nobody else can read or write it, and no launcher of this machine can run its studies."""
     with ExitStack() as stack:
         _hold_studies(stack, study_dir.of(url))
-        connection = stack.enter_context(closing(_connect(file, lock_s=waits.lock_s)))
+        connection = stack.enter_context(closing(connect(file, lock_s=waits.lock_s)))
         gone = _wait_for_owners(connection, waits, say)
         stack.enter_context(_locked(connection))
         if set(_leases(connection)) - gone:
@@ -191,7 +201,7 @@ def _locked(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _leases(connection: sqlite3.Connection) -> list[Lease]:
-    if "convsearch_leases" not in _tables(connection):
+    if "convsearch_leases" not in list_tables(connection):
         return []
     rows = connection.execute(f"SELECT {', '.join(Lease._fields)} FROM convsearch_leases")
     return [Lease(*row) for row in rows.fetchall()]
@@ -206,19 +216,6 @@ def _lives(owner: Lease) -> bool:
 
 
 # -- copies -------------------------------------------------------------------------------------------------
-
-
-def _copy(original: sqlite3.Connection, file: Path) -> None:
-    with closing(sqlite3.connect(file, isolation_level=None)) as copy:
-        original.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")  # one file, and none beside it
-
-
-def _check_same(copy: Path, original: sqlite3.Connection) -> None:
-    with closing(_connect(copy)) as connection:
-        _check_whole(connection)
-        if _counts(connection, _tables(connection)) != _counts(original, _tables(original)):
-            raise DatabaseError("the copy has not the same rows as the database, which is unchanged")
 
 
 def _upgrade(file: Path) -> None:
@@ -240,9 +237,9 @@ def _upgrade(file: Path) -> None:
 
 
 def _check_migrated(copy: Path, original: sqlite3.Connection) -> None:
-    with closing(_connect(copy)) as connection:
-        _check_whole(connection)
-        before, after = _counts(original, LASTING), _counts(connection, LASTING)
+    with closing(connect(copy)) as connection:
+        check_integrity(connection)
+        before, after = count_rows(original, LASTING), count_rows(connection, LASTING)
         if (_revision_of(connection), after) != (schema.HEAD_REVISION, before):
             raise DatabaseError(f"the migration went wrong ({before} rows became {after}); the database is unchanged")
 
@@ -251,60 +248,13 @@ def _keep(copy: Path, file: Path, found: str) -> Path:
     """Give the copy its name when it is on the disk; that name."""
     shutil.copymode(file, copy)
     flush(copy)
-    kept = _free_name(file.with_name(f"{file.name}.before-{found}"))
+    kept = free_name(file.with_name(f"{file.name}.before-{found}"))
     copy.rename(kept)
     flush(file.parent)
     return kept
 
 
-def _check_whole(connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if found != "ok":
-        raise DatabaseError(f"the database is damaged ({found}), and unchanged; bring it back from a backup")
-
-
-def _counts(connection: sqlite3.Connection, tables: Sequence[str]) -> dict[str, int]:
-    return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}
-
-
-def _tables(connection: sqlite3.Connection) -> tuple[str, ...]:
-    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
-    return tuple(name for (name,) in rows.fetchall())
-
-
 # -- files --------------------------------------------------------------------------------------------------
-
-
-def _aside(file: Path) -> Path:
-    return file.with_name(f"{file.name}.migrating")
-
-
-@contextmanager
-def _folder_aside(file: Path) -> Iterator[Path]:
-    """An empty folder beside `file` that only its owner can read."""
-    folder = _aside(file)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_name(path: Path) -> Path:
-    """`path`, or with a number behind it if there is one already: a migration that was killed leaves its copy."""
-    number = 1
-    free = path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def _connect(file: Path, *, lock_s: float = 0.0) -> sqlite3.Connection:
-    """A connection to an existing file that can write; transactions are the caller's."""
-    name = f"file:{quote(str(file.absolute()))}?mode=rw"
-    return sqlite3.connect(name, uri=True, timeout=lock_s, isolation_level=None)
 
 
 # -- questions and errors -----------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
-from search.workers.stop_rules import SAME_FAILURES, StopRules
 
 #: After this number of trials that all failed, or of workers that died before their first trial, the study or the
 #: machine is wrong, and not a trial.
