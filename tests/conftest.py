@@ -10,7 +10,8 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search.storage.rdb import STUDY_ATTRS, Storage
+from search.storage.rdb import Storage
+from search.storage.tables import STUDY_ATTRS
 from tests.harness import Harness, paint
 from tests.service.postgres import Server, missing, serving
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from search.process import LeaseOwner, this_process
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 
 #: Of a command that waits for nobody for long.
 HASTY = Timeouts(retry_timeout_s=0.01, renewal_interval_s=0.1, lease_timeout_s=0.5, hang_timeout_s=1.0)

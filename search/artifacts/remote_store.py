@@ -16,7 +16,7 @@ from typing import Any
 from data.atomic import replacing
 
 #: So long an errand is waited for: several may follow each other before a worker's next batch, and one that finishes
-#: none for two minutes is taken for one that hangs (`search.storage.timeouts`).
+#: none for two minutes is taken for one that hangs (`storage.retry`).
 OPERATION_TIMEOUT_S = 30.0
 #: After so long an errand is given up that never ended.
 STUCK_S = 600.0

@@ -267,7 +267,7 @@ def _estimate(wanted: "StudySpec", name: str, machine: MachineOptions, *, hours:
 
 def _run_options(name: str, machine: MachineOptions, *, hours: float | None, retry_failed: bool) -> "RunOptions":
     from search.service.session import RunOptions
-    from search.storage.timeouts import Timeouts
+    from search.storage.retry import Timeouts
 
     return RunOptions(
         url=machine.storage,

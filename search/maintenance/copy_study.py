@@ -23,7 +23,8 @@ from search.optuna_internals import models
 from search.service.session import requeue_stopped
 from search.storage import queries
 from search.storage.lease_expiry import has_no_live_owner
-from search.storage.rdb import STUDIES, TRIALS, Storage
+from search.storage.rdb import Storage
+from search.storage.tables import STUDIES, TRIALS
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 

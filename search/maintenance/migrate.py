@@ -33,21 +33,21 @@ from data.progress import Say
 from search.artifacts import study_dir
 from search.errors import BusyError, ConvsearchError, DatabaseError, DiskError
 from search.maintenance.sqlite_backup import (
-    path_aside,
-    check_same_content,
     check_integrity,
+    check_same_content,
     connect,
     copy_database,
     count_rows,
     folder_aside,
     free_name,
     list_tables,
+    path_aside,
 )
 from search.process import boot_id, is_dead
 from search.storage import schema
 from search.storage.db_errors import BUSY, DISK
 from search.storage.read_only import display_name, open_reader, sqlite_path
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 
 #: Tables whose rows no migration makes or removes.
 LASTING = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes")
@@ -92,7 +92,9 @@ def migrate(url: str, say: Say, *, waits: Waits | None = None) -> None:
     file = sqlite_path(url)
     if found == schema.HEAD_REVISION:
         if file is not None:
-            shutil.rmtree(path_aside(file.resolve()), ignore_errors=True)  # of a migration that was killed at its very end
+            shutil.rmtree(
+                path_aside(file.resolve()), ignore_errors=True
+            )  # of a migration that was killed at its very end
         say("nothing to migrate")
         return
     if found not in schema.REVISIONS:

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.pruners.asha import MIN_TRIALS
-from search.storage.rdb import CURVES, TRIAL_ATTRS, TRIALS, judged_later
+from search.storage.rdb import judged_later
 from search.storage.records import DECISION, PAUSED
+from search.storage.tables import CURVES, TRIAL_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to

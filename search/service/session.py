@@ -15,7 +15,7 @@ from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 from search.study import stored_study
 from search.study.provenance import code_version, differences
 from search.study.stored_study import StoredStudy

@@ -10,7 +10,7 @@ from search.errors import DiskError
 from search.storage import schema
 from search.storage.db_errors import to_user_error
 from search.storage.read_only import display_name, open_reader, server_options, sqlite_path
-from search.storage.timeouts import BUSY_S
+from search.storage.retry import BUSY_S
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
 CREATE_LOCK_KEY = 0x636F6E7673656172

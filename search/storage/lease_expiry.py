@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from data.progress import Say
 from search.process import boot_id, is_dead
 from search.storage.leases import expire_dead
-from search.storage.rdb import LEASES, Storage
-from search.storage.timeouts import Timeouts
+from search.storage.rdb import Storage
+from search.storage.retry import Timeouts
+from search.storage.tables import LEASES
 
 
 @dataclass(slots=True)

@@ -16,18 +16,9 @@ from optuna.trial import TrialState
 
 from search.errors import BusyError
 from search.process import LeaseOwner
-from search.storage.rdb import (
-    CURVES,
-    LEASES,
-    STUDY_ATTRS,
-    TRIAL_ATTRS,
-    TRIAL_SYSTEM_ATTRS,
-    TRIALS,
-    Storage,
-    finish_statement,
-    utc_now,
-)
+from search.storage.rdb import Storage, finish_statement, utc_now
 from search.storage.records import PAUSED
+from search.storage.tables import CURVES, LEASES, STUDY_ATTRS, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
 #: A trial whose process died this many times at the same step counts as failed: Determined's default is 5, Ray's 0; one

@@ -14,7 +14,8 @@ from search.errors import SpecError
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import queries
-from search.storage.rdb import STUDIES, STUDY_ATTRS, TRIALS, Storage
+from search.storage.rdb import Storage
+from search.storage.tables import STUDIES, STUDY_ATTRS, TRIALS
 from search.study.provenance import code_version, environment
 
 #: Keys of [search] that a study keeps as it was begun with: an older version had none of them.

@@ -12,7 +12,7 @@ from search.optuna_internals import CachedStorage, StudyIdCache
 from search.samplers.tpe import TrialSubset
 from search.spec.fit import ImageLimits
 from search.storage.rdb import Storage
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 

@@ -21,8 +21,9 @@ from search.process import this_process
 from search.spec.study_spec import baseline
 from search.storage import leases, queries
 from search.storage.leases import Claim
-from search.storage.rdb import TRIAL_VALUES, TRIALS, Storage
+from search.storage.rdb import Storage
 from search.storage.records import TRAINABLE
+from search.storage.tables import TRIAL_VALUES, TRIALS
 from search.study import strategy
 from search.trial import recorder
 from search.trial.context import TrialContext

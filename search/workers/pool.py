@@ -24,7 +24,7 @@ from search.storage import leases, queries
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 from search.study import strategy
 from search.study.run_time import RunTimeCounter
 from search.study.stored_study import StoredStudy

@@ -35,16 +35,8 @@ from search.samplers import tpe
 from search.spec import study_spec
 from search.spec.search_space import sample
 from search.storage import leases
-from search.storage.rdb import (
-    CURVES,
-    TRIAL_ATTRS,
-    TRIAL_PARAMS,
-    TRIAL_SYSTEM_ATTRS,
-    TRIAL_VALUES,
-    TRIALS,
-    Storage,
-    utc_now,
-)
+from search.storage.rdb import Storage, utc_now
+from search.storage.tables import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS
 from search.study import stored_study
 from search.trial import loop, recorder
 from search.trial.context import TrialContext, WorkerConfig, open_context

@@ -33,7 +33,7 @@ from search.storage import leases, queries, retry
 from search.storage.lease_expiry import LeaseMonitor
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 from search.study import stored_study, strategy
 from search.trial import loop, recorder
 from search.trial.context import TrialContext, WorkerConfig, open_context

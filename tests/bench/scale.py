@@ -13,8 +13,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from search.storage.retry import NOTICE_S
-from search.storage.timeouts import Timeouts
+from search.storage.retry import NOTICE_S, Timeouts
 from search.workers.pool import READ_S, TOGETHER
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table

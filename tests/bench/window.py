@@ -22,7 +22,8 @@ from optuna.trial import TrialState
 
 from search.spec import study_spec
 from search.spec.search_space import sample
-from search.storage.rdb import TRIALS, Storage
+from search.storage.rdb import Storage
+from search.storage.tables import TRIALS
 from search.study import stored_study
 from search.workers.pool import pause_s
 from tests.bench.bookkeeping import Drawn, insert, rows

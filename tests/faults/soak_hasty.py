@@ -14,7 +14,7 @@ from search.errors import ConvsearchError
 from search.service import run
 from search.service.session import RunOptions
 from search.spec import study_spec
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 from search.workers import live_view
 
 TIMES = Timeouts(retry_timeout_s=35.0, renewal_interval_s=2.0, lease_timeout_s=70.0, hang_timeout_s=65.0)

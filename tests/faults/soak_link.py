@@ -17,7 +17,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from search.errors import DatabaseError
-from search.storage.timeouts import LAST_S
+from search.storage.retry import LAST_S
 from tests.faults import soak_machines, soak_row
 from tests.faults.soak_hasty import TIMES
 from tests.faults.soak_machines import LOOK_S, PROMISED_S, Machines, Search

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.storage.read_only import sqlite_path
-from search.storage.timeouts import BUSY_S
+from search.storage.retry import BUSY_S
 from tests.faults.invariants import check, finished
 from tests.harness import Harness, paint, without_root
 

@@ -31,17 +31,9 @@ from search.process import LeaseOwner, start_time, this_process
 from search.spec import study_spec
 from search.storage import leases
 from search.storage.lease_expiry import LeaseMonitor
-from search.storage.rdb import (
-    CURVES,
-    LEASES,
-    TRIAL_ATTRS,
-    TRIAL_PARAMS,
-    TRIAL_SYSTEM_ATTRS,
-    TRIAL_VALUES,
-    TRIALS,
-    Storage,
-)
-from search.storage.timeouts import Timeouts
+from search.storage.rdb import Storage
+from search.storage.retry import Timeouts
+from search.storage.tables import CURVES, LEASES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 from tests.databases import BOTH

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from search.maintenance import copy_study
 from search.maintenance.copy_study import TABLES
 from search.storage import queries
-from search.storage.rdb import STUDIES, TRIALS, Storage
+from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
+from search.storage.tables import STUDIES, TRIALS
 from tests.harness import Harness
 
 SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}

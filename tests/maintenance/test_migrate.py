@@ -26,9 +26,10 @@ from search.errors import BusyError, DatabaseError
 from search.maintenance.migrate import Waits, by_hand, migrate
 from search.process import LeaseOwner, start_time, this_process
 from search.storage import queries, schema
-from search.storage.rdb import LEASES, Storage
+from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
+from search.storage.tables import LEASES
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
 
 OLD = Path(__file__).parents[1] / "optuna_dumps"

@@ -12,7 +12,7 @@ from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 from search.workers.live_view import open_view
 from search.workers.stop_rules import StopReason
 from tests.harness import LONG, Harness, equal, wait_until

@@ -23,9 +23,10 @@ from search.dashboard import server as dashboard
 from search.errors import LeaseLostError
 from search.process import this_process
 from search.storage import leases, queries
-from search.storage.rdb import LEASES, TRIALS, Storage
+from search.storage.rdb import Storage
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import TrialRecord
+from search.storage.tables import LEASES, TRIALS
 from search.workers import worker
 from search.workers.signals import END_S
 from tests.faults import invariants

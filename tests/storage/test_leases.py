@@ -21,8 +21,9 @@ from search.process import LeaseOwner, start_time, this_process
 from search.storage import leases
 from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
 from search.storage.leases import Claim
-from search.storage.rdb import LEASES, TRIALS, Storage
-from search.storage.timeouts import Timeouts
+from search.storage.rdb import Storage
+from search.storage.retry import Timeouts
+from search.storage.tables import LEASES, TRIALS
 from tests.databases import BOTH
 from tests.remote_owners import HASTY, far
 

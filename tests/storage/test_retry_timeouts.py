@@ -3,7 +3,7 @@
 import pytest
 
 from search.errors import UsageError
-from search.storage.timeouts import Timeouts
+from search.storage.retry import Timeouts
 
 
 def test_the_default_times_agree() -> None:
