@@ -11,6 +11,7 @@ from search.artifacts.study_dir import StudyDirs
 from search.optuna_internals import CachedStorage, StudyIdCache
 from search.samplers.tpe import TrialSubset
 from search.spec.fit import ImageLimits
+from search.spec.study_spec import StudySpec
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.study import stored_study
@@ -58,6 +59,11 @@ class TrialContext:
     dirs: StudyDirs
     remote: RemoteCheckpoints | None = None
     """Where other machines find the checkpoints of the study, if it has such a place."""
+
+    @property
+    def spec(self) -> StudySpec:
+        """The settings of the study."""
+        return self.study.spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

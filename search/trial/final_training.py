@@ -63,7 +63,7 @@ class FinalTraining(SearchTraining):
 
     def _fit(self, training: Training) -> None:
         """Move the end to where its time ends, unless the study has all the time."""
-        hours = self.context.study.spec.budget.hours
+        hours = self.context.spec.budget.hours
         if hours is None:
             return
         speed = training.batch / self.seconds()
@@ -79,7 +79,7 @@ class FinalTraining(SearchTraining):
 
     def _wait(self, training: Training) -> None:
         """Pause until all are trained, if there are others, and nobody has said yet that they are."""
-        if ladder(self.context.study.spec) is None or PAUSED in self.trial.user_attrs:
+        if ladder(self.context.spec) is None or PAUSED in self.trial.user_attrs:
             return
         self.save(training, step=training.step)  # with its end where the time has put it
         self.trial.set_user_attr(PAUSED, training.step)
@@ -87,7 +87,7 @@ class FinalTraining(SearchTraining):
 
     def _planned(self, training: Training) -> int:
         """Batches of all the epochs that were planned: the study file's, or more than there is time for."""
-        steps = self.context.study.spec.budget.steps
+        steps = self.context.spec.budget.steps
         return step_boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
 
     def _look(self, training: Training) -> Outcome:
@@ -95,7 +95,7 @@ class FinalTraining(SearchTraining):
         known = self.trial.user_attrs.get("test", {})
         if "value" in known:
             return Outcome(value=known["value"])
-        test = load_test(self.context.study.spec.data, self.context.cache).to(self.context.device)
+        test = load_test(self.context.spec.data, self.context.cache).to(self.context.device)
         model = training.eval_model()
         info = self.context.data.info
         result = evaluate(model, self.judging(test), len(info.classes))
@@ -103,7 +103,7 @@ class FinalTraining(SearchTraining):
             raise Diverged(training.step, training.batch, result.loss)
         one = next(evaluation(test, info, device=self.context.device))[0][0]
         self.keep_picture(result, test)
-        metric = self.context.study.spec.search.metric
+        metric = self.context.spec.search.metric
         value = float(getattr(result, metric))
         self.note(f"test images: {value:.4f}")
         with self.context.storage.batch():

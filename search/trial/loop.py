@@ -39,7 +39,7 @@ Work = Callable[[Claim, optuna.Trial], Outcome]
 def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
     """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
     owner = this_process(context.storage.token or "")
-    points, ladder = strategy.queue(context.study), strategy.ladder(context.study.spec)
+    points, ladder = strategy.queue(context.study), strategy.ladder(context.spec)
     is_sound = True
     while is_sound and not stopping():
         claim = leases.claim(context.storage, context.study.id, owner, points, ladder)
@@ -115,13 +115,13 @@ def delete_finished_checkpoints(context: TrialContext, number: int) -> None:
     Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
     trials with several objectives: who is on the front is, too.
     """
-    if context.study.spec.verdict_on is not None:
+    if context.spec.verdict_on is not None:
         return
-    if len(context.study.spec.search.objectives) > 1:
+    if len(context.spec.search.objectives) > 1:
         _forget_if_pruned(context, number)
         return
     ranked = best_trials(context.storage, context.study.id, top=KEEP_BEST + DRIVEN_OUT)
-    unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(context.study.spec)}
+    unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(context.spec)}
     delete_trial_checkpoints(context, unneeded)
     for finished in unneeded:
         with suppress(OSError):
@@ -135,7 +135,7 @@ def _forget_if_pruned(context: TrialContext, number: int) -> None:
 
 def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> None:
     """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
-    ladder = strategy.ladder(context.study.spec)
+    ladder = strategy.ladder(context.spec)
     if ladder is None:
         return
 

@@ -34,9 +34,9 @@ def evaluate_trial(
     if decided is not None:
         return Outcome(reason=PruneDecision(**decided).reason)
     try:
-        shape = check_fit(context.study.spec, values, context.limits)
+        shape = check_fit(context.spec, values, context.limits)
         seed = trial_seed(context.study, claim.number, values.get("repeat"))
-        budget, rungs = context.study.spec.budget, asha(context.study.spec)
+        budget, rungs = context.spec.budget, asha(context.spec)
         step = budget.step_epochs(images=len(context.data.train), macs=shape.macs)
         step_images = step * len(context.data.train)
         ends = step_boundaries(step_images=step_images, batch_size=values["batch_size"], steps=budget.steps)

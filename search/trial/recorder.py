@@ -52,14 +52,14 @@ def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optu
     if known is not None:
         return trial, known
     limits = limits_of(context.study)
-    if context.study.spec.search.sampler == "grid" or limits is None:
+    if context.spec.search.sampler == "grid" or limits is None:
         return trial, _store(context, trial)
     for count in range(1, MAX_DRAWS + 1):
         try:
             return trial, _store(context, trial, limits=limits)
         except Misfit as error:
-            near = _nearest(context.study.spec, error.drawn, limits)
-            if not is_in_space(context.study.spec, error.drawn, near):
+            near = _nearest(context.spec, error.drawn, limits)
+            if not is_in_space(context.spec, error.drawn, near):
                 break
             trial = open_trial(context, claim, draw=count)
     trial = open_trial(context, claim, given=near)
@@ -86,7 +86,7 @@ def _store(
     Raises:
         Misfit: it does not keep to the `limits`.
     """
-    stored = context.study.spec
+    stored = context.spec
     with context.storage.batch():
         drawn = study_spec.sample_config(stored, trial)
         values = {**drawn, **(near or {})}
@@ -181,8 +181,8 @@ class TrialRecorder:
         What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
         would have stopped: it would compare others with that one at later rungs.
         """
-        pruner = self.context.study.spec.search.pruner
-        if pruner not in ("hyperband", "median") or step >= self.context.study.spec.budget.steps:
+        pruner = self.context.spec.search.pruner
+        if pruner not in ("hyperband", "median") or step >= self.context.spec.budget.steps:
             return None
         if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
             return None
@@ -199,24 +199,24 @@ class TrialRecorder:
 
     def _report(self, value: float, step: int) -> None:
         """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""
-        if len(self.context.study.spec.search.objectives) == 1:
+        if len(self.context.spec.search.objectives) == 1:
             self.trial.report(value, step)
         else:
             self.context.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
 
     def _is_prunable(self, step: int) -> bool:
         """Whether the trial may be stopped at a step: the baseline never is, others once they are trained enough."""
-        return self.claim.number != baseline(self.context.study.spec) and step >= self.judged_from
+        return self.claim.number != baseline(self.context.spec) and step >= self.judged_from
 
     def _is_audited(self) -> bool:
-        return self.claim.number in audited(self.context.study.spec, self.claim.number)
+        return self.claim.number in audited(self.context.spec, self.claim.number)
 
     def _behind(self, step: int, value: float, correct: Mapping[str, Any] | None) -> PruneDecision | None:
         """Stop a trial that is behind the baseline at a rung by more than a standard error of their difference.
 
         As RUSH does with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
         """
-        stored = self.context.study.spec
+        stored = self.context.spec
         if baseline(stored) is None or correct is None:
             return None
         if stored.search.pruner not in ("asha", "promote"):

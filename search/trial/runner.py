@@ -45,7 +45,7 @@ def run_trial(context: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
 
 def train(context: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
     """Train a trial as its study wants it: to be judged step by step, or for the last time."""
-    kind = SearchTraining if context.study.spec.verdict_on is None else FinalTraining
+    kind = SearchTraining if context.spec.verdict_on is None else FinalTraining
     return objective.evaluate_trial(context, claim, trial, pulse, kind=kind)
 
 

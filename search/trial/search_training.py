@@ -83,15 +83,15 @@ class SearchTraining:
         )
 
     def run(self) -> Outcome:
-        steps = self.context.study.spec.budget.steps
-        model, train, augment = study_spec.to_model_configs(self.context.study.spec, self.values)
+        steps = self.context.spec.budget.steps
+        model, train, augment = study_spec.to_model_configs(self.context.spec, self.values)
         data, device = self.context.data, self.context.device
         batches = Batches(
             data.train,
             data.info,
             batch_size=train.batch_size,
             seed=self.seed,
-            augment=augment.scaled(data.info.image_size / self.context.study.spec.data.side),
+            augment=augment.scaled(data.info.image_size / self.context.spec.data.side),
             device=device,
         )
         ends = step_boundaries(step_images=self.step_images(), batch_size=train.batch_size, steps=steps)
@@ -150,7 +150,7 @@ class SearchTraining:
 
     def _anneal(self, training: Training, ends: tuple[int, ...]) -> None:
         """Let the schedule end at the next rung, if the study wants that."""
-        stored = self.context.study.spec
+        stored = self.context.spec
         if stored.search.anneal:
             stops = (*asha(stored).rungs(), len(ends))
             training.stretch(ends[next((rung for rung in stops if rung > training.step), len(ends)) - 1])
@@ -181,9 +181,9 @@ class SearchTraining:
         result = self._evaluate(training)
         if not math.isfinite(result.loss):  # the last update of a step can break the network after its last loss
             raise Diverged(step, training.batch, result.loss)
-        self.curve[step] = float(getattr(result, self.context.study.spec.search.objectives[0]))
+        self.curve[step] = float(getattr(result, self.context.spec.search.objectives[0]))
         self.save(training, step=step)
-        if step == self.context.study.spec.budget.steps:
+        if step == self.context.spec.budget.steps:
             self.keep_picture(result, self.context.data.validation)
         self.note(f"step {step}: {self.curve[step]:.4f}, loss {result.loss:.4f}, {self.seconds():.1f} s")
         return self._record(step, self.curve[step], images_per_second=images_per_second, result=result)
@@ -195,7 +195,7 @@ class SearchTraining:
 
     def _keeps(self, step: int) -> bool:
         """Whether it is kept which images were recognised at a step: at rungs and at the end, where trials compare."""
-        stored = self.context.study.spec
+        stored = self.context.spec
         return step == stored.budget.steps or (asha(stored).is_rung(step) and step >= self.judged_from)
 
     def _correct(self, step: int, result: Evaluation) -> dict[str, Any]:
@@ -246,8 +246,8 @@ class SearchTraining:
         It does not depend on the weights, so that slow networks need not be trained. It is measured once: a trial that
         was begun is not stopped later because the machine is busier.
         """
-        limit = self.context.study.spec.budget.max_latency_ms
-        wanted = limit is not None or "latency_ms" in self.context.study.spec.search.objectives
+        limit = self.context.spec.budget.max_latency_ms
+        wanted = limit is not None or "latency_ms" in self.context.spec.search.objectives
         if not wanted:
             return
         measured = self.trial.user_attrs.get("latency_ms")
@@ -266,7 +266,7 @@ class SearchTraining:
         speed = attrs.get("images_per_second")  # unknown if it broke off after its only step, before that was judged
         epoch_s = len(self.context.data.train) / speed if speed else self.seconds() / attrs["epochs"]
         known = {**attrs, "epoch_seconds": epoch_s}
-        return tuple(float(known[name]) for name in self.context.study.spec.search.objectives[1:])
+        return tuple(float(known[name]) for name in self.context.spec.search.objectives[1:])
 
     def save(self, training: Training, *, step: int) -> None:
         """Write a checkpoint."""
@@ -296,7 +296,7 @@ class SearchTraining:
     def judging(self, part: Split) -> Iterator[Batch]:
         """All images of a part, with a pulse before each batch; fewer at once where a backbone enlarges them."""
         info = self.context.data.info
-        model, _, _ = study_spec.to_model_configs(self.context.study.spec, self.values)
+        model, _, _ = study_spec.to_model_configs(self.context.spec, self.values)
         size = at_once(model.seen_side(info.image_size))
         return self.watched(evaluation(part, info, size, device=self.context.device))
 
