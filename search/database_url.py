@@ -1,4 +1,4 @@
-"""The address of a database: the passwords that may stand in it, and who gets to see them.
+"""The address of a database: the passwords in it, and how they are kept out of messages.
 
 The command line of a process is open to everybody on the machine, the environment is not. What is given by the
 environment may have a password, in the one place that SQLAlchemy hides when it shows an address.
@@ -30,7 +30,7 @@ def move_password(url: str) -> str:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        return url  # who opens it says what is wrong
+        return url  # opening it says what is wrong
     except ValueError as error:
         raise UsageError("the port of the storage must be a number; write postgresql://USER@HOST:5432/NAME") from error
     if "@" in (parsed.host or ""):

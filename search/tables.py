@@ -45,7 +45,7 @@ class Table:
 
 
 def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int:
-    """Print an answer, for a program or for people; the exit code of who has nothing else to tell."""
+    """Print an answer, for a program or for people; returns 0, the exit code of a verb that only answers."""
     if as_json:
         sys.stdout.write(to_json(value))
     else:
@@ -54,7 +54,7 @@ def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int
 
 
 def print_table(grid: Table) -> None:
-    """Print `grid` to who has asked."""
+    """Print a table to stdout."""
     write_table(grid, sys.stdout, os.environ)
 
 

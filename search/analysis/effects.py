@@ -1,7 +1,7 @@
 """What goes with good trials: each value of a choice, and the upper half of a range, against all other trials.
 
 A trial counts with its value after the last step that every judged trial has reached, so that those that were pruned
-count as well: who looks at the survivors alone sees what pruning left, not what matters. The intervals hold all
+count as well: the survivors alone show what pruning left, not what matters. The intervals hold all
 together with 95 % (Welch's t, with the level of each by Bonferroni), so that where nothing matters, one study in twenty
 names anything at all.
 

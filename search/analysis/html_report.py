@@ -108,7 +108,7 @@ def notes(report: Report) -> dict[str, tuple[str, ...]]:
     pruner = report.study.spec.get("search", {}).get("pruner")
     return {
         "Importance": (
-            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells of who is among "
+            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells of those among "
             "the best tenth. Intervals of 95 % by bootstrap over trials. Where nothing matters, the most important "
             f"parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
         ),
@@ -275,7 +275,7 @@ def title(name: str) -> str:
         "history": "Best so far, over hours of training",
         "curves": "Learning curves: the best (green), others, pruned (grey)",
         "parallel": "All parameters side by side: the best tenth (green)",
-        "timeline": "Who worked when",
+        "timeline": "Workers over time",
     }
     if name.startswith("pareto-"):
         return f"What {name.removeprefix('pareto-')} buy: the Pareto front (green)"

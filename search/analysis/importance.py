@@ -1,4 +1,4 @@
-"""How much each parameter tells of who is among the best tenth, and how sure that is.
+"""How much each parameter tells of which trials are in the best tenth, and how sure that is.
 
 PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) on complete trials, as optuna-dashboard shows it. Its
 numbers are shares, which add up to 1 even where nothing matters. So each has an interval (bootstrap over the trials,

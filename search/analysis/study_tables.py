@@ -28,7 +28,7 @@ def workers_table(rows: Sequence[RunningTrial]) -> Table:
     return Table(
         columns=("host", "process", "study", "trial", "since", "epochs", "value"),
         rows=tuple(_worker_line(each) for each in rows),
-        after=("", "since is UTC, and of this attempt; who died is among them until that is noticed"),
+        after=("", "since: start of this attempt, UTC; dead workers are listed until their lease expires"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The verdict of a study `NAME.final`: who is best on the test images, and how sure that is.
+"""The result of a study `NAME.final`: the best configuration on the test images, and how sure that is.
 
 Every number has two sources of chance: the seeds of the trainings, and which images happened to be test images. The
 intervals hold for both (`intervals.crossed_interval`). Seed n is the same in every configuration, and all see the

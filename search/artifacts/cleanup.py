@@ -94,7 +94,7 @@ def leftovers(files: StudyDirs, engine: sa.Engine, name: str) -> tuple[Path, ...
 
     It may be running meanwhile: a trial that is done and not among the best will never be either.
     """
-    found = tuple(files.checkpoints(name))  # before the states: who writes a file now has a running trial
+    found = tuple(files.checkpoints(name))  # before the states: a file that is being written belongs to a running trial
     states = _states(engine, name)
     done = _done(engine, name, states)
     idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}

@@ -112,7 +112,7 @@ class RemoteStoreClient:
             failures.append(error)
 
     def _open(self) -> ObjectStore:
-        from fsspec.core import url_to_fs  # loads half a second of packages, for who has a depot
+        from fsspec.core import url_to_fs  # half a second of imports, only for studies with a remote store
 
         files, root = url_to_fs(self.url, skip_instance_cache=True)  # else it would be the broken one again
         return ObjectStore(files, PurePosixPath(root))

@@ -102,7 +102,7 @@ class MachineOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendOptions:
-    """Who works on a search."""
+    """Where the workers of a search run."""
 
     join: bool
     detach: bool
@@ -225,13 +225,13 @@ def machine(function: Function) -> Function:
 
 
 def backend(function: Function) -> Function:
-    """The options of who works on a search, as `backend`."""
+    """The options of where workers run, as `backend`."""
 
     @functools.wraps(function)
     def call(*args: Any, **values: Any) -> Any:
         return function(*args, backend=_collect(BackendOptions, values), **values)
 
-    engine = "who trains: processes of this machine, or actors of a Ray cluster, as many as have room (default: local)"
+    engine = "workers: processes of this machine, or actors of a Ray cluster, as many as have room (default: local)"
     return _decorated(
         call,
         click.option("--join", is_flag=True, help="add workers to a study that is already running here"),

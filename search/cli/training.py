@@ -282,7 +282,7 @@ def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions
     from search.workers.stop_rules import EXIT_CODES
 
     if backend.join and (order.trials or order.hours or order.retry_failed or backend.detach):
-        raise UsageError("--join only adds workers; all else is for who runs the study; leave out one or the other")
+        raise UsageError("--join only adds workers to a running study; leave it out, or the options that change it")
     if backend.address and backend.engine != "ray":
         raise UsageError("--address is that of a Ray cluster; add --engine ray")
     order = replace(order, join=backend.join, detach=backend.detach, engine=backend.engine, address=backend.address)

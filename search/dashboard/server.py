@@ -1,9 +1,9 @@
 """optuna-dashboard behind a guard: it shows, and changes nothing.
 
 The dashboard has no password, accepts every Host header, deletes studies when asked to, and serves stored files as
-pages of its own. So it is served only to who has the URL that was printed (its token becomes a cookie); to browsers
-that name this machine (a foreign page that rebinds its own name to 127.0.0.1 is refused); for reading only; stored
-files as downloads; on a loopback address, unless told otherwise. Its database connection refuses writes as well.
+pages of its own. So it is served only to browsers with the URL that was printed (its token becomes a cookie); to
+browsers that name this machine (a foreign page that rebinds its own name to 127.0.0.1 is refused); for reading only;
+stored files as downloads; on a loopback address, unless told otherwise. Its database connection refuses writes as well.
 """
 
 import errno
@@ -68,7 +68,7 @@ _DOWNLOAD_HEADERS: Headers = [("Content-Security-Policy", "sandbox; default-src 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccessPolicy:
-    """Who may come in, and by which URL."""
+    """Which requests are allowed, and the URL with its token."""
 
     token: str = field(repr=False)
     """What the URL must carry the first time."""

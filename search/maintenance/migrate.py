@@ -4,8 +4,8 @@
     NAME.before-REVISION       the kept copy, whole and on the disk before NAME is touched; never overwritten
     NAME.migrating/            two copies, one of which Optuna migrates; removed at the end, or by the next migration
 
-The file is not replaced by a rename: who has the old file open would go on writing into a file without a name, and a
-journal that a killed process left beside it would be applied to another database
+The file is not replaced by a rename: a process with the old file open would go on writing into a file without a name,
+and a journal that a killed process left beside it would be applied to another database
 (https://www.sqlite.org/howtocorrupt.html, "unlinking or renaming a database file while in use"). SQLite's backup API
 writes all pages in one transaction, so after a kill at any moment the next who opens the file finds the old database or
 the new one. This process holds the exclusive lock from before the first copy until after the last page, so that no
@@ -66,7 +66,7 @@ class Waits:
 
 
 class Lease(NamedTuple):
-    """Who works on a trial, as an older convsearch stored it."""
+    """The lease of a trial, as an older convsearch stored it."""
 
     token: str
     host: str

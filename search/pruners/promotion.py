@@ -3,7 +3,7 @@
 ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2), with the delay of D-ASHA (Li et
 al. 2022, https://arxiv.org/abs/2201.06834): of `reduction` trials at a rung no more than one ever goes on, also where
 each new one is better than those that went on before. A paused trial is WAITING and has the attribute `paused`, the
-step of its rung; who claims it takes that away. So a trial that was paused or promoted when its process died is what
+step of its rung; a claim removes it. So a trial that was paused or promoted when its process died is what
 the database says it is. It holds its checkpoint as long as its turn may come soon.
 """
 
@@ -20,7 +20,8 @@ from search.storage.tables import CURVES, TRIAL_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
 #: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
-#: the next one when `reduction` more have reached it. Who goes on without a checkpoint is trained anew up to its rung.
+#: the next one when `reduction` more have reached it. A trial promoted without a checkpoint
+#: is retrained up to its rung.
 CHECKPOINTS_PER_RUNG = 16
 
 
@@ -74,7 +75,7 @@ class AshaPromotion:
         return None
 
     def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
-        """(trial id, why it does not go on) of all that pause, once nobody works who could change their rank."""
+        """(trial id, why it does not go on) of all that pause, once no worker can change their rank."""
         found = []
         for rung in self.rungs:
             ranked = self._ranked(connection, study_id, rung)

@@ -90,7 +90,7 @@ class TrialSubset:
 
     def __init__(self, storage: BaseStorage, study_id: int, *, others: int = MAX_BAD, several: bool = False) -> None:
         self._storage, self._study_id, self._several = storage, study_id, several
-        self._most = sys.maxsize if several else others  # who is on a Pareto front, only the whole study tells
+        self._most = sys.maxsize if several else others  # only the whole study tells which trials are on a Pareto front
         self._ranked: list[tuple[tuple[float, ...], int]] = []
         """(rank, number) of the trials to learn from, the best first."""
         self._ranks: dict[int, tuple[float, ...]] = {}

@@ -43,7 +43,7 @@ from search.workers.stop_rules import END_OF, StopReason
 
 #: Between two looks for work, and after an error of the database.
 LOOK_S = 2.0
-#: A study that was refused is tried again after so long, by who stays.
+#: Seconds after which an agent that stays tries a refused study again.
 AGAIN_S = 60.0
 #: What is wrong with one study, and no reason to leave the others alone.
 OF_A_STUDY = (AllTrialsFailedError, AllTrialsImpossibleError, DataError, SpecError, UsageError)

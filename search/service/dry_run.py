@@ -2,7 +2,7 @@
 
 Networks of the space are drawn at random, and some of them trained for a moment on this machine; how fast the others
 train follows from their multiply-accumulates. How many trials the pruner stops, its rungs say. It is an estimate: what
-a sampler will draw, and who else uses the machine, nobody knows.
+a sampler will draw, and what else the machine will be used for, is not known.
 """
 
 import math

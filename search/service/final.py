@@ -111,7 +111,7 @@ def run_verdict(
 
 
 def layout_of(places: tuple[str, ...], *, trainings: int) -> ResourceLayout:
-    """Who trains for the last time: one thread feeds a GPU; cores that no training of its own is for help others."""
+    """Workers and threads of the final trainings: one thread feeds a GPU; spare cores become more threads."""
     found = final_plan.layout(cores=len(places), trainings=trainings)
     return found if places[0] == "cpu" else replace(found, threads=1)
 

@@ -124,7 +124,7 @@ def nothing_found(row: StudyRecord, hours: float | None) -> str:
 
 
 def crew_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
-    """Who trains for a search: processes of this machine, or actors of a Ray cluster.
+    """The backend of a search: processes of this machine, or actors of a Ray cluster.
 
     Raises:
         UsageError: that cannot be.

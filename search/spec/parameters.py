@@ -75,7 +75,7 @@ def read_space(raw: object) -> SearchSpace:
     written = _read_domains("[space]", table)
     parameters: dict[str, Domain] = {key: Fixed(value) for key, value in DEFAULTS.items()}
     try:
-        # Who needs nothing is drawn first: without backbones the order shall be what it was before there were any.
+        # Keys without conditions are drawn first, so a space without backbones keeps its old order.
         has_backbones = written.get("backbone", Fixed("none")).single_value != "none"
         needs = {**NEEDS, **(BACKBONE_NEEDS if has_backbones else {})}
         return SearchSpace(parameters=parameters | written, when=_read_when(when, written), conditions=needs)

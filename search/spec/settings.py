@@ -95,7 +95,7 @@ class Budget(BaseModel):
     def step_epochs(self, *, images: int, macs: int) -> Fraction:
         """Epochs in a step of a trial that has so many images, and needs so many multiply-accumulates for each.
 
-        Raises ValueError while nobody has settled the epochs of a study that leaves them out.
+        Raises ValueError as long as the epochs of a study that leaves them out are not settled.
         """
         if self.epochs is None:
             raise ValueError("epochs are left out, and not settled yet")
@@ -119,7 +119,7 @@ class SearchSettings(BaseModel):
     """Nsga2 breeds generations, for several objectives. Evolution begins at the first point of [[try]], else at the
     defaults, and changes the best; for many parameters and few trials. Grid runs every cell of the space."""
     pruner: PrunerName = "asha"
-    """Who stops trials that fall behind; with promote they pause, and the best of them go on later."""
+    """Stops trials that fall behind; with promote they pause, and the best of them go on later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial can be stopped."""
     rung_updates: Annotated[int, Field(ge=0)] = DEFAULT_RUNG_UPDATES
@@ -127,7 +127,7 @@ class SearchSettings(BaseModel):
     reduction: Annotated[int, Field(ge=2)] = 3
     """Of so many trials at a rung, one goes on."""
     anneal: bool = False
-    """Whether the learning rate's schedule ends at each rung, and is stretched to the next one for who goes on there.
+    """Whether the learning rate's schedule ends at each rung, and is stretched to the next one for trials that go on.
     Else a rung sees the beginning of a long schedule: one that falls late, or rises first, looks worse than it is."""
     audit: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
     """Share of the trials that the pruner may not stop, nor count: how they end tells how often it stops good ones."""
@@ -153,7 +153,7 @@ class SearchSettings(BaseModel):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """All of them; the first is maximised, and decides who is pruned, all others are minimised."""
+        """All of them; the first is maximised and decides which trials are pruned, all others are minimised."""
         return (self.objective,) if isinstance(self.objective, str) else self.objective
 
     @model_validator(mode="after")

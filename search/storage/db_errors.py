@@ -42,7 +42,7 @@ def is_disk_error(error: sa.exc.DBAPIError) -> bool:
 
 
 def is_full_or_broken(error: sa.exc.DBAPIError) -> bool:
-    """Whether the disk is full or broken: also who only reads may have to roll back what a killed writer left."""
+    """Whether the disk is full or broken. Readers meet that too: they may roll back a killed writer's journal."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error.orig) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN)

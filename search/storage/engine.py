@@ -19,7 +19,7 @@ CREATE_LOCK_KEY = 0x636F6E7673656172
 LOCK_S = 3.0
 #: And who is cut off while it sends must not: to the server it is at work, and not idle. It is found out within 25 s.
 KEEPALIVE = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=25s")
-#: Finds who stands above a value at a step, which else takes all curves of all studies.
+#: Index for ranking trials at a step; without it the query scans all intermediate values.
 RANK_INDEX = ("trial_intermediate_values", "convsearch_standing", "step, trial_id, intermediate_value")
 #: The option of a connection whose transactions hold the write lock from their first statement.
 LOCKED = {"convsearch_locked": True}
@@ -31,7 +31,7 @@ def engine_options(url: str) -> dict[str, Any]:
         return {"connect_args": {"timeout": BUSY_S}, "hide_parameters": True}
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # of lost connections we tell ourselves, if it matters
     limits = (
-        "idle_in_transaction_session_timeout=30s",  # who freezes inside a transaction must not hold its locks for ever
+        "idle_in_transaction_session_timeout=30s",  # a client that freezes in a transaction loses its locks
         *KEEPALIVE,
         f"lock_timeout={LOCK_S:g}s",
         "timezone=UTC",  # whatever the role's: nothing of ours asks the server for the time, and others may

@@ -49,7 +49,7 @@ class LeaseMonitor:
         rows = storage.read(lambda connection: connection.execute(others).all())
         self.machines = len({row.host for row in rows})
         looked, self._looked = self._looked, now
-        # Not what we meant to wait: who renewed meanwhile is seen now. Half of such a gap may be the looks themselves.
+        # Our own planned pause is excluded. Up to half of the gap can be the scans themselves.
         blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_interval_s, 2 * pause_s))
         numbers: list[int] = []
         seen: dict[str, tuple[int, float]] = {}
@@ -72,7 +72,7 @@ class LeaseMonitor:
 
 
 def has_no_live_owner(storage: Storage, study_id: int, say: Say, *, times: Timeouts | None = None) -> bool:
-    """Whether nobody works on the study, now that those are given up who are gone.
+    """Whether the study has no live owner, after expired leases were removed.
 
     Of owners that cannot be looked at that is known as soon as one was heard, or all were silent for a whole lease: so
     long they are waited for.

@@ -1,4 +1,4 @@
-"""Who works on which trial: claim, renew, release, expire. Each is one write transaction.
+"""Leases of trials: claim, renew, release, expire. Each is one write transaction.
 
 WAITING --claim--> RUNNING --tell--> COMPLETE | PRUNED | FAIL
    ^                  |
@@ -27,7 +27,7 @@ from search.storage.trial_loader import paused_ids
 ATTEMPTS = 3
 
 
-#: How long a claim waits for its turn in one go: who is asked to stop meanwhile has no trial to put back.
+#: Lock timeout of one claim, in seconds. A worker that is stopped while it waits holds no trial yet.
 CLAIM_S = 10.0
 
 
@@ -93,7 +93,7 @@ def claim(
         connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
         if not begun:
             connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
-        # It begins anywhere: a new claim is a sign of life to who saw an earlier lease of this owner.
+        # The counter starts at random, so an observer of this owner's earlier lease sees a change.
         row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": secrets.randbits(30)}
         connection.execute(sa.insert(LEASES).values(row))
         return Claim(trial_id=trial_id, number=number, attempt=attempt)
@@ -126,7 +126,7 @@ def _budget(study_id: int) -> sa.Select[Any]:
 
 
 def lease_tokens(connection: sa.Connection, study_id: int) -> set[str]:
-    """The tokens of everybody who works on a trial of the study."""
+    """The tokens of all owners of trials of the study."""
     return set(connection.execute(sa.select(LEASES.c.token).where(LEASES.c.study_id == study_id)).scalars())
 
 
@@ -145,7 +145,8 @@ def release(storage: Storage, tokens: Collection[str]) -> list[int]:
             attempts = _count(connection, trial_id, "attempts")
             connection.execute(storage.trial_attr(trial_id, "attempts", max(0, attempts - 1)))
             _requeue(connection, trial_id)
-        connection.execute(sa.delete(LEASES).where(theirs))  # of trials, too, that somebody ended who knows no leases
+        # Also for trials finished by clients that do not use leases.
+        connection.execute(sa.delete(LEASES).where(theirs))
         return [number for _, number in held]
 
     return storage.write(put_back)
@@ -178,7 +179,7 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
     """Put failed trials back to the queue, with all their attempts before them. Returns their numbers.
 
     Raises:
-        BusyError: somebody works on the study; who has read a failed trial already would not see it change.
+        BusyError: the study is running; a worker that has read a failed trial would not see it change.
     """
 
     def put_back(connection: sa.Connection) -> list[int]:
@@ -242,7 +243,7 @@ def _finish(
     """Where nothing is left to claim and nobody works: see the best trial through, then prune what pauses."""
     if ladder is None or lease_tokens(connection, study_id):
         return None
-    # Who held a trial a moment ago may have left one: on PostgreSQL each statement sees what is committed by then.
+    # A trial may have been released a moment ago: on PostgreSQL each statement sees what is committed by then.
     taken = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, ladder)
     if taken is not None:
         return taken

@@ -121,7 +121,7 @@ def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
 
 
 def test_set_accesses(engine: sa.Engine, fingerprint: str) -> tuple[TestSetAccess, ...]:
-    """Who has looked at the test images of this set of images, and when."""
+    """Which studies have used the test images of this set, and when."""
     found = []
     for row in studies(engine):
         if row.data.get("fingerprint") == fingerprint and row.spec.get("verdict_on") is not None:
@@ -179,7 +179,7 @@ def progress(
 
 
 def workers(engine: sa.Engine) -> tuple[RunningTrial, ...]:
-    """All trials at work, of all studies, with who works on them; those first that were begun first."""
+    """All running trials of all studies with their workers; the earliest first."""
     with read_transaction(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
         found = [each for study_id, name in rows for each in _running(connection, study_id, name)]

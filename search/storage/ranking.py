@@ -43,7 +43,7 @@ def _front(trials: Sequence[TrialRecord], directions: Sequence[str]) -> list[Tri
     signs = [-1.0 if direction == "maximize" else 1.0 for direction in directions]
     ranked = sorted((tuple(s * v for s, v in zip(signs, t.values, strict=True)), t.number, t) for t in trials)
     front: list[tuple[tuple[float, ...], TrialRecord]] = []
-    for losses, _, trial in ranked:  # who dominates another one comes before it
+    for losses, _, trial in ranked:  # a trial that dominates another one comes before it
         if not any(other != losses and all(map(operator.le, other, losses)) for other, _ in front):
             front.append((losses, trial))
     return [trial for _, trial in front]
@@ -52,8 +52,8 @@ def _front(trials: Sequence[TrialRecord], directions: Sequence[str]) -> list[Tri
 def ranked_by_best_value(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, float], ...]:
     """All trials that were judged, whether they were trained to their end or not, and their values, the best first.
 
-    Of a complete one its last value counts, of any other its best one: who is better after less training is better.
-    One that failed, or cannot be trained, is none of them.
+    Of a complete one its last value counts, of any other its best one: a trial that is better after less training is
+    better. One that failed, or cannot be trained, is none of them.
     """
     return ranked(trials(engine, name))
 

@@ -14,7 +14,8 @@ from search.errors import UsageError
 
 #: After so many seconds of waiting a person wants to know why nothing moves.
 NOTICE_S = 5.0
-#: Pauses grow from the first to the longest. Jitter on the way there parts those who began to knock together.
+#: Pauses grow from the first to the longest. Jitter spreads clients that
+#: started retrying at the same moment.
 FIRST_S, LONGEST_S, JITTER_S = 0.05, 2.0, 0.25
 
 T = TypeVar("T")

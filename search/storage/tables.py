@@ -32,11 +32,11 @@ TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
 CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
 
 
-#: System attribute of a finished trial: the token of who finished it, by which a repeated tell knows its own.
+#: System attribute of a finished trial: the token of the process that finished it; a repeated tell checks it.
 FINISHED_BY = "convsearch:teller"
 
 
-#: Who works on which trial: a row exists only while the trial is RUNNING under an owner.
+#: Leases: a row exists only while the trial is RUNNING under an owner.
 LEASES = sa.Table(
     "convsearch_leases",
     sa.MetaData(),
@@ -51,7 +51,7 @@ LEASES = sa.Table(
 )
 
 
-#: The token of who holds a trial that runs, locked; nobody where there is none.
+#: Selects and locks the token that holds a running trial; no row where there is none.
 LEASE_HOLDER = (
     sa.select(LEASES.c.token)
     .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)

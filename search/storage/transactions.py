@@ -132,8 +132,8 @@ class TransactionalStorage(FastReadStorage):
     def lock_study(self, connection: sa.Connection, study_id: int, *, wait_s: float | None = None) -> None:
         """Let nobody else claim trials of the study or change its budget until this transaction ends.
 
-        PostgreSQL locks the study's row; SQLite ignores FOR UPDATE, and holds its one write lock already. Who gives up
-        has lost its place in the queue; who can wait without being heard says for how long: `wait_s`.
+        PostgreSQL locks the study's row; SQLite ignores FOR UPDATE, and holds its one write lock already. A timed-out
+        waiter loses its place in the lock queue. `wait_s`: lock timeout in seconds.
         """
         if wait_s is not None and connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait_s:g}s'")

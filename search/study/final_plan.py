@@ -39,7 +39,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResourceLayout:
-    """Who trains: so many at a time, on so many threads each."""
+    """How many trainings run at a time, and with how many threads each."""
 
     workers: int
     threads: int
@@ -67,7 +67,7 @@ def candidates(
     selected: TrialRecord | None = None,
     known: Mapping[str, Value] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Who is trained: the selected trial and the leading ones, as many as [final] wants, no configuration twice, and
+    """The candidates: the selected trial and the leading ones, as many as [final] wants, no configuration twice, and
     the baseline.
 
     That is `known`, as trial 0 was trained; of an older search the first point of [[try]], with what it leaves open at

@@ -12,7 +12,7 @@ from search.study import stored_study
 
 #: Between two times that what was counted is stored.
 SAVE_S = 5.0
-#: Where nothing was stored for so long, whoever counted is gone: a pool looks each ten seconds at least.
+#: Seconds without a stored time after which the counting process is gone: a pool stores one every ten seconds.
 SILENCE_S = 25.0
 
 
@@ -20,14 +20,14 @@ SILENCE_S = 25.0
 class RunTimeCounter:
     """Counts the seconds of a study while its pool runs, or sees that another pool does.
 
-    Who runs the study begins at once, from `since` on; who joins begins when nobody counts any more, or yet. Whoever
+    The launcher counts from `since`; a joining process takes over only when no other one is counting. Whoever
     counted before finds another's name in the database when it stores what it has, and stops.
     """
 
     storage: Storage
     study_id: int
     since: float | None
-    """Monotonic seconds; None for who joins."""
+    """Monotonic seconds; None for a joining process."""
     now: Callable[[], float] = time.monotonic
     is_counting: bool = field(init=False)
     total: float = field(init=False, default=0.0)

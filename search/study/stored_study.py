@@ -36,7 +36,7 @@ class StoredStudy:
     data: dict[str, Any]
     """Fingerprint of the images, classes, counts, notes."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the code that runs it now (see `search.study.provenance.code_version`): who joins must have the same."""
+    """Of the code that runs it now (see `provenance.code_version`): a joining process must have the same."""
 
 
 def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:
@@ -163,7 +163,7 @@ def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
 
 
 def ask_to_stop(storage: Storage, name: str) -> None:
-    """Ask everybody who runs the study, on any machine, to stop; the next run takes this back."""
+    """Ask all launchers of the study, on any machine, to stop; the next run takes this back."""
     storage.write(lambda connection: write_attrs(storage, connection, queries.find_study(connection, name), stop=True))
 
 

@@ -91,7 +91,9 @@ class FinalTraining(SearchTraining):
         return step_boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
 
     def _look(self, training: Training) -> Outcome:
-        """Judge the network on the test images, and store what was counted; who has looked does not look again."""
+        """Judge the network on the test images, and store what was counted; a second attempt reads what the first has
+        stored.
+        """
         known = self.trial.user_attrs.get("test", {})
         if "value" in known:
             return Outcome(value=known["value"])

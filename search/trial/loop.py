@@ -1,6 +1,6 @@
 """Claim, do, tell, and again: the loop of a worker. How a trial ended is recorded in one transaction with its reason.
 
-What is done with a trial is said by who calls; here nothing is trained, and torch is not loaded.
+The caller says what is done with a trial; nothing is trained here, and torch is not loaded.
 """
 
 import os
@@ -51,8 +51,8 @@ def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *,
 def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: str) -> bool:
     """Do one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it.
 
-    `where`: the device, for its log. Returns whether this process can be trusted with another one: who ran out of
-    memory or met a bug cannot.
+    `where`: the device, for its log. Returns whether this process can be trusted with another one: a process that ran
+    out of memory or met a bug cannot.
     """
     log = context.dirs.log(context.study.name, claim.number)
     study_dir.append_log(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
@@ -110,10 +110,10 @@ def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
 
 
 def delete_finished_checkpoints(context: TrialContext, number: int) -> None:
-    """Remove the checkpoints that nobody will need: this trial's, or those of whom it drove out of the best.
+    """Remove checkpoints that are no longer needed: this trial's, or those of trials it drove out of the best.
 
     Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
-    trials with several objectives: who is on the front is, too.
+    trials with several objectives: trials on the front are, too.
     """
     if context.spec.verdict_on is not None:
         return

@@ -31,7 +31,7 @@ def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: 
             raise TrialStopped
 
     def should_stop() -> bool:
-        beat()  # who waits for the database moves
+        beat()  # waiting for the database is not hanging
         return stopping()
 
     context = workplace(worker_config, should_stop)

@@ -224,7 +224,7 @@ class SearchTraining:
         )
 
     def keep_picture(self, result: Evaluation, part: Split) -> None:
-        """Keep what the network was surest of and wrong about, for who looks at the dashboard."""
+        """Keep the images that the network was surest of and wrong about, for the dashboard."""
         own = part.labels[part.indices].cpu()
         wrong = torch.where(result.predicted == own, -1.0, result.confidence)
         worst = [index for index in wrong.argsort(descending=True)[: misclassified.SHOWN].tolist() if wrong[index] >= 0]

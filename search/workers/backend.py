@@ -1,4 +1,4 @@
-"""Who works for a pool: places to work at, and a hand for each worker, wherever its process is."""
+"""The interface of a worker backend: slots for workers, and a handle of each worker, wherever its process is."""
 
 import time
 from abc import ABC, abstractmethod
@@ -54,7 +54,7 @@ class WorkerHandle(ABC):
 
     @property
     def is_placed(self) -> bool:
-        """Whether there is room for it at its place; who waits for that takes no trial from others."""
+        """Whether it has its slot; a worker still waiting for one does not reserve a trial."""
         return True
 
     @property
@@ -76,7 +76,7 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def kill(self, *, wait_s: float = 1.0) -> None:
-        """Kill it; who sleeps in the kernel, on a disk that is gone, dies when it wakes, and is not waited for."""
+        """Kill it. A process that sleeps in the kernel, on a lost disk, dies when it wakes; it is not waited for."""
 
     def has_hung(self, now: float, *, limit_s: float) -> bool:
         """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
@@ -134,9 +134,7 @@ class WorkerBackend(ABC):
         """
 
     def exclude(self, seat: WorkerSlot) -> bool:
-        """Start nobody there for a while, since who was there could not work, if there are other places; whether
-        there are.
-        """
+        """Start no worker there for a while, because the last one could not work; whether there are other slots."""
         return False
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """The workers of a run: start them, watch them, renew their leases, replace them, stop them.
 
-The pool is the only one who can see at once that a worker died; it hands the dead worker's trial back to the queue,
+Only the pool sees at once that a worker died; it hands the dead worker's trial back to the queue,
 from where the next worker takes it up at its last checkpoint. What it decides, it decides from the database alone.
 """
 
@@ -140,7 +140,7 @@ class Pool:
                     self.crew.wait(self._hands.values(), LOOK_S)
         finally:
             self._stop_all()
-            with suppress(DatabaseError, DiskError):  # in the seconds left: who waited for it in vain waits no more
+            with suppress(DatabaseError, DiskError):  # within the seconds that are left
                 self._clock.end()
         return end
 
@@ -193,7 +193,7 @@ class Pool:
     # -- the workers -----------------------------------------------------------------------------------------
 
     def _claimable(self) -> tuple[int, set[str]]:
-        """How many trials can be claimed, and the tokens of who holds one."""
+        """How many trials can be claimed, and the tokens of all lease owners."""
         ladder = strategy.ladder(self.study.spec)
         return self.storage.read(
             lambda connection: (
@@ -221,7 +221,7 @@ class Pool:
         return [each.token for each in list(self._hands.values())]
 
     def _reap(self) -> bool:
-        """Settle with who ended; whether somebody is to be replaced, since there was more to do.
+        """Handle the workers that ended; whether one is to be replaced because there is more to do.
 
         If that fails on its way, the worker is still there to be stopped with all others.
         """

@@ -1,6 +1,6 @@
 """Workers on a Ray cluster: an actor for each place that it has, on whichever machine.
 
-Ray starts them, says who died, and does nothing else: it repeats nothing, because what is to be repeated, and from
+Ray starts them, reports deaths, and does nothing else: it repeats nothing, because what is to be repeated, and from
 where, is in the database. What an actor is told goes through Ray; all that counts does not.
 
 Ray is an extra, and loaded where it is used.
@@ -30,10 +30,11 @@ from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.ray_actor import RayWorkerActor
 from search.workers.ray_client import alive_nodes, connected, host_and_port, is_ready, last_line
 
-#: It sends nothing to anybody, and does not try for a quarter of an hour to reach who is not there, unless the user has
+#: It sends nothing to anybody, and does not try for a quarter of an hour to reach an absent node, unless the user has
 #: said otherwise.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-#: A Ray of our own listens on the loopback device alone (this variable, whatever its name says), to who knows a secret.
+#: A Ray of our own listens on the loopback device alone (this variable, whatever its name says), to clients that know a
+#: secret.
 OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 #: And of these, which a user may have set for another cluster, it must not hear.
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")

@@ -12,7 +12,7 @@ from typing import Any
 
 from search.errors import ClusterError, UsageError
 
-#: Who is there answers within so many seconds; Ray by itself would try for a minute.
+#: Connection timeout in seconds; Ray's own is a minute.
 REACH_S = 5.0
 
 

@@ -1,6 +1,6 @@
 """A Ray of our own on this machine: started for one run, reached from this machine alone, gone with its launcher.
 
-Ray outlives who starts it, or loses its children on the way: a worker whose raylet was killed trains on for ever, and
+Ray outlives its launcher, or loses its children on the way: a worker whose raylet was killed trains on for ever, and
 the agents of one live on for a while. So this file runs as a process between the launcher and Ray, in a session of
 its own, which no Ctrl-C and no closed terminal reaches; when the launcher is gone, however it ended, it kills all that
 is in that session.
@@ -23,7 +23,7 @@ import psutil
 
 from search.errors import ClusterError
 
-#: Python without the folder of whoever calls it in front of its path.
+#: Python without the caller's working directory in front of its path.
 PYTHON = (sys.executable, "-P", "-m")
 #: Where `ray start` keeps the address of what it has started.
 ADDRESS = "ray_current_cluster"

@@ -22,7 +22,7 @@ STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 ECHO_S = 1.0
 #: After a request it is over within so many seconds, whatever hangs: Kubernetes kills after 30, and we promise 20.
 END_S = 18.0
-#: Who listens gets so long to hear what came until the end.
+#: Seconds that a listener gets at the end for signals that have arrived.
 LAST_S = 1.0
 
 

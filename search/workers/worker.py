@@ -67,7 +67,7 @@ def main(worker_config: WorkerConfig, beats: "Synchronized[int]", stack: Connect
 
 
 def work(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
-    """What a worker does in its process, whoever has started that; its exit code, and what there is to tell."""
+    """The work of a worker process; returns its exit code and a message."""
     process.pin_and_tune(worker_config.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.trial.runner import run_trials
