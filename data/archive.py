@@ -32,7 +32,7 @@ MAX_EXTENSION_BYTES = 2**16
 MAX_HEADER_BYTES = 2**20
 # The xz of `xz -9` needs 65 MiB to unpack; a header can ask for 4 GiB.
 MAX_XZ_BYTES = 2**27
-# A stream may unpack to so many bytes, and beyond that to so many times its size: images hardly shrink, zeros do.
+# Bytes that a stream may unpack to, and beyond that the multiple of its size: images hardly shrink, zeros do.
 MAX_UNPACKED_BYTES, MAX_RATIO = 2**30, 100
 # Names of four million images; a .tar.xz of a megabyte could name ten times as many.
 MAX_LIST_BYTES, MEMBER_BYTES = 2**29, 100

@@ -102,7 +102,7 @@ def evaluation(
     """Yield every image of a part once, in order and unchanged; the last batch may be short. Without a `batch_size` it
     has as many pixels for images of any side; see `at_once`.
 
-    On another device than the CPU, hand in part.to(device): else it is copied there anew each time.
+    On another device than the CPU, hand in part.to(device): otherwise it is copied there each time.
     """
     part = part.to(device)
     size = batch_size or at_once(info.image_size)

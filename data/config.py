@@ -35,11 +35,11 @@ class DataConfig(BaseModel):
     """Seed of every split, and of the drawn shapes."""
 
     train_images: Annotated[int, Field(ge=1)] | None = None
-    """Shapes: how many to draw (nothing means 10000). Else: use only so many training images, drawn class by class.
+    """Shapes: how many to draw (nothing means 10000). Else: the number of training images to use, drawn class by class.
     The validation images are taken from these."""
 
     search_images: Annotated[int, Field(ge=1)] | None = None
-    """Of what is left of them for training, a search uses only so many, class by class; nothing means all. The last
+    """The number of the remaining training images that a search uses, class by class; nothing means all. The last
     training has all. On fewer images a short training sees each as often as a long one would, and overfits as it."""
 
     search_size: Annotated[int, Field(ge=4, le=512)] | None = None
@@ -75,7 +75,7 @@ class DataConfig(BaseModel):
         return self
 
     def held_out(self, images: int, *, classes: int) -> int | float:
-        """Validation images among so many training images of so many classes: a number, or a share of them."""
+        """Validation images among `images` training images of `classes` classes: a number, or a share of them."""
         if self.validation is not None:
             return self.validation
         wanted = min(max(VALIDATION_SHARE * images, LEAST_VALIDATION), MOST_VALIDATION, MOST_VALIDATION_SHARE * images)
@@ -96,7 +96,7 @@ class AugmentConfig(BaseModel):
     """Mirror every other image left to right: at random each time, or those of one epoch that the last one did not."""
 
     crop: Annotated[int, Field(ge=0, le=16)] = 0
-    """Reflect so many pixels outwards at every side, and cut the old size out at a random place; 0 is off."""
+    """Pixels that are reflected outwards at every side before the old size is cut out at random; 0 is off."""
 
     cutout: Annotated[int, Field(ge=0, le=32)] = 0
     """Side in pixels of a square at a random place that is blanked (https://arxiv.org/abs/1708.04552); 0 is off."""

@@ -98,7 +98,7 @@ def split_rows(
 
 
 def searched(config: DataConfig, images: int, *, classes: int) -> int:
-    """How many of so many training images a search trains on, to within the rounding of a share over the classes."""
+    """How many of `images` training images a search trains on, to within the rounding of a share over the classes."""
     held_out = config.held_out(images, classes=classes)
     rest = images - (held_out if isinstance(held_out, int) else round(held_out * images))
     return min(rest, config.search_images or rest)

@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.progress import Advance, Say, progress
 
 CHUNK = 2**18
-TIMEOUT_S = 30.0  # of one read: a server that is silent for so long is taken for gone
+TIMEOUT_S = 30.0  # read timeout; a server that is silent for longer counts as gone
 ATTEMPTS = 3  # in a row without a single new byte
 
 

@@ -74,7 +74,7 @@ def _decode(content: bytes, side: int) -> Pixels:
                 "scale it down"
             )
         if image.format == "JPEG" and content.count(SCAN) > MAX_SCANS:
-            raise DataError(f"is drawn in more than {MAX_SCANS} scans, which no camera does; save it anew")
+            raise DataError(f"is drawn in more than {MAX_SCANS} scans, which no camera does; save it again")
         if min(image.size) > 4 * side:
             # JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size leaves enough to filter.
             image.draft(None, (2 * side * image.width // min(image.size), 2 * side * image.height // min(image.size)))

@@ -43,7 +43,7 @@ class Split:
         return Split(images=self.images[self.indices], labels=self.labels[self.indices], indices=indices)
 
     def resized(self, side: int) -> "Split":
-        """Return a copy of this part's own rows, of so many pixels a side."""
+        """Return a copy of this split's own rows, scaled to `side` pixels a side."""
         large = (self.images[rows].permute(0, 3, 1, 2) for rows in torch.split(self.indices, RESIZED_AT_ONCE))
         small = [functional.interpolate(some, size=(side, side), mode="bilinear", antialias=True) for some in large]
         images = torch.cat(small).permute(0, 2, 3, 1).contiguous()

@@ -78,7 +78,7 @@ CLASSES = tuple(FIGURES)
 
 
 class Shapes:
-    """A Source: so many training images, and a fifth as many test images, drawn from another stream of the seed."""
+    """A Source of `images` training images, and a fifth as many test images drawn from another stream of the seed."""
 
     name = "shapes"
 

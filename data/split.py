@@ -19,7 +19,7 @@ def stratified_split(
     key: str,
     classes: Sequence[str],
 ) -> tuple[Indices, Indices]:
-    """Hold out `amount` images (a whole number: so many; a fraction: that share), spread over the classes as they are.
+    """Hold out `amount` images (a whole number of images, or a share of them), spread over the classes as they are.
 
     Returns (kept, held_out), sorted row numbers that together are all rows; every class is in both. `key` is the key
     of [data] that asks: it is named in errors, and two keys draw independently of each other.

@@ -102,7 +102,7 @@ class ModelConfig(BaseModel):
     pool: Pool = "max"
     """How 2 x 2 pixels become one."""
     pool_every: Annotated[int, Field(ge=1, le=8)] = 1
-    """A pooling for every so many convolutions, a stage; it halves the side."""
+    """Convolutions of a stage, which ends in a pooling that halves the side."""
     pool_first: bool = False
     """Whether a stage pools after its first convolution, and not after its last: the others then work on a quarter."""
     norm: Norm = "batch"
@@ -130,7 +130,7 @@ class ModelConfig(BaseModel):
     backbone_side: Annotated[int, Field(ge=0, le=512)] = 0
     """Pixels a side to which images are resized for it; 0: they stay, and its first layers do not shrink them."""
     tuned_stages: Annotated[int, Field(ge=0, le=5)] = 5
-    """So many of its five stages, the last ones, are trained; the others stay as they were pretrained."""
+    """The number of its five stages, the last ones, that are trained; the others stay as they were pretrained."""
 
     def seen_side(self, image_size: int) -> int:
         """Pixels a side of the images that the convolutions see, of images of that size."""

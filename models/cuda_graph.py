@@ -152,7 +152,7 @@ def restore_after(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
             tensor.zero_()
         for tensor, value in zip(known, before, strict=True):
             tensor.copy_(value)
-        optimizer.zero_grad(set_to_none=True)  # gradients shall lie in the memory of the recording
+        optimizer.zero_grad(set_to_none=True)  # gradients must lie in the memory of the recording
         set_random_state(random, device)
 
 

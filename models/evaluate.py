@@ -21,9 +21,9 @@ class Evaluation:
     """What was counted; everything else is worked out from it."""
 
     confusion: Tensor
-    """(classes, classes) int64 on the CPU: images of the row's class that were taken for the column's."""
+    """(classes, classes) int64 on the CPU: images of the row's class that were predicted as the column's."""
     predicted: Tensor
-    """(images,) int64 on the CPU: what each image was taken for, in the order of the batches."""
+    """(images,) int64 on the CPU: the predicted class of each image, in the order of the batches."""
     confidence: Tensor
     """(images,) float32 on the CPU: with which probability."""
     loss: float
@@ -35,7 +35,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that were taken for what they are."""
+        """Share of the images that were classified correctly."""
         return float(self.confusion.diagonal().sum()) / self.images
 
     @property

@@ -138,7 +138,7 @@ def read(folder: Path) -> Package:
     except OSError as error:
         raise NoModel(f"{folder / WEIGHTS}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != card.sha256.get(WEIGHTS):
-        raise NoModel(f"{folder / WEIGHTS} is not the file that {CONFIG} was written with; export the model anew")
+        raise NoModel(f"{folder / WEIGHTS} is not the file that {CONFIG} was written with; export the model again")
     try:
         network = build(card.network, image_size=card.image_size, classes=len(card.classes))
     except Impossible as error:
@@ -179,7 +179,7 @@ def write_onnx(path: Path, model: Deployed, card: Card) -> None:
 def disagreement(path: Path, model: Deployed, images: Tensor) -> float:
     """How far the probabilities of the ONNX file and of PyTorch are apart at the most, on (N, side, side, 3) images.
 
-    Raises ValueError where that is more than TOLERANCE, or an image is taken for another class.
+    Raises ValueError where that is more than TOLERANCE, or an image is predicted as another class.
     """
     import onnxruntime
 

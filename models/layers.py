@@ -105,7 +105,7 @@ def make_activation(name: Activation) -> nn.Module:
 
 
 def make_norm(name: Norm, channels: int) -> nn.Module:
-    """The norm of that name for images of so many channels."""
+    """The norm of that name for `channels` channels."""
     match name:
         case "batch":
             return nn.BatchNorm2d(channels)

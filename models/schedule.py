@@ -21,7 +21,7 @@ ONE_CYCLE_PEAK: Final = 0.25
 arXiv:2404.00498) and the 0.3 of torch's OneCycleLR."""
 
 TURNS: Final = 20
-"""So often at the most a plateau looks at the loss: a trial of `cifar10` has 16 steps, a last training may have 75."""
+"""The most times that a plateau looks at the loss: a trial of `cifar10` has 16 steps, a last training may have 75."""
 
 
 def make_schedule(config: TrainConfig) -> Schedule:
@@ -98,7 +98,7 @@ class Plateau:
         return float(self._holder.param_groups[0]["lr"])
 
     def step(self, loss: float, *, progress: float) -> None:
-        """Take note of the mean training loss of one more step, after which the training has come so far (0 to 1)."""
+        """Take note of the mean training loss of one more step, which ends at `progress` (0 to 1) of the training."""
         self._losses.append(loss)
         if progress - self._fed < 1.0 / TURNS - 1e-9:
             return

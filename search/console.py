@@ -18,7 +18,7 @@ def sanitize(text: str) -> str:
 
 
 def count_workers(workers: int) -> str:
-    """So many workers."""
+    """`1 worker`, `2 workers`."""
     return "1 worker" if workers == 1 else f"{workers} workers"
 
 

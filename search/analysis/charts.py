@@ -206,7 +206,7 @@ def timeline(trials: Sequence[TrialRecord]) -> go.Figure:
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
-    """Shares of each class (rows) that were taken for each class (columns), in per cent."""
+    """Shares of each class (rows) that were predicted as each class (columns), in per cent."""
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     figure = _figure(
         go.Heatmap(
@@ -242,7 +242,7 @@ def hours_spent(trials: Sequence[TrialRecord]) -> list[float]:
 
 
 def subsample(things: Sequence[Any], most: int) -> list[Any]:
-    """All, or every so many of them, from first to last."""
+    """All, or evenly spaced ones from first to last."""
     if len(things) <= most:
         return list(things)
     return [things[round(index * (len(things) - 1) / (most - 1))] for index in range(most)]

@@ -35,7 +35,7 @@ class Pair:
 
 
 def pack(right: "NDArray[np.bool_]", labels: "NDArray[np.int64]") -> str:
-    """(images,) whether each was taken for what it is, class by class, as text: ten thousand images are 1,668 bytes."""
+    """(images,) whether each was classified correctly, class by class, as text: ten thousand images are 1,668 bytes."""
     import numpy as np  # a question that compares texts does not need it
 
     return base64.b64encode(np.packbits(right[np.argsort(labels, kind="stable")]).tobytes()).decode()

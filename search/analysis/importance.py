@@ -26,7 +26,7 @@ from search.storage.read_only import read_transaction
 from search.storage.trial_loader import TRIALS
 
 #: Resamples, and deals: a percentile of 200 is known to some two points. Of thousands of trials, which narrow the
-#: intervals by themselves, they are fewer: so many trials are counted in all, half a minute on one core.
+#: intervals by themselves, they are fewer: this number of trials is counted in all, half a minute on one core.
 RESAMPLES, MIN_TRIALS, COUNTED = 200, 50, 250_000
 #: Among fewer, the best tenth is one or two trials.
 LEAST = 20
@@ -104,7 +104,7 @@ def quiet() -> Iterator[None]:
 
 
 def _dealt(trials: Sequence[FrozenTrial], dice: np.random.Generator) -> list[FrozenTrial]:
-    """The same trials, their values dealt out anew."""
+    """The same trials with their values shuffled."""
     dealt = []
     for trial, other in zip(trials, dice.permutation(len(trials)), strict=True):
         mine = copy.copy(trial)

@@ -112,7 +112,7 @@ def crossed_interval(scores: "NDArray[np.float64]", *, confidence: float = CONFI
         return Interval(low=centre, high=centre, p=1.0) if abs(centre) <= _ROUNDING else None
 
     def half(p: float) -> float:
-        """Of the interval that leaves out so much."""
+        """Of the interval at this level."""
         of_runs, of_cases = (float(stats.t.isf(p / 2, count - 1)) for count in (runs, cases))
         return math.sqrt(of_runs**2 * by_run + of_cases**2 * by_case)
 

@@ -2,7 +2,7 @@
 
 The best of many trials looks better than it is: it was chosen for its luck, too (overtuning, Schneider et al. 2025,
 https://arxiv.org/abs/2506.19540). So a challenger is compared with the baseline image by image (`correctness`), at the
-end of a whole trial, and its lead has to be larger than the best of so many challengers would have by chance: that of
+end of a whole trial, and its lead has to be larger than the best of all challengers would have by chance: that of
 the images, and that of two trainings with other seeds. The chance of error is divided by their number (Bonferroni).
 """
 
@@ -88,7 +88,7 @@ class BaselineComparison:
         return any(each.is_significant for each in self._leads(going_on))
 
     def has_found_nothing(self, *, patience: int, before: int) -> bool:
-        """Whether so many challengers were judged, `before` left out, and none leads the whole baseline clearly."""
+        """Whether `patience` challengers were judged, `before` left out, and none leads the whole baseline clearly."""
         is_whole = self.baseline is not None and self.baseline.state == "COMPLETE"
         return is_whole and self.judged - before >= patience and not self.is_open
 

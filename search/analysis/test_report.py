@@ -13,7 +13,7 @@ from search.analysis.test_results import ConfigResult, FinalResult, PairedCompar
 from search.storage.records import TestSetAccess
 from search.tables import Table, format_duration, format_number
 
-#: So many of the classes that are recognised least are named.
+#: Classes that are named, those recognised least.
 WORST = 3
 #: A confusion matrix of more classes does not fit into 80 columns.
 WIDEST = 11
@@ -51,7 +51,7 @@ def final_result_json(found: FinalResult, looks: Sequence[TestSetAccess]) -> dic
 
 
 def worst(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes that are recognised least, each with what it is taken for: `cat 0.71 (0.15 as dog)`.
+    """The classes that are recognised least, each with its most frequent confusion: `cat 0.71 (0.15 as dog)`.
 
     A class without a test image is none of them.
     """
@@ -100,7 +100,7 @@ def _foot(found: FinalResult) -> tuple[str, ...]:
     lines += [_gap(each) for each in found.standings if each.gap is not None]
     lines.append(f"{best.name} recognises least: {', '.join(worst(best, found.classes))}")
     if len(found.classes) <= WIDEST:
-        lines += ["", "Of each class (a row), per cent that are taken for which (columns):"]
+        lines += ["", "Of each class (a row), per cent predicted as each class (columns):"]
         lines += [*_matrix(best, found.classes), ""]
     lines.append(f"The intervals are over {_chances([each.runs for each in found.standings])}.")
     if len(found.duels) > 1:
@@ -109,7 +109,7 @@ def _foot(found: FinalResult) -> tuple[str, ...]:
 
 
 def _chances(runs: Sequence[int]) -> str:
-    """What the intervals are over, of networks with so many runs each."""
+    """What the intervals are over, of networks with `runs` runs each."""
     if min(runs) > 1:
         return "seeds and test images"
     if max(runs) == 1:

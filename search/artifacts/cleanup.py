@@ -19,7 +19,7 @@ from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import is_verdict
 from search.storage.trial_loader import TRIALS
 
-#: The best so many finished trials of a search keep their last checkpoints, to take a model home from, and so does the
+#: Finished trials of a search, the best ones, that keep their last checkpoints for an export, and so does the
 #: baseline; so do all of a verdict, and all complete ones of a search with several objectives.
 KEEP_BEST = 3
 #: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).

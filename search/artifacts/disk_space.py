@@ -26,7 +26,7 @@ MIN_BYTES = 64_000_000
 OF_A_WORKER = 3
 #: Checkpoints that a finished trial keeps if it is among the best.
 OF_THE_BEST = 2
-#: A budget that is used so far, or room for so many times what is needed, is worth a warning.
+#: A warning comes when this share of the budget is used, or the room is less than this multiple of the need.
 TIGHT_SHARE, TIGHT_TIMES = 0.8, 3
 
 

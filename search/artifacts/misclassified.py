@@ -33,7 +33,7 @@ def save(
 ) -> None:
     """Write both files; a disk that refuses them does not stop a trial for pictures.
 
-    `images` are (n, side, side, 3), `captions` what each is, what it was taken for, and with which probability.
+    `images` are (n, side, side, 3), `captions` the label of each, its prediction and the probability of that.
     """
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def counts(folder: Path) -> dict[str, Any] | None:
 
 
 def image_grid(images: NDArray[np.uint8], captions: Sequence[tuple[str, str, float]]) -> Image.Image:
-    """The images in rows, each with what it is, what it was taken for and how surely."""
+    """The images in rows, each with its label, its prediction and the probability of that."""
     rows = -(-len(images) // ROW)
     whole = Image.new("RGB", (min(len(images), ROW) * SIDE, rows * (SIDE + CAPTION)), "white")
     pen = ImageDraw.Draw(whole)

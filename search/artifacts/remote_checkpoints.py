@@ -1,7 +1,7 @@
 """A second copy of each checkpoint, in a folder or an object store that every machine of a study can reach.
 
 The first one is on the disk of the machine that trains, and is what counts there. So a store that answers no more stops
-nobody who is at work: a trial that moves to another machine meanwhile begins anew there.
+nobody who is at work: a trial that moves to another machine meanwhile begins again there.
 """
 
 import tempfile

@@ -15,10 +15,10 @@ from typing import Any
 
 from data.atomic import replacing
 
-#: So long an errand is waited for: several may follow each other before a worker's next batch, and one that finishes
-#: none for two minutes is taken for one that hangs (`storage.retry`).
+#: Timeout of one operation in seconds: several can run between two batches of a worker, which counts as hung after two
+#: minutes without one (`storage.retry`).
 OPERATION_TIMEOUT_S = 30.0
-#: After so long an errand is given up that never ended.
+#: Seconds after which an operation that never ended is given up.
 STUCK_S = 600.0
 
 
@@ -41,7 +41,7 @@ class ObjectStore:
         self.files.rm(place)
 
     def names(self, folder: PurePosixPath) -> set[str]:
-        """What lies in a folder; nothing where there is no such folder. (Looked up anew: others write, too.)"""
+        """What lies in a folder; nothing where there is no such folder. (Not cached: other machines write, too.)"""
         self.files.invalidate_cache()
         with suppress(FileNotFoundError):
             return {PurePosixPath(path).name for path in self.files.ls(self._at(folder), detail=False)}

@@ -223,7 +223,7 @@ class StudyDirs:
 
 
 def checkpoint_name(*, step: int, batch: int) -> str:
-    """The name of a checkpoint after so many steps and batches; names sort by how far the training had come."""
+    """The name of a checkpoint after `step` steps and `batch` batches; names sort by progress."""
     return f"step-{step:08d}-{batch:012d}.ckpt"
 
 

@@ -308,7 +308,7 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
 
 
 def _refreshing(app: "WSGIApplication", storage: "OverlayStorage", exhibits: "OverlayCache") -> "WSGIApplication":
-    """`app`, with what it shows of a study made anew, if need be, before the study is asked for."""
+    """`app`, with the overlay of a study refreshed, if need be, before a request for it."""
 
     def refreshed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         found = _ONE_STUDY.match(environ["PATH_INFO"])

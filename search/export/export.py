@@ -32,7 +32,7 @@ from search.study.provenance import environment
 from search.study.stored_study import StoredStudy
 from search.tables import format_duration, format_number, format_value
 
-#: On so many validation images, or all if they are fewer, the ONNX file must say what PyTorch says.
+#: Validation images on which the ONNX file must agree with PyTorch; all of them if they are fewer.
 CHECKED = 1000
 
 

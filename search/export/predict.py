@@ -16,13 +16,13 @@ from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
 from search.tables import Table
 
-#: Files of a folder whose names end so are taken for images; one that is named by itself may end in anything.
+#: Endings of image files that are looked for in a folder; a file that is named by itself may end in anything.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What one image is taken for."""
+    """The prediction for one image."""
 
     image: str
     ranked: tuple[tuple[str, float], ...]
@@ -61,7 +61,7 @@ def files(named: Sequence[Path]) -> list[Path]:
 
 
 def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
-    """What each image is taken for, in order: its short side is brought to the network's, and the middle is looked at.
+    """The predictions of images, in order: its short side is brought to the network's, and the middle is looked at.
 
     An image that cannot be read is one with a trouble.
     """

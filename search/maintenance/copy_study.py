@@ -2,7 +2,7 @@
 
 The rows keep all but the numbers that a database counts by itself. They are written in one transaction and read back in
 it, so that a copy is there whole and equal, field by field, or not at all. The files come first: without their study
-they are litter, which `convsearch clean` removes; a study without them would train its trials anew.
+they are litter, which `convsearch clean` removes; a study without them would train its trials again.
 """
 
 import uuid

@@ -15,7 +15,7 @@ import optuna
 
 from search.spec.settings import PrunerName
 
-#: A rung decides among so many trials at least: of two, the second one would be stopped half of the time.
+#: Trials at a rung before it decides: of two, the second one would be stopped half of the time.
 MIN_TRIALS = 3
 
 
@@ -35,7 +35,7 @@ class Asha:
     first_rung: int
     """Steps until the first rung."""
     reduction: int
-    """Of so many trials that reach a rung, one goes on."""
+    """One of this number of trials at a rung goes on."""
     steps: int
     """Steps of a whole trial."""
     updates: int = 0
@@ -60,12 +60,16 @@ class Asha:
         return tuple(rung for rung in (*self.rungs(), self.steps) if rung > step)
 
     def judged_from(self, batches: Sequence[int]) -> int:
-        """The step of the first rung that judges a trial, whose steps end after so many batches each; else its end."""
+        """The step of the first rung that judges a trial, whose steps end after `batches`; without such a rung its last
+        step.
+        """
         enough = (rung for rung in self.rungs() if batches[rung - 1] >= self.updates)
         return next(enough, self.steps)
 
     def decide(self, step: int, value: float, *, better: int, others: int) -> PruneDecision | None:
-        """Stop a trial that has `value` at `step`? So many `others` have been there; so many of these were `better`."""
+        """Whether to stop a trial with `value` at `step`, which `others` trials have reached, `better` of them with a
+        higher value.
+        """
         if not self.is_rung(step):
             return None
         reached = others + 1

@@ -19,7 +19,7 @@ from search.storage.records import DECISION, PAUSED
 from search.storage.tables import CURVES, TRIAL_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
-#: At each rung so many trials that pause keep their checkpoints: those that are next to go on. A rung's turn comes to
+#: Paused trials per rung that keep their checkpoint: those that are next to be promoted. A rung's turn comes to
 #: the next one when `reduction` more have reached it. A trial promoted without a checkpoint
 #: is retrained up to its rung.
 CHECKPOINTS_PER_RUNG = 16
@@ -63,7 +63,7 @@ class AshaPromotion:
         return line[CHECKPOINTS_PER_RUNG:]
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-        """The best of those that pause at the highest rung, if the study has no complete trial yet: one shall be."""
+        """The best of those that pause at the highest rung, if the study has no complete trial yet; it is to have one."""
         done = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
         if connection.execute(done).scalar_one():
             return None

@@ -26,8 +26,8 @@ from search.spec.search_space import SearchSpace, base_name, sample
 #: Parameters that a child has changed, where that is no more than half of them. On made-up functions of 28 parameters
 #: two were better with little noise, four with much (studies/LOG.md).
 CHANGES: Final = 3
-#: So often a child that is there already is drawn anew, with more changes or fewer; then the space is small enough to
-#: have been seen nearly whole.
+#: Attempts to draw a configuration that was not tried before; then the space is small enough to have been seen nearly
+#: whole, and duplicates are accepted.
 MAX_DRAWS: Final = 50
 #: What the values of a trial that diverged have come to, in standard deviations: one in forty is so bad.
 DIVERGED_SCORE: Final = -2.0
@@ -37,9 +37,9 @@ MIN_TRIALS_AT_STEP: Final = 6
 #: Standard deviation of a change, as a share of a range; PriorBand has 0.25 (Mallik et al. 2023,
 #: https://arxiv.org/abs/2306.12370).
 MUTATION_SD: Final = 0.25
-#: Values of a range that are so far from each other, as a share of it, tell e**-0.5 of what an equal one would.
+#: Width of the kernel over a range, as a share of it: a value at this distance weighs e**-0.5.
 KERNEL_WIDTH: Final = 0.1
-#: Before it has been seen, a value's effect is taken for as uncertain as after so many trials that told nothing.
+#: Prior weight: an unseen value counts as this number of trials with score 0.
 PRIOR_WEIGHT: Final = 2
 #: Changes of a range that are looked at, where a choice has all its other values.
 NUMERIC_CANDIDATES: Final = 2
@@ -184,7 +184,7 @@ def child_of(parent: Point, effects: Effects, dice: random.Random) -> dict[str, 
 
 
 def changes(parent: Point, effects: Effects, dice: random.Random, *, count: int) -> dict[str, Any]:
-    """Of the parameters of a parent those so many that promise most from a change, each with its new value."""
+    """The `count` parameters of a parent that promise most from a change, each with its new value."""
     promises: list[tuple[float, str, Any]] = []
     for name, distribution in parent.distributions.items():
         own = effects.guess(name, distribution, parent.params[name])

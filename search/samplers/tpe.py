@@ -18,10 +18,10 @@ from search.storage.records import PAUSED
 #: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
 #: a quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).
 MAX_GOOD, GOOD_SHARE = 25, 0.1
-#: One in so many of its trials is drawn at random, so that it cannot stay for ever around what was good early; BOHB
+#: One of this number of its trials is drawn at random, so that it cannot stay for ever around what was good early; BOHB
 #: draws every third so (Falkner et al. 2018, https://arxiv.org/abs/1807.01774), which cost more than it gained.
 RANDOM_EVERY = 10
-#: It learns from so many others at the most: its arithmetic grows with them (`make bench`, bookkeeping).
+#: Trials of the bad set that it learns from, at the most: its arithmetic grows with them (`make bench`, bookkeeping).
 MAX_BAD = 500
 
 
@@ -70,7 +70,7 @@ def _tpe(number: int, *, startup_trials: int, seen: optuna.Study, seed: int) -> 
 
 
 def gamma(count: int) -> int:
-    """How many of so many trials tpe takes for good ones."""
+    """TPE's gamma: the size of its good set, of `number` trials."""
     return min(MAX_GOOD, max(1, math.ceil(GOOD_SHARE * count)))
 
 

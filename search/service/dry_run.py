@@ -53,7 +53,7 @@ class Estimate:
     images: int
     """For training, in a search."""
     impossible: float
-    """Share of the configurations that cannot be trained; a search draws anew, in a grid they cost nothing."""
+    """Share of the configurations that cannot be trained; a search draws again, in a grid they cost nothing."""
     macs: tuple[float, float, float]
     """For one image, forward: of a small, a middle and a large network that were drawn."""
     images_per_second: tuple[float, float, float]
@@ -109,7 +109,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     judged = validation * budget.steps * FORWARD_SHARE
     per_trial = float(np.mean((searched * np.array(epochs) + judged) * share / speeds))
     possible = len(drawn) / DRAWN
-    trained = possible if wanted.search.sampler == "grid" else 1.0  # a search draws the others anew
+    trained = possible if wanted.search.sampler == "grid" else 1.0  # a search draws again in place of the others
     trial_s = per_trial * trained / at_once(seats, trials=wanted.budget.trials)
     largest = max(each.parameters for each in drawn)
     kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained)

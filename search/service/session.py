@@ -103,7 +103,7 @@ def pool(
     threads: int = 1,
     waits: bool = True,
 ) -> Pool:
-    """The workers of a run, of so many threads each; see `Pool.since` and `Pool.waits`."""
+    """The pool of a run, whose workers have `threads` threads each; see `Pool.since` and `Pool.waits`."""
     return Pool(
         storage=storage,
         study=stored,
@@ -154,7 +154,7 @@ def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Sa
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
-    """Let the study run for so many hours more than it has run until now, the last training included."""
+    """Let the study run for `hours` more than it has run until now, the last training included."""
     part = searching(stored.spec, hours) or 0.0
     stored_study.set_attrs(storage, stored.id, hours=part + stored_study.seconds_run(storage, stored.id) / 3600)
 
@@ -163,9 +163,9 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
     """Store how many trials the study may have, and say so where that is not what was asked for."""
     trials = stored_study.set_trials(storage, stored, possible(stored, asked))
     if trials < asked:
-        say(f"the budget is {trials} trials, not {asked}: so many cells there are")
+        say(f"the budget is {trials} trials, not {asked}: the grid has no more cells")
     if trials > asked:
-        say(f"the budget is {trials} trials, not {asked}: so many have been begun, and none is thrown away")
+        say(f"the budget is {trials} trials, not {asked}: that number was begun already, and none is thrown away")
 
 
 def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
@@ -183,7 +183,7 @@ def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, sa
 
 
 def possible(stored: StoredStudy, asked: int) -> int:
-    """So many of `asked` trials as there can be."""
+    """The number of trials that the study can have, `asked` at the most."""
     return min(asked, len(fixed_trials(stored.spec))) if stored.spec.search.sampler == "grid" else asked
 
 

@@ -41,7 +41,7 @@ def ablation_spec(
     repeats: int,
     **budget: object,
 ) -> StudySpec:
-    """A comparison of exactly these configurations, by name, each trained to the end with so many seeds.
+    """A comparison of exactly these configurations, by name, each trained to the end with `repeats` seeds.
 
     Its base is the first one; a row holds what has a meaning in it and differs.
     """

@@ -24,7 +24,7 @@ Objectives = Annotated[
 
 #: Trials of a search that says nothing of them: without hours, and with hours, which end it long before.
 DEFAULT_TRIALS, MAX_TRIALS = 100, 1000
-#: Where [budget] epochs are left out, a trial is judged so often; rungs are at 1/9, 1/3 and the end of it.
+#: Evaluations of a trial where [budget] epochs are left out; rungs are at 1/9, 1/3 and the end of it.
 DEFAULT_EVALUATIONS = 9
 #: A few dozen: a first rung after a few updates is noise (studies/LOG.md, 2026-11-25).
 DEFAULT_RUNG_UPDATES = 24
@@ -93,7 +93,7 @@ class Budget(BaseModel):
         return DEFAULT_EVALUATIONS if self.epochs is None else int(Decimal(str(self.epochs)) * self.steps_per_epoch)
 
     def step_epochs(self, *, images: int, macs: int) -> Fraction:
-        """Epochs in a step of a trial that has so many images, and needs so many multiply-accumulates for each.
+        """Epochs in a step of a trial of `images` training images, each of which takes `macs` multiply-accumulates.
 
         Raises ValueError as long as the epochs of a study that leaves them out are not settled.
         """
@@ -125,7 +125,7 @@ class SearchSettings(BaseModel):
     rung_updates: Annotated[int, Field(ge=0)] = DEFAULT_RUNG_UPDATES
     """Updates of its weights that a network has had before a rung judges it, or compares others with it."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """Of so many trials at a rung, one goes on."""
+    """One of this number of trials at a rung goes on."""
     anneal: bool = False
     """Whether the learning rate's schedule ends at each rung, and is stretched to the next one for trials that go on.
     Else a rung sees the beginning of a long schedule: one that falls late, or rises first, looks worse than it is."""

@@ -68,7 +68,7 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
 
 
 def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, str]] = MAY_CHANGE) -> list[str]:
-    """What a study would have to be run anew for, one line each: `[search] seed: 0 -> 1`; `but` for these keys."""
+    """The settings that need a new study, one line each: `[search] seed: 0 -> 1`; `but` for these keys."""
     before, after = _entries(stored), _entries(new)
     return [
         f"{place} {key}: {to_toml(before.get((place, key)))} -> {to_toml(after.get((place, key)))}"

@@ -35,7 +35,7 @@ STUDY_DIRS: Final = (Path("studies"), Path(__file__).resolve().parents[2] / "stu
 TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")
 
 MAX_BYTES: Final = 100_000
-"""Of a study file, which has some thousand; tomllib takes the square of the time for a key of so many parts."""
+"""Size limit of a study file. Real ones have some thousand bytes; tomllib takes quadratic time for dotted keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

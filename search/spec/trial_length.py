@@ -24,7 +24,7 @@ FORWARD_SHARE: Final = 1 / 3
 def epochs_per_trial(
     *, images: int, judged: int, batch_size: int, images_per_second: float, search_s: float | None, workers: int
 ) -> float:
-    """Epochs of a whole trial: of so many training `images`, where so many validation images are `judged` in all.
+    """Epochs of a whole trial on `images` training images, with `judged` validation images over all its evaluations.
 
     `images_per_second` is what one worker trains, and `search_s` the time that all of them have; None is no end.
     """

@@ -239,7 +239,7 @@ def read_study(connection: sa.Connection, study_id: int, name: str) -> StudyReco
 
 
 def _known_study(connection: sa.Connection, study_id: int, known: StudyRecord) -> StudyRecord:
-    """A study anew: its counts, what its launchers write, and its best trial if that is another one now."""
+    """A known study, read again: its counts, what its launchers write, and its best trial if that has changed."""
     if known.spec and known.spec["budget"].get("epochs") is None:  # nobody had settled them
         return read_study(connection, study_id, known.name)
     changing = ("uid", "trials", "seconds_run", "hours", "stop", "nothing_found", "judged_before", "selection")
@@ -247,7 +247,7 @@ def _known_study(connection: sa.Connection, study_id: int, known: StudyRecord) -
         STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key.in_(changing)
     )
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
-    if attrs.get("uid") != known.uid:  # deleted, and made anew under its name
+    if attrs.get("uid") != known.uid:  # deleted, and created again under its name
         return read_study(connection, study_id, known.name)
     best = select_best_ids(study_id, known.directions, 1).with_only_columns(TRIALS.c.number)
     number = connection.execute(best).scalar()

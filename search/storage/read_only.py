@@ -36,7 +36,7 @@ _START = "`convsearch run STUDY` makes it, and --storage or CONVSEARCH_STORAGE n
 
 
 def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
-    """An engine on the existing database at `url` that cannot write to it, and waits so long for who writes.
+    """An engine on the existing database at `url` that cannot write to it; `timeout_s`: how long it waits for a writer.
 
     Raises:
         DatabaseError: the URL is none, the SQLite file is missing or is none, or the driver is not installed.

@@ -12,7 +12,7 @@ from stamina.instrumentation import set_on_retry_hooks
 from search.console import echo
 from search.errors import UsageError
 
-#: After so many seconds of waiting a person wants to know why nothing moves.
+#: Seconds of waiting after which a message says why nothing moves.
 NOTICE_S = 5.0
 #: Pauses grow from the first to the longest. Jitter spreads clients that
 #: started retrying at the same moment.
@@ -78,8 +78,8 @@ def _be_quiet() -> None:
 BUSY_S = 1.0
 
 
-#: The last try may take so long beyond the patience: on PostgreSQL a dead connection is noticed after 15 s
-#: (tcp_user_timeout), and a new one may take 10 s.
+#: The last try may take this number of seconds beyond the timeout: on PostgreSQL a dead connection is noticed after 15
+#: s (tcp_user_timeout), and a new one may take 10 s.
 LAST_S = 25.0
 
 
@@ -101,10 +101,10 @@ class Timeouts:
     """Between two renewals of a lease, by the pool."""
 
     lease_timeout_s: float = 150.0
-    """After so much silence the owner of a lease is gone. On the same machine a dead owner is seen at once."""
+    """A lease that is not renewed for this long has expired. A dead owner on the same machine is seen at once."""
 
     hang_timeout_s: float = 120.0
-    """After so long without a finished batch a worker hangs; or ten median epochs, if that is longer."""
+    """A worker without a finished batch for this long hangs; or for ten median epochs, if that is longer."""
 
     def __post_init__(self) -> None:
         wait = self.retry_timeout_s + min(LAST_S, self.retry_timeout_s)

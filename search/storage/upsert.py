@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """What shall stand in the row of a table that `keys` name, be it there already or not."""
+    """The values of the row that `keys` name; the row is made if it is missing."""
 
     table: sa.Table
     keys: dict[str, object]

@@ -19,7 +19,8 @@ from search.study.strategy import known_point
 #: Steps of an epoch, after each of which there is a checkpoint and a look at the clock: the first of these that a batch
 #: fits into. Halves and quarters are exact numbers, so that any number of steps is one of epochs.
 STEPS_PER_EPOCH = (4, 2, 1)
-#: So many times what seems to fit is planned: the trial's last step, which tells its speed, may have been a slow one.
+#: Planned epochs as a multiple of those that seem to fit: the trial's last step, which tells its speed, may have been a
+#: slow one.
 AT_MOST = 1.5
 #: No training is planned longer, however much time there is.
 MOST_EPOCHS = 300.0
@@ -50,7 +51,7 @@ class ResourceLayout:
 
 
 def layout(*, cores: int, trainings: int) -> ResourceLayout:
-    """That for so many trainings on so many cores: what one core each would leave over are more threads for all."""
+    """min(cores, trainings) workers with cores // workers threads each."""
     workers = min(cores, trainings)
     return ResourceLayout(workers=workers, threads=cores // workers)
 
@@ -93,10 +94,10 @@ def candidates(
 def affordable_epochs(
     spec: StudySpec, found: Sequence[Candidate], *, hours: float | None, images: int, layout: ResourceLayout
 ) -> float:
-    """Epochs over so many images that fit into `hours`, each training having the same time, for the fastest of them.
+    """Epochs over `images` images that fit into `hours`, each training having the same time, for the fastest of them.
 
-    So many threads are taken to train as fast as so many workers do, and images of a search, where they are smaller, as
-    much faster as they have fewer pixels. Where no speed is known, or there is no end, all that is asked for fits.
+    Threads are assumed to train as fast as the same number of workers, and images of a search, where they are smaller,
+    as much faster as they have fewer pixels. Where no speed is known, or there is no end, all that is asked for fits.
     """
     speeds = [each.images_per_second for each in found if each.images_per_second is not None]
     if hours is None or not speeds:
@@ -109,7 +110,7 @@ def affordable_epochs(
 def final_spec(
     spec: StudySpec, found: Sequence[Candidate], *, uid: str, hours: float | None, images: int, layout: ResourceLayout
 ) -> StudySpec:
-    """The study of the last trainings: of each of these configurations, on so many images, with the seeds of [final].
+    """The study of the last trainings: of each of these configurations, on `images` images, with the seeds of [final].
     `uid`: of the study that they are of.
 
     It plans the epochs that the study file says, and no more than fit into `hours` with some to spare; how many do, it

@@ -58,7 +58,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             write_attrs(storage, connection, study_id, **known)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, known, spec, data)
-        # What an older version had not stays as it was: trials are neither chosen nor judged anew.
+        # What an older version had not stays as it was: trials are neither chosen nor judged again.
         begun = stored_spec.restore(known["spec"])
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
         wanted = replace(study_spec.with_stored_settings(spec, begun), search=search)

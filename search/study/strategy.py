@@ -24,7 +24,7 @@ from search.spec.search_space import sample
 from search.spec.study_spec import StudySpec, start_point
 from search.study.stored_study import StoredStudy
 
-#: Which trials are audited is worked out for so many at a time.
+#: Trials for which the audited ones are worked out at a time.
 AHEAD = 1000
 
 

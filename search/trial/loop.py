@@ -29,7 +29,7 @@ from search.trial import recorder
 from search.trial.context import TrialContext
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
 
-#: So many trials behind the best ones may just have been among them: as many as end, or pause, at one moment.
+#: Trials just below the top k that may have been in it a moment ago: as many as end, or pause, at one moment.
 DRIVEN_OUT = 8
 
 Work = Callable[[Claim, optuna.Trial], Outcome]

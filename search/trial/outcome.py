@@ -13,7 +13,7 @@ class Outcome:
     """Values of the other objectives, if there are any."""
     reason: str | None = None
     violation: float = 0.0
-    """Above 0: the configuration cannot be trained at all, and the sampler shall rank it below every other."""
+    """Above 0: the configuration cannot be trained at all, and the sampler ranks it below every other."""
     out_of_memory: bool = False
     """The process ran out of memory; what is left of it is in pieces."""
 

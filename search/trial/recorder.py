@@ -24,7 +24,7 @@ from search.study.strategy import asha, asked, audited, for_trial, limits_of
 from search.trial.context import TrialContext
 from search.trial.outcome import TrialPaused
 
-#: So often a configuration that cannot be trained is drawn anew, before the last one is changed until it can. Of the
+#: Attempts to draw a configuration that can be trained; then the last one is changed until it can. Of the
 #: space of `cifar10` a third cannot be trained (studies/records/2026-11-25_random-networks): 20 in a row never happen.
 MAX_DRAWS = 20
 
@@ -44,9 +44,9 @@ def open_trial(
 def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
     """The trial with its flat configuration: drawn once, in one transaction, and stored.
 
-    In a search, what cannot be trained is drawn anew, and nothing is stored of it: its sampler would learn to avoid
-    innocent values. What never fits, as a point that is given, is changed to the nearest configuration that does. Cells
-    of a grid and rows of a comparison are as they are.
+    In a search, a configuration that cannot be trained is drawn again, and nothing is stored of it: its sampler would
+    learn to avoid innocent values. What never fits, as a point that is given, is changed to the nearest configuration
+    that does. Cells of a grid and rows of a comparison are as they are.
     """
     known = context.storage.get_trial(claim.trial_id).system_attrs.get("config")
     if known is not None:

@@ -54,7 +54,7 @@ def sample(data: TrainData, seed: int) -> Tensor:
 
 
 def step_boundaries(*, step_images: Fraction, batch_size: int, steps: int) -> tuple[int, ...]:
-    """After how many batches, counted from the start, each step of so many images ends."""
+    """The batches, counted from the start, after which each step of `step_images` images ends."""
     return tuple(math.ceil(step * step_images / batch_size) for step in range(1, steps + 1))
 
 

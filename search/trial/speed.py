@@ -32,7 +32,9 @@ def images_per_second(
     device: torch.device,
     batches: Batches | None = None,
 ) -> float:
-    """Images of so many pixels a side that a network trains with in a second: those of `batches`, else made-up ones."""
+    """Training speed of a network in images a second, on images of `side` pixels a side: those of `batches`, else
+    made-up ones.
+    """
     images = torch.randn(train.batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(train.batch_size, device=device) % classes
     network = build(model, image_size=side, classes=classes, images=images.cpu()).to(device)

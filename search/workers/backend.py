@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from data.progress import Say
 from search.trial.context import WorkerConfig
 
-#: Between two looks at the workers: a dead one is seen at once; the rest can wait so long.
+#: Polling interval of the workers in seconds; a dead one is seen at once.
 LOOK_S = 0.25
 
 

@@ -114,7 +114,7 @@ class PlainView(View):
 
 
 class LiveView(View):
-    """One screen, drawn anew in place."""
+    """One screen, drawn again in place."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], environ: Mapping[str, str]) -> None:
         super().__init__(stream, clock)

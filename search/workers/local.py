@@ -25,7 +25,7 @@ from search.workers.signals import STOPPING
 STACK_S = 1.0
 #: And between two parts of that. It works on meanwhile, if it only slept.
 LULL_S = 0.05
-#: So many servers may die while a worker is started.
+#: Fork servers that may die while a worker is started.
 SERVERS = 3
 #: A server that is dying cannot be reached, and is not known to be dead before it has given its memory back.
 DYING_S = 1.0

@@ -40,7 +40,7 @@ READ_S = 1.0
 #: Unless many machines are at work, which take so many looks a second together; or looks take long: they shall have no
 #: more than one second in so many. And never are they further apart than that.
 TOGETHER, ONE_IN, SELDOM_S = 10.0, 20, 10.0
-#: A worker that finishes no batch for as long as so many median epochs last hangs, even if it is a slow one.
+#: A worker hangs if it finishes no batch during this number of median epochs, even if it is a slow one.
 HANG_EPOCHS = 10
 #: What a worker gets to finish its batch and write its checkpoint. All together must be over within 20 s: Kubernetes
 #: kills after 30.
@@ -274,7 +274,7 @@ class Pool:
                 each.end(f"no batch was finished for {limit_s:.0f} s; more may be allowed with --hang")
 
     def _hang_s(self) -> float:
-        """After so long without a batch a worker hangs."""
+        """Seconds without a finished batch after which a worker hangs."""
         epoch_s = statistics.median(self._epochs_s) if self._epochs_s else 0.0
         return max(self.times.hang_timeout_s, HANG_EPOCHS * epoch_s)
 
@@ -313,7 +313,7 @@ class Pool:
 
 
 def pause_s(took_s: float, *, machines: int) -> float:
-    """Seconds between two looks, of which the last one took so long, where so many machines take them."""
+    """Polling interval in seconds: the last poll took `took_s`, and `machines` machines poll the same database."""
     return min(SELDOM_S, max(READ_S, ONE_IN * took_s, machines / TOGETHER))
 
 

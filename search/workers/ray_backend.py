@@ -40,12 +40,12 @@ OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")
 #: Nothing large goes through Ray; it takes no less.
 STORE_BYTES = 80_000_000
-#: An actor starts within so many seconds where there is room for it.
+#: Seconds within which an actor starts where there is room for it.
 PLACED_S = 20.0
 #: What a hung worker gets to say where it stands.
 STACK_S = 2.0
-#: A machine on which workers cannot work, for want of images, of the same code, of room, is tried again after so long,
-#: after the next failure there after twice as long, and so on up to the second.
+#: A machine on which workers cannot work, for want of images, of the same code, of room, is tried again after this
+#: number of seconds, after the next failure there after twice as long, and so on up to the second.
 LEFT_OUT_S, LONGEST_S = 60.0, 3600.0
 #: Calls that an actor answers at the same time: its work, and three about it.
 AT_ONCE = 4
@@ -115,7 +115,7 @@ class RayWorkerHandle(WorkerHandle):
     def kill(self, *, wait_s: float = 1.0) -> None:
         import ray
 
-        self.actor.stop.remote()  # Ray does not say when it is dead; until then it shall not claim another trial
+        self.actor.stop.remote()  # Ray does not say when it is dead; until then it must not claim another trial
         ray.kill(self.actor, no_restart=True)
 
     def stacks(self) -> str:

@@ -31,7 +31,7 @@ ADDRESS = "ray_current_cluster"
 TEMPORARY = "/tmp"
 #: Between two looks.
 LOOK_S = 0.1
-#: After so long what is to die has died.
+#: Time allowed for killed processes to exit, in seconds.
 DEATH_S = 5.0
 
 

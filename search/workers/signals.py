@@ -20,7 +20,7 @@ STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 #: GNU make hands on the SIGTERM that the whole group got already, a shell the SIGHUP: one request that comes twice, at
 #: once. Nobody hands on a Ctrl-C.
 ECHO_S = 1.0
-#: After a request it is over within so many seconds, whatever hangs: Kubernetes kills after 30, and we promise 20.
+#: Seconds after a request until the process exits, whatever hangs: Kubernetes kills after 30, and 20 are promised.
 END_S = 18.0
 #: Seconds that a listener gets at the end for signals that have arrived.
 LAST_S = 1.0
@@ -70,7 +70,7 @@ class SignalListener:
         """Say it, and wait no longer for a terminal that is held, or a pager that reads no further."""
         telling = threading.Thread(target=self.tell, args=(text,), daemon=True)
         telling.start()
-        telling.join(ECHO_S / 2)  # an echo shall still be heard as one
+        telling.join(ECHO_S / 2)  # a duplicate signal is still recognised as one
 
     def _next(self, pipe: int) -> int | None:
         """The next signal that asks to stop; None when we need not listen any more."""
