@@ -128,14 +128,14 @@ class Training:
             yield self._run_step(batches, boundaries[self.step])
 
     def end_after(self, total_batches: int) -> None:
-        """End after `batches` batches in place of the planned ones; the schedule goes on from where it is to its end."""
+        """End after `total_batches` in place of the planned ones; the schedule goes on to its new end."""
         if total_batches < self.batch:
             raise ValueError(f"total_batches must be at least the {self.batch} that are done, but got {total_batches}")
         self._turn = (self.batch, self._progress())
         self.total_batches = total_batches
 
     def stretch(self, total_batches: int) -> None:
-        """Let the schedule run over `batches` batches, as if they had been planned from the first one on."""
+        """Let the schedule run over `total_batches`, as if they had been planned from the first one on."""
         if not self.batch <= total_batches <= self._planned:
             raise ValueError(
                 f"total_batches must be from the {self.batch} that are done to the {self._planned} that were planned, "

@@ -63,7 +63,7 @@ class AshaPromotion:
         return line[CHECKPOINTS_PER_RUNG:]
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-        """The best of those that pause at the highest rung, if the study has no complete trial yet; it is to have one."""
+        """The best of those that pause at the highest rung, if the study has no complete trial yet."""
         done = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
         if connection.execute(done).scalar_one():
             return None

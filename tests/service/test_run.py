@@ -50,7 +50,7 @@ def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(harness: Harness) 
     assert len({trial.params["learning_rate"] for trial in drawn}) == len({trial.seed for trial in drawn}) == 5
     assert "going on: 5 of 5 trials done, 0 taken up again" in again.err
     assert "going on: 5 of 7 trials done" in raised.err
-    assert "the budget is 7 trials, not 3: so many have been begun, and none is thrown away" in lowered.err
+    assert "the budget is 7 trials, not 3: that number was begun already, and none is thrown away" in lowered.err
     assert [trial.number for trial in harness.trials()] == list(range(7))
     assert harness.trials()[:5] == drawn
     assert harness.counts().budget == 7
