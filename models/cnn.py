@@ -29,7 +29,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
-        """Make the modules that `features` needs; before all others, so that the order of the weights is the way's."""
+        """Make the modules that `features` needs. Called first, so parameters are registered in forward order."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -103,7 +103,8 @@ class GraphCache:
     def replay(self, update: Update, images: Tensor, labels: Tensor) -> Tensor:
         """Do the update, the same one each time, with a batch; the next one overwrites the loss that it gives.
 
-        `update` is not kept: it knows its training, which else were garbage that only a collection frees a GPU of.
+        `update` is not stored: it refers to its Training, and in that cycle GPU memory would wait for the garbage
+        collector.
         """
         kind = images.shape, images.stride(), images.dtype
         if kind not in self._recordings and self.fallback_reason is None:

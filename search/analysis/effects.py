@@ -1,4 +1,5 @@
-"""What goes with good trials: each value of a choice, and the upper half of a range, against all other trials.
+"""Parameter values that go with higher scores: each value of a choice, and the upper half of a range, against all other
+trials.
 
 A trial counts with its value after the last step that every judged trial has reached, so that those that were pruned
 count as well: the survivors alone show what pruning left, not what matters. The intervals hold all
@@ -69,7 +70,7 @@ class Effects:
 
 
 def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
-    """What goes with good trials of a study."""
+    """Parameter values of a study that go with higher scores."""
     judged = [trial for trial in trials if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}

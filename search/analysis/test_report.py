@@ -188,9 +188,7 @@ def test_set_access_lines(looks: Sequence[TestSetAccess], own: str) -> tuple[str
     told = [f"These test images were looked at {_look(look)}." for look in looks if look.study == own]
     told += [f"{look.study} has looked at them, too: {_look(look)}." for look in others]
     if not others:
-        told.append(
-            "No other study of this database, which forgets deleted ones, has looked at these images at this size."
-        )
+        told.append("No other stored study has used this test set at this size (deleted studies are not counted).")
     return tuple(told)
 
 

@@ -24,14 +24,10 @@ from search.storage import queries, ranking
 from search.storage.records import StudyRecord, TrialRecord, searched
 
 Scores = NDArray[np.float64]
-"""(runs, images): 1 where an image was taken for what it is, else 0. For balanced accuracy that of the run, plus by how
-much an image is better than the share of its class that is recognised, weighted by class.
+"""(runs, images): 1 where an image was classified correctly, otherwise 0. For balanced accuracy: class-weighted
+influence
+values, whose mean is the run's balanced accuracy.
 """
-
-#: So many of the classes that are recognised least are named.
-WORST = 3
-#: A confusion matrix of more classes does not fit into 80 columns.
-WIDEST = 11
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +69,7 @@ class PairedComparison:
     difference: float
     """Mean of the first minus the second; not a number where they have no run in common."""
     is_enough: bool = True
-    """Whether the common runs tell as much as there is: one of several does not tell what seeds do."""
+    """False if several seeds were run but only one is shared: the variance of seeds cannot be estimated."""
     interval: Interval | None = None
     """None where they are not enough, or each image of each run has the same difference: no spread to judge by."""
     p_holm: float | None = None

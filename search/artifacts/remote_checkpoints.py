@@ -28,10 +28,10 @@ class RemoteCheckpoints:
         return f"{self.client.url}/{self.key}"
 
     def upload(self, folder: Path, number: int) -> None:
-        """Let what lies there of a trial be what lies in `folder`, but for what came from further on in its training.
+        """Make the remote checkpoints of a trial those of `folder`; remote ones of later steps are kept.
 
         Raises:
-            Unreachable: it may not be; the next call makes up for it.
+            RemoteStoreError: the upload failed; the next call tries again.
         """
         trial = self._trial(number)
 

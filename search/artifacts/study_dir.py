@@ -150,7 +150,7 @@ class StudyDirs:
         return not lock.exists() or _owner(lock) in (None, self.database)
 
     def claim_directory(self, name: str) -> None:
-        """Let the folder of a study, whose lock this process holds, belong to this database."""
+        """Record this database as the owner of the study folder, whose lock this process holds."""
         (self.study(name) / LOCK).write_text(f"{os.getpid()}\n{self.database}\n")
 
     def size(self, name: str) -> int:

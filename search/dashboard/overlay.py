@@ -91,11 +91,11 @@ class OverlayCache:
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Refuse: the dashboard changes nothing."""
-        raise PermissionError("this dashboard shows; it changes nothing")
+        raise PermissionError("the dashboard is read-only")
 
     def remove(self, artifact_id: str) -> None:
         """Refuse: the dashboard changes nothing."""
-        raise PermissionError("this dashboard shows; it changes nothing")
+        raise PermissionError("the dashboard is read-only")
 
     def _make(self, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> StudyOverlay:
         attrs: dict[str, Any] = {}

@@ -151,7 +151,7 @@ def guard(app: "WSGIApplication", door: AccessPolicy) -> "WSGIApplication":
             reason = "open the URL that its command printed, token included, in the address bar"
             return _answer(start_response, HTTPStatus.FORBIDDEN, reason)
         if not _is_reading(environ):
-            reason = "this dashboard shows; it changes nothing"
+            reason = "the dashboard is read-only"
             return _answer(start_response, HTTPStatus.METHOD_NOT_ALLOWED, reason, [("Allow", "GET, HEAD")])
         is_own, is_table = _is_own(environ["PATH_INFO"]), False
 

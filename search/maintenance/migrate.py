@@ -58,11 +58,11 @@ class Waits:
     """How long a migration waits for others."""
 
     lock_s: float = 10.0
-    """For those who read or write at this moment."""
+    """Lock timeout."""
     lease_timeout_s: float = Timeouts().lease_timeout_s
-    """For a sign of an owner on another machine, until it counts as gone."""
+    """Seconds without a renewal after which an owner on another machine counts as gone."""
     look_s: float = 1.0
-    """Between two looks for such a sign."""
+    """Polling interval."""
 
 
 class Lease(NamedTuple):

@@ -123,11 +123,11 @@ class BarrierPromotion:
         return [(row.trial_id, row.number) for row in connection.execute(paused.order_by(TRIALS.c.number))]
 
     def without_checkpoint(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
-        """Nobody falls behind: all will look."""
+        """None: all checkpoints are kept, because every trial is evaluated on the test images."""
         return []
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-        """Nobody goes on before all others."""
+        """None: no trial goes on before all others."""
         return None
 
     def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:

@@ -70,8 +70,8 @@ class IndependentSampler(optuna.samplers.BaseSampler):
 class EvolutionSampler(IndependentSampler):
     """The sampler of one trial, which changes the best trial of `seen`, or `start` as long as there is none.
 
-    Trial 0 is that point itself. What the parent does not have, as the learning rate of another optimizer, is as its
-    own of that key, or as in `habits` (key -> value), where that can be.
+    Trial 0 is that point itself. A parameter that the parent lacks, such as the learning rate of another optimizer, is
+    taken from the parent's parameter of the same base name, otherwise from `habits` (key -> value).
     """
 
     def __init__(

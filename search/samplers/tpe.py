@@ -15,8 +15,8 @@ from search.optuna_internals import SubsetTPESampler
 from search.seeds import derive
 from search.storage.records import PAUSED
 
-#: So many trials tpe takes for good ones at the most, and until then this share of all: Optuna's own rule. Hyperopt's,
-#: a quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).
+#: TPE's gamma: the good set is this share of all trials, and `MAX_GOOD` at the most (Optuna's default). Hyperopt's, a
+#: quarter of their root, was better on one small space, and worse on seven of eleven public ones (studies/LOG.md).
 MAX_GOOD, GOOD_SHARE = 25, 0.1
 #: One of this number of its trials is drawn at random, so that it cannot stay for ever around what was good early; BOHB
 #: draws every third so (Falkner et al. 2018, https://arxiv.org/abs/1807.01774), which cost more than it gained.

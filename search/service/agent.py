@@ -41,7 +41,7 @@ from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
 from search.workers.stop_rules import END_OF, StopReason
 
-#: Between two looks for work, and after an error of the database.
+#: Polling interval for work, and the pause after an error of the database, in seconds.
 LOOK_S = 2.0
 #: Seconds after which an agent that stays tries a refused study again.
 AGAIN_S = 60.0

@@ -137,7 +137,7 @@ def verdict_study(
         selection = selections.select(storage.engine, row)
     found = chosen(storage, stored, selection)
     if not found:
-        say("no trial was judged, so that none can be trained for the last time; it needs more hours or trials")
+        say("no trial has a validation score yet, so there is nothing to train finally; it needs more hours or trials")
         return None
     say(selection.reason)
     wanted, epochs = verdict_spec(order, stored, stored.spec, found, hours=hours)

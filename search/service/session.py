@@ -144,7 +144,7 @@ def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Sa
     resets_hours = order.hours is None and known.hours != hours
     is_kept = (resets_trials or resets_hours) and not has_no_live_owner(storage, stored.id, say, times=order.times)
     if is_kept:
-        say("others work on it, so that trials and hours that were not asked for now stay as they have them")
+        say("other workers run this study: budget settings that are not given here stay as they are")
     if order.trials is not None or not is_kept:
         set_trials(storage, stored, order.trials or own.trials, say)
     if order.hours is not None:

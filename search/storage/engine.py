@@ -14,10 +14,9 @@ from search.storage.retry import BUSY_S
 
 #: The advisory lock of PostgreSQL under which tables are made: "convsear" in ASCII.
 CREATE_LOCK_KEY = 0x636F6E7673656172
-#: How long somebody waits for a row of the study that another one claims from, before its place in the queue is lost;
-#: signals are heard after it.
+#: Lock timeout on the study row in seconds. On timeout the waiter loses its place in the queue, and handles signals.
 LOCK_S = 3.0
-#: And who is cut off while it sends must not: to the server it is at work, and not idle. It is found out within 25 s.
+#: Keepalives: a client that is cut off in the middle of a query looks busy to the server; it is dropped after 25 s.
 KEEPALIVE = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=25s")
 #: Index for ranking trials at a step; without it the query scans all intermediate values.
 RANK_INDEX = ("trial_intermediate_values", "convsearch_standing", "step, trial_id, intermediate_value")

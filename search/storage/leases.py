@@ -64,18 +64,18 @@ def claim(
     """Take a trial that waits, or else begin a new one if the study's budget allows; None when there is none to take.
 
     Trial number n of the study takes the parameters `queue[n]`, if there are that many: the points to try first, or the
-    cells of a grid. So the queue needs no rows of its own, and a smaller budget leaves nothing behind. With a ladder, a
-    trial that has earned it goes on before a new one begins; who finds nothing at all to claim, while
-    nobody works, sees the best trial to its end and prunes what still pauses.
+    cells of a grid. So the queue needs no rows of its own, and a smaller budget leaves nothing behind. With a
+    `ladder`, promotable paused trials are claimed before new ones; if nothing is claimable and no lease is held, the
+    best paused trial is resumed, or the remaining ones are pruned.
 
-    An owner works on one trial at a time. If it holds one already, it never heard of it, because the answer was lost on
-    its way: then that one is its claim (as in Vizier, https://github.com/google/vizier, vizier_service.proto).
+    An owner works on one trial at a time. If it holds one already, the answer to that claim was lost, and the claim is
+    returned again (as in Vizier, https://github.com/google/vizier, vizier_service.proto).
     """
 
     def take(connection: sa.Connection) -> Claim | None:
         storage.lock_study(connection, study_id, wait_s=CLAIM_S)  # others wait, for as many answers as we ask for
         found = connection.execute(_stand(study_id, owner.token)).one()
-        if found.is_held:  # which is seen behind the lock even where our first try was just being committed
+        if found.is_held:  # checked under the lock: a first attempt whose COMMIT was in flight is seen
             for trial_id, number in _held(connection, LEASES.c.token == owner.token):
                 return Claim(trial_id=trial_id, number=number, attempt=_count(connection, trial_id, "attempts"))
         begun = None
@@ -104,7 +104,7 @@ def claim(
 def claimable(connection: sa.Connection, study_id: int, ladder: Promotion | None = None) -> int:
     """How many trials could be claimed now: those that wait and do not pause, and those that the budget still allows.
 
-    Where that is none, and some pause while nobody works, it is 1: somebody must come to end them.
+    It is 1 where none can be claimed, some are paused and no lease is held: a worker is needed to finish these.
     """
     states = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
     count: dict[TrialState, int] = dict(connection.execute(states).all())

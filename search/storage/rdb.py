@@ -55,8 +55,8 @@ def _patient(call: Callable[..., T]) -> Callable[..., T]:
 
 
 class Storage(TransactionalStorage):
-    """Optuna's storage with atomic, fenced writes. Each call takes a connection of its own; but what is kept
-    `together` belongs to one thread.
+    """Optuna's storage with atomic, fenced writes. Thread-safe, but for `batch()`, which belongs to one
+    thread.
 
     Samplers ask for all trials before each draw, and of those that run they take the parameters alone: with hundreds of
     workers these are most of what would be read.

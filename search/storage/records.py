@@ -10,7 +10,7 @@ FINAL = ".final"
 """What the study of a study's last trainings is called: its name, and this; a further one has `-2` and so on behind."""
 
 TRAINABLE = "trainable"
-"""Under this name Optuna knows whether a trial can be trained at all."""
+"""Name of the Optuna constraint that marks configurations that cannot be trained."""
 
 PAUSED = "paused"
 """The user attribute of a trial that pauses: the step of its rung; null once it goes on."""
@@ -113,7 +113,7 @@ class TrialRecord:
     crashes: tuple[str, ...] = ()
     """What broke each lost attempt off."""
     retrained_attempts: tuple[int, ...] = ()
-    """Attempts that found no checkpoint of what earlier ones had recorded, and trained it again."""
+    """Attempts that retrained recorded steps because no checkpoint was found."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The full configuration, fixed and default values included."""
     repeat: int | None = None

@@ -113,7 +113,7 @@ class Timeouts:
                 f"a lease must last longer than the longest wait for the database and three renewals, "
                 f"{wait + 3 * self.renewal_interval_s:g} s, but got {self.lease_timeout_s:g} s"
             )
-        if not self.hang_timeout_s > wait:  # neither is a number that is none
+        if not self.hang_timeout_s > wait:  # `not >` also refuses NaN
             raise UsageError(
                 f"--hang must be more than {wait:g} s, the longest wait for a busy database, "
                 f"but got {self.hang_timeout_s:g} s"

@@ -102,7 +102,8 @@ def check_same_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
     apart = provenance.differences(stored.versions, here)
     if apart:
         raise SpecError(
-            f"this machine has other code than it was last run with: {'; '.join(apart)}; install the same here, or "
+            f"the code on this machine differs from the code the study was last run with: {'; '.join(apart)}; "
+            f"install the same here, or "
             f"go on with this one by `convsearch resume {stored.name}`"
         )
 

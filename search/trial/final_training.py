@@ -62,7 +62,7 @@ class FinalTraining(SearchTraining):
             self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
 
     def _fit(self, training: Training) -> None:
-        """Move the end to where its time ends, unless the study has all the time."""
+        """Fit the schedule to the time that is left, if the study has hours."""
         hours = self.context.spec.budget.hours
         if hours is None:
             return
@@ -78,7 +78,7 @@ class FinalTraining(SearchTraining):
         return min(own_s - self.seconds(), whole_s - seconds_run(storage, study.id))
 
     def _wait(self, training: Training) -> None:
-        """Pause until all are trained, if there are others, and nobody has said yet that they are."""
+        """Pause once after the training, until all other final trainings have finished."""
         if ladder(self.context.spec) is None or PAUSED in self.trial.user_attrs:
             return
         self.save(training, step=training.step)  # with its end where the time has put it

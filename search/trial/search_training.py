@@ -121,7 +121,7 @@ class SearchTraining:
         return self.step_epochs * len(self.context.data.train)
 
     def steps_done(self, training: Training) -> int:
-        """Steps after which nothing of them is left to do: they are judged, too."""
+        """Completed steps, evaluation included."""
         return len(self.curve)
 
     def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:

@@ -27,7 +27,7 @@ STACK_S = 1.0
 LULL_S = 0.05
 #: Fork servers that may die while a worker is started.
 SERVERS = 3
-#: A server that is dying cannot be reached, and is not known to be dead before it has given its memory back.
+#: Wait in seconds before a restart: a dying fork server refuses connections until its memory is freed.
 DYING_S = 1.0
 
 

@@ -35,10 +35,10 @@ from search.workers.live_view import View
 from search.workers.signals import SignalListener
 from search.workers.stop_rules import END_OF, SAME_FAILURES, StopReason, StopRules
 
-#: Between two looks at the database: the live view and the wish to stop are at most so old.
+#: Polling interval of the database in seconds: the maximum staleness of the live view and of a stop request.
 READ_S = 1.0
-#: Unless many machines are at work, which take so many looks a second together; or looks take long: they shall have no
-#: more than one second in so many. And never are they further apart than that.
+#: It grows where many machines poll (together at most `TOGETHER` times a second) and where polling takes long (at most
+#: 1 / `ONE_IN` of the time), up to `SELDOM_S` seconds.
 TOGETHER, ONE_IN, SELDOM_S = 10.0, 20, 10.0
 #: A worker hangs if it finishes no batch during this number of median epochs, even if it is a slow one.
 HANG_EPOCHS = 10
@@ -81,7 +81,7 @@ class Pool:
     """Seconds of an epoch, of each finished trial."""
     _deaths: int = 0
     _lost: int = 0
-    """Workers that did not reach the database, since a trial was finished."""
+    """Consecutive workers that could not reach the database."""
     _is_warned: bool = False
     _rules: StopRules = field(init=False)
     _deadline: float | None = None

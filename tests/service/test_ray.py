@@ -283,7 +283,7 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_
 
     assert (alone.code, both.code) == (78, 0), both.err
     for answer in (alone, both):
-        assert "has other code than it was last run with: numpy 0.1 here" in answer.err
+        assert "differs from the code the study was last run with: numpy 0.1 here" in answer.err
     assert "gets no workers for 60 s" in both.err
     assert before == ()
     assert {(trial.state, trial.attempts) for trial in harness.trials()} == {("COMPLETE", 1)}

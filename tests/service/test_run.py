@@ -275,7 +275,7 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(harness:
     with session.exclusive(storage, stored, replace(order, trials=9), hear):
         asked = queries.study(storage.engine, "s")
 
-    assert "others work on it, so that trials and hours that were not asked for now stay as they have them" in said
+    assert "other workers run this study: budget settings that are not given here stay as they are" in said
     assert (kept.counts.budget, kept.hours) == (7, 8.0)
     assert (asked.counts.budget, asked.hours) == (9, 8.0)
 

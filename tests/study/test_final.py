@@ -349,7 +349,9 @@ def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(har
     )
 
     assert made is None
-    assert said == ["no trial was judged, so that none can be trained for the last time; it needs more hours or trials"]
+    assert said == [
+        "no trial has a validation score yet, so there is nothing to train finally; it needs more hours or trials"
+    ]
     assert queries.study(storage.engine, "s").selection is None
     assert impossible.code == 76
     assert not queries.is_known(storage.engine, "t.final")
@@ -463,10 +465,7 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     deleted = harness.run("delete", "s", "--yes")
 
     assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
-    assert (
-        "No other study of this database, which forgets deleted ones, has looked at these images at this size."
-        in first.out
-    )
+    assert "No other stored study has used this test set at this size (deleted studies are not counted)." in first.out
     assert again.out == first.out
     assert "These test images were looked at 6 times, " in first.out
     assert "These test images were looked at once, at " in other.out
