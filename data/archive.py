@@ -1,4 +1,4 @@
-"""Reading .zip and .tar files in memory, without trusting them."""
+"""Reads untrusted .zip and .tar files in memory."""
 
 import gzip
 import hashlib
@@ -16,9 +16,9 @@ from data.errors import DataError
 from data.store import Directory, Entry, Stamp, Store, as_data_error, is_ignored, refuse_huge, stat_key
 
 CHUNK = 2**20
-# zipfile unpacks what bzip2 and LZMA give for a few kilobytes in one piece, and that may be gigabytes.
+# zipfile unpacks a few kilobytes of bzip2 or LZMA in one call, which may give gigabytes.
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# tarfile reads a header that says more of the next one (a long name, pax) in one piece, whatever its size.
+# tarfile reads headers that extend the next one (long name, pax) in one call, regardless of size.
 TAR_EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -27,19 +27,25 @@ TAR_EXTENSIONS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 MAX_EXTENSION_BYTES = 2**16
-# And it follows the map of a sparse file to its end before it says that this is one. What all headers of one member may
-# have together:
+# tarfile reads the whole map of a sparse file before it reports one. Limit for all headers of a member together:
 MAX_HEADER_BYTES = 2**20
-# The xz of `xz -9` needs 65 MiB to unpack; a header can ask for 4 GiB.
+# Unpacking the output of `xz -9` needs 65 MiB; a header can request 4 GiB.
 MAX_XZ_BYTES = 2**27
-# Bytes that a stream may unpack to, and beyond that the multiple of its size: images hardly shrink, zeros do.
+# Maximum unpacked size of a stream: the larger of these bytes and this multiple of its size. Images hardly compress.
 MAX_UNPACKED_BYTES, MAX_RATIO = 2**30, 100
-# Names of four million images; a .tar.xz of a megabyte could name ten times as many.
+# Names of four million images; a .tar.xz of one megabyte can list ten times that number.
 MAX_LIST_BYTES, MEMBER_BYTES = 2**29, 100
 
 
 def open_store(path: Path) -> Store:
-    """Find out by its first bytes what `path` is. Raises DataError where it is missing, unreadable, or none of them."""
+    """Open a directory or archive; the first bytes determine the format.
+
+    Args:
+        path: a directory, .zip, .tar, .tar.gz or .tar.xz.
+
+    Raises:
+        DataError: the path is missing or unreadable, or has another format.
+    """
     try:
         if path.is_dir():
             os.listdir(path)
@@ -60,12 +66,12 @@ def open_store(path: Path) -> Store:
         return Tar(path)
     raise DataError(
         f"[data] path must be a directory, .zip, .tar, .tar.gz or .tar.xz, but {path} ({path.stat().st_size} bytes) "
-        "begins like none of them; it may be truncated: fetch or pack it again"
+        "has none of these formats; it may be truncated: fetch or pack it again"
     )
 
 
 class _Archive:
-    """What a zip and a tar have in common: one file on disk."""
+    """The common part of Zip and Tar: one file on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,9 +109,10 @@ class Zip(_Archive):
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A header of a tar that must be whole: tarfile takes a cut or damaged one for the end of the archive.
+    """A tar header with strict checks.
 
-    And one of a size that can be: tarfile would read 10 GB for a name, and go in circles over a negative one.
+    tarfile treats a truncated or damaged header as the end of the archive, reads 10 GB for a name if its size is 10 GB,
+    and loops over a negative size.
     """
 
     @classmethod
@@ -114,7 +121,7 @@ class _StrictInfo(tarfile.TarInfo):
             info = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # a block of zeros, which is the proper end
+                raise  # a block of zeros is the regular end
             raise tarfile.ReadError(f"a header is missing or damaged: {error}") from error
         if info.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError(f"'{info.name}' is a sparse file, which is refused")
@@ -124,13 +131,13 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class _Reader(Protocol):
-    """Whatever gives the bytes of a tar, one after the other."""
+    """A sequential source of the bytes of a tar."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 class _Stream:
-    """The bytes of a tar from front to back: what tarfile takes for a file that it can search."""
+    """The bytes of a tar in sequence, with the seek() that tarfile requires."""
 
     def __init__(self, source: _Reader, path: Path) -> None:
         self._source = source
@@ -138,7 +145,7 @@ class _Stream:
         self._position = 0
         self._most = max(MAX_UNPACKED_BYTES, MAX_RATIO * path.stat().st_size)
         self.header = 0
-        """Bytes that were read, and not passed over, since a member began."""
+        """Header bytes read since the start of the member."""
 
     def read(self, size: int) -> bytes:
         self.header += size
@@ -147,7 +154,7 @@ class _Stream:
         return self.content(size)
 
     def content(self, size: int) -> bytes:
-        """Read what is no header."""
+        """Read bytes that do not belong to a header."""
         data = self._source.read(size)
         self._position += len(data)
         if self._position > self._most:
@@ -168,7 +175,7 @@ class _Stream:
 
 
 class _Xz:
-    """A .xz file, unpacked in bounded memory: lzma.open would give it what its headers ask for."""
+    """A .xz file, unpacked in bounded memory: lzma.open would allocate the size that its headers request."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -182,7 +189,7 @@ class _Xz:
         return b"".join(parts)
 
     def _some(self, most: int) -> bytes:
-        """At least one byte, unless the file is at its end."""
+        """Read 1 to `most` bytes, or none at the end of the file."""
         part = b""
         while not part:
             packed = b""
@@ -201,43 +208,43 @@ class _Xz:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_BYTES)
 
 
-def _each(archive: tarfile.TarFile, stream: _Stream, path: Path) -> Iterator[tarfile.TarInfo]:
-    """The members, which tarfile would all keep, a kilobyte each."""
-    listed = 0
+def _members(archive: tarfile.TarFile, stream: _Stream, path: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the members and drop each one: tarfile would keep them all, at a kilobyte each."""
+    list_bytes = 0
     while (info := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
-        if info.size < 0:  # said by a pax header
+        archive.members.clear()  # type: ignore[attr-defined]  # missing in typeshed
+        if info.size < 0:  # from a pax header
             raise tarfile.ReadError(f"a header says {info.size} bytes, which cannot be")
-        # What a global header says holds for all members after it, and is kept.
+        # tarfile keeps global headers, because they apply to all later members.
         if sum(len(key) + len(value) for key, value in archive.pax_headers.items()) > MAX_EXTENSION_BYTES:
             raise tarfile.ReadError(f"its global headers have more than {MAX_EXTENSION_BYTES} bytes, which cannot be")
-        listed += MEMBER_BYTES + len(info.name)
-        if listed > MAX_LIST_BYTES:
+        list_bytes += MEMBER_BYTES + len(info.name)
+        if list_bytes > MAX_LIST_BYTES:
             raise DataError(f"{path} names more files than can be listed in memory; pack train/ and test/ alone")
         yield info
         stream.header = 0
 
 
 class Tar(_Archive):
-    """A .tar, .tar.gz or .tar.xz file, read once from front to back."""
+    """A .tar, .tar.gz or .tar.xz file, read sequentially."""
 
     def entries(self) -> Iterator[Entry]:
         with as_data_error(self.path), self._opened() as (stream, archive):
-            for info in _each(archive, stream, self.path):
+            for info in _members(archive, stream, self.path):
                 if info.issparse() or not (info.isfile() or info.isdir()):
                     raise DataError(_refusal(self.path, info.name, "is a link, a device or a sparse file"))
                 if path := _checked(self.path, info.name):
                     refuse_huge(self.path, path, info.size)
                     yield Entry(path, info.isdir())
-            while stream.content(CHUNK):  # to the end, where the checksums of gzip and xz are
+            while stream.content(CHUNK):  # gzip and xz verify their checksums at the end
                 pass
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         with as_data_error(self.path), self._opened() as (stream, archive):
-            for info in _each(archive, stream, self.path):
+            for info in _members(archive, stream, self.path):
                 path = _checked(self.path, info.name)
                 if path in wanted and info.isfile():
-                    stream.seek(info.offset_data)  # as extractfile() does, at half the time
+                    stream.seek(info.offset_data)  # like extractfile(), in half the time
                     yield path, stream.content(info.size)
 
     @contextmanager
@@ -257,7 +264,7 @@ def _unpacked(file: BinaryIO) -> _Reader:
 
 
 def _checked(archive: Path, name: str) -> str:
-    """The path of a member, empty where it does not count; a refusal where it leads out of the archive."""
+    """The path of a member, empty if it is ignored. Raises DataError if it leads out of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name:
         raise DataError(_refusal(archive, name, "leads out of the archive"))

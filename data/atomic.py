@@ -1,4 +1,4 @@
-"""Files that others see whole or not at all: written aside, then renamed; and the hash of a file."""
+"""Atomic file writes, by a temporary file and a rename; and the hash of a file."""
 
 import hashlib
 import os
@@ -10,22 +10,28 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write to; at the end of the block that file is renamed to `path`.
+    """Replace a file atomically.
 
-    Where the block raises, `path` stays as it was and the other file is removed. `durable`: the content and the name
-    are flushed to the disk, so that they outlast a power cut; that takes milliseconds.
+    If the block raises, `path` is unchanged and the temporary file is removed.
+
+    Args:
+        path: the file to replace.
+        durable: flush content and name to the disk, to survive a power cut. Takes milliseconds.
+
+    Yields:
+        The path of a temporary file beside `path`, which is renamed to `path` at the end of the block.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
-        yield aside
+        yield temporary
         if durable:
-            flush(aside)
-        aside.replace(path)
+            flush(temporary)
+        temporary.replace(path)
         if durable:
             flush(path.parent)
     except BaseException:
         with suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -1,6 +1,6 @@
-"""Batches for training, each a pure function of (seed, number), and batches for judging, in order.
+"""Training batches, each a pure function of (seed, number), and evaluation batches in order.
 
-A trial that is taken up again at batch i asks for batch i: there is no state to save.
+A trial that resumes at batch i requests batch i; there is no state to save.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from data.parts import Split
 
 Batch: TypeAlias = tuple[Tensor, Tensor]  # (B, 3, S, S) float32, channels_last, normalised; (B,) int64
 
-#: Judged at once: 500 images of 32 x 32 pixels. A first convolution of 32 channels makes 65 MB of them.
+#: Pixels of an evaluation batch: 500 images of 32 x 32. A first convolution of 32 channels outputs 65 MB for them.
 JUDGED_PIXELS = 500 * 32**2
 
 
 class Batches:
-    """An endless stream of the images of a part, every epoch in another order, cut into batches of equal size.
+    """An endless stream of the images of a part, reshuffled every epoch, in batches of equal size.
 
-    A batch may reach over the end of an epoch. Calling it gives batches `start` to `stop` - 1.
+    A batch may span the end of an epoch. A call returns batches `start` to `stop` - 1.
     """
 
     def __init__(
@@ -51,31 +51,32 @@ class Batches:
 
     def batch(self, number: int) -> Batch:
         """Return one batch of the stream."""
-        places = self._places(number)
-        rows = self._part.indices[places.to(self._part.indices.device)]
+        positions = self._positions(number)
+        rows = self._part.indices[positions.to(self._part.indices.device)]
         images = _gather(self._part.images, rows)
         generator = _generator(self._seed, "augment", number)
         if self._augment.crop:
             images = crop(images, self._augment.crop, generator)
         if self._augment.flip:
-            images = flip(images, self._mirrored(number, places, generator))
+            images = flip(images, self._mirrored(number, positions, generator))
         normalised = self._normalise(images)
         if self._augment.cutout:
             normalised = cutout(normalised, self._augment.cutout, generator)
         return normalised, self._part.labels[rows]
 
-    def _mirrored(self, number: int, places: Tensor, generator: Generator) -> Tensor:
-        """Which images of a batch to mirror: each time by chance, or by chance in the first epoch and then in turn.
+    def _mirrored(self, number: int, positions: Tensor, generator: Generator) -> Tensor:
+        """Mask of the images of a batch to mirror: random, or random in the first epoch and then alternating.
 
-        In turn, an image is seen from both sides in any two epochs (Jordan 2024, arXiv:2404.00498, section 3.6).
+        Alternating shows both sides of an image in any two consecutive epochs (Jordan 2024, arXiv:2404.00498,
+        section 3.6).
         """
         if self._augment.flip != "alternating":
-            return torch.rand(len(places), generator=generator) < 0.5
+            return torch.rand(len(positions), generator=generator) < 0.5
         epochs = torch.arange(number * self._batch_size, (number + 1) * self._batch_size) // len(self._part)
-        return self._first_mirrored[places] ^ (epochs % 2 == 1)
+        return self._first_mirrored[positions] ^ (epochs % 2 == 1)
 
-    def _places(self, number: int) -> Tensor:
-        """Places in the part of a batch's images: a piece of the epochs' permutations, laid end to end; on the CPU."""
+    def _positions(self, number: int) -> Tensor:
+        """Positions in the part of the images of a batch, (B,) on the CPU: a slice of the concatenated permutations."""
         position, stop = number * self._batch_size, (number + 1) * self._batch_size
         pieces = []
         while position < stop:
@@ -92,17 +93,23 @@ class Batches:
 
 
 def at_once(side: int) -> int:
-    """Images of this side, as the network looks at them, that are judged at once."""
+    """Size of an evaluation batch for network inputs of `side` pixels."""
     return max(1, JUDGED_PIXELS // side**2)
 
 
 def evaluation(
     part: Split, info: DataInfo, batch_size: int | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """Yield every image of a part once, in order and unchanged; the last batch may be short. Without a `batch_size` it
-    has as many pixels for images of any side; see `at_once`.
+    """Yield every image of a part once, in order and without augmentation; the last batch may be short.
 
-    On another device than the CPU, hand in part.to(device): otherwise it is copied there each time.
+    Args:
+        part: the images. For a device other than the CPU pass part.to(device); otherwise each call copies it.
+        info: the normalisation.
+        batch_size: images per batch; by default `at_once`, a constant number of pixels.
+        device: device of the batches.
+
+    Yields:
+        (B, 3, S, S) float32 normalised images, channels_last, and (B,) int64 labels.
     """
     part = part.to(device)
     size = batch_size or at_once(info.image_size)
@@ -112,17 +119,17 @@ def evaluation(
 
 
 def scale(info: DataInfo) -> tuple[Tensor, Tensor]:
-    """(factor, shift), (3,) float32 each: byte * factor + shift has mean 0 and deviation 1 in each channel."""
+    """(factor, shift), (3,) float32 each: byte * factor + shift has mean 0 and standard deviation 1 in each channel."""
     mean, std = torch.tensor(info.mean), torch.tensor(info.std).clamp_min(1 / 255)
     return 1 / 255 / std, -mean / std
 
 
 class _Normalise:
-    """Bytes to floats of mean 0 and deviation 1 in each channel."""
+    """Converts bytes to floats of mean 0 and standard deviation 1 in each channel."""
 
     def __init__(self, info: DataInfo, images: Tensor) -> None:
         factor, shift = scale(info)
-        # One factor and one shift for each byte of an image, not for each channel: long rows are what vectorises.
+        # One factor and one shift for each byte of an image, not for each channel: long rows vectorise better.
         pixels = images.shape[1] * images.shape[2]
         self._factor = factor.repeat(pixels).to(images.device)
         self._shift = shift.repeat(pixels).to(images.device)
@@ -134,10 +141,10 @@ class _Normalise:
 
 
 def _gather(images: Tensor, rows: Tensor) -> Tensor:
-    """Pick rows of (N, H, W, 3) as (B, 3, H, W): NHWC seen from another side is channels_last, without a copy."""
+    """Select rows of (N, H, W, 3) as (B, 3, H, W): a permuted view of NHWC is channels_last, without a copy."""
     return images.flatten(1).index_select(0, rows).view(len(rows), *images.shape[1:]).permute(0, 3, 1, 2)
 
 
 def _generator(seed: int, purpose: str, number: int) -> Generator:
-    words = hashlib.blake2b(f"{seed} {purpose} {number}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(words) >> 1)
+    digest = hashlib.blake2b(f"{seed} {purpose} {number}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)

@@ -1,11 +1,11 @@
 """Decoded images on disk, shared by all processes through memory maps.
 
     CACHE/sets/KEY/train.npy, train_labels.npy   (N, S, S, 3) uint8 and (N,) int64
-                   test.npy, test_labels.npy     the same, in files of their own: a search does not open them
-                   meta.json                     written last, with the sizes of the others
+                   test.npy, test_labels.npy     the same in separate files, which a search does not open
+                   meta.json                     written last, with the sizes of the other files
 
-A set is made beside its place and renamed, so that it is there as a whole or not at all. KEY is a hash of the source's
-bytes and of the options that matter.
+A set is written to a temporary folder and renamed, so it is complete or missing. KEY is a hash of the bytes of the
+source and of the relevant options.
 """
 
 import fcntl
@@ -37,35 +37,35 @@ CHUNK_BYTES = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a source holds, before it is decoded."""
+    """The content of a source before decoding."""
 
     classes: tuple[str, ...]
     train_labels: Labels
     test_labels: Labels
     notes: tuple[str, ...] = ()
-    """What the user should know about the images."""
+    """Remarks for the user about the images."""
 
     fill: Callable[[Pixels, Pixels, Advance], None]
-    """Write the train and the test images, (N, S, S, 3), in the order of the labels; count each."""
+    """Writes train and test images, (N, S, S, 3), in the order of the labels; calls Advance with the number done."""
 
 
 class Source(Protocol):
-    """Where images come from."""
+    """A source of images."""
 
     name: str
     side: int
 
     def key(self) -> str:
-        """A hash that is another one whenever open() would give other images; cheap where nothing has changed."""
+        """A hash that changes whenever open() would give other images; cheap if nothing has changed."""
         ...
 
     def open(self, say: Say) -> Contents:
-        """Look through the source (or fetch it)."""
+        """List the images of the source, after downloading it if necessary."""
         ...
 
 
 class Meta(BaseModel):
-    """meta.json: what there is to know about a set without reading its pixels."""
+    """meta.json: the description of a set, readable without its pixels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +84,20 @@ class Meta(BaseModel):
 
 
 def ensure(source: Source, cache: Path, say: Say) -> Path:
-    """Return the folder of the decoded set, made now if it is not there whole. Two processes do not make it twice."""
+    """Decode a set into the cache unless it is complete. A lock keeps two processes from decoding it twice.
+
+    Args:
+        source: the images.
+        cache: root folder of the cache.
+        say: receives lines of progress.
+
+    Returns:
+        The folder of the set.
+
+    Raises:
+        DataError: the source cannot be used.
+        OSError: the cache cannot be written.
+    """
     folder = _folder(source, cache)
     if _is_whole(folder):
         return folder
@@ -99,12 +112,12 @@ def ensure(source: Source, cache: Path, say: Say) -> Path:
 
 
 def is_made(source: Source, cache: Path) -> bool:
-    """Whether the decoded set is there whole."""
+    """Whether the decoded set is complete."""
     return _is_whole(_folder(source, cache))
 
 
 def find(source: Source, cache: Path) -> Path:
-    """Return the folder of the decoded set. Raises DataError where it has not been made, or is damaged."""
+    """Return the folder of the decoded set. Raises DataError if it is missing or damaged."""
     folder = _folder(source, cache)
     if not _is_whole(folder):
         raise DataError(f"{source.name} has not been prepared in {cache}, or has changed since; run the study again")
@@ -112,15 +125,23 @@ def find(source: Source, cache: Path) -> Path:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return what is known about a whole set."""
+    """Return the description of a complete set."""
     return Meta.model_validate_json((folder / "meta.json").read_bytes())
 
 
 def read_array(folder: Path, name: str) -> NDArray[np.generic]:
-    """Map an array of a set into memory. Raises DataError where its file is missing or damaged."""
+    """Map an array of a set into memory, copy-on-write.
+
+    Args:
+        folder: the folder of the set.
+        name: the array, such as "train_labels".
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
     file = folder / f"{name}.npy"
     try:
-        # "c": pages that are shared until somebody writes to them, which then stays a private matter.
+        # "c" is copy-on-write: processes share the pages, and writes stay private.
         array: NDArray[np.generic] = np.load(file, mmap_mode="c", allow_pickle=False)
         return array
     except (OSError, ValueError) as error:
@@ -132,7 +153,7 @@ def _folder(source: Source, cache: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """All files have the sizes they were written with; the test images may be missing as a whole."""
+    """Whether all files have their recorded sizes; the test files may be missing."""
     try:
         meta = read_meta(folder)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name in meta.sizes}
@@ -144,7 +165,7 @@ def _is_whole(folder: Path) -> bool:
 
 @contextmanager
 def _lock(folder: Path, say: Say) -> Iterator[bool]:
-    """Wait until no other process makes this set. Yields False where the file system knows no locks."""
+    """Wait until no other process makes this set. Yields False if the file system does not support locks."""
     with folder.with_suffix(".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,19 +173,19 @@ def _lock(folder: Path, say: Say) -> Iterator[bool]:
             say("another process is preparing these images; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            yield False  # both make it then, and the second rename loses
+            yield False  # both processes then make the set, and the second rename fails
             return
         yield True
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left of this set, and the set itself if it is damaged."""
+    """Delete the temporary folders of killed processes, and the set itself if it is damaged."""
     for path in folder.parent.glob(f".{folder.name}-*"):
         shutil.rmtree(path, ignore_errors=True)
     if folder.exists():
-        aside = folder.parent / f".{folder.name}-damaged"
-        folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        damaged = folder.parent / f".{folder.name}-damaged"
+        folder.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _make(source: Source, folder: Path, say: Say) -> None:
@@ -211,7 +232,7 @@ def _write(contents: Contents, part: Path, *, side: int, name: str, say: Say) ->
 
 def _new_array(file: Path, shape: tuple[int, ...], kind: type[np.uint8 | np.int64]) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, but a SIGBUS when a mapped page is written
+    if hasattr(os, "posix_fallocate"):  # raises on a full disk; a mapped write would be a SIGBUS
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     return array
@@ -225,8 +246,11 @@ def _moments(images: Pixels) -> tuple[tuple[float, float, float], tuple[float, f
         total += pixels.sum(axis=0, dtype=np.uint64).reshape(-1, 3).sum(axis=0)
         squares += (pixels * pixels).sum(axis=0, dtype=np.uint64).reshape(-1, 3).sum(axis=0)
     count = images.size // 3
-    mean = [int(part) / count / 255 for part in total]
-    std = [max(int(part) / count / 255**2 - middle**2, 0.0) ** 0.5 for part, middle in zip(squares, mean, strict=True)]
+    mean = [int(channel_sum) / count / 255 for channel_sum in total]
+    std = [
+        max(int(channel_sum) / count / 255**2 - average**2, 0.0) ** 0.5
+        for channel_sum, average in zip(squares, mean, strict=True)
+    ]
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 

@@ -24,13 +24,13 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
 SIDE = 32
-RECORD = 1 + 3 * SIDE * SIDE  # a byte for the class, then the red, the green and the blue plane
-VERSION = 1  # of the decoding: a change of any pixel must change it
+RECORD = 1 + 3 * SIDE * SIDE  # one byte for the class, then the red, green and blue planes
+VERSION = 1  # of the decoding; increase it when any pixel changes
 BLOCK = 1000
 
 
 class Cifar10:
-    """A Source: the 50,000 training and 10,000 test images, downloaded once into the cache."""
+    """A Source of the 50,000 training and 10,000 test images, downloaded once into the cache."""
 
     name = "CIFAR-10"
 
@@ -44,7 +44,7 @@ class Cifar10:
         return hashlib.sha256(json.dumps(["cifar10", VERSION, self._archive.sha256, self.side]).encode()).hexdigest()
 
     def fetch(self, say: Say) -> Path:
-        """The archive on the disk, downloaded if it is not there."""
+        """The path of the archive, downloaded if it is missing."""
         return fetch(self._archive, self._folder, say, context=self._context)
 
     def open(self, say: Say) -> Contents:
@@ -61,7 +61,7 @@ class Cifar10:
 
 
 def _read(path: Path) -> dict[str, NDArray[np.uint8]]:
-    """Read the archive in memory: file name -> (N, RECORD) bytes. Raises DataError where a file is missing or odd."""
+    """Read the archive in memory: file name -> (N, RECORD) bytes. Raises DataError if a file is missing or invalid."""
     records = {}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
@@ -75,10 +75,12 @@ def _read(path: Path) -> dict[str, NDArray[np.uint8]]:
 
 def _records(content: bytes, name: str) -> NDArray[np.uint8]:
     if not content or len(content) % RECORD:
-        raise DataError(f"{name} has {len(content)} bytes, which is no multiple of {RECORD}; it is no CIFAR-10 file")
+        raise DataError(
+            f"{name} has {len(content)} bytes, which is not a multiple of {RECORD}; it is not a CIFAR-10 file"
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
-    if (worst := int(records[:, 0].max())) >= len(CLASSES):
-        raise DataError(f"{name} has an image of class {worst}, but CIFAR-10 has {len(CLASSES)} classes")
+    if (label := int(records[:, 0].max())) >= len(CLASSES):
+        raise DataError(f"{name} has an image of class {label}, but CIFAR-10 has {len(CLASSES)} classes")
     return records
 
 
@@ -87,7 +89,7 @@ def _labels(records: NDArray[np.uint8]) -> Labels:
 
 
 def _images(records: NDArray[np.uint8], side: int) -> Pixels:
-    """Planes to pixels, (N, side, side, 3)."""
+    """Convert colour planes to pixels, (N, side, side, 3)."""
     images = records[:, 1:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     if side == SIDE:
         return images

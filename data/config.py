@@ -1,15 +1,15 @@
-"""The keys that say which images are used, and how they are varied while training."""
+"""Configuration of the images and of their augmentation."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-DEFAULT_SIDE = 32  # the side of a CIFAR-10 image, the size that small networks are compared at
+DEFAULT_SIDE = 32  # side of a CIFAR-10 image, the usual size for comparing small networks
 
-#: Validation images where [data] validation is left out: a share of the images, between two numbers. With 72 images the
-#: standard error of an accuracy of 0.7 is 5 points, with 200 it is 3, with 2,000 it is 1; judging more costs time.
+#: Default of [data] validation: a share of the images, within two limits. The standard error of an accuracy of 0.7 is
+#: 5 points with 72 images, 3 with 200, and 1 with 2,000; evaluating more images costs time.
 VALIDATION_SHARE, LEAST_VALIDATION, MOST_VALIDATION = 0.2, 200, 2_000
-#: Of a small set at most this share, because the rest must still be enough to train on.
+#: Maximum share of a small set, which leaves enough images for training.
 MOST_VALIDATION_SHARE = 1 / 3
 
 
@@ -19,35 +19,35 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     source: Literal["shapes", "cifar10", "folder"] = "shapes"
-    """Where the images come from: drawn, downloaded, or your own."""
+    """Source of the images: generated, downloaded, or your own."""
 
     path: str | None = None
     """A directory, .zip or .tar[.gz|.xz] of train/CLASS/* and optionally test/CLASS/*; only with source = "folder"."""
 
     image_size: Annotated[int, Field(ge=8, le=512)] | None = None
-    """Side in pixels to which every image is brought; nothing means 32."""
+    """Side in pixels to which every image is scaled; default: 32."""
 
     validation: int | float | None = None
-    """Training images held out to judge trials by: a number of images (5000), or a share of them (0.1). Nothing means
-    a fifth of them, at least 200 and at most 2,000, but never more than a third. The last training has them all."""
+    """Training images held out to evaluate trials: a number of images (5000), or a share of them (0.1). Default: a
+    fifth of them, at least 200 and at most 2,000, but never more than a third. The final training uses all images."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of every split, and of the drawn shapes."""
+    """Seed of every split, and of the generated shapes."""
 
     train_images: Annotated[int, Field(ge=1)] | None = None
-    """Shapes: how many to draw (nothing means 10000). Else: the number of training images to use, drawn class by class.
-    The validation images are taken from these."""
+    """Shapes: number of images to generate (default: 10000). Other sources: number of training images to use, drawn
+    class by class. The validation images are taken from these."""
 
     search_images: Annotated[int, Field(ge=1)] | None = None
-    """The number of the remaining training images that a search uses, class by class; nothing means all. The last
-    training has all. On fewer images a short training sees each as often as a long one would, and overfits as it."""
+    """Number of the remaining training images that a search uses, drawn class by class; default: all. The final
+    training uses all. With fewer images a short training repeats each as often as a long one, and overfits alike."""
 
     search_size: Annotated[int, Field(ge=4, le=512)] | None = None
-    """Side in pixels at which a search trains and judges; nothing means image_size, which the last training has. Half
-    the side is a quarter of the work, and most of what makes a network good shows there, too."""
+    """Side in pixels at which a search trains and evaluates; default: image_size, which the final training uses. Half
+    the side is a quarter of the work, and shows most differences between networks, too."""
 
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the images set aside as test images, where a folder has no test/ of its own."""
+    """Share of the images set aside as test images if a folder has no test/."""
 
     @field_validator("validation")
     @classmethod
@@ -75,7 +75,7 @@ class DataConfig(BaseModel):
         return self
 
     def held_out(self, images: int, *, classes: int) -> int | float:
-        """Validation images among `images` training images of `classes` classes: a number, or a share of them."""
+        """Validation images among `images` training images of `classes` classes: a number (int), or a share (float)."""
         if self.validation is not None:
             return self.validation
         wanted = min(max(VALIDATION_SHARE * images, LEAST_VALIDATION), MOST_VALIDATION, MOST_VALIDATION_SHARE * images)
@@ -88,23 +88,27 @@ class DataConfig(BaseModel):
 
 
 class AugmentConfig(BaseModel):
-    """How training images are varied; each is a key of the search space."""
+    """Augmentation of training images; each field is a key of the search space."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     flip: bool | Literal["alternating"] = False
-    """Mirror every other image left to right: at random each time, or those of one epoch that the last one did not."""
+    """Mirror half of the images left to right: at random, or in each epoch those that the last epoch did not mirror."""
 
     crop: Annotated[int, Field(ge=0, le=16)] = 0
-    """Pixels that are reflected outwards at every side before the old size is cut out at random; 0 is off."""
+    """Pixels of reflection padding on each side before a random crop of the original size; 0 is off."""
 
     cutout: Annotated[int, Field(ge=0, le=32)] = 0
-    """Side in pixels of a square at a random place that is blanked (https://arxiv.org/abs/1708.04552); 0 is off."""
+    """Side in pixels of a square that is blanked at a random position (https://arxiv.org/abs/1708.04552); 0 is off."""
 
     def scaled(self, share: float) -> Self:
-        """The same augmentation of images whose side is that share of what the pixels here are counted at.
+        """Scale the pixel counts to resized images.
 
-        What is off stays off, and what is on stays on, with a pixel at least.
+        Args:
+            share: side of the resized images, as a share of the original side.
+
+        Returns:
+            The scaled augmentation. Disabled fields stay 0; enabled fields are at least 1 pixel.
         """
         pixels = {key: max(1, round(getattr(self, key) * share)) for key in ("crop", "cutout") if getattr(self, key)}
         return self.model_copy(update=pixels)

@@ -1,4 +1,4 @@
-"""From [data] to a prepared set, without torch: making it, and what there is to know about it."""
+"""Preparation and description of the data set of [data], without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,51 +16,82 @@ from data.progress import Say
 from data.shapes import DEFAULT_IMAGES, Shapes
 from data.split import stratified_split
 
-UNBALANCED = 3  # largest over smallest class; below, accuracy and balanced accuracy hardly rank networks differently
+UNBALANCED = 3  # largest / smallest class; below it, accuracy and balanced accuracy rank networks almost equally
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataInfo:
-    """What there is to know about the images of a study."""
+    """Description of the images of a study."""
 
     fingerprint: str
-    """SHA-256 of the decoded content of the whole set; equal data have equal fingerprints, whatever their path."""
+    """SHA-256 of the decoded content of the complete set; it does not depend on the path."""
 
     classes: tuple[str, ...]
     train_counts: tuple[int, ...]
-    """Training images per class, those held out for validation included."""
+    """Training images per class, including those held out for validation."""
 
     test_counts: tuple[int, ...]
     image_size: int
     mean: tuple[float, float, float]
-    """Of each channel over the training images of the whole set, in [0, 1]."""
+    """Mean of each channel over the training images of the complete set, in [0, 1]."""
 
     std: tuple[float, float, float]
     notes: tuple[str, ...]
-    """What the user should be told."""
+    """Remarks for the user."""
 
 
 def prepare(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFICIAL) -> DataInfo:
-    """Decode the images into `cache` if they are not there yet, and return what there is to know about them.
+    """Decode the images into `cache` unless they are there already.
 
-    Safe to call from several processes, and to kill. Raises DataError where the source or a split cannot be used, and
-    OSError where the cache cannot be written.
+    Safe to call from several processes, and to kill.
+
+    Args:
+        config: the table [data].
+        cache: root folder of the cache.
+        say: receives lines of progress.
+        archive: the download of CIFAR-10.
+
+    Returns:
+        The description of the images.
+
+    Raises:
+        DataError: the source or a split cannot be used.
+        OSError: the cache cannot be written.
     """
     return describe(config, sets.ensure(_source(config, cache, archive), cache, say))
 
 
 def fetch(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFICIAL) -> None:
-    """Download what `prepare` would, if it has not been decoded yet. Raises DataError and OSError as `prepare` does."""
+    """Download the files that `prepare` needs, unless the images are decoded already.
+
+    Args:
+        config: the table [data].
+        cache: root folder of the cache.
+        say: receives lines of progress.
+        archive: the download of CIFAR-10.
+
+    Raises:
+        DataError: the source cannot be used.
+        OSError: the cache cannot be written.
+    """
     source = _source(config, cache, archive)
     if isinstance(source, Cifar10) and not sets.is_made(source, cache):
         source.fetch(say)
 
 
 def describe(config: DataConfig, folder: Path) -> DataInfo:
-    """Return what there is to know about the prepared set in `folder`, split as the config says."""
+    """Return the description of a prepared set.
+
+    Args:
+        config: the table [data], which determines the split.
+        folder: the folder of the prepared set.
+
+    Raises:
+        DataError: the set is damaged, or cannot be split.
+    """
     meta = sets.read_meta(folder)
     labels = np.asarray(sets.read_array(folder, "train_labels"), dtype=np.int64)
-    split_rows(config, labels, meta.classes)  # what cannot be split is told now
+    split_rows(config, labels, meta.classes)  # raises early if the set cannot be split
     counts = tuple(np.bincount(labels[_used_rows(config, labels, meta.classes)]).tolist())
     return DataInfo(
         fingerprint=meta.fingerprint,
@@ -75,37 +106,50 @@ def describe(config: DataConfig, folder: Path) -> DataInfo:
 
 
 def find(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> Path:
-    """Return the folder of a prepared set. Raises DataError where it is not prepared."""
+    """Return the folder of a prepared set. Raises DataError if it is not prepared."""
     return sets.find(_source(config, cache, archive), cache)
 
 
 def split_rows(
     config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows (train, validation): of all training images `train_images`, of these `validation`, and of the
-    rest `search_images`. `searched` counts the first.
+    """Split the training images.
+
+    `train_images` of all images are used. `validation` of these are held out, and a search trains on `search_images`
+    of the rest. `searched` predicts their number.
+
+    Args:
+        config: the table [data].
+        labels: (N,), 0 .. C-1.
+        classes: names of the classes.
+
+    Returns:
+        The sorted row numbers (train, validation).
+
+    Raises:
+        DataError: a class has too few images.
     """
     rows = _used_rows(config, labels, classes)
     held_out = config.held_out(len(rows), classes=len(classes))
     train, validation = stratified_split(labels[rows], held_out, seed=config.seed, key="validation", classes=classes)
     kept = rows[train]
     if config.search_images is not None and config.search_images < len(kept):
-        _, some = stratified_split(
+        _, selected = stratified_split(
             labels[kept], config.search_images, seed=config.seed, key="search_images", classes=classes
         )
-        kept = kept[some]
+        kept = kept[selected]
     return kept, rows[validation]
 
 
 def searched(config: DataConfig, images: int, *, classes: int) -> int:
-    """How many of `images` training images a search trains on, to within the rounding of a share over the classes."""
+    """Number of images, out of `images`, that a search trains on, up to rounding of a share over the classes."""
     held_out = config.held_out(images, classes=classes)
     rest = images - (held_out if isinstance(held_out, int) else round(held_out * images))
     return min(rest, config.search_images or rest)
 
 
 def _used_rows(config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """The rows that the config says are used at all."""
+    """The rows selected by `train_images`."""
     if config.train_images is None or config.source == "shapes" or config.train_images >= len(labels):
         return np.arange(len(labels))
     _, rows = stratified_split(labels, config.train_images, seed=config.seed, key="train_images", classes=classes)
@@ -127,10 +171,10 @@ def _source(config: DataConfig, cache: Path, archive: Archive) -> sets.Source:
 
 
 def _balance(classes: tuple[str, ...], counts: tuple[int, ...]) -> tuple[str, ...]:
-    few, many = min(counts), max(counts)
-    if many <= UNBALANCED * few:
+    low, high = min(counts), max(counts)
+    if high <= UNBALANCED * low:
         return ()
     return (
-        f"unbalanced: '{classes[counts.index(few)]}' has {few} images, '{classes[counts.index(many)]}' {many}; "
+        f"unbalanced: '{classes[counts.index(low)]}' has {low} images, '{classes[counts.index(high)]}' {high}; "
         'consider objective = "balanced_accuracy"',
     )

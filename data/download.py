@@ -1,4 +1,4 @@
-"""One file over https: resumed where it broke off, and checked before anybody reads it."""
+"""Download of one file over https, with resumption and a check of its hash."""
 
 import ssl
 import urllib.request
@@ -13,13 +13,13 @@ from data.errors import DataError
 from data.progress import Advance, Say, progress
 
 CHUNK = 2**18
-TIMEOUT_S = 30.0  # read timeout; a server that is silent for longer counts as gone
-ATTEMPTS = 3  # in a row without a single new byte
+TIMEOUT_S = 30.0  # read timeout; a longer silence counts as a lost connection
+ATTEMPTS = 3  # consecutive attempts without a new byte
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file on the net, and how to know it."""
+    """A remote file, with its size and hash."""
 
     url: str
     size: int
@@ -29,9 +29,19 @@ class Archive:
 
 
 def fetch(archive: Archive, folder: Path, say: Say, *, context: ssl.SSLContext | None = None) -> Path:
-    """Return the archive's place in `folder`, downloaded if it is not there whole; every byte has been checked.
+    """Download a file into `folder` unless it is there already. Resumes the .part file of an earlier call.
 
-    What an earlier call left as .part is gone on with. Raises DataError where the file cannot be had, or is wrong.
+    Args:
+        archive: the file.
+        folder: the target.
+        say: receives lines of progress.
+        context: the TLS configuration.
+
+    Returns:
+        The path of the file. Its hash is checked.
+
+    Raises:
+        DataError: the file cannot be downloaded, or its hash is wrong.
     """
     name = archive.url.rsplit("/", 1)[-1]
     target, part = folder / name, folder / f"{name}.part"
@@ -41,10 +51,10 @@ def fetch(archive: Archive, folder: Path, say: Say, *, context: ssl.SSLContext |
         raise DataError(f"only https is used, but the address is {archive.url}")
     folder.mkdir(parents=True, exist_ok=True)
     _download(archive, part, say, opener=_https_only(context))
-    if (found := sha256_of(part)) != archive.sha256:
+    if (digest := sha256_of(part)) != archive.sha256:
         part.unlink()
         raise DataError(
-            f"{archive.url} has the SHA-256 {found}, but must have {archive.sha256}; "
+            f"{archive.url} has the SHA-256 {digest}, but must have {archive.sha256}; "
             f"it was deleted: run again, or put the right file at {target}"
         )
     part.replace(target)
@@ -57,28 +67,28 @@ def _download(archive: Archive, part: Path, say: Say, *, opener: urllib.request.
     if done > archive.size:
         part.unlink()
         done = 0
-    say(f"downloading {archive.url} ({archive.size / 1e6:.1f} MB{f', {done / 1e6:.1f} are there' if done else ''})")
+    say(f"downloading {archive.url} ({archive.size / 1e6:.1f} MB{f', {done / 1e6:.1f} MB done' if done else ''})")
     failures = 0
     with progress("downloading", total=archive.size, done=done, say=say, in_bytes=True) as advance:
         while done < archive.size:
             reason = _append(_receive(archive, done, opener), part, advance)
-            before, done = done, part.stat().st_size
-            failures = 0 if done > before else failures + 1
+            previous, done = done, part.stat().st_size
+            failures = 0 if done > previous else failures + 1
             if failures == ATTEMPTS:
                 raise DataError(
-                    f"{archive.url} cannot be downloaded ({reason}); what has come is kept: run again, "
+                    f"{archive.url} cannot be downloaded ({reason}); the partial file is kept: run again, "
                     f"or put the file at {part.with_suffix('')}"
                 )
 
 
 def _append(pieces: Iterator[tuple[int, bytes]], part: Path, advance: Advance) -> str:
-    """Write the pieces to their places, until they end or break off; returns why."""
+    """Write the pieces at their offsets until the stream ends; returns the reason for the end."""
     with part.open("ab") as file:
         try:
-            for place, content in pieces:
-                if place < file.tell():  # the server knows no ranges, and begins again
-                    advance(place - file.tell())
-                    file.truncate(place)
+            for offset, content in pieces:
+                if offset < file.tell():  # the server does not support ranges, and starts again
+                    advance(offset - file.tell())
+                    file.truncate(offset)
                 file.write(content)
                 advance(len(content))
         except _BrokenError as error:
@@ -91,15 +101,15 @@ class _BrokenError(Exception):
 
 
 def _receive(archive: Archive, done: int, opener: urllib.request.OpenerDirector) -> Iterator[tuple[int, bytes]]:
-    """Yield (place, content), from `done` on if the server can, and never more than the size of the archive."""
+    """Yield (offset, content), starting at `done` if the server supports ranges, up to the size of the archive."""
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        with cast("HTTPResponse", opener.open(request, timeout=TIMEOUT_S)) as answer:
-            goes_on = answer.status == 206 and (answer.headers["Content-Range"] or "").startswith(f"bytes {done}-")
-            place = done if goes_on else 0
-            while place < archive.size and (content := answer.read(min(CHUNK, archive.size - place))):
-                yield place, content
-                place += len(content)
+        with cast("HTTPResponse", opener.open(request, timeout=TIMEOUT_S)) as response:
+            resumes = response.status == 206 and (response.headers["Content-Range"] or "").startswith(f"bytes {done}-")
+            offset = done if resumes else 0
+            while offset < archive.size and (content := response.read(min(CHUNK, archive.size - offset))):
+                yield offset, content
+                offset += len(content)
     except (OSError, HTTPException) as error:  # URLError, HTTPError and TimeoutError are OSErrors
         raise _BrokenError(str(error) or type(error).__name__) from error
 
@@ -114,7 +124,7 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _https_only(context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
-    """An opener that has no other protocol than https; proxies of the environment are honoured."""
+    """An opener for https only; it uses the proxies of the environment."""
     opener = urllib.request.OpenerDirector()
     handlers: tuple[Callable[[], urllib.request.BaseHandler], ...] = (
         urllib.request.ProxyHandler,

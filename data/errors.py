@@ -1,7 +1,7 @@
-"""What is wrong with the images that were given."""
+"""The error for unusable images."""
 
 
 class DataError(Exception):
-    """The data are missing, damaged, or not laid out as they must be; the message names the place and the way out."""
+    """The data are missing or damaged, or have a wrong layout; the message names the file and the remedy."""
 
     exit_code = 65

@@ -1,4 +1,4 @@
-"""Your own images: a directory or archive of train/CLASS/*, and optionally test/CLASS/*."""
+"""User images: a directory or archive of train/CLASS/*, and optionally test/CLASS/*."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from data.progress import Advance, Say
 from data.split import stratified_split
 from data.store import PARTS, Entry, Store
 
-VERSION = 1  # of the decoding: a change of what decode() returns must change it
+VERSION = 1  # of the decoding; increase it when decode() returns other pixels
 LAYOUT = "it must hold train/CLASS/*, with one folder per class, and may hold test/CLASS/*"
 MOST_TOLD = 10
 
@@ -36,7 +36,7 @@ class Listing:
 
 
 class Seen(BaseModel):
-    """What was found out about a store, so that it need not be read again while its stamp is the same."""
+    """Cached facts about a store, valid while its stamp is unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class Seen(BaseModel):
 
 
 class Folder:
-    """A Source: the images in `path`, a directory or archive."""
+    """A Source of the images in `path`, a directory or archive."""
 
     def __init__(self, path: Path, *, side: int, seed: int, test_share: float, cache: Path) -> None:
         self.path = path.expanduser()
@@ -57,7 +57,7 @@ class Folder:
         self._notes_folder = cache / "sources"
 
     def key(self) -> str:
-        seen = _look(open_store(self.path), self._notes_folder)
+        seen = _inspect(open_store(self.path), self._notes_folder)
         split = None if seen.has_test else [self._seed, self._test_share]
         return hashlib.sha256(json.dumps(["folder", VERSION, seen.digest, self.side, split]).encode()).hexdigest()
 
@@ -71,17 +71,17 @@ class Folder:
         test, test_labels = _in_order(listing.test, classes)
         notes = listing.notes
         if not test:
-            kept, held = stratified_split(
+            train_rows, test_rows = stratified_split(
                 train_labels, self._test_share, seed=self._seed, key="test_share", classes=classes
             )
-            test, test_labels = [train[row] for row in held], train_labels[held]
-            train, train_labels = [train[row] for row in kept], train_labels[kept]
+            test, test_labels = [train[row] for row in test_rows], train_labels[test_rows]
+            train, train_labels = [train[row] for row in train_rows], train_labels[train_rows]
             notes = (*notes, f"there is no test/: {len(test)} of the images were set aside as test images")
 
         def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> None:
-            places = {path: train_images[row] for row, path in enumerate(train)}
-            places.update((path, test_images[row]) for row, path in enumerate(test))
-            _decode_all(store, places, side=self.side, advance=advance)
+            targets = {path: train_images[row] for row, path in enumerate(train)}
+            targets.update((path, test_images[row]) for row, path in enumerate(test))
+            _decode_all(store, targets, side=self.side, advance=advance)
             if store.stamp() != stamp:
                 raise DataError(f"{self.name} was changed while it was read; run again when nobody writes to it")
 
@@ -89,8 +89,12 @@ class Folder:
 
 
 def list_images(store: Store) -> Listing:
-    """Find the classes and images of a store. Raises DataError where they are not laid out as they must be."""
-    parts = _sort_out(store)
+    """Find the classes and images of a store.
+
+    Raises:
+        DataError: the layout is wrong.
+    """
+    parts = _group_entries(store)
     if not parts.train:
         raise DataError(f"{store.path}: train/ has no class folder; {LAYOUT}")
     _check_classes(store.path, parts)
@@ -99,12 +103,12 @@ def list_images(store: Store) -> Listing:
     return Listing(parts.train, parts.test, (*parts.notes, *notes))
 
 
-def _look(store: Store, notes_folder: Path) -> Seen:
-    """Return the digest of a store: noted down before, if the stamp says that nothing has changed since."""
-    note = notes_folder / f"{hashlib.sha256(os.fsencode(store.path.resolve())).hexdigest()[:32]}.json"
+def _inspect(store: Store, notes_folder: Path) -> Seen:
+    """Return the digest of a store, from its note if the stamp is unchanged."""
+    note_file = notes_folder / f"{hashlib.sha256(os.fsencode(store.path.resolve())).hexdigest()[:32]}.json"
     stamp = store.stamp()
     try:
-        seen = Seen.model_validate_json(note.read_bytes())
+        seen = Seen.model_validate_json(note_file.read_bytes())
     except (OSError, ValidationError):
         seen = None
     if seen and seen.stamp == stamp.text:
@@ -115,52 +119,52 @@ def _look(store: Store, notes_folder: Path) -> Seen:
     if store.stamp() != stamp:
         raise DataError(f"{store.path} was changed while it was read; run again when nobody writes to it")
     if started_ns - stamp.changed_ns > _clock_step_ns(stamp.changed_ns):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(note) as aside:
-            aside.write_text(seen.model_dump_json())
+        note_file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note_file) as temporary:
+            temporary.write_text(seen.model_dump_json())
     return seen
 
 
 def _clock_step_ns(changed_ns: int) -> int:
-    """Another edit within a tick of the file system's clock leaves the stamp as it is; so young, it proves nothing."""
+    """Clock resolution of the file system: another edit within it keeps the stamp, so a young stamp proves nothing."""
     return 100_000_000 if changed_ns % 1_000_000_000 else 2_500_000_000  # ext4, xfs: 10 ms; HFS+, FAT: 1-2 s
 
 
-def _sort_out(store: Store) -> Listing:
-    """Put every entry into its part and class, and refuse what fits nowhere."""
+def _group_entries(store: Store) -> Listing:
+    """Group the entries by part and class, and refuse entries at any other place."""
     entries = list(store.entries())
-    top = _top(entries)
+    depth = _root_depth(entries)
     parts: dict[str, dict[str, list[str]]] = {name: {} for name in PARTS}
     others: set[str] = set()
-    found: set[str] = set()
+    part_folders: set[str] = set()
     for entry in entries:
-        match PurePosixPath(entry.path).parts[top:]:
+        match PurePosixPath(entry.path).parts[depth:]:
             case (part, *_) if part not in PARTS:
                 others.add(part)
             case (part, name) if entry.is_folder:
-                found.add(part)
+                part_folders.add(part)
                 parts[part].setdefault(name, [])
             case (part, name, _) if not entry.is_folder:
                 parts[part].setdefault(name, []).append(entry.path)
             case (part,) if entry.is_folder:
-                found.add(part)
+                part_folders.add(part)
             case ():
-                pass  # the folder in front
+                pass  # the parent folder of train/ and test/
             case (_,) | (_, _):
                 raise DataError(f"{store.path}: '{entry.path}' lies outside of the class folders; {LAYOUT}")
             case _:
                 raise DataError(f"{store.path}: '{entry.path}' is too deep; images lie directly in their class folder")
-    if "train" not in found and not parts["train"]:
+    if "train" not in part_folders and not parts["train"]:
         raise DataError(f"{store.path} has no folder train/, only {_some(others) or 'nothing'}; {LAYOUT}")
-    if "test" in found and not parts["test"]:
+    if "test" in part_folders and not parts["test"]:
         raise DataError(f"{store.path}: test/ is empty; fill it, or delete it: then a share of train/ is set aside")
     notes = (f"only train/ and test/ are read, not {_some(others)}",) if others else ()
     train, test = ({name: sorted(paths) for name, paths in sorted(parts[part].items())} for part in PARTS)
     return Listing(train, test, notes)
 
 
-def _top(entries: Sequence[Entry]) -> int:
-    """1 if a single folder stands in front of train/ and test/, else 0."""
+def _root_depth(entries: Sequence[Entry]) -> int:
+    """1 if a single folder contains train/ and test/, 0 otherwise."""
     paths = [PurePosixPath(entry.path).parts for entry in entries]
     first = {parts[0] for parts in paths if parts}
     return int(len(first) == 1 and not first & set(PARTS) and any(parts[1:2] == ("train",) for parts in paths))
@@ -171,12 +175,12 @@ def _check_classes(path: Path, listing: Listing) -> None:
         for name, files in classes.items():
             if not files:
                 raise DataError(f"{path}: the class folder {part}/{name} is empty; add images or delete it")
-            if not name.isprintable():  # also what is no Unicode
+            if not name.isprintable():  # refuses invalid Unicode, too
                 raise DataError(
                     f"{path}: the class folder {part}/{name!r} has a name that cannot be printed; rename it"
                 )
             if len(set(files)) < len(files):
-                raise DataError(f"{path}: {part}/{name} holds two files of one name; pack it again")
+                raise DataError(f"{path}: {part}/{name} has two files of one name; pack it again")
     if only_test := [name for name in listing.test if name not in listing.train]:
         raise DataError(
             f"{path}: class '{only_test[0]}' is in test/ but not in train/ ({_some(listing.train)}); "
@@ -192,22 +196,22 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _in_order(images: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[list[str], Labels]:
-    """Paths and labels, class by class: the same whatever the kind of store and the order inside."""
+    """Paths and labels, class by class, independent of the kind of store and the order of its entries."""
     pairs = [(path, label) for label, name in enumerate(classes) for path in images.get(name, [])]
     return [path for path, _ in pairs], np.array([label for _, label in pairs], dtype=np.int64)
 
 
-def _decode_all(store: Store, places: dict[str, NDArray[np.uint8]], *, side: int, advance: Advance) -> None:
-    """Decode every image into its place. Raises DataError that names the images that cannot be decoded."""
+def _decode_all(store: Store, targets: dict[str, NDArray[np.uint8]], *, side: int, advance: Advance) -> None:
+    """Decode every image into its target array. Raises DataError with the names of images that cannot be decoded."""
     broken: list[str] = []
-    for decoded in decode_many(store.read(frozenset(places)), side=side):
+    for decoded in decode_many(store.read(frozenset(targets)), side=side):
         for path, result in decoded:
             if isinstance(result, DataError):
                 broken.append(str(result))
             else:
-                places[path][:] = result
+                targets[path][:] = result
         if len(broken) >= MOST_TOLD:
             break
         advance(len(decoded))
     if broken:
-        raise DataError(f"{store.path} holds files that are no whole images:\n  " + "\n  ".join(broken[:MOST_TOLD]))
+        raise DataError(f"{store.path} has files that are not complete images:\n  " + "\n  ".join(broken[:MOST_TOLD]))

@@ -1,4 +1,4 @@
-"""Image files in memory become squares of RGB bytes."""
+"""Decodes image files in memory to squares of RGB bytes."""
 
 import os
 from collections.abc import Iterator
@@ -17,53 +17,69 @@ Bundle: TypeAlias = list[tuple[str, bytes]]
 Decoded: TypeAlias = list[tuple[str, Pixels | DataError]]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-MAX_PIXELS = 25_000_000  # a 25-megapixel photo; more is a mistake or a decompression bomb
-MAX_SCANS = 100  # of a JPEG; a progressive one has about ten, and each costs as much as the whole of another
-SCAN = b"\xff\xda"  # marks the start of one, and stands for nothing else in the pixels (ITU-T T.81, B.1.1.2)
+MAX_PIXELS = 25_000_000  # a 25-megapixel photo; a larger image is a mistake or a decompression bomb
+MAX_SCANS = 100  # of a JPEG; a progressive JPEG has about ten, and each costs as much as a complete baseline JPEG
+SCAN = b"\xff\xda"  # start of a scan; cannot occur in pixel data (ITU-T T.81, B.1.1.2)
 WHITE = (255, 255, 255, 255)
-BUNDLE = 32  # files per task of the pool: handing over one small image costs as much as decoding it
-BUNDLE_BYTES = 2**23  # and less of large ones, for the memory's sake
-WAITING_BYTES = 2**28  # of files that wait to be decoded; small images never come near
+BUNDLE = 32  # files per task of the pool: submitting one small image costs as much as decoding it
+BUNDLE_BYTES = 2**23  # upper limit of a bundle, to bound memory
+WAITING_BYTES = 2**28  # of files queued for decoding; small images stay far below
 
 
 def decode(content: bytes, *, side: int, name: str) -> Pixels:
-    """Decode an image file into (side, side, 3): the short side is brought to `side`, the middle is kept.
+    """Decode an image file, resize its short side to `side`, and crop the centre.
 
-    Grey, palette, CMYK and 16-bit images become RGB, see-through parts white, the EXIF orientation is honoured; of
-    an animation the first frame is used. Raises DataError with `name` where the file is no whole image of FORMATS.
+    Grey, palette, CMYK and 16-bit images become RGB, and transparent parts white. The EXIF orientation is applied. The
+    first frame of an animation is used.
+
+    Args:
+        content: the bytes of the file.
+        side: in pixels.
+        name: the name of the file for the error.
+
+    Returns:
+        (side, side, 3) uint8.
+
+    Raises:
+        DataError: the file is not a complete image of FORMATS.
     """
     try:
         return _decode(content, side)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
-    # Pillow's parsers raise whatever they meet in broken bytes: OSError, SyntaxError, ValueError, struct.error, ...
+    # Pillow's parsers raise many types on broken bytes: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
         reason = str(error) or type(error).__name__
         if "BytesIO" in reason:
-            reason = "its content is of no known format"
+            reason = "its format is unknown"
         raise DataError(
             f"{name}: cannot be read as an image ({reason}); "
-            f"take it out, or replace it by a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+            f"take it out, or replace it by a complete {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         ) from error
 
 
 def decode_many(files: Iterator[tuple[str, bytes]], *, side: int) -> Iterator[Decoded]:
-    """Decode (name, content) in threads, a bundle at a time and in order; an error stands in the place of its image.
+    """Decode files in threads; Pillow releases the GIL while it decodes. A few bundles are in memory at a time.
 
-    Pillow lets go of the interpreter while it decodes; a few bundles are in memory at a time.
+    Args:
+        files: pairs of (name, content).
+        side: in pixels.
+
+    Yields:
+        A bundle of (name, pixels) in order, with a DataError instead of the pixels of a broken image.
     """
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bundles = _bundles(files)
-    waiting: list[tuple[int, Future[Decoded]]] = []
-    with ThreadPoolExecutor(workers) as pool:
+    queue: list[tuple[int, Future[Decoded]]] = []
+    with ThreadPoolExecutor(threads) as pool:
         while True:
-            while len(waiting) <= workers and sum(size for size, _ in waiting) < WAITING_BYTES:
+            while len(queue) <= threads and sum(size for size, _ in queue) < WAITING_BYTES:
                 if (bundle := next(bundles, None)) is None:
                     break
-                waiting.append((sum(len(content) for _, content in bundle), pool.submit(_decode_bundle, bundle, side)))
-            if not waiting:
+                queue.append((sum(len(content) for _, content in bundle), pool.submit(_decode_bundle, bundle, side)))
+            if not queue:
                 return
-            yield waiting.pop(0)[1].result()
+            yield queue.pop(0)[1].result()
 
 
 def _decode(content: bytes, side: int) -> Pixels:
@@ -74,9 +90,9 @@ def _decode(content: bytes, side: int) -> Pixels:
                 "scale it down"
             )
         if image.format == "JPEG" and content.count(SCAN) > MAX_SCANS:
-            raise DataError(f"is drawn in more than {MAX_SCANS} scans, which no camera does; save it again")
+            raise DataError(f"has more than {MAX_SCANS} scans, which no camera writes; save it again")
         if min(image.size) > 4 * side:
-            # JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time; twice the size leaves enough to filter.
+            # JPEG decodes at 1/2, 1/4 or 1/8 in a fraction of the time; twice the size suffices for resampling.
             image.draft(None, (2 * side * image.width // min(image.size), 2 * side * image.height // min(image.size)))
         image.load()
         square = ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (side, side), Image.Resampling.BICUBIC)
@@ -87,13 +103,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bits(image)
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, WHITE), seen).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
     return image.convert("RGB")
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey to RGB by its upper byte; Pillow's own convert() would cut everything above 255 off."""
+    """Convert 16-bit grey to RGB by its upper byte; Pillow's convert() would clip values above 255."""
     values = np.asarray(image).astype(np.int64)
     return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
 

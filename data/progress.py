@@ -1,4 +1,4 @@
-"""Telling how far a long piece of work has come: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long operations: a bar on a terminal, periodic lines otherwise."""
 
 import sys
 import time
@@ -12,12 +12,23 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 Say: TypeAlias = Callable[[str], None]
 Advance: TypeAlias = Callable[[int], None]
 
-LINE_EVERY_S = 5.0  # often enough to see life, rare enough for a log
+LINE_EVERY_S = 5.0  # short enough to show activity, long enough for a log
 
 
 @contextmanager
 def progress(what: str, *, total: int, done: int = 0, say: Say, in_bytes: bool = False) -> Iterator[Advance]:
-    """Yield a function that is called with how much more is done; `total` and `done` are images, or bytes."""
+    """Show the progress of an operation.
+
+    Args:
+        what: the description of the operation.
+        total: number of images or bytes.
+        done: number done before the start.
+        say: receives lines if stderr is not a terminal.
+        in_bytes: whether the numbers are bytes.
+
+    Yields:
+        A function that adds to the number done.
+    """
     if sys.stderr.isatty():
         with _bar(what, total=total, done=done, in_bytes=in_bytes) as advance:
             yield advance

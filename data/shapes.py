@@ -1,8 +1,8 @@
-"""Ten classes of drawn shapes: a data set that is there at once, and that a good network learns better than a bad one.
+"""Ten classes of generated shapes: a data set that needs no download and separates good networks from bad ones.
 
-A shape of any place, size, turn and colour lies on a shaded ground among smaller shapes, under stripes and noise.
-The same seed gives the same bytes on every machine: only raw random words, + - * / and comparisons are used, which
-IEEE 754 rounds alike everywhere (sin, exp and the methods of numpy's Generator do not promise that).
+A shape of random position, size, rotation and colour lies on a shaded ground among smaller shapes, under stripes and
+noise. The same seed gives the same bytes on every machine: the code only uses raw random words, + - * / and
+comparisons, which IEEE 754 rounds alike everywhere (sin, exp and the methods of numpy's Generator do not guarantee it).
 """
 
 import hashlib
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from data.cache import Contents, Labels, Pixels
 from data.progress import Advance, Say
 
-VERSION = 1  # of the drawing: a change of any pixel must change it
+VERSION = 1  # of the drawing; increase it when any pixel changes
 DEFAULT_IMAGES = 10_000
-BLOCK = 50  # images drawn at a time, so that a block stays in the processor's cache
-CLUTTER = 3  # smaller shapes behind the one that counts
+BLOCK = 50  # images drawn at a time; a block fits in the CPU cache
+CLUTTER = 3  # smaller shapes behind the labelled shape
 FINE = 2  # sub-pixels per side of a pixel, for smooth edges
 
-# The measures below were chosen by trying, so that 3 epochs of 9000 images tell a good small network from bad ones.
-RADIUS = (0.42, 0.78)  # of the shape that counts; the image reaches from -1 to 1
-REACH = 0.3  # of its middle from the middle of the image
-TURN = 0.4  # tangent of half its greatest turn, which is 44 degrees
+# These values were found by trial: 3 epochs of 9000 images separate a good small network from bad networks.
+RADIUS = (0.42, 0.78)  # of the labelled shape; the image spans -1 to 1
+REACH = 0.3  # maximum distance of its centre from the centre of the image
+TURN = 0.4  # tangent of half its maximum rotation, which is 44 degrees
 SMALL = (0.08, 0.18)  # radius of the clutter
 CONTRAST = (28, 110)  # grey levels between shape and ground, in each channel
-TINTED = 0.35  # share of shapes that have the tint of their class, so that a bad network finds something to learn too
-NOISE = (6, 34)  # greatest grey levels that noise adds or takes
-# One colour per class, in its order.
+TINTED = 0.35  # share of shapes with the tint of their class, which gives bad networks something to learn
+NOISE = (6, 34)  # range of the noise amplitude in grey levels
+# One colour per class, in the order of the classes.
 TINTS = (
     (230, 40, 40), (40, 200, 40), (60, 60, 240), (240, 230, 50), (230, 50, 230),
     (50, 220, 230), (250, 250, 250), (20, 20, 20), (250, 150, 30), (130, 60, 20),
@@ -40,13 +40,13 @@ TINTS = (
 Floats: TypeAlias = NDArray[np.float32]
 Bools: TypeAlias = NDArray[np.bool_]
 
-# The corners of a regular pentagon on the unit circle, and the distance of its sides from the middle.
+# The corners of a regular pentagon on the unit circle, and the distance of its sides from the centre.
 PENTAGON = ((0.0, 1.0), (-0.951057, 0.309017), (-0.587785, -0.809017), (0.587785, -0.809017), (0.951057, 0.309017))
 PENTAGON_SIDE = 0.809017
 
 
 def _sides_met(u: Floats, v: Floats, distance: float) -> NDArray[np.uint8]:
-    """How many of the five half-planes of a pentagon hold each point."""
+    """Number of the five half-planes of a pentagon that contain each point."""
     met = np.zeros(u.shape, np.uint8)
     for a, b in PENTAGON:
         met += np.float32(a) * u + np.float32(b) * v > -np.float32(distance)
@@ -61,7 +61,7 @@ def _box(u: Floats, v: Floats, width: float, height: float) -> Bools:
     return (np.abs(u) < width) & (np.abs(v) < height)
 
 
-# Each has about the area of the others, so that brightness alone does not tell them apart.
+# All have about the same area; brightness alone does not separate them.
 FIGURES: Mapping[str, Callable[[Floats, Floats], Bools]] = {
     "bar": lambda u, v: _box(u, v, 1.05, 0.42),
     "circle": lambda u, v: _disc(u, v, 0.76),
@@ -78,7 +78,7 @@ CLASSES = tuple(FIGURES)
 
 
 class Shapes:
-    """A Source of `images` training images, and a fifth as many test images drawn from another stream of the seed."""
+    """A Source of `images` training images, and a fifth of that number of test images from a second random stream."""
 
     name = "shapes"
 
@@ -106,19 +106,19 @@ class Shapes:
 
 
 def draw(labels: Labels, *, side: int, seed: tuple[int, ...]) -> Pixels:
-    """Draw a shape of each label into an image of its own; returns (N, side, side, 3)."""
-    dice = _Rng(seed)
+    """Draw one image per label; returns (N, side, side, 3)."""
+    rng = _Rng(seed)
     count = len(labels)
-    ground = 50 + dice.unit(count, 1, 3) * 155
-    canvas = _shaded_ground(dice, ground, side)
+    ground = 50 + rng.unit(count, 1, 3) * 155
+    canvas = _shaded_ground(rng, ground, side)
     for _ in range(CLUTTER):
-        kinds = np.minimum((dice.unit(count) * len(CLASSES)).astype(np.int64), len(CLASSES) - 1)
-        pose = _Pose.thrown(dice, count, radius=SMALL, reach=1.0)
-        _paint(canvas, _coverage(kinds, pose, side, fine=1), _lighter(dice, ground))
-    pose = _Pose.thrown(dice, count, radius=RADIUS, reach=REACH, turn=TURN)
-    _paint(canvas, _coverage(labels, pose, side, fine=FINE), _own_colour(dice, ground, labels))
-    _paint(canvas, _stripe(dice, count, side), _lighter(dice, ground))
-    return _with_noise(dice, canvas, side)
+        kinds = np.minimum((rng.unit(count) * len(CLASSES)).astype(np.int64), len(CLASSES) - 1)
+        pose = _Pose.random(rng, count, radius=SMALL, reach=1.0)
+        _paint(canvas, _coverage(kinds, pose, side, fine=1), _lighter(rng, ground))
+    pose = _Pose.random(rng, count, radius=RADIUS, reach=REACH, turn=TURN)
+    _paint(canvas, _coverage(labels, pose, side, fine=FINE), _shape_colour(rng, ground, labels))
+    _paint(canvas, _stripe(rng, count, side), _lighter(rng, ground))
+    return _with_noise(rng, canvas, side)
 
 
 class _Rng:
@@ -143,7 +143,7 @@ class _Rng:
 
 @dataclass(frozen=True, slots=True)
 class _Pose:
-    """Where shapes lie; every array has shape (N, 1, 1)."""
+    """Positions of shapes; every array has shape (N, 1, 1)."""
 
     x: Floats
     y: Floats
@@ -153,27 +153,27 @@ class _Pose:
     stretch: Floats
 
     @classmethod
-    def thrown(cls, dice: _Rng, count: int, *, radius: tuple[float, float], reach: float, turn: float = 1.0) -> "_Pose":
-        """Throw the dice; `turn` is the tangent of half the greatest turn, which makes sine and cosine fractions."""
-        t = dice.between((-turn, turn), count, 1, 1)
+    def random(cls, rng: _Rng, count: int, *, radius: tuple[float, float], reach: float, turn: float = 1.0) -> "_Pose":
+        """Draw random poses; `turn` is the tangent of half the maximum rotation, so sine and cosine are rational."""
+        t = rng.between((-turn, turn), count, 1, 1)
         return cls(
-            x=dice.between((-reach, reach), count, 1, 1),
-            y=dice.between((-reach, reach), count, 1, 1),
-            radius=dice.between(radius, count, 1, 1),
+            x=rng.between((-reach, reach), count, 1, 1),
+            y=rng.between((-reach, reach), count, 1, 1),
+            radius=rng.between(radius, count, 1, 1),
             cos=(1 - t * t) / (1 + t * t),
             sin=2 * t / (1 + t * t),
-            stretch=dice.between((0.85, 1.18), count, 1, 1),
+            stretch=rng.between((0.85, 1.18), count, 1, 1),
         )
 
 
 def _axes(side: int) -> tuple[Floats, Floats]:
-    """The middles of the pixels between -1 and 1, down and across: (1, side, 1) and (1, 1, side)."""
-    middles = (np.arange(side, dtype=np.float32) * 2 + 1) / np.float32(side) - 1
-    return middles.reshape(1, -1, 1), middles.reshape(1, 1, -1)
+    """Pixel centres between -1 and 1, vertical and horizontal: (1, side, 1) and (1, 1, side)."""
+    centres = (np.arange(side, dtype=np.float32) * 2 + 1) / np.float32(side) - 1
+    return centres.reshape(1, -1, 1), centres.reshape(1, 1, -1)
 
 
 def _coverage(kinds: Labels, pose: _Pose, side: int, *, fine: int) -> Floats:
-    """How much of each pixel a shape covers, in [0, 1]: (N, side, side)."""
+    """Share of each pixel that a shape covers, in [0, 1]: (N, side, side)."""
     down, across = _axes(side * fine)
     covered = np.empty((len(kinds), side, side), np.float32)
     for kind in np.unique(kinds):
@@ -187,46 +187,46 @@ def _coverage(kinds: Labels, pose: _Pose, side: int, *, fine: int) -> Floats:
     return covered
 
 
-def _shaded_ground(dice: _Rng, ground: Floats, side: int) -> Floats:
-    """A colour that changes across the image: (N, side, side, 3), 0 .. 255."""
+def _shaded_ground(rng: _Rng, ground: Floats, side: int) -> Floats:
+    """A colour gradient over the image: (N, side, side, 3), 0 .. 255."""
     down, across = _axes(side)
     count = len(ground)
-    slope = dice.between((-28.0, 28.0), count, 1, 1, 2, 3)
+    slope = rng.between((-28.0, 28.0), count, 1, 1, 2, 3)
     shade: Floats = ground[:, None] + slope[..., 0, :] * down[..., None] + slope[..., 1, :] * across[..., None]
     return shade
 
 
-def _stripe(dice: _Rng, count: int, side: int) -> Floats:
-    """A thin line across each image, which hides a part of what is below: (N, side, side)."""
+def _stripe(rng: _Rng, count: int, side: int) -> Floats:
+    """A thin line across each image, which hides a part of the shapes: (N, side, side)."""
     down, across = _axes(side)
-    pose = _Pose.thrown(dice, count, radius=(0.03, 0.09), reach=0.7)
-    away = np.abs(pose.cos * (across - pose.x) + pose.sin * (down - pose.y))
-    stripe: Floats = (away < pose.radius).astype(np.float32)
+    pose = _Pose.random(rng, count, radius=(0.03, 0.09), reach=0.7)
+    distance = np.abs(pose.cos * (across - pose.x) + pose.sin * (down - pose.y))
+    stripe: Floats = (distance < pose.radius).astype(np.float32)
     return stripe
 
 
-def _lighter(dice: _Rng, ground: Floats) -> Floats:
-    """A colour lighter than the ground, (N, 1, 3); with darker ones too, networks would take far longer to learn."""
-    return ground + dice.between(CONTRAST, *ground.shape)
+def _lighter(rng: _Rng, ground: Floats) -> Floats:
+    """A colour lighter than the ground, (N, 1, 3); with darker colours, too, networks would learn far more slowly."""
+    return ground + rng.between(CONTRAST, *ground.shape)
 
 
-def _own_colour(dice: _Rng, ground: Floats, labels: Labels) -> Floats:
-    """The tint of the class or, more often, any other colour: (N, 1, 3)."""
-    tinted = dice.unit(len(labels), 1, 1) < TINTED
-    return np.where(tinted, np.array(TINTS, np.float32)[labels][:, None], _lighter(dice, ground))
+def _shape_colour(rng: _Rng, ground: Floats, labels: Labels) -> Floats:
+    """The tint of the class or, more often, a random colour: (N, 1, 3)."""
+    tinted = rng.unit(len(labels), 1, 1) < TINTED
+    return np.where(tinted, np.array(TINTS, np.float32)[labels][:, None], _lighter(rng, ground))
 
 
 def _paint(canvas: Floats, covered: Floats, colour: Floats) -> None:
     canvas += covered[..., None] * (colour[:, None] - canvas)
 
 
-def _with_noise(dice: _Rng, canvas: Floats, side: int) -> Pixels:
+def _with_noise(rng: _Rng, canvas: Floats, side: int) -> Pixels:
     """Add noise whose strength differs from image to image, and round to bytes."""
-    noise = dice.octets(canvas.size).reshape(canvas.shape).astype(np.float32) / np.float32(127.5) - 1
-    strength = dice.between(NOISE, len(canvas), 1, 1, 1)
+    noise = rng.octets(canvas.size).reshape(canvas.shape).astype(np.float32) / np.float32(127.5) - 1
+    strength = rng.between(NOISE, len(canvas), 1, 1, 1)
     return np.clip(canvas + noise * strength, 0, 255).astype(np.uint8)
 
 
 def _labels(count: int) -> Labels:
-    """All classes in turn, so that they are equally frequent."""
+    """All classes in turn, with equal frequency."""
     return np.arange(count, dtype=np.int64) % len(CLASSES)

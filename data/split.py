@@ -1,4 +1,4 @@
-"""Taking images out of a set class by class, the same ones for the same seed on every machine."""
+"""Stratified splits that are the same for the same seed on every machine."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -19,25 +19,33 @@ def stratified_split(
     key: str,
     classes: Sequence[str],
 ) -> tuple[Indices, Indices]:
-    """Hold out `amount` images (a whole number of images, or a share of them), spread over the classes as they are.
+    """Hold out images in proportion to the classes.
 
-    Returns (kept, held_out), sorted row numbers that together are all rows; every class is in both. `key` is the key
-    of [data] that asks: it is named in errors, and two keys draw independently of each other.
+    Args:
+        labels: (N,), 0 .. C-1.
+        amount: number of images (int), or share of them (float).
+        seed: seed of the split.
+        key: the key of [data] that requests the split, for error messages. Different keys draw independently.
+        classes: names of the classes.
 
-    Raises DataError where a class has too few images, or where the amount leaves a class without any.
+    Returns:
+        Sorted row numbers (kept, held_out). Together they are all rows; every class is in both.
+
+    Raises:
+        DataError: a class has too few images, or the amount leaves a class without images.
     """
     counts = np.bincount(labels, minlength=len(classes))
-    held = _share_out(_wanted(amount, counts, key=key, classes=classes), counts)
+    held_counts = _share_out(_wanted(amount, counts, key=key, classes=classes), counts)
     order = np.argsort(_random_words(len(labels), seed=seed, key=key), kind="stable")
-    by_class = order[np.argsort(labels[order], kind="stable")]  # class by class, in random order within
+    by_class = order[np.argsort(labels[order], kind="stable")]  # by class, in random order within a class
     rank = np.empty(len(labels), dtype=np.int64)
     rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    taken = rank < held[labels]
-    return np.flatnonzero(~taken), np.flatnonzero(taken)
+    is_held = rank < held_counts[labels]
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
 def _wanted(amount: float, counts: Indices, *, key: str, classes: Sequence[str]) -> int:
-    """The amount as a number of images, or the reason why it cannot be."""
+    """The amount as a number of images. Raises DataError if it is not possible."""
     images, smallest = int(counts.sum()), int(counts.argmin())
     if counts[smallest] < 2:
         raise DataError(
@@ -60,18 +68,18 @@ def _wanted(amount: float, counts: Indices, *, key: str, classes: Sequence[str])
 
 
 def _share_out(wanted: int, counts: Indices) -> Indices:
-    """Divide `wanted` over the classes in proportion (largest remainder), at least 1 and never all of a class."""
+    """Divide `wanted` among the classes in proportion (largest remainder): at least 1 and never all of a class."""
     quota = wanted * counts / counts.sum()
     held: Indices = np.clip(np.floor(quota).astype(np.int64), 1, counts - 1)
-    while (missing := wanted - int(held.sum())) != 0:
-        step = 1 if missing > 0 else -1
-        possible = held < counts - 1 if step > 0 else held > 1
-        need = np.where(possible, step * (quota - held), -np.inf)
-        held[int(need.argmax())] += step
+    while (remaining := wanted - int(held.sum())) != 0:
+        step = 1 if remaining > 0 else -1
+        is_possible = held < counts - 1 if step > 0 else held > 1
+        priority = np.where(is_possible, step * (quota - held), -np.inf)
+        held[int(priority.argmax())] += step
     return held
 
 
 def _random_words(count: int, *, seed: int, key: str) -> NDArray[np.uint64]:
-    # Raw words of a bit generator stay the same over versions of numpy; the methods of Generator need not (NEP 19).
+    # Raw words of a bit generator are stable across numpy versions; the methods of Generator need not be (NEP 19).
     words: NDArray[np.uint64] = np.random.PCG64(np.random.SeedSequence([seed, *key.encode()])).random_raw(count)
     return words

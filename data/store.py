@@ -1,4 +1,4 @@
-"""What a directory and an archive of images have in common, and the directory."""
+"""The interface of directories and archives of images, and the directory."""
 
 import hashlib
 import lzma
@@ -17,10 +17,10 @@ from typing import NamedTuple, Protocol
 from data.errors import DataError
 
 PARTS = ("train", "test")
-MAX_FILE_BYTES = 256 * 2**20  # more than any image of image.MAX_PIXELS needs; stops decompression bombs
-LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})  # what file managers leave behind, beside hidden files
-# What reading an archive can end in; zipfile says "encrypted" by RuntimeError, "unknown compression" by
-# NotImplementedError, and names that are no Unicode by ValueError.
+MAX_FILE_BYTES = 256 * 2**20  # above any image of image.MAX_PIXELS; stops decompression bombs
+LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})  # left by file managers, besides hidden files
+# Errors of reading an archive. zipfile raises RuntimeError for encryption, NotImplementedError for an unknown
+# compression, and ValueError for names that are not Unicode.
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -44,7 +44,7 @@ class Entry:
 
     is_folder: bool
     status: os.stat_result | None = None
-    """What the file system knows of it; nothing inside archives."""
+    """File status; None inside archives."""
 
 
 class Store(Protocol):
@@ -53,28 +53,28 @@ class Store(Protocol):
     path: Path
 
     def entries(self) -> Iterator[Entry]:
-        """The files and folders, in the order in which they can be read best, without hidden files and litter."""
+        """The files and folders in the best reading order, without hidden files and litter."""
 
     def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         """Path and content of the wanted files, in the order of entries()."""
 
     def stamp(self) -> "Stamp":
-        """What the file system says, without reading: unequal after any edit (ctime cannot be set back)."""
+        """A fingerprint of the file status, without reading: it changes with any edit (ctime cannot be set back)."""
 
     def digest(self) -> str:
         """A hash of all bytes."""
 
 
 class Stamp(NamedTuple):
-    """What the file system says of a store."""
+    """A fingerprint of the file status of a store."""
 
     text: str
     changed_ns: int
-    """When the youngest part was changed, in nanoseconds since 1970 by the clock of the file system."""
+    """Time of the latest change, in nanoseconds since 1970 by the clock of the file system."""
 
 
 class Directory:
-    """Folders on disk, of which only train/ and test/ are looked into; links are followed."""
+    """A directory on disk; only train/ and test/ are listed, and links are followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +87,7 @@ class Directory:
                     yield from self._below(entry)
 
     def _top(self) -> str:
-        """The folder in front of train/, if there is one."""
+        """The parent folder of train/, or an empty text."""
         if (self.path / PARTS[0]).is_dir():
             return ""
         folders = [entry.path for entry in self._folder("") if entry.is_folder]
@@ -114,7 +114,7 @@ class Directory:
         with as_data_error(self.path):
             for path in sorted(wanted):
                 with (self.path / path).open("rb") as file:
-                    # No more than the file says of itself: the files below /proc have no size, and some no end.
+                    # At most the reported size: files in /proc report no size, and some have no end.
                     yield path, file.read(os.fstat(file.fileno()).st_size)
 
     def stamp(self) -> Stamp:
@@ -135,12 +135,12 @@ class Directory:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder does not count, by its name."""
+    """Whether a file or folder is ignored because of its name."""
     return name.startswith(".") or name in LITTER
 
 
 def refuse_huge(store: Path, path: str, size: int) -> None:
-    """Raises DataError for a file of train/ or test/ that is too large to be read into memory, as no image is."""
+    """Raise DataError for a file of train/ or test/ that is larger than any image."""
     if size > MAX_FILE_BYTES and any(part in PARTS for part in path.split("/")[:2]):
         raise DataError(
             f"{store}: '{path}' has {size / 1e6:.0f} MB, but no image of more than {MAX_FILE_BYTES / 1e6:.0f} MB is "
@@ -149,13 +149,13 @@ def refuse_huge(store: Path, path: str, size: int) -> None:
 
 
 def stat_key(status: os.stat_result) -> str:
-    """What changes whenever the file does, moved clocks or not, because nobody can set the ctime."""
+    """A text that changes whenever the file changes, regardless of clocks: the ctime cannot be set."""
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 @contextmanager
 def as_data_error(path: Path) -> Iterator[None]:
-    """Turn what the readers raise on missing, unreadable or damaged files into a DataError."""
+    """Convert the errors of missing, unreadable or damaged files to DataError."""
     try:
         yield
     except DAMAGE as error:

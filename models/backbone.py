@@ -1,10 +1,11 @@
 """Networks of torchvision with their pretrained weights (transfer learning), as five stages.
 
-Yosinski et al. 2014, https://arxiv.org/abs/1411.1792: early stages are general, late ones are of their own task; so
-those stay as they are, and these are trained, more slowly than what is new. For small images the first layers keep
-their size (as He et al. 2015 did for CIFAR-10, https://arxiv.org/abs/1512.03385, section 4.2), or they are resized.
+Early stages are general, and late stages are specific to their task (Yosinski et al. 2014,
+https://arxiv.org/abs/1411.1792). Early stages can stay frozen; late stages are trained, at a lower rate than new
+layers. Small images are resized, or the first layers do not shrink them (as He et al. 2015 did for CIFAR-10,
+https://arxiv.org/abs/1512.03385, section 4.2).
 
-The images are normalised by their own means, not by those of ImageNet: for photographs that is nearly the same.
+Images are normalised with the statistics of the data set, not of ImageNet: for photographs that is nearly the same.
 """
 
 import hashlib
@@ -25,19 +26,19 @@ from models.config import ModelConfig
 from models.plan import Plan
 
 NAMES: Final[Mapping[str, str]] = {"mobilenet_v3": "mobilenet_v3_large"}
-"""What torchvision calls them, where it is something else."""
+"""Names in torchvision where they differ."""
 STAGES: Final = 5
 
 HASHED: Final = re.compile(r"-([0-9a-f]{8,})\.pth$")
-"""How the names of PyTorch's weight files end: with the beginning of their SHA-256."""
+"""Suffix of PyTorch's weight files: the first digits of the SHA-256."""
 
 
 class NoWeights(Exception):
-    """The pretrained weights of a backbone are not here, and cannot be fetched; the message says what to do."""
+    """The pretrained weights of a backbone are missing or wrong."""
 
 
 class PretrainedNetwork(Network):
-    """A backbone, of which the last stages are trained, and new layers behind it."""
+    """A backbone whose last stages are trained, followed by new layers."""
 
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
         self.stages = nn.ModuleList(stages(config.backbone, keeps_size=config.backbone_side == 0))
@@ -54,51 +55,71 @@ class PretrainedNetwork(Network):
         return images
 
     def train(self, mode: bool = True) -> "PretrainedNetwork":
-        """Frozen stages stay in evaluation mode, so that their norms keep the statistics they were trained with."""
+        """Frozen stages stay in evaluation mode: their norms keep the pretrained statistics."""
         super().train(mode)
         for stage in self.stages[: self.frozen]:
             stage.eval()
         return self
 
     def load_pretrained(self, weights: Mapping[str, Tensor], name: str) -> None:
-        """Take the weights of torchvision's network `name`, as `pretrained` gives them, but for its classifier.
+        """Load the weights of torchvision's network `name`, except its classifier.
 
-        Raises NoWeights if they are of another network.
+        Args:
+            weights: a state dict, as `pretrained` returns it.
+            name: the backbone.
+
+        Raises:
+            NoWeights: the weights belong to another network.
         """
-        with torch.device("meta"):  # which takes no memory for weights that are replaced at once
-            whole = _whole(name)
+        with torch.device("meta"):  # allocates no memory for weights that are replaced below
+            network = _network(name)
         try:
-            whole.load_state_dict(dict(weights), assign=True)
+            network.load_state_dict(dict(weights), assign=True)
         except RuntimeError as error:
             raise NoWeights(f"the weights are not those of {name}: {str(error).splitlines()[0]}") from error
-        given = nn.ModuleList(_split(whole, name))
-        self.stages.load_state_dict(given.state_dict())
+        pretrained_stages = nn.ModuleList(_split(network, name))
+        self.stages.load_state_dict(pretrained_stages.state_dict())
 
 
 def stages(name: str, *, keeps_size: bool) -> list[nn.Module]:
-    """The five stages of a backbone with random weights; each halves the image, or the first one does not."""
-    found = _split(_whole(name), name)
+    """The five stages of a backbone with random weights. Each halves the image, except the first if `keeps_size`."""
+    backbone_stages = _split(_network(name), name)
     if keeps_size:
-        _keep_size(found[0], name)
-    return found
+        _keep_size(backbone_stages[0], name)
+    return backbone_stages
 
 
 def pretrained(name: str, *, url: str | None = None) -> dict[str, Any]:
-    """The state of torchvision's pretrained network `name`: from its cache, or downloaded into it; its hash is checked.
+    """The weights of a pretrained network of torchvision, from torch's cache or downloaded into it.
 
-    `url` is where the file comes from, torchvision's own address unless it is given.
+    Args:
+        name: the backbone.
+        url: the address of the file; torchvision's address by default.
 
-    Raises NoWeights.
+    Returns:
+        The state dict. The hash of the file is checked.
+
+    Raises:
+        NoWeights: the file cannot be downloaded, or its hash is wrong.
     """
     path = fetch(name, url=url)
-    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return found
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def fetch(name: str, *, url: str | None = None, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Download the weights of a backbone if they are not in torch's cache yet; returns the file, its hash checked.
+    """Download the weights of a backbone if they are not in torch's cache yet.
 
-    Raises NoWeights.
+    Args:
+        name: the backbone.
+        url: the address of the file; torchvision's address by default.
+        say: receives a line of progress.
+
+    Returns:
+        The path of the file. Its hash is checked.
+
+    Raises:
+        NoWeights: the file cannot be downloaded, or its hash is wrong.
     """
     from torchvision.models import get_model_weights
 
@@ -108,18 +129,18 @@ def fetch(name: str, *, url: str | None = None, say: Callable[[str], None] = lam
     if not path.exists():
         say(f"fetching the pretrained weights of {name} from {url}")
         _download(name, url, path)
-    found = HASHED.search(file)
-    if found is None or not _sha256(path).startswith(found[1]):
-        raise NoWeights(f"{path} is not the file of {url}: its SHA-256 is another; delete it")
+    hash_match = HASHED.search(file)
+    if hash_match is None or not _sha256(path).startswith(hash_match[1]):
+        raise NoWeights(f"{path} does not match {url}: its SHA-256 differs; delete it")
     return path
 
 
 def _download(name: str, url: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = HASHED.search(path.name)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=found and found[1], progress=False)
-    except (OSError, HTTPException, RuntimeError) as error:  # URLError is an OSError; RuntimeError: another hash
+        hash_match = HASHED.search(path.name)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_match and hash_match[1], progress=False)
+    except (OSError, HTTPException, RuntimeError) as error:  # URLError is an OSError; RuntimeError: wrong hash
         raise NoWeights(
             f"backbone {name!r} needs its pretrained weights, which cannot be fetched ({error}); on a machine with a "
             f"network download {url} and put it into {path.parent}"
@@ -131,30 +152,30 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _whole(name: str) -> nn.Module:
+def _network(name: str) -> nn.Module:
     from torchvision.models import get_model
 
-    found: nn.Module = get_model(NAMES.get(name, name), weights=None)
-    return found
+    network: nn.Module = get_model(NAMES.get(name, name), weights=None)
+    return network
 
 
-def _split(whole: Any, name: str) -> list[nn.Module]:
-    """The five stages of one of torchvision's networks, each from one halving of the image to the next."""
+def _split(network: Any, name: str) -> list[nn.Module]:
+    """The five stages of a torchvision network, split where it halves the image."""
     if name.startswith("resnet"):
-        first = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool)
-        return [first, whole.layer1, whole.layer2, whole.layer3, whole.layer4]
-    layers = list(whole.features)
+        stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+    layers = list(network.features)
     if name == "vgg16_bn":
         cuts = [0, *(index + 1 for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d))]
     else:
         cuts = [0, 2, 4, 7, 13, len(layers)]  # mobilenet_v3_large halves in its blocks 0, 2, 4, 7 and 13
-    return [nn.Sequential(*layers[first:last]) for first, last in pairwise(cuts)]
+    return [nn.Sequential(*layers[start:end]) for start, end in pairwise(cuts)]
 
 
-def _keep_size(first: Any, name: str) -> None:
-    """Let the first stage not shrink the image, where it does so before it has looked at it closely."""
+def _keep_size(stage: Any, name: str) -> None:
+    """Remove stride and pooling of the first stage, except for VGG, whose first stage starts with convolutions."""
     if name.startswith("resnet"):
-        first[0].stride = (1, 1)
-        first[3] = nn.Identity()
+        stage[0].stride = (1, 1)
+        stage[3] = nn.Identity()
     elif name == "mobilenet_v3":
-        first[0][0].stride = (1, 1)
+        stage[0][0].stride = (1, 1)

@@ -1,4 +1,4 @@
-"""From a configuration to a network with its first weights."""
+"""Builds a network with initial weights from a configuration."""
 
 from collections.abc import Mapping
 
@@ -20,17 +20,26 @@ def build(
     images: Tensor | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Network:
-    """Build the network on the CPU, in the channels_last memory format, its weights drawn from torch's generator.
+    """Build the network on the CPU, in the channels_last memory format, with weights drawn from torch's generator.
 
-    Seed torch before. A whitening stem is fitted to `images`, (N, 3, side, side) normalised training images, and a
-    backbone takes its pretrained `weights`; without them they are random, for a network whose weights are loaded.
-    Raises Impossible where there is no such network.
+    Seed torch first. Without `images` and `weights` all weights are random: for a network whose weights are loaded.
+
+    Args:
+        config: the network.
+        image_size: side of the images in pixels.
+        classes: number of classes.
+        images: (N, 3, side, side) normalised training images to fit a whitening stem to.
+        weights: pretrained weights of a backbone.
+
+    Raises:
+        Impossible: no network has this configuration.
+        NoWeights: the weights belong to another network.
     """
     shape = plan(config, image_size=image_size, classes=classes)
     model = CNN(config, shape) if config.backbone == "none" else PretrainedNetwork(config, shape)
     for module in (model if isinstance(model, CNN) else model.dense).modules():
         _initialise(module, config.init)
-    # The last layer feeds no activation, so that it does not need the gain that makes up for one.
+    # No activation follows the last layer, so it does not need the gain of one.
     nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
     if images is not None and isinstance(model, CNN) and isinstance(model.stem, Whitening):
         model.stem.fit(images)
@@ -40,9 +49,9 @@ def build(
 
 
 def _initialise(module: nn.Module, init: Init) -> None:
-    """He 2015 (arXiv:1502.01852): every layer keeps the variance of what passes forward.
+    """He 2015 (arXiv:1502.01852): every layer preserves the variance of the forward pass.
 
-    Dirac: the first filters of a convolution hand on one channel each (Zagoruyko 2017, arXiv:1706.00388).
+    Dirac: the first filters of a convolution pass one channel on each (Zagoruyko 2017, arXiv:1706.00388).
     """
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return

@@ -1,4 +1,4 @@
-"""The networks themselves."""
+"""The networks."""
 
 from abc import ABC, abstractmethod
 
@@ -11,10 +11,10 @@ from models.plan import Plan
 
 
 class Network(nn.Module, ABC):
-    """What makes features of an image, a head that makes one vector of them, dense blocks, a classifier.
+    """A feature extractor, a head that reduces the features to a vector, dense blocks, and a classifier.
 
-    (N, 3, side, side) float32 becomes (N, classes) float32: one logit a class. `in_bfloat16` says in which numbers
-    convolutions and dense layers compute; weights are float32 always.
+    Maps (N, 3, side, side) float32 to (N, classes) float32 logits. If `in_bfloat16`, convolutions and dense layers
+    compute in bfloat16; the weights are always float32.
     """
 
     def __init__(self, config: ModelConfig, plan: Plan) -> None:
@@ -29,11 +29,11 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
-        """Make the modules that `features` needs. Called first, so parameters are registered in forward order."""
+        """Create the modules of `features`. Called first, so parameters are registered in forward order."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """(N, 3, side, side) to (N, channels, side, side)."""
+        """Map (N, 3, side, side) to (N, channels, side, side)."""
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16):
@@ -43,12 +43,12 @@ class Network(nn.Module, ABC):
 
 
 class CNN(Network):
-    """A network of its own: a stem, and convolutional blocks."""
+    """A network without a backbone: a stem and convolutional blocks."""
 
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
         self.stem = Whitening(config) if plan.stem else nn.Identity()
         self.convs = nn.Sequential(*(ConvBlock(config, conv) for conv in plan.convs))
 
     def features(self, images: Tensor) -> Tensor:
-        found: Tensor = self.convs(self.stem(images))
-        return found
+        features: Tensor = self.convs(self.stem(images))
+        return features

@@ -1,6 +1,6 @@
-"""The update by a batch as a CUDA graph: recorded once, then replayed with one launch in place of hundreds.
+"""The update by a batch as a CUDA graph: recorded once, then replayed with one launch instead of hundreds.
 
-Small networks keep a GPU waiting for launches. Written after PyTorch's documentation,
+Small networks are bound by kernel launches on a GPU. Follows the PyTorch documentation,
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs; not yet run on a GPU.
 """
 
@@ -17,31 +17,38 @@ from torch.optim import Optimizer
 from models.rng_state import get_random_state, set_random_state
 
 Update = Callable[[Tensor, Tensor], Tensor]
-"""From (N, 3, side, side) images and (N,) labels to their loss, (); changes weights and optimizer state in place."""
+"""Maps (N, 3, side, side) images and (N,) labels to the loss, (); updates weights and optimizer state in place."""
 
 Work = Callable[[], Tensor]
-"""Something that reads and writes the same tensors each time, and gives one of them."""
+"""A function that reads and writes the same tensors in each call, and returns one of them."""
 
 WARM_UPS: Final = 3
-"""Runs before a recording, as in the documentation: libraries find their workspaces, optimizers make their state."""
+"""Runs before a recording, as in the documentation: libraries allocate workspaces, optimizers create their state."""
 
 
 class Recorder(Protocol):
-    """How work is recorded on a device."""
+    """Records work on a device."""
 
     def warm_up(self, work: Work) -> None:
-        """Do the work WARM_UPS times, where it will be recorded."""
+        """Run the work WARM_UPS times on the stream that records it."""
 
     def record(self, work: Work) -> Work:
-        """Record the work without doing it; what comes back does it. Raises RuntimeError if that cannot be."""
+        """Record the work without running it.
+
+        Returns:
+            A function that replays the work.
+
+        Raises:
+            RuntimeError: the work cannot be recorded.
+        """
 
 
 class CudaRecorder:
-    """CUDA graphs, on a stream of their own.
+    """CUDA graphs on a separate stream.
 
-    Dropout draws in each replay what it would draw without a graph: every capture takes the default generator along
-    (Note [CUDA Graph-safe RNG states] in torch's ATen/cuda/CUDAGeneratorImpl.h). Autocast's copies of the weights are
-    made in each replay, too: CNN.forward enters and leaves autocast, and the cache of them lasts until it is left.
+    Dropout draws the same numbers in each replay as without a graph: every capture registers the default generator
+    (Note [CUDA Graph-safe RNG states] in torch's ATen/cuda/CUDAGeneratorImpl.h). Each replay also casts the weights
+    again: Network.forward enters and leaves autocast, and autocast clears its cache of casts on exit.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +68,7 @@ class CudaRecorder:
     def record(self, work: Work) -> Work:
         with torch.cuda.device(self._device):
             graph = torch.cuda.CUDAGraph()
-            # On the stream of the warm-up, whose workspaces are there; torch's own is one of the first device in use.
+            # The warm-up stream has the workspaces; torch's default capture stream is on the first device in use.
             with torch.cuda.graph(graph, stream=self._stream):
                 result = work()
 
@@ -73,13 +80,13 @@ class CudaRecorder:
 
 
 def make_recorder(device: torch.device) -> Recorder | None:
-    """What records on that device; None where nothing does."""
+    """The recorder for that device; None where updates are not recorded."""
     return CudaRecorder(device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """Work on the batch that lies in two fixed tensors."""
+    """A recorded update that reads its batch from two fixed tensors."""
 
     images: Tensor
     labels: Tensor
@@ -87,24 +94,32 @@ class Recording:
 
 
 class GraphCache:
-    """An update by a batch, recorded once for each shape of images, and replayed for each batch.
+    """Recordings of an update by a batch: one for each shape of images, replayed for each batch.
 
-    Each recording keeps the memory that an update needs. They know tensors, not names: forget() them when some have
-    been replaced.
+    Each recording keeps the memory of an update. Recordings refer to tensors by address: call forget() after
+    tensors are replaced.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
-        self.fallback_reason: str | None = None  # why nothing is recorded any more
+        self.fallback_reason: str | None = None  # why recording was given up
         self._model = model
         self._optimizer = optimizer
         self._recorder = recorder
         self._recordings: dict[object, Recording] = {}
 
     def replay(self, update: Update, images: Tensor, labels: Tensor) -> Tensor:
-        """Do the update, the same one each time, with a batch; the next one overwrites the loss that it gives.
+        """Run the update on a batch.
 
-        `update` is not stored: it refers to its Training, and in that cycle GPU memory would wait for the garbage
-        collector.
+        `update` is not stored: it refers to its Training, and that cycle would keep GPU memory until the garbage
+        collector runs.
+
+        Args:
+            update: the same function in each call.
+            images: (N, 3, side, side).
+            labels: (N,).
+
+        Returns:
+            The loss, (). The next call overwrites it.
         """
         kind = images.shape, images.stride(), images.dtype
         if kind not in self._recordings and self.fallback_reason is None:
@@ -121,8 +136,8 @@ class GraphCache:
         self._recordings.clear()
 
     def _record(self, kind: object, update: Update, images: Tensor, labels: Tensor) -> None:
-        """Record the update for batches of this kind, or keep the reason why it cannot be recorded."""
-        images, labels = images.clone(), labels.clone()  # clones keep their memory format
+        """Record the update for batches of this kind, or set `fallback_reason`."""
+        images, labels = images.clone(), labels.clone()  # clones keep the memory format
         work = partial(update, images, labels)
         with restore_after(self._model, self._optimizer):
             self._recorder.warm_up(work)
@@ -137,24 +152,24 @@ class GraphCache:
 
 @contextmanager
 def restore_after(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Put back what is changed inside: weights, statistics, the optimizer's state, the random generators.
+    """Restore weights, statistics, optimizer state and random generators at the end of the block.
 
-    State that the optimizer makes inside stays, as zeros: they are what an optimizer begins with. (SGD begins with its
-    first gradient, which is what momentum makes of zeros.)
+    Optimizer state that is created inside stays, set to zero, the initial state of an optimizer. (SGD initialises its
+    momentum with the first gradient; an update from zeros gives the same.)
     """
     device = next(model.parameters()).device
-    known = [tensor.detach() for tensor in (*model.parameters(), *model.buffers(), *_state(optimizer))]
-    before = [tensor.clone() for tensor in known]
-    random = get_random_state(device)
+    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers(), *_state(optimizer))]
+    values = [tensor.clone() for tensor in tensors]
+    random_state = get_random_state(device)
     try:
         yield
     finally:
         for tensor in _state(optimizer):
             tensor.zero_()
-        for tensor, value in zip(known, before, strict=True):
+        for tensor, value in zip(tensors, values, strict=True):
             tensor.copy_(value)
-        optimizer.zero_grad(set_to_none=True)  # gradients must lie in the memory of the recording
-        set_random_state(random, device)
+        optimizer.zero_grad(set_to_none=True)  # the recording must allocate the gradients
+        set_random_state(random_state, device)
 
 
 def _state(optimizer: Optimizer) -> list[Tensor]:
@@ -162,5 +177,5 @@ def _state(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What was raised first: the end of a capture that failed fails, too."""
+    """The original error: ending a failed capture raises another one."""
     return error if error.__context__ is None else _first(error.__context__)

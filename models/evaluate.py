@@ -1,4 +1,4 @@
-"""How good a network is on images it was not trained on."""
+"""Accuracy, loss and latency of a network."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: Runs of one image that are timed, and before them, while caches fill and kernels are chosen, those that are not.
+#: Timed runs of one image, and the untimed runs before them that fill caches and select kernels.
 LATENCY_RUNS: Final = 30
 WARM_UP: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Evaluation:
-    """What was counted; everything else is worked out from it."""
+    """Counts and predictions, from which the metrics are computed."""
 
     confusion: Tensor
-    """(classes, classes) int64 on the CPU: images of the row's class that were predicted as the column's."""
+    """(classes, classes) int64 on the CPU: number of images by class (row) and predicted class (column)."""
     predicted: Tensor
     """(images,) int64 on the CPU: the predicted class of each image, in the order of the batches."""
     confidence: Tensor
-    """(images,) float32 on the CPU: with which probability."""
+    """(images,) float32 on the CPU: the probability of the predicted class."""
     loss: float
-    """Mean cross-entropy per image in nats, without label smoothing; not finite where the network's outputs are not."""
+    """Mean cross-entropy per image in nats, without label smoothing; not finite if the logits are not."""
 
     @property
     def images(self) -> int:
@@ -40,7 +40,7 @@ class Evaluation:
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean, over the classes that have images, of the share that was recognised."""
+        """Mean recall over the classes that have images."""
         images = self.confusion.sum(dim=1)
         present = images > 0
         recall = self.confusion.diagonal()[present].double() / images[present]
@@ -48,46 +48,61 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Evaluation:
-    """Let `model` classify every image once: batches of ((N, 3, side, side) float32, (N,) int64 labels).
+    """Classify every image once. The model runs in evaluation mode; its mode is restored.
 
-    The model computes in evaluation mode, and is left in the mode it was in. Raises ValueError if there is no image.
+    Args:
+        model: maps images to (N, classes) logits.
+        batches: pairs of (N, 3, side, side) float32 images and (N,) int64 labels, on the device of the model.
+        classes: number of classes.
+
+    Raises:
+        ValueError: there is no image.
     """
     device = next(model.parameters()).device
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    found: list[tuple[Tensor, Tensor]] = []
+    predictions: list[tuple[Tensor, Tensor]] = []
     with _evaluation_mode(model), torch.inference_mode():
         for images, labels in batches:
             logits = model(images)
             confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)
             counts += torch.bincount(labels * classes + predicted, minlength=classes * classes)
-            found.append((predicted, confidence))
+            predictions.append((predicted, confidence))
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
     total = int(counts.sum())
     if total == 0:
         raise ValueError("evaluate needs at least one image, but its batches have none")
     confusion = counts.view(classes, classes).cpu()
-    predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
     return Evaluation(confusion=confusion, predicted=predicted, confidence=confidence, loss=float(loss_sum) / total)
 
 
 def latency_s(model: nn.Module, image: Tensor, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds in which `model` classifies one image, (3, side, side) float32, by itself: the median of LATENCY_RUNS."""
-    taken = []
+    """Measure the latency of a batch of one image.
+
+    Args:
+        model: the network.
+        image: (3, side, side) float32, on the device of the model.
+        clock: time in seconds.
+
+    Returns:
+        The median of LATENCY_RUNS runs in seconds.
+    """
+    durations = []
     with _evaluation_mode(model), torch.inference_mode():
         for _ in range(WARM_UP + LATENCY_RUNS):
             began = clock()
-            model(image[None]).argmax().item()  # which waits for a GPU
-            taken.append(clock() - began)
-    return median(taken[WARM_UP:])
+            model(image[None]).argmax().item()  # synchronises a GPU
+            durations.append(clock() - began)
+    return median(durations[WARM_UP:])
 
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module, training in before:
+        for module, training in modes:
             module.training = training

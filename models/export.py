@@ -1,12 +1,12 @@
-"""A trained network as a folder to take home: weights, what rebuilds them, an ONNX file, a page that says what it is.
+"""Export of a trained network as a folder: weights, configuration, an ONNX file and a description.
 
 FOLDER/
-    model.safetensors    weights, and the two factors that make numbers of pixels
-    config.json          the network, its classes, where it comes from, how good it is, SHA-256 of the others
-    model.onnx           the same for other programs: bytes in, probabilities out
-    README.md            for people
+    model.safetensors    weights, and the factor and shift that normalise pixels
+    config.json          network, classes, provenance, test results, SHA-256 of the other files
+    model.onnx           the network for other programs: bytes in, probabilities out
+    README.md            description for people
 
-Nothing of it is executed by reading it (https://github.com/huggingface/safetensors).
+Reading the folder executes no code from it (https://github.com/huggingface/safetensors).
 """
 
 import hashlib
@@ -27,27 +27,27 @@ from models.config import Impossible, ModelConfig
 
 WEIGHTS, CONFIG, ONNX, PAGE = "model.safetensors", "config.json", "model.onnx", "README.md"
 
-#: Of the operators in the ONNX file: the first one that torch's exporter writes without converting; since 2022 in every
-#: runtime (https://onnx.ai/onnx/repo-docs/Versioning.html).
+#: Version of the ONNX operators: the lowest that torch's exporter writes without conversion; supported by every runtime
+#: since 2022 (https://onnx.ai/onnx/repo-docs/Versioning.html).
 OPSET: Final = 18
 
-#: How far a probability of the ONNX file may be from PyTorch's: float32 adds in another order there.
+#: Maximum difference of a probability between the ONNX file and PyTorch: float32 sums are in another order.
 TOLERANCE: Final = 1e-4
 
 
 class NoModel(Exception):
-    """A folder holds no model, or not a whole and unchanged one; the message says what is wrong."""
+    """A folder has no complete and unchanged model; the message names the reason."""
 
 
 class Card(BaseModel):
-    """What config.json says: all that rebuilds the network, and what there is to know about it."""
+    """The content of config.json: everything needed to rebuild the network, and a description of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
     network: ModelConfig
     image_size: Annotated[int, Field(ge=4)]
-    """Side in pixels of the images that it takes."""
+    """Side of the input images in pixels."""
     classes: tuple[str, ...]
     """In the order of the probabilities."""
     mean: tuple[float, float, float]
@@ -56,19 +56,19 @@ class Card(BaseModel):
     parameters: int
     macs: int
     training: Mapping[str, Any]
-    """How it was trained: every key of the study file's [space], epochs, seed."""
+    """Training configuration: every key of [space] in the study file, epochs, seed."""
     provenance: Mapping[str, Any]
     """Study, trial, question, fingerprint of the images, versions, date."""
     verdict: Mapping[str, Any] | None
-    """How good it is on test images, if that was asked (`search.analysis.test_results`)."""
+    """Results on the test images, if they were evaluated (`search.analysis.test_results`)."""
     sha256: Mapping[str, str] = {}
-    """Of the other files that programs read."""
+    """Hashes of the other files that programs read."""
 
 
 class Deployed(nn.Module):
-    """A trained network as it is used: (N, side, side, 3) uint8 RGB becomes (N, classes) float32 probabilities.
+    """A trained network for inference: maps (N, side, side, 3) uint8 RGB to (N, classes) float32 probabilities.
 
-    `factor` and `shift`, (3,) float32 each, make of a byte what the network was trained on.
+    `factor` and `shift`, (3,) float32 each, normalise bytes as in training.
     """
 
     factor: Tensor
@@ -87,47 +87,61 @@ class Deployed(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Package:
-    """A model folder, read back."""
+    """The content of a model folder."""
 
     model: Deployed
     card: Card
 
 
 def write(folder: Path, model: Deployed, card: Card, *, page: str, images: Tensor) -> tuple[Card, float]:
-    """Write the whole folder at once: it is there complete, or not at all. An older model there is replaced.
+    """Write a model folder, either completely or not at all. Replaces an older model.
 
-    `images`, (N, side, side, 3) uint8: real ones, on which the ONNX file must say what PyTorch says. Returns the card
-    with the hashes of the other files, and by how much the probabilities differ at the most.
+    Args:
+        folder: the target.
+        model: the network.
+        card: the content of config.json without hashes.
+        page: the content of README.md.
+        images: (N, side, side, 3) uint8 real images, to compare the ONNX file with PyTorch.
+
+    Returns:
+        The card with the hashes of the other files, and the maximum difference of the probabilities.
 
     Raises:
-        FileExistsError: the folder holds something else.
-        ValueError: the ONNX file says something else.
+        FileExistsError: the folder has other content.
+        ValueError: the ONNX file disagrees with PyTorch.
     """
     folder = folder.resolve()
     if not _may_be_replaced(folder):
         raise FileExistsError(f"{folder} is there already, and holds more than a model; name another one")
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        _write_weights(aside / WEIGHTS, model)
-        write_onnx(aside / ONNX, model, card)
-        apart = disagreement(aside / ONNX, model, images)
-        sums = {name: _sha256(aside / name) for name in (WEIGHTS, ONNX)}
-        card = card.model_copy(update={"sha256": sums})
-        told = json.dumps(card.model_dump(mode="json", by_alias=True), indent=2)
-        (aside / CONFIG).write_text(told + "\n", encoding="utf-8")
-        (aside / PAGE).write_text(page, encoding="utf-8")
-        _put(aside, folder)
+        _write_weights(temporary / WEIGHTS, model)
+        write_onnx(temporary / ONNX, model, card)
+        difference = disagreement(temporary / ONNX, model, images)
+        hashes = {name: _sha256(temporary / name) for name in (WEIGHTS, ONNX)}
+        card = card.model_copy(update={"sha256": hashes})
+        config_json = json.dumps(card.model_dump(mode="json", by_alias=True), indent=2)
+        (temporary / CONFIG).write_text(config_json + "\n", encoding="utf-8")
+        (temporary / PAGE).write_text(page, encoding="utf-8")
+        _put(temporary, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return card, apart
+        shutil.rmtree(temporary, ignore_errors=True)
+    return card, difference
 
 
 def read(folder: Path) -> Package:
-    """The model in a folder, ready to be used on the CPU, its weights checked.
+    """Read a model folder.
 
-    Raises NoModel.
+    Args:
+        folder: the model folder.
+
+    Returns:
+        The model, in evaluation mode on the CPU, and its card. The hash of the weights is checked.
+
+    Raises:
+        NoModel: the folder has no complete and unchanged model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -142,7 +156,7 @@ def read(folder: Path) -> Package:
     try:
         network = build(card.network, image_size=card.image_size, classes=len(card.classes))
     except Impossible as error:
-        raise NoModel(f"{folder / CONFIG}: no network can be so: {error}") from error
+        raise NoModel(f"{folder / CONFIG}: no network has this configuration: {error}") from error
     model = Deployed(network, factor=torch.zeros(3), shift=torch.zeros(3))
     try:
         model.load_state_dict(load(content))
@@ -152,9 +166,9 @@ def read(folder: Path) -> Package:
 
 
 def write_onnx(path: Path, model: Deployed, card: Card) -> None:
-    """Write the ONNX file: `images`, (N, side, side, 3) uint8, to `probabilities`, (N, classes) float32; any N.
+    """Write the ONNX file: it maps `images`, (N, side, side, 3) uint8, to `probabilities`, (N, classes) float32; any N.
 
-    Its metadata hold the names of the classes.
+    Its metadata contain the names of the classes.
     """
     import onnx
 
@@ -170,44 +184,53 @@ def write_onnx(path: Path, model: Deployed, card: Card) -> None:
         verbose=False,
     )
     assert program is not None
-    found = program.model_proto
-    onnx.helper.set_model_props(found, {"classes": json.dumps(card.classes)})
-    onnx.checker.check_model(found, full_check=True)
-    onnx.save(found, path)
+    onnx_model = program.model_proto
+    onnx.helper.set_model_props(onnx_model, {"classes": json.dumps(card.classes)})
+    onnx.checker.check_model(onnx_model, full_check=True)
+    onnx.save(onnx_model, path)
 
 
 def disagreement(path: Path, model: Deployed, images: Tensor) -> float:
-    """How far the probabilities of the ONNX file and of PyTorch are apart at the most, on (N, side, side, 3) images.
+    """Compare the ONNX file with PyTorch.
 
-    Raises ValueError where that is more than TOLERANCE, or an image is predicted as another class.
+    Args:
+        path: the ONNX file.
+        model: the same network in PyTorch.
+        images: (N, side, side, 3) uint8.
+
+    Returns:
+        The maximum difference of the probabilities.
+
+    Raises:
+        ValueError: the difference exceeds TOLERANCE, or an image is predicted as another class.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    apart, differently = 0.0, 0
-    for some in torch.split(images, 100):
-        ours = probabilities(model, some)
-        theirs = torch.from_numpy(session.run(["probabilities"], {"images": some.numpy()})[0])
-        apart = max(apart, float((ours - theirs).abs().max()))
-        best = ours.max(dim=1).values  # of two classes that are as likely, rounding may name either
-        differently += int((best - ours.gather(1, theirs.argmax(dim=1, keepdim=True))[:, 0] > TOLERANCE).sum())
-    if apart > TOLERANCE or differently:
+    difference, mismatches = 0.0, 0
+    for batch in torch.split(images, 100):
+        expected = probabilities(model, batch)
+        actual = torch.from_numpy(session.run(["probabilities"], {"images": batch.numpy()})[0])
+        difference = max(difference, float((expected - actual).abs().max()))
+        best = expected.max(dim=1).values  # rounding may pick either of two equally likely classes
+        mismatches += int((best - expected.gather(1, actual.argmax(dim=1, keepdim=True))[:, 0] > TOLERANCE).sum())
+    if difference > TOLERANCE or mismatches:
         raise ValueError(
-            f"the ONNX file takes {differently} of {len(images)} images for another class than PyTorch does, and its "
-            f"probabilities are up to {apart:.2g} away; at most {TOLERANCE:g} is rounding"
+            f"the ONNX file classifies {mismatches} of {len(images)} images differently from PyTorch, and its "
+            f"probabilities differ by up to {difference:.2g}; at most {TOLERANCE:g} is rounding"
         )
-    return apart
+    return difference
 
 
 @torch.inference_mode()
 def probabilities(model: Deployed, images: Tensor) -> Tensor:
-    """(N, side, side, 3) uint8 images to (N, classes) probabilities."""
-    found: Tensor = model.eval()(images)
-    return found
+    """Map (N, side, side, 3) uint8 images to (N, classes) probabilities."""
+    result: Tensor = model.eval()(images)
+    return result
 
 
 def _may_be_replaced(folder: Path) -> bool:
-    """Whether nothing is there, or an empty folder, or a model and nothing else."""
+    """Whether the folder is missing, is empty, or has a model and nothing else."""
     if not folder.exists():
         return True
     if not folder.is_dir():
@@ -217,7 +240,7 @@ def _may_be_replaced(folder: Path) -> bool:
 
 
 def _put(new: Path, folder: Path) -> None:
-    """Rename a folder to where another one may be, which is removed."""
+    """Rename `new` to `folder`, and remove an existing `folder`."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -230,11 +253,11 @@ def _card(folder: Path) -> Card:
     try:
         return Card.model_validate_json((folder / CONFIG).read_bytes())
     except OSError as error:
-        raise NoModel(f"{folder} is no model folder: {CONFIG}: {error.strerror}") from error
+        raise NoModel(f"{folder} is not a model folder: {CONFIG}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise NoModel(f"{folder / CONFIG}: {place}: {first['msg']}") from error
+        key = ".".join(map(str, first["loc"]))
+        raise NoModel(f"{folder / CONFIG}: {key}: {first['msg']}") from error
 
 
 def _write_weights(path: Path, model: Deployed) -> None:

@@ -1,4 +1,4 @@
-"""The parts a network is put together from."""
+"""Layers and blocks of the networks."""
 
 import torch
 from torch import Tensor, nn
@@ -7,19 +7,19 @@ from torch.nn import functional
 from models.config import IMAGE_CHANNELS, PATCH, WHITENED, Activation, Head, ModelConfig, Norm, Pool, Skip
 from models.plan import ConvPlan, norm_groups
 
-#: Added to the variances that a whitening divides by; of images with deviation 1 (Jordan 2024, arXiv:2404.00498).
+#: Added to the variances before whitening; for images of standard deviation 1 (Jordan 2024, arXiv:2404.00498).
 LEAST_VARIANCE = 5e-4
 
-#: Patches that are looked at together: some tens of megabytes.
+#: Patches per chunk: some tens of megabytes.
 AT_ONCE = 100_000
 
 
 class Whitening(nn.Module):
-    """Patches without correlation: (N, 3, S, S) becomes (N, WHITENED, S - 1, S - 1).
+    """Decorrelates patches: maps (N, 3, S, S) to (N, WHITENED, S - 1, S - 1).
 
-    A fixed convolution whose filters are the eigenvectors of the patches' covariance, scaled to variance 1, and their
-    negatives; then the activation (Page 2018, and Jordan 2024, arXiv:2404.00498). Theirs trains a bias for its first
-    epochs; without one nothing of it needs a gradient.
+    A fixed convolution, followed by the activation. Its filters are the eigenvectors of the covariance of the patches,
+    scaled to variance 1, and their negatives (Page 2018, and Jordan 2024, arXiv:2404.00498). Those papers train a bias
+    in the first epochs; without a bias the layer needs no gradient.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -34,10 +34,10 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Take the filters from (N, 3, S, S) normalised images."""
+        """Compute the filters from (N, 3, S, S) normalised images."""
         covariance, count = images.new_zeros(WHITENED // 2, WHITENED // 2, dtype=torch.float64), 0
-        for some in torch.split(images, max(1, AT_ONCE // images.shape[2] ** 2)):
-            patches = functional.unfold(some.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
+        for chunk in torch.split(images, max(1, AT_ONCE // images.shape[2] ** 2)):
+            patches = functional.unfold(chunk.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
             covariance += patches.T @ patches
             count += len(patches)
         variances, directions = torch.linalg.eigh(covariance / count)
@@ -46,10 +46,10 @@ class Whitening(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, pooling, norm, (plus the way around), activation, dropout.
+    """Convolution, pooling, norm, (plus residual connection), activation, dropout.
 
-    (N, in_channels, side_in, side_in) becomes (N, out_channels, side_out, side_out). The pooling comes before the norm,
-    which then works on a quarter of the pixels: 1.2 times the images per second of the other order on a CPU.
+    Maps (N, in_channels, side_in, side_in) to (N, out_channels, side_out, side_out). The pooling precedes the norm,
+    which then processes a quarter of the pixels: 1.2 times the images per second of the other order on a CPU.
     """
 
     def __init__(self, config: ModelConfig, conv: ConvPlan) -> None:
@@ -76,7 +76,7 @@ class ConvBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Linear, activation, dropout: (N, inputs) becomes (N, outputs)."""
+    """Linear, activation, dropout: maps (N, inputs) to (N, outputs)."""
 
     def __init__(self, config: ModelConfig, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class DenseBlock(nn.Module):
 
 
 def make_activation(name: Activation) -> nn.Module:
-    """The activation of that name, in place where its backward pass allows it."""
+    """The activation of that name, in place if its backward pass allows that."""
     match name:
         case "relu":
             return nn.ReLU(inplace=True)
@@ -116,7 +116,7 @@ def make_norm(name: Norm, channels: int) -> nn.Module:
 
 
 def make_head(name: Head) -> nn.Module:
-    """What makes one vector of the last image, before it is flattened."""
+    """The pooling of the last feature map, before it is flattened."""
     match name:
         case "gap":
             return nn.AdaptiveAvgPool2d(1)
@@ -132,9 +132,9 @@ def make_pool(name: Pool) -> nn.Module:
 
 
 def make_skip(skip: Skip, norm: Norm, conv: ConvPlan) -> nn.Module | None:
-    """The way around a block, with a norm of its own where it is projected (He 2015, arXiv:1512.03385, option B).
+    """The residual connection of a block; a projection has a separate norm (He 2015, arXiv:1512.03385, option B).
 
-    Whatever the block's pooling, this one is an average, and comes first (He 2018, arXiv:1812.01187, ResNet-D).
+    It always starts with average pooling if the block pools (He 2018, arXiv:1812.01187, ResNet-D).
     """
     match skip:
         case "none":

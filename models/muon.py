@@ -1,4 +1,4 @@
-"""Muon: momentum whose direction is made orthogonal, for the filters of convolutions; plain SGD for everything else."""
+"""Muon: orthogonalised momentum for convolution filters; SGD for all other parameters."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -8,21 +8,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz step (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."""
+"""Coefficients of the quintic Newton-Schulz step (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."""
 
 STEPS: Final = 3
 """Newton-Schulz steps; three are enough for small networks (airbench94_muon, same author)."""
 
 SGD_SHARE: Final = 0.1
-"""Learning rate of what is no filter, as a share of that of the filters; the first that was tried, and not tuned."""
+"""Learning rate of all other parameters, as a share of that of the filters; the first value tried, not tuned."""
 
 
 class Muon(Optimizer):
-    """Updates of one size, whatever the gradient's.
+    """Updates whose size does not depend on the size of the gradient.
 
-    Parameters of four dimensions are seen as a matrix of one row a filter, and scaled to one unit of norm a filter
-    before each update: where a norm follows, that changes nothing but the size of the update beside them. Their update
-    has a Frobenius norm of about the root of the matrix's rank, and is computed in `dtype`. All others are trained by
+    A parameter of four dimensions is a matrix with one row per filter. Before each update it is scaled to a root mean
+    square norm of 1 per filter: if a norm layer follows, this only changes the relative size of the update. Its update
+    has a Frobenius norm of about the square root of the rank, and is computed in `dtype`. All other parameters use
     SGD with Nesterov momentum at SGD_SHARE of the learning rate. Jordan 2024, https://kellerjordan.github.io/posts/muon/.
     """
 
@@ -33,7 +33,7 @@ class Muon(Optimizer):
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody gives a closure
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -48,16 +48,16 @@ class Muon(Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        ahead = gradient.add(momentum, alpha=group["momentum"])
+        nesterov = gradient.add(momentum, alpha=group["momentum"])
         if not is_filter:
-            _subtract(parameter, SGD_SHARE * group["lr"], ahead)
+            _subtract(parameter, SGD_SHARE * group["lr"], nesterov)
             return
         parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
-        _subtract(parameter, group["lr"], orthogonal(ahead.flatten(1), self._dtype).view(ahead.shape))
+        _subtract(parameter, group["lr"], orthogonal(nesterov.flatten(1), self._dtype).view(nesterov.shape))
 
 
 def _subtract(parameter: Tensor, rate: float | Tensor, direction: Tensor) -> None:
-    """parameter -= rate * direction; `alpha` takes numbers only, for which a GPU's rate, (), would be waited for."""
+    """parameter -= rate * direction. `alpha` takes numbers only; reading a rate tensor, (), would synchronise a GPU."""
     if isinstance(rate, Tensor):
         parameter.addcmul_(direction, rate, value=-1.0)
     else:
@@ -65,10 +65,10 @@ def _subtract(parameter: Tensor, rate: float | Tensor, direction: Tensor) -> Non
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Nearly the nearest orthogonal matrix, by Newton-Schulz steps.
+    """Approximate the nearest orthogonal matrix by Newton-Schulz steps.
 
-    Singular values above about a hundredth of the matrix's Frobenius norm come between about 0.4 and 1.5; smaller ones
-    stay smaller.
+    Singular values above about a hundredth of the Frobenius norm of the matrix end up between about 0.4 and 1.5;
+    smaller values stay smaller.
     """
     a, b, c = COEFFICIENTS
     is_tall = len(matrix) > matrix.shape[1]

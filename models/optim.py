@@ -1,4 +1,4 @@
-"""What changes the weights: the optimizer, and the moving average behind it."""
+"""The optimizer, and the moving average of the weights."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,33 +12,37 @@ from models.config import TrainConfig
 from models.muon import Muon
 
 FUSED_DEVICES: Final = frozenset({"cpu", "cuda"})
-"""Where torch has one kernel for a whole update of sgd, adam and adamw; rmsprop has none anywhere."""
+"""Devices with fused kernels for sgd, adam and adamw in torch; rmsprop has none."""
 
 
 def make_optimizer(
     model: nn.Module, config: TrainConfig, *, in_bfloat16: bool = False, recorded: bool = False
 ) -> Optimizer:
-    """The optimizer for all parameters of `model`, which already lies on its device and may compute in bfloat16.
+    """Create the optimizer for all parameters of a model.
 
-    One whose updates are `recorded` takes its learning rates from tensors: a CUDA graph keeps numbers as they were.
+    Args:
+        model: the network, already on its device.
+        config: the training.
+        in_bfloat16: whether the model computes in bfloat16.
+        recorded: whether updates are recorded. Learning rates are then tensors: a CUDA graph freezes Python numbers.
     """
     optimizer = _make(model, config, in_bfloat16=in_bfloat16, recorded=recorded)
     if recorded:
         rates_to_tensors(optimizer)
-    optimizer.register_load_state_dict_pre_hook(_as_here)
+    optimizer.register_load_state_dict_pre_hook(_adapt_state)
     return optimizer
 
 
 def rates_to_tensors(optimizer: Optimizer) -> None:
-    """Let each group take its learning rate from a tensor of its own, (), on its parameters' device."""
+    """Replace the learning rate of each group by a separate tensor, (), on the device of the parameters."""
     device = next(parameter.device for group in optimizer.param_groups for parameter in group["params"])
     for group in optimizer.param_groups:
-        # The fused kernels read it as float32 (aten/src/ATen/native/cuda/FusedSgdKernel.cu).
+        # The fused kernels read a tensor rate as float32 (aten/src/ATen/native/cuda/FusedSgdKernel.cu).
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:
-    """Set the learning rate of a group, in its tensor if it has one."""
+    """Set the learning rate of a group, in place if it is a tensor."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:
@@ -69,23 +73,26 @@ def _make(model: nn.Module, config: TrainConfig, *, in_bfloat16: bool, recorded:
             return RMSprop(groups, lr=config.learning_rate, momentum=config.momentum, capturable=capturable)
 
 
-def _as_here(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A stored state, which may be another device's, with rates in tensors and capturable just where `optimizer` is."""
+def _adapt_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Adapt a stored state, possibly of another device, to `optimizer`: type of the rates, and capturable."""
     groups = []
-    for here, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        group = stored | {key: here[key] for key in ("lr", "capturable") if key in here}
+    for current, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group = stored | {key: current[key] for key in ("lr", "capturable") if key in current}
         set_rate(group, float(stored["lr"]))
         groups.append(group)
     return state | {"param_groups": groups}
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
-    """Weights of convolutions and dense layers, with weight decay; norms and biases, without unless decay_norms.
+    """Split the parameters by weight decay and learning rate.
 
-    A norm's scale decayed to zero silences its channel (Jia 2018, arXiv:1807.11205, section 3.2). `rate` is a group's
-    factor of the learning rate: biases and shifts may have a higher one (Page 2018, part 8; Jordan 2024,
-    arXiv:2404.00498, section 3.3), and are then decayed as strongly as at the common rate; the stages of a backbone
-    have a lower one.
+    Weights of convolutions and dense layers have weight decay; norms and biases have none unless decay_norms: a norm
+    whose scale decays to zero silences its channel (Jia 2018, arXiv:1807.11205, section 3.2).
+
+    Returns:
+        Groups with the key `rate`, a factor of the learning rate. Biases and shifts may have a higher rate (Page 2018,
+        part 8; Jordan 2024, arXiv:2404.00498, section 3.3), and then decay as strongly as at the common rate. The
+        stages of a backbone have a lower rate.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     pretrained = [pair for pair in named if pair[0].startswith("stages.")]
@@ -113,11 +120,11 @@ def _groups(named: Sequence[tuple[str, nn.Parameter]], config: TrainConfig, *, r
 
 
 class MovingAverage:
-    """An exponential moving average of a model's weights and batch-norm statistics, as a model of its own.
+    """A separate model with an exponential moving average of weights and batch-norm statistics.
 
-    The decay begins small and grows to `decay`, min(decay, (1 + updates) / (10 + updates)) as in TensorFlow's
-    ExponentialMovingAverage; else a trial of few batches would be judged by its random first weights. The
-    statistics are averaged like the weights they belong to, so that no pass over the images is needed to renew them.
+    The decay starts small and grows to `decay`, min(decay, (1 + updates) / (10 + updates)) as in TensorFlow's
+    ExponentialMovingAverage; otherwise the random initial weights would dominate in a trial of few batches. The
+    statistics are averaged like the weights, which avoids a pass over the images to recompute them.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -130,11 +137,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the model as it is now."""
+        """Move the average towards the current weights of the model."""
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_([mine for mine, _ in self._numbers], [now for _, now in self._numbers], 1.0 - decay)
-        for mine, now in self._counters:
-            mine.copy_(now)
+        torch._foreach_lerp_(
+            [average for average, _ in self._numbers], [current for _, current in self._numbers], 1.0 - decay
+        )
+        for average, current in self._counters:
+            average.copy_(current)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:  # tensors and plain values

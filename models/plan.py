@@ -1,4 +1,4 @@
-"""What a network of a configuration is made of: its layers, parameters and multiply-accumulates."""
+"""Layers, parameters and multiply-accumulates of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ from models.config import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvPlan:
-    """One convolutional layer, with what surrounds it."""
+    """One convolutional block."""
 
     in_channels: int
     out_channels: int
     side_in: int
-    """Pixels; the convolution keeps them."""
+    """Pixels; the convolution keeps the side."""
     side_out: int
-    """Pixels after the pooling, where there is one."""
+    """Pixels after the pooling, if any."""
     pooled: bool
     skip: Skip
-    """What the way around does, in this order; "none" where there is no way around."""
+    """Operations of the residual connection, in order; "none" without one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """The shape of a whole network, known before it is built."""
+    """The shape of a network, computed without building it."""
 
     stem: bool
     """Whether a whitening stem comes first."""
@@ -44,15 +44,22 @@ class Plan:
     dense: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each dense layer; the last one is the classifier."""
     parameters: int
-    """Trained numbers."""
+    """Trained parameters."""
     macs: int
     """Multiply-accumulates of convolutions and dense layers for one image, forward."""
 
 
 def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
-    """Work out the network's shape and size, without building it.
+    """Compute the shape and size of a network without building it.
 
-    Raises Impossible if the image is too small for the poolings, or the network larger than any machine this is for.
+    Args:
+        config: the network.
+        image_size: side of the images in pixels.
+        classes: number of classes.
+
+    Raises:
+        Impossible: no network has this configuration, because the image is too small for the poolings, or the network
+            has more than MAX_PARAMETERS parameters, or the head does not fit the backbone.
     """
     if config.backbone != "none":
         return _plan_backbone(config, image_size, classes)
@@ -75,14 +82,14 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Size:
-    """Of a backbone, without its own classifier."""
+    """Size of a backbone without its classifier."""
 
     channels: int
     parameters: int
     macs: tuple[int, int]
-    """Of an image of 32 x 32 pixels: those that grow with the pixels, and those that do not."""
+    """For an image of 32 x 32 pixels: (proportional to the pixels, constant)."""
     kept_macs: tuple[int, int]
-    """The same where the first layers do not shrink the image."""
+    """The same if the first layers do not shrink the image."""
 
 
 _SIZES: Final[Mapping[str, _Size]] = {
@@ -93,11 +100,11 @@ _SIZES: Final[Mapping[str, _Size]] = {
         channels=960, parameters=2_971_952, macs=(4_338_240, 1_507_200), kept_macs=(17_352_960, 1_507_200)
     ),
 }
-"""Counted layer by layer on torchvision 0.29's networks (tests/models/test_backbone.py counts them again)."""
+"""Counted layer by layer on the networks of torchvision 0.29 (tests/models/test_backbone.py repeats the count)."""
 
 
 def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
-    """The shape of a network with a backbone; its multiply-accumulates are exact for multiples of 32 pixels."""
+    """The shape of a network with a backbone; the multiply-accumulates are exact for multiples of 32 pixels."""
     size = _SIZES[config.backbone]
     if config.head == "flatten":
         raise Impossible(f'backbone {config.backbone!r} ends in one vector; take head = "gap" or "max"')
@@ -121,13 +128,27 @@ def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
 
 
 def check_optimizer(config: ModelConfig, optimizer: OptimizerName) -> None:
-    """Raise Impossible if the optimizer would undo pretrained weights."""
+    """Refuse an optimizer that would undo pretrained weights.
+
+    Raises:
+        Impossible: the optimizer does not suit the network.
+    """
     if config.backbone != "none" and optimizer == "muon" and config.tuned_stages > 0:
         raise Impossible("muon gives every filter the same norm, and undoes pretrained ones; take another optimizer")
 
 
 def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, classes: int) -> None:
-    """Raise Impossible if batch norm would have to learn a mean and a variance from a single number."""
+    """Refuse a batch size that leaves batch norm a single value per channel.
+
+    Args:
+        config: the network.
+        batch_size: images per batch.
+        image_size: side of the images in pixels.
+        classes: number of classes.
+
+    Raises:
+        Impossible: the batch size is too small.
+    """
     if config.backbone != "none" and batch_size == 1:
         raise Impossible(
             f"the norms of backbone {config.backbone!r} need more than one image; raise batch_size",
@@ -146,12 +167,12 @@ def check_batch_size(config: ModelConfig, batch_size: int, *, image_size: int, c
 
 
 def norm_groups(channels: int) -> int:
-    """How many groups group norm makes of `channels`: as even as they come, about eight channels each, at most 32.
+    """Number of groups for group norm: it divides `channels`, with about eight channels a group, and at most 32 groups.
 
     Wu and He 2018 (arXiv:1803.08494), table 3: 32 groups, or 8 to 16 channels a group, are best.
     """
-    most = min(32, max(1, channels // 8))
-    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
+    most_groups = min(32, max(1, channels // 8))
+    return max(groups for groups in range(1, most_groups + 1) if channels % groups == 0)
 
 
 def _plan_convs(config: ModelConfig, image_size: int) -> tuple[ConvPlan, ...]:
@@ -159,17 +180,19 @@ def _plan_convs(config: ModelConfig, image_size: int) -> tuple[ConvPlan, ...]:
     whitened = config.stem == "whiten"
     channels, side = (WHITENED, image_size - PATCH + 1) if whitened else (IMAGE_CHANNELS, image_size)
     for number in range(1, config.conv_layers + 1):
-        stage, place = divmod(number - 1, config.pool_every)
-        pooled = place == (0 if config.pool_first else config.pool_every - 1)
+        stage, position = divmod(number - 1, config.pool_every)
+        pooled = position == (0 if config.pool_first else config.pool_every - 1)
         if pooled and side < 2:
             raise _too_many_poolings(config, convs[0].side_in)
-        out = round(config.width * config.growth**stage)
+        width = round(config.width * config.growth**stage)
         side_out = side // 2 if pooled else side
-        skip: Skip = "none" if number == 1 or not config.residual else _skip(pooled, channels != out)
+        skip: Skip = "none" if number == 1 or not config.residual else _skip(pooled, channels != width)
         convs.append(
-            ConvPlan(in_channels=channels, out_channels=out, side_in=side, side_out=side_out, pooled=pooled, skip=skip)
+            ConvPlan(
+                in_channels=channels, out_channels=width, side_in=side, side_out=side_out, pooled=pooled, skip=skip
+            )
         )
-        channels, side = out, side_out
+        channels, side = width, side_out
     return tuple(convs)
 
 
@@ -180,12 +203,12 @@ def _skip(pooled: bool, widened: bool) -> Skip:
 
 
 def _too_many_poolings(config: ModelConfig, side: int) -> Impossible:
-    reach = config.conv_layers + (config.pool_every - 1 if config.pool_first else 0)
-    asked = reach // config.pool_every
+    counted = config.conv_layers + (config.pool_every - 1 if config.pool_first else 0)
+    requested = counted // config.pool_every
     possible = side.bit_length() - 1
     return Impossible(
         f"each pooling halves the side, so an image of {side} x {side} pixels allows {possible} poolings, "
-        f"but conv_layers {config.conv_layers} with pool_every {config.pool_every} asks for {asked}; "
+        f"but conv_layers {config.conv_layers} with pool_every {config.pool_every} asks for {requested}; "
         f"raise pool_every, or lower conv_layers",
         lower=("conv_layers",),
         higher=("pool_every",),
@@ -203,7 +226,7 @@ def _conv_parameters(config: ModelConfig, conv: ConvPlan) -> int:
     shift_scale = conv.out_channels if config.norm == "none" else 2 * conv.out_channels
     if "project" not in conv.skip:
         return weights + shift_scale
-    # The projection has a norm of its own; without norms it needs no bias beside that of the convolution.
+    # The projection has a separate norm; without norms the bias of the convolution suffices.
     projection_norm = 0 if config.norm == "none" else 2 * conv.out_channels
     return weights + shift_scale + conv.in_channels * conv.out_channels + projection_norm
 

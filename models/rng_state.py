@@ -1,4 +1,4 @@
-"""The process's random generators: seed them all, store them, put them back."""
+"""Seeds, saves and restores the random generators of the process."""
 
 import random
 from typing import Any, TypedDict
@@ -9,24 +9,24 @@ from torch import Tensor
 
 
 class RandomState(TypedDict):
-    """Python's, numpy's and torch's generators, as plain values and tensors."""
+    """States of the generators of Python, numpy and torch, as plain values and tensors."""
 
     python: list[Any]
     numpy: list[Any]
     torch: Tensor
     cuda: Tensor | None
-    """Of the device in use; None on a CPU."""
+    """State of the device in use; None on a CPU."""
 
 
 def seed_everything(seed: int) -> None:
-    """Set every generator of this process, on all devices."""
+    """Seed every generator of this process, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def get_random_state(device: torch.device) -> RandomState:
-    """The generators as they are now; torch.load(weights_only=True) reads them back from a file."""
+    """The current states of the generators; torch.load(weights_only=True) can read them."""
     version, internal, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     return RandomState(
@@ -44,7 +44,7 @@ def get_random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
-    """Put the generators back; a state from a CPU leaves a GPU's generator alone, and the other way round."""
+    """Restore the generators; a state from a CPU does not change the generator of a GPU, and vice versa."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

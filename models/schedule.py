@@ -1,4 +1,4 @@
-"""How the learning rate changes: functions from progress (0 at the first batch, 1 after the last) to a factor."""
+"""Learning rate schedules: functions from progress (0 at the first batch, 1 after the last) to a factor."""
 
 import math
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from models.config import TrainConfig
 Schedule = Callable[[float], float]
 
 RISE_FROM: Final = 0.04
-"""Where a rise begins: 1/25 of the highest rate, as in torch's OneCycleLR."""
+"""Factor at the start of a rise: 1/25 of the maximum rate, as in torch's OneCycleLR."""
 
 ONE_CYCLE_PEAK: Final = 0.25
-"""Share of the training that rises; between the 0.21 to 0.23 of the fast CIFAR-10 recipes (Page 2018, Jordan 2024,
-arXiv:2404.00498) and the 0.3 of torch's OneCycleLR."""
+"""Share of the training with a rising rate; between the 0.21 to 0.23 of the fast CIFAR-10 recipes (Page 2018, Jordan
+2024, arXiv:2404.00498) and the 0.3 of torch's OneCycleLR."""
 
 TURNS: Final = 20
-"""The most times that a plateau looks at the loss: a trial of `cifar10` has 16 steps, a last training may have 75."""
+"""Maximum number of updates of a plateau: a trial of `cifar10` has 16 steps, a final training may have 75."""
 
 
 def make_schedule(config: TrainConfig) -> Schedule:
-    """The configured schedule, after its warmup; of plateau this is the warmup alone."""
+    """The configured schedule with its warmup; for plateau, the warmup alone."""
     match config.scheduler:
         case "none" | "plateau":
             return with_warmup(constant, share=config.warmup)
@@ -80,17 +80,17 @@ def with_warmup(schedule: Schedule, *, share: float) -> Schedule:
 
 
 class Plateau:
-    """A factor that falls where the training loss stops falling: torch's ReduceLROnPlateau, fed after each step.
+    """A factor that falls when the training loss stops falling: torch's ReduceLROnPlateau, updated after each step.
 
-    Where a training has more than TURNS steps it is fed with the mean of several, so that its patience is a share
-    of the training, as every other schedule's time is, and not shorter the shorter the steps are.
+    A training with more than TURNS steps updates it with the mean loss of several steps. The patience is then a share
+    of the training, as the durations of the other schedules are, and does not depend on the length of a step.
     """
 
     def __init__(self) -> None:
         self._losses: list[float] = []
         self._fed = 0.0
         self._holder = SGD([torch.zeros(1)], lr=1.0)
-        # Torch's patience of 10 would never act in trials of ten steps; the threshold is relative.
+        # Torch's patience of 10 would have no effect in trials of ten steps; the threshold is relative.
         self._torch = ReduceLROnPlateau(self._holder, factor=0.2, patience=1, threshold=0.01)
 
     @property
@@ -98,7 +98,7 @@ class Plateau:
         return float(self._holder.param_groups[0]["lr"])
 
     def step(self, loss: float, *, progress: float) -> None:
-        """Take note of the mean training loss of one more step, which ends at `progress` (0 to 1) of the training."""
+        """Record the mean training loss of a step that ends at `progress` (0 to 1) of the training."""
         self._losses.append(loss)
         if progress - self._fed < 1.0 / TURNS - 1e-9:
             return
@@ -106,7 +106,7 @@ class Plateau:
         self._losses, self._fed = [], progress
 
     def stretch(self, share: float) -> None:
-        """Take it that the training has come only to this share of where it was thought to be."""
+        """Scale the recorded progress by `share`, after the planned end of the training moved."""
         self._fed *= share
 
     def state_dict(self) -> dict[str, Any]:  # plain values, as torch gives them
@@ -119,7 +119,7 @@ class Plateau:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._torch.load_state_dict(state["torch"])
-        self._losses, self._fed = [*state.get("losses", ())], state.get("fed", 0.0)  # old states have none
+        self._losses, self._fed = [*state.get("losses", ())], state.get("fed", 0.0)  # old states lack both
         self._holder.param_groups[0]["lr"] = state["factor"]
 
 

@@ -1,4 +1,4 @@
-"""Training that tells what it did step by step, and can be broken off, stored and taken up again at any batch."""
+"""A training loop that yields a result per step and can be interrupted, saved and resumed at any batch."""
 
 import math
 import time
@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor]
 """(N, 3, side, side) float32 images, normalised and channels_last, and (N,) int64 labels."""
 
 Batches = Callable[[int, int], Iterable[Batch]]
-"""Batches number start (counted from 0) to stop - 1, the same ones each time it is asked."""
+"""Maps (start, stop), counted from 0, to batches start .. stop - 1. Equal arguments give equal batches."""
 
 
 class Diverged(Exception):
@@ -47,30 +47,30 @@ class Diverged(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What one step came to."""
+    """The result of one step."""
 
     step: int
     """Counted from 1."""
     train_loss: float
-    """Mean over the step's images, label smoothing included, each taken before its batch changed the weights."""
+    """Mean loss over the images of the step, with label smoothing; each loss precedes the update by its batch."""
     images: int
     seconds: float
-    """Training and waiting for batches, added up over the attempts that the step took."""
+    """Time for training and for waiting on batches, summed over all attempts at the step."""
 
 
 class TrainingState(TypedDict):
-    """All that a training is made of; torch.load(weights_only=True) reads it back."""
+    """The complete state of a training; torch.load(weights_only=True) can read it."""
 
     config: dict[str, Any]
     seed: int
     total_batches: int
-    """As planned at the beginning."""
+    """As planned at the start."""
     turn: tuple[int, float, int]
-    """Where `end_after` was last called: at which batch, at which progress of the schedule, and the end it set."""
+    """The last call of `end_after`: the batch, the progress of the schedule (0 to 1), and the new total of batches."""
     batch: int
     step: int
     step_began: int
-    """Batches that were done when the step in progress began."""
+    """Number of batches before the current step."""
     loss_sum: float
     images: int
     seconds: float
@@ -82,10 +82,10 @@ class TrainingState(TypedDict):
 
 
 class Training:
-    """A network, what trains it, and how far it has come.
+    """A network, its optimizer and schedules, and the progress so far.
 
-    `batch` batches are trained, and `step` steps are complete. Whatever is raised between two batches leaves the
-    training as it was after the last one: store state(), or call run() again.
+    `batch` batches are trained, and `step` steps are complete. An exception between two batches leaves the training
+    in the state after the first of them: save state(), or call run() again.
     """
 
     def __init__(
@@ -118,45 +118,67 @@ class Training:
         self._begin_step()
 
     def run(self, batches: Batches, boundaries: Sequence[int]) -> Iterator[StepResult]:
-        """Train every step that is not done yet; step s ends before batch number boundaries[s - 1].
+        """Train the remaining steps.
 
-        Raises Diverged, ValueError if the boundaries contradict the batches that are done, and whatever `batches`
-        raises: that is how the caller stops a training in the middle of a step.
+        Args:
+            batches: source of the training batches. The caller stops a training within a step by raising from it.
+            boundaries: step s ends before batch number boundaries[s - 1].
+
+        Yields:
+            The result of each step.
+
+        Raises:
+            Diverged: the training loss is not finite.
+            ValueError: the boundaries contradict the batches that are done.
         """
         self._check_boundaries(boundaries)
         while self.step < len(boundaries):
             yield self._run_step(batches, boundaries[self.step])
 
     def end_after(self, total_batches: int) -> None:
-        """End after `total_batches` in place of the planned ones; the schedule goes on to its new end."""
+        """Move the end of the training; the schedule continues from its current progress to the new end.
+
+        Args:
+            total_batches: the new total, counted from the start of the training.
+
+        Raises:
+            ValueError: more batches are done already.
+        """
         if total_batches < self.batch:
             raise ValueError(f"total_batches must be at least the {self.batch} that are done, but got {total_batches}")
         self._turn = (self.batch, self._progress())
         self.total_batches = total_batches
 
     def stretch(self, total_batches: int) -> None:
-        """Let the schedule run over `total_batches`, as if they had been planned from the first one on."""
+        """Spread the schedule over `total_batches`, as if they had been planned from the first batch.
+
+        Args:
+            total_batches: the new total, counted from the start of the training.
+
+        Raises:
+            ValueError: the total is below the batches that are done, or above the planned ones.
+        """
         if not self.batch <= total_batches <= self._planned:
             raise ValueError(
                 f"total_batches must be from the {self.batch} that are done to the {self._planned} that were planned, "
                 f"but got {total_batches}"
             )
-        before = self._progress()
+        old_progress = self._progress()
         self._turn, self.total_batches = (0, 0.0), total_batches
-        if self._plateau is not None and before > 0:
-            self._plateau.stretch(self._progress() / before)
+        if self._plateau is not None and old_progress > 0:
+            self._plateau.stretch(self._progress() / old_progress)
 
     def eval_model(self) -> nn.Module:
-        """The model to evaluate: the moving average of the weights where there is one. It goes on changing."""
+        """The model to evaluate: the moving average of the weights if enabled. Further training changes it."""
         return self.model if self._average is None else self._average.model
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why updates are not recorded although there is a recorder; None as long as there is no such reason."""
+        """Why updates are not recorded although there is a recorder; None while recording works."""
         return None if self._recordings is None else self._recordings.fallback_reason
 
     def state(self) -> TrainingState:
-        """A copy of everything that decides how the training goes on."""
+        """A copy of everything that determines the rest of the training."""
         state = TrainingState(
             config=self.config.model_dump(),
             seed=self.seed,
@@ -177,28 +199,29 @@ class Training:
         return deepcopy(state)
 
     def load(self, state: TrainingState) -> None:
-        """Become what state() described, the process's random generators included.
+        """Restore a state(), including the random generators of the process.
 
-        Raises ValueError if the state is of another training.
+        Raises:
+            ValueError: the state belongs to another training.
         """
         self._check_same_training(state)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._recordings is not None:
-            self._recordings.forget()  # the optimizer has other tensors now
+            self._recordings.forget()  # loading replaced the optimizer's tensors
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         if self._plateau is not None:
             self._plateau.load_state_dict(state["plateau"])
         self.batch, self.step, self._step_began = state["batch"], state["step"], state["step_began"]
-        batch, progress, self.total_batches = state.get("turn", (0, 0.0, self._planned))  # old states have none
+        batch, progress, self.total_batches = state.get("turn", (0, 0.0, self._planned))  # old states lack it
         self._turn = (batch, progress)
         self._loss_sum.fill_(state["loss_sum"])
         self._images, self._seconds = state["images"], state["seconds"]
         set_random_state(state["random"], self.device)
 
     def _progress(self) -> float:
-        """How far the schedule has come, from 0 to 1."""
+        """Progress of the schedule, from 0 to 1."""
         batch, progress = self._turn
         if self.total_batches == batch:
             return progress
@@ -206,7 +229,7 @@ class Training:
 
     def _begin_step(self) -> None:
         self._step_began = self.batch
-        # On the device, so that a GPU need not wait for the sum after every batch.
+        # On the device: reading the sum after every batch would synchronise a GPU.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._images = 0
         self._seconds = 0.0
@@ -219,7 +242,7 @@ class Training:
             now = self._clock()
             self._seconds += now - began
             began = now
-        if self.device.type == "cuda":  # until here the work was only queued
+        if self.device.type == "cuda":  # the kernels were only queued
             torch.cuda.synchronize(self.device)
             self._seconds += self._clock() - began
         if self.batch != end:
@@ -233,7 +256,7 @@ class Training:
         if self._plateau is not None:
             factor *= self._plateau.factor
         for group in self._optimizer.param_groups:
-            set_rate(group, self.config.learning_rate * factor * group.get("rate", 1.0))  # old states have none
+            set_rate(group, self.config.learning_rate * factor * group.get("rate", 1.0))  # old states lack it
         if self._recordings is None:
             loss = self._update(images, labels)
         else:
@@ -245,7 +268,7 @@ class Training:
         self.batch += 1
 
     def _update(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Change the weights; returns the mean loss, (), from before. All of it can be recorded."""
+        """Update the weights; returns the mean loss, (), before the update. Can be recorded as a whole."""
         logits = self.model(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         if self.device.type == "cpu" and self._recordings is None:
@@ -274,10 +297,10 @@ class Training:
     def _check_boundaries(self, boundaries: Sequence[int]) -> None:
         ends = [0, *boundaries]
         most = max(self.total_batches, self._planned)
-        if any(end <= before for before, end in pairwise(ends)) or ends[-1] > most:
+        if any(end <= previous for previous, end in pairwise(ends)) or ends[-1] > most:
             raise ValueError(f"boundaries must rise from 1 to at most {most}, but got {list(boundaries)}")
-        reached = ends[min(self.step, len(boundaries)) :][:2]
-        if self._step_began != reached[0] or self.batch > reached[-1]:
+        step_range = ends[min(self.step, len(boundaries)) :][:2]
+        if self._step_began != step_range[0] or self.batch > step_range[-1]:
             raise ValueError(
                 f"{self.batch} batches in {self.step} complete steps do not fit the boundaries {list(boundaries)}"
             )
@@ -285,9 +308,11 @@ class Training:
     def _check_same_training(self, state: TrainingState) -> None:
         theirs = (TrainConfig(**state["config"]), state["seed"], state["total_batches"])
         ours = (self.config, self.seed, self._planned)
-        for name, stored, here in zip(("config", "seed", "total_batches"), theirs, ours, strict=True):
-            if stored != here:
-                raise ValueError(f"the state is of another training: its {name} is {stored!r}, here it is {here!r}")
+        for name, stored, current in zip(("config", "seed", "total_batches"), theirs, ours, strict=True):
+            if stored != current:
+                raise ValueError(
+                    f"the state belongs to another training: its {name} is {stored!r}, here it is {current!r}"
+                )
 
 
 def start(
@@ -304,11 +329,24 @@ def start(
     clock: Callable[[], float] = time.perf_counter,
     recorder: Recorder | None = None,
 ) -> Training:
-    """Seed the process's random generators and build a network, ready to train on `device`. Raises Impossible.
+    """Seed the random generators of the process and build a network, ready to train on `device`.
 
-    `images`, (N, 3, side, side) normalised training images, are what a whitening stem is fitted to; others need none.
-    `weights` are the pretrained ones of a backbone (`models.backbone`).
-    `recorder` is how updates are recorded; without one, as CUDA graphs on a GPU and nowhere else.
+    Args:
+        model_config: the network.
+        config: the training.
+        image_size: side of the images in pixels.
+        classes: number of classes.
+        total_batches: planned number of batches.
+        seed: seed of all random generators.
+        device: where to train.
+        images: (N, 3, side, side) normalised training images to fit a whitening stem to; unused otherwise.
+        weights: pretrained weights of a backbone (`models.backbone`).
+        clock: time in seconds.
+        recorder: records updates. The default is CUDA graphs on a GPU, and no recording elsewhere.
+
+    Raises:
+        Impossible: no such network can be built or trained.
+        ValueError: `images` or `weights` are missing.
     """
     if model_config.stem == "whiten" and images is None:
         raise ValueError('stem = "whiten" needs images to be fitted to, but got None')

@@ -1,4 +1,4 @@
-"""What is said to a person, on stderr: it can steer no terminal, tells no password, and stops nothing."""
+"""Messages on stderr: without control characters and passwords, and without errors if they cannot be written."""
 
 import sys
 from contextlib import suppress
@@ -7,13 +7,13 @@ from search import database_url
 
 
 def echo(text: str) -> None:
-    """Say it, if anybody still listens: a pipe may be broken and a disk full, and the work goes on all the same."""
+    """Print a message to stderr. A broken pipe or a full disk is ignored, and the work continues."""
     with suppress(OSError):
         print(sanitize(text), file=sys.stderr, flush=True)
 
 
 def sanitize(text: str) -> str:
-    """Lines for a person: what came from elsewhere can steer no terminal, and no address tells its password."""
+    """Escape control characters in all lines, and replace the passwords in addresses."""
     return "\n".join(escape(line) for line in database_url.redact(text).split("\n"))
 
 
@@ -23,10 +23,10 @@ def count_workers(workers: int) -> str:
 
 
 def escape(raw: str) -> str:
-    """`raw` with what could move the cursor, recolour a terminal or turn text around written out, as in `\\x1b`.
+    """Escape characters that move the cursor, recolour a terminal or reverse text, as in `\\x1b`.
 
-    Names, reasons and questions come from anywhere: a database is handed on, an archive is fetched.
+    Names, reasons and questions may come from untrusted sources: a shared database or a downloaded archive.
     """
     if raw.isprintable():
         return raw
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in raw)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in raw)

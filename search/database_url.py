@@ -1,36 +1,39 @@
-"""The address of a database: the passwords in it, and how they are kept out of messages.
+"""Database URLs: find their passwords and keep them out of messages.
 
-The command line of a process is open to everybody on the machine, the environment is not. What is given by the
-environment may have a password, in the one place that SQLAlchemy hides when it shows an address.
+Every user of the machine can read the command line of a process, but not its environment. A URL from the environment
+may have a password, in the one position that SQLAlchemy hides when it prints a URL.
 """
 
 import re
 
 from search.errors import UsageError
 
-#: The options of libpq that are secrets (https://www.postgresql.org/docs/current/libpq-connect.html).
+#: Options of libpq that hold secrets (https://www.postgresql.org/docs/current/libpq-connect.html).
 SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-#: `user:password@` behind the scheme, as SQLAlchemy reads it: a user may hold an @, and a password anything but that.
-#: Up to the last @ of the line, so that one which should have been written as %40 shows nothing.
-_IN_FRONT = re.compile(r"(://[^:/\n]*:)[^\n]*@")
-#: What stands behind a secret option, or behind one whose name is partly written in %-codes.
+#: `user:password@` after the scheme, as SQLAlchemy parses it: a user may contain an @, and a password anything else.
+#: The match extends to the last @ of the line: an @ that should have been written as %40 reveals nothing.
+_CREDENTIALS = re.compile(r"(://[^:/\n]*:)[^\n]*@")
+#: The value of a secret option, or of an option whose name contains %-codes.
 _OPTION = re.compile(rf"\b((?:{'|'.join(SECRETS)}|[\w%]*%[0-9a-f]{{2}}[\w%]*)=)[^&\n]+", re.IGNORECASE)
 
 
 def move_password(url: str) -> str:
-    """`url` with its password, if it has one, where no message will show it.
+    """Move the password of `url`, if it has one, to the position that messages hide.
+
+    Args:
+        url: The URL of a database.
 
     Raises:
-        UsageError: some of it would be taken for another part, and shown.
+        UsageError: A part of the password would be parsed as another part of the URL, and shown.
     """
     if url.startswith("sqlite:"):
-        return url  # a file has no password; and SQLAlchemy, which takes a while to load, is not needed to say so
+        return url  # a file has no password, and importing SQLAlchemy is slow
     import sqlalchemy as sa
 
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        return url  # opening it says what is wrong
+        return url  # opening it reports the fault
     except ValueError as error:
         raise UsageError("the port of the storage must be a number; write postgresql://USER@HOST:5432/NAME") from error
     if "@" in (parsed.host or ""):
@@ -40,24 +43,24 @@ def move_password(url: str) -> str:
             raise UsageError(f"{key} must not stand in an address; name a service file in PGSERVICEFILE that has it")
     if "password" not in parsed.query:
         return url
-    last = parsed.query["password"]
-    password = last if isinstance(last, str) else last[-1]
+    option = parsed.query["password"]
+    password = option if isinstance(option, str) else option[-1]
     moved = parsed.difference_update_query(["password"]).set(username=parsed.username or "", password=password)
     return moved.render_as_string(hide_password=False)
 
 
 def has_password(url: str) -> bool:
-    """Whether a password stands in `url`, be it an address that can be used or not."""
+    """Whether `url`, valid or not, contains a password."""
     return redact(url) != url or _has_secret(url)
 
 
 def redact(text: str) -> str:
-    """`text` with stars for the passwords of all addresses in it."""
-    return _OPTION.sub(r"\1***", _IN_FRONT.sub(r"\1***@", text))
+    """Replace the passwords of all URLs in `text` by stars."""
+    return _OPTION.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
 
 
 def _has_secret(url: str) -> bool:
-    """Whether SQLAlchemy, which knows more ways to write an address than we do, finds a secret in it."""
+    """Whether SQLAlchemy, which accepts more URL formats than the patterns above, finds a secret in `url`."""
     if url.startswith("sqlite:"):
         return False
     import sqlalchemy as sa

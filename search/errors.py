@@ -1,52 +1,52 @@
-"""What can go wrong, as one tree. The exit code of the command is written beside each branch.
+"""The exceptions of the service, with the exit code of the command for each.
 
-    ConvsearchError            1   a bug of ours, if nothing below fits
-    +-- UsageError             2   the command line asks for what is not there
-    +-- DatabaseError         69   the database cannot be reached, or is none
-    +-- ClusterError          69   the Ray cluster cannot be reached, or does not answer
-    +-- AllFailed             70   every trial so far has failed
-    +-- AllImpossible         76   none of the first trials can be trained
-    +-- DiskError             74   a file or folder cannot be written
-    +-- BusyError             75   somebody else works on this study or database
-    +-- SpecError             78   a study file is wrong, or differs from the stored study
-    +-- LeaseLost              1   this process no longer owns its trial; only a worker ever sees it
+    ConvsearchError                1   a bug, if no subclass fits
+    +-- UsageError                 2   the command line names something that does not exist
+    +-- DatabaseError             69   the database cannot be reached, or is not a database
+    +-- ClusterError              69   the Ray cluster cannot be reached, or does not answer
+    +-- AllTrialsFailedError      70   every trial so far has failed
+    +-- AllTrialsImpossibleError  76   none of the first trials can be trained
+    +-- DiskError                 74   a file or folder cannot be written
+    +-- BusyError                 75   another process works on this study or database
+    +-- SpecError                 78   a study file is wrong, or differs from the stored study
+    +-- LeaseLostError             1   this process no longer owns its trial; only raised in workers
 
-Wrong data are `data.errors.DataError`, exit code 65.
+Invalid data raise `data.errors.DataError`, exit code 65.
 """
 
 
 class ConvsearchError(Exception):
-    """The base of every error that this service raises on purpose."""
+    """Base class of the errors that this service raises."""
 
     exit_code = 1
 
 
 class UsageError(ConvsearchError):
-    """The command line names something that does not exist or cannot be."""
+    """The command line names something that does not exist or is not possible."""
 
     exit_code = 2
 
 
 class DatabaseError(ConvsearchError):
-    """The database is missing, is no database, or does not answer."""
+    """The database is missing, is not a database, or does not answer."""
 
     exit_code = 69
 
 
 class ClusterError(ConvsearchError):
-    """The Ray cluster cannot be started or reached, or does not answer any more."""
+    """The Ray cluster cannot be started or reached, or no longer answers."""
 
     exit_code = 69
 
 
 class AllTrialsFailedError(ConvsearchError):
-    """Every trial so far has failed, so that going on would waste the budget."""
+    """Every trial so far has failed; more trials would waste the budget."""
 
     exit_code = 70
 
 
 class AllTrialsImpossibleError(ConvsearchError):
-    """None of the first trials has a network that can be trained, so that the study file asks for what cannot be."""
+    """None of the first trials has a trainable network; the study file is not feasible."""
 
     exit_code = 76
 
@@ -58,16 +58,16 @@ class DiskError(ConvsearchError):
 
 
 class BusyError(ConvsearchError):
-    """Somebody else works on the study, or on the database, and must not be disturbed."""
+    """Another process works on the study or the database, and must not be disturbed."""
 
     exit_code = 75
 
 
 class SpecError(ConvsearchError):
-    """A study file breaks a rule, or differs from the study that is stored under its name."""
+    """A study file breaks a rule, or differs from the stored study of the same name."""
 
     exit_code = 78
 
 
 class LeaseLostError(ConvsearchError):
-    """This process does not own the trial any more, so that it must not write to it."""
+    """This process no longer owns the trial and must not write to it."""

@@ -1,6 +1,6 @@
-"""The private members of Optuna, and the subclasses of its classes: the file to read when Optuna is upgraded.
+"""Private members of Optuna and subclasses of its classes. Check this file after an upgrade of Optuna.
 
-Two more are to be read then: `storage/rdb.py` and `storage/rdb_reads.py`, whose storage is a subclass of Optuna's.
+Also check `storage/rdb.py` and `storage/rdb_reads.py`, whose storage is a subclass of Optuna's.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class SubsetStudy(optuna.Study):
-    """A study that has just these trials."""
+    """A study with exactly these trials."""
 
     def __init__(self, name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
         super().__init__(name, storage)
@@ -39,7 +39,7 @@ class SubsetStudy(optuna.Study):
 
 
 class FilteredStudy(optuna.Study):
-    """A study without the trials of some numbers, for a pruner. (Hyperband asks for its own view.)"""
+    """A study without the trials of some numbers, for a pruner. (Hyperband makes its own view.)"""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class FilteredStudy(optuna.Study):
 
 
 class SubsetTPESampler(optuna.samplers.TPESampler):
-    """Optuna's TPE, which learns from another view of the study than the one that its trial is of."""
+    """Optuna's TPE sampler, which learns from `seen` instead of the trial's study. `good`: size of the good set."""
 
     def __init__(self, seen: optuna.Study, *, good: int, **options: Any) -> None:
         super().__init__(**options)
         self._seen = seen
-        self._gamma = lambda _: good  # the argument of that name is deprecated, and there is no other way
+        self._gamma = lambda _: good  # the argument `gamma` is deprecated without a replacement
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return super().infer_relative_search_space(self._seen, trial)
@@ -80,7 +80,7 @@ class SubsetTPESampler(optuna.samplers.TPESampler):
 
 
 class StudyIdCache(CachedStorage):
-    """Optuna's cache, which knows the id of its one study; else it asks for it twice a trial."""
+    """Optuna's cache with the fixed id of its only study. Otherwise Optuna queries the id twice per trial."""
 
     def __init__(self, storage: RDBStorage, study_id: int) -> None:
         super().__init__(storage)
@@ -91,7 +91,7 @@ class StudyIdCache(CachedStorage):
 
 
 class OverlayStorage(CachedStorage):
-    """A storage whose studies have more system attributes than are stored: `overlay` adds them, by a study's id."""
+    """A storage with additional system attributes of studies: `overlay` adds them by study id."""
 
     def __init__(self, backend: RDBStorage, overlay: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__(backend)

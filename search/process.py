@@ -1,4 +1,4 @@
-"""A process: its identity, its core and memory, and its end together with its parent."""
+"""Processes: identity, CPU pinning, malloc settings, and termination with the parent."""
 
 import ctypes
 import os
@@ -10,48 +10,54 @@ from pathlib import Path
 
 import psutil
 
-#: From linux/prctl.h: the signal that a process gets when its parent dies.
+#: From linux/prctl.h: option for the signal that a process receives when its parent dies.
 PR_SET_PDEATHSIG = 1
 #: Parameters of mallopt(3), from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 #: Minimum heap growth in bytes (M_TOP_PAD): fewer calls of brk(2). The images of a layer take some ten million.
 TOP_PAD_BYTES = 64 * 2**20
-#: As M_TRIM_THRESHOLD: hand nothing back.
+#: Value of M_TRIM_THRESHOLD that never returns memory to the kernel.
 NEVER = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseOwner:
-    """A process, named so that another process of the same machine can tell whether it still lives."""
+    """The identity of a process, from which another process on the machine can determine whether it is alive."""
 
     token: str
-    """Secret of this owner, unique for ever; a write is accepted only with it."""
+    """Unique secret of this owner. Writes require it."""
     host: str
     boot: str
-    """Boot of the machine and the namespace of its process numbers, so that a pid means one process."""
+    """Boot of the machine and PID namespace, in which a pid is unique."""
     pid: int
     started: float
-    """When the process started, in seconds by the clock of `started()`."""
+    """Start time of the process in seconds, from `start_time`."""
 
 
 def this_process(token: str) -> LeaseOwner:
-    """The owner that stands for the calling process."""
+    """The owner for the calling process, with this secret token."""
     pid = os.getpid()
     return LeaseOwner(token=token, host=socket.gethostname(), boot=boot_id(), pid=pid, started=start_time(pid) or 0.0)
 
 
 def boot_id() -> str:
-    """This boot of this machine, together with the process namespace; empty parts where the system has none."""
+    """The current boot of this machine, and the PID namespace, which is empty on systems without namespaces."""
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
     return f"{boot_id.read_text().strip() if boot_id.exists() else psutil.boot_time()}/{_target(namespace)}"
 
 
 def start_time(pid: int) -> float | None:
-    """When process `pid` started, in seconds by a clock that nobody can set; None if it does not run (any more).
+    """The start time of a process, unaffected by changes of the wall clock.
 
-    On Linux these are seconds since the boot, from /proc/PID/stat (proc(5)): psutil adds the wall clock of the boot,
+    On Linux it is the time since the boot, from /proc/PID/stat (proc(5)): psutil adds the wall-clock time of the boot,
     which moves when the clock is set.
+
+    Args:
+        pid: The process on this machine.
+
+    Returns:
+        Seconds, or None if the process does not run.
     """
     try:
         process = psutil.Process(pid)
@@ -60,14 +66,19 @@ def start_time(pid: int) -> float | None:
         stat = Path(f"/proc/{pid}/stat")
         if not stat.exists():
             return process.create_time()
-        ticks = stat.read_text().rpartition(")")[2].split()[19]  # field 22; field 2, the name, may hold anything
+        ticks = stat.read_text().rpartition(")")[2].split()[19]  # field 22; field 2, the name, may contain anything
         return int(ticks) / os.sysconf("SC_CLK_TCK")
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
 
 
 def is_dead(pid: int, since: float) -> bool:
-    """Whether the process of this machine that had the number `pid` and started at `since` has ended."""
+    """Whether a process on this machine has ended.
+
+    Args:
+        pid: Its process number.
+        since: Its start time in seconds, from `start_time`.
+    """
     try:
         now = start_time(pid)
     except psutil.AccessDenied:
@@ -78,7 +89,7 @@ def is_dead(pid: int, since: float) -> bool:
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent process dies (Linux: prctl(2); elsewhere this does nothing)."""
+    """Kill this process when its parent dies (prctl(2); does nothing outside Linux)."""
     if sys.platform != "linux":
         return
     parent = os.getppid()
@@ -88,17 +99,17 @@ def die_with_parent() -> None:
 
 
 def pin_and_tune(core: int | None) -> None:
-    """Settle this process: on one core if that is given, and with memory that is not handed back."""
+    """Pin this process to a core if one is given, and keep freed memory in the process."""
     if core is not None and sys.platform == "linux":
         os.sched_setaffinity(0, {core})
     tune_malloc()
 
 
 def tune_malloc() -> None:
-    """Keep freed memory for the next batch; glibc alone returns every large tensor to the kernel.
+    """Keep freed memory for the next batch; by default glibc returns every large tensor to the kernel.
 
-    Each of them is then made of new pages, which the kernel must find and clear: without that 3,800 images per second
-    became 4,700 in bfloat16, 2,040 became 2,150 in float32 (studies/LOG.md). Another C library is left as it is.
+    The kernel must then find and clear new pages for each tensor: without that, 3,800 images per second became 4,700 in
+    bfloat16, and 2,040 became 2,150 in float32 (studies/LOG.md). Other C libraries are left unchanged.
     """
     if sys.platform != "linux":
         return
@@ -111,7 +122,7 @@ def tune_malloc() -> None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process that this user may not look at (proc(5), hidepid)."""
+    """Whether the process exists but is hidden from this user (proc(5), hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:

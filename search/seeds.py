@@ -1,17 +1,28 @@
-"""Seeds: a pure function of the study's seed and what they are for, so that workers never repeat each other."""
+"""Seeds: a pure function of the study seed and the purpose. Workers never repeat each other's seeds."""
 
 import hashlib
 
 
 def derive(*parts: object) -> int:
-    """A seed in [0, 2**32) that depends on every part, alike on every machine (numpy takes no larger ones).
+    """Derive a seed from all parts, equal on every machine.
 
-    The first four bytes of SHA-256 over the parts, so that neighbouring studies and trials share nothing.
+    Args:
+        *parts: The study seed, and the purpose of the new seed.
+
+    Returns:
+        The first four bytes of SHA-256 over the parts, in [0, 2**32): numpy accepts no larger seeds. Neighbouring
+        studies and trials are independent.
     """
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 def is_audited(seed: int, number: int, share: float) -> bool:
-    """Whether a trial is one of that share of all which the pruner may not stop: drawn by its number alone."""
+    """Whether the pruner may not stop a trial. The decision depends only on the seed and the trial number.
+
+    Args:
+        seed: The study seed.
+        number: The trial number.
+        share: Share of the trials to audit, 0 to 1.
+    """
     return derive(seed, number, "audit") < share * 2**32

@@ -1,4 +1,4 @@
-"""How an answer looks: a table of at most 80 columns on a terminal, plain lines into a pipe, JSON, and CSV."""
+"""Output formats: a table of at most 80 columns on a terminal, plain lines in a pipe, JSON, and CSV."""
 
 import csv
 import io
@@ -19,33 +19,42 @@ from rich.text import Text
 
 from search.console import escape
 
-#: The widest table on a terminal: what every terminal, mail and issue can show.
+#: Maximum width of a table, which every terminal, mail and issue can show.
 WIDTH = 80
-#: Grows when a key is renamed or removed; new keys may come at any time.
+#: Version of the JSON output. It grows when a key is renamed or removed; new keys may be added at any time.
 SCHEMA = 1
 
 _UNLIMITED = 1_000_000
-#: What a spreadsheet takes for the beginning of a formula (https://owasp.org/www-community/attacks/CSV_Injection), and
-#: text that is a number all the same.
+#: Prefixes that a spreadsheet interprets as a formula (https://owasp.org/www-community/attacks/CSV_Injection), and
+#: numbers, which are harmless with such a prefix.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A table with lines before and after it. Numbers stand to the right."""
+    """A table with lines before and after it. Numbers are right-aligned."""
 
     columns: tuple[str, ...]
-    """Headings; empty ones for a list of names and values."""
+    """Headings; all empty for a list of names and values."""
     rows: tuple[tuple[str, ...], ...]
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    """Headings of columns that are never broken into several lines."""
+    """Headings of columns that are never wrapped."""
 
 
 def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int:
-    """Print an answer, for a program or for people; returns 0, the exit code of a verb that only answers."""
+    """Print an answer to stdout.
+
+    Args:
+        value: The answer for JSON.
+        grid: The answer as a table.
+        as_json: Whether to print JSON instead of the table.
+
+    Returns:
+        0, the exit code of a verb that only reads.
+    """
     if as_json:
         sys.stdout.write(to_json(value))
     else:
@@ -59,7 +68,7 @@ def print_table(grid: Table) -> None:
 
 
 def write_table(grid: Table, stream: TextIO, environ: Mapping[str, str]) -> None:
-    """Print `grid`: with lines and at most 80 columns on a terminal, else plain, one line for each row."""
+    """Print `grid`: on a terminal with rules and at most 80 columns, otherwise plain, one line per row."""
     if stream.isatty() and environ.get("TERM") != "dumb":
         stream.write(to_text(grid, width=WIDTH, ruled=_can_draw(stream)))
     else:
@@ -67,12 +76,12 @@ def write_table(grid: Table, stream: TextIO, environ: Mapping[str, str]) -> None
 
 
 def discard_stdout() -> None:
-    """Let what is still to be printed go nowhere, because the reader of our answers has gone."""
+    """Discard all further output, because the reader of stdout has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def to_text(grid: Table, *, width: int | None, ruled: bool = False) -> str:
-    """`grid` as text of at most `width` columns; None: as wide as it is, and each row stays one line."""
+    """Format `grid` as text of at most `width` columns; None: unlimited, one line per row. `ruled`: draw rules."""
     console = Console(
         file=io.StringIO(),
         width=width or _UNLIMITED,
@@ -93,12 +102,12 @@ def to_text(grid: Table, *, width: int | None, ruled: bool = False) -> str:
 
 
 def to_json(answer: Mapping[str, Any]) -> str:
-    """The answer as one JSON object with the schema's number; a value that is not finite becomes null."""
+    """Format the answer as one JSON object with the schema version. Non-finite values become null."""
     return json.dumps({"schema": SCHEMA} | _finite(answer), indent=2, allow_nan=False) + "\n"
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The answer as CSV, a line for each row: what is not there is empty, and text is never a formula."""
+    """Format the answer as CSV, one line per row. Missing values are empty, and text is never a formula."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([_cell(name) for name in columns])
@@ -107,13 +116,13 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def without_formulas(table: str) -> str:
-    """Somebody else's CSV, written again as `to_csv` writes it."""
+    """Rewrite CSV text from another source in the format of `to_csv`."""
     columns, *rows = csv.reader(io.StringIO(table, newline="")) if table else [()]
     return to_csv(columns, rows) if columns else ""
 
 
 def format_duration(seconds: float) -> str:
-    """A time span for people: `4.1 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Format a duration: `4.1 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -123,20 +132,20 @@ def format_duration(seconds: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """A measured value: four places, or four digits where it is large or tiny."""
-    small = math.isfinite(value) and (value == 0 or 1e-3 <= abs(value) < 1e4)
-    return f"{value:.4f}" if small else f"{value:.4g}"
+    """Format a measured value: four decimal places, or four significant digits if it is large or tiny."""
+    is_plain = math.isfinite(value) and (value == 0 or 1e-3 <= abs(value) < 1e4)
+    return f"{value:.4f}" if is_plain else f"{value:.4g}"
 
 
 def format_value(value: object) -> str:
-    """A parameter's value as a study file would write it, without quotes."""
+    """Format a parameter value in the syntax of a study file, without quotes."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def format_values(params: Mapping[str, Any]) -> str:
-    """Parameters on one line: `optimizer=sgd learning_rate=0.031`."""
+    """Format parameters on one line: `optimizer=sgd learning_rate=0.031`."""
     return " ".join(f"{name}={format_value(value)}" for name, value in params.items())
 
 
@@ -150,8 +159,8 @@ def _table(grid: Table, *, folds: bool, ruled: bool) -> RichTable:
     )
     for index, heading in enumerate(grid.columns):
         numeric = all(re.fullmatch(r"[-+]?[\d.,]+( s)?|nan|-|", row[index]) for row in grid.rows)
-        whole = not folds or numeric or heading in grid.fixed
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
+        is_unwrapped = not folds or numeric or heading in grid.fixed
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=is_unwrapped, overflow="fold")
     for row in grid.rows:
         table.add_row(*(Text(escape(cell)) for cell in row))
     return table

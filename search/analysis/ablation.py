@@ -1,10 +1,10 @@
-"""The answer of a [[compare]] study: what each change did to the first row, pair by pair over the repeats.
+"""Results of a [[compare]] study: the difference of each row to the first row, paired over the repeats.
 
-Repeat r of every row has the same seed, so that differences are taken within repeats, which removes what they share
-(a paired t-interval; Student 1908). Each interval is at 95 % by itself: of 20 comparisons in which nothing happens, one
-looks clear by chance. So the p values are also adjusted over all comparisons by Holm's method, which keeps the chance
-of any false verdict below 5 % (Holm 1979, https://www.jstor.org/stable/4615733); a verdict that does not survive it is
-marked. Holm and not Bonferroni, because it promises the same and finds more.
+Repeat r has the same seed in every row. Differences are taken within repeats, which removes shared variation (a paired
+t-interval; Student 1908). Each interval alone is at 95 %: of 20 comparisons without an effect, one looks clear by
+chance. The p values are therefore also adjusted over all comparisons by Holm's method, which keeps the probability of
+any false verdict below 5 % (Holm 1979, https://www.jstor.org/stable/4615733). A verdict that does not survive the
+adjustment is marked. Holm's method gives the same guarantee as Bonferroni's and has more power.
 """
 
 import math
@@ -41,22 +41,22 @@ class RowResult:
     difference: float | None = None
     """Mean of this row minus the first, over the pairs."""
     interval: Interval | None = None
-    """None with fewer than two pairs, and where all differences are equal, so that there is no spread to judge by."""
+    """None for fewer than two pairs, or if all differences are equal and not 0 (no spread)."""
     p_holm: float | None = None
     verdict: str = ""
     """helped, hurt, no clear difference, or, for the first row, base."""
     missing: tuple[str, ...] = ()
-    """The repeats without a value, and why."""
+    """Repeats without a value, with the reason."""
 
     @property
     def survives_holm(self) -> bool:
-        """The verdict holds when all comparisons are judged together."""
+        """Whether the verdict holds after adjustment over all comparisons."""
         return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The whole table."""
+    """Results of all rows."""
 
     study: str
     question: str
@@ -64,7 +64,7 @@ class Comparison:
     rows: tuple[RowResult, ...]
     """The first is the base."""
     repeats: int = 1
-    """Seeds of each row, when all is done."""
+    """Planned repeats of each row."""
 
     @property
     def pending(self) -> int:
@@ -73,20 +73,24 @@ class Comparison:
 
     @property
     def comparisons(self) -> int:
-        """How many intervals there are."""
+        """Number of rows with an interval."""
         return sum(row.interval is not None for row in self.rows)
 
 
 def compare_rows(study: StudyRecord, trials: Sequence[TrialRecord]) -> Comparison:
-    """What each row of a [[compare]] study did.
+    """Compares each row of a [[compare]] study with the first row.
+
+    Args:
+        study: The study; its spec has the rows.
+        trials: Its trials, in any state.
 
     Raises:
-        UsageError: the study is no comparison.
+        UsageError: the study is not a comparison.
     """
     names = [str(row["name"]) for row in study.spec.get("compare") or ()]
     if not names:
         raise UsageError(
-            f"study {study.name!r} is no comparison: it has no [[compare]] rows; "
+            f"study {study.name!r} is not a comparison: it has no [[compare]] rows; "
             f"`convsearch best {study.name}` shows its best trials"
         )
     values = {name: _values(name, trials) for name in names}
@@ -105,7 +109,7 @@ def compare_rows(study: StudyRecord, trials: Sequence[TrialRecord]) -> Compariso
 
 
 def ablation_table(comparison: Comparison) -> Table:
-    """The table for people."""
+    """Table of the rows, with footnotes."""
     return Table(
         columns=("row", "n", "mean", "sd", "difference", "verdict"),
         fixed=("n", "mean", "sd", "difference"),
@@ -116,7 +120,7 @@ def ablation_table(comparison: Comparison) -> Table:
 
 
 def ablation_json(comparison: Comparison) -> dict[str, Any]:
-    """`compare --json`."""
+    """JSON value of `compare --json`."""
     return {
         "study": comparison.study,
         "question": comparison.question,
@@ -129,20 +133,23 @@ def ablation_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _values(name: str, trials: Sequence[TrialRecord]) -> dict[int, float]:
-    """The value of each repeat of a row: of complete trials, finite."""
+    """Finite values of the complete trials of a row, by repeat."""
     return {
-        t.repeat or 0: t.values[0]
-        for t in trials
-        if t.params.get("row") == name and t.state == "COMPLETE" and t.values and math.isfinite(t.values[0])
+        trial.repeat or 0: trial.values[0]
+        for trial in trials
+        if trial.params.get("row") == name
+        and trial.state == "COMPLETE"
+        and trial.values
+        and math.isfinite(trial.values[0])
     }
 
 
 def _missing(name: str, values: Mapping[int, float], trials: Sequence[TrialRecord], repeats: int) -> tuple[str, ...]:
-    found = {t.repeat or 0: t for t in trials if t.params.get("row") == name}
+    by_repeat = {trial.repeat or 0: trial for trial in trials if trial.params.get("row") == name}
     return tuple(
-        f"repeat {repeat} {_WHY_MISSING[found[repeat].state]}"
+        f"repeat {repeat} {_WHY_MISSING[by_repeat[repeat].state]}"
         for repeat in range(repeats)
-        if repeat in found and repeat not in values and found[repeat].state in _WHY_MISSING
+        if repeat in by_repeat and repeat not in values and by_repeat[repeat].state in _WHY_MISSING
     )
 
 
@@ -162,20 +169,20 @@ def _result(
     name: str, values: Mapping[int, float], *, base: Mapping[int, float], sign: float, missing: tuple[str, ...]
 ) -> RowResult:
     differences = [values[repeat] - base[repeat] for repeat in sorted(values.keys() & base.keys())]
-    found = mean_interval(differences)
-    described = _described(name, values, verdict=_verdict(found, sign), missing=missing)
+    interval = mean_interval(differences)
+    described = _described(name, values, verdict=_verdict(interval, sign), missing=missing)
     return replace(
         described,
         pairs=len(differences),
         difference=mean(differences) if differences else None,
-        interval=found,
+        interval=interval,
     )
 
 
-def _verdict(found: Interval | None, sign: float) -> str:
-    if found is None or found.low <= 0.0 <= found.high:
+def _verdict(interval: Interval | None, sign: float) -> str:
+    if interval is None or interval.low <= 0.0 <= interval.high:
         return "no clear difference"
-    return "helped" if sign * found.low > 0.0 else "hurt"
+    return "helped" if sign * interval.low > 0.0 else "hurt"
 
 
 def _adjusted(rows: Sequence[RowResult]) -> list[RowResult]:
@@ -200,18 +207,18 @@ def _difference(row: RowResult) -> str:
 
 
 def _foot(comparison: Comparison) -> tuple[str, ...]:
-    base, m = comparison.rows[0].name, comparison.comparisons
+    base, count = comparison.rows[0].name, comparison.comparisons
     lines = [
         f"{comparison.objective}; difference to {base!r} over repeats of the same seed, with its 95 % t-interval.",
     ]
-    if m:
-        by_chance = m * (1 - CONFIDENCE)
-        lines.append(f"Each of the {m} is at 95 % by itself: by chance alone {by_chance:.1f} would look clear.")
-        lines.append("The intervals are over seeds; all rows are judged on the same validation images.")
+    if count:
+        by_chance = count * (1 - CONFIDENCE)
+        lines.append(f"Each of the {count} intervals alone is at 95 %: by chance {by_chance:.1f} would look clear.")
+        lines.append("The intervals are over seeds; all rows have the same validation images.")
     if any(_line(row)[-1].endswith("*") for row in comparison.rows):
-        lines.append(f"* not clear any more when all {m} are judged together (Holm, p >= 0.05).")
+        lines.append(f"* no longer clear after adjustment over all {count} (Holm, p >= 0.05).")
     if comparison.pending:
-        lines.append(f"{comparison.pending} of {comparison.repeats * len(comparison.rows)} trials are still to come.")
+        lines.append(f"{comparison.pending} of {comparison.repeats * len(comparison.rows)} trials have not ended yet.")
     lines += [f"{row.name}: {', '.join(row.missing)}." for row in comparison.rows if row.missing]
     lines += [
         f"{row.name}: only {row.pairs} of {row.n} repeats have a partner in {base!r}."
@@ -222,7 +229,7 @@ def _foot(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _row_json(row: RowResult) -> dict[str, Any]:
-    found = row.interval
+    interval = row.interval
     return {
         "name": row.name,
         "n": row.n,
@@ -230,8 +237,8 @@ def _row_json(row: RowResult) -> dict[str, Any]:
         "sd": row.sd,
         "pairs": row.pairs,
         "difference": row.difference,
-        "interval": None if found is None else [found.low, found.high],
-        "p": None if found is None else found.p,
+        "interval": None if interval is None else [interval.low, interval.high],
+        "p": None if interval is None else interval.p,
         "p_holm": row.p_holm,
         "survives_holm": row.survives_holm,
         "verdict": row.verdict,

@@ -1,7 +1,7 @@
-"""The pictures of a study, as Plotly figures: for the report, and for the dashboard.
+"""Plotly figures of a study, for the report and the dashboard.
 
-Each shows what a table beside it says in numbers. Of thousands of trials some are drawn: the best, and of the others
-every so many.
+Each figure shows the numbers of a table next to it. Studies with thousands of trials are subsampled: the best trials,
+and evenly spaced other ones.
 """
 
 import math
@@ -15,19 +15,19 @@ from search.analysis.importance import Importances
 from search.storage.records import TrialRecord
 from search.tables import format_value
 
-#: Colours that everybody can tell apart: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
+#: Colour-blind-safe palette: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 ORANGE, SKY, GREEN, BLUE, RED, GREY = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#b0b0b0"
 STATES = {"COMPLETE": BLUE, "PRUNED": GREY, "FAIL": RED, "RUNNING": ORANGE, "WAITING": SKY}
-#: Curves that are drawn; more are a smear, and 20 kB each hundred.
+#: Maximum number of curves, and of best trials among them; more curves overlap, and each hundred adds 20 kB.
 CURVES, BEST = 200, 10
-#: Points of a slice or a history.
+#: Maximum number of points in a slice or a history.
 POINTS = 1500
-#: Numbers of no more values than these stand side by side, like choices.
+#: Maximum number of distinct values of a numeric parameter with a categorical axis.
 FEW = 8
 
 
 def history(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
-    """Each value over the compute that was spent until then, and the best so far."""
+    """Value of each trial over the training time spent until its end, and the best value so far."""
     done = sorted_by_end(trials)
     spent = hours_spent(done)
     judged = [(hours, trial, trial.values[0]) for hours, trial in zip(spent, done, strict=True) if _has_value(trial)]
@@ -35,14 +35,14 @@ def history(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
     for hours, _, value in judged:
         best = max(best, value)
         line.append((hours, best))
-    some = subsample(judged, POINTS)
+    sample = subsample(judged, POINTS)
     return _figure(
         go.Scatter(
-            x=[hours for hours, _, _ in some],
-            y=[value for _, _, value in some],
+            x=[hours for hours, _, _ in sample],
+            y=[value for _, _, value in sample],
             mode="markers",
             name="trial",
-            text=[hover_text(trial) for _, trial, _ in some],
+            text=[hover_text(trial) for _, trial, _ in sample],
             marker={"color": SKY, "size": 7},
         ),
         go.Scatter(
@@ -60,11 +60,18 @@ def history(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
 def pareto(
     front: Sequence[TrialRecord], trials: Sequence[TrialRecord], *, objectives: Sequence[str], second: int
 ) -> go.Figure:
-    """The first objective over another one: all complete trials, and those of the front."""
-    some = subsample([trial for trial in trials if _has_value(trial)], POINTS)
+    """First objective over another one: all complete trials, and the Pareto front.
+
+    Args:
+        front: Trials on the Pareto front.
+        trials: All trials of the study.
+        objectives: Names of all objectives.
+        second: Index of the objective on the x axis.
+    """
+    sample = subsample([trial for trial in trials if _has_value(trial)], POINTS)
     ranked = sorted(front, key=lambda trial: trial.values[second])
     figure = _figure(x=objectives[second], y=objectives[0])
-    for rows, colour, name, mode in ((some, SKY, "trial", "markers"), (ranked, GREEN, "front", "lines+markers")):
+    for rows, colour, name, mode in ((sample, SKY, "trial", "markers"), (ranked, GREEN, "front", "lines+markers")):
         figure.add_trace(
             go.Scatter(
                 x=[trial.values[second] for trial in rows],
@@ -80,9 +87,9 @@ def pareto(
     return figure
 
 
-def importance(found: Importances) -> go.Figure:
-    """Shares with their intervals, and what chance would give."""
-    rows = found.found[::-1]
+def importance(importances: Importances) -> go.Figure:
+    """Importance shares with their intervals, and the share that chance reaches."""
+    rows = importances.found[::-1]
     figure = _figure(
         go.Bar(
             x=[row.share for row in rows],
@@ -101,17 +108,17 @@ def importance(found: Importances) -> go.Figure:
         y="",
         height=120 + 22 * len(rows),
     )
-    figure.add_vline(x=found.by_chance, line={"dash": "dot", "color": RED})
+    figure.add_vline(x=importances.by_chance, line={"dash": "dot", "color": RED})
     return figure
 
 
 def curves(trials: Sequence[TrialRecord], *, objective: str) -> go.Figure:
-    """Values over epochs: of the best, of others that were trained to their end, and of pruned ones."""
+    """Learning curves over epochs: the best trials, other complete trials, and pruned ones."""
     drawn = [trial for trial in trials if trial.curve and trial.state != "FAIL"]
     ranked = sorted(drawn, key=lambda trial: (trial.state != "COMPLETE", -trial.curve[-1][1]))
-    some = [*ranked[:BEST], *subsample(ranked[BEST:], CURVES - BEST)]
+    sample = [*ranked[:BEST], *subsample(ranked[BEST:], CURVES - BEST)]
     figure = _figure(x="epochs", y=objective)
-    for trial in reversed(some):
+    for trial in reversed(sample):
         figure.add_trace(_curve(trial, is_best=trial in ranked[:BEST] and trial.state == "COMPLETE"))
     return figure
 
@@ -130,18 +137,25 @@ def _curve(trial: TrialRecord, *, is_best: bool) -> go.Scatter:
 
 
 def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, float], *, objective: str) -> go.Figure:
-    """Values over one parameter, of the trials that have drawn it."""
-    some = subsample([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
-    numbers = [trial.params[key] for trial in some]
-    is_range = all(map(_is_number, numbers)) and len(set(numbers)) > FEW
-    is_wide = is_range and min(numbers) > 0 and max(numbers) > 50 * min(numbers)
+    """Values over one parameter, for the trials that have it.
+
+    Args:
+        key: Name of the parameter in `TrialRecord.params`.
+        trials: Trials of the study; those without the parameter or a value are left out.
+        values: Value of each trial, by trial number.
+        objective: Name of the objective, the label of the y axis.
+    """
+    sample = subsample([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
+    settings = [trial.params[key] for trial in sample]
+    is_range = all(map(_is_number, settings)) and len(set(settings)) > FEW
+    is_wide = is_range and min(settings) > 0 and max(settings) > 50 * min(settings)
     figure = _figure(
         go.Scatter(
-            x=numbers if is_range else [format_value(value) for value in numbers],
-            y=[values[trial.number] for trial in some],
+            x=settings if is_range else [format_value(value) for value in settings],
+            y=[values[trial.number] for trial in sample],
             mode="markers",
-            text=[hover_text(trial) for trial in some],
-            marker={"color": [STATES[trial.state] for trial in some], "size": 6, "opacity": 0.7},
+            text=[hover_text(trial) for trial in sample],
+            marker={"color": [STATES[trial.state] for trial in sample], "size": 6, "opacity": 0.7},
         ),
         x=key,
         y=objective,
@@ -150,24 +164,30 @@ def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, flo
     figure.update_xaxes(type="log" if is_wide else "-" if is_range else "category")
     if not is_range:
         order = sorted(
-            set(numbers), key=lambda value: (not _is_number(value), value if _is_number(value) else str(value))
+            set(settings), key=lambda value: (not _is_number(value), value if _is_number(value) else str(value))
         )
         figure.update_xaxes(categoryorder="array", categoryarray=[format_value(value) for value in order])
     return figure
 
 
 def parallel(keys: Sequence[str], trials: Sequence[TrialRecord], values: Mapping[int, float]) -> go.Figure:
-    """A line for each trial through its place on the axis of each parameter; the best tenth in colour."""
-    whole = [trial for trial in trials if trial.number in values and all(key in trial.params for key in keys)]
-    ranked = sorted(whole, key=lambda trial: -values[trial.number])
+    """Parallel coordinates: one line per trial over the axes of the parameters; the best tenth in colour.
+
+    Args:
+        keys: Names of the parameters, one axis each.
+        trials: Trials of the study; those without a value or one of the parameters are left out.
+        values: Value of each trial, by trial number.
+    """
+    drawn = [trial for trial in trials if trial.number in values and all(key in trial.params for key in keys)]
+    ranked = sorted(drawn, key=lambda trial: -values[trial.number])
     best = {trial.number for trial in ranked[: max(1, len(ranked) // 10)]}
-    places = {key: _places(key, whole) for key in keys}
+    positions = {key: _positions(key, drawn) for key in keys}
     figure = _figure(x="", y="")
     for trial in reversed([*ranked[:BEST], *subsample(ranked[BEST:], CURVES - BEST)]):
         figure.add_trace(
             go.Scatter(
                 x=list(keys),
-                y=[places[key][format_value(trial.params[key])] for key in keys],
+                y=[positions[key][format_value(trial.params[key])] for key in keys],
                 mode="lines",
                 showlegend=False,
                 name=f"{hover_text(trial)}: {values[trial.number]:.4f}",
@@ -179,12 +199,12 @@ def parallel(keys: Sequence[str], trials: Sequence[TrialRecord], values: Mapping
 
 
 def timeline(trials: Sequence[TrialRecord]) -> go.Figure:
-    """When each trial was last worked on, in as many lines as were at work at once."""
-    known = [trial for trial in trials if trial.started is not None and trial.completed is not None]
-    lanes = _lanes(known)
+    """Last attempt of each trial over time, in as many lanes as trials ran at once."""
+    timed = [trial for trial in trials if trial.started is not None and trial.completed is not None]
+    lanes = _lanes(timed)
     figure = _figure(x="", y="", height=90 + 40 * (max(lanes, default=0) + 1))
     for state, colour in STATES.items():
-        rows = [(lane, trial) for lane, trial in zip(lanes, known, strict=True) if trial.state == state]
+        rows = [(lane, trial) for lane, trial in zip(lanes, timed, strict=True) if trial.state == state]
         if rows:
             figure.add_trace(
                 go.Bar(
@@ -206,7 +226,12 @@ def timeline(trials: Sequence[TrialRecord]) -> go.Figure:
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
-    """Shares of each class (rows) that were predicted as each class (columns), in per cent."""
+    """Confusion matrix in per cent of each true class.
+
+    Args:
+        counts: (classes, classes) image counts; rows are true classes, columns are predictions.
+        classes: Names of the classes.
+    """
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     figure = _figure(
         go.Heatmap(
@@ -218,8 +243,8 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
             colorscale="Blues",
             showscale=False,
         ),
-        x="taken for",
-        y="is",
+        x="predicted class",
+        y="true class",
         height=160 + 30 * min(20, len(classes)),
     )
     figure.update_yaxes(autorange="reversed")
@@ -227,13 +252,13 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
 
 
 def sorted_by_end(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Those that have ended, or were begun and pause, in that order; a pause is put where its last attempt began."""
-    begun = [each for each in trials if each.started is not None and each.state != "RUNNING"]
-    return sorted(begun, key=lambda each: _instant(each.completed or each.started))
+    """Ended and paused trials in order of their end; a paused trial counts at the start of its last attempt."""
+    begun = [trial for trial in trials if trial.started is not None and trial.state != "RUNNING"]
+    return sorted(begun, key=lambda trial: _instant(trial.completed or trial.started))
 
 
 def hours_spent(trials: Sequence[TrialRecord]) -> list[float]:
-    """Hours of training, of all workers together, until the end of each."""
+    """Cumulative training hours of all workers at the end of each trial."""
     spent, total = [], 0.0
     for trial in trials:
         total += trial.seconds / 3600
@@ -241,19 +266,19 @@ def hours_spent(trials: Sequence[TrialRecord]) -> list[float]:
     return spent
 
 
-def subsample(things: Sequence[Any], most: int) -> list[Any]:
-    """All, or evenly spaced ones from first to last."""
-    if len(things) <= most:
-        return list(things)
-    return [things[round(index * (len(things) - 1) / (most - 1))] for index in range(most)]
+def subsample(items: Sequence[Any], limit: int) -> list[Any]:
+    """All items, or `limit` evenly spaced ones from first to last."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
 
 
 def hover_text(trial: TrialRecord, *, with_settings: bool = True) -> str:
-    """What is told of a trial where the pointer is on it."""
-    told = f"trial {trial.number}, {trial.state.lower()}"
+    """Hover text of a trial: number and state, and by default its parameters."""
+    heading = f"trial {trial.number}, {trial.state.lower()}"
     if not with_settings:
-        return told
-    return "<br>".join((told, *(f"{key} = {format_value(value)}" for key, value in trial.params.items())))
+        return heading
+    return "<br>".join((heading, *(f"{key} = {format_value(value)}" for key, value in trial.params.items())))
 
 
 def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
@@ -270,14 +295,14 @@ def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:
     return figure
 
 
-def _places(key: str, trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """Where each value of a parameter lies on its axis, from 0 to 1: in order, evenly."""
+def _positions(key: str, trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Position of each value of a parameter on its axis, from 0 to 1, evenly spaced in order."""
     values = sorted({trial.params[key] for trial in trials}, key=_rank)
     return {format_value(value): index / max(1, len(values) - 1) for index, value in enumerate(values)}
 
 
 def _lanes(trials: Sequence[TrialRecord]) -> list[int]:
-    """For each trial the first line in which nothing is drawn at that time."""
+    """The first free lane for each trial."""
     lanes: dict[int, int] = {}
     free: list[datetime] = []
     for index in sorted(range(len(trials)), key=lambda index: _instant(trials[index].started)):
@@ -294,7 +319,7 @@ def _instant(moment: datetime | None) -> datetime:
 
 
 def _rank(value: Any) -> tuple[bool, Any]:
-    """Where a value stands: numbers first, by size, then truth values and words by their letters."""
+    """Sort key of a value: numbers first, by size; then booleans and strings, alphabetically."""
     return (False, value) if _is_number(value) else (True, str(value))
 
 

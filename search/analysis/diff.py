@@ -1,4 +1,4 @@
-"""Two trials of a study, or two studies, side by side: what differs, and what came of it."""
+"""Two trials of a study, or two studies, side by side: their settings where they differ, and their results."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from search.tables import Table, format_duration, format_number, format_value
 
 
 def diff_trials(first: TrialRecord, second: TrialRecord) -> Table:
-    """Two trials: their settings as far as they differ, and their curves."""
+    """Table of the differing settings of two trials, their results, and their curves."""
     differing = _differing(first, second)
-    rows: list[tuple[str, ...]] = [(key, _told(one), _told(other)) for key, (one, other) in differing.items()]
+    rows: list[tuple[str, ...]] = [(key, _text(value), _text(other)) for key, (value, other) in differing.items()]
     rows += zip(_FACTS, _facts(first), _facts(second), strict=True)
     curves = dict(first.curve), dict(second.curve)
     rows += [
@@ -26,7 +26,7 @@ def diff_trials(first: TrialRecord, second: TrialRecord) -> Table:
 
 
 def diff_studies(first: StudyRecord, second: StudyRecord) -> Table:
-    """Two studies: their specs as far as they differ, and what they found."""
+    """Table of the results of two studies, and the differences of their specs."""
     return Table(
         columns=("", first.name, second.name),
         rows=tuple(zip(_ANSWERS, _answers(first), _answers(second), strict=True)),
@@ -35,7 +35,7 @@ def diff_studies(first: StudyRecord, second: StudyRecord) -> Table:
 
 
 def trials_json(first: TrialRecord, second: TrialRecord) -> dict[str, Any]:
-    """`compare STUDY A B --json`."""
+    """JSON value of `compare STUDY A B --json`."""
     return {
         "study": first.study,
         "trials": [first.number, second.number],
@@ -46,7 +46,7 @@ def trials_json(first: TrialRecord, second: TrialRecord) -> dict[str, Any]:
 
 
 def studies_json(first: StudyRecord, second: StudyRecord) -> dict[str, Any]:
-    """`compare STUDY OTHER --json`."""
+    """JSON value of `compare STUDY OTHER --json`."""
     return {
         "studies": [first.name, second.name],
         "best": [None if row.best is None else row.best.values[0] for row in (first, second)],
@@ -82,23 +82,27 @@ def _answers(row: StudyRecord) -> tuple[str, ...]:
 
 
 def _differences(first: StudyRecord, second: StudyRecord) -> list[str]:
-    """What the second study's file says otherwise; and whether their images are others."""
+    """Differences of the second spec to the first, and of the images."""
     if not first.spec or not second.spec:
         return []
     lines = stored_spec.difference(stored_spec.restore(first.spec), stored_spec.restore(second.spec), but=frozenset())
     if first.data.get("fingerprint") != second.data.get("fingerprint"):
-        lines.append("their images are not the same, so that their values do not compare")
+        lines.append("their images differ, so their values are not comparable")
     return lines
 
 
 def _differing(first: TrialRecord, second: TrialRecord) -> dict[str, tuple[Any, Any]]:
-    """The settings that are not the same; what an older version did not know has its default.
+    """Differing settings as (first, second); a setting that an older version did not store has its default.
 
-    A trial that nobody has begun has only what was drawn, as has one that convsearch did not make.
+    A waiting trial, or one that convsearch did not make, has only its sampled parameters.
     """
-    one, other = ({**DEFAULTS, **row.config} if row.config else row.params for row in (first, second))
-    return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
+    settings, others = ({**DEFAULTS, **row.config} if row.config else row.params for row in (first, second))
+    return {
+        key: (settings.get(key), others.get(key))
+        for key in {**settings, **others}
+        if settings.get(key) != others.get(key)
+    }
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     return "-" if value is None else format_value(value)

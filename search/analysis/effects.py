@@ -1,13 +1,11 @@
-"""Parameter values that go with higher scores: each value of a choice, and the upper half of a range, against all other
-trials.
+"""Parameter values associated with higher scores: each option of a choice, and the upper half of a range.
 
-A trial counts with its value after the last step that every judged trial has reached, so that those that were pruned
-count as well: the survivors alone show what pruning left, not what matters. The intervals hold all
-together with 95 % (Welch's t, with the level of each by Bonferroni), so that where nothing matters, one study in twenty
-names anything at all.
+Each group is compared with all other trials, at the last step that every judged trial has reached. Pruned trials
+therefore count as well: the survivors alone show what pruning left, not what matters. The intervals hold jointly at
+95 % (Welch's t, Bonferroni-adjusted level): if nothing matters, one study in twenty reports a parameter.
 
-A search draws more where it has found something good, and draws parameters together. What it shows is therefore an
-association; an effect is only what a whole grid shows, which has every value beside every other.
+A search samples more often where scores are high, and it samples parameters jointly. Its differences are therefore
+associations. Only a complete grid, which combines each value with every other, shows effects.
 """
 
 import math
@@ -26,24 +24,24 @@ from search.spec.search_space import SearchSpace, resolve_name
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number, format_value
 
-#: Fewer trials on one side say nothing: an interval of four is wider than all that a parameter may do.
+#: Minimum number of trials on each side: the interval of four trials is wider than the effect of any parameter.
 MIN_GROUP = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """Some trials against the others that have drawn the same parameter."""
+    """A group of trials, compared with the other trials that have the same parameter."""
 
     parameter: str
-    """As Optuna knows it: `learning_rate[sgd]` is that of trials with sgd."""
+    """Name of the parameter in Optuna: `learning_rate[sgd]` is the learning rate of trials with sgd."""
     group: str
     """`= gelu`, or `> 0.031`."""
     n: int
     others: int
     difference: float
-    """Mean value of the group minus that of the others."""
+    """Mean value of the group minus the mean of the others."""
     interval: Interval
-    """Holds together with those of all other insights of the study."""
+    """Holds jointly with the intervals of all other effects of the study."""
 
     @property
     def is_significant(self) -> bool:
@@ -52,35 +50,40 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effects:
-    """All of a study, the clear ones first, and what they are about."""
+    """All effects of a study, significant ones first, and the trials that they are computed from."""
 
     found: tuple[Effect, ...]
     step: int
-    """After which the trials are compared; 0 if there is none."""
+    """Step at which the trials are compared; 0 if there is none."""
     epochs: float | None
-    """That is; None where a step has as many epochs as the network has compute for."""
+    """Epochs at `step`; None if the epochs of a step depend on the compute of the network."""
     trials: int
-    """That are compared."""
+    """Number of trials compared."""
     is_designed: bool
-    """A whole grid, each cell trained as long: differences are effects."""
+    """Whether the trials are a complete grid, trained equally long: differences are then effects."""
 
     @property
     def significant(self) -> tuple[Effect, ...]:
-        return tuple(each for each in self.found if each.is_significant)
+        return tuple(effect for effect in self.found if effect.is_significant)
 
 
 def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
-    """Parameter values of a study that go with higher scores."""
+    """Computes the association of each parameter value with the score.
+
+    Args:
+        study: The study, whose stored spec gives the search space.
+        trials: Its trials, in any state.
+    """
     judged = [trial for trial in trials if trial.curve and trial.state != "FAIL" and trial.violation <= 0]
     step = min((trial.curve[-1][0] for trial in judged), default=0)
     values = {trial.number: value for trial in judged for at, value in trial.curve if at == step}
     kept = [trial for trial in judged if math.isfinite(values.get(trial.number, math.nan))]
     stored = stored_spec.restore(study.spec)
-    groups = [each for each in _groups(stored.space, kept) if min(len(each.inside), len(each.outside)) >= MIN_GROUP]
+    groups = [group for group in _groups(stored.space, kept) if min(len(group.inside), len(group.outside)) >= MIN_GROUP]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(groups))
-    found = [each for group in groups if (each := _insight(group, values, confidence)) is not None]
+    found = [effect for group in groups if (effect := _insight(group, values, confidence)) is not None]
     return Effects(
-        found=tuple(sorted(found, key=lambda each: (not each.is_significant, each.interval.p))),
+        found=tuple(sorted(found, key=lambda effect: (not effect.is_significant, effect.interval.p))),
         step=step,
         epochs=None if study.epochs is None else study.epochs * step / stored.budget.steps,
         trials=len(kept),
@@ -88,28 +91,28 @@ def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
     )
 
 
-def sentence(found: Effect, about: Effects, *, objective: str) -> str:
-    """An insight in words."""
-    low, high = found.interval.low, found.interval.high
-    direction = "higher" if found.difference > 0 else "lower"
-    verb = "gives" if about.is_designed else "goes with"
+def sentence(effect: Effect, study_effects: Effects, *, objective: str) -> str:
+    """Describes an effect in words. `study_effects`: all effects of the same study."""
+    low, high = effect.interval.low, effect.interval.high
+    direction = "higher" if effect.difference > 0 else "lower"
+    verb = "gives" if study_effects.is_designed else "goes with"
     return (
-        f"{found.parameter} {found.group} {verb} {format_number(abs(found.difference))} {direction} {objective} "
-        f"({low:+.4f} to {high:+.4f}; {found.n} trials against {found.others})"
+        f"{effect.parameter} {effect.group} {verb} {format_number(abs(effect.difference))} {direction} {objective} "
+        f"({low:+.4f} to {high:+.4f}; {effect.n} trials against {effect.others})"
     )
 
 
-def caveat(about: Effects) -> str:
-    """What the insights are worth."""
-    when = f"step {about.step}" if about.epochs is None else f"{about.epochs:g} epochs"
-    if about.is_designed:
+def caveat(study_effects: Effects) -> str:
+    """Describes the trials behind the effects, and whether they show effects or associations."""
+    when = f"step {study_effects.step}" if study_effects.epochs is None else f"{study_effects.epochs:g} epochs"
+    if study_effects.is_designed:
         return (
-            f"All combinations were trained, so that these are effects, after {when}; {about.trials} trials, intervals "
-            "of 95 % for all of them together."
+            f"All combinations were trained, so these are effects, after {when}; {study_effects.trials} trials, joint "
+            "95 % intervals."
         )
     return (
-        f"Associations, not effects: the search chose what it tried. {about.trials} trials after {when}, pruned ones "
-        "included; intervals of 95 % for all of them together."
+        f"Associations, not effects: the search chose the values that it tried. {study_effects.trials} trials after "
+        f"{when}, pruned ones included; joint 95 % intervals."
     )
 
 
@@ -118,30 +121,30 @@ class _Group:
     parameter: str
     group: str
     inside: tuple[int, ...]
-    """Numbers of trials."""
+    """Trial numbers."""
     outside: tuple[int, ...]
 
 
 def _groups(space: SearchSpace, trials: Sequence[TrialRecord]) -> list[_Group]:
-    """Each value of a choice, and the upper half of a range; of what was drawn."""
+    """Groups of the sampled values: each option of a choice, and the upper half of a range."""
     drawn: dict[str, dict[int, Value]] = defaultdict(dict)
     domains: dict[str, Any] = {}
     for trial in trials:
         for key in trial.params.keys() & space.parameters.keys():
             name, domains[name] = resolve_name(space, key, trial.config)
             drawn[name][trial.number] = trial.params[key]
-    found: list[_Group] = []
+    groups: list[_Group] = []
     for name in sorted(drawn):
         if isinstance(domains[name], Choice):
-            found += _options(name, drawn[name])
+            groups += _options(name, drawn[name])
         else:
-            found += _halves(name, drawn[name])
-    return found
+            groups += _halves(name, drawn[name])
+    return groups
 
 
 def _options(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
     options = sorted(set(drawn.values()), key=str)
-    if len(options) == 2:  # the one says what the other says
+    if len(options) == 2:  # the effect of one option is the negative of the other
         options = options[1:]
     return [_group(name, f"= {format_value(option)}", drawn, partial(operator.eq, option)) for option in options]
 
@@ -151,9 +154,9 @@ def _halves(name: str, drawn: Mapping[int, Value]) -> list[_Group]:
     return [_group(name, f"> {format_value(middle)}", drawn, lambda value: float(value) > middle)]
 
 
-def _group(name: str, words: str, drawn: Mapping[int, Value], belongs: Callable[[Any], bool]) -> _Group:
+def _group(name: str, label: str, drawn: Mapping[int, Value], belongs: Callable[[Any], bool]) -> _Group:
     inside = {number for number, value in drawn.items() if belongs(value)}
-    return _Group(parameter=name, group=words, inside=tuple(inside), outside=tuple(drawn.keys() - inside))
+    return _Group(parameter=name, group=label, inside=tuple(inside), outside=tuple(drawn.keys() - inside))
 
 
 def _insight(group: _Group, values: Mapping[int, float], confidence: float) -> Effect | None:

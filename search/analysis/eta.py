@@ -1,4 +1,4 @@
-"""How fast a run goes: what changed since it began, and when it may end."""
+"""Progress of a run: its speed since it began, and its estimated end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ _Z80 = 1.2816
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerLine:
-    """A trial at work."""
+    """A running trial."""
 
     trial: int
     epoch: float
-    """Epochs done, in whole steps."""
+    """Epochs done, up to the last complete step."""
     value: float | None
-    """At the last step; None before the first."""
+    """Value at the last step; None before the first."""
     since_last_step_s: float
-    """Seconds since its last step, as far as we have watched."""
+    """Seconds since its last step, or since the first snapshot that had that step."""
     where: str
-    """The process that works on it: `host:pid`."""
+    """The process that runs it: `host:pid`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Eta:
-    """Seconds until the budget is spent, with a range that holds 4 times out of 5."""
+    """Seconds until the budget is spent, with an 80 % range."""
 
     seconds: float
     low: float
@@ -36,25 +36,25 @@ class Eta:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """All that the live view shows, at one moment."""
+    """State of a run at one moment, for the live view."""
 
     study: str
     counts: TrialCounts
     objective: str = "value"
     epochs: float | None = None
-    """Of a trial that is not pruned."""
+    """Epochs of a trial that is not pruned."""
     best: TrialRecord | None = None
     seconds: float = 0.0
-    """Since this run began."""
+    """Seconds since this run began."""
     trials_per_hour: float | None = None
-    """Finished since this run began; None before the first."""
+    """Trials finished per hour since this run began; None before the first."""
     eta: Eta | None = None
     time_left_s: float | None = None
-    """Of the hours that the study may run; None without such a limit."""
+    """Seconds left of the time limit; None without a limit."""
     time_share: float = 0.0
-    """Of these hours, what is spent."""
+    """Spent share of the time limit, from 0 to 1; 0 without a limit."""
     compared: str = ""
-    """How trials compare with the baseline."""
+    """Comparison of the trials with the baseline, in one line."""
     workers: tuple[WorkerLine, ...] = ()
     finished: tuple[TrialRecord, ...] = ()
     """Trials that have finished since the last snapshot."""
@@ -62,23 +62,30 @@ class Snapshot:
 
 @dataclass(kw_only=True, slots=True)
 class ProgressTracker:
-    """How fast a run goes: what was there at its start, and when each trial last made a step."""
+    """Tracks the speed of a run: the trials finished before it, and the last step of each running trial."""
 
     clock: Callable[[], float]
-    """Seconds, monotonic."""
+    """Monotonic clock in seconds."""
     _began: float | None = None
     _done_before: int = 0
     _seen: frozenset[int] = frozenset()
     _steps: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """Trial number -> (reports so far, when the last came)."""
+    """Trial number -> (number of reports, time of the last report)."""
 
     @property
     def seen(self) -> frozenset[int]:
-        """The finished trials that were told already: what `query.progress` may leave out."""
+        """Numbers of finished trials in earlier snapshots, which `queries.progress` may leave out."""
         return self._seen
 
     def snapshot(self, progress: StudyProgress) -> Snapshot:
-        """What `progress` looks like now. Trials that had finished before the first call are not news."""
+        """Takes a snapshot of `progress`.
+
+        Args:
+            progress: The study, its running trials, and its newly finished trials.
+
+        Returns:
+            The snapshot. Trials that finished before the first call are not in its `finished`.
+        """
         now, study = self.clock(), progress.study
         news = tuple(trial for trial in progress.finished if trial.number not in self._seen)
         self._seen |= {trial.number for trial in news}
@@ -104,30 +111,38 @@ class ProgressTracker:
         )
 
     def _workers(self, progress: StudyProgress, now: float) -> tuple[WorkerLine, ...]:
-        self._steps = {each.trial.number: self._last_step(each.trial, now) for each in progress.running}
+        self._steps = {running.trial.number: self._last_step(running.trial, now) for running in progress.running}
         return tuple(
             WorkerLine(
-                trial=each.trial.number,
-                epoch=float(each.trial.epochs),
-                value=each.trial.curve[-1][1] if each.trial.curve else None,
-                since_last_step_s=now - self._steps[each.trial.number][1],
-                where=_where(each),
+                trial=running.trial.number,
+                epoch=float(running.trial.epochs),
+                value=running.trial.curve[-1][1] if running.trial.curve else None,
+                since_last_step_s=now - self._steps[running.trial.number][1],
+                where=_where(running),
             )
-            for each in progress.running
+            for running in progress.running
         )
 
     def _last_step(self, trial: TrialRecord, now: float) -> tuple[int, float]:
         steps = len(trial.curve)
-        known = self._steps.get(trial.number)
-        return known if known is not None and known[0] == steps else (steps, now)
+        previous = self._steps.get(trial.number)
+        return previous if previous is not None and previous[0] == steps else (steps, now)
 
 
 def eta(*, done: int, left: int, seconds: float) -> Eta | None:
-    """How long `left` trials will take when `done` took `seconds`; None while nothing can be said.
+    """Estimated time for the remaining trials.
 
-    The range takes trials for a Poisson process: the ratio of two times for `left` and `done` trials has a logarithm
-    with a standard deviation of about sqrt(1/(left - 0.5) + 1/(done - 0.5)) (the trigamma function at both). Trials
-    vary less than that, so the range is a wide one.
+    The range assumes a Poisson process: the logarithm of the ratio of the times for `left` and `done` trials has a
+    standard deviation of about sqrt(1/(left - 0.5) + 1/(done - 0.5)) (the trigamma function at both). Trials vary less
+    than that, so the range is wide.
+
+    Args:
+        done: Number of finished trials.
+        left: Number of remaining trials.
+        seconds: Time that the finished trials took.
+
+    Returns:
+        The estimate; None if an argument is 0 or negative.
     """
     if done <= 0 or left <= 0 or seconds <= 0:
         return None
@@ -136,9 +151,9 @@ def eta(*, done: int, left: int, seconds: float) -> Eta | None:
     return Eta(seconds=middle, low=middle / spread, high=middle * spread)
 
 
-def _within(found: Eta | None, left_s: float | None) -> Eta | None:
-    """When the trials will be done, if the hours let them be."""
-    return found if found is None or left_s is None or found.low <= left_s else None
+def _within(estimate: Eta | None, left_s: float | None) -> Eta | None:
+    """The estimate; None if its lower end exceeds the time limit."""
+    return estimate if estimate is None or left_s is None or estimate.low <= left_s else None
 
 
 def _where(running: RunningTrial) -> str:

@@ -1,7 +1,7 @@
-"""A report as one page: an HTML file that needs nothing else, or Markdown.
+"""Renders a report as a self-contained HTML file or as Markdown.
 
-The page loads nothing and runs only what it holds (a Content-Security-Policy names the hash of each script), so that
-it can be mailed, kept, and opened without a network.
+The page loads nothing and runs only its inline scripts (a Content-Security-Policy lists their hashes). It can be
+mailed, archived, and opened without a network.
 """
 
 import base64
@@ -22,9 +22,9 @@ from search.analysis.report import Report
 from search.spec.search_space import base_name
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
-#: Parameters with a slice of their own, axes side by side.
+#: Maximum number of slice plots, and of axes in the parallel coordinates.
 SLICES, AXES = 8, 8
-#: What begins a drawing on the page.
+#: Script that draws every figure of the page.
 DRAW = """\
 for (const box of document.querySelectorAll("[data-figure]")) {
   const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
@@ -34,12 +34,12 @@ for (const box of document.querySelectorAll("[data-figure]")) {
 
 
 def to_html(report: Report) -> str:
-    """The page."""
-    drawn = figures(report)
-    scripts = [get_plotlyjs(), DRAW] if drawn else []
+    """Renders the report as one HTML page without external resources."""
+    plots = figures(report)
+    scripts = [get_plotlyjs(), DRAW] if plots else []
     return _template().render(
         report=report,
-        figures={name: _embeddable(figure) for name, figure in drawn.items()},
+        figures={name: _embeddable(figure) for name, figure in plots.items()},
         scripts=scripts,
         policy=policy(scripts),
         tables=tables(report),
@@ -49,15 +49,15 @@ def to_html(report: Report) -> str:
 
 
 def policy(scripts: Sequence[str]) -> str:
-    """What a browser may run of the page, and load: these scripts, and nothing."""
+    """Content-Security-Policy of the page: a browser runs these scripts and loads nothing."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def to_markdown(report: Report) -> str:
-    """The same in Markdown, without the pictures."""
-    below = notes(report)
+    """Renders the report as Markdown, without figures."""
+    notes_by_heading = notes(report)
     lines = [f"# {report.study.name}", "", report.study.question, "", *report.answer, ""]
     for name, grid in tables(report).items():
         lines += [
@@ -69,7 +69,7 @@ def to_markdown(report: Report) -> str:
             "",
             *(("```", *grid.after, "```") if any(grid.after) else ()),
             "",
-            *below.get(name, ()),
+            *notes_by_heading.get(name, ()),
             "",
         ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
@@ -83,34 +83,34 @@ def _markdown_table(grid: Table) -> list[str]:
 
 
 def tables(report: Report) -> dict[str, Table]:
-    """Every table by its heading, in the order of the page."""
-    found: dict[str, Table] = {}
+    """All tables by heading, in page order."""
+    grids: dict[str, Table] = {}
     if report.verdict is not None:
-        found["Verdict"] = test_report.final_result_table(
+        grids["Verdict"] = test_report.final_result_table(
             report.verdict, test_report.test_set_access_lines(report.looks, report.verdict.study)
         )
     if report.comparison is not None:
-        found["Comparison"] = report.comparison
+        grids["Comparison"] = report.comparison
     if report.importances.found:
-        found["Importance"] = _importance_grid(report.importances)
+        grids["Importance"] = _importance_grid(report.importances)
     if report.insights.found:
-        found["What goes with good trials"] = _insight_grid(report)
+        grids["What goes with good trials"] = _insight_grid(report)
     if report.best:
-        found["Best trials"] = _best_grid(report)
-    found["Trials"] = _counts_grid(report)
-    found["Cost"] = _cost_grid(report)
-    found["Where it comes from"] = _origin_grid(report)
-    return found
+        grids["Best trials"] = _best_grid(report)
+    grids["Trials"] = _counts_grid(report)
+    grids["Cost"] = _cost_grid(report)
+    grids["Where it comes from"] = _origin_grid(report)
+    return grids
 
 
 def notes(report: Report) -> dict[str, tuple[str, ...]]:
-    """What is said below a table, by its heading."""
+    """Notes below the tables, by heading."""
     pruner = report.study.spec.get("search", {}).get("pruner")
     return {
         "Importance": (
-            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells of those among "
-            "the best tenth. Intervals of 95 % by bootstrap over trials. Where nothing matters, the most important "
-            f"parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
+            f"PED-ANOVA on {report.importances.trials} complete trials: how much each parameter tells about "
+            "membership in the best tenth. 95 % intervals by bootstrap over trials. If nothing matters, the most "
+            f"important parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
         ),
         "What goes with good trials": (effects.caveat(report.insights),),
         "Trials": pruner_audit.lines(report.audit) if pruner not in (None, "none") else (),
@@ -118,41 +118,41 @@ def notes(report: Report) -> dict[str, tuple[str, ...]]:
 
 
 def figures(report: Report) -> dict[str, go.Figure]:
-    """Every picture by its name; none of what there is nothing of."""
+    """All figures by name; figures without data are left out."""
     trials, objective = report.trials, report.study.objective
-    found: dict[str, go.Figure] = {}
+    plots: dict[str, go.Figure] = {}
     if report.verdict is not None and report.standing is not None:
-        found["confusion"] = charts.confusion(report.standing.confusion.tolist(), report.verdict.classes)
+        plots["confusion"] = charts.confusion(report.standing.confusion.tolist(), report.verdict.classes)
     if report.importances.found:
-        found["importance"] = charts.importance(report.importances)
-    for place, name in enumerate(report.study.objectives[1:], 1):
+        plots["importance"] = charts.importance(report.importances)
+    for index, name in enumerate(report.study.objectives[1:], 1):
         if report.best:
             objectives = report.study.objectives
-            found[f"pareto-{name}"] = charts.pareto(report.best, trials, objectives=objectives, second=place)
+            plots[f"pareto-{name}"] = charts.pareto(report.best, trials, objectives=objectives, second=index)
     if any(trial.values for trial in charts.sorted_by_end(trials)):
-        found["history"] = charts.history(trials, objective=objective)
+        plots["history"] = charts.history(trials, objective=objective)
     if any(trial.curve for trial in trials):
-        found["curves"] = charts.curves(trials, objective=objective)
+        plots["curves"] = charts.curves(trials, objective=objective)
     values = {trial.number: trial.curve[-1][1] for trial in trials if trial.curve and trial.violation <= 0}
     keys = _keys(report)
-    found |= {
+    plots |= {
         f"slice-{key}": charts.slice_plot(key, trials, values, objective=objective)
         for key in keys[:SLICES]
         if any(key in trial.params and trial.number in values for trial in trials)
     }
-    always = [key for key in keys if all(key in trial.params for trial in trials if trial.number in values)]
-    if len(always) > 1 and values:
-        found["parallel"] = charts.parallel(always[:AXES], trials, values)
+    common = [key for key in keys if all(key in trial.params for trial in trials if trial.number in values)]
+    if len(common) > 1 and values:
+        plots["parallel"] = charts.parallel(common[:AXES], trials, values)
     if charts.sorted_by_end(trials):
-        found["timeline"] = charts.timeline(trials)
-    return found
+        plots["timeline"] = charts.timeline(trials)
+    return plots
 
 
 def _keys(report: Report) -> list[str]:
-    """The parameters that were drawn, the most important first."""
+    """Sampled parameters, the most important first."""
     drawn_keys = dict.fromkeys(key for trial in report.trials for key in trial.params)
-    found = report.importances.found or report.insights.found
-    ranked = [base_name(each.parameter) for each in found]
+    rows = report.importances.found or report.insights.found
+    ranked = [base_name(row.parameter) for row in rows]
     return [
         *dict.fromkeys(key for key in ranked if key in drawn_keys),
         *(key for key in drawn_keys if key not in ranked),
@@ -160,41 +160,47 @@ def _keys(report: Report) -> list[str]:
 
 
 def _embeddable(figure: go.Figure) -> str:
-    """A figure as JSON that no page takes for anything else."""
+    """The figure as JSON that is safe inside an HTML script element."""
     return str(figure.to_json()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _importance_grid(found: Importances) -> Table:
+def _importance_grid(importances: Importances) -> Table:
     return Table(
         columns=("parameter", "importance", "low", "high"),
-        rows=tuple((row.parameter, f"{row.share:.3f}", f"{row.low:.3f}", f"{row.high:.3f}") for row in found.found),
+        rows=tuple(
+            (row.parameter, f"{row.share:.3f}", f"{row.low:.3f}", f"{row.high:.3f}") for row in importances.found
+        ),
     )
 
 
 def _insight_grid(report: Report) -> Table:
     objective = report.study.objective
-    clear = [effects.sentence(each, report.insights, objective=objective) for each in report.insights.significant]
+    sentences = [
+        effects.sentence(effect, report.insights, objective=objective) for effect in report.insights.significant
+    ]
     return Table(
         columns=("parameter", "value", "trials", "others", "difference", "low", "high"),
         rows=tuple(
             (
-                each.parameter,
-                each.group,
-                str(each.n),
-                str(each.others),
-                f"{each.difference:+.4f}",
-                f"{each.interval.low:+.4f}",
-                f"{each.interval.high:+.4f}",
+                effect.parameter,
+                effect.group,
+                str(effect.n),
+                str(effect.others),
+                f"{effect.difference:+.4f}",
+                f"{effect.interval.low:+.4f}",
+                f"{effect.interval.high:+.4f}",
             )
-            for each in report.insights.found
+            for effect in report.insights.found
         ),
-        before=tuple(f"{line}." for line in clear) or ("Nothing stands out from chance.",),
+        before=tuple(f"{line}." for line in sentences) or ("No difference exceeds chance.",),
     )
 
 
 def _best_grid(report: Report) -> Table:
     first, *others = (trial.params for trial in report.best)
-    alike = {key: value for key, value in first.items() if others and all(each.get(key) == value for each in others)}
+    shared = {
+        key: value for key, value in first.items() if others and all(params.get(key) == value for params in others)
+    }
     weights = () if "parameters" in report.study.objectives else ("parameters",)
     return Table(
         columns=("trial", *report.study.objectives, "epochs", "trained", *weights, "settings"),
@@ -205,11 +211,11 @@ def _best_grid(report: Report) -> Table:
                 format_value(trial.epochs),
                 format_duration(trial.seconds),
                 *("-" if trial.parameters is None else f"{trial.parameters:,}" for _ in weights),
-                format_values({key: value for key, value in trial.params.items() if key not in alike}) or "-",
+                format_values({key: value for key, value in trial.params.items() if key not in shared}) or "-",
             )
             for trial in report.best
         ),
-        before=(f"All of them have {format_values(alike)}.",) if alike else (),
+        before=(f"All of them have {format_values(shared)}.",) if shared else (),
     )
 
 
@@ -252,26 +258,26 @@ def _origin_grid(report: Report) -> Table:
     if counts:
         rows.append(("training images", f"{sum(counts):,} of {len(counts)} classes, validation among them"))
     for table in ("data", "budget", "search", "final"):
-        told = {
+        settings = {
             key: value for key, value in (study.spec.get(table) or {}).items() if key != "path" and value is not None
         }
-        rows.append((f"[{table}]", format_values(told)))
+        rows.append((f"[{table}]", format_values(settings)))
     return Table(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
 
 
 @cache
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    found.filters["numeric"] = lambda cell: bool(re.fullmatch(r"[-+]?[\d.,]+( s)?|-", cell))
-    return found.get_template("html_report.html")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["numeric"] = lambda cell: bool(re.fullmatch(r"[-+]?[\d.,]+( s)?|-", cell))
+    return environment.get_template("html_report.html")
 
 
 def title(name: str) -> str:
-    """What a picture shows."""
+    """Title of a figure, by its name in `figures`."""
     fixed: dict[str, Any] = {
-        "confusion": "Confusion: per cent of each class, as the winner takes it",
-        "importance": "Importance (bars: intervals; dotted: what chance reaches)",
+        "confusion": "Confusion: per cent of each true class, by predicted class",
+        "importance": "Importance (bars: intervals; dotted: the level that chance reaches)",
         "history": "Best so far, over hours of training",
         "curves": "Learning curves: the best (green), others, pruned (grey)",
         "parallel": "All parameters side by side: the best tenth (green)",

@@ -1,4 +1,4 @@
-"""What questions are answered with: a table for people, and a value for JSON or CSV."""
+"""Tables, JSON values and CSV rows about studies."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from search.tables import Table, format_duration, format_number, format_value, f
 
 
 def studies_table(rows: Sequence[StudyRecord]) -> Table:
-    """One line for each study."""
+    """One row per study."""
     if not rows:
-        return Table(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` begins one",))
+        return Table(columns=(), rows=(), before=("there are no studies yet; `convsearch run quickstart` starts one",))
     return Table(
         columns=("study", "finished", "running", "waiting", "failed", "best", "trial", "question"),
         fixed=("finished",),
@@ -22,40 +22,40 @@ def studies_table(rows: Sequence[StudyRecord]) -> Table:
 
 
 def workers_table(rows: Sequence[RunningTrial]) -> Table:
-    """One line for each worker that has a trial."""
+    """One row per worker with a running trial."""
     if not rows:
-        return Table(columns=(), rows=(), before=("nobody works on any study",))
+        return Table(columns=(), rows=(), before=("no worker is running a trial",))
     return Table(
         columns=("host", "process", "study", "trial", "since", "epochs", "value"),
-        rows=tuple(_worker_line(each) for each in rows),
+        rows=tuple(_worker_line(running) for running in rows),
         after=("", "since: start of this attempt, UTC; dead workers are listed until their lease expires"),
     )
 
 
 def workers_json(rows: Sequence[RunningTrial]) -> dict[str, Any]:
-    """The same, and how often each trial was begun."""
+    """JSON value of the same rows, with the attempt of each trial."""
     return {
         "workers": [
             {
-                "host": each.host,
-                "pid": each.pid,
-                "study": each.trial.study,
-                "trial": each.trial.number,
-                "since": None if each.trial.started is None else each.trial.started.isoformat(),
-                "attempt": each.trial.attempts,
-                "epochs": each.trial.epochs,
+                "host": running.host,
+                "pid": running.pid,
+                "study": running.trial.study,
+                "trial": running.trial.number,
+                "since": None if running.trial.started is None else running.trial.started.isoformat(),
+                "attempt": running.trial.attempts,
+                "epochs": running.trial.epochs,
             }
-            for each in rows
+            for running in rows
         ]
     }
 
 
-def _worker_line(each: RunningTrial) -> tuple[str, ...]:
-    trial = each.trial
+def _worker_line(running: RunningTrial) -> tuple[str, ...]:
+    trial = running.trial
     last = trial.curve[-1:]
     return (
-        each.host or "?",
-        "?" if each.pid is None else str(each.pid),
+        running.host or "?",
+        "?" if running.pid is None else str(running.pid),
         trial.study,
         str(trial.number),
         f"{trial.started:%Y-%m-%d %H:%M:%S}" if trial.started else "",
@@ -65,22 +65,31 @@ def _worker_line(each: RunningTrial) -> tuple[str, ...]:
 
 
 def best_table(ranking: Ranking, delivered: str = "") -> Table:
-    """The best trials; where there is none yet, what is going on and what to do. `delivered`: which one is, and why."""
+    """Table of the best trials; without any, the state of the study and the command to continue.
+
+    Args:
+        ranking: The best trials, or those of the Pareto front.
+        delivered: Sentence about the configuration that the search delivers; empty for other studies.
+    """
     study = ranking.study
     head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
     if not ranking.trials:
         return Table(columns=(), rows=(), before=(*head, explain_no_best(study)))
     rows = tuple(
         (
-            str(t.number),
-            *map(format_number, t.values),
-            format_value(t.epochs),
-            format_duration(t.seconds),
-            format_values(t.params),
+            str(trial.number),
+            *map(format_number, trial.values),
+            format_value(trial.epochs),
+            format_duration(trial.seconds),
+            format_values(trial.params),
         )
-        for t in ranking.trials
+        for trial in ranking.trials
     )
-    front = "the Pareto front: no other trial is as good in all and better in one" if len(study.objectives) > 1 else ""
+    front = (
+        "the Pareto front: no other trial is as good in all objectives and better in one"
+        if len(study.objectives) > 1
+        else ""
+    )
     if ranking.front > len(rows):
         front += f"; {len(rows)} of its {ranking.front} trials (--top {ranking.front} shows all)"
     return Table(
@@ -91,13 +100,13 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
         after=(
             "",
             *((delivered,) if delivered else ()),
-            f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best one whole",
+            f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows all of the best one",
         ),
     )
 
 
 def studies_json(rows: Sequence[StudyRecord]) -> dict[str, Any]:
-    """`studies --json`."""
+    """JSON value of `studies --json`."""
     return {
         "studies": [
             _study_json(row)
@@ -113,22 +122,27 @@ def studies_json(rows: Sequence[StudyRecord]) -> dict[str, Any]:
 
 
 def best_json(ranking: Ranking) -> dict[str, Any]:
-    """`best --json`."""
-    return _study_json(ranking.study) | {"trials": [trial_summary_json(t) for t in ranking.trials]}
+    """JSON value of `best --json`."""
+    return _study_json(ranking.study) | {"trials": [trial_summary_json(trial) for trial in ranking.trials]}
 
 
 def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """`best --csv`: columns and rows. A parameter that a trial does not have is empty there."""
-    own = ("trial", *ranking.study.objectives, "epochs", "seconds")
+    """Columns and rows of `best --csv`; a parameter that a trial lacks is empty."""
+    fixed = ("trial", *ranking.study.objectives, "epochs", "seconds")
     names = tuple(dict.fromkeys(name for trial in ranking.trials for name in trial.params))
     rows: list[tuple[object, ...]] = [
-        (t.number, *t.values, t.epochs, t.seconds, *(t.params.get(name) for name in names)) for t in ranking.trials
+        (trial.number, *trial.values, trial.epochs, trial.seconds, *(trial.params.get(name) for name in names))
+        for trial in ranking.trials
     ]
-    return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
+    return (*fixed, *(f"params_{name}" if name in fixed else name for name in names)), rows
 
 
 def spec_table(stored: Mapping[str, Any]) -> Table:
-    """`validate`: every setting of a dumped spec, with what a search draws before what is fixed."""
+    """Table of `validate`: all settings of a spec, sampled parameters before fixed ones.
+
+    Args:
+        stored: The spec, as dumped by `stored_spec.dump`.
+    """
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
     lines = [
@@ -156,7 +170,12 @@ def spec_table(stored: Mapping[str, Any]) -> Table:
 
 
 def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ...]:
-    """What to do with a study whose run has just ended, a line for each. `is_judged`: its last training has, too."""
+    """Commands that continue a study after a run, one per line.
+
+    Args:
+        row: The study.
+        is_judged: Whether its last training has ended, too.
+    """
     name, counts = shlex.quote(row.name), row.counts
     lines = []
     if row.nothing_found and (is_judged or not row.spec.get("final")):
@@ -171,13 +190,13 @@ def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ..
 
 
 def can_grow(row: StudyRecord) -> bool:
-    """Whether more trials would have anything else to draw: a grid has its cells, a fixed configuration one trial."""
+    """Whether a larger budget gives new configurations: a grid has a fixed number of cells, a fixed space one trial."""
     is_grid = row.spec.get("search", {}).get("sampler") == "grid"
     return not is_grid and any(map(_is_drawn, row.spec.get("space", {}).values()))
 
 
 def _is_drawn(stored: object) -> bool:
-    """Whether an entry of a stored [space] leaves a choice; [space.when] does."""
+    """Whether an entry of a stored [space] is sampled, as [space.when] is."""
     if isinstance(stored, Mapping):
         return "low" not in stored or stored["low"] != stored["high"]
     return isinstance(stored, list) and len(stored) > 1
@@ -198,23 +217,23 @@ def states_line(counts: TrialCounts) -> str:
 
 
 def explain_no_best(study: StudyRecord) -> str:
-    """Why there is no best trial, and what to do."""
+    """Explains why there is no best trial, with the command to continue."""
     counts, name = study.counts, shlex.quote(study.name)
     if counts.to_do:
-        onwards = f"`convsearch resume {name}` goes on"
+        command = f"`convsearch resume {name}` goes on"
     elif can_grow(study):
-        onwards = f"`convsearch resume {name} --trials {counts.budget + 10}` raises the budget"
+        command = f"`convsearch resume {name} --trials {counts.budget + 10}` raises the budget"
     else:
-        onwards = f"`convsearch show {name} NUMBER` says why"
+        command = f"`convsearch show {name} NUMBER` shows the reason"
     if counts.complete:
-        return "no complete trial has a finite value, so that there is no best one"
+        return "no complete trial has a finite value, so there is no best one"
     if counts.failed and counts.failed == counts.finished:
-        return f"every finished trial has failed; `convsearch show {name} NUMBER` says why, and where its log is"
+        return f"every finished trial has failed; `convsearch show {name} NUMBER` shows the reason and the log file"
     if counts.finished:
-        return f"no trial is complete yet: those that finished were pruned or failed; {onwards}"
+        return f"no trial is complete yet: those that finished were pruned or failed; {command}"
     if counts.running:
-        return "no trial has finished yet; those at work will be the first"
-    return f"no trial has finished yet, and none is at work; {onwards}"
+        return "no trial has finished yet; the first ones are running"
+    return f"no trial has finished yet, and none is running; {command}"
 
 
 def _study_line(row: StudyRecord) -> tuple[str, ...]:
@@ -232,14 +251,14 @@ def _study_line(row: StudyRecord) -> tuple[str, ...]:
 
 
 def _given(value: object) -> str:
-    """A range or choice of a study file in words."""
+    """Text of a range, a choice or a single value of a study file."""
     if isinstance(value, Mapping):
         extra = (", log" if value.get("log") else "") + (
             f", step {format_value(value['step'])}" if value.get("step") else ""
         )
         return f"{format_value(value['low'])} to {format_value(value['high'])}{extra}"
     if isinstance(value, list):
-        return ", ".join(format_value(each) for each in value)
+        return ", ".join(format_value(option) for option in value)
     return "-" if value is None else format_value(value)
 
 

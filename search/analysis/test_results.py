@@ -1,9 +1,9 @@
-"""The result of a study `NAME.final`: the best configuration on the test images, and how sure that is.
+"""Test results of a study `NAME.final`: the score of each configuration on the test images, with intervals.
 
-Every number has two sources of chance: the seeds of the trainings, and which images happened to be test images. The
-intervals hold for both (`intervals.crossed_interval`). Seed n is the same in every configuration, and all see the
-same images, so that two are compared run by run and image by image. The best is found by looking, so that the p values
-of all pairs are adjusted together by Holm's method: a clear lead is one that survives that.
+A score varies with the training seeds and with the sample of test images. The intervals cover both sources
+(`intervals.crossed_interval`). Seed n is the same in every configuration, and all configurations are tested on the same
+images. Two configurations are therefore compared run by run and image by image. The best one is picked after the
+scores are known, so Holm's method adjusts the p values of all pairs together. A lead is clear if it survives that.
 """
 
 import base64
@@ -24,65 +24,64 @@ from search.storage import queries, ranking
 from search.storage.records import StudyRecord, TrialRecord, searched
 
 Scores = NDArray[np.float64]
-"""(runs, images): 1 where an image was classified correctly, otherwise 0. For balanced accuracy: class-weighted
-influence
-values, whose mean is the run's balanced accuracy.
+"""(runs, images): 1 for a correctly classified image, otherwise 0. For balanced accuracy: class-weighted influence
+values, whose mean is the balanced accuracy of the run.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigResult:
-    """What the runs of one configuration have come to."""
+    """Test results of one configuration over its runs."""
 
     name: str
     runs: int
     test: float
-    """The objective on the test images, mean over the runs."""
+    """Objective on the test images, mean over the runs."""
     interval: tuple[float, float] | None
-    """Of that, over seeds and images; over images alone where there is one run."""
+    """Interval of `test` over seeds and images; over images alone for a single run."""
     search: float | None
-    """The value on the validation images, for which it was chosen; None for a configuration that was not."""
+    """Objective on the validation images, the selection criterion; None for a configuration from outside the search."""
     confusion: NDArray[np.int64]
-    """(classes, classes), of all runs together."""
+    """(classes, classes), summed over the runs."""
     parameters: int | None
     macs: int | None
     latency_ms: float | None
-    """Of one image by itself; median over the runs."""
+    """Latency of a single image in milliseconds; median over the runs."""
     epochs: float
     seconds: float
-    """Of training; means over the runs."""
+    """Training time in seconds. `epochs` and `seconds` are means over the runs."""
 
     @property
     def gap(self) -> float | None:
-        """What the validation images had promised, less what the test images gave."""
+        """Validation score minus test score."""
         return None if self.search is None else self.search - self.test
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedComparison:
-    """Two configurations, run by run and image by image."""
+    """Two configurations, compared run by run and image by image."""
 
     first: str
     second: str
     runs: int
-    """That both have, with the same seeds: what they are compared by."""
+    """Runs with the same seeds in both configurations; only these are compared."""
     difference: float
-    """Mean of the first minus the second; not a number where they have no run in common."""
+    """Mean of the first minus the second; NaN without a common run."""
     is_enough: bool = True
-    """False if several seeds were run but only one is shared: the variance of seeds cannot be estimated."""
+    """False if several seeds were run but only one is shared: the variance over seeds is unknown."""
     interval: Interval | None = None
-    """None where they are not enough, or each image of each run has the same difference: no spread to judge by."""
+    """None if `is_enough` is false, or if the difference is the same for every image of every run (no spread)."""
     p_holm: float | None = None
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference is more than chance, all pairs taken together."""
+        """Whether the difference exceeds chance, adjusted for all pairs."""
         return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinalResult:
-    """The whole answer."""
+    """Test results of all configurations."""
 
     study: str
     question: str
@@ -90,31 +89,56 @@ class FinalResult:
     classes: tuple[str, ...]
     images: int
     standings: tuple[ConfigResult, ...]
-    """The best first; empty as long as nobody has looked at the test images."""
+    """Best first; empty until the test images have been evaluated."""
     duels: tuple[PairedComparison, ...]
-    """Each pair, the better one of their common runs first."""
+    """All pairs; the better configuration over the common runs comes first."""
     missing: tuple[str, ...]
-    """Trainings without a result, and why."""
+    """Trainings without a result, with the reason."""
 
 
 def load(engine: sa.Engine, name: str) -> FinalResult:
-    """The verdict of the study `name`, as far as it has come."""
+    """Loads the test results of a final study, finished or not.
+
+    Args:
+        engine: Database that stores the study.
+        name: Name of the final study, `NAME.final`.
+
+    Returns:
+        The results of the trials that have finished.
+
+    Raises:
+        UsageError: there is no such study, or it is not a verdict that convsearch made.
+        SpecError: this version cannot score the objective of the study.
+    """
     if queries.study(engine, name).spec.get("verdict_on") is None:
-        raise UsageError(f"the study {name!r} is no verdict of convsearch's, whatever it is called")
+        raise UsageError(f"the study {name!r} is not a verdict that convsearch made, despite its name")
     search = searched(name)
-    is_there = name in queries.verdicts(engine, search)
-    values = {trial.number: value for trial, value in ranking.ranked_by_best_value(engine, search)} if is_there else {}
+    has_search = name in queries.verdicts(engine, search)
+    values = (
+        {trial.number: value for trial, value in ranking.ranked_by_best_value(engine, search)} if has_search else {}
+    )
     return final_result(queries.study(engine, name), queries.trials(engine, name), values)
 
 
 def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapping[int, float]) -> FinalResult:
-    """What the finished trials of a study `NAME.final` come to. `values`: of the trials of the search."""
+    """Evaluates the finished trials of a study `NAME.final`.
+
+    Args:
+        study: The final study.
+        trials: Its trials, in any state.
+        values: Validation scores of the trials of the search, by trial number.
+
+    Raises:
+        SpecError: this version cannot score the objective of the study.
+    """
     names = [row["name"] for row in study.spec["compare"]] or [_old_name(study)]
     runs = {name: _runs(name, trials) for name in names}
-    scores = {name: _scores(found, study.objective) for name, found in runs.items() if found}
+    scores = {name: _scores(tested, study.objective) for name, tested in runs.items() if tested}
     is_plain = study.objective == "accuracy"
-    found = [_standing(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores]
-    ranked = sorted(found, key=lambda each: -each.test)
+    results = [
+        _standing(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores
+    ]
+    ranked = sorted(results, key=lambda result: -result.test)
     duels = [_duel(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
     return FinalResult(
         study=study.name,
@@ -129,29 +153,38 @@ def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapp
 
 
 def unpack(test: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """What `correctness.pack` made the text of; older versions kept none of a single run, but its counts."""
+    """Decodes the text of `correctness.pack`.
+
+    Older versions stored no text for a single run; its bits are rebuilt from the confusion matrix.
+
+    Args:
+        test: Stored test result of a trial.
+
+    Returns:
+        (images,) whether each image was classified correctly, ordered by class.
+    """
     if "bits" not in test:
         counts = np.asarray(test["confusion"])
-        taken = [[True] * own[place] + [False] * (own.sum() - own[place]) for place, own in enumerate(counts)]
-        return np.array([each for row in taken for each in row], dtype=bool)
+        correct = [[True] * row[label] + [False] * (row.sum() - row[label]) for label, row in enumerate(counts)]
+        return np.array([bit for row in correct for bit in row], dtype=bool)
     packed = np.frombuffer(base64.b64decode(test["bits"]), np.uint8)
     return np.unpackbits(packed, count=test["images"]).astype(bool)
 
 
 def _old_name(study: StudyRecord) -> str:
-    """What the one configuration of a verdict is called that an older version made, which had no rows."""
-    found = re.search(r"trial \d+", study.question)
-    return found[0] if found else "its training"
+    """Name of the only configuration of a verdict without rows, which an older version made."""
+    match = re.search(r"trial \d+", study.question)
+    return match[0] if match else "its training"
 
 
 def _number(name: str) -> int:
-    """Which trial of the search a configuration is of; -1 for one that is of none."""
-    found = re.match(r"trial (\d+)", name)
-    return int(found[1]) if found else -1
+    """Trial number of a configuration in the search; -1 for a configuration from outside the search."""
+    match = re.match(r"trial (\d+)", name)
+    return int(match[1]) if match else -1
 
 
 def _runs(name: str, trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
-    """The runs of a configuration that were tested, by seed."""
+    """Tested runs of a configuration, by repeat."""
     return {
         trial.repeat or 0: trial
         for trial in trials
@@ -164,49 +197,50 @@ def _scores(runs: Mapping[int, TrialRecord], objective: str) -> Scores:
 
 
 def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
-    right = unpack(test).astype(np.float64)
+    correct = unpack(test).astype(np.float64)
     if objective == "accuracy":
-        return right
+        return correct
     if objective != "balanced_accuracy":
         raise SpecError(f"the stored study maximises {objective!r}, which this convsearch cannot score; upgrade it")
     counts = np.asarray(test["confusion"]).sum(axis=1)
-    weights = [len(right) / (np.count_nonzero(counts) * count) if count else 0.0 for count in counts]
+    weights = [len(correct) / (np.count_nonzero(counts) * count) if count else 0.0 for count in counts]
     recall = np.asarray(test["confusion"]).diagonal() / np.maximum(1, counts)
-    # The classes are given, and only images within them are drawn: what differs between classes is no spread.
+    # The classes are fixed and images are sampled within them: differences between classes are not variance.
     scores: NDArray[np.float64] = recall[counts > 0].mean() + np.repeat(weights, counts) * (
-        right - np.repeat(recall, counts)
+        correct - np.repeat(recall, counts)
     )
     return scores
 
 
 def _standing(
-    name: str, runs: Mapping[int, TrialRecord], scores: Scores, searched: float | None, *, is_plain: bool
+    name: str, runs: Mapping[int, TrialRecord], scores: Scores, search_value: float | None, *, is_plain: bool
 ) -> ConfigResult:
-    found = list(runs.values())
-    latencies = [trial.latency_ms for trial in found if trial.latency_ms is not None]
+    tested = list(runs.values())
+    latencies = [trial.latency_ms for trial in tested if trial.latency_ms is not None]
     return ConfigResult(
         name=name,
-        runs=len(found),
+        runs=len(tested),
         test=float(scores.mean()),
         interval=_share(scores, is_plain=is_plain),
-        search=searched,
-        confusion=np.sum([(trial.test or {})["confusion"] for trial in found], axis=0),
-        parameters=found[0].parameters,
-        macs=found[0].macs,
+        search=search_value,
+        confusion=np.sum([(trial.test or {})["confusion"] for trial in tested], axis=0),
+        parameters=tested[0].parameters,
+        macs=tested[0].macs,
         latency_ms=float(np.median(latencies)) if latencies else None,
-        epochs=float(np.mean([trial.epochs for trial in found])),
-        seconds=float(np.mean([trial.seconds for trial in found])),
+        epochs=float(np.mean([trial.epochs for trial in tested])),
+        seconds=float(np.mean([trial.seconds for trial in tested])),
     )
 
 
 def _share(scores: Scores, *, is_plain: bool) -> tuple[float, float] | None:
-    """The interval of a mean score, which is a share. Of one run, or of runs without an error, the shares of right
-    images are `is_plain` ones, and have Wilson's.
+    """Interval of a mean score, clipped to [0, 1].
+
+    `is_plain`: the score is the share of correct images. A single run, or runs without spread, then get Wilson's.
     """
-    found = _interval(scores)
-    if is_plain and (len(scores) == 1 or found is None):
+    interval = _interval(scores)
+    if is_plain and (len(scores) == 1 or interval is None):
         return wilson_interval(int(scores[0].sum()), scores.shape[1])
-    return None if found is None else (max(0.0, found.low), min(1.0, found.high))
+    return None if interval is None else (max(0.0, interval.low), min(1.0, interval.high))
 
 
 def _interval(scores: Scores) -> Interval | None:
@@ -219,17 +253,19 @@ def _duel(
     shared = sorted(runs[first].keys() & runs[second].keys())
     if not shared:
         return PairedComparison(first=first, second=second, runs=0, difference=math.nan, is_enough=False)
-    one, other = (scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second))
-    if (one - other).mean() < 0:  # other runs than the common ones may have put it first
-        first, second, one, other = second, first, other, one
+    first_scores, second_scores = (
+        scores[name][[sorted(runs[name]).index(repeat) for repeat in shared]] for name in (first, second)
+    )
+    if (first_scores - second_scores).mean() < 0:  # runs outside the common ones may have ranked it first
+        first, second, first_scores, second_scores = second, first, second_scores, first_scores
     is_enough = len(shared) > 1 or len(runs[first]) == len(runs[second]) == 1
     return PairedComparison(
         first=first,
         second=second,
         runs=len(shared),
-        difference=float((one - other).mean()),
+        difference=float((first_scores - second_scores).mean()),
         is_enough=is_enough,
-        interval=_interval(one - other) if is_enough else None,
+        interval=_interval(first_scores - second_scores) if is_enough else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Trials for people and for programs: tables, JSON and CSV."""
+"""Tables, JSON values and CSV rows about trials."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,18 @@ from search.storage.records import StudyRecord, TrialRecord, is_verdict
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
-def _anew(row: TrialRecord) -> str:
-    """That an attempt could not go on where an earlier one was."""
-    return "".join(f"; attempt {attempt} found no checkpoint, and began anew" for attempt in row.retrained_attempts)
+def _restarts(row: TrialRecord) -> str:
+    """Note about each attempt that started again for lack of a checkpoint."""
+    return "".join(f"; attempt {attempt} found no checkpoint and started again" for attempt in row.retrained_attempts)
 
 
 def trial_table(row: TrialRecord, log: str | None = None) -> Table:
-    """Everything that is known of one trial, a line for each; `log` is the file that tells how it went."""
+    """Table of all facts about a trial, one per line.
+
+    Args:
+        row: The trial.
+        log: Path of its log file, if it has one.
+    """
     lines = {
         "state": describe_state(row),
         "value": ", ".join(format_number(value) for value in row.values),
@@ -24,7 +29,7 @@ def trial_table(row: TrialRecord, log: str | None = None) -> Table:
         "repeat": "" if row.repeat is None else str(row.repeat),
         "audited": "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}",
         "curve": ", ".join(f"{step}: {format_number(value)}" for step, value in row.curve),
-        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes) + _anew(row),
+        "attempts": str(row.attempts) + "".join(f"; {crash}" for crash in row.crashes) + _restarts(row),
         "trained": f"{format_value(row.epochs)} epochs in {format_duration(row.seconds)}",
         "speed": f"{row.images_per_second:.0f} images/s" if row.images_per_second else "",
         "test images": "" if row.test is None else _test(row.test),
@@ -42,8 +47,8 @@ def trial_table(row: TrialRecord, log: str | None = None) -> Table:
 
 
 def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """`report --csv`: every trial with its state, why it ended, and what it cost."""
-    own = (
+    """Columns and rows of `report --csv`: all trials with state, reason and cost; missing parameters are empty."""
+    fixed = (
         "trial",
         "state",
         *study.objectives,
@@ -57,24 +62,24 @@ def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple
     names = tuple(dict.fromkeys(name for trial in trials for name in trial.params))
     rows: list[tuple[object, ...]] = [
         (
-            t.number,
-            t.state.lower(),
-            *(t.values or (None,) * len(study.objectives)),
-            t.curve[-1][1] if t.curve else None,
-            t.epochs,
-            t.seconds,
-            *(getattr(t, name) for name in ("parameters", "macs") if name not in study.objectives),
-            t.attempts,
-            t.reason,
-            *(t.params.get(name) for name in names),
+            trial.number,
+            trial.state.lower(),
+            *(trial.values or (None,) * len(study.objectives)),
+            trial.curve[-1][1] if trial.curve else None,
+            trial.epochs,
+            trial.seconds,
+            *(getattr(trial, name) for name in ("parameters", "macs") if name not in study.objectives),
+            trial.attempts,
+            trial.reason,
+            *(trial.params.get(name) for name in names),
         )
-        for t in trials
+        for trial in trials
     ]
-    return (*own, *(f"params_{name}" if name in own else name for name in names)), rows
+    return (*fixed, *(f"params_{name}" if name in fixed else name for name in names)), rows
 
 
 def trial_json(row: TrialRecord, log: str | None = None) -> dict[str, Any]:
-    """`show --json`."""
+    """JSON value of `show --json`; arguments as of `trial_table`."""
     return {
         "study": row.study,
         **trial_summary_json(row),
@@ -100,7 +105,7 @@ def trial_json(row: TrialRecord, log: str | None = None) -> dict[str, Any]:
 
 
 def verdict_line(row: TrialRecord) -> str:
-    """What the last training of a study came to."""
+    """Result of the last training of a study, in one line."""
     if row.test is None or not row.values:
         return f"no verdict: the last training was {row.state.lower()}, {row.reason or 'for no recorded reason'}"
     trained = f"{format_value(row.epochs)} epochs on train and validation images in {format_duration(row.seconds)}"
@@ -113,8 +118,9 @@ def _test(test: Mapping[str, Any]) -> str:
 
 
 def rerun_command(row: TrialRecord) -> str:
-    """The command that runs this trial's configuration again; none for a last training, which is tested once, nor for
-    one that convsearch has not drawn.
+    """Command that trains the configuration of a trial again.
+
+    It is empty for a last training, which is tested only once, and for a trial that convsearch did not make.
     """
     return (
         ""
@@ -124,7 +130,7 @@ def rerun_command(row: TrialRecord) -> str:
 
 
 def describe_state(row: TrialRecord) -> str:
-    """In which state a trial is, and why."""
+    """State of a trial, with the reason."""
     if row.paused is not None:
         until = "all are trained" if is_verdict(row.study) else "it is among the best there"
         return f"paused at step {row.paused}, until {until}"
@@ -133,7 +139,7 @@ def describe_state(row: TrialRecord) -> str:
 
 def _model(row: TrialRecord) -> str:
     parts = [f"{row.parameters:,} parameters"] if row.parameters is not None else []
-    parts += [f"{row.macs:,} multiply-accumulates an image"] if row.macs is not None else []
+    parts += [f"{row.macs:,} multiply-accumulates per image"] if row.macs is not None else []
     return ", ".join(parts)
 
 
@@ -149,9 +155,9 @@ def trial_summary_json(row: TrialRecord) -> dict[str, Any]:
 
 
 def reasons_table(rows: Sequence[TrialRecord]) -> Table:
-    """Why trials did not go on, a line for each."""
+    """Reasons why trials stopped or paused, one row per trial."""
     if not rows:
-        return Table(columns=(), rows=(), before=("no trial was pruned, and none failed",))
+        return Table(columns=(), rows=(), before=("no trial was pruned or failed",))
     return Table(
         columns=("trial", "state", "epochs", "why"),
         fixed=("state",),
@@ -160,7 +166,7 @@ def reasons_table(rows: Sequence[TrialRecord]) -> Table:
 
 
 def reasons_json(rows: Sequence[TrialRecord]) -> dict[str, Any]:
-    """`why --json`."""
+    """JSON value of `why --json`."""
     return {
         "trials": [
             {
@@ -179,5 +185,5 @@ def reasons_json(rows: Sequence[TrialRecord]) -> dict[str, Any]:
 def _why(row: TrialRecord) -> str:
     paused = describe_state(row).partition(": ")[2] if row.paused is None else describe_state(row)
     spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
-    told = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))
-    return told or ("no reason is recorded" if row.state in ("PRUNED", "FAIL") else "nothing stopped it")
+    reasons = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))
+    return reasons or ("no reason is recorded" if row.state in ("PRUNED", "FAIL") else "nothing stopped it")

@@ -1,11 +1,11 @@
-"""One self-verifying file: a SHA-256, a header, then what torch saved. Written aside, renamed, the last two kept.
+"""A self-verifying file: a SHA-256, a header, and the output of torch.save. Written atomically; the last two are kept.
 
     convsearch checkpoint 1\\n
-    <SHA-256 of all that follows, 64 hexadecimal digits>\\n
+    <SHA-256 of the rest of the file, 64 hexadecimal digits>\\n
     {"study": ..., "trial": ..., "step": ..., "curve": [[step, value], ...], ...}\\n
     <torch.save of the state of a training>
 
-torch.load does not notice a flipped bit (CRC checking is off, pytorch/pytorch#28858); the hash does.
+torch.load does not detect a flipped bit (CRC checking is off, pytorch/pytorch#28858); the hash does.
 """
 
 import hashlib
@@ -23,35 +23,44 @@ from search.artifacts import study_dir
 from search.errors import DiskError
 
 MAGIC = b"convsearch checkpoint 1\n"
-#: Where the header begins, behind the magic line and the hash.
+#: Offset of the header in bytes, after the magic line and the hash.
 BODY = len(MAGIC) + 65
+#: Number of checkpoints kept per trial.
 KEEP = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What a checkpoint is of. A checkpoint of another study (by its uid) or trial is never loaded."""
+    """Identity and progress of a checkpoint. A checkpoint of another study (by its uid) or trial is never loaded."""
 
     study: str
     trial: int
     step: int
-    """Steps done, reported ones."""
+    """Reported steps done."""
     batch: int
-    """Batches done, in all."""
+    """Batches done in total."""
     seconds: float
-    """Seconds of training and evaluation until here, over all attempts."""
+    """Seconds of training and evaluation so far, over all attempts."""
     curve: tuple[tuple[int, float], ...]
     """(step, value) of every step done."""
 
 
 class CorruptCheckpoint(Exception):
-    """A file is no checkpoint, or not a whole and unchanged one."""
+    """A file is not a checkpoint, or is incomplete or changed."""
 
 
 def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
-    """Write a checkpoint into `folder`, durably, and remove all but it and the one before.
+    """Write a checkpoint durably, and remove all others except the one before it.
 
-    What lies there of a later step is broken, or another study's: else the trial had gone on from it.
+    Checkpoints of later steps are corrupt or belong to another study; otherwise the trial would have resumed from them.
+
+    Args:
+        folder: folder of the trial; created if missing.
+        header: identity and progress of the trial.
+        state: state of the training, as torch.save accepts it.
+
+    Returns:
+        The path of the checkpoint.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -62,8 +71,8 @@ def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
     path = folder / study_dir.checkpoint_name(step=header.step, batch=header.batch)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path, durable=True) as aside:
-            aside.write_bytes(MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        with replacing(path, durable=True) as temporary:
+            temporary.write_bytes(MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         files = study_dir.list_checkpoints(folder)
         last = files.index(path) + 1
         for other in (*files[: max(0, last - KEEP)], *files[last:]):
@@ -74,11 +83,17 @@ def save(folder: Path, header: Header, state: dict[str, Any]) -> Path:
 
 
 def load(path: Path) -> tuple[Header, dict[str, Any]]:
-    """Read a checkpoint back, after its hash was checked; tensors only (`weights_only`), no code.
+    """Read a checkpoint after a check of its hash. Loads tensors only (`weights_only`), no code.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        The header and the state of the training, on the CPU.
 
     Raises:
-        Corrupt: with the file's name and what is wrong.
-        DiskError: it cannot be read now; it may be a good one.
+        CorruptCheckpoint: the file is invalid; with its name and the defect.
+        DiskError: the file cannot be read now, but may be valid.
     """
     try:
         content = path.read_bytes()
@@ -100,16 +115,23 @@ def load(path: Path) -> tuple[Header, dict[str, Any]]:
         return header, torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # whole, but not written by us: torch raises what it meets
-        raise CorruptCheckpoint(f"{path} holds what no checkpoint holds ({type(error).__name__})") from error
+    except Exception as error:  # complete, but not written by us: torch raises arbitrary exceptions
+        raise CorruptCheckpoint(f"{path} has invalid content ({type(error).__name__})") from error
 
 
 def latest(
     folder: Path, *, study: str, trial: int, say: Callable[[str], None] = lambda _: None
 ) -> tuple[Header, dict[str, Any]] | None:
-    """The newest whole checkpoint of this trial of this study in `folder`; None if there is none.
+    """Load the newest valid checkpoint of a trial.
 
-    `say` is told which files were passed over, and why.
+    Args:
+        folder: folder of the trial.
+        study: uid of the study.
+        trial: number of the trial.
+        say: receives a message for each skipped file, with the reason.
+
+    Returns:
+        The header and the state of the training, or None if there is no valid checkpoint.
 
     Raises:
         DiskError: the folder or a checkpoint cannot be read now.

@@ -1,4 +1,4 @@
-"""What nobody needs any more: `convsearch clean` removes it, and a run does so for its own study when it begins."""
+"""Unused files. `convsearch clean` removes them, and a run removes those of its study when it begins."""
 
 import json
 import shutil
@@ -19,39 +19,47 @@ from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import is_verdict
 from search.storage.trial_loader import TRIALS
 
-#: Finished trials of a search, the best ones, that keep their last checkpoints for an export, and so does the
-#: baseline; so do all of a verdict, and all complete ones of a search with several objectives.
+#: Number of best finished trials of a search that keep their last checkpoints for an export. The baseline keeps them
+#: too, and so do all trials of a verdict and all complete trials of a search with several objectives.
 KEEP_BEST = 3
-#: The trials of these states are never taken up again; a failed one can be, from its checkpoint (`--retry-failed`).
+#: States of trials that are never resumed. A failed trial can be resumed from its checkpoint (`--retry-failed`).
 DONE = ("COMPLETE", "PRUNED")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnusedFiles:
-    """Files of one study that nobody needs."""
+    """Unused files of one study."""
 
     name: str
-    """Of the study."""
+    """Name of the study."""
     paths: tuple[Path, ...]
-    """Empty if the study is gone, and all its files are meant."""
+    """Paths of the files; empty if the study no longer exists and all its files are unused."""
     size: int
-    """Bytes."""
+    """Total size in bytes."""
 
 
 def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
-    """Remove the files of studies that are gone, half-written files, and the checkpoints of finished trials but for
-    the best; with `data` also decoded images that no study of this database uses. Returns the bytes that this freed.
+    """Remove files of missing studies, half-written files, and checkpoints of finished trials except the best.
+
+    Args:
+        url: URL of the database.
+        cache: folder of decoded images.
+        data: also remove decoded images that no study of this database uses.
+        say: receives a message for each removal.
+
+    Returns:
+        The number of bytes freed.
     """
-    engine, files = open_reader(url), study_dir.of(url)
+    engine, dirs = open_reader(url), study_dir.of(url)
     freed = 0
-    for each in unused_files(files, engine):
-        freed += each.size
-        if each.paths:
-            _unlink(each.paths)
-            say(f"removed {len(each.paths)} files in {files.study(each.name)}: {_needless(each)}")
+    for unused in unused_files(dirs, engine):
+        freed += unused.size
+        if unused.paths:
+            _unlink(unused.paths)
+            say(f"removed {len(unused.paths)} files in {dirs.study(unused.name)}: {_reason(unused)}")
         else:
-            files.remove(each.name)
-            say(f"removed the files in {files.study(each.name)}: there is no such study")
+            dirs.remove(unused.name)
+            say(f"removed the files in {dirs.study(unused.name)}: there is no such study")
     for path in _unused_images(cache, engine) if data else ():
         freed += study_dir.size(path)
         shutil.rmtree(path)
@@ -59,60 +67,77 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
     return freed
 
 
-def remove_leftovers(files: StudyDirs, engine: sa.Engine, name: str, far: RemoteCheckpoints | None = None) -> int:
-    """Remove what a kill left of a study: half-written files, and checkpoints of trials that had just finished.
+def remove_leftovers(dirs: StudyDirs, engine: sa.Engine, name: str, remote: RemoteCheckpoints | None = None) -> int:
+    """Remove leftovers of killed workers: half-written files, and checkpoints of trials that had just finished.
 
-    `far`: where other copies of these lie. Returns the bytes freed here.
+    Args:
+        dirs: the home folder.
+        engine: connection to the database.
+        name: name of the study.
+        remote: remote checkpoints, which are removed too.
+
+    Returns:
+        The number of bytes freed on this machine.
     """
-    paths = leftovers(files, engine, name)
+    paths = leftovers(dirs, engine, name)
     freed = sum(map(study_dir.size, paths))
     _unlink(paths)
-    if far is not None:
-        with suppress(RemoteStoreError):  # they go with the study
-            far.delete(_done(engine, name, _states(engine, name)))
+    if remote is not None:
+        with suppress(RemoteStoreError):  # `delete` removes them with the study
+            remote.delete(_unneeded_trials(engine, name, _states(engine, name)))
     return freed
 
 
 def reclaimable_bytes(url: str) -> int:
-    """The bytes that `clean` would free."""
-    return sum(each.size for each in unused_files(study_dir.of(url), open_reader(url)))
+    """Return the number of bytes that `clean` would free without `data`."""
+    return sum(unused.size for unused in unused_files(study_dir.of(url), open_reader(url)))
 
 
-def unused_files(files: StudyDirs, engine: sa.Engine) -> Iterator[UnusedFiles]:
-    """What nobody needs of each study, as far as there is something."""
-    names = files.studies()  # before the studies: a folder is made after its study, and goes after it
-    known = {row.name for row in queries.studies(engine)}
+def unused_files(dirs: StudyDirs, engine: sa.Engine) -> Iterator[UnusedFiles]:
+    """Iterate over the studies that have unused files.
+
+    Args:
+        dirs: the home folder.
+        engine: connection to the database.
+    """
+    names = dirs.studies()  # read before the database: a folder is created after its study, and removed after it
+    stored = {row.name for row in queries.studies(engine)}
     for name in names:
-        if name not in known:
-            yield UnusedFiles(name=name, paths=(), size=files.size(name))
-        elif paths := leftovers(files, engine, name):
+        if name not in stored:
+            yield UnusedFiles(name=name, paths=(), size=dirs.size(name))
+        elif paths := leftovers(dirs, engine, name):
             yield UnusedFiles(name=name, paths=paths, size=sum(map(study_dir.size, paths)))
 
 
-def leftovers(files: StudyDirs, engine: sa.Engine, name: str) -> tuple[Path, ...]:
-    """The half-written files of a study that nobody is writing, and the checkpoints that nobody will need.
+def leftovers(dirs: StudyDirs, engine: sa.Engine, name: str) -> tuple[Path, ...]:
+    """Return abandoned half-written files of a study, and checkpoints that are no longer needed.
 
-    It may be running meanwhile: a trial that is done and not among the best will never be either.
+    The study may be running: a finished trial that is not among the best never joins them later.
+
+    Args:
+        dirs: the home folder.
+        engine: connection to the database.
+        name: name of the study.
     """
-    found = tuple(files.checkpoints(name))  # before the states: a file that is being written belongs to a running trial
+    checkpoints = tuple(dirs.checkpoints(name))  # read before the states: only running trials write files
     states = _states(engine, name)
-    done = _done(engine, name, states)
-    idle = {each.trial for each in found if states.get(each.trial) != "RUNNING"}
-    return tuple(each.path for each in found if each.trial in done or (each.is_half and each.trial in idle))
+    unneeded = _unneeded_trials(engine, name, states)
+    idle = {file.trial for file in checkpoints if states.get(file.trial) != "RUNNING"}
+    return tuple(file.path for file in checkpoints if file.trial in unneeded or (file.is_half and file.trial in idle))
 
 
-def _done(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
-    """The numbers of finished trials whose checkpoints nobody will need."""
+def _unneeded_trials(engine: sa.Engine, name: str, states: Mapping[int, str]) -> set[int]:
+    """Return the numbers of finished trials whose checkpoints are no longer needed."""
     if is_verdict(name):
         return set()
-    shown = ranking.best(engine, name, top=KEEP_BEST)
-    several = len(shown.study.directions) > 1
+    leaders = ranking.best(engine, name, top=KEEP_BEST)
+    is_multi_objective = len(leaders.study.directions) > 1
     best = (
         {number for number, state in states.items() if state == "COMPLETE"}
-        if several
-        else {t.number for t in shown.trials}
+        if is_multi_objective
+        else {trial.number for trial in leaders.trials}
     )
-    best |= {number for number in (shown.study.baseline,) if number is not None}
+    best |= {number for number in (leaders.study.baseline,) if number is not None}
     return {number for number, state in states.items() if state in DONE} - best
 
 
@@ -123,12 +148,12 @@ def _states(engine: sa.Engine, name: str) -> dict[int, str]:
         return dict(connection.execute(rows).all())
 
 
-def _needless(each: UnusedFiles) -> str:
-    """Why the files are not needed."""
-    halves = sum(path.name.endswith(study_dir.HALF) for path in each.paths)
+def _reason(unused: UnusedFiles) -> str:
+    """Describe why the files are not needed."""
+    half_written = sum(path.name.endswith(study_dir.HALF) for path in unused.paths)
     reasons = {
-        "half-written": halves,
-        f"of finished trials that are not among the best {KEEP_BEST}": len(each.paths) - halves,
+        "half-written": half_written,
+        f"of finished trials that are not among the best {KEEP_BEST}": len(unused.paths) - half_written,
     }
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
 

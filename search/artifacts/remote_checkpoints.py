@@ -1,7 +1,7 @@
-"""A second copy of each checkpoint, in a folder or an object store that every machine of a study can reach.
+"""Copies of checkpoints in a folder or an object store that every machine of a study can reach.
 
-The first one is on the disk of the machine that trains, and is what counts there. So a store that answers no more stops
-nobody who is at work: a trial that moves to another machine meanwhile begins again there.
+The original is on the disk of the machine that trains, which resumes from it. An unavailable store therefore stops no
+worker. A trial that moves to another machine in the meantime starts again from the beginning.
 """
 
 import tempfile
@@ -16,40 +16,48 @@ from search.errors import SpecError
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckpoints:
-    """Where the checkpoints of one study lie for all machines."""
+    """Remote checkpoints of one study, shared by all machines."""
 
     client: RemoteStoreClient
     key: str
-    """The study's own folder there."""
+    """Folder of the study in the store."""
 
     @property
     def place(self) -> str:
-        """For a person to find it."""
+        """Location of the remote checkpoints, for messages."""
         return f"{self.client.url}/{self.key}"
 
     def upload(self, folder: Path, number: int) -> None:
-        """Make the remote checkpoints of a trial those of `folder`; remote ones of later steps are kept.
+        """Upload the checkpoints in `folder`, and remove older remote checkpoints. Remote later ones are kept.
+
+        Args:
+            folder: local folder of the trial.
+            number: number of the trial.
 
         Raises:
             RemoteStoreError: the upload failed; the next call tries again.
         """
         trial = self._trial(number)
 
-        def bring(store: ObjectStore) -> None:
-            there, ours = _checkpoints(store, trial), {path.name: path for path in study_dir.list_checkpoints(folder)}
-            for name in sorted(ours.keys() - there):
-                store.write(ours[name], trial / name)
-            for name in sorted(there - ours.keys()):
-                if name < max(ours, default=""):
+        def upload_new(store: ObjectStore) -> None:
+            remote, local = _checkpoints(store, trial), {path.name: path for path in study_dir.list_checkpoints(folder)}
+            for name in sorted(local.keys() - remote):
+                store.write(local[name], trial / name)
+            for name in sorted(remote - local.keys()):
+                if name < max(local, default=""):
                     store.remove(trial / name)
 
-        self.client.call(bring)
+        self.client.call(upload_new)
 
     def get(self, folder: Path, number: int) -> None:
-        """Bring the newest checkpoint of a trial into `folder`, if it is newer than those there.
+        """Download the newest checkpoint of a trial if it is newer than the local ones.
+
+        Args:
+            folder: local folder of the trial; created if missing.
+            number: number of the trial.
 
         Raises:
-            Unreachable: it could not be brought.
+            RemoteStoreError: the download failed.
         """
         trial = self._trial(number)
 
@@ -62,7 +70,11 @@ class RemoteCheckpoints:
         self.client.call(fetch)
 
     def delete(self, numbers: Collection[int]) -> None:
-        """Remove the checkpoints of these trials, as far as there are any. Raises Unreachable."""
+        """Remove the remote checkpoints of the trials `numbers`.
+
+        Raises:
+            RemoteStoreError: the removal failed.
+        """
         unneeded = {self._trial(number).name for number in numbers}
 
         def remove(store: ObjectStore) -> None:
@@ -73,13 +85,24 @@ class RemoteCheckpoints:
             self.client.call(remove)
 
     def delete_all(self) -> None:
-        """Remove those of the whole study. Raises Unreachable."""
+        """Remove all remote checkpoints of the study.
+
+        Raises:
+            RemoteStoreError: the removal failed.
+        """
         self.client.call(lambda store: store.remove(PurePosixPath(self.key)))
 
     def copy(self, key: str) -> None:
-        """Copy all to another folder of the same store, however long that takes. Raises Unreachable."""
+        """Copy all remote checkpoints to another folder of the same store, without a timeout.
 
-        def through_here(store: ObjectStore) -> None:
+        Args:
+            key: the folder to copy to.
+
+        Raises:
+            RemoteStoreError: the copy failed.
+        """
+
+        def download_and_upload(store: ObjectStore) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 for trial in sorted(store.names(PurePosixPath(self.key))):
                     for name in sorted(_checkpoints(store, PurePosixPath(self.key) / trial)):
@@ -88,22 +111,33 @@ class RemoteCheckpoints:
                         store.write(path, PurePosixPath(key) / trial / name)
                         path.unlink()
 
-        self.client.call(through_here, patient=True)
+        self.client.call(download_and_upload, patient=True)
 
     def _trial(self, number: int) -> PurePosixPath:
         return PurePosixPath(self.key) / f"trial-{number:05d}"
 
 
 def of(url: str | None, key: str) -> RemoteCheckpoints | None:
-    """The depot of a study; None where it has none."""
+    """Return the remote checkpoints of a study.
+
+    Args:
+        url: URL of the store that the study names, or None.
+        key: folder of the study in the store.
+
+    Returns:
+        None if the study has no remote store.
+    """
     return None if url is None else RemoteCheckpoints(RemoteStoreClient(url=url), key)
 
 
 def check(url: str | None) -> None:
-    """See that a depot can be used from here: that there is a package for it, and that it can be written.
+    """Check that a remote store is usable from this machine: its package is installed, and it is writable.
+
+    Args:
+        url: URL of the store; nothing is checked if it is None.
 
     Raises:
-        SpecError: says why not.
+        SpecError: the store cannot be used; with the reason.
     """
     if url is None:
         return

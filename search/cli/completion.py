@@ -1,4 +1,4 @@
-"""Completion of the names and numbers of what is stored; click completes verbs and options by itself."""
+"""Shell completion of stored studies and trials. click completes verbs and options itself."""
 
 import glob
 import os
@@ -9,22 +9,30 @@ import click
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-#: The variable by which a shell asks for completions.
+#: Environment variable that requests completions.
 COMPLETE_VARIABLE = "_CONVSEARCH_COMPLETE"
 
 
 def script(command: click.Command, shell: str) -> str:
-    """What a shell evaluates to complete convsearch."""
+    """Return the completion script of a shell.
+
+    Args:
+        command: the root command.
+        shell: name of the shell.
+
+    Raises:
+        ValueError: click does not support the shell.
+    """
     from click.shell_completion import get_completion_class
 
-    kind = get_completion_class(shell)
-    if kind is None:
+    completion_class = get_completion_class(shell)
+    if completion_class is None:
         raise ValueError(f"click completes no {shell}")
-    return kind(command, {}, "convsearch", COMPLETE_VARIABLE).source()
+    return completion_class(command, {}, "convsearch", COMPLETE_VARIABLE).source()
 
 
 def stored_studies(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Names of stored studies; none where there is no database."""
+    """Complete names of stored studies; empty if there is no database."""
     from search.errors import ConvsearchError
     from search.storage import queries
 
@@ -35,17 +43,17 @@ def stored_studies(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def study_files(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Names of study files, those that come with the project and those here."""
+    """Complete names of shipped study files, and paths of study files and folders."""
     from search.spec.study_spec import STUDY_DIRS
 
-    named = dict.fromkeys(path.stem for folder in STUDY_DIRS for path in sorted(folder.glob("*.toml")))
-    here = sorted(glob.glob(f"{glob.escape(incomplete)}*.toml"))
+    names = dict.fromkeys(path.stem for folder in STUDY_DIRS for path in sorted(folder.glob("*.toml")))
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*.toml"))
     folders = sorted(f"{folder}/" for folder in glob.glob(f"{glob.escape(incomplete)}*") if os.path.isdir(folder))
-    return [*(name for name in named if name.startswith(incomplete)), *here, *folders]
+    return [*(name for name in names if name.startswith(incomplete)), *paths, *folders]
 
 
 def trials(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Numbers of the trials of the study that stands before."""
+    """Complete trial numbers of the study named before on the command line."""
     from search.errors import ConvsearchError
     from search.storage import queries
 
@@ -57,7 +65,7 @@ def trials(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]
 
 
 def trials_and_studies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """What `compare` sets beside a study: another one, or two of its trials."""
+    """Complete the second operand of `compare`: trial numbers of the study, or another study."""
     return trials(ctx, param, incomplete) + stored_studies(ctx, param, incomplete)
 
 
@@ -65,5 +73,5 @@ def _engine(ctx: click.Context) -> "sa.Engine":
     from search.cli.options import STORAGE
     from search.storage.read_only import open_reader
 
-    given: Any = ctx.params.get("storage")
-    return open_reader(given or os.environ.get("CONVSEARCH_STORAGE") or STORAGE)
+    url: Any = ctx.params.get("storage")
+    return open_reader(url or os.environ.get("CONVSEARCH_STORAGE") or STORAGE)

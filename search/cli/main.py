@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print, exit code. Data go to stdout, messages to stderr."""
+"""The command line: parse, call one function, print, return an exit code. Data go to stdout, messages to stderr."""
 
 import os
 import traceback
@@ -17,9 +17,9 @@ from search.errors import ConvsearchError
 
 EXIT_CODES = """\
 \b
-Exit codes: 0 fine; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no database
-or cluster; 70 all trials failed; 74 disk; 75 somebody else runs the study;
-76 nothing can be trained; 78 a study file is wrong, or not the stored one;
+Exit codes: 0 success; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no
+database or cluster; 70 all trials failed; 74 disk; 75 the study is running
+elsewhere; 76 nothing can be trained; 78 invalid or changed study file;
 129 terminal closed; 130 interrupted; 143 terminated"""
 
 #: The verbs, in the order of the help.
@@ -50,7 +50,7 @@ VERBS = {str(command.name): command for commands in GROUPS.values() for command 
 
 
 class VerbGroup(click.Group):
-    """All verbs, listed in groups; a mistyped one is answered with the nearest."""
+    """All verbs, listed in groups. Suggests the nearest verb for a mistyped one."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in GROUPS.items():
@@ -62,8 +62,8 @@ class VerbGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.commands and not name.startswith("-"):
-            near = get_close_matches(name, self.commands, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`convsearch --help` lists all"
+            matches = get_close_matches(name, self.commands, n=1)
+            hint = f"did you mean {matches[0]}?" if matches else "`convsearch --help` lists all"
             raise click.UsageError(f"there is no verb {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -76,15 +76,22 @@ class VerbGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(version("convsearch"), message="convsearch %(version)s")
-@click.option("--debug", is_flag=True, help="show the whole traceback of an error")
+@click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
 @click.pass_obj
 def convsearch(session: Session, debug: bool) -> None:
-    """Search for the best convolutional network on your images; nothing that was measured is lost."""
+    """Search for the best convolutional network on your images; no measurement is lost."""
     session.debug = debug
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command.
+
+    Args:
+        arguments: the arguments after the program name; None means those of this process.
+
+    Returns:
+        The exit code.
+    """
     if COMPLETE_VARIABLE in os.environ:
         convsearch.main(prog_name="convsearch", complete_var=COMPLETE_VARIABLE, obj=Session())
     session = Session()
@@ -100,11 +107,11 @@ def _run(arguments: Sequence[str] | None, session: Session) -> int:
     import sys
 
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        with convsearch.make_context("convsearch", given, obj=session) as ctx:
+        args = list(sys.argv[1:] if arguments is None else arguments)
+        with convsearch.make_context("convsearch", args, obj=session) as ctx:
             return int(convsearch.invoke(ctx) or 0)
-    except click.exceptions.Exit as end:  # --help and --version
-        return end.exit_code
+    except click.exceptions.Exit as exit_request:  # --help and --version
+        return exit_request.exit_code
     except click.UsageError as error:
         return _explain_usage(error)
     except (ConvsearchError, DataError) as error:
@@ -112,7 +119,7 @@ def _run(arguments: Sequence[str] | None, session: Session) -> int:
     except KeyboardInterrupt:
         echo("interrupted")
         return 130
-    except BrokenPipeError:  # of an answer: its reader has seen enough
+    except BrokenPipeError:  # the reader of stdout has closed the pipe
         from search.tables import discard_stdout
 
         discard_stdout()
@@ -124,7 +131,7 @@ def _run(arguments: Sequence[str] | None, session: Session) -> int:
 
 
 def _explain_usage(error: click.UsageError) -> int:
-    """Say what is wrong with a command line, without its passwords."""
+    """Print the error of a command line, without passwords."""
     if error.ctx is not None:
         echo(error.ctx.get_usage())
     path = "convsearch" if error.ctx is None else error.ctx.command_path

@@ -1,4 +1,4 @@
-"""The verbs that check, stop, copy and delete."""
+"""The verbs that check, stop, copy, delete and migrate."""
 
 import shlex
 import sys
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 @options.verb(
     "validate",
     options.study_file(),
-    options.overrides("change the file"),
-    options.data("images to use"),
+    options.overrides("Override a key of the study file."),
+    options.data("Images to use."),
     options.json(),
     example="convsearch validate cifar10",
 )
 def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json: bool) -> int:
-    """Check a study file; run nothing."""
+    """Check a study file without running it."""
     from search.analysis import study_tables
     from search.cli.training import parse_overrides
     from search.spec import stored_spec, study_spec
@@ -42,17 +42,17 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
 
 @options.verb("doctor", options.json(), options.storage(), options.cache(), example="convsearch doctor")
 def doctor(*, as_json: bool, storage: str, cache: Path) -> int:
-    """Check this machine; the exit code is 1 if something will not work."""
+    """Check this machine; the exit code is 1 if a check fails."""
     from search.maintenance import doctor as checks
 
-    found = checks.checks(storage, cache=cache)
-    tables.print_answer(checks.checks_json(found), checks.checks_table(found), as_json=as_json)
-    return int(checks.has_failures(found))
+    results = checks.checks(storage, cache=cache)
+    tables.print_answer(checks.checks_json(results), checks.checks_table(results), as_json=as_json)
+    return int(checks.has_failures(results))
 
 
 @options.verb("stop", options.stored_study(), options.json(), options.storage(), example="convsearch stop cifar10")
 def stop(study: str, *, as_json: bool, storage: str) -> int:
-    """Stop a running study, wherever it runs."""
+    """Stop a running study on all machines."""
     from search.storage import queries
     from search.storage.rdb import Storage
     from search.storage.read_only import open_reader
@@ -75,7 +75,7 @@ def stop(study: str, *, as_json: bool, storage: str) -> int:
 @options.verb(
     "delete",
     options.stored_study(),
-    click.option("--yes", is_flag=True, help="do not ask"),
+    click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     options.storage(),
     example="convsearch delete old --yes",
 )
@@ -98,7 +98,7 @@ def delete(study: str, *, yes: bool, storage: str) -> int:
         if not yes and not _is_confirmed(question):
             raise UsageError("nothing was deleted; --yes answers the question")
         for name in names:
-            _refuse_running(writable, name)  # somebody elsewhere may have begun meanwhile
+            _refuse_running(writable, name)  # another machine may have started it in the meantime
         freed = 0
         for name in reversed(names):
             _delete_remote_checkpoints(writable, name)
@@ -111,35 +111,35 @@ def delete(study: str, *, yes: bool, storage: str) -> int:
 @options.verb(
     "copy-study",
     options.stored_study(),
-    click.option("--to", type=options.URL, required=True, metavar="URL", help="the other database; made if missing"),
+    click.option("--to", type=options.URL, required=True, metavar="URL", help="Target database; created if missing."),
     options.json(),
     options.storage("--from", "--storage"),
     example="convsearch copy-study cifar10 --to postgresql://server/studies",
 )
 def copy_study(study: str, *, to: str, as_json: bool, storage: str) -> int:
-    """Copy a study with its files into another database; the verdicts on it come with it."""
+    """Copy a study with its verdicts and files into another database."""
     from search.maintenance import copy_study as copying
     from search.storage.db_errors import readable_message
 
-    found = copying.copy(storage, to, study, say=echo)
-    answer = {"studies": found.studies, "trials": found.trials, "rows": found.rows, "bytes": found.size}
-    original = shlex.quote(readable_message(storage))
+    copied = copying.copy(storage, to, study, say=echo)
+    answer = {"studies": copied.studies, "trials": copied.trials, "rows": copied.rows, "bytes": copied.size}
+    source_url = shlex.quote(readable_message(storage))
     table = Table(
         columns=("", ""),
         rows=(
-            ("studies", ", ".join(found.studies)),
-            ("trials", f"{found.trials:,}"),
-            ("rows", f"{found.rows:,}, each field of which was compared"),
-            ("files", f"{found.size / 1e6:.1f} MB"),
+            ("studies", ", ".join(copied.studies)),
+            ("trials", f"{copied.trials:,}"),
+            ("rows", f"{copied.rows:,}, all fields compared"),
+            ("files", f"{copied.size / 1e6:.1f} MB"),
         ),
-        after=("", f"`convsearch delete {shlex.quote(study)} --storage {original}` removes the original"),
+        after=("", f"`convsearch delete {shlex.quote(study)} --storage {source_url}` removes the original"),
     )
     return tables.print_answer(answer, table, as_json=as_json)
 
 
 @options.verb(
     "clean",
-    click.option("--data", is_flag=True, help="also decoded images that no study uses; they can be remade"),
+    click.option("--data", is_flag=True, help="Also remove decoded images that no study uses; they can be rebuilt."),
     options.storage(),
     options.cache(),
     example="convsearch clean",
@@ -155,7 +155,7 @@ def clean(*, data: bool, storage: str, cache: Path) -> int:
 
 @options.verb("migrate", options.storage(), example="convsearch migrate")
 def migrate(*, storage: str) -> int:
-    """Bring a database of an older Optuna up to date."""
+    """Migrate a database of an older version of Optuna."""
     from search.maintenance import migrate as migration
 
     migration.migrate(storage, echo)
@@ -169,7 +169,7 @@ def migrate(*, storage: str) -> int:
     example="convsearch completion bash",
 )
 def completion(ctx: click.Context, shell: str) -> int:
-    """Print what a shell evaluates to complete verbs, options, studies and trials."""
+    """Print a shell script that completes verbs, options, studies and trials."""
     from search.cli.completion import script
 
     sys.stdout.write(script(ctx.find_root().command, shell))
@@ -177,14 +177,14 @@ def completion(ctx: click.Context, shell: str) -> int:
 
 
 def _with_finals(engine: "sa.Engine", name: str) -> tuple[str, ...]:
-    """The names of a study and of its final trainings, if there are any."""
+    """Return the names of a study and of its final trainings, if any."""
     from search.storage import queries
 
     return (name, *queries.verdicts(engine, name))
 
 
 def _refuse_running(storage: "Storage", name: str) -> None:
-    """Raise BusyError if somebody works on a study."""
+    """Raise BusyError if a study is running on any machine."""
     from search.storage import queries
     from search.storage.lease_expiry import has_no_live_owner
 
@@ -195,7 +195,7 @@ def _refuse_running(storage: "Storage", name: str) -> None:
 
 
 def _delete_remote_checkpoints(storage: "Storage", name: str) -> None:
-    """Delete the checkpoints of a study from where other machines find them; say where they are if that fails."""
+    """Delete the remote checkpoints of a study; print their location if that fails."""
     from search.artifacts import remote_checkpoints
     from search.artifacts.remote_store import RemoteStoreError
     from search.storage import queries

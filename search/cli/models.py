@@ -20,9 +20,9 @@ from search.tables import Table
         type=int,
         metavar="N",
         shell_complete=completion.trials,
-        help="number of the trial (default: what the verdict, else the search, delivers)",
+        help="Number of the trial (default: the trial delivered by the verdict, or by the search).",
     ),
-    click.option("--to", type=options.PATH, metavar="DIR", help="folder (default: exports/STUDY)"),
+    click.option("--to", type=options.PATH, metavar="DIR", help="Folder to write (default: exports/STUDY)."),
     options.json(),
     options.storage(),
     options.cache(),
@@ -34,16 +34,16 @@ def export(study: str, *, trial: int | None, to: Path | None, as_json: bool, sto
     from search.export import export as exports
 
     folder = to or Path("exports") / checked_name(study)
-    card, apart = exports.export(storage, cache, study, trial=trial, folder=folder, say=echo)
+    card, difference = exports.export(storage, cache, study, trial=trial, folder=folder, say=echo)
     agreement = (
-        f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {apart:.0e}."
+        f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {difference:.0e}."
     )
     table = Table(
         columns=("", ""),
         rows=(("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}")),
         after=("", *exports.quality_lines(card), agreement),
     )
-    answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": apart}
+    answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": difference}
     return tables.print_answer(answer, table, as_json=as_json)
 
 
@@ -51,23 +51,25 @@ def export(study: str, *, trial: int | None, to: Path | None, as_json: bool, sto
     "predict",
     click.argument("model", type=options.PATH, metavar="MODEL"),
     click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMAGES..."),
-    click.option("--top", type=options.COUNT, default=1, metavar="K", help="the likeliest K classes (default: 1)"),
+    click.option(
+        "--top", type=options.COUNT, default=1, metavar="K", help="Number of most likely classes to print (default: 1)."
+    ),
     options.json(),
     example="convsearch predict exports/cifar10 photo.jpg",
 )
 def predict(model: Path, images: Sequence[Path], *, top: int, as_json: bool) -> int:
-    """Tell what images show.
+    """Classify images.
 
-    MODEL is a folder that `export` wrote, IMAGES are image files, or folders of them.
+    MODEL is a folder written by `export`. IMAGES are image files or folders of them.
     """
     from search.export import predict as predictions
 
     package = predictions.load(model)
-    found = tuple(predictions.predict(package, predictions.files(images)))
-    errors = [each.error for each in found if each.error is not None]
+    results = tuple(predictions.predict(package, predictions.files(images)))
+    errors = [result.error for result in results if result.error is not None]
     for error in errors:
         echo(f"convsearch: {error}")
     tables.print_answer(
-        predictions.predictions_json(model, found), predictions.predictions_table(found, top=top), as_json=as_json
+        predictions.predictions_json(model, results), predictions.predictions_table(results, top=top), as_json=as_json
     )
     return DataError.exit_code if errors else 0

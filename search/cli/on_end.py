@@ -1,4 +1,4 @@
-"""What is done when a command ends: somebody wants to be told."""
+"""The hook of `--on-end`, for example a notification."""
 
 import os
 import subprocess
@@ -6,23 +6,26 @@ import sys
 
 from search.console import echo
 
-#: Nobody waits longer for a message to be sent.
+#: Timeout of the hook in seconds.
 PATIENCE_S = 60.0
 
 
 def run_hook(command: str, *, study: str, code: int) -> None:
-    """Run a shell's command, which finds the study and the exit code in its environment; say if it fails.
+    """Run a shell command with the study and the exit code in its environment. A failure is only reported.
 
-    It changes nothing about how ours has ended.
+    Args:
+        command: command for the shell.
+        study: value of CONVSEARCH_STUDY.
+        code: value of CONVSEARCH_EXIT, the exit code of this process.
     """
-    told = os.environ | {"CONVSEARCH_STUDY": study, "CONVSEARCH_EXIT": str(code)}
+    env = os.environ | {"CONVSEARCH_STUDY": study, "CONVSEARCH_EXIT": str(code)}
     try:
-        done = subprocess.run(command, shell=True, env=told, timeout=PATIENCE_S, stdout=sys.stderr)
+        result = subprocess.run(command, shell=True, env=env, timeout=PATIENCE_S, stdout=sys.stderr)
     except subprocess.TimeoutExpired:
         echo(f"--on-end: {command!r} took more than {PATIENCE_S:.0f} s, and was killed")
         return
     except KeyboardInterrupt:
         echo(f"--on-end: {command!r} was interrupted")
         return
-    if done.returncode:
-        echo(f"--on-end: {command!r} ended with {done.returncode}")
+    if result.returncode:
+        echo(f"--on-end: {command!r} ended with {result.returncode}")

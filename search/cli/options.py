@@ -1,4 +1,4 @@
-"""Options that several verbs share, with the types of their values."""
+"""Options shared by several verbs, and their parameter types."""
 
 import functools
 import os
@@ -54,7 +54,7 @@ class PositiveNumber(click.ParamType[float]):
 
 
 class DatabaseUrl(click.ParamType[str]):
-    """The URL of a database. Everybody on the machine can read a command line, so it has no password there."""
+    """URL of a database. Rejects passwords on the command line, which every user of the machine can read."""
 
     name = "url"
 
@@ -74,7 +74,7 @@ class DatabaseUrl(click.ParamType[str]):
 
 
 class ExpandedPath(click.ParamType[Path]):
-    """A path, in which ~ is the home folder."""
+    """A path; ~ is expanded to the home folder."""
 
     name = "path"
 
@@ -87,22 +87,25 @@ COUNT, POSITIVE, URL, PATH = Count(), PositiveNumber(), DatabaseUrl(), ExpandedP
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineOptions:
-    """What a verb that trains may use of this machine."""
+    """Database and resources of this machine for a verb that trains."""
 
     storage: str
+    """URL of the database."""
     cache: Path
     """Folder of decoded images."""
     workers: int | None
+    """Number of worker processes; None means one per core or GPU."""
     device: str | None
+    """`cpu`, `cuda`, or None for a GPU if there is one."""
     hang: float | None
-    """Seconds without a finished batch after which a worker hangs."""
+    """Seconds without a finished batch after which a worker counts as hung."""
     disk: float | None
-    """Gigabytes that the files of all studies may take together."""
+    """Limit of the files of all studies together, in gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendOptions:
-    """Where the workers of a search run."""
+    """Backend of the workers of a search."""
 
     join: bool
     detach: bool
@@ -112,7 +115,7 @@ class BackendOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerOptions:
-    """Where the dashboard is served."""
+    """Address of the dashboard."""
 
     port: int
     host: str
@@ -121,23 +124,28 @@ class ServerOptions:
 
 @dataclass(slots=True)
 class Session:
-    """What the whole command line has in common."""
+    """State shared by the whole command line."""
 
     debug: bool = False
+    """Whether errors are printed with their traceback."""
     on_end: str | None = None
-    """A shell's command that is run when this one has ended."""
+    """Shell command that runs when this command has ended."""
     study: str = ""
-    """The study that this command is about."""
+    """Name of the study of this command."""
 
 
 def default_cache() -> str:
-    """The folder of decoded images, where none is named."""
+    """Return the default folder of decoded images."""
     return (os.environ.get("XDG_CACHE_HOME") or "~/.cache") + "/convsearch"
 
 
 def storage(*flags: str) -> Decorator:
-    """The option of the database."""
-    text = f"database, without a password (default: $CONVSEARCH_STORAGE, which may have one, else {STORAGE})"
+    """Option for the URL of the database.
+
+    Args:
+        flags: names of the option; `--storage` if empty.
+    """
+    text = f"Database URL without a password (default: $CONVSEARCH_STORAGE, which may have one, or {STORAGE})."
     names = flags or ("--storage",)
     return click.option(
         *names, "storage", type=URL, envvar="CONVSEARCH_STORAGE", default=STORAGE, metavar="URL", help=text
@@ -145,77 +153,77 @@ def storage(*flags: str) -> Decorator:
 
 
 def cache() -> Decorator:
-    """The option of the folder of decoded images."""
-    text = "folder of decoded images (default: $CONVSEARCH_CACHE, else convsearch in $XDG_CACHE_HOME or ~/.cache)"
+    """Option for the folder of decoded images."""
+    text = "Folder of decoded images (default: $CONVSEARCH_CACHE, or convsearch in $XDG_CACHE_HOME or ~/.cache)."
     return click.option(
         "--cache", type=PATH, envvar="CONVSEARCH_CACHE", default=default_cache, metavar="DIR", help=text
     )
 
 
 def json() -> Decorator:
-    """The option of an answer for programs."""
-    return click.option("--json", "as_json", is_flag=True, help="print JSON")
+    """Option for JSON output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def stored_study() -> Decorator:
-    """The argument of a verb about a stored study."""
+    """Argument for the name of a stored study."""
     return click.argument("study", metavar="STUDY", shell_complete=completion.stored_studies)
 
 
 def study_file() -> Decorator:
-    """The argument of a verb about a study file."""
+    """Argument for the name or path of a study file."""
     return click.argument("study", metavar="STUDY", shell_complete=completion.study_files)
 
 
 def watch() -> Decorator:
-    """The option of an answer that is given again and again."""
-    return click.option("--watch", is_flag=True, help="answer again every two seconds, until Ctrl-C")
+    """Option to repeat the output."""
+    return click.option("--watch", is_flag=True, help="Repeat the output every two seconds until Ctrl-C.")
 
 
-def data(text: str = "images to use: a directory, .zip or .tar of train/CLASS/*") -> Decorator:
-    """The option of the images."""
+def data(text: str = "Images to use: a directory, .zip or .tar of train/CLASS/*.") -> Decorator:
+    """Option for the path of the images."""
     return click.option("--data", metavar="PATH", help=text)
 
 
-def overrides(text: str = "change the file: budget.epochs=4") -> Decorator:
-    """The option of changes to a study file."""
+def overrides(text: str = "Override a key of the study file, as in budget.epochs=4.") -> Decorator:
+    """Option for changes to a study file."""
     return click.option("--set", "overrides", multiple=True, metavar="K=V", help=text)
 
 
-def hours(text: str = "stop this run after H hours; the next one goes on") -> Decorator:
-    """The option of a limit in time."""
+def hours(text: str = "Stop this run after H hours; the next run resumes the study.") -> Decorator:
+    """Option for a time limit in hours."""
     return click.option("--hours", type=POSITIVE, metavar="H", help=text)
 
 
 def retry_failed() -> Decorator:
-    """The option of another try for failed trials."""
-    return click.option("--retry-failed", is_flag=True, help="put failed trials back to the queue first")
+    """Option to retry failed trials."""
+    return click.option("--retry-failed", is_flag=True, help="Put failed trials back into the queue first.")
 
 
 def on_end() -> Decorator:
-    """The option of a command for the end; `main` runs it."""
+    """Option for a shell command that `main` runs at the end."""
 
-    def note(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    def set_hook(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
         ctx.ensure_object(Session).on_end = value
 
-    text = "command of a shell that is run when this one has ended; it finds CONVSEARCH_STUDY and CONVSEARCH_EXIT"
-    return click.option("--on-end", metavar="CMD", expose_value=False, callback=note, help=text)
+    text = "Shell command to run at the end, with CONVSEARCH_STUDY and CONVSEARCH_EXIT in its environment."
+    return click.option("--on-end", metavar="CMD", expose_value=False, callback=set_hook, help=text)
 
 
 def machine(function: Function) -> Function:
-    """The options of a verb that trains, as `machine`."""
+    """Add the options of a verb that trains, and pass them as `machine`."""
 
     @functools.wraps(function)
     def call(*args: Any, **values: Any) -> Any:
         return function(*args, machine=_collect(MachineOptions, values), **values)
 
-    hang = "kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)"
-    disk = "stop before the files of all studies together take more (default: $CONVSEARCH_DISK, else what the disk has)"
+    hang = "Kill a worker that finishes no batch for S seconds and 10 median epochs (default: 120)."
+    disk = "Stop before the files of all studies exceed this size (default: $CONVSEARCH_DISK, or the free disk space)."
     return _decorated(
         call,
-        click.option("--workers", type=COUNT, metavar="N", help="processes (default: one a core, or one a GPU)"),
+        click.option("--workers", type=COUNT, metavar="N", help="Number of processes (default: one per core or GPU)."),
         click.option(
-            "--device", type=click.Choice(("cpu", "cuda")), help="where to train (default: a GPU if there is one)"
+            "--device", type=click.Choice(("cpu", "cuda")), help="Device for training (default: a GPU if there is one)."
         ),
         click.option("--hang", type=POSITIVE, metavar="S", help=hang),
         click.option("--disk", type=POSITIVE, envvar="CONVSEARCH_DISK", metavar="GB", help=disk),
@@ -225,28 +233,30 @@ def machine(function: Function) -> Function:
 
 
 def backend(function: Function) -> Function:
-    """The options of where workers run, as `backend`."""
+    """Add the options of the worker backend, and pass them as `backend`."""
 
     @functools.wraps(function)
     def call(*args: Any, **values: Any) -> Any:
         return function(*args, backend=_collect(BackendOptions, values), **values)
 
-    engine = "workers: processes of this machine, or actors of a Ray cluster, as many as have room (default: local)"
+    engine = (
+        "Run workers as processes of this machine, or as actors in the free slots of a Ray cluster (default: local)."
+    )
     return _decorated(
         call,
-        click.option("--join", is_flag=True, help="add workers to a study that is already running here"),
-        click.option("--detach", is_flag=True, help="only store the study; `convsearch serve` or `worker` works on it"),
+        click.option("--join", is_flag=True, help="Add workers to a study that is already running here."),
+        click.option("--detach", is_flag=True, help="Only store the study, for `convsearch serve` or `worker` to run."),
         click.option("--engine", type=click.Choice(("local", "ray")), default="local", help=engine),
         click.option(
             "--address",
             metavar="HOST:PORT",
-            help="with --engine ray: the cluster's address (default: a Ray of its own on this machine)",
+            help="Address of the Ray cluster for --engine ray (default: a new Ray instance on this machine).",
         ),
     )
 
 
 def server(function: Function) -> Function:
-    """The options of the dashboard's server, as `server`."""
+    """Add the options of the dashboard server, and pass them as `server`."""
 
     @functools.wraps(function)
     def call(*args: Any, **values: Any) -> Any:
@@ -254,14 +264,25 @@ def server(function: Function) -> Function:
 
     return _decorated(
         call,
-        click.option("--port", type=int, default=8080, metavar="P", help="port (default: 8080)"),
-        click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)"),
-        click.option("--expose", is_flag=True, help="let others reach --host; nothing is encrypted"),
+        click.option("--port", type=int, default=8080, metavar="P", help="Port of the dashboard (default: 8080)."),
+        click.option(
+            "--host", default="127.0.0.1", metavar="ADDRESS", help="Address of the dashboard (default: 127.0.0.1)."
+        ),
+        click.option("--expose", is_flag=True, help="Allow a --host that others can reach; nothing is encrypted."),
     )
 
 
 def verb(name: str, *options: Decorator, example: str) -> Callable[[Function], click.Command]:
-    """A command of the command line; `options` stand in its help in this order."""
+    """Declare a command.
+
+    Args:
+        name: name of the verb.
+        options: decorators of its options, in the order of the help.
+        example: command line for the help.
+
+    Returns:
+        A decorator that turns a function into a command.
+    """
 
     def declare(function: Function) -> click.Command:
         return click.command(name, epilog=f"Example: {example}")(_decorated(function, *options))
@@ -276,5 +297,5 @@ def _decorated(function: Function, *options: Decorator) -> Function:
 
 
 def _collect(kind: type[Any], values: dict[str, Any]) -> Any:
-    """The options of a group, taken out of all values."""
+    """Move the values of a group of options out of `values`."""
     return kind(**{name: values.pop(name) for name in kind.__dataclass_fields__})

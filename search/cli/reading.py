@@ -1,4 +1,4 @@
-"""The verbs that only read what is stored. They change no study."""
+"""The verbs that only read. They change no study."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from search.cli import completion, options
 from search.console import echo
 from search.errors import DiskError, UsageError
 
-#: Seconds between two answers of --watch.
+#: Interval of --watch in seconds.
 WATCH_S = 2.0
 
 
@@ -35,12 +35,12 @@ def studies(*, watch: bool, as_json: bool, storage: str) -> int:
 @options.verb(
     "best",
     options.stored_study(),
-    click.option("--top", type=options.COUNT, default=5, metavar="K", help="how many (default: 5)"),
+    click.option("--top", type=options.COUNT, default=5, metavar="K", help="Number of trials (default: 5)."),
     click.option(
         "--csv",
         "as_csv",
         is_flag=True,
-        help="print CSV, a column for each parameter; text that a spreadsheet would evaluate gets a ' in front",
+        help="Print CSV, a column for each parameter; text that a spreadsheet would evaluate is prefixed with '.",
     ),
     options.watch(),
     options.json(),
@@ -55,7 +55,7 @@ def best(study: str, *, top: int, as_csv: bool, watch: bool, as_json: bool, stor
     from search.storage.records import is_search
 
     if as_csv and as_json:
-        raise UsageError("--csv and --json are two answers; ask for one of them")
+        raise UsageError("--csv and --json exclude each other; leave one of them out")
     engine = open_reader(storage)
 
     def answer() -> int:
@@ -73,7 +73,7 @@ def best(study: str, *, top: int, as_csv: bool, watch: bool, as_json: bool, stor
 
 @options.verb("workers", options.watch(), options.json(), options.storage(), example="convsearch workers --watch")
 def workers(*, watch: bool, as_json: bool, storage: str) -> int:
-    """List the workers, and what each of them trains since when."""
+    """List the workers, and the trial and start time of each."""
     from search.analysis import study_tables
     from search.storage import queries
     from search.storage.read_only import open_reader
@@ -138,8 +138,8 @@ def why(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
 def compare(study: str, others: Sequence[str], *, as_json: bool, storage: str) -> int:
     """Show which changes helped.
 
-    WITH is another study, or two numbers of trials, to see side by side; without it the rows of [[compare]] are
-    compared.
+    WITH is another study to compare with, or the numbers of two trials of STUDY. Without WITH, the rows of [[compare]]
+    are compared.
     """
     from search.analysis import ablation, diff
     from search.storage import queries
@@ -148,11 +148,11 @@ def compare(study: str, others: Sequence[str], *, as_json: bool, storage: str) -
     engine = open_reader(storage)
     match others:
         case [other] if not other.isdecimal():
-            both = queries.study(engine, study), queries.study(engine, other)
-            return tables.print_answer(diff.studies_json(*both), diff.diff_studies(*both), as_json=as_json)
-        case [one, other] if one.isdecimal() and other.isdecimal():
-            pair = queries.trial(engine, study, int(one)), queries.trial(engine, study, int(other))
-            return tables.print_answer(diff.trials_json(*pair), diff.diff_trials(*pair), as_json=as_json)
+            study_pair = queries.study(engine, study), queries.study(engine, other)
+            return tables.print_answer(diff.studies_json(*study_pair), diff.diff_studies(*study_pair), as_json=as_json)
+        case [first, second] if first.isdecimal() and second.isdecimal():
+            trial_pair = queries.trial(engine, study, int(first)), queries.trial(engine, study, int(second))
+            return tables.print_answer(diff.trials_json(*trial_pair), diff.diff_trials(*trial_pair), as_json=as_json)
         case [_, *_]:
             raise UsageError("compare a study alone, with another study's name, or the numbers of two of its trials")
     comparison = ablation.compare_rows(queries.study(engine, study), queries.trials(engine, study))
@@ -162,14 +162,14 @@ def compare(study: str, others: Sequence[str], *, as_json: bool, storage: str) -
 @options.verb(
     "report",
     options.stored_study(),
-    click.option("--to", type=options.PATH, metavar="FILE", help="file to write (default: exports/STUDY.html)"),
-    click.option("--markdown", is_flag=True, help="print it as Markdown, without the pictures"),
-    click.option("--csv", "as_csv", is_flag=True, help="print all trials as CSV"),
+    click.option("--to", type=options.PATH, metavar="FILE", help="File to write (default: exports/STUDY.html)."),
+    click.option("--markdown", is_flag=True, help="Print the report as Markdown without pictures."),
+    click.option("--csv", "as_csv", is_flag=True, help="Print all trials as CSV."),
     options.storage(),
     example="convsearch report cifar10",
 )
 def report(study: str, *, to: Path | None, markdown: bool, as_csv: bool, storage: str) -> int:
-    """Write all of a study on one page."""
+    """Write all results of a study on one page."""
     from search.analysis import html_report, trial_tables
     from search.analysis.report import build_report
     from search.artifacts.study_dir import checked_name
@@ -177,34 +177,34 @@ def report(study: str, *, to: Path | None, markdown: bool, as_csv: bool, storage
     from search.storage.read_only import open_reader
 
     if markdown and as_csv:
-        raise UsageError("--markdown and --csv are two answers; ask for one of them")
+        raise UsageError("--markdown and --csv exclude each other; leave one of them out")
     engine = open_reader(storage)
     if as_csv:
         rows = trial_tables.trials_csv(queries.study(engine, study), queries.trials(engine, study))
-        return _written(to, tables.to_csv(*rows))
-    built = build_report(engine, study)
+        return _write(to, tables.to_csv(*rows))
+    content = build_report(engine, study)
     if markdown:
-        return _written(to, html_report.to_markdown(built))
-    _written(to or Path("exports") / f"{checked_name(study)}.html", html_report.to_html(built))
-    for line in built.answer:
+        return _write(to, html_report.to_markdown(content))
+    _write(to or Path("exports") / f"{checked_name(study)}.html", html_report.to_html(content))
+    for line in content.answer:
         echo(line)
     return 0
 
 
 def _watched(answer: Callable[[], int], *, watch: bool) -> int:
-    """Answer once, or again and again until Ctrl-C: in the same place on a terminal, one below the other elsewhere."""
+    """Answer once, or repeatedly until Ctrl-C. A terminal is cleared before each answer."""
     if not watch:
         return answer()
     while True:
         if sys.stdout.isatty():
-            sys.stdout.write("\x1b[H\x1b[J")  # to the corner, and clear
+            sys.stdout.write("\x1b[H\x1b[J")  # cursor to the top left, clear the screen
         answer()
         sys.stdout.flush()
         time.sleep(WATCH_S)
 
 
-def _written(path: Path | None, text: str) -> int:
-    """Print a text, or write it into a file and print which."""
+def _write(path: Path | None, text: str) -> int:
+    """Print a text, or write it to a file and print the path."""
     if path is None:
         sys.stdout.write(text)
         return 0

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-#: A run that was asked to stop waits this long for the last answer of its database, in seconds.
+#: Timeout of the final reads of a run that was asked to stop, in seconds.
 STOP_READ_TIMEOUT_S = 1.0
 
 
 def read_results(order: "RunOptions", *, is_stopped: bool) -> "tuple[StudyRecord, list[Table]]":
-    """What a run has found, as tables: of its search, and of its last training if that has ended.
+    """Read the results of a run. A run that was asked to stop does not wait for a busy database.
 
-    A run that was asked to stop does not wait for a database that is busy.
+    Args:
+        order: options of the run.
+        is_stopped: whether the run was asked to stop.
+
+    Returns:
+        The study, and a table of the search and one of the final training if it has ended.
     """
     from search.analysis import selection
     from search.storage import queries
@@ -35,32 +40,44 @@ def read_results(order: "RunOptions", *, is_stopped: bool) -> "tuple[StudyRecord
 
     engine = open_reader(order.url, timeout_s=STOP_READ_TIMEOUT_S if is_stopped else READ_TIMEOUT_S)
 
-    def ask(question: Callable[[], T]) -> T:
-        """One answer: all of them together would be asked again for the one that was lost."""
+    def read(query: Callable[[], T]) -> T:
+        """Run one query. Each is retried alone, because a joint retry would repeat the successful ones."""
         may_pass = (lambda _: False) if is_stopped else is_transient
-        return retry_transient(question, passes=may_pass, retry_timeout_s=order.times.retry_timeout_s)
+        return retry_transient(query, passes=may_pass, retry_timeout_s=order.times.retry_timeout_s)
 
-    row = ask(lambda: queries.study(engine, order.name))
-    reason = ask(lambda: selection.delivered(engine, row).sentence) if is_search(row) else ""
-    found = ask(lambda: search_table(engine, row, reason))
-    tested = ask(lambda: final_table(engine, order.name)) if row.spec.get("final") else None
-    return row, [found] if tested is None else [found, tested]
+    row = read(lambda: queries.study(engine, order.name))
+    reason = read(lambda: selection.delivered(engine, row).sentence) if is_search(row) else ""
+    searched = read(lambda: search_table(engine, row, reason))
+    tested = read(lambda: final_table(engine, order.name)) if row.spec.get("final") else None
+    return row, [searched] if tested is None else [searched, tested]
 
 
 def print_results(row: "StudyRecord", answers: Sequence[Table]) -> None:
+    """Print the results of a run to stdout, and suggest the next commands on stderr.
+
+    Args:
+        row: the study.
+        answers: the tables of `read_results`.
+    """
     from search.analysis import study_tables
 
     try:
         for answer in answers:
             tables.print_table(answer)
-    except OSError:  # `| head`, or a `| tee` that died of the same Ctrl-C: how the run ended is what counts
+    except OSError:  # `| head`, or a `| tee` killed by the same Ctrl-C, must not change the exit code
         tables.discard_stdout()
     for line in study_tables.next_commands(row, is_judged=len(answers) > 1):
         echo(line)
 
 
 def search_table(engine: "sa.Engine", row: "StudyRecord", reason: str) -> Table:
-    """What a search or a comparison has found so far."""
+    """Return the results of a search or a comparison so far.
+
+    Args:
+        engine: connection to the database.
+        row: the study.
+        reason: sentence about the delivered trial; empty if there is none.
+    """
     from search.analysis import ablation, study_tables
     from search.storage import queries, ranking
 
@@ -70,28 +87,40 @@ def search_table(engine: "sa.Engine", row: "StudyRecord", reason: str) -> Table:
 
 
 def final_table(engine: "sa.Engine", name: str) -> Table | None:
-    """What the last trainings of a study have come to; None as long as they have not ended."""
+    """Return the results of the final trainings of a study.
+
+    Args:
+        engine: connection to the database.
+        name: name of the study.
+
+    Returns:
+        None if there are no final trainings or they have not ended.
+    """
     from search.analysis import test_report, test_results, trial_tables
     from search.storage import queries
     from search.storage.records import FINAL
 
-    own = f"{name}{FINAL}"
-    if own not in queries.verdicts(engine, name):
+    final_name = f"{name}{FINAL}"
+    if final_name not in queries.verdicts(engine, name):
         return None
-    row = queries.study(engine, own)
+    row = queries.study(engine, final_name)
     if row.counts.finished < row.counts.budget:
         return None
     accesses = queries.test_set_accesses(engine, row.data["fingerprint"])
-    lines = (*selection_lines(row), *test_report.test_set_access_lines(accesses, own))
-    trials = queries.trials(engine, own)
+    lines = (*selection_lines(row), *test_report.test_set_access_lines(accesses, final_name))
+    trials = queries.trials(engine, final_name)
     if len(trials) == 1:
         return Table(columns=(), rows=(), before=(trial_tables.verdict_line(trials[0]), *lines))
-    return test_report.final_result_table(test_results.load(engine, own), lines)
+    return test_report.final_result_table(test_results.load(engine, final_name), lines)
 
 
 def selection_lines(row: "StudyRecord") -> tuple[str, ...]:
-    """Why a last training trains what it does, if that is known."""
+    """Return the recorded reason for the selection of a final training, if any, as lines.
+
+    Args:
+        row: the study of the final training.
+    """
     from search.analysis import selection
 
-    found = selection.stored(row)
-    return () if found is None else (found.sentence,)
+    stored = selection.stored(row)
+    return () if stored is None else (stored.sentence,)

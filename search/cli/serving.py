@@ -1,4 +1,4 @@
-"""The verbs that stay: the dashboard, and workers for whatever study comes."""
+"""The verbs of long-running services: the dashboard, and workers for any study."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from search.console import echo
 
 @options.verb("dashboard", options.server, options.storage(), example="convsearch dashboard --port 8081")
 def dashboard(*, server: ServerOptions, storage: str) -> int:
-    """Serve optuna-dashboard."""
+    """Serve optuna-dashboard, read-only."""
     from search.dashboard.server import serve as serve_dashboard
 
     return serve_dashboard(storage, host=server.host, port=server.port, expose=server.expose)
@@ -20,8 +20,8 @@ def dashboard(*, server: ServerOptions, storage: str) -> int:
 
 @options.verb(
     "worker",
-    click.option("--stay", is_flag=True, help="wait for more when nothing is left to do"),
-    options.data("images of studies whose own path is not on this machine"),
+    click.option("--stay", is_flag=True, help="Wait for more work when nothing is left to do."),
+    options.data("Images for studies whose own path is missing on this machine."),
     options.machine,
     example="convsearch worker --storage postgresql://server/studies",
 )
@@ -33,13 +33,13 @@ def worker(*, stay: bool, data: str | None, machine: MachineOptions) -> int:
 @options.verb(
     "serve",
     options.server,
-    click.option("--unit", is_flag=True, help="only print a unit for systemd that does this"),
-    options.data("images of studies whose own path is not on this machine"),
+    click.option("--unit", is_flag=True, help="Only print a systemd unit for these options."),
+    options.data("Images for studies whose own path is missing on this machine."),
     options.machine,
     example="convsearch serve --port 8081",
 )
 def serve(*, server: ServerOptions, unit: bool, data: str | None, machine: MachineOptions) -> int:
-    """Serve the dashboard, and work on every study that comes."""
+    """Serve the dashboard, and work on open studies until stopped."""
     from search.artifacts import study_dir
     from search.cli import systemd
     from search.dashboard.server import serve_in_background

@@ -1,4 +1,4 @@
-"""`convsearch serve --unit`: the text of a unit with which systemd keeps the service running."""
+"""The systemd unit of `convsearch serve --unit`."""
 
 import shlex
 import sys
@@ -12,10 +12,10 @@ from search.workers.signals import END_S
 TEXT = """\
 # Save it as ~/.config/systemd/user/convsearch.service, then:
 #   systemctl --user daemon-reload && systemctl --user enable --now convsearch
-#   loginctl enable-linger     # so that it runs while you are logged out
-#   journalctl --user -u convsearch -f     # what it says; the URL of the dashboard is there
-# CONVSEARCH_STORAGE, if it has a password, belongs into a file that only you can read (chmod 600), named by
-# EnvironmentFile below; PGPASSFILE and PGSERVICEFILE can stand there, too.
+#   loginctl enable-linger     # to keep it running while you are logged out
+#   journalctl --user -u convsearch -f     # its messages, including the URL of the dashboard
+# If CONVSEARCH_STORAGE contains a password, put it into the EnvironmentFile below, which only you may read (chmod 600).
+# PGPASSFILE and PGSERVICEFILE can be set there, too.
 
 [Unit]
 Description=convsearch: dashboard and workers
@@ -25,7 +25,7 @@ StartLimitIntervalSec=0
 WorkingDirectory={folder}
 EnvironmentFile=-{folder}/convsearch.env
 {storage}ExecStart={command}
-# SIGTERM: trials go back to the queue with a checkpoint; it is over within {end:g} s.
+# SIGTERM: trials return to the queue with a checkpoint, and the service ends within {end:g} s.
 KillMode=mixed
 TimeoutStopSec={patience:g}
 SuccessExitStatus=143
@@ -39,21 +39,27 @@ WantedBy=default.target
 
 
 def unit_file(server: ServerOptions, machine: MachineOptions, *, data: str | None) -> str:
-    """The unit that does what these options of `serve` ask for, here."""
+    """Return a systemd unit that runs `serve` with these options in the working directory.
+
+    Args:
+        server: options of the dashboard.
+        machine: options of the workers.
+        data: path of the images, or None.
+    """
     words = [str(Path(sys.executable).with_name("convsearch")), "serve"]
-    given = {**asdict(server), "data": data, **asdict(machine)}
+    values = {**asdict(server), "data": data, **asdict(machine)}
     for name in ("port", "host", "expose", "data", "workers", "device", "hang", "disk", "cache"):
-        value = given[name]
+        value = values[name]
         if value is True:
             words.append(f"--{name}")
         elif value not in (None, False):
             words += [f"--{name}", str(value)]
     folder = _plain(str(Path.cwd()))
-    known = f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={machine.storage}'))}\n"
+    public = f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={machine.storage}'))}\n"
     secret = f"# {folder}/convsearch.env must have the line CONVSEARCH_STORAGE=...; it has a password.\n"
     return TEXT.format(
         folder=folder,
-        storage=secret if has_password(machine.storage) else known,
+        storage=secret if has_password(machine.storage) else public,
         command=_plain(shlex.join(words)).replace("$", "$$"),
         end=END_S,
         patience=END_S + 12,
@@ -61,5 +67,5 @@ def unit_file(server: ServerOptions, machine: MachineOptions, *, data: str | Non
 
 
 def _plain(words: str) -> str:
-    """Words in which systemd finds no specifier (systemd.unit, "Specifiers")."""
+    """Escape the specifiers of systemd (systemd.unit, "Specifiers")."""
     return words.replace("%", "%%")

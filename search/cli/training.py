@@ -1,4 +1,4 @@
-"""The verbs that train: run, resume, final. Modules that take long to load are imported where they are used."""
+"""The verbs that train: run, resume, final. Slow modules are imported where they are used."""
 
 import json
 import os
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from search.spec.study_spec import StudySpec
 from search.cli.results import final_table, print_results, read_results, selection_lines
 
-#: As `search.spec.settings` has it, which is not loaded for `--help`.
+#: Copy of the constant in `search.spec.settings`, which is not loaded for `--help`.
 MAX_FINAL_TRAININGS = 10
 
 
 @options.verb(
     "run",
     options.study_file(),
-    click.option("--trials", type=options.COUNT, metavar="N", help="budget of the whole study, over all runs"),
+    click.option("--trials", type=options.COUNT, metavar="N", help="Budget of the whole study over all runs."),
     options.backend,
     options.hours(),
     options.retry_failed(),
     options.on_end(),
     options.machine,
     options.data(),
-    click.option("--dry-run", is_flag=True, help="only estimate time, memory and disk; write nothing"),
-    click.option("--json", "as_json", is_flag=True, help="with --dry-run: print JSON"),
-    click.option("--name", metavar="NAME", help="name of the study (default: the file's)"),
+    click.option("--dry-run", is_flag=True, help="Only estimate time, memory and disk; write nothing."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON; requires --dry-run."),
+    click.option("--name", metavar="NAME", help="Name of the study (default: name of the file)."),
     options.overrides(),
-    click.option("--again", type=int, metavar="N", help="train the configuration of trial N once more, to the end"),
+    click.option("--again", type=int, metavar="N", help="Train the configuration of trial N again, to the end."),
     click.pass_obj,
     example="convsearch run cifar10 --trials 30 --workers 2",
 )
@@ -59,26 +59,26 @@ def run(
     overrides: Sequence[str],
     again: int | None,
 ) -> int:
-    """Run a study, or go on with it."""
+    """Run a study, or resume it."""
     session.study = name or (Path(study).stem if again is None else f"{study}.again-{again}")
     if as_json and not dry_run:
-        raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` tells what a run has found")
-    wanted, usual = (
+        raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` prints the results of a run")
+    wanted, default_name = (
         _from_file(study, trials=trials, data=data, overrides=overrides, timed=hours is not None)
         if again is None
         else _from_trial(study, again, machine, is_changed=bool(dry_run or data or overrides or trials))
     )
-    own = usual if name is None else name  # an empty name is refused like any that cannot be
+    study_name = default_name if name is None else name  # an empty name is refused like any invalid name
     if dry_run:
-        return _estimate(wanted, own, machine, hours=hours, as_json=as_json)
-    order = replace(_run_options(own, machine, hours=hours, retry_failed=retry_failed), trials=trials)
+        return _estimate(wanted, study_name, machine, hours=hours, as_json=as_json)
+    order = replace(_run_options(study_name, machine, hours=hours, retry_failed=retry_failed), trials=trials)
     return _run_study(order if again is None else replace(order, trials=1), wanted, backend)
 
 
 @options.verb(
     "resume",
     options.stored_study(),
-    click.option("--trials", type=options.COUNT, metavar="N", help="new budget of the whole study"),
+    click.option("--trials", type=options.COUNT, metavar="N", help="New budget of the whole study."),
     options.backend,
     options.hours(),
     options.retry_failed(),
@@ -97,7 +97,7 @@ def resume(
     retry_failed: bool,
     machine: MachineOptions,
 ) -> int:
-    """Go on with a stored study."""
+    """Resume a stored study."""
     from search.analysis import study_tables
     from search.spec import stored_spec
     from search.storage import queries
@@ -110,8 +110,8 @@ def resume(
     stored = stored_study.load(Storage(machine.storage), study)
     if trials is not None and stored.spec.verdict_on is not None:
         raise UsageError(
-            f"{study!r} is a verdict, which has a training for each configuration and seed and no more; "
-            f"`convsearch final {searched(study)}` gives one on other terms"
+            f"{study!r} is a verdict, which has exactly one training for each configuration and seed; "
+            f"`convsearch final {searched(study)}` makes one with other settings"
         )
     engine = open_reader(machine.storage)
     row = queries.study(engine, study)
@@ -121,7 +121,7 @@ def resume(
         echo(f"nothing to resume: all {row.counts.budget} trials of {study!r} are done{more}")
         return 0
     budget = stored.spec.budget.model_copy(update={"trials": trials or row.counts.budget})
-    # `restore` refuses a budget that cannot be.
+    # `restore` refuses an invalid budget.
     wanted = stored_spec.restore(stored_spec.dump(replace(stored.spec, budget=budget)))
     order = replace(_run_options(study, machine, hours=hours, retry_failed=retry_failed), trials=trials)
     return _run_study(order, wanted, backend)
@@ -135,24 +135,24 @@ def resume(
         type=options.Count(at_most=MAX_FINAL_TRAININGS),
         default=3,
         metavar="K",
-        help="configurations, the best ones (default: 3)",
+        help="Number of best configurations to train (default: 3).",
     ),
     click.option(
         "--seeds",
         type=options.Count(at_most=MAX_FINAL_TRAININGS),
         default=3,
         metavar="S",
-        help="trainings of each (default: 3)",
+        help="Number of trainings per configuration (default: 3).",
     ),
     click.option(
         "--epochs",
         type=options.POSITIVE,
         metavar="E",
-        help="passes over train and validation images (default: those of [final], else of the search)",
+        help="Passes over train and validation images (default: those of [final], otherwise of the search).",
     ),
-    click.option("--no-baseline", is_flag=True, help="leave out the first [[try]] point, or the defaults"),
+    click.option("--no-baseline", is_flag=True, help="Leave out the first [[try]] point, or the defaults."),
     options.json(),
-    options.hours("of all trainings together; each has as many epochs as its share allows"),
+    options.hours("Total time of all trainings; each has the number of epochs that its share allows."),
     options.retry_failed(),
     options.on_end(),
     options.machine,
@@ -172,7 +172,7 @@ def final(
     retry_failed: bool,
     machine: MachineOptions,
 ) -> int:
-    """Train the best trials anew with several seeds, and test them once."""
+    """Train the best trials again with several seeds, and test them once."""
     from search.analysis import test_report, test_results
     from search.service import final as finals
     from search.spec.settings import FinalSettings
@@ -198,10 +198,17 @@ def final(
 
 
 def parse_overrides(texts: Sequence[str], data: str | None) -> dict[str, str]:
-    """The dotted keys and texts of --set and --data.
+    """Parse the values of --set and --data.
+
+    Args:
+        texts: values of --set, KEY=VALUE each.
+        data: value of --data, or None.
+
+    Returns:
+        Dotted keys of the study file and their values as text.
 
     Raises:
-        UsageError: one of them is not KEY=VALUE.
+        UsageError: a value of --set is not KEY=VALUE.
     """
     pairs = {}
     for text in texts:
@@ -215,14 +222,19 @@ def parse_overrides(texts: Sequence[str], data: str | None) -> dict[str, str]:
 
 
 def run_options(name: str, machine: MachineOptions) -> "RunOptions":
-    """What the options of a machine ask of a run."""
+    """Return the options of a run without a time limit.
+
+    Args:
+        name: name of the study.
+        machine: options of the verb.
+    """
     return _run_options(name, machine, hours=None, retry_failed=False)
 
 
 def _from_file(
     study: str, *, trials: int | None, data: str | None, overrides: Sequence[str], timed: bool
 ) -> "tuple[StudySpec, str]":
-    """The study of a file, and its name."""
+    """Load a study file; returns the spec and the default name of the study."""
     from search.spec import study_spec
 
     path = study_spec.find(study)
@@ -231,7 +243,7 @@ def _from_file(
 
 
 def _from_trial(study: str, number: int, machine: MachineOptions, *, is_changed: bool) -> "tuple[StudySpec, str]":
-    """A study of one trial of another one, once more; and its name."""
+    """Create a study that repeats one trial of another study; returns the spec and its name."""
     from search.service import run as service
     from search.storage import queries
     from search.storage.rdb import Storage
@@ -254,8 +266,8 @@ def _estimate(wanted: "StudySpec", name: str, machine: MachineOptions, *, hours:
 
     service.check_name(name, wanted, study_dir.of(machine.storage))
     echo("training some networks for a moment ...")
-    found = dry_run.estimate(wanted, workers=machine.workers, device=machine.device, hours=hours)
-    return tables.print_answer(dry_run.estimate_json(found), dry_run.estimate_table(found), as_json=as_json)
+    estimate = dry_run.estimate(wanted, workers=machine.workers, device=machine.device, hours=hours)
+    return tables.print_answer(dry_run.estimate_json(estimate), dry_run.estimate_table(estimate), as_json=as_json)
 
 
 def _run_options(name: str, machine: MachineOptions, *, hours: float | None, retry_failed: bool) -> "RunOptions":
@@ -276,15 +288,15 @@ def _run_options(name: str, machine: MachineOptions, *, hours: float | None, ret
 
 
 def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions) -> int:
-    """Run a study, and print what it has found when it ends."""
+    """Run a study, and print its results at the end."""
     from search.service import run as service
     from search.workers import live_view
     from search.workers.stop_rules import EXIT_CODES
 
     if backend.join and (order.trials or order.hours or order.retry_failed or backend.detach):
-        raise UsageError("--join only adds workers to a running study; leave it out, or the options that change it")
+        raise UsageError("--join only adds workers to a running study; leave out --join, or the options that change it")
     if backend.address and backend.engine != "ray":
-        raise UsageError("--address is that of a Ray cluster; add --engine ray")
+        raise UsageError("--address names a Ray cluster; add --engine ray")
     order = replace(order, join=backend.join, detach=backend.detach, engine=backend.engine, address=backend.address)
     end = service.run_study(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
     code = EXIT_CODES.get(end, 0)

@@ -1,7 +1,7 @@
-"""What the dashboard shows of a study beside Optuna's plots: the answer as a note, a confusion matrix, pictures, files.
+"""Additions to the plots of optuna-dashboard: results as a note, confusion matrices, pictures, files.
 
-Nothing of it is stored in the database, where every poll would carry it and a finished study would grow: it is made
-from what is there when somebody looks at the study, and kept for a while, and then until something has changed.
+Nothing of it is stored in the database, where every poll would transfer it and finished studies would grow. It is built
+on a request for a study, and cached until the study changes, with at most one check every EVERY_S seconds.
 """
 
 import io
@@ -25,9 +25,10 @@ from search.artifacts.study_dir import StudyDirs, checked_name
 from search.storage import queries, ranking
 from search.storage.records import StudyRecord, is_search, is_verdict, searched
 
-#: Best trials whose pictures are shown.
+#: Number of best trials with pictures.
 SHOWN = 3
-#: The dashboard asks for a study every few seconds; of thousands of trials half a second of reading is behind that.
+#: Minimum interval of checks for changes in seconds. The dashboard polls a study every few seconds, and each check of
+#: thousands of trials takes half a second of reads.
 EVERY_S = 10.0
 
 Reader = Callable[[], BinaryIO]
@@ -35,83 +36,112 @@ Reader = Callable[[], BinaryIO]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyOverlay:
-    """Of one study, as of some moment."""
+    """Overlay of one study at one point in time."""
 
     shows: tuple[object, ...]
-    """What it depends on: the study, its counts, and those of the verdicts."""
+    """Version of the overlay: the uid of the study, its counts, and the counts of its verdicts."""
     seen: float
-    """When that was last looked up, in seconds of the monotonic clock."""
+    """Time of the last check for changes, in monotonic seconds."""
     note: str
-    """In Markdown."""
+    """Note in Markdown."""
     attrs: dict[str, Any]
-    """System attributes as optuna-dashboard reads them."""
+    """Additional system attributes in the format of optuna-dashboard."""
     files: dict[str, Reader]
-    """What its artifacts are, by id."""
+    """Readers of the artifacts by artifact id."""
 
     def beside(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The stored system attributes of the study and these; a note that somebody wrote stands below ours."""
-        own = get_note_from_system_attrs(dict(stored), None)["body"]
-        notes = split_body("\n\n".join(filter(None, (self.note, own))), None)
+        """Merge the overlay into the system attributes of a study. A stored note follows the generated one.
+
+        Args:
+            stored: system attributes in the database.
+
+        Returns:
+            A new dictionary.
+        """
+        stored_note = get_note_from_system_attrs(dict(stored), None)["body"]
+        notes = split_body("\n\n".join(filter(None, (self.note, stored_note))), None)
         return {**stored, **self.attrs, note_ver_key(None): 1, **notes}
 
 
 class OverlayCache:
-    """Of all studies of a database, each made when it is asked for."""
+    """Overlays of the studies of a database, built on request. Also a read-only artifact store for optuna-dashboard."""
 
-    def __init__(self, engine: sa.Engine, files: StudyDirs, *, every_s: float = EVERY_S) -> None:
-        self._engine, self._home, self._every_s = engine, files, every_s
-        self._made: dict[int, StudyOverlay] = {}
+    def __init__(self, engine: sa.Engine, dirs: StudyDirs, *, every_s: float = EVERY_S) -> None:
+        self._engine, self._dirs, self._every_s = engine, dirs, every_s
+        self._overlays: dict[int, StudyOverlay] = {}
         self._lock = threading.Lock()
 
     def beside(self, study_id: int, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The stored system attributes of a study, and what was made for it by `refresh`."""
-        made = self._made.get(study_id)
-        return dict(stored) if made is None else made.beside(stored)
+        """Merge the cached overlay of a study, if any, into its system attributes.
+
+        Args:
+            study_id: id of the study in the database.
+            stored: system attributes in the database.
+
+        Returns:
+            A new dictionary.
+        """
+        overlay = self._overlays.get(study_id)
+        return dict(stored) if overlay is None else overlay.beside(stored)
 
     def refresh(self, study_id: int, name: str) -> None:
-        """Make what is shown of a study, if that has changed and was not made a moment ago."""
+        """Rebuild the overlay of a study if the study has changed. Checks at most every `every_s` seconds.
+
+        Args:
+            study_id: id of the study in the database.
+            name: name of the study.
+        """
         with self._lock:
-            made = self._made.get(study_id)
-            if made is not None and time.monotonic() - made.seen < self._every_s:
+            overlay = self._overlays.get(study_id)
+            if overlay is not None and time.monotonic() - overlay.seen < self._every_s:
                 return
             row = queries.study(self._engine, checked_name(name))
             verdicts = (name,) if row.spec.get("verdict_on") else queries.verdicts(self._engine, name)
-            shows = (row.uid, row.counts, *(queries.study(self._engine, each).counts for each in verdicts))
-            if made is not None and made.shows == shows:
-                self._made[study_id] = replace(made, seen=time.monotonic())
+            shows = (row.uid, row.counts, *(queries.study(self._engine, verdict).counts for verdict in verdicts))
+            if overlay is not None and overlay.shows == shows:
+                self._overlays[study_id] = replace(overlay, seen=time.monotonic())
             else:
-                self._made[study_id] = self._make(row, verdicts, shows)
+                self._overlays[study_id] = self._make(row, verdicts, shows)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The content of an artifact, as Optuna's artifact stores have it."""
-        for made in list(self._made.values()):
-            if artifact_id in made.files:
-                return made.files[artifact_id]()
+        """Open an artifact for reading, as the artifact stores of Optuna do.
+
+        Args:
+            artifact_id: id of the artifact.
+
+        Raises:
+            KeyError: there is no such artifact.
+        """
+        for overlay in list(self._overlays.values()):
+            if artifact_id in overlay.files:
+                return overlay.files[artifact_id]()
         raise KeyError(f"there is no artifact {artifact_id}")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Refuse: the dashboard changes nothing."""
+        """Refuse, because the dashboard is read-only."""
         raise PermissionError("the dashboard is read-only")
 
     def remove(self, artifact_id: str) -> None:
-        """Refuse: the dashboard changes nothing."""
+        """Refuse, because the dashboard is read-only."""
         raise PermissionError("the dashboard is read-only")
 
     def _make(self, row: StudyRecord, verdicts: Sequence[str], shows: tuple[object, ...]) -> StudyOverlay:
         attrs: dict[str, Any] = {}
         files: dict[str, Reader] = {}
-        shown = ranking.best(self._engine, row.name, top=SHOWN)
-        for trial in shown.trials:
-            folder = self._home.trial(row.name, trial.number)
+        leaders = ranking.best(self._engine, row.name, top=SHOWN)
+        for trial in leaders.trials:
+            folder = self._dirs.trial(row.name, trial.number)
             if (folder / misclassified.PICTURE).exists():
                 name = f"trial-{trial.number}-wrong.png"
-                _add(attrs, files, row.name, name, "image/png", (folder / misclassified.PICTURE).open)
-            found = misclassified.counts(folder)
-            if found is not None:
-                figure = charts.confusion(found["confusion"], found["classes"])
-                figure.update_layout(title=f"trial {trial.number}: what it takes images for, per cent", margin_t=50)
+                _add_artifact(attrs, files, row.name, name, "image/png", (folder / misclassified.PICTURE).open)
+            counts = misclassified.counts(folder)
+            if counts is not None:
+                figure = charts.confusion(counts["confusion"], counts["classes"])
+                figure.update_layout(title=f"trial {trial.number}: confusion matrix in per cent", margin_t=50)
                 attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
-        _add(attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode()))
+        _add_artifact(
+            attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode())
+        )
         return StudyOverlay(
             shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files
         )
@@ -122,7 +152,7 @@ class OverlayCache:
         )
 
     def _note(self, row: StudyRecord, verdicts: Sequence[str]) -> str:
-        """Question, answer, and the commands that tell more."""
+        """Format the question, the results and the commands for details."""
         lines = [f"**{row.question}**"] if row.question else []
         if row.best is not None and not is_verdict(row.name):
             value = tables.format_number(row.best.values[0])
@@ -132,23 +162,23 @@ class OverlayCache:
         if is_search(row):
             lines.append(selection.delivered(self._engine, row).sentence)
         for name in verdicts:
-            found = test_results.load(self._engine, name)
-            lines += [f"Verdict ({name}): {test_report.comparison_sentence(duel)}." for duel in found.duels[:3]]
-            if found.standings and not found.duels:
-                lead = selection.of_verdict(self._engine, found)
+            results = test_results.load(self._engine, name)
+            lines += [f"Verdict ({name}): {test_report.comparison_sentence(duel)}." for duel in results.duels[:3]]
+            if results.standings and not results.duels:
+                lead = selection.of_verdict(self._engine, results)
                 test = tables.format_number(lead.test)
-                lines.append(f"Verdict ({name}): {lead.name} has {test} on {found.images:,} test images.")
+                lines.append(f"Verdict ({name}): {lead.name} has {test} on {results.images:,} test images.")
         if row.spec:
             report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))
-            lines.append(f"{report} writes all of it on one page, {export} the model.")
+            lines.append(f"{report} writes all results on one page, {export} writes the model.")
         return "\n\n".join(lines)
 
 
-def _add(
-    attrs: dict[str, Any], files: dict[str, Reader], study: str, name: str, kind: str, opened: Callable[..., Any]
+def _add_artifact(
+    attrs: dict[str, Any], files: dict[str, Reader], study: str, name: str, mimetype: str, opener: Callable[..., Any]
 ) -> None:
-    """List a file among the artifacts of a study."""
+    """Add a file to the artifacts of a study. `opener` is called with the mode."""
     artifact_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{study} {name}"))
-    files[artifact_id] = lambda: opened("rb")
-    meta = {"artifact_id": artifact_id, "filename": name, "mimetype": kind, "encoding": None}
+    files[artifact_id] = lambda: opener("rb")
+    meta = {"artifact_id": artifact_id, "filename": name, "mimetype": mimetype, "encoding": None}
     attrs[f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}"] = json.dumps(meta)

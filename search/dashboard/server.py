@@ -1,9 +1,10 @@
-"""optuna-dashboard behind a guard: it shows, and changes nothing.
+"""optuna-dashboard behind access control, read-only.
 
-The dashboard has no password, accepts every Host header, deletes studies when asked to, and serves stored files as
-pages of its own. So it is served only to browsers with the URL that was printed (its token becomes a cookie); to
-browsers that name this machine (a foreign page that rebinds its own name to 127.0.0.1 is refused); for reading only;
-stored files as downloads; on a loopback address, unless told otherwise. Its database connection refuses writes as well.
+optuna-dashboard has no password, accepts every Host header, deletes studies on request, and serves stored files as
+pages of its origin. This server therefore requires the printed URL, whose token becomes a cookie. The Host header must
+name this machine, which stops a foreign page that rebinds its name to 127.0.0.1. Requests must be for reading, and the
+database connection refuses writes as well. Stored files are served as downloads. The address is a loopback address
+unless `expose` is set.
 """
 
 import errno
@@ -45,12 +46,12 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 8080
 EVERYWHERE = "0.0.0.0"
-#: What a browser on this machine, or at the other end of an ssh tunnel, may call the server; the port does not matter.
+#: Host names that a browser on this machine, or at the other end of an ssh tunnel, may use; the port does not matter.
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-#: The paths of the dashboard itself. What lies elsewhere was stored by somebody: a download, never a page.
+#: Paths of the dashboard itself. Everything else is stored content, which is served as a download and never as a page.
 OWN_PAGES = ("/dashboard", "/api/", "/static/", "/favicon.ico")
 
-#: One study is asked for, or a file of it.
+#: Paths of requests for one study or one of its files.
 _ONE_STUDY = re.compile(r"/(?:api/studies|artifacts)/(\d{1,18})(?:/|$)")
 
 Headers = list[tuple[str, str]]
@@ -61,8 +62,8 @@ _GUARD_HEADERS: Headers = [
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
-#: A study may be called `x.bat; a=`, and the browser would take the first half for the name of the file.
-_NAMED = re.compile(r'attachment; filename=([\w.-]+|"[\w. -]+")')
+#: A safe Content-Disposition. A study may be called `x.bat; a=`, and a browser would use the first half as file name.
+_SAFE_DISPOSITION = re.compile(r'attachment; filename=([\w.-]+|"[\w. -]+")')
 _DOWNLOAD_HEADERS: Headers = [("Content-Security-Policy", "sandbox; default-src 'none'")]
 
 
@@ -71,35 +72,44 @@ class AccessPolicy:
     """Which requests are allowed, and the URL with its token."""
 
     token: str = field(repr=False)
-    """What the URL must carry the first time."""
+    """Secret that the first URL must contain."""
     port: int
-    """Part of the cookie's name, because browsers do not tell the ports of a host apart."""
+    """Port of the server; part of the cookie name, because browsers share cookies among the ports of a host."""
     host: str = HOST
-    """What the server is called in the URL."""
+    """Host name in the URL."""
     names: frozenset[str] = LOCAL_NAMES
-    """What a browser may call the server, in small letters."""
+    """Accepted host names in lower case."""
 
     @property
     def url(self) -> str:
-        """The URL that opens the door."""
+        """URL with the token."""
         return f"http://{self.host}:{self.port}/?{urlencode({'token': self.token})}"
 
     @property
     def cookie(self) -> str:
-        """The cookie's name."""
+        """Name of the cookie."""
         return f"convsearch_{self.port}"
 
     def matches(self, candidate: str) -> bool:
-        """Whether it is the token; how long the answer takes does not say how much of it is right."""
+        """Compare `candidate` with the token in constant time."""
         return hmac.compare_digest(candidate.encode(), self.token.encode())
 
 
 def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> int:
-    """Serve the dashboard of an existing database until Ctrl-C; returns the exit code, 130.
+    """Serve the dashboard of an existing database until Ctrl-C.
+
+    Args:
+        storage_url: URL of the database.
+        host: IPv4 address or host name to listen on.
+        port: TCP port; 0 selects a free one.
+        expose: allow a `host` that other machines can reach.
+
+    Returns:
+        The exit code, 130.
 
     Raises:
-        UsageError: others can reach `host` and `expose` was not asked for, or host or port cannot be used.
-        DatabaseError: there is no such database; none is made.
+        UsageError: other machines can reach `host` and `expose` is not set, or host or port cannot be used.
+        DatabaseError: there is no such database; none is created.
     """
     try:
         with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
@@ -116,7 +126,7 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
 def serve_in_background(
     storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False
 ) -> Iterator[None]:
-    """Serve the dashboard in a thread of its own while the block runs. Raises as `serve` does."""
+    """Serve the dashboard in a separate thread while the block runs. Arguments and errors are those of `serve`."""
     with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
         if not _is_loopback(host):
             echo(_warning(server.door))
@@ -130,35 +140,52 @@ def serve_in_background(
 
 
 def bind(storage_url: str, *, token: str, host: str = HOST, port: int = PORT, expose: bool = False) -> "Server":
-    """The server, bound and ready for `serve_forever`; port 0 takes a free one. Raises as `serve` does."""
+    """Create a server that is bound and ready for `serve_forever`.
+
+    Args:
+        storage_url: URL of the database.
+        token: secret that the first URL must contain.
+        host: IPv4 address or host name to listen on.
+        port: TCP port; 0 selects a free one.
+        expose: allow a `host` that other machines can reach.
+
+    Raises:
+        UsageError: other machines can reach `host` and `expose` is not set, or host or port cannot be used.
+        DatabaseError: there is no such database; none is created.
+    """
     _check_host(host, port=port, expose=expose)
     app = _dashboard(storage_url)
     server = _listen(app, host=host, port=port)
-    server.door = _door(server, token=token, host=host)
+    server.door = _access_policy(server, token=token, host=host)
     server.set_app(guard(app, server.door))
     return server
 
 
-def guard(app: "WSGIApplication", door: AccessPolicy) -> "WSGIApplication":
-    """`app`, but only for reading, and only for a browser that knows us by name and came in by the door."""
+def guard(app: "WSGIApplication", policy: AccessPolicy) -> "WSGIApplication":
+    """Restrict `app` to reading requests with an accepted host name and a valid token or cookie.
+
+    Args:
+        app: the WSGI application of optuna-dashboard.
+        policy: the accepted host names and the token.
+    """
 
     def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if _name(environ.get("HTTP_HOST", "")) not in door.names:
-            return _answer(start_response, HTTPStatus.FORBIDDEN, f"open the dashboard as http://{door.host}")
-        if _is_reading(environ) and any(map(door.matches, _tokens(environ))):
-            return _answer(start_response, HTTPStatus.SEE_OTHER, "come in", _welcome(environ, door))
-        if not any(map(door.matches, _cookies(environ, door.cookie))):
+        if _host_name(environ.get("HTTP_HOST", "")) not in policy.names:
+            return _respond(start_response, HTTPStatus.FORBIDDEN, f"open the dashboard as http://{policy.host}")
+        if _is_reading(environ) and any(map(policy.matches, _tokens(environ))):
+            return _respond(start_response, HTTPStatus.SEE_OTHER, "signed in", _sign_in_headers(environ, policy))
+        if not any(map(policy.matches, _cookies(environ, policy.cookie))):
             reason = "open the URL that its command printed, token included, in the address bar"
-            return _answer(start_response, HTTPStatus.FORBIDDEN, reason)
+            return _respond(start_response, HTTPStatus.FORBIDDEN, reason)
         if not _is_reading(environ):
             reason = "the dashboard is read-only"
-            return _answer(start_response, HTTPStatus.METHOD_NOT_ALLOWED, reason, [("Allow", "GET, HEAD")])
-        is_own, is_table = _is_own(environ["PATH_INFO"]), False
+            return _respond(start_response, HTTPStatus.METHOD_NOT_ALLOWED, reason, [("Allow", "GET, HEAD")])
+        is_page, is_table = _is_page(environ["PATH_INFO"]), False
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
             nonlocal is_table
             is_table = any(name.lower() == "content-type" and kind.startswith("text/csv") for name, kind in headers)
-            return start_response(status, _guarded_headers(headers, is_own=is_own, is_table=is_table), exc_info)
+            return start_response(status, _guarded_headers(headers, is_page=is_page, is_table=is_table), exc_info)
 
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # the dashboard fails without this header
         body = app(environ, start)
@@ -168,25 +195,25 @@ def guard(app: "WSGIApplication", door: AccessPolicy) -> "WSGIApplication":
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
-    """One thread for each request, none of which keeps the process alive."""
+    """A server with one daemon thread per request."""
 
     daemon_threads = True
     door: AccessPolicy
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # the HTTP server's asks a name server for our name, which can hang
+        socketserver.TCPServer.server_bind(self)  # HTTPServer.server_bind resolves the host name, which can hang
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a browser that hangs up is no news
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # browsers close connections at any time
             super().handle_error(request, client_address)
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Does not log each request: the dashboard asks every few seconds."""
+    """A handler that does not log requests, because the dashboard polls every few seconds."""
 
-    timeout = 60.0  # seconds of silence
+    timeout = 60.0  # seconds without data
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -198,8 +225,8 @@ def _check_host(host: str, *, port: int, expose: bool) -> None:
     if not expose and not _is_loopback(host):
         raise UsageError(
             f"--host {host} exposes the dashboard: everybody who can reach the port and has the URL can read all "
-            f"studies, and the traffic is not encrypted; better, on the other machine: `{_tunnel(port)}`; "
-            "if you mean it, add --expose"
+            f"studies, and the traffic is not encrypted; safer, on the other machine: `{_tunnel(port)}`; "
+            "to expose it anyway, add --expose"
         )
 
 
@@ -209,28 +236,30 @@ def _listen(app: "WSGIApplication", *, host: str, port: int) -> Server:
     except OverflowError as error:
         raise UsageError(f"port must be 0 to 65535, but got {port}") from error
     except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-        raise UsageError(f"port {port} of {host} {why}; take another: `convsearch dashboard --port 8081`") from error
+        problem = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+        raise UsageError(
+            f"port {port} of {host} {problem}; take another: `convsearch dashboard --port 8081`"
+        ) from error
 
 
-def _door(server: Server, *, token: str, host: str) -> AccessPolicy:
+def _access_policy(server: Server, *, token: str, host: str) -> AccessPolicy:
     address = server.server_name
-    shown = (socket.gethostname() if address == EVERYWHERE else host).lower()
-    here = _addresses() if address == EVERYWHERE else {address}
-    return AccessPolicy(token=token, port=server.server_port, host=shown, names=LOCAL_NAMES | here | {shown})
+    url_host = (socket.gethostname() if address == EVERYWHERE else host).lower()
+    addresses = _addresses() if address == EVERYWHERE else {address}
+    return AccessPolicy(token=token, port=server.server_port, host=url_host, names=LOCAL_NAMES | addresses | {url_host})
 
 
 def _addresses() -> set[str]:
-    """The IPv4 addresses that this machine has now."""
-    cards = psutil.net_if_addrs().values()
-    return {address.address for card in cards for address in card if address.family == socket.AF_INET}
+    """Return the current IPv4 addresses of this machine."""
+    interfaces = psutil.net_if_addrs().values()
+    return {address.address for interface in interfaces for address in interface if address.family == socket.AF_INET}
 
 
-def _warning(door: AccessPolicy) -> str:
+def _warning(policy: AccessPolicy) -> str:
     return (
-        f"warning: everybody who can reach port {door.port} of {door.host} and has the URL can read all studies; the "
-        "traffic is not encrypted, so whoever listens on the network gets the URL too; "
-        f"better, on the other machine: `{_tunnel(door.port)}`"
+        f"warning: everybody who can reach port {policy.port} of {policy.host} and has the URL can read all studies; "
+        "the traffic is not encrypted, and anyone who can listen on the network can read the URL; "
+        f"safer, on the other machine: `{_tunnel(policy.port)}`"
     )
 
 
@@ -238,13 +267,13 @@ def _tunnel(port: int) -> str:
     return f"ssh -L {port}:127.0.0.1:{port} THIS_MACHINE"
 
 
-def _welcome(environ: "WSGIEnvironment", door: AccessPolicy) -> Headers:
-    """To the same page without the token, which the browser keeps as a cookie from now on."""
-    path = "/" + quote(environ["PATH_INFO"].encode("latin-1")).lstrip("/")  # two slashes would lead to another host
+def _sign_in_headers(environ: "WSGIEnvironment", policy: AccessPolicy) -> Headers:
+    """Redirect to the same page without the token, and set the token as a cookie."""
+    path = "/" + quote(environ["PATH_INFO"].encode("latin-1")).lstrip("/")  # two slashes would redirect to another host
     query = urlencode([pair for pair in _query(environ) if pair[0] != "token"])
     return [
         ("Location", f"{path}?{query}" if query else path),
-        ("Set-Cookie", f"{door.cookie}={door.token}; HttpOnly; SameSite=Strict; Path=/"),
+        ("Set-Cookie", f"{policy.cookie}={policy.token}; HttpOnly; SameSite=Strict; Path=/"),
         ("Cache-Control", "no-store"),
     ]
 
@@ -258,7 +287,7 @@ def _query(environ: "WSGIEnvironment") -> list[tuple[str, str]]:
 
 
 def _cookies(environ: "WSGIEnvironment", name: str) -> list[str]:
-    """The values of all cookies of the name. `http.cookies` gives up at the first malformed one, whoever set it."""
+    """Return the values of all cookies called `name`. `http.cookies` stops at the first malformed cookie of any app."""
     pairs = [text.strip().partition("=") for text in environ.get("HTTP_COOKIE", "").split(";")]
     return [value for key, _, value in pairs if key == name]
 
@@ -267,26 +296,28 @@ def _is_reading(environ: "WSGIEnvironment") -> bool:
     return environ["REQUEST_METHOD"] in {"GET", "HEAD"}
 
 
-def _is_own(path: str) -> bool:
-    """Whether it is a page of the dashboard. Bottle finds /artifacts in /art%FFifacts too, so all else is not ours."""
+def _is_page(path: str) -> bool:
+    """Whether a path is a page of the dashboard. An allowlist, as Bottle routes /art%FFifacts to /artifacts too."""
     return path == "/" or path.startswith(OWN_PAGES)
 
 
-def _guarded_headers(headers: Headers, *, is_own: bool, is_table: bool) -> Headers:
-    ours = _GUARD_HEADERS if is_own else [*_GUARD_HEADERS, *_DOWNLOAD_HEADERS, _disposition(headers)]
-    dropped = {"access-control-allow-origin", *(name.lower() for name, _ in ours)}
+def _guarded_headers(headers: Headers, *, is_page: bool, is_table: bool) -> Headers:
+    added = _GUARD_HEADERS if is_page else [*_GUARD_HEADERS, *_DOWNLOAD_HEADERS, _disposition(headers)]
+    dropped = {"access-control-allow-origin", *(name.lower() for name, _ in added)}
     if is_table:
-        dropped.add("content-length")  # a cell that looked like a formula is longer now
-    return [*(header for header in headers if header[0].lower() not in dropped), *ours]
+        dropped.add("content-length")  # escaped formulas make the body longer
+    return [*(header for header in headers if header[0].lower() not in dropped), *added]
 
 
 def _disposition(headers: Headers) -> tuple[str, str]:
-    """An attachment, under the file name that the dashboard gives it, if that is a plain one."""
-    named = (value for name, value in headers if name.lower() == "content-disposition" and _NAMED.fullmatch(value))
-    return "Content-Disposition", next(named, "attachment")
+    """Return the header of an attachment, with the file name of the dashboard if it is safe."""
+    safe = (
+        value for name, value in headers if name.lower() == "content-disposition" and _SAFE_DISPOSITION.fullmatch(value)
+    )
+    return "Content-Disposition", next(safe, "attachment")
 
 
-def _answer(
+def _respond(
     start_response: "StartResponse", status: HTTPStatus, reason: str, more: Iterable[tuple[str, str]] = ()
 ) -> list[bytes]:
     body = json.dumps({"reason": reason}).encode()
@@ -301,36 +332,36 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
     from search.dashboard.overlay import OverlayCache
     from search.optuna_internals import OverlayStorage
 
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # of few trials; to nobody
-    exhibits = OverlayCache(open_reader(storage_url), study_dir.of(storage_url))
-    storage = OverlayStorage(_history(storage_url), exhibits.beside)
-    return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=exhibits), storage, exhibits)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # too few trials
+    overlays = OverlayCache(open_reader(storage_url), study_dir.of(storage_url))
+    storage = OverlayStorage(_history(storage_url), overlays.beside)
+    return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=overlays), storage, overlays)
 
 
-def _refreshing(app: "WSGIApplication", storage: "OverlayStorage", exhibits: "OverlayCache") -> "WSGIApplication":
-    """`app`, with the overlay of a study refreshed, if need be, before a request for it."""
+def _refreshing(app: "WSGIApplication", storage: "OverlayStorage", overlays: "OverlayCache") -> "WSGIApplication":
+    """Wrap `app` to refresh the overlay of a study before each request for the study."""
 
     def refreshed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        found = _ONE_STUDY.match(environ["PATH_INFO"])
-        if found is not None:
-            with suppress(KeyError, ConvsearchError):  # there is no such study, or none of ours; the dashboard will say
-                exhibits.refresh(int(found[1]), storage.get_study_name_from_id(int(found[1])))
+        match = _ONE_STUDY.match(environ["PATH_INFO"])
+        if match is not None:
+            with suppress(KeyError, ConvsearchError):  # missing or foreign study: the dashboard reports the error
+                overlays.refresh(int(match[1]), storage.get_study_name_from_id(int(match[1])))
         return app(environ, start_response)
 
     return refreshed
 
 
 def _history(storage_url: str) -> "FastReadStorage":
-    """Optuna's storage, with our loader of trials; every write fails."""
+    """Return a read-only Optuna storage with fast reads of trials. Every write fails."""
     from sqlalchemy.pool import NullPool
 
     from search.storage.rdb_reads import FastReadStorage
 
-    open_reader(storage_url).dispose()  # refuses what is missing or no database, with the way out
+    open_reader(storage_url).dispose()  # raises if the database is missing or invalid, with the remedy
     file = sqlite_path(storage_url)
     if file is None:
-        read_only = server_options(sa.make_url(storage_url), "default_transaction_read_only=on")
-        options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True, "connect_args": read_only}
+        connect_args = server_options(sa.make_url(storage_url), "default_transaction_read_only=on")
+        options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True, "connect_args": connect_args}
     else:
         options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
     try:
@@ -339,8 +370,8 @@ def _history(storage_url: str) -> "FastReadStorage":
         raise DatabaseError(f"{file or 'the database'} cannot be shown: {str(error).splitlines()[0]}") from error
 
 
-def _name(host_header: str) -> str:
-    """The name in a Host header, without its port."""
+def _host_name(host_header: str) -> str:
+    """Return the host name of a Host header in lower case, without the port."""
     return host_header.lower().rsplit(":", 1)[0] if not host_header.endswith("]") else host_header.lower()
 
 

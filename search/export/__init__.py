@@ -1,1 +1,1 @@
-"""A trial as a model file, and predictions with it."""
+"""Export of a trial as a model file, and prediction with it."""

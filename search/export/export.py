@@ -1,4 +1,4 @@
-"""From a study to a model folder: which network it is, where its weights lie, and what is said of it."""
+"""Export of a trial to a model folder: select the trial, load its weights, and describe the network."""
 
 import time
 from contextlib import suppress
@@ -32,26 +32,37 @@ from search.study.provenance import environment
 from search.study.stored_study import StoredStudy
 from search.tables import format_duration, format_number, format_value
 
-#: Validation images on which the ONNX file must agree with PyTorch; all of them if they are fewer.
+#: Maximum number of validation images on which the ONNX file is compared with PyTorch.
 CHECKED = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectedTrial:
-    """Which trained network is exported, and what was found out about it."""
+    """The trial to export, and its test results."""
 
     trial: TrialRecord
     verdict: FinalResult | None = None
-    """With a standing of this trial's configuration."""
+    """The verdict that tested the configuration of this trial."""
 
 
 def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Say) -> tuple[Card, float]:
-    """Write the model folder of a trial, or of the best one: what it says, and how far its ONNX file is from PyTorch.
+    """Write the model folder of a trial.
+
+    Args:
+        url: The URL of the database.
+        cache: The folder of the prepared data sets.
+        name: The name of the study.
+        trial: The trial number; None for the best one.
+        folder: The model folder to write.
+        say: Prints progress messages.
+
+    Returns:
+        The model card, and the difference between the ONNX file and PyTorch.
 
     Raises:
-        UsageError: there is no such trial, or its weights are not here, or the folder is something else.
-        DiskError: the folder cannot be written.
-        DataError: the images cannot be read.
+        UsageError: There is no such trial, its weights are missing, or the folder is not a model folder.
+        DiskError: The folder cannot be written.
+        DataError: The images cannot be read.
     """
     folder = folder.resolve()
     if folder == Path.cwd():
@@ -62,7 +73,7 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
     info = prepare(stored.spec.data, cache, say)
     if info.fingerprint != stored.data["fingerprint"]:
         raise DataError(
-            f"the images of {stored.name!r} are not those it was trained on, so that they name its classes wrongly"
+            f"the images of {stored.name!r} are not those it was trained on, so the class names may be wrong"
         )
     model, card = build_model_and_card(url, stored, choice, info)
     try:
@@ -74,10 +85,18 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
 
 
 def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTrial:
-    """The trial that is meant: the given one; else the first run of what the newest verdict delivers; else what the
-    search would deliver. (The best run would be chosen by test images, and look better than it is.)
+    """Select the trial to export.
 
-    Raises UsageError where there is none.
+    Without a number it is the first run of the configuration that the newest verdict selects; without a verdict it is
+    the result of the search. (The best run would be chosen by test images, and look better than it is.)
+
+    Args:
+        engine: The database.
+        name: The name of a study or verdict.
+        trial: The trial number, if given.
+
+    Raises:
+        UsageError: There is no such trial, or it is not complete.
     """
     verdicts = (name,) if is_verdict(name) else queries.verdicts(engine, name)[::-1]
     if trial is not None:
@@ -85,42 +104,61 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTr
         if row.state != "COMPLETE":
             raise UsageError(f"trial {trial} of {name!r} is {row.state.lower()}, and only complete ones are exported")
         return SelectedTrial(trial=row, verdict=test_results.load(engine, name) if is_verdict(name) else None)
-    for each in verdicts:
-        found = test_results.load(engine, each)
-        if found.standings:
-            best = selection.of_verdict(engine, found).name
-            runs = [row for row in queries.trials(engine, each) if row.config.get("row", best) == best and row.values]
-            return SelectedTrial(trial=min(runs, key=lambda row: row.repeat or 0), verdict=found)
-    shown = ranking.best(engine, name)
-    if not shown.trials:
-        raise UsageError(f"no trial of {name!r} is complete, so that it has no model; `convsearch resume {name}`")
-    number = selection.select(engine, shown.study).trial
-    selected = shown.trials[0] if number is None else queries.trial(engine, name, number)
+    for verdict_name in verdicts:
+        verdict = test_results.load(engine, verdict_name)
+        if verdict.standings:
+            best = selection.of_verdict(engine, verdict).name
+            runs = [
+                row
+                for row in queries.trials(engine, verdict_name)
+                if row.config.get("row", best) == best and row.values
+            ]
+            return SelectedTrial(trial=min(runs, key=lambda row: row.repeat or 0), verdict=verdict)
+    ranked = ranking.best(engine, name)
+    if not ranked.trials:
+        raise UsageError(f"no trial of {name!r} is complete, so there is no model; `convsearch resume {name}`")
+    number = selection.select(engine, ranked.study).trial
+    selected = ranked.trials[0] if number is None else queries.trial(engine, name, number)
     if selected.state == "COMPLETE":
         return SelectedTrial(trial=selected)
-    if number == shown.study.baseline:
+    if number == ranked.study.baseline:
         raise UsageError(
             f"trial {number}, the baseline of {name!r}, is not trained to its end; `convsearch resume {name}` goes on "
             "with it, and --trial exports another one"
         )
-    return SelectedTrial(trial=shown.trials[0])
+    return SelectedTrial(trial=ranked.trials[0])
 
 
 def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, info: DataInfo) -> tuple[Deployed, Card]:
-    """The network with its last weights, on the CPU in float32, and what is said of it. `info`: of its images."""
+    """Build the network with its last weights, and its model card.
+
+    Args:
+        url: The URL of the database.
+        stored: The study of the trial.
+        choice: The trial, which must have a checkpoint.
+        info: Information on the images.
+
+    Returns:
+        The network on the CPU in float32, and the card.
+
+    Raises:
+        UsageError: There are no weights of the trial.
+    """
     trial = choice.trial
     folder = study_dir.of(url).trial(stored.name, trial.number)
-    place = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
-    if place is not None:
-        with suppress(RemoteStoreError):  # then what is here must do
-            place.get(folder, trial.number)
-    found = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
-    if found is None:
-        again = (
-            "" if is_verdict(stored.name) else f"; `convsearch run {stored.name} --again {trial.number}` trains it anew"
+    remote = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
+    if remote is not None:
+        with suppress(RemoteStoreError):  # then the local checkpoint is used
+            remote.get(folder, trial.number)
+    latest = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
+    if latest is None:
+        remedy = (
+            ""
+            if is_verdict(stored.name)
+            else f"; `convsearch run {stored.name} --again {trial.number}` trains it again"
         )
-        raise UsageError(f"the weights of trial {trial.number} of {stored.name!r} are not in {folder}{again}")
-    header, state = found
+        raise UsageError(f"the weights of trial {trial.number} of {stored.name!r} are not in {folder}{remedy}")
+    header, state = latest
     config, _, _ = study_spec.to_model_configs(stored.spec, trial.config)
     side = stored.spec.data.search_size or info.image_size
     shape = plan(config, image_size=side, classes=len(info.classes))
@@ -152,29 +190,29 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
 
 
 def judgement(found: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
-    """What a verdict says of the configuration of one of its trials; None if it was not tested."""
-    own = next((each for each in found.standings if each.name == trial.config.get("row", each.name)), None)
-    if own is None:
+    """The results of a verdict for the configuration of `trial`, as JSON values; None if it was not tested."""
+    standing = next((row for row in found.standings if row.name == trial.config.get("row", row.name)), None)
+    if standing is None:
         return None
     return {
         "study": found.study,
         "objective": found.objective,
         "images": found.images,
-        "configuration": own.name,
-        "runs": own.runs,
-        "test": own.test,
-        "interval": own.interval,
+        "configuration": standing.name,
+        "runs": standing.runs,
+        "test": standing.test,
+        "interval": standing.interval,
         "this_run": trial.values[0] if trial.values else None,
-        "latency_ms": own.latency_ms,
-        "worst": test_report.worst(own, found.classes),
+        "latency_ms": standing.latency_ms,
+        "worst": test_report.worst(standing, found.classes),
         "others": [
-            test_report.comparison_sentence(duel) for duel in found.duels if own.name in (duel.first, duel.second)
+            test_report.comparison_sentence(duel) for duel in found.duels if standing.name in (duel.first, duel.second)
         ],
     }
 
 
 def real_images(stored: StoredStudy, cache: Path) -> Tensor:
-    """(N, side, side, 3) uint8 validation images, of the size that the network takes."""
+    """Validation images of the network's input size, uint8 of shape (N, side, side, 3); N is at most `CHECKED`."""
     part = load_train(stored.spec.data, cache).validation
     return part.images[part.indices[torch.linspace(0, len(part) - 1, min(CHECKED, len(part))).long()]]
 
@@ -204,27 +242,27 @@ def page(card: Card, name: str) -> str:
 
 
 def quality_lines(card: Card) -> tuple[str, ...]:
-    """How good the network is, as far as that is known."""
-    found = card.verdict
-    if found is None:
+    """The measured quality of the network, one sentence per line."""
+    verdict = card.verdict
+    if verdict is None:
         value = card.provenance["validation"]
-        known = () if value is None else (f"{format_number(value)} on the validation images that it was chosen by.",)
-        return (*known, "How good it is on other images is not known: `convsearch final` finds out.")
-    interval = found["interval"]
+        lines = () if value is None else (f"{format_number(value)} on the validation images that it was chosen by.",)
+        return (*lines, "How good it is on other images is not known: `convsearch final` finds out.")
+    interval = verdict["interval"]
     spread = "" if interval is None else f", 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"
-    seeds = f"mean of {found['runs']} trainings" if found["runs"] > 1 else "one training"
+    seeds = f"mean of {verdict['runs']} trainings" if verdict["runs"] > 1 else "one training"
     return (
-        f"{found['objective']} {found['test']:.4f} on {found['images']:,} test images ({seeds}{spread}); "
-        f"this network: {'not tested' if found['this_run'] is None else format_number(found['this_run'])}.",
-        f"It recognises least: {', '.join(found['worst'])}.",
-        *(f"{line}." for line in found["others"]),
+        f"{verdict['objective']} {verdict['test']:.4f} on {verdict['images']:,} test images ({seeds}{spread}); "
+        f"this network: {'not tested' if verdict['this_run'] is None else format_number(verdict['this_run'])}.",
+        f"It recognises least: {', '.join(verdict['worst'])}.",
+        *(f"{line}." for line in verdict["others"]),
     )
 
 
 PAGE = """\
 # {name}
 
-A convolutional network that tells {count} classes apart: {classes}.
+A convolutional network that distinguishes {count} classes: {classes}.
 
 ## How good it is
 
@@ -244,7 +282,7 @@ and gives probabilities, (N, {count}), in the order above:
     session = onnxruntime.InferenceSession("{name}/model.onnx")
     (probabilities,) = session.run(None, {{"images": numpy.asarray(image)[None]}})
 
-It knows no other classes: whatever it is shown, it takes for one of these.
+It knows no other classes: every image is assigned to one of these.
 
 ## What it is
 

@@ -1,4 +1,4 @@
-"""Which class an exported model takes images for: any files, of any size."""
+"""Classification of image files of any size with an exported model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
 from search.tables import Table
 
-#: Endings of image files that are looked for in a folder; a file that is named by itself may end in anything.
+#: Suffixes of image files in a folder. A file that is named directly may have any suffix.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -26,13 +26,17 @@ class Prediction:
 
     image: str
     ranked: tuple[tuple[str, float], ...]
-    """Every class and its probability, the likeliest first."""
+    """Every class with its probability, the most probable first."""
     error: str | None = None
-    """Why it could not be read; there are no classes then."""
+    """The reason why the image could not be read; `ranked` is then empty."""
 
 
 def load(folder: Path) -> Package:
-    """The model in a folder. Raises DataError where there is none, or a damaged one."""
+    """Load the model from a folder.
+
+    Raises:
+        DataError: The model is missing or damaged.
+    """
     try:
         return read(folder)
     except NoModel as error:
@@ -40,44 +44,58 @@ def load(folder: Path) -> Package:
 
 
 def files(named: Sequence[Path]) -> list[Path]:
-    """The files that are meant: those that are named, and the images below folders that are, in order of their names.
+    """Collect the image files.
 
-    Raises UsageError where something does not exist, or a folder has no image.
+    Args:
+        named: Files, and folders that are searched recursively.
+
+    Returns:
+        The files in the given order; those of a folder in the order of their names.
+
+    Raises:
+        UsageError: A path does not exist, or a folder has no image.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for path in named:
         if not path.exists():
             raise UsageError(f"there is no file or folder {path}")
         if path.is_file():
-            found.append(path)
+            paths.append(path)
             continue
         if not path.is_dir():
             raise UsageError(f"{path} is neither a file nor a folder")
-        below = sorted(each for each in path.rglob("*") if each.suffix.lower() in ENDINGS and each.is_file())
+        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
         if not below:
             raise UsageError(f"{path} has no image; those end in {', '.join(sorted(ENDINGS))}")
-        found += below
-    return found
+        paths += below
+    return paths
 
 
 def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
-    """The predictions of images, in order: its short side is brought to the network's, and the middle is looked at.
+    """Classify images. The short side of an image is scaled to the input size of the network, and the center cropped.
 
-    An image that cannot be read is one with a trouble.
+    Args:
+        package: The model.
+        images: The image files.
+
+    Yields:
+        The predictions in order. An unreadable image has an `error`.
     """
     side = package.card.image_size
     unread: dict[str, str] = {}
-    decoded = (each for bundle in decode_many(_contents(images, unread), side=side) for each in bundle)
-    while some := list(islice(decoded, at_once(package.card.network.seen_side(side)))):
-        yield from _judged(package, some, unread)
+    decoded = (image for bundle in decode_many(_contents(images, unread), side=side) for image in bundle)
+    while batch := list(islice(decoded, at_once(package.card.network.seen_side(side)))):
+        yield from _classified(package, batch, unread)
 
 
-def _judged(
-    package: Package, some: Sequence[tuple[str, Pixels | DataError]], unread: Mapping[str, str]
+def _classified(
+    package: Package, batch: Sequence[tuple[str, Pixels | DataError]], unread: Mapping[str, str]
 ) -> Iterator[Prediction]:
-    good = [pixels for _, pixels in some if not isinstance(pixels, DataError)]
-    rows = iter(probabilities(package.model, torch.stack([torch.tensor(each) for each in good])) if good else ())
-    for name, pixels in some:
+    readable = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
+    rows = iter(
+        probabilities(package.model, torch.stack([torch.tensor(pixels) for pixels in readable])) if readable else ()
+    )
+    for name, pixels in batch:
         if isinstance(pixels, DataError):
             yield Prediction(image=name, ranked=(), error=unread.get(name, str(pixels)))
         else:
@@ -86,7 +104,7 @@ def _judged(
 
 
 def _contents(images: Sequence[Path], unread: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """The content of each file; of one that cannot be read nothing, and `unread` says why."""
+    """The name and content of each file; no content for an unreadable file, whose error is added to `unread`."""
     for path in images:
         try:
             content = _content(path)
@@ -104,30 +122,32 @@ def _content(path: Path) -> bytes:
 
 
 def predictions_table(found: Sequence[Prediction], *, top: int) -> Table:
-    """The predictions for people: the likeliest classes of each image."""
+    """The predictions as a table, with the `top` most probable classes of each image."""
     heads = ("image", "class", "probability") if top == 1 else ("image", "classes")
-    return Table(columns=heads, rows=tuple(_line(each, top) for each in found), fixed=("class", "probability"))
+    return Table(
+        columns=heads, rows=tuple(_line(prediction, top) for prediction in found), fixed=("class", "probability")
+    )
 
 
-def _line(each: Prediction, top: int) -> tuple[str, ...]:
+def _line(prediction: Prediction, top: int) -> tuple[str, ...]:
     if top > 1:
-        return each.image, ", ".join(f"{name} {chance:.4f}" for name, chance in each.ranked[:top]) or "-"
-    name, chance = each.ranked[0] if each.ranked else ("-", None)
-    return each.image, name, "-" if chance is None else f"{chance:.4f}"
+        return prediction.image, ", ".join(f"{name} {chance:.4f}" for name, chance in prediction.ranked[:top]) or "-"
+    name, chance = prediction.ranked[0] if prediction.ranked else ("-", None)
+    return prediction.image, name, "-" if chance is None else f"{chance:.4f}"
 
 
 def predictions_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any]:
-    """`predict --json`."""
+    """The output of `predict --json`."""
     return {
         "model": str(folder),
         "images": [
             {
-                "image": each.image,
-                "class": each.ranked[0][0] if each.ranked else None,
-                "probability": each.ranked[0][1] if each.ranked else None,
-                "probabilities": dict(each.ranked),
-                "trouble": each.error,
+                "image": prediction.image,
+                "class": prediction.ranked[0][0] if prediction.ranked else None,
+                "probability": prediction.ranked[0][1] if prediction.ranked else None,
+                "probabilities": dict(prediction.ranked),
+                "trouble": prediction.error,
             }
-            for each in found
+            for prediction in found
         ],
     }

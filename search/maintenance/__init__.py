@@ -1,1 +1,1 @@
-"""Care of databases: doctor, migrate, copy."""
+"""Database maintenance: doctor, migrate, copy."""

@@ -1,6 +1,6 @@
-"""Will it work here? What is installed, what the machine offers, whether the database is sound.
+"""`convsearch doctor`: check the packages, the machine and the database.
 
-Cheap on purpose: torch is not loaded, the GPU is found through its device files, and nothing is left behind.
+The checks are cheap: torch is not loaded, the GPU is found through its device files, and no file is left behind.
 """
 
 import platform
@@ -24,42 +24,51 @@ from search.errors import ConvsearchError
 from search.storage.read_only import display_name, integrity, open_reader, sqlite_path
 from search.tables import Table
 
-#: Oldest version that works, and why; the upper ends are the package's own business.
+#: Minimum version of each package. The upper limits are in the package metadata.
 OLDEST = {"torch": (2, 10), "torchvision": (0, 25), "optuna": (5, 0), "optuna-dashboard": (0, 21), "sqlalchemy": (2, 1)}
-#: Versions of SQLite whose WAL journal can lose a write: 3.7.0 to 3.51.2, but for two that have the fix
-#: (https://www.sqlite.org/wal.html, "the WAL-reset bug"). convsearch keeps the DELETE journal, which does not have it.
+#: SQLite versions whose WAL journal can lose a write: 3.7.0 to 3.51.2, except two that have the fix
+#: (https://www.sqlite.org/wal.html, "the WAL-reset bug"). convsearch keeps the DELETE journal, which is not affected.
 WAL_BUG, WAL_FIXED = ((3, 7, 0), (3, 51, 2)), {(3, 50, 7), (3, 44, 6)}
-#: File systems over a network, where SQLite's locks cannot be relied on (https://www.sqlite.org/faq.html#q5).
+#: Network file systems, where SQLite's locks are unreliable (https://www.sqlite.org/faq.html#q5).
 NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "9p", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs"}
-#: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB; with less than the
-#: second a run does not begin (see `search.artifacts.disk_space`).
+#: CIFAR-10 with its archive and decoded images takes 0.5 GB, a study's checkpoints some hundred MB. A run does
+#: not start with less than `NEEDED_BYTES` (see `search.artifacts.disk_space`).
 WANTED_BYTES, NEEDED_BYTES = 2_000_000_000, RESERVE_BYTES + MIN_BYTES
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
-    """Works, but look at it."""
+    """Works, but deserves attention."""
     BAD = "bad"
     """Will not work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One check and its result."""
 
     name: str
     status: Status
     text: str
-    """What was found; for anything but ok, with the way out."""
+    """The finding; unless ok, with the remedy."""
 
 
 def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, ...]:
-    """All checks, in the order in which they are shown. Makes no database and leaves no file."""
+    """Run all checks. Creates no database and leaves no file.
+
+    Args:
+        storage_url: The URL of the database.
+        cache: The folder of the prepared data sets.
+        port: The port of the dashboard.
+
+    Returns:
+        The results, in display order.
+    """
     file = sqlite_path(storage_url)
-    home = file.absolute().parent if file else Path("runs").absolute()
+    folder = file.absolute().parent if file else Path("runs").absolute()
     return (
         python_check(sys.version_info[:2]),
         *(package_check(name, oldest) for name, oldest in OLDEST.items()),
@@ -67,9 +76,9 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
         cores_check(),
         memory_check(hardware.memory()),
         gpu_check(hardware.gpus()),
-        folder_check("home", home),
+        folder_check("home", folder),
         folder_check("cache", cache.expanduser().absolute()),
-        file_system_check(home, file_system(home)),
+        file_system_check(folder, file_system(folder)),
         database_check(storage_url),
         *([] if file is None else [journal_check(file, sqlite3.sqlite_version_info)]),
         port_check(port),
@@ -77,17 +86,17 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
 
 
 def has_failures(found: Sequence[Check]) -> bool:
-    """Something will not work."""
+    """Whether any check failed."""
     return any(check.status is Status.BAD for check in found)
 
 
 def checks_table(found: Sequence[Check]) -> Table:
-    """The checks for people."""
+    """The checks as a table."""
     return Table(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in found))
 
 
 def checks_json(found: Sequence[Check]) -> dict[str, Any]:
-    """`doctor --json`."""
+    """The output of `doctor --json`."""
     return {"ok": not has_failures(found), "checks": [asdict(check) for check in found]}
 
 
@@ -102,12 +111,12 @@ def package_check(name: str, oldest: tuple[int, ...]) -> Check:
     """Whether a package is installed and new enough, from its metadata: importing torch takes seconds."""
     needed = f"{'.'.join(map(str, oldest))} or newer is needed; run `make setup`"
     try:
-        found = version(name)
+        installed = version(name)
     except PackageNotFoundError:
         return Check(name, Status.BAD, f"is not installed, {needed}")
-    if _release(found) < oldest:
-        return Check(name, Status.BAD, f"{found} is too old, {needed}")
-    return Check(name, Status.OK, found)
+    if _release(installed) < oldest:
+        return Check(name, Status.BAD, f"{installed} is too old, {needed}")
+    return Check(name, Status.OK, installed)
 
 
 def sqlite_check(found: tuple[int, ...]) -> Check:
@@ -123,7 +132,7 @@ def has_wal_bug(found: tuple[int, ...]) -> bool:
 
 
 def journal_check(file: Path, found: tuple[int, ...]) -> Check:
-    """Whether the database file was put into the WAL journal by somebody else."""
+    """Whether another program has put the database file into WAL mode."""
     if not file.is_file() or file.stat().st_size < 20:
         return Check("journal", Status.OK, "DELETE, as convsearch makes its databases")
     with file.open("rb") as stream:
@@ -132,7 +141,7 @@ def journal_check(file: Path, found: tuple[int, ...]) -> Check:
         return Check("journal", Status.OK, "DELETE")
     risk = "with this SQLite a write can be lost" if has_wal_bug(found) else "not made by convsearch"
     return Check(
-        "journal", Status.WARN, f"{file} is in WAL mode, {risk}; `sqlite3 {file} 'PRAGMA journal_mode=DELETE'` mends it"
+        "journal", Status.WARN, f"{file} is in WAL mode, {risk}; `sqlite3 {file} 'PRAGMA journal_mode=DELETE'` fixes it"
     )
 
 
@@ -158,14 +167,14 @@ def gpu_check(count: int) -> Check:
 
 
 def folder_check(name: str, folder: Path) -> Check:
-    """Whether files can be made in `folder`, or in what is there of it, and whether there is room."""
-    there = _nearest(folder)
+    """Whether `folder`, or its nearest existing parent, is writable and has enough free space."""
+    existing = _nearest(folder)
     try:
-        with tempfile.TemporaryFile(dir=there) as stream:
+        with tempfile.TemporaryFile(dir=existing) as stream:
             stream.write(b"convsearch")
     except OSError as error:
-        return Check(name, Status.BAD, f"{there} cannot be written ({error.strerror}); {_other(name)}")
-    free = shutil.disk_usage(there).free
+        return Check(name, Status.BAD, f"{existing} cannot be written ({error.strerror}); {_other(name)}")
+    free = shutil.disk_usage(existing).free
     text = f"{folder}: {_gigabytes(free)} free"
     if free < NEEDED_BYTES:
         return Check(name, Status.BAD, f"{text}, too little; make room, or {_other(name)}")
@@ -175,32 +184,32 @@ def folder_check(name: str, folder: Path) -> Check:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that holds `folder`, e.g. ext4; empty where the system does not say."""
-    there = _nearest(folder).resolve()
-    holders = [part for part in psutil.disk_partitions(all=True) if there.is_relative_to(part.mountpoint)]
+    """The type of the file system that holds `folder`, e.g. ext4; empty if unknown."""
+    existing = _nearest(folder).resolve()
+    holders = [part for part in psutil.disk_partitions(all=True) if existing.is_relative_to(part.mountpoint)]
     return max(holders, key=lambda part: len(part.mountpoint)).fstype if holders else ""
 
 
 def file_system_check(folder: Path, kind: str) -> Check:
     if kind.lower() in NETWORK or kind.lower().startswith("fuse.sshfs"):
-        way_out = "keep the database on a local disk (--storage), or use PostgreSQL"
-        return Check("file system", Status.WARN, f"{folder} is on {kind}, where SQLite's locks can fail; {way_out}")
+        remedy = "keep the database on a local disk (--storage), or use PostgreSQL"
+        return Check("file system", Status.WARN, f"{folder} is on {kind}, where SQLite's locks can fail; {remedy}")
     return Check("file system", Status.OK, kind or "unknown")
 
 
 def database_check(storage_url: str) -> Check:
-    """Whether the database opens and is sound; one that does not exist yet is fine."""
+    """Whether the database opens and is sound. A missing SQLite file is fine."""
     file = sqlite_path(storage_url)
     if file is not None and not file.exists():
         return Check("database", Status.OK, f"none at {file} yet; `convsearch run STUDY` makes it")
     try:
         engine = open_reader(storage_url)
-        found = integrity(engine)
+        result = integrity(engine)
     except ConvsearchError as error:
         return Check("database", Status.BAD, str(error))
-    if found == "ok":
+    if result == "ok":
         return Check("database", Status.OK, f"{display_name(engine)} is sound")
-    return Check("database", Status.BAD, f"{display_name(engine)} is damaged ({found}); bring it back from a backup")
+    return Check("database", Status.BAD, f"{display_name(engine)} is damaged ({result}); restore it from a backup")
 
 
 def port_check(port: int) -> Check:
@@ -215,7 +224,7 @@ def port_check(port: int) -> Check:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """The numbers in front of a version: 2.15.0+cu128 is (2, 15, 0)."""
+    """The release numbers of a version: 2.15.0+cu128 is (2, 15, 0)."""
     return tuple(int(part) for part in text.split("+")[0].split(".") if part.isdigit())
 
 

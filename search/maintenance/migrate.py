@@ -1,15 +1,15 @@
-"""`convsearch migrate`: bring a database of an older Optuna up to date, after a copy was kept.
+"""`convsearch migrate`: upgrade a database of an older Optuna, after a backup.
 
-    NAME                       stays as it is until everything has worked, then takes the new content in one transaction
-    NAME.before-REVISION       the kept copy, whole and on the disk before NAME is touched; never overwritten
+    NAME                       unchanged until every step has succeeded, then overwritten in one transaction
+    NAME.before-REVISION       the backup, complete and flushed to disk before NAME is changed; never overwritten
     NAME.migrating/            two copies, one of which Optuna migrates; removed at the end, or by the next migration
 
-The file is not replaced by a rename: a process with the old file open would go on writing into a file without a name,
-and a journal that a killed process left beside it would be applied to another database
+The file is not replaced by a rename: a process with the old file open would continue to write to an unlinked file, and
+the journal of a killed process would be applied to another database
 (https://www.sqlite.org/howtocorrupt.html, "unlinking or renaming a database file while in use"). SQLite's backup API
-writes all pages in one transaction, so after a kill at any moment the next who opens the file finds the old database or
-the new one. This process holds the exclusive lock from before the first copy until after the last page, so that no
-write of anybody can fall in between.
+writes all pages in one transaction. After a kill at any moment, the file therefore holds the old database or the new
+one. This process holds the exclusive lock from before the first copy until after the last page, and no other process
+can write in between.
 """
 
 import logging
@@ -49,24 +49,24 @@ from search.storage.db_errors import BUSY, DISK
 from search.storage.read_only import display_name, open_reader, sqlite_path
 from search.storage.retry import Timeouts
 
-#: Tables whose rows no migration makes or removes.
+#: Tables in which a migration neither adds nor removes rows.
 LASTING = ("studies", "study_user_attributes", "trials", "trial_params", "trial_user_attributes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waits:
-    """How long a migration waits for others."""
+    """Timeouts of a migration, in seconds."""
 
     lock_s: float = 10.0
     """Lock timeout."""
     lease_timeout_s: float = Timeouts().lease_timeout_s
-    """Seconds without a renewal after which an owner on another machine counts as gone."""
+    """Time without a renewal after which an owner on another machine counts as gone."""
     look_s: float = 1.0
     """Polling interval."""
 
 
 class Lease(NamedTuple):
-    """The lease of a trial, as an older convsearch stored it."""
+    """The lease of a trial, in the format of an older convsearch."""
 
     token: str
     host: str
@@ -77,37 +77,40 @@ class Lease(NamedTuple):
 
 
 def migrate(url: str, say: Say, *, waits: Waits | None = None) -> None:
-    """Bring the database at `url` up to date, unless it is.
+    """Upgrade the database at `url` if it is outdated. After an error, the database is unchanged.
+
+    Args:
+        url: The URL of the database.
+        say: Prints progress messages.
+        waits: Timeouts; None for the defaults.
 
     Raises:
-        DatabaseError: there is none, it is a newer one, not a SQLite file, or cannot be migrated; it is unchanged.
-        BusyError: somebody works on it; it is unchanged.
-        DiskError: there is no room for the copies, or the folder cannot be written; it is unchanged.
+        DatabaseError: The database is missing, newer, not a SQLite file, or cannot be migrated.
+        BusyError: Another process works on it.
+        DiskError: There is no room for the copies, or the folder cannot be written.
     """
     engine = open_reader(url)
-    found = _revision(engine)
-    if found is None:
-        raise DatabaseError(f"{display_name(engine)} holds no studies, so that there is nothing to migrate")
-    say(f"{display_name(engine)} has the tables of {found}; needed are those of {schema.HEAD_REVISION}")
+    revision = _revision(engine)
+    if revision is None:
+        raise DatabaseError(f"{display_name(engine)} holds no studies, so there is nothing to migrate")
+    say(f"{display_name(engine)} has the tables of {revision}; convsearch needs those of {schema.HEAD_REVISION}")
     file = sqlite_path(url)
-    if found == schema.HEAD_REVISION:
+    if revision == schema.HEAD_REVISION:
         if file is not None:
-            shutil.rmtree(
-                path_aside(file.resolve()), ignore_errors=True
-            )  # of a migration that was killed at its very end
+            shutil.rmtree(path_aside(file.resolve()), ignore_errors=True)  # left by a migration killed at its end
         say("nothing to migrate")
         return
-    if found not in schema.REVISIONS:
-        raise schema.version_error(found, display_name(engine))
+    if revision not in schema.REVISIONS:
+        raise schema.version_error(revision, display_name(engine))
     if file is None:
-        raise DatabaseError(by_hand(engine, found))
-    with _explained(file), _nobody_else(url, file, waits or Waits(), say) as original:
+        raise DatabaseError(by_hand(engine, revision))
+    with _translated_errors(file), _exclusive_access(url, file, waits or Waits(), say) as original:
         _migrate(file.resolve(), original, say)
 
 
 def _migrate(file: Path, original: sqlite3.Connection, say: Say) -> None:
-    found = _revision_of(original)
-    if found == schema.HEAD_REVISION:
+    revision = _revision_of(original)
+    if revision == schema.HEAD_REVISION:
         say("nothing to migrate: another process has just done it")
         return
     with folder_aside(file) as aside:
@@ -117,80 +120,80 @@ def _migrate(file: Path, original: sqlite3.Connection, say: Say) -> None:
         copy_database(original, after)
         _upgrade(after)
         _check_migrated(after, original)
-        kept = _keep(before, file, found)
-        say(f"kept the database as it is in {kept}")
+        kept = _keep(before, file, revision)
+        say(f"kept a copy of the database in {kept}")
         with closing(connect(after)) as source:
             source.backup(original)
     trials = original.execute("SELECT count(*) FROM trials").fetchone()[0]
-    say(f"migrated {trials} trials to {schema.HEAD_REVISION}; delete the copy when you miss nothing")
+    say(f"migrated {trials} trials to {schema.HEAD_REVISION}; delete the copy if nothing is missing")
 
 
-def by_hand(engine: sa.Engine, found: str) -> str:
-    """What helps where convsearch cannot copy the database, as on PostgreSQL."""
+def by_hand(engine: sa.Engine, revision: str) -> str:
+    """Instructions for a database that convsearch cannot copy, such as PostgreSQL."""
     url = engine.url.render_as_string(hide_password=True)
     return (
-        f"convsearch migrates only SQLite files, and {display_name(engine)} has the tables of {found}; keep a copy "
-        f"with `pg_dump --format=custom --file=before-{found}.dump {engine.url.database}`, "
+        f"convsearch migrates only SQLite files, and {display_name(engine)} has the tables of {revision}; keep a copy "
+        f"with `pg_dump --format=custom --file=before-{revision}.dump {engine.url.database}`, "
         f"then `optuna storage upgrade --storage {url}`"
     )
 
 
-# -- alone --------------------------------------------------------------------------------------------------
+# -- exclusive access ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _nobody_else(url: str, file: Path, waits: Waits, say: Say) -> Iterator[sqlite3.Connection]:
-    """The database, while nobody else can read or write it, and no launcher of this machine can run its studies."""
+def _exclusive_access(url: str, file: Path, waits: Waits, say: Say) -> Iterator[sqlite3.Connection]:
+    """Connect, and keep all other processes from the database and the launchers on this machine from its studies."""
     with ExitStack() as stack:
-        _hold_studies(stack, study_dir.of(url))
+        _lock_studies(stack, study_dir.of(url))
         connection = stack.enter_context(closing(connect(file, lock_s=waits.lock_s)))
-        gone = _wait_for_owners(connection, waits, say)
+        dead_leases = _wait_for_owners(connection, waits, say)
         stack.enter_context(_locked(connection))
-        if set(_leases(connection)) - gone:
-            raise BusyError(f"somebody has just begun to work on {file}; stop it first, then migrate")
+        if set(_leases(connection)) - dead_leases:
+            raise BusyError(f"another process has just started to work on {file}; stop it first, then migrate")
         running = connection.execute("SELECT count(*) FROM trials WHERE state = 'RUNNING'").fetchone()[0]
         if running:
-            say(f"{running} trials are stored as running; a program of Optuna's that works on them must be ended first")
+            say(f"{running} trials are stored as running; if an Optuna program works on them, end it first")
         yield connection
 
 
-def _hold_studies(stack: ExitStack, files: study_dir.StudyDirs) -> None:
-    for name in files.studies():
+def _lock_studies(stack: ExitStack, dirs: study_dir.StudyDirs) -> None:
+    for name in dirs.studies():
         try:
-            stack.enter_context(files.running(name))
+            stack.enter_context(dirs.running(name))
         except BusyError as error:
             text = f"the study {name!r} of this database is running on this machine"
             raise BusyError(f"{text}; stop it first, then migrate") from error
 
 
 def _wait_for_owners(connection: sqlite3.Connection, waits: Waits, say: Say) -> set[Lease]:
-    """The leases, when it is certain that all their owners are gone.
+    """Return the leases when all their owners are certainly gone.
 
-    An owner on another machine, or before a restart of this one, cannot be seen; it is gone when it was silent for as
-    long as everywhere in convsearch.
+    An owner on another machine, or from before a restart of this one, cannot be checked directly. It counts as gone
+    after `lease_timeout_s` without a renewal.
 
     Raises:
-        BusyError: an owner lives.
+        BusyError: An owner is alive.
     """
     leases = set(_leases(connection))
-    for each in leases:
-        if _is_here(each) and _lives(each):
-            raise BusyError(f"process {each.pid} works on a study of this database; stop it first, then migrate")
-    hosts = sorted({each.host for each in leases if not _is_here(each)})
+    for lease in leases:
+        if _is_local(lease) and _is_alive(lease):
+            raise BusyError(f"process {lease.pid} works on a study of this database; stop it first, then migrate")
+    hosts = sorted({lease.host for lease in leases if not _is_local(lease)})
     if not hosts:
         return leases
-    say(f"waiting {waits.lease_timeout_s:g} s for a sign of those who worked on a study on {', '.join(hosts)}")
+    say(f"waiting {waits.lease_timeout_s:g} s for lease renewals from {', '.join(hosts)}")
     deadline = time.monotonic() + waits.lease_timeout_s
     while time.monotonic() < deadline:
         time.sleep(waits.look_s)
         if set(_leases(connection)) != leases:
-            raise BusyError(f"somebody works on a study of this database on {', '.join(hosts)}; stop it, then migrate")
+            raise BusyError(f"a process works on a study of this database on {', '.join(hosts)}; stop it, then migrate")
     return leases
 
 
 @contextmanager
 def _locked(connection: sqlite3.Connection) -> Iterator[None]:
-    """Hold the lock of the whole database, between transactions too."""
+    """Hold the exclusive lock on the database, between transactions too."""
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     try:
         connection.execute("BEGIN EXCLUSIVE")
@@ -199,7 +202,7 @@ def _locked(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         connection.execute("PRAGMA locking_mode = NORMAL")
         with suppress(sqlite3.Error):
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only an access gives the lock back
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the next access releases the lock
 
 
 def _leases(connection: sqlite3.Connection) -> list[Lease]:
@@ -209,11 +212,11 @@ def _leases(connection: sqlite3.Connection) -> list[Lease]:
     return [Lease(*row) for row in rows.fetchall()]
 
 
-def _is_here(owner: Lease) -> bool:
+def _is_local(owner: Lease) -> bool:
     return owner.host == socket.gethostname() and owner.boot == boot_id()
 
 
-def _lives(owner: Lease) -> bool:
+def _is_alive(owner: Lease) -> bool:
     return not is_dead(owner.pid, owner.started)
 
 
@@ -221,19 +224,19 @@ def _lives(owner: Lease) -> bool:
 
 
 def _upgrade(file: Path) -> None:
-    """Let Optuna migrate a file that nobody else knows."""
-    quiet = logging.NullHandler()  # without any handler, Optuna's alembic configures all logging anew
+    """Migrate a private copy with Optuna."""
+    quiet = logging.NullHandler()  # without any handler, Optuna's alembic reconfigures all logging
     logging.getLogger().addHandler(quiet)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of each old distribution that it reads
+            warnings.simplefilter("ignore", FutureWarning)  # one for each old distribution
             storage = RDBStorage(f"sqlite:///{file}", skip_compatibility_check=True, skip_table_creation=True)
             storage.upgrade()
         storage.remove_session()
         storage.engine.dispose()
     except (sa.exc.SQLAlchemyError, alembic.util.CommandError) as error:
-        text = f"Optuna cannot migrate these tables ({_line(error)}), and the database is unchanged"
-        raise DatabaseError(f"{text}; only the optuna that made it can read it") from error
+        text = f"Optuna cannot migrate these tables ({_first_line(error)}), and the database is unchanged"
+        raise DatabaseError(f"{text}; only the Optuna version that made it can read it") from error
     finally:
         logging.getLogger().removeHandler(quiet)
 
@@ -246,29 +249,26 @@ def _check_migrated(copy: Path, original: sqlite3.Connection) -> None:
             raise DatabaseError(f"the migration went wrong ({before} rows became {after}); the database is unchanged")
 
 
-def _keep(copy: Path, file: Path, found: str) -> Path:
-    """Give the copy its name when it is on the disk; that name."""
+def _keep(copy: Path, file: Path, revision: str) -> Path:
+    """Flush the copy to disk, rename it and return its path."""
     shutil.copymode(file, copy)
     flush(copy)
-    kept = free_name(file.with_name(f"{file.name}.before-{found}"))
+    kept = free_name(file.with_name(f"{file.name}.before-{revision}"))
     copy.rename(kept)
     flush(file.parent)
     return kept
 
 
-# -- files --------------------------------------------------------------------------------------------------
-
-
-# -- questions and errors -----------------------------------------------------------------------------------
+# -- revisions and errors -----------------------------------------------------------------------------------
 
 
 def _revision(engine: sa.Engine) -> str | None:
-    # Not with reader.reading, which refuses what is to be migrated here.
+    # Not with reader.reading, which rejects outdated tables.
     try:
         with engine.connect() as connection:
             return schema.revision(connection)
     except sa.exc.SQLAlchemyError as error:
-        raise DatabaseError(f"{display_name(engine)} cannot be read: {_line(error)}") from error
+        raise DatabaseError(f"{display_name(engine)} cannot be read: {_first_line(error)}") from error
 
 
 def _revision_of(connection: sqlite3.Connection) -> str:
@@ -278,24 +278,24 @@ def _revision_of(connection: sqlite3.Connection) -> str:
 
 
 @contextmanager
-def _explained(file: Path) -> Iterator[None]:
-    """What SQLite and the system say, as errors that name the file and the way out."""
+def _translated_errors(file: Path) -> Iterator[None]:
+    """Translate errors of SQLite and the system into errors with the file and the remedy."""
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
-        raise _translated(code, f"{file} cannot be migrated ({error})") from error
+        raise _translate(code, f"{file} cannot be migrated ({error})") from error
     except OSError as error:
         raise DiskError(f"cannot write beside {file}: {error.strerror}; the database is unchanged") from error
 
 
-def _translated(code: int, text: str) -> ConvsearchError:
+def _translate(code: int, text: str) -> ConvsearchError:
     if code in BUSY:
         return BusyError(f"{text}: another process uses it; end it, then migrate")
     if code in DISK:
-        return DiskError(f"{text}; it is unchanged: make room or let it be written, then migrate")
+        return DiskError(f"{text}; it is unchanged: free some space or make it writable, then migrate")
     return DatabaseError(f"{text}; it is unchanged")
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""A copy of a SQLite database that is checked, and flushed to the disk."""
+"""Copies of SQLite databases, and their checks."""
 
 import shutil
 import sqlite3
@@ -13,20 +13,20 @@ from search.errors import DatabaseError
 def copy_database(original: sqlite3.Connection, file: Path) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as copy:
         original.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")  # one file, and none beside it
+        copy.execute("PRAGMA journal_mode = DELETE")  # a single file, with no -wal or -shm file beside it
 
 
 def check_same_content(copy: Path, original: sqlite3.Connection) -> None:
     with closing(connect(copy)) as connection:
         check_integrity(connection)
         if count_rows(connection, list_tables(connection)) != count_rows(original, list_tables(original)):
-            raise DatabaseError("the copy has not the same rows as the database, which is unchanged")
+            raise DatabaseError("the copy and the database have different rows; the database is unchanged")
 
 
 def check_integrity(connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if found != "ok":
-        raise DatabaseError(f"the database is damaged ({found}), and unchanged; bring it back from a backup")
+    result = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if result != "ok":
+        raise DatabaseError(f"the database is damaged ({result}), and unchanged; restore it from a backup")
 
 
 def count_rows(connection: sqlite3.Connection, tables: Sequence[str]) -> dict[str, int]:
@@ -55,7 +55,7 @@ def folder_aside(file: Path) -> Iterator[Path]:
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or with a number behind it if there is one already: a migration that was killed leaves its copy."""
+    """`path`, with a number appended if it exists: a killed migration leaves its copy."""
     number = 1
     free = path
     while free.exists():
@@ -65,6 +65,6 @@ def free_name(path: Path) -> Path:
 
 
 def connect(file: Path, *, lock_s: float = 0.0) -> sqlite3.Connection:
-    """A connection to an existing file that can write; transactions are the caller's."""
+    """Connect to an existing file for writing. The caller begins and ends transactions. `lock_s`: lock timeout."""
     name = f"file:{quote(str(file.absolute()))}?mode=rw"
     return sqlite3.connect(name, uri=True, timeout=lock_s, isolation_level=None)

@@ -1,10 +1,10 @@
-"""Where trials pause: at rungs, of which the best go on, whenever that is known; and, trained, before a verdict.
+"""Rules for paused trials: at a rung the best are promoted; before a verdict all wait until the last one is trained.
 
 ASHA in its first form (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2), with the delay of D-ASHA (Li et
-al. 2022, https://arxiv.org/abs/2201.06834): of `reduction` trials at a rung no more than one ever goes on, also where
-each new one is better than those that went on before. A paused trial is WAITING and has the attribute `paused`, the
-step of its rung; a claim removes it. So a trial that was paused or promoted when its process died is what
-the database says it is. It holds its checkpoint as long as its turn may come soon.
+al. 2022, https://arxiv.org/abs/2201.06834): at most one of `reduction` trials at a rung is ever promoted, even if each
+new trial is better than those promoted before. A paused trial is WAITING and has the attribute `paused`, the step of
+its rung; a claim removes the attribute. The state of a trial whose process died is therefore in the database. A paused
+trial keeps its checkpoint while it may be promoted soon.
 """
 
 import json
@@ -19,51 +19,58 @@ from search.storage.records import DECISION, PAUSED
 from search.storage.tables import CURVES, TRIAL_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
-#: Paused trials per rung that keep their checkpoint: those that are next to be promoted. A rung's turn comes to
-#: the next one when `reduction` more have reached it. A trial promoted without a checkpoint
-#: is retrained up to its rung.
+#: Paused trials per rung that keep their checkpoint: those that are promoted next. A rung promotes one more trial when
+#: `reduction` more have reached it. A trial promoted without a checkpoint is retrained up to its rung.
 CHECKPOINTS_PER_RUNG = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AshaPromotion:
-    """The rungs of a study, in steps, and of how many trials at one of them one goes on."""
+    """Promotion at the rungs of a study: one of `reduction` trials at a rung goes on."""
 
     rungs: tuple[int, ...]
     reduction: int
     steps: int
-    """Of a whole trial."""
+    """Steps of a complete trial."""
     least: int = MIN_TRIALS
-    """Trials at a rung before one goes on."""
+    """Minimum number of trials at a rung before one is promoted."""
     audited: frozenset[int] = frozenset()
-    """The numbers of trials that do not pause, and do not count."""
+    """The numbers of audited trials: they never pause, and are not ranked."""
     baseline: int | None = None
-    """The number of a trial that does not pause, and takes nobody's turn; it is ranked with the others."""
+    """The number of the baseline: it never pauses and uses up no promotion, but is ranked with the others."""
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
-        """(trial id, number) of the paused trials that are among the best at their rung, and whose turn has come; the
-        highest rung first. A trial that leads all others there, the baseline among them, waits for no turn: only the
-        end of a whole trial counts beside the baseline, and the hours may end before.
+        """The paused trials that may be promoted now, the highest rung first.
+
+        A trial that leads its rung, ahead of the baseline as well, is promoted at once: only complete trials are
+        compared with the baseline, and the hours may end before.
+
+        Args:
+            connection: An open transaction.
+            study_id: The study.
+
+        Returns:
+            (trial id, number) of each.
         """
-        found: list[tuple[int, int]] = []
+        promoted: list[tuple[int, int]] = []
         for rung in reversed(self.rungs):
             ranked, paused = self._ranked(connection, study_id, rung), _paused(connection, study_id, rung)
-            places = len(ranked) // self.reduction if len(ranked) >= self.least else 0
+            slots = len(ranked) // self.reduction if len(ranked) >= self.least else 0
             stayed = _stayed(connection, study_id, rung)
             went_on = sum(trial_id not in stayed and number != self.baseline for trial_id, number in ranked)
-            turn = [(trial_id, number) for trial_id, number in ranked[:places] if trial_id in paused]
-            is_led = self.baseline is not None and turn[:1] == ranked[:1]
-            found += turn[: max(int(is_led), places - went_on)]
-        return found
+            candidates = [(trial_id, number) for trial_id, number in ranked[:slots] if trial_id in paused]
+            is_led = self.baseline is not None and candidates[:1] == ranked[:1]
+            promoted += candidates[: max(int(is_led), slots - went_on)]
+        return promoted
 
     def without_checkpoint(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
-        """The numbers of the trials that pause at a rung behind those that are next to go on, the best first."""
-        waiting = _paused(connection, study_id, rung)
-        line = [number for trial_id, number in self._ranked(connection, study_id, rung) if trial_id in waiting]
-        return line[CHECKPOINTS_PER_RUNG:]
+        """The numbers of the paused trials at a rung that keep no checkpoint, the best first."""
+        paused = _paused(connection, study_id, rung)
+        waiting = [number for trial_id, number in self._ranked(connection, study_id, rung) if trial_id in paused]
+        return waiting[CHECKPOINTS_PER_RUNG:]
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-        """The best of those that pause at the highest rung, if the study has no complete trial yet."""
+        """(trial id, number) of the best trial at the highest rung with paused ones, if no trial is complete yet."""
         done = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
         if connection.execute(done).scalar_one():
             return None
@@ -75,21 +82,21 @@ class AshaPromotion:
         return None
 
     def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
-        """(trial id, why it does not go on) of all that pause, once no worker can change their rank."""
-        found = []
+        """(trial id, reason) of all paused trials, to be called when no worker can change their rank."""
+        pruned = []
         for rung in self.rungs:
             ranked = self._ranked(connection, study_id, rung)
             waiting = _paused(connection, study_id, rung)
-            found += [
+            pruned += [
                 (trial_id, f"rank {rank} of {len(ranked)} at step {rung} when nothing was left to begin")
                 for rank, (trial_id, _) in enumerate(ranked, 1)
                 if trial_id in waiting
             ]
-        return found
+        return pruned
 
     def _ranked(self, connection: sa.Connection, study_id: int, rung: int) -> list[tuple[int, int]]:
-        """(trial id, number) of all that are judged at a rung, the best first, earlier ones among equals."""
-        rows = (
+        """(trial id, number) of all trials judged at a rung, the best first; ties by number."""
+        query = (
             sa.select(TRIALS.c.trial_id, TRIALS.c.number)
             .where(
                 CURVES.c.trial_id == TRIALS.c.trial_id,
@@ -101,18 +108,18 @@ class AshaPromotion:
             )
             .order_by(CURVES.c.intermediate_value.desc(), TRIALS.c.number)
         )
-        ranked = [(row.trial_id, row.number) for row in connection.execute(rows)]
+        ranked = [(row.trial_id, row.number) for row in connection.execute(query)]
         return [(trial_id, number) for trial_id, number in ranked if number not in self.audited]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BarrierPromotion:
-    """Where the trials of a verdict pause: trained, until all are, so that the test images are looked at in one go."""
+    """Promotion in a verdict: trained trials wait for each other, and are then tested one directly after the other."""
 
     trials: int
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
-        """(trial id, number) of the paused trials, once none is left to train."""
+        """(trial id, number) of all paused trials; empty while a trial is left to train."""
         trained = sa.select(TRIAL_ATTRS.c.trial_id).where(TRIAL_ATTRS.c.key == PAUSED)
         is_over = TRIALS.c.state.not_in((TrialState.WAITING, TrialState.RUNNING))
         ready = is_over | TRIALS.c.trial_id.in_(trained)
@@ -123,7 +130,7 @@ class BarrierPromotion:
         return [(row.trial_id, row.number) for row in connection.execute(paused.order_by(TRIALS.c.number))]
 
     def without_checkpoint(self, connection: sa.Connection, study_id: int, rung: int) -> list[int]:
-        """None: all checkpoints are kept, because every trial is evaluated on the test images."""
+        """Empty: all checkpoints are kept, because every trial is evaluated on the test images."""
         return []
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
@@ -131,21 +138,21 @@ class BarrierPromotion:
         return None
 
     def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
-        """Nobody is left behind."""
+        """Empty: every trial goes on."""
         return []
 
 
 def _paused(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
-    """The ids of the trials that pause at a rung."""
+    """The ids of the trials that are paused at a rung."""
     return set(connection.execute(paused_ids(study_id, rung)).scalars())
 
 
 def _stayed(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
-    """The ids of the trials that did not go on from a rung: they pause there, or paused when the study ended, or were
-    stopped there at once.
+    """The ids of the trials that did not go on from a rung: paused there, also at the end of the study, or stopped
+    there at once.
     """
     later = sa.exists().where(CURVES.c.trial_id == TRIALS.c.trial_id, CURVES.c.step > rung)
-    rows = sa.select(TRIALS.c.trial_id).where(
+    query = sa.select(TRIALS.c.trial_id).where(
         TRIALS.c.study_id == study_id,
         TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
         sa.or_(
@@ -153,4 +160,4 @@ def _stayed(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
             sa.and_(TRIAL_ATTRS.c.key == DECISION, ~later),
         ),
     )
-    return set(connection.execute(rows).scalars())
+    return set(connection.execute(query).scalars())

@@ -1,1 +1,1 @@
-"""Whole runs: a search, a final, an agent, a dry run."""
+"""Complete runs: a search, a final training, an agent, a dry run."""

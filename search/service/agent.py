@@ -1,7 +1,7 @@
-"""`convsearch worker` and `serve`: work on every study of a database that is open, wherever it was begun.
+"""`convsearch worker` and `serve`: work on all open studies of a database, no matter which machine began them.
 
-What is to be done is read from the database: nobody sends anything here. A study is worked on only by the code that it
-was begun with (or was last run with by `convsearch run`), and on the very same images, which this machine gets itself.
+All work is read from the database; the agent receives no requests. A study requires the code that it was begun with (or
+that `convsearch run` last ran it with) and identical images, which this machine fetches itself.
 """
 
 import math
@@ -41,175 +41,180 @@ from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
 from search.workers.stop_rules import END_OF, StopReason
 
-#: Polling interval for work, and the pause after an error of the database, in seconds.
+#: Polling interval for work, and the pause after a database error, in seconds.
 LOOK_S = 2.0
-#: Seconds after which an agent that stays tries a refused study again.
+#: Retry interval for a refused study in seconds, for an agent that stays.
 AGAIN_S = 60.0
-#: What is wrong with one study, and no reason to leave the others alone.
+#: Errors of one study, which do not prevent work on the others.
 OF_A_STUDY = (AllTrialsFailedError, AllTrialsImpossibleError, DataError, SpecError, UsageError)
 
 
 @dataclass(kw_only=True, slots=True)
 class Agent:
-    """Works on the open studies of a database, one after the other, with all workers of this machine."""
+    """Works on the open studies of a database, one after another, with all workers of this machine."""
 
     order: RunOptions
-    """What it is to be done with; its `name` means nothing here."""
+    """Options for all studies; its `name` is not used."""
     images: str | None = None
-    """Where the images of a study lie here, if its own path leads nowhere on this machine."""
+    """Path of the images of a study on this machine, if the path in its spec does not exist."""
     stays: bool
-    """Wait for more when nothing is left to do, and for a database that is away."""
+    """Wait for new work when nothing is left to do, and for a database that does not answer."""
     show: Show
     say: Say
     _refused: dict[str, ConvsearchError | DataError] = field(default_factory=dict)
-    """Why, by the uid of the study."""
-    _again: dict[str, float] = field(default_factory=dict)
-    """When it is worth another try, monotonic seconds, by the uid of the study."""
-    _busy: set[str] = field(default_factory=set)
-    """Names of studies that another process of this machine runs; it is said once."""
-    _judged: set[str] = field(default_factory=set)
-    """Uids of searches whose last training was made, or cannot be."""
+    """Errors of refused studies, by study uid."""
+    _retry_at: dict[str, float] = field(default_factory=dict)
+    """Time of the next try, monotonic seconds, by study uid."""
+    _busy_names: set[str] = field(default_factory=set)
+    """Names of studies that another process on this machine runs; each is reported once."""
+    _judged_uids: set[str] = field(default_factory=set)
+    """Uids of searches whose final training was created, or cannot be."""
     _has_worked: bool = False
     _is_idle: bool = False
-    """Since it said that there is nothing to do."""
-    _told: str = ""
-    """What was last said of the database."""
-    _end: StopReason | None = None
-    _watches: dict[int, LeaseMonitor] = field(default_factory=dict)
-    _here: Mapping[str, str] = field(default_factory=provenance.code_version)
+    """Whether it has reported that there is nothing to do."""
+    _last_message: str = ""
+    """Last message about the database."""
+    _stop_reason: StopReason | None = None
+    _lease_monitors: dict[int, LeaseMonitor] = field(default_factory=dict)
+    _code_version: Mapping[str, str] = field(default_factory=provenance.code_version)
     """The code that this process has loaded."""
 
     def run(self) -> StopReason:
-        """Work until nothing is left to do, or somebody stops us.
+        """Work until nothing is left to do or a stop is requested.
+
+        Returns:
+            Why the agent ended.
 
         Raises:
-            DatabaseError: there is no such database; or it went away, and we do not stay.
+            DatabaseError: the database does not exist; or it does not answer, and `stays` is false.
             DiskError: the disk of this machine is full.
-            ConvsearchError, DataError: every study that is open was refused; says why.
+            ConvsearchError, DataError: all open studies were refused; this is the error of the first one.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = Storage(self.order.url, retry_timeout_s=self.order.times.retry_timeout_s)
-        while self._end is None:
+        while self._stop_reason is None:
             try:
-                if self._do_something(storage):
+                if self._work_on_next(storage):
                     continue
-                if not (self.stays or self._open(storage)):
-                    return self._leave()
+                if not (self.stays or self._open_studies(storage)):
+                    return self._finish()
                 if self.stays and not self._is_idle:
                     self.say("nothing to do now; waiting for more, until Ctrl-C")
                 self._is_idle = True
             except DatabaseError as error:
                 if not self.stays:
                     raise
-                if str(error) != self._told:
+                if str(error) != self._last_message:
                     self.say(f"{error}; trying again")
-                self._told = str(error)
+                self._last_message = str(error)
             time.sleep(LOOK_S)
-        return self._end
+        return self._stop_reason
 
-    def _open(self, storage: Storage) -> list[StudySummary]:
-        """The studies that may get something to do for us."""
+    def _open_studies(self, storage: Storage) -> list[StudySummary]:
+        """The studies that may have work for this agent, now or later."""
         now = time.monotonic()
-        briefs = storage.retry_transient(lambda: queries.study_summaries(storage.engine))
-        self._judged -= {brief.uid for brief in briefs if not brief.is_over}  # it got more hours, or trials
+        summaries = storage.retry_transient(lambda: queries.study_summaries(storage.engine))
+        self._judged_uids -= {
+            summary.uid for summary in summaries if not summary.is_over
+        }  # these got more hours or trials
         return [
-            brief
-            for brief in briefs
-            if not (brief.stop or now < self._again.get(brief.uid, 0.0) or self._is_done(brief))
+            summary
+            for summary in summaries
+            if not (summary.stop or now < self._retry_at.get(summary.uid, 0.0) or self._is_done(summary))
         ]
 
-    def _is_done(self, brief: StudySummary) -> bool:
-        return brief.is_over and (not brief.has_final or brief.has_verdict or brief.uid in self._judged)
+    def _is_done(self, summary: StudySummary) -> bool:
+        return summary.is_over and (not summary.has_final or summary.has_verdict or summary.uid in self._judged_uids)
 
-    def _do_something(self, storage: Storage) -> bool:
-        """Work on the first study that has something to do; false if none has."""
-        for brief in self._open(storage):
+    def _work_on_next(self, storage: Storage) -> bool:
+        """Work on the first study that has work; returns false if none has."""
+        for summary in self._open_studies(storage):
             try:
-                if self._attend(storage, stored_study.load(storage, brief.name), brief):
+                if self._work_on_study(storage, stored_study.load(storage, summary.name), summary):
                     return True
             except OF_A_STUDY as error:
-                self._refuse(brief, error)
+                self._refuse(summary, error)
             except DatabaseError:
                 raise
             except ConvsearchError as error:  # a full disk, workers that die before they begin
                 if not self.stays:
                     raise
-                self._refuse(brief, error)
+                self._refuse(summary, error)
         return False
 
-    def _attend(self, storage: Storage, stored: StoredStudy, brief: StudySummary) -> bool:
-        """Do what there is to do for a study now; false if that is nothing."""
-        check_same_code(stored, self._here)
-        self._watches.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
-        if brief.is_over:
-            return not brief.running and self._begin_verdict(storage, stored)
+    def _work_on_study(self, storage: Storage, stored: StoredStudy, summary: StudySummary) -> bool:
+        """Do the current work of a study; returns false if there is none."""
+        check_same_code(stored, self._code_version)
+        self._lease_monitors.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
+        if summary.is_over:
+            return not summary.running and self._create_verdict(storage, stored)
         if not storage.read(lambda tx: leases.claimable(tx, stored.id, strategy.ladder(stored.spec))):
             return False
         is_busy = bool(storage.read(lambda tx: leases.lease_tokens(tx, stored.id)))
-        if is_busy and brief.is_verdict and stored.spec.budget.hours is not None:
-            return False  # its trainings share its hours, by the cores of one machine
+        if is_busy and summary.is_verdict and stored.spec.budget.hours is not None:
+            return False  # its trainings share its hours, planned for the cores of one machine
         remote_checkpoints.check(stored.spec.checkpoints)
         try:
-            with self._alone(storage, stored):
-                self._work(storage, self._supplied(stored))
+            with self._locked(storage, stored):
+                self._run_pool(storage, self._with_inputs(stored))
         except BusyError as error:
-            if stored.name not in self._busy:
+            if stored.name not in self._busy_names:
                 self.say(str(error))
-            self._busy.add(stored.name)
+            self._busy_names.add(stored.name)
             return False
         return True
 
-    def _work(self, storage: Storage, stored: StoredStudy) -> None:
-        places = devices(stored.spec, self.order.workers, device=self.order.device)
+    def _run_pool(self, storage: Storage, stored: StoredStudy) -> None:
+        device_names = devices(stored.spec, self.order.workers, device=self.order.device)
         threads = 1
         if stored.spec.verdict_on is not None:
-            layout = layout_of(places, trainings=stored.spec.budget.trials)
-            places, threads = places[: layout.workers], layout.threads
+            layout = layout_of(device_names, trainings=stored.spec.budget.trials)
+            device_names, threads = device_names[: layout.workers], layout.threads
         if stored.uid not in self._refused:
-            self.say(f"{stored.name}: {count_workers(len(places))} on {', '.join(sorted(set(places)))}")
-        own = replace(self.order, name=stored.name)
+            self.say(f"{stored.name}: {count_workers(len(device_names))} on {', '.join(sorted(set(device_names)))}")
+        order = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: leases.lease_tokens(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
-            end = pool(
-                own, storage, stored, LocalBackend(places), view, since=since, threads=threads, waits=False
+            reason = pool(
+                order, storage, stored, LocalBackend(device_names), view, since=since, threads=threads, waits=False
             ).run()
         self._has_worked, self._is_idle = True, False
-        self.say(f"{stored.name}: {'nothing is left to claim' if end is StopReason.DONE else end}")
-        self._end = end if end in END_OF.values() else None  # else there may be other studies
+        self.say(f"{stored.name}: {'nothing is left to claim' if reason is StopReason.DONE else reason}")
+        self._stop_reason = reason if reason in END_OF.values() else None  # otherwise look for other studies
 
-    def _begin_verdict(self, storage: Storage, stored: StoredStudy) -> bool:
-        """Make the last training of a search that is over, which is then a study like others; whether it was made."""
-        is_made = False
+    def _create_verdict(self, storage: Storage, stored: StoredStudy) -> bool:
+        """Create the verdict study of a search that is over; returns whether it was created."""
+        is_created = False
         if not queries.is_known(storage.engine, name_of(stored.name)):
-            own = replace(self.order, name=stored.name)
-            hours = hours_left(own, storage, stored, time.monotonic())
-            is_made = verdict_study(own, storage, stored, self.say, hours=hours) is not None
-        self._judged.add(stored.uid)
-        return is_made
+            order = replace(self.order, name=stored.name)
+            hours = hours_left(order, storage, stored, time.monotonic())
+            is_created = verdict_study(order, storage, stored, self.say, hours=hours) is not None
+        self._judged_uids.add(stored.uid)
+        return is_created
 
     @contextmanager
-    def _alone(self, storage: Storage, stored: StoredStudy) -> Iterator[None]:
-        """Be the one who works on the study on this machine.
+    def _locked(self, storage: Storage, stored: StoredStudy) -> Iterator[None]:
+        """Hold the lock of the study on this machine, and remove its leftover files before and after the work.
 
         Raises:
-            BusyError: another process does.
+            BusyError: another process holds the lock.
         """
-        files = study_dir.of(self.order.url)
-        with files.running(stored.name):
-            self._busy.discard(stored.name)
-            requeue_stopped(storage, stored, files)
-            far = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
-            sweep = partial(cleanup.remove_leftovers, files, storage.engine, stored.name, far)
-            storage.retry_transient(sweep)
+        dirs = study_dir.of(self.order.url)
+        with dirs.running(stored.name):
+            self._busy_names.discard(stored.name)
+            requeue_stopped(storage, stored, dirs)
+            remote = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
+            remove_leftovers = partial(cleanup.remove_leftovers, dirs, storage.engine, stored.name, remote)
+            storage.retry_transient(remove_leftovers)
             yield
-            if self._end is None:  # else there is no time for what paused, and was pruned
-                storage.retry_transient(sweep)
+            if self._stop_reason is None:  # after a stop there is no time for files of pruned paused trials
+                storage.retry_transient(remove_leftovers)
 
-    def _supplied(self, stored: StoredStudy) -> StoredStudy:
-        """The study with its images, and pretrained weights, on this machine.
+    def _with_inputs(self, stored: StoredStudy) -> StoredStudy:
+        """The study with its images and pretrained weights on this machine.
 
         Raises:
-            DataError, DiskError: see `equip`; or nobody has said where its images lie here.
+            DataError, DiskError: see `ensure_inputs`; or the path of the images on this machine is unknown.
         """
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():
@@ -219,14 +224,14 @@ class Agent:
         ensure_inputs(stored, self.order.cache, self.say)
         return stored
 
-    def _refuse(self, brief: StudySummary, error: ConvsearchError | DataError) -> None:
-        known, self._refused[brief.uid] = self._refused.get(brief.uid), error
-        self._again[brief.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
-        if str(known) != str(error):
-            self.say(f"{brief.name} is left alone: {error}")
+    def _refuse(self, summary: StudySummary, error: ConvsearchError | DataError) -> None:
+        previous_error, self._refused[summary.uid] = self._refused.get(summary.uid), error
+        self._retry_at[summary.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
+        if str(previous_error) != str(error):
+            self.say(f"{summary.name} is left alone: {error}")
 
-    def _leave(self) -> StopReason:
-        """Nothing is left to do; what was refused is the answer where nothing else was."""
+    def _finish(self) -> StopReason:
+        """End because nothing is left to do; raises the first refusal if no study was worked on."""
         if self._refused and not self._has_worked:
             raise next(iter(self._refused.values()))
         self.say("nothing is left to do")

@@ -1,8 +1,8 @@
-"""`run --dry-run`: what a study would take, in time, memory and disk, before anything of it is written.
+"""`run --dry-run`: estimates the time, memory and disk space of a study without writing anything.
 
-Networks of the space are drawn at random, and some of them trained for a moment on this machine; how fast the others
-train follows from their multiply-accumulates. How many trials the pruner stops, its rungs say. It is an estimate: what
-a sampler will draw, and what else the machine will be used for, is not known.
+Networks of the search space are drawn at random, and some of them are trained for a moment on this machine; the speed
+of the others is interpolated from their multiply-accumulates. The number of pruned trials follows from the rungs of the
+pruner. The result is an estimate: the draws of the sampler and other load on the machine are unknown.
 """
 
 import math
@@ -34,59 +34,70 @@ from search.study.strategy import asha
 from search.tables import Table, format_duration
 from search.trial.speed import images_per_second, with_epochs
 
-#: Configurations that are drawn, and those of them that are trained: a small, a middle and a large network.
+#: Number of configurations to draw, and quantiles of those to train: a small, a medium and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
-#: Images of CIFAR-10: for training, for the test.
+#: Training images and test images of CIFAR-10.
 CIFAR10: Final = (50_000, 10_000)
-#: Bytes that a trial takes in the database: of 15 parameters and 10 steps (`make bench`, bookkeeping).
+#: Size of a trial in the database in bytes, with 15 parameters and 10 steps (`make bench`, bookkeeping).
 TRIAL_BYTES = 15_000
-#: A checkpoint holds the weights, up to two numbers of the optimizer for each, and an average; two are kept.
+#: A checkpoint holds up to four numbers per weight: the weight, two of the optimizer, and an average. Two checkpoints
+#: are kept.
 CHECKPOINT_NUMBERS, KEPT = 4, 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a study would take."""
+    """Estimated cost of a study."""
 
     trials: int
     workers: int
     images: int
-    """For training, in a search."""
+    """Training images in a search."""
     impossible: float
-    """Share of the configurations that cannot be trained; a search draws again, in a grid they cost nothing."""
+    """Share of the configurations that cannot be trained. A search draws again; in a grid they cost nothing."""
     macs: tuple[float, float, float]
-    """For one image, forward: of a small, a middle and a large network that were drawn."""
+    """Forward pass of one image, for a small, a medium and a large network of those drawn."""
     images_per_second: tuple[float, float, float]
-    """Of one worker, for the same three."""
+    """Training speed of one worker, for the same three networks."""
     share: float
-    """Of a whole trial that a trial is trained for on average, after pruning."""
+    """Average trained share of a full trial, after pruning."""
     seconds: float
-    """On the clock, without the last training."""
+    """Wall-clock time, without the final training."""
     hours: float | None
-    """What the study may take at the most."""
+    """Time limit of the study."""
     fits: int | None
-    """Trials that the hours of the search have room for; None where there is no such limit."""
+    """Number of trials that fit into the hours of the search; None without a limit."""
     memory: int
-    """Bytes, of all workers together."""
+    """Bytes for all workers together."""
     disk: int
-    """Bytes, when it is done."""
+    """Bytes at the end of the study."""
 
 
 def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hours: float | None = None) -> Estimate:
-    """What a study would take on this machine; it trains for some seconds, and writes nothing. `hours` of a command are
-    in place of those of the study.
+    """Estimate the cost of a study on this machine; trains for some seconds and writes nothing.
 
-    Raises DataError where its images are a folder or archive that cannot be read.
+    Args:
+        wanted: Spec of the study.
+        workers: Number of workers; None is one per core or GPU.
+        device: cpu or cuda; None is cuda if there is a GPU, otherwise cpu.
+        hours: Time limit that replaces the one of the spec.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        DataError: the folder or archive of its images cannot be read.
+        SpecError: none of the drawn configurations can be trained.
     """
-    seats = devices(wanted, workers, device=device)
-    if seats[0] == "cpu":
-        torch.set_num_threads(1)  # as a worker has
-    train, test, classes = _counts(wanted.data)
+    device_names = devices(wanted, workers, device=device)
+    if device_names[0] == "cpu":
+        torch.set_num_threads(1)  # as in a worker
+    train_count, test_count, classes = _image_counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
-    searched = searched_count(wanted.data, train, classes=classes)
+    searched = searched_count(wanted.data, train_count, classes=classes)
     limits = ImageLimits(side=side, classes=classes, images=searched)
-    held_out = wanted.data.held_out(train, classes=classes)
-    validation = held_out if isinstance(held_out, int) else round(held_out * train)
+    held_out = wanted.data.held_out(train_count, classes=classes)
+    validation = held_out if isinstance(held_out, int) else round(held_out * train_count)
     hours = wanted.budget.hours if hours is None else hours
     search_hours = searching(wanted, hours)
     wanted = with_epochs(
@@ -94,73 +105,78 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         limits,
         validation=validation,
         search_s=None if search_hours is None else 3600 * search_hours,
-        workers=len(seats),
-        device=torch.device(seats[0]),
+        workers=len(device_names),
+        device=torch.device(device_names[0]),
     )
-    drawn = _draw(wanted, limits)
+    drawn = _draw_networks(wanted, limits)
     share = expected_share(wanted)
-    timed = _timed(
-        [drawn[round(place * (len(drawn) - 1))] for place in TIMED], classes=classes, side=side, seat=seats[0]
+    timed = _measure_speeds(
+        [drawn[round(quantile * (len(drawn) - 1))] for quantile in TIMED],
+        classes=classes,
+        side=side,
+        device_name=device_names[0],
     )
-    logs = np.log([each.macs for each in drawn])
-    speeds = np.exp(np.interp(logs, np.log([each.macs for each, _ in timed]), np.log([speed for _, speed in timed])))
+    logs = np.log([network.macs for network in drawn])
+    speeds = np.exp(
+        np.interp(logs, np.log([network.macs for network, _ in timed]), np.log([speed for _, speed in timed]))
+    )
     budget = wanted.budget
-    epochs = [budget.steps * float(budget.step_epochs(images=searched, macs=each.macs)) for each in drawn]
-    judged = validation * budget.steps * FORWARD_SHARE
-    per_trial = float(np.mean((searched * np.array(epochs) + judged) * share / speeds))
-    possible = len(drawn) / DRAWN
-    trained = possible if wanted.search.sampler == "grid" else 1.0  # a search draws again in place of the others
-    trial_s = per_trial * trained / at_once(seats, trials=wanted.budget.trials)
-    largest = max(each.parameters for each in drawn)
-    kept = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained)
+    epochs = [budget.steps * float(budget.step_epochs(images=searched, macs=network.macs)) for network in drawn]
+    validation_images = validation * budget.steps * FORWARD_SHARE
+    per_trial = float(np.mean((searched * np.array(epochs) + validation_images) * share / speeds))
+    possible_share = len(drawn) / DRAWN
+    trained_share = possible_share if wanted.search.sampler == "grid" else 1.0  # a search draws again
+    trial_s = per_trial * trained_share / at_once(device_names, trials=wanted.budget.trials)
+    largest = max(network.parameters for network in drawn)
+    kept_trials = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained_share)
     return Estimate(
         trials=wanted.budget.trials,
-        workers=len(seats),
+        workers=len(device_names),
         images=searched,
-        impossible=1 - possible,
-        macs=_three([each.macs for each, _ in timed]),
-        images_per_second=_three([speed for _, speed in timed]),
+        impossible=1 - possible_share,
+        macs=_as_triple([network.macs for network, _ in timed]),
+        images_per_second=_as_triple([speed for _, speed in timed]),
         share=share,
         seconds=trial_s * wanted.budget.trials,
         hours=hours,
         fits=None if search_hours is None else min(wanted.budget.trials, round(3600 * search_hours / trial_s)),
-        memory=len(seats) * worker_bytes(wanted),
-        disk=(train + test) * wanted.data.side**2 * 3
+        memory=len(device_names) * worker_bytes(wanted),
+        disk=(train_count + test_count) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
-        + kept * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
+        + kept_trials * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
     )
 
 
-def at_once(seats: Sequence[str], *, trials: int) -> int:
-    """Workers that train at the same time: no more than there are trials, or cores."""
-    return min(len(seats), trials, hardware.cores() if seats[0] == "cpu" else len(seats))
+def at_once(device_names: Sequence[str], *, trials: int) -> int:
+    """Number of workers that train at the same time, limited by the trials and the cores."""
+    return min(len(device_names), trials, hardware.cores() if device_names[0] == "cpu" else len(device_names))
 
 
 def expected_share(wanted: StudySpec) -> float:
-    """How much of a whole trial is trained on average, if of those at each rung one in `reduction` goes on."""
+    """Average trained share of a full trial, from 0 to 1, if one in `reduction` trials continues at each rung."""
     if wanted.search.pruner == "none":
         return 1.0
     ends = (*asha(wanted).rungs(), wanted.budget.steps)
-    steps, alive, before = 0.0, 1.0, 0
+    steps, alive_share, previous_end = 0.0, 1.0, 0
     for end in ends:
-        steps += alive * (end - before)
-        alive, before = alive / wanted.search.reduction, end
+        steps += alive_share * (end - previous_end)
+        alive_share, previous_end = alive_share / wanted.search.reduction, end
     pruned = steps / wanted.budget.steps
     return pruned + wanted.search.audit * (1 - pruned)
 
 
-def estimate_table(found: Estimate) -> Table:
-    """The estimate for people."""
+def estimate_table(estimated: Estimate) -> Table:
+    """The estimate as a table."""
     rows = {
-        "trials": f"{_trials(found)} on {count_workers(found.workers)}",
-        "of them impossible": f"{100 * found.impossible:.0f} %" if found.impossible else "",
-        "images": f"{found.images:,} for training",
-        "networks": " / ".join(f"{macs / 1e6:.1f} million MACs" for macs in found.macs),
-        "images a second": " / ".join(f"{speed:,.0f}" for speed in found.images_per_second),
-        "trained on average": f"{100 * found.share:.0f} % of a whole trial",
-        "time": _time(found),
-        "memory": f"{found.memory / 1e9:.1f} GB",
-        "disk": f"{found.disk / 1e9:.2f} GB",
+        "trials": f"{_trials_text(estimated)} on {count_workers(estimated.workers)}",
+        "of them impossible": f"{100 * estimated.impossible:.0f} %" if estimated.impossible else "",
+        "images": f"{estimated.images:,} for training",
+        "networks": " / ".join(f"{macs / 1e6:.1f} million MACs" for macs in estimated.macs),
+        "images a second": " / ".join(f"{speed:,.0f}" for speed in estimated.images_per_second),
+        "trained on average": f"{100 * estimated.share:.0f} % of a whole trial",
+        "time": _time_text(estimated),
+        "memory": f"{estimated.memory / 1e9:.1f} GB",
+        "disk": f"{estimated.disk / 1e9:.2f} GB",
     }
     return Table(
         columns=("", ""),
@@ -172,79 +188,84 @@ def estimate_table(found: Estimate) -> Table:
     )
 
 
-def _trials(found: Estimate) -> str:
-    is_cut = found.fits is not None and found.fits < found.trials
-    return f"about {found.fits:,}, which is what fits," if is_cut else f"{found.trials:,}"
+def _trials_text(estimated: Estimate) -> str:
+    is_cut = estimated.fits is not None and estimated.fits < estimated.trials
+    return f"about {estimated.fits:,}, which is what fits," if is_cut else f"{estimated.trials:,}"
 
 
-def _time(found: Estimate) -> str:
-    if found.hours is not None and found.fits is not None and found.fits < found.trials:
-        return f"{format_duration(3600 * found.hours)}, last training included"
-    return f"about {format_duration(found.seconds)}" + (f", at most {found.hours:g} h" if found.hours else "")
+def _time_text(estimated: Estimate) -> str:
+    if estimated.hours is not None and estimated.fits is not None and estimated.fits < estimated.trials:
+        return f"{format_duration(3600 * estimated.hours)}, last training included"
+    return f"about {format_duration(estimated.seconds)}" + (
+        f", at most {estimated.hours:g} h" if estimated.hours else ""
+    )
 
 
-def estimate_json(found: Estimate) -> dict[str, Any]:
-    """`run --dry-run --json`."""
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+def estimate_json(estimated: Estimate) -> dict[str, Any]:
+    """The estimate for `run --dry-run --json`."""
+    return {name: getattr(estimated, name) for name in estimated.__dataclass_fields__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Drawn:
+class _DrawnNetwork:
     model: ModelConfig
     train: TrainConfig
     macs: int
     parameters: int
 
 
-class _Dice:
-    """Draws at random, without Optuna's study behind it."""
+class _RandomSampler:
+    """Draws values at random, without an Optuna study."""
 
     def __init__(self, seed: int) -> None:
-        self._dice = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(seed)
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
         if log:
-            return float(math.exp(self._dice.uniform(math.log(low), math.log(high))))
-        return float(self._dice.uniform(low, high)) if step is None else self._stepped(low, high, step)
+            return float(math.exp(self._rng.uniform(math.log(low), math.log(high))))
+        return float(self._rng.uniform(low, high)) if step is None else self._stepped(low, high, step)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
         if log:
-            return round(math.exp(self._dice.uniform(math.log(low), math.log(high))))
+            return round(math.exp(self._rng.uniform(math.log(low), math.log(high))))
         return round(self._stepped(low, high, step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        return choices[int(self._dice.integers(len(choices)))]
+        return choices[int(self._rng.integers(len(choices)))]
 
     def _stepped(self, low: float, high: float, step: float) -> float:
-        return float(low + step * self._dice.integers(int((high - low) / step + 1e-9) + 1))
+        return float(low + step * self._rng.integers(int((high - low) / step + 1e-9) + 1))
 
 
-def _draw(wanted: StudySpec, limits: ImageLimits) -> list[_Drawn]:
-    """Configurations that can be trained, by the work that they need."""
-    dice, found = _Dice(wanted.search.seed), []
+def _draw_networks(wanted: StudySpec, limits: ImageLimits) -> list[_DrawnNetwork]:
+    """Random configurations that can be trained, sorted by multiply-accumulates."""
+    rng, networks = _RandomSampler(wanted.search.seed), []
     for _ in range(DRAWN):
-        values: Mapping[str, Value] = study_spec.sample_config(wanted, dice)
+        values: Mapping[str, Value] = study_spec.sample_config(wanted, rng)
         model, train, _ = study_spec.to_model_configs(wanted, values)
         try:
             shape = check_fit(wanted, values, limits)
         except Impossible:
             continue
-        found.append(_Drawn(model=model, train=train, macs=shape.macs, parameters=shape.parameters))
-    if not found:
+        networks.append(_DrawnNetwork(model=model, train=train, macs=shape.macs, parameters=shape.parameters))
+    if not networks:
         raise SpecError(f"none of {DRAWN} configurations that were drawn can be trained; loosen [space] or [budget]")
-    return sorted(found, key=lambda each: each.macs)
+    return sorted(networks, key=lambda network: network.macs)
 
 
-def _timed(chosen: Sequence[_Drawn], *, classes: int, side: int, seat: str) -> list[tuple[_Drawn, float]]:
-    """The images that each trains a second, by one worker."""
-    device = torch.device(seat)
+def _measure_speeds(
+    chosen: Sequence[_DrawnNetwork], *, classes: int, side: int, device_name: str
+) -> list[tuple[_DrawnNetwork, float]]:
+    """Each network with its training speed in images per second, for one worker."""
+    device = torch.device(device_name)
     return [
-        (each, images_per_second(each.model, each.train, classes=classes, side=side, device=device)) for each in chosen
+        (network, images_per_second(network.model, network.train, classes=classes, side=side, device=device))
+        for network in chosen
     ]
 
 
-def _counts(data: DataConfig) -> tuple[int, int, int]:
-    """Training images, test images, classes; counted without decoding any."""
+def _image_counts(data: DataConfig) -> tuple[int, int, int]:
+    """Numbers of training images, test images and classes, counted without decoding an image."""
     match data.source:
         case "cifar10":
             return min(data.train_images or CIFAR10[0], CIFAR10[0]), CIFAR10[1], 10
@@ -259,6 +280,6 @@ def _counts(data: DataConfig) -> tuple[int, int, int]:
             assert_never(data.source)
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def _as_triple(values: Sequence[float]) -> tuple[float, float, float]:
     small, middle, large = values
     return small, middle, large

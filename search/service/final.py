@@ -1,4 +1,4 @@
-"""`convsearch final`: train the best of a search once more, on test images that nobody has chosen by."""
+"""`convsearch final`: train the best trials of a search once more, and test them on images not used for selection."""
 
 import time
 from dataclasses import replace
@@ -26,17 +26,26 @@ from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
 from search.workers.stop_rules import StopReason
 
-#: A last training of fewer would not be worth the look at the test images.
+#: Minimum length of a final training; fewer epochs do not justify the use of the test images.
 LEAST_EPOCHS = 0.5
 
 
 def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say) -> tuple[str, StopReason]:
-    """Train the best of a stored search once more as `wanted` says, and test them; the study of it, and how that ended.
+    """Train the best trials of a stored search once more, and test them.
 
-    A verdict on the same terms is gone on with, or is there already; on others it is a further one.
+    A verdict with the same settings is continued or returned; other settings create a further one.
+
+    Args:
+        order: Options of the command; `name` is the search.
+        wanted: Settings of the final trainings.
+        show: Opens the live view.
+        say: Prints a message to the user.
+
+    Returns:
+        The name of the verdict study, and why its run ended.
 
     Raises:
-        UsageError: there is nothing to judge. Else as `launch`.
+        UsageError: there is nothing to train. Other errors as in `run_study`.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(order.url)
@@ -50,20 +59,20 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
     since = time.monotonic()
     prepare_data(stored.spec, order.cache, say)
     if wanted.epochs is None and order.hours is None:
-        own = stored.spec.final
-        wanted = wanted.model_copy(update={"epochs": (own and own.epochs) or stored.spec.budget.epochs})
+        final = stored.spec.final
+        wanted = wanted.model_copy(update={"epochs": (final and final.epochs) or stored.spec.budget.epochs})
     spec = replace(stored.spec, final=wanted)
     selection = selections.select(storage.engine, queries.study(storage.engine, order.name))
-    found = chosen(storage, replace(stored, spec=spec), selection)
-    if not found:
+    candidates = chosen(storage, replace(stored, spec=spec), selection)
+    if not candidates:
         raise UsageError(f"no trial of {order.name!r} was judged; `convsearch resume {order.name}` goes on with it")
-    terms, epochs = verdict_spec(order, stored, spec, found, hours=order.hours)
+    final_spec, epochs = verdict_spec(order, stored, spec, candidates, hours=order.hours)
     if epochs < LEAST_EPOCHS:
         raise UsageError(
             f"in that time each training would have {epochs:.2f} epochs; give it more --hours, or fewer --seeds"
         )
     verdict = find_or_create_final(
-        storage, stored, terms, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say
+        storage, stored, final_spec, study_dir.of(order.url), is_timed=wanted.epochs is None, say=say
     )
     keep(storage, verdict, selection)
     counts = queries.study(storage.engine, verdict.name).counts
@@ -73,24 +82,32 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
 
 
 def find_or_create_final(
-    storage: Storage, stored: StoredStudy, terms: StudySpec, files: StudyDirs, *, is_timed: bool, say: Say
+    storage: Storage, stored: StoredStudy, terms: StudySpec, dirs: StudyDirs, *, is_timed: bool, say: Say
 ) -> StoredStudy:
-    """The verdict on a search on these terms: the one that is there, or a new one behind those on other terms.
+    """The verdict on a search with these terms: an existing one, or a new one after those with other terms.
 
-    `is_timed`: its time says how many epochs there are, which then are those that it was begun with: what this machine
-    could plan depends on its cores and on who else uses it. Raises UsageError where its name would be too long for a
-    folder's.
+    Args:
+        storage: Database of the search.
+        stored: The search.
+        terms: Spec of the verdict.
+        dirs: Folders of the studies.
+        is_timed: Whether the number of epochs follows from the time. An existing verdict then keeps the epochs that it
+            was begun with, because the plan depends on the cores and the load of this machine.
+        say: Prints a message to the user.
+
+    Raises:
+        UsageError: the name of the verdict is too long for a folder.
     """
-    for place in count(1):
-        name = final_plan.name_of(stored.name, place)
-        files.study(name)
+    for index in count(1):
+        name = final_plan.name_of(stored.name, index)
+        dirs.study(name)
         if not queries.is_known(storage.engine, name):
             break
-        known = stored_study.check_final_of(stored_study.load(storage, name), stored)
-        planned = known.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
-        same = replace(terms, budget=terms.budget.model_copy(update=planned)) if is_timed else terms
-        if not difference(known.spec, same):
-            terms = same
+        existing = stored_study.check_final_of(stored_study.load(storage, name), stored)
+        planned_budget = existing.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
+        comparable = replace(terms, budget=terms.budget.model_copy(update=planned_budget)) if is_timed else terms
+        if not difference(existing.spec, comparable):
+            terms = comparable
             break
         if queries.study(storage.engine, name).counts.to_do:
             say(f"{name}, a verdict on other terms, is unfinished; `convsearch resume {name}` goes on with it")
@@ -100,90 +117,129 @@ def find_or_create_final(
 def run_verdict(
     order: RunOptions, storage: Storage, verdict: StoredStudy, show: Show, say: Say, *, since: float
 ) -> StopReason:
-    """Run a study `NAME.final`, on all cores or GPUs. Its time is counted from `since` on."""
-    places = devices(verdict.spec, order.workers, device=order.device)
-    layout = layout_of(places, trainings=verdict.spec.budget.trials)
+    """Run a study `NAME.final` on all cores or GPUs.
+
+    Args:
+        order: Options of the command; its budget is not used.
+        storage: Database of the study.
+        verdict: The study to run.
+        show: Opens the live view.
+        say: Prints a message to the user.
+        since: Start of its run time, monotonic seconds.
+
+    Returns:
+        Why the run ended.
+    """
+    device_names = devices(verdict.spec, order.workers, device=order.device)
+    layout = layout_of(device_names, trainings=verdict.spec.budget.trials)
     say(f"{verdict.name}: {verdict.spec.question}")
-    own = replace(order, name=verdict.name, trials=None, hours=None)
-    workers = LocalBackend(places[: layout.workers])
-    with exclusive(storage, verdict, own, say), show(verdict) as view:
-        return pool(own, storage, verdict, workers, view, since=since, threads=layout.threads).run()
+    final_order = replace(order, name=verdict.name, trials=None, hours=None)
+    backend = LocalBackend(device_names[: layout.workers])
+    with exclusive(storage, verdict, final_order, say), show(verdict) as view:
+        return pool(final_order, storage, verdict, backend, view, since=since, threads=layout.threads).run()
 
 
-def layout_of(places: tuple[str, ...], *, trainings: int) -> ResourceLayout:
-    """Workers and threads of the final trainings: one thread feeds a GPU; spare cores become more threads."""
-    found = final_plan.layout(cores=len(places), trainings=trainings)
-    return found if places[0] == "cpu" else replace(found, threads=1)
+def layout_of(device_names: tuple[str, ...], *, trainings: int) -> ResourceLayout:
+    """Workers and threads of the final trainings: one thread per GPU worker; on CPU, spare cores add threads."""
+    layout = final_plan.layout(cores=len(device_names), trainings=trainings)
+    return layout if device_names[0] == "cpu" else replace(layout, threads=1)
 
 
 def verdict_study(
     order: RunOptions, storage: Storage, stored: StoredStudy, say: Say, *, hours: float | None
 ) -> StoredStudy | None:
-    """The study that trains who leads for the last time, made for `hours` at the most if it is not there yet; None if
-    there is nothing to train or no time, which is said.
+    """The verdict study of a search; created if it does not exist.
 
-    Once made it stays with its trials, whatever the search finds later: the test images are looked at once. What it
-    trains is stored before it is made, so that it is the same after a kill in between.
+    Once created it keeps its trials, whatever the search finds later, because the test images are used once. The
+    selection is stored first, and so survives a kill before the creation.
+
+    Args:
+        order: Options of the command.
+        storage: Database of the search.
+        stored: The search.
+        say: Prints a message to the user.
+        hours: Time limit of the final trainings; None is no limit.
+
+    Returns:
+        The verdict study; None, after a message, if there is nothing to train or too little time.
 
     Raises:
-        SpecError: there is one of a deleted study of the same name.
+        SpecError: a verdict of a deleted study with the same name exists.
     """
     name = final_plan.name_of(stored.name)
-    row = queries.study(storage.engine, stored.name)
-    selection = selections.stored(row)
+    record = queries.study(storage.engine, stored.name)
+    selection = selections.stored(record)
     if queries.is_known(storage.engine, name):
         return known_verdict(storage, stored, selection)
     if selection is None:
-        selection = selections.select(storage.engine, row)
-    found = chosen(storage, stored, selection)
-    if not found:
+        selection = selections.select(storage.engine, record)
+    candidates = chosen(storage, stored, selection)
+    if not candidates:
         say("no trial has a validation score yet, so there is nothing to train finally; it needs more hours or trials")
         return None
     say(selection.reason)
-    wanted, epochs = verdict_spec(order, stored, stored.spec, found, hours=hours)
+    final_spec, epochs = verdict_spec(order, stored, stored.spec, candidates, hours=hours)
     if epochs < LEAST_EPOCHS:
         say(f"in the time that is left the last training would have {epochs:.2f} epochs; --hours gives it more")
         return None
     keep(storage, stored, selection)
     try:
-        verdict = stored_study.open_or_create(storage, wanted, name=name, data=stored.data)
-    except SpecError:  # another machine, which had more time or cores, was a moment earlier
+        verdict = stored_study.open_or_create(storage, final_spec, name=name, data=stored.data)
+    except SpecError:  # another machine, with more time or cores, created it first
         return known_verdict(storage, stored, selection)
     keep(storage, verdict, selection)
     return verdict
 
 
 def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple[Candidate, ...]:
-    """The configurations that are trained for the last time, the selected one first."""
+    """The configurations of the final trainings, the selected one first."""
     if selection.trial is None:
         return ()
     selected = queries.trial(storage.engine, stored.name, selection.trial)
     leading = [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, stored.name)]
-    number = baseline(stored.spec)
-    known = None if number is None else queries.trial(storage.engine, stored.name, number).config
-    return final_plan.candidates(stored.spec, leading, selected=selected, known=known)
+    baseline_number = baseline(stored.spec)
+    baseline_config = (
+        None if baseline_number is None else queries.trial(storage.engine, stored.name, baseline_number).config
+    )
+    return final_plan.candidates(stored.spec, leading, selected=selected, known=baseline_config)
 
 
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:
-    """Store what a last training trains, and why, unless that is known."""
+    """Store the selection for the final training and its reason, unless one is stored."""
     if selection is not None and queries.study(storage.engine, stored.name).selection is None:
         stored_study.set_attrs(storage, stored.id, selection=selection.as_json())
 
 
 def verdict_spec(
-    order: RunOptions, stored: StoredStudy, spec: StudySpec, found: tuple[Candidate, ...], *, hours: float | None
+    order: RunOptions,
+    stored: StoredStudy,
+    spec: StudySpec,
+    candidates: tuple[Candidate, ...],
+    *,
+    hours: float | None,
 ) -> tuple[StudySpec, float]:
-    """The study of the last trainings of these, by the [final] of `spec`, and how many epochs each has time for."""
-    trainings = len(found) * (spec.final or FinalSettings()).seeds
+    """Spec of the final trainings.
+
+    Args:
+        order: Options of the command.
+        stored: The search.
+        spec: Spec of the search; its [final] applies.
+        candidates: Configurations to train.
+        hours: Time limit of all trainings; None is no limit.
+
+    Returns:
+        The spec of the verdict study, and the epochs for which each training has time.
+    """
+    trainings = len(candidates) * (spec.final or FinalSettings()).seeds
     layout = layout_of(devices(spec, order.workers, device=order.device), trainings=trainings)
     images = sum(stored.data["train_counts"])
-    wanted = final_plan.final_spec(spec, found, uid=stored.uid, hours=hours, images=images, layout=layout)
-    return wanted, final_plan.affordable_epochs(spec, found, hours=hours, images=images, layout=layout)
+    final_spec = final_plan.final_spec(spec, candidates, uid=stored.uid, hours=hours, images=images, layout=layout)
+    return final_spec, final_plan.affordable_epochs(spec, candidates, hours=hours, images=images, layout=layout)
 
 
 def known_verdict(storage: Storage, stored: StoredStudy, selection: Selection | None) -> StoredStudy:
-    """The study of the last training that is there already; it reads its images where its search reads them now."""
+    """The existing verdict study; it uses the current data path of its search."""
     verdict = stored_study.check_final_of(stored_study.load(storage, final_plan.name_of(stored.name)), stored)
     keep(storage, verdict, selection)
-    moved = stored_study.with_data_path(verdict.spec, stored.spec.data.path)
-    return stored_study.open_or_create(storage, moved, name=verdict.name, data=stored.data)
+    relocated_spec = stored_study.with_data_path(verdict.spec, stored.spec.data.path)
+    return stored_study.open_or_create(storage, relocated_spec, name=verdict.name, data=stored.data)

@@ -1,4 +1,4 @@
-"""`convsearch run`: from a spec to finished trials, on this machine."""
+"""`convsearch run`: runs a study from its spec to the last trial."""
 
 import shlex
 import time
@@ -32,15 +32,25 @@ from search.workers.stop_rules import StopReason
 
 
 def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> StopReason:
-    """Run the study until its budget is spent or somebody stops it, and say which; then its [final], if any.
+    """Run the study until its budget is spent or a stop is requested; then its [final], if any.
 
-    `show` opens the live view. Raises SpecError, DataError, DatabaseError, DiskError, BusyError, AllFailed.
+    Args:
+        order: Options of the command.
+        spec: Spec of the study.
+        show: Opens the live view.
+        say: Prints a message to the user.
+
+    Returns:
+        Why the run ended.
+
+    Raises:
+        SpecError, DataError, DatabaseError, DiskError, BusyError, AllTrialsFailedError: the study cannot be run.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view says it better
-    files = study_dir.of(order.url)
-    check_name(order.name, spec, files)
-    files.make()
-    crew = crew_of(order, spec)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view replaces it
+    dirs = study_dir.of(order.url)
+    check_name(order.name, spec, dirs)
+    dirs.make()
+    backend = crew_of(order, spec)
     storage = Storage(order.url, create=True, retry_timeout_s=order.times.retry_timeout_s)
     stored_study.check(storage, spec, name=order.name)
     spec = replace(spec, data=with_absolute_path(spec.data))
@@ -50,94 +60,106 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     with writing_to(order.cache):
         fetch(spec.data, order.cache, say)
     fetch_backbones(spec, say)
-    began = time.monotonic()  # a slow line is nobody's work; else it could use up the hours before the first trial
+    started_at = time.monotonic()  # after the downloads, which could use up the hours on a slow line
     stored = stored_study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if order.detach:
         with exclusive(storage, stored, order, say):
             ended(order, storage, stored)
             return StopReason.DETACHED
     if spec.verdict_on is not None and not order.join:
-        return run_verdict(order, storage, stored, show, say, since=began)
+        return run_verdict(order, storage, stored, show, say, since=started_at)
     with joined(stored, order) if order.join else exclusive(storage, stored, order, say):
-        end = None if order.join else ended(order, storage, stored)
-        if end is None:
-            say(crew.plan)
+        reason = None if order.join else ended(order, storage, stored)
+        if reason is None:
+            say(backend.plan)
             if storage.read(lambda connection: leases.lease_tokens(connection, stored.id)):
-                began = time.monotonic()  # until now others have counted
+                started_at = time.monotonic()  # other workers have counted the time so far
             with show(stored) as view:
-                end = pool(order, storage, stored, crew, view, since=None if order.join else began).run()
-        if end is StopReason.DONE:
-            with suppress(DatabaseError, DiskError):  # what paused, what a kill left; else the next run does it
+                reason = pool(order, storage, stored, backend, view, since=None if order.join else started_at).run()
+        if reason is StopReason.DONE:
+            with suppress(DatabaseError, DiskError):  # files of paused trials and of kills; or the next run does it
                 cleanup.remove_leftovers(
-                    files, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.remote_key)
+                    dirs, storage.engine, stored.name, remote_checkpoints.of(spec.checkpoints, stored.remote_key)
                 )
-        if order.join or end not in (StopReason.DONE, StopReason.HOURS, StopReason.NOTHING_FOUND):
-            return end
-        since, hours = time.monotonic(), hours_left(order, storage, stored, began)
-        if end is StopReason.NOTHING_FOUND:
+        if order.join or reason not in (StopReason.DONE, StopReason.HOURS, StopReason.NOTHING_FOUND):
+            return reason
+        since, hours = time.monotonic(), hours_left(order, storage, stored, started_at)
+        if reason is StopReason.NOTHING_FOUND:
             say(nothing_found(row_of(storage, stored.name), hours))
         if spec.final is None:
-            return end
-        own = of_this_machine(order)
-        verdict = verdict_study(own, storage, stored, say, hours=hours)
-        return StopReason.DONE if verdict is None else run_verdict(own, storage, verdict, show, say, since=since)
+            return reason
+        local_order = of_this_machine(order)
+        verdict = verdict_study(local_order, storage, stored, say, hours=hours)
+        return (
+            StopReason.DONE if verdict is None else run_verdict(local_order, storage, verdict, show, say, since=since)
+        )
 
 
 def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReason | None:
-    """How the search has ended before, if only its last training is left, or nothing; None if it is to go on.
+    """Why the search has ended already; None if it continues.
 
-    What was selected stays if a kill came between the choice and the last training. A command that asks for more
-    trials, or for more hours of a search whose last training is over, gets them.
+    A stored selection remains valid after a kill before the final training. A command that asks for more trials, or
+    for more hours of a search whose final training is over, reopens the search.
+
+    Args:
+        order: Options of the command.
+        storage: Database of the study.
+        stored: The study.
+
+    Returns:
+        The reason, if at most the final training is left; otherwise None.
     """
-    row = row_of(storage, stored.name)
-    if order.trials is None and row.selection is not None and not is_judged(storage, stored):
-        return StopReason.NOTHING_FOUND if row.nothing_found else StopReason.DONE
-    if order.trials is None and order.hours is None and row.nothing_found:
+    record = row_of(storage, stored.name)
+    if order.trials is None and record.selection is not None and not is_judged(storage, stored):
+        return StopReason.NOTHING_FOUND if record.nothing_found else StopReason.DONE
+    if order.trials is None and order.hours is None and record.nothing_found:
         return StopReason.NOTHING_FOUND
-    if row.nothing_found or row.selection is not None:
-        compared = storage.retry_transient(lambda: selection.ended(storage.engine, row))
+    if record.nothing_found or record.selection is not None:
+        compared = storage.retry_transient(lambda: selection.ended(storage.engine, record))
         stored_study.reopen_search(storage, stored, judged=compared.judged)
     return None
 
 
 def is_judged(storage: Storage, stored: StoredStudy) -> bool:
-    """Whether the last training of a search has ended."""
+    """Whether the final training of a search has ended."""
     name = final_plan.name_of(stored.name)
     is_known = storage.retry_transient(lambda: queries.is_known(storage.engine, name))
     return is_known and not row_of(storage, name).counts.to_do
 
 
 def row_of(storage: Storage, name: str) -> StudyRecord:
-    """A study as it is stored now."""
+    """The current record of a study."""
     return storage.retry_transient(lambda: queries.study(storage.engine, name))
 
 
-def nothing_found(row: StudyRecord, hours: float | None) -> str:
-    """That the search has ended, and what is left for the last training."""
-    told = f"the search stopped after {row.counts.begun} trials; trial 0 leads"
+def nothing_found(record: StudyRecord, hours: float | None) -> str:
+    """The message that the search has ended, with the hours left for the final training."""
+    text = f"the search stopped after {record.counts.begun} trials; trial 0 leads"
     if hours is None or hours <= 0:
-        return told
-    left = format_duration(3600 * hours)
-    if row.spec.get("final"):
-        return f"{told}; {left} are left for its last training"
-    return f"{told}; {left} are left: `convsearch final {shlex.quote(row.name)} --hours {hours:.4f}` trains it in them"
+        return text
+    rest = format_duration(3600 * hours)
+    if record.spec.get("final"):
+        return f"{text}; {rest} are left for its last training"
+    return (
+        f"{text}; {rest} are left: `convsearch final {shlex.quote(record.name)} --hours {hours:.4f}` trains it in them"
+    )
 
 
 def crew_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
-    """The backend of a search: processes of this machine, or actors of a Ray cluster.
+    """The backend of a search: processes on this machine, or actors of a Ray cluster.
 
     Raises:
-        UsageError: that cannot be.
+        UsageError: Ray cannot be used for this study or on this machine.
     """
-    own = of_this_machine(order)
-    seats = devices(spec, own.workers, device=own.device)
+    local_order = of_this_machine(order)
+    device_names = devices(spec, local_order.workers, device=local_order.device)
     if order.engine == "local":
-        return LocalBackend(seats)
+        return LocalBackend(device_names)
     if spec.verdict_on is not None:
         raise UsageError("a last training runs on this machine alone, without --engine ray")
     return RayBackend(
         address=order.address,
-        devices=seats,
+        devices=device_names,
         workers=order.workers,
         device=order.device,
         worker_bytes=worker_bytes(spec),
@@ -146,49 +168,59 @@ def crew_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
 
 
 def of_this_machine(order: RunOptions) -> RunOptions:
-    """The same, without what is meant for the machines of a cluster."""
+    """The options without those for the machines of a cluster."""
     return order if order.address is None else replace(order, workers=None, device=None)
 
 
-def check_name(name: str, spec: StudySpec, files: StudyDirs) -> None:
-    """Refuse a name that cannot be a folder's, or is in the way of a verdict, before anything is done for it.
+def check_name(name: str, spec: StudySpec, dirs: StudyDirs) -> None:
+    """Refuse a name that is no valid folder name or is reserved for a verdict, before any other work.
 
     Raises:
-        UsageError: says which.
+        UsageError: the name is invalid; the message has the reason.
     """
     if is_verdict(name) and spec.verdict_on is None:
         raise UsageError(
             f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {searched(name)!r} "
             "does; choose another one with --name"
         )
-    files.study(name)
+    dirs.study(name)
     if spec.final is not None:
-        files.study(final_plan.name_of(name))
+        dirs.study(final_plan.name_of(name))
 
 
 def more_hours(storage: Storage, spec: StudySpec, order: RunOptions) -> StudySpec:
-    """A stored verdict with these hours more than it has run; it fits its trainings to them."""
-    known = stored_study.load(storage, order.name)
-    hours = stored_study.seconds_run(storage, known.id) / 3600 + (order.hours or 0.0)
+    """The spec of a stored verdict with `order.hours` more than it has run; its trainings are fitted to that time."""
+    verdict = stored_study.load(storage, order.name)
+    hours = stored_study.seconds_run(storage, verdict.id) / 3600 + (order.hours or 0.0)
     return replace(spec, budget=spec.budget.model_copy(update={"hours": hours}))
 
 
-def hours_left(order: RunOptions, storage: Storage, stored: StoredStudy, began: float) -> float | None:
-    """What is left for the last training, in hours: of this command's, if it names some, else of the study's."""
+def hours_left(order: RunOptions, storage: Storage, stored: StoredStudy, started_at: float) -> float | None:
+    """Hours left for the final training: of the hours of this command, if given, otherwise of those of the study.
+
+    Args:
+        order: Options of the command.
+        storage: Database of the study.
+        stored: The study.
+        started_at: Start of the command, monotonic seconds.
+
+    Returns:
+        Hours; None if there is no limit.
+    """
     if order.hours is not None:
-        return max(0.0, order.hours - (time.monotonic() - began) / 3600)
-    known = row_of(storage, stored.name)
-    if known.hours is None:
+        return max(0.0, order.hours - (time.monotonic() - started_at) / 3600)
+    record = row_of(storage, stored.name)
+    if record.hours is None:
         return None
-    kept = 0.0 if stored.spec.final is None else stored.spec.final.share
-    return max(0.0, known.hours / (1 - kept) - known.seconds_run / 3600)
+    final_share = 0.0 if stored.spec.final is None else stored.spec.final.share
+    return max(0.0, record.hours / (1 - final_share) - record.seconds_run / 3600)
 
 
 def rerun_spec(stored: StoredStudy, trial: TrialRecord) -> StudySpec:
-    """A study of one trial that trains this trial's configuration once more, with its seed, to the end.
+    """Spec of a study of one trial that repeats a trial to the end, with its configuration and seed.
 
     Raises:
-        UsageError: the trial has no configuration yet, or is a last training, which looks at the test images once.
+        UsageError: the trial has no configuration yet, or is a final training, which uses the test images once.
     """
     if stored.spec.verdict_on is not None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A stored study as one command on this machine works on it: its budget set, what broke off taken up, its workers."""
+"""One command's session on a stored study: sets the budget, requeues interrupted trials, creates the pool."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -30,38 +30,48 @@ Show = Callable[[StoredStudy], AbstractContextManager[View]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """What a command asks for beside the spec."""
+    """Options of a command, in addition to the spec."""
 
     url: str
     cache: Path
     name: str
     trials: int | None = None
-    """Budget of the whole study; None is the spec's."""
+    """Trial budget of the whole study; None is that of the spec."""
     hours: float | None = None
-    """Wall-clock for this run; None is what is left of the spec's `hours`, which are for all runs together."""
+    """Wall-clock hours for this run; None is the rest of `hours` in the spec, which count for all runs together."""
     disk: float | None = None
-    """GB that the files of all studies in the home folder may take; None is what the disk has, but for a reserve."""
+    """Limit in GB for the files of all studies in the home folder; None is the free disk space minus a reserve."""
     workers: int | None = None
-    """None is one a core, or one a GPU."""
+    """Number of workers; None is one per core, or one per GPU."""
     device: str | None = None
-    """cpu or cuda; None is whatever there is."""
+    """cpu or cuda; None is cuda if there is a GPU, otherwise cpu."""
     join: bool = False
-    """Add workers to a study that another process of this machine runs."""
+    """Add workers to a study that another process on this machine runs."""
     detach: bool = False
-    """Only store the study, with its budget; others work on it."""
+    """Only store the study and its budget; other processes work on it."""
     engine: Literal["local", "ray"] = "local"
-    """Whose workers: processes of this machine, or actors of a Ray cluster."""
+    """Backend of the workers: processes on this machine, or actors of a Ray cluster."""
     address: str | None = None
-    """HOST:PORT of the Ray cluster; None is one of our own on this machine."""
+    """HOST:PORT of the Ray cluster; None starts a private one on this machine."""
     retry_failed: bool = False
     times: Timeouts = field(default_factory=Timeouts)
 
 
 @contextmanager
 def exclusive(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> Iterator[None]:
-    """Be the one who runs the study on this machine: with its budget set and its broken-off trials taken up.
+    """Hold the lock of the study on this machine, with its budget set and its interrupted trials requeued.
 
-    If somebody else runs it, what was asked for is set all the same before BusyError is raised.
+    If another process holds the lock, the requested budget is stored nevertheless.
+
+    Args:
+        storage: Database of the study.
+        stored: The study.
+        order: Options of the command.
+        say: Prints a message to the user.
+
+    Raises:
+        BusyError: another process on this machine runs the study.
+        SpecError: other workers run the study with other code.
     """
     with ExitStack() as lock:
         try:
@@ -80,11 +90,15 @@ def exclusive(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say
 
 @contextmanager
 def joined(stored: StoredStudy, order: RunOptions) -> Iterator[None]:
-    """Work beside the one who runs the study on this machine.
+    """Work on a study that another process on this machine runs.
+
+    Args:
+        stored: The study.
+        order: Options of the command.
 
     Raises:
-        UsageError: nobody does.
-        SpecError: it is done by other code; says what differs.
+        UsageError: no process on this machine runs it.
+        SpecError: that process has other code; the message lists the differences.
     """
     with suppress(BusyError), study_dir.of(order.url).running(stored.name):
         raise UsageError(f"nobody is running {stored.name!r} on this machine; leave out --join to run it")
@@ -96,14 +110,25 @@ def pool(
     order: RunOptions,
     storage: Storage,
     stored: StoredStudy,
-    crew: WorkerBackend,
+    backend: WorkerBackend,
     view: View,
     *,
     since: float | None,
     threads: int = 1,
     waits: bool = True,
 ) -> Pool:
-    """The pool of a run, whose workers have `threads` threads each; see `Pool.since` and `Pool.waits`."""
+    """Create the pool of a run.
+
+    Args:
+        order: Options of the command.
+        storage: Database of the study.
+        stored: The study.
+        backend: Starts the workers.
+        view: Shows the progress.
+        since: Start of the run time, monotonic seconds; see `Pool.since`.
+        threads: Threads per worker.
+        waits: See `Pool.waits`.
+    """
     return Pool(
         storage=storage,
         study=stored,
@@ -116,9 +141,9 @@ def pool(
             threads=threads,
             retry_timeout_s=order.times.retry_timeout_s,
         ),
-        crew=crew,
+        crew=backend,
         view=view,
-        disk_budget=room_of(order, workers=crew.local_workers),
+        disk_budget=room_of(order, workers=backend.local_workers),
         since=since,
         waits=waits,
         times=order.times,
@@ -126,41 +151,47 @@ def pool(
 
 
 def room_of(order: RunOptions, *, workers: int) -> DiskBudget:
-    """The room that a run has for its files."""
+    """The disk budget of a run with `workers` workers on this machine."""
     budget = None if order.disk is None else int(order.disk * 1e9)
     return DiskBudget(url=order.url, study=order.name, workers=workers, budget=budget)
 
 
 def searching(spec: StudySpec, hours: float | None) -> float | None:
-    """The part of `hours` that the search may take."""
+    """The part of `hours` for the search; the rest is for the final training, if the spec has one."""
     return hours if hours is None or spec.final is None else hours * (1 - spec.final.share)
 
 
 def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
-    """Store the budget that this command asks for; what it leaves open is the spec's, or theirs who work on it now."""
-    known, own = storage.retry_transient(lambda: queries.study(storage.engine, stored.name)), stored.spec.budget
-    hours = searching(stored.spec, own.hours)
-    resets_trials = order.trials is None and known.counts.budget != possible(stored, own.trials)
-    resets_hours = order.hours is None and known.hours != hours
+    """Store the budget of this command.
+
+    Values that the command omits come from the spec, or stay unchanged while other workers run the study.
+    """
+    record, spec_budget = (
+        storage.retry_transient(lambda: queries.study(storage.engine, stored.name)),
+        stored.spec.budget,
+    )
+    search_hours = searching(stored.spec, spec_budget.hours)
+    resets_trials = order.trials is None and record.counts.budget != possible(stored, spec_budget.trials)
+    resets_hours = order.hours is None and record.hours != search_hours
     is_kept = (resets_trials or resets_hours) and not has_no_live_owner(storage, stored.id, say, times=order.times)
     if is_kept:
         say("other workers run this study: budget settings that are not given here stay as they are")
     if order.trials is not None or not is_kept:
-        set_trials(storage, stored, order.trials or own.trials, say)
+        set_trials(storage, stored, order.trials or spec_budget.trials, say)
     if order.hours is not None:
         set_hours(storage, stored, order.hours)
     elif not is_kept:
-        stored_study.set_attrs(storage, stored.id, hours=hours)
+        stored_study.set_attrs(storage, stored.id, hours=search_hours)
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
-    """Let the study run for `hours` more than it has run until now, the last training included."""
-    part = searching(stored.spec, hours) or 0.0
-    stored_study.set_attrs(storage, stored.id, hours=part + stored_study.seconds_run(storage, stored.id) / 3600)
+    """Allow the study `hours` more than it has run so far, the final training included."""
+    search_hours = searching(stored.spec, hours) or 0.0
+    stored_study.set_attrs(storage, stored.id, hours=search_hours + stored_study.seconds_run(storage, stored.id) / 3600)
 
 
 def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
-    """Store how many trials the study may have, and say so where that is not what was asked for."""
+    """Store the trial budget; print a message if it differs from the number asked for."""
     trials = stored_study.set_trials(storage, stored, possible(stored, asked))
     if trials < asked:
         say(f"the budget is {trials} trials, not {asked}: the grid has no more cells")
@@ -169,10 +200,12 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 
 
 def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
-    """Say where the study goes on, now that what broke off is back in the queue."""
-    stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code_version())  # an upgrade refuses no study
-    far = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
-    storage.retry_transient(lambda: cleanup.remove_leftovers(study_dir.of(order.url), storage.engine, stored.name, far))
+    """Clear the stop request, remove leftover files, retry failed trials if asked for, and print the progress."""
+    stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code_version())  # upgrades are allowed
+    remote = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
+    storage.retry_transient(
+        lambda: cleanup.remove_leftovers(study_dir.of(order.url), storage.engine, stored.name, remote)
+    )
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
@@ -183,43 +216,43 @@ def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, sa
 
 
 def possible(stored: StoredStudy, asked: int) -> int:
-    """The number of trials that the study can have, `asked` at the most."""
+    """The number of trials that the study can have: `asked`, limited by the cells of a grid."""
     return min(asked, len(fixed_trials(stored.spec))) if stored.spec.search.sampler == "grid" else asked
 
 
 def requeue_dead(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
-    """Put what broke off back to the queue.
+    """Put interrupted trials back in the queue.
 
     Raises:
-        SpecError: others work on the study by other code.
+        SpecError: other workers run the study with other code.
     """
     requeue_stopped(storage, stored, study_dir.of(order.url))
     LeaseMonitor(order.times).expire(storage, stored.id)
-    wants_peace = order.retry_failed or differences(stored.versions, code_version())
-    if wants_peace and not has_no_live_owner(storage, stored.id, say, times=order.times):
-        refuse_beside_other_code(stored_study.load(storage, stored.name))  # they may have upgraded it meanwhile
+    needs_exclusive = order.retry_failed or differences(stored.versions, code_version())
+    if needs_exclusive and not has_no_live_owner(storage, stored.id, say, times=order.times):
+        refuse_beside_other_code(stored_study.load(storage, stored.name))  # may have been upgraded
 
 
 def refuse_beside_other_code(stored: StoredStudy) -> None:
-    """Let nobody work on a study by other code than those who do now.
+    """Refuse to work on a study with other code than its current workers.
 
     Raises:
-        SpecError: says what differs.
+        SpecError: the code differs; the message lists the differences.
     """
-    apart = differences(stored.versions, code_version())
-    if apart:
+    changes = differences(stored.versions, code_version())
+    if changes:
         raise SpecError(
-            f"others work on {stored.name!r} now, by other code: {'; '.join(apart)}; install theirs here, or "
+            f"others work on {stored.name!r} now, by other code: {'; '.join(changes)}; install theirs here, or "
             f"`convsearch stop {stored.name}` first"
         )
 
 
-def requeue_stopped(storage: Storage, stored: StoredStudy, files: StudyDirs) -> None:
-    """Put those trials back to the queue that an earlier run was to put back, but could not.
+def requeue_stopped(storage: Storage, stored: StoredStudy, dirs: StudyDirs) -> None:
+    """Put trials back in the queue that an earlier run could not release.
 
-    It was stopped on purpose, so that this was no attempt.
+    That run was stopped on purpose, so this does not count as an attempt.
     """
-    tokens = files.read_stopped_workers(stored.name)
+    tokens = dirs.read_stopped_workers(stored.name)
     if tokens:
         leases.release(storage, tokens)
-        files.clear_stopped_workers(stored.name)
+        dirs.clear_stopped_workers(stored.name)

@@ -1,4 +1,4 @@
-"""Studies that are made from another one: one trial again, and a comparison of its parts."""
+"""Studies derived from another study: one trial trained again, and a comparison of its parts."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,9 +15,14 @@ from search.spec.study_spec import StudySpec
 def single_trial_spec(
     spec: StudySpec, config: Mapping[str, Value], *, question: str, seed: int, **budget: object
 ) -> StudySpec:
-    """A study of one trial that trains exactly this configuration, with this seed, to the end.
+    """Derive a study of one trial that trains exactly this configuration to the end.
 
-    What an older version did not know of it takes its default.
+    Args:
+        spec: The study of the configuration.
+        config: The flat configuration. Keys that an older version did not have take their defaults.
+        question: The question of the new study.
+        seed: Seed of the weights and the image order.
+        **budget: Changes to [budget].
     """
     config = {**DEFAULTS, **config}
     return replace(
@@ -41,9 +46,17 @@ def ablation_spec(
     repeats: int,
     **budget: object,
 ) -> StudySpec:
-    """A comparison of exactly these configurations, by name, each trained to the end with `repeats` seeds.
+    """Derive a comparison of exactly these configurations, each trained to the end with `repeats` seeds.
 
-    Its base is the first one; a row holds what has a meaning in it and differs.
+    The first configuration is the base. A row has the values that differ from it and have a meaning.
+
+    Args:
+        spec: The study of the configurations.
+        configs: The complete flat configurations by row name.
+        question: The question of the new study.
+        seed: Seed of the study.
+        repeats: Trials per configuration.
+        **budget: Changes to [budget].
     """
     base = next(iter(configs.values()))
     space = replace(spec.space, parameters={key: Fixed(base[key]) for key in spec.space.parameters}, when={})

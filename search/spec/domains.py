@@ -1,4 +1,4 @@
-"""What one parameter of a search may be: a range, a choice, or one fixed value."""
+"""The domain of a parameter: a range, a choice, or a fixed value."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from typing import Protocol, cast
 from search.spec.toml_table import to_toml
 
 Value = bool | int | float | str
-"""What one parameter of a configuration can be; JSON and TOML know the same four."""
+"""The value of a parameter. JSON and TOML have the same four types."""
 
 
 class TrialProtocol(Protocol):
-    """What `sample` needs of a trial: the three questions of an Optuna trial."""
+    """The part of an Optuna trial that `sample` needs."""
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
 
@@ -24,7 +24,7 @@ class TrialProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """One value, which is never asked for."""
+    """One value, which is never suggested by a trial."""
 
     value: Value
 
@@ -44,7 +44,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several values, without an order."""
+    """One of several unordered values."""
 
     values: tuple[Value, ...]
 
@@ -57,11 +57,11 @@ class Choice:
 
     @property
     def single_value(self) -> Value | None:
-        """The value, if there is no choice."""
+        """The value, if there is only one."""
         return self.values[0] if len(self.values) == 1 else None
 
     def suggest(self, trial: TrialProtocol, name: str) -> Value:
-        return cast("Value", trial.suggest_categorical(name, self.values))  # None is none of the values
+        return cast("Value", trial.suggest_categorical(name, self.values))  # None is never among the values
 
     def grid_values(self) -> Sequence[Value]:
         return self.values
@@ -72,12 +72,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Int:
-    """Whole numbers from low to high, both included."""
+    """Integers from low to high, both included."""
 
     low: int
     high: int
     log: bool = False
-    """Whether each factor is as likely as any other (8 to 16 as 64 to 128)."""
+    """Whether equal factors are equally likely (8 to 16 and 64 to 128)."""
     step: int = 1
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Int:
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
     def grid_values(self) -> Sequence[Value]:
-        """Raises ValueError for a logarithmic range, which has no even steps."""
+        """All values. Raises ValueError for a logarithmic range, which has no even steps."""
         if self.log and self.single_value is None:
             raise ValueError("is a logarithmic range, which a grid cannot walk through; write a list of values")
         return range(self.low, self.high + 1, self.step)
@@ -109,7 +109,7 @@ class Float:
     low: float
     high: float
     log: bool = False
-    """Whether each factor is as likely as any other (0.001 to 0.01 as 0.1 to 1)."""
+    """Whether equal factors are equally likely (0.001 to 0.01 and 0.1 to 1)."""
     step: float | None = None
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class Float:
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
     def grid_values(self) -> Sequence[Value]:
-        """Raises ValueError for a range without a step, which has no end of values."""
+        """All values. Raises ValueError for a range without a step, which has infinitely many."""
         if self.single_value is not None:
             return (self.low,)
         if self.step is None:
@@ -148,7 +148,7 @@ Domain = Float | Int | Choice | Fixed
 
 
 def describe(domain: Domain) -> str:
-    """A domain as a person would say it."""
+    """A domain in plain words."""
     if isinstance(domain, Float | Int):
         step = f" in steps of {to_toml(domain.step)}" if domain.step not in (None, 1) else ""
         return f"{to_toml(domain.low)} to {to_toml(domain.high)}{step}"
@@ -156,12 +156,12 @@ def describe(domain: Domain) -> str:
 
 
 def label(value: Value) -> str:
-    """A value as it stands in a table's name, `[space.when.dense_layers.0]`, and in an Optuna name."""
+    """A value as part of a table name, `[space.when.dense_layers.0]`, or of an Optuna name."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _exact(number: float) -> Decimal:
-    """The number as it was written, so that 0.1 three times is 0.3."""
+    """The number as it was written: three times 0.1 is exactly 0.3."""
     return Decimal(str(number))
 
 

@@ -1,4 +1,4 @@
-"""The flat keys of a configuration: which class owns each, what it may be, and how `[space]` is read and written."""
+"""The flat keys of a configuration: their config classes, their checks, and reading and writing `[space]`."""
 
 import tomllib
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from search.spec.toml_table import check_keys, expect_table, explain, read_model
 CONFIG_CLASS_OF: Final[Mapping[str, type[BaseModel]]] = {
     key: kind for kind in (ModelConfig, TrainConfig, AugmentConfig) for key in kind.model_fields
 }
-"""Key -> the class that it is a field of. The keys of the three are disjoint."""
+"""Key -> the class that has it as a field. The three classes have disjoint keys."""
 
 DEFAULTS: Final[Mapping[str, Value]] = {key: kind.model_fields[key].default for key, kind in CONFIG_CLASS_OF.items()}
 
 
 class _Range(BaseModel):
-    """A range as it is written: `{ low = 1e-4, high = 1.0, log = true }`."""
+    """A range in a study file: `{ low = 1e-4, high = 1.0, log = true }`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -33,9 +33,16 @@ class _Range(BaseModel):
 
 
 def check(place: str, key: str, value: object, *, named: str | None = None) -> Value:
-    """The value as its config class has it (1 is 1.0 for a float). `named` stands for the key in errors.
+    """Validate a value with its config class (1 becomes 1.0 for a float).
 
-    Raises SpecError if the class refuses it.
+    Args:
+        place: Table name for messages, such as `[space]`.
+        key: Key of the value.
+        value: The raw value.
+        named: Replaces `key` in messages.
+
+    Raises:
+        SpecError: The class rejects the value.
     """
     try:
         config = CONFIG_CLASS_OF[key].model_validate({key: value})
@@ -46,29 +53,29 @@ def check(place: str, key: str, value: object, *, named: str | None = None) -> V
 
 
 def check_values(place: str, raw: Mapping[str, object]) -> dict[str, Value]:
-    """The values of some keys, each checked."""
+    """Check the values of some keys."""
     check_keys(place, raw, known=CONFIG_CLASS_OF)
     return {key: check(place, key, value) for key, value in raw.items()}
 
 
 def to_configs(values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
-    """Flat values as the three configs; what is not said takes its default."""
+    """Convert flat values to the three configs. Missing keys take their defaults."""
     check_keys("the configuration's", values, known=CONFIG_CLASS_OF)
 
-    def own(kind: type[BaseModel]) -> dict[str, Value]:
+    def fields_of(kind: type[BaseModel]) -> dict[str, Value]:
         return {key: value for key, value in values.items() if CONFIG_CLASS_OF[key] is kind}
 
     return (
-        ModelConfig.model_validate(own(ModelConfig)),
-        TrainConfig.model_validate(own(TrainConfig)),
-        AugmentConfig.model_validate(own(AugmentConfig)),
+        ModelConfig.model_validate(fields_of(ModelConfig)),
+        TrainConfig.model_validate(fields_of(TrainConfig)),
+        AugmentConfig.model_validate(fields_of(AugmentConfig)),
     )
 
 
 def read_space(raw: object) -> SearchSpace:
-    """The space that `[space]` says, with every key of a configuration in it: what is not said is fixed at its default.
+    """Read `[space]`. Keys that it leaves out are fixed at their defaults.
 
-    The keys stand in the order of the config classes, so that the order in a file changes nothing.
+    The result has every key of a configuration, in the order of the config classes: the order in a file has no effect.
     """
     table = dict(expect_table("[space]", raw))
     when = expect_table("[space.when]", table.pop("when", {}))
@@ -84,7 +91,7 @@ def read_space(raw: object) -> SearchSpace:
 
 
 def write_space(space: SearchSpace) -> dict[str, Any]:
-    """The table that `read_space` makes the same space of."""
+    """The table from which `read_space` restores the space."""
     table: dict[str, Any] = {key: _write_domain(domain) for key, domain in space.parameters.items()}
     when: dict[str, dict[str, Any]] = {}
     for (control, value), domains in space.when.items():
@@ -94,7 +101,7 @@ def write_space(space: SearchSpace) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> object:
-    """A value as it stands after `--set key=`: as TOML has it, and a bare word is a string."""
+    """Parse the text after `--set key=`: a TOML value, or a bare word as a string."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -141,9 +148,7 @@ def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict
     when: dict[tuple[str, Value], dict[str, Domain]] = {}
     for control, tables in raw.items():
         if control not in written:
-            raise SpecError(
-                f"[space.when.{control}] {control} is not in [space], so that it decides nothing; add it there"
-            )
+            raise SpecError(f"[space.when.{control}] {control} is not in [space], so it decides nothing; add it there")
         for name, table in expect_table(f"[space.when.{control}]", tables).items():
             place = f"[space.when.{control}.{name}]"
             value = check(place, control, parse_value(name))

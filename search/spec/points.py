@@ -1,4 +1,4 @@
-"""Configurations that are written by hand: the points of `[[try]]` and the rows of `[[compare]]`."""
+"""Hand-written configurations: the points of `[[try]]` and the rows of `[[compare]]`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from search.spec.toml_table import check_keys, expect_tables, to_toml
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationRow:
-    """One row of a comparison: a name, and what is different from `[space]`."""
+    """One row of a comparison: a name, and the values that differ from `[space]`."""
 
     name: str
     values: Mapping[str, Value]
 
 
 def read_points(raw: object, space: SearchSpace, *, listed: bool) -> tuple[Mapping[str, Value], ...]:
-    """The points of `[[try]]`, each inside the space. `listed` if a grid or comparison lists all trials already."""
+    """Read the points of `[[try]]`, each inside the space. `listed`: a grid or comparison already lists all trials."""
     points = []
     for number, table in enumerate(expect_tables("[[try]]", raw), start=1):
         place = f"[[try]] {number}"
@@ -35,8 +35,9 @@ def read_points(raw: object, space: SearchSpace, *, listed: bool) -> tuple[Mappi
 
 
 def read_rows(raw: object, space: SearchSpace, *, least: int = 2) -> tuple[AblationRow, ...]:
-    """The rows of `[[compare]]`, each with values that make sense beside the fixed ones of the space; at least so many,
-    if there are any.
+    """Read the rows of `[[compare]]`, whose values must have a meaning beside the fixed values of the space.
+
+    There must be at least `least` rows, or none.
     """
     tables = expect_tables("[[compare]]", raw)
     if not tables:

@@ -1,4 +1,4 @@
-"""What a search may draw: parameters as values, their dependence on choices, and the cells of a grid."""
+"""The search space: parameters, their dependence on other parameters, and the cells of a grid."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,27 +11,28 @@ from search.spec.domains import Domain, Int, TrialProtocol, Value, describe, lab
 from search.spec.toml_table import to_toml
 
 Condition = tuple[str, frozenset[object]]
-"""The key that decides, and its values for which the needing parameter has a meaning."""
+"""A controlling key, and its values for which the dependent parameter has a meaning."""
 
 REPEAT: Final = "repeat"
-"""The parameter that counts the repeats of a grid's cells, from 0."""
+"""The parameter that counts the repeats of grid cells, from 0."""
 
 MAX_CELLS: Final = 10_000
-"""A grid beyond this is a slip: at ten seconds a trial it runs for more than a day."""
+"""Maximum cells of a grid: at ten seconds a trial, more would run for over a day."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
-    """All parameters of a configuration, and what depends on what.
+    """All parameters of a configuration, and their dependences.
 
-    Raises ValueError if a dependence goes in a circle, or one parameter has ranges of its own under two others.
+    Raises:
+        ValueError: The dependences are cyclic, or two parameters replace the domain of the same other one.
     """
 
     parameters: Mapping[str, Domain]
     when: Mapping[tuple[str, Value], Mapping[str, Domain]] = field(default_factory=dict)
-    """(controlling key, its value) -> what replaces the domains of other parameters there."""
+    """(controlling key, its value) -> domains that then replace those of other parameters."""
     conditions: Mapping[str, Condition] = field(default_factory=dict)
-    """What is not drawn where it has no meaning. A deciding key that is no parameter decides nothing."""
+    """Dependent key -> the condition under which it is sampled. A controlling key outside the space has no effect."""
 
     def __post_init__(self) -> None:
         for control, value in self.when:
@@ -51,22 +52,29 @@ class SearchSpace:
                 raise ValueError(f"{key} may have ranges of its own under one parameter, not {control} and {others[0]}")
 
     def controls(self, key: str) -> tuple[str, ...]:
-        """The parameters that decide what `key` may be."""
-        deciding = [control for (control, _), table in self.when.items() if key in table]
+        """The parameters on which the domain or the meaning of `key` depends."""
+        controls = [control for (control, _), table in self.when.items() if key in table]
         if key in self.conditions:
-            deciding.append(self.conditions[key][0])
-        return tuple(dict.fromkeys(control for control in deciding if control in self.parameters))
+            controls.append(self.conditions[key][0])
+        return tuple(dict.fromkeys(control for control in controls if control in self.parameters))
 
 
 def order(space: SearchSpace) -> tuple[str, ...]:
-    """The keys, in the order of drawing: each after those that decide about it, else as they are written."""
+    """The keys in sampling order: each after its controlling keys, otherwise in the order of the space."""
     return tuple(TopologicalSorter({key: space.controls(key) for key in space.parameters}).static_order())
 
 
 def sample(space: SearchSpace, trial: TrialProtocol) -> dict[str, Value]:
-    """Draw flat values: key -> value. What is fixed is there unasked; what has no meaning beside the rest is left out.
+    """Sample flat values.
 
-    Under a choice with domains of its own the Optuna name is `key[value]`, so that a name always has one distribution.
+    A domain from `when` has the Optuna name `key[value]`. Each Optuna name therefore has one distribution.
+
+    Args:
+        space: The parameters.
+        trial: Suggests the values of those that are not fixed.
+
+    Returns:
+        Key -> value, without the parameters that have no meaning beside the others.
     """
     values: dict[str, Value] = {}
     for key in order(space):
@@ -79,7 +87,7 @@ def sample(space: SearchSpace, trial: TrialProtocol) -> dict[str, Value]:
 
 
 def resolve_name(space: SearchSpace, key: str, values: Mapping[str, Value]) -> tuple[str, Domain]:
-    """The Optuna name and the domain of a parameter, beside the values of those that decide about it."""
+    """The Optuna name and the domain of a parameter, given the values of its controlling keys."""
     for (control, value), table in space.when.items():
         if key in table and values.get(control) == value:
             return f"{key}[{label(value)}]", table[key]
@@ -87,7 +95,7 @@ def resolve_name(space: SearchSpace, key: str, values: Mapping[str, Value]) -> t
 
 
 def is_searched(space: SearchSpace) -> bool:
-    """Whether anything is drawn at all."""
+    """Whether any parameter is sampled."""
     domains = [*space.parameters.values(), *(domain for table in space.when.values() for domain in table.values())]
     return any(domain.single_value is None for domain in domains)
 
@@ -98,16 +106,23 @@ def base_name(name: str) -> str:
 
 
 def with_repeats(space: SearchSpace, repeats: int) -> SearchSpace:
-    """The space with a parameter in front that counts the repeats; a single one is 0, without being asked for."""
+    """The space with a first parameter that counts the repeats. With one repeat it is fixed at 0."""
     counted: dict[str, Domain] = {REPEAT: Int(0, repeats - 1)}
     return SearchSpace(parameters={**counted, **space.parameters}, when=space.when, conditions=space.conditions)
 
 
 def grid(space: SearchSpace, repeats: int = 1) -> tuple[dict[str, Value], ...]:
-    """All cells, as Optuna name -> value, the last parameter changing fastest; repeats outermost.
+    """All cells, as Optuna name -> value.
 
-    So an unfinished grid has every cell measured nearly equally often. Raises SpecError for a range without an end of
-    values, and for more than `MAX_CELLS` cells.
+    The last parameter changes fastest and the repeat slowest: an unfinished grid has measured all cells nearly equally
+    often.
+
+    Args:
+        space: The parameters.
+        repeats: Trials per cell.
+
+    Raises:
+        SpecError: A range has infinitely many values, or there are more than `MAX_CELLS` cells.
     """
     counted = with_repeats(space, repeats)
     cells = tuple(islice(_cells(counted, order(counted), {}, {}), MAX_CELLS + 1))
@@ -117,15 +132,16 @@ def grid(space: SearchSpace, repeats: int = 1) -> tuple[dict[str, Value], ...]:
 
 
 def to_fixed_params(space: SearchSpace, point: Mapping[str, Value]) -> dict[str, Value]:
-    """A point of some parameters, as the Optuna names that hold it: key -> value becomes name -> value.
+    """Convert a point of some parameters from key -> value to Optuna name -> value.
 
-    Raises ValueError if a value is outside of its parameter's domain, or has no meaning at that point.
+    Raises:
+        ValueError: A value is outside the domain of its parameter, or has no meaning at this point.
     """
     known: dict[str, Value] = {}
     names: dict[str, Value] = {}
     for key in order(space):
-        decided = all(control in known for control in space.controls(key))
-        if key not in point and not decided:
+        is_determined = all(control in known for control in space.controls(key))
+        if key not in point and not is_determined:
             continue
         name, domain = resolve_name(space, key, known)
         if key in point:
@@ -137,7 +153,7 @@ def to_fixed_params(space: SearchSpace, point: Mapping[str, Value]) -> dict[str,
 
 
 def irrelevance_reason(space: SearchSpace, key: str, values: Mapping[str, Value]) -> str | None:
-    """Why `key` means nothing beside `values`, or None if it has a meaning."""
+    """The reason why `key` has no meaning beside `values`, or None if it has one."""
     if _has_meaning(space, key, values):
         return None
     control = space.conditions[key][0]
@@ -161,9 +177,9 @@ def _checked(space: SearchSpace, key: str, value: Value, known: Mapping[str, Val
     if domain.single_value is not None:
         fixed = to_toml(domain.single_value)
         raise ValueError(f"{key} is fixed at {fixed} by [space], but got {to_toml(value)}; give it a list there")
-    why = irrelevance_reason(space, key, known)
-    if why is not None:
-        raise ValueError(f"{key} {why}; leave it out")
+    reason = irrelevance_reason(space, key, known)
+    if reason is not None:
+        raise ValueError(f"{key} {reason}; leave it out")
     if value in domain:
         return value
     raise ValueError(f"{key} must be {describe(domain)}, but got {to_toml(value)}")
@@ -172,7 +188,7 @@ def _checked(space: SearchSpace, key: str, value: Value, known: Mapping[str, Val
 def _cells(
     space: SearchSpace, keys: Sequence[str], values: Mapping[str, Value], cell: dict[str, Value]
 ) -> Iterator[dict[str, Value]]:
-    """All cells that begin with `cell`: `values` are decided, `keys` are not."""
+    """All cells that extend `cell`: `values` are set, `keys` are still open."""
     if not keys:
         yield cell
         return
@@ -184,11 +200,11 @@ def _cells(
     if not _has_meaning(space, key, values):
         yield from _cells(space, rest, values, cell)
         return
-    for value in _walk(name, domain):
+    for value in _grid_values(name, domain):
         yield from _cells(space, rest, {**values, key: value}, {**cell, name: value})
 
 
-def _walk(name: str, domain: Domain) -> Sequence[Value]:
+def _grid_values(name: str, domain: Domain) -> Sequence[Value]:
     try:
         return domain.grid_values()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The tables [budget] and [search] of a study file: how much may be spent, and how."""
+"""The tables [budget], [search] and [final] of a study file."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -13,59 +13,59 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 SamplerName = Literal["tpe", "nsga2", "evolution", "random", "grid"]
 PrunerName = Literal["asha", "promote", "hyperband", "median", "none"]
 Cost = Literal["parameters", "macs", "latency_ms", "epoch_seconds"]
-"""What a network costs: trained numbers, multiply-accumulates for one image, milliseconds for one image by itself,
-seconds for an epoch of the study's images.
+"""Costs of a network: trained parameters, multiply-accumulates per image, latency of a single image in milliseconds,
+and seconds per epoch of the study's images.
 """
 
 Objectives = Annotated[
     Metric | tuple[Metric | Cost, ...],
-    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
+    BeforeValidator(lambda raw: tuple(raw) if isinstance(raw, list) else raw),
 ]
 
-#: Trials of a search that says nothing of them: without hours, and with hours, which end it long before.
+#: Default trials of a search: without hours, and with hours, which end it long before.
 DEFAULT_TRIALS, MAX_TRIALS = 100, 1000
-#: Evaluations of a trial where [budget] epochs are left out; rungs are at 1/9, 1/3 and the end of it.
+#: Evaluations of a trial without [budget] epochs. The rungs are at 1/9, 1/3 and the end.
 DEFAULT_EVALUATIONS = 9
-#: A few dozen: a first rung after a few updates is noise (studies/LOG.md, 2026-11-25).
+#: Updates before a rung. A first rung after only a few updates is noise (studies/LOG.md, 2026-11-25).
 DEFAULT_RUNG_UPDATES = 24
-#: Trials that are judged before a search gives up: where a [[try]] point is known to be good, and where trial 0 is the
-#: defaults. From these the ten-minute study saw its first lead after 12 to 17 trials (studies/LOG.md, 2026-11-29).
+#: Judged trials after which a search gives up: with a [[try]] point that is known to be good, and with the defaults as
+#: trial 0. From the defaults the ten-minute study first led after 12 to 17 trials (studies/LOG.md, 2026-11-29).
 DEFAULT_PATIENCE, DEFAULT_PATIENCE_WITHOUT_POINT = 12, 48
 
-#: Configurations of a verdict, and seeds of each: more than ten are a mistyped number.
+#: Maximum configurations of a verdict, and seeds per configuration. A larger number is a typing error.
 MAX_FINAL_TRAININGS = 10
 
 
 class Budget(BaseModel):
-    """The table [budget]: how much may be spent."""
+    """The table [budget]: the limits of a study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     trials: Annotated[int, Field(ge=1)]
-    """Of the whole study, over all workers and all runs. Left out, it is all cells of a grid or comparison; of a search
-    100, or with hours as many as they allow."""
+    """Trials of the study, over all workers and runs. Default: all cells of a grid or comparison; for a search 100, or
+    with hours as many as they allow."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the training images of a trial that is not pruned; may be fractional. Left out, as many as let eight
-    whole trials fit into the hours of the search on one machine, and at least 216 updates of the known point's
-    weights."""
+    """Passes over the training images of a trial that is not pruned; may be fractional. Default: eight full trials fit
+    into the hours of the search on one machine, and the known point gets at least 216 updates of its weights."""
     steps_per_epoch: Annotated[int, Field(ge=1)] = 1
-    """Equal shares of an epoch after which a trial is judged; curves, rungs and checkpoints count these steps."""
+    """Evaluations per epoch, at equal intervals. Curves, rungs and checkpoints count these steps."""
     evaluations: Annotated[int, Field(ge=1)] | None = None
-    """Equal parts of a whole trial after which it is judged, in place of steps_per_epoch. Left out with epochs: 9."""
+    """Evaluations per full trial, at equal intervals; replaces steps_per_epoch. Default without epochs: 9."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock in which the study may run, added up over its runs."""
+    """Maximum wall-clock hours of the study, summed over its runs."""
     trial_macs: Annotated[float, Field(ge=1)] | None = None
-    """Multiply-accumulates, forward, that a trial may train with. A network that needs more for all its epochs sees
-    fewer images, in as many steps: trials then cost about the same, and at each rung equal efforts are compared."""
+    """Maximum multiply-accumulates of a trial's training, forward only. A network that needs more for all its epochs
+    trains on fewer images in the same number of steps. Trials then cost about the same, and each rung compares equal
+    efforts."""
     max_parameters: Annotated[int, Field(ge=1)] | None = None
-    """Numbers that a network may have, frozen ones among them; larger ones are not trained."""
+    """Maximum parameters of a network, frozen ones included. Larger networks are not trained."""
     max_macs: Annotated[int, Field(ge=1)] | None = None
-    """Multiply-accumulates for one image that a network may need; larger ones are not trained."""
+    """Maximum multiply-accumulates of a network per image. Larger networks are not trained."""
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """Milliseconds in which a worker must be able to classify one image; slower networks are not trained."""
+    """Maximum milliseconds in which a worker classifies one image. Slower networks are not trained."""
 
     @model_validator(mode="after")
-    def _steps_are_said_once(self) -> Self:
+    def _steps_are_set_once(self) -> Self:
         if self.steps_per_epoch > 1 and (self.epochs is None or self.evaluations is not None):
             raise ValueError(
                 f"steps_per_epoch = {self.steps_per_epoch} divides epochs that are given, and not evaluations; "
@@ -93,9 +93,14 @@ class Budget(BaseModel):
         return DEFAULT_EVALUATIONS if self.epochs is None else int(Decimal(str(self.epochs)) * self.steps_per_epoch)
 
     def step_epochs(self, *, images: int, macs: int) -> Fraction:
-        """Epochs in a step of a trial of `images` training images, each of which takes `macs` multiply-accumulates.
+        """Epochs per step.
 
-        Raises ValueError as long as the epochs of a study that leaves them out are not settled.
+        Args:
+            images: Training images of the trial.
+            macs: Multiply-accumulates per image, forward only.
+
+        Raises:
+            ValueError: The study file leaves out epochs, and they are not settled yet.
         """
         if self.epochs is None:
             raise ValueError("epochs are left out, and not settled yet")
@@ -108,52 +113,53 @@ class Budget(BaseModel):
 
 
 class SearchSettings(BaseModel):
-    """The table [search]: how the next trial is chosen, and which trials are stopped early."""
+    """The table [search]: how trials are sampled and pruned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     objective: Objectives = "accuracy"
-    """What is maximised, on the validation images; balanced: the mean over the classes. Or a list that begins with it,
-    and goes on with what is minimised beside it; then there is no best trial, but a Pareto front."""
+    """The metric to maximise on the validation images; balanced: the mean over the classes. Or a list of the metric and
+    the costs to minimise; the result is then a Pareto front instead of a best trial."""
     sampler: SamplerName = "tpe"
-    """Nsga2 breeds generations, for several objectives. Evolution begins at the first point of [[try]], else at the
-    defaults, and changes the best; for many parameters and few trials. Grid runs every cell of the space."""
+    """Nsga2 breeds generations, for several objectives. Evolution starts at the first point of [[try]], or without one
+    at the defaults, and mutates the best trials; for many parameters and few trials. Grid runs every cell."""
     pruner: PrunerName = "asha"
-    """Stops trials that fall behind; with promote they pause, and the best of them go on later."""
+    """Stops trials that fall behind. With promote they pause, and the best of them continue later."""
     first_rung: Annotated[int, Field(ge=1)] = 1
     """Steps before a trial can be stopped."""
     rung_updates: Annotated[int, Field(ge=0)] = DEFAULT_RUNG_UPDATES
-    """Updates of its weights that a network has had before a rung judges it, or compares others with it."""
+    """Minimum weight updates before a rung judges a network or compares others with it."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """One of this number of trials at a rung goes on."""
+    """Reduction factor: one of this number of trials at a rung continues."""
     anneal: bool = False
-    """Whether the learning rate's schedule ends at each rung, and is stretched to the next one for trials that go on.
-    Else a rung sees the beginning of a long schedule: one that falls late, or rises first, looks worse than it is."""
+    """Whether the learning-rate schedule ends at each rung and is stretched to the next rung for trials that continue.
+    Otherwise a rung measures the beginning of a long schedule, and underrates a schedule that falls late or rises
+    first."""
     audit: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
-    """Share of the trials that the pruner may not stop, nor count: how they end tells how often it stops good ones."""
+    """Share of the trials that the pruner neither stops nor counts. They show how often it stops good trials."""
     baseline: bool = True
-    """Whether trial 0 is the known point: the first row of [[try]], and what it leaves open at the defaults. It is
-    never stopped, and the last training takes another trial only if that beats it by more than chance."""
+    """Whether trial 0 is the known point: the first row of [[try]], completed with the defaults. It is never stopped.
+    The final training takes another trial only if that trial beats it by more than chance."""
     patience: Annotated[int, Field(ge=1)] = DEFAULT_PATIENCE
-    """Where hours are given, the search ends when this number of trials was judged, and none beats the baseline by more
-    than chance; the time that is left is for the last training. Without a [[try]] point it is 48."""
+    """With hours, the search ends when this number of trials was judged and none beats the baseline by more than
+    chance. The remaining time goes to the final training. Default without a [[try]] point: 48."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Random trials before tpe begins to learn; of nsga2: trials of a generation."""
+    """Random trials before tpe starts to learn; for nsga2, trials per generation."""
     repeats: Annotated[int, Field(ge=1)] = 1
-    """Seeds for each cell of a grid or row of a comparison."""
+    """Seeds per cell of a grid or row of a comparison."""
     seed: int = 0
-    """Of everything that is drawn: points, weights, order of the images."""
+    """Seed of everything random: points, weights, order of the images."""
     trial_seed: int | None = None
-    """Of the weights and the order of the images in every trial; None: each trial has its own. For `run --again`."""
+    """Seed of the weights and the image order in every trial; None: one seed per trial. For `run --again`."""
 
     @property
     def metric(self) -> Metric:
-        """What is maximised; it decides which trials are pruned."""
+        """The maximised metric; it decides which trials are pruned."""
         return cast("Metric", self.objectives[0])  # `_objectives_fit` refuses anything else
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """All of them; the first is maximised and decides which trials are pruned, all others are minimised."""
+        """All objectives. The first is maximised and decides which trials are pruned; the others are minimised."""
         return (self.objective,) if isinstance(self.objective, str) else self.objective
 
     @model_validator(mode="after")
@@ -175,28 +181,27 @@ class SearchSettings(BaseModel):
 
 
 class FinalSettings(BaseModel):
-    """The table [final]: after a search the best once more, on train and validation images, then one look at the test
-    images.
-    """
+    """The table [final]: after a search, the best are trained again on train and validation images, and tested once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the images; None: as many as fit into the time."""
+    """Passes over the images; None: as many as the time allows."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of [budget] hours that is kept for it; it gets what the search leaves over, too."""
+    """Share of [budget] hours reserved for the final training, which also gets the time that the search leaves."""
     top: Annotated[int, Field(ge=1, le=MAX_FINAL_TRAININGS)] = 1
-    """Configurations that are trained: what the search delivers, then the best others."""
+    """Number of configurations to train: the result of the search, then the next best."""
     seeds: Annotated[int, Field(ge=1, le=MAX_FINAL_TRAININGS)] = 1
-    """Trainings of each of them."""
+    """Trainings per configuration."""
     baseline: bool = False
-    """Whether the first point of [[try]], or where there is none the defaults of convsearch, is trained beside them."""
+    """Whether the first point of [[try]], or without one the defaults of convsearch, is trained as well."""
 
 
 def read_final(raw: object, *, budget: Budget, compares: bool) -> FinalSettings | None:
-    """The table [final]; None if there is none.
+    """Read the table [final]; None if it is missing.
 
-    Raises SpecError if nothing says how long the training is, or there is nothing to choose.
+    Raises:
+        SpecError: The training has neither epochs nor hours, or the study is a comparison.
     """
     if raw is None:
         return None
@@ -209,14 +214,20 @@ def read_final(raw: object, *, budget: Budget, compares: bool) -> FinalSettings 
 
 
 def read_budget(raw: object, *, cells: int | None, search: SearchSettings, timed: bool = False) -> Budget:
-    """The table [budget]. `cells` of a grid or comparison are its trials, unless it says fewer; None for a search.
-    `timed`: hours are given elsewhere.
+    """Read the table [budget].
 
-    Raises SpecError, also if no trial is long enough for its pruner.
+    Args:
+        raw: The table.
+        cells: Cells of the grid or comparison, its default and maximum number of trials; None for a search.
+        search: The table [search].
+        timed: Whether the hours are given elsewhere.
+
+    Raises:
+        SpecError: The table breaks a rule, or a trial is too short for the pruner.
     """
-    given = expect_table("[budget]", raw)
-    usual = MAX_TRIALS if timed or given.get("hours") is not None else DEFAULT_TRIALS
-    budget = read_model("[budget]", Budget, {"trials": usual if cells is None else cells, **given})
+    table = expect_table("[budget]", raw)
+    default = MAX_TRIALS if timed or table.get("hours") is not None else DEFAULT_TRIALS
+    budget = read_model("[budget]", Budget, {"trials": default if cells is None else cells, **table})
     if cells is not None and budget.epochs is None:
         raise SpecError("[budget] epochs is missing; a grid or comparison trains all its cells equally long")
     if cells is not None and budget.trials > cells:
@@ -233,11 +244,11 @@ def read_budget(raw: object, *, cells: int | None, search: SearchSettings, timed
 
 
 def read_search(raw: object, *, compares: bool, has_point: bool) -> SearchSettings:
-    """The table [search]. A comparison runs its rows as a grid, each to its end, and can be told nothing else."""
-    needed = {"sampler": "grid", "pruner": "none"} if compares else {}
+    """Read the table [search]. A comparison allows only the grid sampler, and no pruner."""
+    required = {"sampler": "grid", "pruner": "none"} if compares else {}
     patience = DEFAULT_PATIENCE if has_point else DEFAULT_PATIENCE_WITHOUT_POINT
-    search = read_model("[search]", SearchSettings, {"patience": patience, **needed, **expect_table("[search]", raw)})
-    for key, value in needed.items():
+    search = read_model("[search]", SearchSettings, {"patience": patience, **required, **expect_table("[search]", raw)})
+    for key, value in required.items():
         if getattr(search, key) != value:
             raise SpecError(
                 f"[search] {key} must be {to_toml(value)} beside [[compare]], but got {to_toml(getattr(search, key))}; "

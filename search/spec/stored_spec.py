@@ -1,4 +1,4 @@
-"""A study as JSON in the database: written whole, read again, and compared."""
+"""A study as JSON in the database: dump, restore and compare."""
 
 from collections.abc import Container, Mapping
 from typing import Any, Final
@@ -9,7 +9,7 @@ from search.spec.study_spec import StudySpec, build
 from search.spec.toml_table import UnknownKey, to_toml
 
 SCHEMA: Final = 1
-"""Of what `dump` makes; raised when an older version could no longer read it."""
+"""Schema version of `dump`; it grows when an older version can no longer read the result."""
 
 
 MAY_CHANGE: Final = frozenset(
@@ -28,11 +28,11 @@ MAY_CHANGE: Final = frozenset(
         ("[final]", "baseline"),
     }
 )
-"""What a stored study may be continued with; images are compared by their content, not by where they lie."""
+"""Settings that may change when a stored study continues. Images are compared by content, not by path."""
 
 
 def dump(spec: StudySpec) -> dict[str, Any]:
-    """The study as JSON can hold it, with every default written out, so that a later version changes nothing in it."""
+    """The study as JSON values. Every default is written out: a later version with other defaults changes nothing."""
     return {
         "schema": SCHEMA,
         "question": spec.question,
@@ -49,16 +49,17 @@ def dump(spec: StudySpec) -> dict[str, Any]:
 
 
 def restore(stored: Mapping[str, Any]) -> StudySpec:
-    """The study that `dump` made the mapping of; what an older version did not know takes its default.
+    """Restore a study from the result of `dump`. Settings that an older version did not have take their defaults.
 
-    Raises SpecError if a newer version wrote it.
+    Raises:
+        SpecError: A newer version wrote it.
     """
     schema = stored.get("schema")
     if schema != SCHEMA:
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
-        older = {"audit": 0.0, "baseline": False, "rung_updates": 0}  # which had none of them
+        older = {"audit": 0.0, "baseline": False, "rung_updates": 0}  # older versions had none of these
         tables["search"] = {**older, **tables["search"]}
         return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
@@ -68,7 +69,16 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
 
 
 def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, str]] = MAY_CHANGE) -> list[str]:
-    """The settings that need a new study, one line each: `[search] seed: 0 -> 1`; `but` for these keys."""
+    """Describe the changed settings that need a new study.
+
+    Args:
+        stored: The study in the database.
+        new: The study as it is now.
+        but: (place, key) of settings to ignore.
+
+    Returns:
+        One line per setting, such as `[search] seed: 0 -> 1`.
+    """
     before, after = _entries(stored), _entries(new)
     return [
         f"{place} {key}: {to_toml(before.get((place, key)))} -> {to_toml(after.get((place, key)))}"
@@ -78,7 +88,7 @@ def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, s
 
 
 def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
-    """All that a study is made of, by place and key, but for its question and where checkpoints are kept, too."""
+    """All settings of a study by (place, key), without its question and the location of checkpoint copies."""
     raw = dump(spec)
     when = raw["space"].pop("when", {})
     tables = {f"[{name}]": raw[name] for name in ("data", "budget", "search", "space")}

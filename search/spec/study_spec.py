@@ -1,4 +1,4 @@
-"""A study as it is asked for: from studies/NAME.toml to a frozen, checked value, and back from the database."""
+"""A study specification: a frozen, checked value, built from studies/NAME.toml or from the database."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,45 +27,50 @@ from search.spec.settings import FinalSettings as FinalTraining
 from search.spec.toml_table import check_keys, did_you_mean, read_model, to_toml
 
 ROW: Final = "row"
-"""The Optuna parameter that says which row of a comparison a trial belongs to."""
+"""The Optuna parameter that holds the comparison row of a trial."""
 
 STUDY_DIRS: Final = (Path("studies"), Path(__file__).resolve().parents[2] / "studies")
-"""Where a study's name is looked up: the working folder's studies, then those that came with the service."""
+"""Search path for study names: `studies` in the working folder, then the studies shipped with the service."""
 
 TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")
 
 MAX_BYTES: Final = 100_000
-"""Size limit of a study file. Real ones have some thousand bytes; tomllib takes quadratic time for dotted keys."""
+"""Maximum size of a study file in bytes. Real files have a few thousand; tomllib is quadratic in dotted keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudySpec:
-    """A whole study, checked."""
+    """A complete, checked study."""
 
     question: str
     data: DataConfig
     budget: Budget
     search: SearchSettings
     space: SearchSpace
-    """Every key of a configuration; what the file does not say is fixed at its default."""
+    """Every key of a configuration. Keys that the file leaves out are fixed at their defaults."""
     points: tuple[Mapping[str, Value], ...] = ()
-    """[[try]]: points, of some searched keys each, that the first trials take."""
+    """[[try]]: points for the first trials. Each sets some of the searched keys."""
     rows: tuple[AblationRow, ...] = ()
-    """[[compare]]: a designed comparison in place of a search; the first row is the base."""
+    """[[compare]]: the rows of a designed comparison, which replaces the search. The first row is the base."""
     final: FinalTraining | None = None
     """[final]: the training after the search."""
     checkpoints: str | None = None
-    """A folder or object store for a second copy of each checkpoint, that every machine can reach."""
+    """A folder or object store that every machine can reach, for a second copy of each checkpoint."""
     has_trials: bool = field(default=True, compare=False)
-    """Whether the file says how many trials; else what is stored stays."""
+    """Whether the file sets the number of trials. Otherwise the stored number stays."""
     verdict_on: str | None = None
-    """The uid of the study whose leading trials this one trains for the last time and tests; no file says it."""
+    """The uid of the study whose leading trials this study trains a last time and tests. No file sets it."""
 
 
 def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
-    """The study file of that name, or at that path.
+    """Find a study file.
 
-    Raises UsageError if there is none, with the nearest names.
+    Args:
+        name_or_path: The name of a study, or a path that ends in `.toml`.
+        folders: The folders in which a name is looked up, in this order.
+
+    Raises:
+        UsageError: There is no such file. The message lists the available names.
     """
     path = Path(name_or_path)
     candidates = [path] if path.suffix == ".toml" else [folder / f"{name_or_path}.toml" for folder in folders]
@@ -74,18 +79,23 @@ def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
             return candidate
     if path.suffix == ".toml":
         folders = [path.parent]
-    known = sorted({each.stem for folder in folders for each in folder.glob("*.toml")})
-    if not known:
+    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
+    if not names:
         raise UsageError(f"there is no study {to_toml(name_or_path)}, nor any other beside it")
-    listed = f"there is no study {to_toml(name_or_path)}; there are {', '.join(known)}"
-    raise UsageError("; ".join(filter(None, [listed, did_you_mean(path.stem, known)])))
+    message = f"there is no study {to_toml(name_or_path)}; there are {', '.join(names)}"
+    raise UsageError("; ".join(filter(None, [message, did_you_mean(path.stem, names)])))
 
 
 def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool = False) -> StudySpec:
-    """The study that a file describes. `overrides` are dotted keys and the text of their values: budget.epochs -> "4".
-    `timed`: hours are given elsewhere.
+    """Load a study from its file.
 
-    Raises SpecError, with the file, the table, the rule and the value, for everything that cannot be.
+    Args:
+        path: The TOML file.
+        overrides: Values as text by dotted key, such as `{"budget.epochs": "4"}`; they replace those of the file.
+        timed: Whether the hours are given elsewhere.
+
+    Raises:
+        SpecError: The file breaks a rule. The message has the file, the table, the rule and the value.
     """
     overrides = overrides or {}
     source = " ".join([str(path), *(f"--set {key}={text}" for key, text in overrides.items())])
@@ -96,14 +106,21 @@ def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool 
         return build(raw, timed=timed)
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no Unicode, a number without end
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a huge integer
         raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
 def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool = False) -> StudySpec:
-    """The study that the tables describe.
+    """Build a study from its tables.
 
-    Raises SpecError for the first thing that cannot be, and UnknownKey for a key that is none.
+    Args:
+        raw: The tables by name, as tomllib returns them.
+        verdict_on: As in `StudySpec`.
+        timed: Whether the hours are given elsewhere.
+
+    Raises:
+        UnknownKey: A key does not exist.
+        SpecError: A table breaks another rule; only the first fault is reported.
     """
     check_keys("", raw, known=TABLES)
     question = raw.get("question", "")
@@ -113,11 +130,11 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
     space = read_space(raw.get("space", {}))
     rows = read_rows(raw.get("compare", []), space, least=2 if verdict_on is None else 1)
     search = read_search(raw.get("search", {}), compares=bool(rows), has_point=bool(raw.get("try")))
-    listed = search.sampler == "grid"
-    points = read_points(raw.get("try", []), space, listed=listed)
-    cells = len(grid(_with_rows(space, rows), search.repeats)) if listed else None
+    is_grid = search.sampler == "grid"
+    points = read_points(raw.get("try", []), space, listed=is_grid)
+    cells = len(grid(_with_rows(space, rows), search.repeats)) if is_grid else None
     budget = read_budget(raw.get("budget", {}), cells=cells, search=search, timed=timed)
-    if not listed and budget.trials > 1 and not is_searched(space):
+    if not is_grid and budget.trials > 1 and not is_searched(space):
         raise SpecError("[space] leaves nothing to search; give at least one parameter a list or a range")
     data = read_model("[data]", DataConfig, raw.get("data", {}))
     final = read_final(raw.get("final"), budget=budget, compares=bool(rows))
@@ -137,59 +154,73 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
 
 
 def fixed_trials(spec: StudySpec) -> tuple[dict[str, Value], ...]:
-    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the points to try, or the cells."""
+    """Parameters of the trials 0, 1, 2, ..., as Optuna name -> value: the grid cells, or the points of [[try]]."""
     if spec.search.sampler == "grid":
         return grid(_with_rows(spec.space, spec.rows), spec.search.repeats)
     return tuple(to_fixed_params(spec.space, point) for point in spec.points)
 
 
 def start_point(spec: StudySpec) -> dict[str, Value]:
-    """Where evolution begins, key -> value: at the first point of [[try]], and what it leaves open at the defaults."""
+    """The start of evolution, key -> value: the first point of [[try]], completed with the defaults."""
     return {**DEFAULTS, **(spec.points[0] if spec.points else {})}
 
 
 def baseline(spec: StudySpec) -> int | None:
-    """The number of the trial that all others are compared with; None where there is none."""
+    """The number of the baseline trial, or None if the study has none."""
     is_search = spec.search.sampler != "grid" and len(spec.search.objectives) == 1
     return 0 if spec.search.baseline and is_search else None
 
 
-def with_stored_settings(spec: StudySpec, known: StudySpec) -> StudySpec:
-    """The same study, where it leaves open what was settled when it was stored as `known`: that stays."""
+def with_stored_settings(spec: StudySpec, stored: StudySpec) -> StudySpec:
+    """Fill the settings that a study leaves open with those that were settled when it was stored.
+
+    Args:
+        spec: The study as its file describes it.
+        stored: The same study as the database has it.
+
+    Returns:
+        A copy of `spec` with the stored trials, validation images and steps where `spec` leaves them open.
+    """
     data: dict[str, object] = {}
-    budget: dict[str, object] = {} if spec.has_trials else {"trials": known.budget.trials}
+    budget: dict[str, object] = {} if spec.has_trials else {"trials": stored.budget.trials}
     if spec.data.validation is None:
-        data["validation"] = known.data.validation
+        data["validation"] = stored.data.validation
     if spec.budget.epochs is None:
-        budget |= {key: getattr(known.budget, key) for key in ("epochs", "steps_per_epoch")}
+        budget |= {key: getattr(stored.budget, key) for key in ("epochs", "steps_per_epoch")}
         if spec.budget.evaluations is None:
-            budget["evaluations"] = known.budget.evaluations
+            budget["evaluations"] = stored.budget.evaluations
     return replace(spec, data=spec.data.model_copy(update=data), budget=spec.budget.model_copy(update=budget))
 
 
 def sample_config(spec: StudySpec, trial: TrialProtocol) -> dict[str, Value]:
-    """The whole flat configuration of a trial: every key, and in a grid or comparison its `repeat` and `row`.
+    """Sample the flat configuration of a trial.
 
-    Parameters without a meaning beside the others have their defaults.
+    Args:
+        spec: The study of the trial.
+        trial: Suggests the values.
+
+    Returns:
+        Every key -> value, and `repeat` and `row` in a grid or comparison. Parameters that have no meaning beside the
+        others take their defaults.
     """
     space = _with_rows(spec.space, spec.rows)
-    drawn = with_repeats(space, spec.search.repeats) if spec.search.sampler == "grid" else space
-    return with_defaults(spec, sample(drawn, trial))
+    sampled_space = with_repeats(space, spec.search.repeats) if spec.search.sampler == "grid" else space
+    return with_defaults(spec, sample(sampled_space, trial))
 
 
 def with_defaults(spec: StudySpec, values: Mapping[str, Value]) -> dict[str, Value]:
-    """Flat values with what their row of a comparison changes, and with the defaults of what they leave out."""
-    changed = {row.name: row.values for row in spec.rows}.get(str(values.get(ROW)), {})
-    return {**DEFAULTS, **values, **changed}
+    """Complete flat values: apply the changes of their comparison row, and add the defaults of missing keys."""
+    changes = {row.name: row.values for row in spec.rows}.get(str(values.get(ROW)), {})
+    return {**DEFAULTS, **values, **changes}
 
 
 def to_model_configs(spec: StudySpec, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
-    """Flat values, as drawn or as stored, as the three configs."""
+    """Convert flat values, sampled or stored, to the three configs."""
     return to_configs({key: value for key, value in with_defaults(spec, values).items() if key not in (ROW, REPEAT)})
 
 
 def _checkpoints(raw: object) -> str | None:
-    """Where checkpoints are kept, too: a path means the same on all machines, and a secret would be read by all."""
+    """Check the location of the checkpoint copies: it must be the same on all machines, and hold no secret."""
     if raw is None:
         return None
     if not isinstance(raw, str) or not (raw.startswith("/") or "://" in raw):
@@ -212,7 +243,7 @@ def _text(path: Path) -> str:
 
 
 def _with_rows(space: SearchSpace, rows: Sequence[AblationRow]) -> SearchSpace:
-    """The space of a comparison, which asks for the row first; any other is as it is."""
+    """The space with the comparison row as its first parameter; unchanged if there are no rows."""
     if not rows:
         return space
     choice: dict[str, Domain] = {ROW: Choice(tuple(row.name for row in rows))}
@@ -224,5 +255,5 @@ def _override(raw: dict[str, Any], key: str, value: object) -> None:
     for name in tables:
         raw = raw.setdefault(name, {})
         if not isinstance(raw, dict):
-            raise SpecError(f"{key} cannot be set, because {name} is no table")
+            raise SpecError(f"{key} cannot be set, because {name} is not a table")
     raw[last] = value

@@ -1,4 +1,4 @@
-"""One table of a study file: read strictly into a frozen value, or refused with place, rule, value and way out."""
+"""One table of a study file: validated strictly, or rejected with the place, the rule, the value and the remedy."""
 
 import difflib
 import json
@@ -20,15 +20,24 @@ RULES = {
     "int_from_float": "must be a whole number",
     "string_type": "must be a string",
 }
-"""pydantic's error types in the words of a study file; every other rule keeps pydantic's words."""
+"""Messages that replace those of pydantic, by error type."""
 
 
 class UnknownKey(SpecError):
-    """A key that this version does not know: a slip in a file, or a newer version's in a stored study."""
+    """A key that this version does not have: a typing error in a file, or a newer key in a stored study."""
 
 
 def read_model(place: str, kind: type[M], raw: object) -> M:
-    """The value of `kind` that the table says. `place` names it in errors: `[budget]`."""
+    """Validate a table.
+
+    Args:
+        place: Table name for messages, such as `[budget]`.
+        kind: The pydantic model of the table.
+        raw: The table as tomllib returns it.
+
+    Raises:
+        SpecError: The table breaks a rule of `kind`, or has a number that is not finite.
+    """
     table = expect_table(place, raw)
     check_keys(place, table, known=kind.model_fields)
     for key, value in table.items():
@@ -40,21 +49,21 @@ def read_model(place: str, kind: type[M], raw: object) -> M:
 
 
 def expect_table(place: str, raw: object) -> dict[str, Any]:
-    """The table itself. Raises SpecError if it is a plain value or a list."""
+    """Return the table. Raises SpecError if it is a plain value or a list."""
     if isinstance(raw, dict):
         return raw
     raise SpecError(f"{place} must be a table, but got {to_toml(raw)}")
 
 
 def expect_tables(place: str, raw: object) -> list[dict[str, Any]]:
-    """The tables of an array like `[[try]]`. Raises SpecError if it is anything else."""
+    """Return the tables of an array such as `[[try]]`. Raises SpecError for anything else."""
     if isinstance(raw, list):
         return [expect_table(f"{place} {number}", row) for number, row in enumerate(raw, start=1)]
     raise SpecError(f"{place} must be an array of tables, but got {to_toml(raw)}")
 
 
 def check_keys(place: str, raw: Iterable[str], *, known: Iterable[str]) -> None:
-    """Raises UnknownKey for the first key that is not known, with the nearest one that is."""
+    """Raise UnknownKey for the first unknown key, with the most similar known key."""
     names = list(known)
     for key in raw:
         if key not in names:
@@ -62,27 +71,27 @@ def check_keys(place: str, raw: Iterable[str], *, known: Iterable[str]) -> None:
 
 
 def check_finite(place: str, value: object) -> None:
-    """Raises SpecError for nan and inf, which TOML can write and no setting can be."""
+    """Raise SpecError for nan and inf, which TOML allows and no setting accepts."""
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{place} must be a finite number, but got {value}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What the writer may have meant: the most similar name, else all of them."""
+    """A question for the most similar name, or a list of all names if none is similar."""
     names = sorted(known)
-    return did_you_mean(name, names) or f"known are {', '.join(to_toml(each) for each in names)}"
+    return did_you_mean(name, names) or f"known are {', '.join(to_toml(key) for key in names)}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question for the most similar name, or nothing if none is similar."""
+    """A question for the most similar name, or an empty text if none is similar."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f"did you mean {to_toml(close[0])}?" if close else ""
 
 
 def explain(place: str, error: ValidationError, *, named: str | None = None) -> str:
-    """The first fault that pydantic found, as one line: place, key (or `named`), rule and value."""
-    found = error.errors()
-    first = found[0]
+    """Describe the first error from pydantic in one line: place, key (or `named`), rule and value."""
+    errors = error.errors()
+    first = errors[0]
     if not first["loc"]:
         return f"{place} {_rule(first)}"
     key = first["loc"][0]
@@ -91,13 +100,13 @@ def explain(place: str, error: ValidationError, *, named: str | None = None) -> 
         return f"{line} is missing"
     if first["type"] == "value_error":
         return f"{line} {_rule(first)}"
-    # A field of two types (images or a share) has one complaint for each; together they say the rule.
-    rules = " or ".join(dict.fromkeys(_rule(each) for each in found if each["loc"][:1] == (key,)))
+    # A field of two types (images or a share) has one error for each. Together they state the rule.
+    rules = " or ".join(dict.fromkeys(_rule(details) for details in errors if details["loc"][:1] == (key,)))
     return f"{line} {rules.replace(' or must be ', ' or ')}, but got {to_toml(first['input'])}{_hint(first)}"
 
 
 def to_toml(value: object) -> str:
-    """A value as TOML writes it on one line, long ones shortened."""
+    """A value in TOML syntax on one line, shortened to 200 characters."""
     text = _toml(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
 
@@ -124,8 +133,8 @@ def _toml(value: object) -> str:
     if isinstance(value, str):
         return f"'{value}'" if "'" not in value and value.isprintable() else json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(each) for each in value)}]"
+        return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
+        inner = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     return str(value)

@@ -1,4 +1,4 @@
-"""What an error of the database means: whether it passes by itself, whether it is the disk's, what to tell people."""
+"""Classification of database errors: transient errors, disk errors, and the messages for users."""
 
 import sqlite3
 
@@ -7,26 +7,26 @@ import sqlalchemy as sa
 from search.errors import DatabaseError, DiskError
 from search.storage.retry import root_cause
 
-#: Codes of SQLite (https://www.sqlite.org/rescode.html) that say that somebody holds a lock, and that the disk, and not
-#: the database, is in the way.
+#: SQLite result codes (https://www.sqlite.org/rescode.html): another connection holds a lock; the disk, and
+#: not the database, is the cause.
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-#: SQLSTATE codes of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html) that pass by
-#: themselves: no connection, a shutdown, too many connections, a deadlock or conflict of two transactions, a lock. And
-#: those that say that its disk is full or broken, or that it takes no writes (a standby).
+#: SQLSTATE codes of PostgreSQL (https://www.postgresql.org/docs/current/errcodes-appendix.html). Transient: no
+#: connection, a shutdown, too many connections, a deadlock or conflict of two transactions, a lock. Permanent: the disk
+#: is full or broken, or the server accepts no writes (a standby).
 TRANSIENT = ("08", "57P", "53300", "40001", "40P01", "55P03")
 FULL, BROKEN, READ_ONLY = "53100", "58030", "25006"
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same call may well succeed a moment later: somebody holds a lock, or the server restarts."""
+    """Whether a retry can succeed: another client holds a lock, or the server restarts."""
     cause = database_error(error)
     if cause is None:
         return False
     if isinstance(cause.orig, sqlite3.Error):
         return _sqlite_code(cause.orig) in BUSY
     state = getattr(cause.orig, "sqlstate", None)
-    # Without a code there was no server to give one: the connection broke, or could not be made.
+    # An error without a code did not come from the server: the connection broke, or could not be made.
     return (
         cause.connection_invalidated
         or (isinstance(cause, sa.exc.OperationalError) and state is None)
@@ -35,40 +35,48 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_disk_error(error: sa.exc.DBAPIError) -> bool:
-    """Whether the disk below the database is full, broken or write-protected."""
+    """Whether the disk of the database is full, broken or write-protected."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error.orig) in DISK
     return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN, READ_ONLY)
 
 
 def is_full_or_broken(error: sa.exc.DBAPIError) -> bool:
-    """Whether the disk is full or broken. Readers meet that too: they may roll back a killed writer's journal."""
+    """Whether the disk is full or broken. Readers can fail too, when they roll back a killed writer's journal."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error.orig) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     return getattr(error.orig, "sqlstate", None) in (FULL, BROKEN)
 
 
 def to_user_error(url: str, error: Exception) -> DatabaseError | DiskError:
-    """What to tell of an error of the database, or of the disk below it."""
+    """Convert an error of the database or its disk to an error with a message for users.
+
+    Args:
+        url: Database URL; a password in it is not printed.
+        error: Error of SQLAlchemy or Optuna.
+
+    Returns:
+        `DiskError` for a full, broken or write-protected disk, `DatabaseError` otherwise.
+    """
     cause = database_error(error)
-    what = f"{readable_message(url)} cannot be used: {first_line(error)}"
+    problem = f"{readable_message(url)} cannot be used: {first_line(error)}"
     if cause is not None and is_disk_error(cause):
-        return DiskError(f"{what}; {_way_out(cause)}, or name another --storage")
-    if cause is not None and is_transient(cause) and not _is_met(cause):
-        return DatabaseError(f"{what}; name another with --storage, or give the same command when it answers")
+        return DiskError(f"{problem}; {_remedy(cause)}, or name another --storage")
+    if cause is not None and is_transient(cause) and not _has_answered(cause):
+        return DatabaseError(f"{problem}; name another with --storage, or repeat the command when it answers")
     if cause is not None and is_transient(cause):
-        return DatabaseError(f"{what}; when whoever holds or stops it is done, the same command goes on")
-    return DatabaseError(f"{what}; name another with --storage")
+        return DatabaseError(f"{problem}; repeat the command when it is no longer locked or stopped")
+    return DatabaseError(f"{problem}; name another with --storage")
 
 
-def _is_met(error: sa.exc.DBAPIError) -> bool:
-    """Whether a server was there, and did or said something; a file always is."""
-    has_said = getattr(error.orig, "sqlstate", None) is not None
-    return isinstance(error.orig, sqlite3.Error) or error.connection_invalidated or has_said
+def _has_answered(error: sa.exc.DBAPIError) -> bool:
+    """Whether the server was reached; a file always counts as reached."""
+    has_code = getattr(error.orig, "sqlstate", None) is not None
+    return isinstance(error.orig, sqlite3.Error) or error.connection_invalidated or has_code
 
 
-def _way_out(error: sa.exc.DBAPIError) -> str:
-    """What helps against a disk."""
+def _remedy(error: sa.exc.DBAPIError) -> str:
+    """Remedy for a disk error."""
     code = _sqlite_code(error.orig) if isinstance(error.orig, sqlite3.Error) else getattr(error.orig, "sqlstate", None)
     if code in (sqlite3.SQLITE_FULL, FULL):
         return "make room"
@@ -76,9 +84,9 @@ def _way_out(error: sa.exc.DBAPIError) -> str:
 
 
 def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:
-    """The error of the database that is behind `error`, if there is one.
+    """Return the database error that caused `error`, or None.
 
-    Optuna asks once more on a connection that broke (RDBStorage._get_trials), so that the break is only the context.
+    Optuna queries again on a broken connection (RDBStorage._get_trials); the break is then only the context.
     """
     while error is not None and not isinstance(error, sa.exc.DBAPIError):
         error = error.__context__ if isinstance(error, sa.exc.PendingRollbackError) else error.__cause__
@@ -86,13 +94,13 @@ def database_error(error: BaseException | None) -> sa.exc.DBAPIError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what went wrong, without the SQL that SQLAlchemy adds."""
+    """Return the first line of the root cause, without the SQL that SQLAlchemy adds."""
     text = str(root_cause(error))
     return text.splitlines()[0] if text else type(root_cause(error)).__name__
 
 
 def readable_message(url: str) -> str:
-    """`url` as it may be printed: a password in it is replaced by stars."""
+    """Return `url` for printing: a password in it is replaced by stars."""
     try:
         return sa.make_url(url).render_as_string(hide_password=True)
     except sa.exc.ArgumentError:
@@ -100,6 +108,6 @@ def readable_message(url: str) -> str:
 
 
 def _sqlite_code(error: sqlite3.Error) -> int | None:
-    """The primary result code; the extended one has it in its last byte."""
+    """Primary result code: the last byte of the extended one."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF

@@ -1,4 +1,4 @@
-"""Which owners of trials are gone: dead ones of this machine at once, all others by their silence."""
+"""Lease expiry: dead processes of this machine at once, other owners when they stop renewing."""
 
 import socket
 import time
@@ -18,15 +18,15 @@ from search.storage.tables import LEASES
 
 @dataclass(slots=True)
 class LeaseMonitor:
-    """Sees which owners are gone: dead ones of this machine at once, all others when nobody renewed their lease.
+    """Expires the leases of dead processes of this machine at once, and other leases when they are not renewed.
 
-    A lease is aged by our own monotonic clock, and only between looks that succeeded, so neither a clock that jumps nor
-    a database that does not answer expires anybody (client-go's leader election judges leases in the same way).
+    The age of a lease is measured by the local monotonic clock, and only between successful scans. Neither a clock jump
+    nor an unreachable database expires a lease (client-go's leader election works in the same way).
     """
 
     times: Timeouts = field(default_factory=Timeouts)
     machines: int = 0
-    """With such owners, at the last look."""
+    """Number of hosts that held leases at the last scan, without the excluded tokens."""
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
     _looked: float | None = None
 
@@ -39,24 +39,31 @@ class LeaseMonitor:
         pause_s: float = 0.0,
         now: float | None = None,
     ) -> list[int]:
-        """Take the trials of owners that are gone from them; returns their numbers.
+        """Scan the leases of a study once, and expire those of owners that are gone.
 
-        `but`: tokens that the caller watches by itself. `pause_s`: for how long it meant not to look. `now`: monotonic
-        seconds.
+        Args:
+            storage: Storage of the study.
+            study_id: Id of the study.
+            but: Tokens to exclude, because the caller monitors them.
+            pause_s: Planned pause between two scans, in seconds.
+            now: Monotonic time in seconds; None for the current time.
+
+        Returns:
+            Numbers of the trials that lost their owner.
         """
         now = time.monotonic() if now is None else now
         others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
         rows = storage.read(lambda connection: connection.execute(others).all())
         self.machines = len({row.host for row in rows})
-        looked, self._looked = self._looked, now
-        # Our own planned pause is excluded. Up to half of the gap can be the scans themselves.
-        blind = 0.0 if looked is None else max(0.0, now - looked - max(self.times.renewal_interval_s, 2 * pause_s))
+        last, self._looked = self._looked, now
+        # The planned pause is excluded, twice: the scans can take up to half of the gap.
+        blind_s = 0.0 if last is None else max(0.0, now - last - max(self.times.renewal_interval_s, 2 * pause_s))
         numbers: list[int] = []
         seen: dict[str, tuple[int, float]] = {}
         for row in rows:
             renewals, since = self._seen.get(row.token, (None, now))
-            # A gap between two of our looks is our own blindness, not the owner's silence.
-            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + blind)
+            # A gap between two scans was not observed, so it does not age a lease.
+            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + blind_s)
             why = self._gone(row, age=now - seen[row.token][1])
             if why:
                 numbers += expire_dead(storage, row.token, why, renewals=row.renewals)
@@ -72,26 +79,35 @@ class LeaseMonitor:
 
 
 def has_no_live_owner(storage: Storage, study_id: int, say: Say, *, times: Timeouts | None = None) -> bool:
-    """Whether the study has no live owner, after expired leases were removed.
+    """Expire leases and return whether the study has no live owner left.
 
-    Of owners that cannot be looked at that is known as soon as one was heard, or all were silent for a whole lease: so
-    long they are waited for.
+    Processes of other machines cannot be inspected. The call waits until one of them renews its lease, or until all
+    leases have expired.
+
+    Args:
+        storage: Storage of the study.
+        study_id: Id of the study.
+        say: Receives the message that the call waits.
+        times: Renewal interval and timeout of leases; None for the defaults.
+
+    Returns:
+        True if no lease is held any more.
     """
-    watch = LeaseMonitor(times or Timeouts())
-    watch.expire(storage, study_id)
+    monitor = LeaseMonitor(times or Timeouts())
+    monitor.expire(storage, study_id)
     first = held = _renewals(storage, study_id)
     if held:
-        limit = watch.times.lease_timeout_s
+        limit = monitor.times.lease_timeout_s
         say(f"others hold {len(held)} of its trials; waiting up to {limit:.0f} s to see whether they are alive")
     while held and held.items() <= first.items():
-        time.sleep(watch.times.renewal_interval_s / 2)
-        watch.expire(storage, study_id)
+        time.sleep(monitor.times.renewal_interval_s / 2)
+        monitor.expire(storage, study_id)
         held = _renewals(storage, study_id)
     return not held
 
 
 def _renewals(storage: Storage, study_id: int) -> dict[str, int]:
-    """How often each owner has renewed its lease."""
+    """Number of lease renewals by owner token."""
     leases = sa.select(LEASES.c.token, LEASES.c.renewals).where(LEASES.c.study_id == study_id)
-    found: dict[str, int] = dict(storage.read(lambda connection: connection.execute(leases).all()))
-    return found
+    renewals: dict[str, int] = dict(storage.read(lambda connection: connection.execute(leases).all()))
+    return renewals

@@ -1,6 +1,6 @@
-"""Rows for every question: plain SELECTs on a read-only engine, turned into frozen values at once.
+"""Read-only queries: plain SELECTs whose rows are converted to frozen records at once.
 
-Neither Optuna nor torch is loaded, so that an answer takes well under a second.
+Neither Optuna nor torch is loaded, because a query must take well under a second.
 """
 
 import difflib
@@ -37,32 +37,34 @@ from search.storage.trial_loader import (
 )
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
-#: More trials than this are not named one by one: SQLite takes 32766 values in a statement.
+#: Maximum number of trials that are listed in a statement: SQLite allows 32766 values.
 MAX_NAMED = 1000
-_NOBODY: Mapping[str, Any] = {"host": None, "pid": None}
+_NO_OWNER: Mapping[str, Any] = {"host": None, "pid": None}
 
 
 def studies(engine: sa.Engine) -> tuple[StudyRecord, ...]:
-    """All studies, by name."""
+    """Return all studies, sorted by name."""
     with read_transaction(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
         return tuple(read_study(connection, study_id, name) for study_id, name in rows)
 
 
 def study_summaries(engine: sa.Engine) -> tuple[StudySummary, ...]:
-    """All studies that convsearch has made, in two reads, however many they are; verdicts first, then by name."""
+    """Return all studies made by convsearch, verdicts first, then by name. Two SELECTs serve any number of studies."""
     wanted = ("uid", "trials", "hours", "seconds_run", "stop", "nothing_found", "spec")
     pairs = sa.select(STUDY_ATTRS.c.study_id, STUDIES.c.study_name, STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key.in_(wanted)
     )
     states = sa.select(TRIALS.c.study_id, TRIALS.c.state, sa.func.count()).group_by(TRIALS.c.study_id, TRIALS.c.state)
     with read_transaction(engine) as connection:
-        found: dict[int, dict[str, Any]] = {}
+        study_attrs: dict[int, dict[str, Any]] = {}
         for study_id, name, key, text in connection.execute(pairs):
-            found.setdefault(study_id, {"name": name})[key] = json.loads(text)
+            study_attrs.setdefault(study_id, {"name": name})[key] = json.loads(text)
         counts = {(study_id, state): count for study_id, state, count in connection.execute(states)}
-    ended = {(attrs["name"], attrs["spec"].get("verdict_on")) for attrs in found.values() if "spec" in attrs}
-    made = [
+    verdict_keys = {
+        (attrs["name"], attrs["spec"].get("verdict_on")) for attrs in study_attrs.values() if "spec" in attrs
+    }
+    summaries = [
         StudySummary(
             name=attrs["name"],
             uid=attrs["uid"],
@@ -74,27 +76,27 @@ def study_summaries(engine: sa.Engine) -> tuple[StudySummary, ...]:
             stop=bool(attrs.get("stop")),
             nothing_found=bool(attrs.get("nothing_found")),
             has_final=attrs["spec"].get("final") is not None,
-            has_verdict=(f"{attrs['name']}{FINAL}", attrs["uid"]) in ended,
+            has_verdict=(f"{attrs['name']}{FINAL}", attrs["uid"]) in verdict_keys,
             is_verdict=attrs["spec"].get("verdict_on") is not None,
         )
-        for study_id, attrs in found.items()
+        for study_id, attrs in study_attrs.items()
         if "spec" in attrs
     ]
-    return tuple(sorted(made, key=lambda brief: (not brief.is_verdict, brief.name)))
+    return tuple(sorted(summaries, key=lambda summary: (not summary.is_verdict, summary.name)))
 
 
 def study(engine: sa.Engine, name: str) -> StudyRecord:
-    """The study called `name`.
+    """Return the study called `name`.
 
     Raises:
-        UsageError: there is no such study; the nearest names are in the text. So it is with all functions below.
+        UsageError: There is no such study; the message has similar names.
     """
     with read_transaction(engine) as connection:
         return read_study(connection, find_study(connection, name), name)
 
 
 def is_known(engine: sa.Engine, name: str) -> bool:
-    """Whether convsearch has made a study of that name; a bare row may be left of a launcher that died at it."""
+    """Whether convsearch has made a study of that name; a launcher that died can leave a row without a spec."""
     made = sa.select(STUDIES.c.study_id).where(
         STUDIES.c.study_name == name, STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
     )
@@ -103,55 +105,56 @@ def is_known(engine: sa.Engine, name: str) -> bool:
 
 
 def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
-    """The names of the verdicts on a search, in the order in which they were made.
+    """Return the names of the verdicts on a search, in the order of their creation.
 
-    One on a deleted search of the same name is none of them, nor is a bare row that a launcher left that died at it.
+    Verdicts on a deleted search of the same name are excluded, and so are rows without a spec, which a launcher that
+    died can leave.
     """
     specs = sa.select(STUDIES.c.study_name, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
     )
-    own = sa.select(STUDY_ATTRS.c.value_json).where(
+    uid_of_search = sa.select(STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "uid", STUDIES.c.study_name == name
     )
     with read_transaction(engine) as connection:
-        uid = connection.execute(own).scalar()
-        found = connection.execute(specs.order_by(STUDIES.c.study_id)).all()
-    named = [(each, json.loads(spec)) for each, spec in found if is_verdict(each) and searched(each) == name]
-    return tuple(each for each, spec in named if uid is not None and spec.get("verdict_on") == json.loads(uid))
+        uid = connection.execute(uid_of_search).scalar()
+        rows = connection.execute(specs.order_by(STUDIES.c.study_id)).all()
+    named = [(verdict, json.loads(spec)) for verdict, spec in rows if is_verdict(verdict) and searched(verdict) == name]
+    return tuple(verdict for verdict, spec in named if uid is not None and spec.get("verdict_on") == json.loads(uid))
 
 
 def test_set_accesses(engine: sa.Engine, fingerprint: str) -> tuple[TestSetAccess, ...]:
-    """Which studies have used the test images of this set, and when."""
-    found = []
-    for row in studies(engine):
-        if row.data.get("fingerprint") == fingerprint and row.spec.get("verdict_on") is not None:
-            times = sorted(each.test["time"] for each in trials(engine, row.name) if each.test is not None)
-            found += (
-                [TestSetAccess(study=row.name, networks=len(times), first=times[0], last=times[-1])] if times else []
+    """Return the studies that have used the test images of the data set with this fingerprint, and when."""
+    accesses = []
+    for record in studies(engine):
+        if record.data.get("fingerprint") == fingerprint and record.spec.get("verdict_on") is not None:
+            times = sorted(trial.test["time"] for trial in trials(engine, record.name) if trial.test is not None)
+            accesses += (
+                [TestSetAccess(study=record.name, networks=len(times), first=times[0], last=times[-1])] if times else []
             )
-    return tuple(found)
+    return tuple(accesses)
 
 
 def trial(engine: sa.Engine, name: str, number: int) -> TrialRecord:
-    """Trial `number` of a study.
+    """Return trial `number` of a study.
 
     Raises:
-        UsageError: there is no such study, or no such trial in it.
+        UsageError: There is no such study, or no such trial in it.
     """
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
-        found = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.number == number))
+        records = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.number == number))
         count = connection.execute(
             sa.select(sa.func.count()).select_from(select_trial_ids(study_id).subquery())
         ).scalar_one()
-    if found:
-        return found[0]
-    known = f"it has trials 0 to {count - 1}" if count else "it has no trials yet"
-    raise UsageError(f"study {name!r} has no trial {number}; {known}")
+    if records:
+        return records[0]
+    range_hint = f"it has trials 0 to {count - 1}" if count else "it has no trials yet"
+    raise UsageError(f"study {name!r} has no trial {number}; {range_hint}")
 
 
 def trials(engine: sa.Engine, name: str) -> tuple[TrialRecord, ...]:
-    """All trials of a study, by number."""
+    """Return all trials of a study, sorted by number. Raises `UsageError` if there is no such study."""
     with read_transaction(engine) as connection:
         return load_trials(connection, name, select_trial_ids(find_study(connection, name)))
 
@@ -164,26 +167,36 @@ def progress(
     tokens: Collection[str] | None = None,
     known: StudyRecord | None = None,
 ) -> StudyProgress:
-    """What is going on, in one cheap read: the trials at work, and those that finished and are not in `seen`.
+    """Return the progress of a study in one cheap read.
 
-    `tokens`: of the trials at work, only those of these owners; where machines are many, each looks at its own.
-    `known`: the study at an earlier look; what never changes is taken from there.
+    Args:
+        engine: Read-only engine.
+        name: Name of the study.
+        seen: Numbers of finished trials to leave out.
+        tokens: Owners whose running trials are read; None for all owners. On many machines, each reads its own.
+        known: The study as read before; its constant fields are not read again.
+
+    Returns:
+        The study, its running trials, and its finished trials that are not in `seen`.
+
+    Raises:
+        UsageError: There is no such study.
     """
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         new = _finished(connection, study_id).difference(seen)
-        done = _numbered(connection, study_id, name, new) if new else ()
+        finished = _numbered(connection, study_id, name, new) if new else ()
         running = _running(connection, study_id, name, tokens)
-        row = read_study(connection, study_id, name) if known is None else _known_study(connection, study_id, known)
-    return StudyProgress(study=row, running=running, finished=done)
+        record = read_study(connection, study_id, name) if known is None else _refresh(connection, study_id, known)
+    return StudyProgress(study=record, running=running, finished=finished)
 
 
 def workers(engine: sa.Engine) -> tuple[RunningTrial, ...]:
-    """All running trials of all studies with their workers; the earliest first."""
+    """Return all running trials of all studies with their workers, sorted by start time."""
     with read_transaction(engine) as connection:
         rows = connection.execute(sa.select(STUDIES).order_by(STUDIES.c.study_name)).all()
-        found = [each for study_id, name in rows for each in _running(connection, study_id, name)]
-    return tuple(sorted(found, key=lambda each: (each.trial.started is None, each.trial.started)))
+        running = [active for study_id, name in rows for active in _running(connection, study_id, name)]
+    return tuple(sorted(running, key=lambda active: (active.trial.started is None, active.trial.started)))
 
 
 def _running(
@@ -193,26 +206,31 @@ def _running(
     if tokens is not None:
         held = sa.select(LEASES.c.trial_id).where(LEASES.c.token.in_(tokens))
         chosen = chosen.where(TRIALS.c.trial_id.in_(held))
-    ids = connection.execute(chosen).scalars().all()  # asked once, not for each table
+    ids = connection.execute(chosen).scalars().all()  # selected once, not for each table
     active = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.trial_id.in_(ids))) if ids else ()
     owners = _owners(connection, study_id) if active else {}
-    return tuple(RunningTrial(trial=t, **owners.get(t.number, _NOBODY)) for t in active)
+    return tuple(RunningTrial(trial=trial, **owners.get(trial.number, _NO_OWNER)) for trial in active)
 
 
 def find_study(connection: sa.Connection, name: str) -> int:
-    """The id of the study called `name`."""
-    known = dict(connection.execute(sa.select(STUDIES.c.study_name, STUDIES.c.study_id)).all())
-    if name in known:
-        return int(known[name])
+    """Return the id of the study called `name`.
+
+    Raises:
+        UsageError: There is no such study.
+    """
+    ids = dict(connection.execute(sa.select(STUDIES.c.study_name, STUDIES.c.study_id)).all())
+    if name in ids:
+        return int(ids[name])
     where = display_name(connection.engine)
-    if not known:
+    if not ids:
         raise UsageError(f"there is no study {name!r}: {where} holds none yet; `convsearch run {name}` begins it")
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(name, ids, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`convsearch studies` lists those there are"
     raise UsageError(f"there is no study {name!r} in {where}; {hint}")
 
 
 def read_study(connection: sa.Connection, study_id: int, name: str) -> StudyRecord:
+    """Return the study with this id, which is called `name`."""
     rows = sa.select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)
     ordered = connection.execute(rows.order_by(DIRECTIONS.c.objective)).scalars()
     directions = tuple(direction.lower() for direction in ordered)
@@ -238,9 +256,9 @@ def read_study(connection: sa.Connection, study_id: int, name: str) -> StudyReco
     )
 
 
-def _known_study(connection: sa.Connection, study_id: int, known: StudyRecord) -> StudyRecord:
-    """A known study, read again: its counts, what its launchers write, and its best trial if that has changed."""
-    if known.spec and known.spec["budget"].get("epochs") is None:  # nobody had settled them
+def _refresh(connection: sa.Connection, study_id: int, known: StudyRecord) -> StudyRecord:
+    """Update a known study: its counts, the attributes that launchers write, and its best trial if that has changed."""
+    if known.spec and known.spec["budget"].get("epochs") is None:  # the epochs were not set yet
         return read_study(connection, study_id, known.name)
     changing = ("uid", "trials", "seconds_run", "hours", "stop", "nothing_found", "judged_before", "selection")
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
@@ -269,8 +287,8 @@ def _best(connection: sa.Connection, study_id: int, name: str, directions: Seque
     best_id = connection.execute(select_best_ids(study_id, directions, 1)).scalar()  # ranked once, not for each table
     if best_id is None:
         return None
-    (found,) = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.trial_id == best_id))
-    return found
+    (record,) = load_trials(connection, name, select_trial_ids(study_id).where(TRIALS.c.trial_id == best_id))
+    return record
 
 
 def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> TrialCounts:
@@ -279,7 +297,7 @@ def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Tri
     paused = paused_ids(study_id).with_only_columns(sa.func.count())
     paused_count = int(connection.execute(paused).scalar_one()) if "WAITING" in count else 0
     return TrialCounts(
-        # A study of plain Optuna knows no budget: it has what it has.
+        # A study of plain Optuna has no budget; its trials are counted instead.
         budget=sum(count.values()) if budget is None else budget,
         complete=count.get("COMPLETE", 0),
         pruned=count.get("PRUNED", 0),
@@ -303,7 +321,7 @@ def _numbered(connection: sa.Connection, study_id: int, name: str, numbers: froz
     chosen = select_trial_ids(study_id)
     if len(numbers) <= MAX_NAMED:
         return load_trials(connection, name, chosen.where(TRIALS.c.number.in_(numbers)))
-    return tuple(row for row in load_trials(connection, name, chosen) if row.number in numbers)
+    return tuple(trial for trial in load_trials(connection, name, chosen) if trial.number in numbers)
 
 
 def _owners(connection: sa.Connection, study_id: int) -> dict[int, dict[str, Any]]:
@@ -316,10 +334,12 @@ def _owners(connection: sa.Connection, study_id: int) -> dict[int, dict[str, Any
 
 
 def is_maximized(directions: Sequence[str]) -> bool:
+    """Whether the first objective is maximized, which is also the default."""
     return not directions or directions[0] == "maximize"
 
 
 def select_best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
+    """Select the ids of the `top` complete trials, or of all with None, by their first objective, best first."""
     order = VALUES.c.value.desc() if is_maximized(directions) else VALUES.c.value.asc()
     return (
         select_trial_ids(study_id)

@@ -1,4 +1,4 @@
-"""Which trials lead: by their value, or the Pareto front."""
+"""Rankings of trials: by value, or the Pareto front."""
 
 import math
 import operator
@@ -21,65 +21,97 @@ from search.storage.trial_loader import (
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
-    """The `top` complete trials with the best finite values of the first objective, earlier ones first among equals.
+    """Return the best complete trials of a study.
 
-    With several objectives, those of the Pareto front: no other trial is as good in all and better in one.
+    Args:
+        engine: Read-only engine.
+        name: Name of the study.
+        top: Maximum number of trials.
+
+    Returns:
+        The trials with the best finite values of the first objective; of equal ones the earlier comes first. With
+        several objectives, the trials of the Pareto front: no other trial is as good in all and better in one.
+
+    Raises:
+        UsageError: There is no such study.
     """
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
-        row = read_study(connection, study_id, name)
-        if len(row.directions) > 1:
+        study = read_study(connection, study_id, name)
+        if len(study.directions) > 1:
             front = _front(
-                load_trials(connection, name, select_best_ids(study_id, row.directions, None)), row.directions
+                load_trials(connection, name, select_best_ids(study_id, study.directions, None)), study.directions
             )
-            return Ranking(study=row, trials=tuple(front[:top]), front=len(front))
-        chosen = load_trials(connection, name, select_best_ids(study_id, row.directions, top))
-    sign = -1.0 if is_maximized(row.directions) else 1.0
-    return Ranking(study=row, trials=tuple(sorted(chosen, key=lambda t: (sign * t.values[0], t.number))))
+            return Ranking(study=study, trials=tuple(front[:top]), front=len(front))
+        leading = load_trials(connection, name, select_best_ids(study_id, study.directions, top))
+    sign = -1.0 if is_maximized(study.directions) else 1.0
+    return Ranking(study=study, trials=tuple(sorted(leading, key=lambda t: (sign * t.values[0], t.number))))
 
 
 def _front(trials: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:
-    """The trials that no other one dominates, the best of the first objective first; equal ones are all there."""
+    """Non-dominated trials, sorted by the first objective, best first; equal trials are all included."""
     signs = [-1.0 if direction == "maximize" else 1.0 for direction in directions]
     ranked = sorted((tuple(s * v for s, v in zip(signs, t.values, strict=True)), t.number, t) for t in trials)
     front: list[tuple[tuple[float, ...], TrialRecord]] = []
-    for losses, _, trial in ranked:  # a trial that dominates another one comes before it
+    for losses, _, trial in ranked:  # a dominating trial is sorted before the dominated one
         if not any(other != losses and all(map(operator.le, other, losses)) for other, _ in front):
             front.append((losses, trial))
     return [trial for _, trial in front]
 
 
 def ranked_by_best_value(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, float], ...]:
-    """All trials that were judged, whether they were trained to their end or not, and their values, the best first.
+    """Return all evaluated trials with their values, best first, whether they were trained completely or not.
 
-    Of a complete one its last value counts, of any other its best one: a trial that is better after less training is
-    better. One that failed, or cannot be trained, is none of them.
+    The value of a complete trial is its final one, and of any other trial its best one: a trial that is better after
+    less training is better. Trials that failed or cannot be trained are excluded.
+
+    Args:
+        engine: Read-only engine.
+        name: Name of the study.
+
+    Returns:
+        (trial, value) pairs.
+
+    Raises:
+        UsageError: There is no such study.
     """
     return ranked(trials(engine, name))
 
 
 def ranked(trials: Sequence[TrialRecord]) -> tuple[tuple[TrialRecord, float], ...]:
-    """Of these trials those that were judged, and their values, the best first; see `ranked_by_best_value`."""
-    able = (each for each in trials if each.state != "FAIL" and each.violation <= 0)
-    judged = [(-value, each.number, each) for each in able if (value := _came_to(each)) is not None]
-    return tuple((each, -value) for value, _, each in sorted(judged))
+    """Return those of these trials that were evaluated, with their values, best first; see `ranked_by_best_value`."""
+    trainable = (trial for trial in trials if trial.state != "FAIL" and trial.violation <= 0)
+    losses = [(-value, trial.number, trial) for trial in trainable if (value := _best_value(trial)) is not None]
+    return tuple((trial, -loss) for loss, _, trial in sorted(losses))
 
 
-def _came_to(trial: TrialRecord) -> float | None:
+def _best_value(trial: TrialRecord) -> float | None:
     values = trial.values[:1] if trial.state == "COMPLETE" else tuple(value for _, value in trial.curve)
     return max(filter(math.isfinite, values), default=None)
 
 
 def complete_trials(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, ...], int]:
-    """Trial 0 and all complete trials of a study, and how many but trial 0 have kept which images they recognised."""
+    """Return trial 0 and all complete trials of a study, and a count of trials with stored correct images.
+
+    Args:
+        engine: Read-only engine.
+        name: Name of the study.
+
+    Returns:
+        The trials, and the number of trials, except trial 0 and failed ones, that stored which images they classified
+        correctly.
+
+    Raises:
+        UsageError: There is no such study.
+    """
     with read_transaction(engine) as connection:
         study_id = find_study(connection, name)
         chosen = select_trial_ids(study_id).where((TRIALS.c.state == "COMPLETE") | (TRIALS.c.number == 0))
-        kept = sa.select(sa.func.count()).where(
+        with_correct = sa.select(sa.func.count()).where(
             TRIALS.c.study_id == study_id,
             TRIALS.c.number != 0,
             TRIALS.c.state != "FAIL",
             TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
             TRIAL_ATTRS.c.key == CORRECT,
         )
-        return load_trials(connection, name, chosen), connection.execute(kept).scalar_one()
+        return load_trials(connection, name, chosen), connection.execute(with_correct).scalar_one()

@@ -1,12 +1,12 @@
-"""Write transactions and fencing: the storage that Optuna, and everything of ours that writes, goes through.
+"""Write transactions and fencing: the storage for Optuna and for all writes of this package.
 
-`Storage` is Optuna's own `RDBStorage` with its trial writes done again, because on SQLite Optuna selects before it
-updates, in a transaction that takes no lock until the update (`SELECT ... FOR UPDATE` is ignored there), so that two
-workers can do the same work (optuna/optuna#4002, #4621). Here every write is one transaction that holds the write lock
-from its first statement, and every write to a trial first checks, inside that transaction, that this process owns it.
+`Storage` replaces the trial writes of Optuna's `RDBStorage`. On SQLite Optuna selects before it updates, in a
+transaction that takes no lock until the update (`SELECT ... FOR UPDATE` is ignored there); two workers can then do the
+same work (optuna/optuna#4002, #4621). Here every write is one transaction that holds the write lock from its first
+statement. Every write to a trial first checks, inside that transaction, that this process owns the trial.
 
-Every call is made again while the database is locked or its server restarts. So each of them may be done twice: the
-answer to a COMMIT can be lost when it was carried out. Writes are upserts; a claim and a tell know their own again.
+Every call is retried while the database is locked or its server restarts. A call may therefore run twice: the answer to
+a COMMIT can be lost after the commit. Writes are upserts; a claim and a tell recognise their earlier attempt.
 """
 
 import functools
@@ -44,8 +44,8 @@ from search.storage.upsert import Upsert, Write, attr, fenced_upsert, group_stat
 T = TypeVar("T")
 
 
-def _patient(call: Callable[..., T]) -> Callable[..., T]:
-    """A method of Optuna's storage that waits for a database that is busy or away."""
+def _retrying(call: Callable[..., T]) -> Callable[..., T]:
+    """Wrap a method of Optuna's storage with retries while the database is busy or unreachable."""
 
     @functools.wraps(call)
     def method(self: "Storage", *args: Any, **kwargs: Any) -> T:
@@ -55,49 +55,49 @@ def _patient(call: Callable[..., T]) -> Callable[..., T]:
 
 
 class Storage(TransactionalStorage):
-    """Optuna's storage with atomic, fenced writes. Thread-safe, but for `batch()`, which belongs to one
-    thread.
+    """Optuna's storage with atomic, fenced writes. Thread-safe, except for `batch()`, which belongs to one thread.
 
-    Samplers ask for all trials before each draw, and of those that run they take the parameters alone: with hundreds of
-    workers these are most of what would be read.
+    Samplers read all trials before each draw, but only the parameters of running ones. With hundreds of workers the
+    running trials are most of the data.
 
-    `token` is what this process signs its leases with; without one it can read, and write to studies, but to no trial.
+    `token` signs the leases of this process. Without a token, the storage can read, and can write to studies, but not
+    to trials.
     """
 
-    _together: list[tuple[int, Write]] | None = None
+    _batched: list[tuple[int, Write]] | None = None
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Keep the trial writes made inside the block, and do them in one transaction at its end; none if it raises."""
-        self._together = []
+        """Collect the trial writes of the block and apply them in one transaction at its end; none if it raises."""
+        self._batched = []
         try:
             yield
-            kept, self._together = self._together, None
+            writes, self._batched = self._batched, None
         finally:
-            self._together = None
-        if kept:
-            self._apply(kept)
+            self._batched = None
+        if writes:
+            self._apply(writes)
 
     def _write_trial(self, trial_id: int, *writes: Write) -> None:
-        if self._together is not None:
-            self._together.extend((trial_id, write) for write in writes)
+        if self._batched is not None:
+            self._batched.extend((trial_id, write) for write in writes)
             return
         self._apply([(trial_id, write) for write in writes])
 
     def _apply(self, writes: Sequence[tuple[int, Write]]) -> None:
         trial_ids = {trial_id for trial_id, _ in writes}
-        rows = [write for _, write in writes if isinstance(write, Upsert)]
-        if self.engine.dialect.name == "postgresql" and len(trial_ids) == 1 and len(rows) == len(writes):
-            self._put(trial_ids.pop(), rows)
+        upserts = [write for _, write in writes if isinstance(write, Upsert)]
+        if self.engine.dialect.name == "postgresql" and len(trial_ids) == 1 and len(upserts) == len(writes):
+            self._write_rows(trial_ids.pop(), upserts)
             return
         statements = group_statements(self.engine.dialect.name, [write for _, write in writes])
-        is_again = False
+        was_attempted = False
 
         def apply(connection: sa.Connection) -> None:
-            nonlocal is_again
-            was_tried, is_again = is_again, True
-            if was_tried and all(self._is_told(connection, trial_id) for trial_id in trial_ids):
-                return  # it was done, and only the answer was lost
+            nonlocal was_attempted
+            is_retry, was_attempted = was_attempted, True
+            if is_retry and all(self._was_finished_here(connection, trial_id) for trial_id in trial_ids):
+                return  # an earlier attempt was committed, and only its answer was lost
             for trial_id in trial_ids:
                 self._check_owner(connection, trial_id)
             for statement, rows in statements:
@@ -105,44 +105,44 @@ class Storage(TransactionalStorage):
 
         self.write(apply)
 
-    def _put(self, trial_id: int, rows: Sequence[Upsert]) -> None:
-        """Write rows of a trial by one statement, which waits for one answer in place of five."""
+    def _write_rows(self, trial_id: int, rows: Sequence[Upsert]) -> None:
+        """Upsert rows of one trial in one statement: one round trip instead of five."""
         statement, parameters = fenced_upsert(LEASE_HOLDER, rows, self.token or "")
 
-        def put() -> None:
+        def upsert_rows() -> None:
             with self._at_once.connect() as connection:
-                self._refuse_others(
+                self._require_ownership(
                     trial_id, connection.execute(statement, parameters | {"held_id": trial_id}).scalar_one_or_none()
                 )
 
-        self.retry_transient(put)
+        self.retry_transient(upsert_rows)
 
-    def _is_told(self, connection: sa.Connection, trial_id: int) -> bool:
-        """Whether it was this process that finished the trial."""
+    def _was_finished_here(self, connection: sa.Connection, trial_id: int) -> bool:
+        """Whether this process finished the trial."""
         of_trial = (TRIAL_SYSTEM_ATTRS.c.trial_id == trial_id, TRIAL_SYSTEM_ATTRS.c.key == FINISHED_BY)
-        told = connection.execute(sa.select(TRIAL_SYSTEM_ATTRS.c.value_json).where(*of_trial)).scalar_one_or_none()
-        return told is not None and json.loads(told) == self.token
+        token = connection.execute(sa.select(TRIAL_SYSTEM_ATTRS.c.value_json).where(*of_trial)).scalar_one_or_none()
+        return token is not None and json.loads(token) == self.token
 
     def _check_owner(self, connection: sa.Connection, trial_id: int) -> None:
-        """The fence: only the holder of its lease writes to a trial, and only while it is RUNNING.
+        """The fence: only the lease holder writes to a trial, and only while the trial is RUNNING.
 
-        It is the lease's row that is locked. PostgreSQL looks again at a row for whose lock it waited, and only at that
-        one (https://www.postgresql.org/docs/current/transaction-iso.html, Read Committed): so a lease that ended
-        meanwhile is seen to be gone.
+        The lease's row is locked. After a wait for a row lock, PostgreSQL reads that row again, and only that row
+        (https://www.postgresql.org/docs/current/transaction-iso.html, Read Committed). A lease that ended during the
+        wait is therefore not found.
         """
-        self._refuse_others(trial_id, connection.execute(LEASE_HOLDER, {"held_id": trial_id}).scalar_one_or_none())
+        self._require_ownership(trial_id, connection.execute(LEASE_HOLDER, {"held_id": trial_id}).scalar_one_or_none())
 
-    def _refuse_others(self, trial_id: int, token: str | None) -> None:
+    def _require_ownership(self, trial_id: int, token: str | None) -> None:
         if self.token is None or token != self.token:
             raise LeaseLostError(f"trial id {trial_id} is finished, or belongs to another process; nothing was written")
 
     def name_objectives(self, connection: sa.Connection, study_id: int, objectives: Sequence[str]) -> None:
-        """Say what the values of a study are, for the dashboard; Optuna's own call for this is experimental."""
+        """Store the names of a study's objectives for the dashboard; Optuna's own method is experimental."""
         keys: dict[str, object] = {"study_id": study_id, "key": "study:metric_names"}
         connection.execute(self.upsert(STUDY_SYSTEM_ATTRS, keys, {"value_json": json.dumps(list(objectives))}))
 
     def trial_attr(self, trial_id: int, key: str, value: object) -> sa.Executable:
-        """The statement that sets a user attribute of a trial."""
+        """Return the statement that sets a user attribute of a trial."""
         return self.upsert(TRIAL_ATTRS, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
 
     # -- Optuna's trial writes, each in one locked and fenced transaction ------------------------------------
@@ -161,7 +161,7 @@ class Storage(TransactionalStorage):
         self._write_trial(trial_id, Upsert(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Finish a trial; its lease ends in the same transaction. Claims and releases are `search.storage.leases`'s."""
+        """Finish a trial and end its lease in one transaction. Claims and releases are in `search.storage.leases`."""
         if not state.is_finished():
             raise ValueError(f"only search.storage.leases sets a trial to {state.name}")
         writes: list[Write] = []
@@ -185,22 +185,22 @@ class Storage(TransactionalStorage):
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._write_trial(trial_id, attr(TRIAL_SYSTEM_ATTRS, trial_id, key, value))
 
-    # -- Optuna's study writes: the lock first, then the same work -------------------------------------------
+    # -- Optuna's study writes, unchanged, but under the write lock ------------------------------------------
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         return self._locked(lambda: super(Storage, self).create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
         self.write(lambda connection: connection.execute(sa.delete(LEASES).where(LEASES.c.study_id == study_id)))
-        is_again = False
+        was_attempted = False
 
         def delete() -> None:
-            nonlocal is_again
-            was_tried, is_again = is_again, True
+            nonlocal was_attempted
+            is_retry, was_attempted = was_attempted, True
             try:
                 super(Storage, self).delete_study(study_id)
             except KeyError:
-                if not was_tried:  # else it was done, and only the answer was lost
+                if not is_retry:  # otherwise an earlier attempt was committed, and only its answer was lost
                     raise
 
         self._locked(delete)
@@ -228,16 +228,16 @@ class Storage(TransactionalStorage):
             self.scoped_session.remove()
             self.scoped_session.configure(bind=self.engine)
 
-    # -- Optuna's reads, made again while the database is busy ------------------------------------------------
+    # -- Optuna's reads, retried while the database is busy ---------------------------------------------------
 
-    get_all_studies = _patient(RDBStorage.get_all_studies)
-    get_study_directions = _patient(RDBStorage.get_study_directions)
-    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
-    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
-    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
+    get_all_studies = _retrying(RDBStorage.get_all_studies)
+    get_study_directions = _retrying(RDBStorage.get_study_directions)
+    get_study_id_from_name = _retrying(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _retrying(RDBStorage.get_study_name_from_id)
+    get_study_system_attrs = _retrying(RDBStorage.get_study_system_attrs)
+    get_study_user_attrs = _retrying(RDBStorage.get_study_user_attrs)
 
-    # -- our own reads ---------------------------------------------------------------------------------------
+    # -- additional reads ------------------------------------------------------------------------------------
 
     def rank_at_step(
         self,
@@ -249,13 +249,21 @@ class Storage(TransactionalStorage):
         left_out: frozenset[int] = frozenset(),
         later: tuple[int, ...] = (),
     ) -> tuple[int, int]:
-        """How a value at `step` stands: how many trials have a better one there, and how many have one at all.
+        """Rank a value among the intermediate values of other trials at `step`. Failed trials do not count.
 
-        Failed trials do not count, nor do trial number `but`, those of the numbers that are `left_out`, and those that
-        are judged from a `later` step on.
+        Args:
+            study_id: Id of the study.
+            step: Step of the intermediate values.
+            value: Value to rank; a higher value is better.
+            but: Number of the trial to exclude.
+            left_out: Numbers of further trials to exclude.
+            later: Steps after `step`. Trials that are judged only from one of these on are excluded.
+
+        Returns:
+            The number of trials with a better value at `step`, and the number of trials with any value there.
         """
-        theirs = CURVES.c.intermediate_value
-        count = sa.select(sa.func.count().filter(theirs > value), sa.func.count()).where(
+        intermediate_value = CURVES.c.intermediate_value
+        count = sa.select(sa.func.count().filter(intermediate_value > value), sa.func.count()).where(
             CURVES.c.trial_id == TRIALS.c.trial_id,
             TRIALS.c.study_id == study_id,
             TRIALS.c.number != but,
@@ -263,7 +271,7 @@ class Storage(TransactionalStorage):
             ~judged_later(later),
             TRIALS.c.state != TrialState.FAIL,
             CURVES.c.step == step,
-            theirs.is_not(None),  # SQLite stores a NaN as NULL
+            intermediate_value.is_not(None),  # SQLite stores a NaN as NULL
         )
         better, others = self.read(lambda connection: connection.execute(count).one())
         return better, others
@@ -271,13 +279,13 @@ class Storage(TransactionalStorage):
 
 @lru_cache(maxsize=8)
 def _none_of(numbers: frozenset[int]) -> sa.ColumnElement[bool]:
-    """That a trial has none of these numbers: as one text, because parameters by the hundred cost 6 ms each time."""
-    listed = ", ".join(map(str, sorted(numbers)))
-    return sa.literal_column(f"trials.number NOT IN ({listed})", sa.Boolean) if numbers else sa.true()
+    """Condition that a trial has none of these numbers, as literal text: hundreds of parameters cost 6 ms per query."""
+    number_list = ", ".join(map(str, sorted(numbers)))
+    return sa.literal_column(f"trials.number NOT IN ({number_list})", sa.Boolean) if numbers else sa.true()
 
 
 def judged_later(steps: tuple[int, ...]) -> sa.ColumnElement[bool]:
-    """That a trial is judged from one of these steps on, and not before."""
+    """Return the condition that a trial is judged only from one of these steps on."""
     if not steps:
         return sa.false()
     return sa.exists().where(
@@ -288,11 +296,11 @@ def judged_later(steps: tuple[int, ...]) -> sa.ColumnElement[bool]:
 
 
 def finish_statement(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:
-    """The statements that give a trial its last state and end its lease."""
+    """Return the statements that set the final state of a trial and end its lease."""
     finish = sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, datetime_complete=utc_now())
     return finish, sa.delete(LEASES).where(LEASES.c.trial_id == trial_id)
 
 
 def utc_now() -> datetime:
-    """Now as Optuna stores it: UTC without a zone."""
+    """Current time as Optuna stores it: UTC without a time zone."""
     return datetime.now(UTC).replace(tzinfo=None)

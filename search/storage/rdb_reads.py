@@ -1,7 +1,7 @@
-"""Trials as Optuna's samplers, its pruners and its dashboard see them, by plain SELECTs.
+"""Plain SELECTs that load trials for Optuna's samplers, pruners and dashboard.
 
-Optuna builds them through SQLAlchemy's object mapper, and parses the distribution of every parameter twice; that takes
-ten times as long (`make bench`).
+Optuna loads trials through SQLAlchemy's ORM, and parses the distribution of every parameter twice; that takes ten times
+as long (`make bench`).
 """
 
 from collections.abc import Callable, Container
@@ -16,29 +16,29 @@ from optuna.trial import FrozenTrial, TrialState
 from search.storage.read_only import snapshot
 from search.storage.trial_loader import TRIALS, StoredTrial, gc_paused, stored_trials
 
-#: Distinct distributions that are kept parsed: a study has one for each parameter and condition.
+#: Maximum number of parsed distributions in the cache: a study has one for each parameter and condition.
 DISTRIBUTIONS = 1024
 
 T = TypeVar("T")
 
 
 class FastReadStorage(RDBStorage):
-    """Optuna's storage, with its reads of trials done again."""
+    """Optuna's storage with faster reads of trials."""
 
     whole = True
-    """Whether trials that run come with their user attributes and curves, where all trials are asked for."""
+    """Whether running trials have their user attributes and curves when all trials are read."""
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Do `work`, which only reads, so that all it sees is of one moment."""
+        """Run the read-only `work` on one snapshot of the database, and return its result."""
         with snapshot(self.engine).begin() as connection:
             return work(connection)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         chosen = sa.select(TRIALS.c.trial_id).where(TRIALS.c.trial_id == trial_id)
-        found = self.read(lambda connection: frozen_trials(connection, chosen))
-        if not found:
+        trials = self.read(lambda connection: frozen_trials(connection, chosen))
+        if not trials:
             raise KeyError(f"there is no trial with the id {trial_id}")
-        return found[0]
+        return trials[0]
 
     def _get_trials(
         self,
@@ -47,7 +47,7 @@ class FastReadStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        """Trials with ids above `trial_id_greater_than`, and those in `included_trial_ids`, in these states."""
+        """Return trials in these states with ids above `trial_id_greater_than` or in `included_trial_ids`."""
         chosen = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
         if trial_id_greater_than >= 0:
             chosen = chosen.where(
@@ -59,7 +59,16 @@ class FastReadStorage(RDBStorage):
 
 
 def frozen_trials(connection: sa.Connection, chosen: sa.Select[tuple[int]], *, whole: bool = True) -> list[FrozenTrial]:
-    """The trials whose ids `chosen` selects, by number; see `stored_trials`."""
+    """Load trials as Optuna's `FrozenTrial`.
+
+    Args:
+        connection: Connection in a transaction.
+        chosen: Selects the trial ids.
+        whole: Whether running trials have their user attributes and curves.
+
+    Returns:
+        The trials, sorted by number.
+    """
     with gc_paused():
         return [_frozen(stored) for stored in stored_trials(connection, chosen, whole=whole)]
 

@@ -1,8 +1,8 @@
-"""A database that can only be read: questions never make a file, never write, and never load Optuna.
+"""Read-only access to a database: queries never create a file, never write, and never load Optuna.
 
-A SQLite file is opened with `mode=rw` and `query_only`, not with `mode=ro`: neither makes a missing file, but a process
-that was killed in the middle of a write leaves a journal that the next reader has to roll back, and `mode=ro` cannot
-(https://www.sqlite.org/lockingv3.html#hot_journals). Where the file is write-protected, SQLite falls back to reading.
+A SQLite file is opened with `mode=rw` and `query_only`, not with `mode=ro`. Neither creates a missing file. But a
+process that was killed during a write leaves a journal that the next reader has to roll back, and `mode=ro` cannot
+(https://www.sqlite.org/lockingv3.html#hot_journals). SQLite opens a write-protected file for reading.
 """
 
 import sqlite3
@@ -19,11 +19,11 @@ from search.errors import DatabaseError, DiskError
 from search.storage import schema
 from search.storage.db_errors import database_error, first_line, is_full_or_broken
 
-#: Longest wait of a question for a writer. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
+#: Lock timeout of a query. Writers hold SQLite's lock for milliseconds; a person waits for the answer.
 READ_TIMEOUT_S = 10.0
 
-#: Options of libpq (https://www.postgresql.org/docs/current/libpq-connect.html): a server that is gone without a word
-#: is noticed within half a minute, where TCP alone would take hours.
+#: Options of libpq (https://www.postgresql.org/docs/current/libpq-connect.html). They detect a silently lost server
+#: within half a minute; TCP alone takes hours.
 NOTICE_THE_DEAD = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
@@ -32,14 +32,21 @@ NOTICE_THE_DEAD = {
     "tcp_user_timeout": 15_000,
 }
 
-_START = "`convsearch run STUDY` makes it, and --storage or CONVSEARCH_STORAGE names another"
+_CREATE_HINT = "`convsearch run STUDY` makes it, and --storage or CONVSEARCH_STORAGE names another"
 
 
 def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
-    """An engine on the existing database at `url` that cannot write to it; `timeout_s`: how long it waits for a writer.
+    """Open an existing database without write access.
+
+    Args:
+        url: Database URL.
+        timeout_s: Lock timeout in seconds.
+
+    Returns:
+        The read-only engine.
 
     Raises:
-        DatabaseError: the URL is none, the SQLite file is missing or is none, or the driver is not installed.
+        DatabaseError: The URL is invalid, the SQLite file is missing or invalid, or the driver is not installed.
     """
     try:
         parsed = sa.make_url(url)
@@ -61,14 +68,14 @@ def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
 
 
 def snapshot(engine: sa.Engine) -> sa.Engine:
-    """`engine` with transactions whose SELECTs all see one moment; SQLite's do so by themselves."""
+    """Return `engine` with transactions that read one snapshot; SQLite's transactions do so by default."""
     if engine.dialect.name != "postgresql":
         return engine
     return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
 def sqlite_connection(file: Path, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.Connection:
-    """A connection to an existing SQLite file that refuses every write; transactions are the caller's."""
+    """Return a connection to an existing SQLite file that refuses every write; the caller begins transactions."""
     connection = sqlite3.connect(
         f"file:{quote(str(file.absolute()))}?mode=rw",
         uri=True,
@@ -80,17 +87,17 @@ def sqlite_connection(file: Path, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.
     return connection
 
 
-#: Engines whose database was seen to have the right tables.
+#: Engines whose tables have passed the version check.
 _CHECKED: WeakSet[sa.Engine] = WeakSet()
 
 
 @contextmanager
 def read_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One transaction that only reads, so that all the rows of an answer belong to one moment.
+    """Begin a read-only transaction; all its SELECTs read one snapshot.
 
     Raises:
-        DatabaseError: the database does not answer, holds no studies, or has the tables of another Optuna.
-        DiskError: the disk below it is full or broken.
+        DatabaseError: The database does not answer, holds no studies, or has the tables of another Optuna version.
+        DiskError: The disk of the database is full or broken.
     """
     try:
         with snapshot(engine).connect() as connection, connection.begin():
@@ -106,15 +113,23 @@ def read_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def display_name(engine: sa.Engine) -> str:
-    """The name of the database for people: the file, or the URL without its password."""
+    """Return the name of the database for messages: the file, or the URL without its password."""
     file = engine.get_execution_options().get("convsearch_file")
     return str(file) if file else engine.url.render_as_string(hide_password=True)
 
 
 def integrity(engine: sa.Engine) -> str:
-    """What SQLite says of the file when it reads all of it: "ok", or the first thing that is wrong.
+    """Run SQLite's integrity check, which reads the whole file. Any other database only has to answer.
 
-    Any other database only has to answer.
+    Args:
+        engine: Read-only engine.
+
+    Returns:
+        "ok", or the first error.
+
+    Raises:
+        DatabaseError: The database does not answer.
+        DiskError: The disk of the database is full or broken.
     """
     with read_transaction(engine) as connection:
         if connection.dialect.name != "sqlite":
@@ -123,7 +138,7 @@ def integrity(engine: sa.Engine) -> str:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL; None for any other database, and for what is no URL."""
+    """Return the file of a SQLite URL; None for any other database and for an invalid URL."""
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
@@ -133,17 +148,25 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def server_options(url: sa.URL, *settings: str) -> dict[str, Any]:
-    """What to connect to a PostgreSQL server with, beside what the URL itself says; `settings` are for the session."""
-    given = url.query.get("options", ())
-    options = " ".join([given] if isinstance(given, str) else given)
-    wanted = {name: value for name, value in NOTICE_THE_DEAD.items() if name not in url.query}
-    return wanted | {"options": " ".join(filter(None, [options, *(f"-c {setting}" for setting in settings)]))}
+    """Return connection arguments for a PostgreSQL server that complete those of the URL.
+
+    Args:
+        url: Database URL; its own options have priority over `NOTICE_THE_DEAD`.
+        *settings: Settings of the session, as NAME=VALUE.
+
+    Returns:
+        Arguments for libpq.
+    """
+    url_options = url.query.get("options", ())
+    options = " ".join([url_options] if isinstance(url_options, str) else url_options)
+    arguments = {name: value for name, value in NOTICE_THE_DEAD.items() if name not in url.query}
+    return arguments | {"options": " ".join(filter(None, [options, *(f"-c {setting}" for setting in settings)]))}
 
 
 def server_database(url: str) -> str:
-    """HOST:PORT/NAME of a database on a server, or its service; without the user, who may be another one tomorrow."""
+    """Return HOST:PORT/NAME of a database on a server, or its service; without the user, because users can change."""
     parsed = sa.make_url(url)
-    if "service" in parsed.query:  # of a file that says all the rest (libpq-pgservice)
+    if "service" in parsed.query:  # a service file has all other parameters (libpq-pgservice)
         return f"service {parsed.query['service']}"
     return f"{parsed.host or 'localhost'}:{parsed.port or 5432}/{parsed.database}"
 
@@ -153,9 +176,9 @@ def _existing_file(url: sa.URL) -> Path:
         raise DatabaseError("a SQLite database in memory holds nothing to read; write sqlite:///PATH")
     file = Path(str(url.database))
     if not file.exists():
-        raise DatabaseError(f"there is no database at {file} yet; {_START}")
+        raise DatabaseError(f"there is no database at {file} yet; {_CREATE_HINT}")
     if not file.is_file():
-        raise DatabaseError(f"{file} is no file, so it cannot be a SQLite database; {_START}")
+        raise DatabaseError(f"{file} is no file, so it cannot be a SQLite database; {_CREATE_HINT}")
     return file
 
 
@@ -171,7 +194,7 @@ def _sqlite_reader(file: Path, timeout_s: float) -> sa.Engine:
 
 
 def _begin(connection: sa.Connection) -> None:
-    # The driver begins no transaction for a SELECT, so that two SELECTs could see two moments.
+    # The driver begins no transaction for a SELECT; two SELECTs could then read two snapshots.
     connection.exec_driver_sql("BEGIN")
 
 
@@ -179,9 +202,9 @@ def _reason(engine: sa.Engine, error: sa.exc.SQLAlchemyError) -> str:
     text = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
     where = display_name(engine)
     if "no such table" in text or "UndefinedTable" in type(getattr(error, "orig", None)).__name__:
-        return f"{where} is a database, but holds no studies (it has no such table); {_START}"
+        return f"{where} is a database, but holds no studies (it has no such table); {_CREATE_HINT}"
     if "not a database" in text or "malformed" in text:
-        return f"{where} cannot be read as a SQLite database ({text}); {_START}"
+        return f"{where} cannot be read as a SQLite database ({text}); {_CREATE_HINT}"
     if "locked" in text:
-        return f"{where} is busy: another process holds its lock; ask again"
-    return f"{where} cannot be read ({text}); `convsearch doctor` says more"
+        return f"{where} is busy: another process holds its lock; repeat the command"
+    return f"{where} cannot be read ({text}); `convsearch doctor` has details"

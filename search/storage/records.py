@@ -1,4 +1,4 @@
-"""What is stored of a study and its trials, as frozen values: what every question is answered with."""
+"""Frozen records of stored studies and trials: the results of all queries."""
 
 import re
 from collections.abc import Mapping
@@ -7,74 +7,73 @@ from datetime import datetime
 from typing import Any
 
 FINAL = ".final"
-"""What the study of a study's last trainings is called: its name, and this; a further one has `-2` and so on behind."""
+"""Suffix of the name of a verdict, the study of a search's last trainings; further ones append `-2` and so on."""
 
 TRAINABLE = "trainable"
-"""Name of the Optuna constraint that marks configurations that cannot be trained."""
+"""Name of the Optuna constraint that marks untrainable configurations."""
 
 PAUSED = "paused"
-"""The user attribute of a trial that pauses: the step of its rung; null once it goes on."""
-
+"""User attribute of a paused trial: the step of its rung; null once the trial is resumed."""
 
 DECISION = "decision"
-"""The user attribute of a trial that is to be stopped: at which step, with which value, and the reason."""
+"""User attribute of a trial to stop: step, value and reason."""
 
 SPARED = "spared"
-"""The user attribute of a trial that is audited: what the pruner would have decided, and where."""
+"""User attribute of an audited trial: the decision that the pruner would have made, and its step."""
 
 FITTED = "fitted"
-"""The user attribute of a trial whose values were changed because they could not be trained: a text for each."""
+"""User attribute of a trial with values that were changed because they could not be trained: a text for each."""
 
 JUDGED_FROM = "judged_from"
-"""The user attribute of a trial that is not judged at the first rung: the step of the one that first does."""
+"""User attribute of a trial that is not judged at the first rung: the step of the first rung that judges it."""
 
 CORRECT = "correct"
-"""The user attribute of a trial: which validation images it recognised, at rungs and at its end."""
+"""User attribute of a trial: the validation images that it classified correctly, at rungs and at its end."""
 
 
 def is_verdict(name: str) -> bool:
-    """Whether a study of that name is of the last trainings of another one."""
+    """Whether a study of that name holds the last trainings of another study."""
     return re.search(rf"{re.escape(FINAL)}(-\d+)?$", name) is not None
 
 
 def searched(name: str) -> str:
-    """The study that a verdict is on, by their names; any other study itself."""
+    """Return the name of the search of a verdict; any other name is returned unchanged."""
     return name.rsplit(FINAL, 1)[0] if is_verdict(name) else name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialCounts:
-    """How many trials of a study are in which state."""
+    """Number of trials of a study by state."""
 
     budget: int
-    """Trials that the study may have, in all states together."""
+    """Maximum number of trials, in all states together."""
     complete: int = 0
     pruned: int = 0
     failed: int = 0
     running: int = 0
     waiting: int = 0
-    """Broken off, and to be taken up again under their numbers."""
+    """Interrupted, and to be resumed under the same numbers."""
     paused: int = 0
-    """At a rung, until they are among the best there."""
+    """Paused at a rung until they are among the best there."""
 
     @property
     def finished(self) -> int:
-        """Trials that will not change any more."""
+        """Trials in a final state."""
         return self.complete + self.pruned + self.failed
 
     @property
     def begun(self) -> int:
-        """Trials that there are, in whatever state."""
+        """Existing trials, in any state."""
         return self.finished + self.running + self.waiting + self.paused
 
     @property
     def remaining(self) -> int:
-        """Trials that are still to be begun."""
+        """Trials that have not begun."""
         return max(0, self.budget - self.begun)
 
     @property
     def to_do(self) -> int:
-        """Trials that a run could go on with, or begin."""
+        """Trials that a run can resume or begin."""
         return self.remaining + self.waiting + self.paused
 
 
@@ -87,49 +86,47 @@ class TrialRecord:
     state: str
     """RUNNING, WAITING, COMPLETE, PRUNED or FAIL."""
     paused: int | None = None
-    """The step at which it waits for its rank among the others; None if it does not."""
+    """Step of the rung at which it is paused; None if it is not paused."""
     values: tuple[float, ...] = ()
-    """Final values, one for each direction of the study; empty until the trial has finished with some."""
+    """Final values, one for each direction of the study; empty until the trial has finished with values."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """What was drawn, or will be, under the keys of a study file; without the repeat."""
+    """Sampled or fixed parameters by their keys in a study file, without the repeat."""
     curve: tuple[tuple[int, float], ...] = ()
     """(step, value) of every report, in order; a value may be infinite or not a number."""
     attempts: int = 0
     epochs: float = 0.0
     seconds: float = 0.0
-    """Own training and evaluation time, added up over all attempts."""
+    """Training and evaluation time, summed over all attempts."""
     reason: str | None = None
     """Why it was pruned or failed."""
     violation: float = 0.0
-    """Above 0 for a trial that cannot be trained: it does not fit, it diverged, or it ran out of memory."""
+    """Above 0 for an untrainable trial: it does not fit, it diverged, or it ran out of memory."""
     spared: Mapping[str, Any] | None = None
-    """Of a trial that is audited: that the pruner would have stopped it, at which `step`, with which `value`, and the
-    `reason`.
-    """
+    """For an audited trial that the pruner would have stopped: the `step`, the `value` and the `reason`."""
     fitted: tuple[str, ...] = ()
     """Values that were changed because they could not be trained: `batch_size 256 -> 128`."""
     correct: Mapping[str, Any] = field(default_factory=dict)
-    """Which validation images it recognised (`analysis.correctness`); empty for a trial of an older version."""
+    """Correctly classified validation images (`analysis.correctness`); empty for a trial of an older version."""
     crashes: tuple[str, ...] = ()
-    """What broke each lost attempt off."""
+    """Cause of each lost attempt."""
     retrained_attempts: tuple[int, ...] = ()
     """Attempts that retrained recorded steps because no checkpoint was found."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """The full configuration, fixed and default values included."""
+    """The full configuration, including fixed and default values."""
     repeat: int | None = None
-    """Which repeat of its grid cell or [[compare]] row this is."""
+    """Repeat within its grid cell or [[compare]] row."""
     parameters: int | None = None
-    """Weights of the model."""
+    """Number of weights of the model."""
     macs: int | None = None
     """Multiply-accumulates for one image."""
     images_per_second: float | None = None
     latency_ms: float | None = None
-    """Of a last training: in which it classifies one image by itself."""
+    """For a last training: time to classify one image in a batch of one."""
     seed: int | None = None
     test: Mapping[str, Any] | None = None
-    """Of a last training: what its look at the test images counted (`search.trial.final_training.to_stored_result`)."""
+    """For a last training: its result on the test images (`search.trial.final_training.to_stored_result`)."""
     started: datetime | None = None
-    """UTC; of the last attempt."""
+    """Start of the last attempt, in UTC."""
     completed: datetime | None = None
     """UTC."""
 
@@ -141,54 +138,54 @@ class StudyRecord:
     name: str
     question: str
     directions: tuple[str, ...]
-    """maximize or minimize, one for each objective."""
+    """`maximize` or `minimize`, one for each objective."""
     counts: TrialCounts
     best: TrialRecord | None
     """The complete trial with the best finite value of the first objective; the earliest among equals."""
     seconds_run: float = 0.0
-    """Wall-clock in which the study ran, added up over its runs."""
+    """Wall-clock time of the study, summed over its runs."""
     hours: float | None = None
     stop: bool = False
-    """It was asked to stop."""
+    """Whether a stop was requested."""
     nothing_found: bool = False
     """Its search has ended because no trial beats the baseline (`[search] patience`)."""
     judged_before: int = 0
-    """Trials that count no more for that, because somebody has asked for more since."""
+    """Number of trials that no longer count for the patience, because more trials were requested since."""
     selection: Mapping[str, Any] | None = None
-    """What its last training was begun with, or of a last training, what it trains (`search.analysis.selection`)."""
+    """What its last training began with; for a last training, what it trains (`search.analysis.selection`)."""
     spec: Mapping[str, Any] = field(default_factory=dict)
     """The resolved study file; empty for a study that convsearch did not make."""
     data: Mapping[str, Any] = field(default_factory=dict)
     uid: str | None = None
-    """Unique for ever; None for a study that convsearch did not make."""
+    """Permanently unique; None for a study that convsearch did not make."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the packages, the machine and the commit that it was begun with."""
+    """Versions of the packages, the machine and the commit at its start."""
     remote_key: str | None = None
-    """Its folder among those of the far checkpoints of several studies."""
+    """Its folder in the remote checkpoint store that several studies share."""
 
     @property
     def baseline(self) -> int | None:
-        """The number of the trial that all others are compared with; None where there is none, as in older studies."""
+        """Number of the trial that all others are compared with; None without a baseline, as in older studies."""
         search = self.spec.get("search", {})
         is_search = search.get("sampler") != "grid" and len(self.directions) == 1
         return 0 if search.get("baseline") and is_search else None
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the values of a trial are, e.g. accuracy and macs; the first is maximised."""
-        found = self.spec.get("search", {}).get("objective", "value")
-        if isinstance(found, str):
-            return (found, *(f"value_{index}" for index in range(1, len(self.directions))))
-        return tuple(found)
+        """Names of the values of a trial, e.g. accuracy and macs; the first is maximised."""
+        names = self.spec.get("search", {}).get("objective", "value")
+        if isinstance(names, str):
+            return (names, *(f"value_{index}" for index in range(1, len(self.directions))))
+        return tuple(names)
 
     @property
     def objective(self) -> str:
-        """What is maximised, e.g. accuracy."""
+        """Name of the maximised value, e.g. accuracy."""
         return self.objectives[0]
 
     @property
     def epochs(self) -> float | None:
-        """Epochs of a trial that is not pruned; None where they differ, or convsearch did not make the study."""
+        """Epochs of an unpruned trial; None if they differ, or if convsearch did not make the study."""
         budget = self.spec.get("budget", {})
         if budget.get("epochs") is None or budget.get("trial_macs") is not None:
             return None
@@ -196,18 +193,18 @@ class StudyRecord:
 
 
 def is_search(study: StudyRecord) -> bool:
-    """Whether a study chooses a configuration: no comparison, no verdict, no trial run again, nothing that convsearch
-    did not make.
+    """Whether a study searches for a configuration: not a comparison, a verdict, a repeated trial, a study with several
+    objectives, or a study that convsearch did not make.
     """
     spec = study.spec
-    is_one_again = spec.get("search", {}).get("trial_seed") is not None
+    is_repeated_trial = spec.get("search", {}).get("trial_seed") is not None
     is_other = bool(spec.get("compare")) or spec.get("verdict_on") is not None or len(study.directions) > 1
-    return bool(spec) and not is_other and not is_one_again
+    return bool(spec) and not is_other and not is_repeated_trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TestSetAccess:
-    """That a study has looked at test images."""
+    """Use of test images by a study."""
 
     study: str
     networks: int
@@ -223,12 +220,12 @@ class Ranking:
     study: StudyRecord
     trials: tuple[TrialRecord, ...]
     front: int = 0
-    """With several objectives: trials on the Pareto front, of which these are some."""
+    """With several objectives: number of trials on the whole Pareto front."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudySummary:
-    """Of a study, what tells whether there is something to do for it."""
+    """The state of a study that decides whether it has work left."""
 
     name: str
     uid: str
@@ -241,16 +238,16 @@ class StudySummary:
     nothing_found: bool
     """Its search has ended because no trial beats the baseline."""
     has_final: bool
-    """A last training follows on it."""
+    """Whether a last training follows it."""
     has_verdict: bool
-    """It was made already."""
+    """Whether its last training was created already."""
     is_verdict: bool
-    """It is one."""
+    """Whether it is a verdict."""
 
     @property
     def is_over(self) -> bool:
-        """Whether all its trials are done, its hours are spent, or it has found nothing; a verdict ends by itself when
-        its hours are spent.
+        """Whether all its trials are finished, its hours are spent, or its search found nothing. A verdict ends by
+        itself when its hours are spent, so they do not count for it.
         """
         is_late = self.hours is not None and not self.is_verdict and self.seconds_run >= self.hours * 3600
         return self.finished >= self.budget or is_late or self.nothing_found
@@ -258,7 +255,7 @@ class StudySummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunningTrial:
-    """A trial at work, and the process that works on it, where its lease names one."""
+    """A running trial, and its process if a lease names one."""
 
     trial: TrialRecord
     host: str | None
@@ -267,11 +264,11 @@ class RunningTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyProgress:
-    """What is going on in a study at one moment."""
+    """The progress of a study at one moment."""
 
     study: StudyRecord
     running: tuple[RunningTrial, ...]
     finished: tuple[TrialRecord, ...]
-    """Those that finished and that the caller had not seen, by number."""
+    """Finished trials that the caller had not seen, sorted by number."""
     compared: str = ""
-    """How trials compare with the baseline, in words."""
+    """Text that compares the trials with the baseline."""

@@ -1,4 +1,4 @@
-"""Transient errors are tried again, with growing, jittered pauses; how long that and other waits last."""
+"""Retries of transient errors with growing, jittered pauses, and the timeouts of all waits."""
 
 import time
 from collections.abc import Callable
@@ -12,24 +12,35 @@ from stamina.instrumentation import set_on_retry_hooks
 from search.console import echo
 from search.errors import UsageError
 
-#: Seconds of waiting after which a message says why nothing moves.
+#: Duration of a wait, in seconds, after which a message gives its reason.
 NOTICE_S = 5.0
-#: Pauses grow from the first to the longest. Jitter spreads clients that
-#: started retrying at the same moment.
+#: First and longest pause and jitter, in seconds. Jitter spreads clients that started to retry at the same moment.
 FIRST_S, LONGEST_S, JITTER_S = 0.05, 2.0, 0.25
 
 T = TypeVar("T")
 
 
 def retry_transient(call: Callable[[], T], *, passes: Callable[[Exception], bool], retry_timeout_s: float) -> T:
-    """The result of `call`, which is called again for up to `retry_timeout_s` seconds while its error `passes`."""
+    """Call a function, and retry it while it raises transient errors.
+
+    Args:
+        call: Function without arguments.
+        passes: Whether an error is transient.
+        retry_timeout_s: Duration of the retries in seconds.
+
+    Returns:
+        The result of `call`.
+
+    Raises:
+        Exception: The last error of `call`.
+    """
     try:
-        return call()  # nearly always it succeeds, and needs nothing of what follows
+        return call()  # the usual case, without the cost of stamina
     except Exception as error:
         if not passes(error):
             raise
-    _be_quiet()
-    wait = _Wait(passes)
+    _silence_stamina()
+    wait = _RetriedCall(passes)
     for attempt in stamina.retry_context(
         on=wait.should_retry,
         attempts=None,
@@ -44,67 +55,67 @@ def retry_transient(call: Callable[[], T], *, passes: Callable[[Exception], bool
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What was wrong at first."""
+    """Return the first error of the chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
-class _Wait:
-    """One call that is tried again; after `NOTICE_S` it says once what it waits for."""
+class _RetriedCall:
+    """A retried call; prints the reason of the wait once, after `NOTICE_S`."""
 
     def __init__(self, passes: Callable[[Exception], bool]) -> None:
         self._passes = passes
         self._began = time.monotonic()
-        self._has_said = False
+        self._has_reported = False
 
     def should_retry(self, error: Exception) -> bool:
         if not self._passes(error):
             return False
-        if not self._has_said and time.monotonic() - self._began >= NOTICE_S:
-            self._has_said = True
-            why = str(root_cause(error)).splitlines() or [type(error).__name__]
-            echo(f"waiting for the database: {why[0]}")
+        if not self._has_reported and time.monotonic() - self._began >= NOTICE_S:
+            self._has_reported = True
+            lines = str(root_cause(error)).splitlines() or [type(error).__name__]
+            echo(f"waiting for the database: {lines[0]}")
         return True
 
 
 @cache
-def _be_quiet() -> None:
+def _silence_stamina() -> None:
     """Replace stamina's own hook, which would log every retry."""
     set_on_retry_hooks(())
 
 
-#: Longest time that a driver or server waits for a lock by itself; signals are answered only between two such waits.
+#: Lock timeout of a driver or server, in seconds; signals are handled only between two such waits.
 BUSY_S = 1.0
 
 
-#: The last try may take this number of seconds beyond the timeout: on PostgreSQL a dead connection is noticed after 15
-#: s (tcp_user_timeout), and a new one may take 10 s.
+#: Maximum duration of the last attempt beyond the timeout, in seconds. On PostgreSQL a dead connection is detected
+#: after 15 s (tcp_user_timeout), and a new connection may take 10 s.
 LAST_S = 25.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts:
-    """The waiting times of one launcher and its workers. They belong together, so they are checked together:
+    """The timeouts of one launcher and its workers. They depend on each other and are checked together:
 
         a storage call waits for a busy database  <  a worker counts as hung
         a storage call waits, and three renewals  <  a lease expires
 
-    A database that is locked for a while would otherwise look like a dead or a hung worker. (River, a job queue on
-    PostgreSQL, checks its times for the same reason: https://riverqueue.com/docs/stuck-jobs.)
+    Otherwise a temporarily locked database would be mistaken for a dead or hung worker. (River, a job queue on
+    PostgreSQL, checks its timeouts for the same reason: https://riverqueue.com/docs/stuck-jobs.)
     """
 
     retry_timeout_s: float = 75.0
-    """How long a storage call tries again: through a backup that locks the database, or a restart of its server."""
+    """Duration of the retries of a storage call: covers a backup that locks the database, or a server restart."""
 
     renewal_interval_s: float = 10.0
-    """Between two renewals of a lease, by the pool."""
+    """Interval between two renewals of a lease by the pool."""
 
     lease_timeout_s: float = 150.0
-    """A lease that is not renewed for this long has expired. A dead owner on the same machine is seen at once."""
+    """A lease without renewal for this time has expired. A dead owner on the same machine is detected at once."""
 
     hang_timeout_s: float = 120.0
-    """A worker without a finished batch for this long hangs; or for ten median epochs, if that is longer."""
+    """A worker without a finished batch for this time, or for ten median epochs if longer, counts as hung."""
 
     def __post_init__(self) -> None:
         wait = self.retry_timeout_s + min(LAST_S, self.retry_timeout_s)

@@ -1,4 +1,4 @@
-"""Which version of Optuna's tables a database has: two tables tell it, without Optuna or alembic."""
+"""Version of Optuna's tables in a database, read from two tables without Optuna or alembic."""
 
 from importlib.metadata import version
 
@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from search.errors import DatabaseError
 
-#: Every revision of Optuna's tables that this release knows, oldest first; the last one is the one it works with.
+#: All known revisions of Optuna's tables, oldest first; this release works with the last one.
 #: Source: optuna/storages/_rdb/alembic/versions.
 REVISIONS = (
     "v0.9.0.a",
@@ -22,11 +22,11 @@ REVISIONS = (
 )
 HEAD_REVISION = REVISIONS[-1]
 
-#: What `version_info` holds since Optuna notes revisions. Older files have no `alembic_version`, and the tables of the
+#: Value in `version_info` since Optuna stores revisions. Older files have no `alembic_version`, and the tables of the
 #: first revision (optuna/storages/_rdb/storage.py, _VersionManager).
-_NOTED = 12
+_SCHEMA_VERSION = 12
 
-#: As alembic makes it (alembic/ddl/impl.py, version_table_impl).
+#: Same definition as in alembic (alembic/ddl/impl.py, version_table_impl).
 _ALEMBIC = sa.Table(
     "alembic_version",
     sa.MetaData(),
@@ -37,33 +37,39 @@ _INFO = sa.table("version_info", *map(sa.column, ("version_info_id", "schema_ver
 
 
 def note(connection: sa.Connection) -> None:
-    """Note the version of tables that were just made, as Optuna does when it opens a database without such a note."""
+    """Store the version of newly created tables, as Optuna does when it opens a database without a stored version."""
     _ALEMBIC.create(connection, checkfirst=True)
     connection.execute(sa.insert(_ALEMBIC).values(version_num=HEAD_REVISION))
-    info = {"version_info_id": 1, "schema_version": _NOTED, "library_version": version("optuna")}
+    info = {"version_info_id": 1, "schema_version": _SCHEMA_VERSION, "library_version": version("optuna")}
     connection.execute(sa.insert(_INFO).values(info))
 
 
 def revision(connection: sa.Connection) -> str | None:
-    """The revision of Optuna's tables; None where there are none, or where somebody is making them at this moment."""
-    has_table = connection.dialect.has_table  # asked before every answer, and cheaper than an Inspector
+    """Return the revision of Optuna's tables; None if there are none, or if another process is creating them."""
+    has_table = connection.dialect.has_table  # called before every query, and cheaper than an Inspector
     if has_table(connection, "alembic_version"):
-        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if found is not None:
-            return str(found)
+        stored = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if stored is not None:
+            return str(stored)
     if not has_table(connection, "version_info"):
         return None
     number = connection.exec_driver_sql("SELECT schema_version FROM version_info").scalar()
     if number is None:
         return None
-    return REVISIONS[0] if number < _NOTED else HEAD_REVISION if number == _NOTED else f"schema {number}"
+    return (
+        REVISIONS[0] if number < _SCHEMA_VERSION else HEAD_REVISION if number == _SCHEMA_VERSION else f"schema {number}"
+    )
 
 
 def check(connection: sa.Connection, place: str) -> None:
-    """Refuse a database whose tables are not those that this release works with; `place` names it for people.
+    """Refuse a database whose tables have another version than this release needs.
+
+    Args:
+        connection: Connection in a transaction.
+        place: Name of the database in messages.
 
     Raises:
-        DatabaseError: with the way out.
+        DatabaseError: The tables have another version; the message has the remedy.
     """
     found = revision(connection)
     if found not in (None, HEAD_REVISION):
@@ -71,7 +77,7 @@ def check(connection: sa.Connection, place: str) -> None:
 
 
 def version_error(found: str | None, place: str) -> DatabaseError:
-    """Why a database with the tables of `found` cannot be used, and what helps."""
+    """Return the error for a database with the tables of revision `found`, with the remedy."""
     if found in REVISIONS:
         text = f"{place} was made by an older Optuna (tables of {found}, needed are those of {HEAD_REVISION})"
         return DatabaseError(f"{text}; `convsearch migrate`, with the same --storage, brings it up to date")

@@ -1,4 +1,4 @@
-"""Tables of the database: Optuna's, and the leases."""
+"""Tables of the database: Optuna's tables and the table of leases."""
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
@@ -51,7 +51,7 @@ LEASES = sa.Table(
 )
 
 
-#: Selects and locks the token that holds a running trial; no row where there is none.
+#: Selects and locks the token that holds a running trial; no row if the trial is not held.
 LEASE_HOLDER = (
     sa.select(LEASES.c.token)
     .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)

@@ -1,4 +1,4 @@
-"""Trials from Optuna's tables (optuna/storages/_rdb/models.py), without Optuna: one SELECT for each table."""
+"""Trials from Optuna's tables (optuna/storages/_rdb/models.py), without Optuna: one SELECT per table."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from search.spec.search_space import REPEAT, base_name
 from search.storage.records import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRecord
 
-# Typed as Optuna's own models type them, so that PostgreSQL compares its enums with enums.
+# Same types as in Optuna's models: PostgreSQL compares its enums only with enums.
 _STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
 _FINAL_KINDS = sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
 _DIRECTION = sa.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")
@@ -59,32 +59,32 @@ CURVES = sa.table(
     sa.column("trial_id"),
     sa.column("step"),
     sa.column("intermediate_value"),
-    sa.column("intermediate_value_type"),  # untyped: nothing is compared with it, and there are many
+    sa.column("intermediate_value_type"),  # untyped: it is not used in comparisons, and has many rows
 )
 LEASES = sa.table("convsearch_leases", *map(sa.column, ("trial_id", "token", "host", "pid")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTrial:
-    """What the tables hold of one trial."""
+    """One trial as stored in the tables."""
 
     id: int
     number: int
     state: str
     started: datetime | None
-    """UTC, without a zone, as Optuna stores it; so is `completed`."""
+    """UTC without a time zone, as Optuna stores it, like `completed`."""
     completed: datetime | None
     attrs: Mapping[str, Any]
     system: Mapping[str, Any]
     params: Sequence[tuple[str, float, str]]
-    """(name, internal value, distribution as JSON), in the order of drawing."""
+    """(name, internal value, distribution as JSON), in the order of sampling."""
     values: tuple[float, ...]
     curve: tuple[tuple[int, float], ...]
     """(step, value), in order."""
 
 
 def paused_ids(study_id: int, rung: int | None = None) -> sa.Select[Any]:
-    """The ids of the trials of a study that pause, at that rung or at any."""
+    """Select the ids of the paused trials of a study, at one rung or, without `rung`, at any."""
     at_rung = TRIAL_ATTRS.c.value_json != "null" if rung is None else TRIAL_ATTRS.c.value_json == json.dumps(rung)
     return sa.select(TRIALS.c.trial_id).where(
         TRIALS.c.study_id == study_id,
@@ -97,38 +97,51 @@ def paused_ids(study_id: int, rung: int | None = None) -> sa.Select[Any]:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Let Python's collector rest: of a quarter million new objects none is garbage, and it would look at them again
-    and again, for nearly half of the time that 5,000 trials take.
+    """Disable Python's garbage collector: 5,000 trials create a quarter million objects without garbage, and repeated
+    scans of them take nearly half of the loading time.
     """
-    was_on = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 
 def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: bool = True) -> list[StoredTrial]:
-    """The trials whose ids `chosen` selects, by number: one SELECT for each table, however many trials.
+    """Load trials with one SELECT per table.
 
-    Unless `whole`, those that run come without their user attributes and curves.
+    Args:
+        connection: Connection in a transaction.
+        chosen: Selects the trial ids.
+        whole: Whether running trials have their user attributes and curves.
+
+    Returns:
+        The trials, sorted by number.
     """
     ids = sa.select(chosen.subquery().c.trial_id)
-    told = ids if whole else sa.select(chosen.where(TRIALS.c.state != "RUNNING").subquery().c.trial_id)
+    detailed_ids = ids if whole else sa.select(chosen.where(TRIALS.c.state != "RUNNING").subquery().c.trial_id)
 
-    def of(table: sa.TableClause, *columns: str, which: sa.Select[Any] = ids) -> Mapping[int, list[Sequence[Any]]]:
-        """The rows of a table by trial; the first cell of a row is the trial's id."""
-        names = [table.c[name] for name in columns]
+    def rows_of(
+        table: sa.TableClause, *names: str, trial_ids: sa.Select[Any] = ids
+    ) -> Mapping[int, list[Sequence[Any]]]:
+        """Rows of a table by trial id, which is also the first cell of each row."""
+        columns = [table.c[name] for name in names]
         grouped: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
-        for row in connection.execute(sa.select(table.c.trial_id, *names).where(table.c.trial_id.in_(which))).all():
+        for row in connection.execute(
+            sa.select(table.c.trial_id, *columns).where(table.c.trial_id.in_(trial_ids))
+        ).all():
             grouped[row[0]].append(row)
         return grouped
 
-    attrs, system = of(TRIAL_ATTRS, "key", "value_json", which=told), of(SYSTEM_ATTRS, "key", "value_json")
-    params = of(PARAMS, "param_id", "param_name", "param_value", "distribution_json")
-    values = of(VALUES, "objective", "value", "value_type")
-    curves = of(CURVES, "step", "intermediate_value", "intermediate_value_type", which=told)
+    attrs, system = (
+        rows_of(TRIAL_ATTRS, "key", "value_json", trial_ids=detailed_ids),
+        rows_of(SYSTEM_ATTRS, "key", "value_json"),
+    )
+    params = rows_of(PARAMS, "param_id", "param_name", "param_value", "distribution_json")
+    values = rows_of(VALUES, "objective", "value", "value_type")
+    curves = rows_of(CURVES, "step", "intermediate_value", "intermediate_value_type", trial_ids=detailed_ids)
     rows = connection.execute(sa.select(TRIALS).where(TRIALS.c.trial_id.in_(ids)).order_by(TRIALS.c.number)).all()
     return [
         StoredTrial(
@@ -150,18 +163,27 @@ def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: b
 
 
 def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[Any]) -> tuple[TrialRecord, ...]:
-    """The trials whose ids `chosen` selects, by number, as answers show them."""
+    """Load trials as records.
+
+    Args:
+        connection: Connection in a transaction.
+        study_name: Name of the study of the trials.
+        chosen: Selects the trial ids.
+
+    Returns:
+        The trials, sorted by number.
+    """
     with gc_paused():
         return tuple(_trial(study_name, stored) for stored in stored_trials(connection, chosen))
 
 
 def _trial(study_name: str, stored: StoredTrial) -> TrialRecord:
     attrs = {**stored.attrs, **stored.system}
-    # A trial that waits for its first start has no parameters yet, but may be bound to some.
+    # A trial that has not sampled its parameters can have fixed ones.
     drawn = {base_name(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
     drawn |= {base_name(name): _external(value, distribution) for name, value, distribution in stored.params}
     config = attrs.get("config") or {}
-    drawn |= {key: config[key] for key in drawn if key in config}  # what was trained, where that was changed to fit
+    drawn |= {key: config[key] for key in drawn if key in config}  # the trained value, if it was changed to fit
     return TrialRecord(
         study=study_name,
         number=stored.number,
@@ -197,7 +219,7 @@ _second = itemgetter(1)
 
 
 def _decoded(text: str) -> Any:
-    """A value that is stored as JSON; a list or an object is a new one each time."""
+    """Decode a JSON value; a list or an object is not shared between calls."""
     return json.loads(text) if text.startswith(("[", "{")) else _decoded_scalar(text)
 
 
@@ -207,14 +229,14 @@ def _decoded_scalar(text: str) -> Any:
 
 
 def _number(value: float | None, kind: str) -> float:
-    """The value that Optuna stores as a kind and, where it is finite, a number."""
+    """Value that Optuna stores as a kind and, if finite, a number."""
     if kind == "FINITE":
         return math.nan if value is None else value  # SQLite stores a NaN as NULL
     return _NUMBERS[kind]
 
 
 def _external(value: float, distribution: str) -> Any:
-    """The value as the objective saw it; Optuna stores the index of a choice, and integers as floats."""
+    """Value as passed to the objective; Optuna stores the index of a choice, and integers as floats."""
     stored = json.loads(distribution)
     choices = stored["attributes"].get("choices")
     if choices is not None:

@@ -1,4 +1,4 @@
-"""What is written to a trial, as values that can be collected, put in few statements, and written twice."""
+"""Writes to a trial as values that can be batched, grouped into few statements, and repeated."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """The values of the row that `keys` name; the row is made if it is missing."""
+    """Values of the row with these `keys`; a missing row is inserted."""
 
     table: sa.Table
     keys: dict[str, object]
@@ -19,21 +19,21 @@ class Upsert:
 
 
 Write = Upsert | sa.Executable
-"""One thing that is written to a trial."""
+"""One write to a trial."""
 
 
 def attr(table: sa.Table, trial_id: int, key: str, value: object) -> Upsert:
-    """An attribute of a trial."""
+    """Return the write of an attribute of a trial."""
     return Upsert(table, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
 
 
 def group_statements(
     dialect: str, writes: Sequence[Write]
 ) -> list[tuple[sa.Executable, list[dict[str, object]] | None]]:
-    """The same writes in fewer statements: all rows of a table by one, the tables in the order of their first row.
+    """Group writes into fewer statements: one for all rows of a table, with tables in the order of their first row.
 
-    But one by one on PostgreSQL: its driver sends many at once, and a server that got a part of them and no more, as
-    its client was cut off, takes it for being at work and keeps the locks.
+    PostgreSQL gets one row per statement. Its driver sends many rows at once; if the client is cut off, the server has
+    received only some of them, treats the client as active and keeps the locks.
     """
     tables: dict[sa.Executable, list[dict[str, object]]] = {}
     others: list[tuple[sa.Executable, list[dict[str, object]] | None]] = []
@@ -51,20 +51,21 @@ def group_statements(
 def fenced_upsert(
     holder: sa.Select[tuple[str]], rows: Sequence[Upsert], token: str
 ) -> tuple[sa.Executable, dict[str, object]]:
-    """On PostgreSQL: one statement, with its parameters, that writes these rows if `holder` finds `token`, and answers
-    with what it found. Of rows with the same keys the last one counts.
+    """Build one PostgreSQL statement, with its parameters, that writes these rows if `holder` selects `token`.
+
+    The statement returns the token that `holder` selects. Of rows with the same keys the last one counts.
     """
     last = {(row.table, *row.keys.values()): row for row in rows}
     grouped: dict[tuple[sa.Table, tuple[str, ...], tuple[str, ...]], list[Upsert]] = {}
     for row in last.values():
         grouped.setdefault((row.table, tuple(row.keys), tuple(row.values)), []).append(row)
     parameters = {
-        _parameter(table, line, name): value
-        for table, lines in enumerate(grouped.values())
-        for line, row in enumerate(lines)
+        _parameter(table, index, name): value
+        for table, table_rows in enumerate(grouped.values())
+        for index, row in enumerate(table_rows)
         for name, value in (row.keys | row.values).items()
     }
-    shape = tuple((*kind, len(lines)) for kind, lines in grouped.items())
+    shape = tuple((*kind, len(table_rows)) for kind, table_rows in grouped.items())
     return _fenced(holder, shape), parameters | {"token": token}
 
 
@@ -77,25 +78,25 @@ def _fenced(
     inserts = []
     for number, (table, keys, values, count) in enumerate(shape):
         names = (*keys, *values)
-        lines = [
+        selects = [
             sa.select(
-                *(sa.cast(sa.bindparam(_parameter(number, line, name)), table.c[name].type) for name in names)
+                *(sa.cast(sa.bindparam(_parameter(number, index, name)), table.c[name].type) for name in names)
             ).where(is_ours)
-            for line in range(count)
+            for index in range(count)
         ]
-        insert = upserting("postgresql", table, keys, values).from_select(names, sa.union_all(*lines))
+        insert = upserting("postgresql", table, keys, values).from_select(names, sa.union_all(*selects))
         inserts.append(insert.cte(f"written_{number}"))
     return sa.select(held.c.token).add_cte(*inserts)
 
 
-def _parameter(table: int, line: int, name: str) -> str:
-    return f"{name}_{table}_{line}"
+def _parameter(table: int, row: int, name: str) -> str:
+    return f"{name}_{table}_{row}"
 
 
 @functools.lru_cache
 def upserting(
     dialect: str, table: sa.Table, keys: tuple[str, ...], values: tuple[str, ...]
 ) -> sqlite.Insert | postgresql.Insert:
-    """The statement that writes rows of a table; the row with the same keys is replaced."""
+    """Return the statement that inserts rows of a table, or updates the rows with the same keys."""
     insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in values})

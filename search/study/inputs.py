@@ -1,4 +1,4 @@
-"""What a machine must have before it works on a study: images, pretrained weights, memory, and the same code."""
+"""The inputs of a study that a machine needs first: images, pretrained weights, memory, and the same code."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +18,25 @@ from search.study.stored_study import StoredStudy
 
 
 def with_absolute_path(data: DataConfig) -> DataConfig:
-    """The same images, wherever the next command is given."""
+    """The same images with an absolute path, which is valid in any working directory."""
     return data if data.path is None else data.model_copy(update={"path": str(Path(data.path).absolute())})
 
 
 def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
-    """Decode the images if that was not done yet; what the study keeps of them."""
+    """Decode the images into `cache` if they are not there yet.
+
+    Args:
+        spec: The study.
+        cache: Folder of the decoded images.
+        say: Prints progress and notes.
+
+    Returns:
+        The properties of the images that the study stores, by name.
+
+    Raises:
+        DataError: The images cannot be fetched or read.
+        DiskError: `cache` cannot be written.
+    """
     with writing_to(cache):
         info = prepare(spec.data, cache, say)
     for note in info.notes:
@@ -33,18 +46,18 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
 
 
 def fetch_backbones(spec: StudySpec, say: Say) -> None:
-    """Fetch the pretrained weights of every backbone that a study may draw, before workers want them all at once.
+    """Fetch the pretrained weights of every backbone that a study may draw, before several workers need them at once.
 
     Raises:
-        DataError: they are not here, and cannot be fetched; says which file to put where.
+        DataError: Weights are missing and cannot be fetched; the message names the file and its folder.
     """
-    wanted = sorted(backbones(spec))
-    if not wanted:
-        return  # else torch would be loaded for nothing, which takes seconds
+    names = sorted(backbones(spec))
+    if not names:
+        return  # avoids the import of torch, which takes seconds
     from models.backbone import NoWeights
     from models.backbone import fetch as fetch_weights
 
-    for name in wanted:
+    for name in names:
         try:
             fetch_weights(name, say=say)
         except NoWeights as error:
@@ -62,18 +75,18 @@ def backbones(spec: StudySpec) -> frozenset[str]:
 
 
 def worker_bytes(spec: StudySpec) -> int:
-    """Memory that a worker may take, which is more with a backbone."""
+    """Memory limit of a worker in bytes; larger if the study may draw a backbone."""
     return hardware.BACKBONE_BYTES if backbones(spec) else hardware.WORKER_BYTES
 
 
 def devices(spec: StudySpec, workers: int | None, *, device: str | None) -> tuple[str, ...]:
-    """The device of each worker of a study; see `machine.devices`."""
+    """The device of each worker of a study; see `hardware.devices`."""
     return hardware.devices(workers, device=device, worker_bytes=worker_bytes(spec))
 
 
 @contextmanager
 def writing_to(cache: Path) -> Iterator[None]:
-    """Say what to do where the folder of images cannot be written."""
+    """Turn an OSError in the folder of images into a DiskError that names the remedy."""
     try:
         yield
     except OSError as error:
@@ -81,10 +94,15 @@ def writing_to(cache: Path) -> Iterator[None]:
 
 
 def ensure_inputs(stored: StoredStudy, cache: Path, say: Say) -> None:
-    """Get the images of a study, and pretrained weights.
+    """Fetch the images and pretrained weights of a study, and decode the images.
+
+    Args:
+        stored: The study.
+        cache: Folder of the decoded images.
+        say: Prints progress and notes.
 
     Raises:
-        DataError: they cannot be had here, or are not those that the study was begun with.
+        DataError: They are not available, or the images differ from those that the study was begun with.
         DiskError: `cache` cannot be written.
     """
     with writing_to(cache):
@@ -94,36 +112,41 @@ def ensure_inputs(stored: StoredStudy, cache: Path, say: Say) -> None:
 
 
 def check_same_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
-    """Let only the code work on a study that it was last run with.
+    """Check that this machine has the code that the study was last run with.
+
+    Args:
+        stored: The study.
+        here: The code of this machine; see `provenance.code_version`.
 
     Raises:
-        SpecError: says what differs.
+        SpecError: The code differs; the message has the differences.
     """
-    apart = provenance.differences(stored.versions, here)
-    if apart:
+    differences = provenance.differences(stored.versions, here)
+    if differences:
         raise SpecError(
-            f"the code on this machine differs from the code the study was last run with: {'; '.join(apart)}; "
+            f"the code on this machine differs from the code the study was last run with: {'; '.join(differences)}; "
             f"install the same here, or "
             f"go on with this one by `convsearch resume {stored.name}`"
         )
 
 
-def check_same_images(stored: StoredStudy, found: dict[str, Any]) -> None:
-    """Let a study be worked on only with the images that it was begun with.
+def check_same_images(stored: StoredStudy, images: dict[str, Any]) -> None:
+    """Check that the images of this machine are those that the study was begun with.
 
     Raises:
-        DataError: says what differs.
+        DataError: The images differ; the message has the differences.
     """
-    if found["fingerprint"] == stored.data["fingerprint"]:
+    if images["fingerprint"] == stored.data["fingerprint"]:
         return
     keys = ("classes", "train_counts", "test_counts", "image_size")
-    pairs = [(key, stored.data.get(key), _plain(found.get(key))) for key in keys]
-    apart = [f"{key} is {here} here, and {there} there" for key, there, here in pairs if here != there]
+    pairs = [(key, stored.data.get(key), _plain(images.get(key))) for key in keys]
+    differences = [f"{key} is {ours} here, and {theirs} there" for key, theirs, ours in pairs if ours != theirs]
     raise DataError(
-        f"the images of this machine are not those it was begun with: {'; '.join(apart) or 'their pixels differ'}"
+        f"the images of this machine are not those that the study was begun with: "
+        f"{'; '.join(differences) or 'their pixels differ'}"
     )
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value as JSON restores it."""
     return list(value) if isinstance(value, tuple) else value

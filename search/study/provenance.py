@@ -1,4 +1,4 @@
-"""Where a result comes from: the machine, the versions, the commit of this code."""
+"""The origin of a result: the machine, the versions, the commit of this code."""
 
 import hashlib
 import platform
@@ -10,19 +10,19 @@ from pathlib import Path
 from search import hardware as machine
 
 ROOT = Path(__file__).parents[2]
-#: What decides what a trial computes.
+#: Packages and folders of code that determine the result of a trial.
 PACKAGES = ("convsearch", "torch", "optuna", "numpy")
 FOLDERS = ("data", "models", "search")
 
 
 def environment() -> dict[str, str]:
-    """What a study keeps of all that, by name."""
-    found = packages() | {"python": platform.python_version(), "machine": hardware()}
-    return found | ({"commit": known} if (known := commit()) else {})
+    """The stored origin of a study: versions, Python, machine and commit, by name."""
+    versions = packages() | {"python": platform.python_version(), "machine": hardware()}
+    return versions | ({"commit": head} if (head := commit()) else {})
 
 
 def code_version() -> dict[str, str]:
-    """What decides what a trial computes: packages, and the SHA-256 of this code, be it committed or not."""
+    """Everything that determines the result of a trial: packages, and the SHA-256 of the code in the working tree."""
     digest = hashlib.sha256()
     for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("[!.]*.py")):
         digest.update(f"{file.relative_to(ROOT).as_posix()}\n{file.stat().st_size}\n".encode() + file.read_bytes())
@@ -30,12 +30,17 @@ def code_version() -> dict[str, str]:
 
 
 def packages() -> dict[str, str]:
-    """The versions of those that count."""
+    """The versions of `PACKAGES`."""
     return {name: version(name) for name in PACKAGES}
 
 
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
-    """In what two codes differ, in words; a study of an older version did not note all of it."""
+    """The differences between two code versions as text; studies of older versions have no `code` entry.
+
+    Args:
+        theirs: The code version of a study; see `code_version`.
+        ours: The code version of this machine.
+    """
     keys = (*PACKAGES, *(("code",) if "code" in theirs else ()))
     return [
         f"{key} {ours.get(key, 'none')} here, {theirs.get(key, 'none')} there"
@@ -45,13 +50,13 @@ def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]
 
 
 def hardware() -> str:
-    """Cores, processor, system."""
+    """Cores, processor and operating system."""
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     return f"{machine.cores()} cores, {cpu or platform.processor()}; {platform.system()} {platform.release()}"
 
 
 def commit() -> str:
-    """The commit of this code, and whether it was changed since; nothing if it does not lie in a clone."""
+    """The commit of this code, and whether files differ from it; empty outside a clone."""
     if not _is_clone():
         return ""
     head = _git("rev-parse", "--short", "HEAD")
@@ -66,7 +71,7 @@ def _is_clone() -> bool:
 def _git(*words: str) -> str:
     try:
         return subprocess.run(("git", "-C", str(ROOT), *words), capture_output=True, text=True).stdout.strip()
-    except OSError:  # there is no git
+    except OSError:  # git is not installed
         return ""
 
 

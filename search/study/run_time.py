@@ -1,4 +1,4 @@
-"""The wall-clock time for which a study has been run, in the database over all its runs: one pool counts it."""
+"""The wall-clock run time of a study over all its runs, stored in the database: one pool counts it."""
 
 import time
 import uuid
@@ -10,18 +10,18 @@ import sqlalchemy as sa
 from search.storage.rdb import Storage
 from search.study import stored_study
 
-#: Between two times that what was counted is stored.
+#: Interval in seconds between two writes of the run time.
 SAVE_S = 5.0
-#: Seconds without a stored time after which the counting process is gone: a pool stores one every ten seconds.
+#: Seconds without a write after which the counting process counts as dead: a pool writes every ten seconds.
 SILENCE_S = 25.0
 
 
 @dataclass(slots=True)
 class RunTimeCounter:
-    """Counts the seconds of a study while its pool runs, or sees that another pool does.
+    """Counts the run time of a study while its pool runs, or follows the count of another pool.
 
-    The launcher counts from `since`; a joining process takes over only when no other one is counting. Whoever
-    counted before finds another's name in the database when it stores what it has, and stops.
+    The launcher counts from `since`; a joining process takes over only when no other process counts. The previous
+    counter finds the new name in the database at its next write, and stops.
     """
 
     storage: Storage
@@ -31,10 +31,10 @@ class RunTimeCounter:
     now: Callable[[], float] = time.monotonic
     is_counting: bool = field(init=False)
     total: float = field(init=False, default=0.0)
-    """Seconds for which the study has been run, as far as is known here."""
+    """Run time of the study in seconds, as known to this process."""
     _name: str = field(init=False, default_factory=lambda: uuid.uuid4().hex)
     _at: float = field(init=False)
-    """When `total` was right, or was seen to change, monotonic seconds."""
+    """Time of the last update of `total`, in monotonic seconds."""
     _saved: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,7 +45,14 @@ class RunTimeCounter:
             stored_study.set_attrs(self.storage, self.study_id, clock=self._name)
 
     def tick(self, stored: float) -> float:
-        """Count on, or see whether somebody does; the seconds until now. `stored` is what the database says now."""
+        """Count, or follow the counting process.
+
+        Args:
+            stored: The run time in the database now, in seconds.
+
+        Returns:
+            The run time until now, in seconds.
+        """
         now = self.now()
         if not self.is_counting:
             if stored != self.total:
@@ -59,7 +66,7 @@ class RunTimeCounter:
         return self.total
 
     def end(self) -> None:
-        """Store what was counted to the last."""
+        """Store the final run time."""
         if self.is_counting:
             now = self.now()
             self._count(now)
@@ -71,15 +78,15 @@ class RunTimeCounter:
             self._at = now
 
     def _take(self, stored: float) -> None:
-        """Begin to count, unless somebody has stored something by now."""
+        """Begin to count, unless another process has stored a run time in the meantime."""
 
         def take(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
             attrs = stored_study.read_attrs(connection, self.study_id)
-            is_still = attrs["seconds_run"] == stored
-            if is_still:
+            is_unchanged = attrs["seconds_run"] == stored
+            if is_unchanged:
                 stored_study.write_attrs(self.storage, connection, self.study_id, clock=self._name)
-            return bool(is_still)
+            return bool(is_unchanged)
 
         self.is_counting = self.storage.write(take)
 

@@ -1,4 +1,4 @@
-"""Open or create a study from a spec; a study that is stored with another spec is refused, with what differs."""
+"""Open or create a study from a spec. A study that is stored with another spec is refused, with the differences."""
 
 import json
 import uuid
@@ -18,32 +18,38 @@ from search.storage.rdb import Storage
 from search.storage.tables import STUDIES, STUDY_ATTRS, TRIALS
 from search.study.provenance import code_version, environment
 
-#: Keys of [search] that a study keeps as it was begun with: an older version had none of them.
+#: Keys of [search] that keep their first stored value: older versions had none of them.
 KEPT = ("audit", "baseline", "rung_updates")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredStudy:
-    """A study as every worker, on any machine, reads it from the database."""
+    """A study as any worker on any machine reads it from the database."""
 
     id: int
     name: str
     uid: str
-    """Unique for ever: a checkpoint of a deleted study of the same name is not taken for this one's."""
+    """Unique and never reused; it identifies checkpoints of a deleted study of the same name as foreign."""
     remote_key: str
-    """Its folder among those of the far checkpoints of several studies: of a copy another one than of the original."""
+    """The folder of the study in the remote checkpoint store; a copy has another one than the original."""
     spec: StudySpec
     data: dict[str, Any]
     """Fingerprint of the images, classes, counts, notes."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the code that runs it now (see `provenance.code_version`): a joining process must have the same."""
+    """Code version of the current run (see `provenance.code_version`); a joining process must have the same."""
 
 
 def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[str, Any]) -> StoredStudy:
-    """The study `name` with this spec and these images; it is made if there is none of that name.
+    """Open the study `name`, or create it if it does not exist.
+
+    Args:
+        storage: The database.
+        spec: The spec of the study file.
+        name: The name of the study.
+        data: Properties of the images; see `inputs.prepare_data`.
 
     Raises:
-        SpecError: it exists with another spec or other images, or was not made by this service.
+        SpecError: The study exists with another spec or other images, or was not made by this service.
     """
     directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(spec.search.objectives) - 1)]
     optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
@@ -51,34 +57,34 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     def open_it(connection: sa.Connection) -> StoredStudy:
         study_id = queries.find_study(connection, name)
         storage.lock_study(connection, study_id)
-        known = read_attrs(connection, study_id)
-        if "spec" not in known:
+        attrs = read_attrs(connection, study_id)
+        if "spec" not in attrs:
             _refuse_foreign(connection, study_id, name)
-            known = _first_attrs(_with_validation(spec, data), data)
-            write_attrs(storage, connection, study_id, **known)
+            attrs = _first_attrs(_with_validation(spec, data), data)
+            write_attrs(storage, connection, study_id, **attrs)
             storage.name_objectives(connection, study_id, spec.search.objectives)
-        _refuse_difference(name, known, spec, data)
-        # What an older version had not stays as it was: trials are neither chosen nor judged again.
-        begun = stored_spec.restore(known["spec"])
+        _refuse_difference(name, attrs, spec, data)
+        # Settings that older versions lack keep their stored values: trials are neither chosen nor judged again.
+        begun = stored_spec.restore(attrs["spec"])
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
-        wanted = replace(study_spec.with_stored_settings(spec, begun), search=search)
-        # The question may be put in other words, and the same images lie elsewhere now.
-        write_attrs(storage, connection, study_id, question=wanted.question, spec=stored_spec.dump(wanted))
-        return _stored(study_id, name, known, wanted)
+        updated = replace(study_spec.with_stored_settings(spec, begun), search=search)
+        # The wording of the question and the path of the same images may have changed.
+        write_attrs(storage, connection, study_id, question=updated.question, spec=stored_spec.dump(updated))
+        return _stored(study_id, name, attrs, updated)
 
     return storage.write(open_it)
 
 
 def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
-    """Refuse a spec that is not the stored one's, before any image is fetched or decoded.
+    """Refuse a spec that differs from the stored one, before any image is fetched or decoded.
 
     Raises:
-        SpecError: as `open_or_create` would, later.
+        SpecError: The study exists with another spec.
     """
 
     def stored(connection: sa.Connection) -> dict[str, Any]:
-        known = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar()
-        return {} if known is None else read_attrs(connection, known)
+        study_id = connection.execute(sa.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).scalar()
+        return {} if study_id is None else read_attrs(connection, study_id)
 
     attrs = storage.read(stored)
     if "spec" in attrs:
@@ -86,30 +92,30 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
 
 
 def check_final_of(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
-    """The verdict, if it is on this search.
+    """Return the verdict, if it belongs to this search.
 
     Raises:
-        SpecError: it is on another one, that had the same name.
+        SpecError: The verdict belongs to a deleted search of the same name.
     """
     if verdict.spec.verdict_on != search.uid:
         raise SpecError(
-            f"the study {verdict.name!r} is of another {search.name!r}, that is deleted; "
+            f"the study {verdict.name!r} belongs to another {search.name!r} that was deleted; "
             f"`convsearch delete {verdict.name}` makes room for the verdict on this one"
         )
     return verdict
 
 
 def with_data_path(spec: StudySpec, path: str | None) -> StudySpec:
-    """The same study of the same images, which lie at `path`."""
+    """The same study with the path of its images on this machine."""
     return replace(spec, data=spec.data.model_copy(update={"path": path}))
 
 
 def load(storage: Storage, name: str) -> StoredStudy:
-    """The stored study `name`.
+    """Read the study `name` from the database.
 
     Raises:
-        UsageError: there is none of that name.
-        SpecError: it was not made by this service.
+        UsageError: There is no study of that name.
+        SpecError: The study was not made by this service.
     """
 
     def stored(connection: sa.Connection) -> tuple[int, dict[str, Any]]:
@@ -136,9 +142,10 @@ def _stored(study_id: int, name: str, attrs: Mapping[str, Any], spec: StudySpec)
 
 
 def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
-    """Set how many trials the study may have; returns how many those are.
+    """Set the trial budget of a study; existing trials are never deleted.
 
-    Trials that exist already are never thrown away: a budget below their number becomes their number.
+    Returns:
+        The new budget: `trials`, or the number of existing trials if that is larger.
     """
 
     def set_them(connection: sa.Connection) -> int:
@@ -156,8 +163,13 @@ def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
 
 
 def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
-    """Let a search go on that had ended: what was selected then is forgotten, and the trials that were `judged` until
-    now do not count any more against one that had found nothing.
+    """Let a finished search go on, and clear its selection.
+
+    Args:
+        storage: The database.
+        study: The search.
+        judged: Number of trials judged until now; they no longer count towards the rule that ends a search that finds
+            nothing.
     """
     set_attrs(storage, study.id, nothing_found=False, judged_before=judged, selection=None)
 
@@ -168,26 +180,35 @@ def ask_to_stop(storage: Storage, name: str) -> None:
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:
-    """The wall-clock time for which the study has been run, in seconds, over all its runs."""
+    """Wall-clock run time of the study in seconds, over all its runs."""
     return float(storage.read(lambda connection: read_attrs(connection, study_id))["seconds_run"])
 
 
 def search_seconds_left(storage: Storage, study_id: int) -> float | None:
-    """The seconds that a search still has of its hours; None if it has no such limit."""
+    """The seconds left of the hours of a search; None without such a limit."""
     attrs = storage.read(lambda connection: read_attrs(connection, study_id))
     return None if attrs.get("hours") is None else max(0.0, 3600 * attrs["hours"] - attrs["seconds_run"])
 
 
 def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> StoredStudy:
-    """The study with the epochs of a whole trial, which the first worker that has measured settles for all."""
+    """Store the epochs of a complete trial, if no other worker has stored them.
+
+    Args:
+        storage: The database.
+        study: The study.
+        epochs: The epochs that this worker has measured.
+
+    Returns:
+        The study with the stored epochs.
+    """
 
     def settle(connection: sa.Connection) -> StudySpec:
         storage.lock_study(connection, study.id)
-        known = stored_spec.restore(read_attrs(connection, study.id)["spec"])
-        if known.budget.epochs is not None:
-            return known
-        budget = known.budget.model_copy(update={"epochs": epochs, "evaluations": known.budget.steps})
-        settled = replace(known, budget=budget)
+        current = stored_spec.restore(read_attrs(connection, study.id)["spec"])
+        if current.budget.epochs is not None:
+            return current
+        budget = current.budget.model_copy(update={"epochs": epochs, "evaluations": current.budget.steps})
+        settled = replace(current, budget=budget)
         write_attrs(storage, connection, study.id, spec=stored_spec.dump(settled))
         return settled
 
@@ -195,7 +216,7 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
 
 
 def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
-    """What a study is made with; the budget stands apart from the spec, because it may change."""
+    """The first attributes of a study; the budget is separate from the spec, because it may change."""
     return {
         "question": spec.question,
         "uid": uuid.uuid4().hex,
@@ -211,7 +232,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_validation(spec: StudySpec, data: Mapping[str, Any]) -> StudySpec:
-    """The study with its number of validation images written out, so that a later version changes nothing in it."""
+    """The spec with an explicit number of validation images, independent of the default of later versions."""
     images, classes = sum(data.get("train_counts", ())), len(data.get("classes", ()))
     if spec.data.validation is not None or not images:
         return spec
@@ -233,7 +254,7 @@ def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data:
         raise SpecError(
             f"the study {name!r} exists with another spec, and one study has one spec:\n  "
             + "\n  ".join(lines)
-            + "\nonly [budget] trials and hours may change; run the new spec under a name of its own: --name OTHER"
+            + "\nonly [budget] trials and hours may change; run the new spec under another name: --name OTHER"
         )
 
 

@@ -24,13 +24,15 @@ from search.spec.search_space import sample
 from search.spec.study_spec import StudySpec, start_point
 from search.study.stored_study import StoredStudy
 
-#: Trials for which the audited ones are worked out at a time.
+#: Block size in trials for which the audited numbers are computed at once.
 AHEAD = 1000
 
 
 def limits_of(study: StoredStudy) -> ImageLimits | None:
-    """What the images allow that the trials of a study are trained on; those of a last training are all there are. None
-    where nothing is known of the images.
+    """The limits that the training images of a study set; a final training uses all images.
+
+    Returns:
+        None if the study has no record of its images.
     """
     if not {"classes", "train_counts", "image_size"} <= study.data.keys():
         return None
@@ -42,31 +44,35 @@ def limits_of(study: StoredStudy) -> ImageLimits | None:
 
 
 def known_point(spec: StudySpec) -> dict[str, Value]:
-    """The flat configuration that a search begins with: the first point of [[try]], and what it leaves open at the
-    defaults, or at the nearest value of the space.
+    """The flat configuration that a search begins with: the first point of [[try]].
+
+    Keys that this point leaves open have their defaults, or the nearest value of the space.
     """
     return study_spec.with_defaults(spec, sample(spec.space, DefaultsTrial(start_point(spec))))
 
 
 def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
-    """What a trial was asked to have, by key: the baseline all that is drawn, a point of [[try]] what it names."""
+    """The requested values of a trial by key: all drawn ones of the baseline, those that a point of [[try]] names."""
     if number == study_spec.baseline(spec):
         return sample(spec.space, DefaultsTrial(start_point(spec)))
     return dict(spec.points[number]) if number < len(spec.points) else None
 
 
 def queue(study: StoredStudy) -> tuple[dict[str, Value], ...]:
-    """What the trials 0, 1, 2, ... are given, as Optuna name -> value: the cells of a grid; else the baseline, as near
-    as it can be trained, and the other points to try.
+    """The fixed parameters of the trials 0, 1, 2, ...
+
+    Returns:
+        Optuna name -> value for each trial: the cells of a grid; otherwise the baseline, changed to the nearest
+        configuration that can be trained, and the other points of [[try]].
     """
-    given = study_spec.fixed_trials(study.spec)
+    fixed = study_spec.fixed_trials(study.spec)
     if study_spec.baseline(study.spec) is None:
-        return given
-    whole, limits = known_point(study.spec), limits_of(study)
+        return fixed
+    config, limits = known_point(study.spec), limits_of(study)
     if limits is not None:
         with suppress(Impossible):
-            whole = fitted(study.spec, whole, limits)
-    return (dict(default_point(study.spec.space, whole).params), *given[1:])
+            config = fitted(study.spec, config, limits)
+    return (dict(default_point(study.spec.space, config).params), *fixed[1:])
 
 
 def for_trial(
@@ -78,9 +84,15 @@ def for_trial(
     draw: int = 0,
     given: Mapping[str, Value] | None = None,
 ) -> optuna.Study:
-    """Optuna's view of the study, with the sampler and the pruner of this trial; the sampler learns from `seen`.
+    """The study as an `optuna.Study`, with the sampler and the pruner of one trial.
 
-    `draw` counts how often the trial was drawn before; `given` are values by key, taken in place of drawn ones.
+    Args:
+        cached: Storage with the read cache.
+        study: The study.
+        number: The number of the trial.
+        seen: Trials that the sampler learns from.
+        draw: Number of earlier draws of this trial.
+        given: Values by key, used instead of drawn ones.
     """
     search, steps = study.spec.search, study.spec.budget.steps
     sampler = _sampler(cached, study, number, seen, draw) if given is None else FixedSampler(given)
@@ -92,16 +104,16 @@ def _sampler(
     cached: CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int
 ) -> optuna.samplers.BaseSampler:
     search = study.spec.search
-    again = (draw,) if draw else ()
+    redraw = (draw,) if draw else ()
     match search.sampler:
         case "evolution":
-            known = start_point(study.spec)
+            defaults = start_point(study.spec)
             return EvolutionSampler(
                 seen,
                 number=number,
-                start=default_point(study.spec.space, known),
-                habits=known,
-                seed=derive(search.seed, number, "sampler", *again),
+                start=default_point(study.spec.space, defaults),
+                habits=defaults,
+                seed=derive(search.seed, number, "sampler", *redraw),
             )
         case "tpe" | "nsga2" | "random" | "grid":
             return build_sampler(
@@ -124,12 +136,12 @@ def asha(spec: StudySpec) -> Asha:
         reduction=search.reduction,
         steps=spec.budget.steps,
         updates=search.rung_updates,
-        least=MIN_TRIALS if search.rung_updates else 1,  # an older version had neither
+        least=MIN_TRIALS if search.rung_updates else 1,  # studies of older versions have neither
     )
 
 
 def audited(spec: StudySpec, number: int) -> frozenset[int]:
-    """The numbers of the trials that the pruner may not stop: those up to the budget, and some beyond `number`."""
+    """The numbers of the trials that the pruner may not stop, up to the budget and beyond `number`."""
     search = spec.search
     if search.pruner == "none" or search.audit == 0.0:
         return frozenset()
@@ -144,7 +156,7 @@ def _audited(seed: int, share: float, blocks: int, baseline: int | None) -> froz
 
 
 def ladder(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
-    """Where trials pause; None for a study whose trials do not."""
+    """The rule by which paused trials go on; None for a study whose trials never pause."""
     if spec.verdict_on is not None and spec.budget.trials > 1:
         return BarrierPromotion(trials=spec.budget.trials)
     if spec.search.pruner != "promote":
@@ -161,9 +173,14 @@ def ladder(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
 
 
 def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:
-    """The seed of a trial's weights, data order and augmentation.
+    """The seed of the weights, data order and augmentation of a trial.
 
-    Repeats of a designed comparison share theirs over the rows, so that rows can be compared pair by pair.
+    The rows of a designed comparison share one seed per repeat; this allows pairwise comparison.
+
+    Args:
+        study: The study.
+        number: The number of the trial.
+        repeat: The repeat of a designed comparison; None in a search.
     """
     search = study.spec.search
     if search.trial_seed is not None:

@@ -1,4 +1,4 @@
-"""What a worker is told, and what it reads and writes its trials with."""
+"""The configuration of a worker, and its access to the database, the files and the images of a study."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
-    """What a pool tells its worker: plain values that travel to another process."""
+    """The configuration that a pool passes to a worker: plain values that can be pickled."""
 
     url: str = field(repr=False)  # it may hold a password
     study: str
     token: str
-    """What the worker signs its leases with; its pool renews and ends them by it."""
+    """Owner token of the worker's leases; the pool renews and ends the leases by this token."""
     cache: str
     """Folder of the decoded images."""
     images: str | None = None
-    """Where they are decoded from on this machine; None is where the study says."""
+    """Path of the original images on this machine; None uses the path in the study."""
     device: str = ""
-    """As torch names it: cpu, cuda:0, ..."""
+    """The torch device: cpu, cuda:0, ..."""
     threads: int = 1
-    """That compute for it."""
+    """Number of compute threads."""
     workers: int = 1
-    """That work at the same time, this one included."""
+    """Number of concurrent workers, including this one."""
     core: int | None = None
-    """The one it runs on; None is any."""
+    """The CPU core that the worker is pinned to; None is any."""
     retry_timeout_s: float = Timeouts().retry_timeout_s
-    """How long a storage call tries again."""
+    """Retries transient storage errors for this number of seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialContext:
-    """Where a worker reads and writes trials: the database and the folder of the study; no images, no torch."""
+    """Access of a worker to the database and the folder of a study; without images and without torch."""
 
     storage: Storage
     cached: CachedStorage
     subset: TrialSubset
-    """What the sampler learns from, kept from trial to trial."""
+    """The trials that the sampler learns from, kept between trials."""
     study: StoredStudy
     dirs: StudyDirs
     remote: RemoteCheckpoints | None = None
-    """Where other machines find the checkpoints of the study, if it has such a place."""
+    """The remote checkpoints of the study, if it has a remote store."""
 
     @property
     def spec(self) -> StudySpec:
@@ -68,23 +68,23 @@ class TrialContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingContext(TrialContext):
-    """A context with images and a device, where trials are trained."""
+    """A context with images and a device, for training."""
 
     data: "TrainData"
     device: "torch.device"
     cache: Path
     """Folder of the decoded images."""
     workers: int = 1
-    """That work at the same time on this machine, this one included."""
+    """Number of concurrent workers on this machine, including this one."""
 
     @property
     def limits(self) -> ImageLimits:
-        """What its images allow."""
+        """The limits that its images set."""
         return image_limits(self.data)
 
 
 def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrialContext:
-    """The context of a worker; `should_stop` as `Storage` has it."""
+    """Open the context of a worker; for `should_stop` see `Storage.should_stop`."""
     storage = Storage(
         worker_config.url,
         token=worker_config.token,
@@ -104,5 +104,5 @@ def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = 
 
 
 def image_limits(data: "TrainData") -> ImageLimits:
-    """What the images allow that are trained on."""
+    """The limits that the training images set."""
     return ImageLimits(side=data.info.image_size, classes=len(data.info.classes), images=len(data.train))

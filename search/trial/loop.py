@@ -1,6 +1,6 @@
-"""Claim, do, tell, and again: the loop of a worker. How a trial ended is recorded in one transaction with its reason.
+"""The loop of a worker: claim a trial, run it, record its outcome and reason in one transaction, repeat.
 
-The caller says what is done with a trial; nothing is trained here, and torch is not loaded.
+The caller passes the function that runs a trial; this module trains nothing and does not load torch.
 """
 
 import os
@@ -29,30 +29,47 @@ from search.trial import recorder
 from search.trial.context import TrialContext
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
 
-#: Trials just below the top k that may have been in it a moment ago: as many as end, or pause, at one moment.
+#: Trials just below the top k that may have been in it a moment ago: at most this number end, or pause, at once.
 DRIVEN_OUT = 8
 
 Work = Callable[[Claim, optuna.Trial], Outcome]
-"""What is done with a claimed trial. Raises Stopped or Paused where it breaks off on purpose."""
+"""Runs a claimed trial. Raises TrialStopped or TrialPaused where it breaks off on purpose."""
 
 
 def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *, where: str) -> None:
-    """Do trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
+    """Run trials until none is left to claim, or `stopping` returns True; a stopped trial goes back to the queue.
+
+    Args:
+        context: Database and folder of the study.
+        do: Runs a claimed trial.
+        stopping: Checked before each claim.
+        where: The device, for the trial's log.
+
+    Raises:
+        DiskError: A file could not be written.
+        DatabaseError: The database failed.
+    """
     owner = this_process(context.storage.token or "")
-    points, ladder = strategy.queue(context.study), strategy.ladder(context.spec)
+    points, promotion = strategy.queue(context.study), strategy.ladder(context.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = leases.claim(context.storage, context.study.id, owner, points, ladder)
+        claim = leases.claim(context.storage, context.study.id, owner, points, promotion)
         if claim is None:
             return
         is_sound = run_claimed_trial(context, claim, do, where=where)
 
 
 def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: str) -> bool:
-    """Do one claimed trial and record how it ended; a stop puts it back to the queue, a bug fails it.
+    """Run one claimed trial and record how it ended; a stop puts it back in the queue, a bug fails it.
 
-    `where`: the device, for its log. Returns whether this process can be trusted with another one: a process that ran
-    out of memory or met a bug cannot.
+    Args:
+        context: Database and folder of the study.
+        claim: The claimed trial.
+        do: Runs it.
+        where: The device, for the trial's log.
+
+    Returns:
+        Whether this process may run another trial: False after a bug, or if it ran out of memory.
     """
     log = context.dirs.log(context.study.name, claim.number)
     study_dir.append_log(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
@@ -71,13 +88,13 @@ def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: s
         return True
     except LeaseLostError as error:
         study_dir.append_log(log, f"let go: {error}")
-        return True  # somebody took the trial from us, and nothing of ours was written since
+        return True  # another process owns the trial now; this one has written nothing since
     except (DiskError, DatabaseError) as error:
         study_dir.append_log(log, f"broke off: {error}")
-        raise  # not the trial's fault: the pool puts it back, and stops
+        raise  # not caused by the trial: the pool puts it back and stops
     except Exception as error:
         with suppress(LeaseLostError):
-            fail(context, claim, error)  # its checkpoint stays, for `--retry-failed`
+            fail(context, claim, error)  # the checkpoint is kept for `--retry-failed`
         return False
     study_dir.append_log(
         log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}"
@@ -87,7 +104,7 @@ def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: s
 
 
 def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
-    """Finish the trial: state, value, reason and constraint in one transaction."""
+    """Finish the trial: store state, value, reason and constraint in one transaction."""
     with context.storage.batch():
         if outcome.reason is not None:
             trial.set_user_attr("reason", outcome.reason)
@@ -100,7 +117,7 @@ def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
 
 
 def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
-    """Finish a trial that a bug broke; the whole traceback goes to the trial's log."""
+    """Mark a trial as failed by a bug; the full traceback goes to the trial's log."""
     study_dir.append_log(
         context.dirs.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error))
     )
@@ -110,15 +127,15 @@ def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
 
 
 def delete_finished_checkpoints(context: TrialContext, number: int) -> None:
-    """Remove checkpoints that are no longer needed: this trial's, or those of trials it drove out of the best.
+    """Delete checkpoints that are no longer needed: this trial's, or those of trials that are no longer among the best.
 
-    Those of a verdict stay, all of them: which configuration is best is known at its end. So do those of complete
-    trials with several objectives: trials on the front are, too.
+    A verdict keeps all of its checkpoints: its best configuration is known only at its end. With several objectives all
+    complete trials keep theirs: the Pareto front, too, is known only at the end.
     """
     if context.spec.verdict_on is not None:
         return
     if len(context.spec.search.objectives) > 1:
-        _forget_if_pruned(context, number)
+        _delete_if_pruned(context, number)
         return
     ranked = best_trials(context.storage, context.study.id, top=KEEP_BEST + DRIVEN_OUT)
     unneeded = {number, *ranked[KEEP_BEST:]} - {*ranked[:KEEP_BEST], baseline(context.spec)}
@@ -128,33 +145,33 @@ def delete_finished_checkpoints(context: TrialContext, number: int) -> None:
             misclassified.delete(context.dirs.trial(context.study.name, finished))
 
 
-def _forget_if_pruned(context: TrialContext, number: int) -> None:
+def _delete_if_pruned(context: TrialContext, number: int) -> None:
     if queries.trial(context.storage.engine, context.study.name, number).state == "PRUNED":
         delete_trial_checkpoints(context, {number})
 
 
 def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> None:
-    """Remove the checkpoints of trials that pause too far behind to go on soon: this one's, or those it drove back."""
-    ladder = strategy.ladder(context.spec)
-    if ladder is None:
+    """Delete the checkpoints of paused trials that rank too low to go on soon: this one's, or those it has passed."""
+    promotion = strategy.ladder(context.spec)
+    if promotion is None:
         return
 
-    def forget_behind(connection: sa.Connection) -> None:
-        context.storage.lock_study(connection, context.study.id)  # so that nobody goes on with one of them meanwhile
-        behind = ladder.without_checkpoint(connection, context.study.id, rung)
-        for each in {number, *behind[:DRIVEN_OUT]}.intersection(behind):
-            with suppress(OSError):  # what cannot be removed now is removed when the trial is over
+    def delete_low_ranked(connection: sa.Connection) -> None:
+        context.storage.lock_study(connection, context.study.id)  # no worker may claim one of these trials meanwhile
+        low_ranked = promotion.without_checkpoint(connection, context.study.id, rung)
+        for paused in {number, *low_ranked[:DRIVEN_OUT]}.intersection(low_ranked):
+            with suppress(OSError):  # the end of the trial removes the files that cannot be removed now
                 study_dir.delete_checkpoints(
-                    context.dirs.trial(context.study.name, each)
-                )  # a far store is too slow to lock others out for
+                    context.dirs.trial(context.study.name, paused)
+                )  # not the remote ones: a remote store is too slow to be called under a lock
 
-    context.storage.write(forget_behind)
+    context.storage.write(delete_low_ranked)
 
 
 def delete_trial_checkpoints(context: TrialContext, numbers: Collection[int]) -> None:
-    """Remove the checkpoints of trials, here and where other machines find them; what remains goes with the study."""
+    """Delete the local and the remote checkpoints of trials; deleting the study removes those that are left."""
     for number in numbers:
-        with suppress(OSError):  # what cannot be removed now is removed when the study goes on, too
+        with suppress(OSError):  # resuming the study also removes the files that cannot be removed now
             study_dir.delete_checkpoints(context.dirs.trial(context.study.name, number))
     if context.remote is not None:
         with suppress(RemoteStoreError):
@@ -162,12 +179,12 @@ def delete_trial_checkpoints(context: TrialContext, numbers: Collection[int]) ->
 
 
 def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:
-    """The numbers of the best completed trials, the best first."""
-    rows = (
+    """The numbers of the best `top` complete trials, the best first."""
+    query = (
         sa.select(TRIALS.c.number)
         .join(TRIAL_VALUES, TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id)
         .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE, TRIAL_VALUES.c.objective == 0)
         .order_by(TRIAL_VALUES.c.value.desc(), TRIALS.c.number)
         .limit(top)
     )
-    return storage.read(lambda connection: list(connection.execute(rows).scalars()))
+    return storage.read(lambda connection: list(connection.execute(query).scalars()))

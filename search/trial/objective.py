@@ -1,4 +1,4 @@
-"""One trial from its draw to its outcome: a configuration, whether it can be trained at all, and its run."""
+"""One trial from its draw to its outcome: draw a configuration, check that it can be trained, and train it."""
 
 import optuna
 import torch
@@ -15,19 +15,26 @@ from search.trial.context import TrainingContext
 from search.trial.outcome import Outcome
 from search.trial.search_training import Pulse, SearchTraining, step_boundaries
 
-#: How the allocator of the CPU, the libraries of a GPU, and its driver say that there is no memory, in a RuntimeError.
+#: Texts of a RuntimeError for missing memory: from the CPU allocator, the GPU libraries and the GPU driver.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def evaluate_trial(
     context: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]
 ) -> Outcome:
-    """Run a claimed trial to its end, from its checkpoint if it has one; `kind` is how.
+    """Run a claimed trial to its end, from its checkpoint if it has one.
+
+    Args:
+        context: Database, images and device.
+        claim: The claimed trial.
+        trial: The same trial in Optuna.
+        pulse: Callback before each batch; it raises TrialStopped to stop the trial.
+        kind: The class that trains the trial.
 
     Raises:
-        Stopped: `pulse` asked for it; the checkpoint is on the disk.
-        Paused: the trial waits at a rung.
-        LeaseLost: the trial is not ours any more.
+        TrialStopped: `pulse` has raised it; the checkpoint is on the disk.
+        TrialPaused: The trial waits at a rung.
+        LeaseLostError: Another process owns the trial now.
     """
     trial, values = recorder.draw(context, claim, trial)
     decided = trial.user_attrs.get(DECISION)
@@ -49,7 +56,7 @@ def evaluate_trial(
             seed=seed,
             judged_from=judged_from if judged_from > rungs.first_rung else None,
         )
-        one = kind(
+        training = kind(
             context=context,
             claim=claim,
             trial=trial,
@@ -59,7 +66,7 @@ def evaluate_trial(
             step_epochs=step,
             judged_from=judged_from,
         )
-        return one.run()
+        return training.run()
     except Impossible as error:
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
@@ -67,10 +74,10 @@ def evaluate_trial(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        return Outcome(reason=f"out of memory: {words}", violation=1.0, out_of_memory=True)
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        return Outcome(reason=f"out of memory: {message}", violation=1.0, out_of_memory=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory: Python and torch's allocator on a GPU say so by type, all others in words."""
+    """Whether memory ran out: Python and torch's GPU allocator have an exception type, all others only a message."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)

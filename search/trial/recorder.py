@@ -1,7 +1,7 @@
-"""What is written of one trial: its draw, its plan, its steps and the decisions on them, each in one transaction.
+"""Stores one trial: its draw, its plan, its steps and the decisions on them, each in one transaction.
 
-What is decided is recorded before it is acted on, so that a trial that breaks off anywhere is taken up again as if
-nothing had happened. Here nothing is trained, and torch is not loaded.
+A decision is recorded before it takes effect. A trial that is interrupted at any point therefore resumes as if nothing
+had happened. This module trains nothing and does not load torch.
 """
 
 from collections.abc import Mapping
@@ -24,33 +24,40 @@ from search.study.strategy import asha, asked, audited, for_trial, limits_of
 from search.trial.context import TrialContext
 from search.trial.outcome import TrialPaused
 
-#: Attempts to draw a configuration that can be trained; then the last one is changed until it can. Of the
-#: space of `cifar10` a third cannot be trained (studies/records/2026-11-25_random-networks): 20 in a row never happen.
+#: Attempts to draw a configuration that can be trained; afterwards the last one is changed until it can. A third of the
+#: space of `cifar10` cannot be trained (studies/records/2026-11-25_random-networks): 20 misses in a row never happen.
 MAX_DRAWS = 20
 
 
 def open_trial(
     context: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None
 ) -> optuna.Trial:
-    """The claimed trial, as Optuna sees it, with what is stored of it.
+    """The claimed trial as an Optuna trial, with its stored attributes.
 
-    `draw` counts how often it was drawn before; `given` are values by key, taken in place of drawn ones.
+    Args:
+        context: Database and folder of the study.
+        claim: The claimed trial.
+        draw: Number of earlier draws of this trial.
+        given: Values by key, used instead of drawn ones.
     """
-    seen = context.subset.read()  # the cache refuses writes to a trial that it never saw
+    seen = context.subset.read()  # the cache refuses writes to a trial that it has not read
     view = for_trial(context.cached, context.study, claim.number, seen, draw=draw, given=given)
     return optuna.Trial(view, claim.trial_id)
 
 
 def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]]:
-    """The trial with its flat configuration: drawn once, in one transaction, and stored.
+    """Draw the flat configuration of a trial once and store it, in one transaction.
 
-    In a search, a configuration that cannot be trained is drawn again, and nothing is stored of it: its sampler would
-    learn to avoid innocent values. What never fits, as a point that is given, is changed to the nearest configuration
-    that does. Cells of a grid and rows of a comparison are as they are.
+    A search draws again if a configuration cannot be trained, and stores nothing of it: the sampler would learn to
+    avoid innocent values. A configuration that never fits, such as a given point, is changed to the nearest one that
+    does. Cells of a grid and rows of a comparison are never changed.
+
+    Returns:
+        The trial, opened again if it was drawn again, and its configuration by key.
     """
-    known = context.storage.get_trial(claim.trial_id).system_attrs.get("config")
-    if known is not None:
-        return trial, known
+    config = context.storage.get_trial(claim.trial_id).system_attrs.get("config")
+    if config is not None:
+        return trial, config
     limits = limits_of(context.study)
     if context.spec.search.sampler == "grid" or limits is None:
         return trial, _store(context, trial)
@@ -67,7 +74,7 @@ def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optu
 
 
 class Misfit(Exception):
-    """What was drawn cannot be trained; nothing of it was stored."""
+    """The drawn configuration cannot be trained; nothing of it was stored."""
 
     def __init__(self, drawn: dict[str, Any]) -> None:
         super().__init__(drawn)
@@ -81,30 +88,30 @@ def _store(
     limits: ImageLimits | None = None,
     near: Mapping[str, Value] | None = None,
 ) -> dict[str, Any]:
-    """Draw and store in one transaction, `near` in place of what was drawn.
+    """Draw and store in one transaction; values in `near` replace the drawn ones.
 
     Raises:
-        Misfit: it does not keep to the `limits`.
+        Misfit: The configuration exceeds the `limits`.
     """
-    stored = context.spec
+    spec = context.spec
     with context.storage.batch():
-        drawn = study_spec.sample_config(stored, trial)
+        drawn = study_spec.sample_config(spec, trial)
         values = {**drawn, **(near or {})}
         if limits is not None:
             try:
-                check_fit(stored, values, limits)
+                check_fit(spec, values, limits)
             except Impossible as error:
                 raise Misfit(values) from error
-        if told := describe_changes(asked(stored, trial.number) or drawn, values):
-            trial.set_user_attr(FITTED, list(told))
+        if changes := describe_changes(asked(spec, trial.number) or drawn, values):
+            trial.set_user_attr(FITTED, list(changes))
         trial.storage.set_trial_system_attr(trial._trial_id, "config", values)
     return values
 
 
-def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
-    """The nearest configuration that can be trained; where there is none, what was drawn, which then says why not."""
+def _nearest(spec: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
+    """The nearest configuration that can be trained; if there is none, the drawn one, which then gives the reason."""
     try:
-        return fitted(stored, drawn, limits)
+        return fitted(spec, drawn, limits)
     except Impossible:
         return drawn
 
@@ -112,8 +119,16 @@ def _nearest(stored: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> d
 def describe(
     context: TrialContext, trial: optuna.Trial, *, parameters: int, macs: int, seed: int, judged_from: int | None = None
 ) -> None:
-    """Store what is known of a trial before it is trained: weights, multiplications for one image, seed, and the step
-    of the first rung that judges it, where that is not the first of all (`[search] rung_updates`).
+    """Store the properties of a trial that are known before training.
+
+    Args:
+        context: Database and folder of the study.
+        trial: The trial.
+        parameters: Number of weights.
+        macs: Multiplications per image.
+        seed: The trial seed.
+        judged_from: Step of the first rung that judges the trial; None if it is the first rung of the study (`[search]
+            rung_updates`).
     """
     with context.storage.batch():
         trial.set_user_attr("parameters", parameters)
@@ -125,15 +140,15 @@ def describe(
 
 @dataclass(kw_only=True, slots=True)
 class TrialRecorder:
-    """The curve of one trial in the database, and what is decided by it."""
+    """Stores the curve of one trial, and the decisions that follow from it."""
 
     context: TrialContext
     claim: Claim
     trial: optuna.Trial
     judged_from: int = 0
-    """The step of the first rung that judges it; see `[search] rung_updates`."""
+    """The step of the first rung that judges the trial; see `[search] rung_updates`."""
     reported: frozenset[int] = frozenset()
-    """Steps that an earlier attempt has stored."""
+    """Steps that earlier attempts have stored."""
 
     def record(
         self,
@@ -145,12 +160,21 @@ class TrialRecorder:
         images_per_second: float | None = None,
         correct: Mapping[str, Any] | None = None,
     ) -> PruneDecision | None:
-        """Store a step's value, and the decision to stop there if there is one, in one transaction.
+        """Store the value of a step, and the decision to stop there if there is one, in one transaction.
 
-        `correct`: which validation images were recognised, as far as that is kept (`search.analysis.correctness`).
+        Args:
+            step: The step, from 1.
+            value: The first objective on the validation images.
+            epochs: Epochs trained until now.
+            seconds: Training time until now, over all attempts.
+            images_per_second: Training speed in this step; None if it was not measured.
+            correct: The correct validation images, if they are stored (`search.analysis.correctness`).
+
+        Returns:
+            The decision to stop, or None.
 
         Raises:
-            Paused: the trial waits at this rung.
+            TrialPaused: The trial waits at this rung.
         """
         study = self.context.study
         is_judged = asha(study.spec).is_rung(step) and step not in self.reported and self._is_prunable(step)
@@ -160,7 +184,7 @@ class TrialRecorder:
         if is_judged and not is_paused and decision is None:
             decision = self._rank(step, value)
         with self.context.storage.batch():
-            if step not in self.reported:  # a value once recorded stays, though a lost checkpoint is trained again
+            if step not in self.reported:  # a recorded value stays, even if a lost checkpoint is trained again
                 self._report(value, step)
             self.trial.set_user_attr("seconds", round(seconds, 3))
             self.trial.set_user_attr("epochs", epochs)
@@ -176,10 +200,10 @@ class TrialRecorder:
         return decision or self.ask_optuna(step, value)
 
     def ask_optuna(self, step: int, value: float) -> PruneDecision | None:
-        """Ask Optuna's pruner, if the study has one and it was not asked yet.
+        """Ask Optuna's pruner, if the study has one and it has not judged this step.
 
-        What it notes for itself is stored together with its decision. It is not asked about a trial any more that it
-        would have stopped: it would compare others with that one at later rungs.
+        The pruner's own attributes are stored together with its decision. A spared trial is not judged again: the
+        pruner would compare others with it at later rungs.
         """
         pruner = self.context.spec.search.pruner
         if pruner not in ("hyperband", "median") or step >= self.context.spec.budget.steps:
@@ -198,14 +222,14 @@ class TrialRecorder:
         return decision
 
     def _report(self, value: float, step: int) -> None:
-        """Store a value of the curve. Optuna's own way refuses it where there are several objectives."""
+        """Store a value of the curve. `Trial.report` refuses it for several objectives."""
         if len(self.context.spec.search.objectives) == 1:
             self.trial.report(value, step)
         else:
             self.context.storage.set_trial_intermediate_value(self.claim.trial_id, step, value)
 
     def _is_prunable(self, step: int) -> bool:
-        """Whether the trial may be stopped at a step: the baseline never is, others once they are trained enough."""
+        """Whether the trial may be stopped at a step: never the baseline, others from `judged_from` on."""
         return self.claim.number != baseline(self.context.spec) and step >= self.judged_from
 
     def _is_audited(self) -> bool:
@@ -214,25 +238,27 @@ class TrialRecorder:
     def _behind(self, step: int, value: float, correct: Mapping[str, Any] | None) -> PruneDecision | None:
         """Stop a trial that is behind the baseline at a rung by more than a standard error of their difference.
 
-        As RUSH does with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
+        RUSH does so with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
         """
-        stored = self.context.spec
-        if baseline(stored) is None or correct is None:
+        spec = self.context.spec
+        if baseline(spec) is None or correct is None:
             return None
-        if stored.search.pruner not in ("asha", "promote"):
+        if spec.search.pruner not in ("asha", "promote"):
             return None
         storage, name = self.context.storage, self.context.study.name
-        first = storage.retry_transient(lambda: queries.trial(storage.engine, name, 0))
-        if first.state == "FAIL" or first.violation > 0:
+        reference = storage.retry_transient(lambda: queries.trial(storage.engine, name, 0))
+        if reference.state == "FAIL" or reference.violation > 0:
             return None
-        apart = pair(correct, first.correct, step, balanced=stored.search.objectives[0] == "balanced_accuracy")
-        if apart is None or apart.lead >= -apart.error:
+        paired = pair(correct, reference.correct, step, balanced=spec.search.objectives[0] == "balanced_accuracy")
+        if paired is None or paired.lead >= -paired.error:
             return None
-        reason = f"{-apart.lead:.4f} behind the baseline at step {step}, where {apart.error:.4f} is one standard error"
+        reason = (
+            f"{-paired.lead:.4f} behind the baseline at step {step}, where {paired.error:.4f} is one standard error"
+        )
         return PruneDecision(step=step, value=value, reason=reason)
 
     def _rank(self, step: int, value: float) -> PruneDecision | None:
-        """What our own pruner decides at a rung; trials that are audited do not count there."""
+        """The decision of this service's own pruner at a rung; audited trials do not count."""
         study = self.context.study
         if study.spec.search.pruner not in ("asha", "promote"):
             return None
@@ -245,7 +271,7 @@ class TrialRecorder:
         return rungs.decide(step, value, better=better, others=others)
 
     def _keep(self, decision: PruneDecision | None) -> PruneDecision | None:
-        """Store a decision; the first one on a trial that is audited as what would have been done, and is not."""
+        """Store a decision. On an audited trial the first one is stored as spared, and none takes effect."""
         if decision is None:
             return None
         if not self._is_audited():

@@ -1,4 +1,4 @@
-"""What a worker process does: it trains the trials of a study, one after the other."""
+"""The work of a worker process: it trains the trials of a study, one after the other."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,13 @@ from search.trial.speed import with_epochs
 
 
 def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
-    """Run trials until none is left to claim, or `stopping` says so; a stopped trial goes back to the queue."""
+    """Run trials until none is left to claim, or `stopping` returns True; a stopped trial goes back to the queue.
+
+    Args:
+        worker_config: The configuration from the pool.
+        beat: Heartbeat, called before each batch and while the worker waits for the database.
+        stopping: Whether the worker was asked to stop.
+    """
 
     def pulse() -> None:
         beat()
@@ -31,7 +37,7 @@ def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: 
             raise TrialStopped
 
     def should_stop() -> bool:
-        beat()  # waiting for the database is not hanging
+        beat()  # a worker that waits for the database does not hang
         return stopping()
 
     context = workplace(worker_config, should_stop)
@@ -39,39 +45,49 @@ def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: 
 
 
 def run_trial(context: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
-    """Run one claimed trial and record how it ended; see `shift.settle`."""
+    """Run one claimed trial and record how it ended; see `loop.run_claimed_trial`."""
     return loop.run_claimed_trial(context, claim, partial(train, context, pulse), where=str(context.device))
 
 
 def train(context: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
-    """Train a trial as its study wants it: to be judged step by step, or for the last time."""
+    """Train a trial of a search or of a verdict."""
     kind = SearchTraining if context.spec.verdict_on is None else FinalTraining
     return objective.evaluate_trial(context, claim, trial, pulse, kind=kind)
 
 
 def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrainingContext:
-    """Everything a worker needs, read from the database and this machine's images; see `Storage.should_stop`."""
+    """Load the study from the database, and its images on this machine.
+
+    Args:
+        worker_config: The configuration from the pool.
+        should_stop: See `Storage.should_stop`.
+
+    Raises:
+        DataError: The images differ from those that the study was begun with.
+    """
     if worker_config.device == "cpu":
-        # One thread a worker, one worker a core: 1.4x the images of one two-thread worker. A verdict has all of them.
+        # Search: one worker per core with one thread each, 1.4x as fast as one two-thread worker. Verdict: all threads.
         torch.set_num_threads(worker_config.threads)
     device = torch.device(worker_config.device)
-    own = open_context(worker_config, should_stop)
-    stored = own.study
-    if worker_config.images is not None:  # another machine may have put its own path into the study meanwhile
+    context = open_context(worker_config, should_stop)
+    stored = context.study
+    if worker_config.images is not None:  # another machine may have stored its path in the study
         stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
     data = load_train(stored.spec.data, Path(worker_config.cache))
     if data.info.fingerprint != stored.data["fingerprint"]:
-        raise DataError(f"the images of {stored.name!r} are not those it was begun with; its trials would not compare")
-    stored = _with_epochs(worker_config, own.storage, stored, data, device)
+        raise DataError(
+            f"the images of {stored.name!r} differ from those it was begun with; its trials could not be compared"
+        )
+    stored = _with_epochs(worker_config, context.storage, stored, data, device)
     if stored.spec.verdict_on is not None:
         data = replace(data, train=concat(data.train, data.validation))
     return TrainingContext(
-        storage=own.storage,
-        cached=own.cached,
-        subset=own.subset,
+        storage=context.storage,
+        cached=context.cached,
+        subset=context.subset,
         study=stored,
-        dirs=own.dirs,
-        remote=own.remote,
+        dirs=context.dirs,
+        remote=context.remote,
         data=replace(data, train=data.train.to(device), validation=data.validation.to(device)),
         device=device,
         cache=Path(worker_config.cache),
@@ -82,7 +98,7 @@ def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lam
 def _with_epochs(
     worker_config: WorkerConfig, storage: Storage, stored: StoredStudy, data: TrainData, device: torch.device
 ) -> StoredStudy:
-    """The study with the epochs of a whole trial, measured by each worker that begins; the first one settles them."""
+    """The study with the epochs of a complete trial: each new worker measures, the first result is stored for all."""
     if stored.spec.budget.epochs is not None:
         return stored
     measured = with_epochs(

@@ -1,4 +1,4 @@
-"""How fast a network trains on this machine, and how long a trial of a study is, if its file leaves that open."""
+"""Measures the training speed on this machine, and derives the epochs per trial if the study file has none."""
 
 import time
 from dataclasses import replace
@@ -18,7 +18,7 @@ from search.spec.study_spec import StudySpec, to_model_configs
 from search.spec.trial_length import DEFAULT_EPOCHS, MAX_EPOCHS, epochs_per_trial
 from search.study.strategy import known_point
 
-#: Seconds for which a network is trained, after a batch that is not counted.
+#: Duration of a measurement in seconds, after one warm-up batch.
 MOMENT_S = 1.5
 MOST_BATCHES = 10_000
 
@@ -32,8 +32,18 @@ def images_per_second(
     device: torch.device,
     batches: Batches | None = None,
 ) -> float:
-    """Training speed of a network in images a second, on images of `side` pixels a side: those of `batches`, else
-    made-up ones.
+    """Measure the training speed of a network.
+
+    Args:
+        model: The network.
+        train: The training settings.
+        classes: Number of classes.
+        side: Image size in pixels per side.
+        device: The device to train on.
+        batches: Source of the batches; None trains on random images.
+
+    Returns:
+        Images per second.
     """
     images = torch.randn(train.batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     labels = torch.arange(train.batch_size, device=device) % classes
@@ -60,18 +70,24 @@ def with_epochs(
     device: torch.device,
     data: TrainData | None = None,
 ) -> StudySpec:
-    """The study with the epochs of a whole trial, if its file leaves them out: by how fast its known point trains here.
+    """The study with the epochs of a complete trial; if its file has none, from the training speed of its known point.
 
-    `search_s`: seconds that the search may take, all workers at the same time; None is no end. `data`: its images,
-    where they are at hand.
+    Args:
+        spec: The study.
+        limits: The limits that its images set.
+        validation: Number of validation images.
+        search_s: Wall-clock seconds that the search may take; None is no limit.
+        workers: Number of concurrent workers.
+        device: The device to measure on.
+        data: The images; None measures with random images.
     """
     if spec.budget.epochs is not None:
         return spec
     budget = spec.budget.model_copy(update={"epochs": MAX_EPOCHS, "evaluations": spec.budget.steps})
-    open_end = replace(spec, budget=budget)
+    unlimited = replace(spec, budget=budget)
     try:
-        model, train, augment = to_model_configs(spec, fitted(open_end, known_point(spec), limits))
-    except Impossible:  # which the first trials will say
+        model, train, augment = to_model_configs(spec, fitted(unlimited, known_point(spec), limits))
+    except Impossible:  # the first trials report this
         return replace(spec, budget=budget.model_copy(update={"epochs": DEFAULT_EPOCHS}))
     speed = 0.0
     if search_s is not None:
@@ -80,7 +96,11 @@ def with_epochs(
             speed = images_per_second(
                 model, train, classes=limits.classes, side=limits.side, device=device, batches=batches
             )
-        except (Diverged, MemoryError, RuntimeError):  # which the trial itself will say; it may do without hours
+        except (
+            Diverged,
+            MemoryError,
+            RuntimeError,
+        ):  # the trial itself reports this; without a time limit it may succeed
             search_s = None
     epochs = epochs_per_trial(
         images=limits.images,
@@ -94,5 +114,5 @@ def with_epochs(
 
 
 def _batches(data: TrainData, train: TrainConfig, augment: AugmentConfig, device: torch.device) -> Batches:
-    """Batches as a trial has them, augmentation included, which takes its time."""
+    """The batches of a trial, with augmentation, which takes time."""
     return streams.Batches(data.train, data.info, batch_size=train.batch_size, seed=0, augment=augment, device=device)

@@ -1,4 +1,4 @@
-"""The interface of a worker backend: slots for workers, and a handle of each worker, wherever its process is."""
+"""The interface of a worker backend: slots for workers, and a handle for each worker, local or remote."""
 
 import time
 from abc import ABC, abstractmethod
@@ -9,79 +9,90 @@ from dataclasses import dataclass, field
 from data.progress import Say
 from search.trial.context import WorkerConfig
 
-#: Polling interval of the workers in seconds; a dead one is seen at once.
+#: Polling interval of the workers in seconds; the death of a worker is seen at once.
 LOOK_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSlot:
-    """A place for one worker."""
+    """A slot for one worker."""
 
     index: int
-    """Unlike that of any other on its machine."""
+    """Unique on its machine."""
     device: str
-    """As torch names it: cpu, cuda:0, ..."""
+    """A torch device: cpu, cuda:0, ..."""
     core: int | None = None
-    """The one it runs on; None is any."""
+    """CPU core of the worker; None is any core."""
     node: str = ""
-    """The machine, if there are several."""
+    """Ray node ID of the machine; empty for local workers."""
 
 
 @dataclass(kw_only=True, slots=True)
 class WorkerHandle(ABC):
-    """One worker as its pool sees it: started, seen to move, asked where it stands, stopped."""
+    """A started worker, as its pool monitors and stops it."""
 
     token: str
     beat_count: int = 0
     last_beat_at: float = field(default_factory=time.monotonic)
-    """When its count of batches last changed, monotonic seconds."""
+    """Time of the last change of the batch count, monotonic seconds."""
     last_checked_at: float = field(default_factory=time.monotonic)
-    """When we last looked."""
+    """Time of the last check, monotonic seconds."""
     hang_reason: str | None = None
-    """Why we killed it, if we did."""
+    """Why the pool killed the worker, if it did."""
     stack_trace: str = ""
-    """The stacks of its threads at that moment."""
+    """Stack traces of its threads before it was killed."""
 
     @property
     @abstractmethod
     def exitcode(self) -> int | None:
-        """How it ended, as `worker.work` has it, or any other code if it died; None while it works."""
+        """Exit code of the worker: that of `worker.work`, or another one if it died; None while it works."""
 
     @property
     @abstractmethod
     def how_it_ended(self) -> str:
-        """Its death in words."""
+        """The cause of its death, for a log."""
 
     @property
     def is_placed(self) -> bool:
-        """Whether it has its slot; a worker still waiting for one does not reserve a trial."""
+        """Whether the worker has its slot. A worker that waits for its slot does not reserve a trial."""
         return True
 
     @property
     def was_taken(self) -> bool:
-        """Whether its machine is gone, so that its death says nothing about the study."""
+        """Whether its machine is gone. Such a death does not count against the study."""
         return False
 
     @abstractmethod
     def beats(self) -> int | None:
-        """Its count of batches, as far as it is known; None as long as it has not begun to work."""
+        """The last known number of finished batches; None before the worker begins."""
 
     @abstractmethod
     def stacks(self) -> str:
-        """The stacks of its threads; empty if it cannot tell any more."""
+        """Stack traces of its threads; empty if the worker no longer answers."""
 
     @abstractmethod
     def terminate(self) -> None:
-        """Ask it to put its trial back with a checkpoint."""
+        """Ask the worker to put its trial back with a checkpoint."""
 
     @abstractmethod
     def kill(self, *, wait_s: float = 1.0) -> None:
-        """Kill it. A process that sleeps in the kernel, on a lost disk, dies when it wakes; it is not waited for."""
+        """Kill the worker.
+
+        Args:
+            wait_s: Seconds to wait for its end. A process that sleeps in the kernel, on a lost disk, dies later.
+        """
 
     def has_hung(self, now: float, *, limit_s: float) -> bool:
-        """Whether it finished no batch for too long, as far as we were awake to see it (Ctrl-Z stops us both)."""
-        asleep = max(0.0, now - self.last_checked_at - 10 * LOOK_S)
-        self.last_checked_at, self.last_beat_at = now, self.last_beat_at + asleep
+        """Whether the worker finished no batch for too long.
+
+        Time in which the pool itself was stopped does not count (Ctrl-Z stops both).
+
+        Args:
+            now: Monotonic seconds.
+            limit_s: Seconds without a finished batch after which a worker counts as hung.
+        """
+        asleep_s = max(0.0, now - self.last_checked_at - 10 * LOOK_S)
+        self.last_checked_at, self.last_beat_at = now, self.last_beat_at + asleep_s
         beats = self.beats()
         if beats is None:
             self.last_beat_at = now
@@ -90,53 +101,64 @@ class WorkerHandle(ABC):
         return now - self.last_beat_at > limit_s
 
     def end(self, why: str) -> None:
-        """Kill it because it hangs; first it is asked where it stands."""
+        """Kill the worker because it hangs, after recording its stack traces."""
         self.hang_reason, self.stack_trace = why, self.stacks()
         self.kill()
 
 
 class WorkerBackend(ABC):
-    """Where workers can be, and how they are started there."""
+    """Provides the slots for workers and starts workers in them."""
 
     @property
     @abstractmethod
     def plan(self) -> str:
-        """What it is, in words."""
+        """Description of the backend for the user."""
 
     @property
     @abstractmethod
     def local_workers(self) -> int:
-        """How many workers this machine may have."""
+        """Maximum number of workers on this machine."""
 
     @property
     @abstractmethod
     def max_workers(self) -> int | None:
-        """No more workers than these at once, wherever they are; None is as many as there are places."""
+        """Maximum number of workers on all machines together; None is one per slot."""
 
     @abstractmethod
     def running_backend(self, say: Say) -> AbstractContextManager[None]:
-        """Be ready to start workers inside the block; none may live on behind it.
+        """Make the backend ready to start workers inside the block. No worker may outlive the block.
+
+        Args:
+            say: Prints a message to the user.
 
         Raises:
-            ConvsearchError: that cannot be.
+            ConvsearchError: the backend cannot be started.
         """
 
     @abstractmethod
     def slots(self) -> tuple[WorkerSlot, ...]:
-        """The places that there are now, those that were there before in front."""
+        """The current slots, oldest first."""
 
     @abstractmethod
-    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        """Start a worker at a place. `worker_config` tells it all but what depends on the place.
+    def start(self, worker_config: WorkerConfig, slot: WorkerSlot) -> WorkerHandle:
+        """Start a worker in a slot.
+
+        Args:
+            worker_config: Configuration of the worker; the fields that depend on the slot are replaced.
+            slot: A slot without a worker.
 
         Raises:
-            ConvsearchError: it cannot be started.
+            ConvsearchError: the worker cannot be started.
         """
 
-    def exclude(self, seat: WorkerSlot) -> bool:
-        """Start no worker there for a while, because the last one could not work; whether there are other slots."""
+    def exclude(self, slot: WorkerSlot) -> bool:
+        """Start no worker in this slot for a while, because the last one there could not work.
+
+        Returns:
+            Whether there are other slots.
+        """
         return False
 
     @abstractmethod
-    def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
-        """Wait until one of these has ended, or the time is over."""
+    def wait(self, handles: Collection[WorkerHandle], seconds: float) -> None:
+        """Wait until one of these workers has ended, for `seconds` at most."""

@@ -1,7 +1,7 @@
-"""The live view of a run: what `run` says on stderr while it works.
+"""The live view of a run: the output of `run` on stderr.
 
-`analysis.eta` says how fast the run goes; `render` turns that into at most one screen. On a terminal the screen is
-drawn again in place; elsewhere there is one line for each finished trial and a summary once a minute.
+`analysis.eta` computes the progress and speed; `render` turns them into at most one screen. On a terminal the screen is
+redrawn in place; elsewhere the view prints one line per finished trial and a summary once a minute.
 """
 
 import sys
@@ -28,37 +28,48 @@ _BEST_LINES = 3
 
 
 def render(snapshot: Snapshot, *, width: int = WIDTH, height: int = HEIGHT) -> Text:
-    """The screen: at most `height` lines of at most `width` cells, without a line break at the end."""
-    lines = [_bar(snapshot, width), states_line(snapshot.counts), *_pace(snapshot)]
+    """Render the screen.
+
+    Args:
+        snapshot: State of the run.
+        width: Maximum number of cells per line.
+        height: Maximum number of lines.
+
+    Returns:
+        The text, without a line break at the end.
+    """
+    lines = [_progress_bar(snapshot, width), states_line(snapshot.counts), *_pace_lines(snapshot)]
     lines += [snapshot.compared] if snapshot.compared else []
-    lines += _wrapped(_best(snapshot), width, _BEST_LINES)
+    lines += _wrap(_best_line(snapshot), width, _BEST_LINES)
     if snapshot.workers:
         lines += ["", *_worker_lines(snapshot, room=height - len(lines) - 1)]
-    return Text("\n".join(_cut(escape(line), width) for line in lines[:height]), no_wrap=True)
+    return Text("\n".join(_truncate(escape(line), width) for line in lines[:height]), no_wrap=True)
 
 
 def summary(snapshot: Snapshot) -> str:
     """The state of the run on one line."""
     compared = (snapshot.compared,) if snapshot.compared else ()
-    return "; ".join((counts_line(snapshot.counts), *compared, _best(snapshot), *_pace(snapshot)))
+    return "; ".join((counts_line(snapshot.counts), *compared, _best_line(snapshot), *_pace_lines(snapshot)))
 
 
 def finished_line(trial: TrialRecord) -> str:
     """`trial 12 pruned after epoch 1.5 at 0.4123 (4.1 s)`."""
-    took = format_duration(trial.seconds)
+    duration = format_duration(trial.seconds)
     if trial.state == "FAIL":
-        return escape(f"trial {trial.number} failed ({took}): {trial.reason or 'no reason was recorded'}")
+        return escape(f"trial {trial.number} failed ({duration}): {trial.reason or 'no reason was recorded'}")
     last = trial.values or tuple(value for _, value in trial.curve[-1:])
-    at = f" at {format_number(last[0])}" if last else ""
-    word = "complete" if trial.state == "COMPLETE" else "pruned"
-    why = f": {trial.reason}" if trial.reason else ""
-    return escape(f"trial {trial.number} {word} after epoch {format_value(float(trial.epochs))}{at} ({took}){why}")
+    score = f" at {format_number(last[0])}" if last else ""
+    outcome = "complete" if trial.state == "COMPLETE" else "pruned"
+    reason = f": {trial.reason}" if trial.reason else ""
+    return escape(
+        f"trial {trial.number} {outcome} after epoch {format_value(float(trial.epochs))}{score} ({duration}){reason}"
+    )
 
 
 class View(ABC):
-    """Whoever shows a run. A context manager; `update` whenever there is something new.
+    """Shows a run. A context manager; call `update` for each new state.
 
-    A terminal may go, a pipe may break, a disk may be full: then nobody sees it, and the run goes on.
+    Output errors (a closed terminal, a broken pipe, a full disk) are ignored, and the run continues.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
@@ -67,11 +78,11 @@ class View(ABC):
 
     @property
     def seen(self) -> frozenset[int]:
-        """The finished trials that were told already."""
+        """Numbers of the finished trials that were already reported."""
         return self.pace.seen
 
     def update(self, progress: StudyProgress) -> None:
-        """Show what is going on now."""
+        """Show the current state."""
         self.show(self.pace.snapshot(progress))
 
     @abstractmethod
@@ -80,11 +91,11 @@ class View(ABC):
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """Say something beside the view."""
+        """Print a message outside the view."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leave what was shown last, and the terminal as it was."""
+        """Leave the last output on the screen, and restore the terminal."""
 
     def __enter__(self) -> Self:
         return self
@@ -94,15 +105,15 @@ class View(ABC):
 
 
 class PlainView(View):
-    """One line for each finished trial, and a summary once a minute."""
+    """One line per finished trial, and a summary once a minute."""
 
-    _summed = 0.0
+    _last_summary_s = 0.0
 
     def show(self, snapshot: Snapshot) -> None:
         for trial in snapshot.finished:
             self.say(finished_line(trial))
-        if snapshot.seconds - self._summed >= SUMMARY_S:
-            self._summed = snapshot.seconds
+        if snapshot.seconds - self._last_summary_s >= SUMMARY_S:
+            self._last_summary_s = snapshot.seconds
             self.say(summary(snapshot))
 
     def say(self, text: str) -> None:
@@ -110,11 +121,11 @@ class PlainView(View):
             print(escape(text), file=self.stream, flush=True)
 
     def close(self) -> None:
-        """There is nothing to tidy up."""
+        """Does nothing."""
 
 
 class LiveView(View):
-    """One screen, drawn again in place."""
+    """One screen, redrawn in place."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], environ: Mapping[str, str]) -> None:
         super().__init__(stream, clock)
@@ -141,30 +152,36 @@ class LiveView(View):
     def __enter__(self) -> Self:
         with suppress(OSError):
             self._live.start()
-            self._console.show_cursor(True)  # a process that is killed cannot bring a hidden cursor back
+            self._console.show_cursor(True)  # a killed process cannot restore a hidden cursor
         return self
 
 
 def open_view(stream: TextIO, environ: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic) -> View:
-    """The live view where `stream` is a terminal that may be drawn on, else the plain one."""
+    """Open the live view if `stream` is a terminal that accepts escape codes, otherwise the plain view.
+
+    Args:
+        stream: Receives the output.
+        environ: Environment variables; see `is_live`.
+        clock: Monotonic seconds.
+    """
     return LiveView(stream, clock, environ) if is_live(stream, environ) else PlainView(stream, clock)
 
 
 def is_live(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether escape codes are welcome: a terminal, and nobody asked for plain text (https://no-color.org)."""
+    """Whether to use escape codes: `stream` is a terminal and plain text is not requested (https://no-color.org)."""
     asked_plain = environ.get("NO_COLOR") or environ.get("CI") or environ.get("TERM") == "dumb"
     return stream.isatty() and not asked_plain
 
 
-def _bar(snapshot: Snapshot, width: int) -> str:
+def _progress_bar(snapshot: Snapshot, width: int) -> str:
     counts = snapshot.counts
-    name, state = _cut(snapshot.study, 30), f" {counts.finished} of {counts.budget}"
-    room = max(10, width - cell_len(name) - len(state) - 3)
-    full = int(room * max(counts.finished / max(1, counts.budget), snapshot.time_share))
-    return f"{name} [{'#' * full}{'-' * (room - full)}]{state}"
+    name, state = _truncate(snapshot.study, 30), f" {counts.finished} of {counts.budget}"
+    bar_width = max(10, width - cell_len(name) - len(state) - 3)
+    filled = int(bar_width * max(counts.finished / max(1, counts.budget), snapshot.time_share))
+    return f"{name} [{'#' * filled}{'-' * (bar_width - filled)}]{state}"
 
 
-def _best(snapshot: Snapshot) -> str:
+def _best_line(snapshot: Snapshot) -> str:
     best = snapshot.best
     if best is None:
         return "no complete trial yet"
@@ -172,19 +189,21 @@ def _best(snapshot: Snapshot) -> str:
     return f"best {snapshot.objective} {value} in trial {best.number}: {format_values(best.params)}"
 
 
-def _pace(snapshot: Snapshot) -> list[str]:
+def _pace_lines(snapshot: Snapshot) -> list[str]:
     parts = [f"{format_duration(snapshot.seconds)} so far"]
     if snapshot.trials_per_hour is not None:
         parts.append(f"{snapshot.trials_per_hour:.1f} trials/h")
     if snapshot.eta is not None:
-        span = f"{_rough(snapshot.eta.low)} to {_rough(snapshot.eta.high)}"
-        parts.append(f"about {_rough(snapshot.eta.seconds)} left ({span})")
-    limit = [] if snapshot.time_left_s is None else [f"stops after {_rough(snapshot.time_left_s)} at the latest"]
+        span = f"{_rough_duration(snapshot.eta.low)} to {_rough_duration(snapshot.eta.high)}"
+        parts.append(f"about {_rough_duration(snapshot.eta.seconds)} left ({span})")
+    limit = (
+        [] if snapshot.time_left_s is None else [f"stops after {_rough_duration(snapshot.time_left_s)} at the latest"]
+    )
     return [", ".join(parts), *limit]
 
 
-def _rough(seconds: float) -> str:
-    """A guessed time span: no finer than it can be known."""
+def _rough_duration(seconds: float) -> str:
+    """An estimated duration, rounded to its accuracy."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -192,18 +211,18 @@ def _rough(seconds: float) -> str:
 
 def _worker_lines(snapshot: Snapshot, *, room: int) -> list[str]:
     lines = [f"{'trial':>7}  {'epoch':>14}  {snapshot.objective[:17]:>17}  {'last step':>14}  process"]
-    of = "" if snapshot.epochs is None else f" of {format_value(float(snapshot.epochs))}"
+    total = "" if snapshot.epochs is None else f" of {format_value(float(snapshot.epochs))}"
     for worker in snapshot.workers:
         value = "-" if worker.value is None else format_number(worker.value)
-        epoch, ago = f"{format_value(worker.epoch)}{of}", f"{_rough(worker.since_last_step_s)} ago"
+        epoch, ago = f"{format_value(worker.epoch)}{total}", f"{_rough_duration(worker.since_last_step_s)} ago"
         lines.append(f"{worker.trial:>7}  {epoch:>14}  {value:>17}  {ago:>14}  {worker.where}")
     if len(lines) <= room:
         return lines
     return [*lines[: room - 1], f"        and {len(lines) - room + 1} more at work"]
 
 
-def _wrapped(line: str, width: int, most: int) -> list[str]:
-    """The line broken into at most `most` lines; what does not fit is cut."""
+def _wrap(line: str, width: int, max_lines: int) -> list[str]:
+    """Wrap the line into at most `max_lines` lines; the rest is truncated."""
     words, lines = line.split(" "), [""]
     for word in words:
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -211,10 +230,10 @@ def _wrapped(line: str, width: int, most: int) -> list[str]:
             lines[-1] = joined
         else:
             lines.append(f"  {word}")
-    if len(lines) <= most:
+    if len(lines) <= max_lines:
         return lines
-    return [*lines[: most - 1], _cut(" ".join([lines[most - 1], *lines[most:]]), width)]
+    return [*lines[: max_lines - 1], _truncate(" ".join([lines[max_lines - 1], *lines[max_lines:]]), width)]
 
 
-def _cut(line: str, width: int) -> str:
+def _truncate(line: str, width: int) -> str:
     return line if cell_len(line) <= width else set_cell_size(line, max(0, width - 3)) + "..."

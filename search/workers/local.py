@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, forked from a server that has torch loaded."""
+"""Workers as processes on this machine, forked from a server that has torch loaded."""
 
 import multiprocessing
 import os
@@ -21,11 +21,11 @@ from search.workers import worker
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.signals import STOPPING
 
-#: What a hung worker gets to write where it stands; it does so in a signal handler, within milliseconds.
+#: Time limit for the stack traces of a hung worker, in seconds; a signal handler writes them within milliseconds.
 STACK_S = 1.0
-#: And between two parts of that. It works on meanwhile, if it only slept.
+#: Time limit between two parts of the stack traces, in seconds. A worker that only slept continues meanwhile.
 LULL_S = 0.05
-#: Fork servers that may die while a worker is started.
+#: Maximum number of fork servers that may die during the start of one worker.
 SERVERS = 3
 #: Wait in seconds before a restart: a dying fork server refuses connections until its memory is freed.
 DYING_S = 1.0
@@ -33,12 +33,12 @@ DYING_S = 1.0
 
 @dataclass(kw_only=True, slots=True)
 class LocalWorkerHandle(WorkerHandle):
-    """One worker process of this machine."""
+    """One worker process on this machine."""
 
     process: ForkServerProcess
     counted: "Synchronized[int]"
     stack: Connection
-    """Where it writes the stacks of its threads when it gets `worker.STACK_SIGNAL`."""
+    """Pipe for the stack traces that it writes on `worker.STACK_SIGNAL`."""
 
     @property
     def exitcode(self) -> int | None:
@@ -66,11 +66,11 @@ class LocalWorkerHandle(WorkerHandle):
         text = b""
         with suppress(ProcessLookupError, EOFError, OSError):
             os.kill(pid, worker.STACK_SIGNAL)
-            os.kill(pid, signal.SIGCONT)  # a process that was stopped would not hear
+            os.kill(pid, signal.SIGCONT)  # a stopped process would not handle the signal
             while wait([self.stack], timeout=LULL_S if text else STACK_S) and (
-                part := os.read(self.stack.fileno(), 65536)
+                chunk := os.read(self.stack.fileno(), 65536)
             ):
-                text += part
+                text += chunk
         return text.decode(errors="replace")
 
 
@@ -94,70 +94,75 @@ class LocalBackend(WorkerBackend):
 
     @contextmanager
     def running_backend(self, _: Say) -> Iterator[None]:
-        start_server()  # it loads torch meanwhile
+        start_server()  # it loads torch in the background
         yield
 
     def slots(self) -> tuple[WorkerSlot, ...]:
-        places = zip(self.devices, hardware.assign_cores(self.devices), strict=True)
-        return tuple(WorkerSlot(index=index, device=device, core=core) for index, (device, core) in enumerate(places))
+        placements = zip(self.devices, hardware.assign_cores(self.devices), strict=True)
+        return tuple(
+            WorkerSlot(index=index, device=device, core=core) for index, (device, core) in enumerate(placements)
+        )
 
-    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        return start(replace(worker_config, device=seat.device, core=seat.core, workers=len(self.devices)))
+    def start(self, worker_config: WorkerConfig, slot: WorkerSlot) -> WorkerHandle:
+        return start(replace(worker_config, device=slot.device, core=slot.core, workers=len(self.devices)))
 
-    def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
-        wait([each.process.sentinel for each in hands if isinstance(each, LocalWorkerHandle)], timeout=seconds)
+    def wait(self, handles: Collection[WorkerHandle], seconds: float) -> None:
+        wait([handle.process.sentinel for handle in handles if isinstance(handle, LocalWorkerHandle)], timeout=seconds)
 
 
 def start(worker_config: WorkerConfig) -> LocalWorkerHandle:
-    """Start a worker. If the server dies meanwhile, which loads torch and so needs memory, another one is tried.
+    """Start a worker. If the fork server dies, which needs memory to load torch, another one is started.
+
+    Args:
+        worker_config: Configuration of the worker.
 
     Raises:
-        ConvsearchError: that one died, too.
+        ConvsearchError: `SERVERS` fork servers in a row died.
     """
     for attempt in range(SERVERS):
         time.sleep(DYING_S if attempt else 0.0)
         try:
-            return _start(worker_config)
-        except (EOFError, ConnectionError) as error:  # what multiprocessing meets at the pipe of a dead server
-            died = error
+            return _start_process(worker_config)
+        except (EOFError, ConnectionError) as error:  # raised at the pipe of a dead server
+            last_error = error
     raise ConvsearchError(
         f"{SERVERS} times in a row the server that workers are forked from died while it loaded torch, likely because "
         "the machine ran out of memory; use fewer --workers"
-    ) from died
+    ) from last_error
 
 
-def _start(worker_config: WorkerConfig) -> LocalWorkerHandle:
-    context = start_server()  # which may have died since the last one
+def _start_process(worker_config: WorkerConfig) -> LocalWorkerHandle:
+    context = start_server()  # the server may have died since the last start
     beats = context.Value("q", 0, lock=False)
-    ours, theirs = context.Pipe(duplex=False)
+    read_end, write_end = context.Pipe(duplex=False)
     process = context.Process(
-        target=worker.main, args=(worker_config, beats, theirs), name=f"worker on {worker_config.device}"
+        target=worker.main, args=(worker_config, beats, write_end), name=f"worker on {worker_config.device}"
     )
     process.start()
-    theirs.close()
-    return LocalWorkerHandle(token=worker_config.token, process=process, counted=beats, stack=ours)
+    write_end.close()
+    return LocalWorkerHandle(token=worker_config.token, process=process, counted=beats, stack=read_end)
 
 
 def start_server() -> ForkServerContext:
-    """Start the server that workers are forked from, deaf to what stops us: while it loads torch it would die of it.
+    """Start the fork server of the workers, with stop signals blocked: they would kill it while it loads torch.
 
-    Workers inherit its deafness, and end it when they can stop cleanly.
+    Workers inherit the signal mask and unblock the signals when they can stop cleanly.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(worker.PRELOAD)
-    resource_tracker.ensure_running()  # when it starts, it unblocks these signals in our process
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    resource_tracker.ensure_running()  # its start unblocks these signals in this process
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
     return context
 
 
 def how_it_ended(exitcode: int) -> str:
-    """An exit code of multiprocessing in words."""
+    """Description of an exit code of multiprocessing; negative codes are signals."""
     if exitcode >= 0:
         return f"its process ended with exit code {exitcode}"
     name = signal.Signals(-exitcode).name
-    likely = ", perhaps because the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
-    return f"its process was killed by {name}{likely}"
+    likely_cause = ", perhaps because the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
+    return f"its process was killed by {name}{likely_cause}"

@@ -1,8 +1,8 @@
-"""Loaded by the server that workers are forked from, before anything else: it dies with its launcher.
+"""Preloaded first by the fork server of the workers: makes the server die with its launcher.
 
-By itself it would outlive a launcher that is killed, for the seconds in which it loads torch, and for as long as a
-worker of it is stopped (SIGSTOP) and cannot see that the launcher is gone. This is the one file that does something
-when it is imported, because a preloaded module has no other moment.
+Otherwise it would outlive a killed launcher while it loads torch, and while one of its workers is stopped (SIGSTOP) and
+cannot notice the end of the launcher. Only this module has a side effect on import, because a preloaded module has no
+other entry point.
 """
 
 from search.process import die_with_parent

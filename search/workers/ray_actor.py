@@ -1,4 +1,4 @@
-"""A worker on a machine of a Ray cluster, in the process that Ray has started for it there."""
+"""A worker on a machine of a Ray cluster, in a process that Ray starts."""
 
 import faulthandler
 import os
@@ -22,16 +22,24 @@ from search.workers import worker
 
 
 class RayWorkerActor:
-    """A worker as Ray runs it, in a process of its own; `work` is its life, the rest is asked meanwhile."""
+    """A worker as a Ray actor, in a separate process; `work` runs trials, the other methods are called meanwhile."""
 
     def __init__(self) -> None:
-        die_with_parent()  # Ray lets it train on when its node's own process is killed
+        die_with_parent()  # Ray would let it train on after its raylet was killed
         self._stop = threading.Event()
         self._beats: int | None = None
-        signal.signal(signal.SIGTERM, self._note)  # of `ray stop`
+        signal.signal(signal.SIGTERM, self._on_sigterm)  # sent by `ray stop`
 
     def work(self, worker_config: WorkerConfig, folder: str) -> tuple[int, str]:
-        """Run trials; see `worker.work`. Relative paths are meant from `folder` on, where that exists."""
+        """Run trials; see `worker.work`.
+
+        Args:
+            worker_config: Configuration of the worker.
+            folder: Working directory, to resolve relative paths; ignored where it does not exist.
+
+        Returns:
+            Exit code and message, as from `worker.work`.
+        """
         with suppress(OSError):
             os.chdir(folder)
         try:
@@ -42,15 +50,15 @@ class RayWorkerActor:
         return worker.work(worker_config, self._beat, self._stop.is_set)
 
     def beats(self) -> int | None:
-        """How many batches it has done; None as long as it does not train."""
+        """Number of finished batches; None before it trains."""
         return self._beats
 
     def stop(self) -> None:
-        """Put the trial back with a checkpoint, and end."""
+        """Ask it to put the trial back with a checkpoint and end."""
         self._stop.set()
 
     def stacks(self) -> str:
-        """Where its threads stand."""
+        """Stack traces of its threads."""
         with tempfile.TemporaryFile("w+") as stream:
             faulthandler.dump_traceback(stream, all_threads=True)
             stream.seek(0)
@@ -59,12 +67,20 @@ class RayWorkerActor:
     def _beat(self) -> None:
         self._beats = (self._beats or 0) + 1
 
-    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
 
 def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -> None:
-    """Load torch, and have all on this machine, which may see the study for the first time; see `inputs`."""
+    """Load torch and provide the inputs of the study on this machine; see `inputs`.
+
+    Args:
+        worker_config: Configuration of the worker; `images` replaces the data path of the study.
+        should_stop: Whether storage calls must stop retrying.
+
+    Raises:
+        ConvsearchError, DataError: this machine has other code, or cannot provide the inputs.
+    """
     for name in worker.PRELOAD:
         import_module(name)
     storage = Storage(
@@ -73,9 +89,9 @@ def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -
         retry_timeout_s=worker_config.retry_timeout_s,
         should_stop=should_stop,
     )
-    stored = stored_study.load(storage, worker_config.study)
+    study = stored_study.load(storage, worker_config.study)
     storage.engine.dispose()
-    inputs.check_same_code(stored, provenance.code_version())
+    inputs.check_same_code(study, provenance.code_version())
     if worker_config.images is not None:
-        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
-    inputs.ensure_inputs(stored, Path(worker_config.cache), lambda _: None)
+        study = replace(study, spec=stored_study.with_data_path(study.spec, worker_config.images))
+    inputs.ensure_inputs(study, Path(worker_config.cache), lambda _: None)

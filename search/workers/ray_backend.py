@@ -1,9 +1,9 @@
-"""Workers on a Ray cluster: an actor for each place that it has, on whichever machine.
+"""Workers on a Ray cluster: one actor per slot, on any of its machines.
 
-Ray starts them, reports deaths, and does nothing else: it repeats nothing, because what is to be repeated, and from
-where, is in the database. What an actor is told goes through Ray; all that counts does not.
+Ray starts the actors and reports their deaths. It never retries, because the database stores which trials to retry and
+from which checkpoint. Ray carries only the configuration and control of an actor; results go through the database.
 
-Ray is an extra, and loaded where it is used.
+Ray is an optional dependency and is imported where it is used.
 """
 
 import os
@@ -30,26 +30,26 @@ from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.ray_actor import RayWorkerActor
 from search.workers.ray_client import alive_nodes, connected, host_and_port, is_ready, last_line
 
-#: It sends nothing to anybody, and does not try for a quarter of an hour to reach an absent node, unless the user has
-#: said otherwise.
+#: Defaults for Ray's environment: no usage statistics, and no retries for a quarter of an hour to reach an absent node.
+#: Variables that the user has set take precedence.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-#: A Ray of our own listens on the loopback device alone (this variable, whatever its name says), to clients that know a
-#: secret.
+#: A private Ray cluster listens on the loopback device alone (the first variable does that, despite its name) and
+#: requires a secret token from its clients.
 OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
-#: And of these, which a user may have set for another cluster, it must not hear.
+#: Variables that a user may have set for another cluster; they are removed for a private one.
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")
-#: Nothing large goes through Ray; it takes no less.
+#: Size of Ray's object store; nothing large goes through Ray, and it accepts no less.
 STORE_BYTES = 80_000_000
-#: Seconds within which an actor starts where there is room for it.
+#: Time limit for an actor to start on a node with free resources, in seconds.
 PLACED_S = 20.0
-#: What a hung worker gets to say where it stands.
+#: Time limit for the stack traces of a hung worker, in seconds.
 STACK_S = 2.0
-#: A machine on which workers cannot work, for want of images, of the same code, of room, is tried again after this
-#: number of seconds, after the next failure there after twice as long, and so on up to the second.
+#: Exponential backoff for a machine on which workers cannot work (no images, other code, no space): the first pause and
+#: the longest one, in seconds. Each further failure doubles the pause.
 LEFT_OUT_S, LONGEST_S = 60.0, 3600.0
-#: Calls that an actor answers at the same time: its work, and three about it.
+#: Concurrent calls of an actor: `work`, and three control calls.
 AT_ONCE = 4
-#: The exit code of a worker that never came to give one.
+#: Exit code of a worker that died without one.
 DIED = -signal.SIGKILL
 
 
@@ -59,30 +59,30 @@ class RayWorkerHandle(WorkerHandle):
 
     actor: Any
     outcome: Any
-    """What will be the answer of its `work`."""
+    """Object reference of the result of its `work`."""
     host: str
     node: str
     tell: Callable[[str, str], None]
-    """Says of a host why a worker there could not go on."""
+    """Reports (host, reason) of a worker that could not go on."""
     started: float = field(default_factory=time.monotonic)
-    _asked: Any = None
-    """What will be the answer to our question for its beats."""
+    _beats_request: Any = None
+    """Object reference of the pending request for its beats."""
     _beats: int | None = None
     _is_placed: bool = False
-    _code: int | None = None
-    _why: str = ""
+    _exitcode: int | None = None
+    _death_reason: str = ""
     _was_taken: bool = False
 
     @property
     def exitcode(self) -> int | None:
-        if self._code is None and is_ready(self.outcome):
-            self._code = self._end()
-            self.kill()  # its work is over, and its process would wait for more
-        return self._code
+        if self._exitcode is None and is_ready(self.outcome):
+            self._exitcode = self._end()
+            self.kill()  # its work is over; its process would wait for more calls
+        return self._exitcode
 
     @property
     def how_it_ended(self) -> str:
-        return self._why
+        return self._death_reason
 
     @property
     def is_placed(self) -> bool:
@@ -93,29 +93,29 @@ class RayWorkerHandle(WorkerHandle):
         return self._was_taken
 
     def beats(self) -> int | None:
-        """See `Hand.beats`. While it prepares itself each answer counts, downwards, so that its silence is seen."""
+        """See `WorkerHandle.beats`. During preparation each answer counts down by one, to detect a hang there too."""
         import ray
 
-        if self._asked is None:
-            self._asked = self.actor.beats.remote()
-        elif is_ready(self._asked):
-            with suppress(ray.exceptions.RayError):  # how it ended is what `outcome` tells
-                done = ray.get(self._asked)
-                self._beats = (self._beats or 0) - 1 if done is None else done
+        if self._beats_request is None:
+            self._beats_request = self.actor.beats.remote()
+        elif is_ready(self._beats_request):
+            with suppress(ray.exceptions.RayError):  # `outcome` holds the cause
+                count = ray.get(self._beats_request)
+                self._beats = (self._beats or 0) - 1 if count is None else count
                 self._is_placed = True
-            self._asked = None
+            self._beats_request = None
         return self._beats
 
     def terminate(self) -> None:
         if self._is_placed:
             self.actor.stop.remote()
         else:
-            self.kill()  # it waits for room, and would not hear us
+            self.kill()  # it waits for resources and would not receive the call
 
     def kill(self, *, wait_s: float = 1.0) -> None:
         import ray
 
-        self.actor.stop.remote()  # Ray does not say when it is dead; until then it must not claim another trial
+        self.actor.stop.remote()  # Ray does not report when it is dead; until then it must not claim another trial
         ray.kill(self.actor, no_restart=True)
 
     def stacks(self) -> str:
@@ -126,20 +126,22 @@ class RayWorkerHandle(WorkerHandle):
         return ""
 
     def _end(self) -> int:
-        """How it ended; the reason is kept, or said if it is not for the trial."""
+        """The exit code. Stores the cause of a death; reports a reason that does not concern the trial."""
         import ray
 
         errors = ray.exceptions
         try:
             code, why = ray.get(self.outcome)
         except errors.RayTaskError as error:
-            self._why = f"its work on {self.host} broke off: {last_line(error)}"
+            self._death_reason = f"its work on {self.host} broke off: {last_line(error)}"
             return 1
         except errors.RayError as error:
-            is_unheard = isinstance(error, errors.ActorUnavailableError | errors.ActorUnschedulableError)
-            self._was_taken = is_unheard or self.node not in alive_nodes()
-            lost = f"its machine {self.host} is gone"
-            self._why = lost if self._was_taken else f"its process on {self.host} died: {last_line(error)}"
+            is_unreachable = isinstance(error, errors.ActorUnavailableError | errors.ActorUnschedulableError)
+            self._was_taken = is_unreachable or self.node not in alive_nodes()
+            node_lost = f"its machine {self.host} is gone"
+            self._death_reason = (
+                node_lost if self._was_taken else f"its process on {self.host} died: {last_line(error)}"
+            )
             return DIED
         if why:
             self.tell(self.host, why)
@@ -148,29 +150,29 @@ class RayWorkerHandle(WorkerHandle):
 
 @dataclass(kw_only=True, slots=True)
 class RayBackend(WorkerBackend):
-    """The places of a Ray cluster: one for each core or GPU of its machines, which may come and go."""
+    """The slots of a Ray cluster: one for each core or GPU of its machines, which may join and leave."""
 
     address: str | None
-    """HOST:PORT; None is a Ray of our own on this machine."""
+    """HOST:PORT; None starts a private cluster on this machine."""
     devices: tuple[str, ...]
-    """Of this machine, as a Ray of our own has them."""
+    """Devices of this machine, for a private cluster."""
     workers: int | None
-    """No more than these; None is as many as there are places."""
+    """Maximum number of workers; None is one per slot."""
     device: str | None
-    """cpu or cuda; None is whatever a machine has."""
+    """cpu or cuda; None is cuda on machines with a GPU, otherwise cpu."""
     worker_bytes: int
-    """Of memory that a worker takes."""
+    """Memory of one worker in bytes."""
     one_machine: bool
-    """The database is a file, which other machines do not see."""
+    """Whether the database is a file, which other machines cannot open."""
     _nodes: dict[str, str] = field(default_factory=dict)
-    """The machines that there are, in the order in which we saw them: their hosts by the numbers that Ray gave them."""
-    _refused: set[str] = field(default_factory=set)
-    _left_out: dict[str, float] = field(default_factory=dict)
-    """Until when nobody is started on a machine, monotonic seconds."""
+    """Host names by Ray node ID, in the order in which the nodes were first seen."""
+    _refused_nodes: set[str] = field(default_factory=set)
+    _excluded_until: dict[str, float] = field(default_factory=dict)
+    """End of the pause of a machine, by node ID, monotonic seconds."""
     _failures: Counter[str] = field(default_factory=Counter)
-    """How often each was left out."""
-    _told: dict[str, str] = field(default_factory=dict)
-    """What was last said of workers on a host."""
+    """Number of pauses of each machine, by node ID."""
+    _last_message: dict[str, str] = field(default_factory=dict)
+    """Last message about the workers on a host."""
     _say: Say = lambda _: None
 
     def __post_init__(self) -> None:
@@ -181,10 +183,10 @@ class RayBackend(WorkerBackend):
 
     @property
     def plan(self) -> str:
-        most = "" if self.workers is None else f", at most {self.workers}"
+        limit = "" if self.workers is None else f", at most {self.workers}"
         if self.address is None:
-            return f"workers on a Ray of their own{most}"
-        return f"workers on the Ray cluster at {self.address}{most}"
+            return f"workers on a Ray of their own{limit}"
+        return f"workers on the Ray cluster at {self.address}{limit}"
 
     @property
     def local_workers(self) -> int:
@@ -200,110 +202,114 @@ class RayBackend(WorkerBackend):
         os.environ.update(QUIET | os.environ)
         if self.address is not None:
             with connected(self.address):
-                self._refuse_others()
+                self._refuse_other_hosts()
                 yield
             return
         os.environ.update(OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
         for name in FOREIGN:
             os.environ.pop(name, None)
-        with ray_local.local_ray(self._start_words()) as address, connected(address):
+        with ray_local.local_ray(self._start_options()) as address, connected(address):
             yield
 
     def slots(self) -> tuple[WorkerSlot, ...]:
-        found = alive_nodes()
-        for number in self._nodes.keys() - found.keys():
-            self._say(f"{self._nodes.pop(number)} has left the cluster; its trials go on elsewhere")
-        for number, node in found.items():
-            if number not in self._nodes and self._is_usable(node):
-                self._nodes[number] = node["NodeManagerHostname"]
-                if places := self._of(node, found):
-                    self._say(f"{self._nodes[number]} has room for {count_workers(len(places))}")
+        nodes = alive_nodes()
+        for node_id in self._nodes.keys() - nodes.keys():
+            self._say(f"{self._nodes.pop(node_id)} has left the cluster; its trials go on elsewhere")
+        for node_id, node in nodes.items():
+            if node_id not in self._nodes and self._is_usable(node):
+                self._nodes[node_id] = node["NodeManagerHostname"]
+                if node_slots := self._slots_of(node, nodes):
+                    self._say(f"{self._nodes[node_id]} has room for {count_workers(len(node_slots))}")
         now = time.monotonic()
-        used = [number for number in self._nodes if now >= self._left_out.get(number, 0.0)]
-        seats = [seat for number in used for seat in self._of(found[number], found)]
-        return tuple(seats[: self.workers])
+        usable = [node_id for node_id in self._nodes if now >= self._excluded_until.get(node_id, 0.0)]
+        slots = [slot for node_id in usable for slot in self._slots_of(nodes[node_id], nodes)]
+        return tuple(slots[: self.workers])
 
-    def exclude(self, seat: WorkerSlot) -> bool:
-        """See `Crew.leave_out`; each time for twice as long, so that the pauses of all who cannot work overlap."""
+    def exclude(self, slot: WorkerSlot) -> bool:
+        """See `WorkerBackend.exclude`. The pause doubles each time, so the pauses of all failing machines overlap."""
         now = time.monotonic()
-        until = self._left_out.get(seat.node, 0.0)
-        if not any(each.node != seat.node for each in self.slots()):
+        until = self._excluded_until.get(slot.node, 0.0)
+        if not any(other.node != slot.node for other in self.slots()):
             return False
         if now < until:
             return True
         if now > until + LONGEST_S:
-            self._failures[seat.node] = 0  # all was well for long
-        self._failures[seat.node] += 1
-        pause_s = min(LONGEST_S, LEFT_OUT_S * 2 ** (self._failures[seat.node] - 1))
-        self._left_out[seat.node] = now + pause_s
-        self._say(f"{self._nodes.get(seat.node, seat.node)} gets no workers for {pause_s:.0f} s")
+            self._failures[slot.node] = 0  # no failure for a long time
+        self._failures[slot.node] += 1
+        pause_s = min(LONGEST_S, LEFT_OUT_S * 2 ** (self._failures[slot.node] - 1))
+        self._excluded_until[slot.node] = now + pause_s
+        self._say(f"{self._nodes.get(slot.node, slot.node)} gets no workers for {pause_s:.0f} s")
         return True
 
-    def _tell(self, host: str, why: str) -> None:
-        """Say why a worker could not go on, once for all that meet the same."""
-        if self._told.get(host) != why:
+    def _report(self, host: str, why: str) -> None:
+        """Report why a worker could not go on; the same reason on the same host is reported once."""
+        if self._last_message.get(host) != why:
             self._say(f"convsearch: on {host}: {why}")
-        self._told[host] = why
+        self._last_message[host] = why
 
-    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+    def start(self, worker_config: WorkerConfig, slot: WorkerSlot) -> WorkerHandle:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        found = alive_nodes()
-        of_node = self._of(found[seat.node], found) if seat.node in found else ()
-        needs = {"num_cpus": 0, "num_gpus": self._gpu_share(found)} if seat.device != "cpu" else {"num_cpus": 1}
+        nodes = alive_nodes()
+        node_slots = self._slots_of(nodes[slot.node], nodes) if slot.node in nodes else ()
+        resources = {"num_cpus": 0, "num_gpus": self._gpu_share(nodes)} if slot.device != "cpu" else {"num_cpus": 1}
         actor = (
             ray.remote(RayWorkerActor)
             .options(
-                **needs,
+                **resources,
                 max_restarts=0,
                 max_task_retries=0,
                 max_concurrency=AT_ONCE,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(seat.node, soft=False),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(slot.node, soft=False),
             )
             .remote()
         )
-        mine = replace(worker_config, device=seat.device, core=seat.core, workers=max(1, len(of_node)))
+        slot_config = replace(worker_config, device=slot.device, core=slot.core, workers=max(1, len(node_slots)))
         return RayWorkerHandle(
             token=worker_config.token,
             actor=actor,
-            outcome=actor.work.remote(mine, str(Path.cwd())),
-            host=self._nodes.get(seat.node, seat.node),
-            node=seat.node,
-            tell=self._tell,
+            outcome=actor.work.remote(slot_config, str(Path.cwd())),
+            host=self._nodes.get(slot.node, slot.node),
+            node=slot.node,
+            tell=self._report,
         )
 
-    def wait(self, hands: Collection[WorkerHandle], seconds: float) -> None:
+    def wait(self, handles: Collection[WorkerHandle], seconds: float) -> None:
         import ray
 
-        outcomes = [each.outcome for each in hands if isinstance(each, RayWorkerHandle)]
+        outcomes = [handle.outcome for handle in handles if isinstance(handle, RayWorkerHandle)]
         if outcomes:
             ray.wait(outcomes, timeout=seconds)
         else:
             time.sleep(seconds)
 
-    def _of(self, node: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> tuple[WorkerSlot, ...]:
-        """The places on a machine: for each share of its GPUs, else one a core as far as its memory reaches."""
-        has, number = node["Resources"], node["NodeID"]
-        gpus = int(has.get("GPU", 0))
+    def _slots_of(self, node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> tuple[WorkerSlot, ...]:
+        """The slots of a machine: one per share of its GPUs; without GPUs one per core, limited by its memory."""
+        resources, node_id = node["Resources"], node["NodeID"]
+        gpus = int(resources.get("GPU", 0))
         if gpus and self.device != "cpu":
-            count = int(gpus / self._gpu_share(found))
-            return tuple(WorkerSlot(index=index, device="cuda:0", node=number) for index in range(count))
+            count = int(gpus / self._gpu_share(nodes))
+            return tuple(WorkerSlot(index=index, device="cuda:0", node=node_id) for index in range(count))
         if self.device == "cuda":
             return ()
-        cores = int(has.get("CPU", 0))
-        fit = cores if self.workers else min(cores, max(1, int(has.get("memory", 0)) // self.worker_bytes))
-        ours = (
-            hardware.assign_cores(self.devices) if self.address is None and fit == len(self.devices) else (None,) * fit
+        cores = int(resources.get("CPU", 0))
+        cpu_count = cores if self.workers else min(cores, max(1, int(resources.get("memory", 0)) // self.worker_bytes))
+        core_ids = (
+            hardware.assign_cores(self.devices)
+            if self.address is None and cpu_count == len(self.devices)
+            else (None,) * cpu_count
         )
-        return tuple(WorkerSlot(index=index, device="cpu", core=core, node=number) for index, core in enumerate(ours))
+        return tuple(
+            WorkerSlot(index=index, device="cpu", core=core, node=node_id) for index, core in enumerate(core_ids)
+        )
 
-    def _gpu_share(self, found: Mapping[str, Mapping[str, Any]]) -> float:
-        """What a worker takes of a GPU: all of it, unless more --workers are wanted than there are."""
-        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in found.values())
+    def _gpu_share(self, nodes: Mapping[str, Mapping[str, Any]]) -> float:
+        """The share of a GPU per worker: 1.0, or less if --workers exceeds the number of GPUs."""
+        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes.values())
         return 1.0 if not gpus or self.workers is None else 1.0 / max(1, ceil(self.workers / gpus))
 
-    def _start_words(self) -> tuple[str, ...]:
+    def _start_options(self) -> tuple[str, ...]:
         is_cpu = self.devices[0] == "cpu"
         return (
             "--head",
@@ -318,19 +324,19 @@ class RayBackend(WorkerBackend):
             f"--object-store-memory={STORE_BYTES}",
         )
 
-    def _refuse_others(self) -> None:
-        others = {node["NodeManagerHostname"] for node in alive_nodes().values()} - {socket.gethostname()}
-        if self.one_machine and others:
+    def _refuse_other_hosts(self) -> None:
+        hosts = {node["NodeManagerHostname"] for node in alive_nodes().values()} - {socket.gethostname()}
+        if self.one_machine and hosts:
             raise UsageError(
-                f"the database is a file of this machine, and the Ray cluster has others, {', '.join(sorted(others))}; "
+                f"the database is a file of this machine, and the Ray cluster has others, {', '.join(sorted(hosts))}; "
                 "name a PostgreSQL database in CONVSEARCH_STORAGE, or leave out --address"
             )
 
     def _is_usable(self, node: Mapping[str, Any]) -> bool:
-        name, number = str(node["NodeManagerHostname"]), str(node["NodeID"])
-        if not self.one_machine or name == socket.gethostname():
+        host, node_id = str(node["NodeManagerHostname"]), str(node["NodeID"])
+        if not self.one_machine or host == socket.gethostname():
             return True
-        if number not in self._refused:
-            self._refused.add(number)
-            self._say(f"{name} gets no workers, because the database is a file of this machine")
+        if node_id not in self._refused_nodes:
+            self._refused_nodes.add(node_id)
+            self._say(f"{host} gets no workers, because the database is a file of this machine")
         return False

@@ -1,6 +1,6 @@
-"""Being a driver of a Ray cluster: reach it, join it, ask for its machines.
+"""A driver of a Ray cluster: connects to it and lists its machines.
 
-Ray is an extra, and loaded where it is used.
+Ray is an optional dependency and is imported where it is used.
 """
 
 import logging
@@ -18,24 +18,27 @@ REACH_S = 5.0
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be a driver of a Ray cluster; its actors end when this process does, however it ends.
+    """Connect to a Ray cluster as a driver. Its actors end with this process, even if the process is killed.
+
+    Args:
+        address: HOST:PORT of the cluster.
 
     Raises:
-        ClusterError: nobody answers there, or not to us.
+        ClusterError: the cluster does not answer, or refuses the connection.
     """
     check_reachable(address)
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    # It would print on stdout what it thinks of a worker that died; we say that in the log of its trial.
+    # Ray would print the death of a worker on stdout; the log of the trial has it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    answer = signal.getsignal(signal.SIGTERM)
+    previous_handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises what it meets: ConnectionError, RuntimeError, ValueError, its own
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own types
         raise ClusterError(f"the Ray cluster at {address} cannot be used: {last_line(error)}") from error
     finally:
-        signal.signal(signal.SIGTERM, answer)  # Ray would have us leave at once
+        signal.signal(signal.SIGTERM, previous_handler)  # Ray's handler would exit at once
     try:
         yield
     finally:
@@ -43,10 +46,10 @@ def connected(address: str) -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """See that somebody answers there.
+    """Check that the address accepts a connection within `REACH_S` seconds.
 
     Raises:
-        ClusterError: nobody does.
+        ClusterError: the connection failed.
     """
     try:
         socket.create_connection(host_and_port(address), timeout=REACH_S).close()
@@ -55,24 +58,28 @@ def check_reachable(address: str) -> None:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of HOST:PORT.
+    """Split HOST:PORT; the brackets of an IPv6 address are removed.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: `address` has another form.
     """
-    name, _, port = address.rpartition(":")
-    if not name or not port.isdecimal():
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
         raise UsageError(f"--address must be HOST:PORT, as `ray start --head` says it, but got {address!r}")
-    return name.strip("[]"), int(port)
+    return host.strip("[]"), int(port)
 
 
 def alive_nodes() -> dict[str, Mapping[str, Any]]:
-    """The machines of the cluster that live, by the number that Ray gave them."""
+    """The live machines of the cluster, by Ray node ID.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
     import ray
 
     try:
         return {str(node["NodeID"]): node for node in ray.nodes() if node["Alive"]}
-    except Exception as error:  # Ray raises what it meets
+    except Exception as error:  # Ray raises errors of many types
         raise ClusterError(f"the Ray cluster does not answer: {last_line(error)}; the same command goes on") from error
 
 
@@ -83,6 +90,6 @@ def is_ready(answer: Any) -> bool:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of what went wrong, without Ray's guesses at causes."""
+    """The last line of an error message, without Ray's list of possible causes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__

@@ -1,9 +1,8 @@
-"""A Ray of our own on this machine: started for one run, reached from this machine alone, gone with its launcher.
+"""A private Ray cluster: started for one run, reachable from this machine alone, ended with its launcher.
 
-Ray outlives its launcher, or loses its children on the way: a worker whose raylet was killed trains on for ever, and
-the agents of one live on for a while. So this file runs as a process between the launcher and Ray, in a session of
-its own, which no Ctrl-C and no closed terminal reaches; when the launcher is gone, however it ended, it kills all that
-is in that session.
+Ray outlives its launcher and can lose its children: a worker whose raylet was killed trains on for ever, and the agents
+of a raylet live on for a while. So this file runs as a process between the launcher and Ray, in a separate session that
+Ctrl-C and a closed terminal do not reach. When the launcher ends, even by a kill, the process kills the whole session.
 """
 
 import os
@@ -23,13 +22,13 @@ import psutil
 
 from search.errors import ClusterError
 
-#: Python without the caller's working directory in front of its path.
+#: Python without the caller's working directory on its module path.
 PYTHON = (sys.executable, "-P", "-m")
-#: Where `ray start` keeps the address of what it has started.
+#: File in which `ray start` stores the address of the cluster.
 ADDRESS = "ray_current_cluster"
-#: Ray's sockets lie below, and their paths may have 107 letters: too few for some temporary folders.
+#: Parent folder of Ray's sockets. A socket path may have 107 characters, too few for some temporary folders.
 TEMPORARY = "/tmp"
-#: Between two looks.
+#: Polling interval in seconds.
 LOOK_S = 0.1
 #: Time allowed for killed processes to exit, in seconds.
 DEATH_S = 5.0
@@ -37,10 +36,16 @@ DEATH_S = 5.0
 
 @contextmanager
 def local_ray(words: Sequence[str]) -> Iterator[str]:
-    """The address of a Ray that is started as `ray start` does with these words, and is gone behind the block.
+    """Run a private Ray cluster for the duration of the block.
+
+    Args:
+        words: Options of `ray start`.
+
+    Yields:
+        The address of the cluster, HOST:PORT.
 
     Raises:
-        ClusterError: it cannot be started.
+        ClusterError: the cluster cannot be started.
     """
     process = subprocess.Popen(
         [*PYTHON, "search.workers.ray_local", *words],
@@ -63,41 +68,41 @@ def local_ray(words: Sequence[str]) -> Iterator[str]:
 
 
 def main(words: Sequence[str]) -> NoReturn:
-    """The life of the process between: start Ray, tell its address, and wait until the launcher is gone."""
+    """Entry point of the process in between: start Ray, report its address, wait for the end of the launcher."""
     folder = Path(tempfile.mkdtemp(prefix="convsearch-ray-", dir=TEMPORARY))
     log = folder / "start.txt"
     command = [*PYTHON, "ray.scripts.scripts", "start", *words, f"--temp-dir={folder}"]
     with log.open("wb") as stream:
-        ray = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
-    is_told = False
-    while ray.poll() is None and not select.select([sys.stdin], [], [], LOOK_S)[0]:
-        if not is_told and (folder / ADDRESS).exists() and (address := (folder / ADDRESS).read_text().strip()):
+        ray_process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
+    is_reported = False
+    while ray_process.poll() is None and not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        if not is_reported and (folder / ADDRESS).exists() and (address := (folder / ADDRESS).read_text().strip()):
             tell(f"address {address}")
-            is_told = True
-    if not is_told and ray.poll() is not None:
+            is_reported = True
+    if not is_reported and ray_process.poll() is not None:
         tell(f"error {last_line(log)}")
-    kill_session(ray)
+    kill_session(ray_process)
     shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0)
 
 
 def tell(line: str) -> None:
-    """Say something to the launcher, if it is still there."""
+    """Send a line to the launcher, if it still runs."""
     with suppress(OSError):
         print(line, flush=True)
 
 
 def last_line(log: Path) -> str:
-    """The last words of a process."""
+    """The last line of a log."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
 
 def kill_session(child: "subprocess.Popen[bytes]") -> None:
-    """Kill every process of this session but this one, and those that they start meanwhile."""
+    """Kill every other process of this session, and those that they start meanwhile, within `DEATH_S` seconds."""
     deadline = time.monotonic() + DEATH_S
-    while (others := session()) and time.monotonic() < deadline:
-        for pid in others:
+    while (pids := session()) and time.monotonic() < deadline:
+        for pid in pids:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         child.poll()
@@ -105,12 +110,12 @@ def kill_session(child: "subprocess.Popen[bytes]") -> None:
 
 
 def session() -> list[int]:
-    """The processes of this session that live, but for this one."""
-    ours = os.getsid(0)
-    return [pid for pid in psutil.pids() if pid != os.getpid() and _session(pid) == ours]
+    """The PIDs of the other live processes of this session."""
+    session_id = os.getsid(0)
+    return [pid for pid in psutil.pids() if pid != os.getpid() and _live_session_id(pid) == session_id]
 
 
-def _session(pid: int) -> int | None:
+def _live_session_id(pid: int) -> int | None:
     try:
         return None if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else os.getsid(pid)
     except (psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""When a study does not go on: no configuration can be trained, all trials fail, or none beats the baseline."""
+"""Rules that end a study: no configuration can be trained, all trials fail, or none beats the baseline."""
 
 import signal
 from collections.abc import Mapping
@@ -17,65 +17,73 @@ from search.storage.records import StudyProgress, StudyRecord
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 
-#: After this number of trials that all failed, or of workers that died before their first trial, the study or the
-#: machine is wrong, and not a trial.
+#: After this number of failed trials without a success, or of workers that died before their first trial, the cause is
+#: the study or the machine, not a trial.
 SAME_FAILURES = 5
 
 
 @dataclass(kw_only=True, slots=True)
 class StopRules:
-    """The rules of one study, which are applied to what its trials have come to."""
+    """The stop rules of one study, applied to the results of its trials."""
 
     storage: Storage
     study: StoredStudy
     say: Say
     status: str = ""
-    """How the trials compare with the baseline, on one line."""
-    _is_possible: bool = False
-    """Whether a trial was trained."""
-    _fitted: set[int] = field(default_factory=set)
-    """Numbers of trials of which it was said that they were changed."""
-    _compared: object = None
-    """What there was of trials when they were last compared with the baseline."""
+    """Comparison of the trials with the baseline, on one line."""
+    _has_trainable: bool = False
+    """Whether a trial could be trained."""
+    _reported_fitted: set[int] = field(default_factory=set)
+    """Numbers of the trials whose changes were reported."""
+    _compared_state: object = None
+    """State of the trials at the last comparison with the baseline."""
 
     def check(self, progress: StudyProgress) -> bool:
-        """Whether the search ends because no trial beats its baseline.
+        """Check all rules against the progress of the study.
+
+        Args:
+            progress: The current trials.
+
+        Returns:
+            Whether the search ends because no trial beats its baseline.
 
         Raises:
             AllTrialsFailedError: the first trials have all failed.
             AllTrialsImpossibleError: no configuration can be trained.
         """
         self._refuse_impossible(progress.study)
-        self._tell_fitted(progress)
+        self._report_fitted(progress)
         has_found_nothing = self._has_found_nothing(progress)
         counts = progress.study.counts
         if counts.failed >= min(SAME_FAILURES, counts.budget) and not counts.complete + counts.pruned + counts.paused:
-            raise AllTrialsFailedError(self._why_all_failed())
+            raise AllTrialsFailedError(self._all_failed_message())
         return has_found_nothing
 
-    def _tell_fitted(self, progress: StudyProgress) -> None:
-        """Say what was changed in a point that was given, because it could not be trained as it was."""
-        given = max(len(self.study.spec.points), 1)
-        for each in (*(running.trial for running in progress.running), *progress.finished):
-            if each.fitted and each.number < given and each.number not in self._fitted:
-                self._fitted.add(each.number)
-                is_baseline = each.number == progress.study.baseline
-                name = f"trial {each.number}" + (", the baseline," if is_baseline else "")
-                self.say(f"{name} could not be trained as it was given; it has {', '.join(each.fitted)}")
+    def _report_fitted(self, progress: StudyProgress) -> None:
+        """Report the changes to a given point that could not be trained as it was."""
+        point_count = max(len(self.study.spec.points), 1)
+        for trial in (*(running.trial for running in progress.running), *progress.finished):
+            if trial.fitted and trial.number < point_count and trial.number not in self._reported_fitted:
+                self._reported_fitted.add(trial.number)
+                is_baseline = trial.number == progress.study.baseline
+                name = f"trial {trial.number}" + (", the baseline," if is_baseline else "")
+                self.say(f"{name} could not be trained as it was given; it has {', '.join(trial.fitted)}")
 
-    def _refuse_impossible(self, row: StudyRecord) -> None:
-        """Give a search up of which no configuration can be trained. (Of a grid the other cells may be possible; and an
-        older version refused what this one can train.)
+    def _refuse_impossible(self, record: StudyRecord) -> None:
+        """End a search in which no configuration can be trained.
+
+        Not for a grid, where other cells may be possible. Curves count as trained: an older version refused
+        configurations that this one can train.
         """
-        counts, search = row.counts, self.study.spec.search
-        if self._is_possible or search.sampler == "grid" or search.rung_updates == 0:
+        counts, search = record.counts, self.study.spec.search
+        if self._has_trainable or search.sampler == "grid" or search.rung_updates == 0:
             return
         if counts.pruned < min(SAME_FAILURES, counts.budget):
             return
         trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
-        finished = [each for each in trials if each.state in queries.FINISHED]
-        self._is_possible = any(not (each.reason or "").startswith("impossible: ") for each in finished)
-        if self._is_possible or any(each.curve for each in trials):
+        finished = [trial for trial in trials if trial.state in queries.FINISHED]
+        self._has_trainable = any(not (trial.reason or "").startswith("impossible: ") for trial in finished)
+        if self._has_trainable or any(trial.curve for trial in trials):
             return
         raise AllTrialsImpossibleError(
             f"none of {len(finished)} trials of {self.study.name!r} can be trained; the last one is "
@@ -83,26 +91,26 @@ class StopRules:
         )
 
     def _has_found_nothing(self, progress: StudyProgress) -> bool:
-        """Whether a search ends because no trial beats its baseline: the time that is left is for its last training."""
-        row, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
-        if row.hours is None or row.baseline is None:
+        """Whether a search ends because no trial beats its baseline; the rest of the time is for its final training."""
+        record, patience, engine = progress.study, self.study.spec.search.patience, self.storage.engine
+        if record.hours is None or record.baseline is None:
             return False
-        now = (row.counts, tuple(len(each.trial.curve) for each in progress.running))
-        if now == self._compared:
+        state = (record.counts, tuple(len(running.trial.curve) for running in progress.running))
+        if state == self._compared_state:
             return False
-        self._compared = now
-        compared = self.storage.retry_transient(lambda: selection.ended(engine, row))
-        self.status = compared.status(patience=patience, before=row.judged_before)
-        if compared.significant or compared.judged - row.judged_before < patience:
+        self._compared_state = state
+        compared = self.storage.retry_transient(lambda: selection.ended(engine, record))
+        self.status = compared.status(patience=patience, before=record.judged_before)
+        if compared.significant or compared.judged - record.judged_before < patience:
             return False
-        whole = self.storage.retry_transient(lambda: selection.whole(engine, row))
-        if not whole.has_found_nothing(patience=patience, before=row.judged_before):
+        full_comparison = self.storage.retry_transient(lambda: selection.whole(engine, record))
+        if not full_comparison.has_found_nothing(patience=patience, before=record.judged_before):
             return False
-        chosen = None if self.study.spec.final is None else selection.select_from(whole).as_json()
-        stored_study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=chosen)
+        selected = None if self.study.spec.final is None else selection.select_from(full_comparison).as_json()
+        stored_study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=selected)
         return True
 
-    def _why_all_failed(self) -> str:
+    def _all_failed_message(self) -> str:
         trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
         failed = [trial for trial in trials if trial.state == "FAIL"]
         return (
@@ -112,7 +120,7 @@ class StopRules:
 
 
 class StopReason(StrEnum):
-    """Why the pool came to an end."""
+    """Why the pool ended."""
 
     DONE = "done"
     HOURS = "its hours are spent"
@@ -124,7 +132,7 @@ class StopReason(StrEnum):
     TERMINATED = "terminated"
 
 
-#: How a run ends that a signal stopped.
+#: Stop reason of a run by signal number.
 END_OF: Mapping[int, StopReason] = {
     signal.SIGHUP: StopReason.HUNG_UP,
     signal.SIGINT: StopReason.INTERRUPTED,
@@ -132,5 +140,5 @@ END_OF: Mapping[int, StopReason] = {
 }
 
 
-#: Of a command whose run was stopped by a signal, as a shell reports it.
+#: Exit code of a command whose run was stopped by a signal, as a shell reports it.
 EXIT_CODES: Mapping[StopReason, int] = {end: 128 + sign for sign, end in END_OF.items()}

@@ -1,7 +1,7 @@
-"""A worker process: one thread that runs trials until there is none left to claim, or a signal comes.
+"""A worker process: one thread that runs trials until none is left to claim, or a signal arrives.
 
-This file loads no torch, so that the pool can name `main` as what a process shall do; the process itself is forked from
-a server that has torch loaded already, and so is at work within a second.
+This file does not import torch, because the pool imports it for the process target `main`. The process is forked from a
+server that has torch loaded, and so starts to work within a second.
 """
 
 import faulthandler
@@ -26,7 +26,7 @@ from search.process import die_with_parent
 from search.trial.context import WorkerConfig
 from search.workers.signals import STOPPING
 
-#: What the server that workers are forked from loads in advance; torch would load the last at the first optimizer.
+#: Modules that the fork server preloads; torch would import the last one at the first optimizer.
 PRELOAD = ["search.workers.preload", "search.trial.runner", "torch._dynamo"]
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
@@ -36,8 +36,8 @@ STACK_SIGNAL = signal.SIGUSR1
 
 @dataclass(slots=True)
 class Signals:
-    """SIGTERM asks for a stop between two batches. Ctrl-C and the end of a terminal reach the whole group; only the
-    pool answers them.
+    """SIGTERM requests a stop between two batches. Ctrl-C and a closed terminal reach the whole group; only the pool
+    answers them.
     """
 
     stop: bool = False
@@ -45,29 +45,42 @@ class Signals:
     def listen(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # see hand.start_server
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # see local.start_server
 
-    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop = True
 
 
 def main(worker_config: WorkerConfig, beats: "Synchronized[int]", stack: Connection) -> None:
-    """The life of a worker process. `beats` counts its batches, so that the pool sees that it moves; if it does not,
-    the pool asks for its `stack`.
+    """Entry point of a worker process; exits with the code of `work`.
+
+    Args:
+        worker_config: Configuration of the worker.
+        beats: Counter of finished batches, by which the pool detects a hang.
+        stack: Pipe for the stack traces that the pool requests from a hung worker.
     """
     faulthandler.register(STACK_SIGNAL, file=stack.fileno())
     signals = Signals()
     signals.listen()
     die_with_pool()
-    code, why = work(worker_config, beating(beats), lambda: signals.stop)
-    if why:
-        echo(f"convsearch: {why}")
+    code, message = work(worker_config, beating(beats), lambda: signals.stop)
+    if message:
+        echo(f"convsearch: {message}")
     sys.exit(code)
 
 
 def work(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> tuple[int, str]:
-    """The work of a worker process; returns its exit code and a message."""
+    """Run trials until none is left to claim, or a stop is requested.
+
+    Args:
+        worker_config: Configuration of the worker.
+        beat: Called after each batch.
+        stopping: Whether a stop was requested.
+
+    Returns:
+        The exit code of the worker, and an error message, which may be empty.
+    """
     process.pin_and_tune(worker_config.core)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     from search.trial.runner import run_trials
@@ -76,13 +89,13 @@ def work(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callab
         run_trials(worker_config, beat, stopping)
     except (ConvsearchError, DataError) as error:
         if stopping() and isinstance(error, DatabaseError):
-            return TERMINATED, ""  # there was no time to wait for it; the pool puts the trial back
+            return TERMINATED, ""  # a stop cannot wait for the database; the pool puts the trial back
         return error.exit_code, str(error)
     return (TERMINATED if stopping() else 0), ""
 
 
 def beating(beats: "Synchronized[int]") -> Callable[[], None]:
-    """A function that counts up `beats`; its only writer is this process, so that it needs no lock."""
+    """A function that increments `beats`. Only this process writes the counter, so it needs no lock."""
 
     def beat() -> None:
         beats.value += 1
@@ -91,16 +104,16 @@ def beating(beats: "Synchronized[int]") -> Callable[[], None]:
 
 
 def die_with_pool() -> None:
-    """Be killed when the pool or the server dies, so that no orphan trains on.
+    """Kill this process when the pool or the fork server dies, because an orphan would train on.
 
-    The pool is followed by a thread, which works everywhere; the server, which Linux ends with the pool, by Linux.
+    A thread watches the pool, on any platform. Linux watches the fork server, which it also ends with the pool.
     """
-    pool = multiprocessing.parent_process()
-    if pool is not None:
-        threading.Thread(target=_follow, args=(pool.sentinel,), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
     die_with_parent()
 
 
-def _follow(sentinel: int) -> None:
+def _exit_with(sentinel: int) -> None:
     wait([sentinel])
     os.kill(os.getpid(), signal.SIGKILL)

@@ -171,7 +171,7 @@ def test_a_verdict_that_only_one_of_many_comparisons_gives_is_marked() -> None:
     assert lucky.verdict == "helped"
     assert not lucky.survives_holm
     assert ablation_table(comparison).rows[1][-1] == "helped*"
-    assert "* not clear any more when all 10 are judged together" in as_text(comparison)
+    assert "* no longer clear after adjustment over all 10" in as_text(comparison)
 
 
 def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
@@ -182,7 +182,7 @@ def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
 
     assert max(map(len, shown.splitlines())) <= 80
     flat = " ".join(shown.split())
-    assert "Each of the 10 is at 95 % by itself: by chance alone 0.5 would look clear." in flat
+    assert "Each of the 10 intervals alone is at 95 %: by chance 0.5 would look clear." in flat
     assert "difference to 'base' over repeats of the same seed" in flat
 
 
@@ -201,7 +201,7 @@ def test_the_json_has_every_number() -> None:
 
 def test_a_study_that_is_no_comparison_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"is no comparison: it has no \[\[compare\]\] rows; `convsearch best findings`"
+        UsageError, match=r"is not a comparison: it has no \[\[compare\]\] rows; `convsearch best findings`"
     ):
         compare_rows(study_of(()), [])
 
@@ -236,7 +236,7 @@ def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
 
     shown = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
 
-    assert "3 of 6 trials are still to come." in shown
+    assert "3 of 6 trials have not ended yet." in shown
     assert "has not begun" not in shown
 
 

@@ -129,7 +129,7 @@ def test_the_rate_of_false_stops_has_an_interval_and_says_when_it_is_of_too_few(
     assert (len(found.spared), found.survivors, found.above_median, found.above_best) == (3, 11, 2, 1)
     words = " ".join(lines(found))
     assert "2 of them ended above the median of the 11 that it let through (67 %, 95 % interval 21 to 94 %)" in words
-    assert f"That is too few to tell a good pruner from a bad one; {MIN_AUDITED} would begin to." in words
+    assert f"That is too few to tell a good pruner from a bad one; at least {MIN_AUDITED} are needed." in words
     assert "nothing is known of false stops" in " ".join(lines(audit(study_of(), survivors)))
 
 
@@ -153,7 +153,7 @@ def test_where_trials_pause_only_those_that_the_ladder_ranks_are_compared_with()
 def test_where_the_pruner_has_let_nothing_through_there_is_nothing_to_compare_with() -> None:
     (line,) = lines(audit(study_of(), [row(20, 0.52, spared=True)]))
 
-    assert line == "Of trials that would have been stopped 1 were trained to their end; of the others none was."
+    assert line == "Trials that would have been stopped, but were trained to their end: 1. No other trial was."
 
 
 def test_a_spared_trial_that_has_not_ended_is_still_to_come() -> None:

@@ -173,7 +173,7 @@ def test_a_study_without_trials_has_a_report_too(harness: Harness) -> None:
     text = harness.run("report", "s", "--markdown")
 
     assert (page.code, text.code) == (0, 0)
-    assert "There is no answer yet: no trial has finished yet, and none is at work; `convsearch resume s`" in text.out
+    assert "There is no answer yet: no trial has finished yet, and none is running; `convsearch resume s`" in text.out
 
 
 def test_a_study_that_was_stopped_early_shows_what_there_is(harness: Harness) -> None:

@@ -136,16 +136,16 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
         "trial  accuracy  epochs    time  parameters\n"
         "   12    0.8123      10  61.2 s  optimizer=sgd learning_rate=0.03123 norm=true\n"
         "\n"
-        "`convsearch show s 12` shows the best one whole\n"
+        "`convsearch show s 12` shows all of the best one\n"
     )
 
 
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        pytest.param(TrialCounts(budget=9), "none is at work; `convsearch resume s` goes on", id="not begun"),
-        pytest.param(TrialCounts(budget=9, running=2), "those at work will be the first", id="running"),
-        pytest.param(TrialCounts(budget=9, failed=3), "`convsearch show s NUMBER` says why", id="all failed"),
+        pytest.param(TrialCounts(budget=9), "none is running; `convsearch resume s` goes on", id="not begun"),
+        pytest.param(TrialCounts(budget=9, running=2), "the first ones are running", id="running"),
+        pytest.param(TrialCounts(budget=9, failed=3), "`convsearch show s NUMBER` shows the reason", id="all failed"),
         pytest.param(
             TrialCounts(budget=9, pruned=3), "were pruned or failed; `convsearch resume s` goes on", id="pruned"
         ),
@@ -174,7 +174,7 @@ def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: d
     shown = tables.to_text(study_tables.best_table(Ranking(study=study, trials=())), width=None)
 
     assert study_tables.next_commands(study) == ("in a browser:    convsearch dashboard",)
-    assert "were pruned or failed; `convsearch show s NUMBER` says why" in shown
+    assert "were pruned or failed; `convsearch show s NUMBER` shows the reason" in shown
 
 
 def test_a_last_training_offers_no_command_that_runs_it_again() -> None:
@@ -288,4 +288,4 @@ def test_the_best_as_csv_on_the_command_line(harness: Harness) -> None:
     assert answer.out.startswith("trial,accuracy,epochs,seconds,learning_rate\n0,")
     assert answer.out.count("\n") == 2
     assert (both.code, both.out) == (2, "")
-    assert "--csv and --json are two answers" in both.err
+    assert "--csv and --json exclude each other" in both.err

@@ -176,7 +176,7 @@ def test_people_are_told_who_wins_and_what_the_search_had_promised() -> None:
     words = " ".join(text.split())
     assert "trial 1 beats trial 2, baseline by 0.0" in words
     assert "had trial 2, baseline 0.0500 ahead of trial 1; on the test images it is -0" in words
-    assert "trial 1 recognises least: " in words
+    assert "lowest recall of trial 1: " in words
     assert "No other study." in words
 
 
@@ -223,7 +223,7 @@ def test_a_lead_on_every_image_of_every_run_has_no_interval_and_says_why() -> No
 
     assert (
         test_report.comparison_sentence(duel)
-        == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread to judge by"
+        == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread, so no interval"
     )
 
 
@@ -252,9 +252,7 @@ def test_one_common_run_of_several_is_too_little_to_compare_by() -> None:
     (duel,) = judged(scores).duels
 
     assert (duel.interval, duel.p_holm) == (None, None)
-    assert test_report.comparison_sentence(duel).endswith(
-        "have one run in common, which is too little to compare them by"
-    )
+    assert test_report.comparison_sentence(duel).endswith("have one run in common, too few for a comparison")
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -299,6 +297,6 @@ def test_before_anybody_has_looked_there_is_no_verdict() -> None:
     found = test_results.final_result(study_of(("trial 1", "trial 2")), [], {})
 
     assert found.standings == ()
-    assert "nobody has looked at the test images yet" in tables.to_text(
+    assert "the test images have not been evaluated yet" in tables.to_text(
         test_report.final_result_table(found, ()), width=80
     )

@@ -134,4 +134,4 @@ def test_a_whole_file_with_code_in_it_is_passed_over_and_the_reason_is_told(tmp_
     said: list[str] = []
 
     assert checkpoint.latest(tmp_path, study="u1", trial=0, say=said.append) is None
-    assert "holds what no checkpoint holds" in said[0]
+    assert "has invalid content" in said[0]

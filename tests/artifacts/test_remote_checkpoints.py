@@ -83,7 +83,7 @@ def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
 
         with pytest.raises(RemoteStoreError, match=r"no answer within 0\.2 s"):
             store.upload(tmp_path / "here", 0)
-        with pytest.raises(RemoteStoreError, match="still busy with what it was sent before"):
+        with pytest.raises(RemoteStoreError, match="still busy with an earlier operation"):
             store.upload(tmp_path / "here", 1)
 
 
@@ -122,7 +122,7 @@ def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(harness: 
     moved = work(elsewhere)
 
     assert (moved.number, moved.state, moved.retrained_attempts) == (0, "COMPLETE", (1,))
-    assert "attempt 1 found no checkpoint, and began anew" in harness.run("show", "s", "0").out
+    assert "attempt 1 found no checkpoint and started again" in harness.run("show", "s", "0").out
 
 
 def test_a_store_that_is_away_stops_nobody_and_the_log_tells(harness: Harness) -> None:

@@ -71,7 +71,7 @@ def test_a_study_shows_its_answer_its_confusion_and_its_pictures(harness: Harnes
             for number, path in enumerate(("", "/note"))
         )
 
-    assert "trial 0: what it takes images for, per cent" in study
+    assert "trial 0: confusion matrix in per cent" in study
     assert "trial-0-wrong.png" in study
     assert "trials.csv" in study
     assert "Best: trial" in note

@@ -227,7 +227,7 @@ def test_a_server_that_fails_is_asked_three_times_and_the_way_out_is_told(
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        pytest.param({"test_batch.bin": b"x" * 3072}, "3072 bytes, which is no multiple of 3073", id="odd-size"),
+        pytest.param({"test_batch.bin": b"x" * 3072}, "3072 bytes, which is not a multiple of 3073", id="odd-size"),
         pytest.param({"test_batch.bin": b""}, "has 0 bytes", id="empty"),
         pytest.param({"test_batch.bin": bytes([10]) * 3073}, "an image of class 10", id="unknown-class"),
         pytest.param({"test_batch.bin": None}, "holds no test_batch.bin; is it the binary version", id="missing"),

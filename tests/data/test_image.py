@@ -119,7 +119,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
 def test_formats_beside_the_four_are_refused() -> None:
     content = saved(picture(1), "gif")
 
-    with pytest.raises(DataError, match=r"replace it by a whole JPEG, PNG, WEBP or BMP file"):
+    with pytest.raises(DataError, match=r"replace it by a complete JPEG, PNG, WEBP or BMP file"):
         decode(content, side=SIDE, name="x")
 
 

@@ -122,7 +122,7 @@ def test_an_onnx_file_that_says_something_else_is_found_out(tmp_path: Path) -> N
     with torch.no_grad():
         model.network.classifier.bias.add_(torch.tensor([0.0, 0.5, -0.5]))
 
-    with pytest.raises(ValueError, match="of 40 images for another class than PyTorch does"):
+    with pytest.raises(ValueError, match="of 40 images differently from PyTorch"):
         disagreement(tmp_path / "m" / ONNX, model, IMAGES)
 
 
@@ -139,7 +139,7 @@ def test_what_was_changed_since_it_was_exported_is_not_used(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "no model folder: config.json: No such file"), ("{}", "network: Field required"), ("[", "Invalid JSON")],
+    [(None, "not a model folder: config.json: No such file"), ("{}", "network: Field required"), ("[", "Invalid JSON")],
     ids=["none", "empty", "broken"],
 )
 def test_a_folder_that_is_no_model_says_why(tmp_path: Path, content: str | None, complaint: str) -> None:
@@ -232,7 +232,7 @@ def test_a_moving_average_is_what_is_exported(harness: Harness) -> None:
     ("words", "complaint"),
     [
         (("export", "nobody"), "there is no study 'nobody'"),
-        (("export", "s"), "no trial of 's' is complete, so that it has no model; `convsearch resume s`"),
+        (("export", "s"), "no trial of 's' is complete, so there is no model; `convsearch resume s`"),
         (("export", "s", "--trial", "7"), "7"),
     ],
     ids=["no-study", "no-trial", "no-such-trial"],
@@ -274,7 +274,7 @@ def test_weights_that_are_gone_are_named_with_what_trains_them_anew(harness: Har
 
     assert answer.code == 2
     assert "the weights of trial 1 of 's' are not in" in answer.err
-    assert "`convsearch run s --again 1` trains it anew" in answer.err
+    assert "`convsearch run s --again 1` trains it again" in answer.err
     assert not (harness.folder / "taken").exists()
 
 
@@ -330,7 +330,7 @@ def test_what_cannot_be_read_is_told_beside_what_can(harness: Harness, taken: Pa
     assert len(answer.out.splitlines()) == 3
     assert "there is no file or folder" in missing.err
     assert "has no image" in empty.err
-    assert "no model folder" in no_model.err
+    assert "not a model folder" in no_model.err
 
 
 def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_named_with_the_reason(

@@ -215,8 +215,8 @@ def test_an_old_study_is_the_same_after_the_migration(tmp_path: Path, version: s
     assert {trial.number: as_read(trial) for trial in measured(file)} == trials
     assert content(kept) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["studies.db", kept.name]
-    assert said[0] == f"{file} has the tables of {REVISIONS[version]}; needed are those of {schema.HEAD_REVISION}"
-    assert said[1] == f"kept the database as it is in {kept}"
+    assert said[0] == f"{file} has the tables of {REVISIONS[version]}; convsearch needs those of {schema.HEAD_REVISION}"
+    assert said[1] == f"kept a copy of the database in {kept}"
 
 
 def test_optuna_and_the_dashboard_read_a_migrated_study(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def _lose_a_table(file: Path) -> None:
     [
         pytest.param(_make_newer, "install the convsearch or the optuna that made it", id="newer"),
         pytest.param(_cut, "studies.db", id="cut"),
-        pytest.param(_empty, "holds no studies, so that there is nothing to migrate", id="empty"),
+        pytest.param(_empty, "holds no studies, so there is nothing to migrate", id="empty"),
         pytest.param(_write_text, "cannot be read: file is not a database", id="no database"),
         pytest.param(_lose_a_table, "Optuna cannot migrate these tables", id="a table is missing"),
     ],
@@ -406,7 +406,7 @@ def test_a_silent_worker_elsewhere_is_waited_for_and_then_counts_as_gone(tmp_pat
 
     migrate(url(file), said.append, waits=SOON)
 
-    assert "waiting 0.5 s for a sign of those who worked on a study on elsewhere" in said
+    assert "waiting 0.5 s for lease renewals from elsewhere" in said
     assert found(file) == schema.HEAD_REVISION
 
 

@@ -112,7 +112,7 @@ def test_weights_are_fetched_once_and_their_hash_is_checked(source: str, state: 
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(NoWeights, match="its SHA-256 is another; delete it"):
+    with pytest.raises(NoWeights, match="its SHA-256 differs; delete it"):
         pretrained("resnet18", url=source)
 
 

@@ -58,10 +58,10 @@ IMAGES = {
     "just-too-wide-png": (png(5_001, 5_000, whole=True), "has 5001 x 5000 pixels, but at most 25 million are read"),
     "wide-webp": (encoded("webp")[:12] + b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff" * 6, "cannot be read"),
     "truncated-jpeg": (encoded("jpeg", 99)[:-400], "cannot be read as an image"),
-    "gif": (encoded("gif"), "cannot be read as an image .its content is of no known format"),
-    "tiff": (encoded("tiff"), "cannot be read as an image .its content is of no known format"),
-    "svg": (SVG, "cannot be read as an image .its content is of no known format"),
-    "eps": (EPS, "cannot be read as an image .its content is of no known format"),
+    "gif": (encoded("gif"), "cannot be read as an image .its format is unknown"),
+    "tiff": (encoded("tiff"), "cannot be read as an image .its format is unknown"),
+    "svg": (SVG, "cannot be read as an image .its format is unknown"),
+    "eps": (EPS, "cannot be read as an image .its format is unknown"),
     "empty": (b"", "cannot be read as an image"),
 }
 
@@ -246,7 +246,7 @@ def test_a_photo_of_very_many_scans_is_refused(tmp_path: Path) -> None:
     scans = start + (scan + rest.removesuffix(b"\xff\xd9")) * (MAX_SCANS + 1) + b"\xff\xd9"
 
     assert decode(file.getvalue(), side=8, name="usual.jpg").shape == (8, 8, 3)
-    with pytest.raises(DataError, match=rf"odd\.jpg: is drawn in more than {MAX_SCANS} scans"):
+    with pytest.raises(DataError, match=rf"odd\.jpg: has more than {MAX_SCANS} scans"):
         decode(scans, side=8, name="odd.jpg")
 
 

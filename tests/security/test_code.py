@@ -107,7 +107,7 @@ def _is_faulty(name: str) -> bool:
 def test_a_checkpoint_that_names_code_is_corrupt_and_the_code_does_not_run(tmp_path: Path) -> None:
     path = plant(tmp_path, HEADER, tmp_path / "owned")
 
-    with pytest.raises(checkpoint.CorruptCheckpoint, match=r"step-.*\.ckpt holds what no checkpoint holds"):
+    with pytest.raises(checkpoint.CorruptCheckpoint, match=r"step-.*\.ckpt has invalid content"):
         checkpoint.load(path)
 
     assert not (tmp_path / "owned").exists()
@@ -131,7 +131,7 @@ def test_the_code_would_run_if_pickle_read_it(tmp_path: Path) -> None:
 def test_a_checkpoint_with_a_foreign_header_is_corrupt(tmp_path: Path, head: bytes) -> None:
     path = written(tmp_path, head, b"")
 
-    with pytest.raises(checkpoint.CorruptCheckpoint, match="holds what no checkpoint holds"):
+    with pytest.raises(checkpoint.CorruptCheckpoint, match="has invalid content"):
         checkpoint.load(path)
 
 

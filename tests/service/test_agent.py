@@ -196,7 +196,7 @@ def test_who_runs_a_study_here_is_left_to_it(harness: Harness) -> None:
 def test_nobody_is_listed_where_nobody_works(harness: Harness) -> None:
     stored_but_not_run(harness)
 
-    assert harness.run("workers").out == "nobody works on any study\n"
+    assert harness.run("workers").out == "no worker is running a trial\n"
 
 
 def test_the_unit_runs_the_command_it_was_asked_for(

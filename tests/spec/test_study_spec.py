@@ -179,7 +179,7 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
             "[space.when.optimizer.sgd.learning_rate] high must be less than or equal to 10, but got 11",
         ),
         (TWO + "[space.when]\noptimizer = 3", "[space.when.optimizer] must be a table, but got 3"),
-        (TWO + "[space.when.pool.max]", "[space.when.pool] pool is not in [space], so that it decides nothing"),
+        (TWO + "[space.when.pool.max]", "[space.when.pool] pool is not in [space], so it decides nothing"),
         (
             TWO + "[space.when.optimizer.sgd]\nclip = 1\n[space.when.scheduler.step]\nclip = 2",
             "[space.when] clip may have ranges of its own under one parameter, not optimizer and scheduler",
@@ -283,7 +283,7 @@ def test_overrides_are_toml_values_and_bare_words_are_strings(tmp_path: Path) ->
     [
         ("budget.trals", "4", "x.toml --set budget.trals=4: [budget] trals is not known; did you mean 'trials'?"),
         ("budget.epochs", "many", "[budget] epochs must be a number, but got 'many'"),
-        ("space.width.low.x", "1", "space.width.low.x cannot be set, because width is no table"),
+        ("space.width.low.x", "1", "space.width.low.x cannot be set, because width is not a table"),
         ("budget.epochs", "1\ntrials = 9", '[budget] epochs must be a number, but got "1\\ntrials = 9"'),
     ],
     ids=["unknown", "no number", "no table", "two lines"],

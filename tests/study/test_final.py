@@ -167,7 +167,7 @@ def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(h
     answer = harness.run("run", file, "--workers", "1")
 
     assert (refused.code, deleted.code, answer.code) == (78, 0, 0)
-    assert "'s.final' is of another 's', that is deleted; `convsearch delete s.final`" in refused.err
+    assert "'s.final' belongs to another 's' that was deleted; `convsearch delete s.final`" in refused.err
     assert "verdict:" in answer.out
 
 
@@ -467,9 +467,9 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert [first.code, again.code, other.code, deleted.code] == [0, 0, 0, 0]
     assert "No other stored study has used this test set at this size (deleted studies are not counted)." in first.out
     assert again.out == first.out
-    assert "These test images were looked at 6 times, " in first.out
-    assert "These test images were looked at once, at " in other.out
-    assert "s.final has looked at them, too: 6 times, " in other.out
+    assert "These test images were used 6 times, " in first.out
+    assert "These test images were used once, at " in other.out
+    assert "s.final has used them, too: 6 times, " in other.out
     assert "with one seed, nothing tells what another would do" in other.out
     assert len(trials) == 6
     assert queries.studies(open_reader(harness.url)) == ()

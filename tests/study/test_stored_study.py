@@ -74,7 +74,7 @@ def test_another_spec_is_refused_with_every_difference_and_the_way_out(url: str)
         "  [search] seed: 0 -> 1",
         "  [space] width: [8, 16] -> [8, 32]",
         "  [space] flip: false -> true",
-        "only [budget] trials and hours may change; run the new spec under a name of its own: --name OTHER",
+        "only [budget] trials and hours may change; run the new spec under another name: --name OTHER",
     ]
 
 

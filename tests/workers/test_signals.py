@@ -14,10 +14,10 @@ from search.workers.signals import STOPPING
 PROGRAM = """
 import sys, time
 from functools import partial
-from search.workers.signals import Interrupts
+from search.workers.signals import SignalListener
 tell = partial(print, file=sys.stderr, flush=True)
-interrupts = Interrupts(at_once=lambda: print("at once", flush=True), tell=tell, end_s=END_S)
-with interrupts.heard():
+interrupts = SignalListener(at_once=lambda: print("at once", flush=True), tell=tell, end_s=END_S)
+with interrupts.listening():
     print("ready", flush=True)
     deadline = time.monotonic() + 3
     while interrupts.first is None and time.monotonic() < deadline:
