@@ -16,7 +16,7 @@ from search.study import inputs
 
 def test_only_the_cores_that_the_process_may_use_are_counted() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from search import machine; print(machine.cores())"
+    code += "from search import hardware; print(hardware.cores())"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -167,7 +167,7 @@ def test_a_budget_that_is_no_number_of_gigabytes_is_refused(harness: Harness, va
     answer = harness.run("run", harness.write(), f"--disk={value}")
 
     assert answer.code == 2
-    assert "argument --disk" in answer.err
+    assert "--disk" in answer.err
 
 
 def test_a_start_without_room_is_refused_before_any_training(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

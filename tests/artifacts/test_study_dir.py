@@ -16,8 +16,8 @@ from search.errors import BusyError, DiskError, UsageError
 HOLD = """
 import sys, time
 from pathlib import Path
-from search.artifacts.study_dir import Home
-with Home(Path(sys.argv[1]), "studies.db").running("s"):
+from search.artifacts.study_dir import StudyDirs
+with StudyDirs(Path(sys.argv[1]), "studies.db").running("s"):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -116,7 +116,7 @@ def test_a_command_that_is_none_is_refused_with_its_usage(done: Harness, words: 
     done_process = subprocess.run([str(CONVSEARCH), *words.split()], capture_output=True, text=True, check=False)
 
     assert done_process.returncode == 2
-    assert done_process.stderr.startswith("usage: convsearch")
+    assert done_process.stderr.startswith("Usage: convsearch")
 
 
 def test_a_refused_spec_names_the_difference_and_the_way_out(done: Harness) -> None:

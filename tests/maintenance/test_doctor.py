@@ -47,7 +47,7 @@ def test_the_answer_is_a_table_of_80_columns_and_json() -> None:
 
 def test_torch_is_not_loaded(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom search import doctor\n"
+        "import sys\nfrom pathlib import Path\nfrom search.maintenance import doctor\n"
         f"doctor.checks({url_of(tmp_path)!r}, cache=Path({str(tmp_path)!r}))\n"
         "print(sorted({'torch', 'optuna'} & set(sys.modules)))\n"
     )

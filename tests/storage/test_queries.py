@@ -428,11 +428,12 @@ def test_an_answer_loads_neither_torch_nor_optuna(make: Make, tmp_path: Path) ->
     add(make(), 0.5)
     code = (
         "import sys\n"
-        "from search import answers, query, output\n"
+        "from search import tables\nfrom search.analysis import study_tables, trial_tables\n"
+        "from search.storage import queries, ranking\n"
         "from search.storage.read_only import open_reader\n"
         f"engine = open_reader({url_of(tmp_path)!r})\n"
-        "output.to_json(answers.best_json(query.best(engine, 's')))\n"
-        "output.text(answers.trial_grid(query.trial(engine, 's', 0)), width=80)\n"
+        "tables.to_json(study_tables.best_json(ranking.best(engine, 's')))\n"
+        "tables.to_text(trial_tables.trial_table(queries.trial(engine, 's', 0)), width=80)\n"
         "print(sorted({'torch', 'optuna', 'scipy'} & set(sys.modules)))\n"
     )
 
