@@ -49,7 +49,7 @@ class RemoteCheckpoints:
 
         self.client.call(upload_new)
 
-    def get(self, folder: Path, number: int) -> None:
+    def download(self, folder: Path, number: int) -> None:
         """Download the newest checkpoint of a trial if it is newer than the local ones.
 
         Args:

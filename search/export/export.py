@@ -149,7 +149,7 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
     remote = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
     if remote is not None:
         with suppress(RemoteStoreError):  # then the local checkpoint is used
-            remote.get(folder, trial.number)
+            remote.download(folder, trial.number)
     latest = checkpoint.latest(folder, study=stored.uid, trial=trial.number)
     if latest is None:
         remedy = (

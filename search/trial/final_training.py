@@ -7,109 +7,120 @@ all are trained; the tests then follow directly after one another.
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 from torch import Tensor
 
-from data.batches import Batches, evaluation
 from data.parts import load_test
-from models.evaluate import Evaluation, evaluate, latency_s
-from models.train import Diverged, Training
+from models.evaluate import Evaluation
+from models.train import Diverged
 from search.analysis.correctness import pack
 from search.analysis.intervals import mean_share_interval, wilson_interval
 from search.spec.settings import Metric
 from search.storage.records import PAUSED
 from search.study.stored_study import seconds_run
 from search.study.strategy import ladder
-from search.trial.outcome import Outcome, TrialPaused
-from search.trial.search_training import SearchTraining, step_boundaries
+from search.trial.outcome import Outcome, TrialPaused, TrialStopped
+from search.trial.trial_training import TrialTraining
 
 #: Reserve for the test evaluation and for a step that is slower than those before: a share of the time, and seconds.
 SPARE_SHARE, SPARE_S = 0.02, 4.0
 
 
-class FinalTraining(SearchTraining):
-    """A training of a verdict, on all images but the test images."""
+@dataclass(frozen=True, slots=True)
+class FinalTraining:
+    """Runs a trial of a study `NAME.final`."""
 
-    def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
-        """Train until the end that the time limit sets, then test."""
-        self.resume(training)
+    run: TrialTraining
+
+    def execute(self) -> Outcome:
+        """Train until the end that the time limit sets, then test.
+
+        Raises:
+            TrialStopped: The worker is to stop; the checkpoint is on the disk.
+            TrialPaused: The test waits until all final trainings are trained.
+            Diverged: The loss is not finite.
+            Impossible: The network is too slow.
+        """
+        run = self.run
+        run.check_latency()
+        try:
+            run.resume()
+            self._train()
+            self._wait()
+            return self._test()
+        except TrialStopped:
+            run.save(step=run.training.step)
+            raise
+
+    def _train(self) -> None:
+        run, training = self.run, self.run.training
         while training.batch < training.total_batches:
-            for result in training.run(lambda first, last: self.watched(batches(first, last)), self._ends(training)):
-                self.save(training, step=result.step)
-                self._store_progress(training, result.images / result.seconds)
+            for result in run.run_steps(self._ends()):
+                run.save(step=result.step)
+                self._store_progress(result.images / result.seconds)
             if training.batch < training.total_batches:
-                self._fit(training)
-        self._wait(training)
-        return self._test(training)
+                self._fit()
 
-    def steps_done(self, training: Training) -> int:
-        return training.step
-
-    def _ends(self, training: Training) -> tuple[int, ...]:
+    def _ends(self) -> tuple[int, ...]:
         """The last batch of each step, up to the next step; the last step of the training may be shorter."""
-        *done, following = step_boundaries(
-            step_images=self.step_images(), batch_size=training.config.batch_size, steps=training.step + 1
-        )
-        return *done, min(following, training.total_batches)
+        *done, following = self.run.boundaries(self.run.training.step + 1)
+        return *done, min(following, self.run.training.total_batches)
 
-    def _store_progress(self, training: Training, images_per_second: float) -> None:
-        epochs = training.batch * training.config.batch_size / len(self.context.data.train)
-        self.note(f"{epochs:.2f} epochs, {self.seconds():.1f} s")
-        with self.context.storage.batch():
-            self.trial.set_user_attr("seconds", round(self.seconds(), 3))
-            self.trial.set_user_attr("epochs", round(epochs, 2))
-            self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
+    def _store_progress(self, images_per_second: float) -> None:
+        run = self.run
+        epochs = run.training.batch * run.training.config.batch_size / len(run.context.data.train)
+        run.files.log(f"{epochs:.2f} epochs, {run.seconds():.1f} s")
+        with run.context.storage.batch():
+            run.trial.set_user_attr("seconds", round(run.seconds(), 3))
+            run.trial.set_user_attr("epochs", round(epochs, 2))
+            run.trial.set_user_attr("images_per_second", round(images_per_second, 1))
 
-    def _fit(self, training: Training) -> None:
+    def _fit(self) -> None:
         """Fit the schedule to the remaining time, if the study has hours."""
-        hours = self.context.spec.budget.hours
+        run, training = self.run, self.run.training
+        hours = run.context.spec.budget.hours
         if hours is None:
             return
-        speed = training.batch / self.seconds()
+        speed = training.batch / run.seconds()
         possible = training.batch + math.floor(max(0.0, self._left_s(hours)) * speed)
-        training.end_after(min(possible, self._planned(training)))
+        training.end_after(min(possible, run.boundaries()[-1]))
 
     def _left_s(self, hours: float) -> float:
         """The seconds left for this training: an equal share of the hours, at most what the study has left."""
-        study, storage = self.context.study, self.context.storage
+        context = self.run.context
         total_s = hours * 3600 * (1 - SPARE_SHARE) - SPARE_S
-        share_s = total_s / math.ceil(study.spec.budget.trials / self.context.workers)
-        return min(share_s - self.seconds(), total_s - seconds_run(storage, study.id))
+        share_s = total_s / math.ceil(context.spec.budget.trials / context.workers)
+        return min(share_s - self.run.seconds(), total_s - seconds_run(context.storage, context.study.id))
 
-    def _wait(self, training: Training) -> None:
+    def _wait(self) -> None:
         """Pause once after the training, until all other final trainings have finished."""
-        if ladder(self.context.spec) is None or PAUSED in self.trial.user_attrs:
+        run = self.run
+        if ladder(run.context.spec) is None or PAUSED in run.trial.user_attrs:
             return
-        self.save(training, step=training.step)  # with the end that the time limit has set
-        self.trial.set_user_attr(PAUSED, training.step)
-        raise TrialPaused(training.step, until="all are trained")
+        run.save(step=run.training.step)  # with the end that the time limit has set
+        run.trial.set_user_attr(PAUSED, run.training.step)
+        raise TrialPaused(run.training.step, until="all are trained")
 
-    def _planned(self, training: Training) -> int:
-        """Batches of all planned epochs: those of the study file, or more than the time allows."""
-        steps = self.context.spec.budget.steps
-        return step_boundaries(step_images=self.step_images(), batch_size=training.config.batch_size, steps=steps)[-1]
-
-    def _test(self, training: Training) -> Outcome:
+    def _test(self) -> Outcome:
         """Evaluate the network on the test images and store the result; a second attempt reads the stored result."""
-        stored = self.trial.user_attrs.get("test", {})
+        run, context = self.run, self.run.context
+        stored = run.trial.user_attrs.get("test", {})
         if "value" in stored:
             return Outcome(value=stored["value"])
-        test = load_test(self.context.spec.data, self.context.cache).to(self.context.device)
-        model = training.eval_model()
-        info = self.context.data.info
-        result = evaluate(model, self.judging(test), len(info.classes))
+        test = load_test(context.spec.data, context.cache).to(context.device)
+        result = run.evaluate(test)
         if not math.isfinite(result.loss):
-            raise Diverged(training.step, training.batch, result.loss)
-        image = next(evaluation(test, info, device=self.context.device))[0][0]
-        self.keep_picture(result, test)
-        metric = self.context.spec.search.metric
+            raise Diverged(run.training.step, run.training.batch, result.loss)
+        run.files.save_misclassified(result, test, context.data.info.classes)
+        metric = context.spec.search.metric
         value = float(getattr(result, metric))
-        self.note(f"test images: {value:.4f}")
-        with self.context.storage.batch():
-            self.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], metric=metric))
-            self.trial.set_user_attr("latency_ms", round(1000 * latency_s(model, image), 3))
-            self.trial.set_user_attr("seconds", round(self.seconds(), 3))
+        run.files.log(f"test images: {value:.4f}")
+        with context.storage.batch():
+            run.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], metric=metric))
+            run.trial.set_user_attr("latency_ms", round(run.latency_ms(test), 3))
+            run.trial.set_user_attr("seconds", round(run.seconds(), 3))
         return Outcome(value=value)
 
 

@@ -12,24 +12,24 @@ from search.storage.records import DECISION
 from search.study.strategy import asha, trial_seed
 from search.trial import recorder
 from search.trial.context import TrainingContext
+from search.trial.final_training import FinalTraining
 from search.trial.outcome import Outcome
-from search.trial.search_training import Pulse, SearchTraining, step_boundaries
+from search.trial.recorder import TrialRecorder
+from search.trial.search_training import SearchTraining
+from search.trial.trial_training import Pulse, TrialTraining, step_boundaries
 
 #: Texts of a RuntimeError for missing memory: from the CPU allocator, the GPU libraries and the GPU driver.
 NO_MEMORY = ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
-def evaluate_trial(
-    context: TrainingContext, claim: Claim, trial: optuna.Trial, pulse: Pulse, *, kind: type[SearchTraining]
-) -> Outcome:
+def evaluate_trial(context: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
     """Run a claimed trial to its end, from its checkpoint if it has one.
 
     Args:
         context: Database, images and device.
+        pulse: Callback before each batch; it raises TrialStopped to stop the trial.
         claim: The claimed trial.
         trial: The same trial in Optuna.
-        pulse: Callback before each batch; it raises TrialStopped to stop the trial.
-        kind: The class that trains the trial.
 
     Raises:
         TrialStopped: `pulse` has raised it; the checkpoint is on the disk.
@@ -56,17 +56,16 @@ def evaluate_trial(
             seed=seed,
             judged_from=judged_from if judged_from > rungs.first_rung else None,
         )
-        training = kind(
+        run = TrialTraining(
             context=context,
             claim=claim,
             trial=trial,
-            on_batch=pulse,
             values=values,
             seed=seed,
             step_epochs=step,
-            judged_from=judged_from,
+            on_batch=pulse,
         )
-        return training.run()
+        return _execute(run, judged_from=judged_from)
     except Impossible as error:
         return Outcome(reason=f"impossible: {error}", violation=1.0)
     except Diverged as error:
@@ -76,6 +75,18 @@ def evaluate_trial(
             raise
         message = (str(error) or type(error).__name__).splitlines()[0]
         return Outcome(reason=f"out of memory: {message}", violation=1.0, out_of_memory=True)
+
+
+def _execute(run: TrialTraining, *, judged_from: int) -> Outcome:
+    """Train a trial of a search or of a final study; `judged_from` is the step of the first rung that judges it."""
+    try:
+        if run.context.spec.verdict_on is not None:
+            return FinalTraining(run).execute()
+        recorder = TrialRecorder(context=run.context, claim=run.claim, trial=run.trial, judged_from=judged_from)
+        return SearchTraining(run, recorder).execute()
+    finally:
+        if run.training.fallback_reason is not None:
+            run.files.log(f"no CUDA graph could be recorded, so training is slower: {run.training.fallback_reason}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ had happened. This module trains nothing and does not load torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
@@ -147,8 +147,11 @@ class TrialRecorder:
     trial: optuna.Trial
     judged_from: int = 0
     """The step of the first rung that judges the trial; see `[search] rung_updates`."""
-    reported: frozenset[int] = frozenset()
+    reported: frozenset[int] = field(init=False)
     """Steps that earlier attempts have stored."""
+
+    def __post_init__(self) -> None:
+        self.reported = frozenset(self.context.cached.get_trial(self.claim.trial_id).intermediate_values)
 
     def record(
         self,

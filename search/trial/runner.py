@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import optuna
 import torch
 
 from data.errors import DataError
@@ -16,10 +15,9 @@ from search.study import stored_study
 from search.study.stored_study import StoredStudy
 from search.trial import loop, objective
 from search.trial.context import TrainingContext, WorkerConfig, image_limits, open_context
-from search.trial.final_training import FinalTraining
-from search.trial.outcome import Outcome, TrialStopped
-from search.trial.search_training import Pulse, SearchTraining
+from search.trial.outcome import TrialStopped
 from search.trial.speed import with_epochs
+from search.trial.trial_training import Pulse
 
 
 def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
@@ -41,18 +39,14 @@ def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: 
         return stopping()
 
     context = workplace(worker_config, should_stop)
-    loop.run_trials(context, partial(train, context, pulse), stopping, where=str(context.device))
+    loop.run_trials(context, partial(objective.evaluate_trial, context, pulse), stopping, where=str(context.device))
 
 
 def run_trial(context: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
     """Run one claimed trial and record how it ended; see `loop.run_claimed_trial`."""
-    return loop.run_claimed_trial(context, claim, partial(train, context, pulse), where=str(context.device))
-
-
-def train(context: TrainingContext, pulse: Pulse, claim: Claim, trial: optuna.Trial) -> Outcome:
-    """Train a trial of a search or of a verdict."""
-    kind = SearchTraining if context.spec.verdict_on is None else FinalTraining
-    return objective.evaluate_trial(context, claim, trial, pulse, kind=kind)
+    return loop.run_claimed_trial(
+        context, claim, partial(objective.evaluate_trial, context, pulse), where=str(context.device)
+    )
 
 
 def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrainingContext:

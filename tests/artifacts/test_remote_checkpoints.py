@@ -46,7 +46,7 @@ def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: P
     (here / "step-00000001-000000000001.ckpt").unlink()
 
     store.upload(here, 7)
-    store.get(there, 7)
+    store.download(there, 7)
 
     assert checkpoints(tmp_path / "store" / "uid" / "trial-00007") == checkpoints(here)
     assert checkpoints(there) == checkpoints(here)[-1:]
@@ -60,7 +60,7 @@ def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
     store.upload(tmp_path / "ahead", 0)
 
     store.upload(tmp_path / "behind", 0)
-    store.get(tmp_path / "behind", 0)
+    store.download(tmp_path / "behind", 0)
 
     assert max(checkpoints(tmp_path / "behind")) == max(checkpoints(tmp_path / "ahead"))
 

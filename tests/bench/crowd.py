@@ -178,8 +178,7 @@ class Training:
         assert trial.user_attrs.get("decision") is None
         seed = strategy.trial_seed(self.place.study, claim.number, values.get("repeat"))
         recorder.describe(self.place, trial, parameters=100_000, macs=10_000_000, seed=seed)
-        reported = frozenset(self.place.cached.get_trial(claim.trial_id).intermediate_values)
-        own = TrialRecorder(context=self.place, claim=claim, trial=trial, reported=reported)
+        own = TrialRecorder(context=self.place, claim=claim, trial=trial)
         done, self.done = self.done, 0
         for step, value in list(enumerate(self.curve(values, claim.number), 1))[done:]:
             self.train()

@@ -33,7 +33,7 @@ from search.storage import queries, ranking
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
 from search.trial import runner
-from search.trial.search_training import step_boundaries
+from search.trial.trial_training import step_boundaries
 from tests.harness import Harness
 
 #: Where the rows of a trial are, and what puts them in order.

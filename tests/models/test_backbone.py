@@ -20,7 +20,7 @@ from models.train import Training, start
 from search.process import this_process
 from search.storage import leases
 from search.trial import recorder, runner
-from search.trial.search_training import SearchTraining
+from search.trial.trial_training import TrialTraining
 from tests.harness import Harness, work
 from tests.models.test_cnn import counted_macs
 
@@ -192,17 +192,17 @@ def test_enlarged_images_are_judged_fewer_at_once(harness: Harness) -> None:
     claim = leases.claim(place.storage, place.study.id, this_process(worker_config.token))
     assert claim is not None
     trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
-    run = SearchTraining(
+    run = TrialTraining(
         context=place,
         claim=claim,
         trial=trial,
-        on_batch=lambda: None,
         values=values,
         seed=0,
         step_epochs=Fraction(1),
+        on_batch=lambda: None,
     )
 
-    assert [len(labels) for _, labels in run.judging(place.data.validation)] == [31, 31, 18]
+    assert [len(labels) for _, labels in run.evaluation_batches(place.data.validation)] == [31, 31, 18]
 
 
 def test_a_study_whose_weights_cannot_be_fetched_is_not_begun(

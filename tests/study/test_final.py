@@ -32,7 +32,8 @@ from search.study import stored_study, strategy
 from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, final_spec, layout
 from search.trial import loop, objective, recorder, runner
 from search.trial.context import TrainingContext
-from search.trial.final_training import SPARE_S, SPARE_SHARE, FinalTraining
+from search.trial.final_training import SPARE_S, SPARE_SHARE
+from search.trial.trial_training import TrialTraining
 from search.workers.live_view import PlainView
 from search.workers.stop_rules import StopReason
 from tests.harness import Harness, equal, work
@@ -530,8 +531,7 @@ def test_who_has_looked_does_not_look_again(harness: Harness, monkeypatch: pytes
     monkeypatch.setattr("search.trial.final_training.load_test", look)
 
     outcomes = [  # the second is what follows where it died before it told its value
-        objective.evaluate_trial(place, claim, recorder.open_trial(place, claim), lambda: None, kind=FinalTraining)
-        for _ in range(2)
+        objective.evaluate_trial(place, lambda: None, claim, recorder.open_trial(place, claim)) for _ in range(2)
     ]
 
     assert outcomes[0] == outcomes[1]
@@ -634,7 +634,7 @@ def test_each_training_of_a_verdict_has_an_equal_share_of_its_hours(
     place = replace(place, study=replace(place.study, spec=replace(place.study.spec, budget=timed)))
     ends = {}
     for name, seconds in [("early", 1.0), ("late", 3600.0)]:  # of two hours for two trainings, one after the other
-        monkeypatch.setattr(FinalTraining, "seconds", lambda _, seconds=seconds: seconds)
+        monkeypatch.setattr(TrialTraining, "seconds", lambda _, seconds=seconds: seconds)
         ends[name] = work(place).epochs
 
     assert ends == {"early": 4.0, "late": pytest.approx(0.32, abs=0.05)}

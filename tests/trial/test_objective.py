@@ -22,9 +22,8 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import _CachedStorage
 from optuna.trial import TrialState
 
-from data.batches import Batches
 from models.cuda_graph import GraphCache
-from models.train import Training
+from models.train import Training, start
 from search.artifacts import study_dir
 from search.process import this_process
 from search.samplers.tpe import TrialSubset
@@ -35,8 +34,8 @@ from search.trial import objective, runner
 from search.trial import recorder as ledger
 from search.trial.context import TrainingContext, WorkerConfig
 from search.trial.objective import is_out_of_memory
-from search.trial.outcome import Outcome, TrialStopped
-from search.trial.search_training import SearchTraining, step_boundaries
+from search.trial.outcome import TrialStopped
+from search.trial.trial_training import step_boundaries
 from search.workers import worker
 from tests.fake_cuda_graph import RefusingRecorder
 from tests.harness import Harness, equal, work
@@ -463,21 +462,21 @@ def test_the_log_of_a_trial_tells_every_step_and_every_attempt(harness: Harness)
     assert places == sorted(places)
 
 
-class Unrecordable(SearchTraining):
-    """One whose updates are to be recorded, and cannot be."""
-
-    def follow(self, training: Training, batches: Batches, ends: tuple[int, ...]) -> Outcome:
+def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_unrecordable(*args: Any, **changes: Any) -> Training:
+        training = start(*args, **changes)
         recorder = RefusingRecorder(RuntimeError("no such kernel"))
         training._recordings = GraphCache(training.model, training._optimizer, recorder)
-        return super().follow(training, batches, ends)
+        return training
 
-
-def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(harness: Harness) -> None:
+    monkeypatch.setattr("search.trial.trial_training.start", start_unrecordable)
     place = runner.workplace(harness.create())
     claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
     assert claim is not None
 
-    outcome = objective.evaluate_trial(place, claim, ledger.open_trial(place, claim), lambda: None, kind=Unrecordable)
+    outcome = objective.evaluate_trial(place, lambda: None, claim, ledger.open_trial(place, claim))
 
     assert outcome.value
     assert "no CUDA graph could be recorded, so training is slower: RuntimeError: no such kernel" in (
