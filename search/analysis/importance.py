@@ -23,7 +23,7 @@ from search.optuna_internals import SubsetStudy
 from search.storage.queries import find_study
 from search.storage.rdb_reads import frozen_trials
 from search.storage.read_only import read_transaction
-from search.storage.trial_loader import TRIALS
+from search.storage.tables import TRIALS
 
 #: Maximum and minimum number of resamples and of permutations, and maximum number of trials in all of them together
 #: (half a minute on one core). A percentile of 200 is accurate to about two points; thousands of trials, whose

@@ -17,7 +17,7 @@ from search.artifacts.study_dir import StudyDirs
 from search.storage import queries, ranking
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import is_verdict
-from search.storage.trial_loader import TRIALS
+from search.storage.tables import TRIALS
 
 #: Number of best finished trials of a search that keep their last checkpoints for an export. The baseline keeps them
 #: too, and so do all trials of a verdict and all complete trials of a search with several objectives.

@@ -21,13 +21,15 @@ from search.artifacts.remote_store import RemoteStoreError
 from search.errors import BusyError, DatabaseError, UsageError
 from search.optuna_internals import models
 from search.service.session import requeue_stopped
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.lease_expiry import has_no_live_owner
 from search.storage.rdb import Storage
-from search.storage.tables import STUDIES, TRIALS
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 
+#: Optuna's own tables: a copy has all their columns, and `search.storage.tables` only those that are used.
+STUDIES: sa.Table = models.StudyModel.__table__
+TRIALS: sa.Table = models.TrialModel.__table__
 #: Every Optuna table with rows of a study, except the table of studies.
 TABLES: tuple[sa.Table, ...] = tuple(
     table
@@ -132,7 +134,7 @@ def _write_all(
     for name, rows in rows_of.items():
         study_id = _write(connection, name, rows)
         if name in keys:
-            stored_study.write_attrs(storage, connection, study_id, depot=keys[name])
+            stored_study.write_attrs(storage, connection, study_id, {attr_keys.REMOTE_FOLDER: keys[name]})
 
 
 def _write(connection: sa.Connection, name: str, rows: Rows) -> int:

@@ -11,11 +11,10 @@ import json
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from optuna.trial import TrialState
 
 from search.pruners.asha import MIN_TRIALS
+from search.storage import attr_keys
 from search.storage.rdb import judged_later
-from search.storage.records import DECISION, PAUSED
 from search.storage.tables import CURVES, TRIAL_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
@@ -71,7 +70,7 @@ class AshaPromotion:
 
     def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
         """(trial id, number) of the best trial at the highest rung with paused ones, if no trial is complete yet."""
-        done = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
+        done = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.state == "COMPLETE")
         if connection.execute(done).scalar_one():
             return None
         for rung in reversed(self.rungs):
@@ -101,7 +100,7 @@ class AshaPromotion:
             .where(
                 CURVES.c.trial_id == TRIALS.c.trial_id,
                 TRIALS.c.study_id == study_id,
-                TRIALS.c.state != TrialState.FAIL,
+                TRIALS.c.state != "FAIL",
                 ~judged_later(tuple(step for step in (*self.rungs, self.steps) if step > rung)),
                 CURVES.c.step == rung,
                 CURVES.c.intermediate_value.is_not(None),  # SQLite stores a NaN as NULL
@@ -120,8 +119,8 @@ class BarrierPromotion:
 
     def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
         """(trial id, number) of all paused trials; empty while a trial is left to train."""
-        trained = sa.select(TRIAL_ATTRS.c.trial_id).where(TRIAL_ATTRS.c.key == PAUSED)
-        is_over = TRIALS.c.state.not_in((TrialState.WAITING, TrialState.RUNNING))
+        trained = sa.select(TRIAL_ATTRS.c.trial_id).where(TRIAL_ATTRS.c.key == attr_keys.PAUSED)
+        is_over = TRIALS.c.state.not_in(("WAITING", "RUNNING"))
         ready = is_over | TRIALS.c.trial_id.in_(trained)
         count = sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id, ready)
         if connection.execute(count).scalar_one() < self.trials:
@@ -156,8 +155,8 @@ def _stayed(connection: sa.Connection, study_id: int, rung: int) -> set[int]:
         TRIALS.c.study_id == study_id,
         TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
         sa.or_(
-            sa.and_(TRIAL_ATTRS.c.key == PAUSED, TRIAL_ATTRS.c.value_json == json.dumps(rung)),
-            sa.and_(TRIAL_ATTRS.c.key == DECISION, ~later),
+            sa.and_(TRIAL_ATTRS.c.key == attr_keys.PAUSED, TRIAL_ATTRS.c.value_json == json.dumps(rung)),
+            sa.and_(TRIAL_ATTRS.c.key == attr_keys.DECISION, ~later),
         ),
     )
     return set(connection.execute(query).scalars())

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.optuna_internals import SubsetTPESampler
 from search.seeds import derive
-from search.storage.records import PAUSED
+from search.storage import attr_keys
 
 #: TPE's gamma: the good set is this share of all trials, at most `MAX_GOOD` (Optuna's default). Hyperopt's, a quarter
 #: of the square root, was better on one small space and worse on seven of eleven public ones (studies/LOG.md).
@@ -152,7 +152,7 @@ def as_finished(trial: FrozenTrial, *, several: bool = False) -> FrozenTrial:
 
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a trial waits at a rung; TPE learns from its value there, and the trial may still go on."""
-    return trial.state == TrialState.WAITING and trial.user_attrs.get(PAUSED) is not None
+    return trial.state == TrialState.WAITING and trial.user_attrs.get(attr_keys.PAUSED) is not None
 
 
 def rank(trial: FrozenTrial) -> tuple[float, ...]:

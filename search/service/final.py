@@ -17,7 +17,7 @@ from search.service.session import RunOptions, Show, exclusive, pool
 from search.spec.settings import FinalSettings
 from search.spec.stored_spec import difference
 from search.spec.study_spec import StudySpec, baseline
-from search.storage import queries, ranking
+from search.storage import attr_keys, queries, ranking
 from search.storage.rdb import Storage
 from search.study import final_plan, stored_study
 from search.study.final_plan import Candidate, ResourceLayout
@@ -207,7 +207,7 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:
     """Store the selection for the final training and its reason, unless one is stored."""
     if selection is not None and queries.study(storage.engine, stored.name).selection is None:
-        stored_study.set_attrs(storage, stored.id, selection=selection.as_json())
+        stored_study.set_attrs(storage, stored.id, {attr_keys.SELECTION: selection.as_json()})
 
 
 def verdict_spec(

@@ -12,7 +12,7 @@ from search.artifacts.disk_space import DiskBudget
 from search.artifacts.study_dir import StudyDirs
 from search.errors import BusyError, SpecError, UsageError
 from search.spec.study_spec import StudySpec, fixed_trials
-from search.storage import leases, queries
+from search.storage import attr_keys, leases, queries
 from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
@@ -181,13 +181,15 @@ def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Sa
     if order.hours is not None:
         set_hours(storage, stored, order.hours)
     elif not is_kept:
-        stored_study.set_attrs(storage, stored.id, hours=search_hours)
+        stored_study.set_attrs(storage, stored.id, {attr_keys.HOURS: search_hours})
 
 
 def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
     """Allow the study `hours` more than it has run so far, the final training included."""
     search_hours = searching(stored.spec, hours) or 0.0
-    stored_study.set_attrs(storage, stored.id, hours=search_hours + stored_study.seconds_run(storage, stored.id) / 3600)
+    stored_study.set_attrs(
+        storage, stored.id, {attr_keys.HOURS: search_hours + stored_study.seconds_run(storage, stored.id) / 3600}
+    )
 
 
 def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
@@ -201,7 +203,9 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
 
 def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
     """Clear the stop request, remove leftover files, retry failed trials if asked for, and print the progress."""
-    stored_study.set_attrs(storage, stored.id, stop=False, versions_now=code_version())  # upgrades are allowed
+    stored_study.set_attrs(
+        storage, stored.id, {attr_keys.STOP: False, attr_keys.CURRENT_VERSIONS: code_version()}
+    )  # upgrades are allowed
     remote = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
     storage.retry_transient(
         lambda: cleanup.remove_leftovers(study_dir.of(order.url), storage.engine, stored.name, remote)

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from optuna.trial import TrialState
 
 from search.errors import BusyError
 from search.process import LeaseOwner
+from search.storage import attr_keys
 from search.storage.rdb import Storage, finish_statement, utc_now
-from search.storage.records import PAUSED
 from search.storage.tables import CURVES, LEASES, STUDY_ATTRS, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS, TRIALS
 from search.storage.trial_loader import paused_ids
 
@@ -86,7 +85,9 @@ def claim(
         status = connection.execute(_claim_status(study_id, owner.token)).one()
         if status.is_held:  # checked under the lock, where a first attempt with a COMMIT in flight is visible
             for trial_id, number in _held_trials(connection, LEASES.c.token == owner.token):
-                return Claim(trial_id=trial_id, number=number, attempt=_int_attr(connection, trial_id, "attempts"))
+                return Claim(
+                    trial_id=trial_id, number=number, attempt=_int_attr(connection, trial_id, attr_keys.ATTEMPTS)
+                )
         created = None
         claimed = _take_waiting(connection, study_id) if status.is_waiting else None
         if claimed is None:
@@ -98,8 +99,8 @@ def claim(
         if claimed is None:
             return None
         trial_id, number = claimed
-        attempt = 1 if created else _int_attr(connection, trial_id, "attempts") + 1
-        connection.execute(storage.trial_attr(trial_id, "attempts", attempt))
+        attempt = 1 if created else _int_attr(connection, trial_id, attr_keys.ATTEMPTS) + 1
+        connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, attempt))
         if not created:
             connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
         # A random initial counter makes this lease differ from the owner's earlier one for an observer.
@@ -123,8 +124,8 @@ def claimable(connection: sa.Connection, study_id: int, promotion: Promotion | N
         none of these exist, some trials are paused and no lease is held: a worker is needed to finish the paused ones.
     """
     states = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
-    count: dict[TrialState, int] = dict(connection.execute(states).all())
-    waiting = count.get(TrialState.WAITING, 0) + max(0, budget(connection, study_id) - sum(count.values()))
+    count: dict[str, int] = dict(connection.execute(states).all())
+    waiting = count.get("WAITING", 0) + max(0, budget(connection, study_id) - sum(count.values()))
     if promotion is None:
         return waiting
     paused = connection.execute(paused_ids(study_id).with_only_columns(sa.func.count())).scalar_one()
@@ -138,7 +139,9 @@ def budget(connection: sa.Connection, study_id: int) -> int:
 
 
 def _budget(study_id: int) -> sa.Select[Any]:
-    return sa.select(STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == "trials")
+    return sa.select(STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == attr_keys.BUDGET
+    )
 
 
 def lease_tokens(connection: sa.Connection, study_id: int) -> set[str]:
@@ -166,8 +169,8 @@ def release(storage: Storage, tokens: Collection[str]) -> list[int]:
     def put_back(connection: sa.Connection) -> list[int]:
         held = _held_trials(connection, of_owners)
         for trial_id, _ in held:
-            attempts = _int_attr(connection, trial_id, "attempts")
-            connection.execute(storage.trial_attr(trial_id, "attempts", max(0, attempts - 1)))
+            attempts = _int_attr(connection, trial_id, attr_keys.ATTEMPTS)
+            connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, max(0, attempts - 1)))
             _requeue(connection, trial_id)
         # Includes the leases of trials that were finished by clients without leases.
         connection.execute(sa.delete(LEASES).where(of_owners))
@@ -200,7 +203,7 @@ def expire_dead(storage: Storage, token: str, why: str, *, renewals: int | None 
                 _requeue(connection, trial_id)
                 continue
             reason = f"its process died {ATTEMPTS} times at the same step; last: {why}"
-            _end_trial(storage, connection, trial_id, TrialState.FAIL, reason)
+            _end_trial(storage, connection, trial_id, "FAIL", reason)
         connection.execute(sa.delete(LEASES).where(of_owner))
         return [number for _, number in held]
 
@@ -226,11 +229,11 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
         if lease_tokens(connection, study_id):
             raise BusyError("failed trials can be tried again only while nobody runs the study; stop it first")
         failed = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
-            TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.FAIL
+            TRIALS.c.study_id == study_id, TRIALS.c.state == "FAIL"
         )
         rows = connection.execute(failed).all()
         for trial_id, _ in rows:
-            for key, value in (("attempts", 0), ("deaths", None), ("reason", None)):
+            for key, value in ((attr_keys.ATTEMPTS, 0), (attr_keys.DEATHS, None), (attr_keys.REASON, None)):
                 connection.execute(storage.trial_attr(trial_id, key, value))
             _requeue(connection, trial_id)
         return [number for _, number in rows]
@@ -253,7 +256,7 @@ def _select_waiting(study_id: int) -> sa.Select[Any]:
     """Select the waiting trials that are not paused."""
     return sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
         TRIALS.c.study_id == study_id,
-        TRIALS.c.state == TrialState.WAITING,
+        TRIALS.c.state == "WAITING",
         TRIALS.c.trial_id.not_in(paused_ids(study_id)),
     )
 
@@ -290,31 +293,31 @@ def _finish_paused(
     if best is None:
         for trial_id, reason in promotion.never_promoted(connection, study_id):
             # The pause did not count as an attempt, like a stop; the end of the trial does.
-            attempts = _int_attr(connection, trial_id, "attempts") + 1
-            connection.execute(storage.trial_attr(trial_id, "attempts", attempts))
-            _end_trial(storage, connection, trial_id, TrialState.PRUNED, reason)
+            attempts = _int_attr(connection, trial_id, attr_keys.ATTEMPTS) + 1
+            connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, attempts))
+            _end_trial(storage, connection, trial_id, "PRUNED", reason)
         return None
     _resume(storage, connection, best[0])
     return best
 
 
 def _resume(storage: Storage, connection: sa.Connection, trial_id: int) -> None:
-    connection.execute(storage.trial_attr(trial_id, PAUSED, None))
+    connection.execute(storage.trial_attr(trial_id, attr_keys.PAUSED, None))
     connection.execute(_start_statement(trial_id))
 
 
 def _start_statement(trial_id: int) -> sa.Executable:
-    values = {"state": TrialState.RUNNING, "datetime_start": utc_now()}
+    values = {"state": "RUNNING", "datetime_start": utc_now()}
     return sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(values)
 
 
 def _create_trial(
     connection: sa.Connection, study_id: int, number: int, queue: Sequence[Mapping[str, Any]]
 ) -> tuple[int, int]:
-    row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": utc_now()}
+    row = {"study_id": study_id, "number": number, "state": "RUNNING", "datetime_start": utc_now()}
     trial_id = connection.execute(sa.insert(TRIALS).values(row).returning(TRIALS.c.trial_id)).scalar_one()
     if number < len(queue):
-        fixed = {"trial_id": trial_id, "key": "fixed_params", "value_json": json.dumps(dict(queue[number]))}
+        fixed = {"trial_id": trial_id, "key": attr_keys.FIXED_PARAMS, "value_json": json.dumps(dict(queue[number]))}
         connection.execute(sa.insert(TRIAL_SYSTEM_ATTRS).values(fixed))
     return trial_id, number
 
@@ -323,20 +326,20 @@ def _held_trials(connection: sa.Connection, condition: sa.ColumnElement[bool]) -
     rows = (
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
         .join(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id)
-        .where(condition, TRIALS.c.state == TrialState.RUNNING)
+        .where(condition, TRIALS.c.state == "RUNNING")
         .with_for_update(of=LEASES)  # see Storage._check_owner
     )
     return [(row.trial_id, row.number) for row in connection.execute(rows)]
 
 
-def _end_trial(storage: Storage, connection: sa.Connection, trial_id: int, state: TrialState, reason: str) -> None:
-    connection.execute(storage.trial_attr(trial_id, "reason", reason))
+def _end_trial(storage: Storage, connection: sa.Connection, trial_id: int, state: str, reason: str) -> None:
+    connection.execute(storage.trial_attr(trial_id, attr_keys.REASON, reason))
     for statement in finish_statement(trial_id, state):
         connection.execute(statement)
 
 
 def _requeue(connection: sa.Connection, trial_id: int) -> None:
-    values = {"state": TrialState.WAITING, "datetime_complete": None}
+    values = {"state": "WAITING", "datetime_complete": None}
     connection.execute(sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(values))
     connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
 
@@ -346,15 +349,17 @@ def _record_death(storage: Storage, connection: sa.Connection, trial_id: int, wh
 
     Progress is measured by the steps of the curve and by the epochs; a verdict has no curve.
     """
-    epochs = _attr(connection, trial_id, "epochs")
+    epochs = _attr(connection, trial_id, attr_keys.EPOCHS)
     steps = connection.execute(sa.select(sa.func.count()).where(CURVES.c.trial_id == trial_id)).scalar_one()
-    last = _attr(connection, trial_id, "deaths")
+    last = _attr(connection, trial_id, attr_keys.DEATHS)
     count = last["count"] + 1 if last and (last["steps"], last.get("epochs")) == (steps, epochs) else 1
-    attempt = _int_attr(connection, trial_id, "attempts")
+    attempt = _int_attr(connection, trial_id, attr_keys.ATTEMPTS)
     crash = f"attempt {attempt}, after {steps} steps: {why}"
-    connection.execute(storage.trial_attr(trial_id, "deaths", {"steps": steps, "epochs": epochs, "count": count}))
-    crashes = [*(_attr(connection, trial_id, "crashes") or []), crash]
-    connection.execute(storage.trial_attr(trial_id, "crashes", crashes))
+    connection.execute(
+        storage.trial_attr(trial_id, attr_keys.DEATHS, {"steps": steps, "epochs": epochs, "count": count})
+    )
+    crashes = [*(_attr(connection, trial_id, attr_keys.CRASHES) or []), crash]
+    connection.execute(storage.trial_attr(trial_id, attr_keys.CRASHES, crashes))
     return count
 
 

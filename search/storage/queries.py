@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import UsageError
+from search.storage import attr_keys
 from search.storage.read_only import display_name, read_transaction
 from search.storage.records import (
     FINAL,
@@ -25,16 +26,8 @@ from search.storage.records import (
     is_verdict,
     searched,
 )
-from search.storage.trial_loader import (
-    DIRECTIONS,
-    LEASES,
-    STUDIES,
-    STUDY_ATTRS,
-    TRIALS,
-    VALUES,
-    load_trials,
-    paused_ids,
-)
+from search.storage.tables import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIAL_VALUES, TRIALS
+from search.storage.trial_loader import load_trials, paused_ids
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: Maximum number of trials that are listed in a statement: SQLite allows 32766 values.
@@ -51,7 +44,15 @@ def studies(engine: sa.Engine) -> tuple[StudyRecord, ...]:
 
 def study_summaries(engine: sa.Engine) -> tuple[StudySummary, ...]:
     """Return all studies made by convsearch, verdicts first, then by name. Two SELECTs serve any number of studies."""
-    wanted = ("uid", "trials", "hours", "seconds_run", "stop", "nothing_found", "spec")
+    wanted = (
+        attr_keys.UID,
+        attr_keys.BUDGET,
+        attr_keys.HOURS,
+        attr_keys.SECONDS_RUN,
+        attr_keys.STOP,
+        attr_keys.NOTHING_FOUND,
+        attr_keys.SPEC,
+    )
     pairs = sa.select(STUDY_ATTRS.c.study_id, STUDIES.c.study_name, STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key.in_(wanted)
     )
@@ -62,25 +63,27 @@ def study_summaries(engine: sa.Engine) -> tuple[StudySummary, ...]:
             study_attrs.setdefault(study_id, {"name": name})[key] = json.loads(text)
         counts = {(study_id, state): count for study_id, state, count in connection.execute(states)}
     verdict_keys = {
-        (attrs["name"], attrs["spec"].get("verdict_on")) for attrs in study_attrs.values() if "spec" in attrs
+        (attrs["name"], attrs[attr_keys.SPEC].get("verdict_on"))
+        for attrs in study_attrs.values()
+        if attr_keys.SPEC in attrs
     }
     summaries = [
         StudySummary(
             name=attrs["name"],
-            uid=attrs["uid"],
-            budget=attrs["trials"],
+            uid=attrs[attr_keys.UID],
+            budget=attrs[attr_keys.BUDGET],
             finished=sum(counts.get((study_id, state), 0) for state in FINISHED),
             running=counts.get((study_id, "RUNNING"), 0),
-            hours=attrs.get("hours"),
-            seconds_run=attrs.get("seconds_run") or 0.0,
-            stop=bool(attrs.get("stop")),
-            nothing_found=bool(attrs.get("nothing_found")),
-            has_final=attrs["spec"].get("final") is not None,
-            has_verdict=(f"{attrs['name']}{FINAL}", attrs["uid"]) in verdict_keys,
-            is_verdict=attrs["spec"].get("verdict_on") is not None,
+            hours=attrs.get(attr_keys.HOURS),
+            seconds_run=attrs.get(attr_keys.SECONDS_RUN) or 0.0,
+            stop=bool(attrs.get(attr_keys.STOP)),
+            nothing_found=bool(attrs.get(attr_keys.NOTHING_FOUND)),
+            has_final=attrs[attr_keys.SPEC].get("final") is not None,
+            has_verdict=(f"{attrs['name']}{FINAL}", attrs[attr_keys.UID]) in verdict_keys,
+            is_verdict=attrs[attr_keys.SPEC].get("verdict_on") is not None,
         )
         for study_id, attrs in study_attrs.items()
-        if "spec" in attrs
+        if attr_keys.SPEC in attrs
     ]
     return tuple(sorted(summaries, key=lambda summary: (not summary.is_verdict, summary.name)))
 
@@ -98,7 +101,7 @@ def study(engine: sa.Engine, name: str) -> StudyRecord:
 def is_known(engine: sa.Engine, name: str) -> bool:
     """Whether convsearch has made a study of that name; a launcher that died can leave a row without a spec."""
     made = sa.select(STUDIES.c.study_id).where(
-        STUDIES.c.study_name == name, STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
+        STUDIES.c.study_name == name, STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == attr_keys.SPEC
     )
     with read_transaction(engine) as connection:
         return connection.execute(made).first() is not None
@@ -111,10 +114,10 @@ def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
     died can leave.
     """
     specs = sa.select(STUDIES.c.study_name, STUDY_ATTRS.c.value_json).where(
-        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "spec"
+        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == attr_keys.SPEC
     )
     uid_of_search = sa.select(STUDY_ATTRS.c.value_json).where(
-        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == "uid", STUDIES.c.study_name == name
+        STUDY_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_ATTRS.c.key == attr_keys.UID, STUDIES.c.study_name == name
     )
     with read_transaction(engine) as connection:
         uid = connection.execute(uid_of_search).scalar()
@@ -238,21 +241,21 @@ def read_study(connection: sa.Connection, study_id: int, name: str) -> StudyReco
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
     return StudyRecord(
         name=name,
-        question=attrs.get("question") or "",
+        question=attrs.get(attr_keys.QUESTION) or "",
         directions=directions,
-        counts=_counts(connection, study_id, attrs.get("trials")),
+        counts=_counts(connection, study_id, attrs.get(attr_keys.BUDGET)),
         best=_best(connection, study_id, name, directions),
-        seconds_run=attrs.get("seconds_run") or 0.0,
-        hours=attrs.get("hours"),
-        stop=bool(attrs.get("stop")),
-        nothing_found=bool(attrs.get("nothing_found")),
-        judged_before=attrs.get("judged_before") or 0,
-        selection=attrs.get("selection"),
-        spec=attrs.get("spec") or {},
-        data=attrs.get("data") or {},
-        uid=attrs.get("uid"),
-        versions=attrs.get("versions") or {},
-        remote_key=attrs.get("depot") or attrs.get("uid"),
+        seconds_run=attrs.get(attr_keys.SECONDS_RUN) or 0.0,
+        hours=attrs.get(attr_keys.HOURS),
+        stop=bool(attrs.get(attr_keys.STOP)),
+        nothing_found=bool(attrs.get(attr_keys.NOTHING_FOUND)),
+        judged_before=attrs.get(attr_keys.JUDGED_BEFORE) or 0,
+        selection=attrs.get(attr_keys.SELECTION),
+        spec=attrs.get(attr_keys.SPEC) or {},
+        data=attrs.get(attr_keys.DATA) or {},
+        uid=attrs.get(attr_keys.UID),
+        versions=attrs.get(attr_keys.VERSIONS) or {},
+        remote_key=attrs.get(attr_keys.REMOTE_FOLDER) or attrs.get(attr_keys.UID),
     )
 
 
@@ -260,26 +263,35 @@ def _refresh(connection: sa.Connection, study_id: int, known: StudyRecord) -> St
     """Update a known study: its counts, the attributes that launchers write, and its best trial if that has changed."""
     if known.spec and known.spec["budget"].get("epochs") is None:  # the epochs were not set yet
         return read_study(connection, study_id, known.name)
-    changing = ("uid", "trials", "seconds_run", "hours", "stop", "nothing_found", "judged_before", "selection")
+    changing = (
+        attr_keys.UID,
+        attr_keys.BUDGET,
+        attr_keys.SECONDS_RUN,
+        attr_keys.HOURS,
+        attr_keys.STOP,
+        attr_keys.NOTHING_FOUND,
+        attr_keys.JUDGED_BEFORE,
+        attr_keys.SELECTION,
+    )
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key.in_(changing)
     )
     attrs = {key: json.loads(value) for key, value in connection.execute(pairs)}
-    if attrs.get("uid") != known.uid:  # deleted, and created again under its name
+    if attrs.get(attr_keys.UID) != known.uid:  # deleted, and created again under its name
         return read_study(connection, study_id, known.name)
     best = select_best_ids(study_id, known.directions, 1).with_only_columns(TRIALS.c.number)
     number = connection.execute(best).scalar()
     is_same = number == (known.best and known.best.number)  # a finished trial never changes
     return replace(
         known,
-        counts=_counts(connection, study_id, attrs.get("trials")),
+        counts=_counts(connection, study_id, attrs.get(attr_keys.BUDGET)),
         best=known.best if is_same else _best(connection, study_id, known.name, known.directions),
-        seconds_run=attrs.get("seconds_run") or 0.0,
-        hours=attrs.get("hours"),
-        stop=bool(attrs.get("stop")),
-        nothing_found=bool(attrs.get("nothing_found")),
-        judged_before=attrs.get("judged_before") or 0,
-        selection=attrs.get("selection"),
+        seconds_run=attrs.get(attr_keys.SECONDS_RUN) or 0.0,
+        hours=attrs.get(attr_keys.HOURS),
+        stop=bool(attrs.get(attr_keys.STOP)),
+        nothing_found=bool(attrs.get(attr_keys.NOTHING_FOUND)),
+        judged_before=attrs.get(attr_keys.JUDGED_BEFORE) or 0,
+        selection=attrs.get(attr_keys.SELECTION),
     )
 
 
@@ -340,15 +352,15 @@ def is_maximized(directions: Sequence[str]) -> bool:
 
 def select_best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
     """Select the ids of the `top` complete trials, or of all with None, by their first objective, best first."""
-    order = VALUES.c.value.desc() if is_maximized(directions) else VALUES.c.value.asc()
+    order = TRIAL_VALUES.c.value.desc() if is_maximized(directions) else TRIAL_VALUES.c.value.asc()
     return (
         select_trial_ids(study_id)
         .where(
             TRIALS.c.state == "COMPLETE",
-            VALUES.c.trial_id == TRIALS.c.trial_id,
-            VALUES.c.objective == 0,
-            VALUES.c.value_type == "FINITE",
-            VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
+            TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id,
+            TRIAL_VALUES.c.objective == 0,
+            TRIAL_VALUES.c.value_type == "FINITE",
+            TRIAL_VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
         )
         .order_by(order, TRIALS.c.number)
         .limit(top)

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from search.storage import attr_keys
 from search.storage.queries import find_study, is_maximized, read_study, select_best_ids, select_trial_ids, trials
 from search.storage.read_only import read_transaction
-from search.storage.records import (
-    CORRECT,
-    Ranking,
-    TrialRecord,
-)
-from search.storage.trial_loader import (
-    TRIAL_ATTRS,
-    TRIALS,
-    load_trials,
-)
+from search.storage.records import Ranking, TrialRecord
+from search.storage.tables import TRIAL_ATTRS, TRIALS
+from search.storage.trial_loader import load_trials
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
@@ -112,6 +106,6 @@ def complete_trials(engine: sa.Engine, name: str) -> tuple[tuple[TrialRecord, ..
             TRIALS.c.number != 0,
             TRIALS.c.state != "FAIL",
             TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
-            TRIAL_ATTRS.c.key == CORRECT,
+            TRIAL_ATTRS.c.key == attr_keys.CORRECT,
         )
         return load_trials(connection, name, chosen), connection.execute(with_correct).scalar_one()

@@ -25,11 +25,9 @@ from optuna.trial import TrialState
 
 from search.errors import LeaseLostError
 from search.optuna_internals import models
-from search.storage.records import JUDGED_FROM
+from search.storage import attr_keys
 from search.storage.tables import (
     CURVES,
-    FINISHED_BY,
-    LEASE_HOLDER,
     LEASES,
     STUDY_SYSTEM_ATTRS,
     TRIAL_ATTRS,
@@ -42,6 +40,14 @@ from search.storage.transactions import TransactionalStorage
 from search.storage.upsert import Upsert, Write, attr, fenced_upsert, group_statements
 
 T = TypeVar("T")
+
+#: Selects and locks the token that holds a running trial; no row if the trial is not held.
+_LEASE_HOLDER = (
+    sa.select(LEASES.c.token)
+    .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
+    .where(LEASES.c.trial_id == sa.bindparam("held_id"), TRIALS.c.state == "RUNNING")
+    .with_for_update(of=LEASES)
+)
 
 
 def _retrying(call: Callable[..., T]) -> Callable[..., T]:
@@ -107,7 +113,7 @@ class Storage(TransactionalStorage):
 
     def _write_rows(self, trial_id: int, rows: Sequence[Upsert]) -> None:
         """Upsert rows of one trial in one statement: one round trip instead of five."""
-        statement, parameters = fenced_upsert(LEASE_HOLDER, rows, self.token or "")
+        statement, parameters = fenced_upsert(_LEASE_HOLDER, rows, self.token or "")
 
         def upsert_rows() -> None:
             with self._at_once.connect() as connection:
@@ -119,7 +125,7 @@ class Storage(TransactionalStorage):
 
     def _was_finished_here(self, connection: sa.Connection, trial_id: int) -> bool:
         """Whether this process finished the trial."""
-        of_trial = (TRIAL_SYSTEM_ATTRS.c.trial_id == trial_id, TRIAL_SYSTEM_ATTRS.c.key == FINISHED_BY)
+        of_trial = (TRIAL_SYSTEM_ATTRS.c.trial_id == trial_id, TRIAL_SYSTEM_ATTRS.c.key == attr_keys.FINISHED_BY)
         token = connection.execute(sa.select(TRIAL_SYSTEM_ATTRS.c.value_json).where(*of_trial)).scalar_one_or_none()
         return token is not None and json.loads(token) == self.token
 
@@ -130,7 +136,7 @@ class Storage(TransactionalStorage):
         (https://www.postgresql.org/docs/current/transaction-iso.html, Read Committed). A lease that ended during the
         wait is therefore not found.
         """
-        self._require_ownership(trial_id, connection.execute(LEASE_HOLDER, {"held_id": trial_id}).scalar_one_or_none())
+        self._require_ownership(trial_id, connection.execute(_LEASE_HOLDER, {"held_id": trial_id}).scalar_one_or_none())
 
     def _require_ownership(self, trial_id: int, token: str | None) -> None:
         if self.token is None or token != self.token:
@@ -168,15 +174,15 @@ class Storage(TransactionalStorage):
         for objective, value in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             keys: dict[str, object] = {"trial_id": trial_id, "objective": objective}
-            writes.append(Upsert(TRIAL_VALUES, keys, {"value": stored, "value_type": kind}))
-        writes.append(attr(TRIAL_SYSTEM_ATTRS, trial_id, FINISHED_BY, self.token))
-        self._write_trial(trial_id, *writes, *finish_statement(trial_id, state))
+            writes.append(Upsert(TRIAL_VALUES, keys, {"value": stored, "value_type": kind.name}))
+        writes.append(attr(TRIAL_SYSTEM_ATTRS, trial_id, attr_keys.FINISHED_BY, self.token))
+        self._write_trial(trial_id, *writes, *finish_statement(trial_id, state.name))
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
         keys: dict[str, object] = {"trial_id": trial_id, "step": step}
-        values: dict[str, object] = {"intermediate_value": stored, "intermediate_value_type": kind}
+        values: dict[str, object] = {"intermediate_value": stored, "intermediate_value_type": kind.name}
         self._write_trial(trial_id, Upsert(CURVES, keys, values))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -269,7 +275,7 @@ class Storage(TransactionalStorage):
             TRIALS.c.number != but,
             _none_of(left_out),
             ~judged_later(later),
-            TRIALS.c.state != TrialState.FAIL,
+            TRIALS.c.state != "FAIL",
             CURVES.c.step == step,
             intermediate_value.is_not(None),  # SQLite stores a NaN as NULL
         )
@@ -290,12 +296,12 @@ def judged_later(steps: tuple[int, ...]) -> sa.ColumnElement[bool]:
         return sa.false()
     return sa.exists().where(
         TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
-        TRIAL_ATTRS.c.key == JUDGED_FROM,
+        TRIAL_ATTRS.c.key == attr_keys.JUDGED_FROM,
         TRIAL_ATTRS.c.value_json.in_([json.dumps(step) for step in steps]),
     )
 
 
-def finish_statement(trial_id: int, state: TrialState) -> tuple[sa.Executable, sa.Executable]:
+def finish_statement(trial_id: int, state: str) -> tuple[sa.Executable, sa.Executable]:
     """Return the statements that set the final state of a trial and end its lease."""
     finish = sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=state, datetime_complete=utc_now())
     return finish, sa.delete(LEASES).where(LEASES.c.trial_id == trial_id)

@@ -14,7 +14,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.storage.read_only import snapshot
-from search.storage.trial_loader import TRIALS, StoredTrial, gc_paused, stored_trials
+from search.storage.tables import TRIALS
+from search.storage.trial_loader import StoredTrial, gc_paused, stored_trials
 
 #: Maximum number of parsed distributions in the cache: a study has one for each parameter and condition.
 DISTRIBUTIONS = 1024

@@ -9,27 +9,6 @@ from typing import Any
 FINAL = ".final"
 """Suffix of the name of a verdict, the study of a search's last trainings; further ones append `-2` and so on."""
 
-TRAINABLE = "trainable"
-"""Name of the Optuna constraint that marks untrainable configurations."""
-
-PAUSED = "paused"
-"""User attribute of a paused trial: the step of its rung; null once the trial is resumed."""
-
-DECISION = "decision"
-"""User attribute of a trial to stop: step, value and reason."""
-
-SPARED = "spared"
-"""User attribute of an audited trial: the decision that the pruner would have made, and its step."""
-
-FITTED = "fitted"
-"""User attribute of a trial with values that were changed because they could not be trained: a text for each."""
-
-JUDGED_FROM = "judged_from"
-"""User attribute of a trial that is not judged at the first rung: the step of the first rung that judges it."""
-
-CORRECT = "correct"
-"""User attribute of a trial: the validation images that it classified correctly, at rungs and at its end."""
-
 
 def is_verdict(name: str) -> bool:
     """Whether a study of that name holds the last trainings of another study."""

@@ -1,40 +1,82 @@
-"""Tables of the database: Optuna's tables and the table of leases."""
+"""Tables of the database: the columns of Optuna's tables that are read and written here, and the table of leases.
+
+They do not load Optuna, which creates its own tables (optuna/storages/_rdb/models.py); a test compares both.
+"""
 
 import sqlalchemy as sa
-from optuna.trial import TrialState
 
-from search.optuna_internals import models
+#: Optuna's tables. Optuna and its migrations create them.
+_OPTUNA = sa.MetaData()
 
-STUDIES: sa.Table = models.StudyModel.__table__
-
-
-STUDY_ATTRS: sa.Table = models.StudyUserAttributeModel.__table__
-
-
-STUDY_SYSTEM_ATTRS: sa.Table = models.StudySystemAttributeModel.__table__
+_STATE = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
+_DIRECTION = sa.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")
+_VALUE_TYPE = sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
+_INTERMEDIATE_VALUE_TYPE = sa.Enum("FINITE", "INF_POS", "INF_NEG", "NAN", name="trialintermediatevaluetype")
 
 
-TRIALS: sa.Table = models.TrialModel.__table__
+def _attributes(name: str, of: str) -> sa.Table:
+    """A table of attributes: a JSON text for each key of a study or a trial, whose id is in the column `of`."""
+    return sa.Table(
+        name, _OPTUNA, sa.Column(of, sa.Integer), sa.Column("key", sa.String(512)), sa.Column("value_json", sa.Text)
+    )
 
 
-TRIAL_ATTRS: sa.Table = models.TrialUserAttributeModel.__table__
+STUDIES = sa.Table("studies", _OPTUNA, sa.Column("study_id", sa.Integer), sa.Column("study_name", sa.String(512)))
 
+DIRECTIONS = sa.Table(
+    "study_directions",
+    _OPTUNA,
+    sa.Column("study_id", sa.Integer),
+    sa.Column("objective", sa.Integer),
+    sa.Column("direction", _DIRECTION),
+)
 
-TRIAL_SYSTEM_ATTRS: sa.Table = models.TrialSystemAttributeModel.__table__
+STUDY_ATTRS = _attributes("study_user_attributes", "study_id")
 
+STUDY_SYSTEM_ATTRS = _attributes("study_system_attributes", "study_id")
 
-TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
+TRIALS = sa.Table(
+    "trials",
+    _OPTUNA,
+    sa.Column("trial_id", sa.Integer),
+    sa.Column("study_id", sa.Integer),
+    sa.Column("number", sa.Integer),
+    sa.Column("state", _STATE),
+    sa.Column("datetime_start", sa.DateTime),
+    sa.Column("datetime_complete", sa.DateTime),
+)
 
+TRIAL_ATTRS = _attributes("trial_user_attributes", "trial_id")
 
-TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
+TRIAL_SYSTEM_ATTRS = _attributes("trial_system_attributes", "trial_id")
 
+TRIAL_PARAMS = sa.Table(
+    "trial_params",
+    _OPTUNA,
+    sa.Column("param_id", sa.Integer),
+    sa.Column("trial_id", sa.Integer),
+    sa.Column("param_name", sa.String(512)),
+    sa.Column("param_value", sa.Float(precision=53)),
+    sa.Column("distribution_json", sa.Text),
+)
 
-CURVES: sa.Table = models.TrialIntermediateValueModel.__table__
+TRIAL_VALUES = sa.Table(
+    "trial_values",
+    _OPTUNA,
+    sa.Column("trial_id", sa.Integer),
+    sa.Column("objective", sa.Integer),
+    sa.Column("value", sa.Float(precision=53)),
+    sa.Column("value_type", _VALUE_TYPE),
+)
 
-
-#: System attribute of a finished trial: the token of the process that finished it; a repeated tell checks it.
-FINISHED_BY = "convsearch:teller"
-
+CURVES = sa.Table(
+    "trial_intermediate_values",
+    _OPTUNA,
+    sa.Column("trial_id", sa.Integer),
+    sa.Column("step", sa.Integer),
+    sa.Column("intermediate_value", sa.Float(precision=53)),
+    sa.Column("intermediate_value_type", _INTERMEDIATE_VALUE_TYPE),
+)
 
 #: Leases: a row exists only while the trial is RUNNING under an owner.
 LEASES = sa.Table(
@@ -48,13 +90,4 @@ LEASES = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("renewals", sa.Integer, nullable=False),
-)
-
-
-#: Selects and locks the token that holds a running trial; no row if the trial is not held.
-LEASE_HOLDER = (
-    sa.select(LEASES.c.token)
-    .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
-    .where(LEASES.c.trial_id == sa.bindparam("held_id"), TRIALS.c.state == TrialState.RUNNING)
-    .with_for_update(of=LEASES)
 )

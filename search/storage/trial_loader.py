@@ -15,53 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.spec.search_space import REPEAT, base_name
-from search.storage.records import CORRECT, FITTED, PAUSED, SPARED, TRAINABLE, TrialRecord
+from search.storage import attr_keys
+from search.storage.records import TrialRecord
+from search.storage.tables import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS
 
-# Same types as in Optuna's models: PostgreSQL compares its enums only with enums.
-_STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
-_FINAL_KINDS = sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
-_DIRECTION = sa.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")
 _NUMBERS = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
-
-STUDIES = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
-DIRECTIONS = sa.table(
-    "study_directions", sa.column("study_id"), sa.column("objective"), sa.column("direction", _DIRECTION)
-)
-STUDY_ATTRS = sa.table("study_user_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json"))
-TRIALS = sa.table(
-    "trials",
-    sa.column("trial_id", sa.Integer),
-    sa.column("study_id"),
-    sa.column("number"),
-    sa.column("state", _STATES),
-    sa.column("datetime_start", sa.DateTime),
-    sa.column("datetime_complete", sa.DateTime),
-)
-TRIAL_ATTRS = sa.table("trial_user_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json"))
-SYSTEM_ATTRS = sa.table("trial_system_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json"))
-PARAMS = sa.table(
-    "trial_params",
-    sa.column("trial_id"),
-    sa.column("param_id"),
-    sa.column("param_name"),
-    sa.column("param_value"),
-    sa.column("distribution_json"),
-)
-VALUES = sa.table(
-    "trial_values",
-    sa.column("trial_id"),
-    sa.column("objective"),
-    sa.column("value"),
-    sa.column("value_type", _FINAL_KINDS),
-)
-CURVES = sa.table(
-    "trial_intermediate_values",
-    sa.column("trial_id"),
-    sa.column("step"),
-    sa.column("intermediate_value"),
-    sa.column("intermediate_value_type"),  # untyped: it is not used in comparisons, and has many rows
-)
-LEASES = sa.table("convsearch_leases", *map(sa.column, ("trial_id", "token", "host", "pid")))
+#: The type of the values of a curve, as text. SQLAlchemy would look up each of many rows in the enum.
+_CURVE_VALUE_TYPE = sa.type_coerce(CURVES.c.intermediate_value_type, sa.types.NullType()).label("value_type")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +50,7 @@ def paused_ids(study_id: int, rung: int | None = None) -> sa.Select[Any]:
         TRIALS.c.study_id == study_id,
         TRIALS.c.state == "WAITING",
         TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id,
-        TRIAL_ATTRS.c.key == PAUSED,
+        TRIAL_ATTRS.c.key == attr_keys.PAUSED,
         at_rung,
     )
 
@@ -124,24 +84,23 @@ def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: b
     detailed_ids = ids if whole else sa.select(chosen.where(TRIALS.c.state != "RUNNING").subquery().c.trial_id)
 
     def rows_of(
-        table: sa.TableClause, *names: str, trial_ids: sa.Select[Any] = ids
+        table: sa.Table, *columns: sa.ColumnElement[Any], trial_ids: sa.Select[Any] = ids
     ) -> Mapping[int, list[Sequence[Any]]]:
         """Rows of a table by trial id, which is also the first cell of each row."""
-        columns = [table.c[name] for name in names]
+        rows = sa.select(table.c.trial_id, *columns).where(table.c.trial_id.in_(trial_ids))
         grouped: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
-        for row in connection.execute(
-            sa.select(table.c.trial_id, *columns).where(table.c.trial_id.in_(trial_ids))
-        ).all():
+        for row in connection.execute(rows).all():
             grouped[row[0]].append(row)
         return grouped
 
-    attrs, system = (
-        rows_of(TRIAL_ATTRS, "key", "value_json", trial_ids=detailed_ids),
-        rows_of(SYSTEM_ATTRS, "key", "value_json"),
+    attrs = rows_of(TRIAL_ATTRS, TRIAL_ATTRS.c.key, TRIAL_ATTRS.c.value_json, trial_ids=detailed_ids)
+    system = rows_of(TRIAL_SYSTEM_ATTRS, TRIAL_SYSTEM_ATTRS.c.key, TRIAL_SYSTEM_ATTRS.c.value_json)
+    of_param = TRIAL_PARAMS.c
+    params = rows_of(
+        TRIAL_PARAMS, of_param.param_id, of_param.param_name, of_param.param_value, of_param.distribution_json
     )
-    params = rows_of(PARAMS, "param_id", "param_name", "param_value", "distribution_json")
-    values = rows_of(VALUES, "objective", "value", "value_type")
-    curves = rows_of(CURVES, "step", "intermediate_value", "intermediate_value_type", trial_ids=detailed_ids)
+    values = rows_of(TRIAL_VALUES, TRIAL_VALUES.c.objective, TRIAL_VALUES.c.value, TRIAL_VALUES.c.value_type)
+    curves = rows_of(CURVES, CURVES.c.step, CURVES.c.intermediate_value, _CURVE_VALUE_TYPE, trial_ids=detailed_ids)
     rows = connection.execute(sa.select(TRIALS).where(TRIALS.c.trial_id.in_(ids)).order_by(TRIALS.c.number)).all()
     return [
         StoredTrial(
@@ -180,36 +139,36 @@ def load_trials(connection: sa.Connection, study_name: str, chosen: sa.Select[An
 def _trial(study_name: str, stored: StoredTrial) -> TrialRecord:
     attrs = {**stored.attrs, **stored.system}
     # A trial that has not sampled its parameters can have fixed ones.
-    drawn = {base_name(name): value for name, value in (attrs.get("fixed_params") or {}).items()}
+    drawn = {base_name(name): value for name, value in (attrs.get(attr_keys.FIXED_PARAMS) or {}).items()}
     drawn |= {base_name(name): _external(value, distribution) for name, value, distribution in stored.params}
-    config = attrs.get("config") or {}
+    config = attrs.get(attr_keys.CONFIG) or {}
     drawn |= {key: config[key] for key in drawn if key in config}  # the trained value, if it was changed to fit
     return TrialRecord(
         study=study_name,
         number=stored.number,
         state=stored.state,
-        paused=attrs.get(PAUSED) if stored.state == "WAITING" else None,
+        paused=attrs.get(attr_keys.PAUSED) if stored.state == "WAITING" else None,
         values=stored.values,
         repeat=drawn.pop(REPEAT, None),
         params=drawn,
         curve=stored.curve,
-        attempts=attrs.get("attempts") or 0,
-        epochs=attrs.get("epochs") or 0.0,
-        seconds=attrs.get("seconds") or 0.0,
-        reason=attrs.get("reason"),
-        violation=attrs.get(f"constraints:{TRAINABLE}") or 0.0,
-        fitted=tuple(attrs.get(FITTED) or ()),
-        correct=attrs.get(CORRECT) or {},
-        crashes=tuple(attrs.get("crashes") or ()),
-        retrained_attempts=tuple(attrs.get("anew") or ()),
+        attempts=attrs.get(attr_keys.ATTEMPTS) or 0,
+        epochs=attrs.get(attr_keys.EPOCHS) or 0.0,
+        seconds=attrs.get(attr_keys.SECONDS) or 0.0,
+        reason=attrs.get(attr_keys.REASON),
+        violation=attrs.get(f"constraints:{attr_keys.TRAINABLE}") or 0.0,
+        fitted=tuple(attrs.get(attr_keys.FITTED) or ()),
+        correct=attrs.get(attr_keys.CORRECT) or {},
+        crashes=tuple(attrs.get(attr_keys.CRASHES) or ()),
+        retrained_attempts=tuple(attrs.get(attr_keys.RETRAINED_ATTEMPTS) or ()),
         config=config,
-        parameters=attrs.get("parameters"),
-        macs=attrs.get("macs"),
-        images_per_second=attrs.get("images_per_second"),
-        latency_ms=attrs.get("latency_ms"),
-        seed=attrs.get("seed"),
-        spared=attrs.get(SPARED),
-        test=attrs.get("test"),
+        parameters=attrs.get(attr_keys.PARAMETERS),
+        macs=attrs.get(attr_keys.MACS),
+        images_per_second=attrs.get(attr_keys.IMAGES_PER_SECOND),
+        latency_ms=attrs.get(attr_keys.LATENCY_MS),
+        seed=attrs.get(attr_keys.SEED),
+        spared=attrs.get(attr_keys.SPARED),
+        test=attrs.get(attr_keys.TEST),
         started=_utc(stored.started),
         completed=_utc(stored.completed),
     )

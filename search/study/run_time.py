@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from search.storage import attr_keys
 from search.storage.rdb import Storage
 from search.study import stored_study
 
@@ -42,7 +43,7 @@ class RunTimeCounter:
         self._saved = self._at = self.now() if self.since is None else self.since
         self.total = stored_study.seconds_run(self.storage, self.study_id)
         if self.is_counting:
-            stored_study.set_attrs(self.storage, self.study_id, clock=self._name)
+            stored_study.set_attrs(self.storage, self.study_id, {attr_keys.RUN_TIME_COUNTER: self._name})
 
     def tick(self, stored: float) -> float:
         """Count, or follow the counting process.
@@ -83,9 +84,11 @@ class RunTimeCounter:
         def take(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
             attrs = stored_study.read_attrs(connection, self.study_id)
-            is_unchanged = attrs["seconds_run"] == stored
+            is_unchanged = attrs[attr_keys.SECONDS_RUN] == stored
             if is_unchanged:
-                stored_study.write_attrs(self.storage, connection, self.study_id, clock=self._name)
+                stored_study.write_attrs(
+                    self.storage, connection, self.study_id, {attr_keys.RUN_TIME_COUNTER: self._name}
+                )
             return bool(is_unchanged)
 
         self.is_counting = self.storage.write(take)
@@ -93,9 +96,11 @@ class RunTimeCounter:
     def _save(self, now: float) -> None:
         def save(connection: sa.Connection) -> bool:
             self.storage.lock_study(connection, self.study_id)
-            if stored_study.read_attrs(connection, self.study_id).get("clock") != self._name:
+            if stored_study.read_attrs(connection, self.study_id).get(attr_keys.RUN_TIME_COUNTER) != self._name:
                 return False
-            stored_study.write_attrs(self.storage, connection, self.study_id, seconds_run=round(self.total, 1))
+            stored_study.write_attrs(
+                self.storage, connection, self.study_id, {attr_keys.SECONDS_RUN: round(self.total, 1)}
+            )
             return True
 
         self._saved, self.is_counting = now, self.storage.write(save)

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from search.errors import SpecError
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.storage.tables import STUDIES, STUDY_ATTRS, TRIALS
 from search.study.provenance import code_version, environment
@@ -58,18 +58,23 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
         study_id = queries.find_study(connection, name)
         storage.lock_study(connection, study_id)
         attrs = read_attrs(connection, study_id)
-        if "spec" not in attrs:
+        if attr_keys.SPEC not in attrs:
             _refuse_foreign(connection, study_id, name)
             attrs = _first_attrs(_with_validation(spec, data), data)
-            write_attrs(storage, connection, study_id, **attrs)
+            write_attrs(storage, connection, study_id, attrs)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         _refuse_difference(name, attrs, spec, data)
         # Settings that older versions lack keep their stored values: trials are neither chosen nor judged again.
-        begun = stored_spec.restore(attrs["spec"])
+        begun = stored_spec.restore(attrs[attr_keys.SPEC])
         search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
         updated = replace(study_spec.with_stored_settings(spec, begun), search=search)
         # The wording of the question and the path of the same images may have changed.
-        write_attrs(storage, connection, study_id, question=updated.question, spec=stored_spec.dump(updated))
+        write_attrs(
+            storage,
+            connection,
+            study_id,
+            {attr_keys.QUESTION: updated.question, attr_keys.SPEC: stored_spec.dump(updated)},
+        )
         return _stored(study_id, name, attrs, updated)
 
     return storage.write(open_it)
@@ -87,8 +92,8 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
         return {} if study_id is None else read_attrs(connection, study_id)
 
     attrs = storage.read(stored)
-    if "spec" in attrs:
-        _refuse_difference(name, attrs, spec, attrs["data"])
+    if attr_keys.SPEC in attrs:
+        _refuse_difference(name, attrs, spec, attrs[attr_keys.DATA])
 
 
 def check_final_of(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
@@ -123,9 +128,9 @@ def load(storage: Storage, name: str) -> StoredStudy:
         return study_id, read_attrs(connection, study_id)
 
     study_id, attrs = storage.read(stored)
-    if "spec" not in attrs:
+    if attr_keys.SPEC not in attrs:
         raise SpecError(f"the study {name!r} was not made by convsearch, so it cannot be run by it")
-    spec = stored_spec.restore(attrs["spec"])
+    spec = stored_spec.restore(attrs[attr_keys.SPEC])
     return _stored(study_id, name, attrs, spec)
 
 
@@ -133,11 +138,11 @@ def _stored(study_id: int, name: str, attrs: Mapping[str, Any], spec: StudySpec)
     return StoredStudy(
         id=study_id,
         name=name,
-        uid=attrs["uid"],
-        remote_key=attrs.get("depot") or attrs["uid"],
+        uid=attrs[attr_keys.UID],
+        remote_key=attrs.get(attr_keys.REMOTE_FOLDER) or attrs[attr_keys.UID],
         spec=spec,
-        data=attrs["data"],
-        versions=dict(attrs.get("versions_now") or attrs.get("versions") or {}),
+        data=attrs[attr_keys.DATA],
+        versions=dict(attrs.get(attr_keys.CURRENT_VERSIONS) or attrs.get(attr_keys.VERSIONS) or {}),
     )
 
 
@@ -151,15 +156,15 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
     def set_them(connection: sa.Connection) -> int:
         storage.lock_study(connection, study.id)
         allowed = max(trials, _trials(connection, study.id))
-        write_attrs(storage, connection, study.id, trials=allowed)
+        write_attrs(storage, connection, study.id, {attr_keys.BUDGET: allowed})
         return allowed
 
     return storage.write(set_them)
 
 
-def set_attrs(storage: Storage, study_id: int, **attrs: Any) -> None:
-    """Set user attributes of a study, in one transaction."""
-    storage.write(lambda connection: write_attrs(storage, connection, study_id, **attrs))
+def set_attrs(storage: Storage, study_id: int, attrs: Mapping[str, Any]) -> None:
+    """Set user attributes of a study (`attr_keys`), in one transaction."""
+    storage.write(lambda connection: write_attrs(storage, connection, study_id, attrs))
 
 
 def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
@@ -171,23 +176,31 @@ def reopen_search(storage: Storage, study: StoredStudy, *, judged: int) -> None:
         judged: Number of trials judged until now; they no longer count towards the rule that ends a search that finds
             nothing.
     """
-    set_attrs(storage, study.id, nothing_found=False, judged_before=judged, selection=None)
+    set_attrs(
+        storage, study.id, {attr_keys.NOTHING_FOUND: False, attr_keys.JUDGED_BEFORE: judged, attr_keys.SELECTION: None}
+    )
 
 
 def ask_to_stop(storage: Storage, name: str) -> None:
     """Ask all launchers of the study, on any machine, to stop; the next run takes this back."""
-    storage.write(lambda connection: write_attrs(storage, connection, queries.find_study(connection, name), stop=True))
+    storage.write(
+        lambda connection: write_attrs(
+            storage, connection, queries.find_study(connection, name), {attr_keys.STOP: True}
+        )
+    )
 
 
 def seconds_run(storage: Storage, study_id: int) -> float:
     """Wall-clock run time of the study in seconds, over all its runs."""
-    return float(storage.read(lambda connection: read_attrs(connection, study_id))["seconds_run"])
+    return float(storage.read(lambda connection: read_attrs(connection, study_id))[attr_keys.SECONDS_RUN])
 
 
 def search_seconds_left(storage: Storage, study_id: int) -> float | None:
     """The seconds left of the hours of a search; None without such a limit."""
     attrs = storage.read(lambda connection: read_attrs(connection, study_id))
-    return None if attrs.get("hours") is None else max(0.0, 3600 * attrs["hours"] - attrs["seconds_run"])
+    if attrs.get(attr_keys.HOURS) is None:
+        return None
+    return max(0.0, 3600 * attrs[attr_keys.HOURS] - attrs[attr_keys.SECONDS_RUN])
 
 
 def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> StoredStudy:
@@ -204,12 +217,12 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
 
     def settle(connection: sa.Connection) -> StudySpec:
         storage.lock_study(connection, study.id)
-        current = stored_spec.restore(read_attrs(connection, study.id)["spec"])
+        current = stored_spec.restore(read_attrs(connection, study.id)[attr_keys.SPEC])
         if current.budget.epochs is not None:
             return current
         budget = current.budget.model_copy(update={"epochs": epochs, "evaluations": current.budget.steps})
         settled = replace(current, budget=budget)
-        write_attrs(storage, connection, study.id, spec=stored_spec.dump(settled))
+        write_attrs(storage, connection, study.id, {attr_keys.SPEC: stored_spec.dump(settled)})
         return settled
 
     return replace(study, spec=study_spec.with_stored_settings(study.spec, storage.write(settle)))
@@ -218,16 +231,16 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
 def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
     """The first attributes of a study; the budget is separate from the spec, because it may change."""
     return {
-        "question": spec.question,
-        "uid": uuid.uuid4().hex,
-        "spec": stored_spec.dump(spec),
-        "data": data,
-        "versions": environment(),
-        "versions_now": code_version(),
-        "trials": spec.budget.trials,
-        "hours": spec.budget.hours,
-        "seconds_run": 0.0,
-        "stop": False,
+        attr_keys.QUESTION: spec.question,
+        attr_keys.UID: uuid.uuid4().hex,
+        attr_keys.SPEC: stored_spec.dump(spec),
+        attr_keys.DATA: data,
+        attr_keys.VERSIONS: environment(),
+        attr_keys.CURRENT_VERSIONS: code_version(),
+        attr_keys.BUDGET: spec.budget.trials,
+        attr_keys.HOURS: spec.budget.hours,
+        attr_keys.SECONDS_RUN: 0.0,
+        attr_keys.STOP: False,
     }
 
 
@@ -246,9 +259,9 @@ def _refuse_foreign(connection: sa.Connection, study_id: int, name: str) -> None
 
 
 def _refuse_difference(name: str, stored: dict[str, Any], spec: StudySpec, data: dict[str, Any]) -> None:
-    begun = stored_spec.restore(stored["spec"])
+    begun = stored_spec.restore(stored[attr_keys.SPEC])
     lines = stored_spec.difference(begun, study_spec.with_stored_settings(spec, begun))
-    if stored["data"]["fingerprint"] != data["fingerprint"]:
+    if stored[attr_keys.DATA]["fingerprint"] != data["fingerprint"]:
         lines.append("[data] the images themselves are not the same")
     if lines:
         raise SpecError(
@@ -264,9 +277,9 @@ def read_attrs(connection: sa.Connection, study_id: int) -> dict[str, Any]:
     return {row.key: json.loads(row.value_json) for row in connection.execute(rows)}
 
 
-def write_attrs(storage: Storage, connection: sa.Connection, study_id: int, **values: Any) -> None:
-    """Set user attributes of a study, in this transaction."""
-    for key, value in values.items():
+def write_attrs(storage: Storage, connection: sa.Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
+    """Set user attributes of a study (`attr_keys`), in this transaction."""
+    for key, value in attrs.items():
         keys: dict[str, object] = {"study_id": study_id, "key": key}
         connection.execute(storage.upsert(STUDY_ATTRS, keys, {"value_json": json.dumps(value)}))
 

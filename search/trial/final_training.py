@@ -18,7 +18,7 @@ from models.train import Diverged
 from search.analysis.correctness import pack
 from search.analysis.intervals import mean_share_interval, wilson_interval
 from search.spec.settings import Metric
-from search.storage.records import PAUSED
+from search.storage import attr_keys
 from search.study.stored_study import seconds_run
 from search.study.strategy import ladder
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
@@ -73,9 +73,9 @@ class FinalTraining:
         epochs = run.training.batch * run.training.config.batch_size / len(run.context.data.train)
         run.files.log(f"{epochs:.2f} epochs, {run.seconds():.1f} s")
         with run.context.storage.batch():
-            run.trial.set_user_attr("seconds", round(run.seconds(), 3))
-            run.trial.set_user_attr("epochs", round(epochs, 2))
-            run.trial.set_user_attr("images_per_second", round(images_per_second, 1))
+            run.trial.set_user_attr(attr_keys.SECONDS, round(run.seconds(), 3))
+            run.trial.set_user_attr(attr_keys.EPOCHS, round(epochs, 2))
+            run.trial.set_user_attr(attr_keys.IMAGES_PER_SECOND, round(images_per_second, 1))
 
     def _fit(self) -> None:
         """Fit the schedule to the remaining time, if the study has hours."""
@@ -97,16 +97,16 @@ class FinalTraining:
     def _wait(self) -> None:
         """Pause once after the training, until all other final trainings have finished."""
         run = self.run
-        if ladder(run.context.spec) is None or PAUSED in run.trial.user_attrs:
+        if ladder(run.context.spec) is None or attr_keys.PAUSED in run.trial.user_attrs:
             return
         run.save(step=run.training.step)  # with the end that the time limit has set
-        run.trial.set_user_attr(PAUSED, run.training.step)
+        run.trial.set_user_attr(attr_keys.PAUSED, run.training.step)
         raise TrialPaused(run.training.step, until="all are trained")
 
     def _test(self) -> Outcome:
         """Evaluate the network on the test images and store the result; a second attempt reads the stored result."""
         run, context = self.run, self.run.context
-        stored = run.trial.user_attrs.get("test", {})
+        stored = run.trial.user_attrs.get(attr_keys.TEST, {})
         if "value" in stored:
             return Outcome(value=stored["value"])
         test = load_test(context.spec.data, context.cache).to(context.device)
@@ -118,9 +118,9 @@ class FinalTraining:
         value = float(getattr(result, metric))
         run.files.log(f"test images: {value:.4f}")
         with context.storage.batch():
-            run.trial.set_user_attr("test", to_stored_result(result, test.labels[test.indices], metric=metric))
-            run.trial.set_user_attr("latency_ms", round(run.latency_ms(test), 3))
-            run.trial.set_user_attr("seconds", round(run.seconds(), 3))
+            run.trial.set_user_attr(attr_keys.TEST, to_stored_result(result, test.labels[test.indices], metric=metric))
+            run.trial.set_user_attr(attr_keys.LATENCY_MS, round(run.latency_ms(test), 3))
+            run.trial.set_user_attr(attr_keys.SECONDS, round(run.seconds(), 3))
         return Outcome(value=value)
 
 

@@ -19,10 +19,9 @@ from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DatabaseError, DiskError, LeaseLostError
 from search.process import this_process
 from search.spec.study_spec import baseline
-from search.storage import leases, queries
+from search.storage import attr_keys, leases, queries
 from search.storage.leases import Claim
 from search.storage.rdb import Storage
-from search.storage.records import TRAINABLE
 from search.storage.tables import TRIAL_VALUES, TRIALS
 from search.study import strategy
 from search.trial import recorder
@@ -107,9 +106,9 @@ def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:
     """Finish the trial: store state, value, reason and constraint in one transaction."""
     with context.storage.batch():
         if outcome.reason is not None:
-            trial.set_user_attr("reason", outcome.reason)
+            trial.set_user_attr(attr_keys.REASON, outcome.reason)
         if outcome.violation > 0:
-            trial.set_constraint(TRAINABLE, outcome.violation)
+            trial.set_constraint(attr_keys.TRAINABLE, outcome.violation)
         if outcome.value is None:
             trial.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -122,7 +121,7 @@ def fail(context: TrialContext, claim: Claim, error: Exception) -> None:
         context.dirs.log(context.study.name, claim.number), "failed:\n" + "".join(format_exception(error))
     )
     with context.storage.batch():
-        context.storage.set_trial_user_attr(claim.trial_id, "reason", f"{type(error).__name__}: {error}")
+        context.storage.set_trial_user_attr(claim.trial_id, attr_keys.REASON, f"{type(error).__name__}: {error}")
         context.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
 
@@ -183,7 +182,7 @@ def best_trials(storage: Storage, study_id: int, *, top: int) -> list[int]:
     query = (
         sa.select(TRIALS.c.number)
         .join(TRIAL_VALUES, TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE, TRIAL_VALUES.c.objective == 0)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == "COMPLETE", TRIAL_VALUES.c.objective == 0)
         .order_by(TRIAL_VALUES.c.value.desc(), TRIALS.c.number)
         .limit(top)
     )

@@ -7,8 +7,8 @@ from models.config import Impossible
 from models.train import Diverged
 from search.pruners.asha import PruneDecision
 from search.spec.fit import check_fit
+from search.storage import attr_keys
 from search.storage.leases import Claim
-from search.storage.records import DECISION
 from search.study.strategy import asha, trial_seed
 from search.trial import recorder
 from search.trial.context import TrainingContext
@@ -37,7 +37,7 @@ def evaluate_trial(context: TrainingContext, pulse: Pulse, claim: Claim, trial: 
         LeaseLostError: Another process owns the trial now.
     """
     trial, values = recorder.draw(context, claim, trial)
-    decided = trial.user_attrs.get(DECISION)
+    decided = trial.user_attrs.get(attr_keys.DECISION)
     if decided is not None:
         return Outcome(reason=PruneDecision(**decided).reason)
     try:

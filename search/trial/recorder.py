@@ -17,9 +17,8 @@ from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import ImageLimits, check_fit, describe_changes, fitted, is_in_space
 from search.spec.study_spec import StudySpec, baseline
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.leases import Claim
-from search.storage.records import CORRECT, DECISION, FITTED, JUDGED_FROM, PAUSED, SPARED
 from search.study.strategy import asha, asked, audited, for_trial, limits_of
 from search.trial.context import TrialContext
 from search.trial.outcome import TrialPaused
@@ -55,7 +54,7 @@ def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optu
     Returns:
         The trial, opened again if it was drawn again, and its configuration by key.
     """
-    config = context.storage.get_trial(claim.trial_id).system_attrs.get("config")
+    config = context.storage.get_trial(claim.trial_id).system_attrs.get(attr_keys.CONFIG)
     if config is not None:
         return trial, config
     limits = limits_of(context.study)
@@ -103,8 +102,8 @@ def _store(
             except Impossible as error:
                 raise Misfit(values) from error
         if changes := describe_changes(asked(spec, trial.number) or drawn, values):
-            trial.set_user_attr(FITTED, list(changes))
-        trial.storage.set_trial_system_attr(trial._trial_id, "config", values)
+            trial.set_user_attr(attr_keys.FITTED, list(changes))
+        trial.storage.set_trial_system_attr(trial._trial_id, attr_keys.CONFIG, values)
     return values
 
 
@@ -131,11 +130,11 @@ def describe(
             rung_updates`).
     """
     with context.storage.batch():
-        trial.set_user_attr("parameters", parameters)
-        trial.set_user_attr("macs", macs)
-        trial.set_user_attr("seed", seed)
+        trial.set_user_attr(attr_keys.PARAMETERS, parameters)
+        trial.set_user_attr(attr_keys.MACS, macs)
+        trial.set_user_attr(attr_keys.SEED, seed)
         if judged_from is not None:
-            trial.set_user_attr(JUDGED_FROM, judged_from)
+            trial.set_user_attr(attr_keys.JUDGED_FROM, judged_from)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -189,15 +188,15 @@ class TrialRecorder:
         with self.context.storage.batch():
             if step not in self.reported:  # a recorded value stays, even if a lost checkpoint is trained again
                 self._report(value, step)
-            self.trial.set_user_attr("seconds", round(seconds, 3))
-            self.trial.set_user_attr("epochs", epochs)
+            self.trial.set_user_attr(attr_keys.SECONDS, round(seconds, 3))
+            self.trial.set_user_attr(attr_keys.EPOCHS, epochs)
             if images_per_second is not None:
-                self.trial.set_user_attr("images_per_second", round(images_per_second, 1))
+                self.trial.set_user_attr(attr_keys.IMAGES_PER_SECOND, round(images_per_second, 1))
             if correct is not None:
-                self.trial.set_user_attr(CORRECT, dict(correct))
+                self.trial.set_user_attr(attr_keys.CORRECT, dict(correct))
             decision = self._keep(decision)
             if is_paused:
-                self.trial.set_user_attr(PAUSED, step)
+                self.trial.set_user_attr(attr_keys.PAUSED, step)
         if is_paused:
             raise TrialPaused(step, until="it is among the best there")
         return decision or self.ask_optuna(step, value)
@@ -211,7 +210,7 @@ class TrialRecorder:
         pruner = self.context.spec.search.pruner
         if pruner not in ("hyperband", "median") or step >= self.context.spec.budget.steps:
             return None
-        if step <= self.trial.user_attrs.get("judged", 0) or SPARED in self.trial.user_attrs:
+        if step <= self.trial.user_attrs.get(attr_keys.JUDGED_STEP, 0) or attr_keys.SPARED in self.trial.user_attrs:
             return None
         if not self._is_prunable(step):
             return None
@@ -221,7 +220,7 @@ class TrialRecorder:
                 decision = self._keep(
                     PruneDecision(step=step, value=value, reason=f"stopped by {pruner} at step {step}")
                 )
-            self.trial.set_user_attr("judged", step)
+            self.trial.set_user_attr(attr_keys.JUDGED_STEP, step)
         return decision
 
     def _report(self, value: float, step: int) -> None:
@@ -278,8 +277,8 @@ class TrialRecorder:
         if decision is None:
             return None
         if not self._is_audited():
-            self.trial.set_user_attr(DECISION, asdict(decision))
+            self.trial.set_user_attr(attr_keys.DECISION, asdict(decision))
             return decision
-        if SPARED not in self.trial.user_attrs:
-            self.trial.set_user_attr(SPARED, asdict(decision))
+        if attr_keys.SPARED not in self.trial.user_attrs:
+            self.trial.set_user_attr(attr_keys.SPARED, asdict(decision))
         return None

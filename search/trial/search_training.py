@@ -16,7 +16,7 @@ from models.evaluate import Evaluation
 from models.train import Diverged
 from search.analysis import correctness
 from search.pruners.asha import PruneDecision
-from search.storage.records import CORRECT
+from search.storage import attr_keys
 from search.study.strategy import asha
 from search.trial.outcome import Outcome, TrialStopped
 from search.trial.recorder import TrialRecorder
@@ -114,7 +114,7 @@ class SearchTraining:
         """The stored record of the correct images, with those of earlier steps."""
         data = self.run.context.data
         labels = data.validation.labels[data.validation.indices].cpu()
-        earlier = self.run.trial.user_attrs.get(CORRECT, {})
+        earlier = self.run.trial.user_attrs.get(attr_keys.CORRECT, {})
         is_correct = (result.predicted == labels).numpy()
         return correctness.add_step(earlier, step, is_correct, labels.numpy(), classes=len(data.info.classes))
 
@@ -122,7 +122,9 @@ class SearchTraining:
         """The values of all objectives but the first."""
         run = self.run
         attrs = run.trial.user_attrs
-        speed = attrs.get("images_per_second")  # missing if the trial broke off between its only step and the report
-        epoch_s = len(run.context.data.train) / speed if speed else run.seconds() / attrs["epochs"]
+        speed = attrs.get(
+            attr_keys.IMAGES_PER_SECOND
+        )  # missing if the trial broke off between its only step and the report
+        epoch_s = len(run.context.data.train) / speed if speed else run.seconds() / attrs[attr_keys.EPOCHS]
         metrics = {**attrs, "epoch_seconds": epoch_s}
         return tuple(float(metrics[name]) for name in run.context.spec.search.objectives[1:])

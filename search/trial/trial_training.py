@@ -21,6 +21,7 @@ from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
 from models.train import Batch, StepResult, Training, TrainingState, start
 from search.spec import study_spec
+from search.storage import attr_keys
 from search.storage.leases import Claim
 from search.trial.context import TrainingContext
 from search.trial.trial_files import TrialFiles
@@ -122,11 +123,13 @@ class TrialTraining:
             self.files.log(f"going on after step {header.step}, batch {header.batch}")
             return
         attrs = self.trial.user_attrs
-        if reported or attrs.get("epochs"):  # a final training reports no steps
-            self._seconds_before = float(attrs.get("seconds", 0.0))
+        if reported or attrs.get(attr_keys.EPOCHS):  # a final training reports no steps
+            self._seconds_before = float(attrs.get(attr_keys.SECONDS, 0.0))
             lost = f"{len(reported)} recorded steps" if reported else "its epochs"
             self.files.log(f"no checkpoint in {self.files.folder}; {lost} are trained again")
-            self.trial.set_user_attr("anew", [*attrs.get("anew", []), self.claim.attempt])
+            self.trial.set_user_attr(
+                attr_keys.RETRAINED_ATTEMPTS, [*attrs.get(attr_keys.RETRAINED_ATTEMPTS, []), self.claim.attempt]
+            )
 
     def save(self, *, step: int) -> None:
         """Write a checkpoint of `step` completed steps."""
@@ -165,10 +168,10 @@ class TrialTraining:
         limit = spec.budget.max_latency_ms
         if limit is None and "latency_ms" not in spec.search.objectives:
             return
-        measured = self.trial.user_attrs.get("latency_ms")
+        measured = self.trial.user_attrs.get(attr_keys.LATENCY_MS)
         if measured is None:
             measured = round(self.latency_ms(self.context.data.validation), 4)
-            self.trial.set_user_attr("latency_ms", measured)
+            self.trial.set_user_attr(attr_keys.LATENCY_MS, measured)
         if limit is not None and measured > limit:
             raise Impossible(f"{measured:.3g} ms for one image are more than [budget] max_latency_ms = {limit:g}")
 

@@ -11,7 +11,7 @@ from search.errors import (
     AllTrialsFailedError,
     AllTrialsImpossibleError,
 )
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.study import stored_study
@@ -107,7 +107,9 @@ class StopRules:
         if not full_comparison.has_found_nothing(patience=patience, before=record.judged_before):
             return False
         selected = None if self.study.spec.final is None else selection.select_from(full_comparison).as_json()
-        stored_study.set_attrs(self.storage, self.study.id, nothing_found=True, selection=selected)
+        stored_study.set_attrs(
+            self.storage, self.study.id, {attr_keys.NOTHING_FOUND: True, attr_keys.SELECTION: selected}
+        )
         return True
 
     def _all_failed_message(self) -> str:

@@ -26,7 +26,6 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.storages import _CachedStorage
-from optuna.trial import TrialState
 
 from search import optuna_internals
 from search.dashboard import server
@@ -175,13 +174,13 @@ def rows_of(number: int, stored: stored_study.StoredStudy, dice: random.Random) 
         0.9 - abs(float(config["learning_rate"]) - 0.01) - 0.1 * float(config["dropout_dense"]) + dice.gauss(0.0, 0.02)
     )
     steps = STEPS if dice.random() < 0.25 else dice.choice([1, 3, 9])
-    state = TrialState.COMPLETE if steps == STEPS else TrialState.PRUNED
+    state = "COMPLETE" if steps == STEPS else "PRUNED"
     curve = {step: height * (1 - 0.5**step) for step in range(1, steps + 1)}
     return rows(number, stored.id, drawn, curve, state)
 
 
 def rows(
-    number: int, study_id: int, drawn: Drawn, curve: Mapping[int, float], state: TrialState
+    number: int, study_id: int, drawn: Drawn, curve: Mapping[int, float], state: str
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of a finished trial in every table."""
     trial_id, now = number + 1, utc_now()
@@ -338,7 +337,7 @@ def start_last(url: str, running: int) -> None:
     """Let the last so many trials run."""
     storage = Storage(url)
     numbers = sa.select(TRIALS.c.number).order_by(TRIALS.c.number.desc()).limit(running)
-    update = sa.update(TRIALS).where(TRIALS.c.number.in_(numbers)).values(state=TrialState.RUNNING)
+    update = sa.update(TRIALS).where(TRIALS.c.number.in_(numbers)).values(state="RUNNING")
     storage.write(lambda connection: connection.execute(update))
     storage.engine.dispose()
 

@@ -25,9 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search import hardware, optuna_internals
 from search.pruners.asha import Asha
 from search.samplers import tpe
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.read_only import open_reader
-from search.storage.records import PAUSED
 from tests.bench.measure import ROOT, Comparison, Result
 
 CURVES = ROOT / "studies" / "records" / "2026-11-24_curves" / "curves.json"
@@ -194,7 +193,7 @@ def promoting(known: Table, seed: int, *, others: int = tpe.MAX_BAD) -> Iterator
         begun, end = ends[place - 1] if place else 0, ends[place]
         curve, mine = curves[number], told.told[number]
         mine.intermediate_values.update(dict(enumerate(curve[:end], 1)))
-        mine.state, mine.user_attrs[PAUSED] = TrialState.WAITING, end
+        mine.state, mine.user_attrs[attr_keys.PAUSED] = TrialState.WAITING, end
         if end == known.steps:
             mine.state, mine.value = TrialState.COMPLETE, curve[-1]
         reached[place][number] = curve[end - 1]

@@ -18,7 +18,6 @@ from typing import Any
 
 import psutil
 import sqlalchemy as sa
-from optuna.trial import TrialState
 
 from search.spec import study_spec
 from search.spec.search_space import sample
@@ -222,7 +221,7 @@ def prepared(number: int, stored: stored_study.StoredStudy, dice: random.Random)
     drawn = Drawn(dice)
     values = sample(stored.spec.space, drawn)
     steps = dict(enumerate(lifted(curve(values, STEPS), number), 1))
-    return rows(number, stored.id, drawn, steps, TrialState.COMPLETE)
+    return rows(number, stored.id, drawn, steps, "COMPLETE")
 
 
 # -- the window --------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from search.process import this_process
 from search.storage import leases
+from search.storage.attr_keys import FINISHED_BY
 from search.storage.rdb import Storage
-from search.storage.tables import FINISHED_BY
 from search.study import stored_study
 from tests.faults import invariants, soak_fork, soak_row
 from tests.faults.soak_row import Row

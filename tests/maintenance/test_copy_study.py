@@ -8,11 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from search.maintenance import copy_study
-from search.maintenance.copy_study import TABLES
+from search.maintenance.copy_study import STUDIES, TABLES, TRIALS
 from search.storage import queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
-from search.storage.tables import STUDIES, TRIALS
 from tests.harness import Harness
 
 SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}

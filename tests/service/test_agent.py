@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from search.cli.main import main
 from search.process import this_process
-from search.storage import leases, queries
+from search.storage import attr_keys, leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study
@@ -60,7 +60,9 @@ def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(ha
     stored_but_not_run(harness)
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0", "code": "0badc0de"})
+    stored_study.set_attrs(
+        storage, stored.id, {attr_keys.CURRENT_VERSIONS: {**stored.versions, "torch": "1.0", "code": "0badc0de"}}
+    )
 
     refused = harness.run("worker", "--workers", "1")
     again = harness.run("resume", "s", "--detach")
@@ -95,7 +97,9 @@ def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain
     harness.run("run", harness.write(**SHORT, final={"epochs": 1}), "--workers", "1")
     storage = Storage(harness.url)
     for name in ("s", "s.final"):
-        stored_study.set_attrs(storage, stored_study.load(storage, name).id, versions_now={"torch": "1.0"})
+        stored_study.set_attrs(
+            storage, stored_study.load(storage, name).id, {attr_keys.CURRENT_VERSIONS: {"torch": "1.0"}}
+        )
 
     answer = harness.run("worker")
 

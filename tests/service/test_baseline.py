@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from search.errors import AllTrialsImpossibleError
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord
@@ -164,7 +164,7 @@ def forget(harness: Harness, *keys: str) -> None:
     stored = stored_study.load(storage, "s")
     spec = dict(row(harness).spec)
     spec["search"] = {key: value for key, value in spec["search"].items() if key not in keys}
-    stored_study.set_attrs(storage, stored.id, spec=spec)
+    stored_study.set_attrs(storage, stored.id, {attr_keys.SPEC: spec})
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "median", "hyperband"])

@@ -114,7 +114,7 @@ def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
     late = threading.Thread(target=tell)
 
     def take_away(connection: sa.Connection) -> None:
-        connection.execute(sa.update(TRIALS).values(state=TrialState.WAITING))
+        connection.execute(sa.update(TRIALS).values(state="WAITING"))
         connection.execute(sa.delete(LEASES))
         late.start()
         wait_until(lambda: waiting(url))

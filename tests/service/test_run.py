@@ -13,7 +13,7 @@ from search.artifacts import study_dir
 from search.errors import DatabaseError, SpecError
 from search.service import session
 from search.spec import study_spec
-from search.storage import leases, queries
+from search.storage import attr_keys, leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
@@ -124,7 +124,9 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(harness: Harness) -> N
         launchers[0].sweep()
         row = queries.study(open_reader(harness.url), "s")
         storage = Storage(harness.url)
-        stored_study.set_attrs(storage, stored_study.load(storage, "s").id, hours=(row.seconds_run + 5.0) / 3600)
+        stored_study.set_attrs(
+            storage, stored_study.load(storage, "s").id, {attr_keys.HOURS: (row.seconds_run + 5.0) / 3600}
+        )
         answer = launchers[1].end()
     finally:
         for launcher in launchers:
@@ -212,7 +214,7 @@ def test_who_has_other_code_does_not_join_those_who_run_the_study(harness: Harne
     harness.create()
     storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s")
     stored = stored_study.load(storage, "s")
-    stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "torch": "1.0"})
+    stored_study.set_attrs(storage, stored.id, {attr_keys.CURRENT_VERSIONS: {**stored.versions, "torch": "1.0"}})
 
     with (
         study_dir.of(harness.url).running("s"),
@@ -227,7 +229,7 @@ def of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
     harness.create(budget=SHORT | {"trials": 2})
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    stored_study.set_attrs(storage, stored.id, versions_now={**stored.versions, "code": "0badc0de"})
+    stored_study.set_attrs(storage, stored.id, {attr_keys.CURRENT_VERSIONS: {**stored.versions, "code": "0badc0de"}})
     leases.claim(storage, stored.id, far("far"))
     return storage, stored_study.load(storage, "s")
 
@@ -260,7 +262,7 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(harness:
     harness.create(budget=SHORT | {"trials": 5})
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    stored_study.set_attrs(storage, stored.id, trials=7, hours=8.0)
+    stored_study.set_attrs(storage, stored.id, {attr_keys.BUDGET: 7, attr_keys.HOURS: 8.0})
     leases.claim(storage, stored.id, far("far"))
     order = session.RunOptions(url=harness.url, cache=harness.cache, name="s")
 

@@ -340,7 +340,7 @@ def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_s
     study_id = make_study(2)
     storage = Storage(url, token="me")
     claim = take(storage, study_id)
-    storage.write(lambda tx: tx.execute(sa.update(TRIALS).values(state=TrialState.FAIL)))
+    storage.write(lambda tx: tx.execute(sa.update(TRIALS).values(state="FAIL")))
 
     with pytest.raises(LeaseLostError):
         storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])

@@ -24,7 +24,7 @@ from search.service.session import RunOptions, searching
 from search.spec import derived_specs, stored_spec, study_spec
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
-from search.storage import leases, queries, ranking
+from search.storage import attr_keys, leases, queries, ranking
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
@@ -111,7 +111,9 @@ def test_a_verdict_moves_its_end_to_where_its_time_ends(harness: Harness, left_s
     wanted = one(replace(stored.spec, final=FinalSettings(epochs=4)), trial, uid=stored.uid)
     wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
     verdict = stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
-    stored_study.set_attrs(storage, verdict.id, seconds_run=2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s)
+    stored_study.set_attrs(
+        storage, verdict.id, {attr_keys.SECONDS_RUN: 2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s}
+    )
 
     row = work(runner.workplace(harness.worker_config("s.final")))
 
@@ -127,7 +129,7 @@ def test_a_verdict_whose_hours_are_spent_is_ended_by_the_same_command(harness: H
     launcher.signal(signal.SIGINT)
     launcher.end()
     storage = Storage(harness.url)
-    stored_study.set_attrs(storage, stored_study.load(storage, "s.final").id, seconds_run=11 * 3600)
+    stored_study.set_attrs(storage, stored_study.load(storage, "s.final").id, {attr_keys.SECONDS_RUN: 11 * 3600})
 
     answer = harness.run("run", file, "--workers", "1")
 
@@ -593,7 +595,7 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(harness: Harn
 
 def test_a_verdict_gets_the_hours_that_resume_gives_it(harness: Harness) -> None:
     place = judging(harness, FinalSettings(epochs=1, top=1, seeds=1))
-    stored_study.set_attrs(place.storage, place.study.id, seconds_run=1800.0)
+    stored_study.set_attrs(place.storage, place.study.id, {attr_keys.SECONDS_RUN: 1800.0})
 
     spec = more_hours(
         place.storage, place.study.spec, RunOptions(url=harness.url, cache=harness.cache, name="s.final", hours=0.25)

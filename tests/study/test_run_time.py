@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from search.storage import attr_keys
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.run_time import SAVE_S, SILENCE_S, RunTimeCounter
@@ -31,7 +32,7 @@ def watch() -> Watch:
 def storage(url: str, make_study: Callable[[int], int]) -> Iterator[tuple[Storage, int]]:
     """A storage, and in it a study that has been run for a minute."""
     study_id, storage = make_study(3), Storage(url)
-    stored_study.set_attrs(storage, study_id, seconds_run=60.0)
+    stored_study.set_attrs(storage, study_id, {attr_keys.SECONDS_RUN: 60.0})
     yield storage, study_id
     storage.engine.dispose()
 

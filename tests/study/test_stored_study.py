@@ -12,7 +12,7 @@ from optuna.storages import _CachedStorage
 from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
-from search.storage import queries
+from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.study import stored_study, strategy
 from search.study.stored_study import StoredStudy
@@ -110,7 +110,7 @@ def test_a_study_that_an_older_version_has_begun_audits_nothing_however_often_it
     stored, storage = create(url, build()), Storage(url)
     old = stored_spec.dump(build())
     del old["search"]["audit"]
-    stored_study.set_attrs(storage, stored.id, spec=old)
+    stored_study.set_attrs(storage, stored.id, {attr_keys.SPEC: old})
 
     found = [create(url, build()).spec.search.audit for _ in range(2)]
 
@@ -151,7 +151,7 @@ def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
     storage = Storage(url)
 
     stored_study.ask_to_stop(storage, "s")
-    stored_study.set_attrs(storage, stored.id, seconds_run=12.5)
+    stored_study.set_attrs(storage, stored.id, {attr_keys.SECONDS_RUN: 12.5})
 
     assert queries.study(storage.engine, "s").stop
     assert stored_study.seconds_run(storage, stored.id) == 12.5
