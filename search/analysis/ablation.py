@@ -10,9 +10,10 @@ adjustment is marked. Holm's method gives the same guarantee as Bonferroni's and
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Any
 
-from search.analysis.intervals import CONFIDENCE, Interval, holm, mean, mean_interval, sd
+from search.analysis.intervals import CONFIDENCE, Interval, holm, mean_interval
 from search.errors import UsageError
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import Table, format_number
@@ -158,8 +159,8 @@ def _described(name: str, values: Mapping[int, float], *, verdict: str, missing:
     return RowResult(
         name=name,
         n=len(numbers),
-        mean=mean(numbers) if numbers else None,
-        sd=sd(numbers) if len(numbers) > 1 else None,
+        mean=fmean(numbers) if numbers else None,
+        sd=stdev(numbers) if len(numbers) > 1 else None,
         verdict=verdict,
         missing=missing,
     )
@@ -174,7 +175,7 @@ def _result(
     return replace(
         described,
         pairs=len(differences),
-        difference=mean(differences) if differences else None,
+        difference=fmean(differences) if differences else None,
         interval=interval,
     )
 

@@ -14,10 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
-from search.analysis.intervals import CONFIDENCE, Interval, mean, welch_interval
+from search.analysis.intervals import CONFIDENCE, Interval, welch_interval
 from search.spec import stored_spec, study_spec
 from search.spec.domains import Choice, Value
 from search.spec.search_space import SearchSpace, resolve_name
@@ -169,6 +169,6 @@ def _insight(group: _Group, values: Mapping[int, float], confidence: float) -> E
         group=group.group,
         n=len(inside),
         others=len(outside),
-        difference=mean(inside) - mean(outside),
+        difference=fmean(inside) - fmean(outside),
         interval=interval,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,15 +39,13 @@ def mean_interval(differences: Sequence[float], *, confidence: float = CONFIDENC
     """
     from scipy import stats  # slow import (one second), needed only here
 
-    n = len(differences)
-    if n < 2:
+    if len(differences) < 2:
         return None
-    centre, spread = mean(differences), sd(differences)
-    if spread <= _ROUNDING:
-        return Interval(low=0.0, high=0.0, p=1.0) if abs(centre) <= _ROUNDING else None
-    error = spread / math.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    return Interval(low=centre - half, high=centre + half, p=float(2 * stats.t.sf(abs(centre) / error, n - 1)))
+    if stdev(differences) <= _ROUNDING:
+        return Interval(low=0.0, high=0.0, p=1.0) if abs(fmean(differences)) <= _ROUNDING else None
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(confidence)
+    return Interval(low=float(low), high=float(high), p=float(test.pvalue))
 
 
 def welch_interval(
@@ -60,17 +58,11 @@ def welch_interval(
     """
     from scipy import stats
 
-    if min(len(first), len(second)) < 2:
+    if min(len(first), len(second)) < 2 or max(stdev(first), stdev(second)) <= _ROUNDING:
         return None
-    parts = [(sd(values) ** 2 / len(values), len(values) - 1) for values in (first, second)]
-    variance = sum(part for part, _ in parts)
-    if variance <= _ROUNDING**2:
-        return None
-    degrees = variance**2 / sum(part**2 / free for part, free in parts)
-    difference, error = mean(first) - mean(second), math.sqrt(variance)
-    half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * error
-    p = float(2 * stats.t.sf(abs(difference) / error, degrees))
-    return Interval(low=difference - half, high=difference + half, p=p)
+    test = stats.ttest_ind(first, second, equal_var=False)
+    low, high = test.confidence_interval(confidence)
+    return Interval(low=float(low), high=float(high), p=float(test.pvalue))
 
 
 def wilson_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -84,11 +76,10 @@ def wilson_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> t
     Returns:
         Lower and upper end, from 0 to 1.
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, weight = right / of, z**2 / of
-    middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / of + weight / (4 * of))
-    return middle - half, middle + half
+    from scipy import stats
+
+    ends = stats.binomtest(right, of).proportion_ci(confidence, method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def mean_share_interval(shares: Sequence[tuple[int, int]], *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -107,7 +98,7 @@ def mean_share_interval(shares: Sequence[tuple[int, int]], *, confidence: float 
     ends = [wilson_interval(right, of, confidence=confidence) for right, of in shares]
     below = math.hypot(*(middle - low for middle, (low, _) in zip(middles, ends, strict=True)))
     above = math.hypot(*(high - middle for middle, (_, high) in zip(middles, ends, strict=True)))
-    middle = mean(middles)
+    middle = fmean(middles)
     return max(0.0, middle - below / len(shares)), min(1.0, middle + above / len(shares))
 
 
@@ -160,14 +151,3 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean, summed without rounding."""
-    return math.fsum(values) / len(values)
-
-
-def sd(values: Sequence[float]) -> float:
-    """The standard deviation of at least two values, with n - 1."""
-    centre = mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))

@@ -240,11 +240,18 @@ def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
     assert "has not begun" not in shown
 
 
-@pytest.mark.parametrize(("right", "of"), [(8, 10), (0, 20), (4400, 5000), (20, 20)])
-def test_the_interval_of_a_share_is_wilsons(right: int, of: int) -> None:
-    expected = stats.binomtest(right, of).proportion_ci(method="wilson")
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    # Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3
+    shares = {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }
 
-    assert wilson_interval(right, of) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    intervals = {share: wilson_interval(*share) for share in shares}
+
+    assert intervals == {share: pytest.approx(ends, abs=5e-5) for share, ends in shares.items()}
 
 
 def test_the_interval_of_a_mean_of_shares_holds_as_often_as_it_says() -> None:
