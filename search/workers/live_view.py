@@ -1,6 +1,6 @@
 """The live view of a run: the output of `run` on stderr.
 
-`analysis.eta` computes the progress and speed; `render` turns them into at most one screen. On a terminal the screen is
+`analysis.eta` computes the progress and speed; `Screen` draws them. On a terminal the screen is
 redrawn in place; elsewhere the view prints one line per finished trial and a summary once a minute.
 """
 
@@ -9,11 +9,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Self, TextIO
 
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from search.analysis.eta import ProgressTracker, Snapshot
@@ -27,23 +30,31 @@ SUMMARY_S = 60.0
 _BEST_LINES = 3
 
 
-def render(snapshot: Snapshot, *, width: int = WIDTH, height: int = HEIGHT) -> Text:
-    """Render the screen.
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """A snapshot as at most one screen of 80 x 24 cells, drawn by rich."""
 
-    Args:
-        snapshot: State of the run.
-        width: Maximum number of cells per line.
-        height: Maximum number of lines.
+    snapshot: Snapshot
 
-    Returns:
-        The text, without a line break at the end.
-    """
-    lines = [_progress_bar(snapshot, width), states_line(snapshot.counts), *_pace_lines(snapshot)]
-    lines += [snapshot.compared] if snapshot.compared else []
-    lines += _wrap(_best_line(snapshot), width, _BEST_LINES)
-    if snapshot.workers:
-        lines += ["", *_worker_lines(snapshot, room=height - len(lines) - 1)]
-    return Text("\n".join(_truncate(escape(line), width) for line in lines[:height]), no_wrap=True)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the progress, the best trial, and as many running trials as there is room for."""
+        options = options.update_width(min(options.max_width, WIDTH))
+        height = min(options.size.height - 1, HEIGHT)  # one line is for the cursor
+        lines = console.render_lines(self._head(console, options.max_width), options)
+        if self.snapshot.workers:
+            table = _worker_table(self.snapshot, room=height - len(lines) - 1)
+            lines += console.render_lines(Group("", table), options)
+        for line in lines[:height]:
+            yield from line
+            yield Segment.line()
+
+    def _head(self, console: Console, width: int) -> Group:
+        snapshot = self.snapshot
+        lines = [states_line(snapshot.counts), *_pace_lines(snapshot), *filter(None, [snapshot.compared])]
+        best = Text(escape(_best_line(snapshot))).wrap(console, width)
+        if len(best) > _BEST_LINES:
+            best[_BEST_LINES - 1].append("...")
+        return Group(_progress_bar(snapshot), *map(_one_line, lines), *map(_one_line, best[:_BEST_LINES]))
 
 
 def summary(snapshot: Snapshot) -> str:
@@ -135,11 +146,8 @@ class LiveView(View):
         )
 
     def show(self, snapshot: Snapshot) -> None:
-        width, height = self._console.size
-        # One line less than the screen, for the cursor below.
-        screen = render(snapshot, width=min(width, WIDTH), height=min(height - 1, HEIGHT))
         with suppress(OSError):
-            self._live.update(screen, refresh=True)
+            self._live.update(Screen(snapshot), refresh=True)
 
     def say(self, text: str) -> None:
         with suppress(OSError):
@@ -173,12 +181,17 @@ def is_live(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not asked_plain
 
 
-def _progress_bar(snapshot: Snapshot, width: int) -> str:
+def _progress_bar(snapshot: Snapshot) -> RichTable:
     counts = snapshot.counts
-    name, state = _truncate(snapshot.study, 30), f" {counts.finished} of {counts.budget}"
-    bar_width = max(10, width - cell_len(name) - len(state) - 3)
-    filled = int(bar_width * max(counts.finished / max(1, counts.budget), snapshot.time_share))
-    return f"{name} [{'#' * filled}{'-' * (bar_width - filled)}]{state}"
+    share = max(counts.finished / max(1, counts.budget), snapshot.time_share)
+    line = RichTable.grid(padding=(0, 1), expand=True)
+    line.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
+    line.add_column(ratio=1)
+    line.add_column(no_wrap=True, justify="right")
+    line.add_row(
+        Text(escape(snapshot.study)), ProgressBar(total=1.0, completed=share), f"{counts.finished} of {counts.budget}"
+    )
+    return line
 
 
 def _best_line(snapshot: Snapshot) -> str:
@@ -209,31 +222,33 @@ def _rough_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _worker_lines(snapshot: Snapshot, *, room: int) -> list[str]:
-    lines = [f"{'trial':>7}  {'epoch':>14}  {snapshot.objective[:17]:>17}  {'last step':>14}  process"]
+def _worker_table(snapshot: Snapshot, *, room: int) -> RichTable:
+    """The running trials in at most `room` lines."""
     total = "" if snapshot.epochs is None else f" of {format_value(float(snapshot.epochs))}"
-    for worker in snapshot.workers:
-        value = "-" if worker.value is None else format_number(worker.value)
-        epoch, ago = f"{format_value(worker.epoch)}{total}", f"{_rough_duration(worker.since_last_step_s)} ago"
-        lines.append(f"{worker.trial:>7}  {epoch:>14}  {value:>17}  {ago:>14}  {worker.where}")
-    if len(lines) <= room:
-        return lines
-    return [*lines[: room - 1], f"        and {len(lines) - room + 1} more at work"]
+    table = RichTable(box=None, padding=(0, 1), header_style="dim")
+    for heading in ("trial", "epoch", snapshot.objective, "last step"):
+        table.add_column(heading, justify="right", no_wrap=True, overflow="ellipsis")
+    table.add_column("process", no_wrap=True, overflow="ellipsis")
+    rows = [
+        (
+            str(worker.trial),
+            f"{format_value(worker.epoch)}{total}",
+            "-" if worker.value is None else format_number(worker.value),
+            f"{_rough_duration(worker.since_last_step_s)} ago",
+            escape(worker.where),
+        )
+        for worker in snapshot.workers
+    ]
+    shown = len(rows) if len(rows) < room else max(0, room - 2)
+    for row in rows[:shown]:
+        table.add_row(*map(Text, row))
+    if shown < len(rows):
+        table.add_row("", "", "", "", f"and {len(rows) - shown} more")
+    return table
 
 
-def _wrap(line: str, width: int, max_lines: int) -> list[str]:
-    """Wrap the line into at most `max_lines` lines; the rest is truncated."""
-    words, lines = line.split(" "), [""]
-    for word in words:
-        joined = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_len(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(f"  {word}")
-    if len(lines) <= max_lines:
-        return lines
-    return [*lines[: max_lines - 1], _truncate(" ".join([lines[max_lines - 1], *lines[max_lines:]]), width)]
-
-
-def _truncate(line: str, width: int) -> str:
-    return line if cell_len(line) <= width else set_cell_size(line, max(0, width - 3)) + "..."
+def _one_line(line: str | Text) -> Text:
+    """A line that is cut at the width of the screen."""
+    text = Text(escape(line)) if isinstance(line, str) else line
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from search.analysis.eta import Eta, ProgressTracker, Snapshot, WorkerLine, eta
 from search.storage.records import RunningTrial, StudyProgress, StudyRecord, TrialCounts, TrialRecord
-from search.workers.live_view import LiveView, PlainView, finished_line, open_view, render
+from search.workers.live_view import LiveView, PlainView, Screen, finished_line, open_view
 
 COMPLETE = TrialRecord(
     study="s", number=3, state="COMPLETE", values=(0.8123,), params={"width": 32}, epochs=10.0, seconds=61.2
@@ -56,6 +57,14 @@ def running(number: int, *steps: float) -> RunningTrial:
 def progress(*finished: TrialRecord, at_work: tuple[RunningTrial, ...] = (), done: int = 37) -> StudyProgress:
     counts = replace(STUDY.counts, complete=done - 17)
     return StudyProgress(study=replace(STUDY, counts=counts), running=at_work, finished=finished)
+
+
+def drawn(snapshot: Snapshot, *, width: int = 80, height: int = 24) -> str:
+    """The screen as text."""
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False, _environ={})
+    with console.capture() as capture:
+        console.print(Screen(snapshot))
+    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
 
 
 def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
@@ -154,9 +163,9 @@ def test_the_screen_always_fits(workers: int, parameters: int, width: int, heigh
         workers=lines,
     )
 
-    screen = render(snapshot, width=width, height=height).plain.split("\n")
+    screen = drawn(snapshot, width=width, height=height).split("\n")
 
-    assert len(screen) <= height
+    assert len(screen) < height  # the cursor stands in a line below
     assert max(map(cell_len, screen)) <= width
 
 
@@ -175,18 +184,19 @@ def test_the_screen_shows_everything_that_matters() -> None:
         workers=(worker,),
     )
 
-    screen = render(snapshot).plain
+    bar, *lines = drawn(snapshot).split("\n")
 
-    assert screen.split("\n")[1:] == [
+    assert bar.startswith("cifar10 ━━")
+    assert bar.endswith("━ 37 of 60")
+    assert [line.strip() for line in lines] == [
         "20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin",
         "61.0 s so far, 41.2 trials/h, about 33 min left (20 min to 50 min)",
         "stops after 2.0 h at the latest",
         "best accuracy 0.8123 in trial 3: width=32",
         "",
-        "  trial           epoch           accuracy       last step  process",
-        "     38       1.5 of 10             0.4123         3 s ago  anvil:42",
+        "trial      epoch  accuracy  last step  process",
+        "38  1.5 of 10    0.4123    3 s ago  anvil:42",
     ]
-    assert screen.startswith("cifar10 [####")
 
 
 @pytest.mark.parametrize(
