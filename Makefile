@@ -112,10 +112,10 @@ test: check  ##| check, then all tests
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 soak: $(SETUP)  ##| faults by the hundred, half an hour
-	@.venv/bin/python -m tests.faults.soak
+	@.venv/bin/python -m tests.soak
 
 soak-postgres: $(SETUP)  ##| faults of PostgreSQL, an hour
-	@.venv/bin/python -m tests.faults.soak --postgres
+	@.venv/bin/python -m tests.soak --postgres
 
 bench: $(SETUP)  ##| measure against stock, 14 minutes
 	@.venv/bin/python -m tests.bench

@@ -17,20 +17,21 @@ from search.storage import leases
 from search.storage.attr_keys import FINISHED_BY
 from search.storage.rdb import Storage
 from search.study import stored_study
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import Harness
+from tests.soak import processes, results
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 PROCESSES = 16
 
 
-def claims(site: Site) -> Row:
+def claims(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
-    each = site.count(1000)
-    reports = site.each("claim", partial(_claim_all, each), [0])
+    each = workspace.count(1000)
+    reports = workspace.each("claim", partial(_claim_all, each), [0])
     note = f"{PROCESSES} processes; a claim and a tell each, so twice as many transactions"
-    return soak_row.of("all claim at once", reports, seconds=time.monotonic() - began, note=note)
+    return results.total("all claim at once", reports, seconds=time.monotonic() - began, note=note)
 
 
 def _claim_all(each: int, case: Case) -> None:
@@ -38,7 +39,7 @@ def _claim_all(each: int, case: Case) -> None:
     harness.create(budget={"trials": PROCESSES * each})
     gate, start = os.pipe()
     tokens = [uuid.uuid4().hex for _ in range(PROCESSES)]
-    claimers = [soak_fork.fork(harness, _claim, harness, token, each, gate) for token in tokens]
+    claimers = [processes.fork(harness, _claim, harness, token, each, gate) for token in tokens]
     case.injected = PROCESSES * each
     os.write(start, bytes(PROCESSES))
     for claimer in claimers:

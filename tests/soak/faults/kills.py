@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from search.storage.leases import ATTEMPTS
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_fork import Fork
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import Harness, wait_until
+from tests.soak import processes, results
+from tests.soak.processes import ProcessGroup
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 #: Budgets of studies whose trials have 24 steps of about 0.02 s. Orphans would be done with a short one before anybody
 #: looks; so where workers must die by themselves there is no end of trials, until the budget is lowered.
@@ -29,26 +30,26 @@ SHELL_EVERY = 4
 PROMISED_S, NOTICE_S = 2.0, 20.0
 
 
-def worker(site: Site) -> Row:
+def worker(workspace: Workspace) -> FaultResult:
     """Kill one worker at a random moment; its launcher replaces it."""
-    return _row(site, "a worker is killed", "kill-worker", kill_a_worker, SHORT, site.count(80))
+    return _row(workspace, "a worker is killed", "kill-worker", kill_a_worker, SHORT, workspace.count(80))
 
 
-def group(site: Site) -> Row:
+def group(workspace: Workspace) -> FaultResult:
     """Kill the launcher, its workers and their server at once; the same command goes on."""
-    return _row(site, "all processes are killed", "kill-all", kill_all, SHORT, site.count(60))
+    return _row(workspace, "all processes are killed", "kill-all", kill_all, SHORT, workspace.count(60))
 
 
-def launcher(site: Site) -> Row:
+def launcher(workspace: Workspace) -> FaultResult:
     """Kill the launcher, and nobody else; its workers die by themselves, and the same command goes on."""
-    return _row(site, "only the launcher is killed", "kill-launcher", kill_launcher, ENDLESS, site.count(60))
+    return _row(workspace, "only the launcher is killed", "kill-launcher", kill_launcher, ENDLESS, workspace.count(60))
 
 
-def _row(site: Site, fault: str, part: str, kill: "Kill", trials: int, kills: int) -> Row:
+def _row(workspace: Workspace, fault: str, part: str, kill: "Kill", trials: int, kills: int) -> FaultResult:
     began = time.monotonic()
     cases = [min(KILLS, kills - before) for before in range(0, kills, KILLS)]
-    reports = site.each(part, partial(_kill_again_and_again, kill, trials, cases), range(len(cases)))
-    return soak_row.of(fault, reports, seconds=time.monotonic() - began)
+    reports = workspace.each(part, partial(_kill_again_and_again, kill, trials, cases), range(len(cases)))
+    return results.total(fault, reports, seconds=time.monotonic() - began)
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class Scene:
     trials: int
     before: dict[int, str] = field(default_factory=dict)
     """What was finished when it was last looked at."""
-    launcher: Fork | None = None
+    launcher: ProcessGroup | None = None
 
     @property
     def name(self) -> str:
@@ -71,7 +72,7 @@ class Scene:
     def harness(self) -> Harness:
         return self.case.harness
 
-    def go_on(self, *more: str) -> Fork:
+    def go_on(self, *more: str) -> ProcessGroup:
         """Start the command that runs the study; the running launcher, if there is one."""
         if self.launcher is None:
             budget = {"trials": self.trials, "epochs": 8, "steps_per_epoch": 3}
@@ -80,7 +81,7 @@ class Scene:
             starts = self.case.facts["starts from a shell"] + self.case.facts["starts by fork"]
             from_shell = starts % SHELL_EVERY == 0
             self.case.facts["starts from a shell" if from_shell else "starts by fork"] += 1
-            self.launcher = (soak_fork.command if from_shell else soak_fork.launcher)(self.harness, *words)
+            self.launcher = (processes.command if from_shell else processes.launcher)(self.harness, *words)
         return self.launcher
 
     def is_dead(self) -> None:
@@ -145,7 +146,7 @@ def kill_a_worker(scene: Scene) -> bool:
 
 
 def kill_all(scene: Scene) -> bool:
-    def kill(launcher: Fork) -> None:
+    def kill(launcher: ProcessGroup) -> None:
         os.killpg(launcher.pid, signal.SIGKILL)
 
     return _kill_at_any_time(scene, kill)
@@ -155,7 +156,7 @@ def kill_launcher(scene: Scene) -> bool:
     return _kill_at_any_time(scene, lambda launcher: os.kill(launcher.pid, signal.SIGKILL))
 
 
-def _kill_at_any_time(scene: Scene, kill: Callable[[Fork], None]) -> bool:
+def _kill_at_any_time(scene: Scene, kill: Callable[[ProcessGroup], None]) -> bool:
     """Kill while it loads, or while it works; then see that nobody is left, and that nothing is lost."""
     launcher, dice = scene.go_on(), scene.case.dice
     while_it_loads = dice.random() < 0.25
@@ -176,7 +177,7 @@ def _kill_at_any_time(scene: Scene, kill: Callable[[Fork], None]) -> bool:
 
 def owners(harness: Harness) -> set[int]:
     """The processes that hold a trial and live."""
-    return {pid for (pid,) in _rows(harness, "SELECT pid FROM convsearch_leases") if soak_fork.alive(pid)}
+    return {pid for (pid,) in _rows(harness, "SELECT pid FROM convsearch_leases") if processes.alive(pid)}
 
 
 def wait_until_noticed(case: Case, victim: int) -> None:
@@ -211,13 +212,13 @@ def _rows(harness: Harness, query: str) -> list[tuple[int, ...]]:
         return []
 
 
-def _wait(launcher: Fork, condition: Callable[[], object]) -> bool:
+def _wait(launcher: ProcessGroup, condition: Callable[[], object]) -> bool:
     """Wait until `condition` holds; false if the launcher ended before."""
     wait_until(lambda: condition() or launcher.poll() is not None)
     return bool(condition())
 
 
-def _pause(launcher: Fork, seconds: float) -> bool:
+def _pause(launcher: ProcessGroup, seconds: float) -> bool:
     """Let time pass; false if the launcher ended meanwhile."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and launcher.poll() is None:

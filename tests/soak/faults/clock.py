@@ -18,13 +18,14 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_fork import Fork
-from tests.faults.soak_kills import NOTICE_S, owners, wait_until_noticed
-from tests.faults.soak_locks import STUDY, finish
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import Harness, wait_until
+from tests.soak import processes, results
+from tests.soak.faults.kills import NOTICE_S, owners, wait_until_noticed
+from tests.soak.faults.locks import STUDY, finish
+from tests.soak.processes import ProcessGroup
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 HOUR = 3600
 #: Where the clock stands after each jump, in seconds from the truth.
@@ -72,16 +73,16 @@ time_t time(time_t *where) {
 """
 
 
-def jumps(site: Site) -> Row:
+def jumps(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
     compiler = shutil.which("cc")
     if compiler is None:
-        return soak_row.of("the clock is set", [], seconds=0.0, note="not done: there is no C compiler (cc)")
-    library = build(compiler, site.folder)
-    chosen = JUMPS[: max(2, site.count(len(JUMPS)))]
-    reports = site.each("clock", partial(_set_again_and_again, library, chosen), [0])
+        return results.total("the clock is set", [], seconds=0.0, note="not done: there is no C compiler (cc)")
+    library = build(compiler, workspace.folder)
+    chosen = JUMPS[: max(2, workspace.count(len(JUMPS)))]
+    reports = workspace.each("clock", partial(_set_again_and_again, library, chosen), [0])
     note = f"by {', '.join(f'{jump:+d}' for jump in chosen)} s from the truth; after each a worker is killed, and found"
-    return soak_row.of("the clock is set", reports, seconds=time.monotonic() - began, note=note)
+    return results.total("the clock is set", reports, seconds=time.monotonic() - began, note=note)
 
 
 def build(compiler: str, folder: Path) -> Path:
@@ -98,7 +99,7 @@ def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> No
     environment = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock)}
     file = harness.write(**STUDY)
     victims: list[int] = []
-    launchers = [soak_fork.command(harness, "run", file, "--workers", "2", environment=environment)]
+    launchers = [processes.command(harness, "run", file, "--workers", "2", environment=environment)]
     try:
         wait_until(lambda: len(owners(harness)) == 2)
         launchers.append(_join(harness, file, environment))
@@ -116,9 +117,9 @@ def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> No
     case.facts["trials"] += len(harness.trials())
 
 
-def _join(harness: Harness, file: str, environment: Mapping[str, str]) -> Fork:
+def _join(harness: Harness, file: str, environment: Mapping[str, str]) -> ProcessGroup:
     """A second launcher: each of the two watches the leases of the other's workers."""
-    launcher = soak_fork.command(harness, "run", file, "--workers", "1", "--join", environment=environment)
+    launcher = processes.command(harness, "run", file, "--workers", "1", "--join", environment=environment)
     wait_until(lambda: len(owners(harness)) == 3)
     return launcher
 
@@ -128,7 +129,7 @@ def set_to(clock: Path, seconds: int) -> None:
         stream.write(struct.pack("l", seconds))
 
 
-def _nothing_happens(case: Case, launchers: Sequence[Fork]) -> None:
+def _nothing_happens(case: Case, launchers: Sequence[ProcessGroup]) -> None:
     before, steps = owners(case.harness), _steps(case.harness)
     time.sleep(CALM_S)
     wait_until(lambda: owners(case.harness) == before, patience_s=NOTICE_S)  # between two trials a worker owns none

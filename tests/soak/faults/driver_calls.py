@@ -16,11 +16,12 @@ from search.storage import leases
 from search.storage.rdb import Storage
 from search.trial import runner
 from search.trial.context import WorkerConfig
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_fork import Fork
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import Harness, Tables
+from tests.soak import processes, results
+from tests.soak.processes import ProcessGroup
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 TRIALS = 10
 STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": 1}}
@@ -71,33 +72,35 @@ class Scene:
         return self.homes[done], call - (self.ends[done] - opening)
 
 
-def locked(site: Site) -> Row:
+def locked(workspace: Workspace) -> FaultResult:
     """A lock that is gone at the next try: it has no effect at all. Every second call, beginning with the first."""
-    return _row(site, "a call finds a lock", "call-locked", _survive_a_lock, first=1)
+    return _row(workspace, "a call finds a lock", "call-locked", _survive_a_lock, first=1)
 
 
-def broken(site: Site) -> Row:
+def broken(workspace: Workspace) -> FaultResult:
     """A disk that fails once: the worker ends and says so; its pool puts the trial back, and the next one goes on.
 
     Every second call, beginning with the second.
     """
-    return _row(site, "a call finds a broken disk", "call-broken", _survive_a_broken_disk, first=2)
+    return _row(workspace, "a call finds a broken disk", "call-broken", _survive_a_broken_disk, first=2)
 
 
-def _row(site: Site, fault: str, part: str, body: Callable[[Scene, Case], None], *, first: int) -> Row:
+def _row(
+    workspace: Workspace, fault: str, part: str, body: Callable[[Scene, Case], None], *, first: int
+) -> FaultResult:
     began = time.monotonic()
-    scene = _play(site.harness("calls"), site.folder / f"{part}-homes")
+    scene = _play(workspace.harness("calls"), workspace.folder / f"{part}-homes")
     every = range(first, scene.ends[-1] + 1, 2)
-    reports = site.each(part, partial(body, scene), [every[index - 1] for index in site.some(len(every))])
+    reports = workspace.each(part, partial(body, scene), [every[index - 1] for index in workspace.some(len(every))])
     note = f"every second one of {scene.ends[-1]} calls"
-    return soak_row.of(fault, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(fault, reports, seconds=time.monotonic() - began, note=note)
 
 
 def _play(harness: Harness, folder: Path) -> Scene:
     """Run the study once without a fault, and keep its home as it was before each trial."""
     shutil.rmtree(harness.dirs.root, ignore_errors=True)
     fault, ends = _fault(0, BUSY), multiprocessing.get_context("fork").Array("q", TRIALS + 2, lock=False)
-    player = soak_fork.fork(harness, _keep_homes, harness, harness.create(**STUDY), fault, ends, folder)
+    player = processes.fork(harness, _keep_homes, harness, harness.create(**STUDY), fault, ends, folder)
     assert player.end() == 0, player.said
     return Scene(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
 
@@ -133,7 +136,7 @@ def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
     leases.release(Storage(harness.url), [worker_config.token])  # as its pool does
     invariants.check(harness, ended=True)
     before = invariants.finished(harness.url)
-    _ended(soak_fork.work(harness, harness.worker_config()), (0,))
+    _ended(processes.work(harness, harness.worker_config()), (0,))
     _is_over(harness, before)
     case.survived += 1
 
@@ -143,7 +146,7 @@ def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]
     home, number = scene.before(case.index)
     shutil.copytree(home, case.harness.dirs.root)
     worker_config, fault = case.harness.worker_config(), _fault(number, kind)
-    worker = soak_fork.work(case.harness, worker_config, fault.arm)
+    worker = processes.work(case.harness, worker_config, fault.arm)
     code = _ended(worker, codes)
     assert fault.count.value >= fault.at, f"there were only {fault.count.value} calls"
     case.injected += 1
@@ -151,7 +154,7 @@ def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]
     return worker_config
 
 
-def _ended(worker: Fork, codes: tuple[int, ...]) -> int:
+def _ended(worker: ProcessGroup, codes: tuple[int, ...]) -> int:
     code = worker.end()
     assert code in codes, f"exit code {code}: {worker.said}"
     assert "Traceback" not in worker.said, worker.said

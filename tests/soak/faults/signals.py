@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_fork import Fork
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import wait_until
+from tests.soak import processes, results
+from tests.soak.processes import ProcessGroup
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 #: Promised: an answer, the end after the second Ctrl-C, the end after one signal.
 ANSWER_S, OUT_S, END_S = 0.2, 1.0, 20.0
@@ -19,18 +20,18 @@ MOMENT_S, PAUSE_S = 12.0, 3.0
 BUDGET = {"trials": 6, "epochs": 20, "steps_per_epoch": 3}
 
 
-def signals(site: Site) -> Row:
+def signals(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
-    reports = site.each("signal", _interrupt, range(site.count(60)))
+    reports = workspace.each("signal", _interrupt, range(workspace.count(60)))
     note = f"in turn Ctrl-C, Ctrl-C twice, SIGTERM, a closed terminal, up to {MOMENT_S:.0f} s after the start"
-    return soak_row.of("it is asked to stop", reports, seconds=time.monotonic() - began, note=note)
+    return results.total("it is asked to stop", reports, seconds=time.monotonic() - began, note=note)
 
 
 def _interrupt(case: Case) -> None:
     kind = case.index % 4
     number = (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[kind]
     file = case.harness.write(budget=BUDGET)
-    launcher = soak_fork.command(case.harness, "run", file, "--workers", "2")
+    launcher = processes.command(case.harness, "run", file, "--workers", "2")
     try:
         time.sleep(case.dice.uniform(0.5, MOMENT_S))
         if launcher.poll() is not None:
@@ -42,13 +43,13 @@ def _interrupt(case: Case) -> None:
         assert "Traceback" not in launcher.said, launcher.said
     finally:
         launcher.sweep()
-    again = soak_fork.command(case.harness, "run", file, "--workers", "2")
+    again = processes.command(case.harness, "run", file, "--workers", "2")
     assert again.end(300.0) == 0, again.said
     invariants.check(case.harness, over=True)
     case.survived += 1
 
 
-def _ask_to_stop(case: Case, launcher: Fork, number: signal.Signals, *, twice: bool) -> int:
+def _ask_to_stop(case: Case, launcher: ProcessGroup, number: signal.Signals, *, twice: bool) -> int:
     """Send the signal to all processes, as a terminal does, once or twice; the exit code."""
     is_heard = " on cpu" in launcher.said  # before that nothing has begun, and it just ends
     first = time.monotonic()

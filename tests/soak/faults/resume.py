@@ -7,10 +7,11 @@ from typing import Any
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.trial.context import WorkerConfig
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import Harness, Tables, equal
+from tests.soak import processes, results
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 #: One trial of 18 steps, so that its checkpoint is kept.
 BUDGET = {"trials": 1, "epochs": 6, "steps_per_epoch": 3}
@@ -18,11 +19,11 @@ BUDGET = {"trials": 1, "epochs": 6, "steps_per_epoch": 3}
 TRIES, SOONER = 12, 0.8
 
 
-def resumed(site: Site) -> Row:
+def resumed(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
-    reports = site.each("resume", _kill_and_compare, range(site.count(100)))
+    reports = workspace.each("resume", _kill_and_compare, range(workspace.count(100)))
     note = "injected are trials, killed once or twice each; survived: weights and curve are the same bits"
-    return soak_row.of("a trial is killed and taken up", reports, seconds=time.monotonic() - began, note=note)
+    return results.total("a trial is killed and taken up", reports, seconds=time.monotonic() - began, note=note)
 
 
 def configuration(dice: random.Random) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def _kill_and_compare(case: Case) -> None:
     study: Tables = {"budget": BUDGET, "space": configuration(case.dice), "search": {"seed": case.index}}
     worker_config = harness.create("whole", **study)
     began = time.monotonic()
-    worker = soak_fork.work(harness, worker_config)
+    worker = processes.work(harness, worker_config)
     assert worker.end() == 0, worker.said
     seconds = time.monotonic() - began
     wanted = case.dice.choice([1, 2])
@@ -77,13 +78,13 @@ def _kill(case: Case, worker_config: WorkerConfig, kills: int, seconds: float) -
     storage = Storage(case.harness.url)
     done = 0
     for delay in [case.dice.uniform(0.02, 0.9) * seconds / kills for _ in range(kills)]:
-        worker = soak_fork.work(case.harness, worker_config)
+        worker = processes.work(case.harness, worker_config)
         time.sleep(delay)
         done += worker.poll() is None
         worker.kill()
         leases.expire_dead(storage, worker_config.token, "killed")
         worker_config = case.harness.worker_config(worker_config.study)
-    last = soak_fork.work(case.harness, worker_config)
+    last = processes.work(case.harness, worker_config)
     assert last.end() == 0, last.said
     return done == kills
 

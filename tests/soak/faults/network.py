@@ -18,13 +18,13 @@ import sqlalchemy as sa
 
 from search.errors import DatabaseError
 from search.storage.retry import LAST_S
-from tests.faults import soak_machines, soak_row
-from tests.faults.soak_hasty import TIMES
-from tests.faults.soak_machines import LOOK_S, PROMISED_S, Machines, Search
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site, say
 from tests.harness import wait_until
 from tests.service.postgres import Server, serving
+from tests.soak import machines, results
+from tests.soak.machines import LOOK_S, PROMISED_S, Machines, Search
+from tests.soak.results import FaultResult
+from tests.soak.short_timeouts import TIMES
+from tests.soak.workspace import Case, Workspace, say
 
 WORKERS = 2
 #: A break of so many seconds passes: a storage call waits longer.
@@ -82,23 +82,23 @@ class Link:
             _ip("netns", "delete", self.name)  # its interface, and so the pair, goes with it
 
 
-def partitions(site: Site) -> Row:
+def partitions(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
     what = "a machine is cut off"
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        return soak_row.of(what, [], seconds=0.0, note="not done: it wants root, and ip (iproute2)")
+        return results.total(what, [], seconds=0.0, note="not done: it wants root, and ip (iproute2)")
     with Link(os.getpid()).laid() as link, serving(link.near) as server:
-        reports = site.each("server-link", partial(_cut_again_and_again, server, link, site.count(12)), [0])
+        reports = workspace.each("server-link", partial(_cut_again_and_again, server, link, workspace.count(12)), [0])
     note = (
         f"by ip netns and veth; in turn for {BRIEF_S[0]:.0f} to {BRIEF_S[1]:.0f} s, until its leases are over, and so "
         f"while it sleeps; a lease lasts {TIMES.lease_timeout_s:.0f} s; 2 machines with {WORKERS} workers each"
     )
-    return soak_row.of(what, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(what, reports, seconds=time.monotonic() - began, note=note)
 
 
 def _cut_again_and_again(server: Server, link: Link, count: int, case: Case) -> None:
-    harness = _cut_off(soak_machines.hasty(soak_machines.at(server, case.harness)), server, link)
-    search = Search(harness=harness, name="s", trials=soak_machines.ENDLESS, workers=WORKERS)
+    harness = _cut_off(machines.hasty(machines.at(server, case.harness)), server, link)
+    search = Search(harness=harness, name="s", trials=machines.ENDLESS, workers=WORKERS)
     lost: set[int] = set()
     with search.running():
         while case.injected < count:
@@ -192,7 +192,7 @@ def _refusals(search: Search, number: int) -> int:
     return _far(search).dirs.log(search.name, number).read_text().count(LET_GO)
 
 
-def _far(search: Search) -> soak_machines.Machine:
+def _far(search: Search) -> machines.Machine:
     return search.harness.each[1]
 
 

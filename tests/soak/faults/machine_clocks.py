@@ -10,44 +10,46 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tests.faults import invariants, soak_clock, soak_machines, soak_row
-from tests.faults.soak_clock import CALM_S, HOUR
-from tests.faults.soak_hasty import TIMES
-from tests.faults.soak_kills import NOTICE_S
-from tests.faults.soak_machines import FAR, NEAR, PROMISED_S, Machines, Search
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site, say
+from tests.faults import invariants
 from tests.harness import wait_until
 from tests.service.postgres import Server, serving
+from tests.soak import machines, results
+from tests.soak.faults import clock
+from tests.soak.faults.clock import CALM_S, HOUR
+from tests.soak.faults.kills import NOTICE_S
+from tests.soak.machines import FAR, NEAR, PROMISED_S, Machines, Search
+from tests.soak.results import FaultResult
+from tests.soak.short_timeouts import TIMES
+from tests.soak.workspace import Case, Workspace, say
 
 #: Where the clock of the far machine stands, in seconds from the truth, and on which machine all die then.
 FAULTS = ((HOUR, FAR), (-HOUR, NEAR), (HOUR, NEAR), (-HOUR, FAR))
 WORKERS = 2
 
 
-def clocks(site: Site) -> Row:
+def clocks(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
     what, compiler = "two clocks are an hour apart", shutil.which("cc")
     if compiler is None:
-        return soak_row.of(what, [], seconds=0.0, note="not done: there is no C compiler (cc)")
-    library = soak_clock.build(compiler, site.folder)
-    chosen = FAULTS[: site.count(len(FAULTS))]
+        return results.total(what, [], seconds=0.0, note="not done: there is no C compiler (cc)")
+    library = clock.build(compiler, workspace.folder)
+    chosen = FAULTS[: workspace.count(len(FAULTS))]
     with serving() as server:
-        reports = site.each("server-clock", partial(_set_again_and_again, server, library, chosen), [0])
+        reports = workspace.each("server-clock", partial(_set_again_and_again, server, library, chosen), [0])
     shown = ", ".join(f"{seconds:+d} s and all die on {name}" for seconds, name in chosen)
     note = f"the far one: {shown}; a lease lasts {TIMES.lease_timeout_s:.0f} s; 2 machines with {WORKERS} workers each"
-    return soak_row.of(what, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(what, reports, seconds=time.monotonic() - began, note=note)
 
 
 def _set_again_and_again(server: Server, library: Path, chosen: Sequence[tuple[int, str]], case: Case) -> None:
     clock = case.harness.folder / "clock"
     clock.write_bytes(bytes(mmap.PAGESIZE))
-    harness = _with_clock(soak_machines.hasty(soak_machines.at(server, case.harness)), library, clock)
-    search = Search(harness=harness, name="s", trials=soak_machines.ENDLESS, workers=WORKERS)
+    harness = _with_clock(machines.hasty(machines.at(server, case.harness)), library, clock)
+    search = Search(harness=harness, name="s", trials=machines.ENDLESS, workers=WORKERS)
     dead: set[int] = set()
     with search.running():
         for seconds, name in chosen:
-            soak_clock.set_to(clock, seconds)
+            clock.set_to(clock, seconds)
             case.injected += 1
             _nothing_happens(search)
             dead |= _kill_all(search, name, case)

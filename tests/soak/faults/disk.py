@@ -14,11 +14,12 @@ from pathlib import Path
 
 from search.artifacts import checkpoint
 from search.errors import DiskError
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_fork import Fork
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
+from tests.faults import invariants
 from tests.harness import Harness, Tables, wait_until
+from tests.soak import processes, results
+from tests.soak.processes import ProcessGroup
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 #: One worker, two trials of two steps of ten batches.
 TRIALS, STEPS, BATCHES = 2, 2, 10
@@ -52,14 +53,14 @@ class Full:
         return f"{self.at}+" if self.for_good else str(self.at)
 
 
-def full(site: Site) -> Row:
+def full(workspace: Workspace) -> FaultResult:
     """Two hundred writes of a worker, a hundred of a launcher, and every one of a checkpoint, once and for good."""
     began = time.monotonic()
     if shutil.which("strace") is None:
-        return soak_row.of("the disk is full", [], seconds=0.0, note="not done: there is no strace")
-    reports = site.each("disk", _fill_the_disk, site.some(OF_WORKER + OF_LAUNCHER + OF_CHECKPOINTS))
+        return results.total("the disk is full", [], seconds=0.0, note="not done: there is no strace")
+    reports = workspace.each("disk", _fill_the_disk, workspace.some(OF_WORKER + OF_LAUNCHER + OF_CHECKPOINTS))
     assert any(report.facts[IN_CHECKPOINT] for report in reports), "no write of a checkpoint was hit"
-    return soak_row.of("the disk is full", reports, seconds=time.monotonic() - began, note="ENOSPC at one write each")
+    return results.total("the disk is full", reports, seconds=time.monotonic() - began, note="ENOSPC at one write each")
 
 
 def _fill_the_disk(case: Case) -> None:
@@ -75,7 +76,7 @@ def _fill_the_disk(case: Case) -> None:
     case.facts[f"{who}: exit {code}" if was_hit else f"{who}: no such write"] += 1
     _what_is_there_is_whole(harness)
     before = invariants.finished(harness.url)
-    again = soak_fork.launcher(harness, "run", file, "--workers", "1")
+    again = processes.launcher(harness, "run", file, "--workers", "1")
     assert again.end() == 0, again.said
     invariants.check(harness, before=before, over=True)
     states = [trial.state for trial in harness.trials()]
@@ -97,13 +98,13 @@ def _fault(number: int) -> Full:
     return Full(at=(number + 1) // 2, in_worker=True, for_good=number % 2 == 0, of_checkpoints=True)
 
 
-def _run(harness: Harness, file: str, fault: Full) -> tuple[Fork, Path]:
+def _run(harness: Harness, file: str, fault: Full) -> tuple[ProcessGroup, Path]:
     """Start a launcher with strace on it, or on the server from which its worker is forked."""
     trace = harness.folder / "trace.txt"
     words = ("run", file, "--workers", "1")
     gate, go = os.pipe()
     at_server = partial(_attach, harness, fault, trace) if fault.in_worker else None
-    launcher = soak_fork.launcher(harness, *words, gate=gate, at_server=at_server)
+    launcher = processes.launcher(harness, *words, gate=gate, at_server=at_server)
     if not fault.in_worker:
         _attach(harness, fault, trace, launcher.pid)
     os.write(go, b"!")

@@ -3,29 +3,29 @@
 import json
 from collections import Counter
 
-from tests.faults import soak_record, soak_row
-from tests.faults.soak_record import Soak
-from tests.faults.soak_row import Report
+from tests.soak import record, results
+from tests.soak.record import Soak
+from tests.soak.results import CaseResult
 
 
 def test_a_record_has_the_table_the_command_and_the_versions() -> None:
     reports = [
-        Report(injected=3, survived=3, trouble=None, facts=Counter({"late writes refused": 2})),
-        Report(injected=2, survived=1, trouble="LOST: I3: finished trials changed: [7]", facts=Counter()),
+        CaseResult(injected=3, survived=3, trouble=None, facts=Counter({"late writes refused": 2})),
+        CaseResult(injected=2, survived=1, trouble="LOST: I3: finished trials changed: [7]", facts=Counter()),
     ]
     soak = Soak(
         name="Faults",
-        command="python -m tests.faults.soak --seed 5",
+        command="python -m tests.soak --seed 5",
         scale=0.5,
         seed=5,
         seconds=61.4,
-        rows=[soak_row.of("a machine is cut off", reports, seconds=60.6, note="in turn")],
+        rows=[results.total("a machine is cut off", reports, seconds=60.6, note="in turn")],
         versions={"optuna": "5.0.0", "postgresql": "15.14"},
     )
 
-    text, stored = soak_record.page(soak), json.loads(json.dumps(soak_record.as_json(soak)))
+    text, stored = record.page(soak), json.loads(json.dumps(record.as_json(soak)))
 
-    assert "`python -m tests.faults.soak --seed 5` at commit " in text
+    assert "`python -m tests.soak --seed 5` at commit " in text
     assert "optuna 5.0.0, postgresql 15.14." in text
     assert "Scale 0.5, seed 5, 61 s." in text
     assert "| a machine is cut off | 5 | 4 | 1 | 1 | 0 | 61 |" in text

@@ -1,6 +1,6 @@
 """`make soak`: faults by the hundred, against real processes and files; one table of what was lost (hopefully nothing).
 
-    .venv/bin/python -m tests.faults.soak [--postgres] [--only NAME] [--scale 0.05] [--seed 1] [--keep]
+    .venv/bin/python -m tests.soak [--postgres] [--only NAME] [--scale 0.05] [--seed 1] [--keep]
 
 The named points that `make test` runs are in test_named_points.py; here are the random and the exhaustive ones.
 """
@@ -24,49 +24,48 @@ import torch
 
 from search import hardware
 from tests.bench import measure
-from tests.faults import (
-    soak_apart,
-    soak_calls,
-    soak_claims,
-    soak_clock,
-    soak_damage,
-    soak_disk,
-    soak_kills,
-    soak_link,
-    soak_locks,
-    soak_record,
-    soak_resume,
-    soak_row,
-    soak_server,
-    soak_signals,
-)
-from tests.faults.soak_record import Soak
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Site, say
 from tests.service.postgres import missing
+from tests.soak import record, results
+from tests.soak.faults import (
+    claims,
+    clock,
+    damaged_checkpoints,
+    disk,
+    driver_calls,
+    kills,
+    locks,
+    machine_clocks,
+    network,
+    resume,
+    server,
+    signals,
+)
+from tests.soak.record import Soak
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Workspace, say
 
-PARTS: dict[str, Callable[[Site], Row]] = {
-    "worker": soak_kills.worker,
-    "all": soak_kills.group,
-    "launcher": soak_kills.launcher,
-    "signal": soak_signals.signals,
-    "lock": soak_locks.locks,
-    "clock": soak_clock.jumps,
-    "disk": soak_disk.full,
-    "call-locked": soak_calls.locked,
-    "call-broken": soak_calls.broken,
-    "checkpoint": soak_damage.checkpoints,
-    "claim": soak_claims.claims,
-    "resume": soak_resume.resumed,
+PARTS: dict[str, Callable[[Workspace], FaultResult]] = {
+    "worker": kills.worker,
+    "all": kills.group,
+    "launcher": kills.launcher,
+    "signal": signals.signals,
+    "lock": locks.locks,
+    "clock": clock.jumps,
+    "disk": disk.full,
+    "call-locked": driver_calls.locked,
+    "call-broken": driver_calls.broken,
+    "checkpoint": damaged_checkpoints.checkpoints,
+    "claim": claims.claims,
+    "resume": resume.resumed,
 }
 
 #: Parts that want a PostgreSQL server: `make soak-postgres`.
-POSTGRES: dict[str, Callable[[Site], Row]] = {
-    "server-crash": soak_server.crashes,
-    "server-frozen": soak_server.freezes,
-    "server-clock": soak_apart.clocks,
-    "server-zone": soak_server.zones,
-    "server-link": soak_link.partitions,
+POSTGRES: dict[str, Callable[[Workspace], FaultResult]] = {
+    "server-crash": server.crashes,
+    "server-frozen": server.freezes,
+    "server-clock": machine_clocks.clocks,
+    "server-zone": server.zones,
+    "server-link": network.partitions,
 }
 
 #: Parts that wait most of the time: they run beside the others.
@@ -81,13 +80,13 @@ def main(words: list[str]) -> int:
         parser.error(missing())
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that talked to a GPU cannot fork
     folder = Path(tempfile.mkdtemp(prefix="convsearch-soak-", dir=args.folder))
-    site = Site(folder=folder, seed=args.seed, scale=args.scale, jobs=args.jobs)
-    site.prepare()
+    workspace = Workspace(folder=folder, seed=args.seed, scale=args.scale, jobs=args.jobs)
+    workspace.prepare()
     began = time.monotonic()
-    rows = _do_all(names, site)
+    rows = _do_all(names, workspace)
     seconds = time.monotonic() - began
     print(_heading(args, seconds))
-    print(soak_row.table(rows))
+    print(results.table(rows))
     if args.keep:
         say(f"kept in {_keep(args, names, rows, seconds).relative_to(measure.ROOT)}")
     gc.unfreeze()  # else libraries complain, when this process ends, of what they take for leaks
@@ -98,39 +97,39 @@ def main(words: list[str]) -> int:
     return 1
 
 
-def _do_all(names: Sequence[str], site: Site) -> list[Row]:
+def _do_all(names: Sequence[str], workspace: Workspace) -> list[FaultResult]:
     """Do the parts one after the other, and those that wait beside them, each in a process without threads."""
     one_by_one = [name for name in names if name not in WAITING]
     queues = [queue for queue in (one_by_one, *([name] for name in names if name in WAITING)) if queue]
     with ProcessPoolExecutor(len(queues), mp_context=multiprocessing.get_context("fork")) as workers:
-        rows = [row for done in workers.map(partial(_do_queue, site), queues) for row in done]
+        rows = [row for done in workers.map(partial(_do_queue, workspace), queues) for row in done]
     order = [name for queue in queues for name in queue]
     return [rows[order.index(name)] for name in names]
 
 
-def _do_queue(site: Site, names: Sequence[str]) -> list[Row]:
-    return [_do(name, site) for name in names]
+def _do_queue(workspace: Workspace, names: Sequence[str]) -> list[FaultResult]:
+    return [_do(name, workspace) for name in names]
 
 
-def _do(name: str, site: Site) -> Row:
+def _do(name: str, workspace: Workspace) -> FaultResult:
     say(f"{name} ...")
-    row = (PARTS | POSTGRES)[name](site)
+    row = (PARTS | POSTGRES)[name](workspace)
     say(f"{name}: {row.injected} injected, {row.survived} survived, {row.lost} lost, {row.seconds:.0f} s. {row.note}")
     return row
 
 
-def _keep(args: argparse.Namespace, names: Sequence[str], rows: Sequence[Row], seconds: float) -> Path:
+def _keep(args: argparse.Namespace, names: Sequence[str], rows: Sequence[FaultResult], seconds: float) -> Path:
     with_server = not POSTGRES.keys().isdisjoint(names)
     only = " ".join(f"--only {name}" for name in args.only or ()) or ("--postgres" if args.postgres else "")
-    return soak_record.keep(
+    return record.keep(
         Soak(
             name="Faults, Postgres" if with_server else "Faults",
-            command=" ".join(f"python -m tests.faults.soak {only} --scale {args.scale:g} --seed {args.seed}".split()),
+            command=" ".join(f"python -m tests.soak {only} --scale {args.scale:g} --seed {args.seed}".split()),
             scale=args.scale,
             seed=args.seed,
             seconds=round(seconds, 1),
             rows=rows,
-            versions=soak_record.versions(postgres=with_server),
+            versions=record.versions(postgres=with_server),
         )
     )
 

@@ -28,7 +28,7 @@ SPAWN = util.spawnv_passfds
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
+class ProcessGroup:
     """A process that leads a group of its own, and what the group says."""
 
     pid: int
@@ -60,14 +60,14 @@ class Fork:
         self.end()
 
 
-def command(harness: Harness, *words: str, environment: Mapping[str, str] | None = None) -> Fork:
+def command(harness: Harness, *words: str, environment: Mapping[str, str] | None = None) -> ProcessGroup:
     """Start `convsearch WORDS` as a shell does."""
     return start(harness, [str(CONVSEARCH), *harness.complete(words)], environment=environment)
 
 
 def start(
     harness: Harness, words: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
-) -> Fork:
+) -> ProcessGroup:
     """Start a program as a shell does, in a folder of its own if one is given."""
     log = _log(harness, "command")
     with log.open("w") as stream:
@@ -79,12 +79,12 @@ def start(
             cwd=folder,
             start_new_session=True,
         )
-    return Fork(process.pid, log, process.poll)
+    return ProcessGroup(process.pid, log, process.poll)
 
 
 def launcher(
     harness: Harness, *words: str, gate: int | None = None, at_server: Callable[[int], None] | None = None
-) -> Fork:
+) -> ProcessGroup:
     """Fork a process that does `convsearch WORDS`.
 
     `gate`: it waits until something can be read from this descriptor. `at_server`: is told the process id of its
@@ -93,19 +93,19 @@ def launcher(
     return fork(harness, _launcher, harness.complete(words), gate, at_server)
 
 
-def work(harness: Harness, worker_config: WorkerConfig, prepare: Callable[[], None] | None = None) -> Fork:
+def work(harness: Harness, worker_config: WorkerConfig, prepare: Callable[[], None] | None = None) -> ProcessGroup:
     """Fork a worker that has no pool; `prepare` is called in its process first."""
     return fork(harness, _worker, worker_config, prepare)
 
 
-def fork(harness: Harness, target: Callable[..., None], *args: Any) -> Fork:
+def fork(harness: Harness, target: Callable[..., None], *args: Any) -> ProcessGroup:
     """Fork a process that does `target`, with a log in the harness's folder."""
     gc.collect()  # connections that nobody uses any more shall not be inherited
     log = _log(harness, target.__name__.strip("_"))
     process = multiprocessing.get_context("fork").Process(target=_alone, args=(log, target, *args))
     process.start()
     assert process.pid is not None
-    return Fork(process.pid, log, lambda: process.exitcode)
+    return ProcessGroup(process.pid, log, lambda: process.exitcode)
 
 
 def alive(pid: int) -> bool:

@@ -12,10 +12,10 @@ from search.artifacts import checkpoint
 from search.artifacts.checkpoint import CorruptCheckpoint
 from search.storage.rdb import Storage
 from search.study import stored_study
-from tests.faults import soak_fork, soak_row
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site
 from tests.harness import Harness, Tables
+from tests.soak import processes, results
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace
 
 #: Three trials, whose last two checkpoints are kept, with all that a training can consist of.
 STUDY: Tables = {
@@ -63,19 +63,19 @@ class Folder:
     strangers: tuple[Path, ...]
 
 
-def checkpoints(site: Site) -> Row:
+def checkpoints(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
-    harness = site.harness("checkpoints")
+    harness = workspace.harness("checkpoints")
     folders = _folders(harness)
-    cases = range(max(1, site.count(1000) // DAMAGES_OF_A_CASE))
-    reports = site.each("checkpoint", partial(_damage_some, folders), cases)
-    return soak_row.of("a checkpoint is damaged", reports, seconds=time.monotonic() - began)
+    cases = range(max(1, workspace.count(1000) // DAMAGES_OF_A_CASE))
+    reports = workspace.each("checkpoint", partial(_damage_some, folders), cases)
+    return results.total("a checkpoint is damaged", reports, seconds=time.monotonic() - began)
 
 
 def _folders(harness: Harness) -> list[Folder]:
     """Of two studies of three trials each."""
     for name in ("one", "other"):
-        worker = soak_fork.work(harness, harness.create(name, **STUDY))
+        worker = processes.work(harness, harness.create(name, **STUDY))
         assert worker.end() == 0, worker.said
     whole = {
         (name, n): sorted(harness.dirs.trial(name, n).glob("*.ckpt")) for name in ("one", "other") for n in range(3)

@@ -7,11 +7,11 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from tests.faults import soak_machines, soak_row
-from tests.faults.soak_machines import Search
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site, say
 from tests.service.postgres import Server, serving
+from tests.soak import machines, results
+from tests.soak.machines import Search
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace, say
 
 #: Trials of a study; as many studies follow one another as the faults want.
 TRIALS, FEWEST = 500, 40
@@ -36,9 +36,9 @@ class Fault:
     note: str
 
 
-def crashes(site: Site) -> Row:
+def crashes(workspace: Workspace) -> FaultResult:
     return _row(
-        site,
+        workspace,
         Fault(
             what="the server crashes",
             part="server-crash",
@@ -50,9 +50,9 @@ def crashes(site: Site) -> Row:
     )
 
 
-def freezes(site: Site) -> Row:
+def freezes(workspace: Workspace) -> FaultResult:
     return _row(
-        site,
+        workspace,
         Fault(
             what="the server freezes",
             part="server-frozen",
@@ -64,9 +64,9 @@ def freezes(site: Site) -> Row:
     )
 
 
-def zones(site: Site) -> Row:
+def zones(workspace: Workspace) -> FaultResult:
     return _row(
-        site,
+        workspace,
         Fault(
             what="sessions differ in time zone",
             part="server-zone",
@@ -78,18 +78,18 @@ def zones(site: Site) -> Row:
     )
 
 
-def _row(site: Site, fault: Fault) -> Row:
+def _row(workspace: Workspace, fault: Fault) -> FaultResult:
     began = time.monotonic()
-    trials = max(FEWEST, site.count(TRIALS))
+    trials = max(FEWEST, workspace.count(TRIALS))
     with serving() as server:
-        body = partial(_again_and_again, server, fault, site.count(fault.count), trials)
-        reports = site.each(fault.part, body, [0])
+        body = partial(_again_and_again, server, fault, workspace.count(fault.count), trials)
+        reports = workspace.each(fault.part, body, [0])
     note = f"{fault.note}; studies of {trials} trials, 2 machines with {WORKERS} workers each"
-    return soak_row.of(fault.what, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(fault.what, reports, seconds=time.monotonic() - began, note=note)
 
 
 def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case: Case) -> None:
-    harness = soak_machines.at(server, case.harness)
+    harness = machines.at(server, case.harness)
     while case.injected < count:
         name = f"s{case.facts['studies']}"
         search = Search(harness=harness, name=name, trials=trials, workers=WORKERS)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from search.study.provenance import commit, hardware
 from tests.bench import measure
-from tests.faults.soak_row import Row
 from tests.service.postgres import binaries, missing
+from tests.soak.results import FaultResult
 
 COLUMNS = ("fault", "injected", "survived", "lost", "doubled", "stuck", "seconds")
 
@@ -26,7 +26,7 @@ class Soak:
     scale: float
     seed: int
     seconds: float
-    rows: Sequence[Row]
+    rows: Sequence[FaultResult]
     versions: dict[str, str]
 
 

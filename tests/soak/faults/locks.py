@@ -10,25 +10,26 @@ from pathlib import Path
 
 import psutil
 
-from tests.faults import invariants, soak_fork, soak_row
-from tests.faults.soak_fork import Fork
-from tests.faults.soak_kills import owners
-from tests.faults.soak_row import Row
-from tests.faults.soak_site import Case, Site, say
+from tests.faults import invariants
 from tests.harness import Harness, Tables, wait_until
+from tests.soak import processes, results
+from tests.soak.faults.kills import owners
+from tests.soak.processes import ProcessGroup
+from tests.soak.results import FaultResult
+from tests.soak.workspace import Case, Workspace, say
 
 #: Longer than the study lasts; at the end its budget is lowered to what has been begun.
 STUDY: Tables = {"budget": {"trials": 5000, "epochs": 3, "steps_per_epoch": 3}}
 LONG_S, SHORT_S = 60.0, (1.0, 3.0)
 
 
-def locks(site: Site) -> Row:
+def locks(workspace: Workspace) -> FaultResult:
     """At least one long lock, and so many short ones as the scale allows."""
     began = time.monotonic()
-    long, short = max(1, round(2 * site.scale)), site.count(20)
-    reports = site.each("lock", partial(_lock_again_and_again, long, short), [0])
+    long, short = max(1, round(2 * workspace.scale)), workspace.count(20)
+    reports = workspace.each("lock", partial(_lock_again_and_again, long, short), [0])
     note = f"{long} locks of {LONG_S:.0f} s, {short} of {SHORT_S[0]:.0f} to {SHORT_S[1]:.0f} s"
-    return soak_row.of("the database is locked", reports, seconds=time.monotonic() - began, note=note)
+    return results.total("the database is locked", reports, seconds=time.monotonic() - began, note=note)
 
 
 def _lock_again_and_again(long: int, short: int, case: Case) -> None:
@@ -36,7 +37,7 @@ def _lock_again_and_again(long: int, short: int, case: Case) -> None:
     durations = [LONG_S] * long + [case.dice.uniform(*SHORT_S) for _ in range(short)]
     case.dice.shuffle(durations)
     file = harness.write(**STUDY)
-    launcher = soak_fork.launcher(harness, "run", file, "--workers", "2")
+    launcher = processes.launcher(harness, "run", file, "--workers", "2")
     try:
         wait_until(lambda: len(owners(harness)) == 2)
         family = _family(launcher)
@@ -49,12 +50,12 @@ def _lock_again_and_again(long: int, short: int, case: Case) -> None:
     case.facts["trials"] += len(harness.trials())
 
 
-def _lock_once(case: Case, launcher: Fork, family: set[int], seconds: float) -> None:
+def _lock_once(case: Case, launcher: ProcessGroup, family: set[int], seconds: float) -> None:
     time.sleep(case.dice.uniform(0.0, 2.0))
     case.injected += 1
     began = time.monotonic()
     ours, theirs = Pipe(duplex=False)
-    holder = soak_fork.fork(case.harness, _hold, case.harness.folder / "home" / "studies.db", seconds, theirs)
+    holder = processes.fork(case.harness, _hold, case.harness.folder / "home" / "studies.db", seconds, theirs)
     try:
         assert ours.recv() == "locked"
         assert holder.end(seconds + 60.0) == 0, holder.said
@@ -75,9 +76,9 @@ def _hold(file: Path, seconds: float, pipe: Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def finish(harness: Harness, launchers: Sequence[Fork], file: str) -> None:
+def finish(harness: Harness, launchers: Sequence[ProcessGroup], file: str) -> None:
     """Lower the budget to what has been begun, as a second command may do at any time; all end by themselves."""
-    second = soak_fork.launcher(harness, "run", file, "--trials", "1")
+    second = processes.launcher(harness, "run", file, "--trials", "1")
     assert second.end() == 75, second.said
     for launcher in launchers:
         code = launcher.end()
@@ -90,7 +91,7 @@ def _see_that_nothing_happened(harness: Harness) -> None:
     assert not hurt, f"the lock hurt {hurt}"
 
 
-def _family(launcher: Fork) -> set[int]:
+def _family(launcher: ProcessGroup) -> set[int]:
     """The launcher, the server of its workers, and these."""
     process = psutil.Process(launcher.pid)
     return {process.pid, *(child.pid for child in process.children(recursive=True))}

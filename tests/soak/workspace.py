@@ -20,8 +20,8 @@ import torch
 from search.seeds import derive
 from search.spec import study_spec
 from search.study import inputs
-from tests.faults.soak_row import Report
 from tests.harness import Harness, paint
+from tests.soak.results import CaseResult
 
 #: Between two lines that say how far a part is.
 PROGRESS_S = 15.0
@@ -43,7 +43,7 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
+class Workspace:
     """A folder to work in, and how much is to be done."""
 
     folder: Path
@@ -79,9 +79,9 @@ class Site:
         wanted = min(full, self.count(full))
         return [1 + index * full // wanted for index in range(wanted)]
 
-    def each(self, part: str, body: Callable[[Case], None], cases: Sequence[int]) -> list[Report]:
+    def each(self, part: str, body: Callable[[Case], None], cases: Sequence[int]) -> list[CaseResult]:
         """Do `body` for every case, each in a process that has no threads, and so can fork."""
-        reports: list[Report] = []
+        reports: list[CaseResult] = []
         said = began = time.monotonic()
         with ProcessPoolExecutor(self.jobs, mp_context=multiprocessing.get_context("fork")) as workers:
             for done in as_completed([workers.submit(self._do, part, body, index) for index in cases]):
@@ -91,7 +91,7 @@ class Site:
                     say(f"{part}: {len(reports)} of {len(cases)} cases, {said - began:.0f} s")
         return reports
 
-    def _do(self, part: str, body: Callable[[Case], None], index: int) -> Report:
+    def _do(self, part: str, body: Callable[[Case], None], index: int) -> CaseResult:
         harness = self.harness(f"{part}-{index:04d}")
         case = Case(index=index, harness=harness, dice=random.Random(derive(self.seed, part, index)))
         trouble = None
@@ -102,7 +102,7 @@ class Site:
             (harness.folder / "trouble.txt").write_text("".join(traceback.format_exception(error)))
             trouble = _trouble(part, case, error)
             say(trouble)
-        return Report(injected=case.injected, survived=case.survived, trouble=trouble, facts=case.facts)
+        return CaseResult(injected=case.injected, survived=case.survived, trouble=trouble, facts=case.facts)
 
 
 def say(text: str) -> None:

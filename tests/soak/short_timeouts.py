@@ -42,7 +42,7 @@ def main(words: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="soak_hasty", description=__doc__)
+    parser = argparse.ArgumentParser(prog="short_timeouts", description=__doc__)
     parser.add_argument("verb", choices=["run"])
     parser.add_argument("study", type=Path)
     parser.add_argument("--workers", type=int)

@@ -10,7 +10,7 @@ HEADINGS = ("fault", "injected", "survived", "lost", "doubled", "stuck", "s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class CaseResult:
     """What came of one case: a study, or whatever a fault was injected into once or several times."""
 
     injected: int
@@ -22,7 +22,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class FaultResult:
     """What came of all cases of one fault."""
 
     fault: str
@@ -41,11 +41,11 @@ class Row:
         return self.lost == 0 and self.injected > 0
 
 
-def of(fault: str, reports: Sequence[Report], *, seconds: float, note: str = "") -> Row:
+def total(fault: str, reports: Sequence[CaseResult], *, seconds: float, note: str = "") -> FaultResult:
     """The sum of all cases."""
     facts = sum((report.facts for report in reports), Counter[str]())
     counted = ", ".join(f"{count} {name}" for name, count in sorted(facts.items()))
-    return Row(
+    return FaultResult(
         fault=fault,
         injected=sum(report.injected for report in reports),
         survived=sum(report.survived for report in reports),
@@ -57,7 +57,7 @@ def of(fault: str, reports: Sequence[Report], *, seconds: float, note: str = "")
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[FaultResult]) -> str:
     """All rows as plain text, with what is to be said about each below."""
     lines = [_line(HEADINGS), _line(["-" * (width - 1) for width in WIDTHS])]
     for row in rows:
@@ -66,7 +66,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(f"{row.fault}: {row.note}" for row in rows if row.note)])
 
 
-def _lost(report: Report) -> int:
+def _lost(report: CaseResult) -> int:
     """A case that went wrong lost something, even if every fault that was counted until then was survived."""
     lost = report.injected - report.survived
     return lost if report.trouble is None else max(1, lost)

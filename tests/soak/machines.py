@@ -19,10 +19,11 @@ import psutil
 from search.artifacts import study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.storage.records import TrialRecord
-from tests.faults import invariants, soak_fork, soak_hasty
-from tests.faults.soak_fork import Fork
+from tests.faults import invariants
 from tests.harness import CONVSEARCH, Harness, wait_until
 from tests.service.postgres import PostgresLab, Server, dump
+from tests.soak import processes, short_timeouts
+from tests.soak.processes import ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[2]
 #: More trials than anybody waits for; at the end the budget is lowered to those that were begun.
@@ -34,7 +35,7 @@ BEGIN_S, END_S = 180.0, 900.0
 #: Between two looks at who is at work; each is a connection of its own.
 LOOK_S = 0.2
 #: A dead stranger is found when its lease is over, and the next look comes a second later; if the machine is not busy.
-PROMISED_S = soak_hasty.TIMES.lease_timeout_s + 2.0
+PROMISED_S = short_timeouts.TIMES.lease_timeout_s + 2.0
 #: What the log of a trial says when an attempt begins, and when one ends well.
 ATTEMPT, DONE = re.compile(r" attempt (\d+) in process"), " complete: "
 #: Runs the words behind it under another host name.
@@ -55,12 +56,12 @@ class Machine(PostgresLab):
     def dirs(self) -> StudyDirs:
         return replace(study_dir.of(self.url), root=self.folder / "runs")
 
-    def command(self, *words: str) -> Fork:
+    def command(self, *words: str) -> ProcessGroup:
         """Start `convsearch WORDS` there."""
         host = ("unshare", "--uts", sys.executable, "-c", RENAMED, self.name) if os.geteuid() == 0 else ()
         every = [*self.before, *host, *self.program, *self.complete(words)]
         environment = {**self.environment, "CONVSEARCH_STORAGE": self.url}
-        return soak_fork.start(self, every, environment=environment, folder=self.folder)
+        return processes.start(self, every, environment=environment, folder=self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def at(server: Server, harness: Harness) -> Machines:
 def hasty(harness: Machines) -> Machines:
     """The same machines, whose pools wait not so long."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    program, environment = (sys.executable, "-m", soak_hasty.__name__), {"PYTHONPATH": path}
+    program, environment = (sys.executable, "-m", short_timeouts.__name__), {"PYTHONPATH": path}
     return replace(harness, each=tuple(replace(one, program=program, environment=environment) for one in harness.each))
 
 
@@ -103,7 +104,7 @@ class Search:
     trials: int
     workers: int
     """Of each machine."""
-    launchers: dict[str, Fork] = field(default_factory=dict)
+    launchers: dict[str, ProcessGroup] = field(default_factory=dict)
     """By machine."""
     families: dict[str, set[int]] = field(default_factory=dict)
     """By machine: the processes of its launcher when all workers were at work."""
@@ -248,7 +249,7 @@ def _read(log: Path) -> str:
     return log.read_text() if log.exists() else ""
 
 
-def _family(launcher: Fork) -> set[int]:
+def _family(launcher: ProcessGroup) -> set[int]:
     """A launcher, the server of its workers, and these; nobody if it has ended."""
     try:
         process = psutil.Process(launcher.pid)
