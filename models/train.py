@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from models.cuda_graph import GraphCache, Recorder, make_recorder
 from models.optim import MovingAverage, make_optimizer, set_rate
 from models.plan import check_batch_size, check_optimizer
 from models.precision import computes_bfloat16
-from models.rng_state import RandomState, get_random_state, seed_everything, set_random_state
+from models.rng_state import get_random_state, seed_everything, set_random_state
 from models.schedule import Plateau, make_schedule
+from models.training_state import TrainingState
 
 Batch = tuple[Tensor, Tensor]
 """(N, 3, side, side) float32 images, normalised and channels_last, and (N,) int64 labels."""
@@ -56,29 +56,6 @@ class StepResult:
     images: int
     seconds: float
     """Time for training and for waiting on batches, summed over all attempts at the step."""
-
-
-class TrainingState(TypedDict):
-    """The complete state of a training; torch.load(weights_only=True) can read it."""
-
-    config: dict[str, Any]
-    seed: int
-    total_batches: int
-    """As planned at the start."""
-    turn: tuple[int, float, int]
-    """The last call of `end_after`: the batch, the progress of the schedule (0 to 1), and the new total of batches."""
-    batch: int
-    step: int
-    step_began: int
-    """Number of batches before the current step."""
-    loss_sum: float
-    images: int
-    seconds: float
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    average: dict[str, Any]
-    plateau: dict[str, Any]
-    random: RandomState
 
 
 class Training:

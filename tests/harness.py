@@ -24,7 +24,7 @@ from search.artifacts.study_dir import StudyDirs
 from search.cli import main
 from search.process import this_process
 from search.spec import study_spec
-from search.storage import leases, queries
+from search.storage import claims, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialCounts, TrialRecord
@@ -238,7 +238,7 @@ def paint(folder: Path) -> Path:
 def work(place: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
     """Claim the next trial and run it in this process."""
     owner = this_process(place.storage.token or "")
-    claim = leases.claim(place.storage, place.study.id, owner, strategy.queue(place.study))
+    claim = claims.claim(place.storage, place.study.id, owner, strategy.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     return queries.trial(place.storage.engine, place.study.name, claim.number)

@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from data.progress import Say
-from search.artifacts import study_dir
+from search.artifacts import files, study_dir
 from search.artifacts.remote_checkpoints import RemoteCheckpoints
 from search.artifacts.remote_store import RemoteStoreError
 from search.artifacts.study_dir import StudyDirs
@@ -61,7 +61,7 @@ def clean(url: str, cache: Path, *, data: bool, say: Say) -> int:
             dirs.remove(unused.name)
             say(f"removed the files in {dirs.study(unused.name)}: there is no such study")
     for path in _unused_images(cache, engine) if data else ():
-        freed += study_dir.size(path)
+        freed += files.size(path)
         shutil.rmtree(path)
         say(f"removed {path}: images that no study uses")
     return freed
@@ -80,7 +80,7 @@ def remove_leftovers(dirs: StudyDirs, engine: sa.Engine, name: str, remote: Remo
         The number of bytes freed on this machine.
     """
     paths = leftovers(dirs, engine, name)
-    freed = sum(map(study_dir.size, paths))
+    freed = sum(map(files.size, paths))
     _unlink(paths)
     if remote is not None:
         with suppress(RemoteStoreError):  # `delete` removes them with the study
@@ -106,7 +106,7 @@ def unused_files(dirs: StudyDirs, engine: sa.Engine) -> Iterator[UnusedFiles]:
         if name not in stored:
             yield UnusedFiles(name=name, paths=(), size=dirs.size(name))
         elif paths := leftovers(dirs, engine, name):
-            yield UnusedFiles(name=name, paths=paths, size=sum(map(study_dir.size, paths)))
+            yield UnusedFiles(name=name, paths=paths, size=sum(map(files.size, paths)))
 
 
 def leftovers(dirs: StudyDirs, engine: sa.Engine, name: str) -> tuple[Path, ...]:

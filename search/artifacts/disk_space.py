@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
-from search.artifacts import cleanup, study_dir
+from search.artifacts import cleanup, files, study_dir
 from search.console import count_workers
 from search.errors import ConvsearchError, DiskError
 
@@ -127,7 +127,7 @@ class DiskBudget:
         prefix = f"{dirs.study(self.study)}/"
         used, checkpoints, largest = 0, 0, 0
         for file in dirs.files():
-            size = study_dir.bytes_of(file)
+            size = files.bytes_of(file)
             used += size
             if file.name.endswith(study_dir.CHECKPOINT) and file.path.startswith(prefix):
                 checkpoints, largest = checkpoints + 1, max(largest, size)

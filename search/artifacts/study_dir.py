@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from search.artifacts import files
 from search.errors import BusyError, DiskError, UsageError
 from search.storage.read_only import server_database, sqlite_path
 
@@ -98,9 +99,9 @@ class StudyDirs:
 
     def files(self) -> Iterator[os.DirEntry[str]]:
         """Iterate over the files of all studies, of whichever database, and of the database itself."""
-        for entry in _entries(self.root):
+        for entry in files.entries(self.root):
             if entry.is_dir():
-                yield from files_below(entry.path) if os.path.exists(os.path.join(entry.path, LOCK)) else ()
+                yield from files.files_below(entry.path) if os.path.exists(os.path.join(entry.path, LOCK)) else ()
             elif self._is_database(entry.name):
                 yield entry
 
@@ -113,9 +114,9 @@ class StudyDirs:
         Yields:
             Checkpoints in no particular order.
         """
-        for folder in _entries(self.study(name)):
+        for folder in files.entries(self.study(name)):
             if match := TRIAL.fullmatch(folder.name):
-                for file in _entries(folder.path):
+                for file in files.entries(folder.path):
                     if file.is_file() and file.name.endswith((CHECKPOINT, HALF)):
                         yield CheckpointFile(trial=int(match[1]), path=Path(file.path))
 
@@ -188,7 +189,7 @@ class StudyDirs:
 
     def size(self, name: str) -> int:
         """Return the size of the files of a study in bytes."""
-        return sum(size(path) for path in self._study_files(name))
+        return sum(files.size(path) for path in self._study_files(name))
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
@@ -340,37 +341,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def size(path: Path) -> int:
-    """Return the size in bytes of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(bytes_of(file) for file in files_below(path))
-
-
-def files_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Iterate over all files below a folder. Skips files that are removed meanwhile, and does not follow links."""
-    for entry in _entries(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from files_below(entry.path)
-        elif entry.is_file(follow_symlinks=False):
-            yield entry
-
-
-def bytes_of(file: os.DirEntry[str]) -> int:
-    """Return the size of a file in bytes; 0 if the file no longer exists."""
-    with suppress(FileNotFoundError):
-        return file.stat(follow_symlinks=False).st_size
-    return 0
-
-
 def _owner(lock: Path) -> str | None:
     """Return the database recorded in the lock of a study folder; None if no database is recorded."""
     lines = lock.read_text(errors="replace").splitlines()
     return lines[1] if len(lines) > 1 else None
-
-
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder; empty if the folder is missing or not readable."""
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as entries:
-        return list(entries)
-    return []

@@ -186,7 +186,7 @@ def _with_finals(engine: "sa.Engine", name: str) -> tuple[str, ...]:
 def _refuse_running(storage: "Storage", name: str) -> None:
     """Raise BusyError if a study is running on any machine."""
     from search.storage import queries
-    from search.storage.lease_expiry import has_no_live_owner
+    from search.storage.leases import has_no_live_owner
 
     is_held = not has_no_live_owner(storage, storage.get_study_id_from_name(name), echo)
     running = queries.study(storage.engine, name).counts.running

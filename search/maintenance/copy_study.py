@@ -22,7 +22,7 @@ from search.errors import BusyError, DatabaseError, UsageError
 from search.optuna_internals import models
 from search.service.session import requeue_stopped
 from search.storage import attr_keys, queries
-from search.storage.lease_expiry import has_no_live_owner
+from search.storage.leases import has_no_live_owner
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy

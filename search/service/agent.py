@@ -30,8 +30,8 @@ from search.errors import (
 from search.service.final import layout_of, verdict_study
 from search.service.run import hours_left
 from search.service.session import RunOptions, Show, pool, requeue_stopped
-from search.storage import leases, queries
-from search.storage.lease_expiry import LeaseMonitor
+from search.storage import claims, leases, queries
+from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudySummary
 from search.study import provenance, stored_study, strategy
@@ -148,7 +148,7 @@ class Agent:
         self._lease_monitors.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
         if summary.is_over:
             return not summary.running and self._create_verdict(storage, stored)
-        if not storage.read(lambda tx: leases.claimable(tx, stored.id, strategy.ladder(stored.spec))):
+        if not storage.read(lambda tx: claims.claimable(tx, stored.id, strategy.ladder(stored.spec))):
             return False
         is_busy = bool(storage.read(lambda tx: leases.lease_tokens(tx, stored.id)))
         if is_busy and summary.is_verdict and stored.spec.budget.hours is not None:

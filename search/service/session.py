@@ -13,7 +13,7 @@ from search.artifacts.study_dir import StudyDirs
 from search.errors import BusyError, SpecError, UsageError
 from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import attr_keys, leases, queries
-from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
+from search.storage.leases import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.study import stored_study

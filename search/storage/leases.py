@@ -1,147 +1,29 @@
-"""Leases of trials: claim, renew, release, expire. Each is one write transaction.
+"""Leases of trials: renew, release, and expire those of dead owners.
 
-WAITING --claim--> RUNNING --tell--> COMPLETE | PRUNED | FAIL
-   ^                  |
-   +-----release------+      a deliberate stop is no attempt; a death counts towards ATTEMPTS at the same step
+The lease of a process of this machine that has died expires at once; other leases expire when they are not renewed.
 """
 
 import json
-import secrets
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+import socket
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
+from data.progress import Say
 from search.errors import BusyError
-from search.process import LeaseOwner
+from search.process import boot_id, is_dead
 from search.storage import attr_keys
-from search.storage.rdb import Storage, finish_statement, utc_now
-from search.storage.tables import CURVES, LEASES, STUDY_ATTRS, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS, TRIALS
-from search.storage.trial_loader import paused_ids
+from search.storage.rdb import Storage, finish_statement
+from search.storage.retry import Timeouts
+from search.storage.tables import CURVES, LEASES, TRIAL_ATTRS, TRIALS
 
 #: A trial fails after its process has died this many times at the same step. Determined's default is 5, Ray's 0. A bad
 #: trial must neither stop a study nor use up its time. A trial that progressed between two deaths is not the cause: its
 #: machine is taken away repeatedly.
 ATTEMPTS = 3
-
-
-#: Lock timeout of one claim, in seconds. A worker that is stopped while it waits holds no trial yet.
-CLAIM_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """A trial that its owner holds until it is finished or released."""
-
-    trial_id: int
-    number: int
-    attempt: int
-    """1 for a new trial; a deliberate stop does not count."""
-
-
-class Promotion(Protocol):
-    """Selects the paused trials that are resumed."""
-
-    def promotable(self, connection: sa.Connection, study_id: int) -> list[tuple[int, int]]:
-        """(trial id, number) of the trials that can be resumed now, in this order."""
-
-    def last(self, connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-        """(trial id, number) of the trial that is resumed when nothing else is claimable; None if no trial is."""
-
-    def never_promoted(self, connection: sa.Connection, study_id: int) -> list[tuple[int, str]]:
-        """(trial id, reason) of the trials that are pruned when `last` returns None."""
-
-
-def claim(
-    storage: Storage,
-    study_id: int,
-    owner: LeaseOwner,
-    queue: Sequence[Mapping[str, Any]] = (),
-    promotion: Promotion | None = None,
-) -> Claim | None:
-    """Claim a waiting trial, or create a new one if the study's budget allows.
-
-    With a `promotion`, promotable paused trials are claimed before new ones. If nothing is claimable and no lease is
-    held, the best paused trial is resumed, or the remaining ones are pruned.
-
-    An owner works on one trial at a time. If the owner holds a trial already, the answer to that claim was lost, and
-    the claim is returned again (as in Vizier, https://github.com/google/vizier, vizier_service.proto).
-
-    Args:
-        storage: Storage of the study.
-        study_id: Id of the study.
-        owner: Process that holds the lease.
-        queue: Parameters of the first trials: trial number n takes `queue[n]`. The entries are the points to try first,
-            or the cells of a grid. The queue is not stored, and a smaller budget leaves no rows behind.
-        promotion: Policy for paused trials. Without it they stay paused.
-
-    Returns:
-        The claim, or None if no trial is claimable.
-    """
-
-    def take(connection: sa.Connection) -> Claim | None:
-        storage.lock_study(connection, study_id, wait_s=CLAIM_S)  # other claims wait for all round trips below
-        status = connection.execute(_claim_status(study_id, owner.token)).one()
-        if status.is_held:  # checked under the lock, where a first attempt with a COMMIT in flight is visible
-            for trial_id, number in _held_trials(connection, LEASES.c.token == owner.token):
-                return Claim(
-                    trial_id=trial_id, number=number, attempt=_int_attr(connection, trial_id, attr_keys.ATTEMPTS)
-                )
-        created = None
-        claimed = _take_waiting(connection, study_id) if status.is_waiting else None
-        if claimed is None:
-            claimed = _promote(storage, connection, study_id, promotion)
-        if claimed is None and status.trials < int(json.loads(status.budget)):
-            claimed = created = _create_trial(connection, study_id, status.trials, queue)
-        if claimed is None:
-            claimed = _finish_paused(storage, connection, study_id, promotion)
-        if claimed is None:
-            return None
-        trial_id, number = claimed
-        attempt = 1 if created else _int_attr(connection, trial_id, attr_keys.ATTEMPTS) + 1
-        connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, attempt))
-        if not created:
-            connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
-        # A random initial counter makes this lease differ from the owner's earlier one for an observer.
-        row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": secrets.randbits(30)}
-        connection.execute(sa.insert(LEASES).values(row))
-        return Claim(trial_id=trial_id, number=number, attempt=attempt)
-
-    return storage.write(take)
-
-
-def claimable(connection: sa.Connection, study_id: int, promotion: Promotion | None = None) -> int:
-    """Return the number of trials that can be claimed now.
-
-    Args:
-        connection: Connection in a transaction.
-        study_id: Id of the study.
-        promotion: Policy for paused trials. Without it, every waiting trial counts.
-
-    Returns:
-        Waiting trials that are not paused, promotable ones, and those that the budget still allows. The number is 1 if
-        none of these exist, some trials are paused and no lease is held: a worker is needed to finish the paused ones.
-    """
-    states = sa.select(TRIALS.c.state, sa.func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
-    count: dict[str, int] = dict(connection.execute(states).all())
-    waiting = count.get("WAITING", 0) + max(0, budget(connection, study_id) - sum(count.values()))
-    if promotion is None:
-        return waiting
-    paused = connection.execute(paused_ids(study_id).with_only_columns(sa.func.count())).scalar_one()
-    available = waiting - paused + len(promotion.promotable(connection, study_id))
-    return int(available or (paused > 0 and not lease_tokens(connection, study_id)))
-
-
-def budget(connection: sa.Connection, study_id: int) -> int:
-    """Return the maximum number of trials of the study, in all states together."""
-    return int(json.loads(connection.execute(_budget(study_id)).scalar_one()))
-
-
-def _budget(study_id: int) -> sa.Select[Any]:
-    return sa.select(STUDY_ATTRS.c.value_json).where(
-        STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == attr_keys.BUDGET
-    )
 
 
 def lease_tokens(connection: sa.Connection, study_id: int) -> set[str]:
@@ -167,9 +49,9 @@ def release(storage: Storage, tokens: Collection[str]) -> list[int]:
     of_owners = LEASES.c.token.in_(tokens)
 
     def put_back(connection: sa.Connection) -> list[int]:
-        held = _held_trials(connection, of_owners)
+        held = held_trials(connection, of_owners)
         for trial_id, _ in held:
-            attempts = _int_attr(connection, trial_id, attr_keys.ATTEMPTS)
+            attempts = int_attr(connection, trial_id, attr_keys.ATTEMPTS)
             connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, max(0, attempts - 1)))
             _requeue(connection, trial_id)
         # Includes the leases of trials that were finished by clients without leases.
@@ -197,13 +79,13 @@ def expire_dead(storage: Storage, token: str, why: str, *, renewals: int | None 
         of_owner &= LEASES.c.renewals == renewals
 
     def requeue_or_fail(connection: sa.Connection) -> list[int]:
-        held = _held_trials(connection, of_owner)
+        held = held_trials(connection, of_owner)
         for trial_id, _ in held:
             if _record_death(storage, connection, trial_id, why) < ATTEMPTS:
                 _requeue(connection, trial_id)
                 continue
             reason = f"its process died {ATTEMPTS} times at the same step; last: {why}"
-            _end_trial(storage, connection, trial_id, "FAIL", reason)
+            end_trial(storage, connection, trial_id, "FAIL", reason)
         connection.execute(sa.delete(LEASES).where(of_owner))
         return [number for _, number in held]
 
@@ -241,88 +123,7 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
     return storage.write(put_back)
 
 
-def _claim_status(study_id: int, token: str) -> sa.Select[Any]:
-    """Select the status of the study that a claim needs, in one round trip."""
-    count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
-    return sa.select(
-        sa.exists().where(LEASES.c.token == token).label("is_held"),
-        _select_waiting(study_id).exists().label("is_waiting"),
-        count.scalar_subquery().label("trials"),
-        _budget(study_id).scalar_subquery().label("budget"),
-    )
-
-
-def _select_waiting(study_id: int) -> sa.Select[Any]:
-    """Select the waiting trials that are not paused."""
-    return sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
-        TRIALS.c.study_id == study_id,
-        TRIALS.c.state == "WAITING",
-        TRIALS.c.trial_id.not_in(paused_ids(study_id)),
-    )
-
-
-def _take_waiting(connection: sa.Connection, study_id: int) -> tuple[int, int] | None:
-    row = connection.execute(_select_waiting(study_id).order_by(TRIALS.c.number).limit(1)).one_or_none()
-    if row is None:
-        return None
-    connection.execute(_start_statement(row.trial_id))
-    return row.trial_id, row.number
-
-
-def _promote(
-    storage: Storage, connection: sa.Connection, study_id: int, promotion: Promotion | None
-) -> tuple[int, int] | None:
-    best = [] if promotion is None else promotion.promotable(connection, study_id)
-    if not best:
-        return None
-    _resume(storage, connection, best[0][0])
-    return best[0]
-
-
-def _finish_paused(
-    storage: Storage, connection: sa.Connection, study_id: int, promotion: Promotion | None
-) -> tuple[int, int] | None:
-    """Resume the best paused trial, or prune the paused ones, if nothing is claimable and no lease is held."""
-    if promotion is None or lease_tokens(connection, study_id):
-        return None
-    # Another owner may just have released a trial: on PostgreSQL each statement sees what is committed by then.
-    claimed = _take_waiting(connection, study_id) or _promote(storage, connection, study_id, promotion)
-    if claimed is not None:
-        return claimed
-    best = promotion.last(connection, study_id)
-    if best is None:
-        for trial_id, reason in promotion.never_promoted(connection, study_id):
-            # The pause did not count as an attempt, like a stop; the end of the trial does.
-            attempts = _int_attr(connection, trial_id, attr_keys.ATTEMPTS) + 1
-            connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, attempts))
-            _end_trial(storage, connection, trial_id, "PRUNED", reason)
-        return None
-    _resume(storage, connection, best[0])
-    return best
-
-
-def _resume(storage: Storage, connection: sa.Connection, trial_id: int) -> None:
-    connection.execute(storage.trial_attr(trial_id, attr_keys.PAUSED, None))
-    connection.execute(_start_statement(trial_id))
-
-
-def _start_statement(trial_id: int) -> sa.Executable:
-    values = {"state": "RUNNING", "datetime_start": utc_now()}
-    return sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(values)
-
-
-def _create_trial(
-    connection: sa.Connection, study_id: int, number: int, queue: Sequence[Mapping[str, Any]]
-) -> tuple[int, int]:
-    row = {"study_id": study_id, "number": number, "state": "RUNNING", "datetime_start": utc_now()}
-    trial_id = connection.execute(sa.insert(TRIALS).values(row).returning(TRIALS.c.trial_id)).scalar_one()
-    if number < len(queue):
-        fixed = {"trial_id": trial_id, "key": attr_keys.FIXED_PARAMS, "value_json": json.dumps(dict(queue[number]))}
-        connection.execute(sa.insert(TRIAL_SYSTEM_ATTRS).values(fixed))
-    return trial_id, number
-
-
-def _held_trials(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[tuple[int, int]]:
+def held_trials(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[tuple[int, int]]:
     rows = (
         sa.select(TRIALS.c.trial_id, TRIALS.c.number)
         .join(LEASES, LEASES.c.trial_id == TRIALS.c.trial_id)
@@ -332,10 +133,104 @@ def _held_trials(connection: sa.Connection, condition: sa.ColumnElement[bool]) -
     return [(row.trial_id, row.number) for row in connection.execute(rows)]
 
 
-def _end_trial(storage: Storage, connection: sa.Connection, trial_id: int, state: str, reason: str) -> None:
+def end_trial(storage: Storage, connection: sa.Connection, trial_id: int, state: str, reason: str) -> None:
     connection.execute(storage.trial_attr(trial_id, attr_keys.REASON, reason))
     for statement in finish_statement(trial_id, state):
         connection.execute(statement)
+
+
+def int_attr(connection: sa.Connection, trial_id: int, key: str) -> int:
+    return int(_attr(connection, trial_id, key) or 0)
+
+
+@dataclass(slots=True)
+class LeaseMonitor:
+    """Expires the leases of dead processes of this machine at once, and other leases when they are not renewed.
+
+    The age of a lease is measured by the local monotonic clock, and only between successful scans. Neither a clock jump
+    nor an unreachable database expires a lease (client-go's leader election works in the same way).
+    """
+
+    times: Timeouts = field(default_factory=Timeouts)
+    machines: int = 0
+    """Number of hosts that held leases at the last scan, without the excluded tokens."""
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _looked: float | None = None
+
+    def expire(
+        self,
+        storage: Storage,
+        study_id: int,
+        *,
+        but: Collection[str] = (),
+        pause_s: float = 0.0,
+        now: float | None = None,
+    ) -> list[int]:
+        """Scan the leases of a study once, and expire those of owners that are gone.
+
+        Args:
+            storage: Storage of the study.
+            study_id: Id of the study.
+            but: Tokens to exclude, because the caller monitors them.
+            pause_s: Planned pause between two scans, in seconds.
+            now: Monotonic time in seconds; None for the current time.
+
+        Returns:
+            Numbers of the trials that lost their owner.
+        """
+        now = time.monotonic() if now is None else now
+        others = sa.select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.token.not_in(but))
+        rows = storage.read(lambda connection: connection.execute(others).all())
+        self.machines = len({row.host for row in rows})
+        last, self._looked = self._looked, now
+        # The planned pause is excluded, twice: the scans can take up to half of the gap.
+        blind_s = 0.0 if last is None else max(0.0, now - last - max(self.times.renewal_interval_s, 2 * pause_s))
+        numbers: list[int] = []
+        seen: dict[str, tuple[int, float]] = {}
+        for row in rows:
+            renewals, since = self._seen.get(row.token, (None, now))
+            # A gap between two scans was not observed, so it does not age a lease.
+            seen[row.token] = (row.renewals, now if row.renewals != renewals else since + blind_s)
+            why = self._gone(row, age=now - seen[row.token][1])
+            if why:
+                numbers += expire_dead(storage, row.token, why, renewals=row.renewals)
+        self._seen = seen
+        return numbers
+
+    def _gone(self, row: sa.Row[Any], *, age: float) -> str | None:
+        if row.host == socket.gethostname() and row.boot == boot_id() and is_dead(row.pid, row.started):
+            return f"process {row.pid} is gone"
+        if age <= self.times.lease_timeout_s:
+            return None
+        return f"process {row.pid} on {row.host} has not been heard of for {age:.0f} s"
+
+
+def has_no_live_owner(storage: Storage, study_id: int, say: Say, *, times: Timeouts | None = None) -> bool:
+    """Expire leases and return whether the study has no live owner left.
+
+    Processes of other machines cannot be inspected. The call waits until one of them renews its lease, or until all
+    leases have expired.
+
+    Args:
+        storage: Storage of the study.
+        study_id: Id of the study.
+        say: Receives the message that the call waits.
+        times: Renewal interval and timeout of leases; None for the defaults.
+
+    Returns:
+        True if no lease is held any more.
+    """
+    monitor = LeaseMonitor(times or Timeouts())
+    monitor.expire(storage, study_id)
+    first = held = _renewals(storage, study_id)
+    if held:
+        limit = monitor.times.lease_timeout_s
+        say(f"others hold {len(held)} of its trials; waiting up to {limit:.0f} s to see whether they are alive")
+    while held and held.items() <= first.items():
+        time.sleep(monitor.times.renewal_interval_s / 2)
+        monitor.expire(storage, study_id)
+        held = _renewals(storage, study_id)
+    return not held
 
 
 def _requeue(connection: sa.Connection, trial_id: int) -> None:
@@ -353,7 +248,7 @@ def _record_death(storage: Storage, connection: sa.Connection, trial_id: int, wh
     steps = connection.execute(sa.select(sa.func.count()).where(CURVES.c.trial_id == trial_id)).scalar_one()
     last = _attr(connection, trial_id, attr_keys.DEATHS)
     count = last["count"] + 1 if last and (last["steps"], last.get("epochs")) == (steps, epochs) else 1
-    attempt = _int_attr(connection, trial_id, attr_keys.ATTEMPTS)
+    attempt = int_attr(connection, trial_id, attr_keys.ATTEMPTS)
     crash = f"attempt {attempt}, after {steps} steps: {why}"
     connection.execute(
         storage.trial_attr(trial_id, attr_keys.DEATHS, {"steps": steps, "epochs": epochs, "count": count})
@@ -363,11 +258,14 @@ def _record_death(storage: Storage, connection: sa.Connection, trial_id: int, wh
     return count
 
 
-def _int_attr(connection: sa.Connection, trial_id: int, key: str) -> int:
-    return int(_attr(connection, trial_id, key) or 0)
-
-
 def _attr(connection: sa.Connection, trial_id: int, key: str) -> Any:
     row = sa.select(TRIAL_ATTRS.c.value_json).where(TRIAL_ATTRS.c.trial_id == trial_id, TRIAL_ATTRS.c.key == key)
     text = connection.execute(row).scalar_one_or_none()
     return None if text is None else json.loads(text)
+
+
+def _renewals(storage: Storage, study_id: int) -> dict[str, int]:
+    """Number of lease renewals by owner token."""
+    leases = sa.select(LEASES.c.token, LEASES.c.renewals).where(LEASES.c.study_id == study_id)
+    renewals: dict[str, int] = dict(storage.read(lambda connection: connection.execute(leases).all()))
+    return renewals

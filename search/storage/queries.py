@@ -26,8 +26,8 @@ from search.storage.records import (
     is_verdict,
     searched,
 )
-from search.storage.tables import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIAL_VALUES, TRIALS
-from search.storage.trial_loader import load_trials, paused_ids
+from search.storage.tables import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS
+from search.storage.trial_loader import load_trials, paused_ids, select_best_ids, select_trial_ids
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: Maximum number of trials that are listed in a statement: SQLite allows 32766 values.
@@ -320,10 +320,6 @@ def _counts(connection: sa.Connection, study_id: int, budget: int | None) -> Tri
     )
 
 
-def select_trial_ids(study_id: int) -> sa.Select[Any]:
-    return sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
-
-
 def _finished(connection: sa.Connection, study_id: int) -> frozenset[int]:
     rows = sa.select(TRIALS.c.number).where(TRIALS.c.study_id == study_id, TRIALS.c.state.in_(FINISHED))
     return frozenset(connection.execute(rows).scalars())
@@ -343,25 +339,3 @@ def _owners(connection: sa.Connection, study_id: int) -> dict[int, dict[str, Any
         LEASES.c.trial_id == TRIALS.c.trial_id, TRIALS.c.study_id == study_id
     )
     return {number: {"host": host, "pid": pid} for number, host, pid in connection.execute(rows)}
-
-
-def is_maximized(directions: Sequence[str]) -> bool:
-    """Whether the first objective is maximized, which is also the default."""
-    return not directions or directions[0] == "maximize"
-
-
-def select_best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
-    """Select the ids of the `top` complete trials, or of all with None, by their first objective, best first."""
-    order = TRIAL_VALUES.c.value.desc() if is_maximized(directions) else TRIAL_VALUES.c.value.asc()
-    return (
-        select_trial_ids(study_id)
-        .where(
-            TRIALS.c.state == "COMPLETE",
-            TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id,
-            TRIAL_VALUES.c.objective == 0,
-            TRIAL_VALUES.c.value_type == "FINITE",
-            TRIAL_VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
-        )
-        .order_by(order, TRIALS.c.number)
-        .limit(top)
-    )

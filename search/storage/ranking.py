@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from search.storage import attr_keys
-from search.storage.queries import find_study, is_maximized, read_study, select_best_ids, select_trial_ids, trials
+from search.storage.queries import find_study, read_study, trials
 from search.storage.read_only import read_transaction
 from search.storage.records import Ranking, TrialRecord
 from search.storage.tables import TRIAL_ATTRS, TRIALS
-from search.storage.trial_loader import load_trials
+from search.storage.trial_loader import is_maximized, load_trials, select_best_ids, select_trial_ids
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:

@@ -36,8 +36,7 @@ from search.storage.tables import (
     TRIAL_VALUES,
     TRIALS,
 )
-from search.storage.transactions import TransactionalStorage
-from search.storage.upsert import Upsert, Write, attr, fenced_upsert, group_statements
+from search.storage.transactions import TransactionalStorage, Upsert, Write, attr, fenced_upsert, group_statements
 
 T = TypeVar("T")
 

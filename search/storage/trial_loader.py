@@ -55,6 +55,32 @@ def paused_ids(study_id: int, rung: int | None = None) -> sa.Select[Any]:
     )
 
 
+def select_trial_ids(study_id: int) -> sa.Select[Any]:
+    return sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
+
+
+def is_maximized(directions: Sequence[str]) -> bool:
+    """Whether the first objective is maximized, which is also the default."""
+    return not directions or directions[0] == "maximize"
+
+
+def select_best_ids(study_id: int, directions: Sequence[str], top: int | None) -> sa.Select[Any]:
+    """Select the ids of the `top` complete trials, or of all with None, by their first objective, best first."""
+    order = TRIAL_VALUES.c.value.desc() if is_maximized(directions) else TRIAL_VALUES.c.value.asc()
+    return (
+        select_trial_ids(study_id)
+        .where(
+            TRIALS.c.state == "COMPLETE",
+            TRIAL_VALUES.c.trial_id == TRIALS.c.trial_id,
+            TRIAL_VALUES.c.objective == 0,
+            TRIAL_VALUES.c.value_type == "FINITE",
+            TRIAL_VALUES.c.value.is_not(None),  # SQLite stores NaN as NULL
+        )
+        .order_by(order, TRIALS.c.number)
+        .limit(top)
+    )
+
+
 @contextmanager
 def gc_paused() -> Iterator[None]:
     """Disable Python's garbage collector: 5,000 trials create a quarter million objects without garbage, and repeated

@@ -19,8 +19,8 @@ from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DatabaseError, DiskError, LeaseLostError
 from search.process import this_process
 from search.spec.study_spec import baseline
-from search.storage import attr_keys, leases, queries
-from search.storage.leases import Claim
+from search.storage import attr_keys, claims, leases, queries
+from search.storage.claims import Claim
 from search.storage.rdb import Storage
 from search.storage.tables import TRIAL_VALUES, TRIALS
 from search.study import strategy
@@ -52,7 +52,7 @@ def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *,
     points, promotion = strategy.queue(context.study), strategy.ladder(context.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = leases.claim(context.storage, context.study.id, owner, points, promotion)
+        claim = claims.claim(context.storage, context.study.id, owner, points, promotion)
         if claim is None:
             return
         is_sound = run_claimed_trial(context, claim, do, where=where)

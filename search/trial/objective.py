@@ -8,7 +8,7 @@ from models.train import Diverged
 from search.pruners.asha import PruneDecision
 from search.spec.fit import check_fit
 from search.storage import attr_keys
-from search.storage.leases import Claim
+from search.storage.claims import Claim
 from search.study.strategy import asha, trial_seed
 from search.trial import recorder
 from search.trial.context import TrainingContext

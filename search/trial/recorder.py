@@ -18,7 +18,7 @@ from search.spec.domains import Value
 from search.spec.fit import ImageLimits, check_fit, describe_changes, fitted, is_in_space
 from search.spec.study_spec import StudySpec, baseline
 from search.storage import attr_keys, queries
-from search.storage.leases import Claim
+from search.storage.claims import Claim
 from search.study.strategy import asha, asked, audited, for_trial, limits_of
 from search.trial.context import TrialContext
 from search.trial.outcome import TrialPaused

@@ -9,7 +9,7 @@ import torch
 
 from data.errors import DataError
 from data.parts import TrainData, concat, load_train
-from search.storage.leases import Claim
+from search.storage.claims import Claim
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy

@@ -36,7 +36,7 @@ class TrialFiles:
         """Write a checkpoint, and upload it if the study has a remote store; a failed upload is only logged.
 
         Args:
-            state: State of the training (`models.train.TrainingState`).
+            state: State of the training (`models.training_state.TrainingState`).
             step: Reported steps done.
             batch: Batches done.
             seconds: Seconds of training and evaluation, over all attempts.

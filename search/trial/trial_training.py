@@ -19,10 +19,11 @@ from data.parts import Split, TrainData
 from models.backbone import pretrained
 from models.config import Impossible
 from models.evaluate import Evaluation, evaluate, latency_s
-from models.train import Batch, StepResult, Training, TrainingState, start
+from models.train import Batch, StepResult, Training, start
+from models.training_state import TrainingState
 from search.spec import study_spec
 from search.storage import attr_keys
-from search.storage.leases import Claim
+from search.storage.claims import Claim
 from search.trial.context import TrainingContext
 from search.trial.trial_files import TrialFiles
 

@@ -14,14 +14,9 @@ from dataclasses import dataclass, field, replace
 from data.errors import DataError
 from search.artifacts import disk_space, study_dir
 from search.artifacts.disk_space import DiskBudget
-from search.errors import (
-    ConvsearchError,
-    DatabaseError,
-    DiskError,
-    SpecError,
-)
-from search.storage import leases, queries
-from search.storage.lease_expiry import LeaseMonitor
+from search.errors import ConvsearchError, DatabaseError, DiskError, SpecError
+from search.storage import claims, leases, queries
+from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
 from search.storage.retry import Timeouts
@@ -32,14 +27,10 @@ from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import LOOK_S, WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import View
+from search.workers.polling import READ_S, Every, pause_s
 from search.workers.signals import SignalListener
 from search.workers.stop_rules import END_OF, SAME_FAILURES, StopReason, StopRules
 
-#: Polling interval of the database in seconds: the maximum staleness of the live view and of a stop request.
-READ_S = 1.0
-#: The interval grows where many machines poll (together at most `TOGETHER` times a second) and where polling takes long
-#: (at most 1 / `ONE_IN` of the time), up to `SELDOM_S` seconds.
-TOGETHER, ONE_IN, SELDOM_S = 10.0, 20, 10.0
 #: A worker counts as hung if it finishes no batch for this number of median epochs, however slow it is.
 HANG_EPOCHS = 10
 #: Seconds for a worker to finish its batch and write its checkpoint. The whole shutdown must take at most 20 s, because
@@ -73,7 +64,7 @@ class Pool:
     _stop_reason: StopReason | None = None
     _last_record: StudyRecord | None = None
     """The study at the last poll."""
-    _poll_timer: "Every" = field(default_factory=lambda: Every(READ_S))
+    _poll_timer: Every = field(default_factory=lambda: Every(READ_S))
     _clock: RunTimeCounter = field(init=False)
     _lease_monitor: LeaseMonitor = field(init=False)
     _signals: SignalListener = field(init=False)
@@ -202,7 +193,7 @@ class Pool:
         promotion = strategy.ladder(self.study.spec)
         return self.storage.read(
             lambda connection: (
-                leases.claimable(connection, self.study.id, promotion),
+                claims.claimable(connection, self.study.id, promotion),
                 leases.lease_tokens(connection, self.study.id),
             )
         )
@@ -330,31 +321,3 @@ class Pool:
         with suppress(DatabaseError, DiskError):  # the reason for the stop is what to report
             leases.release(self.storage, tokens)
             dirs.clear_stopped_workers(self.study.name)
-
-
-def pause_s(took_s: float, *, machines: int) -> float:
-    """Polling interval of the database.
-
-    Args:
-        took_s: Duration of the last poll in seconds.
-        machines: Number of machines that poll the same database, this one included.
-
-    Returns:
-        Seconds between two polls, from `READ_S` to `SELDOM_S`.
-    """
-    return min(SELDOM_S, max(READ_S, ONE_IN * took_s, machines / TOGETHER))
-
-
-@dataclass(slots=True)
-class Every:
-    """A timer that is due once every `seconds`, and at the first call."""
-
-    seconds: float
-    _last_due: float | None = None
-
-    def is_due(self) -> bool:
-        now = time.monotonic()
-        if self._last_due is not None and now - self._last_due < self.seconds:
-            return False
-        self._last_due = now
-        return True

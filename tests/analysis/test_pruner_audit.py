@@ -9,7 +9,7 @@ from search.analysis.pruner_audit import MIN_AUDITED, audit, lines
 from search.process import this_process
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
-from search.storage import leases, queries
+from search.storage import claims, queries
 from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 from search.study import strategy
@@ -52,7 +52,7 @@ def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(
     )
     place = runner.workplace(worker_config)
     owner, gate = this_process(place.storage.token or ""), strategy.ladder(place.study.spec)
-    while (claim := leases.claim(place.storage, place.study.id, owner, (), gate)) is not None:
+    while (claim := claims.claim(place.storage, place.study.id, owner, (), gate)) is not None:
         runner.run_trial(place, claim, lambda: None)
 
     rows = harness.trials()

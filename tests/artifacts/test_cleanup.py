@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from search.artifacts import cleanup, study_dir
 from search.process import this_process
 from search.spec import study_spec
-from search.storage import leases
+from search.storage import claims
 from search.storage.rdb import Storage
 from search.study import stored_study
 from tests.harness import Harness
@@ -105,7 +105,7 @@ def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cac
 
 def test_what_a_running_study_is_writing_stays(url: str, cache: Path) -> None:
     storage = add(url, "s")
-    leases.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
+    claims.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
 
     freed, said = clean(url, cache)
 

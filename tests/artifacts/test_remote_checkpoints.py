@@ -14,7 +14,7 @@ from search.artifacts.remote_store import RemoteStoreClient, RemoteStoreError
 from search.artifacts.study_dir import StudyDirs
 from search.errors import SpecError
 from search.process import this_process
-from search.storage import leases
+from search.storage import claims
 from search.storage.rdb import Storage
 from search.study import stored_study, strategy
 from search.trial import runner
@@ -179,7 +179,7 @@ def move(harness: Harness, store: Path | None) -> Any:
             raise TrialStopped
 
     place = runner.workplace(worker_config)
-    claim = leases.claim(place.storage, stored.id, this_process(worker_config.token), strategy.queue(place.study))
+    claim = claims.claim(place.storage, stored.id, this_process(worker_config.token), strategy.queue(place.study))
     assert claim is not None
     runner.run_trial(place, claim, pulse)
     assert 0 < harness.steps() < 6

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.artifacts import study_dir
+from search.artifacts import files, study_dir
 from search.artifacts.study_dir import CheckpointFile, StudyDirs
 from search.errors import BusyError, DiskError, UsageError
 
@@ -138,8 +138,8 @@ def test_a_lock_that_says_nothing_is_of_no_database(place: StudyDirs) -> None:
 def test_the_size_of_a_folder_is_that_of_all_its_files(place: StudyDirs, tmp_path: Path) -> None:
     make(place, "s")
 
-    assert study_dir.size(place.trial("s", 0)) == 4
-    assert study_dir.size(tmp_path / "nothing") == 0
+    assert files.size(place.trial("s", 0)) == 4
+    assert files.size(tmp_path / "nothing") == 0
 
 
 def permissions(path: Path) -> str:
@@ -235,8 +235,8 @@ def test_a_file_that_is_removed_while_it_is_counted_counts_nothing(place: StudyD
 
     (place.trial("s", 0) / "step.ckpt").unlink()
 
-    assert study_dir.bytes_of(found["step.ckpt"]) == 0
-    assert study_dir.bytes_of(found["convsearch.lock"]) > 0
+    assert files.bytes_of(found["step.ckpt"]) == 0
+    assert files.bytes_of(found["convsearch.lock"]) > 0
 
 
 def test_the_checkpoints_of_a_study_are_told_with_their_trials_and_whether_they_are_whole(place: StudyDirs) -> None:

@@ -33,7 +33,7 @@ from search.process import this_process
 from search.samplers import tpe
 from search.spec import study_spec
 from search.spec.search_space import sample
-from search.storage import leases
+from search.storage import claims
 from search.storage.rdb import Storage, utc_now
 from search.storage.tables import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS
 from search.study import stored_study
@@ -271,7 +271,7 @@ def live_ours(url: str) -> Callable[[], float]:
     owner = this_process("bench")
 
     def live() -> None:
-        claim = leases.claim(place.storage, place.study.id, owner)
+        claim = claims.claim(place.storage, place.study.id, owner)
         assert claim is not None
         trial = recorder.open_trial(place, claim)
         trial, _ = recorder.draw(place, claim, trial)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from search.workers.pool import pause_s
+from search.workers.polling import pause_s
 from tests.bench.window import SEAT, Measured, percentile
 
 FULL = 0.7

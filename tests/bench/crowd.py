@@ -29,9 +29,9 @@ from search.artifacts import study_dir
 from search.optuna_internals import SubsetTPESampler
 from search.process import LeaseOwner, this_process
 from search.samplers import tpe
-from search.storage import leases, queries, retry
-from search.storage.lease_expiry import LeaseMonitor
-from search.storage.leases import Claim
+from search.storage import claims, leases, queries, retry
+from search.storage.claims import Claim
+from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.study import stored_study, strategy
@@ -40,7 +40,7 @@ from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome, TrialStopped
 from search.trial.recorder import TrialRecorder
 from search.workers import backend
-from search.workers.pool import READ_S, Every, pause_s
+from search.workers.polling import READ_S, Every, pause_s
 from tests.bench import replay
 from tests.bench.meter import Meter
 
@@ -159,7 +159,7 @@ class Crowd:
 def fill(connection: Any, stored: stored_study.StoredStudy) -> tuple[int, set[str]]:
     """What a pool reads before it starts workers."""
     ladder = strategy.ladder(stored.spec)
-    return leases.claimable(connection, stored.id, ladder), leases.lease_tokens(connection, stored.id)
+    return claims.claimable(connection, stored.id, ladder), leases.lease_tokens(connection, stored.id)
 
 
 @dataclass(kw_only=True)

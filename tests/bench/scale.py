@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy as sa
 
 from search.storage.retry import NOTICE_S, Timeouts
-from search.workers.pool import READ_S, TOGETHER
+from search.workers.polling import READ_S, TOGETHER
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table
 from tests.bench.window import (

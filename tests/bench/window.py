@@ -24,7 +24,7 @@ from search.spec.search_space import sample
 from search.storage.rdb import Storage
 from search.storage.tables import TRIALS
 from search.study import stored_study
-from search.workers.pool import pause_s
+from search.workers.polling import pause_s
 from tests.bench.bookkeeping import Drawn, insert, rows
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT

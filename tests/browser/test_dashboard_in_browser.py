@@ -11,7 +11,8 @@ import pytest
 
 from search.artifacts import misclassified
 from search.dashboard import server as dashboard
-from search.dashboard.server import AccessPolicy, Server
+from search.dashboard.access import AccessPolicy
+from search.dashboard.server import Server
 from tests.browser.browser import BROWSER, opened
 from tests.harness import PATIENCE_S, Harness, wait_until
 

@@ -25,7 +25,8 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from search.dashboard import server as dashboard
-from search.dashboard.server import AccessPolicy, Server
+from search.dashboard.access import AccessPolicy, guard
+from search.dashboard.server import Server
 from search.errors import DatabaseError, UsageError
 from tests.harness import Harness
 
@@ -73,7 +74,7 @@ def serving(url: str, *, host: str = "127.0.0.1", expose: bool = False) -> Itera
 def serving_app(app: "WSGIApplication") -> Iterator[int]:
     """Serve another application behind the guard; the port."""
     server = dashboard._listen(app, host="127.0.0.1", port=0)
-    server.set_app(dashboard.guard(app, AccessPolicy(token=TOKEN, port=server.server_port)))
+    server.set_app(guard(app, AccessPolicy(token=TOKEN, port=server.server_port)))
     with running(server) as port:
         yield port
 

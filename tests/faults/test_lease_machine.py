@@ -29,8 +29,8 @@ from optuna.trial import TrialState
 from search.errors import BusyError, DatabaseError, LeaseLostError
 from search.process import LeaseOwner, start_time, this_process
 from search.spec import study_spec
-from search.storage import leases
-from search.storage.lease_expiry import LeaseMonitor
+from search.storage import claims, leases
+from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.storage.tables import CURVES, LEASES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS
@@ -252,7 +252,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def claims(self, token: str) -> None:
         expected = self._take(token)
 
-        claim = leases.claim(self._as(token), self.study.id, self.workers[token].owner, QUEUE)
+        claim = claims.claim(self._as(token), self.study.id, self.workers[token].owner, QUEUE)
 
         assert (None if claim is None else claim.number) == expected
         if claim is not None:
@@ -390,8 +390,8 @@ class LeaseMachine(RuleBasedStateMachine):
         found = self.desk.trials(self.study.id)
         stored = [trial for _, trial in found.values()]
         with self.desk.storage.engine.connect() as connection:
-            budget = leases.budget(connection, self.study.id)
-            claimable = leases.claimable(connection, self.study.id)
+            budget = claims.budget(connection, self.study.id)
+            claimable = claims.claimable(connection, self.study.id)
             holders = leases.lease_tokens(connection, self.study.id)
 
         assert budget == self.budget
@@ -503,11 +503,11 @@ def fill(storage: Storage) -> None:
     """A study with one trial of each kind."""
     stored = stored_study.open_or_create(storage, SPEC, name="beside it", data=DATA)
     for end in FINISHED:
-        claim = leases.claim(storage, stored.id, this_process("neighbour"))
+        claim = claims.claim(storage, stored.id, this_process("neighbour"))
         assert claim is not None
         storage.set_trial_state_values(claim.trial_id, TrialState[end])
     leases.retry_failed(storage, stored.id)
-    leases.claim(storage, stored.id, this_process("neighbour"))
+    claims.claim(storage, stored.id, this_process("neighbour"))
 
 
 @pytest.fixture

@@ -77,8 +77,8 @@ def everybody(
 
 #: Where a worker dies. A trial of the study "plain" has three steps, so the fifth checkpoint is trial 1's second one.
 WORKER: dict[str, Point] = {
-    "in the claim's transaction": Point(faults=(worker("storage.leases:claim", "commit", 2),)),
-    "after the claim": Point(faults=(worker("storage.leases:claim", "after", 2),), hit={1: 2}),
+    "in the claim's transaction": Point(faults=(worker("storage.claims:claim", "commit", 2),)),
+    "after the claim": Point(faults=(worker("storage.claims:claim", "after", 2),), hit={1: 2}),
     "in the draw's transaction": Point(faults=(worker("trial.recorder:draw", "commit", 3),), hit={2: 2}),
     "after the draw": Point(faults=(worker("trial.recorder:draw", "after", 3),), hit={2: 2}),
     "in the report's transaction": Point(
@@ -109,7 +109,7 @@ WORKER: dict[str, Point] = {
 TRAINING = worker(
     "trial.search_training:SearchTraining._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0
 )
-CLAIMED = worker("storage.leases:claim", "after", 2)
+CLAIMED = worker("storage.claims:claim", "after", 2)
 #: Where a launcher dies, or is told to stop and somebody dies of it.
 LAUNCHER: dict[str, Point] = {
     "between the study's row and its attributes": Point(
@@ -120,7 +120,7 @@ LAUNCHER: dict[str, Point] = {
     ),
     "after the start of the pool": Point(faults=(launcher("workers.local:start_server"),), codes=(DEAD,)),
     "before the first renewal": Point(
-        faults=(worker("storage.leases:claim", "after", 2, to="launcher", pause_s=30.0),), codes=(DEAD,), hit={1: 2}
+        faults=(worker("storage.claims:claim", "after", 2, to="launcher", pause_s=30.0),), codes=(DEAD,), hit={1: 2}
     ),
     "before its first look at the leases": Point(
         faults=(launcher("storage.leases:renew", "before"),), codes=(DEAD,), hit=None
@@ -130,7 +130,7 @@ LAUNCHER: dict[str, Point] = {
     ),
     "while it takes up what another launcher left": Point(
         faults=(
-            worker("storage.leases:claim", "after", 2, to="launcher", pause_s=30.0),
+            worker("storage.claims:claim", "after", 2, to="launcher", pause_s=30.0),
             launcher("storage.leases:expire_dead", "commit"),
         ),
         codes=(DEAD, DEAD),

@@ -18,7 +18,7 @@ from models.optim import parameter_groups
 from models.plan import check_batch_size, plan
 from models.train import Training, start
 from search.process import this_process
-from search.storage import leases
+from search.storage import claims
 from search.trial import recorder, runner
 from search.trial.trial_training import TrialTraining
 from tests.harness import Harness, work
@@ -189,7 +189,7 @@ def test_enlarged_images_are_judged_fewer_at_once(harness: Harness) -> None:
         space={"backbone": "resnet18", "backbone_side": 128, "batch_size": 32, "learning_rate": 0.01},
     )
     place = runner.workplace(worker_config)
-    claim = leases.claim(place.storage, place.study.id, this_process(worker_config.token))
+    claim = claims.claim(place.storage, place.study.id, this_process(worker_config.token))
     assert claim is not None
     trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
     run = TrialTraining(

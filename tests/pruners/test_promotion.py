@@ -12,7 +12,7 @@ from search.process import this_process
 from search.pruners import promotion
 from search.pruners.promotion import AshaPromotion
 from search.samplers.tpe import TrialSubset
-from search.storage import leases
+from search.storage import claims
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study, strategy
@@ -130,7 +130,7 @@ def test_the_sampler_learns_from_trials_that_pause(harness: Harness) -> None:
     stored = stored_study.load(storage, "s")
     place = runner.workplace(worker_config)
     for _ in range(2):
-        claim = leases.claim(
+        claim = claims.claim(
             place.storage, stored.id, this_process(worker_config.token), (), strategy.ladder(stored.spec)
         )
         assert claim is not None
@@ -152,7 +152,7 @@ def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_t
     place, owner = runner.workplace(worker_config), this_process(worker_config.token)
     rungs = strategy.ladder(place.study.spec)
     kept: list[int] = []
-    while (claim := leases.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
+    while (claim := claims.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
         runner.run_trial(place, claim, lambda: None)
         pausing = [trial for trial in harness.trials() if trial.paused is not None]
         kept += [sum(any(harness.dirs.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
@@ -172,7 +172,7 @@ def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(ha
     worker_config = harness.create(**changes)
     place, owner = runner.workplace(worker_config), this_process(worker_config.token)
     for number in range(7):
-        claim = leases.claim(place.storage, place.study.id, owner, ())
+        claim = claims.claim(place.storage, place.study.id, owner, ())
         assert claim is not None
         if number < 2:
             runner.run_trial(place, claim, lambda: None)
@@ -191,17 +191,17 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
     place = runner.workplace(worker_config)
     owner = this_process(worker_config.token)
     for _ in range(2):
-        claim = leases.claim(place.storage, place.study.id, owner, (), ladder)
+        claim = claims.claim(place.storage, place.study.id, owner, (), ladder)
         assert claim is not None
         runner.run_trial(place, claim, lambda: None)
     best = max(harness.trials(), key=lambda trial: trial.curve[-1][1])
     with open_reader(worker_config.url).connect() as connection:
-        assert leases.claimable(connection, place.study.id, ladder) == 1
+        assert claims.claimable(connection, place.study.id, ladder) == 1
 
-    last = leases.claim(place.storage, place.study.id, owner, (), ladder)
+    last = claims.claim(place.storage, place.study.id, owner, (), ladder)
     assert last is not None
     runner.run_trial(place, last, lambda: None)
-    nothing = leases.claim(place.storage, place.study.id, owner, (), ladder)
+    nothing = claims.claim(place.storage, place.study.id, owner, (), ladder)
 
     assert (last.number, nothing) == (best.number, None)
     assert sorted(trial.state for trial in harness.trials()) == ["COMPLETE", "PRUNED"]
@@ -210,7 +210,7 @@ def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_p
         "rank 2 of 2 at step 1 when nothing was left to begin",
     }
     with open_reader(worker_config.url).connect() as connection:
-        assert leases.claimable(connection, place.study.id, ladder) == 0
+        assert claims.claimable(connection, place.study.id, ladder) == 0
 
 
 def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(harness: Harness) -> None:

@@ -14,7 +14,7 @@ from search.optuna_internals import SubsetStudy
 from search.process import this_process
 from search.samplers import tpe
 from search.samplers.tpe import MAX_GOOD, OptunaSampler, TrialSubset, is_random
-from search.storage import leases
+from search.storage import claims
 from search.storage.rdb import Storage
 
 Point = dict[str, float | str]
@@ -63,7 +63,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
     for turn in range(20):
         storage = workers[turn % 2]
         storage.token = f"turn {turn}"  # an owner has one trial at a time
-        claim = leases.claim(storage, study_id, this_process(storage.token))
+        claim = claims.claim(storage, study_id, this_process(storage.token))
         assert claim is not None
         cached = _CachedStorage(storage)
         cached.get_all_trials(study_id, deepcopy=False)

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from search.cli.main import main
 from search.process import this_process
-from search.storage import attr_keys, leases, queries
+from search.storage import attr_keys, claims, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study
@@ -111,7 +111,7 @@ def test_where_all_trials_fail_the_worker_says_so_by_its_exit(harness: Harness) 
     storage = Storage(harness.url, token="me")
     stored = stored_study.load(storage, "s")
     for _ in range(5):
-        claim = leases.claim(storage, stored.id, this_process("me"))
+        claim = claims.claim(storage, stored.id, this_process("me"))
         assert claim is not None
         storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
@@ -144,7 +144,7 @@ def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(harness: H
     worker_config = harness.create(budget={"trials": 1, "epochs": 1})
     storage = Storage(harness.url, token=worker_config.token)
     gone = this_process("gone")
-    leases.claim(storage, stored_study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
+    claims.claim(storage, stored_study.load(storage, "s").id, replace(gone, started=gone.started - 3600))
 
     answer = harness.run("worker", "--workers", "1")
 

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from search.dashboard import server as dashboard
 from search.errors import LeaseLostError
 from search.process import this_process
-from search.storage import leases, queries
+from search.storage import claims, leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import TrialRecord
@@ -89,8 +89,8 @@ def far(server: Server, database: str, wire: Wire, make_study: Callable[[int], i
     storage.engine.dispose()
 
 
-def claim(storage: Storage, study_id: int) -> leases.Claim:
-    taken = leases.claim(storage, study_id, this_process(storage.token or ""))
+def claim(storage: Storage, study_id: int) -> claims.Claim:
+    taken = claims.claim(storage, study_id, this_process(storage.token or ""))
     assert taken is not None
     return taken
 
@@ -184,8 +184,8 @@ def test_a_claim_that_is_made_again_before_the_first_one_is_over_is_the_same(
 ) -> None:
     study_id = make_study(2)
     first, again = Storage(url, token="me"), Storage(url, token="me")
-    claims: list[leases.Claim] = []
-    late = threading.Thread(target=lambda: claims.append(claim(again, study_id)))
+    taken_later: list[claims.Claim] = []
+    late = threading.Thread(target=lambda: taken_later.append(claim(again, study_id)))
     write = first.write
 
     def slowly(work: Callable[[sa.Connection], Any]) -> Any:
@@ -198,10 +198,10 @@ def test_a_claim_that_is_made_again_before_the_first_one_is_over_is_the_same(
         return write(take)
 
     monkeypatch.setattr(first, "write", slowly)
-    claims.append(claim(first, study_id))
+    taken_later.append(claim(first, study_id))
     late.join()
 
-    assert claims[0] == claims[1]
+    assert taken_later[0] == taken_later[1]
     assert states(again) == {0: "RUNNING"}
 
 

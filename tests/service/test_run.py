@@ -13,7 +13,7 @@ from search.artifacts import study_dir
 from search.errors import DatabaseError, SpecError
 from search.service import session
 from search.spec import study_spec
-from search.storage import attr_keys, leases, queries
+from search.storage import attr_keys, claims, leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
@@ -230,7 +230,7 @@ def of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, {attr_keys.CURRENT_VERSIONS: {**stored.versions, "code": "0badc0de"}})
-    leases.claim(storage, stored.id, far("far"))
+    claims.claim(storage, stored.id, far("far"))
     return storage, stored_study.load(storage, "s")
 
 
@@ -263,7 +263,7 @@ def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(harness:
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, {attr_keys.BUDGET: 7, attr_keys.HOURS: 8.0})
-    leases.claim(storage, stored.id, far("far"))
+    claims.claim(storage, stored.id, far("far"))
     order = session.RunOptions(url=harness.url, cache=harness.cache, name="s")
 
     said: list[str] = []

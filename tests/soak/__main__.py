@@ -55,7 +55,7 @@ PARTS: dict[str, Callable[[Workspace], FaultResult]] = {
     "call-locked": driver_calls.locked,
     "call-broken": driver_calls.broken,
     "checkpoint": damaged_checkpoints.checkpoints,
-    "claim": claims.claims,
+    "claim": claims.many_at_once,
     "resume": resume.resumed,
 }
 

@@ -1,7 +1,7 @@
 """Machines that share a PostgreSQL database: each has a folder, files and, where we are root, a host name of its own.
 
 They are processes of this machine, told apart by namespaces of Linux. By its host name a pool takes the workers of
-another one for strangers, of whose death only silence tells (`search.storage.lease_expiry`).
+another one for strangers, of whose death only silence tells (`search.storage.leases`).
 """
 
 import os

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from search.errors import LeaseLostError
 from search.process import LeaseOwner, start_time, this_process
-from search.storage import leases
-from search.storage.lease_expiry import LeaseMonitor, has_no_live_owner
-from search.storage.leases import Claim
+from search.storage import claims, leases
+from search.storage.claims import Claim
+from search.storage.leases import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.storage.tables import LEASES, TRIALS
@@ -42,7 +42,7 @@ def states(storage: Storage) -> dict[int, str]:
 
 
 def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[str, float], ...] = ()) -> Claim:
-    claim = leases.claim(storage, study_id, owner(token), queue)
+    claim = claims.claim(storage, study_id, owner(token), queue)
     assert claim is not None
     return claim
 
@@ -53,7 +53,7 @@ def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connectio
     numbers: list[int] = []
     while True:
         storage.token = f"{token} {len(numbers)}"  # an owner has one trial at a time
-        claim = leases.claim(storage, study_id, this_process(storage.token))
+        claim = claims.claim(storage, study_id, this_process(storage.token))
         if claim is None:
             break
         numbers.append(claim.number)
@@ -112,9 +112,9 @@ def test_the_first_trials_take_the_queued_parameters_by_their_numbers(
     storage = Storage(url, token="me")
     queue = ({"x": 0.25}, {"x": 0.75})
 
-    claims = [take(storage, study_id, token, queue=queue) for token in "abc"]
+    taken = [take(storage, study_id, token, queue=queue) for token in "abc"]
 
-    fixed = [storage.get_trial(claim.trial_id).system_attrs.get("fixed_params") for claim in claims]
+    fixed = [storage.get_trial(claim.trial_id).system_attrs.get("fixed_params") for claim in taken]
     assert fixed == [{"x": 0.25}, {"x": 0.75}, None]
 
 
@@ -144,7 +144,7 @@ def test_a_trial_whose_process_dies_three_times_fails_with_its_reason(
     attrs = storage.get_all_trials(study_id)[0].user_attrs
     assert attrs["reason"] == "its process died 3 times at the same step; last: killed"
     assert attrs["crashes"] == [f"attempt {attempt}, after 0 steps: killed" for attempt in (1, 2, 3)]
-    assert leases.claim(storage, study_id, owner()) is None
+    assert claims.claim(storage, study_id, owner()) is None
 
 
 def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
@@ -237,7 +237,7 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
     since = start_time(child.pid)
     assert since is not None
     dead = replace(owner("child"), pid=child.pid, started=since)
-    leases.claim(storage, study_id, dead)
+    claims.claim(storage, study_id, dead)
     watch = LeaseMonitor()
 
     assert watch.expire(storage, study_id) == []
@@ -253,7 +253,7 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
 ) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    leases.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
+    claims.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
 
     assert LeaseMonitor().expire(storage, study_id) == [0]
 
@@ -263,7 +263,7 @@ def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
 ) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    leases.claim(storage, study_id, far("far"))
+    claims.claim(storage, study_id, far("far"))
     watch = LeaseMonitor(Timeouts())
 
     assert watch.expire(storage, study_id, now=1000) == []
@@ -278,7 +278,7 @@ def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
 def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    leases.claim(storage, study_id, far("far"))
+    claims.claim(storage, study_id, far("far"))
     watch = LeaseMonitor(Timeouts())
     watch.expire(storage, study_id, now=1000)
 
@@ -288,7 +288,7 @@ def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_st
 def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    leases.claim(storage, study_id, far("far"))
+    claims.claim(storage, study_id, far("far"))
     watch = LeaseMonitor(Timeouts())
     assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
 
@@ -300,7 +300,7 @@ def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whol
 ) -> None:
     study_id = make_study(2)
     storage = Storage(url)
-    leases.claim(storage, study_id, far("far"))
+    claims.claim(storage, study_id, far("far"))
     said: list[str] = []
 
     assert has_no_live_owner(storage, study_id, said.append, times=HASTY)
@@ -315,7 +315,7 @@ def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
     study_id = make_study(2)
     storage = Storage(url)
     for token in ("silent", "heard"):
-        leases.claim(storage, study_id, far(token))
+        claims.claim(storage, study_id, far(token))
 
     patient = replace(HASTY, lease_timeout_s=600.0)
     assert not has_no_live_owner(storage, study_id, lambda _: leases.renew(storage, ["heard"]), times=patient)
@@ -332,7 +332,7 @@ def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_stud
 
     with storage.engine.connect() as connection:
         assert leases.lease_tokens(connection, study_id) == {"a"}
-        assert leases.claimable(connection, study_id) == 2
+        assert claims.claimable(connection, study_id) == 2
         assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.process import this_process
-from search.storage import leases
+from search.storage import claims
 from search.storage.rdb import Storage
 from tests.databases import BOTH
 
@@ -47,7 +47,7 @@ def test_a_study_through_our_storage_equals_one_through_optunas(url: str, make_s
     storage = Storage(url, token="t")
     ours = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(seed=1))
 
-    while (claim := leases.claim(storage, study_id, this_process("t"))) is not None:
+    while (claim := claims.claim(storage, study_id, this_process("t"))) is not None:
         ours.get_trials(deepcopy=False)
         trial = optuna.Trial(ours, claim.trial_id)
         with storage.batch():
@@ -60,7 +60,7 @@ def test_a_study_through_our_storage_equals_one_through_optunas(url: str, make_s
 def test_writes_made_together_are_one_transaction_or_none(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
-    claim = leases.claim(storage, study_id, this_process("t"))
+    claim = claims.claim(storage, study_id, this_process("t"))
     assert claim is not None
 
     def break_in_the_middle() -> None:
@@ -87,7 +87,7 @@ def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], 
 def test_states_other_than_the_last_are_the_leases_business(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
-    claim = leases.claim(storage, study_id, this_process("t"))
+    claim = claims.claim(storage, study_id, this_process("t"))
     assert claim is not None
 
     with pytest.raises(ValueError, match=r"search\.lease"):
@@ -101,7 +101,7 @@ def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_tr
     storage = Storage(url, token="t")
     ends = [(TrialState.PRUNED, 0.25), (TrialState.FAIL, 0.9), (TrialState.COMPLETE, float("nan"))]
     for number, (state, value) in enumerate([*ends, (TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.75)]):
-        claim = leases.claim(storage, study_id, this_process("t"))
+        claim = claims.claim(storage, study_id, this_process("t"))
         assert claim is not None
         assert claim.number == number
         storage.set_trial_intermediate_value(claim.trial_id, 2, value)

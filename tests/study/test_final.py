@@ -24,7 +24,7 @@ from search.service.session import RunOptions, searching
 from search.spec import derived_specs, stored_spec, study_spec
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
-from search.storage import attr_keys, leases, queries, ranking
+from search.storage import attr_keys, claims, queries, ranking
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
@@ -496,14 +496,14 @@ def judging(harness: Harness, wanted: FinalSettings) -> TrainingContext:
     return runner.workplace(harness.worker_config("s.final"))
 
 
-def claims(place: TrainingContext) -> Iterator[leases.Claim]:
+def all_claims(place: TrainingContext) -> Iterator[claims.Claim]:
     """Claim what there is to do, one after the other."""
     terms = (
         this_process(place.storage.token or ""),
         strategy.queue(place.study),
         strategy.ladder(place.study.spec),
     )
-    while (claim := leases.claim(place.storage, place.study.id, *terms)) is not None:
+    while (claim := claims.claim(place.storage, place.study.id, *terms)) is not None:
         yield claim
 
 
@@ -511,7 +511,7 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(harness: Harness
     place = judging(harness, FinalSettings(epochs=1, top=2, seeds=2))
     done: list[tuple[int, int]] = []
 
-    for claim in claims(place):
+    for claim in all_claims(place):
         runner.run_trial(place, claim, lambda: None)
         rows = harness.trials("s.final")
         done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
@@ -523,7 +523,7 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(harness: Harness
 
 def test_who_has_looked_does_not_look_again(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     place = judging(harness, FinalSettings(epochs=1, top=1, seeds=1))
-    claim = next(claims(place))
+    claim = next(all_claims(place))
     looks: list[Path] = []
 
     def look(data: DataConfig, cache: Path) -> Split:
@@ -543,8 +543,8 @@ def test_who_has_looked_does_not_look_again(harness: Harness, monkeypatch: pytes
 
 def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(harness: Harness) -> None:
     place = judging(harness, FinalSettings(epochs=1, top=2, seeds=1))
-    loop.fail(place, next(claims(place)), RuntimeError("a bug"))
-    for claim in claims(place):
+    loop.fail(place, next(all_claims(place)), RuntimeError("a bug"))
+    for claim in all_claims(place):
         runner.run_trial(place, claim, lambda: None)
     terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
 
@@ -617,9 +617,9 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
 
 def test_a_training_that_fails_does_not_keep_the_others_from_their_look(harness: Harness) -> None:
     place = judging(harness, FinalSettings(epochs=1, top=2, seeds=1))
-    loop.fail(place, next(claims(place)), RuntimeError("a bug"))
+    loop.fail(place, next(all_claims(place)), RuntimeError("a bug"))
 
-    for claim in claims(place):
+    for claim in all_claims(place):
         runner.run_trial(place, claim, lambda: None)
 
     assert [(trial.state, trial.test is not None) for trial in harness.trials("s.final")] == [

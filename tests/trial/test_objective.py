@@ -27,8 +27,8 @@ from models.train import Training, start
 from search.artifacts import study_dir
 from search.process import this_process
 from search.samplers.tpe import TrialSubset
-from search.storage import leases, ranking
-from search.storage.lease_expiry import LeaseMonitor
+from search.storage import claims, leases, ranking
+from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
 from search.trial import objective, runner
 from search.trial import recorder as ledger
@@ -397,7 +397,7 @@ LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 def work_with_little_memory(worker_config: WorkerConfig, sound: "Connection[bool, bool]") -> None:
     """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
     place = runner.workplace(worker_config)
-    claim = leases.claim(place.storage, place.study.id, this_process(worker_config.token))
+    claim = claims.claim(place.storage, place.study.id, this_process(worker_config.token))
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -444,7 +444,7 @@ def test_a_process_that_met_a_bug_ends_so_that_the_next_trial_gets_a_fresh_one(h
     place = runner.workplace(harness.create())
     labels = place.data.train.labels + 4
     broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
-    claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    claim = claims.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
 
     assert claim is not None
     assert not runner.run_trial(broken, claim, lambda: None)
@@ -473,7 +473,7 @@ def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(
 
     monkeypatch.setattr("search.trial.trial_training.start", start_unrecordable)
     place = runner.workplace(harness.create())
-    claim = leases.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    claim = claims.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
     assert claim is not None
 
     outcome = objective.evaluate_trial(place, lambda: None, claim, ledger.open_trial(place, claim))
@@ -507,12 +507,12 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and
 def test_a_trial_that_was_taken_away_is_left_as_it_is(harness: Harness) -> None:
     place = runner.workplace(harness.create())
     thief = Storage(harness.url, token="thief")
-    taken: list[leases.Claim] = []
+    taken: list[claims.Claim] = []
 
     def rob() -> None:
         if harness.steps() == 1 and not taken:
             leases.expire_dead(thief, place.storage.token or "", "seemed dead")
-            claim = leases.claim(thief, place.study.id, this_process("thief"))
+            claim = claims.claim(thief, place.study.id, this_process("thief"))
             assert claim is not None
             taken.append(claim)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from search.process import this_process
-from search.storage import leases
+from search.storage import claims
 from search.storage.attr_keys import FINISHED_BY
 from search.storage.rdb import Storage
 from search.study import stored_study
@@ -26,7 +26,7 @@ from tests.soak.workspace import Case, Workspace
 PROCESSES = 16
 
 
-def claims(workspace: Workspace) -> FaultResult:
+def many_at_once(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
     each = workspace.count(1000)
     reports = workspace.each("claim", partial(_claim_all, each), [0])
@@ -64,7 +64,7 @@ def _claim(harness: Harness, token: str, each: int, gate: int) -> None:
     os.read(gate, 1)
     numbers = []
     for _ in range(each):
-        claim = leases.claim(storage, study_id, owner)
+        claim = claims.claim(storage, study_id, owner)
         assert claim is not None, "there are trials left"
         numbers.append(claim.number)
         storage.set_trial_state_values(claim.trial_id, TrialState.PRUNED)

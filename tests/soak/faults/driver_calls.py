@@ -12,7 +12,7 @@ from typing import Any
 
 from search.errors import DatabaseError, DiskError
 from search.process import this_process
-from search.storage import leases
+from search.storage import claims, leases
 from search.storage.rdb import Storage
 from search.trial import runner
 from search.trial.context import WorkerConfig
@@ -113,7 +113,7 @@ def _keep_homes(harness: Harness, worker_config: WorkerConfig, fault: Fault, end
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
         shutil.copytree(harness.dirs.root, folder / str(done))
-        claim = leases.claim(place.storage, place.study.id, owner)
+        claim = claims.claim(place.storage, place.study.id, owner)
         assert (claim is None) == (done == TRIALS)
         if claim is not None:
             runner.run_trial(place, claim, lambda: None)
