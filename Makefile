@@ -1,6 +1,6 @@
-# Every target installs what it needs first; a second run checks that within a second.
+# Every target first installs its requirements; a second run checks them within a second.
 
-# What a target takes:  make study STUDY=cifar10 TRIALS=30 WORKERS=2 HOURS=0.5 DATA=images.tar.xz
+# Variables of a target:  make study STUDY=cifar10 TRIALS=30 WORKERS=2 HOURS=0.5 DATA=images.tar.xz
 STUDY   ?= quickstart
 TRIALS  ?=
 WORKERS ?=
@@ -17,7 +17,7 @@ PORT    ?= 8080
 TO      ?=
 STORAGE ?=
 PYTHON  ?= python3
-# Extras to install beside the base: postgres, ray (a list with spaces).
+# Extras to install: postgres, ray (a list with spaces).
 EXTRAS  ?=
 
 UV_VERSION := 0.13.9
@@ -35,11 +35,11 @@ help:  ##| show this list
 
 setup: $(SETUP)  ##| install into .venv (every target does)
 
-study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run a search; again: go on with it
+study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run or continue a search
 	@$(CONVSEARCH) run '$(STUDY)' $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name '$(NAME)')
 
-resume: $(SETUP)  ## STUDY=cifar10 | go on with a stored study
+resume: $(SETUP)  ## STUDY=cifar10 | continue a stored study
 	@$(CONVSEARCH) resume '$(STUDY)' $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(HOURS),--hours $(HOURS))
 
@@ -52,45 +52,45 @@ best: $(SETUP)  ## STUDY=cifar10 TOP=5 | show the best trials
 show: $(SETUP)  ## STUDY=cifar10 TRIAL=7 | show one trial
 	@$(CONVSEARCH) show '$(STUDY)' $(TRIAL)
 
-why: $(SETUP)  ## STUDY=cifar10 | why trials were pruned or failed
+why: $(SETUP)  ## STUDY=cifar10 | show why trials were pruned or failed
 	@$(CONVSEARCH) why '$(STUDY)'
 
-completion: $(SETUP)  ##| what bash evaluates to complete
+completion: $(SETUP)  ##| print the completion for bash
 	@$(CONVSEARCH) completion bash
 
 compare: $(SETUP)  ## STUDY=findings | show which changes helped
 	@$(CONVSEARCH) compare '$(STUDY)'
 
-final: $(SETUP)  ## STUDY=cifar10 | the best anew, tested once
+final: $(SETUP)  ## STUDY=cifar10 | train the best again, and test it
 	@$(CONVSEARCH) final '$(STUDY)' $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WORKERS),--workers $(WORKERS))
 
-report: $(SETUP)  ## STUDY=cifar10 | write all of it on one page
+report: $(SETUP)  ## STUDY=cifar10 | write all results on one page
 	@$(CONVSEARCH) report '$(STUDY)'
 
-export: $(SETUP)  ## STUDY=cifar10 | write the best model into a folder
+export: $(SETUP)  ## STUDY=cifar10 | write the best model to a folder
 	@$(CONVSEARCH) export '$(STUDY)'
 
-predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | say what it shows
+predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | classify images
 	@$(CONVSEARCH) predict '$(MODEL)' $(IMAGES)
 
-worker: $(SETUP)  ## STORAGE=postgresql://... | work on its open studies
+worker: $(SETUP)  ## STORAGE=postgresql://... | run its open studies
 	@$(CONVSEARCH) worker $(if $(STORAGE),--storage '$(STORAGE)') $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(DATA),--data '$(DATA)')
 
-workers: $(SETUP)  ##| list who works on what
+workers: $(SETUP)  ##| list workers and their trials
 	@$(CONVSEARCH) workers
 
-serve: $(SETUP)  ## PORT=8080 | dashboard and workers, to stay
+serve: $(SETUP)  ## PORT=8080 | run dashboard and workers
 	@$(CONVSEARCH) serve --port $(PORT) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DATA),--data '$(DATA)')
 
-stop: $(SETUP)  ## STUDY=cifar10 | stop it, wherever it runs
+stop: $(SETUP)  ## STUDY=cifar10 | stop it on all machines
 	@$(CONVSEARCH) stop '$(STUDY)'
 
 validate: $(SETUP)  ## STUDY=cifar10 | check a study file, run nothing
 	@$(CONVSEARCH) validate '$(STUDY)' $(if $(DATA),--data '$(DATA)')
 
-dashboard: $(SETUP)  ## PORT=8080 | look at it in a browser
+dashboard: $(SETUP)  ## PORT=8080 | serve the dashboard
 	@$(CONVSEARCH) dashboard --port $(PORT)
 
 doctor: $(SETUP)  ##| check this machine
@@ -105,19 +105,19 @@ copy-study: $(SETUP)  ## STUDY=cifar10 TO=URL | copy it into another database
 clean: $(SETUP)  ##| remove files that no study needs
 	@$(CONVSEARCH) clean
 
-migrate: $(SETUP)  ##| bring an old database up to date
+migrate: $(SETUP)  ##| update an old database
 	@$(CONVSEARCH) migrate
 
 test: check  ##| check, then all tests
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
-soak: $(SETUP)  ##| faults by the hundred, half an hour
+soak: $(SETUP)  ##| hundreds of faults, half an hour
 	@.venv/bin/python -m tests.soak
 
 soak-postgres: $(SETUP)  ##| faults of PostgreSQL, an hour
 	@.venv/bin/python -m tests.soak --postgres
 
-bench: $(SETUP)  ##| measure against stock, 14 minutes
+bench: $(SETUP)  ##| compare with stock, 14 minutes
 	@.venv/bin/python -m tests.bench
 
 bench-scale: $(SETUP)  ##| 1,000 simulated workers, half an hour
@@ -129,7 +129,7 @@ check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/lint-imports
 	.venv/bin/mypy
 
-# uv from the path, or a private one; every package by its hash; byte-code now, not at each start.
+# uv from the path, or a private one. Every package is checked by its hash. Byte-code is compiled once, here.
 $(SETUP): pyproject.toml requirements.lock
 	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
 	@echo "installing into .venv (about 5 GB with the CUDA libraries of torch, half a minute to some minutes) ..." >&2
@@ -147,6 +147,6 @@ $(SETUP): pyproject.toml requirements.lock
 
 requirements.lock: ;
 
-lock: | $(UV)  ##| compile requirements.lock anew
+lock: | $(UV)  ##| compile requirements.lock again
 	$(UV) pip compile pyproject.toml --quiet --upgrade --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock

@@ -1,4 +1,4 @@
-"""What several tests need: a real database in a temporary folder, and a study in it."""
+"""Shared fixtures: a real database in a temporary folder, a study in it, and images."""
 
 import gc
 import json
@@ -16,14 +16,14 @@ from tests.harness import Harness, paint
 from tests.service.postgres import Server, missing, serving
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-# What we start is to hear these, though we may run under nohup, or in the background of a script, ourselves.
+# Child processes must receive these signals, even if pytest itself runs under nohup or in the background of a script.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A PostgreSQL server of our own."""
+    """A PostgreSQL server for this test session."""
     if missing():
         pytest.skip(missing())
     with serving() as running:
@@ -32,18 +32,18 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a SQLite database that does not exist yet; for tests of both, of an empty one on a server as well."""
+    """The URL of a SQLite database that does not exist yet, or of an empty PostgreSQL database for tests of both."""
     if getattr(request, "param", "sqlite") == "sqlite":
         yield f"sqlite:///{tmp_path / 'home' / 'studies.db'}"
         return
     server: Server = request.getfixturevalue("server")
     yield server.url(server.make_database()).render_as_string(hide_password=False)
-    gc.collect()  # closes the connections of the test, while its warnings are ignored
+    gc.collect()  # closes the connections of the test while their warnings are ignored
 
 
 @pytest.fixture
 def make_study(url: str) -> Callable[[int], int]:
-    """Make the database and in it the study "s" with a budget of so many trials; returns its id."""
+    """A function that creates the database and the study "s" with a budget of `trials` trials, and returns its id."""
 
     def make(trials: int) -> int:
         storage = Storage(url, create=True)
@@ -63,11 +63,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all tests of a run keep their decoded images."""
+    """The cache of decoded images, shared by all tests of a run."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def harness(tmp_path: Path, images: Path, cache: Path) -> Harness:
-    """A place to try the service in."""
+    """A service with its own database."""
     return Harness(tmp_path, images, cache)

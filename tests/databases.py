@@ -1,10 +1,10 @@
-"""The databases that a test runs on."""
+"""Marks for tests that run on both databases."""
 
 import pytest
 
-#: What makes a test, or all of a file, one of both databases; it takes the fixture `url`.
+#: Runs a test, or all tests of a file, on both databases; the test takes the fixture `url`.
 BOTH = [
     pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True),
-    # A process keeps its storage, and psycopg its connection, until it ends; here a storage ends with its test.
+    # In production a storage and its psycopg connection live as long as the process; here a storage ends with its test.
     pytest.mark.filterwarnings("ignore:.*Connection object at .* was deleted while still open:ResourceWarning"),
 ]

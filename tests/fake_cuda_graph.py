@@ -1,4 +1,4 @@
-"""Recorders for a CPU: one that does what a CUDA graph does, one for what only a GPU can record, one that fails."""
+"""Recorders for a CPU: one acts like a CUDA graph, one repeats work that only a GPU can record, one fails."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from models.cuda_graph import WARM_UPS, Work
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there
-    """The operations that are done under it, with their tensors and numbers; they can be done again with the same.
+    """Records the operations that run inside it, with their tensors and numbers, and can replay them.
 
-    As in a CUDA graph, numbers stay as they were, and whoever looks at a tensor's value is refused.
+    As in a CUDA graph, numbers keep their recorded values, and reading a tensor's value raises RuntimeError.
     """
 
     def __init__(self) -> None:
@@ -27,16 +27,16 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no 
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when a tape is recording")
         for tensor in tensors((args, kwargs)):
-            if place(tensor) not in self._made | self._before.keys():
-                self._before[place(tensor)] = tensor, tensor.clone()
+            if address(tensor) not in self._made | self._before.keys():
+                self._before[address(tensor)] = tensor, tensor.clone()
         result = func(*args, **(kwargs or {}))
         self._operations.append((func, args, kwargs or {}, tensors(result)))
-        self._made |= {place(tensor) for tensor in tensors(result)} - self._before.keys()
+        self._made |= {address(tensor) for tensor in tensors(result)} - self._before.keys()
         return result
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put back what the recorded operations have changed: a capture on a GPU does not do them."""
+        """Undo the changes of the recorded operations: a capture on a GPU does not execute them."""
         for tensor, value in self._before.values():
             tensor.copy_(value)
 
@@ -44,7 +44,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no 
     def replay(self) -> None:
         for func, args, kwargs, results in self._operations:
             for old, new in zip(results, tensors(func(*args, **kwargs)), strict=True):
-                if place(old) != place(new):  # else it was done in place, or is a view
+                if address(old) != address(new):  # otherwise the operation was in place, or the result is a view
                     old.copy_(new)
 
 
@@ -76,14 +76,14 @@ class TapeRecorder:
 
 
 class AgainRecorder(TapeRecorder):
-    """Records nothing, and does the work again: on a CPU, RMSprop looks at its learning rate."""
+    """Records nothing and repeats the work, because RMSprop on a CPU reads the value of its learning rate."""
 
     def record(self, work: Work) -> Work:
         return work
 
 
 class RefusingRecorder(TapeRecorder):
-    """Fails to record, as a capture that breaks off: what happens inside is followed by an error of the end."""
+    """Fails like an interrupted capture: the end of the capture raises another error after the given one."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -103,6 +103,6 @@ def tensors(nest: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
 
 
-def place(tensor: Tensor) -> int:
-    """Where in memory a tensor lies; views of one tensor share it."""
+def address(tensor: Tensor) -> int:
+    """The address of a tensor's memory; views of one tensor share it."""
     return tensor.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""A place to try the service in: a database, study files and images in a folder, commands and workers as they are."""
+"""A test harness: a database, study files and images in a folder, with the real commands and workers."""
 
 import contextlib
 import json
@@ -33,15 +33,15 @@ from search.trial import runner
 from search.trial.context import TrainingContext, WorkerConfig
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
-#: What the images of each class have in common; the rest is noise.
+#: Mean colour of the images of each class; the rest is noise.
 COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "grey": (120, 120, 120), "red": (190, 60, 60)}
-#: Longest wait for anything; on a busy machine a worker takes half a minute to load torch.
+#: Timeout of every wait in seconds; on a busy machine a worker takes half a minute to load torch.
 PATIENCE_S = 90.0
-#: Verbs that know --cache, and those that know no --storage.
+#: Verbs that accept --cache, and verbs that do not accept --storage.
 CACHED = {"run", "resume", "final", "export", "doctor", "clean", "worker", "serve"}
 STATELESS = {"validate", "predict", "completion"}
 
-#: A study of one trial that lasts some seconds: 60 steps, and everything in it that has a state of its own.
+#: A study of one trial that lasts some seconds: 60 steps, and every component that has a state.
 LONG: dict[str, Any] = {
     "budget": {"trials": 1, "epochs": 20, "steps_per_epoch": 3},
     "space": {"learning_rate": 0.01, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1, "flip": True},
@@ -55,7 +55,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command said and how it ended."""
+    """Output and exit code of a command."""
 
     code: int
     out: str
@@ -68,7 +68,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Harness:
-    """One database with its files; the images and their cache are shared with other labs."""
+    """One database with its files; the images and their cache are shared with other harnesses."""
 
     folder: Path
     images: Path
@@ -84,17 +84,20 @@ class Harness:
 
     @property
     def homes(self) -> tuple[StudyDirs, ...]:
-        """All homes in which studies of this database have files."""
+        """All directories in which studies of this database have files."""
         return (self.dirs,)
 
     def home_of(self, trial: TrialRecord) -> StudyDirs:
-        """The home in which the files of a trial are."""
+        """The directories that hold the files of a trial."""
         return self.dirs
 
     def tables(self, points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> Tables:
-        """A study of seconds: 320 images of 8 x 8 pixels, 3 steps of 10 batches; `changes` go into its tables.
+        """A study that takes seconds: 320 images of 8 x 8 pixels, 3 steps of 10 batches.
 
-        `points` are what [[try]] holds (a word that Python keeps for itself), `compare` the rows of [[compare]].
+        Args:
+            points: The rows of [[try]] (`try` is a keyword of Python).
+            compare: The rows of [[compare]].
+            changes: Values that replace or extend those of the tables.
         """
         tables: Tables = {
             "data": {"source": "folder", "path": str(self.images), "image_size": 8, "validation": 80},
@@ -115,7 +118,7 @@ class Harness:
     # -- as a user --------------------------------------------------------------------------------------------
 
     def write(self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> str:
-        """Write a study file; its path."""
+        """Write a study file and return its path."""
         path = self.folder / f"{name}.toml"
         path.write_text(toml(self.tables(points, compare, **changes)))
         return str(path)
@@ -130,7 +133,7 @@ class Harness:
             return Answer(code, out.read(), err.read())
 
     def start(self, *words: str) -> "Launcher":
-        """Start a command in a process group of its own, as a shell does."""
+        """Start a command in a new process group, as a shell does."""
         log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
         with log.open("w") as stream:
             process = subprocess.Popen(
@@ -142,7 +145,7 @@ class Harness:
         return Launcher(process, log)
 
     def complete(self, words: Sequence[str]) -> list[str]:
-        """The words of a command, with where its database and its images are."""
+        """Add --storage and --cache to the words of a command that accepts them."""
         storage = [] if words[0] in STATELESS or {"--storage", "--from"} & set(words) else ["--storage", self.url]
         return [*words, *storage, *(["--cache", str(self.cache)] if words[0] in CACHED else [])]
 
@@ -151,7 +154,7 @@ class Harness:
     def create(
         self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]
     ) -> WorkerConfig:
-        """Prepare images and study as a launcher does; what it would tell its worker."""
+        """Prepare images and study as a launcher does, and return the configuration of a worker."""
         wanted = study_spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)
         data = inputs.prepare_data(wanted, self.cache, lambda _: None)
@@ -161,7 +164,7 @@ class Harness:
     def worker_config(self, name: str = "s") -> WorkerConfig:
         return WorkerConfig(url=self.url, study=name, token=uuid.uuid4().hex, cache=str(self.cache), device="cpu")
 
-    # -- as who looks at it afterwards ------------------------------------------------------------------------
+    # -- results ----------------------------------------------------------------------------------------------
 
     def trials(self, name: str = "s") -> tuple[TrialRecord, ...]:
         return queries.trials(open_reader(self.url), name)
@@ -170,25 +173,25 @@ class Harness:
         return queries.study(open_reader(self.url), name).counts
 
     def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
-        """The last checkpoint of a trial: everything that the training was made of, but for the time it took."""
+        """The state in the last checkpoint of a trial, without the seconds of the training."""
         uid = stored_study.load(Storage(self.url), name).uid
-        found = checkpoint.latest(self.dirs.trial(name, number), study=uid, trial=number)
-        assert found is not None
-        return {key: value for key, value in found[1].items() if key != "seconds"}
+        latest = checkpoint.latest(self.dirs.trial(name, number), study=uid, trial=number)
+        assert latest is not None
+        return {key: value for key, value in latest[1].items() if key != "seconds"}
 
     def workers(self, name: str = "s") -> tuple[int, ...]:
-        """The processes that work on trials of the study now."""
+        """Process ids of the workers that run trials of the study."""
         running = queries.progress(open_reader(self.url), name).running
-        return tuple(each.pid for each in running if each.pid is not None)
+        return tuple(trial.pid for trial in running if trial.pid is not None)
 
     def steps(self, number: int = 0, *, name: str = "s") -> int:
-        """How many steps of a trial are recorded; none if it does not exist yet."""
+        """Number of recorded steps of a trial; 0 if it does not exist yet."""
         return sum(len(trial.curve) for trial in self.trials(name) if trial.number == number)
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """A `convsearch` process and those that it starts."""
+    """A `convsearch` process and its child processes."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -198,33 +201,33 @@ class Launcher:
         return self.log.read_text()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the launcher and all that it started, as a terminal does at Ctrl-C."""
+        """Send a signal to the launcher and its children, as a terminal does at Ctrl-C."""
         os.killpg(self.process.pid, number)
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Wait until `condition` holds; a failure if the launcher ends before."""
+        """Wait until `condition` holds, and fail if the launcher ends before."""
 
         wait_until(lambda: condition() or self.process.poll() is not None)
         assert condition(), self.said
 
     def end(self) -> Answer:
-        """Wait until it ends."""
+        """Wait until the launcher ends."""
         code = self.process.wait(timeout=PATIENCE_S)
         return Answer(code, "", self.said)
 
     def family(self) -> tuple[psutil.Process, ...]:
-        """All processes of its group that live, itself included."""
+        """All live processes of the launcher's process group, including the launcher."""
         return tuple(process for process in psutil.process_iter() if _group(process) == self.process.pid)
 
     def sweep(self) -> None:
-        """Kill what is left of it, so that a test that fails leaves nothing behind."""
+        """Kill all remaining processes of the launcher, so that a failed test leaves none behind."""
         for process in self.family():
             process.kill()
         self.process.wait()
 
 
 def paint(folder: Path) -> Path:
-    """Make a folder of 100 training and 10 test images of 8 x 8 pixels in each of four colours, easy to tell apart."""
+    """Write 100 training and 10 test images of 8 x 8 pixels for each of four distinct colours."""
     random = np.random.default_rng(0)
     for part, count in (("train", 100), ("test", 10)):
         for name, colour in COLOURS.items():
@@ -235,29 +238,29 @@ def paint(folder: Path) -> Path:
     return folder
 
 
-def work(place: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
+def work(context: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
     """Claim the next trial and run it in this process."""
-    owner = this_process(place.storage.token or "")
-    claim = claims.claim(place.storage, place.study.id, owner, strategy.queue(place.study))
+    owner = this_process(context.storage.token or "")
+    claim = claims.claim(context.storage, context.study.id, owner, strategy.queue(context.study))
     assert claim is not None
-    runner.run_trial(place, claim, pulse)
-    return queries.trial(place.storage.engine, place.study.name, claim.number)
+    runner.run_trial(context, claim, pulse)
+    return queries.trial(context.storage.engine, context.study.name, claim.number)
 
 
 @contextlib.contextmanager
 def without_root() -> Iterator[None]:
-    """Root may write everything: be nobody (65534, by the Linux Standard Base) for a while, where we are root."""
-    ours = os.geteuid()
-    if ours == 0:
+    """Run as nobody (user 65534, by the Linux Standard Base) if we are root, because root may write everything."""
+    user = os.geteuid()
+    if user == 0:
         os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(ours)
+        os.seteuid(user)
 
 
 def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.02) -> None:
-    """Wait until `condition` holds, looking so often; a failure if it never does."""
+    """Check `condition` every `look_s` seconds until it holds, and fail after `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -265,7 +268,7 @@ def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_
 
 
 def equal(one: object, other: object) -> bool:
-    """Whether two states of a training are the same, bit for bit."""
+    """Whether two training states are bit-for-bit equal."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
@@ -276,7 +279,7 @@ def equal(one: object, other: object) -> bool:
 
 
 def toml(tables: Tables) -> str:
-    """The tables as a study file."""
+    """The text of a study file with these tables."""
     lines = []
     for name, table in tables.items():
         heading, rows = (f"[[{name}]]", table) if isinstance(table, list) else (f"[{name}]", [table])
@@ -287,7 +290,7 @@ def toml(tables: Tables) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_value(part)}" for key, part in value.items()) + " }"
     return json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""A new value of a choice cannot fall through: mypy names every place that must handle it."""
+"""A new value of a choice cannot fall through: mypy reports every file that must handle it."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: (file, its text, the text with one more value, the files that mypy refuses then)
+#: (file, text in it, that text with one more value, files in which mypy then reports an error)
 NEW_VALUES = [
     pytest.param(
         "search/spec/settings.py",
@@ -49,14 +49,14 @@ def test_a_new_value_is_refused_where_it_is_not_handled(
     for package in ("data", "models", "search"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    if (ROOT / ".mypy_cache").exists():  # which `make check` has filled; without it this takes a minute
+    if (ROOT / ".mypy_cache").exists():  # filled by `make check`; without it this test takes a minute
         shutil.copytree(ROOT / ".mypy_cache", tmp_path / ".mypy_cache")
     source = (tmp_path / file).read_text()
     assert source.count(old) == 1
     (tmp_path / file).write_text(source.replace(old, new))
 
-    words = [sys.executable, "-m", "mypy", "--no-error-summary", "-p", "search", "-p", "data"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "-p", "search", "-p", "data"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    found = [line for line in done.stdout.splitlines() if ": error:" in line]
-    assert {line.split(":")[0] for line in found if "assert_never" in line} == refused, done.stdout
+    errors = [line for line in result.stdout.splitlines() if ": error:" in line]
+    assert {line.split(":")[0] for line in errors if "assert_never" in line} == refused, result.stdout

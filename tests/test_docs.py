@@ -1,4 +1,4 @@
-"""The documentation is true: its studies load, its files and commands exist, and nothing is left out."""
+"""The documentation is correct: its studies load, its files and commands exist, and it is complete."""
 
 import re
 import subprocess
@@ -15,9 +15,9 @@ PAGES = ("README.md", "studies/README.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-    return [block for name, block in found if name == language]
+    """The code blocks of a page in one language."""
+    matches = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [block for name, block in matches if name == language]
 
 
 def sources() -> set[str]:
@@ -26,18 +26,18 @@ def sources() -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_study_shown_whole_loads(page: str, tmp_path: Path) -> None:
-    shown = [block for block in blocks(page, "toml") if block.startswith("question")]
+def test_every_complete_study_in_the_docs_loads(page: str, tmp_path: Path) -> None:
+    studies = [block for block in blocks(page, "toml") if block.startswith("question")]
     file = tmp_path / "shown.toml"
 
-    for block in shown:
+    for block in studies:
         file.write_text(block)
         study_spec.load(file)
 
-    assert shown
+    assert studies
 
 
-def test_the_comparison_shown_loads_with_a_space_and_a_budget(tmp_path: Path) -> None:
+def test_the_comparison_in_the_docs_loads_with_a_space_and_a_budget(tmp_path: Path) -> None:
     (block,) = [block for block in blocks("studies/README.md", "toml") if "[[compare]]" in block]
     file = tmp_path / "shown.toml"
     file.write_text(block + "\n[budget]\nepochs = 1\n")
@@ -56,15 +56,15 @@ def test_every_key_of_the_space_is_documented() -> None:
 def test_the_file_map_names_every_file_once_and_no_other() -> None:
     (tree,) = [block for block in blocks("README.md", "") if block.startswith("search/")]
     named: list[str] = []
-    package = room = ""
+    package = folder = ""
     for line in tree.splitlines():
         if line[0] != " ":
-            package, room = line.split("/")[0], ""
-        elif folder := re.match(r"  (\w+)/", line):
-            room = f"{folder[1]}/"
+            package, folder = line.split("/")[0], ""
+        elif match := re.match(r"  (\w+)/", line):
+            folder = f"{match[1]}/"
         elif line[2] != " ":
-            room = ""
-        named += [f"{package}/{room}{file}" for file in re.findall(r"\b(\w+\.py)\b", line)]
+            folder = ""
+        named += [f"{package}/{folder}{file}" for file in re.findall(r"\b(\w+\.py)\b", line)]
 
     assert sorted(named) == sorted(file for file in sources() if not file.endswith("__init__.py"))
 

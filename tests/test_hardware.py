@@ -1,4 +1,4 @@
-"""What a machine offers, on this one and on made-up ones."""
+"""Cores, memory and GPUs of this machine and of simulated ones."""
 
 import os
 import subprocess
@@ -18,9 +18,9 @@ def test_only_the_cores_that_the_process_may_use_are_counted() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     code += "from search import hardware; print(hardware.cores())"
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout == "1\n"
+    assert result.stdout == "1\n"
     assert 1 <= hardware.cores() <= len(os.sched_getaffinity(0))
 
 
@@ -54,7 +54,7 @@ def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch, visible: s
     assert hardware.gpus() == count
 
 
-def test_without_a_gpu_there_is_a_worker_for_each_core_as_far_as_memory_reaches(
+def test_without_a_gpu_cores_and_memory_limit_the_number_of_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -83,7 +83,7 @@ def test_workers_are_spread_over_the_devices(
     assert hardware.devices(workers, device=device) == devices
 
 
-def test_a_worker_with_a_backbone_has_room_for_one() -> None:
+def test_a_worker_with_a_backbone_reserves_memory_for_it() -> None:
     budget = {"trials": 2, "epochs": 1}
     plain = study_spec.build({"space": {"width": [8, 16]}, "budget": budget})
     drawn = study_spec.build({"space": {"backbone": ["none", "resnet50"]}, "budget": budget})
@@ -92,17 +92,17 @@ def test_a_worker_with_a_backbone_has_room_for_one() -> None:
 
     assert inputs.worker_bytes(plain) == hardware.WORKER_BYTES
     assert inputs.worker_bytes(drawn) == inputs.worker_bytes(compared) == hardware.BACKBONE_BYTES
-    assert [set(inputs.backbones(each)) for each in (drawn, compared)] == [{"resnet50"}, {"resnet18"}]
+    assert [set(inputs.backbones(spec)) for spec in (drawn, compared)] == [{"resnet50"}, {"resnet18"}]
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_gpu_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     with pytest.raises(UsageError, match="--device cuda needs an NVIDIA GPU"):
         hardware.devices(1, device="cuda")
 
 
-def test_workers_have_a_core_each_only_where_they_fill_the_machine() -> None:
+def test_cpu_workers_are_pinned_only_if_there_are_as_many_as_cores() -> None:
     allowed = sorted(os.sched_getaffinity(0))
 
     assert hardware.assign_cores(("cpu",) * len(allowed)) == tuple(allowed)
@@ -110,7 +110,7 @@ def test_workers_have_a_core_each_only_where_they_fill_the_machine() -> None:
     assert hardware.assign_cores(("cuda:0",) * len(allowed)) == (None,) * len(allowed)
 
 
-def test_a_process_with_a_seat_keeps_to_its_core_and_keeps_the_memory_it_freed() -> None:
+def test_a_pinned_process_stays_on_its_core_and_reuses_freed_memory() -> None:
     code = """
 import os, resource
 from search import process
@@ -124,6 +124,6 @@ for _ in range(20):
     numpy.ones(20_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert int(done.stdout) < 2000  # twenty times 160 MB of new pages are 780,000 faults
+    assert int(result.stdout) < 2000  # twenty fresh allocations of 160 MB cause 780,000 page faults

@@ -1,4 +1,4 @@
-"""The example notebook runs from top to bottom on a real study, and changes nothing of it."""
+"""The example notebook runs from top to bottom on a real study and does not change the study."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def test_the_notebook_runs_and_changes_nothing(harness: Harness, monkeypatch: py
     assert database.read_bytes() == before
 
 
-def test_the_notebook_is_kept_without_results() -> None:
+def test_the_notebook_is_stored_without_outputs() -> None:
     notebook: Any = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
 
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")

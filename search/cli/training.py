@@ -13,13 +13,13 @@ import click
 from search import tables
 from search.cli import options
 from search.cli.options import BackendOptions, MachineOptions, Session
+from search.cli.results import final_table, print_results, read_results, selection_lines
 from search.console import echo
 from search.errors import DatabaseError, DiskError, UsageError
 
 if TYPE_CHECKING:
     from search.service.session import RunOptions
     from search.spec.study_spec import StudySpec
-from search.cli.results import final_table, print_results, read_results, selection_lines
 
 #: Copy of the constant in `search.spec.settings`, which is not loaded for `--help`.
 MAX_FINAL_TRAININGS = 10

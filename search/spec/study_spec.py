@@ -22,8 +22,7 @@ from search.spec.search_space import (
     to_fixed_params,
     with_repeats,
 )
-from search.spec.settings import Budget, SearchSettings, read_budget, read_final, read_search
-from search.spec.settings import FinalSettings as FinalTraining
+from search.spec.settings import Budget, FinalSettings, SearchSettings, read_budget, read_final, read_search
 from search.spec.toml_table import check_keys, did_you_mean, read_model, to_toml
 
 ROW: Final = "row"
@@ -52,7 +51,7 @@ class StudySpec:
     """[[try]]: points for the first trials. Each sets some of the searched keys."""
     rows: tuple[AblationRow, ...] = ()
     """[[compare]]: the rows of a designed comparison, which replaces the search. The first row is the base."""
-    final: FinalTraining | None = None
+    final: FinalSettings | None = None
     """[final]: the training after the search."""
     checkpoints: str | None = None
     """A folder or object store that every machine can reach, for a second copy of each checkpoint."""

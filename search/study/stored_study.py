@@ -198,9 +198,8 @@ def seconds_run(storage: Storage, study_id: int) -> float:
 def search_seconds_left(storage: Storage, study_id: int) -> float | None:
     """The seconds left of the hours of a search; None without such a limit."""
     attrs = storage.read(lambda connection: read_attrs(connection, study_id))
-    if attrs.get(attr_keys.HOURS) is None:
-        return None
-    return max(0.0, 3600 * attrs[attr_keys.HOURS] - attrs[attr_keys.SECONDS_RUN])
+    hours = attrs.get(attr_keys.HOURS)
+    return None if hours is None else max(0.0, 3600.0 * float(hours) - float(attrs[attr_keys.SECONDS_RUN]))
 
 
 def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> StoredStudy:

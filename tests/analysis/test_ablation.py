@@ -1,4 +1,4 @@
-"""Designed comparisons: what a change did, with how much doubt."""
+"""Designed comparisons: the effect of each change, and its uncertainty."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str =
 
 
 def trials_of(values: Mapping[str, Sequence[float | None]]) -> list[TrialRecord]:
-    """One trial for each row and repeat; None has failed."""
+    """One trial for each row and repeat; None is a failed trial."""
     return [
         TrialRecord(
             study="findings",
@@ -63,18 +63,18 @@ def results(values: Mapping[str, Sequence[float | None]], **options: Any) -> dic
 
 
 def test_differences_are_paired_by_repeat() -> None:
-    base = (0.50, 0.60, 0.70, 0.80)  # the repeats differ by far more than the change does
+    base = (0.50, 0.60, 0.70, 0.80)  # the repeats differ by much more than the effect of the change
     change = (0.02, 0.03, 0.01, 0.02)
 
-    found = results({"base": base, "dropout": [a + b for a, b in zip(base, change, strict=True)]})["dropout"]
+    result = results({"base": base, "dropout": [a + b for a, b in zip(base, change, strict=True)]})["dropout"]
 
     expected = stats.ttest_1samp(change, 0.0)
     low, high = expected.confidence_interval(0.95)
-    assert found.interval is not None
-    assert (found.interval.low, found.interval.high) == pytest.approx((low, high))
-    assert found.interval.p == pytest.approx(expected.pvalue)
-    assert found.difference == pytest.approx(0.02)
-    assert found.verdict == "helped"
+    assert result.interval is not None
+    assert (result.interval.low, result.interval.high) == pytest.approx((low, high))
+    assert result.interval.p == pytest.approx(expected.pvalue)
+    assert result.difference == pytest.approx(0.02)
+    assert result.verdict == "helped"
 
 
 @pytest.mark.parametrize(
@@ -90,25 +90,25 @@ def test_differences_are_paired_by_repeat() -> None:
 def test_the_verdict_follows_from_the_interval_and_the_direction(
     row: Sequence[float], direction: str, verdict: str
 ) -> None:
-    found = results({"base": (0.5, 0.5, 0.5, 0.51), "other": row}, direction=direction)
+    verdicts = results({"base": (0.5, 0.5, 0.5, 0.51), "other": row}, direction=direction)
 
-    assert found["other"].verdict == verdict
-    assert found["base"].verdict == "base"
+    assert verdicts["other"].verdict == verdict
+    assert verdicts["base"].verdict == "base"
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_the_interval_covers_the_truth_95_times_of_100(n: int) -> None:
+def test_the_95_percent_interval_has_95_percent_coverage(n: int) -> None:
     generator, rounds, truth = np.random.default_rng(0), 3000, 0.013
     samples = truth + 0.01 * generator.standard_normal((rounds, n))
 
-    found = [mean_interval([float(value) for value in sample]) for sample in samples]
+    intervals = [mean_interval([float(value) for value in sample]) for sample in samples]
 
-    covered = sum(each is not None and each.low <= truth <= each.high for each in found)
+    covered = sum(interval is not None and interval.low <= truth <= interval.high for interval in intervals)
     low, high = stats.binom.interval(0.9999, rounds, 0.95)
     assert low <= covered <= high
 
 
-def test_a_failed_repeat_leaves_the_pairs_that_exist_and_is_named() -> None:
+def test_a_failed_repeat_is_named_and_the_other_pairs_are_compared() -> None:
     values = {"base": (0.5, 0.6, None, 0.7), "dropout": (0.6, None, 0.9, 0.81)}
 
     comparison = compare_rows(study_of(tuple(values)), trials_of(values))
@@ -128,25 +128,25 @@ def test_a_failed_repeat_leaves_the_pairs_that_exist_and_is_named() -> None:
         pytest.param((0.6, 0.7, 0.8), id="all differences equal"),
     ],
 )
-def test_without_a_spread_there_is_no_interval_and_no_verdict(row: Sequence[float]) -> None:
-    found = results({"base": (0.5, 0.6, 0.7), "dropout": row}, repeats=3)["dropout"]
+def test_differences_without_spread_have_no_interval_and_no_verdict(row: Sequence[float]) -> None:
+    result = results({"base": (0.5, 0.6, 0.7), "dropout": row}, repeats=3)["dropout"]
 
-    assert (found.interval, found.p_holm, found.verdict) == (None, None, "no clear difference")
-
-
-def test_a_change_that_changes_nothing_at_all_makes_no_difference() -> None:
-    found = results({"base": (0.5, 0.6, 0.7), "dropout": (0.5, 0.6, 0.7)})["dropout"]
-
-    assert found.interval is not None
-    assert (found.interval.low, found.interval.high, found.interval.p) == (0.0, 0.0, 1.0)
-    assert found.verdict == "no clear difference"
+    assert (result.interval, result.p_holm, result.verdict) == (None, None, "no clear difference")
 
 
-def test_an_infinite_value_is_no_value() -> None:
-    found = results({"base": (0.5, 0.6), "dropout": (float("inf"), 0.7)}, repeats=2)["dropout"]
+def test_a_change_without_any_effect_makes_no_clear_difference() -> None:
+    result = results({"base": (0.5, 0.6, 0.7), "dropout": (0.5, 0.6, 0.7)})["dropout"]
 
-    assert (found.n, found.pairs, found.interval) == (1, 1, None)
-    assert found.missing == ("repeat 0 has no finite value",)
+    assert result.interval is not None
+    assert (result.interval.low, result.interval.high, result.interval.p) == (0.0, 0.0, 1.0)
+    assert result.verdict == "no clear difference"
+
+
+def test_an_infinite_value_counts_as_missing() -> None:
+    result = results({"base": (0.5, 0.6), "dropout": (float("inf"), 0.7)}, repeats=2)["dropout"]
+
+    assert (result.n, result.pairs, result.interval) == (1, 1, None)
+    assert result.missing == ("repeat 0 has no finite value",)
 
 
 def test_holm_adjusts_as_published() -> None:
@@ -154,14 +154,14 @@ def test_holm_adjusts_as_published() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=20))
-def test_holm_keeps_the_order_and_never_makes_a_p_smaller_or_larger_than_bonferroni(ps: list[float]) -> None:
+def test_holm_keeps_the_order_and_stays_between_p_and_bonferroni(ps: list[float]) -> None:
     adjusted = holm(ps)
 
     assert all(p <= a <= max(p, min(1.0, len(ps) * p)) for p, a in zip(ps, adjusted, strict=True))
     assert [adjusted[i] for i in np.argsort(ps, kind="stable")] == sorted(adjusted)
 
 
-def test_a_verdict_that_only_one_of_many_comparisons_gives_is_marked() -> None:
+def test_a_verdict_that_does_not_survive_holm_is_marked() -> None:
     values: dict[str, Sequence[float]] = {"base": (0.5, 0.6, 0.7), "lucky": (0.52, 0.63, 0.73)}
     values |= {f"row {n}": (0.51, 0.59, 0.70) for n in range(9)}
 
@@ -174,14 +174,14 @@ def test_a_verdict_that_only_one_of_many_comparisons_gives_is_marked() -> None:
     assert "* no longer clear after adjustment over all 10" in as_text(comparison)
 
 
-def test_the_table_has_80_columns_and_says_how_far_to_believe_it() -> None:
+def test_the_table_fits_80_columns_and_states_the_expected_false_results() -> None:
     values: dict[str, Sequence[float]] = {"base": (0.51234, 0.61234, 0.71234)}
     values |= {f"a change with quite a long name, number {n}": (0.52, 0.58 + n / 100, 0.71) for n in range(10)}
 
-    shown = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
+    text = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
 
-    assert max(map(len, shown.splitlines())) <= 80
-    flat = " ".join(shown.split())
+    assert max(map(len, text.splitlines())) <= 80
+    flat = " ".join(text.split())
     assert "Each of the 10 intervals alone is at 95 %: by chance 0.5 would look clear." in flat
     assert "difference to 'base' over repeats of the same seed" in flat
 
@@ -199,7 +199,7 @@ def test_the_json_has_every_number() -> None:
     assert (row["name"], row["n"], row["pairs"], row["p_holm"]) == ("dropout", 2, 2, row["p"])
 
 
-def test_a_study_that_is_no_comparison_is_refused() -> None:
+def test_a_study_without_compare_rows_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"is not a comparison: it has no \[\[compare\]\] rows; `convsearch best findings`"
     ):
@@ -231,16 +231,16 @@ def test_rows_and_repeats_are_read_from_a_real_database(tmp_path: Path) -> None:
     assert comparison.rows[1].verdict == "hurt"
 
 
-def test_repeats_that_have_not_ended_are_counted_and_not_listed() -> None:
+def test_unfinished_repeats_are_counted_and_not_listed() -> None:
     values: dict[str, Sequence[float]] = {"base": (0.5, 0.6), "other": (0.5,)}
 
-    shown = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
+    text = as_text(compare_rows(study_of(tuple(values), repeats=3), trials_of(values)))
 
-    assert "3 of 6 trials have not ended yet." in shown
-    assert "has not begun" not in shown
+    assert "3 of 6 trials have not ended yet." in text
+    assert "has not begun" not in text
 
 
-def test_the_interval_of_a_share_is_wilsons() -> None:
+def test_the_wilson_interval_matches_published_values() -> None:
     # Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3
     shares = {
         (81, 263): (0.2553, 0.3662),
@@ -254,7 +254,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     assert intervals == {share: pytest.approx(ends, abs=5e-5) for share, ends in shares.items()}
 
 
-def test_the_interval_of_a_mean_of_shares_holds_as_often_as_it_says() -> None:
+def test_the_interval_of_a_mean_of_shares_has_95_percent_coverage() -> None:
     rng = np.random.default_rng(0)
     truths, images = np.array([0.95, 0.8, 0.6]), np.array([20, 400, 80])
     drawn = rng.binomial(images, truths, size=(2000, 3))
@@ -265,7 +265,7 @@ def test_the_interval_of_a_mean_of_shares_holds_as_often_as_it_says() -> None:
     assert 0.93 <= held <= 0.975  # three standard errors of 2,000 draws are 0.015
 
 
-def test_the_interval_of_one_share_is_that_of_their_mean() -> None:
+def test_the_mean_share_interval_of_one_share_is_its_wilson_interval() -> None:
     assert mean_share_interval([(44, 50)]) == pytest.approx(wilson_interval(44, 50))
     assert mean_share_interval([(20, 20), (5, 5)])[1] == 1.0
     assert mean_share_interval([(20, 20), (5, 5)])[0] < 0.95

@@ -1,4 +1,4 @@
-"""Which images a network recognised, and what two networks differ in by that."""
+"""Images that a network classifies correctly, and the paired comparison of two networks."""
 
 import math
 
@@ -41,12 +41,12 @@ def test_the_lead_is_the_difference_of_the_accuracies(rows: list[tuple[bool, boo
     assert pair is not None
     assert balanced is not None
     assert pair.lead == pytest.approx(one.mean() - other.mean())
-    recalls = [one[labels == place].mean() - other[labels == place].mean() for place in set(labels.tolist())]
+    recalls = [one[labels == label].mean() - other[labels == label].mean() for label in set(labels.tolist())]
     assert balanced.lead == pytest.approx(np.mean(recalls))
     assert (pair.first_only, pair.second_only) == ((one & ~other).sum(), (other & ~one).sum())
 
 
-def test_where_all_classes_are_alike_balanced_accuracy_has_the_same_error() -> None:
+def test_balanced_accuracy_has_the_same_error_when_the_classes_are_balanced() -> None:
     first, second = stored(True, True, True, True, False, False), stored(True, False, False, True, True, False)
 
     plain, balanced = correctness.pair(first, second, 3), correctness.pair(first, second, 3, balanced=True)
@@ -56,7 +56,7 @@ def test_where_all_classes_are_alike_balanced_accuracy_has_the_same_error() -> N
     assert balanced.error == pytest.approx(plain.error)
 
 
-def test_what_is_kept_at_one_step_leaves_other_steps_alone() -> None:
+def test_adding_a_step_leaves_other_steps_unchanged() -> None:
     first = stored(True, True, True, True, True, True, step=1)
     both = correctness.add_step(first, 3, np.zeros(6, dtype=bool), LABELS, classes=2)
 
@@ -72,6 +72,6 @@ def test_what_is_kept_at_one_step_leaves_other_steps_alone() -> None:
         pytest.param(stored(True, True, True, True, True, labels=np.array([0, 0, 1, 1, 1])), id="on other images"),
     ],
 )
-def test_trials_that_were_not_judged_on_the_same_images_at_a_step_are_not_compared(other: dict[str, object]) -> None:
+def test_trials_evaluated_on_different_images_or_steps_are_not_compared(other: dict[str, object]) -> None:
     assert correctness.pair(stored(True, True, True, True, True, True), other, 3) is None
     assert correctness.pair(other, stored(True, True, True, True, True, True), 3) is None

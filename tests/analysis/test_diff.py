@@ -1,4 +1,4 @@
-"""Two things side by side: what differs, and nothing else."""
+"""A comparison of two trials or two studies shows the differences, and nothing else."""
 
 import optuna
 import pytest
@@ -8,14 +8,14 @@ from tests.harness import Harness
 
 @pytest.fixture
 def ended(harness: Harness) -> Harness:
-    """Two small studies that have ended, one with other epochs."""
+    """Two small finished studies with different epochs."""
     for name, epochs in (("s", 1), ("t", 2)):
         file = harness.write(name, budget={"trials": 2, "epochs": epochs}, space={"activation": ["relu", "gelu"]})
         assert harness.run("run", file, "--workers", "1").code == 0
     return harness
 
 
-def test_two_trials_differ_in_what_was_drawn(ended: Harness) -> None:
+def test_a_comparison_of_two_trials_lists_the_parameters_that_differ(ended: Harness) -> None:
     first, second = ended.trials()
     answer = ended.run("compare", "s", "0", "1", "--json")
     table = ended.run("compare", "s", "0", "1")
@@ -28,7 +28,7 @@ def test_two_trials_differ_in_what_was_drawn(ended: Harness) -> None:
     assert "batch_size" not in table.out
 
 
-def test_two_trials_of_plain_optuna_differ_in_what_was_drawn_and_nothing_else(harness: Harness) -> None:
+def test_a_comparison_of_two_plain_optuna_trials_lists_only_their_parameters(harness: Harness) -> None:
     harness.dirs.make()
     plain = optuna.create_study(study_name="plain", storage=harness.url)
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
@@ -38,7 +38,7 @@ def test_two_trials_of_plain_optuna_differ_in_what_was_drawn_and_nothing_else(ha
     assert answer.json["differences"] == {"x": [trial.params["x"] for trial in plain.trials]}
 
 
-def test_two_studies_differ_in_what_one_may_be_continued_with_too(ended: Harness) -> None:
+def test_a_comparison_of_two_studies_includes_settings_that_may_change_on_resume(ended: Harness) -> None:
     assert ended.run("run", ended.write("u", budget={"trials": 1, "epochs": 1}), "--workers", "1").code == 0
 
     differences = ended.run("compare", "s", "u", "--json").json["differences"]
@@ -46,7 +46,7 @@ def test_two_studies_differ_in_what_one_may_be_continued_with_too(ended: Harness
     assert "[budget] trials: 2 -> 1" in differences
 
 
-def test_two_studies_differ_in_their_files(ended: Harness) -> None:
+def test_a_comparison_of_two_studies_lists_the_settings_that_differ(ended: Harness) -> None:
     answer = ended.run("compare", "s", "t", "--json")
     table = ended.run("compare", "s", "t")
 
@@ -54,34 +54,34 @@ def test_two_studies_differ_in_their_files(ended: Harness) -> None:
     assert "[budget] epochs: 1.0 -> 2.0" in table.out
 
 
-def test_what_cannot_be_compared_says_what_can(ended: Harness) -> None:
+def test_an_invalid_comparison_is_refused_with_the_valid_forms(ended: Harness) -> None:
     three = ended.run("compare", "s", "0", "1", "2")
-    nobody = ended.run("compare", "s", "nobody")
-    rows = ended.run("compare", "s")
+    unknown = ended.run("compare", "s", "nobody")
+    alone = ended.run("compare", "s")
 
-    assert [three.code, nobody.code, rows.code] == [2, 2, 2]
+    assert [three.code, unknown.code, alone.code] == [2, 2, 2]
     assert "compare a study alone, with another study's name, or the numbers of two of its trials" in three.err
-    assert "there is no study 'nobody'" in nobody.err
-    assert "it has no [[compare]] rows" in rows.err
+    assert "there is no study 'nobody'" in unknown.err
+    assert "it has no [[compare]] rows" in alone.err
 
 
-def test_why_names_the_reason_of_every_trial_that_was_stopped(harness: Harness) -> None:
+def test_why_lists_the_reason_for_every_stopped_trial(harness: Harness) -> None:
     file = harness.write(
         budget={"trials": 6, "epochs": 3}, search={"pruner": "asha", "sampler": "random", "audit": 0.0}
     )
     assert harness.run("run", file, "--workers", "1").code == 0
 
     answer = harness.run("why", "s", "--json")
-    one = harness.run("why", "s", str(answer.json["trials"][0]["number"]))
+    single = harness.run("why", "s", str(answer.json["trials"][0]["number"]))
 
     pruned = [row for row in harness.trials() if row.state == "PRUNED"]
-    assert [(each["number"], each["reason"]) for each in answer.json["trials"]] == [
+    assert [(trial["number"], trial["reason"]) for trial in answer.json["trials"]] == [
         (row.number, row.reason) for row in pruned
     ]
-    assert "at step 1" in " ".join(one.out.split())
+    assert "at step 1" in " ".join(single.out.split())
 
 
-def test_why_names_stopped_trials_of_plain_optuna_without_a_reason(harness: Harness) -> None:
+def test_why_lists_stopped_plain_optuna_trials_without_a_reason(harness: Harness) -> None:
     harness.dirs.make()
     plain = optuna.create_study(study_name="plain", storage=harness.url)
     for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
@@ -94,7 +94,7 @@ def test_why_names_stopped_trials_of_plain_optuna_without_a_reason(harness: Harn
     assert trial.json["command"] is None
 
 
-def test_where_nothing_was_stopped_why_says_so(harness: Harness) -> None:
+def test_why_reports_that_no_trial_was_stopped(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
 
     assert harness.run("why", "s").out == "no trial was pruned or failed\n"

@@ -1,4 +1,4 @@
-"""What goes with good trials: said only where it is more than chance, and of all trials, not of the survivors."""
+"""Parameter effects: reported only if they exceed chance, and over all trials, not only the survivors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ SPACE: dict[str, Any] = {
 SIMULATIONS = 100
 
 
-def searched(
+def simulated_study(
     value: Callable[[dict[str, Any], np.random.Generator], float],
     *,
     sampler: optuna.samplers.BaseSampler,
@@ -33,15 +33,15 @@ def searched(
     seed: int,
     space: dict[str, Any] = SPACE,
 ) -> tuple[StudyRecord, list[TrialRecord]]:
-    """A study that Optuna's sampler has made of a made-up objective, each trial judged after one step."""
+    """A study that Optuna's sampler runs on a synthetic objective; each trial is first evaluated after one step."""
     built = study_spec.build({"space": space, "budget": {"trials": trials, "epochs": 3}})
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     rows = []
     for number in range(trials):
         trial = study.ask()
         config = study_spec.sample_config(built, trial)
-        result = value(config, dice)
+        result = value(config, rng)
         study.tell(trial, result)
         params = {base_name(name): chosen for name, chosen in trial.params.items()}
         rows.append(row(number, config=config, params=params, curve=((1, result), (3, result))))
@@ -58,59 +58,59 @@ def row(number: int, *, curve: Sequence[tuple[int, float]], state: str = "COMPLE
     return TrialRecord(study="s", number=number, state=state, curve=tuple(curve), epochs=float(curve[-1][0]), **others)
 
 
-def noise(_: dict[str, Any], dice: np.random.Generator) -> float:
-    return float(dice.normal(0.7, 0.05))
+def noise(_: dict[str, Any], rng: np.random.Generator) -> float:
+    return float(rng.normal(0.7, 0.05))
 
 
 @pytest.mark.parametrize("kind", ["random", "tpe"])
-def test_where_nothing_matters_at_most_one_study_in_twenty_names_anything(kind: str) -> None:
-    named, told, clear = 0, 0, 0
+def test_without_real_effects_at_most_one_study_in_twenty_reports_one(kind: str) -> None:
+    studies_with_effect, reported, significant = 0, 0, 0
     for seed in range(SIMULATIONS):
         sampler = (
             optuna.samplers.RandomSampler(seed=seed)
             if kind == "random"
             else optuna.samplers.TPESampler(seed=seed, n_startup_trials=10)
         )
-        found = effects(*searched(noise, sampler=sampler, trials=40, seed=seed))
-        named += bool(found.significant)
-        told, clear = told + len(found.found), clear + len(found.significant)
+        result = effects(*simulated_study(noise, sampler=sampler, trials=40, seed=seed))
+        studies_with_effect += bool(result.significant)
+        reported, significant = reported + len(result.found), significant + len(result.significant)
 
-    assert told > 5 * SIMULATIONS
-    assert clear / told <= 0.05
-    assert named / SIMULATIONS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / SIMULATIONS)
+    assert reported > 5 * SIMULATIONS
+    assert significant / reported <= 0.05
+    assert studies_with_effect / SIMULATIONS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / SIMULATIONS)
 
 
-def test_what_matters_is_named_with_its_direction_and_size() -> None:
-    def value(config: dict[str, Any], dice: np.random.Generator) -> float:
-        return float(0.5 + 0.1 * (config["activation"] == "gelu") + dice.normal(0.0, 0.02))
+def test_a_real_effect_is_reported_with_its_direction_and_size() -> None:
+    def value(config: dict[str, Any], rng: np.random.Generator) -> float:
+        return float(0.5 + 0.1 * (config["activation"] == "gelu") + rng.normal(0.0, 0.02))
 
-    study, trials = searched(value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0)
+    study, trials = simulated_study(value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0)
 
-    found = effects(study, trials)
+    result = effects(study, trials)
 
-    first = found.found[0]
+    first = result.found[0]
     assert (first.parameter, first.group) == ("activation", "= gelu")
     assert first.interval.low < 0.1 < first.interval.high
-    assert first.n + first.others == found.trials == 60
-    words = sentence(first, found, objective="accuracy")
-    assert words.startswith("activation = gelu goes with 0.")
-    assert "higher accuracy" in words
-    assert caveat(found).startswith("Associations, not effects")
+    assert first.n + first.others == result.trials == 60
+    text = sentence(first, result, objective="accuracy")
+    assert text.startswith("activation = gelu goes with 0.")
+    assert "higher accuracy" in text
+    assert caveat(result).startswith("Associations, not effects")
 
 
-def test_a_range_of_its_own_is_looked_at_by_itself() -> None:
-    def value(config: dict[str, Any], dice: np.random.Generator) -> float:
+def test_a_conditional_range_is_analysed_separately() -> None:
+    def value(config: dict[str, Any], rng: np.random.Generator) -> float:
         return float(0.5 + 0.1 * math.log10(config["learning_rate"]) * (config["optimizer"] == "adam"))
 
-    study, trials = searched(value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0)
+    study, trials = simulated_study(value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0)
 
-    clear = {each.parameter: each.difference for each in effects(study, trials).significant}
+    differences = {effect.parameter: effect.difference for effect in effects(study, trials).significant}
 
-    assert clear["learning_rate[adam]"] > 0.05
-    assert "learning_rate" not in clear
+    assert differences["learning_rate[adam]"] > 0.05
+    assert "learning_rate" not in differences
 
 
-def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None:
+def test_pruned_trials_count_with_their_value_at_the_common_step() -> None:
     built = study_spec.build({"space": {"residual": [False, True]}, "budget": {"trials": 20, "epochs": 3}})
     trials = [
         row(
@@ -124,15 +124,15 @@ def test_pruned_trials_count_with_what_they_had_when_all_were_compared() -> None
     ]
     trials.append(row(20, curve=((1, 0.1),), state="PRUNED", violation=1.0))
 
-    found = effects(study_of(stored_spec.dump(built)), trials)
+    result = effects(study_of(stored_spec.dump(built)), trials)
 
-    assert (found.step, found.epochs, found.trials) == (1, 1.0, 20)
-    (only,) = found.found
+    assert (result.step, result.epochs, result.trials) == (1, 1.0, 20)
+    (only,) = result.found
     assert only.difference == pytest.approx(0.201)
     assert only.is_significant
 
 
-def test_of_a_grid_differences_are_effects() -> None:
+def test_differences_in_a_complete_grid_are_effects() -> None:
     built = study_spec.build(
         {
             "space": {"residual": [False, True]},
@@ -150,17 +150,17 @@ def test_of_a_grid_differences_are_effects() -> None:
         for number in range(12)
     ]
 
-    found = effects(study_of(stored_spec.dump(built)), trials)
+    result = effects(study_of(stored_spec.dump(built)), trials)
 
-    assert found.is_designed
-    assert " gives 0." in sentence(found.found[0], found, objective="accuracy")
-    assert caveat(found).startswith("All combinations were trained")
+    assert result.is_designed
+    assert " gives 0." in sentence(result.found[0], result, objective="accuracy")
+    assert caveat(result).startswith("All combinations were trained")
     assert not effects(study_of(stored_spec.dump(built)), trials[:-1]).is_designed
 
 
-def test_without_enough_trials_nothing_is_said() -> None:
-    found = effects(*searched(noise, sampler=optuna.samplers.RandomSampler(seed=0), trials=4, seed=0))
+def test_too_few_trials_give_no_effects() -> None:
+    result = effects(*simulated_study(noise, sampler=optuna.samplers.RandomSampler(seed=0), trials=4, seed=0))
 
-    assert (found.found, found.trials) == ((), 4)
+    assert (result.found, result.trials) == ((), 4)
     empty = study_spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
     assert effects(study_of(stored_spec.dump(empty)), []).found == ()

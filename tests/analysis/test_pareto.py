@@ -1,4 +1,4 @@
-"""Several objectives: a front in place of a best trial, pruned by the first, bounded by what may be spent."""
+"""Several objectives: a Pareto front instead of a best trial, pruning by the first objective, resource limits."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SEVERAL: dict[str, Any] = {"objective": ["accuracy", "parameters"], "audit": 0.0
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 @pytest.mark.parametrize("pruner", ["asha", "promote"])
-def test_weak_trials_are_pruned_by_the_first_objective_and_the_rest_has_a_front(
+def test_trials_are_pruned_by_the_first_objective_and_the_rest_form_a_front(
     harness: Harness, sampler: str, pruner: str
 ) -> None:
     file = harness.write(
@@ -36,18 +36,18 @@ def test_weak_trials_are_pruned_by_the_first_objective_and_the_rest_has_a_front(
     assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
     complete = [row for row in rows if row.state == "COMPLETE"]
     assert all(row.values == (row.curve[-1][1], float(row.parameters or 0)) for row in complete)
-    front = {each["number"] for each in best.json["trials"]}
+    front = {trial["number"] for trial in best.json["trials"]}
     assert front == {row.number for row in complete if not any(dominates(other, row) for other in complete)}
     assert best.json["directions"] == ["maximize", "minimize"]
     assert all(len(row.curve) >= 1 for row in rows)
 
 
-def dominates(one: TrialRecord, other: TrialRecord) -> bool:
-    better = one.values[0] >= other.values[0] and one.values[1] <= other.values[1]
-    return better and one.values != other.values
+def dominates(trial: TrialRecord, other: TrialRecord) -> bool:
+    better = trial.values[0] >= other.values[0] and trial.values[1] <= other.values[1]
+    return better and trial.values != other.values
 
 
-def test_the_front_is_what_nobody_dominates() -> None:
+def test_the_front_holds_the_trials_that_no_other_trial_dominates() -> None:
     values = [(0.9, 100.0), (0.8, 50.0), (0.8, 60.0), (0.7, 70.0), (0.9, 100.0), (0.95, 400.0)]
     trials = [
         TrialRecord(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)
@@ -56,19 +56,20 @@ def test_the_front_is_what_nobody_dominates() -> None:
     assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
 
 
-def test_who_is_shown_some_of_the_front_is_told_of_the_others(harness: Harness) -> None:
+def test_a_partial_front_names_the_number_of_all_its_trials(harness: Harness) -> None:
     file = harness.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"sampler": "random"}, space=SPACE)
     assert harness.run("run", file, "--workers", "1").code == 0
-    whole = len(ranking.best(open_reader(harness.url), "s", top=6).trials)
-    assert whole > 1
+    size = len(ranking.best(open_reader(harness.url), "s", top=6).trials)
+    assert size > 1
 
-    some, all_of_them = harness.run("best", "s", "--top", "1"), harness.run("best", "s", "--top", str(whole))
+    partial, complete = harness.run("best", "s", "--top", "1"), harness.run("best", "s", "--top", str(size))
 
-    assert f"1 of its {whole} trials (--top {whole} shows all)" in some.out
-    assert "--top" not in all_of_them.out
+    assert f"1 of its {size} trials (--top {size} shows all)" in partial.out
+    assert "--top" not in complete.out
 
 
-def test_every_complete_trial_keeps_its_weights_because_the_front_is_known_at_the_end(harness: Harness) -> None:
+def test_every_complete_trial_keeps_its_weights(harness: Harness) -> None:
+    """The front is known only at the end."""
     file = harness.write(
         budget={"trials": 8, "epochs": 3},
         search=SEVERAL | {"sampler": "random", "pruner": "asha", "reduction": 2},
@@ -77,11 +78,11 @@ def test_every_complete_trial_keeps_its_weights_because_the_front_is_known_at_th
     assert harness.run("run", file, "--workers", "1").code == 0
     assert harness.run("clean").code == 0
 
-    kept = {each.trial for each in harness.dirs.checkpoints("s")}
+    kept = {file.trial for file in harness.dirs.checkpoints("s")}
     assert kept == {row.number for row in harness.trials() if row.state == "COMPLETE"}
 
 
-def test_nsga2_breeds_generations(harness: Harness) -> None:
+def test_nsga2_runs_more_than_one_generation(harness: Harness) -> None:
     search = SEVERAL | {"sampler": "nsga2", "pruner": "none", "startup_trials": 3}
     assert harness.run("run", harness.write(budget={"trials": 9, "epochs": 1}, search=search, space=SPACE)).code == 0
 
@@ -124,14 +125,15 @@ def test_a_front_of_many_trials_has_a_report_with_importances(harness: Harness) 
     file = harness.write(budget={"trials": 21, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=space)
     assert harness.run("run", file, "--workers", "1").code == 0
 
-    answer = harness.start("report", "s", "--to", str(harness.folder / "s.html")).end()  # where Optuna logs as it does
+    # a new process, with Optuna's default logging
+    answer = harness.start("report", "s", "--to", str(harness.folder / "s.html")).end()
 
     assert answer.code == 0
     assert len(answer.err.splitlines()) == 2  # the answer in two sentences
     assert "Importance" in (harness.folder / "s.html").read_text()
 
 
-def test_the_verdict_and_the_report_of_several_objectives(harness: Harness) -> None:
+def test_several_objectives_have_a_verdict_and_a_report(harness: Harness) -> None:
     file = harness.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=SPACE)
     assert harness.run("run", file, "--workers", "1").code == 0
 
@@ -158,12 +160,12 @@ def test_the_verdict_and_the_report_of_several_objectives(harness: Harness) -> N
         ({"objective": ["accuracy", "speed"]}, "objective must be"),
     ],
 )
-def test_objectives_that_do_not_go_together_are_refused(search: dict[str, Any], complaint: str) -> None:
+def test_invalid_objectives_are_refused(search: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
         study_spec.build({"search": search, "budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
 
 
-def test_a_study_of_one_objective_is_stored_as_before() -> None:
+def test_a_single_objective_is_stored_as_a_string() -> None:
     stored = stored_spec.dump(study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}}))
 
     assert stored["search"]["objective"] == "accuracy"

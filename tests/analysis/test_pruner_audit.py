@@ -1,4 +1,4 @@
-"""The audit of a pruner: what became of trials that it would have stopped."""
+"""The audit of a pruner: the results of trials that it would have stopped."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,17 +23,17 @@ def spec_of(share: float, **search: Any) -> StudySpec:
     return study_spec.build({"search": {"audit": share, **search}, "space": {"width": [8, 16]}, "budget": STEPS})
 
 
-def test_the_share_that_is_audited_is_chosen_by_seed_and_number_alone() -> None:
-    some = strategy.audited(spec_of(0.05), 0)
-    more = strategy.audited(spec_of(0.05), 5000)
+def test_audited_trials_are_chosen_by_seed_and_trial_number_alone() -> None:
+    few = strategy.audited(spec_of(0.05), 0)
+    many = strategy.audited(spec_of(0.05), 5000)
 
-    assert some == {number for number in more if number < 2000}
-    assert len(more) / 7000 == pytest.approx(0.05, abs=0.01)
-    assert strategy.audited(spec_of(0.05, seed=1), 0) != some
+    assert few == {number for number in many if number < 2000}
+    assert len(many) / 7000 == pytest.approx(0.05, abs=0.01)
+    assert strategy.audited(spec_of(0.05, seed=1), 0) != few
     assert strategy.audited(spec_of(0.0), 0) == strategy.audited(spec_of(0.05, pruner="none"), 0) == frozenset()
 
 
-def test_a_stored_study_of_before_has_no_audit_and_may_get_one(harness: Harness) -> None:
+def test_a_stored_study_without_an_audit_setting_has_none_and_may_add_one(harness: Harness) -> None:
     stored = stored_spec.dump(spec_of(0.05))
     del stored["search"]["audit"]
 
@@ -44,19 +44,19 @@ def test_a_stored_study_of_before_has_no_audit_and_may_get_one(harness: Harness)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])
-def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(harness: Harness, pruner: str) -> None:
+def test_an_audited_trial_runs_to_its_end_and_does_not_affect_other_trials(harness: Harness, pruner: str) -> None:
     worker_config = harness.create(
         budget={"trials": 24, "epochs": 4},
         search={"pruner": pruner, "audit": 0.5, "sampler": "random", "reduction": 2},
         space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
     )
-    place = runner.workplace(worker_config)
-    owner, gate = this_process(place.storage.token or ""), strategy.ladder(place.study.spec)
-    while (claim := claims.claim(place.storage, place.study.id, owner, (), gate)) is not None:
-        runner.run_trial(place, claim, lambda: None)
+    context = runner.workplace(worker_config)
+    owner, gate = this_process(context.storage.token or ""), strategy.ladder(context.study.spec)
+    while (claim := claims.claim(context.storage, context.study.id, owner, (), gate)) is not None:
+        runner.run_trial(context, claim, lambda: None)
 
     rows = harness.trials()
-    chosen = strategy.audited(place.study.spec, 0)
+    chosen = strategy.audited(context.study.spec, 0)
     assert {row.state for row in rows if row.number in chosen} == {"COMPLETE"}
     assert {row.state for row in rows if row.number not in chosen} == {"COMPLETE", "PRUNED"}
     spared = [row for row in rows if row.spared is not None]
@@ -65,31 +65,31 @@ def test_an_audited_trial_is_trained_to_its_end_and_the_others_never_look_at_it(
     assert all(row.spared and row.spared["value"] == dict(row.curve)[row.spared["step"]] for row in spared)
     if pruner == "asha":
         assert_ranks_are_among_the_others(rows, chosen)
-    found = audit(queries.study(open_reader(harness.url), "s"), rows)
-    assert 0 < len(found.spared) <= len(spared)
-    assert found.survivors > 0
+    result = audit(queries.study(open_reader(harness.url), "s"), rows)
+    assert 0 < len(result.spared) <= len(spared)
+    assert result.survivors > 0
 
 
 def assert_ranks_are_among_the_others(rows: tuple[TrialRecord, ...], chosen: frozenset[int]) -> None:
-    """Every decision counts the trials that came before, but for the audited ones."""
+    """Every decision ranks a trial among the earlier ones, without the audited ones."""
     for row in rows:
         if row.reason is None or "behind the baseline" in row.reason:
             continue
         step = int(row.reason.split(" at step ")[1].split(";")[0])
-        before = [each for each in rows if each.number < row.number and each.number not in chosen]
-        values = [value for each in before for at, value in each.curve if at == step]
+        earlier = [other for other in rows if other.number < row.number and other.number not in chosen]
+        values = [value for other in earlier for at, value in other.curve if at == step]
         rank = 1 + sum(value > dict(row.curve)[step] for value in values)
         assert row.reason.startswith(f"rank {rank} of {len(values) + 1} at step {step}")
 
 
-def test_a_trial_that_is_audited_says_so_when_it_is_shown(harness: Harness) -> None:
+def test_show_marks_an_audited_trial(harness: Harness) -> None:
     worker_config = harness.create(
         budget={"trials": 12, "epochs": 3},
         search={"pruner": "asha", "audit": 0.5, "sampler": "random", "reduction": 2},
     )
-    place = runner.workplace(worker_config)
+    context = runner.workplace(worker_config)
     for _ in range(12):
-        work(place)
+        work(context)
     spared = next(row for row in harness.trials() if row.spared is not None)
 
     answer = harness.run("show", "s", str(spared.number))
@@ -120,45 +120,45 @@ def study_of(pruner: str = "asha") -> StudyRecord:
     )
 
 
-def test_the_rate_of_false_stops_has_an_interval_and_says_when_it_is_of_too_few() -> None:
+def test_the_false_stop_rate_has_an_interval_and_a_note_on_a_small_sample() -> None:
     survivors = [row(number, 0.5 + 0.01 * number) for number in range(11)]
     spared = [row(20, 0.52, spared=True), row(21, 0.58, spared=True), row(22, 0.7, spared=True)]
 
-    found = audit(study_of(), [*survivors, *spared])
+    result = audit(study_of(), [*survivors, *spared])
 
-    assert (len(found.spared), found.survivors, found.above_median, found.above_best) == (3, 11, 2, 1)
-    words = " ".join(lines(found))
-    assert "2 of them ended above the median of the 11 that it let through (67 %, 95 % interval 21 to 94 %)" in words
-    assert f"That is too few to tell a good pruner from a bad one; at least {MIN_AUDITED} are needed." in words
+    assert (len(result.spared), result.survivors, result.above_median, result.above_best) == (3, 11, 2, 1)
+    text = " ".join(lines(result))
+    assert "2 of them ended above the median of the 11 that it let through (67 %, 95 % interval 21 to 94 %)" in text
+    assert f"That is too few to tell a good pruner from a bad one; at least {MIN_AUDITED} are needed." in text
     assert "nothing is known of false stops" in " ".join(lines(audit(study_of(), survivors)))
 
 
-def test_where_trials_pause_one_whose_turn_would_have_come_was_not_stopped() -> None:
+def test_with_promotion_a_trial_that_would_have_been_promoted_is_not_counted() -> None:
     others = [row(number, 0.5 + 0.01 * number) for number in range(8)]
 
-    found = audit(study_of("promote"), [*others, row(20, 0.52, spared=True), row(21, 0.6, spared=True)])
+    result = audit(study_of("promote"), [*others, row(20, 0.52, spared=True), row(21, 0.6, spared=True)])
 
-    assert [trial.number for trial in found.spared] == [20]
+    assert [trial.number for trial in result.spared] == [20]
 
 
-def test_where_trials_pause_only_those_that_the_ladder_ranks_are_compared_with() -> None:
+def test_with_promotion_only_trials_that_it_ranks_are_compared() -> None:
     lost = [replace(row(number, 0.9), state="FAIL") for number in range(8)]
     judged = [row(number, 0.5) for number in range(8, 11)]
 
-    found = audit(study_of("promote"), [*lost, *judged, row(20, 0.6, spared=True)])
+    result = audit(study_of("promote"), [*lost, *judged, row(20, 0.6, spared=True)])
 
-    assert found.spared == ()  # the first of four goes on; with the failed ones it would be the ninth
+    assert result.spared == ()  # rank 1 of 4 is promoted; with the failed trials it would be rank 9
 
 
-def test_where_the_pruner_has_let_nothing_through_there_is_nothing_to_compare_with() -> None:
+def test_without_survivors_an_audit_has_no_comparison() -> None:
     (line,) = lines(audit(study_of(), [row(20, 0.52, spared=True)]))
 
     assert line == "Trials that would have been stopped, but were trained to their end: 1. No other trial was."
 
 
-def test_a_spared_trial_that_has_not_ended_is_still_to_come() -> None:
+def test_an_unfinished_spared_trial_is_not_counted() -> None:
     waiting = TrialRecord(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
 
-    found = audit(study_of(), [row(0, 0.5), waiting])
+    result = audit(study_of(), [row(0, 0.5), waiting])
 
-    assert found.spared == ()
+    assert result.spared == ()

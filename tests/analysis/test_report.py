@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, with the numbers that every other answer has."""
+"""The report: one self-contained file with the same numbers as every other command."""
 
 import base64
 import csv
@@ -45,24 +45,24 @@ def searched(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path
 
 
 class Page(HTMLParser):
-    """What a page asks a browser to load or to run."""
+    """URLs and scripts that a page makes a browser load or run."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.asked: list[tuple[str, str]] = []
+        self.references: list[tuple[str, str]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.policy = ""
         self._script: dict[str, str | None] | None = None
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.asked += [
+        attributes = dict(attrs)
+        self.references += [
             (key, value or "") for key, value in attrs if key in ("src", "href", "action") or key.startswith("on")
         ]
-        self._script = named if tag == "script" else None
-        if named.get("http-equiv") == "Content-Security-Policy":
-            self.policy = named["content"] or ""
+        self._script = attributes if tag == "script" else None
+        if attributes.get("http-equiv") == "Content-Security-Policy":
+            self.policy = attributes["content"] or ""
 
     def handle_data(self, data: str) -> None:
         if self._script is not None:
@@ -70,13 +70,13 @@ class Page(HTMLParser):
             self._script = None
 
 
-def test_the_page_loads_nothing_and_may_run_only_what_it_holds(searched: Harness) -> None:
+def test_the_page_loads_nothing_and_may_run_only_its_inline_scripts(searched: Harness) -> None:
     page = Page(to_html(build_report(open_reader(searched.url), "s")))
 
-    assert page.asked == []
-    run = [text for attrs, text in page.scripts if "type" not in attrs]
-    assert len(run) == 2
-    for text in run:
+    assert page.references == []
+    inline = [text for attrs, text in page.scripts if "type" not in attrs]
+    assert len(inline) == 2
+    for text in inline:
         assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in page.policy
     assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-eval" not in page.policy
@@ -85,7 +85,7 @@ def test_the_page_loads_nothing_and_may_run_only_what_it_holds(searched: Harness
             assert {"data", "layout"} <= json.loads(text).keys()
 
 
-def test_the_page_is_written_where_it_is_told_to_and_is_small(searched: Harness) -> None:
+def test_the_page_is_written_to_the_given_path_and_stays_below_6_mb(searched: Harness) -> None:
     path = searched.folder / "out" / "s.html"
 
     answer = searched.run("report", "s", "--to", str(path))
@@ -95,7 +95,7 @@ def test_the_page_is_written_where_it_is_told_to_and_is_small(searched: Harness)
     assert "The best of 24 trials is trial" in answer.err
 
 
-def test_it_says_what_the_other_answers_say(searched: Harness) -> None:
+def test_the_report_has_the_same_numbers_as_best_and_final(searched: Harness) -> None:
     text = searched.run("report", "s", "--markdown").out
     best = searched.run("best", "s", "--json").json
     verdict = searched.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline", "--json").json
@@ -105,24 +105,24 @@ def test_it_says_what_the_other_answers_say(searched: Harness) -> None:
     assert f"{verdict['standings'][0]['test']:.4f}" in text
     counts = best["counts"]
     assert f"| complete | {counts['complete']} |" in text
-    pruned = [int(found) for found in re.findall(r"\| pruned: [^|]*\| (\d+) \|", text)]
+    pruned = [int(count) for count in re.findall(r"\| pruned: [^|]*\| (\d+) \|", text)]
     assert sum(pruned) == counts["pruned"]
 
 
-def test_importances_are_those_of_the_dashboard_with_an_interval(harness: Harness) -> None:
+def test_importances_match_the_dashboard_and_have_an_interval(harness: Harness) -> None:
     harness.dirs.make()
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(study_name="s", storage=harness.url, direction="maximize", sampler=sampler)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + trial.suggest_float("y", 0, 0.1), n_trials=30)
 
-    found = importances(open_reader(harness.url), "s").found
+    importance = importances(open_reader(harness.url), "s").found
 
-    assert {row.parameter: row.share for row in found} == pytest.approx(get_param_importances(study))
-    assert found[0].parameter == "x"
-    assert all(row.low <= row.high for row in found)
+    assert {row.parameter: row.share for row in importance} == pytest.approx(get_param_importances(study))
+    assert importance[0].parameter == "x"
+    assert all(row.low <= row.high for row in importance)
 
 
-def test_every_trial_is_a_line_of_the_csv(searched: Harness) -> None:
+def test_the_csv_has_one_row_per_trial(searched: Harness) -> None:
     rows = list(csv.DictReader(io.StringIO(searched.run("report", "s", "--csv").out)))
 
     assert [int(row["trial"]) for row in rows] == list(range(24))
@@ -131,20 +131,20 @@ def test_every_trial_is_a_line_of_the_csv(searched: Harness) -> None:
     assert all(0 <= float(row["last_value"]) <= 1 for row in rows)
 
 
-def test_what_a_question_or_a_name_holds_is_never_markup(harness: Harness) -> None:
+def test_markup_in_a_question_is_escaped(harness: Harness) -> None:
     harness.create("s")
     engine = open_reader(harness.url)
-    found = build_report(engine, "s")
+    report = build_report(engine, "s")
     study = queries.study(engine, "s")
     evil = "</script><script>alert(1)</script>"
 
-    text = to_html(replace(found, study=replace(study, question=evil)))
+    text = to_html(replace(report, study=replace(study, question=evil)))
 
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
 
 
-def test_a_study_of_plain_optuna_has_none_and_the_way_to_see_it_is_named(harness: Harness) -> None:
+def test_a_plain_optuna_study_has_no_report_and_the_dashboard_is_named(harness: Harness) -> None:
     harness.dirs.make()
     optuna.create_study(study_name="plain", storage=harness.url).optimize(lambda trial: 1.0, n_trials=1)
 
@@ -155,7 +155,7 @@ def test_a_study_of_plain_optuna_has_none_and_the_way_to_see_it_is_named(harness
     assert "`convsearch dashboard` shows it" in answer.err
 
 
-def test_a_report_is_only_written_below_its_folder_whatever_a_study_is_called(harness: Harness) -> None:
+def test_a_study_name_cannot_move_the_report_out_of_its_folder(harness: Harness) -> None:
     harness.create("s")
     with closing(sqlite3.connect(harness.url.removeprefix("sqlite:///"))) as database, database:
         database.execute("UPDATE studies SET study_name = '../s'")
@@ -166,7 +166,7 @@ def test_a_report_is_only_written_below_its_folder_whatever_a_study_is_called(ha
     assert "a study's name is up to 64 letters" in answer.err
 
 
-def test_a_study_without_trials_has_a_report_too(harness: Harness) -> None:
+def test_a_study_without_trials_has_a_report(harness: Harness) -> None:
     harness.create("s")
 
     page = harness.run("report", "s", "--to", str(harness.folder / "s.html"))
@@ -176,7 +176,7 @@ def test_a_study_without_trials_has_a_report_too(harness: Harness) -> None:
     assert "There is no answer yet: no trial has finished yet, and none is running; `convsearch resume s`" in text.out
 
 
-def test_a_study_that_was_stopped_early_shows_what_there_is(harness: Harness) -> None:
+def test_the_report_of_a_study_stopped_early_shows_the_curves_so_far(harness: Harness) -> None:
     launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
     launcher.until(lambda: harness.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in harness.trials()))
     assert harness.run("stop", "s").code == 0
@@ -189,7 +189,7 @@ def test_a_study_that_was_stopped_early_shows_what_there_is(harness: Harness) ->
 
 
 @pytest.mark.parametrize("kind", ["--markdown", "--csv"])
-def test_every_kind_of_report_can_be_written_to_a_file(searched: Harness, kind: str) -> None:
+def test_markdown_and_csv_reports_can_be_written_to_a_file(searched: Harness, kind: str) -> None:
     path = searched.folder / "new" / "report.txt"
 
     written, printed = searched.run("report", "s", kind, "--to", str(path)), searched.run("report", "s", kind)
@@ -198,7 +198,7 @@ def test_every_kind_of_report_can_be_written_to_a_file(searched: Harness, kind: 
     assert path.read_text() == printed.out
 
 
-def test_a_comparison_shows_its_effects(harness: Harness) -> None:
+def test_the_report_of_a_comparison_shows_its_effects(harness: Harness) -> None:
     file = harness.write(
         space={"learning_rate": 0.05},
         compare=[{"name": "base"}, {"name": "gelu", "activation": "gelu"}],
@@ -213,8 +213,8 @@ def test_a_comparison_shows_its_effects(harness: Harness) -> None:
     assert "difference to 'base' over repeats of the same seed" in text
 
 
-def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
-    told = [
+def test_reasons_are_grouped_without_trial_specific_numbers() -> None:
+    outcomes = [
         ("PRUNED", "rank 3 of 7 at step 1; the best 2 went on"),
         ("PRUNED", "rank 9 of 12 at step 1; the best 4 went on"),
         ("PRUNED", "impossible: 9 macs are more than 8"),
@@ -222,7 +222,8 @@ def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
         ("COMPLETE", None),
     ]
     trials = [
-        TrialRecord(study="s", number=number, state=state, reason=reason) for number, (state, reason) in enumerate(told)
+        TrialRecord(study="s", number=number, state=state, reason=reason)
+        for number, (state, reason) in enumerate(outcomes)
     ]
 
     assert reasons(trials) == (
@@ -232,11 +233,11 @@ def test_reasons_are_counted_without_the_numbers_of_single_trials() -> None:
     )
 
 
-def test_without_scripts_none_may_run() -> None:
+def test_the_policy_of_a_page_without_scripts_allows_none() -> None:
     assert "script-src 'none'" in policy([])
 
 
-def test_a_file_that_cannot_be_written_names_the_way_out(harness: Harness) -> None:
+def test_an_unwritable_path_is_refused_with_the_option_to_change(harness: Harness) -> None:
     harness.create("s")
     (harness.folder / "file").touch()
 

@@ -1,4 +1,4 @@
-"""What a search delivers: its baseline, unless another trial beats it by more than chance explains."""
+"""The trial that a search delivers: its baseline, unless another trial beats it by more than chance explains."""
 
 import math
 from statistics import NormalDist
@@ -26,12 +26,12 @@ STUDY = StudyRecord(
 def trial(
     number: int, *, won: int = 0, lost: int = 0, state: str = "COMPLETE", step: int = 9, **more: Any
 ) -> TrialRecord:
-    """A trial that recognises 1,500 images as the baseline does, but `won` more and `lost` of these not."""
+    """A trial with the 1,500 correct images of the baseline, plus `won` others, minus `lost` of these."""
     right = np.arange(IMAGES) < 1500
     right[:lost] = False
     right[1500 : 1500 + won] = True
     kept = correctness.add_step({}, step, right, LABELS, classes=10)
-    if number == 0:  # the baseline was judged at all rungs
+    if number == 0:  # the baseline is evaluated at all rungs
         kept = {**kept, "1": kept[str(step)], "3": kept[str(step)]}
     return TrialRecord(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
 
@@ -46,14 +46,14 @@ def contest(
     )
 
 
-def test_a_lead_that_chance_explains_is_not_clear() -> None:
+def test_a_lead_that_chance_explains_is_not_significant() -> None:
     small, large = contest(trial(1, won=60, lost=45)).ended + contest(trial(1, won=120, lost=45)).ended
 
     assert small.pair.lead == pytest.approx(15 / IMAGES)
     assert (small.is_significant, large.is_significant) == (False, True)
 
 
-def test_the_lead_that_is_needed_grows_with_the_challengers() -> None:
+def test_the_required_lead_grows_with_the_number_of_challengers() -> None:
     won = trial(1, won=108, lost=50)
     few, many = contest(won, judged=1).ended[0], contest(won, judged=40).ended[0]
 
@@ -63,10 +63,10 @@ def test_the_lead_that_is_needed_grows_with_the_challengers() -> None:
     assert (few.is_significant, many.is_significant) == (True, False)
 
 
-def test_of_those_that_beat_the_baseline_the_one_that_leads_most_is_first() -> None:
-    found = contest(trial(1, won=120, lost=20), trial(2, won=200, lost=20), trial(3, won=10, lost=8))
+def test_trials_that_beat_the_baseline_are_sorted_by_their_lead() -> None:
+    comparison = contest(trial(1, won=120, lost=20), trial(2, won=200, lost=20), trial(3, won=10, lost=8))
 
-    assert [each.trial.number for each in found.significant] == [2, 1]
+    assert [lead.trial.number for lead in comparison.significant] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_of_those_that_beat_the_baseline_the_one_that_leads_most_is_first() -> N
         pytest.param(TrialRecord(study="s", number=1, state="COMPLETE", values=(0.99,)), id="of an older version"),
     ],
 )
-def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRecord) -> None:
+def test_only_a_fully_trained_trial_can_replace_the_baseline(rival: TrialRecord) -> None:
     assert contest(rival).significant == ()
 
 
@@ -91,11 +91,11 @@ def test_only_who_was_trained_to_its_end_can_replace_the_baseline(rival: TrialRe
         pytest.param(TrialRecord(study="s", number=0, state="RUNNING"), id="not drawn yet"),
     ],
 )
-def test_a_baseline_that_cannot_be_trained_is_none(baseline: TrialRecord) -> None:
+def test_a_failed_pruned_or_unfinished_baseline_is_none(baseline: TrialRecord) -> None:
     assert contest(trial(1), baseline=baseline).baseline is None
 
 
-def test_a_search_has_found_nothing_when_so_many_were_judged_and_none_leads_clearly() -> None:
+def test_a_search_has_found_nothing_after_patience_trials_without_a_clear_lead() -> None:
     others = [trial(number, won=5, lost=20, state="PRUNED", step=1) for number in range(1, 13)]
 
     assert contest(*others).has_found_nothing(patience=12, before=0)
@@ -103,22 +103,22 @@ def test_a_search_has_found_nothing_when_so_many_were_judged_and_none_leads_clea
     assert not contest(*others).has_found_nothing(patience=12, before=1)
 
 
-def test_who_leads_clearly_at_a_rung_is_waited_for_and_so_is_the_baseline() -> None:
+def test_a_search_waits_for_a_clear_leader_at_a_rung_and_for_the_baseline() -> None:
     others = [trial(number, state="PRUNED", step=1) for number in range(1, 13)]
-    leads = trial(13, won=300, lost=10, state="WAITING", step=3)
+    leader = trial(13, won=300, lost=10, state="WAITING", step=3)
 
-    assert not contest(*others, leads).has_found_nothing(patience=12, before=0)
+    assert not contest(*others, leader).has_found_nothing(patience=12, before=0)
     assert not contest(*others, baseline=trial(0, state="RUNNING")).has_found_nothing(patience=12, before=0)
 
 
-def test_who_was_pruned_is_not_waited_for_whatever_it_had_come_to() -> None:
+def test_a_search_does_not_wait_for_a_pruned_trial_with_a_clear_lead() -> None:
     others = [trial(number, state="PRUNED", step=1) for number in range(1, 13)]
     pruned = trial(13, won=300, lost=10, state="PRUNED", step=3)
 
     assert contest(*others, pruned).has_found_nothing(patience=12, before=0)
 
 
-def test_a_challenge_of_a_single_trial_needs_what_one_comparison_needs() -> None:
+def test_zero_challengers_require_the_same_lead_as_one() -> None:
     pair = correctness.pair(trial(1, won=50).correct, trial(0).correct, 9)
 
     assert pair is not None

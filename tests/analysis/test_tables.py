@@ -1,4 +1,4 @@
-"""What people and programs get to read; rows are made by hand, as `search.storage.queries` makes them."""
+"""Output for people and programs; rows are built by hand, in the form that `search.storage.queries` returns."""
 
 import io
 import json
@@ -39,7 +39,7 @@ STUDY = StudyRecord(
 LONG = replace(TRIAL, params={f"a_rather_long_parameter_name_{index}": 0.123456789 for index in range(30)})
 
 
-def test_best_as_json_has_the_promised_keys() -> None:
+def test_best_as_json_has_the_documented_keys() -> None:
     answer = json.loads(tables.to_json(study_tables.best_json(Ranking(study=STUDY, trials=(TRIAL,)))))
 
     counts = {"budget": 60, "complete": 20, "pruned": 15, "failed": 2, "running": 2, "waiting": 0}
@@ -62,7 +62,7 @@ def test_best_as_json_has_the_promised_keys() -> None:
     }
 
 
-def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for_what_is_not_finite() -> None:
+def test_show_as_json_adds_curve_reason_and_command_with_null_for_non_finite() -> None:
     answer = json.loads(tables.to_json(trial_tables.trial_json(replace(TRIAL, values=(math.inf,), reason="late"))))
 
     assert answer["curve"] == [[1, 0.5], [2, None]]
@@ -72,7 +72,7 @@ def test_show_as_json_adds_the_curve_the_reason_and_the_command_and_has_null_for
     assert answer["started"] == "2026-01-02T03:04:05+00:00"
 
 
-def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
+def test_a_paused_trial_is_distinguished_from_an_interrupted_one() -> None:
     paused = replace(TRIAL, state="WAITING", paused=3)
 
     assert "paused at step 3, until it is among the best there" in tables.to_text(
@@ -84,10 +84,10 @@ def test_a_trial_that_pauses_is_told_from_one_that_broke_off() -> None:
     )
 
 
-def test_studies_as_json_has_the_best_of_each() -> None:
+def test_studies_as_json_has_the_best_trial_of_each_study() -> None:
     answer = study_tables.studies_json([STUDY, replace(STUDY, name="t", best=None)])
 
-    assert [(each["study"], each["best"] and each["best"]["number"]) for each in answer["studies"]] == [
+    assert [(study["study"], study["best"] and study["best"]["number"]) for study in answer["studies"]] == [
         ("s", 12),
         ("t", None),
     ]
@@ -105,7 +105,7 @@ def test_studies_as_json_has_the_best_of_each() -> None:
     ],
 )
 @pytest.mark.parametrize("ruled", [True, False])
-def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Table, ruled: bool) -> None:
+def test_a_table_fits_80_columns_and_loses_no_words(grid: tables.Table, ruled: bool) -> None:
     shown = tables.to_text(grid, width=80, ruled=ruled)
 
     assert max(map(len, shown.splitlines())) <= 80
@@ -114,7 +114,7 @@ def test_a_table_has_80_columns_and_loses_nothing(grid: tables.Table, ruled: boo
         assert all(word in letters for word in row[-1].split() if len(word) < 20)
 
 
-def test_into_a_pipe_each_trial_is_one_line_without_escape_codes() -> None:
+def test_piped_output_has_one_line_per_trial_and_no_escape_codes() -> None:
     stream = io.StringIO()
 
     tables.write_table(study_tables.best_table(Ranking(study=STUDY, trials=(LONG, TRIAL))), stream, {"TERM": "xterm"})
@@ -155,36 +155,36 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
         pytest.param(TrialCounts(budget=9, complete=3), "no complete trial has a finite value", id="infinite"),
     ],
 )
-def test_without_a_best_trial_it_is_said_why_and_what_to_do(counts: TrialCounts, words: str) -> None:
+def test_a_study_without_a_best_trial_shows_the_reason_and_the_next_step(counts: TrialCounts, words: str) -> None:
     ranking = Ranking(study=replace(STUDY, counts=counts, best=None), trials=())
 
     assert words in tables.to_text(study_tables.best_table(ranking), width=None)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "spec",
     [
         pytest.param({"search": {"sampler": "grid"}, "space": {"width": [16, 32]}}, id="grid"),
         pytest.param({"space": {"width": 16}}, id="one configuration"),
         pytest.param({"space": {"width": [16], "crop": {"low": 2, "high": 2}}}, id="ranges of one value"),
     ],
 )
-def test_no_more_trials_are_offered_where_there_is_nothing_else_to_draw(asked: dict[str, Any]) -> None:
-    study = replace(STUDY, counts=TrialCounts(budget=1, pruned=1), best=None, spec=asked)
+def test_no_more_trials_are_offered_when_the_space_is_exhausted(spec: dict[str, Any]) -> None:
+    study = replace(STUDY, counts=TrialCounts(budget=1, pruned=1), best=None, spec=spec)
     shown = tables.to_text(study_tables.best_table(Ranking(study=study, trials=())), width=None)
 
     assert study_tables.next_commands(study) == ("in a browser:    convsearch dashboard",)
     assert "were pruned or failed; `convsearch show s NUMBER` shows the reason" in shown
 
 
-def test_a_last_training_offers_no_command_that_runs_it_again() -> None:
+def test_a_final_training_offers_no_command_that_repeats_it() -> None:
     row = replace(TRIAL, study="s.final")
 
     assert "again" not in tables.to_text(trial_tables.trial_table(row), width=None)
     assert trial_tables.trial_json(row, None)["command"] is None
 
 
-def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
+def test_stored_text_cannot_control_the_terminal() -> None:
     shown = tables.to_text(trial_tables.trial_table(replace(TRIAL, reason="\x1b[2J\rgone [bold]x[/bold]")), width=80)
 
     assert "\x1b" not in shown
@@ -206,12 +206,12 @@ def test_what_stands_in_a_database_cannot_steer_the_terminal() -> None:
         ),
     ],
 )
-def test_after_a_run_the_next_commands_are_named(
+def test_the_next_commands_are_named_after_a_run(
     counts: TrialCounts, best: TrialRecord | None, lines: tuple[str, ...]
 ) -> None:
-    found = study_tables.next_commands(replace(STUDY, counts=counts, best=best))
+    commands = study_tables.next_commands(replace(STUDY, counts=counts, best=best))
 
-    assert found == (*lines, "in a browser:    convsearch dashboard")
+    assert commands == (*lines, "in a browser:    convsearch dashboard")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_value_is_written_with_four_places_or_digits(value: float, text: str) 
     assert tables.format_number(value) == text
 
 
-def test_csv_has_a_column_for_each_parameter_and_nothing_where_a_trial_has_none() -> None:
+def test_csv_has_a_column_per_parameter_and_leaves_missing_values_empty() -> None:
     other = replace(TRIAL, number=3, values=(-0.5,), params={"optimizer": "adam", "dropout": 0.25, "ema": -1})
 
     shown = tables.to_csv(*study_tables.best_csv(Ranking(study=STUDY, trials=(TRIAL, other))))
@@ -242,7 +242,7 @@ def test_csv_has_a_column_for_each_parameter_and_nothing_where_a_trial_has_none(
     )
 
 
-def test_csv_of_several_objectives_has_a_column_for_each_and_keeps_names_apart() -> None:
+def test_csv_of_several_objectives_has_a_column_each_and_unique_names() -> None:
     study = replace(STUDY, directions=("maximize", "minimize"))
     trial = replace(TRIAL, values=(0.5, 3.0), params={"epochs": 7})
 
@@ -275,11 +275,11 @@ def test_csv_of_several_objectives_has_a_column_for_each_and_keeps_names_apart()
     ],
     ids=ascii,
 )
-def test_a_csv_cell_is_a_number_or_text_that_nothing_evaluates(value: object, cell: str) -> None:
+def test_a_csv_cell_is_never_evaluated_as_a_formula(value: object, cell: str) -> None:
     assert tables.to_csv(("a", "b"), [(value, 1)]) == f"a,b\n{cell},1\n"
 
 
-def test_the_best_as_csv_on_the_command_line(harness: Harness) -> None:
+def test_best_prints_csv_and_refuses_csv_with_json(harness: Harness) -> None:
     harness.run("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
 
     answer, both = harness.run("best", "s", "--csv", "--top", "3"), harness.run("best", "s", "--csv", "--json")

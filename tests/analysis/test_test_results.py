@@ -1,4 +1,4 @@
-"""The verdict on several configurations: what seeds and test images leave open, and what is said of it."""
+"""The verdict on several configurations: uncertainty from seeds and test images, and the sentences on it."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,79 +16,79 @@ from search.analysis.test_results import unpack
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 
 CLASSES = ("cat", "dog", "owl")
-#: Simulated verdicts of each kind; a share of 0.95 then has a standard error of a point.
+#: Simulated verdicts of each kind; the standard error of a share of 0.95 is then one percentage point.
 SIMULATIONS = 500
 
 
-def looks(
-    dice: np.random.Generator, ease: NDArray[np.float64], *, runs: int, spread: float, lift: float = 0.0
+def simulated_scores(
+    rng: np.random.Generator, ease: NDArray[np.float64], *, runs: int, spread: float, lift: float = 0.0
 ) -> NDArray[np.float64]:
-    """(runs, images) of a made-up configuration: whether each image was taken for what it is."""
-    chance = 1 / (1 + np.exp(-ease - lift - dice.normal(0.0, spread, (runs, 1))))
-    return (dice.random(chance.shape) < chance).astype(float)
+    """(runs, images) of a simulated configuration: whether each image is classified correctly."""
+    chance = 1 / (1 + np.exp(-ease - lift - rng.normal(0.0, spread, (runs, 1))))
+    return (rng.random(chance.shape) < chance).astype(float)
 
 
 def truth(*, middle: float, spread: float) -> float:
-    """The mean over all images and seeds that there could be."""
+    """The mean over the whole population of images and seeds."""
     logits = np.random.default_rng(0).normal(middle, np.hypot(1.5, spread), 1_000_000)
     return float((1 / (1 + np.exp(-logits))).mean())
 
 
 @pytest.mark.parametrize(("runs", "spread"), [(2, 0.1), (3, 0.0), (3, 0.1), (3, 0.5), (10, 0.3)])
-def test_the_interval_holds_the_truth_as_often_as_it_says(runs: int, spread: float) -> None:
-    dice, expected = np.random.default_rng(runs), truth(middle=1.5, spread=spread)
-    held = 0
+def test_the_crossed_interval_has_its_nominal_coverage(runs: int, spread: float) -> None:
+    rng, expected = np.random.default_rng(runs), truth(middle=1.5, spread=spread)
+    covered = 0
     for _ in range(SIMULATIONS):
-        found = crossed_interval(looks(dice, dice.normal(1.5, 1.5, 400), runs=runs, spread=spread))
-        assert found is not None
-        held += found.low <= expected <= found.high
+        interval = crossed_interval(simulated_scores(rng, rng.normal(1.5, 1.5, 400), runs=runs, spread=spread))
+        assert interval is not None
+        covered += interval.low <= expected <= interval.high
 
-    assert held / SIMULATIONS >= 0.93
+    assert covered / SIMULATIONS >= 0.93
 
 
 @pytest.mark.parametrize("runs", [2, 3, 10])
-def test_an_interval_over_images_alone_would_hold_it_far_less_often(runs: int) -> None:
-    dice, expected = np.random.default_rng(runs), truth(middle=1.5, spread=0.5)
-    held = 0
+def test_an_interval_over_images_alone_has_less_than_80_percent_coverage(runs: int) -> None:
+    rng, expected = np.random.default_rng(runs), truth(middle=1.5, spread=0.5)
+    covered = 0
     for _ in range(SIMULATIONS):
-        scores = looks(dice, dice.normal(1.5, 1.5, 400), runs=runs, spread=0.5).mean(axis=0)
-        held += abs(scores.mean() - expected) <= 1.96 * scores.std(ddof=1) / np.sqrt(400)
+        scores = simulated_scores(rng, rng.normal(1.5, 1.5, 400), runs=runs, spread=0.5).mean(axis=0)
+        covered += abs(scores.mean() - expected) <= 1.96 * scores.std(ddof=1) / np.sqrt(400)
 
-    assert held / SIMULATIONS < 0.8
+    assert covered / SIMULATIONS < 0.8
 
 
 @pytest.mark.parametrize(("runs", "spread"), [(2, 0.1), (3, 0.0), (3, 0.2), (10, 0.2)])
-def test_of_configurations_that_are_alike_one_in_twenty_verdicts_at_the_most_has_a_clear_lead(
-    runs: int, spread: float
-) -> None:
-    dice, clear = np.random.default_rng(runs), 0
+def test_at_most_one_verdict_in_twenty_on_equal_configurations_is_significant(runs: int, spread: float) -> None:
+    rng, significant = np.random.default_rng(runs), 0
     for _ in range(SIMULATIONS):
-        ease = dice.normal(1.5, 1.5, 400)
-        scores = {name: looks(dice, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")}
-        clear += any(duel.is_significant for duel in judged(scores).duels)
+        ease = rng.normal(1.5, 1.5, 400)
+        scores = {
+            name: simulated_scores(rng, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")
+        }
+        significant += any(duel.is_significant for duel in result_of(scores).duels)
 
-    assert clear / SIMULATIONS <= 0.07
+    assert significant / SIMULATIONS <= 0.07
 
 
-def test_a_real_lead_is_clear() -> None:
-    dice = np.random.default_rng(0)
-    ease = dice.normal(1.5, 1.5, 2000)
+def test_a_real_lead_is_significant() -> None:
+    rng = np.random.default_rng(0)
+    ease = rng.normal(1.5, 1.5, 2000)
     scores = {
-        name: looks(dice, ease, runs=3, spread=0.02, lift=lift)
+        name: simulated_scores(rng, ease, runs=3, spread=0.02, lift=lift)
         for name, lift in [("trial 1", 0.0), ("trial 2", 0.5), ("baseline", 0.02)]
     }
 
-    found = judged(scores)
+    result = result_of(scores)
 
-    assert found.standings[0].name == "trial 2"
-    assert {(duel.first, duel.second): duel.is_significant for duel in found.duels[:2]} == {
-        ("trial 2", duel.second): True for duel in found.duels[:2]
+    assert result.standings[0].name == "trial 2"
+    assert {(duel.first, duel.second): duel.is_significant for duel in result.duels[:2]} == {
+        ("trial 2", duel.second): True for duel in result.duels[:2]
     }
-    assert not found.duels[2].is_significant
+    assert not result.duels[2].is_significant
 
 
-def judged(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> test_results.FinalResult:
-    """The verdict on made-up scores."""
+def result_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> test_results.FinalResult:
+    """The verdict on simulated scores."""
     return test_results.final_result(study_of(tuple(scores)), trials_of(scores, labels), {1: 0.9, 2: 0.95})
 
 
@@ -117,7 +117,7 @@ def trials_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | No
             config={"row": name},
             repeat=repeat,
             values=(float(right.mean()),),
-            test=look_at(right, labels),
+            test=stored_evaluation(right, labels),
             parameters=1000,
             latency_ms=0.5 + repeat,
             epochs=2.0,
@@ -128,8 +128,8 @@ def trials_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | No
     ]
 
 
-def look_at(right: NDArray[np.float64], labels: Sequence[int] | None = None) -> dict[str, object]:
-    """What a look has stored; a wrong image is taken for the next class."""
+def stored_evaluation(right: NDArray[np.float64], labels: Sequence[int] | None = None) -> dict[str, object]:
+    """A stored evaluation; a wrong image is assigned to the next class."""
     truths = np.asarray(labels if labels is not None else np.arange(len(right)) % 3)
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (truths, np.where(right > 0, truths, (truths + 1) % 3)), 1)
@@ -142,7 +142,7 @@ def look_at(right: NDArray[np.float64], labels: Sequence[int] | None = None) -> 
     }
 
 
-def test_what_was_right_is_kept_class_by_class() -> None:
+def test_correct_images_are_stored_by_class() -> None:
     right = np.array([True, False, True, True, False])
     labels = np.array([2, 0, 1, 0, 2])
 
@@ -151,75 +151,77 @@ def test_what_was_right_is_kept_class_by_class() -> None:
     assert kept.tolist() == [False, True, True, True, False]
 
 
-def test_balanced_accuracy_weighs_every_class_alike() -> None:
+def test_balanced_accuracy_weights_every_class_equally() -> None:
     labels = [0, 0, 0, 0, 1, 1, 2]
     right = np.array([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
 
-    found = test_results.final_result(
+    result = test_results.final_result(
         study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {}
     )
 
-    assert found.standings[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
+    assert result.standings[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
 
 
-def test_people_are_told_who_wins_and_what_the_search_had_promised() -> None:
-    dice = np.random.default_rng(0)
-    ease = dice.normal(1.5, 1.5, 2000)
+def test_the_table_names_the_winner_and_the_result_of_the_search() -> None:
+    rng = np.random.default_rng(0)
+    ease = rng.normal(1.5, 1.5, 2000)
     scores = {
-        "trial 1": looks(dice, ease, runs=3, spread=0.02, lift=0.5),
-        "trial 2, baseline": looks(dice, ease, runs=3, spread=0.02),
+        "trial 1": simulated_scores(rng, ease, runs=3, spread=0.02, lift=0.5),
+        "trial 2, baseline": simulated_scores(rng, ease, runs=3, spread=0.02),
     }
 
-    text = tables.to_text(test_report.final_result_table(judged(scores), ("No other study.",)), width=80)
+    text = tables.to_text(test_report.final_result_table(result_of(scores), ("No other study.",)), width=80)
 
     assert max(map(len, text.splitlines())) <= 80
-    words = " ".join(text.split())
-    assert "trial 1 beats trial 2, baseline by 0.0" in words
-    assert "had trial 2, baseline 0.0500 ahead of trial 1; on the test images it is -0" in words
-    assert "lowest recall of trial 1: " in words
-    assert "No other study." in words
+    flat = " ".join(text.split())
+    assert "trial 1 beats trial 2, baseline by 0.0" in flat
+    assert "had trial 2, baseline 0.0500 ahead of trial 1; on the test images it is -0" in flat
+    assert "lowest recall of trial 1: " in flat
+    assert "No other study." in flat
 
 
 def test_one_run_of_one_configuration_has_an_interval_over_images_alone() -> None:
     right = np.array([[1.0] * 80 + [0.0] * 20])
 
-    found = judged({"trial 1": right})
+    result = result_of({"trial 1": right})
 
-    assert found.duels == ()
-    (standing,) = found.standings
+    assert result.duels == ()
+    (standing,) = result.standings
     assert (standing.name, standing.runs, standing.test, standing.search) == ("trial 1", 1, 0.8, 0.9)
     assert standing.interval is not None
     assert standing.interval[0] == pytest.approx(0.71, abs=0.005)
     assert standing.gap == pytest.approx(0.1)
-    assert "with one seed" in tables.to_text(test_report.final_result_table(found, ()), width=None)
+    assert "with one seed" in tables.to_text(test_report.final_result_table(result, ()), width=None)
 
 
-def test_a_training_that_failed_is_named_and_its_partner_is_compared_without_it() -> None:
-    dice = np.random.default_rng(0)
-    scores = {name: looks(dice, dice.normal(1.5, 1.5, 90), runs=3, spread=0.1) for name in ("trial 1", "trial 2")}
+def test_a_failed_training_is_named_and_its_pair_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    scores = {
+        name: simulated_scores(rng, rng.normal(1.5, 1.5, 90), runs=3, spread=0.1) for name in ("trial 1", "trial 2")
+    }
     trials = trials_of(scores)
     lost = TrialRecord(study="s.final", number=1, state="FAIL", config={"row": "trial 1"}, repeat=1, reason="a bug")
 
-    found = test_results.final_result(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
+    result = test_results.final_result(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
 
-    assert found.missing == ("trial 1, run 2: fail, a bug",)
-    assert {each.name: each.runs for each in found.standings} == {"trial 1": 2, "trial 2": 3}
-    (duel,) = found.duels
+    assert result.missing == ("trial 1, run 2: fail, a bug",)
+    assert {standing.name: standing.runs for standing in result.standings} == {"trial 1": 2, "trial 2": 3}
+    (duel,) = result.duels
     both = {name: runs[[0, 2]].mean() for name, runs in scores.items()}
     assert duel.difference == pytest.approx(both[duel.first] - both[duel.second])
 
 
-def test_where_all_the_spread_is_taken_for_what_was_counted_twice_there_is_an_interval_all_the_same() -> None:
-    found = judged({"trial 1": np.array([[1.0, 0.0], [0.0, 1.0]]), "trial 2": np.zeros((2, 2))})
+def test_an_interval_exists_if_the_double_count_correction_removes_all_variance() -> None:
+    result = result_of({"trial 1": np.array([[1.0, 0.0], [0.0, 1.0]]), "trial 2": np.zeros((2, 2))})
 
-    (duel,) = found.duels
+    (duel,) = result.duels
     assert duel.interval is not None
     assert duel.interval.low < 0.0 < duel.interval.high
     assert "no clear difference between trial 1 and trial 2: 0.5000" in test_report.comparison_sentence(duel)
 
 
-def test_a_lead_on_every_image_of_every_run_has_no_interval_and_says_why() -> None:
-    (duel,) = judged({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).duels
+def test_a_lead_on_every_image_has_no_interval_and_a_reason() -> None:
+    (duel,) = result_of({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).duels
 
     assert (
         test_report.comparison_sentence(duel)
@@ -230,49 +232,49 @@ def test_a_lead_on_every_image_of_every_run_has_no_interval_and_says_why() -> No
 def test_configurations_without_a_common_run_are_not_compared() -> None:
     first, second = trials_of({"trial 1": np.ones((1, 6)), "trial 2": np.zeros((1, 6))})
 
-    found = test_results.final_result(study_of(("trial 1", "trial 2")), [first, replace(second, repeat=1)], {})
+    result = test_results.final_result(study_of(("trial 1", "trial 2")), [first, replace(second, repeat=1)], {})
 
-    assert test_report.comparison_sentence(found.duels[0]) == "trial 1 and trial 2 have no run in common"
+    assert test_report.comparison_sentence(result.duels[0]) == "trial 1 and trial 2 have no run in common"
 
 
-def test_who_is_better_in_the_common_runs_is_first_in_a_pair_whatever_other_runs_say() -> None:
+def test_the_common_runs_alone_decide_the_order_in_a_pair() -> None:
     scores = {"trial 1": np.array([[1.0] * 5 + [0.0] * 5] * 3), "trial 2": np.array([[1.0] * 6 + [0.0] * 4] * 2)}
     scores["trial 1"][2] = 1.0
 
-    found = judged(scores)
+    result = result_of(scores)
 
-    assert found.standings[0].name == "trial 1"
-    assert (found.duels[0].first, found.duels[0].runs) == ("trial 2", 2)
-    assert found.duels[0].difference == pytest.approx(0.1)
+    assert result.standings[0].name == "trial 1"
+    assert (result.duels[0].first, result.duels[0].runs) == ("trial 2", 2)
+    assert result.duels[0].difference == pytest.approx(0.1)
 
 
-def test_one_common_run_of_several_is_too_little_to_compare_by() -> None:
+def test_one_common_run_is_too_few_for_a_comparison() -> None:
     scores = {"trial 1": np.array([[1.0] * 9 + [0.0]] * 3), "trial 2": np.array([[1.0] * 5 + [0.0] * 5])}
 
-    (duel,) = judged(scores).duels
+    (duel,) = result_of(scores).duels
 
     assert (duel.interval, duel.p_holm) == (None, None)
     assert test_report.comparison_sentence(duel).endswith("have one run in common, too few for a comparison")
 
 
 @pytest.mark.parametrize("runs", [1, 3])
-def test_an_interval_of_a_share_is_one_of_shares(runs: int) -> None:
-    dice = np.random.default_rng(0)
-    for right in (np.ones((runs, 200)), looks(dice, dice.normal(3.0, 1.0, 20), runs=runs, spread=2.0)):
-        (standing,) = judged({"trial 1": right}).standings
+def test_the_interval_of_an_accuracy_stays_between_0_and_1(runs: int) -> None:
+    rng = np.random.default_rng(0)
+    for right in (np.ones((runs, 200)), simulated_scores(rng, rng.normal(3.0, 1.0, 20), runs=runs, spread=2.0)):
+        (standing,) = result_of({"trial 1": right}).standings
         assert standing.interval is not None
         assert 0.0 <= standing.interval[0] <= standing.test <= standing.interval[1] <= 1.0
 
 
-def test_what_differs_between_classes_is_no_spread_of_balanced_accuracy() -> None:
+def test_class_differences_do_not_widen_the_balanced_accuracy_interval() -> None:
     labels = [0] * 900 + [1] * 100
     right = np.array([[1.0] * 810 + [0.0] * 90 + [1.0] * 50 + [0.0] * 50])
 
-    found = test_results.final_result(
+    result = test_results.final_result(
         study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {}
     )
 
-    (standing,) = found.standings
+    (standing,) = result.standings
     assert standing.test == pytest.approx(0.7)
     assert standing.interval is not None
     error = np.sqrt(0.9 * 0.1 / 900 + 0.5 * 0.5 / 100) / 2  # two independent shares, half of each
@@ -280,23 +282,23 @@ def test_what_differs_between_classes_is_no_spread_of_balanced_accuracy() -> Non
 
 
 def test_a_class_without_test_images_is_not_among_the_worst() -> None:
-    (standing,) = judged({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).standings
+    (standing,) = result_of({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).standings
 
     assert test_report.worst(standing, CLASSES) == ("dog 0.50 (0.50 as owl)", "cat 1.00 (0.00 as dog)")
 
 
-def test_where_the_search_had_two_level_it_says_so() -> None:
+def test_a_tie_in_the_search_is_reported() -> None:
     scores = {"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}
 
-    found = test_results.final_result(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
+    result = test_results.final_result(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
 
-    assert "had trial 1 and trial 2 level" in tables.to_text(test_report.final_result_table(found, ()), width=None)
+    assert "had trial 1 and trial 2 level" in tables.to_text(test_report.final_result_table(result, ()), width=None)
 
 
-def test_before_anybody_has_looked_there_is_no_verdict() -> None:
-    found = test_results.final_result(study_of(("trial 1", "trial 2")), [], {})
+def test_there_is_no_verdict_before_the_test_images_are_evaluated() -> None:
+    result = test_results.final_result(study_of(("trial 1", "trial 2")), [], {})
 
-    assert found.standings == ()
+    assert result.standings == ()
     assert "the test images have not been evaluated yet" in tables.to_text(
-        test_report.final_result_table(found, ()), width=80
+        test_report.final_result_table(result, ()), width=80
     )

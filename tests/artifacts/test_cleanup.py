@@ -1,4 +1,4 @@
-"""`clean`, and a run that begins, remove what no study needs, and nothing else."""
+"""`clean`, and the start of a run, remove files that no study needs, and nothing else."""
 
 import json
 import os
@@ -22,7 +22,7 @@ DATA = {"fingerprint": "used", "classes": ["cat", "dog"]}
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache with the images of a study and those of none."""
+    """A cache with the images of one study and images that no study uses."""
     for fingerprint in ("used", "unused"):
         folder = tmp_path / "cache" / "sets" / fingerprint
         folder.mkdir(parents=True)
@@ -34,8 +34,8 @@ def cache(tmp_path: Path) -> Path:
 def add(url: str, name: str) -> Storage:
     """A study with the files of a trial, one of them half-written."""
     storage = Storage(url, create=True, token="me")
-    wanted = study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
-    stored = stored_study.open_or_create(storage, wanted, name=name, data=DATA)
+    spec = study_spec.build({"budget": {"trials": 2, "epochs": 1}, "space": {"width": [8, 16]}})
+    stored = stored_study.open_or_create(storage, spec, name=name, data=DATA)
     stored_study.set_trials(storage, stored, 2)
     with study_dir.of(url).running(name):
         folder = study_dir.of(url).trial(name, 0)
@@ -45,7 +45,7 @@ def add(url: str, name: str) -> Storage:
 
 
 def write(folder: Path) -> None:
-    """A whole and a half-written checkpoint, and a log."""
+    """A complete and a half-written checkpoint, and a log."""
     folder.mkdir(exist_ok=True)
     (folder / "step.ckpt").write_bytes(b"1234")
     (folder / "next.ckpt.part").write_bytes(b"12345")
@@ -53,26 +53,24 @@ def write(folder: Path) -> None:
 
 
 def fill(storage: Storage, name: str, trials: Sequence[tuple[str, float | None]]) -> None:
-    """A trial of each of these states and values, with everything that a kill can leave of it."""
+    """Add a trial for each state and value, with all files that a kill can leave."""
     stored = optuna.load_study(study_name=name, storage=storage)
-    place = study_dir.of(str(storage.engine.url))
+    dirs = study_dir.of(str(storage.engine.url))
     for number, (state, value) in enumerate(trials):
         stored.add_trial(optuna.trial.create_trial(state=TrialState[state], value=value))
-        write(place.trial(name, number))
+        write(dirs.trial(name, number))
 
 
 def clean(url: str, cache: Path, *, data: bool = False) -> tuple[int, list[str]]:
-    said: list[str] = []
-    return cleanup.clean(url, cache, data=data, say=said.append), said
+    messages: list[str] = []
+    return cleanup.clean(url, cache, data=data, say=messages.append), messages
 
 
 def files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-def test_the_files_of_a_study_that_is_gone_are_removed_and_of_others_only_half_written_ones(
-    url: str, cache: Path
-) -> None:
+def test_clean_removes_deleted_studies_and_half_written_files_of_others(url: str, cache: Path) -> None:
     add(url, "kept")
     storage = add(url, "gone")
     storage.delete_study(storage.get_study_id_from_name("gone"))
@@ -80,20 +78,20 @@ def test_the_files_of_a_study_that_is_gone_are_removed_and_of_others_only_half_w
     (root / "photos").mkdir()
     (root / "photos" / "trial-00000").write_text("mine")
 
-    freed, said = clean(url, cache)
+    freed, messages = clean(url, cache)
 
     assert files(root) == {
         *("studies.db", "photos/trial-00000"),
         *("kept/convsearch.lock", "kept/trial-00000/step.ckpt", "kept/trial-00000/log.txt"),
     }
     assert freed == (4 + 5 + len(f"{os.getpid()}\nstudies.db\n")) + 5
-    assert said == [
+    assert messages == [
         f"removed the files in {root / 'gone'}: there is no such study",
         f"removed 1 files in {root / 'kept'}: 1 half-written",
     ]
 
 
-def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cache: Path) -> None:
+def test_files_of_another_database_in_the_same_folder_are_kept(url: str, cache: Path) -> None:
     add(url, "ours")
     add(url.replace("studies.db", "other.db"), "theirs")
     before = files(study_dir.of(url).root / "theirs")
@@ -103,30 +101,30 @@ def test_what_belongs_to_another_database_in_the_same_folder_stays(url: str, cac
     assert files(study_dir.of(url).root / "theirs") == before
 
 
-def test_what_a_running_study_is_writing_stays(url: str, cache: Path) -> None:
+def test_half_written_files_of_a_running_study_are_kept(url: str, cache: Path) -> None:
     storage = add(url, "s")
     claims.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
 
-    freed, said = clean(url, cache)
+    freed, messages = clean(url, cache)
 
-    assert (freed, said) == (0, [])
+    assert (freed, messages) == (0, [])
     assert (study_dir.of(url).trial("s", 0) / "next.ckpt.part").exists()
 
 
-def test_images_that_no_study_uses_are_removed_only_when_asked_for(url: str, cache: Path) -> None:
+def test_unused_images_are_removed_only_on_request(url: str, cache: Path) -> None:
     add(url, "s")
     clean(url, cache)
     before = files(cache)
 
-    freed, said = clean(url, cache, data=True)
+    freed, messages = clean(url, cache, data=True)
 
     assert len(before) == 4
     assert files(cache) == {"sets/used/meta.json", "sets/used/train.npy"}
     assert freed > 1000
-    assert said[0].endswith("unused: images that no study uses")
+    assert messages[0].endswith("unused: images that no study uses")
 
 
-def test_a_second_time_there_is_nothing_to_remove(url: str, cache: Path) -> None:
+def test_a_second_clean_removes_nothing(url: str, cache: Path) -> None:
     add(url, "s")
     clean(url, cache, data=True)
 
@@ -137,60 +135,60 @@ TRIALS = (
     *(("COMPLETE", 0.5), ("COMPLETE", 0.9), ("COMPLETE", 0.8), ("COMPLETE", 0.9), ("COMPLETE", 0.1)),
     *(("PRUNED", None), ("FAIL", None), ("WAITING", None), ("RUNNING", None)),
 )
-"""In every state; the best three are 1, 2 and 3, and trial 0 is the baseline."""
+"""Trials in every state; the best three are 1, 2 and 3, and trial 0 is the baseline."""
 LEFT = {
     *(f"trial-0000{number}/log.txt" for number in range(9)),
     *(f"trial-0000{number}/step.ckpt" for number in (0, 1, 2, 3, 6, 7, 8)),
     *("trial-00008/next.ckpt.part", "convsearch.lock"),
 }
-"""What is left of them: the best, the baseline, those that can be taken up again, and what somebody is writing."""
+"""Files that remain: the best, the baseline, those of resumable trials, and files being written."""
 
 
-def test_a_run_that_begins_removes_half_written_files_and_checkpoints_of_finished_trials_but_for_the_best(
+def test_a_starting_run_removes_half_written_files_and_surplus_checkpoints(
     url: str,
 ) -> None:
     storage = add(url, "s")
     fill(storage, "s", TRIALS)
-    place = study_dir.of(url)
+    dirs = study_dir.of(url)
 
-    freed = cleanup.remove_leftovers(place, storage.engine, "s")
+    freed = cleanup.remove_leftovers(dirs, storage.engine, "s")
 
-    assert files(place.study("s")) == LEFT
+    assert files(dirs.study("s")) == LEFT
     assert freed == 2 * 4 + 8 * 5
-    assert cleanup.remove_leftovers(place, storage.engine, "s") == 0
+    assert cleanup.remove_leftovers(dirs, storage.engine, "s") == 0
 
 
-def test_clean_frees_the_same_of_every_study_and_says_how_much_before_and_after(url: str, cache: Path) -> None:
+def test_clean_removes_leftovers_of_every_study_and_reports_the_freed_bytes(url: str, cache: Path) -> None:
     fill(add(url, "s"), "s", TRIALS)
     fill(add(url, "t"), "t", TRIALS[:1])
     root = study_dir.of(url).root
 
-    spare = cleanup.reclaimable_bytes(url)
-    freed, said = clean(url, cache)
+    reclaimable = cleanup.reclaimable_bytes(url)
+    freed, messages = clean(url, cache)
 
-    assert spare == freed == 2 * 4 + 9 * 5
+    assert reclaimable == freed == 2 * 4 + 9 * 5
     assert files(root / "s") == LEFT
-    assert said == [
+    assert messages == [
         f"removed 10 files in {root / 's'}: 8 half-written, 2 of finished trials that are not among the best 3",
         f"removed 1 files in {root / 't'}: 1 half-written",
     ]
     assert cleanup.reclaimable_bytes(url) == 0
 
 
-def test_checkpoints_of_a_trial_that_the_database_does_not_know_stay(url: str) -> None:
-    storage = add(url, "s")  # nobody has begun a trial, but there are files of number 0
-    place = study_dir.of(url)
+def test_checkpoints_of_a_trial_that_is_not_in_the_database_are_kept(url: str) -> None:
+    storage = add(url, "s")  # no trial has started, but files of trial 0 exist
+    dirs = study_dir.of(url)
 
-    cleanup.remove_leftovers(place, storage.engine, "s")
+    cleanup.remove_leftovers(dirs, storage.engine, "s")
 
-    assert (place.trial("s", 0) / "step.ckpt").exists()
+    assert (dirs.trial("s", 0) / "step.ckpt").exists()
 
 
-def test_the_next_run_removes_what_a_kill_left_and_nothing_else(harness: Harness) -> None:
+def test_the_next_run_removes_only_the_files_that_a_kill_left(harness: Harness) -> None:
     harness.run("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
     before = files(harness.dirs.trial("s", 0))
-    half = harness.dirs.trial("s", 0) / "step-00000003-000000000030.ckpt.part"
-    half.write_bytes(b"1")
+    partial = harness.dirs.trial("s", 0) / "step-00000003-000000000030.ckpt.part"
+    partial.write_bytes(b"1")
 
     answer = harness.run("resume", "s", "--trials", "2", "--workers", "1")
 

@@ -1,4 +1,4 @@
-"""Checkpoints where other machines find them: what one has left, another goes on from; none that is away stops any."""
+"""Remote checkpoints: another machine resumes from them, and an unreachable store stops no trial."""
 
 import shutil
 import socket
@@ -34,26 +34,26 @@ def write(folder: Path, *steps: int) -> None:
         (folder / f"step-{step:08d}-{step:012d}.ckpt").write_text(str(step))
 
 
-def test_what_is_put_is_what_lies_here_and_what_is_got_is_the_newest(tmp_path: Path) -> None:
-    store, here, there = (
+def test_an_upload_mirrors_the_folder_and_a_download_fetches_the_newest(tmp_path: Path) -> None:
+    store, local, fetched = (
         RemoteCheckpoints(RemoteStoreClient(url=f"file://{tmp_path / 'store'}"), "uid"),
         tmp_path / "here",
         tmp_path / "there",
     )
-    write(here, 1, 2)
-    store.upload(here, 7)
-    write(here, 3)
-    (here / "step-00000001-000000000001.ckpt").unlink()
+    write(local, 1, 2)
+    store.upload(local, 7)
+    write(local, 3)
+    (local / "step-00000001-000000000001.ckpt").unlink()
 
-    store.upload(here, 7)
-    store.download(there, 7)
+    store.upload(local, 7)
+    store.download(fetched, 7)
 
-    assert checkpoints(tmp_path / "store" / "uid" / "trial-00007") == checkpoints(here)
-    assert checkpoints(there) == checkpoints(here)[-1:]
+    assert checkpoints(tmp_path / "store" / "uid" / "trial-00007") == checkpoints(local)
+    assert checkpoints(fetched) == checkpoints(local)[-1:]
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
+def test_a_machine_that_is_behind_removes_no_newer_checkpoint(tmp_path: Path) -> None:
     store = RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid")
     write(tmp_path / "ahead", 4, 5)
     write(tmp_path / "behind", 2, 3)
@@ -65,7 +65,7 @@ def test_who_is_behind_removes_nothing_of_who_is_ahead(tmp_path: Path) -> None:
     assert max(checkpoints(tmp_path / "behind")) == max(checkpoints(tmp_path / "ahead"))
 
 
-def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
+def test_a_store_that_is_not_a_folder_is_unreachable(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     write(tmp_path / "here", 1)
 
@@ -73,7 +73,7 @@ def test_a_store_that_is_no_folder_is_unreachable(tmp_path: Path) -> None:
         RemoteCheckpoints(RemoteStoreClient(url=str(tmp_path / "store")), "uid").upload(tmp_path / "here", 0)
 
 
-def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
+def test_a_silent_store_times_out_once_and_is_not_called_again(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "here", 1)
@@ -88,7 +88,7 @@ def test_a_store_that_is_silent_is_waited_for_once_and_then_left_alone(
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/folder", "nonsense://bucket"])
-def test_a_protocol_without_its_package_is_refused_before_anything_is_trained(harness: Harness, url: str) -> None:
+def test_a_protocol_without_its_package_is_refused_before_any_training(harness: Harness, url: str) -> None:
     answer = harness.run("run", harness.write(**STUDY), "--set", f"checkpoints={url}")
 
     assert answer.code == 78
@@ -96,27 +96,27 @@ def test_a_protocol_without_its_package_is_refused_before_anything_is_trained(ha
     assert not harness.dirs.study("s").exists()
 
 
-@pytest.mark.parametrize("where", ["here/there", "7", "s3://key:secret@bucket"])
-def test_a_place_that_is_not_the_same_everywhere_or_tells_a_secret_is_refused(harness: Harness, where: str) -> None:
-    answer = harness.run("run", harness.write(**STUDY), "--set", f"checkpoints={where}")
+@pytest.mark.parametrize("location", ["here/there", "7", "s3://key:secret@bucket"])
+def test_a_relative_path_or_a_url_with_a_secret_is_refused(harness: Harness, location: str) -> None:
+    answer = harness.run("run", harness.write(**STUDY), "--set", f"checkpoints={location}")
 
     assert answer.code == 78
     assert "checkpoints must" in answer.err
     assert "secret" not in answer.err
 
 
-def test_a_trial_goes_on_on_another_machine_bit_for_bit_where_it_can_reach_its_checkpoint(harness: Harness) -> None:
+def test_a_trial_resumes_bit_for_bit_from_its_checkpoint_on_another_machine(harness: Harness) -> None:
     work(runner.workplace(harness.create("whole", **STUDY)))
     elsewhere = move(harness, harness.folder / "store")
 
     moved = work(elsewhere)
 
-    (whole,) = harness.trials("whole")
-    assert (moved.curve, moved.retrained_attempts) == (whole.curve, ())
+    (uninterrupted,) = harness.trials("whole")
+    assert (moved.curve, moved.retrained_attempts) == (uninterrupted.curve, ())
     assert equal(harness.trained(name="whole"), trained(elsewhere.dirs, harness))
 
 
-def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(harness: Harness) -> None:
+def test_a_trial_without_a_checkpoint_restarts_under_its_number_and_reports_it(harness: Harness) -> None:
     elsewhere = move(harness, None)
 
     moved = work(elsewhere)
@@ -125,20 +125,20 @@ def test_without_it_the_trial_begins_anew_under_its_number_and_says_so(harness: 
     assert "attempt 1 found no checkpoint and started again" in harness.run("show", "s", "0").out
 
 
-def test_a_store_that_is_away_stops_nobody_and_the_log_tells(harness: Harness) -> None:
+def test_an_unreachable_store_stops_no_trial_and_is_logged(harness: Harness) -> None:
     (harness.folder / "store").write_text("in the way")
-    place = replace(
+    context = replace(
         runner.workplace(harness.create(**STUDY)),
         remote=RemoteCheckpoints(RemoteStoreClient(url=str(harness.folder / "store")), "uid"),
     )
 
-    trial = work(place)
+    trial = work(context)
 
     assert trial.state == "COMPLETE"
-    assert "this checkpoint is on this machine only" in place.dirs.log("s", 0).read_text()
+    assert "this checkpoint is on this machine only" in context.dirs.log("s", 0).read_text()
 
 
-def test_checkpoints_go_with_the_trials_that_are_not_among_the_best_and_with_the_study(harness: Harness) -> None:
+def test_remote_checkpoints_of_weak_trials_and_of_deleted_studies_are_removed(harness: Harness) -> None:
     file = harness.write(budget={"trials": 5, "epochs": 1})
     run = harness.run("run", file, "--workers", "1", "--set", f"checkpoints={harness.folder / 'store'}")
     kept = checkpoints(harness.folder / "store")
@@ -150,7 +150,7 @@ def test_checkpoints_go_with_the_trials_that_are_not_among_the_best_and_with_the
     assert checkpoints(harness.folder / "store") == []
 
 
-def test_a_model_is_taken_home_from_where_its_machine_left_it(harness: Harness) -> None:
+def test_export_downloads_the_model_from_the_store(harness: Harness) -> None:
     harness.run("run", harness.write(**STUDY), "--workers", "1", "--set", f"checkpoints={harness.folder / 'store'}")
     shutil.rmtree(harness.dirs.trial("s", 0))
 
@@ -159,44 +159,44 @@ def test_a_model_is_taken_home_from_where_its_machine_left_it(harness: Harness) 
     assert answer.code == 0, answer.err
 
 
-def test_a_depot_that_is_none_is_no_depot() -> None:
+def test_without_a_url_there_is_no_remote_store() -> None:
     remote_checkpoints.check(None)
 
     assert remote_checkpoints.of(None, "uid") is None
 
 
 def move(harness: Harness, store: Path | None) -> Any:
-    """Stop a trial in its middle, and have the workplace of another machine, which has none of its files."""
+    """Stop a trial midway; returns the context of another machine, which has none of its files."""
     worker_config = harness.create(**STUDY)
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    where = None if store is None else str(store)
-    stored_study.open_or_create(storage, replace(stored.spec, checkpoints=where), name="s", data=stored.data)
-    beats = iter(range(1000))
+    url = None if store is None else str(store)
+    stored_study.open_or_create(storage, replace(stored.spec, checkpoints=url), name="s", data=stored.data)
+    pulses = iter(range(1000))
 
     def pulse() -> None:
-        if next(beats) == 60:
+        if next(pulses) == 60:
             raise TrialStopped
 
-    place = runner.workplace(worker_config)
-    claim = claims.claim(place.storage, stored.id, this_process(worker_config.token), strategy.queue(place.study))
+    context = runner.workplace(worker_config)
+    claim = claims.claim(context.storage, stored.id, this_process(worker_config.token), strategy.queue(context.study))
     assert claim is not None
-    runner.run_trial(place, claim, pulse)
+    runner.run_trial(context, claim, pulse)
     assert 0 < harness.steps() < 6
     return replace(runner.workplace(harness.worker_config()), dirs=StudyDirs(harness.folder / "elsewhere"))
 
 
-def trained(home: StudyDirs, harness: Harness) -> dict[str, Any]:
-    """As `Harness.trained`, on another machine."""
+def trained(dirs: StudyDirs, harness: Harness) -> dict[str, Any]:
+    """Like `Harness.trained`, on another machine."""
     from search.artifacts import checkpoint
 
     uid = stored_study.load(Storage(harness.url), "s").uid
-    found = checkpoint.latest(home.trial("s", 0), study=uid, trial=0)
-    assert found is not None
-    return {key: value for key, value in found[1].items() if key != "seconds"}
+    loaded = checkpoint.latest(dirs.trial("s", 0), study=uid, trial=0)
+    assert loaded is not None
+    return {key: value for key, value in loaded[1].items() if key != "seconds"}
 
 
-def test_the_reason_why_a_store_is_unreachable_names_what_it_said(tmp_path: Path) -> None:
+def test_the_error_of_an_unreachable_store_names_its_cause(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
 
     with pytest.raises(SpecError, match="cannot be used from this machine: NotADirectoryError"):

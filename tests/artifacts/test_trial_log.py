@@ -1,4 +1,4 @@
-"""The log of a trial is plain text that never stands in the way."""
+"""The log of a trial is plain text, and a failed write to it never stops a trial."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from search.artifacts.study_dir import append_log
 
 
-def test_every_event_is_a_line_with_its_time_and_what_follows_is_indented(tmp_path: Path) -> None:
+def test_every_event_starts_with_its_time_and_further_lines_are_indented(tmp_path: Path) -> None:
     log = tmp_path / "trial-00000" / "log.txt"
 
     append_log(log, "step 1: 0.5")
@@ -18,7 +18,7 @@ def test_every_event_is_a_line_with_its_time_and_what_follows_is_indented(tmp_pa
     assert rest == ["    Traceback", "      ValueError"]
 
 
-def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_raises_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
     append_log(tmp_path / "file" / "log.txt", "step 1")
@@ -26,7 +26,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_text_that_is_no_unicode_is_written_out(tmp_path: Path) -> None:
+def test_text_that_is_not_valid_unicode_is_escaped(tmp_path: Path) -> None:
     append_log(tmp_path / "log.txt", "no such file: \udcff.png")
 
     assert "no such file: \\udcff.png" in (tmp_path / "log.txt").read_text()

@@ -1,4 +1,4 @@
-"""`make bench`: what the project claims to be fast at, measured beside what people use today; `make bench-scale`.
+"""`make bench`: the speed claims of the project, measured beside stock libraries; `make bench-scale`: database load.
 
 .venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [guard] [scale] [--quick] [--keep]
 """
@@ -11,13 +11,13 @@ from tests.bench import bookkeeping, engine, guard, measure, replay, scale
 from tests.bench.measure import Result
 
 BENCHMARKS: Mapping[str, Callable[[bool], Result]] = {
-    "engine": engine.measured,
-    "bookkeeping": bookkeeping.measured,
-    "replay": replay.measured,
-    "guard": guard.measured,
-    "scale": scale.measured,
+    "engine": engine.run_benchmark,
+    "bookkeeping": bookkeeping.run_benchmark,
+    "replay": replay.run_benchmark,
+    "guard": guard.run_benchmark,
+    "scale": scale.run_benchmark,
 }
-#: What is measured beside stock, and so by `make bench`.
+#: The benchmarks of `make bench`, which compare with stock.
 USUAL = ("engine", "bookkeeping", "replay")
 
 
@@ -26,12 +26,12 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: {', '.join(USUAL)})"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, once each: to try, not to quote")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few repeats, for a trial run")
     parser.add_argument("--keep", action="store_true", help="keep the results under studies/records/")
     args = parser.parse_args(words)
     unknown = set(args.names) - set(BENCHMARKS)
     if args.quick and args.keep:
-        parser.error("--quick is to try, not to keep")
+        parser.error("--quick results are too noisy to keep; leave out --quick or --keep")
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     for name in args.names or USUAL:

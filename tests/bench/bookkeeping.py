@@ -1,7 +1,7 @@
-"""What it costs to keep the books of a study: opening it, a trial's life in it, a look at it in the browser.
+"""Cost of the bookkeeping of a study: opening it, storing a trial, polling it in the browser.
 
-Theirs is stock Optuna and optuna-dashboard, as their documentation sets them up; ours is the code that a worker runs,
-without the training. Both work on copies of one database of drawn trials.
+Theirs is stock Optuna and optuna-dashboard, set up as in their documentation. Ours is the code of a worker without the
+training. Both work on copies of one database of random trials.
 """
 
 import random
@@ -45,7 +45,7 @@ from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
 
 NAME = "s"
 STEPS = 10
-#: Fifteen parameters, as many as the notes on Optuna were measured with; each is drawn in each trial.
+#: Fifteen parameters, the number in the measurements of the notes on Optuna; each is drawn in each trial.
 SPACE: dict[str, Any] = {
     "conv_layers": {"low": 2, "high": 6},
     "width": {"low": 16, "high": 64, "step": 8},
@@ -73,61 +73,62 @@ TABLES: dict[str, Any] = {
 }
 
 
-def measured(quick: bool) -> Result:
-    """Opening, a trial's life, its growth with the study, and a poll of the dashboard."""
+def run_benchmark(quick: bool) -> Result:
+    """Opening, the bookkeeping of a trial, its growth with the study, and a poll of the dashboard."""
     large, sizes, repeats = (500, (100, 500), 2) if quick else (5_000, (100, 1_000, 5_000, 10_000), 7)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        books = {size: filled(Path(folder) / f"{size}.db", size) for size in {large, *sizes}}
+        databases = {size: make_database(Path(folder) / f"{size}.db", size) for size in {large, *sizes}}
         opening = Comparison(
             what=f"open a study of {large:,} finished trials",
             unit="s",
             target=8.0,
-            **both(books[large], open_ours, open_theirs, repeats),
+            **both(databases[large], open_ours, open_theirs, repeats),
         )
-        life = Comparison(
-            what=f"a trial's life at {large:,} trials",
+        trial_cost = Comparison(
+            what=f"bookkeeping of a trial at {large:,} trials",
             unit="s",
             target=3.0,
-            **both(books[large], live_ours, live_theirs, repeats),
+            **both(databases[large], live_ours, live_theirs, repeats),
         )
-        looks = [
+        polling = [
             Comparison(
-                what=f"a dashboard's poll at {large:,} trials, {running} of them running",
+                what=f"a poll of the dashboard at {large:,} trials, {running} of them running",
                 unit="s",
                 target=10.0,
-                **polls(books[large], running, 2 if quick else 5),
+                **polls(databases[large], running, 2 if quick else 5),
             )
             for running in (2, 0)
         ]
-        growth = [grown(books[size], size, repeats) for size in sizes]
+        growth = [growth_at(databases[size], size, repeats) for size in sizes]
     return Result(
         name="Bookkeeping",
         about=(
-            f"A life: claim, draw {drawn()} parameters (tpe), report {STEPS} steps, decide at each (asha), tell.",
-            "Our every tenth trial, which is drawn at random and costs less, is left out.",
-            "A poll: what the browser asks for every ten seconds, as soon as the dashboard's own cache is out of date.",
+            f"Bookkeeping: claim, draw {drawn_parameters()} parameters (tpe), report {STEPS} steps, with a decision at "
+            "each (asha), tell.",
+            "Every tenth trial of ours is drawn at random, costs less, and is left out.",
+            "A poll: the request of the browser every ten seconds, once the cache of the dashboard is stale.",
             f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
         ),
-        comparisons=(opening, life, *looks),
+        comparisons=(opening, trial_cost, *polling),
         figures=tuple(figure for figures in growth for figure in figures),
     )
 
 
-def drawn() -> int:
+def drawn_parameters() -> int:
     return sum(isinstance(value, dict | list) for value in SPACE.values())
 
 
-# -- a database of drawn trials -----------------------------------------------------------------------------------
+# -- a database of random trials ----------------------------------------------------------------------------------
 
 
-def filled(file: Path, trials: int) -> Path:
-    """A database with a study of so many finished trials: a quarter complete, the others pruned at asha's rungs."""
+def make_database(file: Path, trials: int) -> Path:
+    """Create a database with a study of finished trials: a quarter complete, the others pruned at the rungs of asha."""
     storage = Storage(f"sqlite:///{file}", create=True)
-    wanted = study_spec.build(TABLES)
-    stored = stored_study.open_or_create(storage, wanted, name=NAME, data={"fingerprint": "none"})
-    dice = random.Random(0)
-    insert(storage, [rows_of(number, stored, dice) for number in range(trials)])
+    spec = study_spec.build(TABLES)
+    stored = stored_study.open_or_create(storage, spec, name=NAME, data={"fingerprint": "none"})
+    rng = random.Random(0)
+    insert(storage, [rows_of(number, stored, rng) for number in range(trials)])
     storage.engine.dispose()
     return file
 
@@ -144,10 +145,10 @@ def insert(storage: Storage, trials: Sequence[Mapping[str, list[dict[str, Any]]]
 
 
 @dataclass(slots=True)
-class Drawn:
-    """A trial whose values are drawn at random, and noted with their distributions."""
+class RandomTrial:
+    """A trial with random values, which keeps each value and its distribution."""
 
-    dice: random.Random
+    rng: random.Random
     names: dict[str, tuple[Any, BaseDistribution]] = field(default_factory=dict)
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
@@ -160,27 +161,27 @@ class Drawn:
         return self._suggest(name, CategoricalDistribution(choices))
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        random_sampler = optuna.samplers.RandomSampler(seed=self.dice.randrange(2**31))
+        random_sampler = optuna.samplers.RandomSampler(seed=self.rng.randrange(2**31))
         value = random_sampler.sample_independent(cast("Any", None), cast("Any", None), name, distribution)
         self.names[name] = value, distribution
         return value
 
 
-def rows_of(number: int, stored: stored_study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a trial in every table. Its curve rises to a height that depends on what was drawn."""
-    drawn = Drawn(dice)
+def rows_of(number: int, stored: stored_study.StoredStudy, rng: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a random trial in every table. Its curve rises to a height that depends on the drawn values."""
+    drawn = RandomTrial(rng)
     config = sample(stored.spec.space, drawn)
     height = (
-        0.9 - abs(float(config["learning_rate"]) - 0.01) - 0.1 * float(config["dropout_dense"]) + dice.gauss(0.0, 0.02)
+        0.9 - abs(float(config["learning_rate"]) - 0.01) - 0.1 * float(config["dropout_dense"]) + rng.gauss(0.0, 0.02)
     )
-    steps = STEPS if dice.random() < 0.25 else dice.choice([1, 3, 9])
+    steps = STEPS if rng.random() < 0.25 else rng.choice([1, 3, 9])
     state = "COMPLETE" if steps == STEPS else "PRUNED"
     curve = {step: height * (1 - 0.5**step) for step in range(1, steps + 1)}
     return rows(number, stored.id, drawn, curve, state)
 
 
 def rows(
-    number: int, study_id: int, drawn: Drawn, curve: Mapping[int, float], state: str
+    number: int, study_id: int, drawn: RandomTrial, curve: Mapping[int, float], state: str
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of a finished trial in every table."""
     trial_id, now = number + 1, utc_now()
@@ -231,12 +232,12 @@ def rows(
 
 
 Side = Callable[[str], Callable[[], float]]
-"""From the URL of a database to what measures something in it once."""
+"""Takes the URL of a database, and returns a function that measures one call in seconds."""
 
 
-def both(book: Path, ours: Side, theirs: Side, repeats: int) -> dict[str, Any]:
-    """Both sides in turn, each on a copy of its own; the first time of each is not counted."""
-    with copied(book) as our_url, copied(book) as their_url:
+def both(database: Path, ours: Side, theirs: Side, repeats: int) -> dict[str, Any]:
+    """Measure both sides in turn, each on its own copy; the first call of each is a warm-up."""
+    with copied(database) as our_url, copied(database) as their_url:
         our, their = ours(our_url), theirs(their_url)
         our(), their()
         values = in_turn(our, their, repeats)
@@ -244,10 +245,10 @@ def both(book: Path, ours: Side, theirs: Side, repeats: int) -> dict[str, Any]:
 
 
 @contextmanager
-def copied(book: Path) -> Any:
+def copied(database: Path) -> Any:
     """The URL of a copy of a database."""
-    with tempfile.TemporaryDirectory(dir=book.parent) as folder:
-        yield f"sqlite:///{shutil.copy(book, folder)}"
+    with tempfile.TemporaryDirectory(dir=database.parent) as folder:
+        yield f"sqlite:///{shutil.copy(database, folder)}"
 
 
 def open_ours(url: str) -> Callable[[], float]:
@@ -267,33 +268,33 @@ def open_theirs(url: str) -> Callable[[], float]:
 
 
 def live_ours(url: str) -> Callable[[], float]:
-    place = desk_at(url)
+    context = bench_context(url)
     owner = this_process("bench")
 
     def live() -> None:
-        claim = claims.claim(place.storage, place.study.id, owner)
+        claim = claims.claim(context.storage, context.study.id, owner)
         assert claim is not None
-        trial = recorder.open_trial(place, claim)
-        trial, _ = recorder.draw(place, claim, trial)
-        decide(TrialRecorder(context=place, claim=claim, trial=trial))
-        loop.tell(place, trial, Outcome(value=0.95))
+        trial = recorder.open_trial(context, claim)
+        trial, _ = recorder.draw(context, claim, trial)
+        decide(TrialRecorder(context=context, claim=claim, trial=trial))
+        loop.tell(context, trial, Outcome(value=0.95))
 
-    def of_tpe() -> float:
-        if tpe.is_random(place.storage.get_n_trials(place.study.id)):
+    def run_with_tpe() -> float:
+        if tpe.is_random(context.storage.get_n_trials(context.study.id)):
             live()
         return seconds(live)
 
-    return of_tpe
+    return run_with_tpe
 
 
-def decide(own: TrialRecorder) -> None:
-    """Report every step, each with its decision; none falls behind."""
+def decide(trial_recorder: TrialRecorder) -> None:
+    """Record every step and its pruning decision; no step falls behind."""
     for step in range(1, STEPS + 1):
-        assert own.record(step, 0.9 + step / 1000, epochs=float(step), seconds=float(step)) is None
+        assert trial_recorder.record(step, 0.9 + step / 1000, epochs=float(step), seconds=float(step)) is None
 
 
-def desk_at(url: str) -> TrialContext:
-    """What a worker has, but for the images: nothing here looks at one."""
+def bench_context(url: str) -> TrialContext:
+    """The context of a worker; it has no images, and nothing here needs them."""
     return open_context(WorkerConfig(url=url, study=NAME, token="bench", cache="", device="cpu"))
 
 
@@ -315,26 +316,26 @@ def live_theirs(url: str) -> Callable[[], float]:
 
 # -- the dashboard ------------------------------------------------------------------------------------------------
 
-#: The dashboard's own cache of a study of more than 500 trials is out of date after ten seconds.
+#: The cache of the dashboard for a study of more than 500 trials is stale after ten seconds.
 STALE_S = 10.5
 
 
-def polls(book: Path, running: int, repeats: int) -> dict[str, Any]:
-    """The browser's poll of a study whose last trials it has already."""
+def polls(database: Path, running: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a browser's poll, when it already has all but the last trials."""
     import optuna_dashboard
 
-    with copied(book) as our_url, copied(book) as their_url:
+    with copied(database) as our_url, copied(database) as their_url:
         for url in (our_url, their_url):
             start_last(url, running)
         apps = server._dashboard(our_url), optuna_dashboard.wsgi(their_url)
         for app in apps:
-            poll(app)  # a browser has asked before
-        values = [polled(apps) for _ in range(repeats)]
+            poll(app)  # an earlier request of the browser
+        values = [poll_seconds(apps) for _ in range(repeats)]
     return {"ours": tuple(our for our, _ in values), "theirs": tuple(their for _, their in values)}
 
 
 def start_last(url: str, running: int) -> None:
-    """Let the last so many trials run."""
+    """Set the last `running` trials to RUNNING."""
     storage = Storage(url)
     numbers = sa.select(TRIALS.c.number).order_by(TRIALS.c.number.desc()).limit(running)
     update = sa.update(TRIALS).where(TRIALS.c.number.in_(numbers)).values(state="RUNNING")
@@ -342,15 +343,15 @@ def start_last(url: str, running: int) -> None:
     storage.engine.dispose()
 
 
-def polled(apps: tuple[Any, Any]) -> tuple[float, float]:
-    """The seconds of a poll of each, when their caches are out of date."""
+def poll_seconds(apps: tuple[Any, Any]) -> tuple[float, float]:
+    """Seconds of one poll of each application with a stale cache."""
     time.sleep(STALE_S)
     ours, theirs = apps
     return seconds(lambda: poll(ours)), seconds(lambda: poll(theirs))
 
 
 def poll(app: Any) -> None:
-    """Ask an application for a study, as the browser does every ten seconds."""
+    """Send the request of the browser to an application."""
     answer: list[str] = []
     environ = {
         "REQUEST_METHOD": "GET",
@@ -371,35 +372,35 @@ def poll(app: Any) -> None:
 # -- growth -------------------------------------------------------------------------------------------------------
 
 
-def grown(book: Path, size: int, repeats: int) -> tuple[Figure, Figure]:
-    """A trial's life in a study of a size, and the part of it that is tpe's arithmetic, with the trials at hand."""
-    with copied(book) as url:
+def growth_at(database: Path, size: int, repeats: int) -> tuple[Figure, Figure]:
+    """Bookkeeping of a trial in a study of `size` trials, and its share of TPE arithmetic with all trials in memory."""
+    with copied(database) as url:
         live = live_ours(url)
         live()
-        lives = tuple(live() for _ in range(repeats))
-        arithmetic = draws(url, repeats)
+        times = tuple(live() for _ in range(repeats))
+        arithmetic = draw_seconds(url, repeats)
     return (
-        Figure(what=f"a trial's life at {size:,} trials", unit="s", values=lives),
-        Figure(what=f"of it, tpe's arithmetic at {size:,} trials", unit="s", values=arithmetic),
+        Figure(what=f"bookkeeping of a trial at {size:,} trials", unit="s", values=times),
+        Figure(what=f"tpe arithmetic in it at {size:,} trials", unit="s", values=arithmetic),
     )
 
 
-def draws(url: str, repeats: int) -> tuple[float, ...]:
-    """Drawing a trial with all others in memory, where reading and writing cost nothing."""
-    here = optuna.create_study(direction="maximize")
-    here.add_trials(Storage(url).get_all_trials(1, deepcopy=False))
+def draw_seconds(url: str, repeats: int) -> tuple[float, ...]:
+    """Seconds to draw a trial with all others in memory, without reads and writes of a database."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(Storage(url).get_all_trials(1, deepcopy=False))
     space = study_spec.build(TABLES).space
-    excerpt = tpe.TrialSubset(here._storage, here._study_id)
-    excerpt.read()
+    subset = tpe.TrialSubset(study._storage, study._study_id)
+    subset.read()
 
     def draw(number: int) -> float:
-        seen = optuna_internals.SubsetStudy(here.study_name, here._storage, excerpt.read())
-        here.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
-        trial = here.ask()
+        seen = optuna_internals.SubsetStudy(study.study_name, study._storage, subset.read())
+        study.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
+        trial = study.ask()
         spent = seconds(lambda: sample(space, cast("Any", trial)))
-        here.tell(trial, 0.5)
+        study.tell(trial, 0.5)
         return spent
 
-    size = len(here.trials)
+    size = len(study.trials)
     numbers = [number for number in range(size, size + 2 * repeats) if not tpe.is_random(number)]
     return tuple(draw(number) for number in numbers[:repeats])

@@ -1,4 +1,4 @@
-"""A model of what one server does for its workers, and so of how many it serves."""
+"""A model of the load of workers on one server, and of the number of workers that it serves."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,32 +11,32 @@ from search.workers.polling import pause_s
 from tests.bench.window import SEAT, Measured, percentile
 
 FULL = 0.7
-"""Of a server, or of a lock: beyond, queues grow fast."""
+"""Maximum utilisation of a server or of a lock; queues grow fast beyond it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """CPU seconds of a server for a trial, and for a look of a launcher: each a sum of three parts.
+    """CPU seconds of a server for a trial, and for a poll of a launcher: each is a sum of three parts.
 
-    A worker reads all trials that moved since its last one, which are as many as there are workers; a launcher all that
-    run. Some queries go over all trials of the study.
+    A worker reads all trials that changed since its last trial, about one per worker; a launcher reads all running
+    trials. Some queries read all trials of the study.
     """
 
     trial: tuple[float, float, float]
-    """Whatever the study is; for each worker; for each trial of the study."""
+    """Constant; per worker; per trial of the study."""
     look: tuple[float, float, float]
     lock_s: float
-    """For which a claim keeps all others waiting, at the most: how long it takes when there are none."""
+    """Upper limit of the time for which a claim blocks all others: its duration without other claims."""
 
     def cores(self, workers: float, trial_s: float, size: float) -> float:
-        """Of the server, that so many workers keep busy."""
-        facts = (1.0, workers, size)
-        trial, look = (float(np.dot(part, facts)) for part in (self.trial, self.look))
+        """Cores of the server that `workers` workers keep busy."""
+        terms = (1.0, workers, size)
+        trial, look = (float(np.dot(part, terms)) for part in (self.trial, self.look))
         machines = math.ceil(workers / SEAT)
         return workers / trial_s * trial + machines / pause_s(0.0, machines=machines) * look
 
     def max_workers(self, cores: float, trial_s: float, size: float) -> int:
-        """The most workers that keep no more than `cores` busy."""
+        """Maximum number of workers that keep at most `cores` busy."""
         low, high = 0, 1_000_000
         while low < high:
             middle = (low + high + 1) // 2
@@ -44,24 +44,24 @@ class Model:
         return low
 
     def most_locked(self, trial_s: float) -> int:
-        """The most workers that keep the lock of their study for no more than FULL of the time."""
+        """Maximum number of workers that hold the lock of their study for at most FULL of the time."""
         return int(FULL * trial_s / self.lock_s)
 
 
 def model(rows: Sequence[Measured]) -> Model:
-    """Fitted to what the server did in these rows."""
-    seen = [each for each in rows if each.trials and each.looks]
-    alone = min(seen, key=lambda each: each.row.workers)
+    """Fit the model to the load of the server in these rows."""
+    windows = [window for window in rows if window.trials and window.looks]
+    smallest = min(windows, key=lambda window: window.row.workers)
     return Model(
-        trial=fitted(seen, lambda each: each.trial_cpu_s),
-        look=fitted(seen, lambda each: each.look_cpu_s),
-        lock_s=percentile(alone.calls["claim"], 50),
+        trial=fitted(windows, lambda window: window.trial_cpu_s),
+        look=fitted(windows, lambda window: window.look_cpu_s),
+        lock_s=percentile(smallest.calls["claim"], 50),
     )
 
 
 def fitted(rows: Sequence[Measured], cost: Callable[[Measured], float]) -> tuple[float, float, float]:
-    """The parts that a cost is made of, none below zero, so that the relative errors are small."""
-    facts = np.array([[1.0, each.row.workers, each.size] for each in rows])
-    costs = np.array([max(cost(each), 1e-9) for each in rows])
-    found, _ = nnls(facts / costs[:, None], np.ones(len(rows)))
-    return float(found[0]), float(found[1]), float(found[2])
+    """Fit the three non-negative parts of a cost by least squares of the relative errors."""
+    terms = np.array([[1.0, window.row.workers, window.size] for window in rows])
+    costs = np.array([max(cost(window), 1e-9) for window in rows])
+    parts, _ = nnls(terms / costs[:, None], np.ones(len(rows)))
+    return float(parts[0]), float(parts[1]), float(parts[2])

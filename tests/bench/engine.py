@@ -1,7 +1,8 @@
-"""How many images a second are trained on the whole machine: ours, the plain loop of the tutorials, an expert's loop.
+"""Training throughput of the whole machine in images per second: ours, the plain tutorial loop, an expert's loop.
 
-The same layers (three 3x3 convolutions of 32, 64 and 128 channels, batch norm, ReLU, pooling, mean, linear), the same
-batch, augmentation (flip, crop 4) and optimizer (SGD with Nesterov momentum) on the same drawn bytes of 32 x 32 pixels.
+The layers (three 3x3 convolutions of 32, 64 and 128 channels, batch norm, ReLU, pooling, mean, linear) are the same,
+and so are the batch, augmentation (flip, crop 4), optimizer (SGD with Nesterov momentum) and drawn images of 32 x 32
+pixels.
 """
 
 import multiprocessing
@@ -34,26 +35,26 @@ WIDTHS = (32, 64, 128)
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.244, 0.262)
 SPAWN = multiprocessing.get_context("spawn")
 LATE_S = 120.0
-"""A process that has not begun after so long, or ends so late, never will."""
+"""Timeout in seconds for the start of a process, and for its result."""
 
 Loop = Callable[[], Iterator[int]]
-"""Trains on and on; yields the images of each batch."""
+"""Trains without end; yields the number of images of each batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """A loop, and in how many processes of how many threads it runs."""
+    """A loop, its number of processes, and their threads."""
 
     name: str
     loop: Loop
     processes: int
     threads: int
     seated: bool = False
-    """Whether each process takes a seat, as a worker does."""
+    """Whether each process is pinned to a core, like a worker."""
 
 
-def measured(quick: bool) -> Result:
-    """Ours against the best plain loop, and against the expert's."""
+def run_benchmark(quick: bool) -> Result:
+    """Ours against the best plain loop, and against the expert's loop."""
     window_s, repeats = (2.0, 2) if quick else (6.0, 5)
     cores = hardware.cores()
     layouts = [
@@ -66,8 +67,8 @@ def measured(quick: bool) -> Result:
         for workers in (0, 1, 2)
         for processes, threads in ((1, cores), (cores, 1))
     ]
-    tried = {layout.name: rate(layout, window_s) for layout in layouts}
-    best = max(layouts, key=lambda layout: tried[layout.name])
+    rates = {layout.name: rate(layout, window_s) for layout in layouts}
+    best = max(layouts, key=lambda layout: rates[layout.name])
     sides = (
         Layout(name="ours", loop=partial(ours, "auto"), processes=cores, threads=1, seated=True),
         Layout(name="ours, float32", loop=partial(ours, "float32"), processes=cores, threads=1, seated=True),
@@ -75,27 +76,29 @@ def measured(quick: bool) -> Result:
         Layout(name="expert", loop=expert, processes=cores, threads=1),
     )
     rounds = [[rate(layout, window_s) for layout in sides] for _ in range(repeats)]
-    our, single, their, experts = (tuple(column) for column in zip(*rounds, strict=True))
-    numbers = "bfloat16" if computes_bfloat16("auto", torch.device("cpu")) else "float32"
+    our, our_float32, their, experts = (tuple(column) for column in zip(*rounds, strict=True))
+    precision = "bfloat16" if computes_bfloat16("auto", torch.device("cpu")) else "float32"
     return Result(
         name="Engine",
         about=(
             f"Batch {BATCH}, {window_s:g} s each after a warm-up, whole machine.",
-            f'Ours computes in {numbers} (precision = "auto" on this machine), or in float32; all others in float32.',
-            "Ours pools before the norm, has no bias before it, and a fused optimizer; each process has a core of its "
-            "own and keeps freed memory. The other loops do none of that.",
+            f'Ours computes in {precision} (precision = "auto" on this machine), or in float32; all others in float32.',
+            "Ours pools before the norm, has no bias before it, and a fused optimizer; each process is pinned to a "
+            "core and keeps freed memory. The other loops have none of these.",
             "Plain loop: DataLoader with torchvision's transforms, eager, NCHW.",
-            "Tried once each: " + "; ".join(f"{name}: {value:.0f} images/s" for name, value in tried.items()) + ".",
+            "Tried once each: " + "; ".join(f"{name}: {value:.0f} images/s" for name, value in rates.items()) + ".",
             f"The best of them is compared: {best.name}.",
             "Expert's loop: tensors in memory, whole batches augmented, channels_last, one thread in a process a core.",
         ),
         comparisons=tuple(
-            Comparison(what=what, unit="images/s", ours=mine, theirs=others, more_is_better=True, target=target)
-            for what, mine, others, target in (
+            Comparison(
+                what=what, unit="images/s", ours=our_rates, theirs=their_rates, more_is_better=True, target=target
+            )
+            for what, our_rates, their_rates, target in (
                 ("against the plain loop", our, their, 3.5),
                 ("against the expert's loop", our, experts, 1.3),
-                ("float32 against the plain loop", single, their, None),
-                ("float32 against the expert's loop", single, experts, None),
+                ("float32 against the plain loop", our_float32, their, None),
+                ("float32 against the expert's loop", our_float32, experts, None),
             )
         ),
     )
@@ -103,10 +106,10 @@ def measured(quick: bool) -> Result:
 
 def rate(layout: Layout, window_s: float) -> float:
     """Images per second of all processes of a layout together."""
-    seats = hardware.assign_cores(("cpu",) * layout.processes)
+    cores = hardware.assign_cores(("cpu",) * layout.processes)
     barrier = SPAWN.Barrier(layout.processes)
     counts = SPAWN.Queue()
-    processes = [SPAWN.Process(target=_count, args=(layout, core, window_s, barrier, counts)) for core in seats]
+    processes = [SPAWN.Process(target=_count, args=(layout, core, window_s, barrier, counts)) for core in cores]
     for process in processes:
         process.start()
     total = sum(counts.get(timeout=window_s + LATE_S) for _ in processes)
@@ -132,8 +135,8 @@ def _count(layout: Layout, core: int | None, window_s: float, barrier: Barrier, 
 
 def pixels() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Drawn images, (N, 32, 32, 3), and their labels."""
-    dice = np.random.default_rng(0)
-    return dice.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), dice.integers(0, CLASSES, IMAGES)
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), rng.integers(0, CLASSES, IMAGES)
 
 
 # -- ours ---------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def ours(precision: Precision) -> Iterator[int]:
 
 
 class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """One image after the other, as torchvision's CIFAR10 gives them."""
+    """Single images, like those of torchvision's CIFAR10."""
 
     def __init__(self) -> None:
         from torchvision import transforms
@@ -191,7 +194,7 @@ class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def plain(workers: int) -> Iterator[int]:
-    """What tutorials do."""
+    """The loop of the tutorials."""
     loader = torch.utils.data.DataLoader(
         Images(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
     )
@@ -203,7 +206,7 @@ def plain(workers: int) -> Iterator[int]:
 
 
 def expert() -> Iterator[int]:
-    """What who knows torch does: all images in memory as floats, batches augmented as a whole, channels_last."""
+    """The loop of a torch expert: all images in memory as floats, augmentation of complete batches, channels_last."""
     raw, labels = (torch.from_numpy(array) for array in pixels())
     floats = (raw.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     images = functional.pad(floats.permute(0, 3, 1, 2), (4, 4, 4, 4), mode="reflect")
@@ -217,7 +220,7 @@ def expert() -> Iterator[int]:
 
 
 def augmented(padded: Tensor) -> Tensor:
-    """Cut (N, 3, 40, 40) to a random (N, 3, 32, 32), and mirror half of them."""
+    """Crop (N, 3, 40, 40) at random to (N, 3, 32, 32), and mirror half of the images."""
     count = len(padded)
     down, right = torch.randint(9, (2, count))
     rows, columns = (offset[:, None] + torch.arange(32) for offset in (down, right))

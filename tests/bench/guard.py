@@ -1,9 +1,9 @@
-"""How often a search ends below the point that it began with: made-up searches whose truth is known.
+"""Simulated searches with known accuracies: how often a search delivers less than its known point.
 
-A search judges its known point and some challengers on the same validation images, and delivers one of them. What each
-network is worth after the last training is given, or is what the recorded networks of `studies/records` had come to.
-Networks recognise images by a common difficulty of these, so that two of them agree on most (16 % differ at an accuracy
-of 0.75, as measured); each training has luck of its own, and a longer one changes the order.
+A search judges its known point and some challengers on the same validation images, and delivers one of them. The
+accuracies after the final training are given, or those of the recorded networks of `studies/records`. Images have a
+common difficulty, and two networks agree on most of them (16 % differ at an accuracy of 0.75, as measured). Each
+training has random variation, and a longer training changes the order.
 
     .venv/bin/python -m tests.bench guard
 """
@@ -25,15 +25,16 @@ from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"
 SEARCHES = 400
-"""Of each kind."""
+"""Simulated searches per row."""
 LIMIT = 0.05
-"""Share of the searches that may end below their known point."""
+"""Maximum share of the searches that end below their known point."""
 DIFFICULTY = 0.8
-"""Share of an image's difficulty that all networks have in common. Two of 0.75 then differ on 16 % of the images; those
-of `cifar10-10min` did on 14 to 19 % after a whole trial (studies/LOG.md)."""
+"""Share of an image's difficulty that all networks have in common. Two networks of accuracy 0.75 then differ on 16 % of
+the images; those of `cifar10-10min` differed on 14 to 19 % after a full trial (studies/LOG.md)."""
 LENGTH = 0.02
-"""Standard deviation of how a lead changes from a whole trial to a last training eight times as long: what it was from
-a third of a trial to its end (studies/LOG.md, 2026-11-29), three times as long, where networks differ more."""
+"""Standard deviation of the change of a lead from a full trial to a final training eight times as long. The value was
+measured from a third of a trial to its end, three times as long, where networks differ more (studies/LOG.md,
+2026-11-29)."""
 CLASSES = 10
 STUDY = StudyRecord(
     name="made up",
@@ -46,26 +47,28 @@ STUDY = StudyRecord(
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]
-"""(dice, challengers) -> (1 + challengers,) accuracies after a whole trial; the known point is the first."""
+"""(rng, challengers) -> (1 + challengers,) accuracies after a full trial; the known point is the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Where made-up searches take their networks from."""
+    """The source of the networks of simulated searches."""
 
     name: str
     draw: Draw
     length: float
-    """Standard deviation of what a longer training adds to a network or takes from it."""
+    """Standard deviation of the change of a lead by a longer training."""
 
 
-def recognised(dice: np.random.Generator, accuracies: Floats, images: int) -> NDArray[np.bool_]:
-    """(networks, images): which images each recognises, after one training with its own luck."""
-    lucky = np.clip(accuracies + dice.normal(0, SEED_SD, len(accuracies)), 0.01, 0.99)
-    ability = np.array([NormalDist().inv_cdf(each) for each in lucky])
-    common = dice.normal(size=images)
-    own = dice.normal(size=(len(lucky), images))
-    right: NDArray[np.bool_] = ability[:, None] + math.sqrt(DIFFICULTY) * common + math.sqrt(1 - DIFFICULTY) * own > 0
+def recognised(rng: np.random.Generator, accuracies: Floats, images: int) -> NDArray[np.bool_]:
+    """(networks, images): the correct images of each network, after one training with random variation."""
+    varied = np.clip(accuracies + rng.normal(0, SEED_SD, len(accuracies)), 0.01, 0.99)
+    ability = np.array([NormalDist().inv_cdf(accuracy) for accuracy in varied])
+    common = rng.normal(size=images)
+    individual = rng.normal(size=(len(varied), images))
+    right: NDArray[np.bool_] = (
+        ability[:, None] + math.sqrt(DIFFICULTY) * common + math.sqrt(1 - DIFFICULTY) * individual > 0
+    )
     return right
 
 
@@ -87,7 +90,7 @@ def guarded(right: NDArray[np.bool_]) -> int:
 
 
 def best_looking(right: NDArray[np.bool_]) -> int:
-    """The network with the best accuracy, as before there was a guard."""
+    """The network with the best accuracy, without a guard."""
     return int(right.mean(axis=1).argmax())
 
 
@@ -95,54 +98,54 @@ POLICIES: Mapping[str, Callable[[NDArray[np.bool_]], int]] = {"the best": best_l
 
 
 def gains(world: World, *, challengers: int, images: int, seed: int, searches: int) -> Mapping[str, Floats]:
-    """What each policy delivers more than the known point is worth, after the last training; one for each search."""
-    dice = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {name: [] for name in POLICIES}
+    """Gain of each policy over the known point, after the final training; one value per search."""
+    rng = np.random.default_rng(seed)
+    gained: dict[str, list[float]] = {name: [] for name in POLICIES}
     for _ in range(searches):
-        accuracies = world.draw(dice, challengers)
-        worth = accuracies + dice.normal(0, world.length / math.sqrt(2), len(accuracies))
-        right = recognised(dice, accuracies, images)
+        accuracies = world.draw(rng, challengers)
+        final_accuracies = accuracies + rng.normal(0, world.length / math.sqrt(2), len(accuracies))
+        right = recognised(rng, accuracies, images)
         for name, policy in POLICIES.items():
-            found[name].append(worth[policy(right)] - worth[0])
-    return {name: np.array(values) for name, values in found.items()}
+            gained[name].append(final_accuracies[policy(right)] - final_accuracies[0])
+    return {name: np.array(values) for name, values in gained.items()}
 
 
-def alike(dice: np.random.Generator, challengers: int) -> Floats:
-    """Networks that are all nearly as good as the known point, and none better: whatever is chosen was lucky."""
-    return np.array([0.75, *(0.75 - abs(dice.normal(0, 0.002, challengers)))])
+def alike(rng: np.random.Generator, challengers: int) -> Floats:
+    """Networks slightly worse than the known point: any other choice is due to chance."""
+    return np.array([0.75, *(0.75 - abs(rng.normal(0, 0.002, challengers)))])
 
 
-def around(dice: np.random.Generator, challengers: int) -> Floats:
-    """Challengers of which one in fifteen is better than a good known point."""
-    return np.array([0.75, *np.clip(0.75 + dice.normal(-0.06, 0.04, challengers), 0.1, 0.95)])
+def around(rng: np.random.Generator, challengers: int) -> Floats:
+    """Challengers, one in fifteen of which is better than a good known point."""
+    return np.array([0.75, *np.clip(0.75 + rng.normal(-0.06, 0.04, challengers), 0.1, 0.95)])
 
 
 def recorded(accuracies: Sequence[float], *, low: float, high: float) -> Draw:
-    """Networks as recorded; the known point is one of those of which that share is better."""
+    """Recorded networks; a share from `low` to `high` of them is better than the known point."""
     ranked = np.sort(np.array(accuracies))[::-1]
 
-    def draw(dice: np.random.Generator, challengers: int) -> Floats:
-        first = int(dice.integers(round(low * len(ranked)), max(1, round(high * len(ranked)))))
+    def draw(rng: np.random.Generator, challengers: int) -> Floats:
+        first = int(rng.integers(round(low * len(ranked)), max(1, round(high * len(ranked)))))
         others = np.delete(ranked, first)
-        return np.array([ranked[first], *dice.choice(others, challengers, replace=False)])
+        return np.array([ranked[first], *rng.choice(others, challengers, replace=False)])
 
     return draw
 
 
 def curves() -> list[float]:
-    """What the 216 recorded networks of one small space have come to."""
+    """Final accuracies of the 216 recorded networks of one small space."""
     rows = json.loads((RECORDS / "2026-11-24_curves" / "curves.json").read_text())["trials"]
     return [row["curve"][-1] for row in rows]
 
 
 def networks() -> list[float]:
-    """What the recorded networks of the whole space have come to after the three steps that most of them have."""
-    found = json.loads((RECORDS / "2026-11-25_random-networks" / "networks.json").read_text())
-    return [row["curve"][2] for rows in found.values() for row in rows if len(row["curve"]) >= 3]
+    """Accuracies of the recorded networks of the whole space after three steps, which most of them have."""
+    recordings = json.loads((RECORDS / "2026-11-25_random-networks" / "networks.json").read_text())
+    return [row["curve"][2] for rows in recordings.values() for row in rows if len(row["curve"]) >= 3]
 
 
 def worlds() -> tuple[World, ...]:
-    """Where searches are made up from."""
+    """All sources of simulated searches."""
     small, large = curves(), networks()
     return (
         World(name="all alike", draw=alike, length=0.0),
@@ -156,35 +159,37 @@ def worlds() -> tuple[World, ...]:
 
 
 def carried() -> Table:
-    """Of the recorded pairs of which one leads clearly after one length, how many have changed places after another."""
+    """Recorded pairs in which one leads significantly at one length: how many have the reverse order at another."""
     rows = json.loads((RECORDS / "2026-11-29_lengths" / "trials.json").read_text())["trials"]
     trials = [
         TrialRecord(study=STUDY.name, number=row["trial"], state="COMPLETE", correct=row["correct"]) for row in rows
     ]
-    told = []
+    table_rows = []
     for end, last in ((1, 9), (3, 9)):
         for challengers in (1, 12, 40):
             clear = lost = 0
-            for one, other in permutations(trials, 2):
-                now, later = (correctness.pair(one.correct, other.correct, step) for step in (end, last))
+            for first, second in permutations(trials, 2):
+                now, later = (correctness.pair(first.correct, second.correct, step) for step in (end, last))
                 if now is None or later is None:
                     continue
-                if Lead(trial=one, pair=now, challengers=challengers).is_significant:
+                if Lead(trial=first, pair=now, challengers=challengers).is_significant:
                     clear, lost = clear + 1, lost + (later.lead < 0)
-            told.append((f"{end} of 9", str(challengers), str(clear), str(lost), f"{100 * lost / max(1, clear):.1f} %"))
-    heads = ("clear after", "among so many", "pairs", "behind at the end", "")
-    return Table(title=f"Leads of {len(trials)} recorded networks", heads=heads, rows=tuple(told))
+            table_rows.append(
+                (f"{end} of 9", str(challengers), str(clear), str(lost), f"{100 * lost / max(1, clear):.1f} %")
+            )
+    heads = ("clear after", "challengers", "pairs", "behind at the end", "")
+    return Table(title=f"Leads of {len(trials)} recorded networks", heads=heads, rows=tuple(table_rows))
 
 
-def measured(quick: bool) -> Result:
-    """Every world with few and many challengers, on few and many images."""
+def run_benchmark(quick: bool) -> Result:
+    """Every source with few and many challengers, on few and many images."""
     searches = 20 if quick else SEARCHES
     rows, below = [], []
-    for place, world in enumerate(worlds()):
+    for seed, world in enumerate(worlds()):
         for challengers in (12, 40):
             for images in (200, 2000):
-                found = gains(world, challengers=challengers, images=images, seed=place, searches=searches)
-                shares = {name: fmean(values < 0) for name, values in found.items()}
+                gained = gains(world, challengers=challengers, images=images, seed=seed, searches=searches)
+                shares = {name: fmean(values < 0) for name, values in gained.items()}
                 below.append(shares["guarded"])
                 rows.append(
                     (
@@ -192,7 +197,7 @@ def measured(quick: bool) -> Result:
                         str(challengers),
                         f"{images:,}",
                         *(f"{100 * shares[name]:.1f} %" for name in POLICIES),
-                        *(f"{found[name].mean():+.4f}" for name in POLICIES),
+                        *(f"{gained[name].mean():+.4f}" for name in POLICIES),
                     )
                 )
     heads = (
@@ -207,10 +212,10 @@ def measured(quick: bool) -> Result:
     return Result(
         name="Guard",
         about=(
-            f"{searches} made-up searches a row. Below: the share that delivers less than the known point is worth "
-            "after the last training. Gain: what is delivered more than that, in accuracy, mean.",
-            f"Luck of a training {SEED_SD}; a change of the order by length {LENGTH}, where length matters and in all "
-            "recorded worlds.",
+            f"{searches} simulated searches per row. Below: the share that delivers less than the known point, after "
+            "the final training. Gain: mean accuracy of the delivered network minus that of the known point.",
+            f"Standard deviation over seeds {SEED_SD}; of the change by length {LENGTH}, where length matters and for "
+            "all recorded networks.",
         ),
         figures=(
             Figure(

@@ -1,4 +1,4 @@
-"""Both sides of a comparison in one run, in turn, as ratios; and the record that is kept of it."""
+"""Measures both sides of a comparison in turn in one run, reports ratios, and stores a record."""
 
 import json
 import platform
@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPARED = ("measured", "n", "unit", "ours", "theirs", "ratio", "target", "")
 MEASURED = ("measured", "n", "unit", "median (range)", "limit", "")
 BOOTSTRAPS = 2000
-"""Drawings for an interval; twice as many move its ends by less than a hundredth."""
+"""Bootstrap samples for an interval; twice the number moves its ends by less than a hundredth."""
 PACKAGES = ("torch", "torchvision", "optuna", "optuna-dashboard", "sqlalchemy", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """One thing measured on both sides, pair by pair, so that a machine that slows down slows down both."""
+    """One quantity measured on both sides, pair by pair; a machine that slows down then slows down both."""
 
     what: str
     unit: str
@@ -32,13 +32,13 @@ class Comparison:
     theirs: tuple[float, ...]
     more_is_better: bool = False
     target: float | None = None
-    """How many times better ours is to be; None where nothing was promised."""
+    """Minimum ratio; None without a target."""
     of_means: bool = False
-    """Whether means are compared, and not pairs: for what varies by chance, and not with the machine."""
+    """Whether means are compared instead of pairs: for values that vary by chance, not with the machine."""
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """How many times better ours is, pair by pair."""
+        """The factor by which ours is better, for each pair."""
         pairs = zip(self.ours, self.theirs, strict=True)
         return tuple(our / their if self.more_is_better else their / our for our, their in pairs)
 
@@ -48,34 +48,34 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times better ours is: the median of the pairs, or that of the means."""
+        """The factor by which ours is better: the median of the pairs, or the ratio of the means."""
         if not self.of_means:
             return statistics.median(self.ratios)
         our, their = statistics.mean(self.ours), statistics.mean(self.theirs)
         return our / their if self.more_is_better else their / our
 
     def ratio_interval(self) -> tuple[float, float]:
-        """Where the ratio of the means lies: the middle 95 % of BOOTSTRAPS drawings of seeds, with replacement."""
-        dice = random.Random(0)
+        """95 % interval of the ratio of the means: the middle of BOOTSTRAPS samples of seeds, with replacement."""
+        rng = random.Random(0)
         count = len(self.ours)
-        drawn = []
+        ratios = []
         for _ in range(BOOTSTRAPS):
-            chosen = dice.choices(range(count), k=count)
+            chosen = rng.choices(range(count), k=count)
             our, their = sum(self.ours[i] for i in chosen), sum(self.theirs[i] for i in chosen)
-            drawn.append(our / their if self.more_is_better else their / our)
-        drawn.sort()
-        return drawn[int(0.025 * BOOTSTRAPS)], drawn[int(0.975 * BOOTSTRAPS)]
+            ratios.append(our / their if self.more_is_better else their / our)
+        ratios.sort()
+        return ratios[int(0.025 * BOOTSTRAPS)], ratios[int(0.975 * BOOTSTRAPS)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """One thing measured on one side."""
+    """One quantity measured on one side."""
 
     what: str
     unit: str
     values: tuple[float, ...]
     limit: float | None = None
-    """What the median is to stay below; None where nothing was promised."""
+    """Upper limit of the median; None without a target."""
 
     @property
     def is_met(self) -> bool | None:
@@ -84,7 +84,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Rows of cells that are numbers of their own, and are compared with nothing."""
+    """A table of plain values without a comparison."""
 
     title: str
     heads: tuple[str, ...]
@@ -93,11 +93,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What one benchmark has found."""
+    """The result of one benchmark."""
 
     name: str
     about: tuple[str, ...]
-    """What was measured, and how, a line each."""
+    """Lines about the measurements and the method."""
     comparisons: tuple[Comparison, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -106,13 +106,13 @@ class Result:
 def in_turn(
     ours: Callable[[], float], theirs: Callable[[], float], repeats: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Measure both sides so often, one after the other: ours, theirs, ours, theirs, ..."""
+    """Measure both sides `repeats` times in turn: ours, theirs, ours, theirs, ..."""
     pairs = [(ours(), theirs()) for _ in range(repeats)]
     return tuple(our for our, _ in pairs), tuple(their for _, their in pairs)
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Duration of a call in seconds."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
@@ -126,28 +126,28 @@ def page(result: Result, command: str) -> str:
         lines += ["", *table(COMPARED, [_compared(row) for row in result.comparisons])]
     if result.figures:
         lines += ["", *table(MEASURED, [_measured(row) for row in result.figures])]
-    for each in result.tables:
-        lines += ["", f"{each.title}:", "", *aligned(each)]
+    for columns in result.tables:
+        lines += ["", f"{columns.title}:", "", *aligned(columns)]
     return "\n".join([*lines, ""])
 
 
 def keep(result: Result, command: str) -> Path:
-    """Write page and figures into a folder of their own under studies/records/; returns it."""
-    place = folder(result.name)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "README.md").write_text(page(result, command))
-    (place / "result.json").write_text(json.dumps(as_json(result, command), indent=1) + "\n")
-    return place
+    """Write the page and the figures to a new folder under studies/records/, and return the folder."""
+    record = folder(result.name)
+    record.mkdir(parents=True, exist_ok=True)
+    (record / "README.md").write_text(page(result, command))
+    (record / "result.json").write_text(json.dumps(as_json(result, command), indent=1) + "\n")
+    return record
 
 
 def folder(name: str) -> Path:
-    """Where what was found today, on this machine, under this name is kept."""
-    found = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(name)))
-    return ROOT / "studies" / "records" / found
+    """The folder of a record with this name, from today and this machine."""
+    record_name = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(name)))
+    return ROOT / "studies" / "records" / record_name
 
 
 def as_json(result: Result, command: str) -> dict[str, Any]:
-    """Everything that was measured, unrounded."""
+    """All measurements, unrounded."""
     return {
         "name": result.name,
         "command": command,
@@ -175,7 +175,7 @@ def as_json(result: Result, command: str) -> dict[str, Any]:
 
 
 def aligned(table: Table) -> list[str]:
-    """The table as Markdown whose columns stand below each other on a terminal, too; the first one is of names."""
+    """The table as Markdown with aligned columns; the first column has names, and is left-aligned."""
     cells = [table.heads, *table.rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.heads))]
     padded = [

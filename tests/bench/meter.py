@@ -1,4 +1,4 @@
-"""How long calls take: put around functions from outside, and each without what other metered calls inside it took."""
+"""Measures the duration of calls from outside; a call excludes the metered calls inside it."""
 
 import functools
 import threading
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclass(slots=True)
 class Meter:
-    """Seconds of every call by name, of all threads of this process, while it is on."""
+    """Seconds of every call by name, over all threads of this process, while `is_on`."""
 
     is_on: bool = False
     calls: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _thread: threading.local = field(default_factory=threading.local)
 
     def put_on(self, owner: Any, attribute: str, name: str) -> None:
-        """Meter what `owner` calls by that attribute, from now on."""
+        """Replace an attribute of `owner` by a metered function."""
         call: Callable[..., Any] = getattr(owner, attribute)
 
         @functools.wraps(call)
@@ -31,7 +31,7 @@ class Meter:
 
     @contextmanager
     def metering(self, name: str) -> Iterator[None]:
-        """Meter a block; what ends by an error counts, too."""
+        """Meter a block; a block that raises counts, too."""
         outer: float = getattr(self._thread, "inner", 0.0)
         self._thread.inner = 0.0
         began = time.perf_counter()

@@ -1,6 +1,6 @@
-"""How many workers one database serves: the true loops of 1 to 1,000 simulated workers, without the training.
+"""Number of workers that one database serves: the real loops of 1 to 1,000 simulated workers, without the training.
 
-Trials are of 20 steps and last a minute, 15 parameters are drawn by tpe, asha decides at rungs; each trial is whole.
+Trials have 20 steps and last a minute. TPE draws 15 parameters, asha decides at rungs, and each trial is complete.
 """
 
 import sqlite3
@@ -35,34 +35,34 @@ from tests.bench.window import (
 from tests.service.postgres import missing, serving, version
 
 RATE = 256 / TRIAL_S
-"""Trials a second: time is compressed as far as needed for so many, where there are too few workers for that."""
+"""Trials per second: with too few workers for this rate, time is compressed until they reach it."""
 SHORTEST_S = 2.0
-"""Of a trial as it is waited for here; shorter ones would be all bookkeeping."""
-#: A server as it is installed, but for its connections and memory: it confirms nothing that is not on the disk.
+"""Minimum seconds of a simulated trial; shorter trials would be mostly bookkeeping."""
+#: The default settings of a server, except connections and memory; every confirmed commit is on the disk.
 SETTINGS = """
 max_connections = 1300
 shared_buffers = 256MB
 """
 LENGTHS = (10.0, 60.0, 600.0)
-"""Seconds of trials for which the model is asked, and the cores and trials of a study."""
+"""Seconds of a trial for the predictions of the model; CORES of a server and SIZES (trials) of a study."""
 CORES, SIZES = (1, 8), (1_000, 10_000)
 
 
-def measured(quick: bool) -> Result:
-    """Rows on both databases, the growth with the study, and the model."""
+def run_benchmark(quick: bool) -> Result:
+    """Measure rows on both databases and the growth with the study, and fit the model."""
     if why := missing():
-        raise SystemExit(f"{why}; `make bench-scale` has its workers served by one")
+        raise SystemExit(f"{why}; `make bench-scale` needs it")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = QUICK if quick else PLAN
     with serving(settings=SETTINGS) as server:
 
         def on_postgres(row: Row) -> Measured:
-            return shown("PostgreSQL", measure(row, server.url(server.make_database()), server))
+            return print_progress("PostgreSQL", measure(row, server.url(server.make_database()), server))
 
         rows = [on_postgres(row) for row in plan.postgres]
         grown = [on_postgres(row) for row in plan.grown]
         pruned = on_postgres(plan.pruned)
-    files = [shown("SQLite", on_sqlite(row)) for row in plan.sqlite]
+    files = [print_progress("SQLite", on_sqlite(row)) for row in plan.sqlite]
     return report(rows, files, grown, pruned)
 
 
@@ -77,9 +77,9 @@ class Plan:
 
 
 def at(workers: int, window_s: float, *, rate: float = RATE, **more: Any) -> Row:
-    """A row whose time is compressed as far as `rate` and SHORTEST_S allow."""
-    faster = min(rate * TRIAL_S / workers, TRIAL_S / SHORTEST_S)
-    return Row(workers=workers, speed=max(1.0, faster), window_s=window_s, **more)
+    """A row with time compressed up to `rate`, and at most to trials of SHORTEST_S seconds."""
+    speed = min(rate * TRIAL_S / workers, TRIAL_S / SHORTEST_S)
+    return Row(workers=workers, speed=max(1.0, speed), window_s=window_s, **more)
 
 
 PLAN = Plan(
@@ -105,24 +105,24 @@ def on_sqlite(row: Row) -> Measured:
         return measure(row, sa.make_url(f"sqlite:///{folder}/studies.db"), None)
 
 
-def shown(database: str, one: Measured) -> Measured:
-    """Say on stderr how a row went, as the next one takes a while."""
-    words = f"{database}, {one.row.workers:,} workers: {one.trials:.0f} trials in {one.seconds:.0f} s, "
-    print(words + f"{one.ms(*LIFE):.0f} ms a trial, {one.busy:.0%} busy", file=sys.stderr, flush=True)
-    return one
+def print_progress(database: str, window: Measured) -> Measured:
+    """Print the result of a row to stderr, and return it."""
+    line = f"{database}, {window.row.workers:,} workers: {window.trials:.0f} trials in {window.seconds:.0f} s, "
+    print(line + f"{window.ms(*LIFE):.0f} ms a trial, {window.busy:.0%} busy", file=sys.stderr, flush=True)
+    return window
 
 
-# -- what is said of it -------------------------------------------------------------------------------------------
+# -- the report ---------------------------------------------------------------------------------------------------
 
 
 def report(rows: Sequence[Measured], files: Sequence[Measured], grown: Sequence[Measured], pruned: Measured) -> Result:
     small, large = grown
     storage = [name for name in LIFE if name != "sampler"]
-    target = next((each for each in rows if each.row.workers == 256), rows[-1])
-    known = model([*rows, *grown])
+    target = next((window for window in rows if window.row.workers == 256), rows[-1])
+    fitted_model = model([*rows, *grown])
     return Result(
         name="scale",
-        about=about(rows, files, known),
+        about=about(rows, files, fitted_model),
         figures=(
             Figure(
                 what=f"{target.row.workers} workers on PostgreSQL, {target.row.trial_s:g} s of training: what is added",
@@ -137,131 +137,133 @@ def report(rows: Sequence[Measured], files: Sequence[Measured], grown: Sequence[
                 limit=2.0,
             ),
             Figure(
-                what="the same, in seconds of CPU of the server",
+                what="the same, in CPU seconds of the server",
                 unit="x",
                 values=(large.trial_cpu_s / small.trial_cpu_s,),
             ),
         ),
         tables=(
-            overview("PostgreSQL, what workers see", [*rows, *grown, pruned]),
-            loads("PostgreSQL, what the server does", [*rows, *grown, pruned]),
+            overview("PostgreSQL, workers", [*rows, *grown, pruned]),
+            loads("PostgreSQL, server", [*rows, *grown, pruned]),
             calls("PostgreSQL, p50 / p99 of a call in ms, by workers", rows),
-            overview("SQLite, what workers see", files),
+            overview("SQLite, workers", files),
             calls("SQLite, p50 / p99 of a call in ms, by workers", files),
-            lives(f"ms of a trial, by trials before it, {small.row.workers} workers on PostgreSQL", grown),
-            served(f"Workers that keep {FULL:.0%} of a server busy, by its cores and the trials of the study", known),
+            trial_costs(f"ms of a trial, by earlier trials, {small.row.workers} workers on PostgreSQL", grown),
+            served(
+                f"Workers that keep {FULL:.0%} of a server busy, by its cores and the trials of the study", fitted_model
+            ),
         ),
     )
 
 
-def about(rows: Sequence[Measured], files: Sequence[Measured], known: Model) -> tuple[str, ...]:
+def about(rows: Sequence[Measured], files: Sequence[Measured], fitted_model: Model) -> tuple[str, ...]:
     def parts(costs: Sequence[float]) -> str:
-        fixed, worker, trial = (1000 * each for each in costs)
+        fixed, worker, trial = (1000 * cost for cost in costs)
         return f"{fixed:.1f} ms + {worker:.3f} ms a worker + {trial:.4f} ms a trial of the study"
 
     return (
         f"Trials of {STEPS} steps; {DRAWN} parameters drawn by tpe, asha with three rungs, 5 % audited. Training is "
-        "waited for; the value of a step is read off a recorded curve, lifted so that no rung ends a trial: each is "
-        "whole. In the row with * rungs end trials as they would.",
+        "simulated by waiting. The value of a step comes from a recorded curve, raised above those of earlier trials; "
+        "no rung ends a trial, and each is complete. In the row with * rungs end trials as usual.",
         f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
-        f"of launchers (one for {SEAT} workers, a look each {READ_S:g} s, or {TOGETHER:g} a second "
-        f"together, a renewal each {Timeouts().renewal_interval_s:g} s).",
-        "faster: time is compressed so often, for workers and launchers alike. ms a trial: all that a worker does but "
-        "wait for training. looks: those that launchers took, of those that were due; they run at a lower priority. "
-        f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, from the start on.",
-        "Server and simulated workers share this computer: where it is busy, times are upper bounds; CPU is not.",
-        "Python's garbage collector is off in the simulated workers, as it would stop them all for one's garbage.",
-        f"PostgreSQL {version()}, {', '.join(SETTINGS.strip().splitlines())}, fsync on; nothing pools its connections.",
+        f"of launchers (one for {SEAT} workers, a poll every {READ_S:g} s, or {TOGETHER:g} per second "
+        f"together, a renewal every {Timeouts().renewal_interval_s:g} s).",
+        "faster: the factor of time compression, for workers and launchers alike. ms a trial: all work of a worker "
+        "except the wait for training. looks: the polls of launchers, of those due; they run at a lower priority. "
+        f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, since the start.",
+        "Server and simulated workers share this computer: if it is busy, times are upper bounds; CPU seconds are not.",
+        "Python's garbage collector is off in the simulated workers, because it would stop all threads of a process.",
+        f"PostgreSQL {version()}, {', '.join(SETTINGS.strip().splitlines())}, fsync on, without a connection pool.",
         f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
-        f"Where it bends, on PostgreSQL: {bend(rows)}; on SQLite: {bend(files)}. That is where a trial takes "
-        f"{MOST_SHARE:.0%} longer, one call in a hundred {MOST_S:g} s, or somebody cannot go on.",
-        f"CPU of the server, fitted: a trial {parts(known.trial)}; a launcher's look {parts(known.look)}.",
-        f"A claim alone takes {1000 * known.lock_s:.1f} ms; for most of them it keeps others from claiming.",
+        f"Saturation on PostgreSQL: {saturation(rows)}; on SQLite: {saturation(files)}. A row is saturated if a trial "
+        f"takes {MOST_SHARE:.0%} longer, one call in a hundred takes {MOST_S:g} s, or a worker or launcher fails.",
+        f"CPU of the server, fitted: a trial {parts(fitted_model.trial)}; a poll {parts(fitted_model.look)}.",
+        f"A claim alone takes {1000 * fitted_model.lock_s:.1f} ms; it blocks other claims for most of this time.",
     )
 
 
-def bend(rows: Sequence[Measured]) -> str:
-    """The first row in which it bends, and how."""
-    for each in rows:
-        if each.is_bent:
-            name, worst = each.slowest
-            died = f", {each.died} could not go on ({each.why})" if each.died else ""
+def saturation(rows: Sequence[Measured]) -> str:
+    """The first saturated row, and the reason."""
+    for window in rows:
+        if window.is_saturated:
+            name, worst = window.slowest
+            died = f", {window.died} failed ({window.why})" if window.died else ""
             return (
-                f"at {each.row.workers:,} workers with trials of {each.row.trial_s:g} s ({each.share:.1%} longer, "
-                f"p99 of {name} {worst:.2f} s, this computer {each.busy:.0%} busy{died})"
+                f"at {window.row.workers:,} workers with trials of {window.row.trial_s:g} s "
+                f"({window.share:.1%} longer, p99 of {name} {worst:.2f} s, this computer {window.busy:.0%} busy{died})"
             )
     return f"nowhere up to {rows[-1].row.workers:,} workers"
 
 
 def overview(title: str, rows: Sequence[Measured]) -> Table:
     heads = ("workers", "trials", "s", "faster", "trials/s", "of", "ms a trial", "tpe", "share", "slowest p99", "busy")
-    return Table(title=title, heads=heads, rows=tuple(overview_row(each) for each in rows))
+    return Table(title=title, heads=heads, rows=tuple(overview_row(window) for window in rows))
 
 
-def overview_row(one: Measured) -> tuple[str, ...]:
-    name, worst = one.slowest
+def overview_row(window: Measured) -> tuple[str, ...]:
+    name, worst = window.slowest
     return (
-        named(one),
-        f"{one.row.history:,}",
-        f"{one.row.trial_s:g}",
-        f"{one.row.speed:.3g}x",
-        f"{one.trials / one.seconds:.2f}",
-        f"{one.offered:.2f}",
-        f"{one.ms(*LIFE):.0f}",
-        f"{one.ms('sampler'):.0f}",
-        f"{one.share:.2%}",
+        named(window),
+        f"{window.row.history:,}",
+        f"{window.row.trial_s:g}",
+        f"{window.row.speed:.3g}x",
+        f"{window.trials / window.seconds:.2f}",
+        f"{window.offered:.2f}",
+        f"{window.ms(*LIFE):.0f}",
+        f"{window.ms('sampler'):.0f}",
+        f"{window.share:.2%}",
         f"{name} {worst:.2f} s",
-        f"{one.busy:.0%}",
+        f"{window.busy:.0%}",
     )
 
 
-def named(one: Measured) -> str:
-    return f"{one.row.workers:,}{'*' if one.row.is_pruned else ''}"
+def named(window: Measured) -> str:
+    return f"{window.row.workers:,}{'*' if window.row.is_pruned else ''}"
 
 
 def loads(title: str, rows: Sequence[Measured]) -> Table:
     server = ("conn.", "MB each", "cores", "ms a trial", "ms a look")
     heads = ("workers", *server, "looks/s", "of", "worker's own ms", "waited", "died")
-    return Table(title=title, heads=heads, rows=tuple(loads_row(each) for each in rows))
+    return Table(title=title, heads=heads, rows=tuple(loads_row(window) for window in rows))
 
 
-def loads_row(one: Measured) -> tuple[str, ...]:
+def loads_row(window: Measured) -> tuple[str, ...]:
     return (
-        named(one),
-        f"{one.connections:,}",
-        f"{one.connection_mb:.1f}",
-        f"{sum(one.base_cpu_s.values()) / one.seconds:.2f}",
-        f"{1000 * one.trial_cpu_s:.0f}",
-        f"{1000 * one.look_cpu_s:.0f}",
-        f"{one.looks / one.seconds:.1f}",
-        f"{one.row.looks:.1f}",
-        f"{1000 * one.own_cpu_s / max(1, one.trials):.0f}",
-        str(one.waited),
-        str(one.died),
+        named(window),
+        f"{window.connections:,}",
+        f"{window.connection_mb:.1f}",
+        f"{sum(window.base_cpu_s.values()) / window.seconds:.2f}",
+        f"{1000 * window.trial_cpu_s:.0f}",
+        f"{1000 * window.look_cpu_s:.0f}",
+        f"{window.looks / window.seconds:.1f}",
+        f"{window.row.looks:.1f}",
+        f"{1000 * window.own_cpu_s / max(1, window.trials):.0f}",
+        str(window.waited),
+        str(window.died),
     )
 
 
 def calls(title: str, rows: Sequence[Measured]) -> Table:
-    def cell(one: Measured, name: str) -> str:
-        seconds = one.calls.get(name)
+    def cell(window: Measured, name: str) -> str:
+        seconds = window.calls.get(name)
         return f"{percentile(seconds, 50) * 1000:.0f} / {percentile(seconds, 99) * 1000:.0f}" if seconds else ""
 
     return Table(
         title=title,
         heads=("call", *map(named, rows)),
-        rows=tuple((name, *(cell(one, name) for one in rows)) for name in (*LIFE, *WATCH)),
+        rows=tuple((name, *(cell(window, name) for window in rows)) for name in (*LIFE, *WATCH)),
     )
 
 
-def lives(title: str, rows: Sequence[Measured]) -> Table:
+def trial_costs(title: str, rows: Sequence[Measured]) -> Table:
     return Table(
         title=title,
-        heads=("call", *(f"{one.row.history:,}" for one in rows)),
-        rows=tuple((name, *(f"{one.ms(name):.1f}" for one in rows)) for name in LIFE),
+        heads=("call", *(f"{window.row.history:,}" for window in rows)),
+        rows=tuple((name, *(f"{window.ms(name):.1f}" for window in rows)) for name in LIFE),
     )
 
 
-def served(title: str, known: Model) -> Table:
+def served(title: str, fitted_model: Model) -> Table:
     kinds = [(cores, size) for cores in CORES for size in SIZES]
     heads = (f"{cores} {'core' if cores == 1 else 'cores'}, {size:,}" for cores, size in kinds)
     return Table(
@@ -270,8 +272,8 @@ def served(title: str, known: Model) -> Table:
         rows=tuple(
             (
                 f"{length:g} s",
-                *(f"{known.max_workers(FULL * cores, length, size):,}" for cores, size in kinds),
-                f"{known.most_locked(length):,}",
+                *(f"{fitted_model.max_workers(FULL * cores, length, size):,}" for cores, size in kinds),
+                f"{fitted_model.most_locked(length):,}",
             )
             for length in LENGTHS
         ),

@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they measured."""
+"""The benchmarks run, and report their measurements."""
 
 from itertools import islice
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.bench import bookkeeping, replay
 from tests.bench.measure import Comparison, Figure, Result, as_json, page
 
 
-def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair() -> None:
+def test_a_ratio_is_the_factor_by_which_ours_is_better_pair_by_pair() -> None:
     time = Comparison(what="a call", unit="s", ours=(1.0, 2.0, 1.0), theirs=(4.0, 6.0, 2.0), target=3.0)
     rate = Comparison(what="a loop", unit="images/s", ours=(40.0,), theirs=(10.0,), more_is_better=True, target=5.0)
 
@@ -18,7 +18,7 @@ def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair() -> None:
     assert (time.is_met, rate.is_met) == (True, False)
 
 
-def test_means_are_compared_with_an_interval_where_pairs_are_chance() -> None:
+def test_means_are_compared_with_an_interval_if_pairs_are_random() -> None:
     epochs = Comparison(
         what="a search", unit="epochs", ours=(10.0, 30.0) * 20, theirs=(60.0, 20.0) * 20, target=1.9, of_means=True
     )
@@ -31,7 +31,7 @@ def test_means_are_compared_with_an_interval_where_pairs_are_chance() -> None:
     assert f"mean 20, median 20 | mean 40, median 40 | 2x (95 %: {low:.4g} to {high:.4g}) | 1.9x | met |" in row
 
 
-def test_a_page_has_n_median_range_target_and_what_was_missed() -> None:
+def test_a_page_has_n_median_range_target_and_missed_targets() -> None:
     result = Result(
         name="Speed",
         about=("How it was done.",),
@@ -46,17 +46,17 @@ def test_a_page_has_n_median_range_target_and_what_was_missed() -> None:
     assert as_json(result, "make bench")["comparisons"][0]["ratios"] == (1.0, 2.0)
 
 
-def test_both_sides_live_a_trial_in_copies_of_one_study(tmp_path: Path) -> None:
-    book = bookkeeping.filled(tmp_path / "60.db", 60)
+def test_both_sides_run_a_trial_in_copies_of_one_study(tmp_path: Path) -> None:
+    database = bookkeeping.make_database(tmp_path / "60.db", 60)
 
-    values = bookkeeping.both(book, bookkeeping.live_ours, bookkeeping.live_theirs, 1)
-    reads = bookkeeping.both(book, bookkeeping.open_ours, bookkeeping.open_theirs, 1)
+    values = bookkeeping.both(database, bookkeeping.live_ours, bookkeeping.live_theirs, 1)
+    reads = bookkeeping.both(database, bookkeeping.open_ours, bookkeeping.open_theirs, 1)
 
     assert min(*values["ours"], *values["theirs"], *reads["ours"], *reads["theirs"]) > 0
 
 
-def made_up() -> replay.Table:
-    """Cells of one optimizer whose curves rise to a height of their own; one in six is good."""
+def made_up_table() -> replay.Table:
+    """Cells of one optimizer whose curves rise to different heights; one in six is good."""
     cells = {
         (layers, batch, "sgd", rate, scheduler): [(0.5 + 0.1 * (layers + rate)) * step / 12 for step in range(1, 13)]
         for layers in (2, 3, 4)
@@ -68,11 +68,11 @@ def made_up() -> replay.Table:
 
 
 @pytest.mark.parametrize(("name", "setting"), [(n, s) for n, rows in replay.POLICIES.items() for s in rows])
-def test_every_replayed_policy_pays_for_what_it_trains_and_finds_the_best_cells(name: str, setting: str) -> None:
-    known = made_up()
+def test_every_replayed_policy_pays_for_training_and_finds_the_best_cells(name: str, setting: str) -> None:
+    table = made_up_table()
 
-    told, again = (list(islice(replay.POLICIES[name][setting](known, 0), 200)) for _ in range(2))
+    first_run, second_run = (list(islice(replay.POLICIES[name][setting](table, 0), 200)) for _ in range(2))
 
-    assert told == again
-    assert all(1 <= steps <= known.steps for steps, _ in told)
-    assert max(value for _, value in told if value is not None) >= known.target
+    assert first_run == second_run
+    assert all(1 <= steps <= table.steps for steps, _ in first_run)
+    assert max(value for _, value in first_run if value is not None) >= table.target

@@ -1,4 +1,4 @@
-"""The simulated workers are the true ones without training; what is said of them follows from what they did."""
+"""The simulated workers run the real loops without training; the report agrees with their measurements."""
 
 import json
 import re
@@ -22,7 +22,7 @@ PATIENCE_S = 90.0
 
 
 def part(url: str, *, is_machines: bool = False) -> Part:
-    """Two workers whose trials last a fifth of a second, or the machine that they are on."""
+    """Two workers with trials of a fifth of a second, or their machine."""
     return Part(
         url=url,
         study=STUDY,
@@ -36,45 +36,45 @@ def part(url: str, *, is_machines: bool = False) -> Part:
     )
 
 
-def test_simulated_workers_and_their_machine_go_through_every_call_and_whole_trials(tmp_path: Path) -> None:
+def test_simulated_workers_and_their_machine_make_every_call_and_complete_trials(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     window.fill(url, 20)
     folder = str(tmp_path)
 
     with window.process(part(url), folder) as workers, window.process(part(url, is_machines=True), folder) as machines:
         crowd = (workers, machines)
-        for each in crowd:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
+        for member in crowd:
+            assert member.stdout is not None
+            assert member.stdout.readline() == "ready\n"
         wait_for_trials(url, 20 + 6)
-        lived, watched = called(workers, {*LIFE, "train"}), called(machines, set(WATCH))
+        worker_calls, machine_calls = called(workers, {*LIFE, "train"}), called(machines, set(WATCH))
 
-    assert (lived, watched) == ({*LIFE, "train"}, set(WATCH))
+    assert (worker_calls, machine_calls) == ({*LIFE, "train"}, set(WATCH))
     trials = queries.trials(open_reader(url), STUDY)
-    whole = [trial for trial in trials[22:] if trial.state == "COMPLETE"]
-    assert whole
-    assert {len(trial.curve) for trial in whole} == {STEPS}
-    assert all(trial.config and trial.parameters for trial in whole)
+    complete = [trial for trial in trials[22:] if trial.state == "COMPLETE"]
+    assert complete
+    assert {len(trial.curve) for trial in complete} == {STEPS}
+    assert all(trial.config and trial.parameters for trial in complete)
 
 
-def called(one: Popen[str], awaited: set[str]) -> set[str]:
-    """The names of the calls that were metered in a process, as soon as these are among them; nobody may have died."""
+def called(member: Popen[str], awaited: set[str]) -> set[str]:
+    """Wait until a process has metered the awaited calls, without a failure, and return all their names."""
     until = time.monotonic() + PATIENCE_S
     names: set[str] = set()
     while not names >= awaited:
         assert time.monotonic() < until, awaited - names
-        window.tell([one], "begin")
+        window.tell([member], "begin")
         time.sleep(0.2)
-        window.tell([one], "end")
-        assert one.stdout is not None
-        answer = json.loads(one.stdout.readline())
+        window.tell([member], "end")
+        assert member.stdout is not None
+        answer = json.loads(member.stdout.readline())
         assert answer["failures"] == []
         names = set(answer["calls"])
     return names
 
 
 def wait_for_trials(url: str, count: int) -> None:
-    """Wait until the study has so many complete trials."""
+    """Wait until the study has `count` complete trials."""
     engine, until = open_reader(url), time.monotonic() + PATIENCE_S
     while queries.study(engine, STUDY).counts.complete < count:
         assert time.monotonic() < until
@@ -102,19 +102,19 @@ def test_a_meter_counts_a_call_without_the_metered_calls_inside_it() -> None:
     assert 0 <= outer < sum(meter.calls["inner"])
 
 
-def test_a_curve_is_stretched_between_its_ends_and_lifted_above_those_before_it() -> None:
-    cell, known = next(iter(replay.table().curves.items()))
+def test_a_curve_is_stretched_between_its_ends_and_raised_above_earlier_curves() -> None:
+    cell, recorded = next(iter(replay.table().curves.items()))
     values = dict(zip(replay.KEYS, cell, strict=True))
 
     stretched = curve(values, STEPS)
 
     assert len(stretched) == STEPS
-    assert (stretched[0], stretched[-1]) == (known[0], known[-1])
+    assert (stretched[0], stretched[-1]) == (recorded[0], recorded[-1])
     assert min(lifted(stretched, 8)) >= max(lifted(stretched, 7))
 
 
-def seen(workers: int, history: int, *, trial_s: float, look_s: float) -> Measured:
-    """A row in which a server computed so long for each trial, and for each look."""
+def window_of(workers: int, history: int, *, trial_s: float, look_s: float) -> Measured:
+    """A row in which a server used `trial_s` CPU seconds per trial and `look_s` per poll of a launcher."""
     calls = {"train": [0.1] * 20 * 50, "claim": [0.01], "progress": [0.1] * 10, "record": [0.02] * 20 * 50}
     return Measured(
         row=Row(workers=workers, speed=1.0, window_s=60.0, history=history),
@@ -131,9 +131,9 @@ def seen(workers: int, history: int, *, trial_s: float, look_s: float) -> Measur
     )
 
 
-def test_the_model_finds_what_a_trial_and_a_look_cost_by_workers_and_size() -> None:
+def test_the_model_recovers_the_cost_of_a_trial_and_a_poll_by_workers_and_size() -> None:
     rows = [
-        seen(
+        window_of(
             workers,
             history,
             trial_s=0.04 + 1e-4 * workers + 1e-6 * (history + workers + 25),
@@ -142,38 +142,38 @@ def test_the_model_finds_what_a_trial_and_a_look_cost_by_workers_and_size() -> N
         for workers, history in ((1, 500), (32, 500), (256, 500), (16, 9_900), (128, 2_000))
     ]
 
-    known = capacity.model(rows)
+    fitted = capacity.model(rows)
 
-    assert known.trial == pytest.approx((0.04, 1e-4, 1e-6), rel=1e-3)
-    assert known.look == pytest.approx((0.005, 5e-5, 3e-6), rel=1e-3)
-    assert known.lock_s == 0.01
-
-
-def test_the_most_workers_are_the_last_that_leave_room() -> None:
-    known = Model(trial=(0.04, 1e-4, 1e-6), look=(0.005, 5e-5, 3e-6), lock_s=0.01)
-
-    most = known.max_workers(0.7, 60.0, 1_000)
-
-    assert known.cores(most, 60.0, 1_000) <= 0.7 < known.cores(most + 1, 60.0, 1_000)
-    assert known.most_locked(60.0) == int(0.7 * 60.0 / 0.01)
+    assert fitted.trial == pytest.approx((0.04, 1e-4, 1e-6), rel=1e-3)
+    assert fitted.look == pytest.approx((0.005, 5e-5, 3e-6), rel=1e-3)
+    assert fitted.lock_s == 0.01
 
 
-def test_a_row_is_bent_by_a_slow_call_a_large_share_or_a_death() -> None:
-    fine = seen(8, 500, trial_s=0.05, look_s=0.01)
-    slow = seen(16, 500, trial_s=0.05, look_s=0.01)
+def test_the_maximum_of_workers_is_the_last_within_the_limit() -> None:
+    fitted = Model(trial=(0.04, 1e-4, 1e-6), look=(0.005, 5e-5, 3e-6), lock_s=0.01)
+
+    maximum = fitted.max_workers(0.7, 60.0, 1_000)
+
+    assert fitted.cores(maximum, 60.0, 1_000) <= 0.7 < fitted.cores(maximum + 1, 60.0, 1_000)
+    assert fitted.most_locked(60.0) == int(0.7 * 60.0 / 0.01)
+
+
+def test_a_slow_call_saturates_a_row() -> None:
+    fine = window_of(8, 500, trial_s=0.05, look_s=0.01)
+    slow = window_of(16, 500, trial_s=0.05, look_s=0.01)
     assert isinstance(slow.calls, dict)
     slow.calls["claim"] = [0.01] * 90 + [2.0] * 10
 
-    assert not fine.is_bent
-    assert slow.is_bent
-    assert scale.bend([fine]) == "nowhere up to 8 workers"
-    assert "at 16 workers" in scale.bend([fine, slow])
-    assert "p99 of claim 2.00 s" in scale.bend([fine, slow])
+    assert not fine.is_saturated
+    assert slow.is_saturated
+    assert scale.saturation([fine]) == "nowhere up to 8 workers"
+    assert "at 16 workers" in scale.saturation([fine, slow])
+    assert "p99 of claim 2.00 s" in scale.saturation([fine, slow])
 
 
-def test_the_page_has_every_row_the_targets_and_how_many_are_served() -> None:
-    rows = [seen(workers, 500, trial_s=0.05, look_s=0.01) for workers in (1, 256)]
-    grown = [seen(16, history, trial_s=0.05, look_s=0.01) for history in (900, 9_900)]
+def test_the_page_has_every_row_the_targets_and_the_served_workers() -> None:
+    rows = [window_of(workers, 500, trial_s=0.05, look_s=0.01) for workers in (1, 256)]
+    grown = [window_of(16, history, trial_s=0.05, look_s=0.01) for history in (900, 9_900)]
 
     text = page(scale.report(rows, rows, grown, grown[0]), "make bench-scale")
 
@@ -183,17 +183,17 @@ def test_the_page_has_every_row_the_targets_and_how_many_are_served() -> None:
     assert max(len(line) for line in text.splitlines() if line.startswith("| ")) <= 120
 
 
-def test_a_table_stands_in_columns() -> None:
+def test_a_table_has_aligned_columns() -> None:
     table = Table(title="Calls", heads=("call", "1"), rows=(("claim", "10"), ("tell", "7")))
 
     assert aligned(table) == ["| call  |  1 |", "| ----- | -: |", "| claim | 10 |", "| tell  |  7 |"]
 
 
-def test_the_urls_of_a_crowd_say_whose_connections_they_are() -> None:
+def test_the_urls_of_a_crowd_name_the_client_of_each_connection() -> None:
     url = sa.make_url("postgresql+psycopg://me:secret@127.0.0.1:5432/studies")
 
     parts = window.parts(Row(workers=20, speed=1.0, window_s=1.0), url)
 
-    assert sum(each.count for each in parts if not each.is_machines) == 20
-    assert sum(each.count for each in parts if each.is_machines) == 3
-    assert all(f"application_name={MACHINE if each.is_machines else WORKER}" in each.url for each in parts)
+    assert sum(share.count for share in parts if not share.is_machines) == 20
+    assert sum(share.count for share in parts if share.is_machines) == 3
+    assert all(f"application_name={MACHINE if share.is_machines else WORKER}" in share.url for share in parts)

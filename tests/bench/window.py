@@ -1,4 +1,4 @@
-"""One measurement: a study in a database, a crowd that works on it, and a window in which both are looked at."""
+"""One measurement: a study in a database, a crowd that works on it, and a time window in which both are metered."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from search.storage.rdb import Storage
 from search.storage.tables import TRIALS
 from search.study import stored_study
 from search.workers.polling import pause_s
-from tests.bench.bookkeeping import Drawn, insert, rows
+from tests.bench.bookkeeping import RandomTrial, insert, rows
 from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT
 from tests.service.postgres import Server
@@ -33,27 +33,27 @@ from tests.service.postgres import Server
 STUDY = "scale"
 STEPS, DRAWN = 20, 15
 TRIAL_S = 60.0
-"""Of a trial in truth."""
+"""Real seconds of a trial."""
 SEAT = 8
-"""Workers of a machine, as it has GPUs."""
+"""Workers per machine, like GPUs."""
 STARTS = 2.0
-"""Workers that begin in a second. Each reads all trials first, for which all of them share this computer's cores."""
-#: Processes that share out the workers: one for each machine, as far as memory reaches; threads of one wait for each
-#: other, as processes do not.
+"""Workers started per second. Each first reads all trials, and all share the cores of this computer."""
+#: Maximum number of processes for the workers, limited by memory: up to it one per machine. Threads of one process wait
+#: for each other, unlike real workers.
 MOST_PROCESSES = 32
-#: And those that share out the launchers.
+#: Processes for the launchers.
 MACHINE_PROCESSES = 8
 HISTORY = 500
-"""Finished trials that a study has at first; from then on tpe sees an excerpt."""
+"""Finished trials of a study at the start; above this number tpe learns from a sample."""
 BUDGET = 12_000
 MOST_SHARE = 0.1
-"""What a trial may take beside its training; from there on, it is bent."""
+"""Maximum bookkeeping of a trial as a share of its training; a row above it is saturated."""
 MOST_S = 1.0
-"""And so long may a call take, but for one in a hundred."""
+"""Maximum p99 of a call in seconds; a row above it is saturated."""
 
-#: Which of the server's connections are whose.
+#: Application names of the connections.
 WORKER, MACHINE = "worker", "machine"
-#: The calls of a worker, in the order of a trial, and those of a machine's launcher.
+#: The calls of a worker, in the order of a trial; WATCH has those of a launcher.
 LIFE = (
     "claim",
     "history",
@@ -77,10 +77,10 @@ class Row:
 
     workers: int
     speed: float
-    """So many times faster than in truth."""
+    """Factor by which time is compressed."""
     window_s: float
     trial_s: float = TRIAL_S
-    """In truth."""
+    """Real seconds of a trial."""
     history: int = HISTORY
     is_pruned: bool = False
 
@@ -90,36 +90,36 @@ class Row:
 
     @property
     def looks(self) -> float:
-        """That launchers are to take, a second."""
+        """Polls per second that the launchers are due to send."""
         return self.machines * self.speed / pause_s(0.0, machines=self.machines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What was seen in one window."""
+    """The measurements of one window."""
 
     row: Row
     seconds: float
     calls: Mapping[str, Sequence[float]]
-    """Seconds of each, by name, without what other calls inside it took."""
+    """Seconds of each call, by name, without the metered calls inside it."""
     own_cpu_s: float
-    """Of all workers: what Python, SQLAlchemy, Optuna and tpe compute."""
+    """CPU seconds of all workers: Python, SQLAlchemy, Optuna and tpe."""
     base_cpu_s: Mapping[str, float]
-    """Of the server's processes, by whom they serve."""
+    """CPU seconds of the server's processes, by client."""
     connections: int
     connection_mb: float
-    """Memory of one that no other shares."""
+    """Unshared memory of one connection."""
     busy: float
-    """Share of this computer's cores, by whomever."""
+    """Utilisation of this computer's cores by all processes."""
     waited: int
-    """Calls that waited for the database for longer than a person does without being told; since the first one."""
+    """Calls since the start that waited for the database for longer than NOTICE_S."""
     died: int
-    """Workers and launchers that could not go on; the first says why."""
+    """Workers and launchers that failed; `why` is the first error."""
     why: str
 
     @property
     def trials(self) -> float:
-        """That were lived in the window; of whole ones by their steps, as most of them began or end outside."""
+        """Trials in the window. Complete trials are counted by steps, because most of them begin or end outside."""
         return len(self.calls.get("tell", ())) if self.row.is_pruned else len(self.calls.get("train", ())) / STEPS
 
     @property
@@ -132,7 +132,7 @@ class Measured:
         return self.row.history + self.row.workers + self.trials / 2
 
     def ms(self, *names: str) -> float:
-        """Of a trial, in these calls."""
+        """Milliseconds per trial in these calls."""
         return 1000 * self.spent(*names) / max(1, self.trials)
 
     def spent(self, *names: str) -> float:
@@ -141,37 +141,37 @@ class Measured:
 
     @property
     def share(self) -> float:
-        """What comes to the time of training, in truth."""
+        """Bookkeeping of a trial as a share of its real training time."""
         return self.spent(*LIFE) / (len(self.calls.get("train", ())) * self.row.trial_s / STEPS)
 
     @property
     def offered(self) -> float:
-        """Trials a second, if nothing but training took time."""
+        """Trials per second if only training took time."""
         return self.row.workers * self.row.speed / self.row.trial_s
 
     @property
     def slowest(self) -> tuple[str, float]:
-        """The call of a worker with the highest p99, and that, in seconds."""
-        found = [(name, percentile(self.calls[name], 99)) for name in LIFE if self.calls.get(name)]
-        return max(found, key=itemgetter(1), default=("", 0.0))
+        """The call of a worker with the highest p99, and this p99 in seconds."""
+        worst = [(name, percentile(self.calls[name], 99)) for name in LIFE if self.calls.get(name)]
+        return max(worst, key=itemgetter(1), default=("", 0.0))
 
     @property
     def trial_cpu_s(self) -> float:
-        """Of the server, for one trial."""
+        """CPU seconds of the server per trial."""
         return self.base_cpu_s[WORKER] / max(1, self.trials)
 
     @property
     def look_cpu_s(self) -> float:
-        """Of the server, for one look of a launcher, with its share of the renewals."""
+        """CPU seconds of the server per poll of a launcher, with its share of the renewals."""
         return self.base_cpu_s[MACHINE] / max(1, self.looks)
 
     @property
-    def is_bent(self) -> bool:
+    def is_saturated(self) -> bool:
         return self.share > MOST_SHARE or self.slowest[1] > MOST_S or self.died > 0
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many per cent are at most."""
+    """The given percentile of the values."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, len(ranked) * percent // 100)]
 
@@ -180,9 +180,9 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def tables() -> dict[str, Any]:
-    """A study over the recorded cells: five parameters choose the curve, ten more are drawn beside them."""
+    """A study of the recorded cells: five parameters choose the curve, ten more have no effect on it."""
     cells = tomllib.loads((ROOT / "studies" / "curves.toml").read_text())["space"]
-    more = {
+    extra = {
         "dropout_conv": {"low": 0.0, "high": 0.3},
         "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
         "label_smoothing": {"low": 0.0, "high": 0.2},
@@ -198,27 +198,27 @@ def tables() -> dict[str, Any]:
         "data": {"source": "shapes"},
         "budget": {"trials": BUDGET, "epochs": STEPS},
         "search": {"pruner": "asha"},
-        "space": {**cells, **more},
+        "space": {**cells, **extra},
     }
 
 
 def fill(url: str, history: int) -> None:
-    """Make the study, with so many finished trials."""
+    """Create the study with `history` finished trials."""
     storage = Storage(url, create=True)
     stored = stored_study.open_or_create(storage, study_spec.build(tables()), name=STUDY, data={"fingerprint": "none"})
-    dice = random.Random(0)
+    rng = random.Random(0)
     for first in range(0, history, 1000):
-        insert(storage, [prepared(number, stored, dice) for number in range(first, min(history, first + 1000))])
+        insert(storage, [prepared(number, stored, rng) for number in range(first, min(history, first + 1000))])
     if storage.engine.dialect.name == "postgresql":
         with storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             next_id = f"SELECT setval(pg_get_serial_sequence('{TRIALS.name}', 'trial_id'), {history})"
             connection.exec_driver_sql(next_id)
-            connection.exec_driver_sql("ANALYZE")  # as the server's own housekeeping does within a minute
+            connection.exec_driver_sql("ANALYZE")  # autovacuum does the same within a minute
     storage.engine.dispose()
 
 
-def prepared(number: int, stored: stored_study.StoredStudy, dice: random.Random) -> dict[str, list[dict[str, Any]]]:
-    drawn = Drawn(dice)
+def prepared(number: int, stored: stored_study.StoredStudy, rng: random.Random) -> dict[str, list[dict[str, Any]]]:
+    drawn = RandomTrial(rng)
     values = sample(stored.spec.space, drawn)
     steps = dict(enumerate(lifted(curve(values, STEPS), number), 1))
     return rows(number, stored.id, drawn, steps, "COMPLETE")
@@ -228,15 +228,15 @@ def prepared(number: int, stored: stored_study.StoredStudy, dice: random.Random)
 
 
 def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
-    """Let the crowd work, and look at it for a while."""
+    """Run the crowd, and measure one window."""
     text = url.render_as_string(hide_password=False)
     fill(text, row.history)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         shares = parts(row, url)
         crowd = [stack.enter_context(process(part, folder)) for part in shares]
-        for each in crowd:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
+        for member in crowd:
+            assert member.stdout is not None
+            assert member.stdout.readline() == "ready\n"
         before = spent(server, url)
         psutil.cpu_percent()
         began = time.perf_counter()
@@ -247,7 +247,7 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
         busy = psutil.cpu_percent() / 100
         after = spent(server, url)
         connection_mb = memory_mb(after.connections)
-        answers = [json.loads(each.stdout.readline()) for each in crowd if each.stdout is not None]
+        answers = [json.loads(member.stdout.readline()) for member in crowd if member.stdout is not None]
     failures = [text for answer in answers for text in answer["failures"]]
     calls: defaultdict[str, list[float]] = defaultdict(list)
     for answer in answers:
@@ -258,7 +258,7 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
         seconds=seconds,
         calls=dict(calls),
         own_cpu_s=sum(answer["cpu_s"] for part, answer in zip(shares, answers, strict=True) if not part.is_machines),
-        base_cpu_s={who: after.seconds[who] - before.seconds.get(who, 0.0) for who in after.seconds},
+        base_cpu_s={client: after.seconds[client] - before.seconds.get(client, 0.0) for client in after.seconds},
         connections=len(after.connections),
         connection_mb=connection_mb,
         busy=busy,
@@ -269,13 +269,14 @@ def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
 
 
 def parts(row: Row, url: sa.URL) -> list[Part]:
-    """The workers, and the machines, each over several processes."""
+    """Distribute the workers and the machines over several processes."""
 
-    def named(who: str) -> str:
-        own = url.update_query_dict({"application_name": who}) if url.get_backend_name() == "postgresql" else url
-        return own.render_as_string(hide_password=False)
+    def named(client: str) -> str:
+        is_postgres = url.get_backend_name() == "postgresql"
+        client_url = url.update_query_dict({"application_name": client}) if is_postgres else url
+        return client_url.render_as_string(hide_password=False)
 
-    whole = Part(
+    all_workers = Part(
         url=named(WORKER),
         study=STUDY,
         first=0,
@@ -287,62 +288,64 @@ def parts(row: Row, url: sa.URL) -> list[Part]:
         is_pruned=row.is_pruned,
     )
     count = min(row.machines, MOST_PROCESSES)
-    ends = pairwise(row.workers * index // count for index in range(count + 1))
-    workers = [replace(whole, first=first, count=end - first) for first, end in ends if end > first]
-    launchers = replace(whole, url=named(MACHINE), apart_s=SEAT / STARTS, is_machines=True)
-    some = pairwise(row.machines * index // MACHINE_PROCESSES for index in range(MACHINE_PROCESSES + 1))
-    return [*workers, *(replace(launchers, first=first, count=end - first) for first, end in some if end > first)]
+    worker_ranges = pairwise(row.workers * index // count for index in range(count + 1))
+    workers = [replace(all_workers, first=first, count=end - first) for first, end in worker_ranges if end > first]
+    launchers = replace(all_workers, url=named(MACHINE), apart_s=SEAT / STARTS, is_machines=True)
+    ranges = pairwise(row.machines * index // MACHINE_PROCESSES for index in range(MACHINE_PROCESSES + 1))
+    return [*workers, *(replace(launchers, first=first, count=end - first) for first, end in ranges if end > first)]
 
 
 @contextmanager
 def process(part: Part, folder: str) -> Iterator[subprocess.Popen[str]]:
     """A process of the crowd, until the block ends."""
     words = [sys.executable, "-m", "tests.bench.crowd", json.dumps(asdict(part))]
-    own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=own) as one:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
+    ) as child:
         try:
-            yield one
+            yield child
         finally:
-            one.kill()
+            child.kill()
 
 
 def tell(crowd: Sequence[subprocess.Popen[str]], word: str) -> None:
-    for each in crowd:
-        assert each.stdin is not None
-        each.stdin.write(f"{word}\n")
-        each.stdin.flush()
+    for member in crowd:
+        assert member.stdin is not None
+        member.stdin.write(f"{word}\n")
+        member.stdin.flush()
 
 
 @dataclass(slots=True)
 class Spent:
-    """CPU seconds of a server's processes by whom they serve; and its connections."""
+    """CPU seconds of a server's processes by client, and its connections."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {WORKER: 0.0, MACHINE: 0.0, "itself": 0.0})
     connections: list[psutil.Process] = field(default_factory=list)
 
 
 def memory_mb(processes: Sequence[psutil.Process]) -> float:
-    """Of one of them, that it shares with none; of twenty at the most."""
-    some = processes[:: len(processes) // 20 + 1]
-    return sum(each.memory_full_info().uss for each in some) / max(1, len(some)) / 1e6
+    """Mean unshared memory of a process, from a sample of about twenty."""
+    sampled = processes[:: len(processes) // 20 + 1]
+    return sum(process.memory_full_info().uss for process in sampled) / max(1, len(sampled)) / 1e6
 
 
 def spent(server: Server | None, url: sa.URL) -> Spent:
-    found = Spent()
+    usage = Spent()
     if server is None:
-        return found
+        return usage
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        asked = "SELECT pid, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        names: dict[int, str] = dict(connection.exec_driver_sql(asked).tuples().all())
+        query = "SELECT pid, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        names: dict[int, str] = dict(connection.exec_driver_sql(query).tuples().all())
     postmaster = psutil.Process(int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
-    for each in postmaster.children():
+    for backend in postmaster.children():
         try:
-            times = each.cpu_times()
+            times = backend.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        who = names.get(each.pid, "itself")
-        found.seconds[who if who in found.seconds else "itself"] += times.user + times.system
-        if who in (WORKER, MACHINE):
-            found.connections.append(each)
-    return found
+        client = names.get(backend.pid, "itself")
+        usage.seconds[client if client in usage.seconds else "itself"] += times.user + times.system
+        if client in (WORKER, MACHINE):
+            usage.connections.append(backend)
+    return usage

@@ -1,4 +1,4 @@
-"""A real browser without a window, where the machine has one."""
+"""A real headless browser, if the machine has one."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 @contextmanager
 def opened(url: str, profile: Path, *flags: str, errors: int = subprocess.DEVNULL) -> "Iterator[subprocess.Popen[str]]":
-    """Open a URL in a browser that is killed with all its processes in the end."""
+    """Open a URL in a browser; at the end, the browser and all its processes are killed."""
     always = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
     process = subprocess.Popen(
         [str(BROWSER), *always, f"--user-data-dir={profile}", *flags, url],
@@ -26,6 +26,6 @@ def opened(url: str, profile: Path, *flags: str, errors: int = subprocess.DEVNUL
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):  # it left nothing behind
+        with contextlib.suppress(ProcessLookupError):  # no process is left
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

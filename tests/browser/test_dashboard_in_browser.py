@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: what it shows to who has the URL, and what it keeps from everybody else."""
+"""The dashboard in a real browser: pages that need the token, and pages that are refused without it."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ import pytest
 
 from search.artifacts import misclassified
 from search.dashboard import server as dashboard
-from search.dashboard.access import AccessPolicy
+from search.dashboard.access import AccessPolicy, guard
 from search.dashboard.server import Server
 from tests.browser.browser import BROWSER, opened
 from tests.harness import PATIENCE_S, Harness, wait_until
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium an
 
 
 def browse(url: str, profile: Path, *flags: str) -> str:
-    """The page that a browser shows some seconds after it opened a URL, scripts done."""
+    """The page some seconds after a browser opened the URL, with all scripts run."""
     with opened(url, profile, "--virtual-time-budget=15000", "--dump-dom", *flags) as process:
         return process.communicate(timeout=PATIENCE_S)[0]
 
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    """Let a server serve."""
+    """Run a server."""
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -63,7 +63,7 @@ def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path:
     assert "NOW LOADING" not in page
 
 
-def test_a_study_shows_its_answer_its_confusion_and_its_pictures(harness: Harness, tmp_path: Path) -> None:
+def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Harness, tmp_path: Path) -> None:
     assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
     (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
     with running(dashboard.bind(harness.url, token=TOKEN, port=0)) as server:
@@ -80,14 +80,14 @@ def test_a_study_shows_its_answer_its_confusion_and_its_pictures(harness: Harnes
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/?token=wrong"])
-def test_a_browser_without_the_token_sees_nothing(served: Server, tmp_path: Path, path: str) -> None:
+def test_a_browser_without_the_token_shows_nothing(served: Server, tmp_path: Path, path: str) -> None:
     page = browse(f"http://127.0.0.1:{served.server_port}{path}", tmp_path / "profile")
 
     assert "open the URL that its command printed" in page
     assert "tiny" not in page
 
 
-def test_a_foreign_name_that_leads_here_sees_nothing(served: Server, tmp_path: Path) -> None:
+def test_a_foreign_host_name_for_this_machine_shows_nothing(served: Server, tmp_path: Path) -> None:
     url = f"http://evil.example.com:{served.server_port}/api/studies?token={TOKEN}"
 
     page = browse(url, tmp_path / "profile", "--host-resolver-rules=MAP evil.example.com 127.0.0.1")
@@ -102,7 +102,7 @@ def test_a_foreign_name_that_leads_here_sees_nothing(served: Server, tmp_path: P
     ids=["own page", "artifact", "artifact by another path"],
 )
 def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(tmp_path: Path, path: str, runs: bool) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def pages(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         start_response("200 OK", [("Content-Type", "text/html")])
@@ -112,37 +112,37 @@ def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(tmp_path: P
 
     server = dashboard._listen(pages, host="127.0.0.1", port=0)
     door = AccessPolicy(token=TOKEN, port=server.server_port)
-    server.set_app(noting(asked, dashboard.guard(pages, door)))
+    server.set_app(recording(requested, guard(pages, door)))
     with running(server), opened(door.url.replace("/?", "/dashboard?"), tmp_path / "profile"):
-        wait_until(lambda: {"/api/later", "/api/stored"} & set(asked))  # a download leaves the first page as it is
+        wait_until(lambda: {"/api/later", "/api/stored"} & set(requested))  # a download leaves the first page as it is
 
-    assert asked[:2] == ["/dashboard", "/dashboard"]  # with the token, then with the cookie
-    assert asked[2].endswith(("/stored", "ifacts/1/aa"))
-    assert ("/api/stored" in asked) == runs
+    assert requested[:2] == ["/dashboard", "/dashboard"]  # with the token, then with the cookie
+    assert requested[2].endswith(("/stored", "ifacts/1/aa"))
+    assert ("/api/stored" in requested) == runs
 
 
 def call(name: str, *, after_s: int = 0) -> str:
-    """A script that asks the dashboard for something."""
+    """A script that sends a request to the dashboard."""
     return f"setTimeout(() => {{ new Image().src = '/api/{name}' }}, {after_s * 1000})"
 
 
-def noting(asked: list[str], app: "WSGIApplication") -> "WSGIApplication":
-    """`app`, with a list of the paths that it is asked for."""
+def recording(requested: list[str], app: "WSGIApplication") -> "WSGIApplication":
+    """`app`, with every requested path appended to `requested`."""
 
-    def noted(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        asked.append(environ["PATH_INFO"])
+    def recorded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        requested.append(environ["PATH_INFO"])
         return app(environ, start_response)
 
-    return noted
+    return recorded
 
 
-#: What would ask the dashboard for something if it were taken for a page, or followed as a link.
+#: Sends a request to the dashboard if it is rendered as a page, or followed as a link.
 EVIL = "<script>fetch('/api/owned')</script><img src=x onerror=\"fetch('/api/owned')\">"
 
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> str:
-    """The URL of a database in which everything that has a name or a text is hostile."""
+    """The URL of a database in which every name and every text is hostile."""
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = optuna.create_study(study_name=EVIL, storage=url, direction="maximize")
     for _ in range(2):
@@ -159,16 +159,16 @@ def hostile(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "path", ["/", "/dashboard/studies/1", "/dashboard/studies/1/note", "/dashboard/studies/1/trials"]
 )
-def test_a_study_called_script_stays_text(hostile: str, tmp_path: Path, path: str) -> None:
-    asked: list[str] = []
+def test_hostile_names_and_texts_are_shown_as_text(hostile: str, tmp_path: Path, path: str) -> None:
+    requested: list[str] = []
     server = dashboard.bind(hostile, token=TOKEN, port=0)
-    server.set_app(noting(asked, dashboard.guard(dashboard._dashboard(hostile), server.door)))
+    server.set_app(recording(requested, guard(dashboard._dashboard(hostile), server.door)))
 
     with running(server):
         page = browse(server.door.url.replace("/?", f"{path}?"), tmp_path / "profile")
 
-    assert "owned" in page  # it is shown
+    assert "owned" in page  # as text
     assert "<script>fetch" not in page
     assert '<img src="x"' not in page
     assert 'href="javascript' not in page
-    assert "/api/owned" not in asked
+    assert "/api/owned" not in requested

@@ -1,4 +1,4 @@
-"""The report in a real browser, from a file and without a network: it draws, and breaks none of its own rules."""
+"""The report in a real browser, from a file and without a network: figures and content policy."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.harness import PATIENCE_S, Harness
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
 
 
-def test_the_report_draws_every_picture_and_breaks_no_rule(harness: Harness, tmp_path: Path) -> None:
+def test_the_report_draws_every_figure_and_violates_no_content_policy(harness: Harness, tmp_path: Path) -> None:
     file = harness.write(
         budget={"trials": 8, "epochs": 2},
         search={"pruner": "asha", "sampler": "random"},
@@ -23,10 +23,10 @@ def test_the_report_draws_every_picture_and_breaks_no_rule(harness: Harness, tmp
     flags = ("--virtual-time-budget=15000", "--dump-dom", "--enable-logging=stderr", "--proxy-server=127.0.0.1:1")
 
     with opened(f"file://{path}", tmp_path / "profile", *flags, errors=subprocess.PIPE) as process:
-        page, said = process.communicate(timeout=PATIENCE_S)
+        page, log = process.communicate(timeout=PATIENCE_S)
 
-    boxes = page.count("data-figure=")
-    assert boxes >= 6
-    assert page.count('class="main-svg"') >= boxes
-    assert "Content Security Policy" not in said
-    assert "Uncaught" not in said
+    figures = page.count("data-figure=")
+    assert figures >= 6
+    assert page.count('class="main-svg"') >= figures
+    assert "Content Security Policy" not in log
+    assert "Uncaught" not in log

@@ -1,4 +1,4 @@
-"""What makes it pleasant: estimates before, watching meanwhile, a bell afterwards, completion always."""
+"""Convenience of the command line: dry runs, --watch, --on-end and shell completion."""
 
 import os
 import re
@@ -28,17 +28,17 @@ def test_a_dry_run_estimates_and_writes_nothing(harness: Harness) -> None:
     table = harness.run("run", file, "--workers", "2", "--dry-run")
 
     assert (answer.code, table.code) == (0, 0)
-    found = answer.json
-    assert (found["trials"], found["workers"], found["images"], found["share"]) == (8, 2, 320, 1.0)
-    assert found["macs"] == sorted(found["macs"])
-    assert all(speed > 0 for speed in found["images_per_second"])
-    assert found["seconds"] > 0
+    estimate = answer.json
+    assert (estimate["trials"], estimate["workers"], estimate["images"], estimate["share"]) == (8, 2, 320, 1.0)
+    assert estimate["macs"] == sorted(estimate["macs"])
+    assert all(speed > 0 for speed in estimate["images_per_second"])
+    assert estimate["seconds"] > 0
     assert "An estimate, from some seconds of training here" in table.out
     assert not harness.dirs.root.exists()
     assert not (harness.folder / "home").exists()
 
 
-def test_a_dry_run_is_of_a_study_file_alone(harness: Harness) -> None:
+def test_a_dry_run_excludes_again_and_json_requires_a_dry_run(harness: Harness) -> None:
     again = harness.run("run", "s", "--again", "0", "--dry-run")
     without = harness.run("run", harness.write(), "--json")
 
@@ -47,7 +47,7 @@ def test_a_dry_run_is_of_a_study_file_alone(harness: Harness) -> None:
     assert "--json is for --dry-run" in without.err
 
 
-def test_a_dry_run_of_what_cannot_be_trained_says_so(harness: Harness) -> None:
+def test_a_dry_run_refuses_a_space_without_a_trainable_configuration(harness: Harness) -> None:
     answer = harness.run("run", harness.write(budget={"max_parameters": 1}), "--dry-run")
 
     assert answer.code == 78
@@ -56,7 +56,7 @@ def test_a_dry_run_of_what_cannot_be_trained_says_so(harness: Harness) -> None:
 
 @pytest.mark.parametrize(("pruner", "share"), [("none", 1.0), ("asha", (1 + 2 / 3 + 6 / 9) / 9)], ids=["none", "asha"])
 def test_pruning_makes_the_average_trial_shorter(pruner: str, share: float) -> None:
-    wanted = study_spec.build(
+    spec = study_spec.build(
         {
             "search": {"pruner": pruner, "audit": 0.0},
             "budget": {"trials": 9, "epochs": 9},
@@ -64,10 +64,10 @@ def test_pruning_makes_the_average_trial_shorter(pruner: str, share: float) -> N
         }
     )
 
-    assert expected_share(wanted) == pytest.approx(share)
+    assert expected_share(spec) == pytest.approx(share)
 
 
-def test_who_watches_sees_the_answer_again_and_again_until_ctrl_c(harness: Harness) -> None:
+def test_watch_repeats_the_answer_until_ctrl_c(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     out = harness.folder / "watched.txt"
     with out.open("w") as stream:
@@ -85,16 +85,18 @@ def test_who_watches_sees_the_answer_again_and_again_until_ctrl_c(harness: Harne
 
 
 @pytest.mark.parametrize(("space", "code"), [({}, 0), ({"width": 1}, 78)], ids=["fine", "refused"])
-def test_the_bell_rings_however_a_run_ends(harness: Harness, space: dict[str, Any], code: int) -> None:
-    rung = harness.folder / "rung.txt"
+def test_on_end_runs_its_command_after_success_and_after_failure(
+    harness: Harness, space: dict[str, Any], code: int
+) -> None:
+    hook_output = harness.folder / "hook.txt"
     file = harness.write(budget=BUDGET, space=space)
 
     answer = harness.run(
-        "run", file, "--workers", "1", "--on-end", f'echo "$CONVSEARCH_STUDY $CONVSEARCH_EXIT" > {rung}'
+        "run", file, "--workers", "1", "--on-end", f'echo "$CONVSEARCH_STUDY $CONVSEARCH_EXIT" > {hook_output}'
     )
 
     assert answer.code == code
-    assert rung.read_text() == f"s {code}\n"
+    assert hook_output.read_text() == f"s {code}\n"
 
 
 @pytest.mark.parametrize(
@@ -108,15 +110,13 @@ def test_the_bell_rings_however_a_run_ends(harness: Harness, space: dict[str, An
     ],
     ids=" ".join,
 )
-def test_a_bell_is_told_the_study_that_the_command_was_about(
-    words: tuple[str, ...], expected: str, tmp_path: Path
-) -> None:
-    hook = f"echo $CONVSEARCH_STUDY $CONVSEARCH_EXIT > {tmp_path / 'told'}"
+def test_on_end_receives_the_study_of_the_command(words: tuple[str, ...], expected: str, tmp_path: Path) -> None:
+    hook = f"echo $CONVSEARCH_STUDY $CONVSEARCH_EXIT > {tmp_path / 'hook.txt'}"
 
     code = main.main([*words, "--on-end", hook, "--storage", f"sqlite:///{tmp_path / 'none.db'}"])
 
-    assert code != 0  # there is neither such a database nor such a file
-    assert (tmp_path / "told").read_text() == f"{expected} {code}\n"
+    assert code != 0  # neither the database nor the file exists
+    assert (tmp_path / "hook.txt").read_text() == f"{expected} {code}\n"
 
 
 @pytest.mark.parametrize("name", ["../evil", "my study!", "s.final", "", "n" * 300])
@@ -127,25 +127,25 @@ def test_a_dry_run_refuses_the_names_that_a_run_refuses(harness: Harness, name: 
     assert not harness.dirs.root.exists()
 
 
-def test_no_more_workers_are_counted_than_can_work_at_once() -> None:
+def test_a_dry_run_counts_only_workers_that_can_run_at_once() -> None:
     assert at_once(("cpu",) * 1000, trials=4) == min(4, hardware.cores())
     assert at_once(("cpu",), trials=4) == 1
     assert at_once(("cuda:0", "cuda:0", "cuda:1"), trials=9) == 3
 
 
-def test_a_completion_goes_into_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completion_lists_study_files_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     for path in (tmp_path / "t.toml", tmp_path / "sub" / "u.toml"):
         path.touch()
     monkeypatch.chdir(tmp_path)
 
     ctx = click.Context(main.VERBS["run"])
-    found = [set(study_files(ctx, main.VERBS["run"].params[0], prefix)) for prefix in ("su", "sub/", "./t")]
+    completions = [set(study_files(ctx, main.VERBS["run"].params[0], prefix)) for prefix in ("su", "sub/", "./t")]
 
-    assert found == [{"sub/"}, {"sub/u.toml"}, {"./t.toml"}]
+    assert completions == [{"sub/"}, {"sub/u.toml"}, {"./t.toml"}]
 
 
-def test_a_bell_that_is_broken_changes_no_exit_code(harness: Harness) -> None:
+def test_a_failing_on_end_command_changes_no_exit_code(harness: Harness) -> None:
     answer = harness.run("run", harness.write(budget=BUDGET), "--workers", "1", "--on-end", "exit 3")
 
     assert answer.code == 0
@@ -172,27 +172,27 @@ def test_a_shell_completes_verbs_flags_studies_and_trials(harness: Harness, line
 
 
 def completed(harness: Harness, line: str) -> list[str]:
-    """What a bash offers at the end of a line."""
-    told = os.environ | {
+    """The completions that bash offers at the end of a line."""
+    env = os.environ | {
         "_CONVSEARCH_COMPLETE": "bash_complete",
         "COMP_WORDS": line,
         "COMP_CWORD": str(len(line.split(" ")) - 1),
         "CONVSEARCH_STORAGE": harness.url,
     }
-    done = subprocess.run([str(CONVSEARCH)], env=told, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.stderr == ""
-    return [offer.partition(",")[2] for offer in done.stdout.splitlines()]
+    result = subprocess.run([str(CONVSEARCH)], env=env, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert result.stderr == ""
+    return [completion.partition(",")[2] for completion in result.stdout.splitlines()]
 
 
-def test_a_completion_is_offered_without_a_database_too(harness: Harness) -> None:
+def test_completion_works_without_a_database(harness: Harness) -> None:
     assert completed(harness, "convsearch best ") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_gets_its_script(harness: Harness, shell: str) -> None:
-    done = subprocess.run([str(CONVSEARCH), "completion", shell], capture_output=True, text=True, check=True)
+    result = subprocess.run([str(CONVSEARCH), "completion", shell], capture_output=True, text=True, check=True)
 
-    assert "convsearch" in done.stdout
+    assert "convsearch" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -211,11 +211,11 @@ def test_flags_may_stand_between_names(harness: Harness, words: tuple[str, ...])
     assert harness.run(*words).json is not None
 
 
-def test_an_answer_costs_no_completion() -> None:
-    done = subprocess.run(
+def test_version_loads_neither_completion_nor_heavy_libraries() -> None:
+    result = subprocess.run(
         [sys.executable, "-X", "importtime", str(CONVSEARCH), "--version"], capture_output=True, text=True, check=True
     )
 
     assert not {"click.shell_completion", "sqlalchemy", "optuna", "torch"} & set(
-        re.findall(r"[\w.]+$", done.stderr, re.M)
+        re.findall(r"[\w.]+$", result.stderr, re.M)
     )

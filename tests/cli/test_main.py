@@ -1,4 +1,4 @@
-"""Every verb: its exit code, its JSON, and what it says when it cannot."""
+"""Every verb: its exit codes, its JSON and its error messages."""
 
 import io
 import os
@@ -13,8 +13,8 @@ from tests.harness import CONVSEARCH, Harness, paint
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
-    """A place in which the study "s" has run; nobody changes it."""
+def finished(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
+    """A harness in which the study "s" has run; no test changes it."""
     harness = Harness(tmp_path_factory.mktemp("done"), images, cache)
     assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 2}), "--workers", "1").code == 0
     return harness
@@ -30,17 +30,17 @@ def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) ->
     ],
     ids=lambda case: case.split()[0] if isinstance(case, str) else "",
 )
-def test_questions_are_answered_in_json(done: Harness, words: str, keys: list[str]) -> None:
-    answer = done.run(*words.split(), "--json")
+def test_queries_answer_in_json(finished: Harness, words: str, keys: list[str]) -> None:
+    answer = finished.run(*words.split(), "--json")
 
     assert (answer.code, answer.err) == (0, "")
     assert answer.json["schema"] == 1
     assert set(keys) <= answer.json.keys()
 
 
-def test_the_best_are_ranked_and_the_trials_shown_are_those_that_ran(done: Harness) -> None:
-    best = done.run("best", "s", "--json").json
-    show = done.run("show", "s", str(best["trials"][0]["number"]), "--json").json
+def test_best_ranks_the_trials_and_show_prints_one_of_them(finished: Harness) -> None:
+    best = finished.run("best", "s", "--json").json
+    show = finished.run("show", "s", str(best["trials"][0]["number"]), "--json").json
 
     values = [trial["values"][0] for trial in best["trials"]]
     assert values == sorted(values, reverse=True)
@@ -54,16 +54,16 @@ def test_the_best_are_ranked_and_the_trials_shown_are_those_that_ran(done: Harne
     assert show["command"] == f"convsearch run s --again {show['number']}"
 
 
-def test_questions_are_answered_in_plain_lines_into_a_pipe(done: Harness) -> None:
+def test_queries_print_plain_lines_into_a_pipe(finished: Harness) -> None:
     for words in (("studies",), ("best", "s"), ("show", "s", "0"), ("doctor",)):
-        answer = done.run(*words)
+        answer = finished.run(*words)
 
         assert (answer.code, answer.err) == (0, "")
         assert answer.out.count("\n") > 2
         assert "\x1b" not in answer.out
 
 
-def test_validate_says_what_a_file_asks_for_and_writes_nothing(harness: Harness) -> None:
+def test_validate_prints_the_spec_and_writes_nothing(harness: Harness) -> None:
     file = harness.write()
 
     answer = harness.run("validate", file, "--set", "budget.epochs=7", "--json")
@@ -100,27 +100,29 @@ def test_validate_says_what_a_file_asks_for_and_writes_nothing(harness: Harness)
         pytest.param("best s --storage nonsense", 69, "the storage is no database URL", id="no URL"),
     ],
 )
-def test_what_cannot_be_is_explained_with_its_exit_code(done: Harness, words: str, code: int, text: str) -> None:
-    answer = done.run(*words.replace("FILE", str(done.folder / "s.toml")).split())
+def test_an_impossible_request_is_explained_with_its_exit_code(
+    finished: Harness, words: str, code: int, text: str
+) -> None:
+    answer = finished.run(*words.replace("FILE", str(finished.folder / "s.toml")).split())
 
     assert answer.code == code
     assert text in answer.err
     assert answer.err.startswith("convsearch: ")
     assert "Traceback" not in answer.err
     assert answer.out == ""
-    assert len(done.trials()) == 2
+    assert len(finished.trials()) == 2
 
 
 @pytest.mark.parametrize("words", ["", "fly", "best", "run s --trials 0", "run s --hours inf", "run s --workers -1"])
-def test_a_command_that_is_none_is_refused_with_its_usage(done: Harness, words: str) -> None:
-    done_process = subprocess.run([str(CONVSEARCH), *words.split()], capture_output=True, text=True, check=False)
+def test_an_invalid_command_is_refused_with_its_usage(finished: Harness, words: str) -> None:
+    process = subprocess.run([str(CONVSEARCH), *words.split()], capture_output=True, text=True, check=False)
 
-    assert done_process.returncode == 2
-    assert done_process.stderr.startswith("Usage: convsearch")
+    assert process.returncode == 2
+    assert process.stderr.startswith("Usage: convsearch")
 
 
-def test_a_refused_spec_names_the_difference_and_the_way_out(done: Harness) -> None:
-    answer = done.run("run", str(done.folder / "s.toml"), "--set", "space.width=12")
+def test_a_refused_spec_names_the_difference_and_the_remedy(finished: Harness) -> None:
+    answer = finished.run("run", str(finished.folder / "s.toml"), "--set", "space.width=12")
 
     assert answer.code == 78
     assert "[space] width: 8 -> 12" in answer.err
@@ -128,11 +130,11 @@ def test_a_refused_spec_names_the_difference_and_the_way_out(done: Harness) -> N
 
 
 def test_other_images_under_the_same_path_are_refused(harness: Harness, tmp_path: Path) -> None:
-    paint(tmp_path / "own")
-    file = harness.write(data={"path": str(tmp_path / "own")}, budget={"trials": 1, "epochs": 1})
+    paint(tmp_path / "photos")
+    file = harness.write(data={"path": str(tmp_path / "photos")}, budget={"trials": 1, "epochs": 1})
     harness.run("run", file, "--workers", "1")
-    image = tmp_path / "own" / "train" / "red" / "000.png"
-    image.write_bytes((tmp_path / "own" / "train" / "blue" / "000.png").read_bytes())
+    image = tmp_path / "photos" / "train" / "red" / "000.png"
+    image.write_bytes((tmp_path / "photos" / "train" / "blue" / "000.png").read_bytes())
 
     answer = harness.run("run", file, "--trials", "2", "--workers", "1")
 
@@ -151,8 +153,8 @@ def test_a_cache_that_cannot_be_written_is_a_disk_error(harness: Harness) -> Non
     assert f"cannot write to {harness.folder / 'file'}: Not a directory; name another --cache" in answer.err
 
 
-def test_debug_shows_the_traceback(done: Harness) -> None:
-    command = [str(CONVSEARCH), "--debug", "best", "nobody", "--storage", done.url]
+def test_debug_shows_the_traceback(finished: Harness) -> None:
+    command = [str(CONVSEARCH), "--debug", "best", "nobody", "--storage", finished.url]
 
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -160,13 +162,13 @@ def test_debug_shows_the_traceback(done: Harness) -> None:
     assert answer.stderr.startswith("Traceback (most recent call last)")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(done: Harness) -> None:
+def test_a_closed_output_pipe_is_no_error(finished: Harness) -> None:
     reader, writer = os.pipe()
     os.close(reader)
 
     with os.fdopen(writer, "w") as stream:
         answer = subprocess.run(
-            [str(CONVSEARCH), "studies", "--json", "--storage", done.url],
+            [str(CONVSEARCH), "studies", "--json", "--storage", finished.url],
             stdout=stream,
             stderr=subprocess.PIPE,
             check=False,
@@ -175,8 +177,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(done: Harness) -> None:
     assert (answer.returncode, answer.stderr) == (0, b"")
 
 
-def test_the_database_and_the_cache_are_taken_from_the_environment(done: Harness, tmp_path: Path) -> None:
-    env = {**os.environ, "CONVSEARCH_STORAGE": done.url, "CONVSEARCH_CACHE": str(tmp_path / "cache")}
+def test_the_database_and_the_cache_are_taken_from_the_environment(finished: Harness, tmp_path: Path) -> None:
+    env = {**os.environ, "CONVSEARCH_STORAGE": finished.url, "CONVSEARCH_CACHE": str(tmp_path / "cache")}
 
     studies = subprocess.run([str(CONVSEARCH), "studies"], env=env, capture_output=True, text=True, check=True)
     doctor = subprocess.run([str(CONVSEARCH), "doctor"], env=env, capture_output=True, text=True, check=True)
@@ -191,7 +193,7 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
     assert f"Example: convsearch {verb}" in capsys.readouterr().out
 
 
-def test_deleting_asks_first_and_then_takes_rows_and_files(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delete_asks_first_and_then_removes_rows_and_files(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.run("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
     answers = []
 
@@ -207,7 +209,7 @@ def test_deleting_asks_first_and_then_takes_rows_and_files(harness: Harness, mon
     assert not harness.dirs.study("s").exists()
 
 
-def test_a_deleted_study_can_be_begun_anew_from_nothing(harness: Harness) -> None:
+def test_a_deleted_study_can_be_started_again_from_nothing(harness: Harness) -> None:
     file = harness.write(budget={"trials": 1, "epochs": 1})
     harness.run("run", file, "--workers", "1")
     (before,) = harness.trials()
@@ -220,7 +222,7 @@ def test_a_deleted_study_can_be_begun_anew_from_nothing(harness: Harness) -> Non
     assert harness.trials()[0].curve == before.curve
 
 
-def test_clean_removes_what_a_deleted_study_has_left(harness: Harness) -> None:
+def test_clean_removes_the_files_that_a_deleted_study_left(harness: Harness) -> None:
     harness.create("kept")
     with harness.dirs.running("gone"):
         harness.dirs.trial("gone", 0).mkdir()

@@ -37,7 +37,7 @@ TIMEOUT_S = 90.0
 TOKEN = "a-token_that-every-test-knows"
 SANDBOX = "sandbox; default-src 'none'"
 
-Shown = tuple[http.client.HTTPResponse, bytes]
+Response = tuple[http.client.HTTPResponse, bytes]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -52,7 +52,7 @@ def make_database(folder: Path) -> str:
 
 @contextmanager
 def running(server: Server) -> Iterator[int]:
-    """Let a server serve; its port."""
+    """Run a server; yields its port."""
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -65,14 +65,14 @@ def running(server: Server) -> Iterator[int]:
 
 @contextmanager
 def serving(url: str, *, host: str = "127.0.0.1", expose: bool = False) -> Iterator[int]:
-    """Serve a database; the port."""
+    """Serve a database; yields the port."""
     with running(dashboard.bind(url, token=TOKEN, host=host, port=0, expose=expose)) as port:
         yield port
 
 
 @contextmanager
 def serving_app(app: "WSGIApplication") -> Iterator[int]:
-    """Serve another application behind the guard; the port."""
+    """Serve another application behind the guard; yields the port."""
     server = dashboard._listen(app, host="127.0.0.1", port=0)
     server.set_app(guard(app, AccessPolicy(token=TOKEN, port=server.server_port)))
     with running(server) as port:
@@ -87,9 +87,9 @@ def study_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def port(study_url: str) -> Iterator[int]:
-    """The port of a dashboard that serves it."""
-    with serving(study_url) as found:
-        yield found
+    """The port of a dashboard that serves `study_url`."""
+    with serving(study_url) as bound_port:
+        yield bound_port
 
 
 def ask(
@@ -101,8 +101,8 @@ def ask(
     address: str = "127.0.0.1",
     body: str | None = None,
     cookie: str | None = None,
-) -> Shown:
-    """What the dashboard answers to a browser that came in; `cookie` is another one, and none if it is empty."""
+) -> Response:
+    """The response to an authenticated browser; `cookie` replaces its cookie, and an empty one sends none."""
     connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT_S)
     headers = {"Host": host, "Content-Type": "application/json"}
     cookie = f"convsearch_{port}={TOKEN}" if cookie is None else cookie
@@ -114,7 +114,7 @@ def ask(
 
 
 def send(port: int, request: bytes) -> bytes:
-    """What the dashboard answers to bytes that no client library would send."""
+    """The response to bytes that no client library would send."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
@@ -129,7 +129,7 @@ def test_the_study_and_its_trials_are_shown(port: int) -> None:
     assert (page.status, listed.status, shown.status) == (200, 200, 200)
     assert b"<html" in html.lower()
     assert "script-src 'self'" in (page.getheader("Content-Security-Policy") or "")
-    assert [each["study_name"] for each in json.loads(studies)["study_summaries"]] == ["s"]
+    assert [summary["study_name"] for summary in json.loads(studies)["study_summaries"]] == ["s"]
     assert [trial["state"] for trial in json.loads(study)["trials"]] == ["Complete", "Running"]
 
 
@@ -173,7 +173,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_url(port: int, method: str, p
     assert TOKEN.encode() not in content
 
 
-def test_who_opens_the_printed_url_sees_the_dashboard(study_url: str) -> None:
+def test_the_printed_url_opens_the_dashboard(study_url: str) -> None:
     server = dashboard.bind(study_url, token=TOKEN, port=0)
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
 
@@ -199,7 +199,7 @@ def test_who_opens_the_printed_url_sees_the_dashboard(study_url: str) -> None:
         "convsearch={token}",
     ],
 )
-def test_without_the_cookie_nothing_is_shown(port: int, path: str, cookie: str) -> None:
+def test_a_request_without_the_cookie_is_refused(port: int, path: str, cookie: str) -> None:
     response, content = ask(port, "GET", path, cookie=cookie.format(port=port, token=TOKEN))
 
     assert response.status == 403
@@ -212,7 +212,7 @@ def test_without_the_cookie_nothing_is_shown(port: int, path: str, cookie: str) 
 @pytest.mark.parametrize(
     "query", ["token=", "token=wrong", "token", "Token={}", "token={}x", "token=%20{}", "a=token={}", "token=%FF", "{}"]
 )
-def test_another_token_opens_nothing(port: int, query: str) -> None:
+def test_a_wrong_token_is_refused(port: int, query: str) -> None:
     response, _ = ask(port, "GET", "/api/studies?" + query.format(TOKEN), cookie="")
 
     assert response.status == 403
@@ -220,7 +220,7 @@ def test_another_token_opens_nothing(port: int, query: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "get"])
-def test_only_who_reads_can_bring_the_token(port: int, method: str) -> None:
+def test_only_read_requests_can_present_the_token(port: int, method: str) -> None:
     in_url, _ = ask(port, method, f"/?token={TOKEN}", cookie="")
     in_body, _ = ask(port, method, "/", cookie="", body=f"token={TOKEN}")
 
@@ -249,7 +249,7 @@ def test_only_who_reads_can_bring_the_token(port: int, method: str) -> None:
         (b"Cookie: " + b"a=b; " * 12_000, 403),
     ],
 )
-def test_malformed_cookies_are_never_an_error_and_never_a_pass(
+def test_malformed_cookies_cause_no_error_and_give_no_access(
     port: int, header: bytes, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cookie = header % (port, TOKEN.encode()) if b"%d" in header else header
@@ -262,7 +262,7 @@ def test_malformed_cookies_are_never_an_error_and_never_a_pass(
     assert capsys.readouterr().err == ""
 
 
-def test_one_right_cookie_among_several_of_the_name_is_enough(port: int) -> None:
+def test_one_valid_cookie_among_several_of_the_same_name_is_enough(port: int) -> None:
     name = f"convsearch_{port}"
 
     response, _ = ask(port, "GET", "/api/studies", cookie=f"{name}=old; {name}={TOKEN}; {name}=x")
@@ -283,7 +283,7 @@ def test_one_right_cookie_among_several_of_the_name_is_enough(port: int) -> None
         b"GET /" + b"a" * 70_000 + b" HTTP/1.0",
     ],
 )
-def test_malformed_requests_are_never_an_error_and_never_a_pass(
+def test_malformed_requests_cause_no_error_and_give_no_access(
     port: int, request_line: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = send(port, request_line + b"\r\nHost: localhost\r\n\r\n")
@@ -293,27 +293,27 @@ def test_malformed_requests_are_never_an_error_and_never_a_pass(
     assert capsys.readouterr().err == ""
 
 
-def test_a_browser_that_hangs_up_is_no_news(port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    rude = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
-    rude.sendall(b"GET / HT")
-    rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+def test_a_browser_that_disconnects_causes_no_error(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    client = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+    client.sendall(b"GET / HT")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    rude.close()  # with a reset, as a killed browser does
+    client.close()  # with a reset, as a killed browser does
 
     for _ in range(20):  # the server reads the reset while it answers these
         assert ask(port, "GET", "/api/meta")[0].status == 200
     assert capsys.readouterr().err == ""
 
 
-def test_the_token_is_not_shown_with_the_door() -> None:
+def test_the_repr_of_the_policy_hides_the_token() -> None:
     assert TOKEN not in repr(AccessPolicy(token=TOKEN, port=1))
 
 
-# -- who may ask, and for what ----------------------------------------------------------------------------------------
+# -- host headers and methods -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:8080", "127.0.0.1:9999", "[::1]", "[::1]:80"])
-def test_a_browser_that_names_this_machine_is_served(port: int, host: str) -> None:
+def test_a_host_header_of_this_machine_is_served(port: int, host: str) -> None:
     response, _ = ask(port, "HEAD", "/dashboard", host=host)
 
     assert response.status == 200
@@ -354,21 +354,21 @@ def test_two_host_headers_are_refused(port: int) -> None:
         ("get", "/api/studies", None),
     ],
 )
-@pytest.mark.parametrize("came_in", [True, False])
-def test_nothing_can_be_changed(
-    port: int, study_url: str, method: str, path: str, body: str | None, came_in: bool
+@pytest.mark.parametrize("is_authenticated", [True, False])
+def test_every_write_request_is_refused(
+    port: int, study_url: str, method: str, path: str, body: str | None, is_authenticated: bool
 ) -> None:
-    response, content = ask(port, method, path, body=body, cookie=None if came_in else "")
+    response, content = ask(port, method, path, body=body, cookie=None if is_authenticated else "")
 
-    assert response.status == (405 if came_in else 403)
-    assert response.getheader("Allow") == ("GET, HEAD" if came_in else None)
-    assert ("read-only" in json.loads(content)["reason"]) == came_in
+    assert response.status == (405 if is_authenticated else 403)
+    assert response.getheader("Allow") == ("GET, HEAD" if is_authenticated else None)
+    assert ("read-only" in json.loads(content)["reason"]) == is_authenticated
     stored = optuna.load_study(study_name="s", storage=study_url).trials
     assert [trial.state.name for trial in stored] == ["COMPLETE", "RUNNING"]
     assert optuna.get_all_study_names(study_url) == ["s"]
 
 
-def test_the_database_connection_refuses_writes_too(study_url: str) -> None:
+def test_the_database_connection_refuses_writes(study_url: str) -> None:
     storage = dashboard._history(study_url)
 
     with pytest.raises(optuna.exceptions.StorageInternalError):
@@ -380,8 +380,8 @@ def test_the_database_connection_refuses_writes_too(study_url: str) -> None:
 # -- stored files -----------------------------------------------------------------------------------------------------
 
 
-def careless(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
-    """An application that shows every file as a page, to everybody."""
+def permissive_app(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+    """An application that serves every file as a page, to every client."""
     headers = [
         ("Content-Type", "text/html"),
         ("Access-Control-Allow-Origin", "*"),
@@ -397,8 +397,8 @@ def careless(environ: "WSGIEnvironment", start_response: "StartResponse") -> lis
     "path",
     ["/artifacts/1/aa", "/artifacts/1/2/aa", "/artifacts", "/%2Fartifacts/1/aa", "/art%FFifacts/1/aa", "/csv/1", "/x"],
 )
-def test_what_is_no_page_of_the_dashboard_is_a_download(path: str) -> None:
-    with serving_app(careless) as port:
+def test_a_path_outside_the_dashboard_pages_is_a_download(path: str) -> None:
+    with serving_app(permissive_app) as port:
         response, _ = ask(port, "GET", path)
 
     assert response.status == 200
@@ -411,7 +411,7 @@ def test_what_is_no_page_of_the_dashboard_is_a_download(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/dashboard/studies/1", "/api/meta", "/static/bundle.js"])
 def test_a_page_of_the_dashboard_keeps_its_own_policy(path: str) -> None:
-    with serving_app(careless) as port:
+    with serving_app(permissive_app) as port:
         response, _ = ask(port, "GET", path)
 
     assert response.headers.get_all("Content-Security-Policy") == ["script-src *"]
@@ -428,7 +428,7 @@ def test_a_table_is_downloaded_under_its_name(port: int) -> None:
 
 
 @pytest.mark.parametrize("word", ["csv", "c%FFsv"])
-def test_nor_does_a_table_hold_a_formula_or_a_name_of_its_own(tmp_path: Path, word: str) -> None:
+def test_a_downloaded_table_has_no_formula_and_no_file_name_from_the_study(tmp_path: Path, word: str) -> None:
     url = f"sqlite:///{tmp_path / 'foreign.db'}"
     study = optuna.create_study(study_name="evil.bat; x=", storage=url, direction="maximize")
     trial = study.ask({"a": optuna.distributions.CategoricalDistribution(["=1+1", -2.5])})
@@ -448,7 +448,7 @@ def test_nor_does_a_table_hold_a_formula_or_a_name_of_its_own(tmp_path: Path, wo
 
 
 @pytest.mark.parametrize("word", ["artifacts", "art%FFifacts"])
-def test_a_page_that_was_stored_as_an_artifact_is_a_download(tmp_path: Path, word: str) -> None:
+def test_a_page_that_is_stored_as_an_artifact_is_a_download(tmp_path: Path, word: str) -> None:
     import optuna_dashboard
 
     study = optuna.load_study(study_name="s", storage=make_database(tmp_path))
@@ -467,7 +467,7 @@ def test_a_page_that_was_stored_as_an_artifact_is_a_download(tmp_path: Path, wor
     assert response.getheader("Access-Control-Allow-Origin") is None
 
 
-def test_an_artifact_that_is_not_there_is_refused_as_a_download(port: int) -> None:
+def test_a_missing_artifact_is_refused_as_a_download(port: int) -> None:
     response, _ = ask(port, "GET", "/artifacts/1/2/aa")
 
     assert response.status == 404
@@ -475,10 +475,10 @@ def test_an_artifact_that_is_not_there_is_refused_as_a_download(port: int) -> No
     assert response.getheader("Content-Security-Policy") == SANDBOX
 
 
-# -- what it reads ----------------------------------------------------------------------------------------------------
+# -- database ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_that_finishes_meanwhile_is_seen(tmp_path: Path) -> None:
+def test_a_trial_that_finishes_while_the_dashboard_runs_is_shown(tmp_path: Path) -> None:
     url = make_database(tmp_path)
 
     with serving(url) as port:
@@ -486,7 +486,7 @@ def test_a_trial_that_finishes_meanwhile_is_seen(tmp_path: Path) -> None:
         optuna.load_study(study_name="s", storage=url).tell(1, 0.75)
         polls = range(200)  # the dashboard asks its storage only every few seconds
         after = next(
-            (found for _ in polls if not threading.Event().wait(0.1) and (found := states(port)) != before), None
+            (shown for _ in polls if not threading.Event().wait(0.1) and (shown := states(port)) != before), None
         )
 
     assert before == ["Complete", "Running"]
@@ -498,24 +498,24 @@ def states(port: int) -> list[str]:
     return [trial["state"] for trial in json.loads(content)["trials"]]
 
 
-def test_a_missing_database_is_refused_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_database_is_refused_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="there is no database at"):
         dashboard.serve(f"sqlite:///{tmp_path / 'studies.db'}", port=0)
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_text("x = 1\n" * 1000)
 
     with pytest.raises(DatabaseError, match="cannot be shown"):
         dashboard.serve(f"sqlite:///{tmp_path / 'studies.db'}", port=0)
 
 
-# -- where it listens -------------------------------------------------------------------------------------------------
+# -- address and port -------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use_is_refused_with_the_way_out(study_url: str) -> None:
+def test_a_port_in_use_is_refused_with_the_option_to_change(study_url: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -526,13 +526,13 @@ def test_a_port_in_use_is_refused_with_the_way_out(study_url: str) -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_a_port_that_cannot_be_is_refused(study_url: str, port: int) -> None:
+def test_an_invalid_port_is_refused(study_url: str, port: int) -> None:
     with pytest.raises(UsageError, match="port must be 0 to 65535"):
         dashboard.serve(study_url, port=port)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "example.com", "0", "127.0.0.1.example.com"])
-def test_an_address_that_others_can_reach_is_refused_unless_asked_for(study_url: str, host: str) -> None:
+def test_an_address_that_others_can_reach_is_refused_without_expose(study_url: str, host: str) -> None:
     with pytest.raises(UsageError, match=r"can read all studies.*not encrypted.*ssh -L.*--expose") as refusal:
         dashboard.serve(study_url, host=host, port=0)
 
@@ -541,7 +541,7 @@ def test_an_address_that_others_can_reach_is_refused_unless_asked_for(study_url:
 
 @pytest.mark.parametrize("host", ["", "::1", "::", "[::1]", "127.0.0.1:8080"])
 @pytest.mark.parametrize("expose", [True, False])
-def test_what_is_no_address_is_refused(study_url: str, host: str, expose: bool) -> None:
+def test_an_invalid_address_is_refused(study_url: str, host: str, expose: bool) -> None:
     with pytest.raises(UsageError, match="--host must be an IPv4 address or a name of this machine, but got"):
         dashboard.serve(study_url, host=host, port=0, expose=expose)
 
@@ -552,27 +552,27 @@ def test_an_address_of_another_machine_is_refused(study_url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "0"])
-def test_a_dashboard_for_everybody_is_served_under_the_names_of_this_machine_only(study_url: str, host: str) -> None:
-    cards = psutil.net_if_addrs().values()
-    addresses = [card.address for cards in cards for card in cards if card.family == socket.AF_INET]
+def test_an_exposed_dashboard_is_served_only_under_names_of_this_machine(study_url: str, host: str) -> None:
+    interfaces = psutil.net_if_addrs().values()
+    addresses = [entry.address for interface in interfaces for entry in interface if entry.family == socket.AF_INET]
     names = [*addresses, socket.gethostname(), "localhost"]
 
     with serving(study_url, host=host, expose=True) as port:
         served = {name: ask(port, "GET", "/api/studies", host=f"{name}:{port}")[0].status for name in names}
         reached = {ask(port, "GET", "/api/studies", host=name, address=name)[0].status for name in addresses}
         foreign = {name: ask(port, "GET", "/", host=name)[0].status for name in ("evil.example.com", "0.0.0.0x", "")}
-        strangers = {ask(port, "GET", "/api/studies", host=name, cookie="")[0].status for name in names}
+        without_cookie = {ask(port, "GET", "/api/studies", host=name, cookie="")[0].status for name in names}
 
     assert set(served.values()) == {200}, served
     assert reached == {200}
     assert set(foreign.values()) == {403}, foreign
-    assert strangers == {403}
+    assert without_cookie == {403}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
-def test_the_printed_url_is_one_that_is_served(study_url: str, host: str) -> None:
+def test_the_printed_url_is_served(study_url: str, host: str) -> None:
     if sys.platform != "linux" and host == "127.0.0.2":
-        pytest.skip("only Linux has all of 127.0.0.0/8 without being asked")
+        pytest.skip("only Linux serves all of 127.0.0.0/8 by default")
     server = dashboard.bind(study_url, token=TOKEN, host=host, port=0)
 
     with running(server) as port:
@@ -587,7 +587,7 @@ def test_the_printed_url_is_one_that_is_served(study_url: str, host: str) -> Non
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start the command; what still runs after the test is killed."""
+    """Start the command; processes that still run after the test are killed."""
     started: list[subprocess.Popen[str]] = []
     environment = {**os.environ, "PYTHONPATH": str(Path(dashboard.__file__).resolve().parents[2])}
     command = [sys.executable, "-c", "import sys; from search.cli.main import main; sys.exit(main())", "dashboard"]
@@ -603,8 +603,8 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def heard(process: "subprocess.Popen[str]") -> str:
-    """The next line that it says; read letter by letter, so that what follows is still in the pipe."""
+def read_line(process: "subprocess.Popen[str]") -> str:
+    """The next line of stderr; read byte by byte, which leaves the rest in the pipe."""
     assert process.stderr is not None
     line = b""
     while not line.endswith(b"\n"):
@@ -613,10 +613,10 @@ def heard(process: "subprocess.Popen[str]") -> str:
     return line.decode()
 
 
-def test_ctrl_c_ends_it_with_130_and_the_token_is_said_once(study_url: str, start: Start) -> None:
+def test_ctrl_c_exits_with_130_and_the_token_is_printed_once(study_url: str, start: Start) -> None:
     process = start("--storage", study_url, "--port", "0")
-    said = heard(process)
-    url = said.split()[0]
+    line = read_line(process)
+    url = line.split()[0]
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
     page = browser.open(url, timeout=TIMEOUT_S).read()
 
@@ -625,24 +625,24 @@ def test_ctrl_c_ends_it_with_130_and_the_token_is_said_once(study_url: str, star
 
     token = url.partition("/?token=")[2]
     assert process.returncode == 130
-    assert said.startswith("http://127.0.0.1:")
+    assert line.startswith("http://127.0.0.1:")
     assert len(token) >= 43  # 32 random bytes
     assert b"Optuna Dashboard" in page
     assert (out, rest) == ("", "\n")
 
 
-def test_every_start_has_a_token_of_its_own(study_url: str, start: Start) -> None:
+def test_every_start_has_a_new_token(study_url: str, start: Start) -> None:
     processes = [start("--storage", study_url, "--port", "0") for _ in range(2)]
 
-    urls = [heard(process) for process in processes]
+    urls = [read_line(process) for process in processes]
 
     assert len({url.partition("token=")[2] for url in urls}) == 2
 
 
-def test_who_exposes_it_is_warned(study_url: str, start: Start) -> None:
+def test_an_exposed_dashboard_prints_a_warning(study_url: str, start: Start) -> None:
     process = start("--storage", study_url, "--port", "0", "--host", "0.0.0.0", "--expose")
 
-    warning, url = heard(process), heard(process)
+    warning, url = read_line(process), read_line(process)
 
     assert warning.startswith("warning: everybody who can reach port ")
     assert "not encrypted" in warning
@@ -651,7 +651,7 @@ def test_who_exposes_it_is_warned(study_url: str, start: Start) -> None:
     assert url.startswith(f"http://{socket.gethostname().lower()}:")
 
 
-def test_the_command_refuses_to_expose_it_by_accident(harness: Harness, study_url: str) -> None:
+def test_the_command_refuses_a_public_address_without_expose(harness: Harness, study_url: str) -> None:
     answer = harness.run("dashboard", "--storage", study_url, "--host", "0.0.0.0")
 
     assert answer.code == 2

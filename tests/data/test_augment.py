@@ -1,4 +1,4 @@
-"""data/augment.py: random changes of whole batches."""
+"""data/augment.py: random augmentation of batches."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def generator(seed: int = 0) -> Generator:
 
 
 def images_of(count: int = 64, side: int = 9) -> Tensor:
-    """Every pixel is another number, from 1 on."""
+    """Images in which every value is unique, from 1 upwards."""
     return torch.arange(1, 1 + count * 3 * side * side).reshape(count, 3, side, side).float()
 
 
@@ -42,7 +42,7 @@ def test_shape_dtype_and_memory_format_stay_and_the_input_is_not_touched(
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_generator_alone_decides_whatever_the_memory_format(
+def test_a_change_depends_on_the_generator_and_not_on_the_memory_format(
     change: Callable[[Tensor, Generator], Tensor],
 ) -> None:
     images = images_of()
@@ -54,7 +54,7 @@ def test_the_generator_alone_decides_whatever_the_memory_format(
     assert not torch.equal(change(images, generator(2)), changed)
 
 
-def test_flip_mirrors_the_images_it_is_told_to_and_leaves_the_others() -> None:
+def test_flip_mirrors_the_selected_images_and_no_others() -> None:
     images = images_of(count=3)
 
     changed = flip(images, torch.tensor([True, False, True]))
@@ -66,18 +66,21 @@ def test_flip_mirrors_the_images_it_is_told_to_and_leaves_the_others() -> None:
 def test_every_crop_is_a_window_of_the_reflected_image(pad: int) -> None:
     images = images_of(count=40, side=6)
     wide = images
-    for _ in range(4):  # torch reflects less than a side at a time
+    for _ in range(4):  # torch reflects by less than a side at a time
         wide = torch.nn.functional.pad(wide, (5, 5, 5, 5), mode="reflect")
     windows = wide[:, :, 20 - pad : 26 + pad, 20 - pad : 26 + pad].unfold(2, 6, 1).unfold(3, 6, 1)
 
     changed = crop(images, pad, generator())
 
-    places = [
-        {tuple(place) for place in (windows[i] == changed[i][:, None, None]).all(-1).all(-1).all(0).nonzero().tolist()}
+    offsets = [
+        {
+            tuple(offset)
+            for offset in (windows[i] == changed[i][:, None, None]).all(-1).all(-1).all(0).nonzero().tolist()
+        }
         for i in range(len(images))
     ]
-    assert all(places)
-    assert len(set.union(*places)) > 8
+    assert all(offsets)
+    assert len(set.union(*offsets)) > 8
 
 
 def test_cutout_blanks_one_square_and_nothing_else() -> None:
@@ -93,4 +96,4 @@ def test_cutout_blanks_one_square_and_nothing_else() -> None:
     assert torch.equal(areas, heights * widths)
     assert int(heights.max()) == int(widths.max()) == 4
     assert int(heights.min()) >= 2
-    assert blank[:, 0].any(0).all()  # every pixel is hit by some square
+    assert blank[:, 0].any(0).all()  # some square covers each pixel

@@ -1,4 +1,4 @@
-"""data/batches.py: what a network is fed with."""
+"""data/batches.py: training and evaluation batches."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainData:
 
 @pytest.fixture
 def numbered(data: TrainData) -> Split:
-    """The training part, with each row's number as its label, so that a batch tells its rows."""
+    """The training part, with the number of each row as its label: the labels of a batch identify its rows."""
     return Split(images=data.train.images, labels=torch.arange(100), indices=data.train.indices)
 
 
@@ -47,7 +47,7 @@ def test_a_batch_is_normalised_and_channels_last(make: Make) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 11, 12, 40], ids=["first", "end-of-epoch", "next-epoch", "late"])
-def test_a_batch_depends_on_the_seed_and_its_number_and_on_nothing_before(make: Make, number: int) -> None:
+def test_a_batch_depends_only_on_the_seed_and_its_number(make: Make, number: int) -> None:
     in_order = list(make()(0, number + 1))[number]
 
     alone = make().batch(number)
@@ -103,7 +103,7 @@ def test_a_blanked_square_has_the_mean_colour(make: Make) -> None:
     assert not images.any()
 
 
-def test_a_channel_that_never_changes_is_no_reason_for_infinities(numbered: Split, data: TrainData) -> None:
+def test_a_constant_channel_gives_finite_values(numbered: Split, data: TrainData) -> None:
     flat = Split(images=torch.zeros_like(numbered.images), labels=numbered.labels, indices=numbered.indices)
     info = replace(data.info, std=(0.0, 0.0, 0.0))
 
@@ -124,14 +124,14 @@ def test_evaluation_shows_every_image_of_the_part_once_in_order_and_unchanged(da
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in batches)
 
 
-def test_so_many_more_pixels_an_image_has_so_many_fewer_are_judged_at_once(data: TrainData) -> None:
+def test_larger_images_are_evaluated_in_smaller_batches(data: TrainData) -> None:
     large = replace(data.info, image_size=320)
 
     assert [len(labels) for _, labels in evaluation(data.validation, data.info)] == [20]
     assert [len(labels) for _, labels in evaluation(data.validation, large)] == [5, 5, 5, 5]
 
 
-def test_alternating_flips_show_each_image_from_the_other_side_in_the_next_epoch(make: Make, data: TrainData) -> None:
+def test_alternating_flips_mirror_each_image_in_the_next_epoch(make: Make, data: TrainData) -> None:
     batches = make(batch_size=7, augment=AugmentConfig(flip="alternating"))
     images, labels = (torch.cat(part) for part in zip(*batches(0, 35), strict=True))  # 245 images: three epochs
 

@@ -1,4 +1,4 @@
-"""data/cifar10.py and download.py: the official archive, over a real https server on this machine."""
+"""data/cifar10.py and download.py: the official archive, served by a local https server."""
 
 import gzip
 import hashlib
@@ -25,9 +25,9 @@ from data.errors import DataError
 
 
 def records(count: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    made = np.random.default_rng(seed).integers(0, 256, (count, 3073), dtype=np.uint8)
-    made[:, 0] = np.arange(count) % 10
-    return made
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 3073), dtype=np.uint8)
+    pixels[:, 0] = np.arange(count) % 10
+    return pixels
 
 
 def archive_of(files: dict[str, bytes]) -> bytes:
@@ -46,18 +46,18 @@ CONTENT = archive_of({"batches.meta.txt": b"airplane\n", **FILES})
 
 @dataclass
 class Site:
-    """A small web site; the switches say what it does wrong."""
+    """A small web site; its fields select the fault that it simulates."""
 
     content: bytes = CONTENT
     breaks_after: int | None = None
-    """Bytes after which every answer breaks off."""
+    """Number of bytes after which every response is cut off."""
 
-    knows_ranges: bool = True
-    leads_to: str | None = None
+    supports_ranges: bool = True
+    redirects_to: str | None = None
     status: int | None = None
     port: int = 0
-    asked: list[str] = field(default_factory=list)
-    """The Range of each request, empty without."""
+    requested_ranges: list[str] = field(default_factory=list)
+    """The Range header of each request, or an empty string."""
 
     def archive(self) -> Archive:
         return Archive(f"https://127.0.0.1:{self.port}/c.tar.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -86,14 +86,14 @@ def site(certificate: Path) -> Iterator[Site]:
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers["Range"] or ""
-            site.asked.append(wanted)
-            if site.leads_to or site.status:
+            requested = self.headers["Range"] or ""
+            site.requested_ranges.append(requested)
+            if site.redirects_to or site.status:
                 self.send_response(site.status or 302)
-                self.send_header("Location", site.leads_to or "")
+                self.send_header("Location", site.redirects_to or "")
                 self.end_headers()
                 return
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and site.knows_ranges else 0
+            start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested and site.supports_ranges else 0
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(site.content) - start))
             if start:
@@ -118,61 +118,67 @@ def site(certificate: Path) -> Iterator[Site]:
 
 
 def test_the_images_of_the_archive_become_arrays(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
-    made = ensure(Cifar10(site.archive(), side=32, cache=tmp_path, context=context), tmp_path, print)
+    folder = ensure(Cifar10(site.archive(), side=32, cache=tmp_path, context=context), tmp_path, print)
 
-    assert read_meta(made).classes == CLASSES
-    train, test = read_array(made, "train"), read_array(made, "test")
+    assert read_meta(folder).classes == CLASSES
+    train, test = read_array(folder, "train"), read_array(folder, "test")
     assert (train.shape, test.shape) == ((100, 32, 32, 3), (20, 32, 32, 3))
     record = records(20, seed=1)[3]  # row 23 is the fourth image of the second file
     assert np.array_equal(train[23], record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
-    assert read_array(made, "train_labels")[23] == record[0]
+    assert read_array(folder, "train_labels")[23] == record[0]
     assert np.array_equal(test[0], records(20, seed=5)[0][1:].reshape(3, 32, 32).transpose(1, 2, 0))
 
 
-def test_images_can_be_brought_to_another_size(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
-    made = ensure(Cifar10(site.archive(), side=16, cache=tmp_path, context=context), tmp_path, print)
+def test_images_can_be_resized(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
+    folder = ensure(Cifar10(site.archive(), side=16, cache=tmp_path, context=context), tmp_path, print)
 
-    assert read_array(made, "train").shape == (100, 16, 16, 3)
+    assert read_array(folder, "train").shape == (100, 16, 16, 3)
 
 
-def test_a_prepared_set_asks_the_net_for_nothing(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_prepared_set_needs_no_network(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
     source = Cifar10(site.archive(), side=32, cache=tmp_path, context=context)
     ensure(source, tmp_path, print)
     shutil.rmtree(tmp_path / "downloads")
 
     ensure(source, tmp_path, print)
 
-    assert site.asked == [""]
+    assert site.requested_ranges == [""]
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_broken_download_resumes_where_it_broke(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
     site.breaks_after = len(CONTENT) // 3
 
     path = fetch(site.archive(), tmp_path, print, context=context)
 
     third = site.breaks_after
     assert path.read_bytes() == CONTENT
-    assert site.asked[:3] == ["", f"bytes={third}-", f"bytes={2 * third}-"]
+    assert site.requested_ranges[:3] == ["", f"bytes={third}-", f"bytes={2 * third}-"]
 
 
-def test_what_an_earlier_process_left_is_gone_on_with(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_partial_download_of_an_earlier_process_is_resumed(
+    site: Site, context: ssl.SSLContext, tmp_path: Path
+) -> None:
     (tmp_path / "c.tar.gz.part").write_bytes(CONTENT[:1000])
 
     path = fetch(site.archive(), tmp_path, print, context=context)
 
     assert path.read_bytes() == CONTENT
-    assert site.asked == ["bytes=1000-"]
+    assert site.requested_ranges == ["bytes=1000-"]
     assert [file.name for file in tmp_path.iterdir()] == ["c.tar.gz"]
 
 
-def test_a_server_without_ranges_begins_again(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_download_starts_again_if_the_server_has_no_ranges(
+    site: Site, context: ssl.SSLContext, tmp_path: Path
+) -> None:
     (tmp_path / "c.tar.gz.part").write_bytes(b"x" * 1000)
-    site.knows_ranges = False
+    site.supports_ranges = False
 
     assert fetch(site.archive(), tmp_path, print, context=context).read_bytes() == CONTENT
 
 
-def test_a_part_longer_than_the_archive_is_thrown_away(site: Site, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_partial_file_longer_than_the_archive_is_discarded(
+    site: Site, context: ssl.SSLContext, tmp_path: Path
+) -> None:
     (tmp_path / "c.tar.gz.part").write_bytes(b"x" * (len(CONTENT) + 1))
 
     assert fetch(site.archive(), tmp_path, print, context=context).read_bytes() == CONTENT
@@ -196,24 +202,24 @@ def test_a_changed_download_is_not_read_but_fetched_again(site: Site, context: s
     assert fetch(site.archive(), tmp_path, print, context=context).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("place", ["http://127.0.0.1:9/c.tar.gz", "ftp://127.0.0.1/c", "file:///etc/passwd"])
-def test_only_https_is_followed(site: Site, context: ssl.SSLContext, tmp_path: Path, place: str) -> None:
-    site.leads_to = place
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/c.tar.gz", "ftp://127.0.0.1/c", "file:///etc/passwd"])
+def test_only_https_is_followed(site: Site, context: ssl.SSLContext, tmp_path: Path, url: str) -> None:
+    site.redirects_to = url
 
     with pytest.raises(DataError, match=r"only https is used, but .* leads to|not allowed"):
         fetch(site.archive(), tmp_path, print, context=context)
     with pytest.raises(DataError, match="only https is used, but the address is"):
-        fetch(replace(site.archive(), url=place), tmp_path, print, context=context)
+        fetch(replace(site.archive(), url=url), tmp_path, print, context=context)
 
 
-def test_a_server_that_nobody_vouches_for_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_server_with_an_untrusted_certificate_is_refused(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be downloaded .*CERTIFICATE_VERIFY_FAILED"):
         fetch(site.archive(), tmp_path, print)
 
-    assert site.asked == []
+    assert site.requested_ranges == []
 
 
-def test_a_server_that_fails_is_asked_three_times_and_the_way_out_is_told(
+def test_a_failing_server_is_tried_three_times_and_the_error_names_a_remedy(
     site: Site, context: ssl.SSLContext, tmp_path: Path
 ) -> None:
     site.status = 503
@@ -221,7 +227,7 @@ def test_a_server_that_fails_is_asked_three_times_and_the_way_out_is_told(
     with pytest.raises(DataError, match=r"cannot be downloaded .*503.*run again, or put the file at .*c\.tar\.gz$"):
         fetch(site.archive(), tmp_path, print, context=context)
 
-    assert len(site.asked) == 3
+    assert len(site.requested_ranges) == 3
 
 
 @pytest.mark.parametrize(
@@ -252,17 +258,17 @@ def test_the_small_archive_has_the_form_of_the_official_one() -> None:
     assert gzip.decompress(CONTENT)[257:262] == b"ustar"
 
 
-def test_what_is_downloaded_ahead_is_decoded_later_without_the_net(tmp_path: Path) -> None:
+def test_an_archive_downloaded_ahead_is_decoded_later_without_a_network(tmp_path: Path) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
     archive = Archive(url="https://localhost:1/small.tar.gz", size=len(CONTENT), sha256=digest)
-    config, said = DataConfig(source="cifar10", validation=20), list[str]()
+    config, lines = DataConfig(source="cifar10", validation=20), list[str]()
     with pytest.raises(DataError, match="cannot be downloaded"):
-        dataset.fetch(config, tmp_path, said.append, archive=archive)
+        dataset.fetch(config, tmp_path, lines.append, archive=archive)
     (tmp_path / "downloads" / "small.tar.gz").write_bytes(CONTENT)
 
-    dataset.fetch(config, tmp_path, said.append, archive=archive)
+    dataset.fetch(config, tmp_path, lines.append, archive=archive)
 
     assert not (tmp_path / "sets").exists()
-    dataset.prepare(config, tmp_path, said.append, archive=archive)
+    dataset.prepare(config, tmp_path, lines.append, archive=archive)
     shutil.rmtree(tmp_path / "downloads")
-    dataset.fetch(config, tmp_path, said.append, archive=archive)  # which is not needed any more
+    dataset.fetch(config, tmp_path, lines.append, archive=archive)  # the archive is not needed any more

@@ -1,4 +1,4 @@
-"""data/config.py: what may stand in [data] and in the augmentation keys."""
+"""data/config.py: valid values of [data] and of the augmentation keys."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def test_an_empty_table_means_ten_thousand_shapes_of_32_pixels() -> None:
 
 
 @pytest.mark.parametrize("value", [1, 5000, 0.001, 0.5])
-def test_validation_is_a_number_of_images_or_a_share_and_stays_what_it_is(value: float) -> None:
+def test_validation_is_a_number_of_images_or_a_share_and_keeps_its_type(value: float) -> None:
     config = DataConfig.model_validate_json(DataConfig(validation=value).model_dump_json())
 
     assert config.validation == value

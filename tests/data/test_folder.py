@@ -1,4 +1,4 @@
-"""data/folder.py, store.py and image.py: images of one's own, whole and broken."""
+"""data/folder.py, store.py and image.py: a user's own images, intact and broken."""
 
 import io
 import os
@@ -24,7 +24,7 @@ COUNTS = {"train/cat": 6, "train/dog": 5, "test/cat": 2, "test/dog": 3}
 
 
 def picture(number: int, size: tuple[int, int] = (20, 24)) -> Image.Image:
-    """A smooth picture, another one for each number."""
+    """A smooth picture that differs for each number."""
     across, down = np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1])[:, None]
     planes = [np.cos((number + 2) * across + channel) * np.sin(3 * down + number) for channel in range(3)]
     return Image.fromarray((np.stack(planes, -1) * 127 + 128).astype(np.uint8))
@@ -73,18 +73,18 @@ def prepared(source: Folder, tmp_path: Path) -> Path:
 
 
 def test_images_become_arrays_in_the_order_of_class_and_name(images: Path, tmp_path: Path) -> None:
-    made = prepared(folder(images), tmp_path)
+    result = prepared(folder(images), tmp_path)
 
-    meta = read_meta(made)
+    meta = read_meta(result)
     assert meta.classes == ("cat", "dog")
     assert meta.test_counts == (2, 3)
     assert meta.notes == ()
-    assert read_array(made, "train_labels").tolist() == [0] * 6 + [1] * 5
+    assert read_array(result, "train_labels").tolist() == [0] * 6 + [1] * 5
     expected = decode((images / "train/dog/2.webp").read_bytes(), side=SIDE, name="")
-    assert np.array_equal(read_array(made, "train")[8], expected)
+    assert np.array_equal(read_array(result, "train")[8], expected)
 
 
-@pytest.mark.parametrize("top", ["", "my images/"], ids=["bare", "one-folder-in-front"])
+@pytest.mark.parametrize("top", ["", "my images/"], ids=["bare", "one-top-folder"])
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
 def test_an_archive_gives_the_same_images_as_its_directory_and_extracts_nothing(
     images: Path, tmp_path: Path, kind: str, top: str
@@ -93,21 +93,21 @@ def test_an_archive_gives_the_same_images_as_its_directory_and_extracts_nothing(
     expected = read_meta(prepared(folder(images), tmp_path)).fingerprint
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
 
-    made = prepared(folder(archive), tmp_path)
+    result = prepared(folder(archive), tmp_path)
 
-    assert read_meta(made).fingerprint == expected
+    assert read_meta(result).fingerprint == expected
     assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
-    assert {path.suffix for path in made.iterdir()} == {".npy", ".json"}
+    assert {path.suffix for path in result.iterdir()} == {".npy", ".json"}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
 def test_an_archive_cut_anywhere_is_refused(images: Path, tmp_path: Path, kind: str) -> None:
-    whole = packed(images, kind).read_bytes()
-    end = len(whole.rstrip(b"\0")) if kind == "tar" else len(whole)  # a tar ends in a run of zeros
+    content = packed(images, kind).read_bytes()
+    end = len(content.rstrip(b"\0")) if kind == "tar" else len(content)  # a tar ends in a run of zeros
     cuts = {*range(0, end, end // 40), *(end // 512 * 512 - step for step in (0, 512, 1024)), end - 1}
 
     for cut in sorted(cuts):
-        (tmp_path / f"cut.{kind}").write_bytes(whole[:cut])
+        (tmp_path / f"cut.{kind}").write_bytes(content[:cut])
 
         with pytest.raises(DataError, match=r"truncated|damaged") as caught:
             prepared(folder(tmp_path / f"cut.{kind}"), tmp_path)
@@ -116,13 +116,11 @@ def test_an_archive_cut_anywhere_is_refused(images: Path, tmp_path: Path, kind: 
     assert not list((tmp_path / "cache").glob("sets/*/meta.json"))
 
 
-def test_a_tar_with_a_damaged_header_in_the_middle_does_not_pass_for_a_shorter_one(
-    images: Path, tmp_path: Path
-) -> None:
+def test_a_tar_with_a_damaged_header_in_the_middle_is_refused(images: Path, tmp_path: Path) -> None:
     path = packed(images, "tar")
     content = bytearray(path.read_bytes())
-    place = content.index(b"test/cat/0.jpeg")
-    content[place] ^= 0xFF
+    position = content.index(b"test/cat/0.jpeg")
+    content[position] ^= 0xFF
     path.write_bytes(content)
 
     with pytest.raises(DataError, match="damaged"):
@@ -133,7 +131,7 @@ def test_a_tar_with_a_damaged_header_in_the_middle_does_not_pass_for_a_shorter_o
     "name", ["../evil.png", "/etc/evil.png", "train/../../evil.png", "train\\..\\evil.png"], ids=str
 )
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_that_leads_out_of_itself_is_refused(images: Path, tmp_path: Path, kind: str, name: str) -> None:
+def test_an_archive_with_a_path_outside_itself_is_refused(images: Path, tmp_path: Path, kind: str, name: str) -> None:
     path = packed(images, kind)
     if kind == "zip":
         with zipfile.ZipFile(path, "a") as archive:
@@ -169,15 +167,15 @@ def test_links_in_a_zip_are_refused(images: Path, tmp_path: Path) -> None:
         prepared(folder(path), tmp_path)
 
 
-def test_hidden_files_and_the_litter_of_file_managers_change_nothing(images: Path, tmp_path: Path) -> None:
+def test_hidden_files_and_files_of_file_managers_change_nothing(images: Path, tmp_path: Path) -> None:
     expected = prepared(folder(images), tmp_path)
     for litter in (".DS_Store", "train/.DS_Store", "train/cat/Thumbs.db", "test/dog/._1.png"):
         (images / litter).write_bytes(b"litter")
 
-    made = [prepared(folder(path), tmp_path) for path in (images, packed(images, "zip"))]
+    results = [prepared(folder(path), tmp_path) for path in (images, packed(images, "zip"))]
 
-    assert made[0] == expected
-    assert read_meta(made[1]).fingerprint == read_meta(expected).fingerprint
+    assert results[0] == expected
+    assert read_meta(results[1]).fingerprint == read_meta(expected).fingerprint
 
 
 def put(path: str, content: bytes = b"no image") -> Callable[[Path], None]:
@@ -230,7 +228,7 @@ def dead_link(path: str) -> Callable[[Path], None]:
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_a_folder_that_is_not_as_it_must_be_is_refused_with_the_place(
+def test_a_folder_of_the_wrong_structure_is_refused_with_its_path(
     images: Path, tmp_path: Path, change: Callable[[Path], object], words: str
 ) -> None:
     change(images)
@@ -242,7 +240,7 @@ def test_a_folder_that_is_not_as_it_must_be_is_refused_with_the_place(
     assert not list((tmp_path / "cache").glob("sets/*/meta.json"))
 
 
-def test_all_broken_images_are_named_at_once_but_no_more_than_ten(images: Path, tmp_path: Path) -> None:
+def test_broken_images_are_named_together_but_at_most_ten(images: Path, tmp_path: Path) -> None:
     for number in range(50):
         (images / f"train/cat/broken{number}.png").write_bytes(b"no image")
 
@@ -262,7 +260,7 @@ def test_all_broken_images_are_named_at_once_but_no_more_than_ten(images: Path, 
         pytest.param(lambda path: path.mkdir(), "no folder train/, only nothing", id="empty-folder"),
     ],
 )
-def test_a_path_that_is_no_data_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+def test_a_path_without_images_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
     make(tmp_path / "thing")
 
     with pytest.raises(DataError, match=words):
@@ -270,14 +268,14 @@ def test_a_path_that_is_no_data_is_refused(tmp_path: Path, make: Callable[[Path]
 
 
 @pytest.mark.parametrize("kind", ["", "zip"], ids=["directory", "archive"])
-def test_a_path_that_may_not_be_read_is_refused(images: Path, kind: str) -> None:
+def test_a_path_without_read_permission_is_refused(images: Path, kind: str) -> None:
     source = packed(images, kind) if kind else images
-    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
-        Path(place).chmod(0o755)
-        path = Path(place) / source.name
+    with tempfile.TemporaryDirectory() as parent:  # other users cannot enter pytest's folders
+        Path(parent).chmod(0o755)
+        path = Path(parent) / source.name
         shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
         path.chmod(0o755)
-        folder(path).key()  # loads what it needs, from where nobody may not be allowed to
+        folder(path).key()  # imports lazily loaded modules, which the user nobody may not be able to read
         with without_root():
             folder(path).key()
         path.chmod(0)
@@ -288,7 +286,7 @@ def test_a_path_that_may_not_be_read_is_refused(images: Path, kind: str) -> None
         path.chmod(0o700)
 
 
-def test_other_folders_are_not_read_and_the_user_is_told(images: Path, tmp_path: Path) -> None:
+def test_other_folders_are_not_read_and_are_noted(images: Path, tmp_path: Path) -> None:
     put("val/cat/1.png")(images)
     put("README.txt")(images)
 
@@ -297,7 +295,7 @@ def test_other_folders_are_not_read_and_the_user_is_told(images: Path, tmp_path:
     assert meta.notes == ("only train/ and test/ are read, not 'README.txt', 'val'",)
 
 
-def test_a_class_without_test_images_is_told(images: Path, tmp_path: Path) -> None:
+def test_a_class_without_test_images_is_noted(images: Path, tmp_path: Path) -> None:
     shutil.rmtree(images / "test/dog")
 
     meta = read_meta(prepared(folder(images), tmp_path))
@@ -309,24 +307,24 @@ def test_a_class_without_test_images_is_told(images: Path, tmp_path: Path) -> No
 def test_without_test_images_a_share_of_every_class_is_set_aside_by_seed(images: Path, tmp_path: Path) -> None:
     shutil.rmtree(images / "test")
 
-    made = [prepared(folder(images, seed=seed), tmp_path) for seed in (0, 0, 1)]
+    results = [prepared(folder(images, seed=seed), tmp_path) for seed in (0, 0, 1)]
 
-    meta = read_meta(made[0])
+    meta = read_meta(results[0])
     assert sum(meta.test_counts) == 3
     assert min(meta.test_counts) >= 1
     assert meta.notes == ("there is no test/: 3 of the images were set aside as test images",)
-    assert made[0] == made[1]
-    assert made[0] != made[2]
-    pixels = [image.tobytes() for part in ("train", "test") for image in read_array(made[0], part)]
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+    pixels = [image.tobytes() for part in ("train", "test") for image in read_array(results[0], part)]
     assert len(set(pixels)) == 11
 
 
-def test_the_seed_does_not_matter_where_there_are_test_images(images: Path) -> None:
+def test_the_seed_does_not_matter_if_there_are_test_images(images: Path) -> None:
     assert folder(images, seed=0).key() == folder(images, seed=1, share=0.5).key()
 
 
 @pytest.mark.parametrize("kind", ["", "zip", "tar.xz"], ids=["directory", "zip", "tar.xz"])
-def test_the_key_follows_every_edit_even_if_size_and_time_are_set_back(images: Path, kind: str) -> None:
+def test_the_key_changes_with_every_edit_even_if_size_and_time_are_kept(images: Path, kind: str) -> None:
     file = images / "train/cat/3.bmp"
     path = packed(images, kind) if kind else images
     watched = path if kind else file

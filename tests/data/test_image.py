@@ -1,4 +1,4 @@
-"""data/image.py: image files of every kind, whole and broken."""
+"""data/image.py: image files of every kind, intact and broken."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ SIDE = 16
 
 
 def picture(number: int, size: tuple[int, int] = (20, 24)) -> Image.Image:
-    """A smooth picture, another one for each number."""
+    """A smooth picture that differs for each number."""
     across, down = np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1])[:, None]
     planes = [np.cos((number + 2) * across + channel) * np.sin(3 * down + number) for channel in range(3)]
     return Image.fromarray((np.stack(planes, -1) * 127 + 128).astype(np.uint8))
@@ -71,7 +71,7 @@ def test_the_middle_of_an_oblong_image_is_kept() -> None:
     assert (pixels == (0, 0, 255)).all()
 
 
-def test_a_photo_lies_as_its_exif_orientation_says() -> None:
+def test_a_photo_is_rotated_by_its_exif_orientation() -> None:
     image = Image.new("RGB", (20, 20), (0, 0, 0))
     image.paste((255, 255, 255), (0, 0, 20, 10))
     exif = Image.Exif()
@@ -83,7 +83,7 @@ def test_a_photo_lies_as_its_exif_orientation_says() -> None:
     assert pixels[-1].min() == 255
 
 
-def test_a_large_photo_decoded_at_a_fraction_looks_like_the_same_photo_decoded_whole() -> None:
+def test_a_large_photo_decoded_at_a_fraction_matches_its_full_decoding() -> None:
     photo = picture(3, size=(640, 480))
 
     small = decode(saved(photo, "jpeg", quality=95), side=32, name="x").astype(int)
@@ -94,18 +94,18 @@ def test_a_large_photo_decoded_at_a_fraction_looks_like_the_same_photo_decoded_w
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp"])
 def test_a_truncated_image_is_refused_unless_all_its_pixels_are_there(kind: str) -> None:
     content = saved(picture(1), kind)
-    whole = decode(content, side=SIDE, name="x")
+    full = decode(content, side=SIDE, name="x")
 
-    def survives(cut: int) -> NDArray[np.uint8] | None:
+    def decode_cut(cut: int) -> NDArray[np.uint8] | None:
         try:
             return decode(content[:cut], side=SIDE, name="cut.img")
         except DataError:
             return None
 
-    left = {cut: pixels for cut in range(0, len(content), 7) if (pixels := survives(cut)) is not None}
+    decoded = {cut: pixels for cut in range(0, len(content), 7) if (pixels := decode_cut(cut)) is not None}
 
-    assert all(np.array_equal(pixels, whole) for pixels in left.values())
-    assert all(cut >= len(content) - 20 for cut in left)  # checksums and end mark of a PNG
+    assert all(np.array_equal(pixels, full) for pixels in decoded.values())
+    assert all(cut >= len(content) - 20 for cut in decoded)  # checksums and end mark of a PNG
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
@@ -116,14 +116,14 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
         decode(bytes(content), side=SIDE, name="big")
 
 
-def test_formats_beside_the_four_are_refused() -> None:
+def test_formats_other_than_the_four_are_refused() -> None:
     content = saved(picture(1), "gif")
 
     with pytest.raises(DataError, match=r"replace it by a complete JPEG, PNG, WEBP or BMP file"):
         decode(content, side=SIDE, name="x")
 
 
-def test_many_images_come_back_in_order_with_errors_in_their_places() -> None:
+def test_many_images_are_decoded_in_order_with_errors_at_their_positions() -> None:
     contents = [saved(picture(number), "png") for number in range(100)]
     contents[70] = b"no image"
 

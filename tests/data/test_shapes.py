@@ -7,7 +7,9 @@ import pytest
 
 from data.shapes import CLASSES, Shapes, draw
 
-GOLDEN = "d0671a8ca8879bdef2f5f6287076413ea77140f01394d9c3de78fc38efe0ef90"  # another value needs another VERSION
+GOLDEN = (
+    "d0671a8ca8879bdef2f5f6287076413ea77140f01394d9c3de78fc38efe0ef90"  # a change of this value requires a new VERSION
+)
 
 
 def test_the_same_seed_draws_the_same_bytes_on_every_machine() -> None:
@@ -25,7 +27,7 @@ def test_another_seed_draws_other_images() -> None:
 
 
 @pytest.mark.parametrize("side", [8, 32, 45])
-def test_images_have_the_size_that_was_asked_for(side: int) -> None:
+def test_images_have_the_requested_size(side: int) -> None:
     images = draw(np.arange(10), side=side, seed=(0,))
 
     assert images.shape == (10, side, side, 3)
@@ -47,16 +49,16 @@ def test_train_and_test_hold_every_class_equally_often_and_no_image_twice() -> N
     assert len({image.tobytes() for image in (*train, *test)}) == 300
 
 
-def test_a_class_can_be_told_from_another_by_its_outline() -> None:
-    """Averaged over many places, colours and noise, every class keeps a mean image of its own."""
+def test_classes_differ_by_their_outlines() -> None:
+    """Averaged over many positions, colours and noise, every class has a distinct mean image."""
     means = [
         np.concatenate([draw(np.full(50, kind), side=16, seed=(0, part)) for part in range(8)]).mean(axis=0)
         for kind in range(len(CLASSES))
     ]
 
-    apart = [np.abs(a - b).max() for i, a in enumerate(means) for b in means[:i]]
+    distances = [np.abs(a - b).max() for i, a in enumerate(means) for b in means[:i]]
 
-    assert min(apart) > 5
+    assert min(distances) > 5
 
 
 @pytest.mark.parametrize(

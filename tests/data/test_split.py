@@ -18,7 +18,7 @@ def labels_of(*counts: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
 
 
 @given(counts=st.lists(st.integers(2, 60), min_size=3, max_size=3), seed=st.integers(0, 2**40), data=st.data())
-def test_every_image_is_in_one_of_both_parts_and_every_class_in_both(
+def test_every_image_is_in_exactly_one_part_and_every_class_in_both(
     counts: list[int], seed: int, data: st.DataObject
 ) -> None:
     labels = labels_of(*counts)
@@ -41,7 +41,7 @@ def test_classes_are_held_out_in_proportion() -> None:
     assert np.bincount(labels[held]).tolist() == [100, 50, 10]
 
 
-def test_the_split_depends_on_the_seed_and_on_the_key_and_on_nothing_else() -> None:
+def test_the_split_depends_on_the_seed_and_on_the_key() -> None:
     labels = labels_of(100, 100, 100)
 
     def held(seed: int, key: str) -> list[int]:
@@ -80,6 +80,6 @@ def test_a_small_share_still_holds_out_an_image_of_every_class() -> None:
         pytest.param((9, 9, 0), 0.1, "class 'eel' has 0", id="empty-class"),
     ],
 )
-def test_what_cannot_be_split_is_refused_with_the_numbers(counts: tuple[int, ...], amount: float, words: str) -> None:
+def test_an_impossible_split_is_refused_with_the_numbers(counts: tuple[int, ...], amount: float, words: str) -> None:
     with pytest.raises(DataError, match=words):
         stratified_split(labels_of(*counts), amount, seed=0, key="validation", classes=CLASSES)

@@ -1,4 +1,4 @@
-"""A network to take home: a folder that gives the same predictions wherever it is read, and says what it is."""
+"""An exported model: a self-describing folder that gives the same predictions wherever it is read."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ INFO = DataInfo(
 )
 IMAGES = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
-#: Networks that between them have every layer there is.
+#: Networks that together contain every kind of layer.
 NETWORKS = {
     "plain": {},
     "whitened": {"stem": "whiten", "activation": "gelu", "pool_first": True, "pool_every": 2, "conv_layers": 4},
@@ -62,11 +62,11 @@ NETWORKS = {
 
 
 def deployed(**changes: Any) -> tuple[Deployed, Card]:
-    """A network with random weights and used statistics, and its card."""
+    """A network with random weights and updated batch statistics, and its card."""
     torch.manual_seed(0)
     config = ModelConfig(**({"width": 8} | changes))
     network = build(config, image_size=16, classes=3, images=torch.randn(50, 3, 16, 16))
-    network.train()(torch.randn(64, 3, 16, 16))  # so that batch norms have statistics of their own
+    network.train()(torch.randn(64, 3, 16, 16))  # gives the batch norms non-default statistics
     factor, shift = scale(INFO)
     shape = plan(config, image_size=16, classes=3)
     card = Card(
@@ -85,19 +85,17 @@ def deployed(**changes: Any) -> tuple[Deployed, Card]:
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
-def test_a_model_that_is_read_back_gives_the_same_predictions_and_its_onnx_file_too(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
     model, card = deployed(**changes)
     expected = probabilities(model, IMAGES)
 
-    written, apart = write(tmp_path / "m", model, card, page="# m\n", images=IMAGES)
+    written, difference = write(tmp_path / "m", model, card, page="# m\n", images=IMAGES)
 
-    again = read(tmp_path / "m")
-    assert torch.equal(probabilities(again.model, IMAGES), expected)
-    assert again.card == written
-    assert again.card.network == card.network
-    assert apart < 1e-4
+    loaded = read(tmp_path / "m")
+    assert torch.equal(probabilities(loaded.model, IMAGES), expected)
+    assert loaded.card == written
+    assert loaded.card.network == card.network
+    assert difference < 1e-4
     assert torch.allclose(expected.sum(dim=1), torch.ones(40))
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted((WEIGHTS, CONFIG, ONNX, PAGE))
 
@@ -108,15 +106,15 @@ def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(
 
     session = onnxruntime.InferenceSession(tmp_path / "m" / ONNX)
 
-    (given,) = session.get_inputs()
-    assert (given.name, given.type, given.shape[1:]) == ("images", "tensor(uint8)", [16, 16, 3])
+    (model_input,) = session.get_inputs()
+    assert (model_input.name, model_input.type, model_input.shape[1:]) == ("images", "tensor(uint8)", [16, 16, 3])
     for count in (1, 7):
-        (found,) = session.run(None, {"images": IMAGES[:count].numpy()})
-        assert found.shape == (count, 3)
+        (output,) = session.run(None, {"images": IMAGES[:count].numpy()})
+        assert output.shape == (count, 3)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["cat", "dog", "owl"]
 
 
-def test_an_onnx_file_that_says_something_else_is_found_out(tmp_path: Path) -> None:
+def test_an_onnx_file_with_other_predictions_is_detected(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="", images=IMAGES)
     with torch.no_grad():
@@ -126,7 +124,7 @@ def test_an_onnx_file_that_says_something_else_is_found_out(tmp_path: Path) -> N
         disagreement(tmp_path / "m" / ONNX, model, IMAGES)
 
 
-def test_what_was_changed_since_it_was_exported_is_not_used(tmp_path: Path) -> None:
+def test_weights_changed_after_the_export_are_refused(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="", images=IMAGES)
     weights = bytearray((tmp_path / "m" / WEIGHTS).read_bytes())
@@ -142,7 +140,9 @@ def test_what_was_changed_since_it_was_exported_is_not_used(tmp_path: Path) -> N
     [(None, "not a model folder: config.json: No such file"), ("{}", "network: Field required"), ("[", "Invalid JSON")],
     ids=["none", "empty", "broken"],
 )
-def test_a_folder_that_is_no_model_says_why(tmp_path: Path, content: str | None, complaint: str) -> None:
+def test_a_folder_without_a_model_is_refused_with_the_reason(
+    tmp_path: Path, content: str | None, complaint: str
+) -> None:
     if content is not None:
         (tmp_path / CONFIG).write_text(content)
 
@@ -150,12 +150,12 @@ def test_a_folder_that_is_no_model_says_why(tmp_path: Path, content: str | None,
         read(tmp_path)
 
 
-def test_a_model_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path: Path) -> None:
+def test_a_model_replaces_an_older_one_and_nothing_else(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="old", images=IMAGES)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    (tmp_path / "photos" / CONFIG).write_text("{}")  # of something else
+    (tmp_path / "photos" / CONFIG).write_text("{}")  # not the config.json of a model
 
     write(tmp_path / "m", model, card, page="new", images=IMAGES)
     with pytest.raises(FileExistsError, match="holds more than a model"):
@@ -165,9 +165,9 @@ def test_a_model_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "photos"]
 
 
-def test_the_best_of_a_search_is_exported_and_predicts_as_it_did_when_it_was_judged(harness: Harness) -> None:
+def test_the_best_trial_is_exported_and_predicts_as_in_its_evaluation(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
-    folder = harness.folder / "taken"
+    folder = harness.folder / "exported"
 
     answer = harness.run("export", "s", "--to", str(folder), "--json")
 
@@ -181,10 +181,10 @@ def test_the_best_of_a_search_is_exported_and_predicts_as_it_did_when_it_was_jud
     assert str(harness.folder) not in page + (folder / CONFIG).read_text()
 
 
-def test_after_a_verdict_the_first_run_of_who_leads_it_is_exported(harness: Harness) -> None:
+def test_after_a_verdict_the_first_run_of_its_leader_is_exported(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     judged = harness.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1", "--json")
-    folder = harness.folder / "taken"
+    folder = harness.folder / "exported"
 
     answer = harness.run("export", "s", "--to", str(folder), "--json")
 
@@ -197,35 +197,35 @@ def test_after_a_verdict_the_first_run_of_who_leads_it_is_exported(harness: Harn
     assert f"accuracy {leader['test']:.4f} on 40 test images (mean of 2 trainings" in (folder / PAGE).read_text()
 
 
-def test_a_study_on_smaller_images_exports_a_network_that_takes_those(harness: Harness) -> None:
+def test_a_study_on_smaller_images_exports_a_network_for_that_size(harness: Harness) -> None:
     file = harness.write(data={"search_size": 6}, budget=BUDGET)
     assert harness.run("run", file, "--workers", "1").code == 0
 
-    answer = harness.run("export", "s", "--to", str(harness.folder / "taken"), "--json")
+    answer = harness.run("export", "s", "--to", str(harness.folder / "exported"), "--json")
 
     assert answer.json["card"]["image_size"] == 6
 
 
-def test_images_that_are_not_the_study_s_are_refused(harness: Harness) -> None:
-    own = shutil.copytree(harness.images, harness.folder / "own")
-    assert harness.run("run", harness.write(data={"path": str(own)}, budget=BUDGET), "--workers", "1").code == 0
+def test_images_other_than_those_of_the_study_are_refused(harness: Harness) -> None:
+    images = shutil.copytree(harness.images, harness.folder / "copy")
+    assert harness.run("run", harness.write(data={"path": str(images)}, budget=BUDGET), "--workers", "1").code == 0
     for part in ("train", "test"):
-        (own / part / "red").rename(own / part / "zebra")
+        (images / part / "red").rename(images / part / "zebra")
 
-    answer = harness.run("export", "s", "--to", str(harness.folder / "taken"))
+    answer = harness.run("export", "s", "--to", str(harness.folder / "exported"))
 
     assert answer.code == 65
     assert "the images of 's' are not those it was trained on" in answer.err
 
 
-def test_a_moving_average_is_what_is_exported(harness: Harness) -> None:
+def test_the_moving_average_is_exported(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET, space={"ema": 0.9}), "--workers", "1").code == 0
 
-    assert harness.run("export", "s", "--to", str(harness.folder / "taken")).code == 0
+    assert harness.run("export", "s", "--to", str(harness.folder / "exported")).code == 0
 
     best = max(harness.trials(), key=lambda trial: trial.values)
     averaged = harness.trained(best.number)["average"]["model"]["classifier.weight"]
-    assert torch.equal(read(harness.folder / "taken").model.network.classifier.weight, averaged)
+    assert torch.equal(read(harness.folder / "exported").model.network.classifier.weight, averaged)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,9 @@ def test_a_moving_average_is_what_is_exported(harness: Harness) -> None:
     ],
     ids=["no-study", "no-trial", "no-such-trial"],
 )
-def test_where_there_is_no_model_it_says_so(harness: Harness, words: tuple[str, ...], complaint: str) -> None:
+def test_an_export_without_a_model_is_refused_with_the_reason(
+    harness: Harness, words: tuple[str, ...], complaint: str
+) -> None:
     harness.create("s")
 
     answer = harness.run(*words)
@@ -246,83 +248,81 @@ def test_where_there_is_no_model_it_says_so(harness: Harness, words: tuple[str, 
     assert complaint in answer.err
 
 
-def test_a_trial_that_is_not_complete_and_the_folder_one_is_in_are_refused(
+def test_an_incomplete_trial_and_the_current_folder_are_refused(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 100_000}), "--workers", "1")
     launcher.until(lambda: harness.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in harness.trials()))
     assert harness.run("stop", "s").code == 0
     launcher.end()
-    here = harness.folder / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
+    current = harness.folder / "current"
+    current.mkdir()
+    monkeypatch.chdir(current)
 
     waiting = harness.run("export", "s", "--trial", "0")
-    own = harness.run("export", "s", "--to", ".")
+    replacing = harness.run("export", "s", "--to", ".")
 
-    assert [waiting.code, own.code] == [2, 2]
+    assert [waiting.code, replacing.code] == [2, 2]
     assert "trial 0 of 's' is waiting, and only complete ones are exported" in waiting.err
-    assert "the folder that you are in would be replaced" in own.err
-    assert here.exists()
+    assert "the folder that you are in would be replaced" in replacing.err
+    assert current.exists()
 
 
-def test_weights_that_are_gone_are_named_with_what_trains_them_anew(harness: Harness) -> None:
+def test_missing_weights_are_named_with_the_command_that_trains_them_again(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     shutil.rmtree(harness.dirs.trial("s", 1))
 
-    answer = harness.run("export", "s", "--trial", "1", "--to", str(harness.folder / "taken"))
+    answer = harness.run("export", "s", "--trial", "1", "--to", str(harness.folder / "exported"))
 
     assert answer.code == 2
     assert "the weights of trial 1 of 's' are not in" in answer.err
     assert "`convsearch run s --again 1` trains it again" in answer.err
-    assert not (harness.folder / "taken").exists()
+    assert not (harness.folder / "exported").exists()
 
 
 @pytest.fixture
-def taken(harness: Harness) -> Path:
+def model_folder(harness: Harness) -> Path:
     """The model folder of a small search."""
     assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 3}), "--workers", "1").code == 0
-    assert harness.run("export", "s", "--to", str(harness.folder / "taken")).code == 0
-    return harness.folder / "taken"
+    assert harness.run("export", "s", "--to", str(harness.folder / "exported")).code == 0
+    return harness.folder / "exported"
 
 
-def test_images_of_any_size_and_kind_are_told_apart(harness: Harness, taken: Path) -> None:
+def test_images_of_any_size_and_format_are_classified(harness: Harness, model_folder: Path) -> None:
     paths = []
     for size, ending in [((8, 8), "png"), ((640, 480), "jpg"), ((33, 90), "webp"), ((1, 1), "bmp")]:
         paths.append(harness.folder / f"photo-{size[0]}.{ending}")
         Image.new("RGB", size, COLOURS["red"]).save(paths[-1])
 
-    answer = harness.run("predict", str(taken), *map(str, paths), "--json")
-    table = harness.run("predict", str(taken), *map(str, paths), "--top", "2")
+    answer = harness.run("predict", str(model_folder), *map(str, paths), "--json")
+    table = harness.run("predict", str(model_folder), *map(str, paths), "--top", "2")
 
     assert (answer.code, table.code) == (0, 0)
-    assert [each["image"] for each in answer.json["images"]] == [str(path) for path in paths]
-    for each in answer.json["images"]:
-        assert sum(each["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
-        assert each["probability"] == max(each["probabilities"].values()) == each["probabilities"][each["class"]]
+    assert [prediction["image"] for prediction in answer.json["images"]] == [str(path) for path in paths]
+    for row in answer.json["images"]:
+        assert sum(row["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+        assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["class"]]
     assert len(table.out.splitlines()) == 1 + len(paths)
 
 
-def test_a_folder_of_images_is_predicted_image_by_image_in_the_order_of_their_names(
-    harness: Harness, taken: Path
-) -> None:
-    answer = harness.run("predict", str(taken), str(harness.images / "test"), "--json")
+def test_a_folder_of_images_is_predicted_in_the_order_of_the_file_names(harness: Harness, model_folder: Path) -> None:
+    answer = harness.run("predict", str(model_folder), str(harness.images / "test"), "--json")
 
-    names = [each["image"] for each in answer.json["images"]]
+    names = [prediction["image"] for prediction in answer.json["images"]]
     assert len(names) == 40
     assert names == sorted(names)
-    right = [each["class"] == Path(each["image"]).parent.name for each in answer.json["images"]]
-    assert np.mean(right) == pytest.approx(accuracy(harness, taken, part="test"))
+    right = [row["class"] == Path(row["image"]).parent.name for row in answer.json["images"]]
+    assert np.mean(right) == pytest.approx(accuracy(harness, model_folder, part="test"))
 
 
-def test_what_cannot_be_read_is_told_beside_what_can(harness: Harness, taken: Path) -> None:
+def test_unreadable_images_are_reported_beside_the_predictions(harness: Harness, model_folder: Path) -> None:
     good, bad = harness.folder / "good.png", harness.folder / "bad.png"
     Image.new("RGB", (8, 8)).save(good)
     bad.write_text("no image")
 
-    answer = harness.run("predict", str(taken), str(bad), str(good))
-    missing = harness.run("predict", str(taken), str(harness.folder / "none.png"))
-    empty = harness.run("predict", str(taken), str(taken))
+    answer = harness.run("predict", str(model_folder), str(bad), str(good))
+    missing = harness.run("predict", str(model_folder), str(harness.folder / "none.png"))
+    empty = harness.run("predict", str(model_folder), str(model_folder))
     no_model = harness.run("predict", str(harness.folder), str(good))
 
     assert [answer.code, missing.code, empty.code, no_model.code] == [65, 2, 2, 65]
@@ -333,29 +333,27 @@ def test_what_cannot_be_read_is_told_beside_what_can(harness: Harness, taken: Pa
     assert "not a model folder" in no_model.err
 
 
-def test_a_file_that_is_no_photo_by_its_size_and_one_that_cannot_be_read_are_named_with_the_reason(
-    harness: Harness, taken: Path
-) -> None:
+def test_an_oversized_and_an_unreadable_file_are_named_with_the_reason(harness: Harness, model_folder: Path) -> None:
     huge, folder = harness.folder / "huge.png", harness.folder / "folder.png"
     with huge.open("wb") as stream:
         stream.truncate(MAX_FILE_BYTES + 1)
     folder.mkdir()
 
-    found = tuple(predict.predict(predict.load(taken), [huge, folder]))
+    predictions = tuple(predict.predict(predict.load(model_folder), [huge, folder]))
 
-    assert [each.error for each in found] == [
+    assert [prediction.error for prediction in predictions] == [
         f"{huge}: has 268 MB, but no image of more than 268 MB is read",
         f"{folder}: Is a directory",
     ]
 
 
 def accuracy(harness: Harness, folder: Path, *, part: str) -> float:
-    """The share of the study's validation or test images that an exported model takes for what they are."""
+    """Accuracy of an exported model on the validation or test images of the study."""
     stored, package = stored_study.load(Storage(harness.url), "s"), read(folder)
-    own = (
+    split = (
         load_train(stored.spec.data, harness.cache).validation
         if part == "validation"
         else load_test(stored.spec.data, harness.cache)
     )
-    right = probabilities(package.model, own.images[own.indices]).argmax(dim=1) == own.labels[own.indices]
+    right = probabilities(package.model, split.images[split.indices]).argmax(dim=1) == split.labels[split.indices]
     return float(right.float().mean())

@@ -1,4 +1,4 @@
-"""What the tests of faults share: images without a test part, so that a search that opened one would die of it."""
+"""Shared by the tests of faults: images without a test part. A search that opened a test image would fail."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from tests.harness import Harness
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-    """A cache of decoded images from which the test images were taken away (I6)."""
+    """A cache of decoded images without the test images (I6)."""
     folder = tmp_path_factory.mktemp("cache-without-test-images")
     tables = Harness(folder, images, folder).tables()
     inputs.prepare_data(study_spec.build(tables), folder, lambda _: None)
-    tests = sorted(folder.glob("sets/*/test*"))
-    assert tests, "the test images lie elsewhere now"
-    for path in tests:
+    test_files = sorted(folder.glob("sets/*/test*"))
+    assert test_files, "the test images lie elsewhere now"
+    for path in test_files:
         path.unlink()
     return folder

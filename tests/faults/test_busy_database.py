@@ -1,4 +1,4 @@
-"""A database that another process holds for seconds, or that may only be read: nobody dies of it, nothing is lost."""
+"""A database that another process locks for seconds, or that is read-only: no process dies, nothing is lost."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from search.storage.retry import BUSY_S
 from tests.faults.invariants import check, finished
 from tests.harness import Harness, paint, without_root
 
-#: Takes the one lock of a SQLite file that shuts out readers too, as a backup by copying does.
+#: Takes the exclusive lock of a SQLite file, which also blocks readers, as a backup by copying does.
 HOLD = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], timeout=60.0, isolation_level=None)
@@ -27,7 +27,7 @@ connection.execute("ROLLBACK")
 
 @contextmanager
 def locked(harness: Harness, seconds: float) -> Iterator[None]:
-    """Another process holds the database for so long; at the end of the block it has let go."""
+    """Another process locks the database for `seconds`; the lock is released at the end of the block."""
     command = [sys.executable, "-c", HOLD, str(sqlite_path(harness.url)), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -36,7 +36,7 @@ def locked(harness: Harness, seconds: float) -> Iterator[None]:
         assert process.wait() == 0
 
 
-def test_a_database_that_is_locked_for_seconds_stops_nobody(harness: Harness) -> None:
+def test_a_database_that_is_locked_for_seconds_stops_no_worker(harness: Harness) -> None:
     budget = {"trials": 4, "epochs": 20, "steps_per_epoch": 3}
     harness.create(budget=budget)
     file = harness.write(budget=budget)
@@ -60,32 +60,32 @@ def test_a_database_that_is_locked_for_seconds_stops_nobody(harness: Harness) ->
 
 
 @pytest.fixture
-def open_lab() -> Iterator[Harness]:
-    """A harness with images of its own in a folder that everybody may enter; those of pytest are closed to others."""
+def shared_harness() -> Iterator[Harness]:
+    """A harness with separate images in a folder that every user can enter; pytest closes its folders to others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         yield Harness(folder, paint(folder / "images"), folder / "cache")
 
 
-def test_a_database_that_may_only_be_read_is_refused_and_still_answers(open_lab: Harness) -> None:
-    harness = open_lab
+def test_a_read_only_database_is_refused_for_a_run_and_still_answers_queries(shared_harness: Harness) -> None:
+    harness = shared_harness
     file = harness.write(budget={"trials": 1, "epochs": 1})
     assert harness.run("run", file, "--workers", "1").code == 0
     before = finished(harness.url)
-    home = Path(harness.dirs.root)
-    for path in (home / "studies.db", home):
+    folder = Path(harness.dirs.root)
+    for path in (folder / "studies.db", folder):
         path.chmod(0o555)
 
     with without_root():
         refused = harness.run("resume", "s", "--trials", "2", "--workers", "1")
         answer = harness.run("best", "s")
-    home.chmod(0o755)
-    (home / "studies.db").chmod(0o644)
+    folder.chmod(0o755)
+    (folder / "studies.db").chmod(0o644)
     check(harness, before=before, over=True)
     again = harness.run("run", file, "--trials", "2", "--workers", "1")
 
     assert (refused.code, answer.code, again.code) == (74, 0, 0), refused.err
-    assert str(home / "studies.db") in refused.err
+    assert str(folder / "studies.db") in refused.err
     assert "Traceback" not in refused.err
     check(harness, before=before, over=True)

@@ -1,4 +1,4 @@
-"""The lease protocol beside a small model of it: claims, deaths, looks, zombies and budgets in any order."""
+"""The lease protocol against a small model: claims, deaths, lease checks, zombies and budgets in any order."""
 
 import json
 import socket
@@ -49,7 +49,7 @@ SETTINGS = settings(
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow],
 )
-#: Few looks make a lease, so that short runs see it end.
+#: A lease lasts only a few checks: short runs see it expire.
 TIMES = Timeouts(retry_timeout_s=0.5, renewal_interval_s=10, lease_timeout_s=32)
 #: Deaths in a row, without a new step between them, after which a trial fails.
 DEATHS = 3
@@ -67,14 +67,14 @@ Rows = dict[int, list[tuple[object, ...]]]
 
 @dataclass(kw_only=True, slots=True)
 class Worker:
-    """One that claims trials with a token of its own."""
+    """A process that claims trials with its token."""
 
     owner: LeaseOwner
     is_here: bool
-    """Whether it is a process of this machine and this boot, which can be seen to live or not."""
+    """Whether it is a process of this machine and this boot, whose death can be seen."""
     process: subprocess.Popen[bytes] | None = None
-    spoke_at: float = 0.0
-    """When it last claimed, or its lease was renewed, in seconds of the time that really passed."""
+    renewed_at: float = 0.0
+    """When it last claimed, or its lease was renewed, in seconds of real time."""
 
     @property
     def token(self) -> str:
@@ -93,7 +93,7 @@ class Worker:
 
 @dataclass(slots=True)
 class Trial:
-    """What must be stored of a trial."""
+    """The expected stored state of a trial."""
 
     state: str = "RUNNING"
     token: str | None = None
@@ -107,56 +107,56 @@ class Trial:
 
 @dataclass(slots=True)
 class Watcher:
-    """Somebody who looks for owners that are gone, by a clock of its own, and what it must think of them."""
+    """A lease monitor with a separate clock, and the model of what it must observe."""
 
     zero: float
-    """What its clock shows when no time has passed."""
-    watch: LeaseMonitor = field(default_factory=lambda: LeaseMonitor(times=TIMES))
-    looked_at: float | None = None
+    """Reading of its clock at time 0."""
+    monitor: LeaseMonitor = field(default_factory=lambda: LeaseMonitor(times=TIMES))
+    checked_at: float | None = None
     silence: dict[str, float] = field(default_factory=dict)
-    """For how long it observed each owner elsewhere to say nothing."""
+    """By token: seconds for which it has observed no renewal by an owner."""
 
-    def listen(self, now: float, tokens: set[str]) -> None:
-        """One look: a gap since the last one counts no more than the usual pause between two signs of life."""
-        gap = 0.0 if self.looked_at is None else min(now - self.looked_at, TIMES.renewal_interval_s)
-        self.looked_at = now
+    def observe(self, now: float, tokens: set[str]) -> None:
+        """Model one check; the gap since the last one counts as at most `renewal_interval_s`."""
+        gap = 0.0 if self.checked_at is None else min(now - self.checked_at, TIMES.renewal_interval_s)
+        self.checked_at = now
         self.silence = {token: self.silence[token] + gap if token in self.silence else 0.0 for token in tokens}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Desk:
-    """A database that all runs share, one study each, with a study beside it that nobody may touch."""
+class SharedDatabase:
+    """A database with one study for each run, and another study that no run may change."""
 
     storage: Storage
-    blind: Storage
-    """One whose leases cannot be read."""
-    bare: sa.Engine
-    """Looks at the database without any of our code."""
+    broken: Storage
+    """A storage whose leases cannot be read."""
+    engine: sa.Engine
+    """Reads the database without code of the product."""
 
-    def ask(self, text: str) -> list[tuple[Any, ...]]:
-        with self.bare.connect() as connection:
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(text)]
 
     def rows(self) -> Rows:
         """Every row about every trial, by its id."""
-        found: Rows = {}
+        rows: Rows = {}
         for table in OF_TRIALS:
-            for trial_id, *row in self.ask(f"SELECT trial_id, * FROM {table} ORDER BY 1, 2, 3, 4"):
-                found.setdefault(trial_id, []).append((table, *row))
-        return found
+            for trial_id, *row in self.query(f"SELECT trial_id, * FROM {table} ORDER BY 1, 2, 3, 4"):
+                rows.setdefault(trial_id, []).append((table, *row))
+        return rows
 
     def trials(self, study_id: int) -> dict[int, tuple[int, Trial]]:
-        """What is stored of each trial of a study, with its id, by its number."""
+        """By number: the id and the stored state of each trial of a study."""
         return {
             number: (trial_id, self._trial(trial_id, state))
-            for trial_id, number, state in self.ask(
+            for trial_id, number, state in self.query(
                 f"SELECT trial_id, number, state FROM trials WHERE study_id = {study_id} ORDER BY number"
             )
         }
 
     def _trial(self, trial_id: int, state: str) -> Trial:
         def pairs(columns: str, table: str) -> dict[Any, Any]:
-            return dict(self.ask(f"SELECT {columns} FROM {table} WHERE trial_id = {trial_id}"))
+            return dict(self.query(f"SELECT {columns} FROM {table} WHERE trial_id = {trial_id}"))
 
         attrs = {key: json.loads(text) for key, text in pairs("key, value_json", TRIAL_ATTRS.name).items()}
         fixed = pairs("key, value_json", TRIAL_SYSTEM_ATTRS.name).get("fixed_params")
@@ -180,23 +180,23 @@ WRITES: dict[str, Callable[[Storage, int], object]] = {
     "its end": lambda storage, trial_id: storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0]),
 }
 
-ANYBODY = st.runner().flatmap(lambda machine: st.sampled_from(sorted(machine.workers)))
+ANY_TOKEN = st.runner().flatmap(lambda machine: st.sampled_from(sorted(machine.workers)))
 BUSY = st.runner().flatmap(lambda machine: st.sampled_from(machine.busy()))
 LIVING = st.runner().flatmap(lambda machine: st.sampled_from(machine.living()))
 PLACES = st.sampled_from(["here", "pid taken by another", "another boot", "elsewhere"])
-#: Less than the pause between two renewals, as long, a little longer, and a closed lid.
+#: A suspended machine, exactly one renewal interval, less than that, and a little more.
 GAPS_S = st.sampled_from([3600.0, 10.0, 1.0, 13.0])
 STEPS = st.integers(1, 3)
 SCORES = st.sampled_from([0.25, 0.5, 0.75])
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Does anything in any order, and holds a model of what must come of it."""
+    """Executes events in any order, and compares the database with a model."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, shared: SharedDatabase) -> None:
         super().__init__()
-        self.desk = desk
-        self.study: StoredStudy = stored_study.open_or_create(desk.storage, SPEC, name="tried", data=DATA)
+        self.shared = shared
+        self.study: StoredStudy = stored_study.open_or_create(shared.storage, SPEC, name="tried", data=DATA)
         self.budget = SPEC.budget.trials
         self.trials: dict[int, Trial] = {}
         self.deaths: dict[int, int] = {}
@@ -204,14 +204,14 @@ class LeaseMachine(RuleBasedStateMachine):
         self.watchers = [Watcher(0.0), Watcher(1e6)]
         self.now = 0.0
         self.frozen: Rows = {}
-        self.others = desk.rows()
+        self.others = shared.rows()
 
     def teardown(self) -> None:
         for worker in self.workers.values():
             worker.die()
-        self.desk.storage.delete_study(self.study.id)
+        self.shared.storage.delete_study(self.study.id)
 
-    # -- workers come and go --------------------------------------------------------------------------------
+    # -- workers start and die --------------------------------------------------------------------------------
 
     @initialize(places=st.lists(PLACES, min_size=3, max_size=3), busy=st.integers(0, 3))
     def begins(self, places: list[str], busy: int) -> None:
@@ -227,7 +227,7 @@ class LeaseMachine(RuleBasedStateMachine):
         owner = this_process(token)
         process = None
         if place == "here":
-            process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)  # ends with us, whatever becomes of us
+            process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)  # ends with this process, however that ends
             owner = replace(owner, pid=process.pid, started=start_time(process.pid) or 0.0)
         if place == "pid taken by another":
             owner = replace(owner, started=owner.started - 3600)
@@ -243,12 +243,12 @@ class LeaseMachine(RuleBasedStateMachine):
     def dies(self, token: str) -> None:
         self.workers[token].die()
 
-        for watcher in self.watchers:  # its own pool looks after it by other means
-            self._look(watcher, after=1, own={token})
+        for watcher in self.watchers:  # its own pool notices its death by other means
+            self._check_leases(watcher, after=1, own={token})
 
-    # -- what a worker does, dead ones included: its last words may arrive late ----------------------------------
+    # -- actions of a worker, dead ones included, since their last writes may arrive late --------------------------
 
-    @rule(token=ANYBODY)
+    @rule(token=ANY_TOKEN)
     def claims(self, token: str) -> None:
         expected = self._take(token)
 
@@ -286,82 +286,82 @@ class LeaseMachine(RuleBasedStateMachine):
             self.claims(token)
 
     @precondition(lambda self: self.trials)
-    @rule(token=ANYBODY, kind=st.sampled_from(sorted(WRITES)), data=st.data())
+    @rule(token=ANY_TOKEN, kind=st.sampled_from(sorted(WRITES)), data=st.data())
     def writes_to_what_it_does_not_own(self, token: str, kind: str, data: st.DataObject) -> None:
-        strange = [number for number, trial in self.trials.items() if trial.token != token]
-        if not strange:
+        foreign = [number for number, trial in self.trials.items() if trial.token != token]
+        if not foreign:
             return
-        trial_id = self._id(data.draw(st.sampled_from(strange)))
+        trial_id = self._id(data.draw(st.sampled_from(foreign)))
         storage = self._as(token)
-        before = self.desk.rows()
+        before = self.shared.rows()
 
         with pytest.raises(LeaseLostError):
             WRITES[kind](storage, trial_id)
 
-        assert self.desk.rows() == before
+        assert self.shared.rows() == before
 
     @precondition(lambda self: self.busy() and len(self.trials) > 1)
     @rule(token=BUSY, data=st.data())
     def writes_to_its_own_and_to_another_together(self, token: str, data: st.DataObject) -> None:
-        own = self._held(token)
-        other = data.draw(st.sampled_from([number for number in self.trials if number != own]))
+        held = self._held(token)
+        other = data.draw(st.sampled_from([number for number in self.trials if number != held]))
         storage = self._as(token)
-        before = self.desk.rows()
+        before = self.shared.rows()
 
         with pytest.raises(LeaseLostError):
-            complete(storage, [self._id(own), self._id(other)])
+            complete(storage, [self._id(held), self._id(other)])
 
-        assert self.desk.rows() == before
+        assert self.shared.rows() == before
 
-    # -- what a pool does -----------------------------------------------------------------------------------
+    # -- actions of a pool ----------------------------------------------------------------------------------
 
-    @rule(token=ANYBODY)
+    @rule(token=ANY_TOKEN)
     def stops(self, token: str) -> None:
         expected = self._numbers({token})
         for number in expected:
             trial = self.trials[number]
             self.trials[number] = replace(trial, state="WAITING", token=None, attempts=trial.attempts - 1)
 
-        assert leases.release(self.desk.storage, [token]) == expected
+        assert leases.release(self.shared.storage, [token]) == expected
 
-    @rule(token=ANYBODY, times=st.integers(1, DEATHS))
+    @rule(token=ANY_TOKEN, times=st.integers(1, DEATHS))
     def is_lost_and_claims_again(self, token: str, times: int) -> None:
         for _ in range(times):
             expected = self._numbers({token})
-            self._bury(expected)
+            self._expire(expected)
 
-            assert leases.expire_dead(self.desk.storage, token, "killed") == expected
+            assert leases.expire_dead(self.shared.storage, token, "killed") == expected
 
             self.claims(token)
 
-    @rule(watcher=st.integers(0, 1), times=st.integers(1, 5), renewed=st.lists(ANYBODY, max_size=2))
+    @rule(watcher=st.integers(0, 1), times=st.integers(1, 5), renewed=st.lists(ANY_TOKEN, max_size=2))
     def renews_and_looks_at_every_renewal(self, watcher: int, times: int, renewed: list[str]) -> None:
         for token in set(renewed) & set(self.busy()):
-            self._speaks(token)
-        leases.renew(self.desk.storage, renewed)
+            self._renews(token)
+        leases.renew(self.shared.storage, renewed)
 
-        gone = [self._look(self.watchers[watcher], after=TIMES.renewal_interval_s) for _ in range(times)]
+        gone = [self._check_leases(self.watchers[watcher], after=TIMES.renewal_interval_s) for _ in range(times)]
 
-        for token in sorted(set().union(*gone)):  # some only seemed to be gone, and wake up
+        for token in sorted(set().union(*gone)):  # some were only frozen, and claim again
             self.claims(token)
-        self._look(self.watchers[watcher], after=TIMES.renewal_interval_s)
+        self._check_leases(self.watchers[watcher], after=TIMES.renewal_interval_s)
 
-    @rule(watcher=st.integers(0, 1), gap=GAPS_S, own=st.sets(ANYBODY, max_size=3), in_vain=st.booleans())
+    @rule(watcher=st.integers(0, 1), gap=GAPS_S, own=st.sets(ANY_TOKEN, max_size=3), in_vain=st.booleans())
     def looks_after(self, watcher: int, gap: float, own: set[str], in_vain: bool) -> None:
-        self._look(self.watchers[watcher], after=1)
+        self._check_leases(self.watchers[watcher], after=1)
         if in_vain:
-            self._look_in_vain(self.watchers[watcher], after=gap)
+            self._check_leases_in_vain(self.watchers[watcher], after=gap)
 
-        self._look(self.watchers[watcher], after=gap, own=own)
+        self._check_leases(self.watchers[watcher], after=gap, own=own)
 
-    # -- what a person does ---------------------------------------------------------------------------------
+    # -- actions of a user ----------------------------------------------------------------------------------
 
     @precondition(lambda self: self.failed())
     @rule()
     def tries_the_failed_again(self) -> None:
         if self.busy():
             with pytest.raises(BusyError):
-                leases.retry_failed(self.desk.storage, self.study.id)
+                leases.retry_failed(self.shared.storage, self.study.id)
             return
         failed = self.failed()
         for number in failed:
@@ -369,41 +369,41 @@ class LeaseMachine(RuleBasedStateMachine):
             self.trials[number] = replace(self.trials[number], state="WAITING", attempts=0, has_reason=False)
             self.deaths[number] = 0
 
-        assert leases.retry_failed(self.desk.storage, self.study.id) == failed
+        assert leases.retry_failed(self.shared.storage, self.study.id) == failed
 
     @rule(trials=st.integers(0, 6))
     def sets_the_budget(self, trials: int) -> None:
         self.budget = max(trials, len(self.trials))
 
-        assert stored_study.set_trials(self.desk.storage, self.study, trials) == self.budget
+        assert stored_study.set_trials(self.shared.storage, self.study, trials) == self.budget
 
-    # -- what always holds ----------------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------------------
 
     @invariant()
-    def what_is_stored_is_what_the_model_says(self) -> None:
-        stored = self.desk.trials(self.study.id)
+    def the_database_agrees_with_the_model(self) -> None:
+        stored = self.shared.trials(self.study.id)
 
         assert {number: trial for number, (_, trial) in stored.items()} == self.trials
 
     @invariant()
     def budget_numbers_and_owners_are_in_order(self) -> None:
-        found = self.desk.trials(self.study.id)
-        stored = [trial for _, trial in found.values()]
-        with self.desk.storage.engine.connect() as connection:
+        numbered = self.shared.trials(self.study.id)
+        stored = [trial for _, trial in numbered.values()]
+        with self.shared.storage.engine.connect() as connection:
             budget = claims.budget(connection, self.study.id)
             claimable = claims.claimable(connection, self.study.id)
             holders = leases.lease_tokens(connection, self.study.id)
 
         assert budget == self.budget
         assert len(stored) <= budget
-        assert list(found) == list(range(len(stored)))
+        assert list(numbered) == list(range(len(stored)))
         assert claimable == budget - len(stored) + sum(trial.state == "WAITING" for trial in stored)
         assert all((trial.state == "RUNNING") == (trial.token is not None) for trial in stored)
         assert sorted(trial.token for trial in stored if trial.token is not None) == sorted(holders)
 
     @invariant()
     def nothing_changes_in_finished_trials_and_other_studies(self) -> None:
-        rows = self.desk.rows()
+        rows = self.shared.rows()
 
         assert {trial_id: rows[trial_id] for trial_id in self.others} == self.others
         assert {trial_id: rows[trial_id] for trial_id in self.frozen} == self.frozen
@@ -431,7 +431,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return number
 
     def _take(self, token: str) -> int | None:
-        """What the claim must be: what the owner holds, else what waits and is the first, else a new trial."""
+        """The number that a claim must return: the held trial, otherwise the first waiting one, otherwise a new one."""
         if held := self._numbers({token}):
             return held[0]
         waiting = [number for number, trial in self.trials.items() if trial.state == "WAITING"]
@@ -441,10 +441,10 @@ class LeaseMachine(RuleBasedStateMachine):
         fixed = QUEUE[number] if number < len(QUEUE) else None
         trial = self.trials.setdefault(number, Trial(fixed=fixed))
         self.trials[number] = replace(trial, state="RUNNING", token=token, attempts=trial.attempts + 1)
-        self._speaks(token)
+        self._renews(token)
         return number
 
-    def _bury(self, numbers: list[int]) -> None:
+    def _expire(self, numbers: list[int]) -> None:
         for number in numbers:
             trial = self.trials[number]
             self.deaths[number] = self.deaths.get(number, 0) + 1
@@ -453,54 +453,54 @@ class LeaseMachine(RuleBasedStateMachine):
             crashes = trial.crashes + 1
             self.trials[number] = replace(trial, state=state, token=None, crashes=crashes, has_reason=has_reason)
 
-    def _speaks(self, token: str) -> None:
-        self.workers[token].spoke_at = self.now
+    def _renews(self, token: str) -> None:
+        self.workers[token].renewed_at = self.now
         for watcher in self.watchers:
             watcher.silence.pop(token, None)
 
-    def _look(self, watcher: Watcher, *, after: float, own: Collection[str] = ()) -> set[str]:
+    def _check_leases(self, watcher: Watcher, *, after: float, own: Collection[str] = ()) -> set[str]:
         self.now += after
-        watcher.listen(self.now, set(self.busy()) - set(own))
+        watcher.observe(self.now, set(self.busy()) - set(own))
         gone = {token for token, silence in watcher.silence.items() if self._is_gone(token, silence)}
         expected = self._numbers(gone)
-        self._bury(expected)
+        self._expire(expected)
 
-        taken = watcher.watch.expire(self.desk.storage, self.study.id, but=own, now=watcher.zero + self.now)
+        taken = watcher.monitor.expire(self.shared.storage, self.study.id, but=own, now=watcher.zero + self.now)
 
         assert sorted(taken) == expected
         return gone
 
-    def _look_in_vain(self, watcher: Watcher, *, after: float) -> None:
+    def _check_leases_in_vain(self, watcher: Watcher, *, after: float) -> None:
         self.now += after
         with pytest.raises(DatabaseError):
-            watcher.watch.expire(self.desk.blind, self.study.id, now=watcher.zero + self.now)
+            watcher.monitor.expire(self.shared.broken, self.study.id, now=watcher.zero + self.now)
 
     def _is_gone(self, token: str, silence: float) -> bool:
         worker = self.workers[token]
         if worker.is_here and not worker.lives:
             return True
-        assert silence <= self.now - worker.spoke_at, "the model itself must not observe more silence than there was"
+        assert silence <= self.now - worker.renewed_at, "the model itself must not observe more silence than there was"
         return silence > TIMES.lease_timeout_s
 
     def _as(self, token: str) -> Storage:
-        """The storage as the process of this owner has it: its token is all that tells it apart."""
-        self.desk.storage.token = token
-        return self.desk.storage
+        """The storage as the process of this owner has it, with its token."""
+        self.shared.storage.token = token
+        return self.shared.storage
 
     def _id(self, number: int) -> int:
         which = f"study_id = {self.study.id} AND number = {number}"
-        return int(self.desk.ask(f"SELECT trial_id FROM trials WHERE {which}")[0][0])
+        return int(self.shared.query(f"SELECT trial_id FROM trials WHERE {which}")[0][0])
 
 
 def complete(storage: Storage, trial_ids: list[int]) -> None:
-    """Tell several trials in one transaction."""
+    """Complete several trials in one transaction."""
     with storage.batch():
         for trial_id in trial_ids:
             storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
 
 
 def fill(storage: Storage) -> None:
-    """A study with one trial of each kind."""
+    """Create a study with trials in several states."""
     stored = stored_study.open_or_create(storage, SPEC, name="beside it", data=DATA)
     for end in FINISHED:
         claim = claims.claim(storage, stored.id, this_process("neighbour"))
@@ -511,60 +511,61 @@ def fill(storage: Storage) -> None:
 
 
 @pytest.fixture
-def desk(request: pytest.FixtureRequest, url: str) -> Iterator[Desk]:
-    with databases(request, url) as (own, other):
-        storage = Storage(own, token="neighbour", create=True, retry_timeout_s=TIMES.retry_timeout_s)
+def shared(request: pytest.FixtureRequest, url: str) -> Iterator[SharedDatabase]:
+    with databases(request, url) as (main_url, broken_url):
+        storage = Storage(main_url, token="neighbour", create=True, retry_timeout_s=TIMES.retry_timeout_s)
         fill(storage)
-        blind = Storage(other, create=True, retry_timeout_s=TIMES.retry_timeout_s)
-        blind.write(lambda connection: LEASES.drop(connection))
-        bare = sa.create_engine(own, isolation_level="AUTOCOMMIT")
-        yield Desk(storage=storage, blind=blind, bare=bare)
-        for engine in (storage.engine, blind.engine, bare):
-            engine.dispose()
+        broken = Storage(broken_url, create=True, retry_timeout_s=TIMES.retry_timeout_s)
+        broken.write(lambda connection: LEASES.drop(connection))
+        engine = sa.create_engine(main_url, isolation_level="AUTOCOMMIT")
+        yield SharedDatabase(storage=storage, broken=broken, engine=engine)
+        for opened in (storage.engine, broken.engine, engine):
+            opened.dispose()
 
 
 @contextmanager
 def databases(request: pytest.FixtureRequest, url: str) -> Iterator[tuple[str, str]]:
-    """Two new ones; as files in memory where there is a file system of it: the machine writes thousands of times."""
+    """The URLs of two new databases; SQLite files lie in /dev/shm if possible: the test writes thousands of times."""
     if not url.startswith("sqlite"):
         server: Server = request.getfixturevalue("server")
         yield url, server.url(server.make_database()).render_as_string(hide_password=False)
         return
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield f"sqlite:///{folder}/studies.db", f"sqlite:///{folder}/blind.db"
+        yield f"sqlite:///{folder}/studies.db", f"sqlite:///{folder}/broken.db"
 
 
 @pytest.mark.timeout(900)  # when it fails, Hypothesis looks for a shorter way to fail, for up to five minutes
-def test_whatever_happens_in_whatever_order_the_lease_protocol_keeps_its_promises(desk: Desk) -> None:
-    machine = cast("type[LeaseMachine]", partial(LeaseMachine, desk))  # any function that makes a machine will do
+def test_the_lease_protocol_agrees_with_its_model_after_events_in_any_order(shared: SharedDatabase) -> None:
+    # Hypothesis accepts any function that makes a machine.
+    machine = cast("type[LeaseMachine]", partial(LeaseMachine, shared))
 
     run_state_machine_as_test(machine, settings=SETTINGS)
 
 
 @pytest.fixture
-def machine(desk: Desk) -> Iterator[LeaseMachine]:
-    """One to be driven by hand; it has one owner, elsewhere, that holds a trial."""
-    driven = LeaseMachine(desk)
+def machine(shared: SharedDatabase) -> Iterator[LeaseMachine]:
+    """A machine to be driven by hand; one owner, on another machine, holds a trial."""
+    driven = LeaseMachine(shared)
     driven.begins(["elsewhere", "here", "here"], busy=1)
     yield driven
     driven.teardown()
 
 
-def test_a_new_claim_of_an_owner_that_was_silent_is_a_sign_of_life(machine: LeaseMachine) -> None:
+def test_a_new_claim_of_a_silent_owner_renews_its_lease(machine: LeaseMachine) -> None:
     machine.renews_and_looks_at_every_renewal(watcher=0, times=5, renewed=[])
 
-    machine.what_is_stored_is_what_the_model_says()
+    machine.the_database_agrees_with_the_model()
     assert machine.busy() == ["0 elsewhere"]
 
 
-def test_a_watcher_that_slept_grants_an_owner_that_it_never_saw_one_lease_and_no_more(machine: LeaseMachine) -> None:
+def test_a_monitor_that_slept_grants_an_unseen_owner_exactly_one_lease(machine: LeaseMachine) -> None:
     watcher = machine.watchers[0]
-    machine._look(watcher, after=0, own={"0 elsewhere"})
-    machine._look(watcher, after=3600)
+    machine._check_leases(watcher, after=0, own={"0 elsewhere"})
+    machine._check_leases(watcher, after=3600)
 
     for _ in range(4):
-        machine._look(watcher, after=TIMES.renewal_interval_s)
+        machine._check_leases(watcher, after=TIMES.renewal_interval_s)
 
-    machine.what_is_stored_is_what_the_model_says()
+    machine.the_database_agrees_with_the_model()
     assert machine.busy() == []

@@ -1,4 +1,4 @@
-"""A process dies at a named point of a trial's or a run's life; the study ends as if nothing had happened."""
+"""A process dies at a named point of a trial or a run; the study ends with the same results as without the fault."""
 
 import functools
 import signal
@@ -12,17 +12,17 @@ import pytest
 from search.storage import ranking
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
-from tests.faults.injector.sitecustomize import Fault, environment, struck
+from tests.faults.injector.sitecustomize import Fault, environment, injected
 from tests.faults.invariants import check, finished
 from tests.harness import LONG, Harness, equal
 
-#: Learns nothing, and so is behind every other.
+#: A learning rate with which a trial learns nothing, and so ranks behind every other trial.
 IDLE = 1e-9
 RATES = {"low": IDLE, "high": 0.1, "log": True}
 
 
 def pruned_by(pruner: str, *, good: int, idle: int) -> dict[str, Any]:
-    """A study in which this pruner stops the first of the idle trials that it may stop."""
+    """A study in which `pruner` stops the first idle trial that it is allowed to stop."""
     return {
         "points": [{"learning_rate": 0.05}] * good + [{"learning_rate": IDLE}] * idle,
         "search": {"pruner": pruner},
@@ -31,7 +31,7 @@ def pruned_by(pruner: str, *, good: int, idle: int) -> dict[str, Any]:
     }
 
 
-#: Everything that has a state of its own; TPE draws the last trial from what the others reported.
+#: Studies with every component that has state; TPE draws the last trial from the reports of the others.
 STUDIES: dict[str, dict[str, Any]] = {
     "plain": {
         "space": LONG["space"] | {"learning_rate": RATES},
@@ -46,36 +46,36 @@ STUDIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """A named point: what strikes there, and what it leaves in the end."""
+    """A named point: the faults injected there, and their traces at the end."""
 
     faults: tuple[Fault, ...]
     study: str = "plain"
     codes: tuple[int, ...] = (0,)
-    """How the commands end that are struck, one after the other; an undisturbed one follows if the last is not 0."""
+    """Exit codes of the successive commands with faults; a command without faults follows if the last is not 0."""
     hit: Mapping[int, int] | None = field(default_factory=dict)
-    """The trials that a dead process cost an attempt, and how many attempts they took. None: it may be any or none."""
+    """By number: attempts of the trials that lost an attempt to a dead process. None: any trial, or none."""
 
 
 def worker(function: str, moment: str = "after", nth: int = 1, **changes: Any) -> Fault:
-    return Fault(who="worker", function=f"search.{function}", moment=moment, nth=nth, **changes)
+    return Fault(process="worker", function=f"search.{function}", moment=moment, nth=nth, **changes)
 
 
 def launcher(function: str, moment: str = "after", nth: int = 1, **changes: Any) -> Fault:
-    return Fault(who="launcher", function=f"search.{function}", moment=moment, nth=nth, **changes)
+    return Fault(process="launcher", function=f"search.{function}", moment=moment, nth=nth, **changes)
 
 
 DEAD = -signal.SIGKILL
 
 
-def everybody(
+def all_processes(
     function: str, moment: str, nth: int = 1, *, study: str = "plain", hit: Mapping[int, int], **changes: Any
 ) -> Point:
-    """The launcher is killed when its worker is there, and the worker dies of it where it stands."""
+    """Kill the launcher when its worker reaches the point; the worker then dies at that point."""
     fault = worker(function, moment, nth, to="launcher", pause_s=30.0, **changes)
     return Point(faults=(fault,), study=study, codes=(DEAD,), hit=hit)
 
 
-#: Where a worker dies. A trial of the study "plain" has three steps, so the fifth checkpoint is trial 1's second one.
+#: Points at which a worker dies. A trial of the study "plain" has three steps: checkpoint 5 is the second of trial 1.
 WORKER: dict[str, Point] = {
     "in the claim's transaction": Point(faults=(worker("storage.claims:claim", "commit", 2),)),
     "after the claim": Point(faults=(worker("storage.claims:claim", "after", 2),), hit={1: 2}),
@@ -110,7 +110,7 @@ TRAINING = worker(
     "trial.search_training:SearchTraining._end_step", "before", 5, signal="SIGTERM", to="launcher", pause_s=1.0
 )
 CLAIMED = worker("storage.claims:claim", "after", 2)
-#: Where a launcher dies, or is told to stop and somebody dies of it.
+#: Points at which a launcher dies, or gets a signal to stop and a process dies during the stop.
 LAUNCHER: dict[str, Point] = {
     "between the study's row and its attributes": Point(
         faults=(launcher("storage.rdb:Storage.create_new_study"),), codes=(DEAD,)
@@ -144,34 +144,34 @@ LAUNCHER: dict[str, Point] = {
         faults=(TRAINING, worker("storage.leases:release", "commit")), codes=(128 + signal.SIGTERM,)
     ),
 }
-#: Where everybody dies, so that the invariants are checked of what is left there.
-EVERYBODY: dict[str, Point] = {
-    "before a checkpoint is renamed": everybody("artifacts.checkpoint:save", "os.rename", 5, hit={1: 2}),
-    "between checkpoint and report": everybody("artifacts.checkpoint:save", "after", 5, hit={1: 2}),
-    "after the report": everybody("trial.search_training:SearchTraining._record", "after", 5, hit={1: 2}),
-    "between the decision of asha and tell": everybody(
+#: Points at which all processes die; the invariants are checked for the state they leave.
+ALL_PROCESSES: dict[str, Point] = {
+    "before a checkpoint is renamed": all_processes("artifacts.checkpoint:save", "os.rename", 5, hit={1: 2}),
+    "between checkpoint and report": all_processes("artifacts.checkpoint:save", "after", 5, hit={1: 2}),
+    "after the report": all_processes("trial.search_training:SearchTraining._record", "after", 5, hit={1: 2}),
+    "between the decision of asha and tell": all_processes(
         "trial.search_training:SearchTraining._record", "after", if_true=True, study="asha", hit={1: 2}
     ),
-    "in the transaction of the decision of median": everybody(
+    "in the transaction of the decision of median": all_processes(
         "trial.recorder:TrialRecorder.ask_optuna", "commit", 9, study="median", hit={5: 2}
     ),
-    "in tell's transaction": everybody("trial.loop:tell", "commit", 2, hit={1: 2}),
+    "in tell's transaction": all_processes("trial.loop:tell", "commit", 2, hit={1: 2}),
 }
 POINTS = (
-    {f"everybody {name}": point for name, point in EVERYBODY.items()}
+    {f"all processes {name}": point for name, point in ALL_PROCESSES.items()}
     | {f"worker {name}": point for name, point in WORKER.items()}
     | {f"launcher {name}": point for name, point in LAUNCHER.items()}
 )
 
 
-def story(trial: TrialRecord) -> tuple[Any, ...]:
-    """What a trial has in common with its undisturbed twin: all but times and attempts."""
+def result(trial: TrialRecord) -> tuple[Any, ...]:
+    """The fields in which a trial equals its undisturbed twin: all but times and attempts."""
     return trial.number, trial.state, trial.params, trial.curve, trial.values, trial.seed, trial.reason
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[[str], Harness]:
-    """The place in which a study was run without any disturbance."""
+    """Returns, by name of a study, the harness in which it has been run without a fault."""
 
     @functools.cache
     def run(study: str) -> Harness:
@@ -185,34 +185,34 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: P
 
 
 @pytest.mark.parametrize("name", list(POINTS))
-def test_whoever_dies_wherever_the_study_ends_as_if_nothing_had_happened(
+def test_a_study_ends_with_the_same_results_after_a_death_at_a_named_point(
     harness: Harness, undisturbed: Callable[[str], Harness], name: str
 ) -> None:
     point = POINTS[name]
-    whole = undisturbed(point.study)
+    expected = undisturbed(point.study)
 
-    run_to_its_end(harness, point)
+    run_to_end(harness, point)
 
-    assert struck(harness.folder) == len(point.faults), "not every fault has struck"
-    assert [story(trial) for trial in harness.trials()] == [story(trial) for trial in whole.trials()]
+    assert injected(harness.folder) == len(point.faults), "not every fault was injected"
+    assert [result(trial) for trial in harness.trials()] == [result(trial) for trial in expected.trials()]
     hit = {trial.number: trial.attempts for trial in harness.trials() if trial.attempts != 1}
     assert point.hit in (hit, None)
     best = ranking.best(open_reader(harness.url), "s").trials[0].number
-    assert equal(harness.trained(best), whole.trained(best))
+    assert equal(harness.trained(best), expected.trained(best))
 
 
-def test_a_study_with_a_pruner_has_a_trial_that_is_pruned(undisturbed: Callable[[str], Harness]) -> None:
-    """Else the points between a decision and what follows would be of nothing."""
+def test_every_study_with_a_pruner_has_a_pruned_trial(undisturbed: Callable[[str], Harness]) -> None:
+    """Without one, no process would reach the points after a decision to prune."""
     for study in ("asha", "median", "hyperband"):
         assert "PRUNED" in {trial.state for trial in undisturbed(study).trials()}
 
 
-def run_to_its_end(harness: Harness, point: Point) -> None:
-    """Run a study that is struck at a point until it is over; all invariants hold after every command."""
+def run_to_end(harness: Harness, point: Point) -> None:
+    """Run a study with faults at a point until it is over; all invariants hold after every command."""
     words = ("run", harness.write(**STUDIES[point.study]), "--workers", "1")
     before: dict[int, str] = {}
     for code in point.codes:
-        struck_run(harness, words, point, code)
+        run_with_faults(harness, words, point, code)
         check(harness, before=before, over=code == 0, ended=code >= 0)
         before = finished(harness.url)
     if point.codes[-1] != 0:
@@ -221,7 +221,7 @@ def run_to_its_end(harness: Harness, point: Point) -> None:
         check(harness, before=before, over=True)
 
 
-def struck_run(harness: Harness, words: Sequence[str], point: Point, code: int) -> None:
+def run_with_faults(harness: Harness, words: Sequence[str], point: Point, code: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(point.faults, harness.folder).items():
             patch.setenv(name, value)
@@ -232,6 +232,6 @@ def struck_run(harness: Harness, words: Sequence[str], point: Point, code: int) 
         run.sweep()
     assert answer.code == code, answer.err
     last = point.faults[-1]
-    if (last.who, last.moment) == ("launcher", "commit") and struck(harness.folder) == len(point.faults):
+    if (last.process, last.moment) == ("launcher", "commit") and injected(harness.folder) == len(point.faults):
         journal = Path(f"{sqlite_path(harness.url)}-journal")
         assert journal.read_bytes()[:1] != b"\0", "nothing was written before the COMMIT"

@@ -1,4 +1,4 @@
-"""Somebody is killed at a random moment, again and again; then the study is run to its end."""
+"""Processes are killed at random moments, several times; then the study is run to its end."""
 
 import os
 import random
@@ -14,10 +14,10 @@ from tests.faults.invariants import check, finished
 from tests.harness import Harness, Launcher, wait_until
 
 KILLS = 6
-#: The latest moment of a kill, in seconds after somebody was seen at work.
+#: The latest moment of a kill, in seconds after a worker was seen with a trial.
 LATEST_S = 1.5
-VICTIMS = ("a worker", "the launcher", "everybody")
-#: Six trials of some seconds, so that there is still somebody to kill at the last kill.
+VICTIMS = ("a worker", "the launcher", "all processes")
+#: Six trials of some seconds each: long enough for a worker to run at the last kill.
 STUDY: dict[str, Any] = {
     "budget": {"trials": 6, "epochs": 40, "steps_per_epoch": 3},
     "space": {"dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau"},
@@ -26,7 +26,7 @@ STUDY: dict[str, Any] = {
 
 @pytest.mark.parametrize("seed", [1])
 def test_kills_at_random_moments_break_no_invariant(harness: Harness, seed: int) -> None:
-    choose = random.Random(seed)
+    rng = random.Random(seed)
     words = ("run", harness.write(**STUDY), "--workers", "2")
     before: dict[int, str] = {}
     kills = 0
@@ -34,7 +34,7 @@ def test_kills_at_random_moments_break_no_invariant(harness: Harness, seed: int)
     while kills < KILLS:
         launcher = harness.start(*words)
         try:
-            kills += disturb(harness, launcher, choose, KILLS - kills)
+            kills += disturb(harness, launcher, rng, KILLS - kills)
             code = launcher.end().code
         finally:
             launcher.sweep()
@@ -50,33 +50,33 @@ def test_kills_at_random_moments_break_no_invariant(harness: Harness, seed: int)
     check(harness, before=before, over=True)
 
 
-def disturb(harness: Harness, launcher: Launcher, choose: random.Random, most: int) -> int:
-    """Kill up to so many times, until the launcher is the victim or has ended; how many times it was."""
-    for count in range(1, most + 1):
+def disturb(harness: Harness, launcher: Launcher, rng: random.Random, limit: int) -> int:
+    """Kill up to `limit` times, until the launcher is the victim or has ended; returns the number of kills."""
+    for count in range(1, limit + 1):
         wait_until(lambda: living(harness) or launcher.process.poll() is not None)
         if launcher.process.poll() is not None:
             return count - 1
-        victim, moment = choose.choice(VICTIMS), choose.uniform(0.0, LATEST_S)
-        print(f"{victim}, {moment:.3f} s after somebody was seen at work")
-        time.sleep(moment)  # the moment shall be random, so there is no condition to wait for
-        for pid in victims(harness, launcher, victim, choose):
+        victim, moment = rng.choice(VICTIMS), rng.uniform(0.0, LATEST_S)
+        print(f"{victim}, {moment:.3f} s after a worker was seen with a trial")
+        time.sleep(moment)  # the moment is random: there is no condition to wait for
+        for pid in victims(harness, launcher, victim, rng):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if victim != "a worker":
             return count
-    return most
+    return limit
 
 
-def victims(harness: Harness, launcher: Launcher, victim: str, choose: random.Random) -> list[int]:
+def victims(harness: Harness, launcher: Launcher, victim: str, rng: random.Random) -> list[int]:
     if victim == "a worker":
-        return [choose.choice(found)] if (found := living(harness)) else []
+        return [rng.choice(pids)] if (pids := living(harness)) else []
     if victim == "the launcher":
         return [launcher.process.pid]
     return [process.pid for process in launcher.family()]
 
 
 def living(harness: Harness) -> list[int]:
-    """The processes that work on a trial, without those that are dead and not missed yet."""
+    """The living processes that hold a trial; dead ones hold theirs until their launcher notices."""
     if not harness.dirs.study("s").exists():
         return []
     return [pid for pid in harness.workers() if start_time(pid) is not None]

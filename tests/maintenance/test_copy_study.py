@@ -1,4 +1,4 @@
-"""A study is copied into another database whole, or not at all."""
+"""A study is copied into another database completely or not at all."""
 
 import shutil
 import signal
@@ -19,13 +19,13 @@ SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}
 
 @pytest.fixture
 def ended(harness: Harness) -> Harness:
-    """A search with complete and pruned trials, and a verdict on it."""
+    """A search with complete and pruned trials and its final training."""
     file = harness.write(budget={"trials": 6, "epochs": 2}, search=SEARCH, final={"epochs": 1})
     assert harness.run("run", file, "--workers", "1").code == 0
     return harness
 
 
-def test_the_original_can_be_deleted_and_the_copy_keeps_files_and_far_checkpoints(harness: Harness) -> None:
+def test_a_copy_keeps_files_and_remote_checkpoints_when_the_original_is_deleted(harness: Harness) -> None:
     store = harness.folder / "store"
     harness.run(
         "run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}"
@@ -33,17 +33,17 @@ def test_the_original_can_be_deleted_and_the_copy_keeps_files_and_far_checkpoint
     other = f"sqlite:///{harness.dirs.root / 'copies.db'}"
 
     copied = harness.run("copy-study", "s", "--to", other)
-    both = {path.parent.parent.name for path in store.rglob("*.ckpt")}
+    remote_folders = {path.parent.parent.name for path in store.rglob("*.ckpt")}
     deleted = harness.run("delete", "s", "--yes")
     kept = harness.run("export", "s", "--to", str(harness.folder / "out"), "--storage", other)
 
     assert (copied.code, deleted.code, kept.code) == (0, 0, 0), deleted.err
     assert f"`convsearch delete s --storage {harness.url}` removes the original" in copied.out
-    assert len(both) == 2  # each has its own, as each may go on
+    assert len(remote_folders) == 2  # original and copy have their own, because each may resume
     assert len(list(store.rglob("*.ckpt"))) == 1
 
 
-def test_a_copy_without_its_far_checkpoints_is_told_so(harness: Harness) -> None:
+def test_a_copy_without_its_remote_checkpoints_prints_a_warning(harness: Harness) -> None:
     store = harness.folder / "store"
     harness.run(
         "run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1", "--set", f"checkpoints={store}"
@@ -57,7 +57,7 @@ def test_a_copy_without_its_far_checkpoints_is_told_so(harness: Harness) -> None
     assert f"the copy has no checkpoints of 's' in {store}, but those on this disk: NotADirectoryError" in copied.err
 
 
-def test_a_study_whose_launcher_was_killed_is_copied(harness: Harness) -> None:
+def test_a_study_whose_launcher_was_killed_can_be_copied(harness: Harness) -> None:
     killed = harness.start("run", harness.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
     killed.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 1)
     killed.sweep()
@@ -67,7 +67,7 @@ def test_a_study_whose_launcher_was_killed_is_copied(harness: Harness) -> None:
     assert answer.code == 0, answer.err
 
 
-def test_every_answer_is_the_same_in_the_other_database(ended: Harness) -> None:
+def test_all_queries_give_the_same_answers_on_the_copy(ended: Harness) -> None:
     other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
 
     answer = ended.run("copy-study", "s", "--to", other, "--json")
@@ -76,11 +76,11 @@ def test_every_answer_is_the_same_in_the_other_database(ended: Harness) -> None:
     for name in ("s", "s.final"):
         assert queries.study(open_reader(other), name) == queries.study(open_reader(ended.url), name)
         assert queries.trials(open_reader(other), name) == queries.trials(open_reader(ended.url), name)
-    told = [ended.run("report", "s", "--markdown", *more).out for more in ((), ("--storage", other))]
-    assert told[0] == told[1]
+    reports = [ended.run("report", "s", "--markdown", *flags).out for flags in ((), ("--storage", other))]
+    assert reports[0] == reports[1]
 
 
-def test_a_copy_goes_on_where_the_original_was(harness: Harness) -> None:
+def test_a_copy_resumes_where_the_original_stopped(harness: Harness) -> None:
     stopped = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
     stopped.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 6)
     assert harness.run("stop", "s").code == 0
@@ -123,36 +123,34 @@ def test_a_study_of_plain_optuna_keeps_every_field(harness: Harness) -> None:
     copy = optuna.load_study(study_name="a/b", storage=other)
     assert copy.directions == plain.directions
     assert copy.user_attrs == plain.user_attrs
-    assert [repr(trial) for trial in renumbered(copy)] == [repr(trial) for trial in renumbered(plain)]
+    assert [repr(trial) for trial in without_ids(copy)] == [repr(trial) for trial in without_ids(plain)]
 
 
-def renumbered(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials of a study, without the numbers that its database gives them."""
+def without_ids(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study, without the ids that its database gives them."""
     trials = study.get_trials()
     for trial in trials:
         trial._trial_id = 0
     return trials
 
 
-def test_one_that_is_there_already_or_runs_is_refused_and_nothing_is_copied(ended: Harness) -> None:
+def test_copying_an_existing_running_or_unknown_study_is_refused(ended: Harness) -> None:
     other = f"sqlite:///{ended.folder / 'other' / 'copies.db'}"
     assert ended.run("copy-study", "s", "--to", other).code == 0
     with ended.dirs.running("s"):
         busy = ended.run("copy-study", "s", "--to", f"sqlite:///{ended.folder / 'third' / 'copies.db'}")
 
-    again, nobody = ended.run("copy-study", "s", "--to", other), ended.run("copy-study", "nobody", "--to", other)
+    again, unknown = ended.run("copy-study", "s", "--to", other), ended.run("copy-study", "nobody", "--to", other)
 
-    assert [busy.code, again.code, nobody.code] == [75, 2, 2]
+    assert [busy.code, again.code, unknown.code] == [75, 2, 2]
     assert "has a study 's' already" in again.err
     assert not (ended.folder / "third" / "s").exists()
 
 
-def test_a_field_that_comes_back_otherwise_leaves_nothing_behind(
-    ended: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_that_differs_from_the_original_is_rolled_back(ended: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     other = f"sqlite:///{ended.folder / 'copies.db'}"
     storage = Storage(other, create=True)
-    with storage.engine.begin() as connection:  # as a database that rounds
+    with storage.engine.begin() as connection:  # like a database that rounds
         connection.execute(
             sa.text("CREATE TRIGGER r AFTER INSERT ON trial_values BEGIN UPDATE trial_values SET value = 0.5; END")
         )

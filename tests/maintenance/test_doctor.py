@@ -1,4 +1,4 @@
-"""The checks of this machine, on what it is and on what it could be."""
+"""The checks of `doctor`, on this machine and on simulated conditions."""
 
 import json
 import os
@@ -22,12 +22,12 @@ def url_of(folder: Path) -> str:
     return f"sqlite:///{folder / 'studies.db'}"
 
 
-def test_a_machine_that_runs_these_tests_is_well_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    found = doctor.checks(url_of(tmp_path), cache=tmp_path / "cache", port=0)
+def test_this_machine_passes_all_checks_and_no_files_are_left_behind(tmp_path: Path) -> None:
+    checks = doctor.checks(url_of(tmp_path), cache=tmp_path / "cache", port=0)
 
-    assert not doctor.has_failures(found)
+    assert not doctor.has_failures(checks)
     assert list(tmp_path.iterdir()) == []
-    names = [check.name for check in found]
+    names = [check.name for check in checks]
     assert names == [
         *("python", "torch", "torchvision", "optuna", "optuna-dashboard", "sqlalchemy", "sqlite", "cores", "memory"),
         *("gpu", "home", "cache", "file system", "database", "journal", "port"),
@@ -35,17 +35,17 @@ def test_a_machine_that_runs_these_tests_is_well_and_nothing_is_left_behind(tmp_
 
 
 def test_the_answer_is_a_table_of_80_columns_and_json() -> None:
-    found = (Check("sqlite", Status.OK, "3.51.3"), Check("home", Status.BAD, "cannot be written; " * 10))
+    checks = (Check("sqlite", Status.OK, "3.51.3"), Check("home", Status.BAD, "cannot be written; " * 10))
 
-    shown = tables.to_text(doctor.checks_table(found), width=80)
-    answer = json.loads(tables.to_json(doctor.checks_json(found)))
+    shown = tables.to_text(doctor.checks_table(checks), width=80)
+    answer = json.loads(tables.to_json(doctor.checks_json(checks)))
 
     assert max(map(len, shown.splitlines())) <= 80
     assert (answer["schema"], answer["ok"]) == (1, False)
     assert answer["checks"][0] == {"name": "sqlite", "status": "ok", "text": "3.51.3"}
 
 
-def test_torch_is_not_loaded(tmp_path: Path) -> None:
+def test_doctor_loads_neither_torch_nor_optuna(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom search.maintenance import doctor\n"
         f"doctor.checks({url_of(tmp_path)!r}, cache=Path({str(tmp_path)!r}))\n"
@@ -87,7 +87,7 @@ def test_the_sqlite_versions_with_the_wal_bug_are_known(version: tuple[int, ...]
         ("WAL", SOUND, Status.WARN, "PRAGMA journal_mode=DELETE"),
     ],
 )
-def test_a_database_in_wal_mode_is_noticed(
+def test_a_database_in_wal_mode_is_a_warning(
     tmp_path: Path, mode: str, version: tuple[int, ...], status: Status, words: str
 ) -> None:
     file = tmp_path / "studies.db"
@@ -141,12 +141,12 @@ def test_a_network_file_system_is_a_warning(kind: str, status: Status) -> None:
     assert doctor.file_system_check(Path("/home/me"), kind).status is status
 
 
-def test_the_file_system_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path: Path) -> None:
+def test_a_missing_folder_has_the_file_system_of_its_parent(tmp_path: Path) -> None:
     assert doctor.file_system(tmp_path / "not" / "yet") == doctor.file_system(tmp_path)
     assert doctor.file_system(Path("/proc/self")) == "proc"
 
 
-def test_a_sound_database_is_read_whole(tmp_path: Path) -> None:
+def test_a_sound_database_passes(tmp_path: Path) -> None:
     optuna.create_study(study_name="s", storage=url_of(tmp_path))
 
     assert doctor.database_check(url_of(tmp_path)).text.endswith("studies.db is sound")
@@ -174,7 +174,7 @@ def test_a_file_that_is_no_database_is_bad(tmp_path: Path) -> None:
     assert doctor.database_check(url_of(tmp_path)).status is Status.BAD
 
 
-def test_a_port_in_use_is_a_warning_with_the_way_out() -> None:
+def test_a_port_in_use_is_a_warning_that_suggests_the_next_one() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

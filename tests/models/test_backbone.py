@@ -1,4 +1,4 @@
-"""Transfer learning: pretrained networks, as large as planned, frozen where they should be, from checked files."""
+"""Transfer learning: size, frozen stages and verified weight files of pretrained networks."""
 
 import hashlib
 import io
@@ -29,14 +29,14 @@ FROZEN_2 = ModelConfig(backbone="resnet18", tuned_stages=3, dense_layers=0)
 
 @pytest.fixture(scope="session")
 def state() -> dict[str, Any]:
-    """The state of a whole ResNet-18, as torchvision publishes it, but with weights of our own."""
+    """A complete state of a ResNet-18 in the form that torchvision publishes, with random weights."""
     torch.manual_seed(7)
     return dict(get_model("resnet18", weights=None).state_dict())
 
 
 @pytest.fixture
 def source(state: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where a weight file of torchvision's form can be fetched from; torch's cache is an empty folder."""
+    """The URL of a weight file in torchvision's form; torch's cache is an empty folder."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -60,13 +60,13 @@ def test_a_backbone_has_the_parameters_and_macs_of_its_plan(name: Any, side: int
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
 
 
-def begun(train: TrainConfig, state: dict[str, Any]) -> Training:
-    """A training of two batches, of a backbone whose first two stages are frozen."""
+def start_training(train: TrainConfig, state: dict[str, Any]) -> Training:
+    """A training of two batches; the first two stages of its backbone are frozen."""
     return start(FROZEN_2, train, image_size=32, classes=3, total_batches=2, seed=0, device="cpu", weights=state)
 
 
-def test_what_is_frozen_stays_bit_for_bit_and_all_else_moves(state: dict[str, Any]) -> None:
-    training = begun(TrainConfig(batch_size=8, learning_rate=0.1), state)
+def test_frozen_weights_stay_bit_for_bit_and_all_others_change(state: dict[str, Any]) -> None:
+    training = start_training(TrainConfig(batch_size=8, learning_rate=0.1), state)
     before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 3
 
@@ -82,7 +82,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_all_else_moves(state: dict[str, An
     assert "stages.4.1.bn2.running_mean" in moved
 
 
-def test_the_pretrained_weights_are_those_of_the_stages(state: dict[str, Any]) -> None:
+def test_the_stages_hold_the_pretrained_weights(state: dict[str, Any]) -> None:
     model = build(FROZEN_2, image_size=32, classes=3, weights=state)
 
     assert isinstance(model, PretrainedNetwork)
@@ -106,9 +106,9 @@ def test_weights_are_fetched_once_and_their_hash_is_checked(source: str, state: 
     path = fetch("resnet18", url=source)
     Path(source.removeprefix("file://")).unlink()
 
-    again = pretrained("resnet18", url=source)
+    weights = pretrained("resnet18", url=source)
 
-    assert torch.equal(again["conv1.weight"], state["conv1.weight"])
+    assert torch.equal(weights["conv1.weight"], state["conv1.weight"])
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -116,7 +116,7 @@ def test_weights_are_fetched_once_and_their_hash_is_checked(source: str, state: 
         pretrained("resnet18", url=source)
 
 
-def test_without_a_network_it_says_which_file_belongs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_names_the_file_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = "http://127.0.0.1:1/models/resnet18-f37072fd.pth"
 
@@ -140,14 +140,14 @@ def test_weights_of_another_network_are_refused(state: dict[str, Any]) -> None:
         ({"backbone": "vgg16_bn", "backbone_side": 16}, "but has 16; raise backbone_side"),
     ],
 )
-def test_what_no_backbone_can_have_is_refused(changes: dict[str, Any], complaint: str) -> None:
+def test_a_configuration_that_no_backbone_supports_is_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(Impossible, match=complaint):
         plan(ModelConfig(**{"backbone": "resnet18"} | changes), image_size=24, classes=3)
 
 
-def test_muon_would_undo_pretrained_filters(state: dict[str, Any]) -> None:
+def test_muon_is_refused_for_pretrained_filters(state: dict[str, Any]) -> None:
     with pytest.raises(Impossible, match="undoes pretrained ones"):
-        begun(TrainConfig(optimizer="muon"), state)
+        start_training(TrainConfig(optimizer="muon"), state)
 
 
 def test_a_download_that_is_cut_short_leaves_nothing_behind(source: str, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_download_that_is_cut_short_leaves_nothing_behind(source: str, tmp_pat
     assert not list((tmp_path / "torch" / "hub" / "checkpoints").iterdir())
 
 
-def test_a_single_image_is_too_small_a_batch() -> None:
+def test_a_batch_of_a_single_image_is_refused() -> None:
     with pytest.raises(Impossible, match="need more than one image"):
         check_batch_size(FROZEN_2, 1, image_size=32, classes=3)
 
@@ -178,22 +178,22 @@ def test_a_trial_is_trained_on_pretrained_weights(
 
     assert row.state == "COMPLETE"
     assert row.parameters == 11_176_512 + (512 + 1) * 4
-    kept = harness.trained()["model"]
-    assert torch.equal(kept["stages.0.0.weight"], state["conv1.weight"])
-    assert torch.equal(kept["stages.4.1.bn2.running_var"], state["layer4.1.bn2.running_var"])
+    stored = harness.trained()["model"]
+    assert torch.equal(stored["stages.0.0.weight"], state["conv1.weight"])
+    assert torch.equal(stored["stages.4.1.bn2.running_var"], state["layer4.1.bn2.running_var"])
 
 
-def test_enlarged_images_are_judged_fewer_at_once(harness: Harness) -> None:
+def test_enlarged_images_are_evaluated_in_smaller_batches(harness: Harness) -> None:
     worker_config = harness.create(
         budget={"trials": 1, "epochs": 1},
         space={"backbone": "resnet18", "backbone_side": 128, "batch_size": 32, "learning_rate": 0.01},
     )
-    place = runner.workplace(worker_config)
-    claim = claims.claim(place.storage, place.study.id, this_process(worker_config.token))
+    context = runner.workplace(worker_config)
+    claim = claims.claim(context.storage, context.study.id, this_process(worker_config.token))
     assert claim is not None
-    trial, values = recorder.draw(place, claim, recorder.open_trial(place, claim))
+    trial, values = recorder.draw(context, claim, recorder.open_trial(context, claim))
     run = TrialTraining(
-        context=place,
+        context=context,
         claim=claim,
         trial=trial,
         values=values,
@@ -202,10 +202,10 @@ def test_enlarged_images_are_judged_fewer_at_once(harness: Harness) -> None:
         on_batch=lambda: None,
     )
 
-    assert [len(labels) for _, labels in run.evaluation_batches(place.data.validation)] == [31, 31, 18]
+    assert [len(labels) for _, labels in run.evaluation_batches(context.data.validation)] == [31, 31, 18]
 
 
-def test_a_study_whose_weights_cannot_be_fetched_is_not_begun(
+def test_a_study_whose_weights_cannot_be_fetched_is_not_started(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -217,7 +217,7 @@ def test_a_study_whose_weights_cannot_be_fetched_is_not_begun(
     assert "put it into" in answer.err
 
 
-def test_without_backbones_a_space_is_drawn_in_the_order_it_always_was() -> None:
+def test_a_space_without_backbones_keeps_its_drawing_order() -> None:
     from search.spec import study_spec
     from search.spec.search_space import order
 

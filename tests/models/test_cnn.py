@@ -1,4 +1,4 @@
-"""The built network: what its plan says, in the order it promises."""
+"""The built network: its size and its order of layers follow its plan."""
 
 import math
 from typing import Any
@@ -38,14 +38,14 @@ CONFIGS = st.builds(
 
 
 def built(config: ModelConfig, **others: Any) -> CNN:
-    """A network of its own layers."""
+    """A network without a backbone."""
     model = build(config, **others)
     assert isinstance(model, CNN)
     return model
 
 
 def counted_macs(model: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates for one image, counted where they happen."""
+    """Multiply-accumulates for one image, counted in the forward pass of each layer."""
     total = 0
 
     def count(layer: nn.Module, _: object, out: Tensor) -> None:
@@ -107,20 +107,20 @@ def test_images_and_weights_stay_channels_last() -> None:
     )
 
 
-def test_the_norm_sees_the_pooled_image() -> None:
+def test_the_norm_gets_the_pooled_image() -> None:
     model = built(ModelConfig(conv_layers=1), image_size=16, classes=10)
-    seen: list[torch.Size] = []
+    shapes: list[torch.Size] = []
     block = model.convs[0]
     assert isinstance(block, ConvBlock)
-    block.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+    block.norm.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
 
     model(torch.randn(2, 3, 16, 16))
 
-    assert seen == [(2, 32, 8, 8)]
+    assert shapes == [(2, 32, 8, 8)]
 
 
 @pytest.mark.parametrize("pool_every", [pytest.param(8, id="identity"), pytest.param(2, id="pooled")])
-def test_the_way_around_is_added_before_the_activation(pool_every: int) -> None:
+def test_the_shortcut_is_added_before_the_activation(pool_every: int) -> None:
     config = ModelConfig(conv_layers=2, width=8, norm="none", residual=True, pool_every=pool_every)
     block = built(config, image_size=8, classes=10).convs[1]
     assert isinstance(block, ConvBlock)
@@ -129,11 +129,11 @@ def test_the_way_around_is_added_before_the_activation(pool_every: int) -> None:
 
     out = block(images)
 
-    around = images if pool_every == 8 else nn.functional.avg_pool2d(images, 2)
-    assert torch.equal(out, around.relu())
+    shortcut = images if pool_every == 8 else nn.functional.avg_pool2d(images, 2)
+    assert torch.equal(out, shortcut.relu())
 
 
-def test_a_projected_way_around_alone_carries_the_images_through() -> None:
+def test_a_projected_shortcut_alone_passes_the_images_on() -> None:
     config = ModelConfig(conv_layers=2, width=8, residual=True)
     model = built(config, image_size=8, classes=10)
     block = model.convs[1]
@@ -174,7 +174,7 @@ def test_dropout_in_convolutions_drops_whole_channels() -> None:
     assert set(zeros.unique().tolist()) == {0, 8 * 8}
 
 
-def test_first_weights_keep_the_variance_of_what_passes() -> None:
+def test_initial_weights_keep_the_variance_of_the_activations() -> None:
     model = built(ModelConfig(width=256, dense_units=512), image_size=16, classes=1000)
 
     for name, weight in model.named_parameters():
@@ -194,12 +194,12 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> Non
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_network_that_cannot_be_is_not_built() -> None:
+def test_an_impossible_network_is_not_built() -> None:
     with pytest.raises(Impossible, match="allows 3 poolings"):
         built(ModelConfig(conv_layers=4), image_size=8, classes=10)
 
 
-def test_a_fitted_stem_makes_the_pixels_of_patches_uncorrelated_and_of_one_size() -> None:
+def test_a_fitted_stem_decorrelates_patches_and_gives_them_unit_variance() -> None:
     torch.manual_seed(0)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(50, 3, 18, 18), 3, stride=1)
     stem = built(ModelConfig(stem="whiten"), image_size=16, classes=10, images=smooth).stem
@@ -213,7 +213,7 @@ def test_a_fitted_stem_makes_the_pixels_of_patches_uncorrelated_and_of_one_size(
     assert not stem.conv.weight.requires_grad
 
 
-def test_pooling_first_leaves_the_other_convolutions_of_a_stage_a_quarter_of_the_work() -> None:
+def test_pooling_first_halves_the_side_for_the_other_convolutions_of_a_stage() -> None:
     last, first = (
         plan(ModelConfig(conv_layers=4, pool_every=2, pool_first=which), image_size=32, classes=10)
         for which in (False, True)
@@ -224,7 +224,7 @@ def test_pooling_first_leaves_the_other_convolutions_of_a_stage_a_quarter_of_the
     assert [conv.out_channels for conv in last.convs] == [conv.out_channels for conv in first.convs]
 
 
-def test_a_dirac_convolution_hands_its_channels_on() -> None:
+def test_a_dirac_convolution_passes_its_channels_on() -> None:
     model = built(ModelConfig(init="dirac", width=32), image_size=16, classes=10)
     images = torch.randn(2, 32, 8, 8)
 
@@ -233,7 +233,7 @@ def test_a_dirac_convolution_hands_its_channels_on() -> None:
     torch.testing.assert_close(block.conv(images)[:, :32], images)
 
 
-def test_bfloat16_is_near_float32_and_what_comes_out_is_float32() -> None:
+def test_bfloat16_is_close_to_float32_and_the_output_is_float32() -> None:
     torch.manual_seed(0)
     model = built(ModelConfig(width=16), image_size=16, classes=10).eval()
     images = torch.randn(4, 3, 16, 16)

@@ -1,4 +1,4 @@
-"""Recorded updates: they leave no trace before they count, and do what they would do unrecorded."""
+"""Recorded updates: recording changes no state, and a replay does the same as the unrecorded update."""
 
 from contextlib import suppress
 from functools import partial
@@ -20,7 +20,7 @@ OPTIMIZERS = get_args(OptimizerName)
 
 
 class Learner:
-    """A network with dropout and batch norm, its optimizer, and its update; three classes."""
+    """A network of three classes with dropout and batch norm, its optimizer and its update."""
 
     def __init__(self, name: OptimizerName = "sgd", *, momentum: float = 0.9) -> None:
         torch.manual_seed(0)
@@ -40,7 +40,7 @@ class Learner:
         return GraphCache(self.model, self.optimizer, recorder)
 
     def weights(self) -> list[Tensor]:
-        """And the statistics, as they are now."""
+        """Copies of the current weights and batch statistics."""
         return [tensor.clone() for tensor in self.model.state_dict().values()]
 
     def state(self) -> list[Tensor]:
@@ -59,7 +59,7 @@ def same(ones: list[Tensor], others: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_is_unchanged_is_as_it_was_and_lies_where_it_lay(name: OptimizerName) -> None:
+def test_restore_after_restores_the_values_in_the_same_tensors(name: OptimizerName) -> None:
     learner = Learner(name)
     learner.update(*batch(0))
     weights, tensors = learner.weights(), learner.state()
@@ -73,14 +73,14 @@ def test_what_is_unchanged_is_as_it_was_and_lies_where_it_lay(name: OptimizerNam
     assert tensors
     assert same(learner.weights(), weights)
     assert same(learner.state(), values)
-    assert all(now is was for now, was in zip(learner.state(), tensors, strict=True))
+    assert all(after is before for after, before in zip(learner.state(), tensors, strict=True))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in learner.model.parameters())
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_that_was_warmed_up_begins_as_one_that_was_not(name: OptimizerName, momentum: float) -> None:
+def test_a_warmed_up_optimizer_starts_like_a_new_one(name: OptimizerName, momentum: float) -> None:
     warm = Learner(name, momentum=momentum)
     with restore_after(warm.model, warm.optimizer):
         for number in range(3):
@@ -97,7 +97,7 @@ def test_an_optimizer_that_was_warmed_up_begins_as_one_that_was_not(name: Optimi
     assert same(warm.state(), cold.state())
 
 
-def test_an_error_leaves_unchanged_what_is_unchanged() -> None:
+def test_restore_after_restores_the_values_after_an_error() -> None:
     learner = Learner("adam")
     weights, random = learner.weights(), torch.get_rng_state()
 
@@ -125,20 +125,20 @@ def test_each_shape_and_memory_format_is_recorded_once() -> None:
     assert recordings.fallback_reason is None
 
 
-def test_a_recorded_update_gives_the_loss_of_the_batch_and_keeps_its_hands_off_the_batch() -> None:
+def test_a_recorded_update_returns_the_loss_and_leaves_the_batch_unchanged() -> None:
     learner, plain = Learner(), Learner()
     random = torch.get_rng_state()
     recordings = learner.recordings(TapeRecorder())
-    given = [batch(number) for number in range(3)]
+    batches = [batch(number) for number in range(3)]
 
-    losses = [recordings.replay(learner.update, *each).item() for each in given]
+    losses = [recordings.replay(learner.update, *given).item() for given in batches]
 
     torch.set_rng_state(random)
     assert losses == [plain.update(*batch(number)).item() for number in range(3)]
-    assert all(torch.equal(images, batch(number)[0]) for number, (images, _) in enumerate(given))
+    assert all(torch.equal(images, batch(number)[0]) for number, (images, _) in enumerate(batches))
 
 
-def test_what_was_forgotten_is_recorded_anew() -> None:
+def test_a_forgotten_recording_is_made_again() -> None:
     learner, recorder = Learner(), TapeRecorder()
     recordings = learner.recordings(recorder)
 
@@ -150,14 +150,14 @@ def test_what_was_forgotten_is_recorded_anew() -> None:
 
 
 def after_three(update: Update, learner: Learner) -> list[Tensor]:
-    """The weights after three batches, with the same draws of dropout each time it is asked."""
+    """The weights after three batches, with the same dropout in each call."""
     torch.manual_seed(1)
     for number in range(3):
         update(*batch(number))
     return learner.weights()
 
 
-def test_an_update_that_cannot_be_recorded_is_done_all_the_same_and_the_reason_is_kept() -> None:
+def test_an_update_that_cannot_be_recorded_runs_anyway_and_the_reason_is_kept() -> None:
     learner, plain = Learner(), Learner()
     recorder = RefusingRecorder(RuntimeError("no such kernel"))
     recordings = learner.recordings(recorder)
@@ -169,21 +169,21 @@ def test_an_update_that_cannot_be_recorded_is_done_all_the_same_and_the_reason_i
     assert same(weights, after_three(plain.update, plain))
 
 
-def test_a_capture_ends_where_python_looks_at_a_value() -> None:
+def test_a_capture_fails_if_python_reads_a_value() -> None:
     learner = Learner()
 
-    def curious(images: Tensor, labels: Tensor) -> Tensor:
+    def reads_a_value(images: Tensor, labels: Tensor) -> Tensor:
         assert learner.update(images, labels).item() < 100
         return images.mean()
 
     recordings = learner.recordings(TapeRecorder())
-    recordings.replay(curious, *batch(0))
+    recordings.replay(reads_a_value, *batch(0))
 
     assert recordings.fallback_reason == "RuntimeError: operation not permitted when a tape is recording"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("so"), KeyboardInterrupt("so"), ValueError("so")], ids=repr)
-def test_what_is_no_error_of_recording_is_raised_though_the_end_of_the_capture_hides_it(error: BaseException) -> None:
+def test_an_error_that_the_end_of_the_capture_hides_is_raised(error: BaseException) -> None:
     learner = Learner()
     weights = learner.weights()
     recordings = learner.recordings(RefusingRecorder(error))

@@ -1,4 +1,4 @@
-"""What configurations are allowed, and how large they say they are."""
+"""Valid configurations, and the size of their networks."""
 
 import subprocess
 import sys
@@ -61,7 +61,7 @@ def test_a_configuration_cannot_be_changed(config: BaseModel, key: str) -> None:
 
 
 @pytest.mark.parametrize("config", [ModelConfig, TrainConfig])
-def test_every_key_says_what_it_means(config: type[BaseModel]) -> None:
+def test_every_key_has_a_description(config: type[BaseModel]) -> None:
     undocumented = [key for key, field in config.model_fields.items() if not field.description]
 
     assert undocumented == []
@@ -97,7 +97,7 @@ def test_an_odd_side_is_halved_downwards() -> None:
     assert [conv.side_out for conv in convs] == [13, 6, 3]
 
 
-def test_the_way_around_is_pooled_and_projected_where_the_block_is() -> None:
+def test_the_shortcut_is_pooled_and_projected_where_the_block_is() -> None:
     config = ModelConfig(conv_layers=6, growth=2.0, pool_every=3, residual=True)
 
     growing = plan(config, image_size=32, classes=10).convs
@@ -107,19 +107,19 @@ def test_the_way_around_is_pooled_and_projected_where_the_block_is() -> None:
     assert [conv.skip for conv in level] == ["none", "pool", "identity", "pool", "identity", "pool"]
 
 
-def test_a_way_around_that_is_pooled_and_widened_at_once_is_projected_after_the_pooling() -> None:
+def test_a_pooled_and_widened_shortcut_is_projected_after_the_pooling() -> None:
     convs = plan(ModelConfig(residual=True), image_size=32, classes=10).convs
 
     assert [conv.skip for conv in convs] == ["none", "pool_project", "pool_project"]
 
 
-def test_a_flatten_head_hands_on_every_pixel() -> None:
+def test_a_flatten_head_passes_every_pixel_on() -> None:
     config = ModelConfig(head="flatten", dense_layers=2, dense_units=50)
 
     assert plan(config, image_size=32, classes=7).dense == ((128 * 16, 50), (50, 50), (50, 7))
 
 
-def test_more_poolings_than_the_image_allows_are_impossible_and_the_numbers_are_named() -> None:
+def test_too_many_poolings_are_impossible_and_the_numbers_are_named() -> None:
     config = ModelConfig(conv_layers=6, pool_every=1)
 
     with pytest.raises(Impossible) as caught:
@@ -146,7 +146,7 @@ def test_exactly_the_networks_that_halve_too_often_are_impossible(
             plan(config, image_size=image_size, classes=10)
 
 
-def test_a_network_larger_than_any_machine_is_impossible_and_its_size_is_named() -> None:
+def test_a_network_of_too_many_parameters_is_impossible_and_its_size_is_named() -> None:
     config = ModelConfig(width=1024, head="flatten", pool_every=8, dense_units=4096)
 
     with pytest.raises(Impossible, match=r"at most 1,000,000,000 parameters, but width 1024, .* make 17,198,822,410;"):

@@ -27,7 +27,7 @@ def set_gradients(model: nn.Module, seed: int) -> None:
 
 
 def changed_without_gradient(model: nn.Module, config: TrainConfig) -> dict[str, Tensor]:
-    """The ratio after / before of each parameter, all of them 1 before, over one update with zero gradients."""
+    """The ratio after / before of each parameter over one update with zero gradients; each parameter is 1 before."""
     for parameter in model.parameters():
         nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
@@ -40,7 +40,7 @@ def changed_without_gradient(model: nn.Module, config: TrainConfig) -> dict[str,
 def test_weight_decay_reaches_the_weights_of_layers_and_nothing_else(optimizer: str, norm: str) -> None:
     config = TrainConfig.model_validate({"optimizer": optimizer, "learning_rate": 0.5, "weight_decay": 0.25})
     model = small(norm=norm, residual=True)
-    # The momentum of Nesterov sgd adds nine tenths of the first gradient to it.
+    # Nesterov momentum adds nine tenths of the first gradient to it.
     shrunk = 1 - 0.5 * 0.25 * (1.9 if optimizer == "sgd" else 1.0)
 
     after = changed_without_gradient(model, config)
@@ -50,7 +50,7 @@ def test_weight_decay_reaches_the_weights_of_layers_and_nothing_else(optimizer: 
     assert all(torch.allclose(after[name], torch.tensor(shrunk)) for name in layers)
 
 
-def test_decay_norms_takes_in_norms_and_biases() -> None:
+def test_decay_norms_decays_norms_and_biases_too() -> None:
     config = TrainConfig(optimizer="adamw", learning_rate=0.5, weight_decay=0.25, decay_norms=True)
 
     after = changed_without_gradient(small(residual=True), config)
@@ -68,12 +68,12 @@ def test_every_parameter_belongs_to_the_optimizer_once(optimizer: OptimizerName)
     assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
 
 
-TORCHS = tuple(name for name in get_args(OptimizerName) if name != "muon")
-"""Torch's own Muon takes matrices only."""
+TORCH_NAMES = tuple(name for name in get_args(OptimizerName) if name != "muon")
+"""Optimizers of torch that accept all parameters; torch's Muon accepts matrices only."""
 
 
 def reference(model: nn.Module, name: OptimizerName) -> optim.Optimizer:
-    """Torch's own, one parameter at a time, nothing fused."""
+    """The optimizer of torch, one parameter at a time and not fused."""
     if name == "sgd":
         return optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1, fused=False)
     if name == "rmsprop":
@@ -82,8 +82,8 @@ def reference(model: nn.Module, name: OptimizerName) -> optim.Optimizer:
     return kind(model.parameters(), lr=0.01, weight_decay=0.1, fused=False, foreach=False)
 
 
-@pytest.mark.parametrize("name", TORCHS)
-def test_the_fused_update_of_channels_last_weights_is_torchs_plain_update(name: OptimizerName) -> None:
+@pytest.mark.parametrize("name", TORCH_NAMES)
+def test_the_fused_update_of_channels_last_weights_equals_torchs_plain_update(name: OptimizerName) -> None:
     config = TrainConfig(optimizer=name, learning_rate=0.01, momentum=0.9, weight_decay=0.1, decay_norms=True)
     ours, theirs = small(), small().to(memory_format=torch.contiguous_format)
     our_optimizer, their_optimizer = make_optimizer(ours, config), reference(theirs, name)
@@ -93,12 +93,12 @@ def test_the_fused_update_of_channels_last_weights_is_torchs_plain_update(name: 
             set_gradients(model, seed)
             optimizer.step()
 
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-5, atol=1e-6)
 
 
 def trained(name: OptimizerName, *, recorded: bool, steps: int = 4) -> tuple[list[Tensor], optim.Optimizer]:
-    """Weights after so many updates, each at half the rate of the one before, and the optimizer; biases are faster."""
+    """Weights after `steps` updates, and the optimizer; each update halves the rate, and biases have four times it."""
     config = TrainConfig(optimizer=name, momentum=0.9, weight_decay=0.1, decay_norms=True, bias_rate=4.0)
     model = small()
     optimizer = make_optimizer(model, config, recorded=recorded)
@@ -111,7 +111,7 @@ def trained(name: OptimizerName, *, recorded: bool, steps: int = 4) -> tuple[lis
 
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
-def test_a_rate_in_a_tensor_trains_as_the_number(name: OptimizerName) -> None:
+def test_a_learning_rate_in_a_tensor_trains_like_a_float(name: OptimizerName) -> None:
     (ours, optimizer), (theirs, plain) = (trained(name, recorded=is_recorded) for is_recorded in (True, False))
 
     assert all(torch.is_tensor(group["lr"]) for group in optimizer.param_groups)
@@ -132,10 +132,10 @@ def test_setting_a_rate_in_a_tensor_keeps_the_tensor(name: OptimizerName) -> Non
 
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
-def test_a_state_of_a_gpu_and_one_of_a_cpu_are_taken_up_in_the_way_of_the_place(name: OptimizerName) -> None:
+def test_the_optimizer_state_of_a_gpu_loads_with_and_without_recording(name: OptimizerName) -> None:
     _, stored = trained(name, recorded=False)
     state = stored.state_dict()
-    for group in state["param_groups"]:  # as a GPU's
+    for group in state["param_groups"]:  # as stored on a GPU
         group["lr"] = torch.tensor(group["lr"])
         if "capturable" in group:
             group["capturable"] = True
@@ -151,7 +151,7 @@ def test_a_state_of_a_gpu_and_one_of_a_cpu_are_taken_up_in_the_way_of_the_place(
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # torch refuses a capturable one on a CPU
+        optimizer.step()  # torch refuses a capturable optimizer on a CPU
 
 
 def test_sgd_without_momentum_is_plain_gradient_descent() -> None:
@@ -162,9 +162,9 @@ def test_sgd_without_momentum_is_plain_gradient_descent() -> None:
     set_gradients(model, 0)
     optimizer.step()
 
-    for parameter, was in zip(model.parameters(), before, strict=True):
+    for parameter, old in zip(model.parameters(), before, strict=True):
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.detach(), was - 0.5 * parameter.grad)
+        torch.testing.assert_close(parameter.detach(), old - 0.5 * parameter.grad)
 
 
 def shift(model: nn.Module, by: float) -> None:
@@ -173,7 +173,7 @@ def shift(model: nn.Module, by: float) -> None:
             tensor += int(by) if tensor.dtype == torch.int64 else by
 
 
-def test_the_average_is_that_of_torch_once_its_decay_is_constant() -> None:
+def test_the_average_equals_that_of_torch_once_its_decay_is_constant() -> None:
     model = small()
     # A decay of 0.1 and less is constant from the first update on.
     ours = MovingAverage(model, decay=0.1)
@@ -186,11 +186,11 @@ def test_the_average_is_that_of_torch_once_its_decay_is_constant() -> None:
         ours.update()
         theirs.update_parameters(model)
 
-    for mine, other in zip(ours.model.parameters(), theirs.module.parameters(), strict=True):
-        torch.testing.assert_close(mine, other)
+    for our, their in zip(ours.model.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(our, their)
 
 
-def test_the_average_forgets_quickly_at_first() -> None:
+def test_the_average_has_a_small_decay_at_first() -> None:
     model = small()
     average = MovingAverage(model, decay=0.9)
     first = next(model.parameters()).detach().clone()
@@ -205,7 +205,7 @@ def test_the_average_forgets_quickly_at_first() -> None:
     torch.testing.assert_close(next(average.model.parameters()), expected)
 
 
-def test_the_average_comes_to_its_full_decay() -> None:
+def test_the_average_reaches_its_full_decay() -> None:
     model = small()
     average = MovingAverage(model, decay=0.5)
     for _ in range(20):
@@ -218,7 +218,7 @@ def test_the_average_comes_to_its_full_decay() -> None:
     torch.testing.assert_close(next(average.model.parameters()), before + 0.5)
 
 
-def test_the_average_takes_the_statistics_of_batch_norm_along() -> None:
+def test_the_average_includes_the_statistics_of_batch_norm() -> None:
     model = small()
     average = MovingAverage(model, decay=0.1)
 
@@ -238,12 +238,12 @@ def test_the_average_does_not_touch_the_model_and_needs_no_gradient() -> None:
 
     average.update()
 
-    assert all(torch.equal(now, was + 1) for now, was in zip(model.parameters(), before, strict=True))
+    assert all(torch.equal(after, old + 1) for after, old in zip(model.parameters(), before, strict=True))
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_biases_may_have_a_rate_of_their_own_and_are_decayed_as_strongly() -> None:
+def test_biases_may_have_their_own_rate_and_are_decayed_as_strongly() -> None:
     config = TrainConfig(bias_rate=8.0, weight_decay=0.5, decay_norms=True)
 
     groups = parameter_groups(small(), config)
@@ -253,10 +253,10 @@ def test_biases_may_have_a_rate_of_their_own_and_are_decayed_as_strongly() -> No
     assert len(biases) == len(groups[2]["params"])  # type: ignore[arg-type]
 
 
-def test_what_is_not_trained_has_no_optimizer() -> None:
+def test_frozen_parameters_have_no_optimizer() -> None:
     model = build(ModelConfig(stem="whiten", conv_layers=2), image_size=9, classes=3)
 
-    owned = [each for group in parameter_groups(model, TrainConfig()) for each in group["params"]]  # type: ignore[attr-defined]
+    owned = [p for group in parameter_groups(model, TrainConfig()) for p in group["params"]]  # type: ignore[attr-defined]
 
     assert (
         len(owned)
@@ -279,7 +279,7 @@ def test_an_orthogonal_update_has_singular_values_near_one_and_keeps_its_directi
 
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8)], ids=["wide", "tall"])
-def test_an_orthogonal_update_is_the_one_of_torchs_muon(shape: tuple[int, int]) -> None:
+def test_an_orthogonal_update_equals_that_of_torchs_muon(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape)
 
@@ -291,7 +291,7 @@ def test_an_orthogonal_update_is_the_one_of_torchs_muon(shape: tuple[int, int]) 
     torch.testing.assert_close(orthogonal(matrix), theirs.float(), atol=0.05, rtol=0.05)
 
 
-def test_an_update_of_muon_is_its_formula() -> None:
+def test_an_update_of_muon_follows_its_formula() -> None:
     model = small()
     set_gradients(model, seed=0)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -305,12 +305,12 @@ def test_an_update_of_muon_is_its_formula() -> None:
         if old.ndim == 4:
             direction = orthogonal(gradient.flatten(1)).view(old.shape)
             expected = old * (len(old) ** 0.5 / old.norm()) - 0.1 * direction
-        else:  # Nesterov's first step is 1 + momentum times as long
+        else:  # the first step of Nesterov is longer by the factor 1 + momentum
             expected = old - 0.1 * SGD_SHARE * 1.6 * (gradient + 0.5 * old)
         torch.testing.assert_close(after.detach(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_muon_moves_filters_by_its_rate_whatever_the_size_of_the_gradient_and_the_rest_as_sgd() -> None:
+def test_muon_ignores_the_gradient_size_for_filters_and_not_for_the_rest() -> None:
     moved = []
     for size in (1.0, 100.0):
         model = small()

@@ -1,4 +1,4 @@
-"""In which numbers a network computes, by the units of the hardware."""
+"""Number format of a network, by the units of the hardware."""
 
 import pytest
 import torch
@@ -29,10 +29,10 @@ def test_a_torch_that_names_no_units_computes_in_float32() -> None:
     assert not is_faster_in_bfloat16({})
 
 
-def test_auto_asks_this_cpu() -> None:
+def test_auto_depends_on_this_cpu() -> None:
     assert computes_bfloat16("auto", CPU) is is_faster_in_bfloat16(torch.cpu.get_capabilities())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_what_is_asked_for_is_done_whatever_the_units(precision: Precision) -> None:
+def test_an_explicit_precision_is_used_whatever_the_units(precision: Precision) -> None:
     assert computes_bfloat16(precision, CPU) is (precision == "bfloat16")

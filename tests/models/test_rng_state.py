@@ -1,4 +1,4 @@
-"""The process's random generators, seeded, stored and put back."""
+"""Seeding, storing and restoring of the process's random generators."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from models.rng_state import get_random_state, seed_everything, set_random_state
 
 CPU = torch.device("cpu")
-# Normal numbers come in pairs, of which a generator keeps the second one.
+# Normal numbers are drawn in pairs; a generator keeps the second number of a pair.
 DRAWS: dict[str, Callable[[], float]] = {
     "python": lambda: random.gauss(0.0, 1.0),
     "numpy": lambda: float(np.random.standard_normal()),
@@ -31,7 +31,7 @@ def test_a_seed_repeats_the_numbers_and_another_one_does_not(draw: Callable[[], 
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_generators_put_back_from_a_file_go_on_where_they_were(draw: Callable[[], float], tmp_path: Path) -> None:
+def test_generators_restored_from_a_file_continue_where_they_were(draw: Callable[[], float], tmp_path: Path) -> None:
     seed_everything(3)
     draw()
     torch.save(get_random_state(CPU), tmp_path / "state")
@@ -44,7 +44,7 @@ def test_generators_put_back_from_a_file_go_on_where_they_were(draw: Callable[[]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
-def test_seeds_beyond_those_of_numpy_are_taken(seed: int) -> None:
+def test_seeds_outside_the_range_of_numpy_are_accepted(seed: int) -> None:
     seed_everything(seed)
 
     assert torch.initial_seed() % 2**64 == seed % 2**64

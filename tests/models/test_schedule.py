@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, as laws."""
+"""Properties of learning-rate schedules."""
 
 import math
 from typing import get_args
@@ -47,7 +47,7 @@ def test_after_its_rise_no_schedule_rises_again(
 
 
 @given(peak=st.floats(0.01, 0.9), first=PROGRESS, second=PROGRESS)
-def test_one_cycle_rises_to_its_peak_and_then_falls_to_nothing(peak: float, first: float, second: float) -> None:
+def test_one_cycle_rises_to_its_peak_and_then_falls_to_zero(peak: float, first: float, second: float) -> None:
     schedule = one_cycle(peak=peak)
     earlier, later = sorted((first, second))
 
@@ -61,7 +61,7 @@ def test_one_cycle_rises_to_its_peak_and_then_falls_to_nothing(peak: float, firs
 
 
 @given(share=st.floats(0.01, 0.5), progress=PROGRESS)
-def test_a_warmup_rises_linearly_to_one_and_then_the_schedule_runs_whole(share: float, progress: float) -> None:
+def test_a_warmup_rises_linearly_to_one_and_then_the_full_schedule_runs(share: float, progress: float) -> None:
     warmed = with_warmup(cosine, share=share)
 
     rising = warmed(progress * share * 0.999)
@@ -94,7 +94,7 @@ def test_step_divides_by_ten_at_half_and_at_three_quarters(progress: float, fact
         pytest.param(constant, lambda optimizer: MultiStepLR(optimizer, milestones=[]), id="constant"),
     ],
 )
-def test_a_schedule_is_that_of_torch_at_every_batch(ours: Schedule, theirs: type[LRScheduler]) -> None:
+def test_a_schedule_equals_that_of_torch_at_every_batch(ours: Schedule, theirs: type[LRScheduler]) -> None:
     optimizer = SGD([torch.zeros(1)], lr=1.0)
     scheduler = theirs(optimizer)
 
@@ -116,7 +116,7 @@ def test_plateau_holds_while_the_loss_falls_and_drops_when_it_stays() -> None:
 
 
 @given(losses=st.lists(st.floats(0.0, 10.0), max_size=12))
-def test_plateau_is_that_of_torch(losses: list[float]) -> None:
+def test_plateau_equals_that_of_torch(losses: list[float]) -> None:
     optimizer = SGD([torch.zeros(1)], lr=1.0)
     theirs = ReduceLROnPlateau(optimizer, factor=0.2, patience=1, threshold=0.01)
     ours = Plateau()
@@ -129,7 +129,7 @@ def test_plateau_is_that_of_torch(losses: list[float]) -> None:
 
 
 @given(losses=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=TURNS), parts=st.integers(1, 4))
-def test_a_plateau_of_many_short_steps_is_that_of_few_long_ones(losses: list[float], parts: int) -> None:
+def test_a_plateau_of_many_short_steps_equals_that_of_few_long_ones(losses: list[float], parts: int) -> None:
     few, many = Plateau(), Plateau()
 
     for turn, loss in enumerate(losses, 1):
@@ -141,11 +141,11 @@ def test_a_plateau_of_many_short_steps_is_that_of_few_long_ones(losses: list[flo
 
 
 @given(losses=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=3 * TURNS), cut=st.integers(0, 60))
-def test_a_plateau_taken_up_again_goes_on_as_if_nothing_had_happened(losses: list[float], cut: int) -> None:
-    whole, before, after = Plateau(), Plateau(), Plateau()
+def test_a_resumed_plateau_ends_in_the_same_state(losses: list[float], cut: int) -> None:
+    uninterrupted, before, after = Plateau(), Plateau(), Plateau()
     steps = [(loss, turn / len(losses)) for turn, loss in enumerate(losses, 1)]
     for loss, progress in steps:
-        whole.step(loss, progress=progress)
+        uninterrupted.step(loss, progress=progress)
 
     for loss, progress in steps[:cut]:
         before.step(loss, progress=progress)
@@ -153,10 +153,10 @@ def test_a_plateau_taken_up_again_goes_on_as_if_nothing_had_happened(losses: lis
     for loss, progress in steps[cut:]:
         after.step(loss, progress=progress)
 
-    assert after.state_dict() == whole.state_dict()
+    assert after.state_dict() == uninterrupted.state_dict()
 
 
-def test_one_cycle_ignores_the_warmup_that_it_has_already() -> None:
+def test_one_cycle_ignores_the_warmup() -> None:
     warm = make_schedule(TrainConfig(scheduler="one_cycle", warmup=0.5))
     plain = make_schedule(TrainConfig(scheduler="one_cycle"))
 

@@ -1,4 +1,4 @@
-"""Training, by numbers: it learns, it repeats itself, and it can be broken off anywhere."""
+"""Training: it learns, it is reproducible, and it can be interrupted and resumed at any batch."""
 
 import gc
 import itertools
@@ -28,12 +28,12 @@ BOUNDARIES = (3, 5, 9)
 SMALL = {"conv_layers": 2, "width": 8, "dense_units": 16}
 
 
-class Broken(Exception):
-    """What the caller of a training stops it with."""
+class Interrupted(Exception):
+    """Raised by a caller to stop a training."""
 
 
 def batch(number: int) -> Batch:
-    """Sixteen images of 8 x 8 pixels in three classes, of which the red, green or blue is brighter."""
+    """Sixteen images of 8 x 8 pixels in three classes, with a brighter red, green or blue channel."""
     generator = torch.Generator().manual_seed(number)
     labels = torch.randint(0, 3, (16,), generator=generator)
     images = torch.randn(16, 3, 8, 8, generator=generator) + functional.one_hot(labels, 3)[:, :, None, None]
@@ -48,16 +48,16 @@ def same_batch(first: int, stop: int) -> Iterator[Batch]:
     yield from (batch(0) for _ in range(first, stop))
 
 
-def broken_at(end: int, *, early: bool) -> Batches:
-    """All batches before number `end`, then Broken; early: as soon as that one is done, else when another is wanted."""
+def interrupted_at(end: int, *, early: bool) -> Batches:
+    """All batches before number `end`, then Interrupted: after the last batch if `early`, otherwise at the next."""
 
     def make(first: int, stop: int) -> Iterator[Batch]:
         for number in range(first, stop):
             if number == end:
-                raise Broken
+                raise Interrupted
             yield batch(number)
         if early and stop == end:
-            raise Broken
+            raise Interrupted
 
     return make
 
@@ -93,7 +93,7 @@ def begin(
 
 
 def bits(value: object) -> object:
-    """The same nest of dicts and lists, with bytes in place of tensors."""
+    """The same nested dicts and lists, with the bytes of each tensor."""
     if isinstance(value, Tensor):
         return value.detach().contiguous().numpy().tobytes()
     if isinstance(value, dict):
@@ -104,7 +104,7 @@ def bits(value: object) -> object:
 
 
 def loss_on(training: Training, number: int = 0) -> float:
-    """Of the network as it trains (batch norm over the batch), without counting as training."""
+    """Loss of the network in training mode (batch norm over the batch), without an update."""
     images, labels = batch(number)
     training.model.train()
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_one_step_on_a_batch_lowers_the_loss_of_that_batch(changes: dict[str, ob
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
-def test_one_batch_is_learned_by_heart(optimizer: str) -> None:
+def test_one_batch_is_memorized(optimizer: str) -> None:
     rate = 0.05 if optimizer == "sgd" else 0.01
     training = begin(train={"optimizer": optimizer, "learning_rate": rate}, total=60)
 
@@ -163,7 +163,7 @@ def test_one_batch_is_learned_by_heart(optimizer: str) -> None:
     assert evaluate(training.eval_model(), [batch(0)], 3).accuracy == 1.0
 
 
-def test_what_is_learned_holds_for_images_never_trained_on() -> None:
+def test_a_trained_network_generalizes_to_new_images() -> None:
     training = begin(train={"ema": 0.9}, total=80)
 
     list(training.run(batches, [80]))
@@ -171,10 +171,10 @@ def test_what_is_learned_holds_for_images_never_trained_on() -> None:
     assert evaluate(training.eval_model(), batches(1000, 1010), 3).accuracy > 0.9
 
 
-RICH = {"stem": "whiten", "dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}
-BREAKABLE: dict[str, dict[str, Any]] = {
+MODEL = {"stem": "whiten", "dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}
+TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "scheduler": "one_cycle", "ema": 0.9},
-    # The rate is so low that the loss stays, so that the plateau acts before the end.
+    # The rate is so low that the loss stays, and the plateau acts before the end.
     "sgd-plateau": {"optimizer": "sgd", "scheduler": "plateau", "learning_rate": 1e-6, "warmup": 0.2},
     "muon": {"optimizer": "muon", "scheduler": "linear", "momentum": 0.6, "precision": "bfloat16", "bias_rate": 4.0},
     "adam": {"optimizer": "adam", "scheduler": "plateau", "ema": 0.99},
@@ -184,18 +184,18 @@ BREAKABLE: dict[str, dict[str, Any]] = {
 
 
 @cache
-def unbroken(name: str) -> tuple[list[StepResult], object]:
-    training = begin(RICH, BREAKABLE[name])
+def uninterrupted(name: str) -> tuple[list[StepResult], object]:
+    training = begin(MODEL, TRAININGS[name])
     return list(training.run(batches, BOUNDARIES)), bits(training.state())
 
 
-@pytest.mark.parametrize("name", BREAKABLE)
+@pytest.mark.parametrize("name", TRAININGS)
 def test_the_same_seed_trains_the_same_network_bit_for_bit(name: str) -> None:
-    training = begin(RICH, BREAKABLE[name])
+    training = begin(MODEL, TRAININGS[name])
 
     results = list(training.run(batches, BOUNDARIES))
 
-    assert (results, bits(training.state())) == unbroken(name)
+    assert (results, bits(training.state())) == uninterrupted(name)
 
 
 def test_biases_move_by_their_own_rate_and_the_weights_by_the_common_one() -> None:
@@ -212,7 +212,7 @@ def test_biases_move_by_their_own_rate_and_the_weights_by_the_common_one() -> No
         torch.testing.assert_close(fast[name], value * (8.0 if name.endswith("bias") else 1.0), atol=1e-6, rtol=1e-3)
 
 
-def test_a_whitening_stem_stays_as_it_was_fitted_and_what_follows_it_learns() -> None:
+def test_a_whitening_stem_stays_as_fitted_and_all_other_parameters_learn() -> None:
     training = begin({"stem": "whiten"}, {})
     before = {name: value.detach().clone() for name, value in training.model.named_parameters()}
 
@@ -223,73 +223,73 @@ def test_a_whitening_stem_stays_as_it_was_fitted_and_what_follows_it_learns() ->
 
 
 def test_another_seed_trains_another_network() -> None:
-    training = begin(RICH, BREAKABLE["sgd"], seed=8)
+    training = begin(MODEL, TRAININGS["sgd"], seed=8)
 
     results = list(training.run(batches, BOUNDARIES))
 
-    assert results != unbroken("sgd")[0]
+    assert results != uninterrupted("sgd")[0]
 
 
 @pytest.mark.parametrize("early", [pytest.param(True, id="early"), pytest.param(False, id="late")])
 @pytest.mark.parametrize("end", range(BOUNDARIES[-1] + 1))
-@pytest.mark.parametrize("name", BREAKABLE)
-def test_a_training_broken_at_any_batch_stored_and_taken_up_again_ends_bit_for_bit_the_same(
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_resumed_from_any_batch_ends_bit_for_bit_the_same(
     name: str, end: int, early: bool, tmp_path: Path
 ) -> None:
-    first = begin(RICH, BREAKABLE[name])
+    first = begin(MODEL, TRAININGS[name])
     results = []
     try:
-        for result in first.run(broken_at(end, early=early), BOUNDARIES):
+        for result in first.run(interrupted_at(end, early=early), BOUNDARIES):
             results.append(result)
-    except Broken:
+    except Interrupted:
         assert first.batch == end
     torch.save(first.state(), tmp_path / "state")
 
-    second = begin(RICH, BREAKABLE[name])
-    torch.rand(5)  # whatever else drew from the generators in the meantime
+    second = begin(MODEL, TRAININGS[name])
+    torch.rand(5)  # other code draws from the generators in the meantime
     second.load(torch.load(tmp_path / "state", weights_only=True))
     results += second.run(batches, BOUNDARIES)
 
-    assert (results, bits(second.state())) == unbroken(name)
+    assert (results, bits(second.state())) == uninterrupted(name)
 
 
 def finish(stored: Path, ended: Path) -> None:
-    """Take up the stored training and store how it ended: the part of another process."""
-    training = begin(RICH, BREAKABLE["sgd"])
+    """Resume the stored training and store its final state; another process calls this."""
+    training = begin(MODEL, TRAININGS["sgd"])
     training.load(torch.load(stored, weights_only=True))
     list(training.run(batches, BOUNDARIES))
     torch.save(training.state(), ended)
 
 
-def test_another_process_takes_a_training_up_and_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    training = begin(RICH, BREAKABLE["sgd"])
-    with pytest.raises(Broken):
-        list(training.run(broken_at(4, early=True), BOUNDARIES))
+def test_a_training_resumed_in_another_process_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    training = begin(MODEL, TRAININGS["sgd"])
+    with pytest.raises(Interrupted):
+        list(training.run(interrupted_at(4, early=True), BOUNDARIES))
     torch.save(training.state(), tmp_path / "stored")
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     code = "import sys, pathlib, test_train; test_train.finish(*map(pathlib.Path, sys.argv[1:]))"
 
     subprocess.run(
         [sys.executable, "-c", code, tmp_path / "stored", tmp_path / "ended"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])])},
         check=True,
     )
 
-    assert bits(torch.load(tmp_path / "ended", weights_only=True)) == unbroken("sgd")[1]
+    assert bits(torch.load(tmp_path / "ended", weights_only=True)) == uninterrupted("sgd")[1]
 
 
-def test_a_broken_training_goes_on_in_place() -> None:
-    training = begin(RICH, BREAKABLE["sgd"])
+def test_an_interrupted_training_continues_in_place() -> None:
+    training = begin(MODEL, TRAININGS["sgd"])
 
-    with pytest.raises(Broken):
-        list(training.run(broken_at(1, early=True), BOUNDARIES))
+    with pytest.raises(Interrupted):
+        list(training.run(interrupted_at(1, early=True), BOUNDARIES))
     results = list(training.run(batches, BOUNDARIES))
 
-    assert (results, bits(training.state())) == unbroken("sgd")
+    assert (results, bits(training.state())) == uninterrupted("sgd")
 
 
 def test_evaluating_between_the_steps_changes_nothing() -> None:
-    training = begin(RICH, BREAKABLE["sgd"])
+    training = begin(MODEL, TRAININGS["sgd"])
     results = []
 
     for result in training.run(batches, BOUNDARIES):
@@ -297,11 +297,11 @@ def test_evaluating_between_the_steps_changes_nothing() -> None:
         evaluate(training.eval_model(), batches(100, 102), 3)
         results.append(result)
 
-    assert (results, bits(training.state())) == unbroken("sgd")
+    assert (results, bits(training.state())) == uninterrupted("sgd")
 
 
 def test_a_state_does_not_change_while_the_training_goes_on() -> None:
-    training = begin(RICH, BREAKABLE["sgd"])
+    training = begin(MODEL, TRAININGS["sgd"])
     steps = training.run(batches, BOUNDARIES)
     next(steps)
     state = training.state()
@@ -313,7 +313,7 @@ def test_a_state_does_not_change_while_the_training_goes_on() -> None:
 
 
 def test_a_finished_training_has_nothing_left_to_do() -> None:
-    training = begin(RICH, BREAKABLE["sgd"])
+    training = begin(MODEL, TRAININGS["sgd"])
     list(training.run(batches, BOUNDARIES))
 
     assert list(training.run(batches, BOUNDARIES)) == []
@@ -334,7 +334,7 @@ def test_the_state_of_another_training_is_refused(other: dict[str, Any], named: 
         begin(**other).load(state)
 
 
-def test_a_step_tells_its_mean_loss_its_images_and_its_seconds() -> None:
+def test_a_step_reports_its_mean_loss_its_images_and_its_seconds() -> None:
     ticks = itertools.count()
     training = begin(train={"learning_rate": 1e-9}, clock=lambda: float(next(ticks)))
     expected = sum(loss_on(training, number) for number in range(3)) / 3
@@ -345,11 +345,11 @@ def test_a_step_tells_its_mean_loss_its_images_and_its_seconds() -> None:
     assert first.train_loss == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_seconds_of_a_step_are_added_up_over_its_attempts() -> None:
+def test_the_seconds_of_a_step_are_summed_over_its_attempts() -> None:
     ticks = itertools.count()
     first, second = (begin(clock=lambda: float(next(ticks))) for _ in range(2))
-    with pytest.raises(Broken):
-        list(first.run(broken_at(2, early=True), BOUNDARIES))
+    with pytest.raises(Interrupted):
+        list(first.run(interrupted_at(2, early=True), BOUNDARIES))
 
     second.load(first.state())
     result = next(iter(second.run(batches, BOUNDARIES)))
@@ -359,22 +359,22 @@ def test_the_seconds_of_a_step_are_added_up_over_its_attempts() -> None:
 
 def rates(training: Training, count: int) -> list[float]:
     """The learning rate of each of the first `count` batches."""
-    found = []
+    learning_rates = []
     for number in range(count):
-        with pytest.raises(Broken):
-            list(training.run(broken_at(number + 1, early=True), BOUNDARIES))
-        found.append(training.state()["optimizer"]["param_groups"][0]["lr"])
-    return found
+        with pytest.raises(Interrupted):
+            list(training.run(interrupted_at(number + 1, early=True), BOUNDARIES))
+        learning_rates.append(training.state()["optimizer"]["param_groups"][0]["lr"])
+    return learning_rates
 
 
 def test_the_learning_rate_follows_the_schedule_batch_by_batch() -> None:
     training = begin(train={"scheduler": "step", "learning_rate": 0.02})
 
-    # Batches 5 and 7 of 9 are the first ones past a half and three quarters.
+    # Batches 5 and 7 of 9 are the first batches after a half and after three quarters.
     assert rates(training, 9) == pytest.approx([0.02] * 5 + [0.002] * 2 + [0.0002] * 2)
 
 
-def test_the_first_batch_of_a_warmup_learns_already() -> None:
+def test_the_first_batch_of_a_warmup_has_a_positive_rate() -> None:
     training = begin(train={"scheduler": "none", "warmup": 0.5, "learning_rate": 0.02})
 
     assert rates(training, 1) == pytest.approx([0.02 * RISE_FROM])
@@ -407,7 +407,7 @@ def test_label_smoothing_keeps_the_training_loss_above_its_entropy() -> None:
     assert 0.868 < last.train_loss < 0.95
 
 
-def test_the_average_is_judged_where_there_is_one() -> None:
+def test_the_moving_average_is_evaluated_if_there_is_one() -> None:
     plain, averaged = begin(), begin(train={"ema": 0.5})
 
     for training in (plain, averaged):
@@ -420,7 +420,7 @@ def test_the_average_is_judged_where_there_is_one() -> None:
     assert torch.equal(next(plain.model.parameters()), weights[1])
 
 
-# Adam under batch norm goes nowhere, with a loss that is huge and yet finite.
+# Adam with batch norm is left out: its loss stays huge but finite.
 @pytest.mark.parametrize(
     ("optimizer", "norm"),
     [("sgd", "batch"), ("adamw", "batch"), *((name, "none") for name in ("sgd", "adam", "adamw", "rmsprop"))],
@@ -443,7 +443,7 @@ def poisoned(first: int, stop: int) -> Iterator[Batch]:
         yield images * (float("nan") if number == 1 else 1.0), labels
 
 
-def test_a_loss_that_is_no_number_ends_the_training_before_it_reaches_the_weights() -> None:
+def test_a_nan_loss_ends_the_training_before_it_reaches_the_weights() -> None:
     training = begin()
 
     with pytest.raises(Diverged, match="was nan in step 1, batch 1; lower learning_rate, or set clip"):
@@ -469,8 +469,8 @@ def test_boundaries_that_do_not_rise_to_the_total_are_refused(boundaries: list[i
 @pytest.mark.parametrize("boundaries", [pytest.param([2, 9], id="moved-down"), pytest.param([5, 9], id="moved-up")])
 def test_boundaries_that_contradict_the_steps_done_are_refused(boundaries: list[int]) -> None:
     training = begin()
-    with pytest.raises(Broken):
-        list(training.run(broken_at(4, early=True), BOUNDARIES))
+    with pytest.raises(Interrupted):
+        list(training.run(interrupted_at(4, early=True), BOUNDARIES))
 
     with pytest.raises(ValueError, match="4 batches in 1 complete steps do not fit"):
         list(training.run(batches, boundaries))
@@ -496,20 +496,20 @@ def last_rate(training: Training) -> float:
     return float(training._optimizer.param_groups[0]["lr"])
 
 
-def test_an_end_that_is_moved_moves_the_rest_of_the_schedule_with_it() -> None:
+def test_moving_the_end_moves_the_rest_of_the_schedule() -> None:
     training = begin(train={"scheduler": "linear", "learning_rate": 0.1}, total=10)
-    seen = []
+    observed = []
     for number in range(1, 8):
         list(training.run(batches, range(1, number + 1)))
-        seen.append(last_rate(training))
+        observed.append(last_rate(training))
         if number == 5:
             training.end_after(7)
 
-    assert seen == pytest.approx([0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.025])
+    assert observed == pytest.approx([0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.025])
     assert training.total_batches == 7
 
 
-def test_an_end_before_now_is_refused() -> None:
+def test_an_end_before_the_batches_done_is_refused() -> None:
     training = begin(total=10)
     list(training.run(batches, [4]))
 
@@ -517,14 +517,14 @@ def test_an_end_before_now_is_refused() -> None:
         training.end_after(3)
 
 
-def test_a_training_with_a_moved_end_is_taken_up_again_bit_for_bit() -> None:
+def test_a_training_with_a_moved_end_resumes_bit_for_bit() -> None:
     states = []
-    for is_broken in (False, True):
-        training = begin(RICH, BREAKABLE["muon"])
+    for is_resumed in (False, True):
+        training = begin(MODEL, TRAININGS["muon"])
         list(training.run(batches, BOUNDARIES[:2]))
         training.end_after(7)
-        if is_broken:
-            stored, training = training.state(), begin(RICH, BREAKABLE["muon"])
+        if is_resumed:
+            stored, training = training.state(), begin(MODEL, TRAININGS["muon"])
             training.load(stored)
         list(training.run(batches, (*BOUNDARIES[:2], 7)))
         states.append(bits(training.state()))
@@ -532,22 +532,22 @@ def test_a_training_with_a_moved_end_is_taken_up_again_bit_for_bit() -> None:
     assert states[0] == states[1]
 
 
-def test_a_state_of_before_ends_could_move_is_taken_up() -> None:
-    training = begin(RICH, BREAKABLE["sgd"])
+def test_a_state_of_a_version_without_movable_ends_loads() -> None:
+    training = begin(MODEL, TRAININGS["sgd"])
     list(training.run(batches, BOUNDARIES[:1]))
     state = training.state()
-    del state["turn"]  # type: ignore[misc]  # as an older version stored it
+    del state["turn"]  # type: ignore[misc]  # an older version did not store it
     for group in state["optimizer"]["param_groups"]:
         del group["rate"]
 
-    second = begin(RICH, BREAKABLE["sgd"])
+    second = begin(MODEL, TRAININGS["sgd"])
     second.load(state)
     list(second.run(batches, BOUNDARIES))
 
-    theirs, ours = bits(second.state()), unbroken("sgd")[1]
-    assert isinstance(theirs, dict)
-    assert isinstance(ours, dict)
-    assert theirs["model"] == ours["model"]
+    resumed, expected = bits(second.state()), uninterrupted("sgd")[1]
+    assert isinstance(resumed, dict)
+    assert isinstance(expected, dict)
+    assert resumed["model"] == expected["model"]
 
 
 def test_a_whitening_stem_needs_images() -> None:
@@ -564,19 +564,19 @@ def test_a_whitening_stem_needs_images() -> None:
 
 
 def taped(train: dict[str, Any]) -> Training:
-    """One whose updates are recorded."""
-    return begin(RICH, train, recorder=AgainRecorder() if train["optimizer"] == "rmsprop" else TapeRecorder())
+    """A training whose updates are recorded."""
+    return begin(MODEL, train, recorder=AgainRecorder() if train["optimizer"] == "rmsprop" else TapeRecorder())
 
 
 def untaped(train: dict[str, Any]) -> Training:
-    """The same without recordings; its learning rates are rounded to float32, too."""
-    training = begin(RICH, train)
+    """The same training without recordings; its learning rates are rounded to float32, too."""
+    training = begin(MODEL, train)
     rates_to_tensors(training._optimizer)
     return training
 
 
 def sides(first: int, stop: int) -> Iterator[Batch]:
-    """The batches, every third one in larger images."""
+    """The batches; every third batch has larger images."""
     for number in range(first, stop):
         images, labels = batch(number)
         larger = functional.interpolate(images, size=(12, 12)) if number % 3 == 2 else images
@@ -599,11 +599,11 @@ def test_a_recorded_training_is_the_same_bit_for_bit(optimizer: str, scheduler: 
     assert bits(recorded.state()) == bits(plain.state())
 
 
-@pytest.mark.parametrize("name", BREAKABLE)
-def test_images_of_several_sides_are_trained_on_bit_for_bit_as_without_recordings(name: str) -> None:
-    recorded = taped(BREAKABLE[name])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_images_of_several_sides_train_bit_for_bit_as_without_recordings(name: str) -> None:
+    recorded = taped(TRAININGS[name])
     list(recorded.run(sides, BOUNDARIES))
-    plain = untaped(BREAKABLE[name])
+    plain = untaped(TRAININGS[name])
 
     list(plain.run(sides, BOUNDARIES))
 
@@ -612,36 +612,35 @@ def test_images_of_several_sides_are_trained_on_bit_for_bit_as_without_recording
 
 
 @pytest.mark.parametrize("end", [0, 1, 5])
-@pytest.mark.parametrize("name", BREAKABLE)
-def test_a_recorded_training_that_is_taken_up_again_ends_bit_for_bit_the_same(
-    name: str, end: int, tmp_path: Path
-) -> None:
-    broken = taped(BREAKABLE[name])
-    with pytest.raises(Broken):
-        list(broken.run(broken_at(end, early=False), BOUNDARIES))
-    torch.save(broken.state(), tmp_path / "state")
-    list(broken.run(batches, BOUNDARIES))
-    whole = bits(broken.state())
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_resumed_recorded_training_ends_bit_for_bit_the_same(name: str, end: int, tmp_path: Path) -> None:
+    interrupted = taped(TRAININGS[name])
+    with pytest.raises(Interrupted):
+        list(interrupted.run(interrupted_at(end, early=False), BOUNDARIES))
+    torch.save(interrupted.state(), tmp_path / "state")
+    list(interrupted.run(batches, BOUNDARIES))
+    expected = bits(interrupted.state())
 
-    for training in (broken, taped(BREAKABLE[name])):  # the recordings of the first one know tensors of before
+    # The interrupted training has recordings that refer to its tensors from before.
+    for training in (interrupted, taped(TRAININGS[name])):
         training.load(torch.load(tmp_path / "state", weights_only=True))
         list(training.run(batches, BOUNDARIES))
 
         assert training.fallback_reason is None
-        assert bits(training.state()) == whole
+        assert bits(training.state()) == expected
 
 
 @pytest.mark.parametrize("is_recorded_first", [False, True])
-@pytest.mark.parametrize("name", BREAKABLE)
-def test_a_training_goes_on_where_updates_are_recorded_and_where_they_are_not(
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_resumes_with_recordings_from_without_and_vice_versa(
     name: str, is_recorded_first: bool, tmp_path: Path
 ) -> None:
-    plain = begin(RICH, BREAKABLE[name])
+    plain = begin(MODEL, TRAININGS[name])
     list(plain.run(batches, BOUNDARIES))
-    first = taped(BREAKABLE[name]) if is_recorded_first else begin(RICH, BREAKABLE[name])
+    first = taped(TRAININGS[name]) if is_recorded_first else begin(MODEL, TRAININGS[name])
     list(first.run(batches, BOUNDARIES[:1]))
     torch.save(first.state(), tmp_path / "state")
-    second = begin(RICH, BREAKABLE[name]) if is_recorded_first else taped(BREAKABLE[name])
+    second = begin(MODEL, TRAININGS[name]) if is_recorded_first else taped(TRAININGS[name])
 
     second.load(torch.load(tmp_path / "state", weights_only=True))
     list(second.run(batches, BOUNDARIES))
@@ -652,7 +651,7 @@ def test_a_training_goes_on_where_updates_are_recorded_and_where_they_are_not(
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
-def test_a_recorded_training_that_diverges_says_so_at_the_end_of_the_step() -> None:
+def test_a_diverging_recorded_training_raises_at_the_end_of_the_step() -> None:
     training = taped({"optimizer": "sgd"})
 
     with pytest.raises(Diverged, match="but was nan in step 1, batch 3;"):
@@ -660,8 +659,8 @@ def test_a_recorded_training_that_diverges_says_so_at_the_end_of_the_step() -> N
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_a_recorded_training_is_gone_with_its_last_reference(name: str) -> None:
-    training = taped(BREAKABLE[name])
+def test_a_recorded_training_is_freed_with_its_last_reference(name: str) -> None:
+    training = taped(TRAININGS[name])
     list(training.run(batches, BOUNDARIES))
     reference = weakref.ref(training)
     gc.disable()
@@ -678,22 +677,22 @@ def on_gpu(first: int, stop: int) -> Iterator[Batch]:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("name", BREAKABLE)
+@pytest.mark.parametrize("name", TRAININGS)
 def test_a_gpu_trains_with_graphs_as_without(name: str) -> None:
-    recorded = begin(RICH, BREAKABLE[name], device="cuda")
+    recorded = begin(MODEL, TRAININGS[name], device="cuda")
     results = list(recorded.run(on_gpu, BOUNDARIES[:1]))
     state = recorded.state()
     list(recorded.run(on_gpu, BOUNDARIES))
-    recorded.load(state)  # the recordings know tensors of before
+    recorded.load(state)  # the recordings refer to the tensors from before
     results += recorded.run(on_gpu, BOUNDARIES)
     random = torch.cuda.get_rng_state()
-    model = begin(RICH, BREAKABLE[name], device="cuda").model
+    model = begin(MODEL, TRAININGS[name], device="cuda").model
     plain = Training(model, recorded.config, total_batches=BOUNDARIES[-1], seed=7, clock=no_time)
 
     expected = list(plain.run(on_gpu, BOUNDARIES))
 
     assert recorded.fallback_reason is None
-    assert torch.equal(torch.cuda.get_rng_state(), random)  # dropout drew as often
-    assert [each.train_loss for each in results] == pytest.approx([each.train_loss for each in expected], rel=1e-2)
+    assert torch.equal(torch.cuda.get_rng_state(), random)  # dropout drew the same number of times
+    assert [step.train_loss for step in results] == pytest.approx([step.train_loss for step in expected], rel=1e-2)
     for ours, theirs in zip(recorded.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)

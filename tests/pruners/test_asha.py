@@ -11,7 +11,7 @@ accuracies = st.floats(min_value=0, max_value=1)
 
 
 def decide(asha: Asha, step: int, value: float, others: list[float]) -> PruneDecision | None:
-    """The decision among the values of others."""
+    """The decision on `value` among the values of the other trials."""
     return asha.decide(step, value, better=sum(other > value for other in others), others=len(others))
 
 
@@ -43,11 +43,11 @@ def test_the_best_third_at_a_rung_goes_on(value: float, others: list[float], sto
     assert (decide(ASHA, 3, value, others) is not None) is stopped
 
 
-def test_between_rungs_nobody_is_stopped() -> None:
+def test_no_trial_is_stopped_between_rungs() -> None:
     assert decide(ASHA, 2, 0.0, [0.9] * 10) is None
 
 
-def test_a_decision_says_which_rank_among_how_many() -> None:
+def test_the_reason_names_the_rank_and_the_number_of_trials() -> None:
     decision = decide(ASHA, 3, 0.2, [0.5, 0.4, 0.1])
 
     assert decision is not None
@@ -56,7 +56,7 @@ def test_a_decision_says_which_rank_among_how_many() -> None:
 
 
 @given(others=st.lists(accuracies, min_size=1), value=accuracies)
-def test_a_better_value_is_never_stopped_where_a_worse_one_goes_on(others: list[float], value: float) -> None:
+def test_a_better_value_is_never_stopped_when_a_worse_one_continues(others: list[float], value: float) -> None:
     worse_goes_on = decide(ASHA, 1, value, others) is None
     better_goes_on = decide(ASHA, 1, value + 0.01, others) is None
 

@@ -1,4 +1,4 @@
-"""Trials that pause at rungs, and go on when they are among the best there."""
+"""Trials pause at rungs and resume when they are among the best there."""
 
 import signal
 from typing import Any
@@ -19,7 +19,7 @@ from search.study import stored_study, strategy
 from search.trial import runner
 from tests.harness import Harness, equal, work
 
-#: Without a baseline, which does not pause and stops others (tests/service/test_baseline.py): here they are all alike.
+#: All trials pause: there is no baseline, which does not pause and stops others (tests/service/test_baseline.py).
 PROMOTE: dict[str, Any] = {
     "pruner": "promote",
     "first_rung": 1,
@@ -36,15 +36,15 @@ def steps(harness: Harness, name: str = "s") -> list[int]:
 
 def promoted(curves: list[list[float]]) -> list[int]:
     """The steps of each trial by algorithm 2 of Li et al. 2020 with the delay of Li et al. 2022, for one worker, rungs
-    after 1 and 2 of 4 steps, a reduction of 2, and three trials at a rung before one goes on: written down once more,
-    in another way than in `search`.
+    after 1 and 2 of 4 steps, a reduction of 2, and at least three trials at a rung before one is promoted: an
+    implementation that is independent of the one in `search`.
     """
     following = {0: 1, 1: 2, 2: 4}
     steps = [0] * len(curves)
 
     def best_half(rung: int) -> list[int]:
-        there = [number for number, done in enumerate(steps) if done >= rung]
-        return sorted(there, key=lambda number: (-curves[number][rung - 1], number))[: len(there) // 2]
+        reached = [number for number, done in enumerate(steps) if done >= rung]
+        return sorted(reached, key=lambda number: (-curves[number][rung - 1], number))[: len(reached) // 2]
 
     def is_due(rung: int) -> bool:
         return sum(done >= rung for done in steps) >= 3 and sum(done >= rung for done in steps) >= 2 * (
@@ -60,13 +60,13 @@ def promoted(curves: list[list[float]]) -> list[int]:
         steps[number] = following[steps[number]]
 
 
-def test_the_best_half_of_each_rung_goes_on_and_nobody_else(harness: Harness) -> None:
-    whole = harness.run(
+def test_exactly_the_best_half_of_each_rung_is_promoted(harness: Harness) -> None:
+    unpruned = harness.run(
         "run", harness.write("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET), "--workers", "1"
     )
     answer = harness.run("run", harness.write(search=PROMOTE, budget=BUDGET), "--workers", "1")
 
-    assert (whole.code, answer.code) == (0, 0)
+    assert (unpruned.code, answer.code) == (0, 0)
     trials = harness.trials()
     assert steps(harness) == promoted([[value for _, value in trial.curve] for trial in harness.trials("whole")])
     assert {1, 4} <= set(steps(harness))
@@ -80,7 +80,7 @@ def test_the_best_half_of_each_rung_goes_on_and_nobody_else(harness: Harness) ->
     assert "pruned: rank" in harness.run("show", "s", str(pruned)).out
 
 
-def test_a_finished_study_that_gets_more_trials_promotes_the_best_of_them(harness: Harness) -> None:
+def test_a_finished_study_with_more_trials_promotes_the_best_of_them(harness: Harness) -> None:
     assert harness.run("run", harness.write(search=PROMOTE, budget=BUDGET), "--workers", "1").code == 0
 
     answer = harness.run("resume", "s", "--trials", "16", "--workers", "1")
@@ -90,12 +90,12 @@ def test_a_finished_study_that_gets_more_trials_promotes_the_best_of_them(harnes
     assert max(steps(harness)[8:]) > 1
 
 
-def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(harness: Harness) -> None:
-    paused, whole = (
+def test_a_paused_trial_ends_bit_for_bit_like_an_uninterrupted_one(harness: Harness) -> None:
+    paused_file, whole_file = (
         harness.write("paused", search=PROMOTE, budget=BUDGET),
         harness.write("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET),
     )
-    assert [harness.run("run", file, "--workers", "1").code for file in (paused, whole)] == [0, 0]
+    assert [harness.run("run", file, "--workers", "1").code for file in (paused_file, whole_file)] == [0, 0]
 
     best = max((trial for trial in harness.trials("paused") if trial.values), key=lambda trial: trial.values)
     same = harness.trials("whole")[best.number]
@@ -107,7 +107,7 @@ def test_a_trial_that_paused_ends_bit_for_bit_like_one_that_did_not(harness: Har
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(harness: Harness, workers: str) -> None:
+def test_a_study_killed_while_trials_pause_resumes_and_finishes(harness: Harness, workers: str) -> None:
     file = harness.write(search=PROMOTE, budget={"trials": 8, "epochs": 40, "steps_per_epoch": 1})
 
     launcher = harness.start("run", file, "--workers", workers)
@@ -124,60 +124,60 @@ def test_a_study_that_is_killed_while_trials_pause_goes_on_to_its_exact_end(harn
     assert counts.complete >= 1
 
 
-def test_the_sampler_learns_from_trials_that_pause(harness: Harness) -> None:
+def test_the_sampler_learns_from_paused_trials(harness: Harness) -> None:
     worker_config = harness.create(search=PROMOTE, budget=BUDGET)
     storage = Storage(worker_config.url)
     stored = stored_study.load(storage, "s")
-    place = runner.workplace(worker_config)
+    context = runner.workplace(worker_config)
     for _ in range(2):
         claim = claims.claim(
-            place.storage, stored.id, this_process(worker_config.token), (), strategy.ladder(stored.spec)
+            context.storage, stored.id, this_process(worker_config.token), (), strategy.ladder(stored.spec)
         )
         assert claim is not None
-        runner.run_trial(place, claim, lambda: None)
+        runner.run_trial(context, claim, lambda: None)
 
-    seen = TrialSubset(_CachedStorage(storage), stored.id).read()
+    subset = TrialSubset(_CachedStorage(storage), stored.id).read()
 
     assert [trial.state for trial in storage.get_all_trials(stored.id)] == [TrialState.WAITING, TrialState.WAITING]
-    assert [(trial.state, len(trial.intermediate_values)) for trial in seen] == [(TrialState.PRUNED, 1)] * 2
+    assert [(trial.state, len(trial.intermediate_values)) for trial in subset] == [(TrialState.PRUNED, 1)] * 2
 
 
-@pytest.mark.parametrize("following", [0, 2])
-def test_who_pauses_far_behind_loses_its_checkpoint_and_still_ends_bit_for_bit_the_same(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, following: int
+@pytest.mark.parametrize("checkpoints", [0, 2])
+def test_a_paused_trial_without_a_checkpoint_ends_bit_for_bit_the_same(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, checkpoints: int
 ) -> None:
     worker_config = harness.create(search=PROMOTE, budget=BUDGET)
     harness.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
-    monkeypatch.setattr(promotion, "CHECKPOINTS_PER_RUNG", following)
-    place, owner = runner.workplace(worker_config), this_process(worker_config.token)
-    rungs = strategy.ladder(place.study.spec)
+    monkeypatch.setattr(promotion, "CHECKPOINTS_PER_RUNG", checkpoints)
+    context, owner = runner.workplace(worker_config), this_process(worker_config.token)
+    asha_promotion = strategy.ladder(context.study.spec)
     kept: list[int] = []
-    while (claim := claims.claim(place.storage, place.study.id, owner, (), rungs)) is not None:
-        runner.run_trial(place, claim, lambda: None)
+    while (claim := claims.claim(context.storage, context.study.id, owner, (), asha_promotion)) is not None:
+        runner.run_trial(context, claim, lambda: None)
         pausing = [trial for trial in harness.trials() if trial.paused is not None]
         kept += [sum(any(harness.dirs.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
     best = max((trial for trial in harness.trials() if trial.values), key=lambda trial: trial.values)
     for _ in range(best.number + 1):
         work(runner.workplace(harness.worker_config("whole")))
 
-    assert following <= max(kept) <= 2 * following  # of two rungs
+    assert checkpoints <= max(kept) <= 2 * checkpoints  # at each of two rungs
     logs = [harness.dirs.log("s", trial.number).read_text() for trial in harness.trials() if len(trial.curve) > 1]
-    assert any("are trained again" in log for log in logs) == (following == 0)
+    assert any("are trained again" in log for log in logs) == (checkpoints == 0)
     assert best.curve == harness.trials("whole")[best.number].curve
     assert equal(harness.trained(best.number), harness.trained(best.number, name="whole"))
 
 
-def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(harness: Harness) -> None:
+def test_failed_trials_do_not_end_a_study_while_others_pause(harness: Harness) -> None:
     changes: dict[str, Any] = {"search": PROMOTE, "budget": BUDGET | {"trials": 7}}
     worker_config = harness.create(**changes)
-    place, owner = runner.workplace(worker_config), this_process(worker_config.token)
+    context, owner = runner.workplace(worker_config), this_process(worker_config.token)
     for number in range(7):
-        claim = claims.claim(place.storage, place.study.id, owner, ())
+        claim = claims.claim(context.storage, context.study.id, owner, ())
         assert claim is not None
         if number < 2:
-            runner.run_trial(place, claim, lambda: None)
+            runner.run_trial(context, claim, lambda: None)
         else:
-            place.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
+            context.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
     answer = harness.run("run", harness.write(**changes), "--workers", "1")
 
@@ -185,35 +185,35 @@ def test_a_study_with_trials_that_pause_is_not_given_up_for_those_that_failed(ha
     assert (harness.counts().failed, harness.counts().complete) == (5, 1)
 
 
-def test_when_nothing_else_is_left_the_best_is_seen_through_and_the_others_are_pruned(harness: Harness) -> None:
+def test_at_the_end_the_best_paused_trial_completes_and_the_others_are_pruned(harness: Harness) -> None:
     worker_config = harness.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
-    ladder = AshaPromotion(rungs=(1,), reduction=4, steps=3)
-    place = runner.workplace(worker_config)
+    asha_promotion = AshaPromotion(rungs=(1,), reduction=4, steps=3)
+    context = runner.workplace(worker_config)
     owner = this_process(worker_config.token)
     for _ in range(2):
-        claim = claims.claim(place.storage, place.study.id, owner, (), ladder)
+        claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
         assert claim is not None
-        runner.run_trial(place, claim, lambda: None)
+        runner.run_trial(context, claim, lambda: None)
     best = max(harness.trials(), key=lambda trial: trial.curve[-1][1])
     with open_reader(worker_config.url).connect() as connection:
-        assert claims.claimable(connection, place.study.id, ladder) == 1
+        assert claims.claimable(connection, context.study.id, asha_promotion) == 1
 
-    last = claims.claim(place.storage, place.study.id, owner, (), ladder)
+    last = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
     assert last is not None
-    runner.run_trial(place, last, lambda: None)
-    nothing = claims.claim(place.storage, place.study.id, owner, (), ladder)
+    runner.run_trial(context, last, lambda: None)
+    no_claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
 
-    assert (last.number, nothing) == (best.number, None)
+    assert (last.number, no_claim) == (best.number, None)
     assert sorted(trial.state for trial in harness.trials()) == ["COMPLETE", "PRUNED"]
     assert {trial.reason for trial in harness.trials()} == {
         None,
         "rank 2 of 2 at step 1 when nothing was left to begin",
     }
     with open_reader(worker_config.url).connect() as connection:
-        assert claims.claimable(connection, place.study.id, ladder) == 0
+        assert claims.claimable(connection, context.study.id, asha_promotion) == 0
 
 
-def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(harness: Harness) -> None:
+def test_the_best_trials_are_promoted_beside_a_baseline_that_does_not_pause(harness: Harness) -> None:
     rates = [0.02, *[1e-9] * 3, 0.03, 0.04, 0.05, 0.02, 0.03]
     worker_config = harness.create(
         search=PROMOTE | {"baseline": True, "reduction": 3},
@@ -224,19 +224,19 @@ def test_beside_a_baseline_that_does_not_pause_the_best_of_the_others_go_on(harn
 
     runner.run_trials(worker_config, lambda: None, lambda: False)
 
-    known, *others = harness.trials()
-    assert (known.state, len(known.curve)) == ("COMPLETE", 4)
+    baseline, *others = harness.trials()
+    assert (baseline.state, len(baseline.curve)) == ("COMPLETE", 4)
     behind = [trial.number for trial in others if "behind the baseline at step 1" in (trial.reason or "")]
     assert 1 <= len(behind) < len(others)
-    assert max(len(trial.curve) for trial in others) > 1  # those that were stopped take nobody's turn
+    assert max(len(trial.curve) for trial in others) > 1  # stopped trials do not use up promotions
 
 
 @pytest.mark.parametrize(("baseline", "due"), [(0, [4]), (None, [])])
-def test_whoever_leads_a_rung_and_its_baseline_goes_on_at_once(
+def test_a_trial_better_than_its_rung_and_the_baseline_is_promoted_at_once(
     harness: Harness, baseline: int | None, due: list[int]
 ) -> None:
     worker_config = harness.create(search=PROMOTE, budget=BUDGET)
-    storage, theirs = Storage(worker_config.url), optuna.storages.RDBStorage(worker_config.url)  # which knows no leases
+    storage, theirs = Storage(worker_config.url), optuna.storages.RDBStorage(worker_config.url)  # it writes no leases
     study_id = stored_study.load(storage, "s").id
     for curve in ([0.5, 0.5], [0.4], [0.6, 0.6], [0.3], [0.7]):
         trial_id = theirs.create_new_trial(study_id)
@@ -246,7 +246,9 @@ def test_whoever_leads_a_rung_and_its_baseline_goes_on_at_once(
             theirs.set_trial_user_attr(trial_id, "paused", 1)
             theirs.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    rungs = AshaPromotion(rungs=(1,), reduction=3, steps=2, baseline=baseline)
+    asha_promotion = AshaPromotion(rungs=(1,), reduction=3, steps=2, baseline=baseline)
 
-    # Of five at the rung one goes on, and that one was trial 2; trial 4 is better than that and the baseline.
-    assert [number for _, number in storage.read(lambda connection: rungs.promotable(connection, study_id))] == due
+    # Of five trials at the rung one is promoted: trial 2. Trial 4 is better than trial 2 and the baseline.
+    assert [
+        number for _, number in storage.read(lambda connection: asha_promotion.promotable(connection, study_id))
+    ] == due

@@ -1,4 +1,4 @@
-"""A search that begins at one point and changes what is best."""
+"""The evolution sampler starts at one point and changes the best trial."""
 
 import math
 import random
@@ -52,7 +52,7 @@ def ended(
 ) -> FrozenTrial:
     """A trial of width 8 * number."""
     attrs = {"constraints:trainable": violation} if violation else {}
-    one = optuna.create_trial(
+    trial = optuna.create_trial(
         state=state,
         value=max(curve.values()) if state == TrialState.COMPLETE else None,
         params={"width": 8 * number},
@@ -60,8 +60,8 @@ def ended(
         intermediate_values=dict(curve),
         system_attrs=attrs,
     )
-    one.number = number
-    return one
+    trial.number = number
+    return trial
 
 
 def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: SearchSpace = SPACE) -> dict[str, Value]:
@@ -72,7 +72,7 @@ def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: Sea
     return dict(trial.params)
 
 
-def test_it_begins_at_what_is_usual_and_else_in_the_middle() -> None:
+def test_the_start_point_has_the_usual_values_or_the_middle_of_the_range() -> None:
     assert START.params == {
         "optimizer": "sgd",
         "learning_rate": 0.1,
@@ -84,14 +84,14 @@ def test_it_begins_at_what_is_usual_and_else_in_the_middle() -> None:
     assert drawn([], number=0) == START.params
 
 
-def test_what_is_usual_elsewhere_is_not_where_it_cannot_be() -> None:
+def test_a_usual_value_out_of_range_is_replaced_by_the_middle() -> None:
     only_adam = SearchSpace(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
 
     assert default_point(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_next_trials_are_that_point_with_some_changes(seed: int) -> None:
+def test_the_next_trials_are_the_start_point_with_some_changes(seed: int) -> None:
     child = drawn([], number=1, seed=seed)
 
     different = {name for name, value in START.params.items() if name in child and child[name] != value}
@@ -103,7 +103,7 @@ WIDE = SearchSpace(parameters={f"p{index}": Choice(tuple(range(10))) for index i
 
 
 def uniform(number: int) -> FrozenTrial:
-    """A trial of WIDE that has its number everywhere, and a value that grows with it."""
+    """A trial of WIDE with its number as every parameter, and a value that grows with it."""
     trial = ended(number, {1: number / 10})
     trial.params = dict.fromkeys(WIDE.parameters, number)
     trial.distributions = dict.fromkeys(WIDE.parameters, CategoricalDistribution(tuple(range(10))))
@@ -118,7 +118,7 @@ def test_a_child_is_the_best_trial_with_some_changes(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_trial_is_drawn_a_second_time_while_its_neighbours_were_not(seed: int) -> None:
+def test_no_trial_is_drawn_again_while_its_neighbours_are_untried(seed: int) -> None:
     pair = CategoricalDistribution((0, 1))
     keys = ["p0", "p1", "p2", "p3"]
     space = SearchSpace(parameters={key: Choice((0, 1)) for key in keys})
@@ -146,7 +146,7 @@ def pairs(*params: tuple[Value, ...]) -> list[FrozenTrial]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_space_that_is_smaller_than_the_changes_is_seen_whole(seed: int) -> None:
+def test_a_space_with_fewer_parameters_than_changes_is_searched_completely(seed: int) -> None:
     seen = pairs((0, 0))
     while len(seen) < 4:
         child = drawn(seen, number=len(seen), seed=seed, space=PAIR)
@@ -157,7 +157,7 @@ def test_a_space_that_is_smaller_than_the_changes_is_seen_whole(seed: int) -> No
 
 
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.FAIL])
-def test_what_is_at_work_or_failed_is_not_drawn_again(state: TrialState) -> None:
+def test_a_running_or_failed_point_is_not_drawn_again(state: TrialState) -> None:
     seen = pairs((0, 0), (0, 1), (1, 0))
     for trial in seen[1:]:
         trial.state, trial.intermediate_values = state, {}
@@ -165,11 +165,11 @@ def test_what_is_at_work_or_failed_is_not_drawn_again(state: TrialState) -> None
     assert {str(drawn(seen, number=3, seed=seed, space=PAIR)) for seed in range(20)} == {"{'p0': 1, 'p1': 1}"}
 
 
-def test_the_first_trial_is_the_start_however_late_it_is_drawn() -> None:
+def test_trial_0_is_the_start_point_even_if_it_is_drawn_late() -> None:
     assert drawn([ended(1, {1: 0.9})], number=0) == START.params
 
 
-def test_a_study_begins_at_its_first_point_and_goes_on_from_the_best_trial_that_pauses(harness: Harness) -> None:
+def test_a_study_starts_at_its_first_point_and_continues_from_the_best_trial(harness: Harness) -> None:
     point = {"width": 16, "activation": "gelu", "learning_rate": 0.02}
     space = {
         "width": {"low": 8, "high": 32, "step": 8},
@@ -180,11 +180,11 @@ def test_a_study_begins_at_its_first_point_and_goes_on_from_the_best_trial_that_
         "residual": [True, False],
     }
     search = {"sampler": "evolution", "pruner": "promote", "reduction": 2, "seed": 3}
-    place = runner.workplace(
+    context = runner.workplace(
         harness.create(points=[point], space=space, search=search, budget={"trials": 9, "epochs": 2})
     )
 
-    rows = [work(place) for _ in range(9)]
+    rows = [work(context) for _ in range(9)]
 
     configs = [{key: row.config[key] for key in (*space, "learning_rate")} for row in rows]
     assert configs[0] == {"norm": "batch", "pool": "max", "flip": False, "residual": False, **point}
@@ -203,13 +203,13 @@ def test_the_same_seed_and_history_draw_the_same_point() -> None:
     assert len({str(drawn(seen, number=9, seed=seed, space=WIDE)) for seed in range(10)}) == 10
 
 
-def test_another_choice_keeps_its_parents_value_where_it_can() -> None:
+def test_a_changed_choice_keeps_the_parent_value_if_it_is_in_range() -> None:
     assert _rate_under_adam(0.003) == 0.003
-    assert _rate_under_adam(0.5) == pytest.approx(1e-3)  # the middle: neither 0.5 nor the habit can be
+    assert _rate_under_adam(0.5) == pytest.approx(1e-3)  # the middle: 0.5 and the usual value are out of range
 
 
 def _rate_under_adam(rate: float) -> object:
-    """What the learning rate becomes where a parent under sgd had this one, and only the optimizer is changed."""
+    """The learning rate under adam if the parent has this rate under sgd, and only the optimizer is changed."""
     parent = Point({**START.params, "learning_rate": rate}, {"optimizer": CategoricalDistribution(("adam", "sgd"))})
     sampler = EvolutionSampler([], number=1, start=parent, habits=HABITS, seed=0)
     trial = optuna.create_study(sampler=sampler).ask()
@@ -221,7 +221,7 @@ def guesses(seen: Sequence[FrozenTrial], value: Value) -> list[float]:
     return [effects.guess("p0", CategoricalDistribution(tuple(range(10))), value) for _ in range(300)]
 
 
-def test_a_value_promises_what_its_trials_have_come_to() -> None:
+def test_the_estimate_of_a_value_follows_the_results_of_its_trials() -> None:
     seen = [uniform(number) for number in range(1, 9)]
     high, low, unknown = (guesses(seen, value) for value in (8, 1, 0))
 
@@ -229,23 +229,23 @@ def test_a_value_promises_what_its_trials_have_come_to() -> None:
     assert abs(fmean(unknown)) < 0.2
 
 
-@pytest.mark.parametrize(("attrs", "promise"), [({"macs": 1000}, -1.0), ({}, 0.0)], ids=["diverged", "too large"])
-def test_a_value_of_networks_that_diverged_promises_little(attrs: Mapping[str, int], promise: float) -> None:
+@pytest.mark.parametrize(("attrs", "estimate"), [({"macs": 1000}, -1.0), ({}, 0.0)], ids=["diverged", "too large"])
+def test_a_value_of_diverged_networks_has_a_low_estimate(attrs: Mapping[str, int], estimate: float) -> None:
     seen = [uniform(number) for number in range(1, 9)]
     for number in (9, 10):
         seen.append(ended(number, {}, violation=1.0))
         seen[-1].params, seen[-1].user_attrs = {"p0": 0}, dict(attrs)
 
-    assert fmean(guesses(seen, 0)) == pytest.approx(promise, abs=0.2)
+    assert fmean(guesses(seen, 0)) == pytest.approx(estimate, abs=0.2)
 
 
-def test_the_more_trials_had_a_value_the_surer_is_its_promise() -> None:
+def test_the_estimate_of_a_value_is_more_certain_with_more_trials() -> None:
     few, many = [uniform(1), uniform(2)], [uniform(1)] * 10 + [uniform(2)] * 10
 
     assert stdev(guesses(few, 1)) > 1.5 * stdev(guesses(many, 1))
 
 
-def test_trials_that_are_all_alike_tell_nothing() -> None:
+def test_identical_trials_give_a_neutral_estimate() -> None:
     assert abs(fmean(guesses([uniform(3)] * 5, 3))) < 0.2
 
 
@@ -253,7 +253,7 @@ def number_of(trial: FrozenTrial | None) -> int | None:
     return None if trial is None else trial.number
 
 
-def test_the_best_is_chosen_at_the_highest_step_that_enough_have_come_to() -> None:
+def test_the_best_trial_is_chosen_at_the_highest_step_with_enough_trials() -> None:
     low = [ended(number, {1: 0.9 - number / 100}) for number in range(1, 20)]
     far = [ended(number, {1: 0.1, 9: number / 100}) for number in range(20, 20 + MIN_TRIALS_AT_STEP)]
 
@@ -261,12 +261,12 @@ def test_the_best_is_chosen_at_the_highest_step_that_enough_have_come_to() -> No
     assert number_of(best_of(low + far[1:])) == 1
 
 
-def test_with_few_trials_the_best_is_chosen_at_the_lowest_step() -> None:
+def test_the_best_of_few_trials_is_chosen_at_the_lowest_step() -> None:
     assert number_of(best_of([ended(1, {1: 0.2, 9: 0.9}), ended(2, {1: 0.3}), ended(3, {1: 0.3})])) == 2
     assert best_of([]) is None
 
 
-def test_what_could_not_be_trained_or_is_at_work_is_not_changed() -> None:
+def test_untrainable_failed_and_running_trials_are_never_the_best() -> None:
     seen = [
         ended(1, {1: 0.9}, violation=1.0),
         ended(2, {1: math.nan}),
@@ -295,26 +295,26 @@ DISTRIBUTIONS = [
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
 def test_a_change_is_another_value_of_the_same_range(distribution: BaseDistribution) -> None:
-    dice, value = random.Random(0), default_value(distribution, None)
+    rng, value = random.Random(0), default_value(distribution, None)
     for _ in range(200):
-        before, value = value, dice.choice(candidates(distribution, value, dice))
+        before, value = value, rng.choice(candidates(distribution, value, rng))
         assert value != before
         assert distribution._contains(distribution.to_internal_repr(value))
 
 
-def test_a_value_by_hand_is_changed_although_its_step_is_rounded_in_another_way() -> None:
-    distribution, dice = FloatDistribution(0.0, 0.6, step=0.1), random.Random(0)
+def test_a_hand_written_value_is_changed_despite_different_rounding() -> None:
+    distribution, rng = FloatDistribution(0.0, 0.6, step=0.1), random.Random(0)
 
-    moved = [value for _ in range(200) for value in candidates(distribution, 0.3, dice)]
+    changed = [value for _ in range(200) for value in candidates(distribution, 0.3, rng)]
 
     assert from_unit(distribution, 0.5) == 0.30000000000000004
-    assert min(abs(value - 0.3) for value in moved) > 0.05
+    assert min(abs(value - 0.3) for value in changed) > 0.05
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS[1:], ids=str)
-def test_a_place_in_a_range_is_a_value_and_back(distribution: FloatDistribution | IntDistribution) -> None:
+def test_positions_in_a_range_convert_to_values_and_back(distribution: FloatDistribution | IntDistribution) -> None:
     assert from_unit(distribution, 0.0) == pytest.approx(distribution.low)
     assert from_unit(distribution, 1.0) == pytest.approx(distribution.high)
-    for place in (0.0, 0.3, 0.5, 1.0):
-        value = from_unit(distribution, place)
+    for position in (0.0, 0.3, 0.5, 1.0):
+        value = from_unit(distribution, position)
         assert from_unit(distribution, to_unit(distribution, value)) == pytest.approx(value)

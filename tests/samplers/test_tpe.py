@@ -1,4 +1,4 @@
-"""Samplers that workers share without knowing of each other."""
+"""Samplers that several workers use without any communication."""
 
 import math
 import random
@@ -21,7 +21,7 @@ Point = dict[str, float | str]
 
 
 def draw(trial: optuna.Trial) -> Point:
-    """A space with a range of its own under each choice."""
+    """Draw from a space with a separate range for each choice."""
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam"])
     rate = trial.suggest_float(f"learning_rate[{optimizer}]", 1e-4, 1.0, log=True)
     point: Point = {"optimizer": optimizer, "learning_rate": rate}
@@ -31,7 +31,7 @@ def draw(trial: optuna.Trial) -> Point:
 
 
 def search(name: OptunaSampler, *, trials: int, study_seed: int = 0, startup_trials: int = 10) -> list[Point]:
-    """The points of a study, each drawn by a sampler of its own; the value is best at a rate of 0.01 under adam."""
+    """The points of a study, each drawn by a new sampler; the value is best at a rate of 0.01 under adam."""
     study = optuna.create_study(direction="maximize")
     points = []
     for number in range(trials):
@@ -75,7 +75,7 @@ def test_two_workers_with_one_seed_never_draw_the_same_point(
     assert len({point["learning_rate"] for point in points}) == 20
 
 
-def test_a_random_trial_can_be_drawn_again_without_those_before_it() -> None:
+def test_a_random_trial_can_be_reproduced_without_earlier_trials() -> None:
     study = optuna.create_study()
     study.add_trials([optuna.create_trial(value=0.0) for _ in range(7)])
     study.sampler = tpe.build("random", study_seed=0, number=7, startup_trials=10, seen=study)
@@ -91,7 +91,7 @@ def test_tpe_learns_where_the_good_points_are() -> None:
     assert sum(point["optimizer"] == "adam" for point in late) > 0.75 * len(late)
 
 
-def test_every_tenth_trial_of_tpe_is_random_whatever_it_has_learnt() -> None:
+def test_every_tenth_trial_of_tpe_is_random() -> None:
     learnt, random_ones = search("tpe", trials=30, startup_trials=5), search("random", trials=30)
 
     same = [number for number in range(30) if learnt[number] == random_ones[number]]
@@ -100,33 +100,33 @@ def test_every_tenth_trial_of_tpe_is_random_whatever_it_has_learnt() -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (10, 1), (11, 2), (100, 10), (250, 25), (100_000, 25)])
-def test_tpe_takes_as_many_for_good_as_optuna_does(count: int, expected: int) -> None:
+def test_tpe_has_the_same_number_of_good_trials_as_optuna(count: int, expected: int) -> None:
     assert tpe.gamma(count) == max(1, default_gamma(count)) == expected
 
 
-def test_optuna_takes_as_many_for_good_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_optuna_splits_at_the_requested_number_of_good_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
 
     def split(study: optuna.Study, trials: list[FrozenTrial], count: int) -> object:
-        asked.append(count)
+        counts.append(count)
         return _split_trials(study, trials, count)
 
     monkeypatch.setattr(optuna.samplers._tpe.sampler, "_split_trials", split)
     search("tpe", trials=20, startup_trials=5)
 
-    assert asked
-    assert set(asked) == {1, 2}  # trials 5 to 10, and from 11 on
+    assert counts
+    assert set(counts) == {1, 2}  # trials 5 to 10, and from 11 on
 
 
-def test_until_the_start_up_is_over_tpe_draws_at_random() -> None:
+def test_tpe_draws_at_random_during_startup() -> None:
     assert search("tpe", trials=30, startup_trials=30)[:9] == search("tpe", trials=9, startup_trials=10)
 
 
-def test_a_study_that_is_seen_whole_is_searched_as_optuna_searches_it() -> None:
+def test_a_study_read_completely_is_searched_like_stock_optuna() -> None:
     ours, stock = (optuna.create_study(direction="maximize") for _ in range(2))
-    excerpt = TrialSubset(ours._storage, ours._study_id)
+    subset = TrialSubset(ours._storage, ours._study_id)
     for number in range(40):
-        seen = SubsetStudy(ours.study_name, ours._storage, excerpt.read())
+        seen = SubsetStudy(ours.study_name, ours._storage, subset.read())
         ours.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=seen)
         stock.sampler = tpe.build("tpe", study_seed=0, number=number, startup_trials=10, seen=stock)
         for study in (ours, stock):
@@ -136,55 +136,55 @@ def test_a_study_that_is_seen_whole_is_searched_as_optuna_searches_it() -> None:
     assert [trial.params for trial in ours.trials] == [trial.params for trial in stock.trials]
 
 
-def many(count: int) -> optuna.Study:
-    """A study of so many trials of all kinds: complete, pruned (some at a NaN, or before any value), impossible, ..."""
-    dice = random.Random(0)
+def mixed_study(count: int) -> optuna.Study:
+    """A study of trials of all kinds: complete, pruned (some at a NaN, or before any value), impossible, ..."""
+    rng = random.Random(0)
     study = optuna.create_study(direction="maximize")
     for number in range(count):
-        pruned = optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: dice.random()})
+        pruned = optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: rng.random()})
         kinds = [
-            optuna.create_trial(value=dice.random()),
+            optuna.create_trial(value=rng.random()),
             pruned,
-            optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.5, 2: dice.random()}),
+            optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.5, 2: rng.random()}),
             optuna.create_trial(state=TrialState.PRUNED, intermediate_values={3: math.nan}),
             optuna.create_trial(state=TrialState.PRUNED),
-            optuna.create_trial(state=TrialState.PRUNED, system_attrs={"constraints:trainable": dice.random()}),
+            optuna.create_trial(state=TrialState.PRUNED, system_attrs={"constraints:trainable": rng.random()}),
             optuna.create_trial(state=TrialState.FAIL),
             optuna.create_trial(state=TrialState.RUNNING),
         ]
-        study.add_trial(dice.choice(kinds[: 2 + 6 * (number > count // 4)] if count > 100 else kinds[1:]))
+        study.add_trial(rng.choice(kinds[: 2 + 6 * (number > count // 4)] if count > 100 else kinds[1:]))
     return study
 
 
 @pytest.mark.parametrize("count", [60, 400])
-def test_what_tpe_takes_for_good_is_the_same_in_an_excerpt_as_in_the_whole_study(count: int) -> None:
-    study = many(count)
-    shown = TrialSubset(study._storage, study._study_id, others=30).read()
+def test_a_subset_has_the_same_good_trials_as_the_full_study(count: int) -> None:
+    study = mixed_study(count)
+    subset = TrialSubset(study._storage, study._study_id, others=30).read()
 
     learnt = {TrialState.COMPLETE, TrialState.PRUNED}
-    whole, seen = ([trial for trial in trials if trial.state in learnt] for trials in (study.trials, shown))
-    (good, _), (ours, _) = _split_trials(study, whole, MAX_GOOD), _split_trials(study, seen, MAX_GOOD)
+    all_learnt, seen = ([trial for trial in trials if trial.state in learnt] for trials in (study.trials, subset))
+    (good, _), (ours, _) = _split_trials(study, all_learnt, MAX_GOOD), _split_trials(study, seen, MAX_GOOD)
     assert [trial.number for trial in ours] == [trial.number for trial in good]
 
 
-def test_an_excerpt_has_some_of_the_others_evenly_and_all_that_have_not_finished() -> None:
-    study = many(400)
-    shown = TrialSubset(study._storage, study._study_id, others=30).read()
+def test_a_subset_has_evenly_spaced_other_trials_and_all_unfinished_trials() -> None:
+    study = mixed_study(400)
+    subset = TrialSubset(study._storage, study._study_id, others=30).read()
 
-    numbers = {trial.number for trial in shown}
+    numbers = {trial.number for trial in subset}
     multiples = {trial.number for trial in study.trials if trial.number % 16 == 0 and trial.state != TrialState.FAIL}
     running = {trial.number for trial in study.trials if trial.state == TrialState.RUNNING}
     assert multiples | running <= numbers
     assert len(numbers - multiples - running) <= MAX_GOOD
-    assert [trial.number for trial in shown] == sorted(numbers)
+    assert [trial.number for trial in subset] == sorted(numbers)
 
 
-def test_an_excerpt_does_not_depend_on_when_it_was_read() -> None:
-    growing, excerpt, rows = optuna.create_study(direction="maximize"), None, many(400).trials
+def test_a_subset_does_not_depend_on_when_it_was_read() -> None:
+    growing, subset, rows = optuna.create_study(direction="maximize"), None, mixed_study(400).trials
     for trial in rows:
         growing.add_trial(trial)
-        excerpt = excerpt or TrialSubset(growing._storage, growing._study_id, others=30)
-        read = excerpt.read()
+        subset = subset or TrialSubset(growing._storage, growing._study_id, others=30)
+        read = subset.read()
 
     assert [trial.number for trial in read] == [
         trial.number for trial in TrialSubset(growing._storage, growing._study_id, others=30).read()

@@ -1,4 +1,4 @@
-"""Images and archives that are small on disk and huge in memory, and images that are none: refused, by their names."""
+"""Images and archives that are small on disk and huge in memory, and invalid images, are refused by name."""
 
 import gzip
 import io
@@ -20,22 +20,22 @@ from data.errors import DataError
 from data.image import MAX_PIXELS, MAX_SCANS, WAITING_BYTES, decode, decode_many
 from tests.harness import CONVSEARCH, Harness
 
-#: What `run` may take in all. Loading its packages takes 0.1 GB; each of the bombs would take 1.6 GB more.
+#: Peak memory that `run` may use. Loading its packages takes 0.1 GB; each of the bombs would take 1.6 GB more.
 MOST_BYTES = 1_400_000_000
-#: Runs a command, and says how it ended and its peak in KiB. A process inherits the peak of who starts it, and this one
-#: is small.
+#: Runs a command and prints its exit code and peak memory in KiB. A process inherits the peak of its parent, and this
+#: parent is small.
 METER = """
 import os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
-#: What a stream of these unpacks to.
+#: A bomb unpacks to BLOCKS times BLOCK.
 BLOCK, BLOCKS = bytes(2**25), 48
 
 
 def png(width: int, height: int, *, whole: bool = False) -> bytes:
-    """A black PNG of that size in few bytes; its pixels are missing unless it is to be `whole`."""
+    """A black PNG of that size in few bytes; its pixels are missing unless `whole` is true."""
     body = zlib.compress(bytes((width + 1) * height)) if whole else zlib.compress(b"")
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", body), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -68,18 +68,20 @@ IMAGES = {
 
 @pytest.mark.parametrize(("content", "words"), IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.xz"])
-def test_an_absurd_image_is_refused_by_its_name(harness: Harness, kind: str, content: bytes, words: str) -> None:
+def test_an_invalid_or_huge_image_is_refused_by_its_name(
+    harness: Harness, kind: str, content: bytes, words: str
+) -> None:
     path = source(harness, kind, content)
 
     answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert answer.code == 65
-    said = [line for line in answer.err.splitlines() if "train/red/odd.jpg: " in line]
-    assert len(said) == 1
-    assert any(word in said[0] for word in words.replace(" .", " (").split("|"))
+    lines = [line for line in answer.err.splitlines() if "train/red/odd.jpg: " in line]
+    assert len(lines) == 1
+    assert any(word in lines[0] for word in words.replace(" .", " (").split("|"))
 
 
-def test_the_largest_image_that_may_be_is_read(harness: Harness) -> None:
+def test_an_image_of_the_maximum_size_is_read(harness: Harness) -> None:
     path = source(harness, "zip", png(5_000, MAX_PIXELS // 5_000, whole=True))
 
     answer = harness.run(
@@ -90,44 +92,44 @@ def test_the_largest_image_that_may_be_is_read(harness: Harness) -> None:
 
 
 def source(harness: Harness, kind: str, content: bytes) -> Path:
-    """The images of the harness, and one more: train/red/odd.jpg."""
+    """The images of the harness and one more, train/red/odd.jpg."""
     files = {str(file.relative_to(harness.images)): file.read_bytes() for file in sorted(harness.images.rglob("*.png"))}
     files["train/red/odd.jpg"] = content
     path = harness.folder / ("own" if kind == "folder" else f"own.{kind}")
     if kind == "folder":
-        for name, each in files.items():
+        for name, data in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(each)
+            (path / name).write_bytes(data)
     elif kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-            for name, each in files.items():
-                packed.writestr(name, each)
+            for name, data in files.items():
+                packed.writestr(name, data)
     else:
         with tarfile.open(path, "w:xz", preset=0) as tar:
-            for name, each in files.items():
-                tar.addfile(info(name, len(each)), io.BytesIO(each))
+            for name, data in files.items():
+                tar.addfile(info(name, len(data)), io.BytesIO(data))
     return path
 
 
 def info(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.size, made.type = size, kind
-    return made
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member
 
 
 # -- archives -----------------------------------------------------------------------------------------------------
 
 
 def tar_bomb(pack: Callable[[bytes], bytes], kind: bytes) -> bytes:
-    """A tar of one member of 1.6 GB, packed to some kilobytes: a file, or a header that says more of the next one."""
+    """A tar of one member of 1.6 GB, packed to some kilobytes: a file, or an extension header of the next member."""
     header = info("train/red/odd.png", len(BLOCK) * BLOCKS, kind).tobuf()
     return pack(header) + pack(BLOCK) * BLOCKS + pack(bytes(1024))
 
 
 def sparse_bomb() -> bytes:
-    """A tar whose only member is sparse, with a map in blocks of its own that goes on for 400 MB (GNU's old form)."""
+    """A tar whose only member is sparse, with a map of 400 MB in extension blocks (GNU's old format)."""
     header = bytearray(info("train/red/odd.png", 512, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
-    header[482] = 1  # the map goes on in the next block
+    header[482] = 1  # the map continues in the next block
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     block = b"77777777777\0" * 42 + b"\1" + bytes(7)
@@ -135,7 +137,7 @@ def sparse_bomb() -> bytes:
 
 
 def sparse_pax_bomb() -> bytes:
-    """The same in the form of pax: a map of a hundred million numbers before the content."""
+    """The same in the pax format: a map of a hundred million numbers before the content."""
     words = {"major": "1", "minor": "0", "name": "train/red/odd.png", "realsize": "10"}
     header = info("odd", 2**28)
     header.pax_headers = {f"GNU.sparse.{key}": value for key, value in words.items()}
@@ -144,14 +146,14 @@ def sparse_pax_bomb() -> bytes:
 
 
 def global_bomb() -> bytes:
-    """A tar of a hundred global headers of 65 kB each, which hold for all that follows, so that all are kept."""
+    """A tar of a hundred global headers of 65 kB each; all are kept, because each applies to all later members."""
     headers = (tarfile.TarInfo.create_pax_global_header({f"k{number}": "v" * 65_000}) for number in range(100))
     folder = info("train/", 0, tarfile.DIRTYPE).tobuf()
     return b"".join(lzma.compress(header + folder, preset=0) for header in headers)
 
 
 def dictionary_bomb() -> bytes:
-    """A .xz whose first header asks for 4 GiB to unpack with (https://tukaani.org/xz/xz-file-format.txt, 3.1)."""
+    """An .xz whose first block header asks for 4 GiB of memory (https://tukaani.org/xz/xz-file-format.txt, 3.1)."""
     packed = bytearray(lzma.compress(info("train/", 0, tarfile.DIRTYPE).tobuf() + bytes(2**24), preset=0))
     size = (packed[12] + 1) * 4
     block = packed[12 : 12 + size]
@@ -162,7 +164,7 @@ def dictionary_bomb() -> bytes:
 
 
 def idle_bomb() -> bytes:
-    """Two gigabytes of zeros where nobody looks, which take their time to be passed over."""
+    """Two gigabytes of zeros outside the image folders, which take long to skip."""
     header = info("other/zeros", 2**31)
     return lzma.compress(header.tobuf()) + lzma.compress(bytes(2**28), preset=0) * 8 + lzma.compress(bytes(1024))
 
@@ -193,24 +195,22 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, str]] = {
 
 
 @pytest.mark.parametrize(("make", "kind", "words"), BOMBS.values(), ids=BOMBS)
-def test_an_archive_that_grows_in_memory_is_refused_before_it_does(
+def test_an_archive_bomb_is_refused_within_the_memory_limit(
     harness: Harness, make: Callable[[], bytes], kind: str, words: str
 ) -> None:
     path = harness.folder / f"bomb.{kind}"
     path.write_bytes(make())
 
-    code, said, peak = measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
+    code, stderr, peak = run_measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert path.stat().st_size < 20_000_000
-    assert code == 65, said
-    assert str(path) in said
-    assert words in said
+    assert code == 65, stderr
+    assert str(path) in stderr
+    assert words in stderr
     assert peak < MOST_BYTES
 
 
-def test_a_list_of_members_that_does_not_fit_into_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_with_too_many_members_to_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_LIST_BYTES", 100_000)  # the true limit takes minutes to reach
     path = tmp_path / "names.tar"
     path.write_bytes(info("train/red/odd.png", 0).tobuf() * 1000 + bytes(1024))
@@ -221,7 +221,7 @@ def test_a_list_of_members_that_does_not_fit_into_memory_is_refused(
 
 @pytest.mark.parametrize("kind", archive.TAR_EXTENSIONS, ids=repr)
 @pytest.mark.parametrize("size", [-1024, archive.MAX_EXTENSION_BYTES + 1])
-def test_a_header_of_a_header_has_a_size_that_can_be(tmp_path: Path, kind: bytes, size: int) -> None:
+def test_an_extension_header_with_an_impossible_size_is_refused(tmp_path: Path, kind: bytes, size: int) -> None:
     path = tmp_path / "odd.tar"
     header = info("train/red/odd.png", 0, kind).tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(resized(header, size) + bytes(2**17))
@@ -231,7 +231,7 @@ def test_a_header_of_a_header_has_a_size_that_can_be(tmp_path: Path, kind: bytes
 
 
 def resized(header: bytes, size: int) -> bytes:
-    """A header of a tar with another size, which may be negative: then it is a binary number (GNU tar)."""
+    """A tar header with another size; a negative size is stored as a binary number (GNU tar)."""
     changed = bytearray(header)
     changed[124:136] = size.to_bytes(12, signed=True) if size < 0 else b"%011o\0" % size
     changed[148:156] = b" " * 8
@@ -239,7 +239,7 @@ def resized(header: bytes, size: int) -> bytes:
     return bytes(changed)
 
 
-def test_a_photo_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+def test_a_jpeg_with_too_many_scans_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 10, 10)).save(file, "jpeg", progressive=True)
     start, scan, rest = file.getvalue().rpartition(b"\xff\xda")
@@ -250,7 +250,7 @@ def test_a_photo_of_very_many_scans_is_refused(tmp_path: Path) -> None:
         decode(scans, side=8, name="odd.jpg")
 
 
-def test_one_xz_file_may_follow_another(tmp_path: Path) -> None:
+def test_concatenated_xz_streams_are_read(tmp_path: Path) -> None:
     path = tmp_path / "two.tar.xz"
     tar = info("train/red/1.png", 3).tobuf() + b"abc".ljust(512, b"\0") + bytes(1024)
     path.write_bytes(lzma.compress(tar[:600]) + bytes(4) + lzma.compress(tar[600:]) + bytes(8))
@@ -258,31 +258,31 @@ def test_one_xz_file_may_follow_another(tmp_path: Path) -> None:
     assert dict(archive.open_store(path).read(frozenset({"train/red/1.png"}))) == {"train/red/1.png": b"abc"}
 
 
-def test_a_negative_size_does_not_lead_in_circles(harness: Harness) -> None:
+def test_a_negative_member_size_causes_no_endless_loop(harness: Harness) -> None:
     path = harness.folder / "circle.tar"
     header = info("train/red/odd.png", 0)
     header.pax_headers = {"size": "-1024"}
     path.write_bytes(header.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
 
-    code, said, _ = measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
+    code, stderr, _ = run_measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert code == 65
-    assert "truncated or damaged (a header says -1024 bytes, which cannot be)" in said
+    assert "truncated or damaged (a header says -1024 bytes, which cannot be)" in stderr
 
 
-def test_a_file_of_a_folder_that_is_larger_than_any_image_is_not_read(harness: Harness) -> None:
+def test_a_file_in_a_folder_that_is_larger_than_any_image_is_not_read(harness: Harness) -> None:
     path = source(harness, "folder", b"")
     with (path / "train/red/odd.jpg").open("wb") as file:
         file.truncate(2**34)  # sparse: it takes no room on the disk
 
-    code, said, peak = measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
+    code, stderr, peak = run_measured(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert code == 65
-    assert "'train/red/odd.jpg' has 17180 MB, but no image of more than 268 MB is read; take it out" in said
+    assert "'train/red/odd.jpg' has 17180 MB, but no image of more than 268 MB is read; take it out" in stderr
     assert peak < MOST_BYTES
 
 
-def test_large_files_wait_on_the_disk_and_not_in_memory() -> None:
+def test_large_files_are_not_all_read_before_they_are_decoded() -> None:
     size, read = WAITING_BYTES // 4, []
 
     def files() -> Iterator[tuple[str, bytes]]:
@@ -299,8 +299,8 @@ def test_large_files_wait_on_the_disk_and_not_in_memory() -> None:
     assert sum(len(bundle) for bundle in decoded) == 19
 
 
-def measured(harness: Harness, *words: str) -> tuple[int, str, int]:
-    """Run a command in a process; its exit code, what it said, and the most memory it had, in bytes."""
+def run_measured(harness: Harness, *words: str) -> tuple[int, str, int]:
+    """Run a command in a process; return its exit code, stderr and peak memory in bytes."""
     command = [str(CONVSEARCH), *words, "--storage", harness.url, "--cache", str(harness.cache)]
     done = subprocess.run([sys.executable, "-c", METER, *command], capture_output=True, text=True, check=True)
     code, peak = map(int, done.stdout.split())

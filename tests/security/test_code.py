@@ -1,4 +1,4 @@
-"""Nothing that is read can name code to run: no pickle, no eval, no shell, and no checkpoint that holds any."""
+"""No input can run code: no pickle, no eval, no shell, and no checkpoint that names code."""
 
 import ast
 import hashlib
@@ -18,18 +18,22 @@ from tests.harness import Harness, work
 
 ROOT = Path(__file__).parents[2]
 FILES = [file for package in ("data", "models", "search") for file in sorted((ROOT / package).rglob("*.py"))]
-#: Modules that make objects out of bytes by calling what the bytes name.
+#: Modules that build objects from bytes by calling functions that the bytes name.
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "yaml", "pandas"}
-#: Functions that run text, by their last names, and those that do so unless told otherwise.
+#: Functions that run text, by their last names; then the argument that makes a loader safe.
 RUNNERS = {"eval", "exec", "compile", "__import__", "system", "popen", "unsafe_load", "literal_eval", "read_pickle"}
-TOLD = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False)}
-#: Who runs what its user typed on the command line, and nothing that was read.
+SAFE_ARGUMENTS = {
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "numpy.load": ("allow_pickle", False),
+}
+#: The module that runs a command that its user typed, and nothing that was read.
 TYPED = {"search/cli/on_end.py": "line 20: subprocess.run may start a shell"}
 HEADER = Header(study="u", trial=3, step=4, batch=40, seconds=12.5, curve=((1, 0.5),))
 
 
 class Evil:
-    """What pickle makes a folder of."""
+    """Makes a folder when pickle loads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +43,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
-def test_no_module_of_ours_runs_what_it_reads(file: Path) -> None:
+def test_no_module_runs_code_that_it_reads(file: Path) -> None:
     faults = list(faults_of(ast.parse(file.read_text())))
 
     expected = TYPED.get(f"{file.parent.name}/{file.name}")
@@ -67,18 +71,18 @@ def test_no_module_of_ours_runs_what_it_reads(file: Path) -> None:
         "torch.load(file, **options)",
     ],
 )
-def test_the_gate_sees(line: str) -> None:
+def test_the_check_finds_code_that_is_run(line: str) -> None:
     assert list(faults_of(ast.parse(line)))
 
 
 def faults_of(tree: ast.AST) -> Iterator[str]:
-    """What in a module could run what it reads, a line for each."""
+    """One line for each place in a module that could run what it reads."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (f"line {node.lineno}: {each.name}" for each in node.names if _is_pickle(each.name))
+            yield from (f"line {node.lineno}: {alias.name}" for alias in node.names if _is_pickle(alias.name))
         if isinstance(node, ast.ImportFrom):
-            hidden = {f"{node.module}.{each.name}" for each in node.names} & TOLD.keys()
-            yield from (f"line {node.lineno}: {name}" for name in hidden | {node.module or ""} if _is_faulty(name))
+            imported = {f"{node.module}.{alias.name}" for alias in node.names} & SAFE_ARGUMENTS.keys()
+            yield from (f"line {node.lineno}: {name}" for name in imported | {node.module or ""} if _is_faulty(name))
         if isinstance(node, ast.Call):
             yield from (f"line {node.lineno}: {fault}" for fault in _call_faults(node))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_pickle(node.value):
@@ -87,13 +91,16 @@ def faults_of(tree: ast.AST) -> Iterator[str]:
 
 def _call_faults(call: ast.Call) -> Iterator[str]:
     name = ast.unparse(call.func)
-    given = {each.arg: each.value.value if isinstance(each.value, ast.Constant) else ... for each in call.keywords}
+    arguments = {
+        keyword.arg: keyword.value.value if isinstance(keyword.value, ast.Constant) else ...
+        for keyword in call.keywords
+    }
     if name.split(".")[-1] in RUNNERS and call.args and name != "re.compile":  # model.eval() has nothing to run
         yield f"{name} runs text"
-    if given.get("shell", False) is not False:
+    if arguments.get("shell", False) is not False:
         yield f"{name} may start a shell"
-    if name in TOLD and given.get(TOLD[name][0]) is not TOLD[name][1]:
-        yield f"{name} must be told {TOLD[name][0]}={TOLD[name][1]}"
+    if name in SAFE_ARGUMENTS and arguments.get(SAFE_ARGUMENTS[name][0]) is not SAFE_ARGUMENTS[name][1]:
+        yield f"{name} needs {SAFE_ARGUMENTS[name][0]}={SAFE_ARGUMENTS[name][1]}"
 
 
 def _is_pickle(name: str) -> bool:
@@ -101,7 +108,7 @@ def _is_pickle(name: str) -> bool:
 
 
 def _is_faulty(name: str) -> bool:
-    return _is_pickle(name) or name in TOLD
+    return _is_pickle(name) or name in SAFE_ARGUMENTS
 
 
 def test_a_checkpoint_that_names_code_is_corrupt_and_the_code_does_not_run(tmp_path: Path) -> None:
@@ -113,7 +120,7 @@ def test_a_checkpoint_that_names_code_is_corrupt_and_the_code_does_not_run(tmp_p
     assert not (tmp_path / "owned").exists()
 
 
-def test_the_code_would_run_if_pickle_read_it(tmp_path: Path) -> None:
+def test_the_same_checkpoint_runs_its_code_when_pickle_loads_it(tmp_path: Path) -> None:
     path = plant(tmp_path, HEADER, tmp_path / "owned")
     payload = path.read_bytes().split(b"\n", 3)[3]
     (tmp_path / "payload").write_bytes(payload)
@@ -129,18 +136,18 @@ def test_the_code_would_run_if_pickle_read_it(tmp_path: Path) -> None:
     ids=["empty", "no-fields", "list", "null", "odd-curve", "no-unicode", "missing", "deep"],
 )
 def test_a_checkpoint_with_a_foreign_header_is_corrupt(tmp_path: Path, head: bytes) -> None:
-    path = written(tmp_path, head, b"")
+    path = write_checkpoint(tmp_path, head, b"")
 
     with pytest.raises(checkpoint.CorruptCheckpoint, match="has invalid content"):
         checkpoint.load(path)
 
 
-def test_a_trial_goes_on_without_the_checkpoint_that_names_code_and_says_so(harness: Harness) -> None:
-    place = runner.workplace(harness.create(budget={"trials": 1, "epochs": 2}))
+def test_a_trial_skips_a_checkpoint_that_names_code_with_a_note_in_its_log(harness: Harness) -> None:
+    context = runner.workplace(harness.create(budget={"trials": 1, "epochs": 2}))
     owned = harness.folder / "owned"
-    plant(harness.dirs.trial("s", 0), replace(HEADER, study=place.study.uid, trial=0), owned)
+    plant(harness.dirs.trial("s", 0), replace(HEADER, study=context.study.uid, trial=0), owned)
 
-    row = work(place)
+    row = work(context)
 
     assert (row.state, row.number, owned.exists()) == ("COMPLETE", 0, False)
     assert [step for step, _ in row.curve] == [1, 2]
@@ -148,13 +155,13 @@ def test_a_trial_goes_on_without_the_checkpoint_that_names_code_and_says_so(harn
 
 
 def plant(folder: Path, header: Header, owned: Path) -> Path:
-    """Write a checkpoint, whole by its hash, whose state makes the folder `owned` when pickle loads it."""
+    """Write a checkpoint with a valid hash whose state makes the folder `owned` when pickle loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({"model": Evil(owned)}, folder / "evil")
-    return written(folder, json.dumps(asdict(header)).encode(), (folder / "evil").read_bytes())
+    return write_checkpoint(folder, json.dumps(asdict(header)).encode(), (folder / "evil").read_bytes())
 
 
-def written(folder: Path, head: bytes, payload: bytes) -> Path:
+def write_checkpoint(folder: Path, head: bytes, payload: bytes) -> Path:
     content = head + b"\n" + payload
     path = folder / "step-00000004-000000000040.ckpt"
     path.write_bytes(checkpoint.MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)

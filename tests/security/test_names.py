@@ -1,4 +1,4 @@
-"""Names of studies, classes and files stay where they belong: nothing outside is read, written or deleted."""
+"""Hostile names of studies, classes and files cause no read, write or delete outside the right folder."""
 
 import io
 import os
@@ -37,25 +37,25 @@ NAMES = {
 HOSTILE = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
 
-def seen(folder: Path) -> set[str]:
-    """Every file and folder below, by its path."""
+def paths_below(folder: Path) -> set[str]:
+    """Relative paths of all files and folders below `folder`."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 @HOSTILE
-def test_a_study_cannot_be_given_a_name_that_is_no_plain_file_name(harness: Harness, name: str) -> None:
+def test_a_study_name_that_is_no_plain_file_name_is_refused(harness: Harness, name: str) -> None:
     file = harness.write()
-    before = seen(harness.folder.parent)
+    before = paths_below(harness.folder.parent)
 
     answer = harness.run("run", file, f"--name={name}" if name else "--name=.")
 
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("convsearch: a study's name is up to 64 letters, digits, ")
-    assert seen(harness.folder.parent) == before
+    assert paths_below(harness.folder.parent) == before
 
 
 @pytest.mark.parametrize("name", ["studies.db", "studies.db-journal", "studies.db-wal", "studies.db.migrating"])
-def test_a_study_takes_no_name_of_a_file_that_the_database_keeps(harness: Harness, name: str) -> None:
+def test_the_name_of_a_file_of_the_database_is_refused_as_a_study_name(harness: Harness, name: str) -> None:
     answer = harness.run("run", harness.write(), "--name", name)
 
     assert (answer.code, answer.out) == (2, "")
@@ -64,21 +64,21 @@ def test_a_study_takes_no_name_of_a_file_that_the_database_keeps(harness: Harnes
 
 
 @pytest.mark.parametrize("name", [".hidden", "-rf", "s" * 65, "a b", "\uff0e\uff0e", "\u0441ifar10", "a\nb"], ids=repr)
-def test_nor_does_its_file_give_it_one(harness: Harness, name: str) -> None:
+def test_a_study_file_whose_name_is_no_study_name_is_refused(harness: Harness, name: str) -> None:
     file = Path(harness.write()).rename(harness.folder / f"{name}.toml")
-    before = seen(harness.folder.parent)
+    before = paths_below(harness.folder.parent)
 
     answer = harness.run("run", str(file))
 
     assert answer.code == 2
     assert "a study's name is up to 64 letters, digits" in answer.err
-    assert seen(harness.folder.parent) == before
+    assert paths_below(harness.folder.parent) == before
 
 
 @pytest.mark.parametrize("verb", ["best", "show", "delete", "stop", "resume", "compare", "run"])
-def test_no_question_takes_a_name_for_a_path(harness: Harness, verb: str) -> None:
+def test_no_command_uses_a_study_name_as_a_path(harness: Harness, verb: str) -> None:
     harness.create()
-    before = seen(harness.folder.parent)
+    before = paths_below(harness.folder.parent)
     words = {"show": ["0"], "delete": ["--yes"], "run": ["--again", "0"]}.get(verb, [])
     names = [name for name in NAMES.values() if not name.startswith("-")]
 
@@ -87,25 +87,25 @@ def test_no_question_takes_a_name_for_a_path(harness: Harness, verb: str) -> Non
     assert {answer.code for answer in answers.values()} == {2}
     for name, answer in answers.items():
         assert answer.err.startswith(f"convsearch: there is no study {name!r}")
-    assert seen(harness.folder.parent) == before
+    assert paths_below(harness.folder.parent) == before
 
 
 @pytest.mark.parametrize("name", ["../victim", "..", ".hidden", "a/b"])
-def test_deleting_a_foreign_study_of_such_a_name_deletes_no_folder(harness: Harness, name: str) -> None:
+def test_deleting_a_foreign_study_with_a_path_as_name_deletes_no_folder(harness: Harness, name: str) -> None:
     optuna.create_study(study_name=name, storage=Storage(harness.url, create=True), direction="maximize")
     for folder in ("victim", ".hidden", "home/a/b"):
         (harness.folder / folder / "trial-00000").mkdir(parents=True)
         (harness.folder / folder / "convsearch.lock").write_text("1\nstudies.db\n")
-    before = seen(harness.folder)
+    before = paths_below(harness.folder)
 
     answer = harness.run("delete", name, "--yes")
 
     assert answer.code == 2
     assert "a study's name is up to 64 letters, digits" in answer.err
-    assert seen(harness.folder) == before
+    assert paths_below(harness.folder) == before
 
 
-def test_deleting_follows_no_link_out_of_the_home(harness: Harness, tmp_path: Path) -> None:
+def test_delete_does_not_follow_links_out_of_the_home(harness: Harness, tmp_path: Path) -> None:
     harness.create()
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "photo.png").write_text("mine")
@@ -126,7 +126,7 @@ def picture(harness: Harness) -> bytes:
 
 
 def zipped(path: Path, harness: Harness, info: zipfile.ZipInfo, content: bytes) -> Path:
-    """The images of the harness, and one member more."""
+    """The images of the harness and one more member, as a zip."""
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(harness.images.rglob("*.png")):
             archive.write(file, file.relative_to(harness.images))
@@ -135,7 +135,7 @@ def zipped(path: Path, harness: Harness, info: zipfile.ZipInfo, content: bytes) 
 
 
 def tarred(path: Path, harness: Harness, info: tarfile.TarInfo, content: bytes) -> Path:
-    """The images of the harness, and one member more."""
+    """The images of the harness and one more member, as a tar."""
     with tarfile.open(path, "w:xz" if path.suffix == ".xz" else "w") as archive:
         archive.add(harness.images, "")
         info.size = len(content) if info.type == tarfile.REGTYPE else 0
@@ -155,7 +155,7 @@ def tar_of(kind: bytes, target: str = "") -> tarfile.TarInfo:
     return info
 
 
-LEADS_OUT = [
+OUTSIDE_PATHS = [
     "../outside.png",
     "train/red/../../../outside.png",
     "train/../../outside.png",
@@ -166,9 +166,11 @@ LEADS_OUT = [
 ]
 
 
-@pytest.mark.parametrize("name", LEADS_OUT)
+@pytest.mark.parametrize("name", OUTSIDE_PATHS)
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.xz"])
-def test_a_member_that_leads_out_is_refused_and_nothing_is_written(harness: Harness, kind: str, name: str) -> None:
+def test_a_member_path_outside_the_archive_is_refused_and_nothing_is_written(
+    harness: Harness, kind: str, name: str
+) -> None:
     name = name.replace("/OUTSIDE", str(harness.folder / "outside.png"))
     if kind == "zip":
         path = zipped(harness.folder / "a.zip", harness, zipfile.ZipInfo(name), picture(harness))
@@ -207,7 +209,9 @@ def test_a_member_that_leads_out_is_refused_and_nothing_is_written(harness: Harn
         ),
     ],
 )
-def test_a_member_that_is_no_plain_file_is_refused(harness: Harness, make: Callable[[Harness, str], Path]) -> None:
+def test_an_archive_member_that_is_no_plain_file_is_refused(
+    harness: Harness, make: Callable[[Harness, str], Path]
+) -> None:
     outside = harness.folder / "outside.txt"
     outside.write_text(SECRET)
     path = make(harness, str(outside))
@@ -219,7 +223,7 @@ def test_a_member_that_is_no_plain_file_is_refused(harness: Harness, make: Calla
     assert outside.read_text() == SECRET
 
 
-def test_a_member_that_steers_a_terminal_is_named_without_doing_so(harness: Harness) -> None:
+def test_control_characters_in_a_member_name_are_escaped_in_the_message(harness: Harness) -> None:
     path = harness.folder / "own.zip"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("train/red/../\x1b]0;owned\x07.png", b"")
@@ -232,7 +236,7 @@ def test_a_member_that_steers_a_terminal_is_named_without_doing_so(harness: Harn
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\rb", "\u202egnp", "a\x9b2Jb"], ids=ascii)
-def test_a_class_whose_name_steers_a_terminal_is_refused_without_doing_so(harness: Harness, name: str) -> None:
+def test_a_class_name_with_control_characters_is_refused_and_not_printed(harness: Harness, name: str) -> None:
     path = zipped(harness.folder / "a.zip", harness, zipfile.ZipInfo(f"train/{name}/1.png"), picture(harness))
 
     answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
@@ -242,13 +246,13 @@ def test_a_class_whose_name_steers_a_terminal_is_refused_without_doing_so(harnes
     assert name not in answer.err
 
 
-def assert_refused(harness: Harness, code: int, said: str, path: Path) -> None:
-    """As bad data, with the file's name, and nothing was written beside the database."""
-    assert code == 65, said
-    assert str(path) in said
-    assert SECRET not in said
-    assert {each.name for each in harness.folder.iterdir()} <= {"home", "s.toml", path.name, "outside.txt"}
-    assert seen(harness.dirs.root) == {"studies.db"}
+def assert_refused(harness: Harness, code: int, stderr: str, path: Path) -> None:
+    """Assert that the data were refused with the file's name, and that only the database was written."""
+    assert code == 65, stderr
+    assert str(path) in stderr
+    assert SECRET not in stderr
+    assert {entry.name for entry in harness.folder.iterdir()} <= {"home", "s.toml", path.name, "outside.txt"}
+    assert paths_below(harness.dirs.root) == {"studies.db"}
     assert not (harness.folder.parent / "outside.png").exists()
 
 
@@ -256,8 +260,8 @@ def assert_refused(harness: Harness, code: int, said: str, path: Path) -> None:
 
 
 @pytest.fixture
-def own(harness: Harness) -> Path:
-    """A small folder of images of one's own."""
+def image_folder(harness: Harness) -> Path:
+    """A small folder of images."""
     folder = harness.folder / "own"
     for name in ("red", "blue"):
         (folder / "train" / name).mkdir(parents=True)
@@ -267,35 +271,35 @@ def own(harness: Harness) -> Path:
 
 
 @pytest.mark.parametrize("target", ["outside.txt", "/etc/passwd", "/proc/self/environ"])
-def test_a_link_in_a_folder_is_followed_but_shows_nothing_of_what_is_no_image(
-    harness: Harness, own: Path, target: str
+def test_a_link_to_a_file_that_is_no_image_does_not_reveal_its_content(
+    harness: Harness, image_folder: Path, target: str
 ) -> None:
     (harness.folder / "outside.txt").write_text(SECRET)
-    (own / "train" / "red" / "odd.png").symlink_to(harness.folder / target)
+    (image_folder / "train" / "red" / "odd.png").symlink_to(harness.folder / target)
 
-    answer = harness.run("run", harness.write(data={"path": str(own)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(image_folder)}), "--workers", "1")
 
     assert answer.code == 65
     assert "train/red/odd.png" in answer.err
-    assert not any(each in answer.err for each in (SECRET, "root:", "PATH="))
+    assert not any(text in answer.err for text in (SECRET, "root:", "PATH="))
     assert (harness.folder / "outside.txt").read_text() == SECRET
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "/dev/stdin", "/proc/self/mem", "/proc/kmsg"])
-def test_what_has_no_end_is_not_read(harness: Harness, own: Path, target: str) -> None:
-    (own / "train" / "red" / "odd.png").symlink_to(target)
+def test_an_endless_file_is_not_read(harness: Harness, image_folder: Path, target: str) -> None:
+    (image_folder / "train" / "red" / "odd.png").symlink_to(target)
 
-    answer = harness.run("run", harness.write(data={"path": str(own)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(image_folder)}), "--workers", "1")
 
     assert answer.code == 65
     assert "odd.png" in answer.err or target in answer.err
 
 
 @pytest.mark.parametrize("target", ["..", ".", "../..", "/"])
-def test_links_that_go_in_circles_come_to_an_end(harness: Harness, own: Path, target: str) -> None:
-    (own / "train" / "red" / "odd").symlink_to(target, target_is_directory=True)
+def test_circular_links_are_refused(harness: Harness, image_folder: Path, target: str) -> None:
+    (image_folder / "train" / "red" / "odd").symlink_to(target, target_is_directory=True)
 
-    answer = harness.run("run", harness.write(data={"path": str(own)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data={"path": str(image_folder)}), "--workers", "1")
 
     assert answer.code == 65
     assert "is too deep; images lie directly in their class folder" in answer.err
@@ -311,7 +315,7 @@ def test_links_that_go_in_circles_come_to_an_end(harness: Harness, own: Path, ta
     ],
     ids=["nul", "device", "environment", "long"],
 )
-def test_a_path_that_no_images_can_lie_at_is_refused(harness: Harness, path: str, words: str) -> None:
+def test_an_impossible_image_path_is_refused(harness: Harness, path: str, words: str) -> None:
     answer = harness.run("run", harness.write(data={"path": path}), "--workers", "1")
 
     assert answer.code == 65

@@ -1,4 +1,4 @@
-"""A password in the address of a database is shown to nobody: not in errors, tracebacks, files, nor in `ps`."""
+"""The password in a database address never appears in errors, tracebacks, files or `ps`."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ from search.errors import UsageError
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness
 
 SECRET = "s3cr3t"
-#: Nobody listens on port 1.
-AWAY = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/db"
+#: No server listens on port 1.
+UNREACHABLE = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/db"
 ADDRESSES = {
-    "in-front": AWAY,
+    "before-the-host": UNREACHABLE,
     "as-an-option": f"postgresql+psycopg://user@127.0.0.1:1/db?sslmode=disable&password={SECRET}",
-    "nobody's": f"postgresql+psycopg:///db?host=127.0.0.1&port=1&password={SECRET}",
+    "without-a-user": f"postgresql+psycopg:///db?host=127.0.0.1&port=1&password={SECRET}",
     "quoted": f"postgresql+psycopg://user:{SECRET}%40@127.0.0.1:1/db",
     "two-@": f"postgresql+psycopg://user:x@{SECRET}@127.0.0.1:1/db",
     "no-port": f"postgresql+psycopg://user:{SECRET}@127.0.0.1:port/db",
@@ -58,8 +58,8 @@ def test_a_password_on_the_command_line_is_refused_without_repeating_it(harness:
 
 
 @pytest.mark.parametrize("words", ["--storage {} best s", "validate s --storage {}", "best {}", "{}", "show s {}"])
-@pytest.mark.parametrize("name", ["in-front", "user@server", "with-a-quote", "written-in-codes"])
-def test_nor_is_it_repeated_where_it_does_not_belong(harness: Harness, words: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["before-the-host", "user@server", "with-a-quote", "written-in-codes"])
+def test_a_password_in_any_other_argument_is_not_repeated(harness: Harness, words: str, name: str) -> None:
     command = [str(CONVSEARCH), *(part.format(ADDRESSES[name]) for part in words.split())]
     answer = subprocess.run(command, cwd=harness.folder, capture_output=True, text=True, check=False)
 
@@ -67,14 +67,14 @@ def test_nor_is_it_repeated_where_it_does_not_belong(harness: Harness, words: st
     assert SECRET not in answer.stdout + answer.stderr
 
 
-def test_the_refusal_names_the_way_out(harness: Harness) -> None:
-    answer = harness.run("best", "s", "--storage", AWAY)
+def test_the_refusal_names_the_alternatives(harness: Harness) -> None:
+    answer = harness.run("best", "s", "--storage", UNREACHABLE)
 
     assert "--storage must not hold a password, because everybody on this machine can read a command line" in answer.err
     assert all(way in answer.err for way in ("CONVSEARCH_STORAGE", "~/.pgpass", "PGPASSFILE"))
 
 
-def test_an_address_without_a_password_may_be_typed(harness: Harness) -> None:
+def test_an_address_without_a_password_is_accepted_on_the_command_line(harness: Harness) -> None:
     answer = harness.run("best", "s", "--storage", "postgresql+psycopg://user@127.0.0.1:1/db")
 
     assert answer.code == 69
@@ -90,28 +90,28 @@ def test_no_error_and_no_traceback_shows_the_password(tmp_path: Path, url: str) 
 
 
 @pytest.mark.parametrize(("verb", "words"), VERBS.items(), ids=VERBS)
-def test_no_verb_shows_the_password(tmp_path: Path, verb: str, words: list[str]) -> None:
+def test_no_command_shows_the_password(tmp_path: Path, verb: str, words: list[str]) -> None:
     answer = ask(tmp_path, ADDRESSES["as-an-option"], "--debug", verb, *words)
 
     assert answer.returncode == (1 if verb == "doctor" else 69)
     assert SECRET not in answer.stdout + answer.stderr
-    assert holders(tmp_path) == []
+    assert files_with_password(tmp_path) == []
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "run", "dashboard"])
 def test_no_help_shows_the_password(tmp_path: Path, verb: str) -> None:
-    answer = ask(tmp_path, AWAY, verb, "--help")
+    answer = ask(tmp_path, UNREACHABLE, verb, "--help")
 
     assert answer.returncode == 0
     assert SECRET not in answer.stdout + answer.stderr
 
 
-def test_a_run_shows_the_password_neither_in_its_files_nor_in_the_list_of_processes(harness: Harness) -> None:
+def test_a_run_shows_the_password_neither_in_its_files_nor_in_ps(harness: Harness) -> None:
     command = [str(CONVSEARCH), "--debug", "run", harness.write(), "--workers", "1", "--cache", str(harness.cache)]
     env = os.environ | {"CONVSEARCH_STORAGE": ADDRESSES["as-an-option"]}
     lines: set[str] = set()
-    with (harness.folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(command, cwd=harness.folder, env=env, stdout=said, stderr=said)
+    with (harness.folder / "said.txt").open("w") as output:
+        process = subprocess.Popen(command, cwd=harness.folder, env=env, stdout=output, stderr=output)
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < deadline:
             lines |= command_lines(process.pid)
@@ -121,7 +121,7 @@ def test_a_run_shows_the_password_neither_in_its_files_nor_in_the_list_of_proces
     assert process.wait() == 69
     assert any("convsearch" in line for line in lines)
     assert not any(SECRET in line for line in lines)
-    assert holders(harness.folder) == []
+    assert files_with_password(harness.folder) == []
 
 
 def test_workers_are_started_without_the_address_on_their_command_lines(harness: Harness) -> None:
@@ -139,7 +139,7 @@ def test_workers_are_started_without_the_address_on_their_command_lines(harness:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        (AWAY, "postgresql+psycopg://user:***@127.0.0.1:1/db"),
+        (UNREACHABLE, "postgresql+psycopg://user:***@127.0.0.1:1/db"),
         (ADDRESSES["two-@"], "postgresql+psycopg://user:***@127.0.0.1:1/db"),
         ("postgresql://u@h/db?password=x&a=b", "postgresql://u@h/db?password=***&a=b"),
         ("postgresql://u@h/db?a=b&sslpassword=x", "postgresql://u@h/db?a=b&sslpassword=***"),
@@ -158,7 +158,7 @@ def test_passwords_are_hidden_in_any_text(url: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("url", "usable"),
     [
-        (AWAY, AWAY),
+        (UNREACHABLE, UNREACHABLE),
         ("postgresql://u@h/db?password=a%40b&a=b", "postgresql://u:a%40b@h/db?a=b"),
         ("postgresql:///db?password=x", "postgresql://:x@/db"),
         ("postgresql://u:old@h/db?password=new", "postgresql://u:new@h/db"),
@@ -166,7 +166,7 @@ def test_passwords_are_hidden_in_any_text(url: str, shown: str) -> None:
         ("nonsense", "nonsense"),
     ],
 )
-def test_a_password_among_the_options_is_put_where_sqlalchemy_hides_it(url: str, usable: str) -> None:
+def test_a_password_option_is_moved_to_where_sqlalchemy_hides_it(url: str, usable: str) -> None:
     assert database_url.move_password(url) == usable
 
 
@@ -180,7 +180,7 @@ def test_a_password_among_the_options_is_put_where_sqlalchemy_hides_it(url: str,
         ("scram", "scram_client_key must not stand in an address"),
     ],
 )
-def test_an_address_that_would_be_shown_in_part_is_refused(name: str, words: str) -> None:
+def test_an_address_that_would_be_only_partly_hidden_is_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         database_url.move_password(ADDRESSES[name])
 
@@ -194,14 +194,14 @@ def ask(folder: Path, url: str, *words: str) -> "subprocess.CompletedProcess[str
 
 
 def command_lines(pid: int) -> set[str]:
-    """What `ps` shows of a process and all below it."""
+    """Command lines of a process and its descendants, as `ps` shows them."""
     try:
         process = psutil.Process(pid)
-        return {" ".join(each.cmdline()) for each in (process, *process.children(recursive=True))}
+        return {" ".join(member.cmdline()) for member in (process, *process.children(recursive=True))}
     except psutil.Error:
         return set()
 
 
-def holders(folder: Path) -> list[Path]:
-    """The files below that hold the password."""
+def files_with_password(folder: Path) -> list[Path]:
+    """The files below `folder` that contain the password."""
     return [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]

@@ -1,4 +1,4 @@
-"""A study file is data: it names no code, and one that is broken on purpose is refused in one line."""
+"""A study file is data: it cannot name code, and a hostile file is refused in one line."""
 
 from pathlib import Path
 

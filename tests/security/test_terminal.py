@@ -1,4 +1,4 @@
-"""What stands in a database cannot steer a terminal, a page or a spreadsheet, whoever made it."""
+"""Texts from a foreign database cannot control a terminal, a page or a spreadsheet."""
 
 import csv
 import io
@@ -24,13 +24,13 @@ TITLE = "\x1b]0;owned\x07"
 CLEAR = "\x1b[2J\x1b[1;1H"
 EVIL = f"<script>alert(1)</script>{TITLE}{CLEAR}\r\n\x9b31m\u202egnp\x00 [bold red]x[/] =cmd|'/c calc'!A1"
 NAME = f"n{TITLE}\n\u202e{CLEAR}"
-#: What rich itself writes on a terminal: colours, and its box. None of them moves the cursor or sets a title.
-OURS = re.compile(r"\x1b\[[\d;]*m")
+#: The sequences that rich writes on a terminal: colours of text and box. None moves the cursor or sets a title.
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> str:
-    """A database that plain Optuna filled with what no person should see raw."""
+    """A database that plain Optuna filled with hostile texts."""
     url = f"sqlite:///{tmp_path / 'foreign.db'}"
     storage = optuna.storages.RDBStorage(Storage(url, create=True).url)
     study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
@@ -47,7 +47,7 @@ def foreign(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("words", [["studies"], ["best", NAME], ["best", NAME, "--csv"], ["best", NAME, "--json"]])
-def test_no_answer_holds_a_control_character(harness: Harness, foreign: str, words: list[str]) -> None:
+def test_no_command_prints_a_control_character(harness: Harness, foreign: str, words: list[str]) -> None:
     answer = harness.run(*words, "--storage", foreign)
 
     assert (answer.code, answer.err) == (0, "")
@@ -56,23 +56,23 @@ def test_no_answer_holds_a_control_character(harness: Harness, foreign: str, wor
     assert r"\x1b]0;owned\x07" in answer.out or r"\u001b]0;owned\u0007" in answer.out
 
 
-def test_nor_does_a_terminal_get_one(foreign: str) -> None:
+def test_a_terminal_gets_no_control_character_but_colours(foreign: str) -> None:
     ours, theirs = pty.openpty()
     command = [str(CONVSEARCH), "best", NAME, "--top", "1", "--storage", foreign]
 
     with os.fdopen(ours, "rb", buffering=0) as screen:
         process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
         os.close(theirs)
-        shown = drained(screen)
+        shown = read_to_end(screen)
         process.wait()
 
     assert process.returncode == 0
     assert "alert(1)" in shown
-    assert all(line.isprintable() for line in OURS.sub("", shown).replace("\r\n", "\n").split("\n"))
+    assert all(line.isprintable() for line in COLOURS.sub("", shown).replace("\r\n", "\n").split("\n"))
 
 
-def drained(screen: io.FileIO) -> str:
-    """All that a terminal was given; Linux says by an error that nobody writes to it any more."""
+def read_to_end(screen: io.FileIO) -> str:
+    """Everything written to a terminal; Linux raises OSError when the last writer has closed it."""
     parts = []
     try:
         while part := screen.read(65536):
@@ -82,7 +82,7 @@ def drained(screen: io.FileIO) -> str:
     return b"".join(parts).decode()
 
 
-def test_nor_does_the_summary(foreign: str) -> None:
+def test_the_summary_has_no_control_character(foreign: str) -> None:
     progress = queries.progress(open_reader(foreign), NAME)
     snapshot = ProgressTracker(clock=lambda: 0.0).snapshot(progress)
     stream = io.StringIO()
@@ -96,7 +96,7 @@ def test_nor_does_the_summary(foreign: str) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-def test_nor_does_the_live_view(foreign: str) -> None:
+def test_the_live_view_has_no_control_character(foreign: str) -> None:
     snapshot = ProgressTracker(clock=lambda: 0.0).snapshot(queries.progress(open_reader(foreign), NAME))
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=False, _environ={})
 
@@ -123,14 +123,14 @@ def test_nor_does_the_live_view(foreign: str) -> None:
     ],
     ids=ascii,
 )
-def test_what_cannot_be_printed_is_written_out(raw: str, shown: str) -> None:
+def test_unprintable_characters_are_escaped(raw: str, shown: str) -> None:
     assert escape(raw) == shown
 
 
-def test_a_spreadsheet_gets_no_formula(harness: Harness, foreign: str) -> None:
+def test_csv_output_has_no_formula(harness: Harness, foreign: str) -> None:
     answer = harness.run("best", NAME, "--csv", "--storage", foreign)
 
     cells = [cell for row in csv.reader(io.StringIO(answer.out)) for cell in row]
     assert answer.code == 0
-    words = [cell for cell in cells if cell != "-1"]  # a number, which may be one
+    words = [cell for cell in cells if cell != "-1"]  # a number may begin with a minus
     assert not [word for word in words if word.startswith(("=", "+", "-", "@", "\t", "\r"))]

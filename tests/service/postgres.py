@@ -1,6 +1,6 @@
-"""A private PostgreSQL server in a temporary folder that can be crashed and frozen, and a wire to it that breaks.
+"""A private PostgreSQL server in a temporary folder that can be crashed and frozen, and a proxy that loses answers.
 
-Its role has a password, which commands learn from the environment alone.
+Its role has a password, which commands read from the environment only.
 """
 
 import os
@@ -24,11 +24,11 @@ import sqlalchemy as sa
 
 from tests.harness import CACHED, Harness
 
-#: PostgreSQL refuses to run as root, and then runs as this user, which its packages make.
+#: PostgreSQL refuses to run as root; as root, the tests run it as this user, which its packages create.
 USER = "postgres"
 #: The name of the role that tests connect as.
 ROLE = "tester"
-#: It need not survive a crash of the machine, only its own; and it shall not take the machine from the workers.
+#: The server must survive its own crash, not one of the machine, and should leave the machine to the workers.
 SETTINGS = """
 fsync = off
 full_page_writes = off
@@ -39,22 +39,22 @@ autovacuum = off
 
 
 def binaries() -> Path | None:
-    """The folder with the newest server of this machine; distributions keep it off the path."""
-    found = shutil.which("initdb")
-    if found is not None:
-        return Path(found).resolve().parent
+    """The folder of the newest installed server; distributions do not put it on the PATH."""
+    initdb = shutil.which("initdb")
+    if initdb is not None:
+        return Path(initdb).resolve().parent
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name), default=None)
 
 
 def missing() -> str:
-    """What is not installed here; empty if all is."""
+    """Names what is not installed on this machine; empty if nothing is missing."""
     if binaries() is None:
         return "no PostgreSQL server is installed here"
     return "" if find_spec("psycopg") is not None else "psycopg is not installed here"
 
 
 def version() -> str:
-    """Of the server: `15.14`."""
+    """The version of the server, such as `15.14`."""
     folder = binaries()
     assert folder is not None, missing()
     words = subprocess.run([str(folder / "postgres"), "--version"], check=True, capture_output=True, text=True).stdout
@@ -69,10 +69,10 @@ class Server:
     port: int
     password: str
     hosts: tuple[str, ...] = ("127.0.0.1",)
-    """The addresses of this machine at which it is reached."""
+    """The addresses of this machine at which it listens."""
 
     def restart(self) -> None:
-        """Kill all its processes at once, as a crash does, and start it again: it recovers from its log."""
+        """Kill all its processes at once, as a crash does, and start it again; it recovers from its write-ahead log."""
         self._control("restart", "-m", "immediate")
 
     def stop(self) -> None:
@@ -83,13 +83,13 @@ class Server:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let none of its processes run inside the block; who asks it something gets no answer, and no refusal."""
+        """Suspend all its processes inside the block; clients get neither an answer nor a refusal."""
         postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
-        postmaster.suspend()  # first, so that no more children come
+        postmaster.suspend()  # first, because it would start more children
         processes = [postmaster, *postmaster.children(recursive=True)]
         try:
             for process in processes[1:]:
-                with suppress(psutil.NoSuchProcess):  # its client has just left
+                with suppress(psutil.NoSuchProcess):  # its client has just disconnected
                     process.suspend()
             yield
         finally:
@@ -108,24 +108,24 @@ class Server:
         )
 
     def make_database(self, like: str = "template1") -> str:
-        """Make an empty database, or a copy of another one; its name."""
+        """Create an empty database, or a copy of the database `like`; returns its name."""
         name = f"studies_{uuid.uuid4().hex}"
         self._do(f"CREATE DATABASE {name} TEMPLATE {like}")
         return name
 
     def set(self, database: str, setting: str, value: str) -> None:
-        """Give all sessions that begin in a database from now on a setting, as its administrator may."""
+        """Change a setting for all future sessions in a database, as an administrator can."""
         self._do(f"ALTER DATABASE {database} SET {setting} = '{value}'")
 
     def sessions(self, database: str) -> list[int]:
-        """The processes of the server that serve somebody there."""
+        """The process ids of the sessions in a database."""
         return [int(pid) for (pid,) in self._do(f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'")]
 
     def end_sessions(self, pids: Sequence[int]) -> None:
         self._do(f"SELECT pg_terminate_backend(pid) FROM unnest(ARRAY{list(pids)}::integer[]) AS pid")
 
     def _do(self, statement: str) -> Sequence[sa.Row[Any]]:
-        """Do one statement as its administrator; the rows that it answers with."""
+        """Execute one statement as administrator; returns its rows."""
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with engine.connect() as connection:
             answer = connection.exec_driver_sql(statement)
@@ -138,7 +138,7 @@ class Server:
 
 @contextmanager
 def serving(*more_hosts: str, settings: str = SETTINGS) -> Iterator[Server]:
-    """A new server, which is gone with its files after the block; it also listens at `more_hosts`."""
+    """A new server that also listens at `more_hosts`; it is removed with its files after the block."""
     folder = Path(tempfile.mkdtemp(prefix="convsearch-postgres-"))
     hosts = ("127.0.0.1", *more_hosts)
     server = Server(folder=folder, port=free_port(), password=secrets.token_hex(12), hosts=hosts)
@@ -147,13 +147,13 @@ def serving(*more_hosts: str, settings: str = SETTINGS) -> Iterator[Server]:
         server.start()
         yield server
     finally:
-        with suppress(subprocess.CalledProcessError):  # it never started
+        with suppress(subprocess.CalledProcessError):  # it was never started
             server.stop()
         shutil.rmtree(folder)
 
 
 def make_cluster(server: Server, settings: str) -> None:
-    """Make the files of a server that lets in nobody without the password."""
+    """Create the files of a server that requires the password."""
     data, secret = server.folder / "data", server.folder / "password"
     secret.write_text(server.password)
     if os.geteuid() == 0:
@@ -168,7 +168,7 @@ def make_cluster(server: Server, settings: str) -> None:
 
 
 def run(program: str, *words: str) -> None:
-    """Run a program of PostgreSQL, as somebody whom it accepts."""
+    """Run a program of PostgreSQL, as USER if we are root."""
     folder = binaries()
     assert folder is not None, missing()
     user = USER if os.geteuid() == 0 else None
@@ -185,7 +185,7 @@ def run(program: str, *words: str) -> None:
 
 
 def dump(url: str, file: Path) -> None:
-    """Write a database into a file, as SQL, if its server answers."""
+    """Write a database into a file as SQL, if its server answers."""
     folder = binaries()
     assert folder is not None, missing()
     address = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
@@ -199,12 +199,12 @@ def free_port() -> int:
 
 
 @dataclass(kw_only=True, slots=True)
-class Wire:
-    """A port in front of a server that carries a statement there, and breaks instead of carrying the answer back."""
+class LossyProxy:
+    """A TCP proxy of a server that forwards statements, and closes the connection instead of returning some answers."""
 
     target: int
     losses: Iterator[bool]
-    """For each statement with `words` in turn: whether its answer is lost."""
+    """For each packet with `words` in turn: whether its answer is lost."""
     words: bytes = b"COMMIT"
     lost: int = 0
     _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
@@ -215,8 +215,8 @@ class Wire:
         return int(self._listener.getsockname()[1])
 
     @contextmanager
-    def laid(self) -> Iterator["Wire"]:
-        """Carry connections inside the block."""
+    def running(self) -> Iterator["LossyProxy"]:
+        """Forward connections inside the block."""
         thread = threading.Thread(target=self._accept)
         thread.start()
         try:
@@ -226,17 +226,17 @@ class Wire:
             thread.join()
 
     def _accept(self) -> None:
-        carriers = []
+        forwarders = []
         with self._listener:
             while not self._is_over.is_set():
                 if not select.select([self._listener], [], [], 0.05)[0]:
                     continue
-                carriers.append(threading.Thread(target=self._carry, args=(self._listener.accept()[0],)))
-                carriers[-1].start()
-        for carrier in carriers:
-            carrier.join()
+                forwarders.append(threading.Thread(target=self._forward, args=(self._listener.accept()[0],)))
+                forwarders[-1].start()
+        for forwarder in forwarders:
+            forwarder.join()
 
-    def _carry(self, client: socket.socket) -> None:
+    def _forward(self, client: socket.socket) -> None:
         with client, suppress(OSError), socket.create_connection(("127.0.0.1", self.target)) as server:
             while not self._is_over.is_set():
                 for source in select.select([client, server], [], [], 0.05)[0]:
@@ -245,14 +245,14 @@ class Wire:
                         return
                     (server if source is client else client).sendall(data)
                     if source is client and self.words in data and next(self.losses):
-                        server.recv(1 << 16)  # now it is carried out
+                        server.recv(1 << 16)  # the server has executed the statement
                         self.lost += 1
                         return
 
 
 @dataclass(frozen=True, slots=True)
-class PostgresLab(Harness):
-    """A place to try the service in, with a database on a server; commands learn of it from the environment."""
+class PostgresHarness(Harness):
+    """A harness with a database on a server; commands read its URL from the environment."""
 
     address: str
 

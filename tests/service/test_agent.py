@@ -1,4 +1,4 @@
-"""Workers from anywhere, and the service that stays: what is open is worked on, by its own code, on its own images."""
+"""`convsearch worker` and `convsearch serve`: they work on open studies, with the code and the images of the study."""
 
 import re
 import signal
@@ -21,15 +21,15 @@ from tests.harness import LONG, Harness, paint, wait_until
 SHORT: dict[str, Any] = {"budget": {"trials": 3, "epochs": 1}}
 
 
-def stored_but_not_run(harness: Harness, name: str = "s", **changes: Any) -> None:
+def store_without_running(harness: Harness, name: str = "s", **changes: Any) -> None:
     answer = harness.run("run", harness.write(name, **(SHORT | changes)), "--detach")
     assert answer.code == 0, answer.err
     assert "stored, for `convsearch serve` or `convsearch worker`" in answer.err
 
 
-def test_a_worker_does_all_that_is_open_with_its_last_trainings_and_leaves(harness: Harness) -> None:
-    stored_but_not_run(harness, final={"epochs": 1})
-    stored_but_not_run(harness, "other")
+def test_a_worker_finishes_all_open_studies_with_their_final_trainings_and_exits(harness: Harness) -> None:
+    store_without_running(harness, final={"epochs": 1})
+    store_without_running(harness, "other")
     assert harness.trials() == ()
 
     answer = harness.run("worker", "--workers", "2")
@@ -43,8 +43,8 @@ def test_a_worker_does_all_that_is_open_with_its_last_trainings_and_leaves(harne
     assert queries.study(open_reader(harness.url), "s").seconds_run > 0
 
 
-def test_a_study_that_was_stopped_is_left_alone_until_somebody_stores_it_again(harness: Harness) -> None:
-    stored_but_not_run(harness)
+def test_a_stopped_study_is_not_worked_on_until_it_is_stored_again(harness: Harness) -> None:
+    store_without_running(harness)
     harness.run("stop", "s")
 
     idle = harness.run("worker", "--workers", "1")
@@ -56,8 +56,8 @@ def test_a_study_that_was_stopped_is_left_alone_until_somebody_stores_it_again(h
     assert (stopped.finished, harness.counts().complete) == (0, 1)
 
 
-def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(harness: Harness) -> None:
-    stored_but_not_run(harness)
+def test_a_worker_with_other_code_is_refused_until_the_study_is_resumed_with_that_code(harness: Harness) -> None:
+    store_without_running(harness)
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(
@@ -75,25 +75,23 @@ def test_other_code_is_refused_with_what_differs_until_the_study_is_run_by_it(ha
     assert (again.code, worked.code, harness.counts().complete) == (0, 0, 3)
 
 
-def test_images_that_are_elsewhere_or_others_are_refused_and_the_right_ones_are_taken(
-    harness: Harness, tmp_path: Path
-) -> None:
-    there, others = paint(tmp_path / "there"), paint(tmp_path / "others")
+def test_missing_or_different_images_are_refused_and_moved_ones_are_accepted(harness: Harness, tmp_path: Path) -> None:
+    original, others = paint(tmp_path / "there"), paint(tmp_path / "others")
     (others / "train" / "red" / "000.png").unlink()
-    stored_but_not_run(harness, data={"path": str(there)})
-    moved = there.rename(tmp_path / "moved")
+    store_without_running(harness, data={"path": str(original)})
+    moved = original.rename(tmp_path / "moved")
 
     missing, wrong = harness.run("worker"), harness.run("worker", "--data", str(others))
     right = harness.run("worker", "--workers", "1", "--data", str(moved))
 
     assert [answer.code for answer in (missing, wrong, right)] == [65, 65, 0], right.err
-    assert f"its images are not at {there} on this machine; --data names where they are" in missing.err
+    assert f"its images are not at {original} on this machine; --data names where they are" in missing.err
     assert "train_counts is" in wrong.err
     assert harness.counts().complete == 3
-    assert queries.study(open_reader(harness.url), "s").spec["data"]["path"] == str(there)
+    assert queries.study(open_reader(harness.url), "s").spec["data"]["path"] == str(original)
 
 
-def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain(harness: Harness) -> None:
+def test_a_finished_study_of_other_code_is_no_error(harness: Harness) -> None:
     harness.run("run", harness.write(**SHORT, final={"epochs": 1}), "--workers", "1")
     storage = Storage(harness.url)
     for name in ("s", "s.final"):
@@ -106,8 +104,8 @@ def test_a_study_that_was_judged_long_ago_by_other_code_is_no_reason_to_complain
     assert answer.code == 0, answer.err
 
 
-def test_where_all_trials_fail_the_worker_says_so_by_its_exit(harness: Harness) -> None:
-    stored_but_not_run(harness, budget={"trials": 6, "epochs": 1})
+def test_a_worker_whose_trials_all_fail_exits_with_code_70(harness: Harness) -> None:
+    store_without_running(harness, budget={"trials": 6, "epochs": 1})
     storage = Storage(harness.url, token="me")
     stored = stored_study.load(storage, "s")
     for _ in range(5):
@@ -121,9 +119,9 @@ def test_where_all_trials_fail_the_worker_says_so_by_its_exit(harness: Harness) 
     assert "all 5 finished trials failed" in answer.err
 
 
-def test_one_study_that_cannot_be_worked_on_keeps_nobody_from_the_others(harness: Harness) -> None:
-    stored_but_not_run(harness, "a", data={"path": str(paint(harness.folder / "gone"))})
-    stored_but_not_run(harness, "b")
+def test_a_study_that_cannot_be_worked_on_does_not_block_the_others(harness: Harness) -> None:
+    store_without_running(harness, "a", data={"path": str(paint(harness.folder / "gone"))})
+    store_without_running(harness, "b")
     (harness.folder / "gone").rename(harness.folder / "went")
 
     answer = harness.run("worker", "--workers", "1")
@@ -133,14 +131,14 @@ def test_one_study_that_cannot_be_worked_on_keeps_nobody_from_the_others(harness
     assert harness.counts("b").complete == 3
 
 
-def test_a_database_that_is_not_there_is_refused_and_not_made(harness: Harness) -> None:
+def test_a_missing_database_is_refused_and_not_created(harness: Harness) -> None:
     answer = harness.run("worker")
 
     assert answer.code == 69
     assert not (harness.folder / "home").exists()
 
 
-def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(harness: Harness) -> None:
+def test_a_worker_takes_over_the_trial_of_a_process_that_is_gone(harness: Harness) -> None:
     worker_config = harness.create(budget={"trials": 1, "epochs": 1})
     storage = Storage(harness.url, token=worker_config.token)
     gone = this_process("gone")
@@ -153,13 +151,13 @@ def test_the_trial_of_a_machine_that_is_gone_is_taken_up_by_who_stays(harness: H
     assert (trial.state, trial.attempts) == ("COMPLETE", 2)
 
 
-def test_the_service_takes_up_what_is_stored_shows_it_and_puts_it_back_when_it_is_stopped(harness: Harness) -> None:
+def test_the_service_runs_stored_studies_shows_them_and_requeues_trials_when_stopped(harness: Harness) -> None:
     service = harness.start("serve", "--port", "0", "--workers", "1")
     try:
         service.until(lambda: "http://127.0.0.1:" in service.said)
-        stored_but_not_run(harness)
+        store_without_running(harness)
         service.until(lambda: harness.counts().complete == 3)
-        stored_but_not_run(harness, "long", **LONG)
+        store_without_running(harness, "long", **LONG)
         service.until(lambda: harness.steps(name="long") >= 2)
         listed = harness.run("workers", "--json").json
         url = re.search(r"http://\S+", service.said)
@@ -172,13 +170,13 @@ def test_the_service_takes_up_what_is_stored_shows_it_and_puts_it_back_when_it_i
         service.sweep()
 
     assert answer.code == 143, answer.err
-    assert [(each["study"], each["trial"]) for each in listed["workers"]] == [("long", 0)]
+    assert [(worker["study"], worker["trial"]) for worker in listed["workers"]] == [("long", 0)]
     assert b"Optuna Dashboard" in shown
     (trial,) = harness.trials("long")
     assert (trial.state, trial.attempts) == ("WAITING", 0)
 
 
-def test_who_runs_a_study_here_is_left_to_it(harness: Harness) -> None:
+def test_a_worker_skips_a_study_that_another_launcher_of_this_machine_runs(harness: Harness) -> None:
     launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
     launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 1)
     worker = harness.start("worker", "--workers", "1", "--stay")
@@ -197,13 +195,13 @@ def test_who_runs_a_study_here_is_left_to_it(harness: Harness) -> None:
     assert answer.code == 143, answer.err
 
 
-def test_nobody_is_listed_where_nobody_works(harness: Harness) -> None:
-    stored_but_not_run(harness)
+def test_no_worker_is_listed_while_no_trial_runs(harness: Harness) -> None:
+    store_without_running(harness)
 
     assert harness.run("workers").out == "no worker is running a trial\n"
 
 
-def test_the_unit_runs_the_command_it_was_asked_for(
+def test_the_unit_file_has_the_given_options_and_no_password(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "100% sure"
@@ -212,19 +210,19 @@ def test_the_unit_runs_the_command_it_was_asked_for(
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me:secret@server/studies")
 
     assert main(["serve", "--workers", "3", "--port", "8090", "--unit"]) == 0
-    told = capsys.readouterr().out
+    unit = capsys.readouterr().out
 
-    assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", told, re.MULTILINE)
-    assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in told
-    assert "secret" not in told
-    assert "has a password" in told
+    assert re.search(r"^ExecStart=\S+/convsearch serve --port 8090 .*--workers 3", unit, re.MULTILINE)
+    assert f"WorkingDirectory={str(folder).replace('%', '%%')}\n" in unit
+    assert "secret" not in unit
+    assert "has a password" in unit
     monkeypatch.setenv("CONVSEARCH_STORAGE", "postgresql://me@server/studies")
     assert main(["serve", "--unit"]) == 0
     assert "Environment=CONVSEARCH_STORAGE=postgresql://me@server/studies\n" in capsys.readouterr().out
 
 
-def test_a_worker_that_stays_sees_within_seconds_what_is_stored(harness: Harness) -> None:
-    stored_but_not_run(harness)
+def test_a_worker_with_stay_finds_newly_stored_work_within_seconds(harness: Harness) -> None:
+    store_without_running(harness)
     harness.run("worker", "--workers", "1")
     worker = harness.start("worker", "--stay", "--workers", "1")
     try:
@@ -237,14 +235,12 @@ def test_a_worker_that_stays_sees_within_seconds_what_is_stored(harness: Harness
     assert [trial.number for trial in harness.trials()] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("sign", "codes"), [(signal.SIGTERM, {143, -signal.SIGTERM}), (signal.SIGINT, {130})])
-def test_a_service_that_has_nothing_to_do_ends_when_it_is_told_to(
-    harness: Harness, sign: signal.Signals, codes: set[int]
-) -> None:
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {143, -signal.SIGTERM}), (signal.SIGINT, {130})])
+def test_an_idle_service_ends_at_a_signal(harness: Harness, number: signal.Signals, codes: set[int]) -> None:
     service = harness.start("serve", "--port", "0", "--workers", "1")
     try:
         service.until(lambda: "nothing to do now" in service.said)
-        service.signal(sign)
+        service.signal(number)
         answer = service.end()
     finally:
         service.sweep()
@@ -253,7 +249,7 @@ def test_a_service_that_has_nothing_to_do_ends_when_it_is_told_to(
     assert "Traceback" not in answer.err
 
 
-def test_trials_that_pause_are_seen_to_their_end_by_a_worker(harness: Harness) -> None:
+def test_a_worker_finishes_paused_trials(harness: Harness) -> None:
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
     search = {"pruner": "promote", "first_rung": 1, "startup_trials": 2}
     file = harness.write(search=search, space=space, budget={"trials": 6, "epochs": 4})
@@ -265,6 +261,6 @@ def test_trials_that_pause_are_seen_to_their_end_by_a_worker(harness: Harness) -
     states = [trial.state for trial in harness.trials()]
     assert sorted(set(states)) == ["COMPLETE", "PRUNED"]
     assert len(states) == 6
-    left = {path.parent.name for path in (harness.folder / "store").rglob("*.ckpt")}
-    here = {path.parent.name for path in harness.dirs.study("s").rglob("*.ckpt")}
-    assert left == here
+    remote = {path.parent.name for path in (harness.folder / "store").rglob("*.ckpt")}
+    local = {path.parent.name for path in harness.dirs.study("s").rglob("*.ckpt")}
+    assert remote == local

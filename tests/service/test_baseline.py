@@ -1,4 +1,4 @@
-"""A search begins with a known point, and delivers it unless another trial beats it: real processes, real trainings."""
+"""A search begins with a known point and delivers it unless another trial beats it; real processes and trainings."""
 
 import json
 import signal
@@ -15,9 +15,9 @@ from search.study import stored_study
 from tests.faults.injector.sitecustomize import Fault, environment
 from tests.harness import Harness, toml
 
-#: Learns nothing.
+#: A learning rate with which a trial learns nothing.
 IDLE = 1e-9
-#: A search in which only the known point learns anything, or equals it.
+#: A search in which no trial can beat the known point.
 HOPELESS: dict[str, Any] = {
     "points": [{"learning_rate": 0.05}],
     "space": {"learning_rate": [0.05, IDLE, 2 * IDLE, 3 * IDLE, 4 * IDLE]},
@@ -31,7 +31,7 @@ def row(harness: Harness, name: str = "s") -> StudyRecord:
     return queries.study(open_reader(harness.url), name)
 
 
-def test_a_search_that_finds_nothing_ends_and_all_that_it_says_agrees_on_the_known_point(harness: Harness) -> None:
+def test_a_search_without_an_improvement_stops_and_every_output_names_the_baseline(harness: Harness) -> None:
     answer = harness.run("run", harness.write(**HOPELESS, final=FINAL), "--workers", "1")
 
     assert answer.code == 0
@@ -59,7 +59,7 @@ def test_a_search_that_finds_nothing_ends_and_all_that_it_says_agrees_on_the_kno
     )
 
 
-def test_the_same_command_goes_on_from_a_search_that_found_nothing_only_if_it_asks_for_more(harness: Harness) -> None:
+def test_a_search_that_found_nothing_goes_on_only_with_a_larger_budget(harness: Harness) -> None:
     file = harness.write(**HOPELESS)
     first = harness.run("run", file, "--workers", "1")
     begun = harness.counts().begun
@@ -95,7 +95,7 @@ def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_o
     assert f"Trial {selected['trial']} is delivered: it beats trial 0, the baseline, by" in answer.out
 
 
-def test_a_search_that_found_nothing_is_searched_on_by_others_if_that_is_asked_for(harness: Harness) -> None:
+def test_workers_continue_a_search_that_found_nothing_after_its_budget_is_raised(harness: Harness) -> None:
     file = harness.write(**HOPELESS)
     assert harness.run("run", file, "--workers", "1").code == 0
     begun = harness.counts().begun
@@ -110,7 +110,7 @@ def test_a_search_that_found_nothing_is_searched_on_by_others_if_that_is_asked_f
     assert harness.counts().begun > begun
 
 
-def test_a_worker_leaves_a_study_alone_of_which_nothing_can_be_trained_and_works_on_others(harness: Harness) -> None:
+def test_a_worker_skips_a_study_without_trainable_trials_and_works_on_others(harness: Harness) -> None:
     hopeless = harness.write("hopeless", budget={"trials": 50, "epochs": 1, "max_parameters": 10})
     good = harness.write("sound", budget={"trials": 2, "epochs": 1})
     assert [harness.run("run", file, "--detach").code for file in (hopeless, good)] == [0, 0]
@@ -122,7 +122,7 @@ def test_a_worker_leaves_a_study_alone_of_which_nothing_can_be_trained_and_works
     assert harness.counts("sound").complete == 2
 
 
-def test_where_the_verdict_sees_another_one_ahead_all_still_agree_on_what_the_search_delivers(harness: Harness) -> None:
+def test_every_output_names_the_selected_trial_even_if_the_verdict_ranks_another_first(harness: Harness) -> None:
     assert harness.run("run", harness.write(**HOPELESS), "--workers", "1").code == 0
 
     verdict = harness.run("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--json", "--workers", "1")
@@ -137,7 +137,7 @@ def test_where_the_verdict_sees_another_one_ahead_all_still_agree_on_what_the_se
     assert harness.run("best", "s", "--json").json["selection"]["trial"] == 0
 
 
-def test_a_study_of_an_older_version_is_gone_on_with_by_a_file_that_leaves_open_what_it_had_said(
+def test_a_study_of_an_older_version_keeps_settings_that_its_new_file_omits(
     harness: Harness,
 ) -> None:
     older = harness.tables(search={"sampler": "random", "pruner": "asha"})
@@ -159,7 +159,7 @@ def test_a_study_of_an_older_version_is_gone_on_with_by_a_file_that_leaves_open_
 
 
 def forget(harness: Harness, *keys: str) -> None:
-    """Take keys of [search] out of a stored study, as an older version has left it."""
+    """Remove keys of [search] from a stored study, which leaves it as an older version stored it."""
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     spec = dict(row(harness).spec)
@@ -168,7 +168,7 @@ def forget(harness: Harness, *keys: str) -> None:
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "median", "hyperband"])
-def test_the_known_point_is_trained_to_its_end_however_bad_it_is(harness: Harness, pruner: str) -> None:
+def test_the_baseline_is_trained_to_its_end_however_bad_it_is(harness: Harness, pruner: str) -> None:
     changes: dict[str, Any] = {
         "points": [{"learning_rate": IDLE}, *[{"learning_rate": 0.05}] * 6],
         "space": {"learning_rate": [IDLE, 0.05]},
@@ -178,12 +178,12 @@ def test_the_known_point_is_trained_to_its_end_however_bad_it_is(harness: Harnes
 
     assert harness.run("run", harness.write(**changes), "--workers", "1").code == 0
 
-    known = harness.trials()[0]
-    assert (known.state, len(known.curve)) == ("COMPLETE", 4)
-    assert known.config["learning_rate"] == IDLE
+    baseline = harness.trials()[0]
+    assert (baseline.state, len(baseline.curve)) == ("COMPLETE", 4)
+    assert baseline.config["learning_rate"] == IDLE
 
 
-def test_a_known_point_that_does_not_fit_is_changed_and_it_is_said(harness: Harness) -> None:
+def test_a_baseline_that_does_not_fit_is_changed_and_the_change_is_reported(harness: Harness) -> None:
     changes: dict[str, Any] = {
         "points": [{"batch_size": 512, "conv_layers": 5}],
         "space": {"batch_size": [64, 128, 512], "conv_layers": {"low": 1, "high": 5}, "learning_rate": 0.05},
@@ -194,18 +194,18 @@ def test_a_known_point_that_does_not_fit_is_changed_and_it_is_said(harness: Harn
     answer = harness.run("run", harness.write(**changes), "--workers", "1")
 
     assert answer.code == 0
-    said = (
+    message = (
         "trial 0, the baseline, could not be trained as it was given; it has conv_layers 5 -> 3, batch_size 512 -> 128"
     )
-    assert said in answer.err
-    known = harness.trials()[0]
-    assert known.state == "COMPLETE"
-    assert (known.params["batch_size"], known.params["conv_layers"]) == (128, 3)
+    assert message in answer.err
+    baseline = harness.trials()[0]
+    assert baseline.state == "COMPLETE"
+    assert (baseline.params["batch_size"], baseline.params["conv_layers"]) == (128, 3)
     assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * 3
     assert "conv_layers 5 -> 3" in harness.run("show", "s", "0").out
 
 
-def test_a_study_of_which_nothing_can_be_trained_stops_with_a_code_of_its_own_and_names_the_setting(
+def test_a_study_without_trainable_trials_ends_with_code_76_and_names_the_setting(
     harness: Harness,
 ) -> None:
     file = harness.write(budget={"trials": 50, "epochs": 1, "max_parameters": 10})
@@ -217,7 +217,7 @@ def test_a_study_of_which_nothing_can_be_trained_stops_with_a_code_of_its_own_an
     assert 5 <= harness.counts().begun < 50
 
 
-def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(harness: Harness) -> None:
+def test_hours_alone_determine_the_number_and_the_length_of_the_trials(harness: Harness) -> None:
     tables = harness.tables(search={"sampler": "random", "pruner": "asha", "patience": 1000})
     tables["budget"] = {"hours": 20 / 3600}
     file = harness.folder / "s.toml"
@@ -241,21 +241,21 @@ def test_without_trials_and_epochs_the_hours_say_how_many_and_how_long(harness: 
     "fault",
     [
         pytest.param(
-            Fault(who="launcher", function="search.study.stored_study:set_attrs", moment="after", nth=5),
+            Fault(process="launcher", function="search.study.stored_study:set_attrs", moment="after", nth=5),
             id="some write",
         ),
         pytest.param(
-            Fault(who="launcher", function="search.service.final:keep", moment="after", nth=1), id="choice stored"
+            Fault(process="launcher", function="search.service.final:keep", moment="after", nth=1), id="choice stored"
         ),
         pytest.param(
-            Fault(who="launcher", function="search.service.final:keep", moment="before", nth=2), id="verdict made"
+            Fault(process="launcher", function="search.service.final:keep", moment="before", nth=2), id="verdict made"
         ),
         pytest.param(
-            Fault(who="launcher", function="search.service.final:keep", moment="after", nth=2), id="all stored"
+            Fault(process="launcher", function="search.service.final:keep", moment="after", nth=2), id="all stored"
         ),
     ],
 )
-def test_after_a_kill_between_the_choice_and_the_last_training_the_same_command_makes_the_same_choice(
+def test_a_run_killed_between_selection_and_final_training_selects_the_same_trial(
     harness: Harness, fault: Fault
 ) -> None:
     words = ("run", harness.write(**HOPELESS, final=FINAL), "--workers", "1")

@@ -1,4 +1,4 @@
-"""Processes die, or are told to stop, in the middle of a trial; nothing is lost, and nothing stays behind."""
+"""Processes die or are stopped in the middle of a trial; nothing is lost, and no process is left running."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ class Event:
     answer: Answer
     trials: tuple[TrialRecord, ...]
     left: tuple[psutil.Process, ...]
-    """Processes that were still there when the launcher had ended for a while."""
+    """Processes that were still running PATIENCE_S after the end of the launcher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Story:
-    """A study that was disturbed again and again, and then run to its end."""
+class DisturbedStudy:
+    """A study that was disturbed several times and then run to its end."""
 
     harness: Harness
     events: dict[str, Event]
@@ -51,7 +51,7 @@ def on_sigterm(launcher: Launcher, harness: Harness) -> None:
 
 
 def on_ctrl_c_twice(launcher: Launcher, harness: Harness) -> None:
-    """The worker is frozen, so that only the second Ctrl-C can end the run."""
+    """The worker is frozen, and only the second Ctrl-C can end the run."""
     after_steps(launcher, harness, 4)
     (worker,) = harness.workers()
     os.kill(worker, signal.SIGSTOP)
@@ -61,7 +61,7 @@ def on_ctrl_c_twice(launcher: Launcher, harness: Harness) -> None:
 
 
 def on_kill(launcher: Launcher, harness: Harness) -> None:
-    """The launcher is killed, and nobody else."""
+    """Kill the launcher alone."""
     after_steps(launcher, harness, 4)
     os.kill(launcher.process.pid, signal.SIGKILL)
 
@@ -76,14 +76,14 @@ DISTURBANCES: dict[str, Callable[[Launcher, Harness], None]] = {
 
 
 def after_steps(launcher: Launcher, harness: Harness, count: int) -> None:
-    """Wait until somebody works, and has recorded so many steps more."""
+    """Wait until a worker runs and `count` more steps are recorded."""
     launcher.until(lambda: harness.dirs.study("s").exists() and harness.workers())
     before = harness.steps()
     launcher.until(lambda: harness.steps() >= before + count)
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Story:
+def disturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> DisturbedStudy:
     harness = Harness(tmp_path_factory.mktemp("story"), images, cache)
     file = harness.write(**LONG)
     events = {}
@@ -96,29 +96,29 @@ def story(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -
         finally:
             launcher.sweep()
         events[name] = Event(answer=answer, trials=harness.trials(), left=tuple(left))
-    return Story(harness=harness, events=events, end=harness.run("run", file, "--workers", "1"))
+    return DisturbedStudy(harness=harness, events=events, end=harness.run("run", file, "--workers", "1"))
 
 
-def test_after_every_disturbance_the_same_command_ends_with_the_very_same_weights(
-    story: Story, undisturbed: Harness
+def test_after_every_disturbance_the_same_command_ends_with_the_same_weights(
+    disturbed: DisturbedStudy, undisturbed: Harness
 ) -> None:
-    (trial,) = story.harness.trials()
-    (whole,) = undisturbed.trials()
+    (trial,) = disturbed.harness.trials()
+    (expected,) = undisturbed.trials()
 
-    assert story.end.code == 0
-    assert "going on: 0 of 1 trials done, 1 taken up again" in story.end.err
-    assert (trial.state, trial.params, trial.seed) == ("COMPLETE", whole.params, whole.seed)
-    assert trial.curve == whole.curve
-    assert equal(story.harness.trained(), undisturbed.trained())
+    assert disturbed.end.code == 0
+    assert "going on: 0 of 1 trials done, 1 taken up again" in disturbed.end.err
+    assert (trial.state, trial.params, trial.seed) == ("COMPLETE", expected.params, expected.seed)
+    assert trial.curve == expected.curve
+    assert equal(disturbed.harness.trained(), undisturbed.trained())
 
 
 @pytest.mark.parametrize("name", list(DISTURBANCES))
-def test_nothing_is_left_running(story: Story, name: str) -> None:
-    assert story.events[name].left == ()
+def test_no_process_is_left_running(disturbed: DisturbedStudy, name: str) -> None:
+    assert disturbed.events[name].left == ()
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "last_words"),
+    ("name", "code", "last_message"),
     [
         ("start", 143, "stopping: trials go back to the queue"),
         ("ctrl-c", 130, "stopping: trials go back to the queue"),
@@ -127,29 +127,31 @@ def test_nothing_is_left_running(story: Story, name: str) -> None:
         ("kill", -signal.SIGKILL, ""),
     ],
 )
-def test_the_exit_code_and_the_last_words_say_how_it_ended(story: Story, name: str, code: int, last_words: str) -> None:
-    answer = story.events[name].answer
+def test_the_exit_code_and_the_last_message_report_how_the_run_ended(
+    disturbed: DisturbedStudy, name: str, code: int, last_message: str
+) -> None:
+    answer = disturbed.events[name].answer
 
     assert answer.code == code
-    assert last_words in answer.err
+    assert last_message in answer.err
     assert "Traceback" not in answer.err
 
 
 @pytest.mark.parametrize("name", ["ctrl-c", "sigterm"])
-def test_a_clean_stop_puts_the_trial_back_without_counting_an_attempt(story: Story, name: str) -> None:
-    (trial,) = story.events[name].trials
+def test_a_clean_stop_puts_the_trial_back_without_counting_an_attempt(disturbed: DisturbedStudy, name: str) -> None:
+    (trial,) = disturbed.events[name].trials
 
     assert (trial.state, trial.attempts, trial.crashes) == ("WAITING", 0, ())
-    assert "convsearch resume s" in story.events[name].answer.err
+    assert "convsearch resume s" in disturbed.events[name].answer.err
 
 
-def test_a_stop_before_the_first_trial_leaves_none(story: Story) -> None:
-    assert story.events["start"].trials == ()
+def test_a_stop_before_the_first_trial_leaves_no_trial(disturbed: DisturbedStudy) -> None:
+    assert disturbed.events["start"].trials == ()
 
 
-def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(story: Story) -> None:
-    (left,) = story.events["kill"].trials
-    (trial,) = story.harness.trials()
+def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(disturbed: DisturbedStudy) -> None:
+    (left,) = disturbed.events["kill"].trials
+    (trial,) = disturbed.harness.trials()
 
     assert left.state == "RUNNING"
     assert trial.crashes[-1].endswith("is gone")
@@ -158,7 +160,7 @@ def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(story: St
 
 @contextmanager
 def killer(harness: Harness, *, at: Sequence[int]) -> Iterator[list[int]]:
-    """Kill a worker when trial 0 is drawn and has so many steps, for each in `at`; the list is of those killed."""
+    """For each number of steps in `at`, kill the worker once trial 0 is drawn and has them; yields the killed pids."""
     killed: list[int] = []
     is_over = threading.Event()
 
@@ -185,27 +187,27 @@ def killer(harness: Harness, *, at: Sequence[int]) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_a_trial_whose_worker_is_killed_twice_ends_with_the_very_same_weights(
+def test_a_trial_whose_worker_is_killed_twice_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness
 ) -> None:
     with killer(harness, at=(10, 30)) as killed:
         answer = harness.run("run", harness.write(**LONG), "--workers", "1")
 
     (trial,) = harness.trials()
-    (whole,) = undisturbed.trials()
+    (expected,) = undisturbed.trials()
     assert answer.code == 0
     assert len(killed) == 2
     assert (trial.number, trial.state, trial.attempts) == (0, "COMPLETE", 3)
     assert [crash.split(",")[0] for crash in trial.crashes] == ["attempt 1", "attempt 2"]
     assert "killed by SIGKILL" in trial.crashes[0]
-    assert (trial.params, trial.curve, trial.seed) == (whole.params, whole.curve, whole.seed)
+    assert (trial.params, trial.curve, trial.seed) == (expected.params, expected.curve, expected.seed)
     assert equal(harness.trained(), undisturbed.trained())
 
 
-def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can_be_tried_again(
+def test_a_trial_whose_worker_is_killed_three_times_fails_and_can_be_retried(
     harness: Harness,
 ) -> None:
-    slow = {"batch_size": 4, "width": 64}  # a step lasts long enough to die in it three times
+    slow = {"batch_size": 4, "width": 64}  # a step lasts long enough to kill three workers in it
     file = harness.write(budget={"trials": 2, "epochs": 2}, space=slow)
 
     with killer(harness, at=(0, 0, 0)) as killed:
@@ -224,7 +226,7 @@ def test_a_trial_that_kills_three_workers_fails_and_the_study_goes_on_and_it_can
     assert harness.trials()[0].params == failed.params
 
 
-def test_a_disk_that_cannot_be_written_ends_the_run_and_no_trial_is_blamed(harness: Harness) -> None:
+def test_a_disk_that_cannot_be_written_ends_the_run_and_counts_no_attempt(harness: Harness) -> None:
     file = harness.write(budget={"trials": 1, "epochs": 1})
     obstacle = harness.dirs.trial("s", 0)
     obstacle.parent.mkdir(parents=True)
@@ -233,9 +235,9 @@ def test_a_disk_that_cannot_be_written_ends_the_run_and_no_trial_is_blamed(harne
     full = harness.run("run", file, "--workers", "1")
     (left,) = harness.trials()
     obstacle.unlink()
-    whole = harness.run("run", file, "--workers", "1")
+    again = harness.run("run", file, "--workers", "1")
 
-    assert (full.code, whole.code) == (74, 0)
+    assert (full.code, again.code) == (74, 0)
     assert "a worker could not go on" in full.err
     assert (left.state, left.attempts, left.crashes) == ("WAITING", 0, ())
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]

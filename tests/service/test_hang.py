@@ -1,4 +1,4 @@
-"""A worker that stands still is found out, asked where it stands, and replaced."""
+"""A worker that hangs is detected, writes its stack to the log of its trial, and is replaced."""
 
 import io
 import os
@@ -17,12 +17,12 @@ from search.workers.live_view import open_view
 from search.workers.stop_rules import StopReason
 from tests.harness import LONG, Harness, equal, wait_until
 
-#: Shorter than the product's, in the same order.
+#: Shorter timeouts than those of the product, in the same order.
 SHORT = Timeouts(retry_timeout_s=5.0, renewal_interval_s=1.0, lease_timeout_s=30.0, hang_timeout_s=12.0)
 
 
 def freeze_at(harness: Harness, *, steps: int) -> threading.Thread:
-    """Stop the worker, as SIGSTOP does, once trial 0 has so many steps, and at a moment when it holds no lock."""
+    """Freeze the worker with SIGSTOP when trial 0 has `steps` steps, at a moment when the worker holds no lock."""
 
     def freeze() -> None:
         wait_until(lambda: harness.dirs.study("s").exists() and harness.workers() and harness.steps() >= steps)
@@ -36,23 +36,23 @@ def freeze_at(harness: Harness, *, steps: int) -> threading.Thread:
     return thread
 
 
-def test_a_hung_trial_is_killed_with_its_stack_in_its_log_and_goes_on_as_if_nothing_had_happened(
+def test_a_hung_trial_is_killed_logs_its_stack_and_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness
 ) -> None:
-    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu", times=SHORT)
-    wanted = study_spec.load(Path(harness.write(**LONG)))
+    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu", times=SHORT)
+    spec = study_spec.load(Path(harness.write(**LONG)))
 
     thread = freeze_at(harness, steps=5)
-    end = run.run_study(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    end = run.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
     thread.join()
 
-    (trial,), (whole,) = harness.trials(), undisturbed.trials()
+    (trial,), (expected,) = harness.trials(), undisturbed.trials()
     log = harness.dirs.log("s", 0).read_text()
     assert end is StopReason.DONE
-    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
+    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, expected.curve)
     assert "no batch was finished for" in trial.crashes[0]
     assert "broke off: no batch was finished for" in log
-    assert "runner.py" in log  # the stack says where it stood
+    assert "runner.py" in log  # a frame of the stack
     assert "going on after step" in log
     assert equal(harness.trained(), undisturbed.trained())
 

@@ -1,4 +1,4 @@
-"""On PostgreSQL: one writer at a time; a server that crashes, freezes or breaks off loses nothing and kills nobody."""
+"""On PostgreSQL: one writer at a time; crashes, freezes and lost connections of the server lose no trial or worker."""
 
 import gc
 import multiprocessing
@@ -31,25 +31,25 @@ from search.workers import worker
 from search.workers.signals import END_S
 from tests.faults import invariants
 from tests.harness import Answer, Harness, Launcher, wait_until
-from tests.service.postgres import ROLE, PostgresLab, Server, Wire
+from tests.service.postgres import ROLE, LossyProxy, PostgresHarness, Server
 from tests.storage.test_leases import run_claimers, states
 
 pytestmark = pytest.mark.filterwarnings(
-    # A process keeps its storage, and psycopg its connection, until it ends; here a storage ends with its test.
+    # In the product, the storage and its psycopg connection live as long as their process; here, as long as a test.
     "ignore:.*Connection object at .* was deleted while still open:ResourceWarning"
 )
 
-#: How long the server is away or frozen: much longer than any of its answers takes.
+#: Seconds for which the server is away or frozen: much longer than any of its answers takes.
 AWAY_S = 2.0
 #: A study that lasts some seconds for two workers.
 TRIALS_IN_ALL, STEPS = 3, 18
 STUDY: dict[str, Any] = {"budget": {"trials": TRIALS_IN_ALL, "epochs": STEPS // 3, "steps_per_epoch": 3}}
-#: How many steps are recorded between two disturbances of it, and how many of those there are.
-PACE, DISTURBANCES = 12, 3
+#: Steps recorded between two disturbances of the study, and the number of disturbances.
+STEPS_BETWEEN, DISTURBANCES = 12, 3
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
+def _close_connections() -> Iterator[None]:
     """Close the connections of a test while its warnings are ignored."""
     yield
     gc.collect()
@@ -67,24 +67,26 @@ def url(server: Server, database: str) -> str:
 
 
 @pytest.fixture
-def harness(tmp_path: Path, images: Path, cache: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresLab:
-    """A place to try the service in, whose commands learn of the database from the environment."""
+def harness(tmp_path: Path, images: Path, cache: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresHarness:
+    """A harness whose commands read the URL of the database from the environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVSEARCH_STORAGE", url)
-    return PostgresLab(tmp_path, images, cache, url)
+    return PostgresHarness(tmp_path, images, cache, url)
 
 
 @pytest.fixture
-def wire(server: Server) -> Iterator[Wire]:
-    with Wire(target=server.port, losses=repeat(False)).laid() as laid:
-        yield laid
+def proxy(server: Server) -> Iterator[LossyProxy]:
+    with LossyProxy(target=server.port, losses=repeat(False)).running() as running:
+        yield running
 
 
 @pytest.fixture
-def far(server: Server, database: str, wire: Wire, make_study: Callable[[int], int]) -> Iterator[tuple[Storage, int]]:
-    """A storage at the other end of the wire, and in it a study of three trials."""
+def proxied(
+    server: Server, database: str, proxy: LossyProxy, make_study: Callable[[int], int]
+) -> Iterator[tuple[Storage, int]]:
+    """A storage that is reached through the proxy, and the id of its study of three trials."""
     study_id = make_study(3)
-    storage = Storage(server.url(database, port=wire.port).render_as_string(hide_password=False), token="me")
+    storage = Storage(server.url(database, port=proxy.port).render_as_string(hide_password=False), token="me")
     yield storage, study_id
     storage.engine.dispose()
 
@@ -98,7 +100,7 @@ def claim(storage: Storage, study_id: int) -> claims.Claim:
 # -- one writer at a time -------------------------------------------------------------------------------------
 
 
-def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
+def test_a_worker_that_waited_while_its_trial_was_taken_away_cannot_finish_it(
     url: str, make_study: Callable[[int], int]
 ) -> None:
     study_id = make_study(1)
@@ -117,7 +119,7 @@ def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
         connection.execute(sa.update(TRIALS).values(state="WAITING"))
         connection.execute(sa.delete(LEASES))
         late.start()
-        wait_until(lambda: waiting(url))
+        wait_until(lambda: lock_waits(url))
 
     pool.write(take_away)
     late.join()
@@ -126,7 +128,7 @@ def test_who_waited_while_its_trial_was_taken_away_cannot_tell_it_any_more(
     assert states(pool) == {0: "WAITING"}
 
 
-def test_all_rows_of_an_answer_are_of_one_moment(url: str, make_study: Callable[[int], int]) -> None:
+def test_a_read_transaction_sees_one_snapshot(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(3)
     count = sa.select(sa.func.count()).select_from(TRIALS)
 
@@ -139,15 +141,15 @@ def test_all_rows_of_an_answer_are_of_one_moment(url: str, make_study: Callable[
     assert queries.study(open_reader(url), "s").counts.running == 1
 
 
-def waiting(url: str) -> int:
-    """How many transactions wait for a lock."""
+def lock_waits(url: str) -> int:
+    """The number of transactions that wait for a lock."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        rows = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return int(connection.exec_driver_sql(rows).scalar_one())
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return int(connection.exec_driver_sql(query).scalar_one())
 
 
-def test_four_processes_claim_each_trial_once_where_a_transaction_sees_old_rows_unless_told_otherwise(
+def test_four_processes_claim_each_trial_once_under_repeatable_read_as_default(
     server: Server, database: str, url: str, make_study: Callable[[int], int]
 ) -> None:
     server.set(database, "default_transaction_isolation", "repeatable read")
@@ -162,46 +164,48 @@ def test_four_processes_claim_each_trial_once_where_a_transaction_sees_old_rows_
 # -- the answer to a COMMIT is lost ---------------------------------------------------------------------------
 
 
-def lose_next(wire: Wire) -> None:
-    wire.losses = chain([True], repeat(False))
+def lose_next(proxy: LossyProxy) -> None:
+    proxy.losses = chain([True], repeat(False))
 
 
-def test_a_claim_whose_answer_was_lost_is_not_made_twice(far: tuple[Storage, int], wire: Wire, url: str) -> None:
-    storage, study_id = far
+def test_a_claim_whose_answer_was_lost_is_not_made_twice(
+    proxied: tuple[Storage, int], proxy: LossyProxy, url: str
+) -> None:
+    storage, study_id = proxied
 
-    lose_next(wire)
+    lose_next(proxy)
     first = claim(storage, study_id)
     storage.token = "another"
     second = claim(storage, study_id)
 
-    assert wire.lost == 1
+    assert proxy.lost == 1
     assert [(taken.number, taken.attempt) for taken in (first, second)] == [(0, 1), (1, 1)]
     assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
 
 
-def test_a_claim_that_is_made_again_before_the_first_one_is_over_is_the_same(
+def test_a_claim_repeated_before_the_first_one_ends_gets_the_same_trial(
     url: str, make_study: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study_id = make_study(2)
     first, again = Storage(url, token="me"), Storage(url, token="me")
-    taken_later: list[claims.Claim] = []
-    late = threading.Thread(target=lambda: taken_later.append(claim(again, study_id)))
+    taken_claims: list[claims.Claim] = []
+    late = threading.Thread(target=lambda: taken_claims.append(claim(again, study_id)))
     write = first.write
 
     def slowly(work: Callable[[sa.Connection], Any]) -> Any:
         def take(connection: sa.Connection) -> Any:
             taken = work(connection)
             late.start()
-            wait_until(lambda: waiting(url))
+            wait_until(lambda: lock_waits(url))
             return taken
 
         return write(take)
 
     monkeypatch.setattr(first, "write", slowly)
-    taken_later.append(claim(first, study_id))
+    taken_claims.append(claim(first, study_id))
     late.join()
 
-    assert taken_later[0] == taken_later[1]
+    assert taken_claims[0] == taken_claims[1]
     assert states(again) == {0: "RUNNING"}
 
 
@@ -209,72 +213,76 @@ def test_a_claim_that_is_made_again_before_the_first_one_is_over_is_the_same(
     ("state", "values"), [(TrialState.COMPLETE, (0.5,)), (TrialState.PRUNED, ()), (TrialState.FAIL, ())]
 )
 def test_a_tell_whose_answer_was_lost_is_recorded_once(
-    far: tuple[Storage, int], wire: Wire, url: str, state: TrialState, values: tuple[float, ...]
+    proxied: tuple[Storage, int], proxy: LossyProxy, url: str, state: TrialState, values: tuple[float, ...]
 ) -> None:
-    storage, study_id = far
+    storage, study_id = proxied
     taken = claim(storage, study_id)
 
-    lose_next(wire)
+    lose_next(proxy)
     storage.set_trial_state_values(taken.trial_id, state, values)
 
     (trial,) = queries.trials(open_reader(url), "s")
-    assert wire.lost == 1
+    assert proxy.lost == 1
     assert (trial.state, trial.values) == (state.name, values)
     with pytest.raises(LeaseLostError):
         storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
 
 
-def test_a_stop_whose_answer_was_lost_counts_no_attempt(far: tuple[Storage, int], wire: Wire, url: str) -> None:
-    storage, study_id = far
+def test_a_stop_whose_answer_was_lost_counts_no_attempt(
+    proxied: tuple[Storage, int], proxy: LossyProxy, url: str
+) -> None:
+    storage, study_id = proxied
     claim(storage, study_id)
 
-    lose_next(wire)
+    lose_next(proxy)
     leases.release(storage, ["me"])
 
     (trial,) = queries.trials(open_reader(url), "s")
-    assert wire.lost == 1
+    assert proxy.lost == 1
     assert (trial.state, trial.attempts) == ("WAITING", 0)
 
 
-def test_a_death_whose_answer_was_lost_is_noted_once(far: tuple[Storage, int], wire: Wire, url: str) -> None:
-    storage, study_id = far
+def test_a_death_whose_answer_was_lost_is_recorded_once(
+    proxied: tuple[Storage, int], proxy: LossyProxy, url: str
+) -> None:
+    storage, study_id = proxied
     claim(storage, study_id)
 
-    lose_next(wire)
+    lose_next(proxy)
     leases.expire_dead(storage, "me", "it died")
 
     (trial,) = queries.trials(open_reader(url), "s")
-    assert wire.lost == 1
+    assert proxy.lost == 1
     assert (trial.state, trial.attempts, len(trial.crashes)) == ("WAITING", 1, 1)
 
 
 @pytest.mark.parametrize("table", ["trials", "trial_user_attributes", "trial_intermediate_values"])
-def test_a_read_that_breaks_off_in_the_middle_is_made_again(far: tuple[Storage, int], wire: Wire, table: str) -> None:
-    storage, study_id = far
+def test_an_interrupted_read_is_repeated(proxied: tuple[Storage, int], proxy: LossyProxy, table: str) -> None:
+    storage, study_id = proxied
     claim(storage, study_id)
 
-    wire.words = f"FROM {table}".encode()
-    lose_next(wire)
+    proxy.words = f"FROM {table}".encode()
+    lose_next(proxy)
     trials = storage.get_all_trials(study_id)
 
-    assert wire.lost == 1
+    assert proxy.lost == 1
     assert [trial.number for trial in trials] == [0]
 
 
-def test_a_study_of_which_every_third_answer_is_lost_ends_as_if_none_was(
-    harness: PostgresLab, server: Server, database: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+def test_a_study_that_loses_every_third_answer_needs_one_attempt_for_every_trial(
+    harness: PostgresHarness, server: Server, database: str, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    far = server.url(database, port=wire.port).render_as_string(hide_password=False)
-    monkeypatch.setenv("CONVSEARCH_STORAGE", far)
+    url = server.url(database, port=proxy.port).render_as_string(hide_password=False)
+    monkeypatch.setenv("CONVSEARCH_STORAGE", url)
 
     def begin_to_lose() -> None:
-        wire.losses = cycle([False, False, True])
+        proxy.losses = cycle([False, False, True])
 
     with disturbing(harness, begin_to_lose):
         answer = harness.run("run", harness.write(**STUDY), "--workers", "2")
 
-    assert wire.lost > 20, answer.err
-    assert_nothing_happened(harness, answer)
+    assert proxy.lost > 20, answer.err
+    assert_completed_at_first_attempt(harness, answer)
 
 
 # -- the server crashes, is away, or freezes ------------------------------------------------------------------
@@ -296,29 +304,29 @@ def freeze(server: Server) -> None:
 
 
 @pytest.mark.parametrize("disturb", [crash, go_away, freeze])
-def test_a_server_that_is_disturbed_again_and_again_loses_nothing_and_kills_nobody(
-    harness: PostgresLab, server: Server, disturb: Callable[[Server], None]
+def test_a_server_that_is_disturbed_repeatedly_loses_no_trial_and_no_worker(
+    harness: PostgresHarness, server: Server, disturb: Callable[[Server], None]
 ) -> None:
-    with disturbing(harness, lambda: disturb(server)) as story:
+    with disturbing(harness, lambda: disturb(server)) as run_log:
         answer = harness.run("run", harness.write(**STUDY), "--workers", "2")
 
-    assert story.disturbances == DISTURBANCES, answer.err
-    assert_nothing_happened(harness, answer)
-    assert {trial.number: trial for trial in harness.trials()} | story.finished == dict(enumerate(harness.trials()))
+    assert run_log.disturbances == DISTURBANCES, answer.err
+    assert_completed_at_first_attempt(harness, answer)
+    assert {trial.number: trial for trial in harness.trials()} | run_log.finished == dict(enumerate(harness.trials()))
 
 
 @pytest.mark.parametrize("disturb", [crash, freeze])
-def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
-    harness: PostgresLab, server: Server, disturb: Callable[[Server], None]
+def test_paused_trials_are_promoted_by_rank_while_the_server_is_disturbed(
+    harness: PostgresHarness, server: Server, disturb: Callable[[Server], None]
 ) -> None:
     search = {"pruner": "promote", "first_rung": 2, "reduction": 2, "sampler": "random", "baseline": False}
     budget = {"trials": 8, "epochs": 8, "steps_per_epoch": 1}
 
-    with disturbing(harness, lambda: disturb(server)) as story:
+    with disturbing(harness, lambda: disturb(server)) as run_log:
         answer = harness.run("run", harness.write(search=search, budget=budget), "--workers", "2")
 
     assert answer.code == 0, answer.err
-    assert story.disturbances == DISTURBANCES, answer.err
+    assert run_log.disturbances == DISTURBANCES, answer.err
     trials = harness.trials()
     assert [trial.number for trial in trials] == list(range(8))
     assert {(trial.state, len(trial.curve) == 8, trial.attempts, trial.crashes) for trial in trials} == {
@@ -326,18 +334,20 @@ def test_trials_that_pause_go_on_by_rank_whatever_happens_to_the_server(
         ("PRUNED", False, 1, ()),
     }
     for rung in (2, 4):
-        there = [trial for trial in trials if len(trial.curve) >= rung]
-        ranked = sorted(there, key=lambda trial: (-trial.curve[rung - 1][1], trial.number))
-        assert {trial.number for trial in ranked[: len(there) // 2]} <= {t.number for t in there if len(t.curve) > rung}
+        reached = [trial for trial in trials if len(trial.curve) >= rung]
+        ranked = sorted(reached, key=lambda trial: (-trial.curve[rung - 1][1], trial.number))
+        assert {trial.number for trial in ranked[: len(reached) // 2]} <= {
+            t.number for t in reached if len(t.curve) > rung
+        }
 
 
-def test_machines_come_and_go_and_each_leaves_its_trial_to_the_others(
-    harness: PostgresLab, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_that_stops_or_dies_leaves_its_trial_to_the_others(
+    harness: PostgresHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert harness.run("run", harness.write(budget={"trials": 3, "epochs": 4000}), "--detach").code == 0
     machines: list[Launcher] = []
     try:
-        for name in ("killed", "stopped", "left"):  # each keeps its files, and its lock, in a folder of its own
+        for name in ("killed", "stopped", "left"):  # each keeps its files and its lock in a separate folder
             (harness.folder / name).mkdir()
             monkeypatch.chdir(harness.folder / name)
             machines.append(harness.start("worker", "--workers", "1"))
@@ -362,14 +372,14 @@ def test_machines_come_and_go_and_each_leaves_its_trial_to_the_others(
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """A table that nobody else can read or write, as ALTER TABLE or VACUUM FULL leave it for their time."""
+    """Lock a table against readers and writers inside the block, as ALTER TABLE and VACUUM FULL do."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE")
         yield
 
 
-def test_a_worker_that_waits_for_work_waits_for_its_server_too(harness: PostgresLab, server: Server) -> None:
+def test_an_idle_worker_waits_for_its_server(harness: PostgresHarness, server: Server) -> None:
     file = harness.write(budget={"trials": 1, "epochs": 1})
     assert harness.run("run", file, "--workers", "1").code == 0
     worker = harness.start("worker", "--stay", "--workers", "1")
@@ -384,7 +394,7 @@ def test_a_worker_that_waits_for_work_waits_for_its_server_too(harness: Postgres
         worker.sweep()
 
 
-def test_a_session_holds_no_locks_for_long_when_its_client_is_cut_off(
+def test_a_session_sets_timeouts_that_release_the_locks_of_a_lost_client(
     url: str, make_study: Callable[[int], int]
 ) -> None:
     make_study(1)
@@ -392,15 +402,15 @@ def test_a_session_holds_no_locks_for_long_when_its_client_is_cut_off(
     wanted |= {"tcp_user_timeout": "25000", "idle_in_transaction_session_timeout": "30s"}
     storage = Storage(url)
 
-    told = storage.read(
+    settings = storage.read(
         lambda connection: {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in wanted}
     )
     storage.engine.dispose()
 
-    assert told == wanted
+    assert settings == wanted
 
 
-def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(harness: PostgresLab) -> None:
+def test_a_run_waits_for_a_locked_table_and_reports_the_reason(harness: PostgresHarness) -> None:
     launcher = harness.start("run", harness.write(**STUDY), "--workers", "2")
     try:
         launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
@@ -410,12 +420,12 @@ def test_a_table_that_is_locked_for_a_while_is_waited_for_and_the_reason_told(ha
     finally:
         launcher.sweep()
 
-    assert_nothing_happened(harness, answer)
+    assert_completed_at_first_attempt(harness, answer)
 
 
 @pytest.mark.parametrize("hindrance", ["locked", "frozen"])
-def test_who_asks_to_stop_is_heard_while_the_server_does_not_answer(
-    harness: PostgresLab, server: Server, hindrance: str
+def test_a_run_stops_at_a_signal_while_the_server_does_not_answer(
+    harness: PostgresHarness, server: Server, hindrance: str
 ) -> None:
     file = harness.write(**STUDY)
     launcher = harness.start("run", file, "--workers", "1")
@@ -431,13 +441,13 @@ def test_who_asks_to_stop_is_heard_while_the_server_does_not_answer(
     again = harness.run("run", file, "--workers", "2")
 
     assert stopped.code == 143, stopped.err
-    assert took < END_S + 10  # promised are 20 s; this machine may be busy
+    assert took < END_S + 10  # the product promises 20 s; this machine may be busy
     assert not [secret for secret in (server.password,) if secret in stopped.err]
-    assert_nothing_happened(harness, again)
+    assert_completed_at_first_attempt(harness, again)
 
 
-def test_a_server_that_takes_no_writes_ends_the_run_and_loses_nothing(
-    harness: PostgresLab, server: Server, database: str
+def test_a_read_only_server_ends_the_run_and_loses_nothing(
+    harness: PostgresHarness, server: Server, database: str
 ) -> None:
     file = harness.write(**STUDY)
     harness.run("run", file, "--workers", "2", "--trials", "1")
@@ -451,12 +461,12 @@ def test_a_server_that_takes_no_writes_ends_the_run_and_loses_nothing(
     assert (refused.code, shown.code) == (74, 0), refused.err
     assert "cannot be used" in refused.err
     assert "let it be written" in refused.err
-    assert_nothing_happened(harness, again)
+    assert_completed_at_first_attempt(harness, again)
 
 
 @pytest.fixture
-def served(server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a database that is in a service file, and its password in a password file."""
+def service_url(server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a database whose address is in a service file, and whose password is in a password file."""
     services, passwords = tmp_path / "services.conf", tmp_path / "passwords"
     services.write_text(f"[studies]\nhost=127.0.0.1\nport={server.port}\ndbname={database}\nuser={ROLE}\n")
     passwords.write_text(f"127.0.0.1:{server.port}:{database}:{ROLE}:{server.password}\n")
@@ -466,19 +476,21 @@ def served(server: Server, database: str, tmp_path: Path, monkeypatch: pytest.Mo
     return "postgresql:///?service=studies"
 
 
-def test_a_study_moves_to_a_server_and_back_without_loss(harness: PostgresLab, images: Path, served: str) -> None:
+def test_a_study_moves_to_a_server_and_back_without_loss(
+    harness: PostgresHarness, images: Path, service_url: str
+) -> None:
     small = Harness(harness.folder, images, harness.cache)
     search = {"pruner": "asha", "sampler": "random", "reduction": 2}
     file = small.write(budget={"trials": 6, "epochs": 2}, search=search, final={"epochs": 1})
     assert small.run("run", file, "--workers", "1").code == 0
     back = f"sqlite:///{harness.folder / 'back' / 'studies.db'}"
 
-    there = small.run("copy-study", "s", "--to", served)
-    again = small.run("copy-study", "s", "--from", served, "--to", back)
+    copied = small.run("copy-study", "s", "--to", service_url)
+    copied_back = small.run("copy-study", "s", "--from", service_url, "--to", back)
 
-    assert (there.code, again.code) == (0, 0), there.err + again.err
+    assert (copied.code, copied_back.code) == (0, 0), copied.err + copied_back.err
     for name in ("s", "s.final"):
-        for url in (harness.url, served, back):
+        for url in (harness.url, service_url, back):
             assert queries.study(open_reader(url), name) == queries.study(open_reader(small.url), name)
             assert queries.trials(open_reader(url), name) == queries.trials(open_reader(small.url), name)
 
@@ -494,34 +506,34 @@ def test_the_dashboard_cannot_write(url: str, make_study: Callable[[int], int]) 
     assert storage.get_study_user_attrs(study_id).get("a") is None
 
 
-def test_a_worker_that_loses_its_server_shows_no_password(harness: PostgresLab, server: Server) -> None:
+def test_a_worker_that_loses_its_server_shows_no_password(harness: PostgresHarness, server: Server) -> None:
     worker_config = replace(harness.create(**STUDY), retry_timeout_s=0.5)
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    said = harness.folder / "said.txt"
+    read_end, write_end = context.Pipe(duplex=False)
+    log = harness.folder / "said.txt"
     server.stop()
     try:
         worker = context.Process(
-            target=talkative, args=(said, worker_config, context.Value("q", 0, lock=False), theirs)
+            target=worker_with_log, args=(log, worker_config, context.Value("q", 0, lock=False), write_end)
         )
         worker.start()
         worker.join()
     finally:
         server.start()
-        ours.close()
+        read_end.close()
 
     assert worker.exitcode == 69
-    assert "cannot be used" in said.read_text()
-    assert server.password not in said.read_text()
+    assert "cannot be used" in log.read_text()
+    assert server.password not in log.read_text()
 
 
-def talkative(said: Path, *args: Any) -> None:
-    """Be a worker whose stderr is a file."""
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+def worker_with_log(log: Path, *args: Any) -> None:
+    """Run a worker in this process with its stderr in a file."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
     worker.main(*args)
 
 
-def assert_nothing_happened(harness: Harness, answer: Answer) -> None:
+def assert_completed_at_first_attempt(harness: Harness, answer: Answer) -> None:
     """The study is done, within its budget, at the first attempt of each trial."""
     assert answer.code == 0, answer.err
     assert "s: done" in answer.err
@@ -532,48 +544,48 @@ def assert_nothing_happened(harness: Harness, answer: Answer) -> None:
 
 
 @dataclass(slots=True)
-class Story:
-    """What happened beside a run."""
+class RunLog:
+    """What happened during a run."""
 
     disturbances: int = 0
     finished: dict[int, TrialRecord] = field(default_factory=dict)
-    """Trials as they were when they were first seen to be finished."""
+    """By number: trials as they were stored when first seen finished."""
 
 
 @contextmanager
-def disturbing(harness: Harness, disturb: Callable[[], None]) -> Iterator[Story]:
-    """Disturb the study "s" when it has begun, and whenever it has recorded some more steps."""
-    story, is_over = Story(), threading.Event()
+def disturbing(harness: Harness, disturb: Callable[[], None]) -> Iterator[RunLog]:
+    """Call `disturb` when the study "s" has begun, and after every STEPS_BETWEEN more recorded steps."""
+    run_log, is_over = RunLog(), threading.Event()
 
     def is_reached(steps: int) -> bool:
         return harness.dirs.study("s").exists() and sum(len(trial.curve) for trial in harness.trials()) >= steps
 
-    def go_on() -> None:
+    def disturb_repeatedly() -> None:
         for count in range(DISTURBANCES):
-            while not is_reached(count * PACE):
+            while not is_reached(count * STEPS_BETWEEN):
                 if is_over.wait(0.05):
                     return
-            story.finished = {trial.number: trial for trial in harness.trials() if trial.completed} | story.finished
+            run_log.finished = {trial.number: trial for trial in harness.trials() if trial.completed} | run_log.finished
             disturb()
-            story.disturbances += 1
+            run_log.disturbances += 1
 
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=disturb_repeatedly)
     thread.start()
     try:
-        yield story
+        yield run_log
     finally:
         is_over.set()
         thread.join()
 
 
-# -- what must hold ---------------------------------------------------------------------------------------------
+# -- the invariants ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, server: Server) -> PostgresLab:
-    """A place in which a study of two trials was run to its end."""
+def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, server: Server) -> PostgresHarness:
+    """A harness in which a study of two trials has been run to its end."""
     url = server.url(server.make_database()).render_as_string(hide_password=False)
-    harness = PostgresLab(tmp_path_factory.mktemp("done"), images, cache, url)
+    harness = PostgresHarness(tmp_path_factory.mktemp("done"), images, cache, url)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(harness.folder)
         patch.setenv("CONVSEARCH_STORAGE", url)
@@ -596,8 +608,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, se
         ("INSERT INTO convsearch_leases SELECT trial_id, study_id, 'me', '', '', 1, 0, 0 FROM trials", "I2"),
     ],
 )
-def test_what_must_hold_is_checked_on_a_server_too(
-    done: PostgresLab, server: Server, monkeypatch: pytest.MonkeyPatch, change: str, broken: str | None
+def test_the_invariants_detect_damage_on_a_server(
+    done: PostgresHarness, server: Server, monkeypatch: pytest.MonkeyPatch, change: str, broken: str | None
 ) -> None:
     monkeypatch.chdir(done.folder)
     before = invariants.finished(done.url)
@@ -614,7 +626,9 @@ def test_what_must_hold_is_checked_on_a_server_too(
 # -- the password ---------------------------------------------------------------------------------------------
 
 
-def test_nobody_reads_the_password_in_the_process_list_or_in_an_answer(harness: PostgresLab, server: Server) -> None:
+def test_the_password_is_neither_in_the_process_list_nor_in_any_output(
+    harness: PostgresHarness, server: Server
+) -> None:
     words: set[str] = set()
     is_over = threading.Event()
 
@@ -634,7 +648,9 @@ def test_nobody_reads_the_password_in_the_process_list_or_in_an_answer(harness: 
     ]
 
     assert [answer.code for answer in (run, *answers)] == [0, 0, 0, 0, 0, 2]
-    assert any("forkserver" in word for word in words)  # workers are forked from it, and keep its words
+    assert any(
+        "forkserver" in word for word in words
+    )  # workers are forked from the forkserver and have its command line
     assert not [word for word in words if server.password in word]
     assert not [answer for answer in (run, *answers) if server.password in answer.out + answer.err]
 
@@ -649,7 +665,7 @@ def words_of(process: psutil.Process) -> list[str]:
 @pytest.mark.parametrize("verb", [["studies"], ["run", "FILE"], ["dashboard"]], ids=lambda verb: verb[0])
 @pytest.mark.parametrize("mistake", ["password", "port", "database"])
 def test_a_wrong_address_is_refused_with_its_reason_and_without_the_password(
-    harness: PostgresLab, server: Server, monkeypatch: pytest.MonkeyPatch, verb: list[str], mistake: str
+    harness: PostgresHarness, server: Server, monkeypatch: pytest.MonkeyPatch, verb: list[str], mistake: str
 ) -> None:
     url = sa.make_url(harness.url)
     wrong = {"password": url.set(password="hush"), "port": url.set(port=1), "database": url.set(database="none")}

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster, a real one: nodes join and leave, launchers die, and nothing is lost."""
+"""Workers on a real Ray cluster: nodes join and leave, launchers die, and nothing is lost."""
 
 import io
 import os
@@ -32,14 +32,14 @@ from tests.service.test_hang import SHORT, freeze_at
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
 ON_RAY = ("--engine", "ray")
-#: For a Ray of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
+#: Environment of a Ray cluster of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 STORE_BYTES = 80_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """A cluster of several nodes on this machine, the first of which has no room for workers."""
+    """A cluster of several nodes on this machine; its head node has no room for workers."""
 
     cluster: Any
 
@@ -48,13 +48,13 @@ class Nodes:
         return str(self.cluster.address)
 
     def join(self, **variables: str) -> psutil.Process:
-        """A node more, with room for one worker, and these environment variables."""
+        """Add a node with room for one worker and these environment variables; its raylet process."""
         node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables)
         return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
 
 def die(node: psutil.Process) -> None:
-    """Kill all processes of a node that is still there."""
+    """Kill all processes of a node if it still runs."""
     if node.is_running():
         for process in (node, *node.children(recursive=True)):
             process.kill()
@@ -74,8 +74,8 @@ def nodes() -> Iterator[Nodes]:
         cluster.shutdown()
 
 
-def searched(trials: int, epochs: int) -> Tables:
-    """A study of trials that last some seconds, and differ."""
+def study_tables(trials: int, epochs: int) -> Tables:
+    """A study whose trials last some seconds and have different learning rates."""
     rate = {"low": 0.001, "high": 0.1, "log": True}
     return LONG | {
         "budget": {"trials": trials, "epochs": epochs, "steps_per_epoch": 3},
@@ -83,61 +83,61 @@ def searched(trials: int, epochs: int) -> Tables:
     }
 
 
-def is_begun(harness: Harness) -> bool:
+def has_begun(harness: Harness) -> bool:
     return harness.dirs.study("s").exists() and bool(harness.workers())
 
 
-def tree(launcher: Launcher) -> list[psutil.Process]:
-    """A launcher and all that it started, in whichever session."""
+def process_tree(launcher: Launcher) -> list[psutil.Process]:
+    """A launcher and all its descendants, in any session."""
     process = psutil.Process(launcher.process.pid)
     return [process, *process.children(recursive=True)]
 
 
-def has_died_at_work(harness: Harness, node: psutil.Process) -> bool:
-    """Kill a node if a worker of it is at a trial, at a moment when none can be begun or ended; whether it was."""
+def kill_while_working(harness: Harness, node: psutil.Process) -> bool:
+    """Kill a node if one of its workers runs a trial, while no trial can begin or end; whether it was killed."""
     database = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
     try:
         database.execute("BEGIN IMMEDIATE")
-        is_at_work = bool({process.pid for process in node.children(recursive=True)}.intersection(harness.workers()))
-        if is_at_work:
+        is_working = bool({process.pid for process in node.children(recursive=True)}.intersection(harness.workers()))
+        if is_working:
             die(node)
-        return is_at_work
+        return is_working
     finally:
         database.close()
 
 
 def crashed(harness: Harness) -> list[TrialRecord]:
-    """The trials that broke off."""
+    """The trials with a crashed attempt."""
     return [trial for trial in harness.trials() if trial.crashes]
 
 
 def addresses(processes: list[psutil.Process]) -> set[str]:
-    """Where they listen."""
-    found = set()
+    """The addresses at which these processes listen."""
+    listening = set()
     for process in processes:
         for connection in process.net_connections(kind="inet"):
             if connection.status == psutil.CONN_LISTEN:
-                found.add(connection.laddr.ip)
-    return found
+                listening.add(connection.laddr.ip)
+    return listening
 
 
-def is_of_this_machine(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     parsed = ip_address(address)
     mapped = getattr(parsed, "ipv4_mapped", None)
     return (mapped or parsed).is_loopback
 
 
 def disturb(harness: Harness, file: str, disturbance: Callable[[Launcher], None]) -> tuple[int, str, set[str]]:
-    """Run a study on a Ray of its own until something happens; exit code, what was said, where it listened."""
+    """Run a study on a local Ray until `disturbance` ends it; exit code, stderr, and addresses at which it listened."""
     launcher = harness.start("run", file, *ON_RAY, "--workers", "1")
     processes: list[psutil.Process] = []
     try:
         launcher.until(lambda: "has room for" in launcher.said)
-        listened = addresses(tree(launcher))
-        launcher.until(lambda: is_begun(harness))
+        listened = addresses(process_tree(launcher))
+        launcher.until(lambda: has_begun(harness))
         before = harness.steps()
         launcher.until(lambda: harness.steps() >= before + 4)
-        processes = tree(launcher)
+        processes = process_tree(launcher)
         disturbance(launcher)
         answer = launcher.end()
         _, left = psutil.wait_procs(processes[1:], timeout=PATIENCE_S)
@@ -151,7 +151,7 @@ def disturb(harness: Harness, file: str, disturbance: Callable[[Launcher], None]
 
 
 @needs_ray
-def test_a_study_on_a_ray_of_its_own_is_stopped_and_killed_and_ends_with_the_very_same_weights(
+def test_a_study_on_a_local_ray_ends_with_the_same_weights_after_a_stop_and_a_kill(
     harness: Harness, undisturbed: Harness
 ) -> None:
     file = harness.write(**LONG)
@@ -166,13 +166,13 @@ def test_a_study_on_a_ray_of_its_own_is_stopped_and_killed_and_ends_with_the_ver
     assert "stopping: trials go back to the queue" in stopped[1]
     assert (after_stop.state, after_stop.attempts, after_stop.crashes) == ("WAITING", 0, ())
     assert after_kill.state == "RUNNING"
-    for said in (stopped[1], killed[1], end.err):
-        assert "Traceback" not in said
-        assert "raylet" not in said
+    for output in (stopped[1], killed[1], end.err):
+        assert "Traceback" not in output
+        assert "raylet" not in output
     assert stopped[2] | killed[2]
-    assert all(map(is_of_this_machine, stopped[2] | killed[2]))
-    (trial,), (whole,) = harness.trials(), undisturbed.trials()
-    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
+    assert all(map(is_loopback, stopped[2] | killed[2]))
+    (trial,), (expected,) = harness.trials(), undisturbed.trials()
+    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, expected.curve)
     assert trial.crashes[0].endswith("is gone")
     assert equal(harness.trained(), undisturbed.trained())
     invariants.check(harness, over=True)
@@ -180,53 +180,56 @@ def test_a_study_on_a_ray_of_its_own_is_stopped_and_killed_and_ends_with_the_ver
 
 @needs_ray
 def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: Nodes) -> None:
-    first, file = nodes.join(), harness.write(**searched(trials=9000, epochs=4))
+    first, file = nodes.join(), harness.write(**study_tables(trials=9000, epochs=4))
     launcher = harness.start("run", file, *ON_RAY, "--address", nodes.address)
     try:
-        launcher.until(lambda: is_begun(harness) and harness.steps() >= 2)
+        launcher.until(lambda: has_begun(harness) and harness.steps() >= 2)
         second = nodes.join()
         launcher.until(lambda: len(harness.workers()) == 2)
         done = invariants.finished(harness.url)
-        wait_until(lambda: has_died_at_work(harness, first))
+        wait_until(lambda: kill_while_working(harness, first))
         launcher.until(lambda: crashed(harness) and crashed(harness)[0].state == "COMPLETE")
-        enough = harness.run("run", file, "--trials", "1")
+        lowered = harness.run("run", file, "--trials", "1")
         answer = launcher.end()
     finally:
         launcher.sweep()
         die(second)
 
-    assert (enough.code, answer.code) == (75, 0), answer.err
+    assert (lowered.code, answer.code) == (75, 0), answer.err
     assert {trial.state for trial in harness.trials()} == {"COMPLETE"}
-    assert len(harness.trials()) == harness.counts().budget < 9000  # no more than were begun when it was made less
-    (taken_up,) = crashed(harness)
-    assert taken_up.attempts == 2
-    assert "its machine" in taken_up.crashes[0]  # its launcher saw it, and nobody waited for the end of its lease
+    assert len(harness.trials()) == harness.counts().budget < 9000  # the number begun when the budget was lowered
+    (retaken,) = crashed(harness)
+    assert retaken.attempts == 2
+    assert "its machine" in retaken.crashes[0]  # its launcher noticed the death before the lease expired
     invariants.check(harness, before=done, over=True)
 
 
-def launched(order: RunOptions, wanted: study_spec.StudySpec) -> StopReason:
-    """Run a study, and say nothing."""
-    return launch.run_study(order, wanted, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+def run_silently(options: RunOptions, spec: study_spec.StudySpec) -> StopReason:
+    """Run a study without any output."""
+    return launch.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
 
 
 @needs_ray
-def test_an_actor_that_stands_still_is_found_out_and_its_trial_goes_on_as_if_nothing_had_happened(
+def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness, nodes: Nodes
 ) -> None:
-    node, wanted = nodes.join(), study_spec.load(Path(harness.write(**LONG)))
-    order = RunOptions(url=harness.url, cache=harness.cache, name="s", engine="ray", address=nodes.address, times=SHORT)
+    node, spec = nodes.join(), study_spec.load(Path(harness.write(**LONG)))
+    options = RunOptions(
+        url=harness.url, cache=harness.cache, name="s", engine="ray", address=nodes.address, times=SHORT
+    )
 
     thread = freeze_at(harness, steps=5)
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # Ray may end the one that it is in
-            end = process.submit(launched, order, wanted).result(timeout=PATIENCE_S)
+        # In a process apart: Ray may end the process that it runs in.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            end = process.submit(run_silently, options, spec).result(timeout=PATIENCE_S)
     finally:
         thread.join()
         die(node)
 
-    (trial,), (whole,) = harness.trials(), undisturbed.trials()
+    (trial,), (expected,) = harness.trials(), undisturbed.trials()
     assert end is StopReason.DONE
-    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, whole.curve)
+    assert (trial.state, trial.attempts, trial.curve) == ("COMPLETE", 2, expected.curve)
     assert "no batch was finished for" in trial.crashes[0]
     assert equal(harness.trained(), undisturbed.trained())
 
@@ -240,11 +243,11 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
     codes: list[int] = []
     left: list[psutil.Process] = []
     try:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             launcher = harness.start(*words)
-            launcher.until(lambda: is_begun(harness))
+            launcher.until(lambda: has_begun(harness))
             actors = [psutil.Process(pid) for pid in harness.workers()]
-            os.kill(launcher.process.pid, sign)
+            os.kill(launcher.process.pid, number)
             codes.append(launcher.end().code)
             left += psutil.wait_procs(actors, timeout=PATIENCE_S)[1]
         end = harness.start(*words).end()
@@ -256,12 +259,12 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
     assert left == []
     assert end.code == 0, end.err
     (trial,) = harness.trials()
-    assert (trial.state, trial.attempts) == ("COMPLETE", 2)  # who was told to stop made no attempt
+    assert (trial.state, trial.attempts) == ("COMPLETE", 2)  # the attempt that SIGTERM ended does not count
     invariants.check(harness, over=True)
 
 
 @needs_ray
-def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_is_no_other(
+def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_if_it_is_alone(
     harness: Harness, nodes: Nodes
 ) -> None:
     installed = harness.folder / "site" / "numpy-0.1.dist-info"
@@ -291,24 +294,24 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_where_there_
 
 
 @needs_ray
-def test_a_node_is_left_out_only_where_there_are_others(nodes: Nodes) -> None:
-    crew = RayBackend(
+def test_a_node_is_excluded_only_if_there_are_others(nodes: Nodes) -> None:
+    backend = RayBackend(
         address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
     )
-    said: list[str] = []
+    messages: list[str] = []
     joined = [nodes.join()]
     try:
-        with crew.running_backend(said.append):
-            wait_until(lambda: len(crew.slots()) == 1)  # those of earlier tests may be remembered for a while
-            (first,) = crew.slots()
-            is_alone = crew.exclude(first)
-            before = crew.slots()
+        with backend.running_backend(messages.append):
+            wait_until(lambda: len(backend.slots()) == 1)  # Ray may list nodes of earlier tests for a while
+            (first,) = backend.slots()
+            is_alone = backend.exclude(first)
+            before = backend.slots()
             joined.append(nodes.join())
-            wait_until(lambda: len(crew.slots()) == 2)
-            is_left = crew.exclude(first)
-            (second,) = crew.slots()
-            is_last = crew.exclude(second)
-            after = crew.slots()
+            wait_until(lambda: len(backend.slots()) == 2)
+            is_left = backend.exclude(first)
+            (second,) = backend.slots()
+            is_last = backend.exclude(second)
+            after = backend.slots()
     finally:
         for node in joined:
             die(node)
@@ -316,11 +319,11 @@ def test_a_node_is_left_out_only_where_there_are_others(nodes: Nodes) -> None:
     assert (is_alone, is_left, is_last) == (False, True, False)
     assert (before, after) == ((first,), (second,))
     assert second.node != first.node
-    assert [text for text in said if "gets no workers for 60 s" in text] == said[-1:]
+    assert [text for text in messages if "gets no workers for 60 s" in text] == messages[-1:]
 
 
 @needs_ray
-def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(harness: Harness, nodes: Nodes) -> None:
+def test_a_cluster_of_several_machines_refuses_a_database_file(harness: Harness, nodes: Nodes) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--uts", "true"], check=False).returncode:
         pytest.skip("this user may not give itself another host name")
     run = f"'{CONVSEARCH}' run '{harness.write()}' --engine ray --address {nodes.address} --storage '{harness.url}'"
@@ -346,22 +349,22 @@ def test_a_database_that_is_a_file_is_not_for_a_cluster_of_other_machines(harnes
         ("auto", 2, "--address must be HOST:PORT"),
     ],
 )
-def test_an_address_where_no_cluster_is_is_told_at_once(harness: Harness, address: str, code: int, words: str) -> None:
+def test_an_address_without_a_cluster_is_refused_at_once(harness: Harness, address: str, code: int, words: str) -> None:
     answer = harness.start("run", harness.write(), *ON_RAY, "--address", address).end()
 
     assert answer.code == code
     assert words in answer.err
 
 
-@pytest.mark.skipif(find_spec("ray") is not None, reason="it is about a machine without ray, and ray is installed here")
-def test_without_ray_it_is_said_how_to_get_it(harness: Harness) -> None:
+@pytest.mark.skipif(find_spec("ray") is not None, reason="needs a machine without ray")
+def test_a_run_without_ray_installed_names_the_command_that_installs_it(harness: Harness) -> None:
     answer = harness.run("run", harness.write(), *ON_RAY)
 
     assert answer.code == 2
     assert "make setup EXTRAS=ray" in answer.err
 
 
-def test_an_address_without_the_engine_that_has_one_is_refused(harness: Harness, images: Path) -> None:
+def test_an_address_without_the_ray_engine_is_refused(harness: Harness, images: Path) -> None:
     answer = harness.run("run", harness.write(), "--address", "127.0.0.1:6379")
 
     assert answer.code == 2

@@ -1,4 +1,4 @@
-"""The whole service at work: budgets, going on, several workers and launchers, stopping."""
+"""`convsearch run` with real workers: budgets, resuming, several workers and launchers, stopping."""
 
 import io
 import signal
@@ -30,13 +30,13 @@ from tests.remote_owners import HASTY, far
 SHORT = {"epochs": 1}
 
 
-def searched(**budget: float) -> Tables:
-    """A study of trials that last long, and differ."""
+def study_tables(**budget: float) -> Tables:
+    """A study whose trials last long and have different learning rates."""
     rate = {"low": 0.001, "high": 0.1, "log": True}
     return LONG | {"budget": budget, "space": LONG["space"] | {"learning_rate": rate}}
 
 
-def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(harness: Harness) -> None:
+def test_the_budget_is_exact_and_no_trial_is_thrown_away(harness: Harness) -> None:
     file = harness.write(budget=SHORT | {"trials": 5})
 
     begun = harness.run("run", file, "--workers", "2")
@@ -56,7 +56,7 @@ def test_the_budget_is_exact_and_no_trial_is_ever_thrown_away(harness: Harness) 
     assert harness.counts().budget == 7
 
 
-def test_a_grid_runs_every_cell_once_whoever_runs_it(harness: Harness) -> None:
+def test_a_grid_runs_every_cell_once_with_two_workers(harness: Harness) -> None:
     space = {"learning_rate": [0.01, 0.1], "width": [4, 8, 12]}
     file = harness.write(space=space, search={"sampler": "grid"}, budget=SHORT | {"trials": 6})
 
@@ -84,7 +84,7 @@ def test_a_comparison_ends_with_its_verdicts(harness: Harness) -> None:
     assert idle["verdict"] == "hurt"
 
 
-def test_resume_goes_on_without_the_file_and_says_so_when_there_is_nothing_to_do(harness: Harness) -> None:
+def test_resume_needs_no_study_file_and_reports_when_there_is_nothing_to_do(harness: Harness) -> None:
     file = harness.write(budget=SHORT | {"trials": 1})
     harness.run("run", file, "--workers", "1")
     before = harness.trials()
@@ -100,7 +100,7 @@ def test_resume_goes_on_without_the_file_and_says_so_when_there_is_nothing_to_do
     assert harness.counts().complete == 2
 
 
-def test_a_budget_that_the_study_cannot_have_is_refused_and_the_study_goes_on_as_before(harness: Harness) -> None:
+def test_an_impossible_budget_is_refused_and_leaves_the_study_unchanged(harness: Harness) -> None:
     file = harness.write(
         budget={"trials": 2, "epochs": 1}, search={"sampler": "grid"}, space={"learning_rate": [0.01, 0.1]}
     )
@@ -114,8 +114,8 @@ def test_a_budget_that_the_study_cannot_have_is_refused_and_the_study_goes_on_as
     assert after.err == "nothing to resume: all 2 trials of 's' are done\n"
 
 
-def test_the_hours_hold_for_who_joined_a_run_that_is_gone(harness: Harness) -> None:
-    file = harness.write(**searched(trials=2, epochs=4000, hours=9.0))
+def test_the_hours_limit_a_joined_launcher_after_the_first_one_is_gone(harness: Harness) -> None:
+    file = harness.write(**study_tables(trials=2, epochs=4000, hours=9.0))
     launchers = [harness.start("run", file, "--workers", "1")]
     try:
         launchers[0].until(lambda: harness.dirs.study("s").exists() and harness.workers())
@@ -134,9 +134,8 @@ def test_the_hours_hold_for_who_joined_a_run_that_is_gone(harness: Harness) -> N
 
     assert answer.code == 0
     assert "s: its hours are spent" in answer.err
-    assert (
-        queries.study(open_reader(harness.url), "s").seconds_run >= row.seconds_run + 5.0
-    )  # who joined has counted on
+    # The joined launcher went on counting the time.
+    assert queries.study(open_reader(harness.url), "s").seconds_run >= row.seconds_run + 5.0
 
 
 def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(harness: Harness) -> None:
@@ -145,30 +144,33 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(harness: Harness) ->
     ended = harness.run("run", file, "--workers", "1", "--hours", "0.0005")
     left = harness.trials()
     row = queries.study(open_reader(harness.url), "s")
-    whole = harness.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
+    again = harness.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
 
-    assert (ended.code, whole.code) == (0, 0)
+    assert (ended.code, again.code) == (0, 0)
     assert "s: its hours are spent" in ended.err
     assert row.seconds_run >= 1.8
     assert len(left) < 900
     assert {(trial.state, trial.attempts) for trial in left} <= {("WAITING", 0), ("COMPLETE", 1)}
-    assert "s: done" in whole.err
+    assert "s: done" in again.err
     assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * (len(left) or 1)
 
 
-def test_what_comes_before_the_workers_is_counted_with_the_hours(harness: Harness) -> None:
+def test_the_time_before_the_workers_start_counts_towards_the_hours(harness: Harness) -> None:
     harness.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, options = (
+        Storage(harness.url),
+        session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1),
+    )
     stored = stored_study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
-    end = session.pool(order, storage, stored, LocalBackend(("cpu",)), view, since=hour_ago).run()
+    end = session.pool(options, storage, stored, LocalBackend(("cpu",)), view, since=hour_ago).run()
 
     assert end is StopReason.DONE
     assert stored_study.seconds_run(storage, stored.id) > 3600.0
 
 
-def test_a_trial_run_again_ends_with_the_very_same_weights(harness: Harness) -> None:
+def test_a_trial_run_again_ends_with_the_same_weights(harness: Harness) -> None:
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout_conv": 0.2, "ema": 0.9}
     harness.run("run", harness.write(space=space, budget={"trials": 2}), "--workers", "1")
     (first, second) = harness.trials()
@@ -183,8 +185,8 @@ def test_a_trial_run_again_ends_with_the_very_same_weights(harness: Harness) -> 
     assert harness.trials() == (first, second)
 
 
-def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(harness: Harness) -> None:
-    file = harness.write(**searched(trials=3, epochs=400, steps_per_epoch=3))
+def test_a_second_launcher_needs_join_and_one_stop_ends_all_launchers(harness: Harness) -> None:
+    file = harness.write(**study_tables(trials=3, epochs=400, steps_per_epoch=3))
     launchers = [harness.start("run", file, "--workers", "1")]
     try:
         launchers[0].until(lambda: harness.dirs.study("s").exists() and harness.workers())
@@ -202,7 +204,7 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(harn
 
     assert (second.code, delete.code, refused.code, stop.code) == (75, 75, 2, 0)
     assert f"process {launchers[0].process.pid} on this machine is already running the study 's'" in second.err
-    assert harness.counts().budget == 4  # a running study can be given more, by a command that need not run it
+    assert harness.counts().budget == 4  # a command that is refused as a second launcher still raises the budget
     assert "--join only adds workers" in refused.err
     assert [answer.code for answer in answers] == [0, 0]
     assert all("s: asked to stop" in answer.err for answer in answers)
@@ -210,22 +212,22 @@ def test_a_launcher_is_alone_others_may_join_it_and_one_word_stops_them_all(harn
     assert harness.run("stop", "s", "--json").json["running"] == 0
 
 
-def test_who_has_other_code_does_not_join_those_who_run_the_study(harness: Harness) -> None:
+def test_a_launcher_with_other_code_cannot_join_a_running_study(harness: Harness) -> None:
     harness.create()
-    storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s")
+    storage, options = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s")
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, {attr_keys.CURRENT_VERSIONS: {**stored.versions, "torch": "1.0"}})
 
     with (
         study_dir.of(harness.url).running("s"),
         pytest.raises(SpecError, match=r"torch \S+ here, 1\.0 there; install theirs here"),
-        session.joined(stored_study.load(storage, "s"), order),
+        session.joined(stored_study.load(storage, "s"), options),
     ):
         pytest.fail("it joined")
 
 
-def of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
-    """A study that was last run by other code, and of which somebody elsewhere holds a trial."""
+def study_of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
+    """A study that was last run by other code, and of which another machine holds a trial."""
     harness.create(budget=SHORT | {"trials": 2})
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
@@ -235,10 +237,10 @@ def of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
 
 
 def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(harness: Harness) -> None:
-    storage, stored = of_other_code(harness)
-    order = session.RunOptions(url=harness.url, cache=harness.cache, name="s", times=HASTY)
+    storage, stored = study_of_other_code(harness)
+    options = session.RunOptions(url=harness.url, cache=harness.cache, name="s", times=HASTY)
 
-    with session.exclusive(storage, stored, order, lambda _: None):
+    with session.exclusive(storage, stored, options, lambda _: None):
         pass
 
     assert stored_study.load(storage, "s").versions["code"] != "0badc0de"
@@ -246,110 +248,114 @@ def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(harness: Harness)
 
 
 def test_an_upgrade_is_refused_while_others_work_on_the_study(harness: Harness) -> None:
-    storage, stored = of_other_code(harness)
-    order = session.RunOptions(
+    storage, stored = study_of_other_code(harness)
+    options = session.RunOptions(
         url=harness.url, cache=harness.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0)
     )
 
     with (
         pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
-        session.exclusive(storage, stored, order, lambda _: leases.renew(storage, ["far"])),
+        session.exclusive(storage, stored, options, lambda _: leases.renew(storage, ["far"])),
     ):
         pytest.fail("it runs")
 
 
-def test_a_second_machine_leaves_the_budget_as_the_first_one_has_set_it(harness: Harness) -> None:
+def test_a_second_machine_keeps_the_budget_that_the_first_one_set(harness: Harness) -> None:
     harness.create(budget=SHORT | {"trials": 5})
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, {attr_keys.BUDGET: 7, attr_keys.HOURS: 8.0})
     claims.claim(storage, stored.id, far("far"))
-    order = session.RunOptions(url=harness.url, cache=harness.cache, name="s")
+    options = session.RunOptions(url=harness.url, cache=harness.cache, name="s")
 
-    said: list[str] = []
+    messages: list[str] = []
 
-    def hear(text: str) -> None:
-        said.append(text)
+    def record_and_renew(text: str) -> None:
+        messages.append(text)
         leases.renew(storage, ["far"])
 
-    with session.exclusive(storage, stored, order, hear):
+    with session.exclusive(storage, stored, options, record_and_renew):
         kept = queries.study(storage.engine, "s")
-    with session.exclusive(storage, stored, replace(order, trials=9), hear):
+    with session.exclusive(storage, stored, replace(options, trials=9), record_and_renew):
         asked = queries.study(storage.engine, "s")
 
-    assert "other workers run this study: budget settings that are not given here stay as they are" in said
+    assert "other workers run this study: budget settings that are not given here stay as they are" in messages
     assert (kept.counts.budget, kept.hours) == (7, 8.0)
     assert (asked.counts.budget, asked.hours) == (9, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Misled(LocalBackend):
-    """Workers of whom the first ones are sent to a database that is not there."""
+class WrongDatabaseBackend(LocalBackend):
+    """A backend that starts its first workers with the URLs in `wrong_urls`."""
 
-    wrong: list[str]
+    wrong_urls: list[str]
 
-    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
+    def start(self, worker_config: WorkerConfig, slot: WorkerSlot) -> WorkerHandle:
         return LocalBackend.start(
-            self, replace(worker_config, url=self.wrong.pop()) if self.wrong else worker_config, seat
+            self, replace(worker_config, url=self.wrong_urls.pop()) if self.wrong_urls else worker_config, slot
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Unlucky(LocalBackend):
-    """Workers of whom the first ones die at once, at places that can be left out."""
+class DyingWorkersBackend(LocalBackend):
+    """A backend whose first workers, one for each item of `deaths_left`, die at once; its slots can be excluded."""
 
-    left: list[int]
+    deaths_left: list[int]
 
-    def start(self, worker_config: WorkerConfig, seat: WorkerSlot) -> WorkerHandle:
-        hand = LocalBackend.start(self, worker_config, seat)
-        if self.left:
-            self.left.pop()
-            hand.kill()
-        return hand
+    def start(self, worker_config: WorkerConfig, slot: WorkerSlot) -> WorkerHandle:
+        handle = LocalBackend.start(self, worker_config, slot)
+        if self.deaths_left:
+            self.deaths_left.pop()
+            handle.kill()
+        return handle
 
-    def exclude(self, seat: WorkerSlot) -> bool:
+    def exclude(self, slot: WorkerSlot) -> bool:
         return True
 
 
-def worked(harness: Harness, crew: WorkerBackend) -> StopReason:
-    """How a run of one trial by this crew ends."""
+def run_one_trial(harness: Harness, backend: WorkerBackend) -> StopReason:
+    """Run a study of one trial on `backend`; returns why the run ended."""
     harness.create(budget=SHORT | {"trials": 1})
-    storage, order = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, options = (
+        Storage(harness.url),
+        session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1),
+    )
     view = PlainView(io.StringIO(), time.monotonic)
-    return session.pool(order, storage, stored_study.load(storage, "s"), crew, view, since=time.monotonic()).run()
+    return session.pool(options, storage, stored_study.load(storage, "s"), backend, view, since=time.monotonic()).run()
 
 
-def test_a_worker_that_meets_no_database_where_its_pool_does_is_replaced(harness: Harness) -> None:
+def test_a_worker_that_cannot_open_the_database_of_its_pool_is_replaced(harness: Harness) -> None:
     missing = f"sqlite:///{harness.folder}/missing.db"
 
-    end = worked(harness, Misled(("cpu",), [missing] * (SAME_FAILURES - 1)))
+    end = run_one_trial(harness, WrongDatabaseBackend(("cpu",), [missing] * (SAME_FAILURES - 1)))
 
     assert end is StopReason.DONE
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]
 
 
-def test_workers_that_meet_no_database_again_and_again_end_the_run(harness: Harness) -> None:
+def test_workers_that_repeatedly_cannot_open_the_database_end_the_run(harness: Harness) -> None:
     missing = f"sqlite:///{harness.folder}/missing.db"
 
     with pytest.raises(DatabaseError, match="a worker could not go on"):
-        worked(harness, Misled(("cpu",), [missing] * SAME_FAILURES))
+        run_one_trial(harness, WrongDatabaseBackend(("cpu",), [missing] * SAME_FAILURES))
 
 
-def test_workers_that_die_at_once_where_there_are_other_places_end_no_run(harness: Harness) -> None:
-    end = worked(harness, Unlucky(("cpu",), list(range(2 * SAME_FAILURES))))
+def test_workers_that_die_at_once_in_excludable_slots_do_not_end_the_run(harness: Harness) -> None:
+    end = run_one_trial(harness, DyingWorkersBackend(("cpu",), list(range(2 * SAME_FAILURES))))
 
     assert end is StopReason.DONE
     assert [trial.state for trial in harness.trials()] == ["COMPLETE"]
 
 
-def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(harness: Harness) -> None:
-    own = replace(harness, cache=harness.folder / "cache")
-    file = own.write(budget=SHORT | {"trials": 9})
-    inputs.prepare_data(study_spec.load(Path(file)), own.cache, lambda _: None)
-    (labels,) = own.cache.glob("sets/*/train_labels.npy")
-    np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))  # no such class: a bug for each trial
+def test_a_study_whose_trials_all_fail_alike_ends_with_their_reason(harness: Harness) -> None:
+    separate = replace(harness, cache=harness.folder / "cache")
+    file = separate.write(budget=SHORT | {"trials": 9})
+    inputs.prepare_data(study_spec.load(Path(file)), separate.cache, lambda _: None)
+    (labels,) = separate.cache.glob("sets/*/train_labels.npy")
+    # An unknown class makes every trial fail.
+    np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))
 
-    answer = own.run("run", file, "--workers", "1")
+    answer = separate.run("run", file, "--workers", "1")
 
     assert answer.code == 70
     assert "all 5 finished trials failed, the last one with: IndexError: Target " in answer.err
@@ -357,7 +363,7 @@ def test_a_study_whose_trials_all_fail_alike_is_given_up_with_their_reason(harne
     assert {trial.state for trial in harness.trials()} <= {"FAIL", "WAITING"}
 
 
-def test_a_run_gives_the_signals_back_to_whom_they_belonged(undisturbed: Harness) -> None:
+def test_a_run_restores_the_previous_signal_handlers(undisturbed: Harness) -> None:
     before = [signal.getsignal(number) for number in STOPPING]
 
     answer = undisturbed.run("run", str(undisturbed.folder / "s.toml"))

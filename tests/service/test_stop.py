@@ -1,4 +1,4 @@
-"""Who asks to stop is answered at once, even while somebody else has locked the database, or nobody listens."""
+"""A run stops at once on request, even while another process locks the database or its output cannot be written."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, equal, wait_unt
 
 @contextmanager
 def locked(harness: Harness) -> Iterator[None]:
-    """The database, locked against readers and writers."""
+    """Lock the database against readers and writers inside the block."""
     connection = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     try:
@@ -32,7 +32,7 @@ def locked(harness: Harness) -> Iterator[None]:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=["ctrl-c", "sigterm", "closed terminal"],
 )
-def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_happened(
+def test_a_run_stops_while_the_database_is_locked_and_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness, number: signal.Signals, code: int
 ) -> None:
     file = harness.write(**LONG)
@@ -50,10 +50,8 @@ def test_a_run_stops_while_the_database_is_locked_and_goes_on_as_if_nothing_had_
     assert "stopping: trials go back to the queue" in stopped.err
     assert "Traceback" not in stopped.err
     assert again.code == 0
-    assert (harness.trials()[0].attempts, harness.trials()[0].crashes) == (
-        1,
-        (),
-    )  # it was no attempt, though nobody could say so
+    # The stopped attempt does not count, although the locked database could not record the stop.
+    assert (harness.trials()[0].attempts, harness.trials()[0].crashes) == (1, ())
     assert not (harness.dirs.study("s") / STOPPED).exists()
     assert harness.trials()[0].curve == undisturbed.trials()[0].curve
     assert equal(harness.trained(), undisturbed.trained())
@@ -80,48 +78,48 @@ def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(harness: Harness
 
 
 @pytest.fixture(params=["broken pipe", "full disk"])
-def deaf(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Something to write to that takes nothing."""
-    ours, theirs = os.pipe()
-    os.close(ours)
+def unwritable(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A file descriptor to which nothing can be written."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     full = os.open("/dev/full", os.O_WRONLY)
-    yield full if request.param == "full disk" else theirs
-    os.close(theirs)
+    yield full if request.param == "full disk" else write_end
+    os.close(write_end)
     os.close(full)
 
 
-def test_a_run_goes_on_when_nobody_listens_to_it_any_more(harness: Harness, deaf: int) -> None:
+def test_a_run_goes_on_when_its_output_cannot_be_written(harness: Harness, unwritable: int) -> None:
     words = ("run", harness.write(**LONG), "--workers", "1", "--storage", harness.url, "--cache", str(harness.cache))
-    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=deaf, stderr=deaf, start_new_session=True)
+    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=unwritable, stderr=unwritable, start_new_session=True)
     wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
     with locked(harness):
-        time.sleep(NOTICE_S + 3)  # so long that everybody says what it waits for
+        time.sleep(NOTICE_S + 3)  # long enough that every process reports what it waits for
 
     assert process.wait(timeout=PATIENCE_S) == 0
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]
 
 
-def test_a_ctrl_c_that_ends_the_reader_too_is_still_told_by_the_exit_code(harness: Harness) -> None:
-    """`convsearch run ... 2>&1 | tee log`, and Ctrl-C: the terminal sends it to both."""
+def test_the_exit_code_reports_a_ctrl_c_that_also_ended_the_reader_of_the_output(harness: Harness) -> None:
+    """In `convsearch run ... 2>&1 | tee log`, the terminal sends Ctrl-C to both processes."""
     words = ("run", harness.write(**LONG), "--workers", "1", "--storage", harness.url, "--cache", str(harness.cache))
-    ours, theirs = os.pipe()
-    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=write_end, stderr=write_end, start_new_session=True)
+    os.close(write_end)
     wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
-    os.close(ours)
+    os.close(read_end)
     os.killpg(process.pid, signal.SIGINT)
 
     assert process.wait(timeout=PATIENCE_S) == 130
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)]
 
 
-def test_a_server_of_workers_that_dies_while_it_loads_is_replaced(harness: Harness) -> None:
+def test_a_forkserver_that_dies_while_it_loads_is_replaced(harness: Harness) -> None:
     launcher = harness.start("run", harness.write(budget={"trials": 1}), "--workers", "1")
 
     def servers() -> list[psutil.Process]:
-        return [each for each in launcher.family() if "multiprocessing.forkserver" in " ".join(each.cmdline())]
+        return [process for process in launcher.family() if "multiprocessing.forkserver" in " ".join(process.cmdline())]
 
     try:
         launcher.until(servers)

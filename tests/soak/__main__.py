@@ -1,8 +1,8 @@
-"""`make soak`: faults by the hundred, against real processes and files; one table of what was lost (hopefully nothing).
+"""`make soak`: injects hundreds of faults into real processes and files; prints one table of the losses.
 
     .venv/bin/python -m tests.soak [--postgres] [--only NAME] [--scale 0.05] [--seed 1] [--keep]
 
-The named points that `make test` runs are in test_named_points.py; here are the random and the exhaustive ones.
+`make test` covers the named points (test_named_points.py); the soak has the random and the exhaustive faults.
 """
 
 import argparse
@@ -59,7 +59,7 @@ PARTS: dict[str, Callable[[Workspace], FaultResult]] = {
     "resume": resume.resumed,
 }
 
-#: Parts that want a PostgreSQL server: `make soak-postgres`.
+#: Parts that need a PostgreSQL server: `make soak-postgres`.
 POSTGRES: dict[str, Callable[[Workspace], FaultResult]] = {
     "server-crash": server.crashes,
     "server-frozen": server.freezes,
@@ -68,7 +68,7 @@ POSTGRES: dict[str, Callable[[Workspace], FaultResult]] = {
     "server-link": network.partitions,
 }
 
-#: Parts that wait most of the time: they run beside the others.
+#: Parts that wait most of the time: they run at the same time as the others.
 WAITING = ("lock", "clock")
 
 
@@ -78,18 +78,18 @@ def main(words: list[str]) -> int:
     names = args.only or list(POSTGRES if args.postgres else PARTS)
     if not POSTGRES.keys().isdisjoint(names) and missing():
         parser.error(missing())
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that talked to a GPU cannot fork
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has used a GPU cannot fork
     folder = Path(tempfile.mkdtemp(prefix="convsearch-soak-", dir=args.folder))
     workspace = Workspace(folder=folder, seed=args.seed, scale=args.scale, jobs=args.jobs)
     workspace.prepare()
     began = time.monotonic()
-    rows = _do_all(names, workspace)
+    rows = _run_all(names, workspace)
     seconds = time.monotonic() - began
     print(_heading(args, seconds))
     print(results.table(rows))
     if args.keep:
         say(f"kept in {_keep(args, names, rows, seconds).relative_to(measure.ROOT)}")
-    gc.unfreeze()  # else libraries complain, when this process ends, of what they take for leaks
+    gc.unfreeze()  # otherwise libraries report leaks when this process ends
     if all(row.is_good for row in rows):
         shutil.rmtree(folder)
         return 0
@@ -97,21 +97,21 @@ def main(words: list[str]) -> int:
     return 1
 
 
-def _do_all(names: Sequence[str], workspace: Workspace) -> list[FaultResult]:
-    """Do the parts one after the other, and those that wait beside them, each in a process without threads."""
+def _run_all(names: Sequence[str], workspace: Workspace) -> list[FaultResult]:
+    """Run the parts one after the other and those of WAITING in parallel, each in a process without threads."""
     one_by_one = [name for name in names if name not in WAITING]
     queues = [queue for queue in (one_by_one, *([name] for name in names if name in WAITING)) if queue]
     with ProcessPoolExecutor(len(queues), mp_context=multiprocessing.get_context("fork")) as workers:
-        rows = [row for done in workers.map(partial(_do_queue, workspace), queues) for row in done]
+        rows = [row for done in workers.map(partial(_run_queue, workspace), queues) for row in done]
     order = [name for queue in queues for name in queue]
     return [rows[order.index(name)] for name in names]
 
 
-def _do_queue(workspace: Workspace, names: Sequence[str]) -> list[FaultResult]:
-    return [_do(name, workspace) for name in names]
+def _run_queue(workspace: Workspace, names: Sequence[str]) -> list[FaultResult]:
+    return [_run_part(name, workspace) for name in names]
 
 
-def _do(name: str, workspace: Workspace) -> FaultResult:
+def _run_part(name: str, workspace: Workspace) -> FaultResult:
     say(f"{name} ...")
     row = (PARTS | POSTGRES)[name](workspace)
     say(f"{name}: {row.injected} injected, {row.survived} survived, {row.lost} lost, {row.seconds:.0f} s. {row.note}")
@@ -153,16 +153,16 @@ def _memory_or_disk(folder: str | None) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
-    parser.add_argument(
-        "--only", action="append", choices=[*PARTS, *POSTGRES], help="this part (may be given several times)"
-    )
-    parser.add_argument("--postgres", action="store_true", help="the parts with a PostgreSQL server, not the others")
+    parser.add_argument("--only", action="append", choices=[*PARTS, *POSTGRES], help="run only this part (repeatable)")
+    parser.add_argument("--postgres", action="store_true", help="run the parts with a PostgreSQL server instead")
     parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of all faults (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)")
-    parser.add_argument("--jobs", type=int, default=hardware.cores() + 1, metavar="N", help="cases at once")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
+    parser.add_argument(
+        "--jobs", type=int, default=hardware.cores() + 1, metavar="N", help="number of cases that run at once"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the table under studies/records/")
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    parser.add_argument("--folder", default=memory, help="where to work (default: in memory, where there is one)")
+    parser.add_argument("--folder", default=memory, help="working folder (default: /dev/shm, if it exists)")
     return parser
 
 

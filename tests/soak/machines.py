@@ -1,7 +1,7 @@
-"""Machines that share a PostgreSQL database: each has a folder, files and, where we are root, a host name of its own.
+"""Simulated machines that share a PostgreSQL database: each has its own folder and, if we are root, its own host name.
 
-They are processes of this machine, told apart by namespaces of Linux. By its host name a pool takes the workers of
-another one for strangers, of whose death only silence tells (`search.storage.leases`).
+They are process groups of this machine in separate Linux namespaces. Because of the host name, a pool treats the
+workers of the other machine as remote: it detects their death only when their leases expire (`search.storage.leases`).
 """
 
 import os
@@ -21,34 +21,34 @@ from search.artifacts.study_dir import StudyDirs
 from search.storage.records import TrialRecord
 from tests.faults import invariants
 from tests.harness import CONVSEARCH, Harness, wait_until
-from tests.service.postgres import PostgresLab, Server, dump
+from tests.service.postgres import PostgresHarness, Server, dump
 from tests.soak import processes, short_timeouts
 from tests.soak.processes import ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[2]
-#: More trials than anybody waits for; at the end the budget is lowered to those that were begun.
+#: More trials than a soak completes; at the end the budget is lowered to those that were begun.
 ENDLESS, FEWEST = 5000, ("--trials", "1")
-#: The names of the machines, the first one beside the server.
+#: The names of the machines; the first one is next to the server.
 NEAR, FAR = "near", "far"
-#: Until all workers of all machines have loaded torch and been at work; until the last of them have ended.
+#: Maximum seconds until all workers have loaded torch and held a trial, and until the last of them has ended.
 BEGIN_S, END_S = 180.0, 900.0
-#: Between two looks at who is at work; each is a connection of its own.
+#: Seconds between two polls of the lease owners; each poll opens a connection.
 LOOK_S = 0.2
-#: A dead stranger is found when its lease is over, and the next look comes a second later; if the machine is not busy.
+#: A dead remote worker is found when its lease is over, at the next check, which is 1 s later if the machine is idle.
 PROMISED_S = short_timeouts.TIMES.lease_timeout_s + 2.0
-#: What the log of a trial says when an attempt begins, and when one ends well.
+#: Lines in the log of a trial: the begin of an attempt, and its successful end.
 ATTEMPT, DONE = re.compile(r" attempt (\d+) in process"), " complete: "
-#: Runs the words behind it under another host name.
+#: Program that sets the host name and then executes the following words.
 RENAMED = "import os, socket, sys; socket.sethostname(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
 
 
 @dataclass(frozen=True, slots=True)
-class Machine(PostgresLab):
-    """A harness whose commands run in its folder, as on a machine of its own."""
+class Machine(PostgresHarness):
+    """A harness whose commands run in its folder, as on a separate machine."""
 
     name: str
-    before: tuple[str, ...] = ()
-    """What the words of its commands stand behind."""
+    prefix: tuple[str, ...] = ()
+    """A prefix of its command lines."""
     program: tuple[str, ...] = (str(CONVSEARCH),)
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,71 +57,74 @@ class Machine(PostgresLab):
         return replace(study_dir.of(self.url), root=self.folder / "runs")
 
     def command(self, *words: str) -> ProcessGroup:
-        """Start `convsearch WORDS` there."""
+        """Start `convsearch WORDS` on this machine."""
         host = ("unshare", "--uts", sys.executable, "-c", RENAMED, self.name) if os.geteuid() == 0 else ()
-        every = [*self.before, *host, *self.program, *self.complete(words)]
+        command_line = [*self.prefix, *host, *self.program, *self.complete(words)]
         environment = {**self.environment, "CONVSEARCH_STORAGE": self.url}
-        return processes.start(self, every, environment=environment, folder=self.folder)
+        return processes.start(self, command_line, environment=environment, folder=self.folder)
 
 
 @dataclass(frozen=True, slots=True)
-class Machines(PostgresLab):
-    """All of them, and the database as it is seen from beside the server."""
+class Machines(PostgresHarness):
+    """All machines, and a harness with the database URL of the near one."""
 
-    each: tuple[Machine, ...]
+    machines: tuple[Machine, ...]
 
     @property
     def homes(self) -> tuple[StudyDirs, ...]:
-        return tuple(machine.dirs for machine in self.each)
+        return tuple(machine.dirs for machine in self.machines)
 
     def home_of(self, trial: TrialRecord) -> StudyDirs:
-        """The home of the machine that made the last attempt."""
-        return max(self.homes, key=lambda each: _last_attempt(each.log(trial.study, trial.number)))
+        """The files of the machine that made the last attempt."""
+        return max(self.homes, key=lambda dirs: _last_attempt(dirs.log(trial.study, trial.number)))
 
 
-def at(server: Server, harness: Harness) -> Machines:
-    """Two machines at a new database."""
+def create(server: Server, harness: Harness) -> Machines:
+    """Two machines that share a new database."""
     url = server.url(server.make_database()).render_as_string(hide_password=False)
     for name in (NEAR, FAR):
         (harness.folder / name).mkdir()
-    each = tuple(Machine(harness.folder / name, harness.images, harness.cache, url, name) for name in (NEAR, FAR))
-    return Machines(harness.folder, harness.images, harness.cache, url, each)
+    members = tuple(Machine(harness.folder / name, harness.images, harness.cache, url, name) for name in (NEAR, FAR))
+    return Machines(harness.folder, harness.images, harness.cache, url, members)
 
 
-def hasty(harness: Machines) -> Machines:
-    """The same machines, whose pools wait not so long."""
+def with_short_timeouts(harness: Machines) -> Machines:
+    """The same machines with the timeouts of `short_timeouts`."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     program, environment = (sys.executable, "-m", short_timeouts.__name__), {"PYTHONPATH": path}
-    return replace(harness, each=tuple(replace(one, program=program, environment=environment) for one in harness.each))
+    return replace(
+        harness,
+        machines=tuple(replace(machine, program=program, environment=environment) for machine in harness.machines),
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class Search:
-    """One study that all machines work on at once; its trials have 72 steps, and last about a second."""
+    """One study that all machines run at once; its trials have 72 steps and last about a second."""
 
     harness: Machines
     name: str
     trials: int
     workers: int
-    """Of each machine."""
+    """Number of workers on each machine."""
     launchers: dict[str, ProcessGroup] = field(default_factory=dict)
     """By machine."""
     families: dict[str, set[int]] = field(default_factory=dict)
-    """By machine: the processes of its launcher when all workers were at work."""
+    """By machine: the processes of its launcher when all its workers had held a trial."""
     before: dict[int, str] = field(default_factory=dict)
-    """What was finished at the last look."""
+    """The result of `invariants.finished` at the last check."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Begin it everywhere, and wait until every worker was at work; after the block nobody is left.
+        """Start the study on all machines, wait until every worker has held a trial, and kill the rest after the block.
 
-        The server will be gone; so of what was lost a copy is kept.
+        After an error, the database is dumped into the folder of the harness, because the server is removed.
         """
         try:
-            for machine in self.harness.each:
+            for machine in self.harness.machines:
                 self.start(machine)
-            for machine in self.harness.each:
-                self.meet(machine)
+            for machine in self.harness.machines:
+                self.wait_for_workers(machine)
             yield
         except Exception:
             dump(self.harness.url, self.harness.folder / "database.sql")
@@ -133,25 +136,25 @@ class Search:
     def start(self, machine: Machine, *more: str) -> None:
         self.launchers[machine.name] = machine.command(*self._words(machine), *more)
 
-    def meet(self, machine: Machine) -> None:
-        """Wait until every worker of a machine has held a trial; or its launcher has ended, because none was left."""
+    def wait_for_workers(self, machine: Machine) -> None:
+        """Wait until every worker of a machine has held a trial, or its launcher ended because no trial was left."""
         launcher, seen = self.launchers[machine.name], set[int]()
 
-        def is_met() -> bool:
+        def have_worked() -> bool:
             seen.update(self.held(machine))
             return len(seen) >= self.workers or launcher.poll() is not None
 
-        wait_until(is_met, patience_s=BEGIN_S, look_s=LOOK_S)
+        wait_until(have_worked, patience_s=BEGIN_S, look_s=LOOK_S)
         assert launcher.poll() in (None, 0), f"the pool on {machine.name} ended: {launcher.said}"
         self.families[machine.name] = _family(launcher)
 
     def held(self, machine: Machine) -> dict[int, int]:
-        """By process: the trials that the living workers of a machine hold."""
+        """By process id: the numbers of the trials that the living workers of a machine hold."""
         group = self.launchers[machine.name].pid
         return {pid: number for pid, number in self.owners().items() if _group(pid) == group}
 
     def owners(self) -> dict[int, int]:
-        """By process: the trials that somebody holds, and their numbers."""
+        """By process id: the numbers of all trials that are held."""
         query = (
             "SELECT pid, number FROM convsearch_leases JOIN trials ON trials.trial_id = convsearch_leases.trial_id "
             "JOIN studies ON studies.study_id = trials.study_id WHERE study_name = :name"
@@ -164,18 +167,18 @@ class Search:
         wait_until(lambda: max(self.held(machine).values(), default=-1) > highest, look_s=LOOK_S)
 
     def freeze(self, machine: Machine) -> dict[int, int]:
-        """Stop all processes of a machine at a moment when some hold trials; which ones hold which."""
+        """Freeze all processes of a machine while some hold trials; returns the trial numbers by process id."""
         group = self.launchers[machine.name].pid
         while True:
             os.killpg(group, signal.SIGSTOP)
-            time.sleep(1.0)  # what had reached the server is carried out by now
+            time.sleep(1.0)  # the server has executed what it received
             if held := self.held(machine):
                 return held
             os.killpg(group, signal.SIGCONT)
             time.sleep(LOOK_S)
 
     def goes_on(self, seconds: float) -> bool:
-        """Let time pass; false if the study came to its end meanwhile."""
+        """Wait for `seconds`; false if the study ended before."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.is_over():
             time.sleep(0.05)
@@ -184,50 +187,56 @@ class Search:
     def is_over(self) -> bool:
         return all(launcher.poll() is not None for launcher in self.launchers.values())
 
-    def look(self) -> None:
-        """See that nobody died, nothing changed and no budget is exceeded, while it runs."""
+    def check_running(self) -> None:
+        """Check while the study runs: no process died, no finished trial changed, no budget is exceeded."""
         for name, launcher in self.launchers.items():
             assert launcher.poll() in (None, 0), f"the pool on {name} ended: {launcher.said}"
             assert _family(launcher) <= self.families[name], f"workers on {name} died or were replaced: {launcher.said}"
         self.before = invariants.compare(self.harness.url, self.name, self.before)
 
     def end(self, *more: str) -> None:
-        """See it end by itself on all machines, check all invariants, and that another command changes nothing."""
-        self._ended()
+        """Wait until it ends on all machines; check all invariants, and that another command changes nothing."""
+        self._wait_for_end()
         self._check()
-        for machine in self.harness.each:  # which sweeps up what it could not while others were at work
+        for (
+            machine
+        ) in self.harness.machines:  # it removes files that the first command could not remove while others worked
             self.start(machine, *more)
-        self._ended()
+        self._wait_for_end()
         self._check()
 
     def cut_short(self) -> None:
-        """Lower the budget to what has been begun, as a second command may do at any time; then as `end`."""
-        near = self.harness.each[0]
+        """Lower the budget to the begun trials, as a second command can do at any time; then do as `end`."""
+        near = self.harness.machines[0]
         second = near.command(*self._words(near), *FEWEST)
         assert second.end() == 75, second.said
         self.end(*FEWEST)
 
-    def nobody_was_hurt(self) -> None:
-        """Every trial was completed at its first attempt."""
+    def all_completed_at_first_attempt(self) -> None:
+        """Check that every trial was completed at its first attempt."""
         trials = self.harness.trials(self.name)
         hurt = [trial for trial in trials if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
-        assert not hurt, f"the fault hurt {[(each.number, each.state, each.attempts, each.crashes) for each in hurt]}"
+        assert not hurt, (
+            f"the fault hurt {[(trial.number, trial.state, trial.attempts, trial.crashes) for trial in hurt]}"
+        )
 
-    def only_these_were_lost(self, pids: set[int]) -> None:
-        """Every trial was completed; and taken away, if at all, from one of these processes, of which nobody heard."""
+    def only_these_lost_trials(self, pids: set[int]) -> None:
+        """Check that every trial was completed, and that trials were taken away only from these silent processes."""
         trials = self.harness.trials(self.name)
-        wrong = [(each.number, each.state) for each in trials if each.state != "COMPLETE"]
+        wrong = [(trial.number, trial.state) for trial in trials if trial.state != "COMPLETE"]
         assert not wrong, f"these were lost: {wrong}"
-        strange = [crash for trial in trials for crash in trial.crashes if not any(f" {pid} " in crash for pid in pids)]
-        assert not strange, f"I2: others were taken for dead: {strange}"
-        miscounted = [each.number for each in trials if each.attempts != 1 + len(each.crashes)]
-        assert not miscounted, f"I3: the attempts of {miscounted} are not 1 and those that were taken away"
+        unexpected = [
+            crash for trial in trials for crash in trial.crashes if not any(f" {pid} " in crash for pid in pids)
+        ]
+        assert not unexpected, f"I2: living workers were declared dead: {unexpected}"
+        miscounted = [trial.number for trial in trials if trial.attempts != 1 + len(trial.crashes)]
+        assert not miscounted, f"I3: the attempts of {miscounted} are not 1 plus the number of crashes"
 
     def _words(self, machine: Machine) -> tuple[str, ...]:
         budget = {"trials": self.trials, "epochs": 24, "steps_per_epoch": 3}
         return "run", machine.write(self.name, budget=budget), "--workers", str(self.workers)
 
-    def _ended(self) -> None:
+    def _wait_for_end(self) -> None:
         for name, launcher in self.launchers.items():
             code = launcher.end(END_S)
             assert code == 0, f"exit code {code} on {name}: {launcher.said}"
@@ -237,7 +246,7 @@ class Search:
         invariants.check(self.harness, self.name, before=self.before, over=True)
         self.before = invariants.finished(self.harness.url, self.name)
         for number in self.before:
-            ends = sum(_read(each.log(self.name, number)).count(DONE) for each in self.harness.homes)
+            ends = sum(_read(dirs.log(self.name, number)).count(DONE) for dirs in self.harness.homes)
             assert ends <= 1, f"I3: trial {number} was brought to its end {ends} times"
 
 
@@ -250,7 +259,7 @@ def _read(log: Path) -> str:
 
 
 def _family(launcher: ProcessGroup) -> set[int]:
-    """A launcher, the server of its workers, and these; nobody if it has ended."""
+    """The ids of a launcher, its forkserver and its workers; empty if it has ended."""
     try:
         process = psutil.Process(launcher.pid)
         return {process.pid, *(child.pid for child in process.children(recursive=True))}

@@ -1,6 +1,7 @@
-"""Processes in groups of their own: commands as a shell starts them, and forks of this process, which has torch loaded.
+"""Processes in separate process groups: commands as a shell starts them, and forks of this process, which has
+torch loaded.
 
-A forked launcher or worker runs the very same code as one that a shell starts; only the seconds of loading are saved.
+A forked launcher or worker runs the same code as one that a shell starts, and saves only the seconds of loading.
 """
 
 import gc
@@ -23,18 +24,18 @@ from search.trial.context import WorkerConfig
 from search.workers import worker
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
 
-#: What multiprocessing starts its forkserver with.
+#: The function with which multiprocessing starts its forkserver.
 SPAWN = util.spawnv_passfds
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """A process that leads a group of its own, and what the group says."""
+    """A process that leads a process group, and the output of the group."""
 
     pid: int
     log: Path
     poll: Callable[[], int | None]
-    """Its exit code, minus the signal's number if one killed it; None while it runs."""
+    """Its exit code, or minus the number of the signal that killed it; None while it runs."""
 
     @property
     def said(self) -> str:
@@ -48,7 +49,7 @@ class ProcessGroup:
         return code
 
     def kill(self) -> None:
-        """Kill this process, and nobody else, if it still runs."""
+        """Kill this process alone, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
         self.end()
@@ -68,7 +69,7 @@ def command(harness: Harness, *words: str, environment: Mapping[str, str] | None
 def start(
     harness: Harness, words: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> ProcessGroup:
-    """Start a program as a shell does, in a folder of its own if one is given."""
+    """Start a program as a shell does, in `folder` if one is given."""
     log = _log(harness, "command")
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -85,22 +86,25 @@ def start(
 def launcher(
     harness: Harness, *words: str, gate: int | None = None, at_server: Callable[[int], None] | None = None
 ) -> ProcessGroup:
-    """Fork a process that does `convsearch WORDS`.
+    """Fork a process that runs `convsearch WORDS`.
 
-    `gate`: it waits until something can be read from this descriptor. `at_server`: is told the process id of its
-    forkserver, in the launcher, before a worker is started.
+    Args:
+        harness: The harness of the command.
+        words: The words of the command line.
+        gate: A descriptor; the command begins when it can be read.
+        at_server: Called in the launcher with the process id of its forkserver, before a worker is started.
     """
     return fork(harness, _launcher, harness.complete(words), gate, at_server)
 
 
 def work(harness: Harness, worker_config: WorkerConfig, prepare: Callable[[], None] | None = None) -> ProcessGroup:
-    """Fork a worker that has no pool; `prepare` is called in its process first."""
+    """Fork a worker without a pool; `prepare` is called in its process first."""
     return fork(harness, _worker, worker_config, prepare)
 
 
 def fork(harness: Harness, target: Callable[..., None], *args: Any) -> ProcessGroup:
-    """Fork a process that does `target`, with a log in the harness's folder."""
-    gc.collect()  # connections that nobody uses any more shall not be inherited
+    """Fork a process that calls `target`, with a log in the folder of the harness."""
+    gc.collect()  # the fork must not inherit unused connections
     log = _log(harness, target.__name__.strip("_"))
     process = multiprocessing.get_context("fork").Process(target=_alone, args=(log, target, *args))
     process.start()
@@ -140,21 +144,21 @@ def _launcher(words: list[str], gate: int | None, at_server: Callable[[int], Non
             at_server(server)
         return server
 
-    util.spawnv_passfds = spawn  # type: ignore[assignment]  # it need not take all that the original takes
+    util.spawnv_passfds = spawn  # type: ignore[assignment]  # it accepts only the arguments of this call
     if gate is not None:
         os.read(gate, 1)
     sys.exit(main.main(words))
 
 
 def _become_server(program: str, descriptors: list[int]) -> None:
-    """Be the forkserver: a process that has nothing open but what it was given."""
+    """Become the forkserver: close all descriptors except the given ones, then run its program."""
     code = 1
     try:
         for name in os.listdir("/proc/self/fd"):
             if int(name) > 2 and int(name) not in descriptors:
-                with suppress(OSError):  # the one that was listed with is closed already
+                with suppress(OSError):  # the descriptor of the listing itself is closed already
                     os.close(int(name))
-        exec(program)  # the very line of multiprocessing.forkserver
+        exec(program)  # the same statement as in multiprocessing.forkserver
         code = 0
     finally:
         os._exit(code)
@@ -164,5 +168,5 @@ def _worker(worker_config: WorkerConfig, prepare: Callable[[], None] | None) -> 
     if prepare is not None:
         prepare()
     context = multiprocessing.get_context("fork")
-    _ours, theirs = context.Pipe(duplex=False)
-    worker.main(worker_config, context.Value("q", 0, lock=False), theirs)
+    _read_end, write_end = context.Pipe(duplex=False)
+    worker.main(worker_config, context.Value("q", 0, lock=False), write_end)

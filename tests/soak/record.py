@@ -1,4 +1,4 @@
-"""The record that is kept of a soak, as that of a benchmark is: table, figures, command, commit, versions."""
+"""The record of a soak, in the format of a benchmark record: table, figures, command, commit, versions."""
 
 import json
 import platform
@@ -19,7 +19,7 @@ COLUMNS = ("fault", "injected", "survived", "lost", "doubled", "stuck", "seconds
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Soak:
-    """What is to be told of one."""
+    """The data of one soak for its record."""
 
     name: str
     command: str
@@ -31,13 +31,13 @@ class Soak:
 
 
 def versions(*, postgres: bool) -> dict[str, str]:
-    """What it ran on; with `postgres` also the server and its driver."""
-    found = {name: version(name) for name in measure.PACKAGES} | {"python": platform.python_version()}
-    return found | ({"psycopg": version("psycopg"), "postgresql": _server_version()} if postgres else {})
+    """Versions of Python and the packages; with `postgres` also of the server and its driver."""
+    packages = {name: version(name) for name in measure.PACKAGES} | {"python": platform.python_version()}
+    return packages | ({"psycopg": version("psycopg"), "postgresql": _server_version()} if postgres else {})
 
 
 def keep(soak: Soak) -> Path:
-    """Write the table and all figures into a folder of their own under studies/records/; returns it."""
+    """Write the table and all figures into a new folder under studies/records/; returns the folder."""
     folder = measure.folder(soak.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(page(soak))
@@ -47,10 +47,10 @@ def keep(soak: Soak) -> Path:
 
 def page(soak: Soak) -> str:
     """The table as Markdown."""
-    known = ", ".join(f"{name} {number}" for name, number in soak.versions.items())
+    numbers = ", ".join(f"{name} {number}" for name, number in soak.versions.items())
     rows = [tuple(str(asdict(row)[column]) for column in COLUMNS[:-1]) for row in soak.rows]
     lines = [f"# {soak.name}", "", f"`{soak.command}` at commit {commit()}, {time.strftime('%Y-%m-%d')}.", ""]
-    lines += [f"{hardware()}; {known}.", "", f"Scale {soak.scale:g}, seed {soak.seed}, {soak.seconds:.0f} s.", ""]
+    lines += [f"{hardware()}; {numbers}.", "", f"Scale {soak.scale:g}, seed {soak.seed}, {soak.seconds:.0f} s.", ""]
     lines += measure.table(
         COLUMNS, [(*cells, f"{row.seconds:.0f}") for cells, row in zip(rows, soak.rows, strict=True)]
     )
@@ -74,5 +74,5 @@ def as_json(soak: Soak) -> dict[str, object]:
 def _server_version() -> str:
     folder = binaries()
     assert folder is not None, missing()
-    said = subprocess.run((folder / "postgres", "--version"), capture_output=True, text=True, check=True).stdout
-    return said.split()[2]
+    output = subprocess.run((folder / "postgres", "--version"), capture_output=True, text=True, check=True).stdout
+    return output.split()[2]

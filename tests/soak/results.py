@@ -1,4 +1,4 @@
-"""One line of the soak's table: a fault, how often it was injected, and what came of it."""
+"""Rows of the table of the soak: a fault, the number of injections, and the results."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ HEADINGS = ("fault", "injected", "survived", "lost", "doubled", "stuck", "s")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaseResult:
-    """What came of one case: a study, or whatever a fault was injected into once or several times."""
+    """The result of one case: a study, or another target, into which a fault was injected once or several times."""
 
     injected: int
     survived: int
     trouble: str | None = None
-    """What was wrong, and how to look at it; None if nothing was."""
+    """The problem, and how to inspect it; None if there was none."""
     facts: Counter[str]
-    """What else is worth counting, such as exit codes."""
+    """Other counts, such as exit codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultResult:
-    """What came of all cases of one fault."""
+    """The result of all cases of one fault."""
 
     fault: str
     injected: int
@@ -58,7 +58,7 @@ def total(fault: str, reports: Sequence[CaseResult], *, seconds: float, note: st
 
 
 def table(rows: Sequence[FaultResult]) -> str:
-    """All rows as plain text, with what is to be said about each below."""
+    """All rows as plain text, followed by their notes."""
     lines = [_line(HEADINGS), _line(["-" * (width - 1) for width in WIDTHS])]
     for row in rows:
         counts = (row.injected, row.survived, row.lost, row.doubled, row.stuck, round(row.seconds))
@@ -67,7 +67,7 @@ def table(rows: Sequence[FaultResult]) -> str:
 
 
 def _lost(report: CaseResult) -> int:
-    """A case that went wrong lost something, even if every fault that was counted until then was survived."""
+    """The losses of a case: at least 1 if it had trouble, even if it survived every fault that it counted."""
     lost = report.injected - report.survived
     return lost if report.trouble is None else max(1, lost)
 

@@ -1,7 +1,7 @@
-"""`convsearch run` with waiting times about half as long as they are, so that a lease is over in 70 s and not in 150.
+"""`convsearch run` with timeouts about half as long as those of the product: a lease lasts 70 s instead of 150.
 
-They cannot be much shorter. Who freezes, or is cut off, inside a transaction may hold its locks for 30 s, after which
-the server ends it (`search.storage.engine`), and nobody may give up before that.
+They cannot be much shorter. A process that freezes or is cut off inside a transaction may hold its locks for 30 s,
+until the server ends the transaction (`search.storage.engine`); no process may give up before that.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TIMES = Timeouts(retry_timeout_s=35.0, renewal_interval_s=2.0, lease_timeout_s=7
 
 def main(words: list[str]) -> int:
     args = _parser().parse_args(words)
-    order = RunOptions(
+    options = RunOptions(
         url=os.environ["CONVSEARCH_STORAGE"],
         cache=args.cache,
         name=args.study.stem,
@@ -32,12 +32,12 @@ def main(words: list[str]) -> int:
     )
     try:
         end = run.run_study(
-            order, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
+            options, study_spec.load(args.study), show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo
         )
     except ConvsearchError as error:
         echo(f"convsearch: {error}")
         return error.exit_code
-    echo(f"{order.name}: {end}")
+    echo(f"{options.name}: {end}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a soak says what was done, on what, and what came of it."""
+"""The record of a soak has its command, versions and results."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A configuration that cannot be trained, and the nearest one that can."""
+"""A configuration that cannot be trained, and the nearest configuration that can."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ def study(space: dict[str, Any], **budget: Any) -> StudySpec:
 def nearest(
     space: dict[str, Any], asked: dict[str, Value], *, limits: ImageLimits = LIMITS, **budget: Any
 ) -> tuple[str, ...]:
-    """What is changed of a configuration."""
-    whole = {**DEFAULTS, "width": 8, **asked}
-    found = fitted(study(space, **budget), whole, limits)
-    check_fit(study(space, **budget), found, limits)
-    return describe_changes(whole, found)
+    """The changes that `fitted` makes to a configuration."""
+    config = {**DEFAULTS, "width": 8, **asked}
+    result = fitted(study(space, **budget), config, limits)
+    check_fit(study(space, **budget), result, limits)
+    return describe_changes(config, result)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_nearest_value_that_fits_the_images_is_taken(
     assert ", ".join(nearest(space, asked)) == changed
 
 
-def test_a_range_is_followed_under_the_choice_that_it_depends_on() -> None:
+def test_the_range_of_the_active_choice_applies() -> None:
     space = {
         "pool_every": [1, 2],
         "conv_layers": {"low": 2, "high": 8},
@@ -80,7 +80,7 @@ def test_a_range_is_followed_under_the_choice_that_it_depends_on() -> None:
         ),
     ],
 )
-def test_a_network_is_made_as_narrow_as_the_limits_want_and_no_narrower(
+def test_a_network_is_made_as_narrow_as_the_limits_require_and_no_narrower(
     space: dict[str, Any], asked: dict[str, Value], budget: dict[str, Any], changed: str
 ) -> None:
     assert ", ".join(nearest(space, asked, **budget)) == changed
@@ -89,7 +89,7 @@ def test_a_network_is_made_as_narrow_as_the_limits_want_and_no_narrower(
         check_fit(study(space, **budget), {**DEFAULTS, "width": wider}, LIMITS)
 
 
-def test_a_default_that_nobody_asked_for_is_changed_and_a_value_that_somebody_fixed_is_not() -> None:
+def test_an_implicit_default_is_changed_and_a_fixed_value_is_not() -> None:
     tiny = ImageLimits(side=8, classes=2, images=300)
 
     assert nearest({"stem": ["none", "whiten"]}, {"stem": "whiten"}, limits=tiny) == ("conv_layers 3 -> 2",)
@@ -98,29 +98,31 @@ def test_a_default_that_nobody_asked_for_is_changed_and_a_value_that_somebody_fi
 
 
 @pytest.mark.parametrize(
-    ("space", "drawn", "may"),
+    ("space", "drawn", "is_redrawn"),
     [
         pytest.param({"conv_layers": {"low": 2, "high": 6}}, {"conv_layers": 6}, True, id="another value is drawn"),
         pytest.param({"batch_size": 512, "width": [8, 16]}, {"batch_size": 512}, False, id="a fixed value"),
         pytest.param({"batch_size": [400, 512]}, {"batch_size": 512}, False, id="no value of the space fits"),
     ],
 )
-def test_another_draw_is_made_only_where_it_may_help(space: dict[str, Any], drawn: dict[str, Value], may: bool) -> None:
-    spec, whole = study(space), {**DEFAULTS, "width": 8, **drawn}
+def test_another_draw_is_made_only_if_a_value_of_the_space_fits(
+    space: dict[str, Any], drawn: dict[str, Value], is_redrawn: bool
+) -> None:
+    spec, config = study(space), {**DEFAULTS, "width": 8, **drawn}
 
-    assert is_in_space(spec, whole, fitted(spec, whole, LIMITS)) is may
+    assert is_in_space(spec, config, fitted(spec, config, LIMITS)) is is_redrawn
 
 
-def test_a_wide_range_is_walked_in_large_steps() -> None:
+def test_a_wide_range_is_searched_in_large_steps() -> None:
     assert nearest({"width": {"low": 8, "high": 1024}}, {"width": 1024}, max_macs=1_000_000)
 
 
-def test_where_no_value_fits_it_says_what_stands_in_the_way() -> None:
+def test_a_space_without_a_fitting_value_is_refused_with_the_violated_limit() -> None:
     with pytest.raises(Impossible, match=r"parameters are more than \[budget\] max_parameters = 10"):
         nearest({"width": {"low": 8, "high": 64}}, {"width": 64}, max_parameters=10)
 
 
-def test_a_batch_may_not_be_more_than_the_images_of_a_step() -> None:
+def test_a_batch_larger_than_the_images_of_a_step_is_refused() -> None:
     with pytest.raises(Impossible, match="a batch of 128 is more than the 100 images of a step"):
         check_fit(study({}, epochs=1), {**DEFAULTS, "batch_size": 128}, LIMITS)
     check_fit(study({}, epochs=2), {**DEFAULTS, "batch_size": 128}, LIMITS)

@@ -1,4 +1,4 @@
-"""What a search may draw: domains, dependences, Optuna names, grids and points."""
+"""The search space: domains, dependences, Optuna names, grids and points."""
 
 import optuna
 import pytest
@@ -40,7 +40,7 @@ OPTIMIZERS = SearchSpace(
 def ask(
     space: SearchSpace, fixed: dict[str, Value] | None = None, seed: int = 0
 ) -> tuple[dict[str, Value], optuna.Trial]:
-    """Draw once with a real study: the values, and the trial that was asked."""
+    """Draw once from a real study; returns the values and the trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     study.enqueue_trial(fixed or {})
@@ -49,7 +49,7 @@ def ask(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_drawn_choice_decides_which_range_is_asked_under_which_name(seed: int) -> None:
+def test_a_drawn_choice_selects_the_range_and_its_optuna_name(seed: int) -> None:
     values, trial = ask(OPTIMIZERS, seed=seed)
 
     name = {"sgd": "learning_rate[sgd]", "adam": "learning_rate[adam]", "rmsprop": "learning_rate"}[
@@ -60,13 +60,13 @@ def test_a_drawn_choice_decides_which_range_is_asked_under_which_name(seed: int)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-def test_a_parameter_without_meaning_is_neither_asked_nor_returned(optimizer: str) -> None:
+def test_an_irrelevant_parameter_is_neither_drawn_nor_returned(optimizer: str) -> None:
     values, trial = ask(OPTIMIZERS, {"optimizer": optimizer})
 
     assert ("momentum" in values) == ("momentum" in trial.params) == (optimizer != "adam")
 
 
-def test_one_name_has_one_distribution_over_a_whole_study() -> None:
+def test_one_name_has_one_distribution_in_the_whole_study() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
 
     study.optimize(lambda trial: float(len(sample(OPTIMIZERS, trial))), n_trials=40)
@@ -87,7 +87,7 @@ def test_one_name_has_one_distribution_over_a_whole_study() -> None:
 @pytest.mark.parametrize(
     "domain", [Fixed(8), Choice((8,)), Int(8, 8), Float(8.0, 8.0)], ids=["fixed", "choice", "int", "float"]
 )
-def test_a_single_value_is_returned_and_never_asked_for(domain: Domain) -> None:
+def test_a_single_value_is_returned_and_never_drawn(domain: Domain) -> None:
     values, trial = ask(SearchSpace(parameters={"width": domain}))
 
     assert values == {"width": 8}
@@ -96,11 +96,11 @@ def test_a_single_value_is_returned_and_never_asked_for(domain: Domain) -> None:
     assert not is_searched(SearchSpace(parameters={"width": domain}))
 
 
-def test_deciding_parameters_are_drawn_first_and_the_rest_as_written() -> None:
+def test_deciding_parameters_are_drawn_first_and_the_others_in_given_order() -> None:
     assert order(OPTIMIZERS) == ("optimizer", "width", "learning_rate", "momentum")
 
 
-def test_a_range_of_its_own_reaches_through_a_chain_of_choices() -> None:
+def test_a_conditional_range_applies_through_a_chain_of_choices() -> None:
     space = SearchSpace(
         parameters={"a": Fixed(0), "b": Choice(("x", "y")), "c": Choice(("u", "v"))},
         when={("c", "u"): {"b": Fixed("x")}, ("b", "x"): {"a": Choice((1, 2))}},
@@ -117,7 +117,7 @@ def test_a_range_of_its_own_reaches_through_a_chain_of_choices() -> None:
     )
 
 
-def test_what_depends_on_a_parameter_without_meaning_has_none_either() -> None:
+def test_a_parameter_that_depends_on_an_irrelevant_one_is_irrelevant() -> None:
     space = SearchSpace(
         parameters={"a": Choice((0, 1)), "b": Choice((0, 1)), "c": Choice((0, 1))},
         conditions={"b": ("a", frozenset({1})), "c": ("b", frozenset({0, 1}))},
@@ -129,13 +129,13 @@ def test_what_depends_on_a_parameter_without_meaning_has_none_either() -> None:
     assert len(cells) == 5
 
 
-def test_a_need_of_a_key_that_is_no_parameter_is_met() -> None:
+def test_a_condition_on_a_key_that_is_not_a_parameter_is_met() -> None:
     space = SearchSpace(parameters={"momentum": Choice((0.8, 0.9))}, conditions=NEEDS)
 
     assert len(grid(space)) == 2
 
 
-def test_a_circle_of_dependences_is_refused_and_drawn() -> None:
+def test_a_circle_of_dependences_is_refused_and_shown() -> None:
     with pytest.raises(ValueError, match="circle: a > b > a"):
         SearchSpace(
             parameters={"a": Choice((0, 1)), "b": Choice((0, 1))},
@@ -143,7 +143,7 @@ def test_a_circle_of_dependences_is_refused_and_drawn() -> None:
         )
 
 
-def test_ranges_of_its_own_under_two_parameters_are_refused() -> None:
+def test_conditional_ranges_under_two_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="c may have ranges of its own under one parameter, not a and b"):
         SearchSpace(
             parameters={"a": Choice((0, 1)), "b": Choice((0, 1)), "c": Int(0, 9)},
@@ -151,12 +151,12 @@ def test_ranges_of_its_own_under_two_parameters_are_refused() -> None:
         )
 
 
-def test_a_dependence_on_no_parameter_is_refused() -> None:
+def test_a_dependence_on_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match="b decides or depends, but is no parameter"):
         SearchSpace(parameters={"a": Choice((0, 1))}, when={("b", 0): {"a": Fixed(0)}})
 
 
-def test_a_grid_has_its_repeats_outermost_and_leaves_out_what_means_nothing() -> None:
+def test_a_grid_has_its_repeats_outermost_and_omits_irrelevant_parameters() -> None:
     space = SearchSpace(
         parameters={"optimizer": Choice(("sgd", "adam")), "momentum": Choice((0.8, 0.9))}, conditions=NEEDS
     )
@@ -189,12 +189,12 @@ def test_the_cells_of_a_domain_are_exact(domain: Domain, cells: list[Value]) -> 
     ],
     ids=["float", "log float", "log int"],
 )
-def test_a_grid_over_an_endless_range_asks_for_a_list(domain: Domain, rule: str) -> None:
+def test_a_grid_over_a_range_without_linear_steps_is_refused(domain: Domain, rule: str) -> None:
     with pytest.raises(SpecError, match=rf"\[space\] x is {rule}, which a grid cannot walk through; write a list"):
         grid(SearchSpace(parameters={"x": domain}))
 
 
-def test_a_grid_that_would_never_end_is_refused_at_once() -> None:
+def test_a_grid_with_too_many_cells_is_refused() -> None:
     with pytest.raises(SpecError, match="at most 10,000 grid cells"):
         grid(SearchSpace(parameters={name: Int(0, 10**9) for name in "abcdef"}))
 
@@ -216,13 +216,13 @@ def test_a_grid_that_would_never_end_is_refused_at_once() -> None:
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )
-def test_a_domain_that_cannot_be_is_refused(make: object, rule: str) -> None:
+def test_an_invalid_domain_is_refused(make: object, rule: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=rule):
         make()
 
 
-def test_a_point_becomes_the_optuna_names_that_hold_it() -> None:
+def test_a_point_is_converted_to_its_optuna_names() -> None:
     assert to_fixed_params(OPTIMIZERS, {"learning_rate": 0.5, "optimizer": "sgd", "momentum": 0.7, "width": 16}) == {
         "optimizer": "sgd",
         "learning_rate[sgd]": 0.5,
@@ -230,7 +230,7 @@ def test_a_point_becomes_the_optuna_names_that_hold_it() -> None:
     }
 
 
-def test_a_fixed_parameter_decides_about_a_point_that_does_not_name_it() -> None:
+def test_a_fixed_parameter_applies_to_a_point_that_omits_it() -> None:
     space = SearchSpace(
         parameters={"optimizer": Fixed("sgd"), "momentum": Float(0.5, 0.9), "learning_rate": Fixed(0.1)},
         when={("optimizer", "sgd"): {"learning_rate": Float(0.1, 1.0)}},
@@ -270,12 +270,12 @@ def test_a_point_outside_of_the_space_is_refused(point: dict[str, Value], rule: 
     ],
     ids=["stepped float", "float", "int", "choice", "fixed"],
 )
-def test_a_domain_knows_what_is_inside(domain: Domain, inside: list[Value], outside: list[Value]) -> None:
+def test_a_domain_contains_only_its_values(domain: Domain, inside: list[Value], outside: list[Value]) -> None:
     assert all(value in domain for value in inside)
     assert not any(value in domain for value in outside)
 
 
-def test_a_meaning_is_explained_or_there() -> None:
+def test_an_irrelevant_parameter_has_a_reason_and_a_relevant_one_has_none() -> None:
     assert irrelevance_reason(OPTIMIZERS, "momentum", {"optimizer": "adam"}) == "has no meaning with optimizer = 'adam'"
     assert irrelevance_reason(OPTIMIZERS, "momentum", {"optimizer": "sgd"}) is None
 
@@ -285,12 +285,12 @@ def test_a_meaning_is_explained_or_there() -> None:
     [(Int(8, 32, step=8), "8 to 32 in steps of 8"), (Float(0.1, 1.0), "0.1 to 1.0"), (Choice((1, "a")), "1 or 'a'")],
     ids=["int", "float", "choice"],
 )
-def test_a_domain_is_described_as_a_person_would(domain: Domain, words: str) -> None:
+def test_a_domain_is_described_in_words(domain: Domain, words: str) -> None:
     assert describe(domain) == words
 
 
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (0, "0"), ("sgd", "sgd"), (0.5, "0.5")])
-def test_stripping_undoes_the_label_of_a_name(value: Value, text: str) -> None:
+def test_base_name_removes_the_label_of_a_name(value: Value, text: str) -> None:
     assert label(value) == text
     assert base_name(f"learning_rate[{text}]") == "learning_rate"
     assert base_name("learning_rate") == "learning_rate"
@@ -308,7 +308,7 @@ domains: st.SearchStrategy[Domain] = st.one_of(
 
 @st.composite
 def spaces_with_grids(draw: st.DrawFn) -> SearchSpace:
-    """Spaces of four parameters, whose first may decide about the second, and that about the third."""
+    """Spaces of four parameters, where s may decide the range of q, q that of p, and s whether r is relevant."""
     controls: list[Domain] = [Choice(("a", "b", "c")), Int(0, 2), Fixed("a")]
     parameters = {"p": draw(domains), "q": draw(domains), "r": draw(domains), "s": draw(st.sampled_from(controls))}
     when: dict[tuple[str, Value], dict[str, Domain]] = {
@@ -323,7 +323,7 @@ def spaces_with_grids(draw: st.DrawFn) -> SearchSpace:
 
 @settings(max_examples=100, deadline=None)
 @given(space=spaces_with_grids(), repeats=st.integers(1, 2))
-def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: SearchSpace, repeats: int) -> None:
+def test_each_cell_of_a_grid_is_drawn_exactly_and_is_unique(space: SearchSpace, repeats: int) -> None:
     cells = grid(space, repeats)
 
     counted = search_space.with_repeats(space, repeats)
@@ -337,7 +337,7 @@ def test_each_cell_of_a_grid_is_asked_for_exactly_and_none_twice(space: SearchSp
 
 @settings(max_examples=50, deadline=None)
 @given(space=spaces_with_grids(), seed=st.integers(0, 99))
-def test_what_was_drawn_can_be_given_as_a_point_and_is_drawn_again(space: SearchSpace, seed: int) -> None:
+def test_drawn_values_can_be_given_as_a_point_and_are_drawn_again(space: SearchSpace, seed: int) -> None:
     values, trial = ask(space, seed=seed)
 
     names = to_fixed_params(space, values)

@@ -1,4 +1,4 @@
-"""Study files: what is read, what is refused and in which words, what is stored and what differs."""
+"""Study files: parsing, refused files and their messages, stored specs, and differences."""
 
 import json
 import subprocess
@@ -53,14 +53,14 @@ learning_rate = 1
 
 
 def load(folder: Path, text: str, **overrides: str) -> StudySpec:
-    """The study that a file with this text describes; `budget__epochs` is the override budget.epochs."""
+    """Load a study file with this text; `budget__epochs` is the override budget.epochs."""
     path = folder / "x.toml"
     path.write_text(text, encoding="utf-8")
     return study_spec.load(path, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
 def ask(spec: StudySpec, fixed: dict[str, Value]) -> tuple[dict[str, Value], dict[str, object]]:
-    """Draw once with a real study and fixed parameters: the configuration, and what the trial was asked."""
+    """Draw once from a real study with fixed parameters; returns the configuration and the drawn parameters."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(fixed)
@@ -89,7 +89,7 @@ def test_a_whole_number_is_accepted_for_a_float_and_becomes_one(tmp_path: Path) 
     assert type(spec.points[0]["learning_rate"]) is float
 
 
-def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
+def test_steps_divide_all_epochs_equally(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL).budget.steps == 3
     assert load(tmp_path, SMALL, budget__epochs="0.1", budget__steps_per_epoch="30").budget.steps == 3
 
@@ -226,7 +226,7 @@ def test_steps_count_equal_shares_of_all_epochs(tmp_path: Path) -> None:
     ],
     ids=lambda case: case[-60:] if case.startswith("[") else "",
 )
-def test_what_cannot_be_is_refused_with_place_rule_value_and_way_out(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_study_file_is_refused_with_location_rule_and_value(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SpecError) as refused:
         load(tmp_path, text)
 
@@ -234,24 +234,24 @@ def test_what_cannot_be_is_refused_with_place_rule_value_and_way_out(tmp_path: P
     assert message in str(refused.value)
 
 
-def test_a_rule_of_the_data_is_said_in_its_own_words(tmp_path: Path) -> None:
+def test_a_data_error_keeps_its_own_message(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as refused:
         load(tmp_path, ONE, data__validation="0")
 
     assert str(refused.value).endswith(": [data] validation must be at least 1 image, but got 0")
 
 
-def test_without_a_pruner_the_first_rung_may_lie_anywhere(tmp_path: Path) -> None:
+def test_the_first_rung_has_no_upper_limit_without_a_pruner(tmp_path: Path) -> None:
     assert load(tmp_path, ONE, search__first_rung="9", search__pruner="none").search.first_rung == 9
 
 
-def test_a_search_that_begins_at_a_known_point_gives_up_earlier_than_one_at_the_defaults(tmp_path: Path) -> None:
+def test_patience_is_shorter_with_a_known_point_than_with_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL).search.patience == 12
     assert load(tmp_path, SMALL, **{"try": "[]"}).search.patience == 48
     assert load(tmp_path, SMALL, **{"try": "[]"}, search__patience="5").search.patience == 5
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
 
     with pytest.raises(SpecError, match=r"x\.toml cannot be read as TOML"):
@@ -295,7 +295,7 @@ def test_a_wrong_override_is_named_in_the_error(tmp_path: Path, key: str, value:
     assert message in str(refused.value)
 
 
-def test_a_choice_may_be_narrowed_without_touching_what_depends_on_it(tmp_path: Path) -> None:
+def test_a_choice_may_be_narrowed_without_changing_its_dependent_ranges(tmp_path: Path) -> None:
     spec = load(tmp_path, SMALL, space__optimizer="sgd", space__dense_layers="1")
 
     values, asked = ask(spec, {})
@@ -304,11 +304,11 @@ def test_a_choice_may_be_narrowed_without_touching_what_depends_on_it(tmp_path: 
     assert set(asked) == {"learning_rate[sgd]", "momentum", "batch_size", "ema"}
 
 
-def test_points_are_the_first_trials_under_the_names_that_hold_them(tmp_path: Path) -> None:
+def test_points_are_the_first_trials_under_their_optuna_names(tmp_path: Path) -> None:
     assert study_spec.fixed_trials(load(tmp_path, SMALL)) == ({"optimizer": "sgd", "learning_rate[sgd]": 1.0},)
 
 
-def test_drawn_values_make_a_whole_configuration(tmp_path: Path) -> None:
+def test_drawn_values_make_a_complete_configuration(tmp_path: Path) -> None:
     spec = load(tmp_path, SMALL)
     point: dict[str, Value] = {"optimizer": "adam", "learning_rate": 0.01, "dense_layers": 0, "width[0]": 32}
     point |= {"batch_size": 64, "ema": 0.9}
@@ -359,7 +359,7 @@ def test_a_comparison_runs_each_row_in_each_repeat_with_its_values(tmp_path: Pat
     assert drawn[1][0]["momentum"] == 0.0
 
 
-def test_a_row_may_bring_a_meaning_back_with_the_base_value(tmp_path: Path) -> None:
+def test_a_row_may_make_a_parameter_relevant_with_its_base_value(tmp_path: Path) -> None:
     text = ROWS + "name = 'sgd'\noptimizer = 'sgd'\n[space]\noptimizer = 'adam'\nmomentum = 0.5\n"
     spec = load(tmp_path, text)
 
@@ -369,12 +369,12 @@ def test_a_row_may_bring_a_meaning_back_with_the_base_value(tmp_path: Path) -> N
     assert values["repeat"] == 0
 
 
-def test_a_smaller_budget_than_cells_is_the_beginning_of_the_grid(tmp_path: Path) -> None:
+def test_a_budget_smaller_than_the_number_of_cells_is_accepted(tmp_path: Path) -> None:
     assert load(tmp_path, ROWS + "name = 'b'\nwidth = 8", budget__trials="1").budget.trials == 1
 
 
 @pytest.mark.parametrize("text", [SMALL, TWO, ROWS + "name = 'b'\nwidth = 8"], ids=["search", "plain", "comparison"])
-def test_what_is_dumped_as_json_is_restored_alike(tmp_path: Path, text: str) -> None:
+def test_a_spec_dumped_as_json_is_restored_unchanged(tmp_path: Path, text: str) -> None:
     spec = load(tmp_path, text)
 
     stored = json.loads(json.dumps(stored_spec.dump(spec), allow_nan=False))
@@ -385,7 +385,7 @@ def test_what_is_dumped_as_json_is_restored_alike(tmp_path: Path, text: str) -> 
     assert stored_spec.difference(stored_spec.restore(stored), spec) == []
 
 
-def test_a_dump_has_every_default_written_out(tmp_path: Path) -> None:
+def test_a_dump_includes_every_default(tmp_path: Path) -> None:
     stored = stored_spec.dump(load(tmp_path, SMALL))
 
     assert set(DEFAULTS) < set(stored["space"])
@@ -393,7 +393,7 @@ def test_a_dump_has_every_default_written_out(tmp_path: Path) -> None:
     assert stored["search"]["rung_updates"] == 24
 
 
-def test_a_study_of_an_older_version_takes_defaults_for_what_it_did_not_know(tmp_path: Path) -> None:
+def test_a_study_of_an_older_version_has_defaults_for_missing_keys(tmp_path: Path) -> None:
     spec = load(tmp_path, SMALL)
     stored = stored_spec.dump(spec)
     for table, key in (("space", "cutout"), ("search", "reduction"), ("data", "test_share"), ("budget", "max_macs")):
@@ -432,7 +432,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     ],
     ids=lambda case: case if "." in case else "",
 )
-def test_a_difference_says_place_key_before_and_after(tmp_path: Path, key: str, value: str, line: str) -> None:
+def test_a_difference_names_table_key_and_both_values(tmp_path: Path, key: str, value: str, line: str) -> None:
     stored = load(tmp_path, SMALL)
 
     new = load(tmp_path, SMALL, **{key.replace(".", "__"): value})
@@ -440,7 +440,7 @@ def test_a_difference_says_place_key_before_and_after(tmp_path: Path, key: str, 
     assert stored_spec.difference(stored, new) == [line]
 
 
-def test_budget_question_and_the_place_of_the_images_may_change(tmp_path: Path) -> None:
+def test_budget_question_and_the_path_of_the_images_may_change(tmp_path: Path) -> None:
     text = SMALL.replace('"shapes"', '"folder"\npath = "here"')
     stored = load(tmp_path, text)
 
@@ -477,9 +477,9 @@ def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path
         ("no/such.toml", "there is no study 'no/such.toml', nor any other beside it"),
     ],
 )
-def test_an_unknown_study_is_refused_with_those_there_are(tmp_path: Path, name: str, message: str) -> None:
-    for known in ("cifar10", "grid"):
-        (tmp_path / f"{known}.toml").touch()
+def test_an_unknown_study_is_refused_with_the_available_names(tmp_path: Path, name: str, message: str) -> None:
+    for existing in ("cifar10", "grid"):
+        (tmp_path / f"{existing}.toml").touch()
 
     with pytest.raises(UsageError) as refused:
         study_spec.find(name, (tmp_path,))
@@ -488,7 +488,7 @@ def test_an_unknown_study_is_refused_with_those_there_are(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_study_loads_asks_a_question_and_draws(path: Path) -> None:
+def test_a_shipped_study_loads_has_a_question_and_can_be_drawn(path: Path) -> None:
     spec = study_spec.load(path)
 
     first = next(iter(study_spec.fixed_trials(spec)), {})
@@ -499,7 +499,7 @@ def test_a_shipped_study_loads_asks_a_question_and_draws(path: Path) -> None:
     study_spec.to_model_configs(spec, values)
 
 
-def test_the_studies_that_are_shipped_are_found_by_name() -> None:
+def test_shipped_studies_are_found_by_name() -> None:
     assert {path.stem for path in SHIPPED} >= {"quickstart", "cifar10", "grid", "findings"}
     assert study_spec.find("quickstart").samefile(STUDIES / "quickstart.toml")
 
@@ -507,9 +507,9 @@ def test_the_studies_that_are_shipped_are_found_by_name() -> None:
 def test_a_study_file_is_read_without_torch_and_optuna() -> None:
     code = "import sys, search.spec.study_spec; print(sorted({'torch', 'optuna', 'sqlalchemy'} & set(sys.modules)))"
 
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert found.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"
 
 
 @given(epochs=st.integers(1, 400), steps_per_epoch=st.sampled_from([1, 2, 4, 5, 10]))

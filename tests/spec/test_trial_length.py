@@ -1,4 +1,4 @@
-"""How long a whole trial of a search is."""
+"""The length of a full trial of a search."""
 
 import pytest
 
@@ -18,27 +18,27 @@ def epochs(
     )
 
 
-def test_eight_whole_trials_fit_into_the_time_of_the_search() -> None:
+def test_eight_full_trials_fit_into_the_time_of_the_search() -> None:
     seconds = epochs() * 10_000 / 1000.0
 
     assert seconds * FULL_TRIALS == pytest.approx(2 * 800.0)
 
 
-def test_judging_takes_its_time_too() -> None:
+def test_the_time_of_evaluations_counts() -> None:
     seconds = epochs(judged=30_000) * 10_000 / 1000.0 + 30_000 / 3 / 1000.0
 
     assert seconds * FULL_TRIALS == pytest.approx(2 * 800.0)
 
 
-def test_a_trial_has_enough_updates_however_little_time_there_is() -> None:
+def test_a_trial_has_the_minimum_of_updates_even_with_little_time() -> None:
     assert epochs(search_s=1.0) * 10_000 / 100 == pytest.approx(MIN_UPDATES)
     assert MIN_UPDATES >= 200
 
 
-def test_few_images_are_not_seen_without_end() -> None:
+def test_the_number_of_epochs_has_a_maximum_for_few_images() -> None:
     assert epochs(images=50, batch_size=10) == MAX_EPOCHS
 
 
-def test_without_hours_a_trial_is_as_long_as_ever_or_has_enough_updates() -> None:
+def test_without_hours_a_trial_has_default_epochs_or_the_minimum_of_updates() -> None:
     assert epochs(search_s=None, images=100_000) == DEFAULT_EPOCHS
     assert epochs(search_s=None, images=1000) * 1000 / 100 == MIN_UPDATES

@@ -1,4 +1,4 @@
-"""What is particular to SQLite: its file, its journal, its one lock; and which database is none of ours."""
+"""SQLite's file, journal and single lock; databases of other applications are refused."""
 
 import sqlite3
 import threading
@@ -20,16 +20,16 @@ def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: C
     storage = Storage(url)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
 
-    def meanwhile(_: sa.Connection) -> None:
+    def assert_locked(_: sa.Connection) -> None:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
 
-    storage.write(meanwhile)
+    storage.write(assert_locked)
     other.execute("BEGIN IMMEDIATE")
     other.close()
 
 
-def test_a_missing_database_is_not_made_unless_asked_for(tmp_path: Path) -> None:
+def test_a_missing_database_is_created_only_on_request(tmp_path: Path) -> None:
     file = tmp_path / "none.db"
 
     with pytest.raises(DatabaseError, match=r"no database at .*none\.db yet; `convsearch run STUDY` makes it"):
@@ -38,7 +38,7 @@ def test_a_missing_database_is_not_made_unless_asked_for(tmp_path: Path) -> None
     assert not file.exists()
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("shopping list")
 
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     assert file.read_text() == "shopping list"
 
 
-def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_database_of_another_application_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.db"
     with sqlite3.connect(file) as other:
         other.execute("CREATE TABLE recipes (name TEXT)")
@@ -58,7 +58,7 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
         Storage(f"sqlite:///{file}")
 
 
-def test_a_new_database_is_the_one_that_optuna_makes_and_our_table(url: str, tmp_path: Path) -> None:
+def test_a_new_database_has_optunas_tables_and_our_own(url: str, tmp_path: Path) -> None:
     stock = tmp_path / "stock.db"
     optuna.storages.RDBStorage(f"sqlite:///{stock}")
     Storage(url, create=True)
@@ -70,15 +70,15 @@ def test_a_new_database_is_the_one_that_optuna_makes_and_our_table(url: str, tmp
 
 
 def content(file: Path) -> dict[str, object]:
-    """The SQL of every table and index of a database, and the rows of those that tell its version."""
+    """The SQL of every table and index of a database, and the rows of its version tables."""
     with closing(sqlite3.connect(file)) as connection:
-        made = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+        definitions = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
         rows = {
             table: connection.execute(f"SELECT * FROM {table}").fetchall()
             for table in ("alembic_version", "version_info")
         }
-    return {name: " ".join(sql.split()) if sql else None for name, sql in made.items()} | {
-        f"rows of {table}": each for table, each in rows.items()
+    return {name: " ".join(sql.split()) if sql else None for name, sql in definitions.items()} | {
+        f"rows of {table}": version_rows for table, version_rows in rows.items()
     }
 
 
@@ -94,7 +94,7 @@ def test_the_journal_stays_delete_and_synchronous_stays_full(url: str, make_stud
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == 2
 
 
-def test_opening_waits_for_who_has_locked_the_database(url: str, make_study: Callable[[int], int]) -> None:
+def test_opening_waits_until_the_database_is_unlocked(url: str, make_study: Callable[[int], int]) -> None:
     make_study(1)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
@@ -107,7 +107,7 @@ def test_opening_waits_for_who_has_locked_the_database(url: str, make_study: Cal
     assert storage.get_study_id_from_name("s") == 1
 
 
-def test_who_gives_up_does_not_wait(url: str, make_study: Callable[[int], int]) -> None:
+def test_a_storage_that_should_stop_does_not_wait_for_a_lock(url: str, make_study: Callable[[int], int]) -> None:
     make_study(1)
     storage = Storage(url, should_stop=lambda: True)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)

@@ -1,4 +1,4 @@
-"""Claims, leases and fences on both databases, between real processes."""
+"""Claims, leases and fenced writes on both databases, between real processes."""
 
 import multiprocessing
 import os
@@ -48,11 +48,11 @@ def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[s
 
 
 def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connection) -> None:
-    """In a process of its own: claim until there is nothing left; tell which numbers."""
+    """Claim until no trial is left and send the claimed numbers; runs in a child process."""
     storage = Storage(url, token=token)
     numbers: list[int] = []
     while True:
-        storage.token = f"{token} {len(numbers)}"  # an owner has one trial at a time
+        storage.token = f"{token} {len(numbers)}"  # an owner holds one trial at a time
         claim = claims.claim(storage, study_id, this_process(storage.token))
         if claim is None:
             break
@@ -63,7 +63,7 @@ def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connectio
 
 
 def run_claimers(url: str, study_id: int, count: int, *, finish: bool, meanwhile: Callable[[], None]) -> list[int]:
-    """All numbers that `count` processes claimed; `meanwhile` is called until they end."""
+    """Numbers of all trials that `count` processes claimed; `meanwhile` is called until they end."""
     pipes, processes = [], []
     for index in range(count):
         ours, theirs = SPAWN.Pipe(duplex=False)
@@ -93,32 +93,32 @@ def test_eight_processes_claim_two_hundred_queued_trials_exactly_once(
     assert Counter(claimed) == Counter(range(200))
 
 
-def test_six_processes_never_exceed_the_budget_at_any_moment(url: str, make_study: Callable[[int], int]) -> None:
+def test_six_processes_never_exceed_the_budget(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(60)
     storage = Storage(url)
-    seen: list[int] = []
+    counts: list[int] = []
 
-    claimed = run_claimers(url, study_id, 6, finish=True, meanwhile=lambda: seen.append(len(states(storage))))
+    claimed = run_claimers(url, study_id, 6, finish=True, meanwhile=lambda: counts.append(len(states(storage))))
 
     assert sorted(claimed) == list(range(60))
-    assert max(seen) <= 60
+    assert max(counts) <= 60
     assert Counter(states(storage).values()) == {"COMPLETE": 60}
 
 
-def test_the_first_trials_take_the_queued_parameters_by_their_numbers(
-    url: str, make_study: Callable[[int], int]
-) -> None:
+def test_queued_parameters_go_to_the_first_trials_in_order(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(3)
     storage = Storage(url, token="me")
     queue = ({"x": 0.25}, {"x": 0.75})
 
-    taken = [take(storage, study_id, token, queue=queue) for token in "abc"]
+    trial_claims = [take(storage, study_id, token, queue=queue) for token in "abc"]
 
-    fixed = [storage.get_trial(claim.trial_id).system_attrs.get("fixed_params") for claim in taken]
+    fixed = [storage.get_trial(claim.trial_id).system_attrs.get("fixed_params") for claim in trial_claims]
     assert fixed == [{"x": 0.25}, {"x": 0.75}, None]
 
 
-def test_a_stop_on_purpose_puts_the_trial_back_and_is_no_attempt(url: str, make_study: Callable[[int], int]) -> None:
+def test_a_release_puts_the_trial_back_in_the_queue_and_counts_no_attempt(
+    url: str, make_study: Callable[[int], int]
+) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="me")
     take(storage, study_id)
@@ -147,7 +147,7 @@ def test_a_trial_whose_process_dies_three_times_fails_with_its_reason(
     assert claims.claim(storage, study_id, owner()) is None
 
 
-def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
+def test_crashes_do_not_add_up_while_a_trial_makes_progress(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="me")
 
@@ -159,11 +159,13 @@ def test_deaths_of_a_trial_that_gets_on_in_between_do_not_add_up(url: str, make_
     assert take(storage, study_id).attempt == 8
 
 
-def test_deaths_of_a_verdict_that_gets_on_in_between_do_not_add_up(url: str, make_study: Callable[[int], int]) -> None:
+def test_crashes_do_not_add_up_while_a_final_training_makes_progress(
+    url: str, make_study: Callable[[int], int]
+) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="me")
 
-    for epochs in (0.25, 0.5, 0.75, 1.0):  # a verdict has no curve
+    for epochs in (0.25, 0.5, 0.75, 1.0):  # a final training has no curve
         claim = take(storage, study_id)
         storage.set_trial_user_attr(claim.trial_id, "epochs", epochs)
         leases.expire_dead(storage, "me", "killed")
@@ -171,7 +173,7 @@ def test_deaths_of_a_verdict_that_gets_on_in_between_do_not_add_up(url: str, mak
     assert take(storage, study_id).attempt == 5
 
 
-def test_a_claim_whose_answer_was_lost_is_given_again(url: str, make_study: Callable[[int], int]) -> None:
+def test_a_repeated_claim_returns_the_same_trial(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url)
 
@@ -181,7 +183,7 @@ def test_a_claim_whose_answer_was_lost_is_given_again(url: str, make_study: Call
     assert states(storage) == {0: "RUNNING"}
 
 
-def test_failed_trials_can_be_tried_again_with_all_their_attempts(url: str, make_study: Callable[[int], int]) -> None:
+def test_retried_trials_start_again_at_attempt_one(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="me")
     for _ in range(3):
@@ -193,13 +195,13 @@ def test_failed_trials_can_be_tried_again_with_all_their_attempts(url: str, make
     assert take(storage, study_id).attempt == 1
 
 
-def test_who_lost_a_trial_can_write_nothing_to_it_any_more(url: str, make_study: Callable[[int], int]) -> None:
+def test_a_former_owner_cannot_write_to_its_trial(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     zombie = Storage(url, token="zombie")
     claim = take(zombie, study_id, "zombie")
     leases.expire_dead(zombie, "zombie", "seemed dead")
-    heir = Storage(url, token="heir")
-    take(heir, study_id, "heir")
+    new_owner = Storage(url, token="heir")
+    take(new_owner, study_id, "heir")
 
     for write in (
         lambda: zombie.set_trial_intermediate_value(claim.trial_id, 1, 0.1),
@@ -211,7 +213,7 @@ def test_who_lost_a_trial_can_write_nothing_to_it_any_more(url: str, make_study:
         with pytest.raises(LeaseLostError):
             write()
 
-    stored = heir.get_trial(claim.trial_id)
+    stored = new_owner.get_trial(claim.trial_id)
     assert (stored.params, stored.intermediate_values, stored.state) == ({}, {}, TrialState.RUNNING)
 
 
@@ -228,7 +230,7 @@ def test_a_finished_trial_never_changes(url: str, make_study: Callable[[int], in
     assert states(storage) == {0: "COMPLETE"}
 
 
-def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
+def test_the_lease_of_a_dead_local_process_expires_at_the_first_check(
     url: str, make_study: Callable[[int], int]
 ) -> None:
     study_id = make_study(1)
@@ -238,19 +240,17 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_the_first_look(
     assert since is not None
     dead = replace(owner("child"), pid=child.pid, started=since)
     claims.claim(storage, study_id, dead)
-    watch = LeaseMonitor()
+    monitor = LeaseMonitor()
 
-    assert watch.expire(storage, study_id) == []
+    assert monitor.expire(storage, study_id) == []
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
 
-    assert watch.expire(storage, study_id) == [0]
+    assert monitor.expire(storage, study_id) == [0]
     assert states(storage) == {0: "WAITING"}
 
 
-def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
-    url: str, make_study: Callable[[int], int]
-) -> None:
+def test_a_process_with_a_reused_pid_does_not_keep_the_lease(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
     claims.claim(storage, study_id, replace(owner(), started=owner().started - 3600))
@@ -258,60 +258,58 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(
     assert LeaseMonitor().expire(storage, study_id) == [0]
 
 
-def test_an_owner_elsewhere_expires_only_when_it_was_silent_for_a_whole_lease(
+def test_a_remote_lease_expires_after_a_whole_lease_timeout_without_renewal(
     url: str, make_study: Callable[[int], int]
 ) -> None:
     study_id = make_study(1)
     storage = Storage(url)
     claims.claim(storage, study_id, far("far"))
-    watch = LeaseMonitor(Timeouts())
+    monitor = LeaseMonitor(Timeouts())
 
-    assert watch.expire(storage, study_id, now=1000) == []
-    assert watch.expire(storage, study_id, now=1009) == []
+    assert monitor.expire(storage, study_id, now=1000) == []
+    assert monitor.expire(storage, study_id, now=1009) == []
     leases.renew(storage, ["far"])
-    assert watch.expire(storage, study_id, now=1018) == []
-    assert not any(watch.expire(storage, study_id, now=now) for now in range(1027, 1168, 9))
+    assert monitor.expire(storage, study_id, now=1018) == []
+    assert not any(monitor.expire(storage, study_id, now=now) for now in range(1027, 1168, 9))
 
-    assert watch.expire(storage, study_id, now=1169) == [0]
+    assert monitor.expire(storage, study_id, now=1169) == [0]
 
 
-def test_a_gap_between_our_own_looks_is_not_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
+def test_an_unplanned_gap_between_checks_does_not_expire_a_lease(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
     claims.claim(storage, study_id, far("far"))
-    watch = LeaseMonitor(Timeouts())
-    watch.expire(storage, study_id, now=1000)
+    monitor = LeaseMonitor(Timeouts())
+    monitor.expire(storage, study_id, now=1000)
 
-    assert watch.expire(storage, study_id, now=5000) == []
-
-
-def test_a_pause_that_we_meant_to_make_is_the_owners_silence(url: str, make_study: Callable[[int], int]) -> None:
-    study_id = make_study(1)
-    storage = Storage(url)
-    claims.claim(storage, study_id, far("far"))
-    watch = LeaseMonitor(Timeouts())
-    assert not any(watch.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
-
-    assert watch.expire(storage, study_id, pause_s=20, now=1168) == [0]
+    assert monitor.expire(storage, study_id, now=5000) == []
 
 
-def test_a_study_is_deserted_when_all_who_hold_its_trials_were_silent_for_a_whole_lease(
+def test_a_planned_pause_between_checks_counts_towards_the_lease_timeout(
     url: str, make_study: Callable[[int], int]
 ) -> None:
+    study_id = make_study(1)
+    storage = Storage(url)
+    claims.claim(storage, study_id, far("far"))
+    monitor = LeaseMonitor(Timeouts())
+    assert not any(monitor.expire(storage, study_id, pause_s=20, now=now) for now in range(1000, 1150, 21))
+
+    assert monitor.expire(storage, study_id, pause_s=20, now=1168) == [0]
+
+
+def test_a_study_has_no_live_owner_when_no_lease_is_renewed(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url)
     claims.claim(storage, study_id, far("far"))
-    said: list[str] = []
+    messages: list[str] = []
 
-    assert has_no_live_owner(storage, study_id, said.append, times=HASTY)
+    assert has_no_live_owner(storage, study_id, messages.append, times=HASTY)
 
-    assert said == ["others hold 1 of its trials; waiting up to 0 s to see whether they are alive"]
+    assert messages == ["others hold 1 of its trials; waiting up to 0 s to see whether they are alive"]
     assert states(storage) == {0: "WAITING"}
 
 
-def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
-    url: str, make_study: Callable[[int], int]
-) -> None:
+def test_a_study_has_a_live_owner_as_soon_as_one_lease_is_renewed(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url)
     for token in ("silent", "heard"):
@@ -323,7 +321,7 @@ def test_a_study_is_not_deserted_as_soon_as_one_who_holds_a_trial_is_heard(
     assert states(storage) == {0: "RUNNING", 1: "RUNNING"}
 
 
-def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_study: Callable[[int], int]) -> None:
+def test_lease_tokens_and_claimable_trials_are_counted(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(3)
     storage = Storage(url)
     take(storage, study_id, "a")
@@ -336,7 +334,7 @@ def test_holders_and_claimable_say_what_a_pool_needs_to_know(url: str, make_stud
         assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
 
 
-def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_study: Callable[[int], int]) -> None:
+def test_the_lease_of_a_trial_that_was_ended_elsewhere_is_cleared(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url, token="me")
     claim = take(storage, study_id)
@@ -350,16 +348,14 @@ def test_a_lease_of_a_trial_that_somebody_else_ended_is_cleared(url: str, make_s
     assert states(storage) == {0: "FAIL"}
 
 
-def test_an_owner_that_was_silent_keeps_the_trial_that_it_claimed_meanwhile(
-    url: str, make_study: Callable[[int], int]
-) -> None:
+def test_expiry_with_an_old_renewal_count_keeps_a_newer_claim(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url, token="far")
     first = take(storage, study_id, "far")
-    seen = storage.read(lambda tx: tx.execute(sa.select(LEASES.c.renewals)).scalar_one())
+    old_renewals = storage.read(lambda tx: tx.execute(sa.select(LEASES.c.renewals)).scalar_one())
     storage.set_trial_state_values(first.trial_id, TrialState.COMPLETE, [1.0])
     take(storage, study_id, "far")
 
-    assert leases.expire_dead(storage, "far", "silent", renewals=seen) == []
+    assert leases.expire_dead(storage, "far", "silent", renewals=old_renewals) == []
 
     assert states(storage) == {0: "COMPLETE", 1: "RUNNING"}

@@ -1,4 +1,4 @@
-"""Questions to a real database that plain Optuna wrote, with the attributes that convsearch adds."""
+"""Queries on a real database that plain Optuna wrote, with the attributes that convsearch adds."""
 
 import math
 import os
@@ -26,9 +26,9 @@ SPEC = {"search": {"objective": "balanced_accuracy"}, "budget": {"epochs": 3.0, 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Make a study in tmp_path/studies.db with so many trials as budget."""
+    """Make a study in tmp_path/studies.db with a budget of that number of trials."""
 
-    def made(
+    def make_study(
         name: str = "s", *, budget: int | None = 10, direction: Literal["maximize", "minimize"] = "maximize"
     ) -> optuna.Study:
         study = optuna.create_study(study_name=name, storage=url_of(tmp_path), direction=direction)
@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Make:
             study.set_user_attr("trials", budget)
         return study
 
-    return made
+    return make_study
 
 
 def url_of(folder: Path) -> str:
@@ -75,7 +75,7 @@ def add(
     )
 
 
-def test_the_best_come_first_and_the_earlier_of_equals_before_the_later(make: Make, tmp_path: Path) -> None:
+def test_the_best_trials_come_first_and_ties_are_ordered_by_number(make: Make, tmp_path: Path) -> None:
     study = make()
     for value in (0.5, 0.9, 0.7, 0.9):
         add(study, value)
@@ -98,7 +98,7 @@ def test_neither_an_infinite_value_nor_a_pruned_trial_is_best(make: Make, tmp_pa
     assert queries.trial(engine_of(tmp_path), "s", 0).values == (math.inf,)
 
 
-def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, tmp_path: Path) -> None:
+def test_the_smallest_value_is_best_when_the_direction_is_minimize(make: Make, tmp_path: Path) -> None:
     study = make(direction="minimize")
     for value in (0.5, 0.1, 0.7):
         add(study, value)
@@ -109,7 +109,7 @@ def test_the_smallest_value_is_best_where_the_direction_is_minimize(make: Make, 
     assert [t.number for t in shown.trials] == [1, 0]
 
 
-def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, tmp_path: Path) -> None:
+def test_the_leading_trial_has_the_best_value_whether_complete_or_pruned(make: Make, tmp_path: Path) -> None:
     study = make()
     assert ranking.ranked_by_best_value(engine_of(tmp_path), "s") == ()
     add(study, None, TrialState.PRUNED, curve={1: 0.9, 2: 0.9}, system={"constraints:trainable": 1.0})  # it diverged
@@ -120,8 +120,8 @@ def test_who_leads_has_the_best_value_whether_it_is_complete_or_not(make: Make, 
     for curve, value in (
         ({1: 0.1, 2: 0.3}, None),
         ({1: 0.4, 2: 0.2}, None),  # better, after less training
-        ({1: 0.4, 2: math.nan}, None),  # as good, and later
-        ({1: 0.7, 2: 0.35}, 0.35),  # what it was like before its end tells nothing
+        ({1: 0.4, 2: math.nan}, None),  # equal, but later
+        ({1: 0.7, 2: 0.35}, 0.35),  # a complete trial counts by its final value only
         ({1: 0.1, 2: 0.5}, 0.5),
     ):
         add(study, value, TrialState.PRUNED if value is None else TrialState.COMPLETE, curve=curve)
@@ -140,7 +140,7 @@ def test_parameters_have_the_keys_and_values_of_a_study_file(make: Make, tmp_pat
     assert row.repeat == 1
 
 
-def test_a_trial_is_read_with_everything_that_is_known_of_it(make: Make, tmp_path: Path) -> None:
+def test_a_trial_is_read_with_all_of_its_attributes(make: Make, tmp_path: Path) -> None:
     attrs: dict[str, Any] = {
         "attempts": 2,
         "seconds": 4.5,
@@ -164,7 +164,7 @@ def test_a_trial_is_read_with_everything_that_is_known_of_it(make: Make, tmp_pat
     assert row.started.tzinfo is not None
 
 
-def test_a_trial_that_waits_shows_the_parameters_it_is_bound_to(make: Make, tmp_path: Path) -> None:
+def test_a_waiting_trial_shows_its_fixed_parameters(make: Make, tmp_path: Path) -> None:
     make().enqueue_trial({"learning_rate[sgd]": 0.5, "repeat": 3})
 
     row = queries.trial(engine_of(tmp_path), "s", 0)
@@ -186,9 +186,9 @@ def test_counts_add_up_to_the_budget(make: Make, tmp_path: Path) -> None:
     assert (counts.finished, counts.remaining) == (3, 5)
 
 
-def test_a_trial_at_a_rung_pauses_until_it_goes_on(make: Make, tmp_path: Path) -> None:
+def test_a_trial_counts_as_paused_until_it_resumes(make: Make, tmp_path: Path) -> None:
     study = make(budget=10)
-    for number, rung in enumerate((3, None)):  # the second one has gone on since, and broke off
+    for number, rung in enumerate((3, None)):  # the second trial was resumed and then interrupted
         study.enqueue_trial({"x": 1})
         study._storage.set_trial_user_attr(study.trials[number]._trial_id, "paused", rung)
 
@@ -198,7 +198,7 @@ def test_a_trial_at_a_rung_pauses_until_it_goes_on(make: Make, tmp_path: Path) -
     assert [queries.trial(engine_of(tmp_path), "s", number).paused for number in (0, 1)] == [3, None]
 
 
-def test_a_study_of_plain_optuna_has_the_budget_it_has_used(make: Make, tmp_path: Path) -> None:
+def test_the_budget_of_a_plain_optuna_study_is_its_number_of_trials(make: Make, tmp_path: Path) -> None:
     add(make(budget=None), 0.5)
 
     row = queries.study(engine_of(tmp_path), "s")
@@ -220,7 +220,7 @@ def test_studies_are_listed_by_name_with_their_settings(make: Make, tmp_path: Pa
     assert rows[1].best is None
 
 
-def test_trials_are_all_there_by_number(make: Make, tmp_path: Path) -> None:
+def test_all_trials_are_returned_in_order_of_number(make: Make, tmp_path: Path) -> None:
     study = make()
     for value in (0.5, 0.9, 0.7):
         add(study, value)
@@ -230,7 +230,7 @@ def test_trials_are_all_there_by_number(make: Make, tmp_path: Path) -> None:
     assert [(row.number, row.values) for row in rows] == [(0, (0.5,)), (1, (0.9,)), (2, (0.7,))]
 
 
-def test_progress_tells_who_works_on_what_and_only_the_new_among_the_finished(make: Make, tmp_path: Path) -> None:
+def test_progress_has_the_running_trials_and_the_newly_finished_ones(make: Make, tmp_path: Path) -> None:
     study = make()
     for value in (0.5, 0.9):
         add(study, value)
@@ -245,11 +245,11 @@ def test_progress_tells_who_works_on_what_and_only_the_new_among_the_finished(ma
     progress = queries.progress(engine_of(tmp_path), "s", seen={0})
 
     assert [row.number for row in progress.finished] == [1]
-    assert [(each.trial.number, each.host, each.pid) for each in progress.running] == [(2, "anvil", 42)]
+    assert [(running.trial.number, running.host, running.pid) for running in progress.running] == [(2, "anvil", 42)]
     assert progress.running[0].trial.curve == ((1, 0.3), (2, 0.6))
 
 
-def test_progress_tells_of_more_finished_trials_than_a_statement_can_name(make: Make, tmp_path: Path) -> None:
+def test_progress_can_have_more_finished_trials_than_a_statement_has_variables(make: Make, tmp_path: Path) -> None:
     make().ask()
     with sqlite3.connect(tmp_path / "studies.db") as connection:
         rows = [(number,) for number in range(1, 33_001)]
@@ -261,12 +261,12 @@ def test_progress_tells_of_more_finished_trials_than_a_statement_can_name(make: 
     assert [row.number for row in progress.finished] == list(range(2, 33_001))
 
 
-def test_progress_does_without_leases(make: Make, tmp_path: Path) -> None:
+def test_progress_works_without_a_lease_table(make: Make, tmp_path: Path) -> None:
     make().ask()
 
     progress = queries.progress(engine_of(tmp_path), "s")
 
-    assert [(each.trial.number, each.host, each.pid) for each in progress.running] == [(0, None, None)]
+    assert [(running.trial.number, running.host, running.pid) for running in progress.running] == [(0, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_progress_does_without_leases(make: Make, tmp_path: Path) -> None:
         pytest.param("qqq", "`convsearch studies` lists those there are", id="far"),
     ],
 )
-def test_an_unknown_study_is_refused_and_the_nearest_name_is_told(
+def test_an_unknown_study_is_refused_and_the_nearest_name_is_suggested(
     make: Make, tmp_path: Path, name: str, words: str
 ) -> None:
     make("cifar10")
@@ -287,7 +287,7 @@ def test_an_unknown_study_is_refused_and_the_nearest_name_is_told(
     assert words in str(refused.value)
 
 
-def test_a_trial_that_is_not_there_is_refused_and_those_there_are_are_told(make: Make, tmp_path: Path) -> None:
+def test_an_unknown_trial_is_refused_and_the_existing_trials_are_named(make: Make, tmp_path: Path) -> None:
     study = make()
 
     with pytest.raises(UsageError, match="'s' has no trial 5; it has no trials yet"):
@@ -298,7 +298,7 @@ def test_a_trial_that_is_not_there_is_refused_and_those_there_are_are_told(make:
         queries.trial(engine_of(tmp_path), "s", 5)
 
 
-def test_a_database_without_studies_names_the_command_that_begins_one(make: Make, tmp_path: Path) -> None:
+def test_the_error_for_a_database_without_studies_names_the_run_command(make: Make, tmp_path: Path) -> None:
     make("only")
     optuna.delete_study(study_name="only", storage=url_of(tmp_path))
 
@@ -306,7 +306,7 @@ def test_a_database_without_studies_names_the_command_that_begins_one(make: Make
         queries.study(engine_of(tmp_path), "s")
 
 
-def test_a_missing_database_is_refused_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_database_is_refused_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(
         DatabaseError, match=r"there is no database at .*studies\.db yet; `convsearch run STUDY` makes it"
     ):
@@ -323,7 +323,7 @@ def test_a_missing_database_is_refused_and_not_made(tmp_path: Path) -> None:
         pytest.param(None, "is no file", id="folder"),
     ],
 )
-def test_what_is_no_database_of_studies_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_path_without_a_study_database_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
     file = tmp_path / "studies.db"
     file.mkdir() if content is None else file.write_bytes(content)
 
@@ -334,12 +334,12 @@ def test_what_is_no_database_of_studies_is_refused(tmp_path: Path, content: byte
 
 
 @pytest.mark.parametrize("url", ["runs/studies.db", "", "sqlite://", "nosuchdb://host/name"])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(DatabaseError):
         open_reader(url)
 
 
-def test_a_file_with_odd_letters_in_its_path_is_opened(tmp_path: Path) -> None:
+def test_a_database_with_special_characters_in_its_path_is_opened(tmp_path: Path) -> None:
     folder = tmp_path / "a b#?%41"
     folder.mkdir()
     sqlite3.connect(folder / "studies.db").close()
@@ -356,12 +356,12 @@ def test_a_reader_cannot_write(make: Make, tmp_path: Path) -> None:
 
     with (
         pytest.raises(DatabaseError, match="attempt to write a readonly database"),
-        read_transaction(engine_of(tmp_path)) as open_,
+        read_transaction(engine_of(tmp_path)) as connection,
     ):
-        open_.exec_driver_sql("DELETE FROM studies")
+        connection.exec_driver_sql("DELETE FROM studies")
 
 
-def test_all_rows_of_an_answer_are_of_one_moment(make: Make, tmp_path: Path) -> None:
+def test_a_read_transaction_blocks_writers(make: Make, tmp_path: Path) -> None:
     make()
     writer = sqlite3.connect(tmp_path / "studies.db", timeout=0)
 
@@ -384,7 +384,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_writer_left_half_written_is_not_seen(make: Make, tmp_path: Path) -> None:
+def test_a_half_written_change_of_a_killed_writer_is_not_visible(make: Make, tmp_path: Path) -> None:
     study = make()
     study.set_user_attr("question", "before")
     for index in range(30):
@@ -398,10 +398,8 @@ def test_what_a_killed_writer_left_half_written_is_not_seen(make: Make, tmp_path
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])
-def test_a_disk_that_is_in_the_way_of_a_reader_is_told_from_a_database_that_is_none(
-    make: Make, tmp_path: Path, code: int
-) -> None:
-    """As where it has to roll back what a killed writer left."""
+def test_a_disk_error_is_distinguished_from_an_invalid_database(make: Make, tmp_path: Path, code: int) -> None:
+    """A reader meets such errors when it rolls back the journal of a killed writer."""
     make()
     engine = open_reader(f"sqlite:///{tmp_path / 'studies.db'}")
 
@@ -415,7 +413,7 @@ def test_a_disk_that_is_in_the_way_of_a_reader_is_told_from_a_database_that_is_n
         queries.studies(engine)
 
 
-def test_a_password_is_not_told(tmp_path: Path) -> None:
+def test_a_failed_open_does_not_print_the_password(tmp_path: Path) -> None:
     code = "from search.storage.read_only import open_reader; open_reader('postgresql+psycopg2://me:geheim@host/name')"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ())
@@ -424,7 +422,7 @@ def test_a_password_is_not_told(tmp_path: Path) -> None:
     assert "geheim" not in done.stderr.replace(code, "")
 
 
-def test_an_answer_loads_neither_torch_nor_optuna(make: Make, tmp_path: Path) -> None:
+def test_queries_load_neither_torch_nor_optuna(make: Make, tmp_path: Path) -> None:
     add(make(), 0.5)
     code = (
         "import sys\n"

@@ -1,4 +1,4 @@
-"""On both databases our storage does what Optuna's does, in fewer and safer transactions."""
+"""On both databases our storage behaves like Optuna's, in fewer and safer transactions."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def facts(trial: FrozenTrial) -> tuple[object, ...]:
     )
 
 
-def test_a_study_through_our_storage_equals_one_through_optunas(url: str, make_study: Callable[[int], int]) -> None:
+def test_our_storage_and_optunas_store_equal_trials(url: str, make_study: Callable[[int], int]) -> None:
     sampler = optuna.samplers.RandomSampler(seed=1)
     stock = optuna.create_study(direction="maximize", sampler=sampler)
     stock.optimize(objective, n_trials=8)
@@ -57,7 +57,7 @@ def test_a_study_through_our_storage_equals_one_through_optunas(url: str, make_s
     assert [facts(trial) for trial in ours.get_trials()] == [facts(trial) for trial in stock.get_trials()]
 
 
-def test_writes_made_together_are_one_transaction_or_none(url: str, make_study: Callable[[int], int]) -> None:
+def test_the_writes_of_a_failed_batch_are_rolled_back(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
     claim = claims.claim(storage, study_id, this_process("t"))
@@ -84,7 +84,7 @@ def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], 
     assert writer.write(lambda _: reader.get_all_trials(study_id)) == []
 
 
-def test_states_other_than_the_last_are_the_leases_business(url: str, make_study: Callable[[int], int]) -> None:
+def test_setting_a_state_that_is_not_final_is_refused(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
     claim = claims.claim(storage, study_id, this_process("t"))
@@ -94,13 +94,11 @@ def test_states_other_than_the_last_are_the_leases_business(url: str, make_study
         storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
 
 
-def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_trials_have_not_failed(
-    url: str, make_study: Callable[[int], int]
-) -> None:
+def test_a_rank_at_a_step_ignores_nan_and_failed_trials(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(6)
     storage = Storage(url, token="t")
-    ends = [(TrialState.PRUNED, 0.25), (TrialState.FAIL, 0.9), (TrialState.COMPLETE, float("nan"))]
-    for number, (state, value) in enumerate([*ends, (TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.75)]):
+    outcomes = [(TrialState.PRUNED, 0.25), (TrialState.FAIL, 0.9), (TrialState.COMPLETE, float("nan"))]
+    for number, (state, value) in enumerate([*outcomes, (TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.75)]):
         claim = claims.claim(storage, study_id, this_process("t"))
         assert claim is not None
         assert claim.number == number
@@ -114,12 +112,12 @@ def test_a_value_stands_among_the_values_of_others_that_are_numbers_and_whose_tr
     assert storage.rank_at_step(study_id, 2, 0.1, but=9, left_out=frozenset({3, 4})) == (1, 1)
 
 
-def open_new(url: str) -> None:
+def create_database(url: str) -> None:
     Storage(url, create=True)
 
 
-def test_processes_that_make_the_same_database_at_once_do_not_collide(url: str) -> None:
-    processes = [SPAWN.Process(target=open_new, args=(url,)) for _ in range(4)]
+def test_processes_can_create_the_same_database_at_once(url: str) -> None:
+    processes = [SPAWN.Process(target=create_database, args=(url,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -128,7 +126,7 @@ def test_processes_that_make_the_same_database_at_once_do_not_collide(url: str) 
     assert [process.exitcode for process in processes] == [0] * 4
 
 
-def test_a_study_is_deleted_once(url: str, make_study: Callable[[int], int]) -> None:
+def test_deleting_a_study_twice_raises_key_error(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url)
 

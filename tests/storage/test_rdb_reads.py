@@ -1,4 +1,4 @@
-"""Trials by plain SELECTs are those that Optuna builds: the contract of what we do in its place."""
+"""Trials read by plain SELECTs equal those that Optuna builds: the contract of our faster reads."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ CURVES: tuple[dict[int, float], ...] = ({}, {1: 0.5}, {3: math.nan, 1: math.inf,
 
 @pytest.fixture
 def stock(url: str, make_study: Callable[[int], int]) -> RDBStorage:
-    """Optuna's own storage on a database with trials of every kind."""
+    """Optuna's own storage on a database with trials in every state."""
     make_study(99)
     storage = RDBStorage(url)
     study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
@@ -33,13 +33,13 @@ def stock(url: str, make_study: Callable[[int], int]) -> RDBStorage:
     for state in TrialState:
         for value in values.get(state, (None,)):
             for curve in CURVES:
-                drawn = {} if state == TrialState.WAITING else study.ask(SPACE).params
+                sampled = {} if state == TrialState.WAITING else study.ask(SPACE).params
                 study.add_trial(
                     create_trial(
                         state=state,
                         value=value,
-                        params=drawn,
-                        distributions={name: SPACE[name] for name in drawn},
+                        params=sampled,
+                        distributions={name: SPACE[name] for name in sampled},
                         user_attrs={"text": "ä", "list": [1, {"a": None}]},
                         system_attrs={"constraints": [0.5], "fixed_params": {"layers": 3}},
                         intermediate_values=curve,
@@ -48,8 +48,8 @@ def stock(url: str, make_study: Callable[[int], int]) -> RDBStorage:
     return storage
 
 
-def told(trials: list[FrozenTrial]) -> list[str]:
-    """Everything that they are; as text, because a NaN is no other NaN."""
+def as_text(trials: list[FrozenTrial]) -> list[str]:
+    """Every field of the trials; as text, because NaN does not equal NaN."""
     return [f"{trial._trial_id} {trial}" for trial in trials]
 
 
@@ -65,37 +65,37 @@ def told(trials: list[FrozenTrial]) -> list[str]:
         ((), set(), -1),
     ],
 )
-def test_all_trials_are_those_that_optuna_builds(
+def test_all_trials_equal_those_that_optuna_builds(
     stock: RDBStorage, url: str, states: tuple[TrialState, ...] | None, also: set[int], after: int
 ) -> None:
     ours = FastReadStorage(url)._get_trials(1, states, also, after)
 
-    assert told(ours) == told(stock._get_trials(1, states, also, after))
+    assert as_text(ours) == as_text(stock._get_trials(1, states, also, after))
 
 
-def test_who_draws_sees_of_those_that_run_all_but_their_attributes_and_curves(stock: RDBStorage, url: str) -> None:
+def test_running_trials_are_read_without_their_attributes_and_curves(stock: RDBStorage, url: str) -> None:
     expected = stock.get_all_trials(1)
     for trial in expected:
         if trial.state == TrialState.RUNNING:
             trial.user_attrs, trial.intermediate_values = {}, {}
 
-    assert told(Storage(url).get_all_trials(1)) == told(expected)
+    assert as_text(Storage(url).get_all_trials(1)) == as_text(expected)
 
 
-def test_each_trial_is_the_one_that_optuna_builds(stock: RDBStorage, url: str) -> None:
+def test_each_trial_equals_the_one_that_optuna_builds(stock: RDBStorage, url: str) -> None:
     storage, trials = Storage(url), stock.get_all_trials(1)
 
     assert {trial.state for trial in trials} == set(TrialState)
-    assert told([storage.get_trial(trial._trial_id) for trial in trials]) == told(trials)
+    assert as_text([storage.get_trial(trial._trial_id) for trial in trials]) == as_text(trials)
 
 
-def test_a_trial_that_is_not_there_is_missed_as_optuna_misses_it(stock: RDBStorage, url: str) -> None:
+def test_a_missing_trial_raises_key_error_as_in_optuna(stock: RDBStorage, url: str) -> None:
     for storage in (stock, Storage(url)):
         with pytest.raises(KeyError):
             storage.get_trial(99_999)
 
 
-def test_a_trial_that_is_changed_by_its_reader_changes_nobody_elses(stock: RDBStorage, url: str) -> None:
+def test_changing_a_returned_trial_does_not_affect_later_reads(stock: RDBStorage, url: str) -> None:
     storage = Storage(url)
     first = storage.get_trial(1)
 
@@ -103,4 +103,4 @@ def test_a_trial_that_is_changed_by_its_reader_changes_nobody_elses(stock: RDBSt
     first.user_attrs["text"] = "other"
     first.intermediate_values[9] = 0.0
 
-    assert told([storage.get_trial(1)]) == told([stock.get_trial(1)])
+    assert as_text([storage.get_trial(1)]) == as_text([stock.get_trial(1)])

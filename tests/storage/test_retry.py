@@ -1,4 +1,4 @@
-"""What passes is waited for, and what does not pass is not."""
+"""Transient errors are retried; permanent errors are raised at once."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from search.storage.retry import retry_transient
 
 
 class Flaky:
-    """Fails the first `failures` times that it is called."""
+    """Fails the first `failures` calls."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -24,14 +24,14 @@ def is_connection(error: Exception) -> bool:
     return isinstance(error, ConnectionError)
 
 
-def test_a_call_is_made_again_until_it_succeeds() -> None:
+def test_a_call_is_retried_until_it_succeeds() -> None:
     call = Flaky(3)
 
     assert retry_transient(call, passes=is_connection, retry_timeout_s=30) == "done"
     assert call.calls == 4
 
 
-def test_an_error_that_does_not_pass_is_raised_at_once() -> None:
+def test_a_permanent_error_is_raised_at_once() -> None:
     call = Flaky(3)
 
     with pytest.raises(ConnectionError):
@@ -39,7 +39,7 @@ def test_an_error_that_does_not_pass_is_raised_at_once() -> None:
     assert call.calls == 1
 
 
-def test_patience_ends_with_the_last_error() -> None:
+def test_the_last_error_is_raised_after_the_retry_timeout() -> None:
     call = Flaky(1_000_000)
 
     with pytest.raises(ConnectionError, match="starting up"):
@@ -47,9 +47,7 @@ def test_patience_ends_with_the_last_error() -> None:
     assert call.calls > 1
 
 
-def test_who_waits_for_long_is_told_why_and_only_once(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_wait_prints_its_reason_once(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "NOTICE_S", 0.1)
 
     retry_transient(Flaky(6), passes=is_connection, retry_timeout_s=30)
@@ -57,7 +55,7 @@ def test_who_waits_for_long_is_told_why_and_only_once(
     assert capfd.readouterr().err == "waiting for the database: the server is starting up\n"
 
 
-def test_a_short_wait_is_not_worth_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_short_wait_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     retry_transient(Flaky(2), passes=is_connection, retry_timeout_s=30)
 
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Waiting times that contradict each other are refused."""
+"""Contradictory timeouts are refused."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from search.errors import UsageError
 from search.storage.retry import Timeouts
 
 
-def test_the_default_times_agree() -> None:
+def test_the_default_timeouts_are_consistent() -> None:
     times = Timeouts()
 
-    assert times.retry_timeout_s > 60  # a database that is locked for a minute is waited for
+    assert times.retry_timeout_s > 60  # outlasts a database that is locked for a minute
     assert times.lease_timeout_s > times.retry_timeout_s + 3 * times.renewal_interval_s
 
 
@@ -22,6 +22,6 @@ def test_the_default_times_agree() -> None:
         ({"hang_timeout_s": 100.0}, "--hang must be more than 100 s"),
     ],
 )
-def test_times_that_contradict_each_other_are_refused_with_the_rule(times: dict[str, float], words: str) -> None:
+def test_contradictory_timeouts_are_refused_with_the_rule(times: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Timeouts(**times)

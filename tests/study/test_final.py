@@ -1,4 +1,4 @@
-"""The last training of a study: on all training images, in the time there is, with one look at the test images."""
+"""The final training of a study: on all training images, in the remaining time, evaluated once on the test images."""
 
 import io
 import shutil
@@ -42,10 +42,10 @@ FINAL: dict[str, Any] = {"epochs": 2}
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
 
 
-def one(
+def single_final_spec(
     wanted: StudySpec, trial: TrialRecord, *, uid: str = "u", hours: float | None = None, images: int = 400
 ) -> StudySpec:
-    """The study of the last training of one trial, on one core."""
+    """The spec of the final training of one trial, on one core."""
     return final_spec(
         wanted,
         candidates(wanted, [trial]),
@@ -80,13 +80,13 @@ def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(harnes
     assert "nothing to resume" in resumed.err
 
 
-def test_a_verdict_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(harness: Harness) -> None:
-    long = {"epochs": 40}
-    whole = harness.write("whole", budget=BUDGET, final=long)
-    broken = harness.write("broken", budget=BUDGET, final=long)
-    assert harness.run("run", whole, "--workers", "1").code == 0
+def test_an_interrupted_final_training_resumes_to_the_same_weights(harness: Harness) -> None:
+    final = {"epochs": 40}
+    whole_file = harness.write("whole", budget=BUDGET, final=final)
+    broken_file = harness.write("broken", budget=BUDGET, final=final)
+    assert harness.run("run", whole_file, "--workers", "1").code == 0
 
-    launcher = harness.start("run", broken, "--workers", "1")
+    launcher = harness.start("run", broken_file, "--workers", "1")
     launcher.until(
         lambda: "broken.final" in launcher.said and any(t.epochs > 1 for t in harness.trials("broken.final"))
     )
@@ -97,18 +97,21 @@ def test_a_verdict_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(har
 
     assert (stopped.code, resumed.code) == (130, 0)
     assert [(trial.state, trial.test) for trial in between] == [("WAITING", None)]
-    (one,), (other,) = harness.trials("whole.final"), harness.trials("broken.final")
-    assert (one.values, one.test and one.test["confusion"]) == (other.values, other.test and other.test["confusion"])
+    (uninterrupted,), (continued,) = harness.trials("whole.final"), harness.trials("broken.final")
+    assert (uninterrupted.values, uninterrupted.test and uninterrupted.test["confusion"]) == (
+        continued.values,
+        continued.test and continued.test["confusion"],
+    )
     assert equal(harness.trained(name="whole.final")["model"], harness.trained(name="broken.final")["model"])
 
 
 @pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 0.32)], ids=["time", "no-time"])
-def test_a_verdict_moves_its_end_to_where_its_time_ends(harness: Harness, left_s: float, epochs: float) -> None:
+def test_a_final_training_ends_when_its_time_ends(harness: Harness, left_s: float, epochs: float) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    trial = max(harness.trials(), key=lambda each: each.values)
-    wanted = one(replace(stored.spec, final=FinalSettings(epochs=4)), trial, uid=stored.uid)
+    trial = max(harness.trials(), key=lambda candidate: candidate.values)
+    wanted = single_final_spec(replace(stored.spec, final=FinalSettings(epochs=4)), trial, uid=stored.uid)
     wanted = replace(wanted, budget=wanted.budget.model_copy(update={"hours": 2.0}))
     verdict = stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
     stored_study.set_attrs(
@@ -122,7 +125,7 @@ def test_a_verdict_moves_its_end_to_where_its_time_ends(harness: Harness, left_s
     assert row.test is not None
 
 
-def test_a_verdict_whose_hours_are_spent_is_ended_by_the_same_command(harness: Harness) -> None:
+def test_the_same_command_ends_a_final_training_whose_hours_are_spent(harness: Harness) -> None:
     file = harness.write(budget=BUDGET | {"hours": 10.0}, final={"epochs": 4000})
     launcher = harness.start("run", file, "--workers", "1")
     launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
@@ -138,7 +141,7 @@ def test_a_verdict_whose_hours_are_spent_is_ended_by_the_same_command(harness: H
     assert 1 < harness.trials("s.final")[0].epochs < 4000
 
 
-def test_a_study_is_asked_to_stop_in_its_last_training_too(harness: Harness) -> None:
+def test_stop_also_stops_the_final_training_of_a_study(harness: Harness) -> None:
     launcher = harness.start("run", harness.write(budget=BUDGET, final={"epochs": 4000}), "--workers", "1")
     launcher.until(lambda: "s.final" in launcher.said and harness.workers("s.final"))
 
@@ -149,7 +152,7 @@ def test_a_study_is_asked_to_stop_in_its_last_training_too(harness: Harness) -> 
     assert [trial.state for trial in harness.trials("s.final")] == ["WAITING"]
 
 
-def test_a_study_is_deleted_with_its_verdict(harness: Harness) -> None:
+def test_a_study_is_deleted_with_its_final_training(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
 
     answer = harness.run("delete", "s", "--yes")
@@ -159,7 +162,7 @@ def test_a_study_is_deleted_with_its_verdict(harness: Harness) -> None:
     assert harness.dirs.studies() == ()
 
 
-def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(harness: Harness) -> None:
+def test_the_final_training_of_a_deleted_study_is_not_used_for_a_new_one(harness: Harness) -> None:
     file = harness.write(budget=BUDGET, final=FINAL)
     assert harness.run("run", file, "--workers", "1").code == 0
     storage = Storage(harness.url)
@@ -174,34 +177,34 @@ def test_the_verdict_on_a_deleted_study_is_not_taken_for_that_on_its_successor(h
     assert "verdict:" in answer.out
 
 
-def test_who_leads_is_trained_though_it_was_not_trained_to_its_end(harness: Harness) -> None:
+def test_the_leading_trial_is_delivered_though_it_is_incomplete(harness: Harness) -> None:
     search = {"pruner": "promote", "baseline": False}
     changes: dict[str, Any] = {"budget": BUDGET, "final": FINAL, "search": search}
     worker_config = harness.create(**(changes | {"budget": {"trials": 2, "epochs": 2}}))
     for _ in range(2):
-        work(runner.workplace(worker_config))  # until it pauses
+        work(runner.workplace(worker_config))  # until the trial pauses
     storage = Storage(harness.url)
-    said: list[str] = []
-    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    messages: list[str] = []
+    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
 
-    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=None)
+    final_study = verdict_study(options, storage, stored_study.load(storage, "s"), messages.append, hours=None)
 
     best = max(harness.trials(), key=lambda trial: max(value for _, value in trial.curve))
-    assert made is not None
-    assert len(said) == 1
-    assert said[0].startswith(f"trial {best.number} is delivered: it has the best accuracy")
+    assert final_study is not None
+    assert len(messages) == 1
+    assert messages[0].startswith(f"trial {best.number} is delivered: it has the best accuracy")
     trained = work(runner.workplace(harness.worker_config("s.final"))).config
     assert {key: trained[key] for key in best.config} == best.config
 
 
-def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the_last_training(
+def test_ctrl_c_at_the_end_of_a_search_prevents_the_final_training(
     harness: Harness,
 ) -> None:
-    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu")
+    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu")
     wanted = study_spec.build(harness.tables(budget=BUDGET, final=FINAL))
 
-    class Late(PlainView):
-        """Presses Ctrl-C when the finished study is shown for the second time, after its workers have ended."""
+    class InterruptingView(PlainView):
+        """Raises SIGINT when the finished study is shown for the second time, after its workers have ended."""
 
         shown_done = 0
 
@@ -211,10 +214,10 @@ def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the
                 signal.raise_signal(signal.SIGINT)
 
     @contextmanager
-    def late(_: stored_study.StoredStudy) -> Iterator[Late]:
-        yield Late(io.StringIO(), time.monotonic)
+    def interrupting_view(_: stored_study.StoredStudy) -> Iterator[InterruptingView]:
+        yield InterruptingView(io.StringIO(), time.monotonic)
 
-    end = run_study(order, wanted, show=late, say=lambda _: None)
+    end = run_study(options, wanted, show=interrupting_view, say=lambda _: None)
 
     assert harness.counts().complete == 2
     assert end is StopReason.INTERRUPTED
@@ -228,7 +231,7 @@ def test_a_ctrl_c_while_the_workers_of_a_finished_search_end_is_heard_before_the
         pytest.param("s" * 64, {"final": FINAL}, "s.final", id="no room"),
     ],
 )
-def test_a_name_that_is_in_the_way_of_a_verdict_is_refused_before_anything_is_made(
+def test_a_name_that_conflicts_with_a_final_study_is_refused_at_the_start(
     harness: Harness, name: str, changes: dict[str, Any], complaint: str
 ) -> None:
     answer = harness.run("run", harness.write(budget=BUDGET, **changes), "--name", name)
@@ -238,7 +241,7 @@ def test_a_name_that_is_in_the_way_of_a_verdict_is_refused_before_anything_is_ma
     assert not (harness.folder / "home" / "studies.db").exists()
 
 
-def test_a_verdict_reads_its_images_where_its_search_reads_them_now(harness: Harness) -> None:
+def test_a_final_training_reads_its_images_from_the_current_path_of_the_search(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
     elsewhere = shutil.copytree(harness.images, harness.folder / "elsewhere")
     moved = harness.write(data={"path": str(elsewhere)}, budget=BUDGET, final=FINAL)
@@ -249,58 +252,58 @@ def test_a_verdict_reads_its_images_where_its_search_reads_them_now(harness: Har
     assert stored_study.load(Storage(harness.url), "s.final").spec.data.path == str(elsewhere)
 
 
-def test_a_worker_reads_the_images_where_its_own_launcher_does(harness: Harness) -> None:
+def test_a_worker_reads_the_images_from_the_path_of_its_launcher(harness: Harness) -> None:
     elsewhere = str(shutil.copytree(harness.images, harness.folder / "elsewhere"))
     worker_config = harness.create()
 
-    place = runner.workplace(replace(worker_config, images=elsewhere))
+    context = runner.workplace(replace(worker_config, images=elsewhere))
 
-    assert place.study.spec.data.path == elsewhere
-    assert stored_study.load(place.storage, "s").spec.data.path == str(harness.images)
+    assert context.study.spec.data.path == elsewhere
+    assert stored_study.load(context.storage, "s").spec.data.path == str(harness.images)
 
 
-def test_of_two_machines_that_make_the_verdict_at_once_the_later_one_takes_that_of_the_earlier(
+def test_the_second_of_two_machines_uses_the_final_study_of_the_first(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
-    storage, order = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, options = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in harness.trials())  # hours
-    earlier = verdict_study(order, storage, stored, lambda _: None, hours=20 * an_epoch)
-    monkeypatch.setattr(queries, "is_known", lambda *_: False)  # as the later one saw it, a moment before
+    earlier = verdict_study(options, storage, stored, lambda _: None, hours=20 * an_epoch)
+    monkeypatch.setattr(queries, "is_known", lambda *_: False)  # as the later machine read it a moment before
 
-    later = verdict_study(order, storage, stored, lambda _: None, hours=10 * an_epoch)
+    later = verdict_study(options, storage, stored, lambda _: None, hours=10 * an_epoch)
 
     assert later == earlier
 
 
-def test_a_last_training_is_neither_run_again_nor_given_more_trials(harness: Harness) -> None:
+def test_a_final_training_is_neither_run_again_nor_extended(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
 
     again = harness.run("run", "s.final", "--again", "0")
     more = harness.run("resume", "s.final", "--trials", "2")
-    known = harness.run("resume", "s.final")
+    resumed = harness.run("resume", "s.final")
 
-    assert (again.code, more.code, known.code) == (2, 2, 0)
+    assert (again.code, more.code, resumed.code) == (2, 2, 0)
     assert "looks at the test images once and is not run again" in again.err
     assert "has a training for each configuration and seed and no more; `convsearch final s`" in more.err
-    assert known.err == "nothing to resume: all 1 trials of 's.final' are done\n"
+    assert resumed.err == "nothing to resume: all 1 trials of 's.final' are done\n"
 
 
-def test_where_there_is_no_time_for_half_an_epoch_the_test_images_are_not_looked_at(harness: Harness) -> None:
+def test_without_time_for_half_an_epoch_there_is_no_final_training(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(harness.url)
-    said: list[str] = []
-    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    messages: list[str] = []
+    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
 
-    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1e-9)
+    final_study = verdict_study(options, storage, stored_study.load(storage, "s"), messages.append, hours=1e-9)
 
-    assert made is None
-    assert said[-1] == "in the time that is left the last training would have 0.00 epochs; --hours gives it more"
+    assert final_study is None
+    assert messages[-1] == "in the time that is left the last training would have 0.00 epochs; --hours gives it more"
     assert not queries.is_known(open_reader(harness.url), "s.final")
 
 
-def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(harness: Harness) -> None:
+def test_running_a_trial_again_starts_no_final_training(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
 
     again = harness.run("run", "s", "--again", "0", "--workers", "1")
@@ -310,7 +313,7 @@ def test_a_trial_of_a_study_with_a_final_is_run_again_without_one(harness: Harne
     assert not queries.is_known(open_reader(harness.url), "s.again-0.final")
 
 
-def test_a_search_on_some_small_images_has_its_last_training_on_all_of_full_size(harness: Harness) -> None:
+def test_the_final_training_of_a_search_on_few_small_images_uses_all_at_full_size(harness: Harness) -> None:
     file = harness.write(data={"search_images": 60, "search_size": 6}, budget=BUDGET, final=FINAL)
 
     answer = harness.run("run", file, "--workers", "1")
@@ -323,7 +326,7 @@ def test_a_search_on_some_small_images_has_its_last_training_on_all_of_full_size
 
 
 @pytest.mark.parametrize("batch_size", [90, 320], ids=["fits a quarter with validation", "whole search"])
-def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(harness: Harness, batch_size: int) -> None:
+def test_a_search_with_batches_as_large_as_its_steps_gets_a_final_training(harness: Harness, batch_size: int) -> None:
     answer = harness.run(
         "run", harness.write(budget=BUDGET, final=FINAL, space={"batch_size": batch_size}), "--workers", "1"
     )
@@ -332,7 +335,7 @@ def test_a_search_with_batches_as_large_as_its_steps_gets_its_verdict(harness: H
     assert "verdict:" in answer.out
 
 
-def test_a_launcher_that_died_while_it_made_the_verdicts_study_leaves_it_to_the_next(harness: Harness) -> None:
+def test_the_next_launcher_completes_a_half_created_final_study(harness: Harness) -> None:
     optuna.create_study(study_name="s.final", storage=Storage(harness.url, create=True), direction="maximize")
 
     answer = harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1")
@@ -341,18 +344,18 @@ def test_a_launcher_that_died_while_it_made_the_verdicts_study_leaves_it_to_the_
     assert "verdict:" in answer.out
 
 
-def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(harness: Harness) -> None:
+def test_without_a_trained_trial_a_message_replaces_the_final_training(harness: Harness) -> None:
     harness.create(budget=BUDGET, final=FINAL)
-    storage, said = Storage(harness.url), list[str]()
-    order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, messages = Storage(harness.url), list[str]()
+    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
 
-    made = verdict_study(order, storage, stored_study.load(storage, "s"), said.append, hours=1.0)
+    final_study = verdict_study(options, storage, stored_study.load(storage, "s"), messages.append, hours=1.0)
     impossible = harness.run(
         "run", harness.write("t", budget=BUDGET | {"max_parameters": 1}, final=FINAL), "--workers", "1"
     )
 
-    assert made is None
-    assert said == [
+    assert final_study is None
+    assert messages == [
         "no trial has a validation score yet, so there is nothing to train finally; it needs more hours or trials"
     ]
     assert queries.study(storage.engine, "s").selection is None
@@ -360,7 +363,7 @@ def test_without_a_trial_that_was_trained_there_is_no_verdict_and_it_says_so(har
     assert not queries.is_known(storage.engine, "t.final")
 
 
-def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_training(harness: Harness) -> None:
+def test_the_hours_are_shared_between_the_search_and_the_final_training(harness: Harness) -> None:
     wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
 
     assert searching(wanted, 10.0) == 7.5
@@ -368,32 +371,32 @@ def test_the_hours_of_a_study_are_shared_between_the_search_and_its_last_trainin
     assert searching(wanted, None) is None
 
 
-def test_the_last_training_is_planned_by_the_speed_of_the_trial(harness: Harness) -> None:
+def test_the_final_training_is_planned_by_the_speed_of_the_trial(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     trial = harness.trials()[0]
     wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
     speed = trial.images_per_second or 0.0
 
-    planned = one(wanted, trial, hours=10 / 3600, images=int(speed))
-    short = one(wanted, trial, hours=0.001 / 3600, images=int(speed))
+    planned = single_final_spec(wanted, trial, hours=10 / 3600, images=int(speed))
+    short = single_final_spec(wanted, trial, hours=0.001 / 3600, images=int(speed))
 
     assert planned.budget.epochs == pytest.approx(1.5 * 10, abs=0.5)
     assert planned.verdict_on == "u"
-    assert [stored_spec.restore(stored_spec.dump(each)) for each in (planned, short)] == [planned, short]
+    assert [stored_spec.restore(stored_spec.dump(spec)) for spec in (planned, short)] == [planned, short]
     assert short.budget.steps == 1
     unknown = replace(trial, images_per_second=None)
-    assert one(wanted, unknown, hours=1.0).budget.epochs == MOST_EPOCHS
+    assert single_final_spec(wanted, unknown, hours=1.0).budget.epochs == MOST_EPOCHS
 
 
 @pytest.mark.parametrize(("batch_size", "steps_per_epoch"), [(25, 4), (50, 2), (51, 1)])
-def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
+def test_a_final_spec_of_any_number_of_steps_can_be_stored_and_read(
     harness: Harness, batch_size: int, steps_per_epoch: int
 ) -> None:
     wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}))
     config = {**study_spec.with_defaults(wanted, {"learning_rate": 0.1}), "batch_size": batch_size}
 
     planned = [
-        one(
+        single_final_spec(
             wanted,
             TrialRecord(study="s", number=0, state="COMPLETE", config=config, images_per_second=speed),
             hours=1 / 3600,
@@ -402,8 +405,8 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
         for speed in range(100, 1100, 27)
     ]
 
-    assert [stored_spec.restore(stored_spec.dump(each)) for each in planned] == planned
-    assert {each.budget.steps_per_epoch for each in planned} == {steps_per_epoch}
+    assert [stored_spec.restore(stored_spec.dump(spec)) for spec in planned] == planned
+    assert {spec.budget.steps_per_epoch for spec in planned} == {steps_per_epoch}
 
 
 @pytest.mark.parametrize(
@@ -417,7 +420,7 @@ def test_a_last_training_of_any_number_of_steps_can_be_stored_and_read(
     ],
     ids=["no-end", "no-epochs", "all-of-the-time", "misspelt", "comparison"],
 )
-def test_a_final_that_cannot_be_is_refused(harness: Harness, changes: dict[str, Any], complaint: str) -> None:
+def test_an_invalid_final_table_is_refused(harness: Harness, changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SpecError) as caught:
         study_spec.build(harness.tables(**changes))
 
@@ -443,20 +446,20 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(har
     assert [trial.state for trial in trials] == ["COMPLETE"] * 6
     assert {(trial.config["row"], trial.repeat) for trial in trials} == {(name, n) for name in names for n in (0, 1)}
     assert len({trial.seed for trial in trials}) == 2
-    standings = {each["name"]: each for each in answer.json["standings"]}
+    standings = {standing["name"]: standing for standing in answer.json["standings"]}
     assert set(standings) == names
-    for name, each in standings.items():
+    for name, standing in standings.items():
         values = [trial.values[0] for trial in trials if trial.config["row"] == name]
-        assert each["test"] == pytest.approx(sum(values) / 2)
-        assert each["interval"][0] <= each["test"] <= each["interval"][1]
-        assert sum(map(sum, each["confusion"])) == 2 * 40
-        assert each["latency_ms"] > 0
-        assert (each["gap"] is None) == (name == "baseline")
+        assert standing["test"] == pytest.approx(sum(values) / 2)
+        assert standing["interval"][0] <= standing["test"] <= standing["interval"][1]
+        assert sum(map(sum, standing["confusion"])) == 2 * 40
+        assert standing["latency_ms"] > 0
+        assert (standing["gap"] is None) == (name == "baseline")
     assert len(answer.json["duels"]) == 3
     assert [(look["study"], look["networks"]) for look in answer.json["looks"]] == [("s.final", 6)]
 
 
-def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_there_was_a_look(
+def test_a_verdict_is_printed_again_and_a_later_one_names_the_earlier_uses(
     harness: Harness,
 ) -> None:
     assert harness.run("run", harness.write(budget=BUDGET, search={"baseline": False}), "--workers", "1").code == 0
@@ -478,17 +481,17 @@ def test_a_verdict_that_is_there_is_told_again_and_one_on_other_terms_says_that_
     assert queries.studies(open_reader(harness.url)) == ()
 
 
-def judging(harness: Harness, wanted: FinalSettings) -> TrainingContext:
-    """A place to work at a verdict on a search of two trials."""
+def final_context(harness: Harness, wanted: FinalSettings) -> TrainingContext:
+    """A context that trains the final study of a search of two trials."""
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
-    storage, order = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, options = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
-    asked = replace(stored.spec, final=wanted)
-    found = candidates(asked, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
+    requested = replace(stored.spec, final=wanted)
+    finalists = candidates(requested, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
     find_or_create_final(
         storage,
         stored,
-        verdict_spec(order, stored, asked, found, hours=None)[0],
+        verdict_spec(options, stored, requested, finalists, hours=None)[0],
         harness.dirs,
         is_timed=False,
         say=print,
@@ -496,23 +499,23 @@ def judging(harness: Harness, wanted: FinalSettings) -> TrainingContext:
     return runner.workplace(harness.worker_config("s.final"))
 
 
-def all_claims(place: TrainingContext) -> Iterator[claims.Claim]:
-    """Claim what there is to do, one after the other."""
-    terms = (
-        this_process(place.storage.token or ""),
-        strategy.queue(place.study),
-        strategy.ladder(place.study.spec),
+def all_claims(context: TrainingContext) -> Iterator[claims.Claim]:
+    """Claim the trials of a study one after the other until none is left."""
+    claim_args = (
+        this_process(context.storage.token or ""),
+        strategy.queue(context.study),
+        strategy.ladder(context.study.spec),
     )
-    while (claim := claims.claim(place.storage, place.study.id, *terms)) is not None:
+    while (claim := claims.claim(context.storage, context.study.id, *claim_args)) is not None:
         yield claim
 
 
-def test_nobody_looks_at_the_test_images_before_all_are_trained(harness: Harness) -> None:
-    place = judging(harness, FinalSettings(epochs=1, top=2, seeds=2))
+def test_the_test_images_are_not_evaluated_before_all_trainings_end(harness: Harness) -> None:
+    context = final_context(harness, FinalSettings(epochs=1, top=2, seeds=2))
     done: list[tuple[int, int]] = []
 
-    for claim in all_claims(place):
-        runner.run_trial(place, claim, lambda: None)
+    for claim in all_claims(context):
+        runner.run_trial(context, claim, lambda: None)
         rows = harness.trials("s.final")
         done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
 
@@ -521,42 +524,42 @@ def test_nobody_looks_at_the_test_images_before_all_are_trained(harness: Harness
     assert "until all are trained" in harness.dirs.log("s.final", 0).read_text()
 
 
-def test_who_has_looked_does_not_look_again(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = judging(harness, FinalSettings(epochs=1, top=1, seeds=1))
-    claim = next(all_claims(place))
-    looks: list[Path] = []
+def test_a_final_training_evaluates_the_test_images_once(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = final_context(harness, FinalSettings(epochs=1, top=1, seeds=1))
+    claim = next(all_claims(context))
+    evaluations: list[Path] = []
 
-    def look(data: DataConfig, cache: Path) -> Split:
-        looks.append(cache)
+    def load_and_count(data: DataConfig, cache: Path) -> Split:
+        evaluations.append(cache)
         return load_test(data, cache)
 
-    monkeypatch.setattr("search.trial.final_training.load_test", look)
+    monkeypatch.setattr("search.trial.final_training.load_test", load_and_count)
 
-    outcomes = [  # the second is what follows where it died before it told its value
-        objective.evaluate_trial(place, lambda: None, claim, recorder.open_trial(place, claim)) for _ in range(2)
+    outcomes = [  # the second call follows when the process died before it stored its value
+        objective.evaluate_trial(context, lambda: None, claim, recorder.open_trial(context, claim)) for _ in range(2)
     ]
 
     assert outcomes[0] == outcomes[1]
     assert outcomes[0].value is not None
-    assert len(looks) == 1
+    assert len(evaluations) == 1
 
 
-def test_a_training_that_failed_is_tried_again_on_request_and_the_others_are_not(harness: Harness) -> None:
-    place = judging(harness, FinalSettings(epochs=1, top=2, seeds=1))
-    loop.fail(place, next(all_claims(place)), RuntimeError("a bug"))
-    for claim in all_claims(place):
-        runner.run_trial(place, claim, lambda: None)
+def test_only_the_failed_final_training_is_retried_on_request(harness: Harness) -> None:
+    context = final_context(harness, FinalSettings(epochs=1, top=2, seeds=1))
+    loop.fail(context, next(all_claims(context)), RuntimeError("a bug"))
+    for claim in all_claims(context):
+        runner.run_trial(context, claim, lambda: None)
     terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
 
-    told, again = harness.run(*terms), harness.run(*terms, "--retry-failed")
+    first, again = harness.run(*terms), harness.run(*terms, "--retry-failed")
 
-    assert (told.code, again.code) == (0, 0)
-    assert "run 1: fail, RuntimeError: a bug" in told.out
+    assert (first.code, again.code) == (0, 0)
+    assert "run 1: fail, RuntimeError: a bug" in first.out
     assert "1 failed trials are tried again" in again.err
     assert [trial.state for trial in harness.trials("s.final")] == ["COMPLETE"] * 2
 
 
-def test_a_verdict_whose_launcher_was_killed_goes_on_with_the_same_command(harness: Harness) -> None:
+def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "40", "--workers", "1")
     launcher = harness.start(*terms)
@@ -573,18 +576,21 @@ def test_a_verdict_whose_launcher_was_killed_goes_on_with_the_same_command(harne
     assert (trial.state, trial.test is not None) == ("COMPLETE", True)
 
 
-def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(harness: Harness) -> None:
+def test_a_final_training_by_time_keeps_the_epochs_of_its_first_plan(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
-    asked = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
-    found = candidates(asked, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
+    requested = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
+    finalists = candidates(requested, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
-        order = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
-        terms, _ = verdict_spec(order, stored, asked, found, hours=hours)
+        options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+        planned, _ = verdict_spec(options, stored, requested, finalists, hours=hours)
         plans.append(
-            (terms.budget.epochs, find_or_create_final(storage, stored, terms, harness.dirs, is_timed=True, say=print))
+            (
+                planned.budget.epochs,
+                find_or_create_final(storage, stored, planned, harness.dirs, is_timed=True, say=print),
+            )
         )
 
     (first, begun), (second, again) = plans
@@ -593,18 +599,20 @@ def test_a_verdict_by_time_keeps_the_epochs_that_it_was_begun_with(harness: Harn
     assert again.spec.budget.epochs == first
 
 
-def test_a_verdict_gets_the_hours_that_resume_gives_it(harness: Harness) -> None:
-    place = judging(harness, FinalSettings(epochs=1, top=1, seeds=1))
-    stored_study.set_attrs(place.storage, place.study.id, {attr_keys.SECONDS_RUN: 1800.0})
+def test_resume_adds_hours_to_a_final_training(harness: Harness) -> None:
+    context = final_context(harness, FinalSettings(epochs=1, top=1, seeds=1))
+    stored_study.set_attrs(context.storage, context.study.id, {attr_keys.SECONDS_RUN: 1800.0})
 
     spec = more_hours(
-        place.storage, place.study.spec, RunOptions(url=harness.url, cache=harness.cache, name="s.final", hours=0.25)
+        context.storage,
+        context.study.spec,
+        RunOptions(url=harness.url, cache=harness.cache, name="s.final", hours=0.25),
     )
 
     assert spec.budget.hours == 0.75
 
 
-def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_is_trained(harness: Harness) -> None:
+def test_a_name_that_is_too_long_for_a_final_study_is_refused_before_training(harness: Harness) -> None:
     name = "s" * 60
     assert harness.run("run", harness.write(budget=BUDGET), "--name", name, "--workers", "1").code == 0
 
@@ -615,12 +623,12 @@ def test_a_name_that_leaves_no_room_for_its_verdict_is_refused_before_anything_i
     assert [row.name for row in queries.studies(open_reader(harness.url))] == [name]
 
 
-def test_a_training_that_fails_does_not_keep_the_others_from_their_look(harness: Harness) -> None:
-    place = judging(harness, FinalSettings(epochs=1, top=2, seeds=1))
-    loop.fail(place, next(all_claims(place)), RuntimeError("a bug"))
+def test_a_failed_final_training_does_not_block_the_evaluation_of_the_others(harness: Harness) -> None:
+    context = final_context(harness, FinalSettings(epochs=1, top=2, seeds=1))
+    loop.fail(context, next(all_claims(context)), RuntimeError("a bug"))
 
-    for claim in all_claims(place):
-        runner.run_trial(place, claim, lambda: None)
+    for claim in all_claims(context):
+        runner.run_trial(context, claim, lambda: None)
 
     assert [(trial.state, trial.test is not None) for trial in harness.trials("s.final")] == [
         ("FAIL", False),
@@ -628,58 +636,59 @@ def test_a_training_that_fails_does_not_keep_the_others_from_their_look(harness:
     ]
 
 
-def test_each_training_of_a_verdict_has_an_equal_share_of_its_hours(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = judging(harness, FinalSettings(epochs=4, top=2, seeds=1))
-    timed = place.study.spec.budget.model_copy(update={"hours": 2.0})
-    place = replace(place, study=replace(place.study, spec=replace(place.study.spec, budget=timed)))
+def test_each_final_training_has_an_equal_share_of_the_hours(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = final_context(harness, FinalSettings(epochs=4, top=2, seeds=1))
+    timed = context.study.spec.budget.model_copy(update={"hours": 2.0})
+    context = replace(context, study=replace(context.study, spec=replace(context.study.spec, budget=timed)))
     ends = {}
     for name, seconds in [("early", 1.0), ("late", 3600.0)]:  # of two hours for two trainings, one after the other
         monkeypatch.setattr(TrialTraining, "seconds", lambda _, seconds=seconds: seconds)
-        ends[name] = work(place).epochs
+        ends[name] = work(context).epochs
 
     assert ends == {"early": 4.0, "late": pytest.approx(0.32, abs=0.05)}
 
 
-def test_a_verdict_of_several_that_is_broken_off_goes_on_with_the_same_command(harness: Harness) -> None:
+def test_the_same_command_resumes_several_interrupted_final_trainings(harness: Harness) -> None:
     assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
-    long = ("final", "s", "--top", "2", "--seeds", "2", "--epochs", "40", "--no-baseline", "--workers", "2")
+    command = ("final", "s", "--top", "2", "--seeds", "2", "--epochs", "40", "--no-baseline", "--workers", "2")
 
-    launcher = harness.start(*long)
+    launcher = harness.start(*command)
     launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
     launcher.signal(signal.SIGINT)
     stopped = launcher.end()
-    resumed = harness.run(*long)
+    resumed = harness.run(*command)
 
     assert (stopped.code, resumed.code) == (130, 0)
     assert [(trial.state, trial.attempts) for trial in harness.trials("s.final")] == [("COMPLETE", 1)] * 4
 
 
-def test_a_trial_of_an_older_version_which_knew_fewer_keys_is_trained_with_the_defaults_of_the_others(
+def test_a_trial_of_an_older_version_gets_the_defaults_of_keys_it_lacks(
     harness: Harness,
 ) -> None:
     wanted = replace(study_spec.build(harness.tables()), final=FinalSettings(epochs=1))
-    whole = study_spec.with_defaults(wanted, {"learning_rate": 0.05})
+    full_config = study_spec.with_defaults(wanted, {"learning_rate": 0.05})
     old = TrialRecord(
-        study="s", number=3, state="PRUNED", config={key: whole[key] for key in whole if not key.startswith("backbone")}
+        study="s",
+        number=3,
+        state="PRUNED",
+        config={key: full_config[key] for key in full_config if not key.startswith("backbone")},
     )
 
-    (found,) = candidates(wanted, [old])
+    (finalist,) = candidates(wanted, [old])
     again = derived_specs.single_trial_spec(wanted, old.config, question="", seed=0)
 
-    assert found.config == whole
+    assert finalist.config == full_config
     assert again.space.parameters["backbone"].single_value == "none"
 
 
-def test_cores_that_no_training_of_its_own_is_for_help_the_others() -> None:
+def test_spare_cores_become_threads_of_the_trainings() -> None:
     assert layout(cores=2, trainings=1) == ResourceLayout(workers=1, threads=2)
     assert layout(cores=2, trainings=9) == ResourceLayout(workers=2, threads=1)
     assert layout(cores=16, trainings=3) == ResourceLayout(workers=3, threads=5)
     assert ResourceLayout(workers=2, threads=1).rounds(9) == 5
 
 
-def test_the_baseline_is_the_first_point_and_else_the_defaults(harness: Harness) -> None:
+def test_the_baseline_is_the_first_point_or_without_points_the_defaults(harness: Harness) -> None:
     wanted = replace(
         study_spec.build(harness.tables(points=[{"learning_rate": 0.03}])), final=FinalSettings(epochs=1, baseline=True)
     )
@@ -693,7 +702,7 @@ def test_the_baseline_is_the_first_point_and_else_the_defaults(harness: Harness)
 
     assert (first.name, base.name) == ("trial 3", "baseline")
     assert (base.config["learning_rate"], base.config["width"]) == (0.03, 8)
-    assert [each.name for each in candidates(wanted, [same, other])] == ["trial 0 (baseline)"]
+    assert [candidate.name for candidate in candidates(wanted, [same, other])] == ["trial 0 (baseline)"]
     assert candidates(plain, [other])[1] == Candidate(
         name="baseline", config=study_spec.with_defaults(plain, {**base.config, "learning_rate": 0.1})
     )
@@ -709,7 +718,9 @@ def test_the_baseline_is_the_first_point_and_else_the_defaults(harness: Harness)
     ],
     ids=["unjudged", "comparison", "unknown", "no-top"],
 )
-def test_where_there_is_nothing_to_judge_it_says_so(harness: Harness, words: tuple[str, ...], complaint: str) -> None:
+def test_final_is_refused_with_a_reason_when_there_is_nothing_to_train(
+    harness: Harness, words: tuple[str, ...], complaint: str
+) -> None:
     harness.create("s")
     harness.create(
         "c",

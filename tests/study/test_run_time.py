@@ -1,4 +1,4 @@
-"""The time of a study is counted once, whoever works on it: by who runs it, and when that one is gone by who joined."""
+"""The run time of a study is counted once: by the process that runs it, or by a joined one when the first is gone."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,80 +13,78 @@ from tests.databases import BOTH
 pytestmark = BOTH
 
 
-class Watch:
-    """A clock that shows what it is told."""
+class Clock:
+    """A clock that is set by hand."""
 
     def __init__(self) -> None:
-        self.shows = 1000.0
+        self.time = 1000.0
 
     def __call__(self) -> float:
-        return self.shows
+        return self.time
 
 
 @pytest.fixture
-def watch() -> Watch:
-    return Watch()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
 def storage(url: str, make_study: Callable[[int], int]) -> Iterator[tuple[Storage, int]]:
-    """A storage, and in it a study that has been run for a minute."""
+    """A storage with a study that has run for a minute."""
     study_id, storage = make_study(3), Storage(url)
     stored_study.set_attrs(storage, study_id, {attr_keys.SECONDS_RUN: 60.0})
     yield storage, study_id
     storage.engine.dispose()
 
 
-def tick(one: RunTimeCounter) -> float:
-    return one.tick(stored_study.seconds_run(one.storage, one.study_id))
+def tick(counter: RunTimeCounter) -> float:
+    return counter.tick(stored_study.seconds_run(counter.storage, counter.study_id))
 
 
-def test_who_runs_a_study_counts_and_who_joined_reads(watch: Watch, storage: tuple[Storage, int]) -> None:
-    runs, joins = (
-        RunTimeCounter(*storage, since=watch.shows - 2.0, now=watch),
-        RunTimeCounter(*storage, since=None, now=watch),
+def test_the_process_that_runs_a_study_counts_and_one_that_joined_reads(
+    clock: Clock, storage: tuple[Storage, int]
+) -> None:
+    runner, joined = (
+        RunTimeCounter(*storage, since=clock.time - 2.0, now=clock),
+        RunTimeCounter(*storage, since=None, now=clock),
     )
     totals = []
     for _ in range(4):
-        watch.shows += SAVE_S
-        totals += [tick(runs), tick(joins)]
+        clock.time += SAVE_S
+        totals += [tick(runner), tick(joined)]
 
     assert totals == [67.0, 67.0, 72.0, 72.0, 77.0, 77.0, 82.0, 82.0]
-    assert (runs.is_counting, joins.is_counting) == (True, False)
+    assert (runner.is_counting, joined.is_counting) == (True, False)
 
 
-def test_who_joined_counts_on_when_nobody_has_stored_anything_for_long(
-    watch: Watch, storage: tuple[Storage, int]
-) -> None:
-    joins = RunTimeCounter(*storage, since=None, now=watch)
+def test_a_joined_process_takes_over_counting_after_a_long_silence(clock: Clock, storage: tuple[Storage, int]) -> None:
+    joined = RunTimeCounter(*storage, since=None, now=clock)
 
-    watch.shows += SILENCE_S - 1.0
-    before = tick(joins)
-    watch.shows += 1.0
-    taken = tick(joins)
-    watch.shows += SAVE_S
-    joins.end()
+    clock.time += SILENCE_S - 1.0
+    before = tick(joined)
+    clock.time += 1.0
+    after = tick(joined)
+    clock.time += SAVE_S
+    joined.end()
 
-    assert (before, taken) == (60.0, 60.0 + SILENCE_S)
+    assert (before, after) == (60.0, 60.0 + SILENCE_S)
     assert stored_study.seconds_run(*storage) == 60.0 + SILENCE_S + SAVE_S
 
 
-def test_who_comes_back_finds_that_another_one_counts_and_leaves_it_to_that(
-    watch: Watch, storage: tuple[Storage, int]
-) -> None:
-    frozen, joins = (
-        RunTimeCounter(*storage, since=watch.shows, now=watch),
-        RunTimeCounter(*storage, since=None, now=watch),
+def test_a_process_that_returns_leaves_counting_to_its_successor(clock: Clock, storage: tuple[Storage, int]) -> None:
+    frozen, joined = (
+        RunTimeCounter(*storage, since=clock.time, now=clock),
+        RunTimeCounter(*storage, since=None, now=clock),
     )
-    watch.shows += SILENCE_S
-    tick(joins)
-    watch.shows += SAVE_S
-    tick(joins)
+    clock.time += SILENCE_S
+    tick(joined)
+    clock.time += SAVE_S
+    tick(joined)
 
     tick(frozen)
     frozen.end()
-    watch.shows += SAVE_S
-    tick(joins)
+    clock.time += SAVE_S
+    tick(joined)
 
-    assert (frozen.is_counting, joins.is_counting) == (False, True)
+    assert (frozen.is_counting, joined.is_counting) == (False, True)
     assert stored_study.seconds_run(*storage) == 60.0 + SILENCE_S + 2 * SAVE_S

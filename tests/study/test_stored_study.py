@@ -1,4 +1,4 @@
-"""A study is stored with its spec and its images, and refuses any other."""
+"""A stored study keeps its spec and images and refuses different ones."""
 
 import multiprocessing
 from dataclasses import replace
@@ -33,11 +33,11 @@ def create(url: str, wanted: StudySpec, *, data: dict[str, Any] = DATA) -> Store
     return stored_study.open_or_create(Storage(url, create=True), wanted, name="s", data=data)
 
 
-def create_and_tell(url: str, pipe: Connection) -> None:
+def create_and_send(url: str, pipe: Connection) -> None:
     pipe.send(create(url, build()).uid)
 
 
-def test_what_was_created_is_opened_and_loaded_again(url: str) -> None:
+def test_a_created_study_can_be_opened_and_loaded(url: str) -> None:
     created = create(url, build())
 
     assert create(url, build()) == created
@@ -45,12 +45,12 @@ def test_what_was_created_is_opened_and_loaded_again(url: str) -> None:
     assert (created.spec, created.data) == (build(), DATA)
 
 
-def test_processes_that_create_the_same_study_at_once_get_the_same_one(url: str) -> None:
+def test_processes_that_create_one_study_at_once_get_the_same_study(url: str) -> None:
     Storage(url, create=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(worker.PRELOAD)
     pipes = [context.Pipe(duplex=False) for _ in range(4)]
-    processes = [context.Process(target=create_and_tell, args=(url, theirs)) for _, theirs in pipes]
+    processes = [context.Process(target=create_and_send, args=(url, theirs)) for _, theirs in pipes]
 
     for process in processes:
         process.start()
@@ -62,7 +62,7 @@ def test_processes_that_create_the_same_study_at_once_get_the_same_one(url: str)
     assert [process.exitcode for process in processes] == [0] * 4
 
 
-def test_another_spec_is_refused_with_every_difference_and_the_way_out(url: str) -> None:
+def test_a_different_spec_is_refused_with_every_difference_and_a_remedy(url: str) -> None:
     create(url, build())
 
     with pytest.raises(SpecError) as refused:
@@ -78,14 +78,14 @@ def test_another_spec_is_refused_with_every_difference_and_the_way_out(url: str)
     ]
 
 
-def test_other_images_are_refused(url: str) -> None:
+def test_different_images_are_refused(url: str) -> None:
     create(url, build())
 
     with pytest.raises(SpecError, match=r"\[data\] the images themselves are not the same"):
         create(url, build(), data=DATA | {"fingerprint": "0" * 64})
 
 
-def test_the_budget_the_question_and_the_place_of_the_images_may_change(url: str) -> None:
+def test_the_budget_the_question_and_the_path_of_the_images_may_change(url: str) -> None:
     folder = {"source": "folder", "path": "/here"}
     first = create(url, build(data=folder))
 
@@ -94,10 +94,10 @@ def test_the_budget_the_question_and_the_place_of_the_images_may_change(url: str
     assert later.uid == first.uid
     assert (
         stored_study.load(Storage(url), "s").spec == later.spec
-    )  # the next `resume` finds the images where they are now
+    )  # the next `resume` reads the images from their new path
 
 
-def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
+def test_the_audited_share_does_not_change_after_creation(url: str) -> None:
     create(url, build(search={"audit": 0.1}))
 
     for _ in range(2):
@@ -106,18 +106,18 @@ def test_what_is_audited_stays_as_it_was_begun(url: str) -> None:
     assert again.spec.search.audit == stored_study.load(Storage(url), "s").spec.search.audit == 0.1
 
 
-def test_a_study_that_an_older_version_has_begun_audits_nothing_however_often_it_is_gone_on_with(url: str) -> None:
+def test_a_study_of_an_older_version_never_audits(url: str) -> None:
     stored, storage = create(url, build()), Storage(url)
     old = stored_spec.dump(build())
     del old["search"]["audit"]
     stored_study.set_attrs(storage, stored.id, {attr_keys.SPEC: old})
 
-    found = [create(url, build()).spec.search.audit for _ in range(2)]
+    audits = [create(url, build()).spec.search.audit for _ in range(2)]
 
-    assert found == [0.0, 0.0]
+    assert audits == [0.0, 0.0]
 
 
-def test_a_study_of_plain_optuna_is_neither_taken_over_nor_run(url: str) -> None:
+def test_a_study_of_plain_optuna_is_neither_adopted_nor_run(url: str) -> None:
     storage = Storage(url, create=True)
     plain = optuna.create_study(study_name="s", storage=optuna.storages.RDBStorage(url), direction="maximize")
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
@@ -133,7 +133,7 @@ def test_an_unknown_study_is_refused(url: str) -> None:
         stored_study.load(Storage(url, create=True), "nobody")
 
 
-def test_the_budget_never_falls_below_what_has_been_begun(url: str) -> None:
+def test_the_budget_never_falls_below_the_number_of_started_trials(url: str) -> None:
     stored = create(url, build())
     optuna.load_study(study_name="s", storage=optuna.storages.RDBStorage(url)).add_trials(
         [optuna.create_trial(value=0.5) for _ in range(3)]
@@ -146,7 +146,7 @@ def test_the_budget_never_falls_below_what_has_been_begun(url: str) -> None:
     assert queries.study(storage.engine, "s").counts.budget == 4
 
 
-def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
+def test_the_stop_request_and_the_run_time_are_stored(url: str) -> None:
     stored = create(url, build())
     storage = Storage(url)
 
@@ -157,15 +157,15 @@ def test_the_wish_to_stop_and_the_time_are_kept(url: str) -> None:
     assert stored_study.seconds_run(storage, stored.id) == 12.5
 
 
-def test_each_trial_has_a_seed_of_its_own_but_repeats_share_theirs(url: str) -> None:
+def test_each_trial_has_a_different_seed_but_repeats_share_one(url: str) -> None:
     stored = create(url, build())
 
-    own = [strategy.trial_seed(stored, number, None) for number in range(20)]
+    individual = [strategy.trial_seed(stored, number, None) for number in range(20)]
     shared = [strategy.trial_seed(stored, number, 1) for number in range(20)]
 
-    assert len(set(own)) == 20
+    assert len(set(individual)) == 20
     assert len(set(shared)) == 1
-    assert shared[0] not in own
+    assert shared[0] not in individual
 
 
 def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
@@ -183,11 +183,11 @@ def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
         ("none", optuna.pruners.NopPruner),
     ],
 )
-def test_a_trial_sees_the_pruner_of_its_study(url: str, pruner: str, kind: type) -> None:
+def test_a_trial_gets_the_pruner_and_direction_of_its_study(url: str, pruner: str, kind: type) -> None:
     stored = create(url, build(search={"pruner": pruner}))
     cached = _CachedStorage(Storage(url))
 
-    seen = strategy.for_trial(cached, stored, 0, [])
+    study = strategy.for_trial(cached, stored, 0, [])
 
-    assert type(seen.pruner) is kind
-    assert seen.direction.name == "MAXIMIZE"
+    assert type(study.pruner) is kind
+    assert study.direction.name == "MAXIMIZE"

@@ -1,4 +1,4 @@
-"""One trial from its claim to its end, in real trainings; its process may die anywhere in between."""
+"""One trial from claim to end, in real trainings whose process may die at any point."""
 
 import multiprocessing
 import os
@@ -30,8 +30,7 @@ from search.samplers.tpe import TrialSubset
 from search.storage import claims, leases, ranking
 from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
-from search.trial import objective, runner
-from search.trial import recorder as ledger
+from search.trial import objective, recorder, runner
 from search.trial.context import TrainingContext, WorkerConfig
 from search.trial.objective import is_out_of_memory
 from search.trial.outcome import TrialStopped
@@ -40,23 +39,23 @@ from search.workers import worker
 from tests.fake_cuda_graph import RefusingRecorder
 from tests.harness import Harness, equal, work
 
-#: Finite at first, while the rate of learning rises; then weight decay alone multiplies every weight by -9 a batch.
+#: The loss is finite while the learning rate warms up; then weight decay alone multiplies every weight by -9 a batch.
 DIVERGES = {"learning_rate": 10.0, "weight_decay": 1.0, "warmup": 0.5, "scheduler": "none", "norm": "none"}
-#: Learns nothing, and so is behind every other.
+#: A learning rate that learns nothing, so its trial ranks last.
 IDLE = 1e-9
 RATES = {"low": 1e-9, "high": 0.1, "log": True}
 
 
 class Dying(Storage):
-    """Kills its process when it is to store a certain thing of a trial: before it, or after the transaction."""
+    """Kills its process when a given key of a trial is stored: before the write or after its transaction."""
 
     before: Callable[[str], bool]
     after: Callable[[str], bool]
-    _last_words: bool = False
+    _kill_after_batch: bool = False
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         super().set_trial_user_attr(trial_id, key, value)
-        self._last_words |= self.after(key)
+        self._kill_after_batch |= self.after(key)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         if self.before(f"step {step}"):
@@ -67,20 +66,20 @@ class Dying(Storage):
     def batch(self) -> Iterator[None]:
         with super().batch():
             yield
-        if self._last_words:
+        if self._kill_after_batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
-    """Work on the next trial, in a process of its own, until it is killed."""
+    """Train the next trial until the process is killed; runs in a child process."""
     storage = Dying(worker_config.url, token=worker_config.token)
     storage.before, storage.after = before.__eq__, after.__eq__
     cached = _CachedStorage(storage)
     work(replace(runner.workplace(worker_config), storage=storage, cached=cached, subset=TrialSubset(cached, 1)))
 
 
-def die(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
-    """Let a process die of the next trial before or after it stores something; then notice that it is dead."""
+def kill_worker(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
+    """Train the next trial in a process that dies before or after it stores a key; then expire its lease."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(worker.PRELOAD)
     process = context.Process(target=work_and_die, args=(worker_config, before, after))
@@ -92,7 +91,7 @@ def die(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> No
 
 
 def stop_after(count: int) -> Callable[[], None]:
-    """A pulse that asks to stop at the batch number `count`, counted from 1, those for judging included."""
+    """A pulse that requests a stop at batch number `count`, counted from 1, validation batches included."""
     batches = iter(range(1, count))
 
     def pulse() -> None:
@@ -102,8 +101,8 @@ def stop_after(count: int) -> Callable[[], None]:
     return pulse
 
 
-def count_into(beats: list[None]) -> Callable[[], None]:
-    return lambda: beats.append(None)
+def count_into(pulses: list[None]) -> Callable[[], None]:
+    return lambda: pulses.append(None)
 
 
 @given(
@@ -120,29 +119,29 @@ def test_steps_are_equal_shares_of_the_images_to_within_a_batch(
         assert 0 <= end * batch_size - step * step_images < batch_size
 
 
-def test_a_trial_of_limited_macs_sees_fewer_images_in_as_many_steps(harness: Harness) -> None:
+def test_a_macs_limit_reduces_the_images_of_a_trial_and_keeps_its_steps(harness: Harness) -> None:
     macs = 3 * 8 * 9 * 64 + 8 * 4
     space = {"learning_rate": 0.05}
-    free = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
-    half = {"trials": 1, "trial_macs": macs * free.epochs * 320 / 2}
+    unlimited = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
+    half_budget = {"trials": 1, "trial_macs": macs * unlimited.epochs * 320 / 2}
 
-    limited = work(runner.workplace(harness.create("half", space=space, budget=half)))
+    limited = work(runner.workplace(harness.create("half", space=space, budget=half_budget)))
 
     assert limited.macs == macs
-    assert [step for step, _ in limited.curve] == [step for step, _ in free.curve]
-    assert limited.epochs == pytest.approx(free.epochs / 2, rel=0.01)
+    assert [step for step, _ in limited.curve] == [step for step, _ in unlimited.curve]
+    assert limited.epochs == pytest.approx(unlimited.epochs / 2, rel=0.01)
 
 
-def test_macs_that_no_network_needs_change_nothing(harness: Harness) -> None:
+def test_an_ample_macs_limit_changes_nothing(harness: Harness) -> None:
     space = {"learning_rate": 0.05}
 
-    free = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
+    unlimited = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
     limited = work(runner.workplace(harness.create("limited", space=space, budget={"trials": 1, "trial_macs": 1e12})))
 
-    assert limited.curve == free.curve
+    assert limited.curve == unlimited.curve
 
 
-def test_a_trial_records_everything_that_is_known_of_it(harness: Harness) -> None:
+def test_a_trial_records_all_of_its_attributes(harness: Harness) -> None:
     worker_config = harness.create(space={"learning_rate": 0.05}, budget={"trials": 1})
 
     trial = work(runner.workplace(worker_config))
@@ -163,32 +162,36 @@ def test_one_study_run_twice_has_the_same_parameters_curves_and_weights(harness:
     for name in ("one", "other"):
         runner.run_trials(harness.create(name, space={"dropout_conv": 0.2}), lambda: None, lambda: False)
 
-    one, other = harness.trials("one"), harness.trials("other")
+    first, second = harness.trials("one"), harness.trials("other")
 
-    assert [(t.params, t.curve, t.seed) for t in one] == [(t.params, t.curve, t.seed) for t in other]
-    assert len({t.params["learning_rate"] for t in one}) == len({t.seed for t in one}) == 4
+    assert [(t.params, t.curve, t.seed) for t in first] == [(t.params, t.curve, t.seed) for t in second]
+    assert len({t.params["learning_rate"] for t in first}) == len({t.seed for t in first}) == 4
     best = ranking.best(Storage(harness.url).engine, "one").trials[0].number
     assert equal(harness.trained(best, name="one"), harness.trained(best, name="other"))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 11, 12, 23, 33], ids="stopped at batch {}".format)
-def test_a_trial_stopped_anywhere_goes_on_as_if_nothing_had_happened(harness: Harness, batch: int) -> None:
+def test_a_trial_stopped_at_any_batch_resumes_to_the_same_weights(harness: Harness, batch: int) -> None:
     changes: dict[str, Any] = {
         "space": {"learning_rate": 0.05, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1},
         "budget": {"trials": 1},
     }
-    whole = work(runner.workplace(harness.create("whole", **changes)))
+    uninterrupted = work(runner.workplace(harness.create("whole", **changes)))
     harness.create("broken", **changes)
 
-    beats: list[None] = []
+    pulses: list[None] = []
 
     stopped = work(runner.workplace(harness.worker_config("broken")), stop_after(batch))
-    ended = work(runner.workplace(harness.worker_config("broken")), count_into(beats))
+    ended = work(runner.workplace(harness.worker_config("broken")), count_into(pulses))
 
     assert (stopped.state, stopped.attempts) == ("WAITING", 0)
     assert (ended.state, ended.attempts, ended.crashes) == ("COMPLETE", 1, ())
-    assert len(beats) == 3 * (10 + 1) - (batch - 1)  # nothing is done twice
-    assert (ended.number, ended.params, ended.curve) == (whole.number, whole.params, whole.curve)
+    assert len(pulses) == 3 * (10 + 1) - (batch - 1)  # no batch runs twice
+    assert (ended.number, ended.params, ended.curve) == (
+        uninterrupted.number,
+        uninterrupted.params,
+        uninterrupted.curve,
+    )
     assert equal(harness.trained(name="broken"), harness.trained(name="whole"))
 
 
@@ -197,7 +200,7 @@ RUNGS = {"pruner": "asha", "first_rung": 2, "reduction": 3, "trial_seed": 7}
 
 
 def annealed(harness: Harness, name: str, *, steps: int, anneal: bool, scheduler: str = "linear") -> WorkerConfig:
-    """One trial of so many steps, whose rate falls to nothing, or follows the loss."""
+    """One trial of `steps` steps whose learning rate falls to zero or follows the loss."""
     return harness.create(
         name,
         space={"learning_rate": 0.02, "scheduler": scheduler, "ema": 0.9, "crop": 1},
@@ -206,7 +209,7 @@ def annealed(harness: Harness, name: str, *, steps: int, anneal: bool, scheduler
     )
 
 
-def test_where_schedules_end_at_rungs_a_trial_comes_to_its_first_one_as_a_short_trial_to_its_end(
+def test_an_annealed_trial_reaches_its_first_rung_like_a_short_trial_its_end(
     harness: Harness,
 ) -> None:
     short, long, plain = (
@@ -220,22 +223,22 @@ def test_where_schedules_end_at_rungs_a_trial_comes_to_its_first_one_as_a_short_
 
 @pytest.mark.parametrize("scheduler", ["linear", "plateau"])
 @pytest.mark.parametrize("batch", [3, 20, 21, 45])
-def test_a_trial_whose_schedule_is_stretched_goes_on_as_if_nothing_had_happened(
+def test_a_stopped_trial_with_a_stretched_schedule_resumes_to_the_same_weights(
     harness: Harness, batch: int, scheduler: str
 ) -> None:
-    whole = work(runner.workplace(annealed(harness, "whole", steps=8, anneal=True, scheduler=scheduler)))
-    place = runner.workplace(annealed(harness, "stopped", steps=8, anneal=True, scheduler=scheduler))
+    uninterrupted = work(runner.workplace(annealed(harness, "whole", steps=8, anneal=True, scheduler=scheduler)))
+    context = runner.workplace(annealed(harness, "stopped", steps=8, anneal=True, scheduler=scheduler))
 
-    assert work(place, stop_after(batch)).state == "WAITING"
-    resumed = work(place)
+    assert work(context, stop_after(batch)).state == "WAITING"
+    resumed = work(context)
 
-    assert resumed.curve == whole.curve
+    assert resumed.curve == uninterrupted.curve
     assert equal(harness.trained(name="stopped")["model"], harness.trained(name="whole")["model"])
 
 
-def test_pixels_of_augmentation_are_counted_at_full_size_where_a_search_sees_smaller_images(harness: Harness) -> None:
+def test_augmentation_pixels_refer_to_full_size_in_a_search_on_smaller_images(harness: Harness) -> None:
     def model(crop: int, cutout: int) -> Any:
-        """Of a trial on images of 4 pixels a side in place of 8."""
+        """Model state of a trial on images of 4 x 4 pixels instead of 8 x 8."""
         name, space = f"crop-{crop}-cutout-{cutout}", {"learning_rate": 0.02, "crop": crop, "cutout": cutout}
         changes: dict[str, Any] = {"search": {"trial_seed": 7}, "budget": {"trials": 1, "epochs": 1}}
         work(runner.workplace(harness.create(name, data={"search_size": 4}, space=space, **changes)))
@@ -248,61 +251,59 @@ def test_pixels_of_augmentation_are_counted_at_full_size_where_a_search_sees_sma
     assert not equal(both, model(crop=2, cutout=4))
 
 
-def test_a_report_that_a_crash_has_lost_is_written_from_the_checkpoint(harness: Harness) -> None:
+def test_a_report_lost_in_a_crash_is_restored_from_the_checkpoint(harness: Harness) -> None:
     changes: dict[str, Any] = {"space": {"learning_rate": 0.01}, "budget": {"trials": 1}}
-    whole = work(runner.workplace(harness.create("whole", **changes)))
-    beats: list[None] = []
+    uninterrupted = work(runner.workplace(harness.create("whole", **changes)))
+    pulses: list[None] = []
 
-    die(harness.create("broken", **changes), before="step 2")
-    (left,) = harness.trials("broken")
-    ended = work(runner.workplace(harness.worker_config("broken")), count_into(beats))
+    kill_worker(harness.create("broken", **changes), before="step 2")
+    (crashed,) = harness.trials("broken")
+    ended = work(runner.workplace(harness.worker_config("broken")), count_into(pulses))
 
-    assert (left.state, left.curve) == ("WAITING", whole.curve[:1])
-    assert (ended.state, ended.curve) == ("COMPLETE", whole.curve)
-    assert len(beats) == 10 + 1  # the third step, and its judging
+    assert (crashed.state, crashed.curve) == ("WAITING", uninterrupted.curve[:1])
+    assert (ended.state, ended.curve) == ("COMPLETE", uninterrupted.curve)
+    assert len(pulses) == 10 + 1  # the third step and its validation
     assert equal(harness.trained(name="broken"), harness.trained(name="whole"))
 
 
 @pytest.mark.parametrize(("pruner", "first"), [("asha", 1), ("median", 5), ("hyperband", 6)])
-def test_a_decision_to_prune_is_not_lost_when_its_process_dies_before_it_acts(
-    harness: Harness, pruner: str, first: int
-) -> None:
-    tries = [{"learning_rate": 0.05}] * first + [{"learning_rate": IDLE}] * 6
+def test_a_decision_to_prune_survives_the_death_of_its_process(harness: Harness, pruner: str, first: int) -> None:
+    points = [{"learning_rate": 0.05}] * first + [{"learning_rate": IDLE}] * 6
     worker_config = harness.create(
-        space={"learning_rate": RATES}, search={"pruner": pruner}, budget={"trials": len(tries)}, points=tries
+        space={"learning_rate": RATES}, search={"pruner": pruner}, budget={"trials": len(points)}, points=points
     )
-    place = runner.workplace(worker_config)
+    context = runner.workplace(worker_config)
     for _ in range(first):
-        work(place)
-    beats: list[None] = []
+        work(context)
+    pulses: list[None] = []
 
-    die(harness.worker_config(), after="decision")
-    (left,) = [trial for trial in harness.trials() if trial.state == "WAITING"]
-    ended = work(runner.workplace(harness.worker_config()), count_into(beats))
+    kill_worker(harness.worker_config(), after="decision")
+    (crashed,) = [trial for trial in harness.trials() if trial.state == "WAITING"]
+    ended = work(runner.workplace(harness.worker_config()), count_into(pulses))
 
-    assert (ended.number, ended.state, ended.curve) == (left.number, "PRUNED", left.curve)
-    assert len(left.curve) == 1
+    assert (ended.number, ended.state, ended.curve) == (crashed.number, "PRUNED", crashed.curve)
+    assert len(crashed.curve) == 1
     assert ended.reason is not None
     assert ("behind the baseline at step 1" if pruner == "asha" else pruner) in ended.reason
-    assert beats == []
+    assert pulses == []
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
-def test_pruners_stop_who_falls_behind_but_nobody_at_the_last_step(harness: Harness, pruner: str) -> None:
-    # One in three learns; the others learn nothing, and are behind at every step, the last one included.
-    tries = [{"learning_rate": 0.05 if number % 3 == 0 else IDLE} for number in range(15)]
+def test_pruners_stop_trials_that_fall_behind_except_at_the_last_step(harness: Harness, pruner: str) -> None:
+    # One in three learns; the others learn nothing and are behind at every step, including the last.
+    points = [{"learning_rate": 0.05 if number % 3 == 0 else IDLE} for number in range(15)]
     worker_config = harness.create(
         space={"learning_rate": RATES},
         search={"pruner": pruner},
-        budget={"trials": len(tries), "epochs": 2, "steps_per_epoch": 2},
-        points=tries,
+        budget={"trials": len(points), "epochs": 2, "steps_per_epoch": 2},
+        points=points,
     )
 
     runner.run_trials(worker_config, lambda: None, lambda: False)
 
     pruned = [trial for trial in harness.trials() if trial.state == "PRUNED"]
     complete = [trial for trial in harness.trials() if trial.state == "COMPLETE"]
-    assert len(pruned) + len(complete) == len(tries)
+    assert len(pruned) + len(complete) == len(points)
     assert {len(trial.curve) for trial in pruned} <= {1, 2, 3}
     assert {len(trial.curve) for trial in complete} == {4}
     assert IDLE in {trial.params["learning_rate"] for trial in pruned}
@@ -310,12 +311,12 @@ def test_pruners_stop_who_falls_behind_but_nobody_at_the_last_step(harness: Harn
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
 def test_a_trial_that_falls_behind_only_at_its_last_step_is_complete(harness: Harness, pruner: str) -> None:
-    tries = [{"learning_rate": 0.05}] * 5 + [{"learning_rate": IDLE}] * 2
+    points = [{"learning_rate": 0.05}] * 5 + [{"learning_rate": IDLE}] * 2
     worker_config = harness.create(
         space={"learning_rate": RATES},
         search={"pruner": pruner, "first_rung": 2},
-        budget={"trials": len(tries), "epochs": 2},
-        points=tries,
+        budget={"trials": len(points), "epochs": 2},
+        points=points,
     )
 
     runner.run_trials(worker_config, lambda: None, lambda: False)
@@ -324,7 +325,7 @@ def test_a_trial_that_falls_behind_only_at_its_last_step_is_complete(harness: Ha
 
 
 def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything(harness: Harness) -> None:
-    # The others are stopped before they come as far as the diverged one: TPE would rank them below it.
+    # The others stop at an earlier step than the diverged trial, so TPE by itself would rank them below it.
     idle = {"learning_rate": IDLE, "weight_decay": 0.0}
     worker_config = harness.create(
         space=DIVERGES | {"learning_rate": {"low": IDLE, "high": 10.0, "log": True}, "weight_decay": [0.0, 1.0]},
@@ -343,7 +344,7 @@ def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything
     assert len(diverged.curve) > max(len(trial.curve) for trial in behind)
     assert 0 not in [trial.number for trial in ranking.best(Storage(harness.url).engine, "s", top=9).trials]
     study = optuna.load_study(study_name="s", storage=harness.url)
-    for n_below in range(4):  # of four, so that only one is worse
+    for n_below in range(4):  # of four trials: only the diverged one never ranks among the best three
         below, _ = _split_trials(study, study.get_trials(), n_below)
         assert 0 not in [trial.number for trial in below]
 
@@ -358,7 +359,7 @@ def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything
         pytest.param({"width": 64}, {"max_macs": 9000}, "macs are more than [budget] max_macs = 9,000", id="work"),
     ],
 )
-def test_what_cannot_be_trained_is_pruned_before_anything_is_trained(
+def test_an_impossible_network_is_pruned_before_training(
     harness: Harness, space: dict[str, int], budget: dict[str, int], reason: str
 ) -> None:
     worker_config = harness.create(space=space, budget={"trials": 1, **budget})
@@ -377,9 +378,9 @@ def test_what_cannot_be_trained_is_pruned_before_anything_is_trained(
 
 
 def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(harness: Harness) -> None:
-    place = runner.workplace(harness.create())
-    labels = place.data.train.labels + 4  # classes that the network does not have
-    broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
+    context = runner.workplace(harness.create())
+    labels = context.data.train.labels + 4  # classes that the network does not have
+    broken = replace(context, data=replace(context.data, train=replace(context.data.train, labels=labels)))
 
     trial = work(broken)
 
@@ -387,24 +388,24 @@ def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(harness: Har
     assert trial.reason is not None
     assert trial.reason.startswith("IndexError: ")
     assert "Traceback (most recent call last)" in harness.dirs.log("s", 0).read_text()
-    assert work(place).state == "COMPLETE"
+    assert work(context).state == "COMPLETE"
 
 
-#: 19 million weights: with their gradients and Adam's two averages 300 MB.
+#: 19 million weights: 300 MB with their gradients and Adam's two averages.
 LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 
 
-def work_with_little_memory(worker_config: WorkerConfig, sound: "Connection[bool, bool]") -> None:
-    """Work on the next trial in a process of its own that gets 150 MB more than it has now."""
-    place = runner.workplace(worker_config)
-    claim = claims.claim(place.storage, place.study.id, this_process(worker_config.token))
+def work_with_little_memory(worker_config: WorkerConfig, connection: "Connection[bool, bool]") -> None:
+    """Train the next trial in a child process that may allocate 150 MB more than it has now."""
+    context = runner.workplace(worker_config)
+    claim = claims.claim(context.storage, context.study.id, this_process(worker_config.token))
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    sound.send(runner.run_trial(place, claim, lambda: None))
+    connection.send(runner.run_trial(context, claim, lambda: None))
 
 
-def test_a_network_for_which_there_is_no_memory_is_pruned_and_its_process_is_not_trusted_any_more(
+def test_a_network_that_exceeds_memory_is_pruned_and_its_process_ends(
     harness: Harness,
 ) -> None:
     worker_config = harness.create(space=LARGE)
@@ -435,48 +436,55 @@ def test_a_network_for_which_there_is_no_memory_is_pruned_and_its_process_is_not
     ],
     ids=repr,
 )
-def test_python_and_torch_without_memory_are_told_from_bugs(error: Exception) -> None:
+def test_out_of_memory_errors_of_python_and_torch_are_recognised(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
-def test_a_process_that_met_a_bug_ends_so_that_the_next_trial_gets_a_fresh_one(harness: Harness) -> None:
-    place = runner.workplace(harness.create())
-    labels = place.data.train.labels + 4
-    broken = replace(place, data=replace(place.data, train=replace(place.data.train, labels=labels)))
-    claim = claims.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+def test_a_process_ends_after_an_unexpected_error_in_a_trial(harness: Harness) -> None:
+    context = runner.workplace(harness.create())
+    labels = context.data.train.labels + 4
+    broken = replace(context, data=replace(context.data, train=replace(context.data.train, labels=labels)))
+    claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
 
     assert claim is not None
     assert not runner.run_trial(broken, claim, lambda: None)
 
 
-def test_the_log_of_a_trial_tells_every_step_and_every_attempt(harness: Harness) -> None:
-    place = runner.workplace(harness.create())
+def test_the_log_of_a_trial_has_every_step_and_attempt(harness: Harness) -> None:
+    context = runner.workplace(harness.create())
 
-    work(place, stop_after(15))
-    work(place)
+    work(context, stop_after(15))
+    work(context)
 
     log = harness.dirs.log("s", 0).read_text()
-    told = ["attempt 1 in process", "step 1: ", "stopped on purpose", "going on after step 1", "step 3: ", "complete: "]
-    places = [log.index(words) for words in told]
-    assert places == sorted(places)
+    phrases = [
+        "attempt 1 in process",
+        "step 1: ",
+        "stopped on purpose",
+        "going on after step 1",
+        "step 3: ",
+        "complete: ",
+    ]
+    positions = [log.index(words) for words in phrases]
+    assert positions == sorted(positions)
 
 
-def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(
+def test_a_trial_without_a_cuda_graph_is_trained_with_a_note_in_its_log(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start_unrecordable(*args: Any, **changes: Any) -> Training:
         training = start(*args, **changes)
-        recorder = RefusingRecorder(RuntimeError("no such kernel"))
-        training._recordings = GraphCache(training.model, training._optimizer, recorder)
+        refusing_recorder = RefusingRecorder(RuntimeError("no such kernel"))
+        training._recordings = GraphCache(training.model, training._optimizer, refusing_recorder)
         return training
 
     monkeypatch.setattr("search.trial.trial_training.start", start_unrecordable)
-    place = runner.workplace(harness.create())
-    claim = claims.claim(place.storage, place.study.id, this_process(place.storage.token or ""))
+    context = runner.workplace(harness.create())
+    claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
     assert claim is not None
 
-    outcome = objective.evaluate_trial(place, lambda: None, claim, ledger.open_trial(place, claim))
+    outcome = objective.evaluate_trial(context, lambda: None, claim, recorder.open_trial(context, claim))
 
     assert outcome.value
     assert "no CUDA graph could be recorded, so training is slower: RuntimeError: no such kernel" in (
@@ -484,18 +492,18 @@ def test_a_trial_that_cannot_be_recorded_is_trained_and_its_log_says_so(
     )
 
 
-def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and_its_log_says_so(
+def test_a_trial_with_lost_checkpoints_is_retrained_to_the_same_curve(
     harness: Harness,
 ) -> None:
-    place = runner.workplace(
+    context = runner.workplace(
         harness.create(budget={"trials": 2}, points=[{"learning_rate": 0.01}] * 2, search={"trial_seed": 1})
     )
-    work(place, stop_after(25))
+    work(context, stop_after(25))
     stopped = harness.trials()[0]
     study_dir.delete_checkpoints(harness.dirs.trial("s", 0))
 
-    work(place)
-    work(place)
+    work(context)
+    work(context)
 
     first, second = harness.trials()
     assert len(stopped.curve) == 2
@@ -504,29 +512,29 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again_to_the_same_end_and
     assert "2 recorded steps are trained again" in harness.dirs.log("s", 0).read_text()
 
 
-def test_a_trial_that_was_taken_away_is_left_as_it_is(harness: Harness) -> None:
-    place = runner.workplace(harness.create())
-    thief = Storage(harness.url, token="thief")
-    taken: list[claims.Claim] = []
+def test_a_trial_claimed_by_another_owner_is_left_unchanged(harness: Harness) -> None:
+    context = runner.workplace(harness.create())
+    other_owner = Storage(harness.url, token="thief")
+    other_claims: list[claims.Claim] = []
 
-    def rob() -> None:
-        if harness.steps() == 1 and not taken:
-            leases.expire_dead(thief, place.storage.token or "", "seemed dead")
-            claim = claims.claim(thief, place.study.id, this_process("thief"))
+    def claim_elsewhere() -> None:
+        if harness.steps() == 1 and not other_claims:
+            leases.expire_dead(other_owner, context.storage.token or "", "seemed dead")
+            claim = claims.claim(other_owner, context.study.id, this_process("thief"))
             assert claim is not None
-            taken.append(claim)
+            other_claims.append(claim)
 
-    trial = work(place, rob)
+    trial = work(context, claim_elsewhere)
 
-    assert [claim.number for claim in taken] == [0]
+    assert [claim.number for claim in other_claims] == [0]
     assert trial.state == "RUNNING"
     assert [step for step, _ in trial.curve] == [1]
 
 
-def test_only_the_best_three_trials_keep_a_checkpoint(harness: Harness) -> None:
+def test_only_the_best_three_trials_and_the_baseline_keep_a_checkpoint(harness: Harness) -> None:
     rates = [IDLE, 1e-8, 0.05, 0.04, 1e-7, 0.03]
-    tries = [{"learning_rate": rate} for rate in rates]
-    worker_config = harness.create(space={"learning_rate": RATES}, budget={"trials": 6}, points=tries)
+    points = [{"learning_rate": rate} for rate in rates]
+    worker_config = harness.create(space={"learning_rate": RATES}, budget={"trials": 6}, points=points)
 
     runner.run_trials(worker_config, lambda: None, lambda: False)
 
@@ -534,7 +542,7 @@ def test_only_the_best_three_trials_keep_a_checkpoint(harness: Harness) -> None:
     assert kept == [0, 2, 3, 5]  # and the baseline
 
 
-def test_a_search_never_needs_the_test_images(harness: Harness, tmp_path: Path) -> None:
+def test_a_search_does_not_need_the_test_images(harness: Harness, tmp_path: Path) -> None:
     blind = replace(harness, folder=tmp_path / "blind", cache=tmp_path / "own cache")
     runner.run_trials(harness.create(), lambda: None, lambda: False)
     worker_config = blind.create()
@@ -549,14 +557,14 @@ def test_a_search_never_needs_the_test_images(harness: Harness, tmp_path: Path) 
     assert not list(blind.cache.glob("sets/*/test*.npy"))
 
 
-def test_nothing_but_the_verdict_knows_the_way_to_the_test_images() -> None:
+def test_only_the_final_training_loads_the_test_images() -> None:
     sources = sorted(Path(runner.__file__).parents[1].rglob("*.py"))
 
     assert [file.name for file in sources if "load_test" in file.read_text()] == ["final_training.py"]
     assert len(sources) > 30
 
 
-def test_repeats_of_a_comparison_share_their_seeds_over_the_rows(harness: Harness) -> None:
+def test_the_rows_of_a_comparison_share_the_seed_of_each_repeat(harness: Harness) -> None:
     worker_config = harness.create(
         space={"learning_rate": 0.05},
         search={"sampler": "grid", "repeats": 2},
@@ -571,11 +579,11 @@ def test_repeats_of_a_comparison_share_their_seeds_over_the_rows(harness: Harnes
     assert cells[0, 8] == cells[0, 12] != cells[1, 8] == cells[1, 12]
 
 
-def states(place: TrainingContext) -> list[TrialState]:
-    return [trial.state for trial in place.storage.get_all_trials(place.study.id)]
+def states(context: TrainingContext) -> list[TrialState]:
+    return [trial.state for trial in context.storage.get_all_trials(context.study.id)]
 
 
-def test_whoever_is_to_stop_claims_nothing_more(harness: Harness) -> None:
+def test_a_worker_that_should_stop_claims_no_trial(harness: Harness) -> None:
     worker_config = harness.create()
 
     runner.run_trials(worker_config, lambda: None, lambda: True)

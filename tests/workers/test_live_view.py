@@ -1,4 +1,4 @@
-"""The live view: on a real pseudo-terminal, into a pipe, and as a screen that always fits."""
+"""The live view on a real pseudo-terminal, in a pipe, and as a screen that fits every terminal size."""
 
 import io
 import os
@@ -59,7 +59,7 @@ def progress(*finished: TrialRecord, at_work: tuple[RunningTrial, ...] = (), don
     return StudyProgress(study=replace(STUDY, counts=counts), running=at_work, finished=finished)
 
 
-def drawn(snapshot: Snapshot, *, width: int = 80, height: int = 24) -> str:
+def rendered(snapshot: Snapshot, *, width: int = 80, height: int = 24) -> str:
     """The screen as text."""
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False, _environ={})
     with console.capture() as capture:
@@ -67,33 +67,33 @@ def drawn(snapshot: Snapshot, *, width: int = 80, height: int = 24) -> str:
     return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
 
 
-def test_a_snapshot_says_what_has_changed_since_the_run_began() -> None:
+def test_a_snapshot_has_the_changes_since_the_run_began() -> None:
     clock = Clock()
-    pace = ProgressTracker(clock=clock)
-    pace.snapshot(progress(COMPLETE))
+    tracker = ProgressTracker(clock=clock)
+    tracker.snapshot(progress(COMPLETE))
     clock.now += 1800.0
 
     now = progress(COMPLETE, PRUNED, FAILED, done=39)
-    short = ProgressTracker(clock=clock, _began=pace._began, _done_before=pace._done_before).snapshot(now)
-    snapshot = pace.snapshot(replace(now, study=replace(now.study, hours=20.0)))
+    short = ProgressTracker(clock=clock, _began=tracker._began, _done_before=tracker._done_before).snapshot(now)
+    snapshot = tracker.snapshot(replace(now, study=replace(now.study, hours=20.0)))
 
-    assert short.eta is None  # its hours end before
+    assert short.eta is None  # the hours of the study end first
     assert snapshot.finished == (PRUNED, FAILED)
-    assert pace.seen == {3, 4, 12}
+    assert tracker.seen == {3, 4, 12}
     assert (snapshot.seconds, snapshot.trials_per_hour, snapshot.time_left_s) == (1800.0, 4.0, 19 * 3600.0)
     assert snapshot.eta is not None
     assert snapshot.eta.seconds == 1800.0 * 21 / 2
 
 
-def test_a_worker_line_says_how_far_it_is_and_since_when_it_is_silent() -> None:
+def test_a_worker_line_has_its_progress_and_the_time_since_its_last_step() -> None:
     clock = Clock()
-    pace = ProgressTracker(clock=clock)
-    pace.snapshot(progress(at_work=(running(7, 0.1), running(8))))
+    tracker = ProgressTracker(clock=clock)
+    tracker.snapshot(progress(at_work=(running(7, 0.1), running(8))))
     clock.now += 5.0
-    pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
+    tracker.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
     clock.now += 2.0
 
-    snapshot = pace.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
+    snapshot = tracker.snapshot(progress(at_work=(running(7, 0.1, 0.2), running(8))))
 
     assert snapshot.workers == (
         WorkerLine(trial=7, epoch=1.0, value=0.2, since_last_step_s=2.0, where="anvil:47"),
@@ -101,52 +101,56 @@ def test_a_worker_line_says_how_far_it_is_and_since_when_it_is_silent() -> None:
     )
 
 
-def test_while_trials_pause_no_end_is_promised_because_they_end_all_at_once() -> None:
+def test_there_is_no_eta_while_trials_pause() -> None:
     clock = Clock()
-    pace = ProgressTracker(clock=clock)
-    pace.snapshot(progress())
+    tracker = ProgressTracker(clock=clock)
+    tracker.snapshot(progress())
     clock.now += 60.0
     later = progress(done=39)
     pausing = replace(later.study.counts, paused=2)
 
-    assert pace.snapshot(replace(later, study=replace(later.study, counts=pausing))).eta is None
-    assert pace.snapshot(later).eta is not None
+    # Paused trials all end at once, so the speed so far predicts no end.
+    assert tracker.snapshot(replace(later, study=replace(later.study, counts=pausing))).eta is None
+    assert tracker.snapshot(later).eta is not None
 
 
-def test_before_anything_has_finished_nothing_is_promised() -> None:
+def test_there_is_no_eta_before_a_trial_has_finished() -> None:
     clock = Clock()
-    pace = ProgressTracker(clock=clock)
-    pace.snapshot(progress())
+    tracker = ProgressTracker(clock=clock)
+    tracker.snapshot(progress())
     clock.now += 60.0
 
-    snapshot = pace.snapshot(progress())
+    snapshot = tracker.snapshot(progress())
 
     assert (snapshot.eta, snapshot.trials_per_hour) == (None, None)
 
 
 @given(done=st.integers(-1, 10_000), left=st.integers(-1, 10_000), seconds=st.floats(0, 1e7, allow_nan=False))
 def test_an_eta_lies_within_its_range(done: int, left: int, seconds: float) -> None:
-    found = eta(done=done, left=left, seconds=seconds)
+    estimate = eta(done=done, left=left, seconds=seconds)
 
-    assert (found is None) == (done <= 0 or left <= 0 or seconds <= 0)
-    assert found is None or found.low <= found.seconds <= found.high
+    assert (estimate is None) == (done <= 0 or left <= 0 or seconds <= 0)
+    assert estimate is None or estimate.low <= estimate.seconds <= estimate.high
 
 
 @pytest.mark.parametrize(("done", "left"), [(2, 40), (10, 10), (50, 5)])
-def test_the_range_of_an_eta_holds_four_times_out_of_five(done: int, left: int) -> None:
+def test_the_range_of_an_eta_covers_the_real_time_in_four_of_five_cases(done: int, left: int) -> None:
     generator = np.random.default_rng(0)
     spent, needed = generator.gamma(done, size=2000), generator.gamma(left, size=2000)
 
-    found = [eta(done=done, left=left, seconds=float(seconds)) for seconds in spent]
+    estimates = [eta(done=done, left=left, seconds=float(seconds)) for seconds in spent]
 
-    held = [each is not None and each.low <= real <= each.high for each, real in zip(found, needed, strict=True)]
-    assert 0.764 <= np.mean(held) <= 0.836  # 0.8 +- 4 standard errors
+    covered = [
+        estimate is not None and estimate.low <= real <= estimate.high
+        for estimate, real in zip(estimates, needed, strict=True)
+    ]
+    assert 0.764 <= np.mean(covered) <= 0.836  # 0.8 +- 4 standard errors
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 200])
 @pytest.mark.parametrize("parameters", [0, 3, 60])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 5)])
-def test_the_screen_always_fits(workers: int, parameters: int, width: int, height: int) -> None:
+def test_the_screen_fits_every_terminal_size(workers: int, parameters: int, width: int, height: int) -> None:
     lines = tuple(
         WorkerLine(trial=n, epoch=1.5, value=0.5, since_last_step_s=9.0, where="h" * 60 + ":1") for n in range(workers)
     )
@@ -163,13 +167,13 @@ def test_the_screen_always_fits(workers: int, parameters: int, width: int, heigh
         workers=lines,
     )
 
-    screen = drawn(snapshot, width=width, height=height).split("\n")
+    screen = rendered(snapshot, width=width, height=height).split("\n")
 
     assert len(screen) < height  # the cursor stands in a line below
     assert max(map(cell_len, screen)) <= width
 
 
-def test_the_screen_shows_everything_that_matters() -> None:
+def test_the_screen_shows_counts_speed_best_trial_and_workers() -> None:
     worker = WorkerLine(trial=38, epoch=1.5, value=0.4123, since_last_step_s=3.2, where="anvil:42")
     snapshot = Snapshot(
         study="cifar10",
@@ -184,7 +188,7 @@ def test_the_screen_shows_everything_that_matters() -> None:
         workers=(worker,),
     )
 
-    bar, *lines = drawn(snapshot).split("\n")
+    bar, *lines = rendered(snapshot).split("\n")
 
     assert bar.startswith("cifar10 ━━")
     assert bar.endswith("━ 37 of 60")
@@ -214,7 +218,7 @@ def test_a_finished_trial_is_one_line(trial: TrialRecord, line: str) -> None:
     assert finished_line(trial) == line
 
 
-def test_into_a_pipe_go_a_line_for_each_trial_and_a_summary_once_a_minute() -> None:
+def test_a_pipe_gets_a_line_for_each_trial_and_a_summary_once_a_minute() -> None:
     clock, stream = Clock(), io.StringIO()
 
     with open_view(stream, {"TERM": "xterm"}, clock=clock) as view:
@@ -235,7 +239,7 @@ def test_into_a_pipe_go_a_line_for_each_trial_and_a_summary_once_a_minute() -> N
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[TextIO, int]]:
-    """A pseudo-terminal: the stream to write to, and the descriptor on which its screen arrives."""
+    """A pseudo-terminal: the stream to write to, and the descriptor to read its screen from."""
     screen, terminal = os.openpty()
     with os.fdopen(terminal, "w", encoding="utf-8") as stream:
         yield stream, screen
@@ -252,7 +256,7 @@ def terminal() -> Iterator[tuple[TextIO, int]]:
         ({"TERM": "dumb"}, False),
     ],
 )
-def test_a_terminal_is_drawn_on_unless_somebody_asks_for_plain_text(
+def test_a_terminal_gets_the_live_view_unless_plain_text_is_requested(
     terminal: tuple[TextIO, int], environ: Mapping[str, str], live: bool
 ) -> None:
     view = open_view(terminal[0], environ, clock=Clock())
@@ -260,8 +264,8 @@ def test_a_terminal_is_drawn_on_unless_somebody_asks_for_plain_text(
     assert isinstance(view, LiveView) == live
 
 
-def arriving(screen: int, text: str) -> str:
-    """What arrives on the screen until `text` does; without it, what came until nothing did for five seconds."""
+def read_until(screen: int, text: str) -> str:
+    """Read the screen until `text` appears, or until nothing arrives for five seconds."""
     shown = ""
     while text not in shown and select.select([screen], [], [], 5.0)[0]:
         shown += os.read(screen, 100_000).decode()
@@ -274,7 +278,7 @@ def test_the_live_view_never_leaves_the_cursor_hidden(terminal: tuple[TextIO, in
         view.say("2 taken up again")
         view.update(progress(at_work=(running(5, 0.5),)))
 
-        shown = arriving(screen, "anvil:45")
+        shown = read_until(screen, "anvil:45")
 
     assert "2 taken up again" in shown
     assert "anvil:45" in shown

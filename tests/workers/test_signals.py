@@ -1,4 +1,4 @@
-"""A request to stop that comes twice at once is one; two requests are two."""
+"""A stop signal that arrives twice at once is one request; two separate signals are two requests."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def interrupted(
     nohup: bool = False,
     stderr: int = subprocess.DEVNULL,
 ) -> tuple[int, str]:
-    """How a process ends, and what it says, that gets a signal, or two of them with a pause between."""
+    """Exit code and output of a process that gets a signal, or two signals with a pause between them."""
     program = PROGRAM.replace("WAIT_S", str(wait_s)).replace("END_S", str(end_s))
     command = [*(["nohup"] if nohup else []), sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
@@ -46,41 +46,41 @@ def interrupted(
         if pause_s is not None:
             time.sleep(pause_s)
             os.kill(process.pid, number)
-        said = process.stdout.read()
-    return process.returncode, said
+        output = process.stdout.read()
+    return process.returncode, output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["sigterm", "closed terminal"])
-def test_a_signal_that_make_or_a_shell_hands_on_as_well_is_one_request(number: signal.Signals) -> None:
-    code, said = interrupted(number, pause_s=0.05, wait_s=1.0)
+def test_a_signal_that_make_or_a_shell_forwards_again_is_one_request(number: signal.Signals) -> None:
+    code, output = interrupted(number, pause_s=0.05, wait_s=1.0)
 
-    assert (code, said) == (0, f"ended by {number}\n")
+    assert (code, output) == (0, f"ended by {number}\n")
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_whatever_hangs_it_is_over_in_time(number: signal.Signals) -> None:
-    code, said = interrupted(number, wait_s=60.0, end_s=0.5)
+def test_a_hanging_process_ends_in_time_after_a_signal(number: signal.Signals) -> None:
+    code, output = interrupted(number, wait_s=60.0, end_s=0.5)
 
-    assert (code, said) == (128 + number, "at once\n")
+    assert (code, output) == (128 + number, "at once\n")
 
 
-def test_who_was_started_with_nohup_does_not_hear_that_the_terminal_is_closed() -> None:
-    code, said = interrupted(signal.SIGHUP, nohup=True, pause_s=0.5, wait_s=0.0, end_s=0.1)
+def test_a_process_under_nohup_ignores_sighup() -> None:
+    code, output = interrupted(signal.SIGHUP, nohup=True, pause_s=0.5, wait_s=0.0, end_s=0.1)
 
-    assert (code, said) == (0, "ended by None\n")
+    assert (code, output) == (0, "ended by None\n")
 
 
 @pytest.mark.parametrize(
     ("number", "pause_s"), [(signal.SIGINT, 0.05), (signal.SIGTERM, 1.5)], ids=["ctrl-c", "sigterm"]
 )
 def test_a_second_request_ends_the_process_at_once(number: signal.Signals, pause_s: float) -> None:
-    code, said = interrupted(number, pause_s=pause_s, wait_s=60.0)
+    code, output = interrupted(number, pause_s=pause_s, wait_s=60.0)
 
     assert code == 128 + number
-    assert said == "at once\n"
+    assert output == "at once\n"
 
 
-def test_it_is_over_in_time_though_nobody_reads_what_is_said() -> None:
+def test_a_process_ends_in_time_although_its_stderr_is_full() -> None:
     reader, pipe = os.pipe()
     os.set_blocking(pipe, False)
     with suppress(BlockingIOError):
@@ -89,9 +89,9 @@ def test_it_is_over_in_time_though_nobody_reads_what_is_said() -> None:
     os.set_blocking(pipe, True)
 
     try:
-        code, said = interrupted(signal.SIGTERM, wait_s=60.0, end_s=0.5, stderr=pipe)
+        code, output = interrupted(signal.SIGTERM, wait_s=60.0, end_s=0.5, stderr=pipe)
     finally:
         os.close(reader)
         os.close(pipe)
 
-    assert (code, said) == (128 + signal.SIGTERM, "at once\n")
+    assert (code, output) == (128 + signal.SIGTERM, "at once\n")

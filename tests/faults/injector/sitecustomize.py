@@ -1,7 +1,7 @@
-"""A saboteur: strikes a process of the service at a named point. Python loads it where PYTHONPATH names its folder.
+"""Injects faults into a process of the service at named points. Python loads it if PYTHONPATH names its folder.
 
 The service has no hooks for it. The named function is wrapped when its module is first loaded, in the launcher and in
-the server that workers are forked from; a marker file lets every fault strike once, however often workers are replaced.
+the forkserver of the workers. A marker file limits every fault to one injection, even if workers are replaced.
 """
 
 import functools
@@ -20,45 +20,45 @@ from typing import Any
 
 #: The environment variable that holds the plan, as JSON.
 PLAN = "CONVSEARCH_SABOTAGE"
-#: What commits every transaction of SQLAlchemy, and the option of those that the service opened for writing.
+#: The function that commits every transaction of SQLAlchemy; the execution option of the service's write transactions.
 COMMIT, FOR_WRITING = "sqlalchemy.engine.base:Connection._commit_impl", "convsearch_locked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """One strike."""
+    """One fault."""
 
-    who: str
-    """In which process: worker or launcher."""
+    process: str
+    """The process that reaches the point: worker or launcher."""
     function: str
     """module:name or module:Class.name"""
     moment: str = "after"
-    """before or after the call; commit: in it, when a transaction that wrote is to be committed; or one of Python's
-    audit events (https://docs.python.org/3/library/audit_events.html): in it, when that is to be done."""
+    """before or after the call; commit: during the call, before the COMMIT of a transaction that wrote; or one of
+    Python's audit events (https://docs.python.org/3/library/audit_events.html): during the call, at that event."""
     nth: int = 1
-    """At the how-manieth such moment in a process, counted from 1."""
+    """Number of the moment in its process, counted from 1."""
     if_true: bool = False
-    """After the call: count only calls that returned something."""
+    """After the call: count only calls that returned a true value."""
     signal: str = "SIGKILL"
     to: str = "itself"
-    """Who gets the signal: itself or launcher."""
+    """The process that gets the signal: itself or launcher."""
     pause_s: float = 0.0
-    """How long to stand still behind the strike, if one lives on."""
+    """Seconds to sleep after the signal, if the process survives it."""
 
 
 @dataclass(slots=True)
-class Trap:
-    """A fault in this process, and how near it is."""
+class ArmedFault:
+    """A fault in this process, and its counters."""
 
     fault: Fault
     marker: Path
     count: int = 0
     depth: int = 0
-    """How many calls of the function we are in."""
+    """Number of calls of the function that are on the stack."""
 
     def reached(self, moment: str, prepare: Callable[[], None] = lambda: None) -> None:
-        """Strike if this is the moment, for the first time in the whole run."""
-        if self.fault.moment != moment or self.fault.who != _who():
+        """Send the signal if this is the moment of the fault, and no process of the run has sent it before."""
+        if self.fault.moment != moment or self.fault.process != _process_kind():
             return
         self.count += 1
         if self.count == self.fault.nth and _is_first(self.marker):
@@ -68,17 +68,17 @@ class Trap:
 
 
 @dataclass(slots=True)
-class Saboteur(MetaPathFinder):
-    """Finds the modules that a plan names, and wraps their functions when they were loaded."""
+class FaultInjector(MetaPathFinder):
+    """Import hook that finds the modules named in a plan and wraps their functions after they are loaded."""
 
-    traps: Sequence[Trap]
+    faults: Sequence[ArmedFault]
     wrappers: dict[str, list[tuple[str, Callable[[Any], Any]]]] = field(default_factory=dict)
-    """By module: the name in it, and what makes the new function of the old one."""
+    """By module: names in it, and for each a function that wraps the original."""
 
     def __post_init__(self) -> None:
-        for trap in self.traps:
-            self._plan(trap.fault.function, functools.partial(_watched, trap))
-        self._plan(COMMIT, functools.partial(_committing, self.traps))
+        for armed in self.faults:
+            self._plan(armed.fault.function, functools.partial(_watched, armed))
+        self._plan(COMMIT, functools.partial(_committing, self.faults))
 
     def _plan(self, function: str, wrap: Callable[[Any], Any]) -> None:
         module, _, name = function.partition(":")
@@ -104,29 +104,29 @@ class Saboteur(MetaPathFinder):
         return spec
 
     def on_event(self, event: str, _: Any) -> None:
-        for trap in self.traps:
-            if trap.depth and trap.fault.moment == event:
-                trap.reached(event)
+        for armed in self.faults:
+            if armed.depth and armed.fault.moment == event:
+                armed.reached(event)
 
 
 def environment(faults: Sequence[Fault], markers: Path) -> dict[str, str]:
-    """What a command needs in its environment, so that these faults strike it; each leaves a file in `markers`."""
+    """The environment variables that inject these faults into a command; each fault leaves a file in `markers`."""
     plan = [{"fault": asdict(fault), "marker": str(markers / f"struck-{i}")} for i, fault in enumerate(faults)]
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths), PLAN: json.dumps(plan)}
 
 
-def struck(markers: Path) -> int:
-    """How many faults have struck."""
+def injected(markers: Path) -> int:
+    """The number of faults that were injected."""
     return len(list(markers.glob("struck-*")))
 
 
 def install(plan: str) -> None:
-    """Lie in wait in this process and in those that are forked from it."""
+    """Arm the faults of a plan in this process and in its forks."""
     rows = json.loads(plan)
-    saboteur = Saboteur([Trap(Fault(**row["fault"]), Path(row["marker"])) for row in rows])
-    sys.meta_path.insert(0, saboteur)
-    sys.addaudithook(saboteur.on_event)
+    injector = FaultInjector([ArmedFault(Fault(**row["fault"]), Path(row["marker"])) for row in rows])
+    sys.meta_path.insert(0, injector)
+    sys.addaudithook(injector.on_event)
 
 
 def _replace(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -135,46 +135,46 @@ def _replace(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
     setattr(owner, last, wrap(getattr(owner, last)))
 
 
-def _watched(trap: Trap, function: Callable[..., Any]) -> Callable[..., Any]:
+def _watched(armed: ArmedFault, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        trap.reached("before")
-        trap.depth += 1
+        armed.reached("before")
+        armed.depth += 1
         try:
             result = function(*args, **kwargs)
         finally:
-            trap.depth -= 1
-        if result or not trap.fault.if_true:
-            trap.reached("after")
+            armed.depth -= 1
+        if result or not armed.fault.if_true:
+            armed.reached("after")
         return result
 
     return call
 
 
-def _committing(traps: Sequence[Trap], commit: Callable[[Any], None]) -> Callable[[Any], None]:
-    changes: dict[int, int] = {}  # by connection, at its last COMMIT
+def _committing(faults: Sequence[ArmedFault], commit: Callable[[Any], None]) -> Callable[[Any], None]:
+    changes: dict[int, int] = {}  # by id of the connection: total changes at its last COMMIT
 
     @functools.wraps(commit)
     def call(connection: Any) -> None:
         raw = connection.connection.driver_connection
         before, changes[id(raw)] = changes.get(id(raw), 0), getattr(raw, "total_changes", -1)
         writes = connection.get_execution_options().get(FOR_WRITING) and changes[id(raw)] != before
-        for trap in traps:
-            if writes and trap.depth:
-                trap.reached("commit", functools.partial(_spill, connection))
+        for armed in faults:
+            if writes and armed.depth:
+                armed.reached("commit", functools.partial(_spill, connection))
         commit(connection)
 
     return call
 
 
 def _spill(connection: Any) -> None:
-    """Make SQLite write changed pages before the COMMIT: who dies now leaves a journal that must be rolled back."""
+    """Make SQLite write changed pages before the COMMIT; a process that dies now leaves a journal to roll back."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA cache_size = 1")
         connection.exec_driver_sql("PRAGMA quick_check").all()
 
 
-def _who() -> str:
+def _process_kind() -> str:
     from multiprocessing import parent_process
 
     return "launcher" if parent_process() is None else "worker"

@@ -1,7 +1,7 @@
-"""The clock of the machine is set while a study runs: an hour forward, back, an hour backward, back.
+"""The clock of the machine is set while a study runs: an hour ahead, right, an hour behind, right.
 
-libfaketime would do this, but under its version 0.9.10 `time.sleep` of Python 3.11 fails (EINVAL from clock_nanosleep
-by the monotonic clock); so some lines of C move the wall clock, and nothing else, for the processes that load them.
+libfaketime cannot be used: under its version 0.9.10 `time.sleep` of Python 3.11 fails (EINVAL from clock_nanosleep with
+the monotonic clock). A few lines of C move the wall clock alone, for the processes that load them.
 """
 
 import mmap
@@ -28,9 +28,9 @@ from tests.soak.results import FaultResult
 from tests.soak.workspace import Case, Workspace
 
 HOUR = 3600
-#: Where the clock stands after each jump, in seconds from the truth.
+#: Offsets of the clock after each jump, in seconds.
 JUMPS = (HOUR, 0, -HOUR, 0)
-#: Between a jump and the death of a worker: several looks of the pool (every second) and a renewal (every 10 s).
+#: Seconds between a jump and the kill of a worker: several checks of the pool (every 1 s) and a renewal (every 10 s).
 CALM_S = 12.0
 
 SOURCE = r"""
@@ -80,7 +80,7 @@ def jumps(workspace: Workspace) -> FaultResult:
         return results.total("the clock is set", [], seconds=0.0, note="not done: there is no C compiler (cc)")
     library = build(compiler, workspace.folder)
     chosen = JUMPS[: max(2, workspace.count(len(JUMPS)))]
-    reports = workspace.each("clock", partial(_set_again_and_again, library, chosen), [0])
+    reports = workspace.run_cases("clock", partial(_set_repeatedly, library, chosen), [0])
     note = f"by {', '.join(f'{jump:+d}' for jump in chosen)} s from the truth; after each a worker is killed, and found"
     return results.total("the clock is set", reports, seconds=time.monotonic() - began, note=note)
 
@@ -92,11 +92,11 @@ def build(compiler: str, folder: Path) -> Path:
     return library
 
 
-def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> None:
+def _set_repeatedly(library: Path, chosen: Sequence[int], case: Case) -> None:
     harness = case.harness
-    clock = harness.folder / "clock"
-    clock.write_bytes(bytes(mmap.PAGESIZE))
-    environment = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock)}
+    clock_file = harness.folder / "clock"
+    clock_file.write_bytes(bytes(mmap.PAGESIZE))
+    environment = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock_file)}
     file = harness.write(**STUDY)
     victims: list[int] = []
     launchers = [processes.command(harness, "run", file, "--workers", "2", environment=environment)]
@@ -104,9 +104,9 @@ def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> No
         wait_until(lambda: len(owners(harness)) == 2)
         launchers.append(_join(harness, file, environment))
         for seconds in chosen:
-            set_to(clock, seconds)
+            set_to(clock_file, seconds)
             case.injected += 1
-            _nothing_happens(case, launchers)
+            _study_goes_on(case, launchers)
             victims.append(_kill_one(case))
             case.survived += 1
         finish(harness, launchers, file)
@@ -118,29 +118,29 @@ def _set_again_and_again(library: Path, chosen: Sequence[int], case: Case) -> No
 
 
 def _join(harness: Harness, file: str, environment: Mapping[str, str]) -> ProcessGroup:
-    """A second launcher: each of the two watches the leases of the other's workers."""
+    """Start a second launcher; each of the two checks the leases of the workers of the other."""
     launcher = processes.command(harness, "run", file, "--workers", "1", "--join", environment=environment)
     wait_until(lambda: len(owners(harness)) == 3)
     return launcher
 
 
-def set_to(clock: Path, seconds: int) -> None:
-    with clock.open("r+b") as stream:
+def set_to(clock_file: Path, seconds: int) -> None:
+    with clock_file.open("r+b") as stream:
         stream.write(struct.pack("l", seconds))
 
 
-def _nothing_happens(case: Case, launchers: Sequence[ProcessGroup]) -> None:
+def _study_goes_on(case: Case, launchers: Sequence[ProcessGroup]) -> None:
     before, steps = owners(case.harness), _steps(case.harness)
     time.sleep(CALM_S)
-    wait_until(lambda: owners(case.harness) == before, patience_s=NOTICE_S)  # between two trials a worker owns none
-    assert _steps(case.harness) > steps, "nobody goes on"
+    wait_until(lambda: owners(case.harness) == before, patience_s=NOTICE_S)  # between two trials a worker holds none
+    assert _steps(case.harness) > steps, "no worker goes on"
     assert all(launcher.poll() is None for launcher in launchers), [launcher.said for launcher in launchers]
 
 
 def _kill_one(case: Case) -> int:
-    """Kill a worker, and see that it is found out; which one it was."""
+    """Kill a worker and wait until its death is noticed; returns its process id."""
     wait_until(lambda: len(owners(case.harness)) == 3)
-    victim = case.dice.choice(sorted(owners(case.harness)))
+    victim = case.rng.choice(sorted(owners(case.harness)))
     os.kill(victim, signal.SIGKILL)
     wait_until_noticed(case, victim)
     wait_until(lambda: len(owners(case.harness)) == 3)
@@ -148,18 +148,20 @@ def _kill_one(case: Case) -> int:
 
 
 def _only_our_kills_are_recorded(harness: Harness, victims: Sequence[int]) -> None:
-    """Its own pool sees that a worker was killed, the other one that its process is gone: whoever looks first."""
+    """The pool of a killed worker records the signal, the other one a missing process: whichever checks first."""
     invariants.check(harness, over=True)
     trials = harness.trials()
     crashes = [crash for trial in trials for crash in trial.crashes]
     assert {trial.state for trial in trials} == {"COMPLETE"}, "a trial was lost"
-    ours = ("killed by SIGKILL", *(f"process {victim} is gone" for victim in victims))
-    assert len(crashes) <= len(victims), f"I2: others than the killed workers were taken for dead: {crashes}"
-    assert all(any(words in crash for words in ours) for crash in crashes), f"I2: others were taken for dead: {crashes}"
+    expected = ("killed by SIGKILL", *(f"process {victim} is gone" for victim in victims))
+    assert len(crashes) <= len(victims), f"I2: others than the killed workers were declared dead: {crashes}"
+    assert all(any(words in crash for words in expected) for crash in crashes), (
+        f"I2: others were declared dead: {crashes}"
+    )
     with closing(sqlite3.connect(harness.folder / "home" / "studies.db")) as connection:
         times = connection.execute("SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials").fetchone()
     first, last = (datetime.fromisoformat(text) for text in times)
-    assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for those that write"
+    assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for the writers"
 
 
 def _steps(harness: Harness) -> int:

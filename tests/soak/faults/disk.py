@@ -1,6 +1,6 @@
-"""The disk is full at the n-th write, of the launcher or of its worker, once or from then on; strace makes it so.
+"""The disk is full at the n-th write of the launcher or of its worker, once or from then on; strace injects the error.
 
-Only writes to the study's own files fail: the database and its journal, checkpoints, logs, the lock.
+Only writes to the files of the study fail: the database and its journal, checkpoints, logs, the lock.
 """
 
 import os
@@ -24,29 +24,29 @@ from tests.soak.workspace import Case, Workspace
 #: One worker, two trials of two steps of ten batches.
 TRIALS, STEPS, BATCHES = 2, 2, 10
 STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": STEPS, "steps_per_epoch": 1}}
-#: How many writes of each are hit, one by one.
+#: Numbers of writes of the worker and of the launcher that are hit, one by one.
 OF_WORKER, OF_LAUNCHER = 200, 100
-#: Each checkpoint is hit once, and then with all after it.
+#: Each checkpoint is hit twice: alone, and together with all later ones.
 OF_CHECKPOINTS = TRIALS * STEPS * 2
 IN_CHECKPOINT = "of them in a checkpoint"
-#: A half-written checkpoint has the number of its process in its name, which is one of the next after the server's.
+#: A partial checkpoint has the id of its process in its name: one of the ids that follow that of the forkserver.
 PIDS_AHEAD = 400
-#: SQLite writes with pwrite64, Python with write; a full disk may also be noticed only when it is flushed.
+#: SQLite writes with pwrite64, Python with write; a full disk may also be reported by a flush alone.
 CALLS = "write,pwrite64,fsync,fdatasync"
 
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """Which write finds the disk full."""
+    """The write that finds the disk full."""
 
     at: int
     """Number of the write, counted from 1 in each process; strace counts each kind of CALLS by itself."""
     in_worker: bool
-    """Of the worker; else of the launcher."""
+    """Whether the worker writes; otherwise the launcher."""
     for_good: bool
-    """All writes after it fail, too."""
+    """Whether all later writes fail, too."""
     of_checkpoints: bool = False
-    """Only writes of checkpoints are counted and fail; else those of all the study's files."""
+    """Whether only writes of checkpoints are counted and fail; otherwise those of all files of the study."""
 
     @property
     def when(self) -> str:
@@ -58,7 +58,7 @@ def full(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
     if shutil.which("strace") is None:
         return results.total("the disk is full", [], seconds=0.0, note="not done: there is no strace")
-    reports = workspace.each("disk", _fill_the_disk, workspace.some(OF_WORKER + OF_LAUNCHER + OF_CHECKPOINTS))
+    reports = workspace.run_cases("disk", _fill_the_disk, workspace.sample(OF_WORKER + OF_LAUNCHER + OF_CHECKPOINTS))
     assert any(report.facts[IN_CHECKPOINT] for report in reports), "no write of a checkpoint was hit"
     return results.total("the disk is full", reports, seconds=time.monotonic() - began, note="ENOSPC at one write each")
 
@@ -71,24 +71,24 @@ def _fill_the_disk(case: Case) -> None:
     hits = [line for line in _lines(trace) if "(INJECTED)" in line]
     was_hit = bool(hits)
     case.facts[IN_CHECKPOINT] += any(".ckpt." in line for line in hits)
-    who = "worker" if fault.in_worker else "launcher"
+    writer = "worker" if fault.in_worker else "launcher"
     case.injected += was_hit
-    case.facts[f"{who}: exit {code}" if was_hit else f"{who}: no such write"] += 1
-    _what_is_there_is_whole(harness)
+    case.facts[f"{writer}: exit {code}" if was_hit else f"{writer}: no such write"] += 1
+    _files_are_intact(harness)
     before = invariants.finished(harness.url)
     again = processes.launcher(harness, "run", file, "--workers", "1")
     assert again.end() == 0, again.said
     invariants.check(harness, before=before, over=True)
     states = [trial.state for trial in harness.trials()]
     assert states == ["COMPLETE"] * TRIALS, f"the trials ended as {states}"
-    # Only now, so that what is said to be lost is first looked for.
+    # Checked last: the checks above find losses first.
     assert code in ((0, DiskError.exit_code) if was_hit else (0,)), f"nothing is lost, but exit code {code}: {said}"
     assert "Traceback" not in said, said
     case.survived += was_hit
 
 
 def _fault(number: int) -> Full:
-    """Fault 1, 2, 3, ... is write 1, 2, 3, ... of the worker; then come those of the launcher, then of checkpoints."""
+    """Faults 1, 2, 3, ... are writes 1, 2, 3, ... of the worker, then those of the launcher and of checkpoints."""
     if number <= OF_WORKER:
         return Full(at=number, in_worker=True, for_good=number % 2 == 0)
     number -= OF_WORKER
@@ -99,7 +99,7 @@ def _fault(number: int) -> Full:
 
 
 def _run(harness: Harness, file: str, fault: Full) -> tuple[ProcessGroup, Path]:
-    """Start a launcher with strace on it, or on the server from which its worker is forked."""
+    """Start a launcher with strace attached to it, or to its forkserver."""
     trace = harness.folder / "trace.txt"
     words = ("run", file, "--workers", "1")
     gate, go = os.pipe()
@@ -114,11 +114,11 @@ def _run(harness: Harness, file: str, fault: Full) -> tuple[ProcessGroup, Path]:
 
 
 def _attach(harness: Harness, fault: Full, trace: Path, pid: int) -> None:
-    """Let strace follow a process, its children included if it is the server of the workers."""
+    """Attach strace to a process, and to its children if it is the forkserver."""
     words = ["strace", "-qq", "-y", "-o", str(trace), "-p", str(pid), "-e", f"trace={CALLS}"]
     words += ["-e", f"inject={CALLS}:error=ENOSPC:when={fault.when}", *(["-f"] if fault.in_worker else [])]
     writers = range(pid, pid + PIDS_AHEAD) if fault.in_worker else ()
-    files = [*([] if fault.of_checkpoints else _files(harness)), *_half_written(harness, writers)]
+    files = [*([] if fault.of_checkpoints else _files(harness)), *_partial_checkpoints(harness, writers)]
     paths = [word for path in files for word in ("-P", str(path))]
     errors = (harness.folder / "strace.txt").open("w")
     process = subprocess.Popen([*words, *paths], stderr=errors, stdout=errors, start_new_session=True)
@@ -127,15 +127,15 @@ def _attach(harness: Harness, fault: Full, trace: Path, pid: int) -> None:
 
 
 def _files(harness: Harness) -> Sequence[Path]:
-    """All files of the study that are written, but for checkpoints; strace takes only whole names."""
-    home = harness.dirs.root
-    database = home / "studies.db"
+    """All files to which the study writes, except for checkpoints; strace needs full names."""
+    root = harness.dirs.root
+    database = root / "studies.db"
     logs = [harness.dirs.log("s", trial) for trial in range(TRIALS)]
-    return [database, Path(f"{database}-journal"), home / "s" / "convsearch.lock", *logs]
+    return [database, Path(f"{database}-journal"), root / "s" / "convsearch.lock", *logs]
 
 
-def _half_written(harness: Harness, writers: Iterable[int]) -> Sequence[Path]:
-    """The checkpoints that one of these processes writes, as they are called until they are whole."""
+def _partial_checkpoints(harness: Harness, writers: Iterable[int]) -> Sequence[Path]:
+    """The temporary names of the checkpoints that one of these processes writes."""
     return [
         harness.dirs.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
         for pid in writers
@@ -149,7 +149,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _tracer(pid: int) -> int:
-    """Who traces a process; 0 if nobody does (proc(5))."""
+    """The id of the tracer of a process; 0 if it is not traced (proc(5))."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -157,8 +157,8 @@ def _tracer(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("TracerPid"))
 
 
-def _what_is_there_is_whole(harness: Harness) -> None:
-    """The database, as far as it was made, and every checkpoint of every trial."""
+def _files_are_intact(harness: Harness) -> None:
+    """Check the database, if it exists, and every checkpoint of every trial."""
     invariants.check(harness)
     for path in harness.dirs.root.glob("s/*/*.ckpt"):
         checkpoint.load(path)

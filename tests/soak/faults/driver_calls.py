@@ -1,4 +1,4 @@
-"""The n-th call of the driver of the database fails, for every n of a study of ten trials."""
+"""The n-th call of the database driver fails, for every n in a study of ten trials."""
 
 import multiprocessing
 import shutil
@@ -25,16 +25,16 @@ from tests.soak.workspace import Case, Workspace
 
 TRIALS = 10
 STUDY: Tables = {"budget": {"trials": TRIALS, "epochs": 1}}
-#: The text and the code of SQLite (https://www.sqlite.org/rescode.html).
+#: Messages and error codes of SQLite (https://www.sqlite.org/rescode.html).
 BUSY = ("database is locked", sqlite3.SQLITE_BUSY)
 IO = ("disk I/O error", sqlite3.SQLITE_IOERR)
-#: Exit codes of a worker that says why it cannot go on.
+#: Exit codes of a worker that reports why it cannot go on.
 CLEAN = (DatabaseError.exit_code, DiskError.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Counts the calls of this process and its forks; call number `at` fails, and none if that is 0."""
+    """Counts the calls of this process and its forks; call number `at` fails, or none if `at` is 0."""
 
     at: int
     text: str
@@ -51,77 +51,79 @@ class Fault:
         raise error
 
     def arm(self) -> None:
-        """Make every connection that this process opens from now on go through `call`."""
+        """Make every connection that this process opens later go through `call`."""
         for module in (sqlite3, sqlite3.dbapi2):
             module.connect = partial(sqlite3.connect, factory=_connection(self.call))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A ten-trial study as it was before each of its trials, so that a late call needs no early trials again."""
+class RecordedStudy:
+    """Copies of a ten-trial study before each of its trials; a late fault needs no run of the early trials."""
 
     homes: tuple[Path, ...]
-    """Copies of its home: with no trial, with one, ..."""
+    """Copies of its folder: with no trial, with one, ..."""
     ends: tuple[int, ...]
-    """How many calls a worker has made when it has opened the study, when its first trial is over, ..."""
+    """Numbers of calls of a worker when it has opened the study, when its first trial is over, ..."""
 
     def before(self, call: int) -> tuple[Path, int]:
-        """The copy in which the call of this number comes next, and its number for a worker that begins there."""
+        """The last copy before a call, and the number of the call for a worker that begins with this copy."""
         opening, *trials = self.ends
         done = next(number for number, end in enumerate(trials) if call <= end)
         return self.homes[done], call - (self.ends[done] - opening)
 
 
 def locked(workspace: Workspace) -> FaultResult:
-    """A lock that is gone at the next try: it has no effect at all. Every second call, beginning with the first."""
+    """A lock that is gone at the next try has no effect. Every second call fails, beginning with the first."""
     return _row(workspace, "a call finds a lock", "call-locked", _survive_a_lock, first=1)
 
 
 def broken(workspace: Workspace) -> FaultResult:
-    """A disk that fails once: the worker ends and says so; its pool puts the trial back, and the next one goes on.
+    """A disk that fails once: the worker ends with a message; its pool requeues the trial, and the next worker goes on.
 
-    Every second call, beginning with the second.
+    Every second call fails, beginning with the second.
     """
     return _row(workspace, "a call finds a broken disk", "call-broken", _survive_a_broken_disk, first=2)
 
 
 def _row(
-    workspace: Workspace, fault: str, part: str, body: Callable[[Scene, Case], None], *, first: int
+    workspace: Workspace, fault: str, part: str, body: Callable[[RecordedStudy, Case], None], *, first: int
 ) -> FaultResult:
     began = time.monotonic()
-    scene = _play(workspace.harness("calls"), workspace.folder / f"{part}-homes")
-    every = range(first, scene.ends[-1] + 1, 2)
-    reports = workspace.each(part, partial(body, scene), [every[index - 1] for index in workspace.some(len(every))])
-    note = f"every second one of {scene.ends[-1]} calls"
+    recorded = _record(workspace.harness("calls"), workspace.folder / f"{part}-homes")
+    calls = range(first, recorded.ends[-1] + 1, 2)
+    reports = workspace.run_cases(
+        part, partial(body, recorded), [calls[index - 1] for index in workspace.sample(len(calls))]
+    )
+    note = f"every second one of {recorded.ends[-1]} calls"
     return results.total(fault, reports, seconds=time.monotonic() - began, note=note)
 
 
-def _play(harness: Harness, folder: Path) -> Scene:
-    """Run the study once without a fault, and keep its home as it was before each trial."""
+def _record(harness: Harness, folder: Path) -> RecordedStudy:
+    """Run the study once without a fault, and copy its folder before each trial."""
     shutil.rmtree(harness.dirs.root, ignore_errors=True)
     fault, ends = _fault(0, BUSY), multiprocessing.get_context("fork").Array("q", TRIALS + 2, lock=False)
-    player = processes.fork(harness, _keep_homes, harness, harness.create(**STUDY), fault, ends, folder)
-    assert player.end() == 0, player.said
-    return Scene(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
+    worker = processes.fork(harness, _keep_homes, harness, harness.create(**STUDY), fault, ends, folder)
+    assert worker.end() == 0, worker.said
+    return RecordedStudy(tuple(folder / str(done) for done in range(TRIALS + 1)), tuple(ends))
 
 
 def _keep_homes(harness: Harness, worker_config: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
-    """What `runner.run_trials` does, with a look after each trial."""
+    """Do as `runner.run_trials`, and copy the folder before each trial."""
     fault.arm()
-    place = runner.workplace(worker_config)
+    context = runner.workplace(worker_config)
     owner = this_process(worker_config.token)
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
         shutil.copytree(harness.dirs.root, folder / str(done))
-        claim = claims.claim(place.storage, place.study.id, owner)
+        claim = claims.claim(context.storage, context.study.id, owner)
         assert (claim is None) == (done == TRIALS)
         if claim is not None:
-            runner.run_trial(place, claim, lambda: None)
+            runner.run_trial(context, claim, lambda: None)
     ends[TRIALS + 1] = fault.count.value
 
 
-def _survive_a_lock(scene: Scene, case: Case) -> None:
-    _run(scene, case, BUSY, (0,))
+def _survive_a_lock(recorded: RecordedStudy, case: Case) -> None:
+    _run(recorded, case, BUSY, (0,))
     _is_over(case.harness)
     hurt = [
         trial for trial in case.harness.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())
@@ -130,9 +132,9 @@ def _survive_a_lock(scene: Scene, case: Case) -> None:
     case.survived += 1
 
 
-def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
+def _survive_a_broken_disk(recorded: RecordedStudy, case: Case) -> None:
     harness = case.harness
-    worker_config = _run(scene, case, IO, (0, *CLEAN))
+    worker_config = _run(recorded, case, IO, (0, *CLEAN))
     leases.release(Storage(harness.url), [worker_config.token])  # as its pool does
     invariants.check(harness, ended=True)
     before = invariants.finished(harness.url)
@@ -141,9 +143,9 @@ def _survive_a_broken_disk(scene: Scene, case: Case) -> None:
     case.survived += 1
 
 
-def _run(scene: Scene, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> WorkerConfig:
-    """Run a worker whose call fails, numbered in the whole study by the case."""
-    home, number = scene.before(case.index)
+def _run(recorded: RecordedStudy, case: Case, kind: tuple[str, int], codes: tuple[int, ...]) -> WorkerConfig:
+    """Run a worker in which a call fails; the case has the number of the call in the whole study."""
+    home, number = recorded.before(case.index)
     shutil.copytree(home, case.harness.dirs.root)
     worker_config, fault = case.harness.worker_config(), _fault(number, kind)
     worker = processes.work(case.harness, worker_config, fault.arm)
@@ -172,7 +174,7 @@ def _fault(at: int, kind: tuple[str, int]) -> Fault:
 
 
 def _connection(call: Callable[[], None]) -> type[sqlite3.Connection]:
-    """A connection that does `call` before it executes or commits anything."""
+    """A connection class that calls `call` before every execute and commit."""
 
     class Cursor(sqlite3.Cursor):
         def execute(self, *args: Any) -> "Cursor":

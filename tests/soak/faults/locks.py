@@ -18,24 +18,24 @@ from tests.soak.processes import ProcessGroup
 from tests.soak.results import FaultResult
 from tests.soak.workspace import Case, Workspace, say
 
-#: Longer than the study lasts; at the end its budget is lowered to what has been begun.
+#: A study that outlasts all locks; at the end its budget is lowered to the begun trials.
 STUDY: Tables = {"budget": {"trials": 5000, "epochs": 3, "steps_per_epoch": 3}}
 LONG_S, SHORT_S = 60.0, (1.0, 3.0)
 
 
 def locks(workspace: Workspace) -> FaultResult:
-    """At least one long lock, and so many short ones as the scale allows."""
+    """Inject at least one long lock, and 20 short ones at scale 1."""
     began = time.monotonic()
     long, short = max(1, round(2 * workspace.scale)), workspace.count(20)
-    reports = workspace.each("lock", partial(_lock_again_and_again, long, short), [0])
+    reports = workspace.run_cases("lock", partial(_lock_repeatedly, long, short), [0])
     note = f"{long} locks of {LONG_S:.0f} s, {short} of {SHORT_S[0]:.0f} to {SHORT_S[1]:.0f} s"
     return results.total("the database is locked", reports, seconds=time.monotonic() - began, note=note)
 
 
-def _lock_again_and_again(long: int, short: int, case: Case) -> None:
+def _lock_repeatedly(long: int, short: int, case: Case) -> None:
     harness = case.harness
-    durations = [LONG_S] * long + [case.dice.uniform(*SHORT_S) for _ in range(short)]
-    case.dice.shuffle(durations)
+    durations = [LONG_S] * long + [case.rng.uniform(*SHORT_S) for _ in range(short)]
+    case.rng.shuffle(durations)
     file = harness.write(**STUDY)
     launcher = processes.launcher(harness, "run", file, "--workers", "2")
     try:
@@ -46,18 +46,18 @@ def _lock_again_and_again(long: int, short: int, case: Case) -> None:
         finish(harness, [launcher], file)
     finally:
         launcher.sweep()
-    _see_that_nothing_happened(harness)
+    _all_completed_at_first_attempt(harness)
     case.facts["trials"] += len(harness.trials())
 
 
 def _lock_once(case: Case, launcher: ProcessGroup, family: set[int], seconds: float) -> None:
-    time.sleep(case.dice.uniform(0.0, 2.0))
+    time.sleep(case.rng.uniform(0.0, 2.0))
     case.injected += 1
     began = time.monotonic()
-    ours, theirs = Pipe(duplex=False)
-    holder = processes.fork(case.harness, _hold, case.harness.folder / "home" / "studies.db", seconds, theirs)
+    read_end, write_end = Pipe(duplex=False)
+    holder = processes.fork(case.harness, _hold, case.harness.folder / "home" / "studies.db", seconds, write_end)
     try:
-        assert ours.recv() == "locked"
+        assert read_end.recv() == "locked"
         assert holder.end(seconds + 60.0) == 0, holder.said
     finally:
         holder.sweep()
@@ -77,7 +77,7 @@ def _hold(file: Path, seconds: float, pipe: Connection) -> None:
 
 
 def finish(harness: Harness, launchers: Sequence[ProcessGroup], file: str) -> None:
-    """Lower the budget to what has been begun, as a second command may do at any time; all end by themselves."""
+    """Lower the budget to the begun trials, as a second command can do at any time; all launchers then end."""
     second = processes.launcher(harness, "run", file, "--trials", "1")
     assert second.end() == 75, second.said
     for launcher in launchers:
@@ -85,13 +85,13 @@ def finish(harness: Harness, launchers: Sequence[ProcessGroup], file: str) -> No
         assert code == 0, f"exit code {code}: {launcher.said}"
 
 
-def _see_that_nothing_happened(harness: Harness) -> None:
+def _all_completed_at_first_attempt(harness: Harness) -> None:
     invariants.check(harness, over=True)
     hurt = [trial for trial in harness.trials() if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
     assert not hurt, f"the lock hurt {hurt}"
 
 
 def _family(launcher: ProcessGroup) -> set[int]:
-    """The launcher, the server of its workers, and these."""
+    """The ids of the launcher, its forkserver and its workers."""
     process = psutil.Process(launcher.pid)
     return {process.pid, *(child.pid for child in process.children(recursive=True))}

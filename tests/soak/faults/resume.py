@@ -1,4 +1,4 @@
-"""Trials of a hundred configurations, killed at random moments: each ends as it does without, bit for bit."""
+"""Trials of a hundred configurations, killed at random moments: each ends with the same bits as without a kill."""
 
 import random
 import time
@@ -13,55 +13,55 @@ from tests.soak import processes, results
 from tests.soak.results import FaultResult
 from tests.soak.workspace import Case, Workspace
 
-#: One trial of 18 steps, so that its checkpoint is kept.
+#: One trial of 18 steps; the checkpoint of the best trial is kept.
 BUDGET = {"trials": 1, "epochs": 6, "steps_per_epoch": 3}
-#: How often a kill may come too late before the case is given up; each time it comes sooner.
+#: Attempts of a case whose kill comes too late, and the factor by which the kill comes sooner in the next attempt.
 TRIES, SOONER = 12, 0.8
 
 
 def resumed(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
-    reports = workspace.each("resume", _kill_and_compare, range(workspace.count(100)))
+    reports = workspace.run_cases("resume", _kill_and_compare, range(workspace.count(100)))
     note = "injected are trials, killed once or twice each; survived: weights and curve are the same bits"
     return results.total("a trial is killed and taken up", reports, seconds=time.monotonic() - began, note=note)
 
 
-def configuration(dice: random.Random) -> dict[str, Any]:
-    """A network and a training with states of many kinds."""
+def configuration(rng: random.Random) -> dict[str, Any]:
+    """A random network and training with many kinds of state."""
     return {
-        "activation": dice.choice(["relu", "leaky_relu", "elu", "gelu", "silu"]),
-        "norm": dice.choice(["batch", "group", "none"]),
-        "conv_layers": dice.choice([1, 2]),
-        "residual": dice.random() < 0.5,
-        "head": dice.choice(["gap", "flatten"]),
-        "dropout_conv": dice.choice([0.0, 0.2]),
+        "activation": rng.choice(["relu", "leaky_relu", "elu", "gelu", "silu"]),
+        "norm": rng.choice(["batch", "group", "none"]),
+        "conv_layers": rng.choice([1, 2]),
+        "residual": rng.random() < 0.5,
+        "head": rng.choice(["gap", "flatten"]),
+        "dropout_conv": rng.choice([0.0, 0.2]),
         "dense_layers": 1,
         "dense_units": 16,
-        "dropout_dense": dice.choice([0.0, 0.3]),
-        "optimizer": dice.choice(["sgd", "adam", "adamw", "rmsprop"]),
-        "learning_rate": dice.choice([0.0005, 0.001, 0.003]),
-        "weight_decay": dice.choice([0.0, 1e-4]),
-        "decay_norms": dice.random() < 0.5,
-        "scheduler": dice.choice(["none", "step", "cosine", "one_cycle", "plateau"]),
-        "label_smoothing": dice.choice([0.0, 0.1]),
-        "ema": dice.choice([0.0, 0.9, 0.99]),
-        "clip": dice.choice([0.0, 1.0]),
-        "batch_size": dice.choice([16, 32, 48]),
-        "flip": dice.random() < 0.5,
-        "crop": dice.choice([0, 1, 2]),
-        "cutout": dice.choice([0, 2, 4]),
+        "dropout_dense": rng.choice([0.0, 0.3]),
+        "optimizer": rng.choice(["sgd", "adam", "adamw", "rmsprop"]),
+        "learning_rate": rng.choice([0.0005, 0.001, 0.003]),
+        "weight_decay": rng.choice([0.0, 1e-4]),
+        "decay_norms": rng.random() < 0.5,
+        "scheduler": rng.choice(["none", "step", "cosine", "one_cycle", "plateau"]),
+        "label_smoothing": rng.choice([0.0, 0.1]),
+        "ema": rng.choice([0.0, 0.9, 0.99]),
+        "clip": rng.choice([0.0, 1.0]),
+        "batch_size": rng.choice([16, 32, 48]),
+        "flip": rng.random() < 0.5,
+        "crop": rng.choice([0, 1, 2]),
+        "cutout": rng.choice([0, 2, 4]),
     }
 
 
 def _kill_and_compare(case: Case) -> None:
     harness = case.harness
-    study: Tables = {"budget": BUDGET, "space": configuration(case.dice), "search": {"seed": case.index}}
+    study: Tables = {"budget": BUDGET, "space": configuration(case.rng), "search": {"seed": case.index}}
     worker_config = harness.create("whole", **study)
     began = time.monotonic()
     worker = processes.work(harness, worker_config)
     assert worker.end() == 0, worker.said
     seconds = time.monotonic() - began
-    wanted = case.dice.choice([1, 2])
+    wanted = case.rng.choice([1, 2])
     name = next(
         f"killed{index}"
         for index in range(TRIES)
@@ -74,10 +74,10 @@ def _kill_and_compare(case: Case) -> None:
 
 
 def _kill(case: Case, worker_config: WorkerConfig, kills: int, seconds: float) -> bool:
-    """Run a trial to its end with so many kills on its way; false if it ended before them."""
+    """Run a trial to its end with `kills` kills; false if it ended before the last of them."""
     storage = Storage(case.harness.url)
     done = 0
-    for delay in [case.dice.uniform(0.02, 0.9) * seconds / kills for _ in range(kills)]:
+    for delay in [case.rng.uniform(0.02, 0.9) * seconds / kills for _ in range(kills)]:
         worker = processes.work(case.harness, worker_config)
         time.sleep(delay)
         done += worker.poll() is None
@@ -90,9 +90,11 @@ def _kill(case: Case, worker_config: WorkerConfig, kills: int, seconds: float) -
 
 
 def _are_the_same(harness: Harness, name: str) -> None:
-    (whole,), (killed,) = harness.trials("whole"), harness.trials(name)
-    assert (killed.state, killed.seed, killed.config) == (whole.state, whole.seed, whole.config), "I4: another trial"
+    (expected,), (killed,) = harness.trials("whole"), harness.trials(name)
+    assert (killed.state, killed.seed, killed.config) == (expected.state, expected.seed, expected.config), (
+        "I4: another trial"
+    )
     assert killed.state == "COMPLETE", f"it ended as {killed.state}: {killed.reason}"
-    assert killed.curve == whole.curve, f"I4: {killed.curve} is not {whole.curve}"
+    assert killed.curve == expected.curve, f"I4: {killed.curve} is not {expected.curve}"
     assert equal(harness.trained(name=name), harness.trained(name="whole")), "I4: other weights"
     invariants.check(harness, name, over=True)

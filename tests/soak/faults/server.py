@@ -1,4 +1,4 @@
-"""A PostgreSQL server at which two machines work on a study crashes, freezes, changes its time zone: nobody is hurt."""
+"""A PostgreSQL server crashes, freezes or changes its time zone while two machines run a study: no trial is lost."""
 
 import time
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from tests.soak.machines import Search
 from tests.soak.results import FaultResult
 from tests.soak.workspace import Case, Workspace, say
 
-#: Trials of a study; as many studies follow one another as the faults want.
+#: Trials of a study, and the fewest at a small scale; studies follow one another until all faults are injected.
 TRIALS, FEWEST = 500, 40
-#: On each of the two machines.
+#: Number of workers on each of the two machines.
 WORKERS = 4
-#: How long a server that crashed is away at most, and how long it is frozen.
+#: Maximum seconds for which a crashed server is away, and seconds for which it is frozen.
 AWAY_S, FROZEN_S = 5.0, 60.0
-#: Half a day and more apart, and one with half an hour in it.
+#: Time zones more than half a day apart, and one with an offset of half an hour.
 ZONES = ("America/New_York", "Pacific/Kiritimati", "Asia/Kolkata", "UTC")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """What is done again and again."""
+    """A fault that is injected repeatedly."""
 
-    what: str
+    name: str
     part: str
     inject: Callable[[Server, Search, Case], None]
     pauses: tuple[float, float]
-    """Between two of them, in seconds."""
+    """Shortest and longest pause between two injections, in seconds."""
     count: int
     note: str
 
@@ -40,7 +40,7 @@ def crashes(workspace: Workspace) -> FaultResult:
     return _row(
         workspace,
         Fault(
-            what="the server crashes",
+            name="the server crashes",
             part="server-crash",
             inject=_crash,
             pauses=(5.0, 40.0),
@@ -54,7 +54,7 @@ def freezes(workspace: Workspace) -> FaultResult:
     return _row(
         workspace,
         Fault(
-            what="the server freezes",
+            name="the server freezes",
             part="server-frozen",
             inject=_freeze,
             pauses=(2.0, 20.0),
@@ -68,12 +68,12 @@ def zones(workspace: Workspace) -> FaultResult:
     return _row(
         workspace,
         Fault(
-            what="sessions differ in time zone",
+            name="sessions differ in time zone",
             part="server-zone",
             inject=_change_zone,
             pauses=(5.0, 15.0),
             count=12,
-            note=f"in turn {', '.join(ZONES)}; each time half of the sessions are ended, and begin anew",
+            note=f"in turn {', '.join(ZONES)}; each time half of the sessions are ended, and begin again",
         ),
     )
 
@@ -82,33 +82,33 @@ def _row(workspace: Workspace, fault: Fault) -> FaultResult:
     began = time.monotonic()
     trials = max(FEWEST, workspace.count(TRIALS))
     with serving() as server:
-        body = partial(_again_and_again, server, fault, workspace.count(fault.count), trials)
-        reports = workspace.each(fault.part, body, [0])
+        body = partial(_inject_repeatedly, server, fault, workspace.count(fault.count), trials)
+        reports = workspace.run_cases(fault.part, body, [0])
     note = f"{fault.note}; studies of {trials} trials, 2 machines with {WORKERS} workers each"
-    return results.total(fault.what, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(fault.name, reports, seconds=time.monotonic() - began, note=note)
 
 
-def _again_and_again(server: Server, fault: Fault, count: int, trials: int, case: Case) -> None:
-    harness = machines.at(server, case.harness)
+def _inject_repeatedly(server: Server, fault: Fault, count: int, trials: int, case: Case) -> None:
+    harness = machines.create(server, case.harness)
     while case.injected < count:
         name = f"s{case.facts['studies']}"
         search = Search(harness=harness, name=name, trials=trials, workers=WORKERS)
         with search.running():
-            while case.injected < count and search.goes_on(case.dice.uniform(*fault.pauses)):
+            while case.injected < count and search.goes_on(case.rng.uniform(*fault.pauses)):
                 case.injected += 1
                 fault.inject(server, search, case)
-                search.look()
+                search.check_running()
                 case.survived += 1
                 say(f"{fault.part}: {case.injected} of {count}; {len(search.before)} of {trials} trials are done")
             search.end()
-            search.nobody_was_hurt()
+            search.all_completed_at_first_attempt()
         case.facts["studies"] += 1
         case.facts["trials"] += trials
 
 
 def _crash(server: Server, _: Search, case: Case) -> None:
     server.stop()
-    time.sleep(case.dice.uniform(0.0, AWAY_S))
+    time.sleep(case.rng.uniform(0.0, AWAY_S))
     server.start()
 
 
@@ -118,11 +118,11 @@ def _freeze(server: Server, _search: Search, _case: Case) -> None:
 
 
 def _change_zone(server: Server, search: Search, case: Case) -> None:
-    """Set another zone for sessions to come, and end half of those that there are; later both kinds are at work."""
+    """Set another zone for new sessions and end half of the old ones; sessions of both kinds then run."""
     database = str(sa.make_url(search.harness.url).database)
     server.set(database, "timezone", ZONES[case.injected % len(ZONES)])
     old = server.sessions(database)
-    ended = case.dice.sample(old, len(old) // 2)
+    ended = case.rng.sample(old, len(old) // 2)
     server.end_sessions(ended)
     search.goes_on(2.0)
     now = set(server.sessions(database))

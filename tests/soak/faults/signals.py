@@ -13,16 +13,16 @@ from tests.soak.processes import ProcessGroup
 from tests.soak.results import FaultResult
 from tests.soak.workspace import Case, Workspace
 
-#: Promised: an answer, the end after the second Ctrl-C, the end after one signal.
+#: Promised maximum seconds until an answer, until the end after a second Ctrl-C, and until the end after one signal.
 ANSWER_S, OUT_S, END_S = 0.2, 1.0, 20.0
-#: The signal comes at some moment up to so many seconds after the start, the second one so many after the first.
+#: Maximum seconds from the start to the signal, and from the first to the second signal.
 MOMENT_S, PAUSE_S = 12.0, 3.0
 BUDGET = {"trials": 6, "epochs": 20, "steps_per_epoch": 3}
 
 
 def signals(workspace: Workspace) -> FaultResult:
     began = time.monotonic()
-    reports = workspace.each("signal", _interrupt, range(workspace.count(60)))
+    reports = workspace.run_cases("signal", _interrupt, range(workspace.count(60)))
     note = f"in turn Ctrl-C, Ctrl-C twice, SIGTERM, a closed terminal, up to {MOMENT_S:.0f} s after the start"
     return results.total("it is asked to stop", reports, seconds=time.monotonic() - began, note=note)
 
@@ -33,12 +33,12 @@ def _interrupt(case: Case) -> None:
     file = case.harness.write(budget=BUDGET)
     launcher = processes.command(case.harness, "run", file, "--workers", "2")
     try:
-        time.sleep(case.dice.uniform(0.5, MOMENT_S))
+        time.sleep(case.rng.uniform(0.5, MOMENT_S))
         if launcher.poll() is not None:
             return
         case.injected += 1
         code = _ask_to_stop(case, launcher, number, twice=kind == 1)
-        was_over = code == 0 and "s: done" in launcher.said  # and only its interpreter had still to end
+        was_over = code == 0 and "s: done" in launcher.said  # and only its interpreter was still running
         assert was_over or code in (128 + number, -number), f"exit code {code}: {launcher.said}"
         assert "Traceback" not in launcher.said, launcher.said
     finally:
@@ -50,17 +50,17 @@ def _interrupt(case: Case) -> None:
 
 
 def _ask_to_stop(case: Case, launcher: ProcessGroup, number: signal.Signals, *, twice: bool) -> int:
-    """Send the signal to all processes, as a terminal does, once or twice; the exit code."""
-    is_heard = " on cpu" in launcher.said  # before that nothing has begun, and it just ends
+    """Send the signal to all processes once or twice, as a terminal does; returns the exit code."""
+    answers = " on cpu" in launcher.said  # earlier, nothing has begun, and it ends without a message
     first = time.monotonic()
     os.killpg(launcher.pid, number)
-    if is_heard:
+    if answers:
         _count(case, "answered", ANSWER_S, first, lambda: "stopping" in launcher.said or launcher.poll() is not None)
     if not twice:
         code = launcher.end(60.0)
         _note(case, "ended", END_S, first)
         return code
-    time.sleep(case.dice.uniform(0.0, PAUSE_S))
+    time.sleep(case.rng.uniform(0.0, PAUSE_S))
     second = time.monotonic()
     with suppress(ProcessLookupError):
         os.killpg(launcher.pid, number)
@@ -69,11 +69,11 @@ def _ask_to_stop(case: Case, launcher: ProcessGroup, number: signal.Signals, *, 
     return code
 
 
-def _count(case: Case, what: str, promised_s: float, began: float, happened: Callable[[], bool]) -> None:
+def _count(case: Case, event: str, promised_s: float, began: float, happened: Callable[[], bool]) -> None:
     wait_until(happened)
-    _note(case, what, promised_s, began)
+    _note(case, event, promised_s, began)
 
 
-def _note(case: Case, what: str, promised_s: float, began: float) -> None:
+def _note(case: Case, event: str, promised_s: float, began: float) -> None:
     took = time.monotonic() - began
-    case.facts[f"{what} within {promised_s:g} s" if took <= promised_s else f"{what} later"] += 1
+    case.facts[f"{event} within {promised_s:g} s" if took <= promised_s else f"{event} later"] += 1
