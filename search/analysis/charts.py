@@ -89,7 +89,7 @@ def pareto(
 
 def importance(importances: Importances) -> go.Figure:
     """Importance shares with their intervals, and the share that chance reaches."""
-    rows = importances.found[::-1]
+    rows = importances.importances[::-1]
     figure = _figure(
         go.Bar(
             x=[row.share for row in rows],

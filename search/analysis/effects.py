@@ -52,7 +52,7 @@ class Effect:
 class Effects:
     """All effects of a study, significant ones first, and the trials that they are computed from."""
 
-    found: tuple[Effect, ...]
+    effects: tuple[Effect, ...]
     step: int
     """Step at which the trials are compared; 0 if there is none."""
     epochs: float | None
@@ -64,7 +64,7 @@ class Effects:
 
     @property
     def significant(self) -> tuple[Effect, ...]:
-        return tuple(effect for effect in self.found if effect.is_significant)
+        return tuple(effect for effect in self.effects if effect.is_significant)
 
 
 def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
@@ -81,9 +81,9 @@ def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
     stored = stored_spec.restore(study.spec)
     groups = [group for group in _groups(stored.space, kept) if min(len(group.inside), len(group.outside)) >= MIN_GROUP]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(groups))
-    found = [effect for group in groups if (effect := _insight(group, values, confidence)) is not None]
+    effects = [effect for group in groups if (effect := _insight(group, values, confidence)) is not None]
     return Effects(
-        found=tuple(sorted(found, key=lambda effect: (not effect.is_significant, effect.interval.p))),
+        effects=tuple(sorted(effects, key=lambda effect: (not effect.is_significant, effect.interval.p))),
         step=step,
         epochs=None if study.epochs is None else study.epochs * step / stored.budget.steps,
         trials=len(kept),

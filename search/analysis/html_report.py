@@ -91,9 +91,9 @@ def tables(report: Report) -> dict[str, Table]:
         )
     if report.comparison is not None:
         grids["Comparison"] = report.comparison
-    if report.importances.found:
+    if report.importances.importances:
         grids["Importance"] = _importance_grid(report.importances)
-    if report.insights.found:
+    if report.insights.effects:
         grids["What goes with good trials"] = _insight_grid(report)
     if report.best:
         grids["Best trials"] = _best_grid(report)
@@ -121,9 +121,9 @@ def figures(report: Report) -> dict[str, go.Figure]:
     """All figures by name; figures without data are left out."""
     trials, objective = report.trials, report.study.objective
     plots: dict[str, go.Figure] = {}
-    if report.verdict is not None and report.standing is not None:
-        plots["confusion"] = charts.confusion(report.standing.confusion.tolist(), report.verdict.classes)
-    if report.importances.found:
+    if report.verdict is not None and report.final_config is not None:
+        plots["confusion"] = charts.confusion(report.final_config.confusion.tolist(), report.verdict.classes)
+    if report.importances.importances:
         plots["importance"] = charts.importance(report.importances)
     for index, name in enumerate(report.study.objectives[1:], 1):
         if report.best:
@@ -151,7 +151,7 @@ def figures(report: Report) -> dict[str, go.Figure]:
 def _keys(report: Report) -> list[str]:
     """Sampled parameters, the most important first."""
     drawn_keys = dict.fromkeys(key for trial in report.trials for key in trial.params)
-    rows = report.importances.found or report.insights.found
+    rows = report.importances.importances or report.insights.effects
     ranked = [base_name(row.parameter) for row in rows]
     return [
         *dict.fromkeys(key for key in ranked if key in drawn_keys),
@@ -168,7 +168,7 @@ def _importance_grid(importances: Importances) -> Table:
     return Table(
         columns=("parameter", "importance", "low", "high"),
         rows=tuple(
-            (row.parameter, f"{row.share:.3f}", f"{row.low:.3f}", f"{row.high:.3f}") for row in importances.found
+            (row.parameter, f"{row.share:.3f}", f"{row.low:.3f}", f"{row.high:.3f}") for row in importances.importances
         ),
     )
 
@@ -190,7 +190,7 @@ def _insight_grid(report: Report) -> Table:
                 f"{effect.interval.low:+.4f}",
                 f"{effect.interval.high:+.4f}",
             )
-            for effect in report.insights.found
+            for effect in report.insights.effects
         ),
         before=tuple(f"{line}." for line in sentences) or ("No difference exceeds chance.",),
     )

@@ -47,7 +47,7 @@ class Importance:
 class Importances:
     """Importances of all parameters of a study, the most important first."""
 
-    found: tuple[Importance, ...]
+    importances: tuple[Importance, ...]
     by_chance: float
     """Share that the most important parameter stays below by chance, in 19 of 20 studies."""
     trials: int
@@ -69,7 +69,7 @@ def of_trials(trials: Sequence[FrozenTrial], *, seed: int = 0) -> Importances:
     """Importances of the parameters of complete trials with one value each, to be maximised."""
     is_constant = len({trial.values[0] for trial in trials}) < 2
     if len(trials) < LEAST or is_constant or not any(trial.params for trial in trials):
-        return Importances(found=(), by_chance=0.0, trials=len(trials))
+        return Importances(importances=(), by_chance=0.0, trials=len(trials))
     rng = np.random.default_rng(seed)
     shares = _shares(trials)
     times = min(RESAMPLES, max(MIN_TRIALS, COUNTED // len(trials)))
@@ -83,7 +83,7 @@ def of_trials(trials: Sequence[FrozenTrial], *, seed: int = 0) -> Importances:
         low, high = np.percentile([resample.get(name, 0.0) for resample in resampled], (outside, 100 - outside))
         rows.append(Importance(parameter=name, share=share, low=float(low), high=float(high)))
     return Importances(
-        found=tuple(rows), by_chance=float(np.percentile(by_chance, 100 * CONFIDENCE)), trials=len(trials)
+        importances=tuple(rows), by_chance=float(np.percentile(by_chance, 100 * CONFIDENCE)), trials=len(trials)
     )
 
 

@@ -46,7 +46,7 @@ class Report:
     trials: tuple[TrialRecord, ...]
     best: tuple[TrialRecord, ...]
     verdict: FinalResult | None
-    standing: ConfigResult | None
+    final_config: ConfigResult | None
     """The delivered configuration of `verdict`."""
     looks: tuple[TestSetAccess, ...]
     """All accesses to the test images of the study."""
@@ -85,7 +85,7 @@ def build_report(engine: sa.Engine, name: str) -> Report:
         )
     verdicts = (name,) if is_verdict(name) else queries.verdicts(engine, name)
     results = (test_results.load(engine, verdict_name) for verdict_name in reversed(verdicts))
-    verdict = next((result for result in results if result.standings), None)
+    verdict = next((result for result in results if result.configs), None)
     fingerprint = study.data.get("fingerprint", "")
     rows = study.spec.get("compare")
     return Report(
@@ -93,7 +93,7 @@ def build_report(engine: sa.Engine, name: str) -> Report:
         trials=trials,
         best=ranking.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict,
-        standing=None if verdict is None else selection.of_verdict(engine, verdict),
+        final_config=None if verdict is None else selection.of_verdict(engine, verdict),
         looks=queries.test_set_accesses(engine, fingerprint),
         insights=effects.effects(study, trials),
         importances=importances(engine, name),
@@ -165,18 +165,18 @@ def _found(report: Report) -> str:
 
 
 def _judged(report: Report) -> str:
-    if report.verdict is None or report.standing is None:
+    if report.verdict is None or report.final_config is None:
         studies = ", ".join(look.study for look in report.looks)
         others = f" ({studies} used the same test images)" if studies else ""
         return f"Its performance on images outside the search is not known: there is no verdict{others}."
-    result = report.standing
+    result = report.final_config
     interval = (
         "" if result.interval is None else f" (95 % interval {result.interval[0]:.4f} to {result.interval[1]:.4f})"
     )
-    duels = [
-        test_report.comparison_sentence(duel)
-        for duel in report.verdict.duels
-        if result.name in (duel.first, duel.second)
+    comparisons = [
+        test_report.comparison_sentence(comparison)
+        for comparison in report.verdict.comparisons
+        if result.name in (comparison.first, comparison.second)
     ]
     score = f"On {report.verdict.images:,} test images {result.name} reaches {format_number(result.test)}{interval}"
-    return "; ".join((score, *duels)) + "."
+    return "; ".join((score, *comparisons)) + "."

@@ -175,9 +175,7 @@ def of_verdict(engine: sa.Engine, verdict: "FinalResult") -> "ConfigResult":
     """
     selection = stored(queries.study(engine, verdict.study))
     pattern = None if selection is None else re.compile(rf"trial {selection.trial}\b")
-    return next(
-        (result for result in verdict.standings if pattern and pattern.match(result.name)), verdict.standings[0]
-    )
+    return next((result for result in verdict.configs if pattern and pattern.match(result.name)), verdict.configs[0])
 
 
 def stored(row: StudyRecord) -> Selection | None:

@@ -26,7 +26,7 @@ def final_result_table(result: FinalResult, looks: Sequence[str]) -> Table:
         result: Test results of all configurations.
         looks: Lines to print below the table: the selection, and accesses to the same test images.
     """
-    if not result.standings:
+    if not result.configs:
         return Table(
             columns=(),
             rows=(),
@@ -35,7 +35,7 @@ def final_result_table(result: FinalResult, looks: Sequence[str]) -> Table:
     return Table(
         columns=("network", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
         fixed=("runs", "test", "95 % interval", "search", "latency"),
-        rows=tuple(_line(standing) for standing in result.standings),
+        rows=tuple(_line(config) for config in result.configs),
         before=(result.question, f"{result.study}: {result.objective} on {result.images:,} test images", ""),
         after=("", *_foot(result), *looks),
     )
@@ -55,24 +55,24 @@ def final_result_json(result: FinalResult, looks: Sequence[TestSetAccess]) -> di
         "confidence": CONFIDENCE,
         "images": result.images,
         "classes": result.classes,
-        "standings": [_standing_json(standing) for standing in result.standings],
-        "duels": [_duel_json(duel) for duel in result.duels],
+        "standings": [_config_json(config) for config in result.configs],
+        "duels": [_comparison_json(comparison) for comparison in result.comparisons],
         "missing": result.missing,
         "looks": [asdict(look) for look in looks],
     }
 
 
-def worst(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
+def worst(config: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
     """Classes with the lowest recall, each with its most frequent confusion: `cat 0.71 (0.15 as dog)`.
 
     Classes without a test image are left out.
 
     Args:
-        standing: Test results of a configuration.
+        config: Test results of a configuration.
         classes: Names of the classes.
     """
-    images = standing.confusion.sum(axis=1)
-    shares = standing.confusion / np.maximum(1, images)[:, None]
+    images = config.confusion.sum(axis=1)
+    shares = config.confusion / np.maximum(1, images)[:, None]
     descriptions = []
     tested = (label for label in np.argsort(shares.diagonal(), kind="stable") if images[label])
     for label in islice(tested, WORST):
@@ -84,45 +84,50 @@ def worst(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(descriptions)
 
 
-def comparison_sentence(duel: PairedComparison) -> str:
+def comparison_sentence(comparison: PairedComparison) -> str:
     """Sentence about the comparison of two configurations, without a full stop."""
-    if math.isnan(duel.difference):
-        return f"{duel.first} and {duel.second} have no run in common"
-    if not duel.is_enough:
-        return f"{duel.first} and {duel.second} have one run in common, too few for a comparison"
-    if duel.interval is None:
-        return f"{duel.first} is {duel.difference:.4f} ahead of {duel.second} on every image: no spread, so no interval"
-    difference = f"{duel.difference:.4f} ({duel.interval.low:+.4f} to {duel.interval.high:+.4f})"
-    if duel.is_significant:
-        return f"{duel.first} beats {duel.second} by {difference}"
-    return f"no clear difference between {duel.first} and {duel.second}: {difference}"
+    if math.isnan(comparison.difference):
+        return f"{comparison.first} and {comparison.second} have no run in common"
+    if not comparison.is_enough:
+        return f"{comparison.first} and {comparison.second} have one run in common, too few for a comparison"
+    if comparison.interval is None:
+        lead = f"{comparison.first} is {comparison.difference:.4f} ahead of {comparison.second}"
+        return f"{lead} on every image: no spread, so no interval"
+    difference = f"{comparison.difference:.4f} ({comparison.interval.low:+.4f} to {comparison.interval.high:+.4f})"
+    if comparison.is_significant:
+        return f"{comparison.first} beats {comparison.second} by {difference}"
+    return f"no clear difference between {comparison.first} and {comparison.second}: {difference}"
 
 
-def _line(standing: ConfigResult) -> tuple[str, ...]:
+def _line(config: ConfigResult) -> tuple[str, ...]:
     return (
-        standing.name,
-        str(standing.runs),
-        format_number(standing.test),
-        "-" if standing.interval is None else f"{standing.interval[0]:.4f} {standing.interval[1]:.4f}",
-        "-" if standing.search is None else format_number(standing.search),
-        "-" if standing.parameters is None else f"{standing.parameters:,}",
-        "-" if standing.latency_ms is None else f"{standing.latency_ms:.2f} ms",
-        f"{standing.epochs:.1f} epochs, {format_duration(standing.seconds)}",
+        config.name,
+        str(config.runs),
+        format_number(config.test),
+        "-" if config.interval is None else f"{config.interval[0]:.4f} {config.interval[1]:.4f}",
+        "-" if config.search is None else format_number(config.search),
+        "-" if config.parameters is None else f"{config.parameters:,}",
+        "-" if config.latency_ms is None else f"{config.latency_ms:.2f} ms",
+        f"{config.epochs:.1f} epochs, {format_duration(config.seconds)}",
     )
 
 
 def _foot(result: FinalResult) -> tuple[str, ...]:
-    best = result.standings[0]
-    lines = [comparison_sentence(duel) for duel in result.duels if best.name in (duel.first, duel.second)]
+    best = result.configs[0]
+    lines = [
+        comparison_sentence(comparison)
+        for comparison in result.comparisons
+        if best.name in (comparison.first, comparison.second)
+    ]
     lines += [_promise(result)] if _promise(result) else []
-    lines += [_gap(standing) for standing in result.standings if standing.gap is not None]
+    lines += [_gap(config) for config in result.configs if config.gap is not None]
     lines.append(f"lowest recall of {best.name}: {', '.join(worst(best, result.classes))}")
     if len(result.classes) <= WIDEST:
         lines += ["", "Of each class (a row), per cent predicted as each class (columns):"]
         lines += [*_matrix(best, result.classes), ""]
-    lines.append(f"The intervals are over {_chances([standing.runs for standing in result.standings])}.")
-    if len(result.duels) > 1:
-        lines.append(f"A lead is clear if it holds among all {len(result.duels)} pairs (Holm, p < 0.05).")
+    lines.append(f"The intervals are over {_chances([config.runs for config in result.configs])}.")
+    if len(result.comparisons) > 1:
+        lines.append(f"A lead is clear if it holds among all {len(result.comparisons)} pairs (Holm, p < 0.05).")
     return (*lines, *result.missing)
 
 
@@ -137,32 +142,32 @@ def _chances(runs: Sequence[int]) -> str:
 
 def _promise(result: FinalResult) -> str:
     """Lead on the validation images and on the test images; empty without two configurations of the search."""
-    searched = [standing for standing in result.standings if standing.search is not None]
+    searched = [config for config in result.configs if config.search is not None]
     if len(searched) < 2:
         return ""
     chosen, other = max(searched, key=lambda row: row.search or 0.0), min(searched, key=lambda row: row.search or 0.0)
     promised = (chosen.search or 0.0) - (other.search or 0.0)
     if promised == 0.0:
-        return f"The search's validation images had {' and '.join(standing.name for standing in searched)} level"
+        return f"The search's validation images had {' and '.join(config.name for config in searched)} level"
     return (
         f"The search's validation images had {chosen.name} {promised:.4f} ahead of {other.name}; "
         f"on the test images it is {chosen.test - other.test:+.4f}"
     )
 
 
-def _gap(standing: ConfigResult) -> str:
+def _gap(config: ConfigResult) -> str:
     """Validation score beside test score; the validation score is of another, often shorter, training."""
-    work = "" if standing.macs is None else f"; {standing.macs / 1e6:.1f} million multiply-accumulates per image"
-    search, test = format_number(standing.search or 0.0), format_number(standing.test)
+    work = "" if config.macs is None else f"; {config.macs / 1e6:.1f} million multiply-accumulates per image"
+    search, test = format_number(config.search or 0.0), format_number(config.test)
     return (
-        f"{standing.name}: {search} on validation images in the search, {test} on test images "
-        f"({-(standing.gap or 0.0):+.4f}){work}"
+        f"{config.name}: {search} on validation images in the search, {test} on test images "
+        f"({-(config.gap or 0.0):+.4f}){work}"
     )
 
 
-def _matrix(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
+def _matrix(config: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
     """Confusion matrix in per cent of the true class (rows)."""
-    shares = 100 * standing.confusion / np.maximum(1, standing.confusion.sum(axis=1, keepdims=True))
+    shares = 100 * config.confusion / np.maximum(1, config.confusion.sum(axis=1, keepdims=True))
     head = " " * 12 + "".join(f"{name[:5]:>6}" for name in classes)
     return head, *(
         f"{name[:12]:<12}" + "".join(f"{share:6.1f}" for share in row)
@@ -170,33 +175,33 @@ def _matrix(standing: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _standing_json(standing: ConfigResult) -> dict[str, Any]:
+def _config_json(config: ConfigResult) -> dict[str, Any]:
     return {
-        "name": standing.name,
-        "runs": standing.runs,
-        "test": standing.test,
-        "interval": standing.interval,
-        "search": standing.search,
-        "gap": standing.gap,
-        "confusion": standing.confusion.tolist(),
-        "parameters": standing.parameters,
-        "macs": standing.macs,
-        "latency_ms": standing.latency_ms,
-        "epochs": standing.epochs,
-        "seconds": standing.seconds,
+        "name": config.name,
+        "runs": config.runs,
+        "test": config.test,
+        "interval": config.interval,
+        "search": config.search,
+        "gap": config.gap,
+        "confusion": config.confusion.tolist(),
+        "parameters": config.parameters,
+        "macs": config.macs,
+        "latency_ms": config.latency_ms,
+        "epochs": config.epochs,
+        "seconds": config.seconds,
     }
 
 
-def _duel_json(duel: PairedComparison) -> dict[str, Any]:
-    interval = duel.interval
+def _comparison_json(comparison: PairedComparison) -> dict[str, Any]:
+    interval = comparison.interval
     return {
-        "first": duel.first,
-        "second": duel.second,
-        "difference": duel.difference,
+        "first": comparison.first,
+        "second": comparison.second,
+        "difference": comparison.difference,
         "interval": None if interval is None else [interval.low, interval.high],
         "p": None if interval is None else interval.p,
-        "p_holm": duel.p_holm,
-        "is_clear": duel.is_significant,
+        "p_holm": comparison.p_holm,
+        "is_clear": comparison.is_significant,
     }
 
 

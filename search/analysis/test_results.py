@@ -88,9 +88,9 @@ class FinalResult:
     objective: str
     classes: tuple[str, ...]
     images: int
-    standings: tuple[ConfigResult, ...]
+    configs: tuple[ConfigResult, ...]
     """Best first; empty until the test images have been evaluated."""
-    duels: tuple[PairedComparison, ...]
+    comparisons: tuple[PairedComparison, ...]
     """All pairs; the better configuration over the common runs comes first."""
     missing: tuple[str, ...]
     """Trainings without a result, with the reason."""
@@ -136,18 +136,18 @@ def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapp
     scores = {name: _scores(tested, study.objective) for name, tested in runs.items() if tested}
     is_plain = study.objective == "accuracy"
     results = [
-        _standing(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores
+        _config_result(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores
     ]
     ranked = sorted(results, key=lambda result: -result.test)
-    duels = [_duel(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
+    comparisons = [_comparison(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
     return FinalResult(
         study=study.name,
         question=study.question,
         objective=study.objective,
         classes=tuple(study.data.get("classes", ())),
         images=scores[ranked[0].name].shape[1] if ranked else 0,
-        standings=tuple(ranked),
-        duels=_adjusted(duels),
+        configs=tuple(ranked),
+        comparisons=_adjusted(comparisons),
         missing=tuple(_missing(trial) for trial in trials if trial.state in ("FAIL", "PRUNED")),
     )
 
@@ -212,7 +212,7 @@ def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
     return scores
 
 
-def _standing(
+def _config_result(
     name: str, runs: Mapping[int, TrialRecord], scores: Scores, search_value: float | None, *, is_plain: bool
 ) -> ConfigResult:
     tested = list(runs.values())
@@ -247,7 +247,7 @@ def _interval(scores: Scores) -> Interval | None:
     return crossed_interval(scores) if len(scores) > 1 else mean_interval(scores[0].tolist())
 
 
-def _duel(
+def _comparison(
     first: str, second: str, runs: Mapping[str, Mapping[int, TrialRecord]], scores: Mapping[str, Scores]
 ) -> PairedComparison:
     shared = sorted(runs[first].keys() & runs[second].keys())
@@ -269,9 +269,11 @@ def _duel(
     )
 
 
-def _adjusted(duels: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
-    adjusted = iter(holm([duel.interval.p for duel in duels if duel.interval]))
-    return tuple(replace(duel, p_holm=next(adjusted)) if duel.interval else duel for duel in duels)
+def _adjusted(comparisons: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
+    adjusted = iter(holm([comparison.interval.p for comparison in comparisons if comparison.interval]))
+    return tuple(
+        replace(comparison, p_holm=next(adjusted)) if comparison.interval else comparison for comparison in comparisons
+    )
 
 
 def _missing(trial: TrialRecord) -> str:

@@ -163,8 +163,11 @@ class OverlayCache:
             lines.append(selection.delivered(self._engine, row).sentence)
         for name in verdicts:
             results = test_results.load(self._engine, name)
-            lines += [f"Verdict ({name}): {test_report.comparison_sentence(duel)}." for duel in results.duels[:3]]
-            if results.standings and not results.duels:
+            lines += [
+                f"Verdict ({name}): {test_report.comparison_sentence(comparison)}."
+                for comparison in results.comparisons[:3]
+            ]
+            if results.configs and not results.comparisons:
                 lead = selection.of_verdict(self._engine, results)
                 test = tables.format_number(lead.test)
                 lines.append(f"Verdict ({name}): {lead.name} has {test} on {results.images:,} test images.")

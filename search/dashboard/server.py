@@ -59,8 +59,8 @@ def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool 
     try:
         with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
             if not _is_loopback(host):
-                echo(_warning(server.door))
-            echo(f"{server.door.url}  (Ctrl-C ends it)")
+                echo(_warning(server.policy))
+            echo(f"{server.policy.url}  (Ctrl-C ends it)")
             server.serve_forever()
     except KeyboardInterrupt:
         echo("")
@@ -74,8 +74,8 @@ def serve_in_background(
     """Serve the dashboard in a separate thread while the block runs. Arguments and errors are those of `serve`."""
     with bind(storage_url, token=secrets.token_urlsafe(), host=host, port=port, expose=expose) as server:
         if not _is_loopback(host):
-            echo(_warning(server.door))
-        echo(server.door.url)
+            echo(_warning(server.policy))
+        echo(server.policy.url)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -101,8 +101,8 @@ def bind(storage_url: str, *, token: str, host: str = HOST, port: int = PORT, ex
     _check_host(host, port=port, expose=expose)
     app = _dashboard(storage_url)
     server = _listen(app, host=host, port=port)
-    server.door = _access_policy(server, token=token, host=host)
-    server.set_app(guard(app, server.door))
+    server.policy = _access_policy(server, token=token, host=host)
+    server.set_app(guard(app, server.policy))
     return server
 
 
@@ -110,7 +110,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     """A server with one daemon thread per request."""
 
     daemon_threads = True
-    door: AccessPolicy
+    policy: AccessPolicy
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer.server_bind resolves the host name, which can hang

@@ -106,7 +106,7 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTr
         return SelectedTrial(trial=row, verdict=test_results.load(engine, name) if is_verdict(name) else None)
     for verdict_name in verdicts:
         verdict = test_results.load(engine, verdict_name)
-        if verdict.standings:
+        if verdict.configs:
             best = selection.of_verdict(engine, verdict).name
             runs = [
                 row
@@ -189,24 +189,26 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
     return Deployed(network, factor=factor, shift=shift), card
 
 
-def judgement(found: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
+def judgement(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
     """The results of a verdict for the configuration of `trial`, as JSON values; None if it was not tested."""
-    standing = next((row for row in found.standings if row.name == trial.config.get("row", row.name)), None)
-    if standing is None:
+    config = next((row for row in result.configs if row.name == trial.config.get("row", row.name)), None)
+    if config is None:
         return None
     return {
-        "study": found.study,
-        "objective": found.objective,
-        "images": found.images,
-        "configuration": standing.name,
-        "runs": standing.runs,
-        "test": standing.test,
-        "interval": standing.interval,
+        "study": result.study,
+        "objective": result.objective,
+        "images": result.images,
+        "configuration": config.name,
+        "runs": config.runs,
+        "test": config.test,
+        "interval": config.interval,
         "this_run": trial.values[0] if trial.values else None,
-        "latency_ms": standing.latency_ms,
-        "worst": test_report.worst(standing, found.classes),
+        "latency_ms": config.latency_ms,
+        "worst": test_report.worst(config, result.classes),
         "others": [
-            test_report.comparison_sentence(duel) for duel in found.duels if standing.name in (duel.first, duel.second)
+            test_report.comparison_sentence(comparison)
+            for comparison in result.comparisons
+            if config.name in (comparison.first, comparison.second)
         ],
     }
 

@@ -121,11 +121,11 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def predictions_table(found: Sequence[Prediction], *, top: int) -> Table:
+def predictions_table(predictions: Sequence[Prediction], *, top: int) -> Table:
     """The predictions as a table, with the `top` most probable classes of each image."""
     heads = ("image", "class", "probability") if top == 1 else ("image", "classes")
     return Table(
-        columns=heads, rows=tuple(_line(prediction, top) for prediction in found), fixed=("class", "probability")
+        columns=heads, rows=tuple(_line(prediction, top) for prediction in predictions), fixed=("class", "probability")
     )
 
 
@@ -136,7 +136,7 @@ def _line(prediction: Prediction, top: int) -> tuple[str, ...]:
     return prediction.image, name, "-" if chance is None else f"{chance:.4f}"
 
 
-def predictions_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any]:
+def predictions_json(folder: Path, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """The output of `predict --json`."""
     return {
         "model": str(folder),
@@ -148,6 +148,6 @@ def predictions_json(folder: Path, found: Sequence[Prediction]) -> dict[str, Any
                 "probabilities": dict(prediction.ranked),
                 "trouble": prediction.error,
             }
-            for prediction in found
+            for prediction in predictions
         ],
     }

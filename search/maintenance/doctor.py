@@ -85,24 +85,24 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
     )
 
 
-def has_failures(found: Sequence[Check]) -> bool:
+def has_failures(checks: Sequence[Check]) -> bool:
     """Whether any check failed."""
-    return any(check.status is Status.BAD for check in found)
+    return any(check.status is Status.BAD for check in checks)
 
 
-def checks_table(found: Sequence[Check]) -> Table:
+def checks_table(checks: Sequence[Check]) -> Table:
     """The checks as a table."""
-    return Table(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in found))
+    return Table(columns=("", "", ""), rows=tuple((check.status.value, check.name, check.text) for check in checks))
 
 
-def checks_json(found: Sequence[Check]) -> dict[str, Any]:
+def checks_json(checks: Sequence[Check]) -> dict[str, Any]:
     """The output of `doctor --json`."""
-    return {"ok": not has_failures(found), "checks": [asdict(check) for check in found]}
+    return {"ok": not has_failures(checks), "checks": [asdict(check) for check in checks]}
 
 
-def python_check(found: tuple[int, int]) -> Check:
-    text = f"{found[0]}.{found[1]} ({platform.system()} {platform.machine()})"
-    if found >= (3, 11):
+def python_check(version: tuple[int, int]) -> Check:
+    text = f"{version[0]}.{version[1]} ({platform.system()} {platform.machine()})"
+    if version >= (3, 11):
         return Check("python", Status.OK, text)
     return Check("python", Status.BAD, f"{text}; convsearch needs 3.11 or newer: make setup PYTHON=python3.12")
 
@@ -119,19 +119,19 @@ def package_check(name: str, oldest: tuple[int, ...]) -> Check:
     return Check(name, Status.OK, installed)
 
 
-def sqlite_check(found: tuple[int, ...]) -> Check:
-    text = ".".join(map(str, found))
-    if has_wal_bug(found):
+def sqlite_check(version: tuple[int, ...]) -> Check:
+    text = ".".join(map(str, version))
+    if has_wal_bug(version):
         text += "; its WAL journal can lose a write, so convsearch keeps the DELETE journal"
     return Check("sqlite", Status.OK, text)
 
 
-def has_wal_bug(found: tuple[int, ...]) -> bool:
+def has_wal_bug(version: tuple[int, ...]) -> bool:
     """Whether this SQLite's WAL journal can lose a write."""
-    return WAL_BUG[0] <= found[:3] <= WAL_BUG[1] and found[:3] not in WAL_FIXED
+    return WAL_BUG[0] <= version[:3] <= WAL_BUG[1] and version[:3] not in WAL_FIXED
 
 
-def journal_check(file: Path, found: tuple[int, ...]) -> Check:
+def journal_check(file: Path, version: tuple[int, ...]) -> Check:
     """Whether another program has put the database file into WAL mode."""
     if not file.is_file() or file.stat().st_size < 20:
         return Check("journal", Status.OK, "DELETE, as convsearch makes its databases")
@@ -139,7 +139,7 @@ def journal_check(file: Path, found: tuple[int, ...]) -> Check:
         is_wal = stream.read(20)[18] == 2  # https://www.sqlite.org/fileformat.html, offset 18
     if not is_wal:
         return Check("journal", Status.OK, "DELETE")
-    risk = "with this SQLite a write can be lost" if has_wal_bug(found) else "not made by convsearch"
+    risk = "with this SQLite a write can be lost" if has_wal_bug(version) else "not made by convsearch"
     return Check(
         "journal", Status.WARN, f"{file} is in WAL mode, {risk}; `sqlite3 {file} 'PRAGMA journal_mode=DELETE'` fixes it"
     )

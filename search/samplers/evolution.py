@@ -71,24 +71,24 @@ class EvolutionSampler(IndependentSampler):
     """The sampler of one trial; it changes the best trial of `seen`, or `start` while `seen` has no judged trial.
 
     Trial 0 is `start` itself. A parameter that the parent lacks, such as the learning rate of another optimizer, has
-    the parent's value of the same base name, otherwise that of `habits` (key -> value).
+    the parent's value of the same base name, otherwise that of `defaults` (key -> value).
     """
 
     def __init__(
-        self, seen: Sequence[FrozenTrial], *, number: int, start: Point, habits: Mapping[str, Value], seed: int
+        self, seen: Sequence[FrozenTrial], *, number: int, start: Point, defaults: Mapping[str, Value], seed: int
     ) -> None:
         rng = random.Random(seed)
         best = None if number == 0 else best_of([trial for trial in seen if is_judged(trial)])
         parent = start if best is None else Point(best.params, best.distributions)
         self._values = dict(parent.params) if number == 0 else child_of(parent, Effects(seen, rng), rng)
-        self._habits = {**habits, **{base_name(name): value for name, value in parent.params.items()}}
+        self._defaults = {**defaults, **{base_name(name): value for name, value in parent.params.items()}}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if param_name in self._values:
             return self._values[param_name]
-        return default_value(param_distribution, self._habits.get(base_name(param_name)))
+        return default_value(param_distribution, self._defaults.get(base_name(param_name)))
 
 
 class FixedSampler(IndependentSampler):
@@ -135,10 +135,10 @@ class Effects:
 class DefaultsTrial:
     """A trial that suggests the default of each parameter, and records its suggestions."""
 
-    def __init__(self, habits: Mapping[str, Value]) -> None:
+    def __init__(self, defaults: Mapping[str, Value]) -> None:
         self.params: dict[str, Value] = {}
         self.distributions: dict[str, BaseDistribution] = {}
-        self._habits = habits
+        self._defaults = defaults
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
         return float(self._default(name, FloatDistribution(low, high, step=step, log=log)))
@@ -152,13 +152,13 @@ class DefaultsTrial:
 
     def _default(self, name: str, distribution: BaseDistribution) -> Any:
         self.distributions[name] = distribution
-        self.params[name] = default_value(distribution, self._habits.get(base_name(name)))
+        self.params[name] = default_value(distribution, self._defaults.get(base_name(name)))
         return self.params[name]
 
 
-def default_point(space: SearchSpace, habits: Mapping[str, Value]) -> Point:
+def default_point(space: SearchSpace, defaults: Mapping[str, Value]) -> Point:
     """The point of the default values."""
-    trial = DefaultsTrial(habits)
+    trial = DefaultsTrial(defaults)
     sample(space, trial)
     return Point(trial.params, trial.distributions)
 

@@ -148,7 +148,7 @@ class Agent:
         self._lease_monitors.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
         if summary.is_over:
             return not summary.running and self._create_verdict(storage, stored)
-        if not storage.read(lambda tx: claims.claimable(tx, stored.id, strategy.ladder(stored.spec))):
+        if not storage.read(lambda tx: claims.claimable(tx, stored.id, strategy.promotion_policy(stored.spec))):
             return False
         is_busy = bool(storage.read(lambda tx: leases.lease_tokens(tx, stored.id)))
         if is_busy and summary.is_verdict and stored.spec.budget.hours is not None:

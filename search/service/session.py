@@ -141,7 +141,7 @@ def pool(
             threads=threads,
             retry_timeout_s=order.times.retry_timeout_s,
         ),
-        crew=backend,
+        backend=backend,
         view=view,
         disk_budget=room_of(order, workers=backend.local_workers),
         since=since,

@@ -32,11 +32,11 @@ class _Range(BaseModel):
     step: Annotated[int | float, Field(gt=0)] | None = None
 
 
-def check(place: str, key: str, value: object, *, named: str | None = None) -> Value:
+def check(table_name: str, key: str, value: object, *, named: str | None = None) -> Value:
     """Validate a value with its config class (1 becomes 1.0 for a float).
 
     Args:
-        place: Table name for messages, such as `[space]`.
+        table_name: Table name for messages, such as `[space]`.
         key: Key of the value.
         value: The raw value.
         named: Replaces `key` in messages.
@@ -47,15 +47,15 @@ def check(place: str, key: str, value: object, *, named: str | None = None) -> V
     try:
         config = CONFIG_CLASS_OF[key].model_validate({key: value})
     except ValidationError as error:
-        raise SpecError(explain(place, error, named=named)) from error
+        raise SpecError(explain(table_name, error, named=named)) from error
     checked: Value = getattr(config, key)
     return checked
 
 
-def check_values(place: str, raw: Mapping[str, object]) -> dict[str, Value]:
+def check_values(table_name: str, raw: Mapping[str, object]) -> dict[str, Value]:
     """Check the values of some keys."""
-    check_keys(place, raw, known=CONFIG_CLASS_OF)
-    return {key: check(place, key, value) for key, value in raw.items()}
+    check_keys(table_name, raw, known=CONFIG_CLASS_OF)
+    return {key: check(table_name, key, value) for key, value in raw.items()}
 
 
 def to_configs(values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig, AugmentConfig]:
@@ -109,27 +109,27 @@ def parse_value(text: str) -> object:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _read_domains(place: str, raw: Mapping[str, object]) -> dict[str, Domain]:
-    check_keys(place, raw, known=[*CONFIG_CLASS_OF, "when"] if place == "[space]" else CONFIG_CLASS_OF)
-    return {key: _read_domain(place, key, value) for key, value in raw.items()}
+def _read_domains(table_name: str, raw: Mapping[str, object]) -> dict[str, Domain]:
+    check_keys(table_name, raw, known=[*CONFIG_CLASS_OF, "when"] if table_name == "[space]" else CONFIG_CLASS_OF)
+    return {key: _read_domain(table_name, key, value) for key, value in raw.items()}
 
 
-def _read_domain(place: str, key: str, raw: object) -> Domain:
+def _read_domain(table_name: str, key: str, raw: object) -> Domain:
     try:
         if isinstance(raw, list):
-            return Choice(tuple(check(place, key, value) for value in raw))
+            return Choice(tuple(check(table_name, key, value) for value in raw))
         if isinstance(raw, dict):
-            return _read_range(place, key, raw)
+            return _read_range(table_name, key, raw)
     except ValueError as error:
-        raise SpecError(f"{place} {key} {error}") from error
-    return Fixed(check(place, key, raw))
+        raise SpecError(f"{table_name} {key} {error}") from error
+    return Fixed(check(table_name, key, raw))
 
 
-def _read_range(place: str, key: str, raw: Mapping[str, object]) -> Domain:
+def _read_range(table_name: str, key: str, raw: Mapping[str, object]) -> Domain:
     kind = CONFIG_CLASS_OF[key].model_fields[key].annotation
     if kind not in (int, float):
         raise ValueError(f"cannot be a range; write a list of values, such as [{to_toml(DEFAULTS[key])}]")
-    inner = f"{place[:-1]}.{key}]"
+    inner = f"{table_name[:-1]}.{key}]"
     ends = read_model(inner, _Range, raw)
     low, high = (check(inner, key, end, named=name) for name, end in (("low", ends.low), ("high", ends.high)))
     if not isinstance(ends.step, int | None) and kind is int:
@@ -150,9 +150,9 @@ def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict
         if control not in written:
             raise SpecError(f"[space.when.{control}] {control} is not in [space], so it decides nothing; add it there")
         for name, table in expect_table(f"[space.when.{control}]", tables).items():
-            place = f"[space.when.{control}.{name}]"
-            value = check(place, control, parse_value(name))
-            when[control, value] = _read_domains(place, expect_table(place, table))
+            table_name = f"[space.when.{control}.{name}]"
+            value = check(table_name, control, parse_value(name))
+            when[control, value] = _read_domains(table_name, expect_table(table_name, table))
     return when
 
 

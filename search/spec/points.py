@@ -22,14 +22,16 @@ def read_points(raw: object, space: SearchSpace, *, listed: bool) -> tuple[Mappi
     """Read the points of `[[try]]`, each inside the space. `listed`: a grid or comparison already lists all trials."""
     points = []
     for number, table in enumerate(expect_tables("[[try]]", raw), start=1):
-        place = f"[[try]] {number}"
+        table_name = f"[[try]] {number}"
         if listed:
-            raise SpecError(f"{place} has no place in a grid or comparison, which runs all its cells; leave it out")
-        point = check_values(place, table)
+            raise SpecError(
+                f"{table_name} has no place in a grid or comparison, which runs all its cells; leave it out"
+            )
+        point = check_values(table_name, table)
         try:
             to_fixed_params(space, point)
         except ValueError as error:
-            raise SpecError(f"{place} {error}") from error
+            raise SpecError(f"{table_name} {error}") from error
         points.append(point)
     return tuple(points)
 
@@ -58,7 +60,7 @@ def read_rows(raw: object, space: SearchSpace, *, least: int = 2) -> tuple[Ablat
 
 def _check_base(space: SearchSpace) -> None:
     if space.when:
-        raise SpecError("[space.when] has no place beside [[compare]], where every value is fixed; leave it out")
+        raise SpecError("[space.when] has no table_name beside [[compare]], where every value is fixed; leave it out")
     for key, domain in space.parameters.items():
         if domain.single_value is None:
             raise SpecError(
@@ -67,16 +69,16 @@ def _check_base(space: SearchSpace) -> None:
             )
 
 
-def _read_row(place: str, table: Mapping[str, object], space: SearchSpace) -> AblationRow:
-    check_keys(place, table, known=["name", *CONFIG_CLASS_OF])
+def _read_row(table_name: str, table: Mapping[str, object], space: SearchSpace) -> AblationRow:
+    check_keys(table_name, table, known=["name", *CONFIG_CLASS_OF])
     name = table.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise SpecError(f"{place} name must say in a word or two what the row is, but got {to_toml(name)}")
-    place = f"[[compare]] {to_toml(name)}"
-    values = check_values(place, {key: value for key, value in table.items() if key != "name"})
+        raise SpecError(f"{table_name} name must say in a word or two what the row is, but got {to_toml(name)}")
+    table_name = f"[[compare]] {to_toml(name)}"
+    values = check_values(table_name, {key: value for key, value in table.items() if key != "name"})
     base = {key: domain.single_value for key, domain in space.parameters.items() if domain.single_value is not None}
     for key in values:
         why = irrelevance_reason(space, key, base | values)
         if why is not None:
-            raise SpecError(f"{place} {key} {why}; leave it out")
+            raise SpecError(f"{table_name} {key} {why}; leave it out")
     return AblationRow(name=name, values=values)

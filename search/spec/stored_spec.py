@@ -74,21 +74,21 @@ def difference(stored: StudySpec, new: StudySpec, *, but: Container[tuple[str, s
     Args:
         stored: The study in the database.
         new: The study as it is now.
-        but: (place, key) of settings to ignore.
+        but: (table_name, key) of settings to ignore.
 
     Returns:
         One line per setting, such as `[search] seed: 0 -> 1`.
     """
     before, after = _entries(stored), _entries(new)
     return [
-        f"{place} {key}: {to_toml(before.get((place, key)))} -> {to_toml(after.get((place, key)))}"
-        for place, key in {**before, **after}
-        if (place, key) not in but and before.get((place, key)) != after.get((place, key))
+        f"{table_name} {key}: {to_toml(before.get((table_name, key)))} -> {to_toml(after.get((table_name, key)))}"
+        for table_name, key in {**before, **after}
+        if (table_name, key) not in but and before.get((table_name, key)) != after.get((table_name, key))
     ]
 
 
 def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
-    """All settings of a study by (place, key), without its question and the location of checkpoint copies."""
+    """All settings of a study by (table_name, key), without its question and the location of checkpoint copies."""
     raw = dump(spec)
     when = raw["space"].pop("when", {})
     tables = {f"[{name}]": raw[name] for name in ("data", "budget", "search", "space")}
@@ -97,4 +97,4 @@ def _entries(spec: StudySpec) -> dict[tuple[str, str], object]:
     tables |= {
         f"[[{name}]]": {str(number): row for number, row in enumerate(raw[name], 1)} for name in ("try", "compare")
     }
-    return {(place, key): value for place, table in tables.items() for key, value in table.items()}
+    return {(table_name, key): value for table_name, table in tables.items() for key, value in table.items()}

@@ -27,53 +27,53 @@ class UnknownKey(SpecError):
     """A key that this version does not have: a typing error in a file, or a newer key in a stored study."""
 
 
-def read_model(place: str, kind: type[M], raw: object) -> M:
+def read_model(table_name: str, kind: type[M], raw: object) -> M:
     """Validate a table.
 
     Args:
-        place: Table name for messages, such as `[budget]`.
+        table_name: Table name for messages, such as `[budget]`.
         kind: The pydantic model of the table.
         raw: The table as tomllib returns it.
 
     Raises:
         SpecError: The table breaks a rule of `kind`, or has a number that is not finite.
     """
-    table = expect_table(place, raw)
-    check_keys(place, table, known=kind.model_fields)
+    table = expect_table(table_name, raw)
+    check_keys(table_name, table, known=kind.model_fields)
     for key, value in table.items():
-        check_finite(f"{place} {key}", value)
+        check_finite(f"{table_name} {key}", value)
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise SpecError(explain(place, error)) from error
+        raise SpecError(explain(table_name, error)) from error
 
 
-def expect_table(place: str, raw: object) -> dict[str, Any]:
+def expect_table(table_name: str, raw: object) -> dict[str, Any]:
     """Return the table. Raises SpecError if it is a plain value or a list."""
     if isinstance(raw, dict):
         return raw
-    raise SpecError(f"{place} must be a table, but got {to_toml(raw)}")
+    raise SpecError(f"{table_name} must be a table, but got {to_toml(raw)}")
 
 
-def expect_tables(place: str, raw: object) -> list[dict[str, Any]]:
+def expect_tables(table_name: str, raw: object) -> list[dict[str, Any]]:
     """Return the tables of an array such as `[[try]]`. Raises SpecError for anything else."""
     if isinstance(raw, list):
-        return [expect_table(f"{place} {number}", row) for number, row in enumerate(raw, start=1)]
-    raise SpecError(f"{place} must be an array of tables, but got {to_toml(raw)}")
+        return [expect_table(f"{table_name} {number}", row) for number, row in enumerate(raw, start=1)]
+    raise SpecError(f"{table_name} must be an array of tables, but got {to_toml(raw)}")
 
 
-def check_keys(place: str, raw: Iterable[str], *, known: Iterable[str]) -> None:
+def check_keys(table_name: str, raw: Iterable[str], *, known: Iterable[str]) -> None:
     """Raise UnknownKey for the first unknown key, with the most similar known key."""
     names = list(known)
     for key in raw:
         if key not in names:
-            raise UnknownKey(f"{place} {key} is not known; {nearest(key, names)}".lstrip())
+            raise UnknownKey(f"{table_name} {key} is not known; {nearest(key, names)}".lstrip())
 
 
-def check_finite(place: str, value: object) -> None:
+def check_finite(table_name: str, value: object) -> None:
     """Raise SpecError for nan and inf, which TOML allows and no setting accepts."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{place} must be a finite number, but got {value}")
+        raise SpecError(f"{table_name} must be a finite number, but got {value}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -88,14 +88,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {to_toml(close[0])}?" if close else ""
 
 
-def explain(place: str, error: ValidationError, *, named: str | None = None) -> str:
+def explain(table_name: str, error: ValidationError, *, named: str | None = None) -> str:
     """Describe the first error from pydantic in one line: place, key (or `named`), rule and value."""
     errors = error.errors()
     first = errors[0]
     if not first["loc"]:
-        return f"{place} {_rule(first)}"
+        return f"{table_name} {_rule(first)}"
     key = first["loc"][0]
-    line = f"{place} {named or key}"
+    line = f"{table_name} {named or key}"
     if first["type"] == "missing":
         return f"{line} is missing"
     if first["type"] == "value_error":

@@ -26,7 +26,7 @@ T = TypeVar("T")
 class FastReadStorage(RDBStorage):
     """Optuna's storage with faster reads of trials."""
 
-    whole = True
+    include_running_details = True
     """Whether running trials have their user attributes and curves when all trials are read."""
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -56,22 +56,29 @@ class FastReadStorage(RDBStorage):
             )
         if states is not None:
             chosen = chosen.where(TRIALS.c.state.in_([state.name for state in TrialState if state in states]))
-        return self.read(lambda connection: frozen_trials(connection, chosen, whole=self.whole))
+        return self.read(
+            lambda connection: frozen_trials(connection, chosen, include_running_details=self.include_running_details)
+        )
 
 
-def frozen_trials(connection: sa.Connection, chosen: sa.Select[tuple[int]], *, whole: bool = True) -> list[FrozenTrial]:
+def frozen_trials(
+    connection: sa.Connection, chosen: sa.Select[tuple[int]], *, include_running_details: bool = True
+) -> list[FrozenTrial]:
     """Load trials as Optuna's `FrozenTrial`.
 
     Args:
         connection: Connection in a transaction.
         chosen: Selects the trial ids.
-        whole: Whether running trials have their user attributes and curves.
+        include_running_details: Whether running trials have their user attributes and curves.
 
     Returns:
         The trials, sorted by number.
     """
     with gc_paused():
-        return [_frozen(stored) for stored in stored_trials(connection, chosen, whole=whole)]
+        return [
+            _frozen(stored)
+            for stored in stored_trials(connection, chosen, include_running_details=include_running_details)
+        ]
 
 
 def _frozen(stored: StoredTrial) -> FrozenTrial:

@@ -61,25 +61,25 @@ def revision(connection: sa.Connection) -> str | None:
     )
 
 
-def check(connection: sa.Connection, place: str) -> None:
+def check(connection: sa.Connection, display_name: str) -> None:
     """Refuse a database whose tables have another version than this release needs.
 
     Args:
         connection: Connection in a transaction.
-        place: Name of the database in messages.
+        display_name: Name of the database in messages.
 
     Raises:
         DatabaseError: The tables have another version; the message has the remedy.
     """
-    found = revision(connection)
-    if found not in (None, HEAD_REVISION):
-        raise version_error(found, place)
+    stored = revision(connection)
+    if stored not in (None, HEAD_REVISION):
+        raise version_error(stored, display_name)
 
 
-def version_error(found: str | None, place: str) -> DatabaseError:
-    """Return the error for a database with the tables of revision `found`, with the remedy."""
-    if found in REVISIONS:
-        text = f"{place} was made by an older Optuna (tables of {found}, needed are those of {HEAD_REVISION})"
+def version_error(stored: str | None, display_name: str) -> DatabaseError:
+    """Return the error for a database with the tables of revision `stored`, with the remedy."""
+    if stored in REVISIONS:
+        text = f"{display_name} was made by an older Optuna (tables of {stored}, needed are those of {HEAD_REVISION})"
         return DatabaseError(f"{text}; `convsearch migrate`, with the same --storage, brings it up to date")
-    text = f"{place} was made by a newer Optuna (tables of {found}, known are those up to {HEAD_REVISION})"
+    text = f"{display_name} was made by a newer Optuna (tables of {stored}, known are those up to {HEAD_REVISION})"
     return DatabaseError(f"{text}; install the convsearch or the optuna that made it")

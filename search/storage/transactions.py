@@ -37,7 +37,7 @@ class TransactionalStorage(FastReadStorage):
     to trials.
     """
 
-    whole = False
+    include_running_details = False
 
     def __init__(
         self,

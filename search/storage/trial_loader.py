@@ -95,19 +95,23 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def stored_trials(connection: sa.Connection, chosen: sa.Select[Any], *, whole: bool = True) -> list[StoredTrial]:
+def stored_trials(
+    connection: sa.Connection, chosen: sa.Select[Any], *, include_running_details: bool = True
+) -> list[StoredTrial]:
     """Load trials with one SELECT per table.
 
     Args:
         connection: Connection in a transaction.
         chosen: Selects the trial ids.
-        whole: Whether running trials have their user attributes and curves.
+        include_running_details: Whether running trials have their user attributes and curves.
 
     Returns:
         The trials, sorted by number.
     """
     ids = sa.select(chosen.subquery().c.trial_id)
-    detailed_ids = ids if whole else sa.select(chosen.where(TRIALS.c.state != "RUNNING").subquery().c.trial_id)
+    detailed_ids = (
+        ids if include_running_details else sa.select(chosen.where(TRIALS.c.state != "RUNNING").subquery().c.trial_id)
+    )
 
     def rows_of(
         table: sa.Table, *columns: sa.ColumnElement[Any], trial_ids: sa.Select[Any] = ids

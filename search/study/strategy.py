@@ -112,7 +112,7 @@ def _sampler(
                 seen,
                 number=number,
                 start=default_point(study.spec.space, defaults),
-                habits=defaults,
+                defaults=defaults,
                 seed=derive(search.seed, number, "sampler", *redraw),
             )
         case "tpe" | "nsga2" | "random" | "grid":
@@ -155,7 +155,7 @@ def _audited(seed: int, share: float, blocks: int, baseline: int | None) -> froz
     )
 
 
-def ladder(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
+def promotion_policy(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None:
     """The rule by which paused trials go on; None for a study whose trials never pause."""
     if spec.verdict_on is not None and spec.budget.trials > 1:
         return BarrierPromotion(trials=spec.budget.trials)

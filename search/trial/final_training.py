@@ -20,7 +20,7 @@ from search.analysis.intervals import mean_share_interval, wilson_interval
 from search.spec.settings import Metric
 from search.storage import attr_keys
 from search.study.stored_study import seconds_run
-from search.study.strategy import ladder
+from search.study.strategy import promotion_policy
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
 from search.trial.trial_training import TrialTraining
 
@@ -97,7 +97,7 @@ class FinalTraining:
     def _wait(self) -> None:
         """Pause once after the training, until all other final trainings have finished."""
         run = self.run
-        if ladder(run.context.spec) is None or attr_keys.PAUSED in run.trial.user_attrs:
+        if promotion_policy(run.context.spec) is None or attr_keys.PAUSED in run.trial.user_attrs:
             return
         run.save(step=run.training.step)  # with the end that the time limit has set
         run.trial.set_user_attr(attr_keys.PAUSED, run.training.step)

@@ -49,7 +49,7 @@ def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *,
         DatabaseError: The database failed.
     """
     owner = this_process(context.storage.token or "")
-    points, promotion = strategy.queue(context.study), strategy.ladder(context.spec)
+    points, promotion = strategy.queue(context.study), strategy.promotion_policy(context.spec)
     is_sound = True
     while is_sound and not stopping():
         claim = claims.claim(context.storage, context.study.id, owner, points, promotion)
@@ -151,7 +151,7 @@ def _delete_if_pruned(context: TrialContext, number: int) -> None:
 
 def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> None:
     """Delete the checkpoints of paused trials that rank too low to go on soon: this one's, or those it has passed."""
-    promotion = strategy.ladder(context.spec)
+    promotion = strategy.promotion_policy(context.spec)
     if promotion is None:
         return
 

@@ -38,7 +38,7 @@ def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: 
         beat()  # a worker that waits for the database does not hang
         return stopping()
 
-    context = workplace(worker_config, should_stop)
+    context = open_training_context(worker_config, should_stop)
     loop.run_trials(context, partial(objective.evaluate_trial, context, pulse), stopping, where=str(context.device))
 
 
@@ -49,7 +49,9 @@ def run_trial(context: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
     )
 
 
-def workplace(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrainingContext:
+def open_training_context(
+    worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False
+) -> TrainingContext:
     """Load the study from the database, and its images on this machine.
 
     Args:

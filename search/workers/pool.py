@@ -50,7 +50,7 @@ class Pool:
     study: StoredStudy
     worker_config: WorkerConfig
     """Configuration of all workers; the token and the fields that depend on the slot are set for each worker."""
-    crew: WorkerBackend
+    backend: WorkerBackend
     view: View
     disk_budget: DiskBudget
     """Disk space for the files of the study."""
@@ -99,7 +99,7 @@ class Pool:
         previous_should_stop, self.storage.should_stop = self.storage.should_stop, self._should_give_up
         with self._signals.listening():
             try:
-                with self.crew.running_backend(self.view.say):
+                with self.backend.running_backend(self.view.say):
                     reason = self._run()
             except DatabaseError:
                 if (stop_reason := self._reason_to_stop()) is None:
@@ -133,7 +133,7 @@ class Pool:
                     if self._reason_to_stop() is None and not self._start_workers(*claimable):
                         self._stop_reason = StopReason.DONE
                 if self._reason_to_stop() is None:  # otherwise a new worker would begin a trial
-                    self.crew.wait(self._handles.values(), LOOK_S)
+                    self.backend.wait(self._handles.values(), LOOK_S)
         finally:
             self._stop_all()
             with suppress(DatabaseError, DiskError):  # within the remaining seconds
@@ -190,7 +190,7 @@ class Pool:
 
     def _claimable(self) -> tuple[int, set[str]]:
         """The number of trials that can be claimed, and the tokens of all lease owners."""
-        promotion = strategy.ladder(self.study.spec)
+        promotion = strategy.promotion_policy(self.study.spec)
         return self.storage.read(
             lambda connection: (
                 claims.claimable(connection, self.study.id, promotion),
@@ -211,8 +211,8 @@ class Pool:
             Whether any worker works on the study, or will.
         """
         open_trials -= sum(handle.token not in busy_tokens and handle.is_placed for handle in self._handles.values())
-        slots = self.crew.slots() if open_trials > 0 else ()
-        max_workers = self.crew.max_workers
+        slots = self.backend.slots() if open_trials > 0 else ()
+        max_workers = self.backend.max_workers
         for slot in slots:
             if (
                 slot in self._handles
@@ -221,7 +221,7 @@ class Pool:
             ):
                 continue
             open_trials -= 1
-            self._handles[slot] = self.crew.start(replace(self.worker_config, token=uuid.uuid4().hex), slot)
+            self._handles[slot] = self.backend.start(replace(self.worker_config, token=uuid.uuid4().hex), slot)
         return bool(self._handles or open_trials > 0 or (busy_tokens and self.waits))
 
     def _tokens(self) -> list[str]:
@@ -246,7 +246,7 @@ class Pool:
         elif code == worker.TERMINATED:  # by another process; it may not have reached the database
             leases.release(self.storage, [handle.token])
         elif code in NOT_THE_TRIAL:
-            if not self.crew.exclude(slot):
+            if not self.backend.exclude(slot):
                 self._raise_if_fatal(code)
             leases.release(self.storage, [handle.token])  # another worker resumes its trial
         else:
@@ -271,7 +271,7 @@ class Pool:
         for number in trials:
             log = study_dir.of(self.worker_config.url).log(self.study.name, number)
             study_dir.append_log(log, f"broke off: {why}\n{handle.stack_trace}")
-        if not trials and not handle.was_taken and self.crew.exclude(slot):
+        if not trials and not handle.was_taken and self.backend.exclude(slot):
             return
         self._deaths = 0 if trials or handle.was_taken else self._deaths + 1
         if self._deaths >= SAME_FAILURES:
@@ -297,7 +297,7 @@ class Pool:
         while (alive := [handle for handle in self._handles.values() if handle.exitcode is None]) and (
             time.monotonic() < deadline
         ):
-            self.crew.wait(alive, LOOK_S)
+            self.backend.wait(alive, LOOK_S)
         for handle in self._handles.values():
             handle.kill()
         self._storage_deadline = time.monotonic() + GIVE_BACK_S

@@ -73,7 +73,7 @@ def test_without_real_effects_at_most_one_study_in_twenty_reports_one(kind: str)
         )
         result = effects(*simulated_study(noise, sampler=sampler, trials=40, seed=seed))
         studies_with_effect += bool(result.significant)
-        reported, significant = reported + len(result.found), significant + len(result.significant)
+        reported, significant = reported + len(result.effects), significant + len(result.significant)
 
     assert reported > 5 * SIMULATIONS
     assert significant / reported <= 0.05
@@ -88,7 +88,7 @@ def test_a_real_effect_is_reported_with_its_direction_and_size() -> None:
 
     result = effects(study, trials)
 
-    first = result.found[0]
+    first = result.effects[0]
     assert (first.parameter, first.group) == ("activation", "= gelu")
     assert first.interval.low < 0.1 < first.interval.high
     assert first.n + first.others == result.trials == 60
@@ -127,7 +127,7 @@ def test_pruned_trials_count_with_their_value_at_the_common_step() -> None:
     result = effects(study_of(stored_spec.dump(built)), trials)
 
     assert (result.step, result.epochs, result.trials) == (1, 1.0, 20)
-    (only,) = result.found
+    (only,) = result.effects
     assert only.difference == pytest.approx(0.201)
     assert only.is_significant
 
@@ -153,7 +153,7 @@ def test_differences_in_a_complete_grid_are_effects() -> None:
     result = effects(study_of(stored_spec.dump(built)), trials)
 
     assert result.is_designed
-    assert " gives 0." in sentence(result.found[0], result, objective="accuracy")
+    assert " gives 0." in sentence(result.effects[0], result, objective="accuracy")
     assert caveat(result).startswith("All combinations were trained")
     assert not effects(study_of(stored_spec.dump(built)), trials[:-1]).is_designed
 
@@ -161,6 +161,6 @@ def test_differences_in_a_complete_grid_are_effects() -> None:
 def test_too_few_trials_give_no_effects() -> None:
     result = effects(*simulated_study(noise, sampler=optuna.samplers.RandomSampler(seed=0), trials=4, seed=0))
 
-    assert (result.found, result.trials) == ((), 4)
+    assert (result.effects, result.trials) == ((), 4)
     empty = study_spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
-    assert effects(study_of(stored_spec.dump(empty)), []).found == ()
+    assert effects(study_of(stored_spec.dump(empty)), []).effects == ()

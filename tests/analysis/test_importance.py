@@ -35,12 +35,12 @@ def test_an_important_parameter_exceeds_chance_and_the_others_do_not() -> None:
 
     result = importances_of(study)
 
-    first, *rest = result.found
+    first, *rest = result.importances
     assert first.parameter == "rate"
     assert first.low > result.by_chance
     assert all(row.share < result.by_chance for row in rest)
-    assert {row.parameter: row.share for row in result.found} == pytest.approx(get_param_importances(study))
-    assert all(row.low <= row.share <= row.high for row in result.found)
+    assert {row.parameter: row.share for row in result.importances} == pytest.approx(get_param_importances(study))
+    assert all(row.low <= row.share <= row.high for row in result.importances)
 
 
 def test_unimportant_parameters_rarely_exceed_chance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_unimportant_parameters_rarely_exceed_chance(monkeypatch: pytest.MonkeyP
     exceeded = 0
     for seed in range(30):
         result = importances_of(random_study(lambda _, rng: float(rng.normal()), trials=40, seed=seed))
-        exceeded += result.found[0].share > result.by_chance
+        exceeded += result.importances[0].share > result.by_chance
 
     assert exceeded / 30 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 30)
 
@@ -56,4 +56,4 @@ def test_unimportant_parameters_rarely_exceed_chance(monkeypatch: pytest.MonkeyP
 def test_too_few_trials_give_no_importances() -> None:
     result = importances_of(random_study(lambda _, rng: float(rng.normal()), trials=LEAST - 1))
 
-    assert (result.found, result.trials) == ((), LEAST - 1)
+    assert (result.importances, result.trials) == ((), LEAST - 1)

@@ -50,8 +50,8 @@ def test_an_audited_trial_runs_to_its_end_and_does_not_affect_other_trials(harne
         search={"pruner": pruner, "audit": 0.5, "sampler": "random", "reduction": 2},
         space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
     )
-    context = runner.workplace(worker_config)
-    owner, gate = this_process(context.storage.token or ""), strategy.ladder(context.study.spec)
+    context = runner.open_training_context(worker_config)
+    owner, gate = this_process(context.storage.token or ""), strategy.promotion_policy(context.study.spec)
     while (claim := claims.claim(context.storage, context.study.id, owner, (), gate)) is not None:
         runner.run_trial(context, claim, lambda: None)
 
@@ -87,7 +87,7 @@ def test_show_marks_an_audited_trial(harness: Harness) -> None:
         budget={"trials": 12, "epochs": 3},
         search={"pruner": "asha", "audit": 0.5, "sampler": "random", "reduction": 2},
     )
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     for _ in range(12):
         work(context)
     spared = next(row for row in harness.trials() if row.spared is not None)

@@ -115,7 +115,7 @@ def test_importances_match_the_dashboard_and_have_an_interval(harness: Harness) 
     study = optuna.create_study(study_name="s", storage=harness.url, direction="maximize", sampler=sampler)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + trial.suggest_float("y", 0, 0.1), n_trials=30)
 
-    importance = importances(open_reader(harness.url), "s").found
+    importance = importances(open_reader(harness.url), "s").importances
 
     assert {row.parameter: row.share for row in importance} == pytest.approx(get_param_importances(study))
     assert importance[0].parameter == "x"

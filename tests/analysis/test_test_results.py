@@ -65,7 +65,7 @@ def test_at_most_one_verdict_in_twenty_on_equal_configurations_is_significant(ru
         scores = {
             name: simulated_scores(rng, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")
         }
-        significant += any(duel.is_significant for duel in result_of(scores).duels)
+        significant += any(duel.is_significant for duel in result_of(scores).comparisons)
 
     assert significant / SIMULATIONS <= 0.07
 
@@ -80,11 +80,11 @@ def test_a_real_lead_is_significant() -> None:
 
     result = result_of(scores)
 
-    assert result.standings[0].name == "trial 2"
-    assert {(duel.first, duel.second): duel.is_significant for duel in result.duels[:2]} == {
-        ("trial 2", duel.second): True for duel in result.duels[:2]
+    assert result.configs[0].name == "trial 2"
+    assert {(duel.first, duel.second): duel.is_significant for duel in result.comparisons[:2]} == {
+        ("trial 2", duel.second): True for duel in result.comparisons[:2]
     }
-    assert not result.duels[2].is_significant
+    assert not result.comparisons[2].is_significant
 
 
 def result_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> test_results.FinalResult:
@@ -159,7 +159,7 @@ def test_balanced_accuracy_weights_every_class_equally() -> None:
         study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {}
     )
 
-    assert result.standings[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
+    assert result.configs[0].test == pytest.approx((0.75 + 0.5 + 0.0) / 3)
 
 
 def test_the_table_names_the_winner_and_the_result_of_the_search() -> None:
@@ -185,8 +185,8 @@ def test_one_run_of_one_configuration_has_an_interval_over_images_alone() -> Non
 
     result = result_of({"trial 1": right})
 
-    assert result.duels == ()
-    (standing,) = result.standings
+    assert result.comparisons == ()
+    (standing,) = result.configs
     assert (standing.name, standing.runs, standing.test, standing.search) == ("trial 1", 1, 0.8, 0.9)
     assert standing.interval is not None
     assert standing.interval[0] == pytest.approx(0.71, abs=0.005)
@@ -205,8 +205,8 @@ def test_a_failed_training_is_named_and_its_pair_is_left_out() -> None:
     result = test_results.final_result(study_of(("trial 1", "trial 2")), [trials[0], lost, *trials[2:]], {})
 
     assert result.missing == ("trial 1, run 2: fail, a bug",)
-    assert {standing.name: standing.runs for standing in result.standings} == {"trial 1": 2, "trial 2": 3}
-    (duel,) = result.duels
+    assert {standing.name: standing.runs for standing in result.configs} == {"trial 1": 2, "trial 2": 3}
+    (duel,) = result.comparisons
     both = {name: runs[[0, 2]].mean() for name, runs in scores.items()}
     assert duel.difference == pytest.approx(both[duel.first] - both[duel.second])
 
@@ -214,14 +214,14 @@ def test_a_failed_training_is_named_and_its_pair_is_left_out() -> None:
 def test_an_interval_exists_if_the_double_count_correction_removes_all_variance() -> None:
     result = result_of({"trial 1": np.array([[1.0, 0.0], [0.0, 1.0]]), "trial 2": np.zeros((2, 2))})
 
-    (duel,) = result.duels
+    (duel,) = result.comparisons
     assert duel.interval is not None
     assert duel.interval.low < 0.0 < duel.interval.high
     assert "no clear difference between trial 1 and trial 2: 0.5000" in test_report.comparison_sentence(duel)
 
 
 def test_a_lead_on_every_image_has_no_interval_and_a_reason() -> None:
-    (duel,) = result_of({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).duels
+    (duel,) = result_of({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).comparisons
 
     assert (
         test_report.comparison_sentence(duel)
@@ -234,7 +234,7 @@ def test_configurations_without_a_common_run_are_not_compared() -> None:
 
     result = test_results.final_result(study_of(("trial 1", "trial 2")), [first, replace(second, repeat=1)], {})
 
-    assert test_report.comparison_sentence(result.duels[0]) == "trial 1 and trial 2 have no run in common"
+    assert test_report.comparison_sentence(result.comparisons[0]) == "trial 1 and trial 2 have no run in common"
 
 
 def test_the_common_runs_alone_decide_the_order_in_a_pair() -> None:
@@ -243,15 +243,15 @@ def test_the_common_runs_alone_decide_the_order_in_a_pair() -> None:
 
     result = result_of(scores)
 
-    assert result.standings[0].name == "trial 1"
-    assert (result.duels[0].first, result.duels[0].runs) == ("trial 2", 2)
-    assert result.duels[0].difference == pytest.approx(0.1)
+    assert result.configs[0].name == "trial 1"
+    assert (result.comparisons[0].first, result.comparisons[0].runs) == ("trial 2", 2)
+    assert result.comparisons[0].difference == pytest.approx(0.1)
 
 
 def test_one_common_run_is_too_few_for_a_comparison() -> None:
     scores = {"trial 1": np.array([[1.0] * 9 + [0.0]] * 3), "trial 2": np.array([[1.0] * 5 + [0.0] * 5])}
 
-    (duel,) = result_of(scores).duels
+    (duel,) = result_of(scores).comparisons
 
     assert (duel.interval, duel.p_holm) == (None, None)
     assert test_report.comparison_sentence(duel).endswith("have one run in common, too few for a comparison")
@@ -261,7 +261,7 @@ def test_one_common_run_is_too_few_for_a_comparison() -> None:
 def test_the_interval_of_an_accuracy_stays_between_0_and_1(runs: int) -> None:
     rng = np.random.default_rng(0)
     for right in (np.ones((runs, 200)), simulated_scores(rng, rng.normal(3.0, 1.0, 20), runs=runs, spread=2.0)):
-        (standing,) = result_of({"trial 1": right}).standings
+        (standing,) = result_of({"trial 1": right}).configs
         assert standing.interval is not None
         assert 0.0 <= standing.interval[0] <= standing.test <= standing.interval[1] <= 1.0
 
@@ -274,7 +274,7 @@ def test_class_differences_do_not_widen_the_balanced_accuracy_interval() -> None
         study_of(["trial 1"], "balanced_accuracy"), trials_of({"trial 1": right}, labels), {}
     )
 
-    (standing,) = result.standings
+    (standing,) = result.configs
     assert standing.test == pytest.approx(0.7)
     assert standing.interval is not None
     error = np.sqrt(0.9 * 0.1 / 900 + 0.5 * 0.5 / 100) / 2  # two independent shares, half of each
@@ -282,7 +282,7 @@ def test_class_differences_do_not_widen_the_balanced_accuracy_interval() -> None
 
 
 def test_a_class_without_test_images_is_not_among_the_worst() -> None:
-    (standing,) = result_of({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).standings
+    (standing,) = result_of({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).configs
 
     assert test_report.worst(standing, CLASSES) == ("dog 0.50 (0.50 as owl)", "cat 1.00 (0.00 as dog)")
 
@@ -298,7 +298,7 @@ def test_a_tie_in_the_search_is_reported() -> None:
 def test_there_is_no_verdict_before_the_test_images_are_evaluated() -> None:
     result = test_results.final_result(study_of(("trial 1", "trial 2")), [], {})
 
-    assert result.standings == ()
+    assert result.configs == ()
     assert "the test images have not been evaluated yet" in tables.to_text(
         test_report.final_result_table(result, ()), width=80
     )

@@ -106,7 +106,7 @@ def test_a_relative_path_or_a_url_with_a_secret_is_refused(harness: Harness, loc
 
 
 def test_a_trial_resumes_bit_for_bit_from_its_checkpoint_on_another_machine(harness: Harness) -> None:
-    work(runner.workplace(harness.create("whole", **STUDY)))
+    work(runner.open_training_context(harness.create("whole", **STUDY)))
     elsewhere = move(harness, harness.folder / "store")
 
     moved = work(elsewhere)
@@ -128,7 +128,7 @@ def test_a_trial_without_a_checkpoint_restarts_under_its_number_and_reports_it(h
 def test_an_unreachable_store_stops_no_trial_and_is_logged(harness: Harness) -> None:
     (harness.folder / "store").write_text("in the way")
     context = replace(
-        runner.workplace(harness.create(**STUDY)),
+        runner.open_training_context(harness.create(**STUDY)),
         remote=RemoteCheckpoints(RemoteStoreClient(url=str(harness.folder / "store")), "uid"),
     )
 
@@ -178,12 +178,12 @@ def move(harness: Harness, store: Path | None) -> Any:
         if next(pulses) == 60:
             raise TrialStopped
 
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     claim = claims.claim(context.storage, stored.id, this_process(worker_config.token), strategy.queue(context.study))
     assert claim is not None
     runner.run_trial(context, claim, pulse)
     assert 0 < harness.steps() < 6
-    return replace(runner.workplace(harness.worker_config()), dirs=StudyDirs(harness.folder / "elsewhere"))
+    return replace(runner.open_training_context(harness.worker_config()), dirs=StudyDirs(harness.folder / "elsewhere"))
 
 
 def trained(dirs: StudyDirs, harness: Harness) -> dict[str, Any]:

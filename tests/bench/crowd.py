@@ -158,7 +158,7 @@ class Crowd:
 
 def fill(connection: Any, stored: stored_study.StoredStudy) -> tuple[int, set[str]]:
     """The queries of a pool before it starts workers."""
-    promotion = strategy.ladder(stored.spec)
+    promotion = strategy.promotion_policy(stored.spec)
     return claims.claimable(connection, stored.id, promotion), leases.lease_tokens(connection, stored.id)
 
 

@@ -57,7 +57,7 @@ def served(tmp_path: Path) -> Iterator[Server]:
     ("path", "shown"), [("/", "tiny"), ("/dashboard/studies/1", "History")], ids=["studies", "a study"]
 )
 def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path: str, shown: str) -> None:
-    page = browse(served.door.url.replace("/?", f"{path}?"), tmp_path / "profile")
+    page = browse(served.policy.url.replace("/?", f"{path}?"), tmp_path / "profile")
 
     assert shown in page
     assert "NOW LOADING" not in page
@@ -68,7 +68,7 @@ def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Har
     (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
     with running(dashboard.bind(harness.url, token=TOKEN, port=0)) as server:
         study, note = (
-            browse(server.door.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")
+            browse(server.policy.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")
             for number, path in enumerate(("", "/note"))
         )
 
@@ -162,10 +162,10 @@ def hostile(tmp_path: Path) -> str:
 def test_hostile_names_and_texts_are_shown_as_text(hostile: str, tmp_path: Path, path: str) -> None:
     requested: list[str] = []
     server = dashboard.bind(hostile, token=TOKEN, port=0)
-    server.set_app(recording(requested, guard(dashboard._dashboard(hostile), server.door)))
+    server.set_app(recording(requested, guard(dashboard._dashboard(hostile), server.policy)))
 
     with running(server):
-        page = browse(server.door.url.replace("/?", f"{path}?"), tmp_path / "profile")
+        page = browse(server.policy.url.replace("/?", f"{path}?"), tmp_path / "profile")
 
     assert "owned" in page  # as text
     assert "<script>fetch" not in page

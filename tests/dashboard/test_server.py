@@ -178,10 +178,10 @@ def test_the_printed_url_opens_the_dashboard(study_url: str) -> None:
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
 
     with running(server) as port:
-        page = browser.open(server.door.url, timeout=TIMEOUT_S)
+        page = browser.open(server.policy.url, timeout=TIMEOUT_S)
         again = browser.open(f"http://127.0.0.1:{port}/api/studies", timeout=TIMEOUT_S)
 
-    assert server.door.url == f"http://127.0.0.1:{port}/?token={TOKEN}"
+    assert server.policy.url == f"http://127.0.0.1:{port}/?token={TOKEN}"
     assert page.url == f"http://127.0.0.1:{port}/dashboard"
     assert b"Optuna Dashboard" in page.read()
     assert again.status == 200
@@ -576,9 +576,9 @@ def test_the_printed_url_is_served(study_url: str, host: str) -> None:
     server = dashboard.bind(study_url, token=TOKEN, host=host, port=0)
 
     with running(server) as port:
-        response, _ = ask(port, "GET", f"/?token={TOKEN}", host=f"{server.door.host}:{port}", address=host, cookie="")
+        response, _ = ask(port, "GET", f"/?token={TOKEN}", host=f"{server.policy.host}:{port}", address=host, cookie="")
 
-    assert server.door.url == f"http://{host}:{port}/?token={TOKEN}"
+    assert server.policy.url == f"http://{host}:{port}/?token={TOKEN}"
     assert response.status == 303
 
 

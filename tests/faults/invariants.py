@@ -133,7 +133,7 @@ def best_is_reproducible(harness: Harness, name: str = "s") -> None:
 
 def measured_again(harness: Harness, trial: TrialRecord) -> float:
     """The objective of a finished trial on the validation images, from its last checkpoint."""
-    context = runner.workplace(harness.worker_config(trial.study))
+    context = runner.open_training_context(harness.worker_config(trial.study))
     spec, data = context.study.spec, context.data
     model, train, _ = study_spec.to_model_configs(spec, trial.config)
     images = len(data.train)

@@ -174,7 +174,7 @@ def test_a_trial_is_trained_on_pretrained_weights(
         space={"backbone": "resnet18", "tuned_stages": 0, "batch_size": 32, "learning_rate": 0.01},
     )
 
-    row = work(runner.workplace(worker_config))
+    row = work(runner.open_training_context(worker_config))
 
     assert row.state == "COMPLETE"
     assert row.parameters == 11_176_512 + (512 + 1) * 4
@@ -188,7 +188,7 @@ def test_enlarged_images_are_evaluated_in_smaller_batches(harness: Harness) -> N
         budget={"trials": 1, "epochs": 1},
         space={"backbone": "resnet18", "backbone_side": 128, "batch_size": 32, "learning_rate": 0.01},
     )
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     claim = claims.claim(context.storage, context.study.id, this_process(worker_config.token))
     assert claim is not None
     trial, values = recorder.draw(context, claim, recorder.open_trial(context, claim))

@@ -128,10 +128,10 @@ def test_the_sampler_learns_from_paused_trials(harness: Harness) -> None:
     worker_config = harness.create(search=PROMOTE, budget=BUDGET)
     storage = Storage(worker_config.url)
     stored = stored_study.load(storage, "s")
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     for _ in range(2):
         claim = claims.claim(
-            context.storage, stored.id, this_process(worker_config.token), (), strategy.ladder(stored.spec)
+            context.storage, stored.id, this_process(worker_config.token), (), strategy.promotion_policy(stored.spec)
         )
         assert claim is not None
         runner.run_trial(context, claim, lambda: None)
@@ -149,8 +149,8 @@ def test_a_paused_trial_without_a_checkpoint_ends_bit_for_bit_the_same(
     worker_config = harness.create(search=PROMOTE, budget=BUDGET)
     harness.create("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
     monkeypatch.setattr(promotion, "CHECKPOINTS_PER_RUNG", checkpoints)
-    context, owner = runner.workplace(worker_config), this_process(worker_config.token)
-    asha_promotion = strategy.ladder(context.study.spec)
+    context, owner = runner.open_training_context(worker_config), this_process(worker_config.token)
+    asha_promotion = strategy.promotion_policy(context.study.spec)
     kept: list[int] = []
     while (claim := claims.claim(context.storage, context.study.id, owner, (), asha_promotion)) is not None:
         runner.run_trial(context, claim, lambda: None)
@@ -158,7 +158,7 @@ def test_a_paused_trial_without_a_checkpoint_ends_bit_for_bit_the_same(
         kept += [sum(any(harness.dirs.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
     best = max((trial for trial in harness.trials() if trial.values), key=lambda trial: trial.values)
     for _ in range(best.number + 1):
-        work(runner.workplace(harness.worker_config("whole")))
+        work(runner.open_training_context(harness.worker_config("whole")))
 
     assert checkpoints <= max(kept) <= 2 * checkpoints  # at each of two rungs
     logs = [harness.dirs.log("s", trial.number).read_text() for trial in harness.trials() if len(trial.curve) > 1]
@@ -170,7 +170,7 @@ def test_a_paused_trial_without_a_checkpoint_ends_bit_for_bit_the_same(
 def test_failed_trials_do_not_end_a_study_while_others_pause(harness: Harness) -> None:
     changes: dict[str, Any] = {"search": PROMOTE, "budget": BUDGET | {"trials": 7}}
     worker_config = harness.create(**changes)
-    context, owner = runner.workplace(worker_config), this_process(worker_config.token)
+    context, owner = runner.open_training_context(worker_config), this_process(worker_config.token)
     for number in range(7):
         claim = claims.claim(context.storage, context.study.id, owner, ())
         assert claim is not None
@@ -188,7 +188,7 @@ def test_failed_trials_do_not_end_a_study_while_others_pause(harness: Harness) -
 def test_at_the_end_the_best_paused_trial_completes_and_the_others_are_pruned(harness: Harness) -> None:
     worker_config = harness.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 2})
     asha_promotion = AshaPromotion(rungs=(1,), reduction=4, steps=3)
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     owner = this_process(worker_config.token)
     for _ in range(2):
         claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)

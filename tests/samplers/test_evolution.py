@@ -66,7 +66,7 @@ def ended(
 
 def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: SearchSpace = SPACE) -> dict[str, Value]:
     """Optuna name -> value of a trial."""
-    sampler = EvolutionSampler(seen, number=number, start=START, habits=HABITS, seed=seed)
+    sampler = EvolutionSampler(seen, number=number, start=START, defaults=HABITS, seed=seed)
     trial = optuna.create_study(sampler=sampler).ask()
     sample(space, trial)
     return dict(trial.params)
@@ -180,7 +180,7 @@ def test_a_study_starts_at_its_first_point_and_continues_from_the_best_trial(har
         "residual": [True, False],
     }
     search = {"sampler": "evolution", "pruner": "promote", "reduction": 2, "seed": 3}
-    context = runner.workplace(
+    context = runner.open_training_context(
         harness.create(points=[point], space=space, search=search, budget={"trials": 9, "epochs": 2})
     )
 
@@ -211,7 +211,7 @@ def test_a_changed_choice_keeps_the_parent_value_if_it_is_in_range() -> None:
 def _rate_under_adam(rate: float) -> object:
     """The learning rate under adam if the parent has this rate under sgd, and only the optimizer is changed."""
     parent = Point({**START.params, "learning_rate": rate}, {"optimizer": CategoricalDistribution(("adam", "sgd"))})
-    sampler = EvolutionSampler([], number=1, start=parent, habits=HABITS, seed=0)
+    sampler = EvolutionSampler([], number=1, start=parent, defaults=HABITS, seed=0)
     trial = optuna.create_study(sampler=sampler).ask()
     return sample(SPACE, trial)["learning_rate"]
 

@@ -143,7 +143,7 @@ def test_a_checkpoint_with_a_foreign_header_is_corrupt(tmp_path: Path, head: byt
 
 
 def test_a_trial_skips_a_checkpoint_that_names_code_with_a_note_in_its_log(harness: Harness) -> None:
-    context = runner.workplace(harness.create(budget={"trials": 1, "epochs": 2}))
+    context = runner.open_training_context(harness.create(budget={"trials": 1, "epochs": 2}))
     owned = harness.folder / "owned"
     plant(harness.dirs.trial("s", 0), replace(HEADER, study=context.study.uid, trial=0), owned)
 

@@ -118,7 +118,7 @@ def test_a_final_training_ends_when_its_time_ends(harness: Harness, left_s: floa
         storage, verdict.id, {attr_keys.SECONDS_RUN: 2 * 3600 * (1 - SPARE_SHARE) - SPARE_S - left_s}
     )
 
-    row = work(runner.workplace(harness.worker_config("s.final")))
+    row = work(runner.open_training_context(harness.worker_config("s.final")))
 
     assert row.state == "COMPLETE"
     assert row.epochs == pytest.approx(epochs, abs=0.05)
@@ -182,7 +182,7 @@ def test_the_leading_trial_is_delivered_though_it_is_incomplete(harness: Harness
     changes: dict[str, Any] = {"budget": BUDGET, "final": FINAL, "search": search}
     worker_config = harness.create(**(changes | {"budget": {"trials": 2, "epochs": 2}}))
     for _ in range(2):
-        work(runner.workplace(worker_config))  # until the trial pauses
+        work(runner.open_training_context(worker_config))  # until the trial pauses
     storage = Storage(harness.url)
     messages: list[str] = []
     options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
@@ -193,7 +193,7 @@ def test_the_leading_trial_is_delivered_though_it_is_incomplete(harness: Harness
     assert final_study is not None
     assert len(messages) == 1
     assert messages[0].startswith(f"trial {best.number} is delivered: it has the best accuracy")
-    trained = work(runner.workplace(harness.worker_config("s.final"))).config
+    trained = work(runner.open_training_context(harness.worker_config("s.final"))).config
     assert {key: trained[key] for key in best.config} == best.config
 
 
@@ -256,7 +256,7 @@ def test_a_worker_reads_the_images_from_the_path_of_its_launcher(harness: Harnes
     elsewhere = str(shutil.copytree(harness.images, harness.folder / "elsewhere"))
     worker_config = harness.create()
 
-    context = runner.workplace(replace(worker_config, images=elsewhere))
+    context = runner.open_training_context(replace(worker_config, images=elsewhere))
 
     assert context.study.spec.data.path == elsewhere
     assert stored_study.load(context.storage, "s").spec.data.path == str(harness.images)
@@ -319,7 +319,7 @@ def test_the_final_training_of_a_search_on_few_small_images_uses_all_at_full_siz
     answer = harness.run("run", file, "--workers", "1")
 
     assert answer.code == 0
-    search, final = (runner.workplace(harness.worker_config(name)).data for name in ("s", "s.final"))
+    search, final = (runner.open_training_context(harness.worker_config(name)).data for name in ("s", "s.final"))
     assert (len(search.train), len(search.validation), len(final.train)) == (60, 80, 320 + 80)
     assert (search.info.image_size, final.info.image_size) == (6, 8)
     assert search.train.images.shape == (60, 6, 6, 3)
@@ -496,7 +496,7 @@ def final_context(harness: Harness, wanted: FinalSettings) -> TrainingContext:
         is_timed=False,
         say=print,
     )
-    return runner.workplace(harness.worker_config("s.final"))
+    return runner.open_training_context(harness.worker_config("s.final"))
 
 
 def all_claims(context: TrainingContext) -> Iterator[claims.Claim]:
@@ -504,7 +504,7 @@ def all_claims(context: TrainingContext) -> Iterator[claims.Claim]:
     claim_args = (
         this_process(context.storage.token or ""),
         strategy.queue(context.study),
-        strategy.ladder(context.study.spec),
+        strategy.promotion_policy(context.study.spec),
     )
     while (claim := claims.claim(context.storage, context.study.id, *claim_args)) is not None:
         yield claim

@@ -75,7 +75,11 @@ def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
     storage = Dying(worker_config.url, token=worker_config.token)
     storage.before, storage.after = before.__eq__, after.__eq__
     cached = _CachedStorage(storage)
-    work(replace(runner.workplace(worker_config), storage=storage, cached=cached, subset=TrialSubset(cached, 1)))
+    work(
+        replace(
+            runner.open_training_context(worker_config), storage=storage, cached=cached, subset=TrialSubset(cached, 1)
+        )
+    )
 
 
 def kill_worker(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
@@ -122,10 +126,10 @@ def test_steps_are_equal_shares_of_the_images_to_within_a_batch(
 def test_a_macs_limit_reduces_the_images_of_a_trial_and_keeps_its_steps(harness: Harness) -> None:
     macs = 3 * 8 * 9 * 64 + 8 * 4
     space = {"learning_rate": 0.05}
-    unlimited = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
+    unlimited = work(runner.open_training_context(harness.create("free", space=space, budget={"trials": 1})))
     half_budget = {"trials": 1, "trial_macs": macs * unlimited.epochs * 320 / 2}
 
-    limited = work(runner.workplace(harness.create("half", space=space, budget=half_budget)))
+    limited = work(runner.open_training_context(harness.create("half", space=space, budget=half_budget)))
 
     assert limited.macs == macs
     assert [step for step, _ in limited.curve] == [step for step, _ in unlimited.curve]
@@ -135,8 +139,10 @@ def test_a_macs_limit_reduces_the_images_of_a_trial_and_keeps_its_steps(harness:
 def test_an_ample_macs_limit_changes_nothing(harness: Harness) -> None:
     space = {"learning_rate": 0.05}
 
-    unlimited = work(runner.workplace(harness.create("free", space=space, budget={"trials": 1})))
-    limited = work(runner.workplace(harness.create("limited", space=space, budget={"trials": 1, "trial_macs": 1e12})))
+    unlimited = work(runner.open_training_context(harness.create("free", space=space, budget={"trials": 1})))
+    limited = work(
+        runner.open_training_context(harness.create("limited", space=space, budget={"trials": 1, "trial_macs": 1e12}))
+    )
 
     assert limited.curve == unlimited.curve
 
@@ -144,7 +150,7 @@ def test_an_ample_macs_limit_changes_nothing(harness: Harness) -> None:
 def test_a_trial_records_all_of_its_attributes(harness: Harness) -> None:
     worker_config = harness.create(space={"learning_rate": 0.05}, budget={"trials": 1})
 
-    trial = work(runner.workplace(worker_config))
+    trial = work(runner.open_training_context(worker_config))
 
     assert trial.state == "COMPLETE"
     assert [step for step, _ in trial.curve] == [1, 2, 3]
@@ -176,13 +182,13 @@ def test_a_trial_stopped_at_any_batch_resumes_to_the_same_weights(harness: Harne
         "space": {"learning_rate": 0.05, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1},
         "budget": {"trials": 1},
     }
-    uninterrupted = work(runner.workplace(harness.create("whole", **changes)))
+    uninterrupted = work(runner.open_training_context(harness.create("whole", **changes)))
     harness.create("broken", **changes)
 
     pulses: list[None] = []
 
-    stopped = work(runner.workplace(harness.worker_config("broken")), stop_after(batch))
-    ended = work(runner.workplace(harness.worker_config("broken")), count_into(pulses))
+    stopped = work(runner.open_training_context(harness.worker_config("broken")), stop_after(batch))
+    ended = work(runner.open_training_context(harness.worker_config("broken")), count_into(pulses))
 
     assert (stopped.state, stopped.attempts) == ("WAITING", 0)
     assert (ended.state, ended.attempts, ended.crashes) == ("COMPLETE", 1, ())
@@ -213,7 +219,7 @@ def test_an_annealed_trial_reaches_its_first_rung_like_a_short_trial_its_end(
     harness: Harness,
 ) -> None:
     short, long, plain = (
-        work(runner.workplace(annealed(harness, name, steps=steps, anneal=anneal)))
+        work(runner.open_training_context(annealed(harness, name, steps=steps, anneal=anneal)))
         for name, steps, anneal in (("short", 2, False), ("long", 8, True), ("plain", 8, False))
     )
 
@@ -226,8 +232,10 @@ def test_an_annealed_trial_reaches_its_first_rung_like_a_short_trial_its_end(
 def test_a_stopped_trial_with_a_stretched_schedule_resumes_to_the_same_weights(
     harness: Harness, batch: int, scheduler: str
 ) -> None:
-    uninterrupted = work(runner.workplace(annealed(harness, "whole", steps=8, anneal=True, scheduler=scheduler)))
-    context = runner.workplace(annealed(harness, "stopped", steps=8, anneal=True, scheduler=scheduler))
+    uninterrupted = work(
+        runner.open_training_context(annealed(harness, "whole", steps=8, anneal=True, scheduler=scheduler))
+    )
+    context = runner.open_training_context(annealed(harness, "stopped", steps=8, anneal=True, scheduler=scheduler))
 
     assert work(context, stop_after(batch)).state == "WAITING"
     resumed = work(context)
@@ -241,7 +249,7 @@ def test_augmentation_pixels_refer_to_full_size_in_a_search_on_smaller_images(ha
         """Model state of a trial on images of 4 x 4 pixels instead of 8 x 8."""
         name, space = f"crop-{crop}-cutout-{cutout}", {"learning_rate": 0.02, "crop": crop, "cutout": cutout}
         changes: dict[str, Any] = {"search": {"trial_seed": 7}, "budget": {"trials": 1, "epochs": 1}}
-        work(runner.workplace(harness.create(name, data={"search_size": 4}, space=space, **changes)))
+        work(runner.open_training_context(harness.create(name, data={"search_size": 4}, space=space, **changes)))
         return harness.trained(name=name)["model"]
 
     assert equal(model(crop=1, cutout=0), model(crop=2, cutout=0))
@@ -253,12 +261,12 @@ def test_augmentation_pixels_refer_to_full_size_in_a_search_on_smaller_images(ha
 
 def test_a_report_lost_in_a_crash_is_restored_from_the_checkpoint(harness: Harness) -> None:
     changes: dict[str, Any] = {"space": {"learning_rate": 0.01}, "budget": {"trials": 1}}
-    uninterrupted = work(runner.workplace(harness.create("whole", **changes)))
+    uninterrupted = work(runner.open_training_context(harness.create("whole", **changes)))
     pulses: list[None] = []
 
     kill_worker(harness.create("broken", **changes), before="step 2")
     (crashed,) = harness.trials("broken")
-    ended = work(runner.workplace(harness.worker_config("broken")), count_into(pulses))
+    ended = work(runner.open_training_context(harness.worker_config("broken")), count_into(pulses))
 
     assert (crashed.state, crashed.curve) == ("WAITING", uninterrupted.curve[:1])
     assert (ended.state, ended.curve) == ("COMPLETE", uninterrupted.curve)
@@ -272,14 +280,14 @@ def test_a_decision_to_prune_survives_the_death_of_its_process(harness: Harness,
     worker_config = harness.create(
         space={"learning_rate": RATES}, search={"pruner": pruner}, budget={"trials": len(points)}, points=points
     )
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     for _ in range(first):
         work(context)
     pulses: list[None] = []
 
     kill_worker(harness.worker_config(), after="decision")
     (crashed,) = [trial for trial in harness.trials() if trial.state == "WAITING"]
-    ended = work(runner.workplace(harness.worker_config()), count_into(pulses))
+    ended = work(runner.open_training_context(harness.worker_config()), count_into(pulses))
 
     assert (ended.number, ended.state, ended.curve) == (crashed.number, "PRUNED", crashed.curve)
     assert len(crashed.curve) == 1
@@ -364,7 +372,7 @@ def test_an_impossible_network_is_pruned_before_training(
 ) -> None:
     worker_config = harness.create(space=space, budget={"trials": 1, **budget})
 
-    trial = work(runner.workplace(worker_config), stop_after(1))
+    trial = work(runner.open_training_context(worker_config), stop_after(1))
 
     assert trial.state == "PRUNED"
     assert trial.reason is not None
@@ -378,7 +386,7 @@ def test_an_impossible_network_is_pruned_before_training(
 
 
 def test_an_error_in_a_trial_fails_it_and_its_log_has_the_traceback(harness: Harness) -> None:
-    context = runner.workplace(harness.create())
+    context = runner.open_training_context(harness.create())
     labels = context.data.train.labels + 4  # classes that the network does not have
     broken = replace(context, data=replace(context.data, train=replace(context.data.train, labels=labels)))
 
@@ -397,7 +405,7 @@ LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 
 def work_with_little_memory(worker_config: WorkerConfig, connection: "Connection[bool, bool]") -> None:
     """Train the next trial in a child process that may allocate 150 MB more than it has now."""
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     claim = claims.claim(context.storage, context.study.id, this_process(worker_config.token))
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
@@ -442,7 +450,7 @@ def test_out_of_memory_errors_of_python_and_torch_are_recognised(error: Exceptio
 
 
 def test_a_process_ends_after_an_unexpected_error_in_a_trial(harness: Harness) -> None:
-    context = runner.workplace(harness.create())
+    context = runner.open_training_context(harness.create())
     labels = context.data.train.labels + 4
     broken = replace(context, data=replace(context.data, train=replace(context.data.train, labels=labels)))
     claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
@@ -452,7 +460,7 @@ def test_a_process_ends_after_an_unexpected_error_in_a_trial(harness: Harness) -
 
 
 def test_the_log_of_a_trial_has_every_step_and_attempt(harness: Harness) -> None:
-    context = runner.workplace(harness.create())
+    context = runner.open_training_context(harness.create())
 
     work(context, stop_after(15))
     work(context)
@@ -480,7 +488,7 @@ def test_a_trial_without_a_cuda_graph_is_trained_with_a_note_in_its_log(
         return training
 
     monkeypatch.setattr("search.trial.trial_training.start", start_unrecordable)
-    context = runner.workplace(harness.create())
+    context = runner.open_training_context(harness.create())
     claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
     assert claim is not None
 
@@ -495,7 +503,7 @@ def test_a_trial_without_a_cuda_graph_is_trained_with_a_note_in_its_log(
 def test_a_trial_with_lost_checkpoints_is_retrained_to_the_same_curve(
     harness: Harness,
 ) -> None:
-    context = runner.workplace(
+    context = runner.open_training_context(
         harness.create(budget={"trials": 2}, points=[{"learning_rate": 0.01}] * 2, search={"trial_seed": 1})
     )
     work(context, stop_after(25))
@@ -513,7 +521,7 @@ def test_a_trial_with_lost_checkpoints_is_retrained_to_the_same_curve(
 
 
 def test_a_trial_claimed_by_another_owner_is_left_unchanged(harness: Harness) -> None:
-    context = runner.workplace(harness.create())
+    context = runner.open_training_context(harness.create())
     other_owner = Storage(harness.url, token="thief")
     other_claims: list[claims.Claim] = []
 
@@ -588,4 +596,4 @@ def test_a_worker_that_should_stop_claims_no_trial(harness: Harness) -> None:
 
     runner.run_trials(worker_config, lambda: None, lambda: True)
 
-    assert states(runner.workplace(worker_config)) == []
+    assert states(runner.open_training_context(worker_config)) == []

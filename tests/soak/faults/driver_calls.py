@@ -110,7 +110,7 @@ def _record(harness: Harness, folder: Path) -> RecordedStudy:
 def _keep_homes(harness: Harness, worker_config: WorkerConfig, fault: Fault, ends: Any, folder: Path) -> None:
     """Do as `runner.run_trials`, and copy the folder before each trial."""
     fault.arm()
-    context = runner.workplace(worker_config)
+    context = runner.open_training_context(worker_config)
     owner = this_process(worker_config.token)
     for done in range(TRIALS + 1):
         ends[done] = fault.count.value
