@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
+import torch
 
 from search.storage.rdb import Storage
 from search.storage.tables import STUDY_ATTRS
-from tests.harness import Harness, paint
+from tests.harness import Harness, once, paint
 from tests.service.postgres import Server, missing, serving
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+torch.set_num_threads(1)  # several processes test at once, and threads that wait for each other spin
 # Child processes must receive these signals, even if pytest itself runs under nohup or in the background of a script.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,15 +59,23 @@ def make_study(url: str) -> Callable[[int], int]:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images that a network of a few weights learns within a second."""
-    return paint(tmp_path_factory.mktemp("images"))
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(shared: Path) -> Path:
+    """A folder of images that a network of a few weights learns within a second."""
+    return once(shared / "images", paint)
+
+
+@pytest.fixture(scope="session")
+def cache(shared: Path) -> Path:
     """The cache of decoded images, shared by all tests of a run."""
-    return tmp_path_factory.mktemp("cache")
+    (shared / "cache").mkdir(exist_ok=True)
+    return shared / "cache"
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """A test harness: a database, study files and images in a folder, with the real commands and workers."""
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +135,27 @@ class Harness:
                 stream.seek(0)
             return Answer(code, out.read(), err.read())
 
+    def train(self, name: str = "s", points: Rows = (), compare: Rows = (), **changes: Mapping[str, Any]) -> Answer:
+        """Run a study to its end with one worker, and return the answer of the command.
+
+        This is for tests whose subject begins at a finished study: the first test that asks for a study trains it, and
+        the others of the test run get a copy. The harness must not have a database yet.
+        """
+        assert not self.dirs.root.exists(), "a copy would replace the studies of this harness"
+        text = toml(self.tables(points, compare, **changes))
+        key = hashlib.sha256(f"{name}\n{text}\n{self.cache}".encode()).hexdigest()[:16]
+
+        def run(folder: Path) -> None:
+            folder.mkdir()
+            origin = Harness(folder, self.images, self.cache)
+            answer = origin.run("run", origin.write(name, points, compare, **changes), "--workers", "1")
+            (folder / "answer.json").write_text(json.dumps(asdict(answer)))
+
+        self.write(name, points, compare, **changes)
+        trained = once(self.images.parent / "trained" / key, run)
+        shutil.copytree(trained / "home", self.folder / "home")
+        return Answer(**json.loads((trained / "answer.json").read_text()))
+
     def start(self, *words: str) -> "Launcher":
         """Start a command in a new process group, as a shell does."""
         log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
@@ -224,6 +248,19 @@ class Launcher:
         for process in self.family():
             process.kill()
         self.process.wait()
+
+
+def once(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file or a folder once in a test run, in the first of its processes that needs it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            part = path.with_name(f"{path.name}.part")
+            shutil.rmtree(part, ignore_errors=True)  # of a process that failed
+            make(part)
+            part.rename(path)
+    return path
 
 
 def paint(folder: Path) -> Path:

@@ -1,7 +1,9 @@
 """Confidence intervals of differences and of shares, and jointly adjusted p values."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -43,7 +45,8 @@ def mean_interval(differences: Sequence[float], *, confidence: float = CONFIDENC
         return None
     if stdev(differences) <= _ROUNDING:
         return Interval(low=0.0, high=0.0, p=1.0) if abs(fmean(differences)) <= _ROUNDING else None
-    test = stats.ttest_1samp(differences, 0.0)
+    with _nearly_equal_values():
+        test = stats.ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(confidence)
     return Interval(low=float(low), high=float(high), p=float(test.pvalue))
 
@@ -60,7 +63,8 @@ def welch_interval(
 
     if min(len(first), len(second)) < 2 or max(stdev(first), stdev(second)) <= _ROUNDING:
         return None
-    test = stats.ttest_ind(first, second, equal_var=False)
+    with _nearly_equal_values():
+        test = stats.ttest_ind(first, second, equal_var=False)
     low, high = test.confidence_interval(confidence)
     return Interval(low=float(low), high=float(high), p=float(test.pvalue))
 
@@ -151,3 +155,11 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
         adjusted[index] = highest
     return adjusted
+
+
+@contextmanager
+def _nearly_equal_values() -> Iterator[None]:
+    """Suppress scipy's warning about nearly equal values; the smallest spread that counts is `_ROUNDING`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        yield

@@ -60,7 +60,7 @@ def read_rows(raw: object, space: SearchSpace, *, least: int = 2) -> tuple[Ablat
 
 def _check_base(space: SearchSpace) -> None:
     if space.when:
-        raise SpecError("[space.when] has no table_name beside [[compare]], where every value is fixed; leave it out")
+        raise SpecError("[space.when] has no place beside [[compare]], where every value is fixed; leave it out")
     for key, domain in space.parameters.items():
         if domain.single_value is None:
             raise SpecError(

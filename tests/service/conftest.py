@@ -1,10 +1,14 @@
 """Shared by the tests of the whole service: a study of one trial of some seconds, run once without any fault."""
 
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness import LONG, Harness
+from tests.service.ray_nodes import LOOPBACK, STORE_BYTES, Nodes
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: P
     answer = harness.run("run", harness.write(**LONG), "--workers", "1")
     assert answer.code == 0, answer.err
     return harness
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """A Ray cluster whose nodes join one by one."""
+    os.environ.update(LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})  # read when Ray is loaded
+
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield Nodes(cluster)
+    finally:
+        cluster.shutdown()

@@ -2,19 +2,16 @@
 
 import io
 import os
-import secrets
 import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_address
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -28,50 +25,10 @@ from search.workers.ray_backend import RayBackend
 from search.workers.stop_rules import StopReason
 from tests.faults import invariants
 from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, Tables, equal, wait_until
+from tests.service.ray_nodes import Nodes, die, needs_ray
 from tests.service.test_hang import SHORT, freeze_at
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
 ON_RAY = ("--engine", "ray")
-#: Environment of a Ray cluster of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-STORE_BYTES = 80_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """A cluster of several nodes on this machine; its head node has no room for workers."""
-
-    cluster: Any
-
-    @property
-    def address(self) -> str:
-        return str(self.cluster.address)
-
-    def join(self, **variables: str) -> psutil.Process:
-        """Add a node with room for one worker and these environment variables; its raylet process."""
-        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables)
-        return psutil.Process(node.all_processes["raylet"][0].process.pid)
-
-
-def die(node: psutil.Process) -> None:
-    """Kill all processes of a node if it still runs."""
-    if node.is_running():
-        for process in (node, *node.children(recursive=True)):
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    os.environ.update(LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})  # read when Ray is loaded
-
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        yield Nodes(cluster)
-    finally:
-        cluster.shutdown()
 
 
 def study_tables(trials: int, epochs: int) -> Tables:

@@ -38,7 +38,7 @@ def owner(token: str = "me") -> LeaseOwner:
 
 def states(storage: Storage) -> dict[int, str]:
     rows = storage.read(lambda connection: connection.execute(sa.select(TRIALS.c.number, TRIALS.c.state)).all())
-    return {row.number: row.state.name for row in rows}
+    return {row.number: row.state for row in rows}
 
 
 def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[str, float], ...] = ()) -> Claim:

@@ -191,7 +191,7 @@ def test_the_screen_shows_counts_speed_best_trial_and_workers() -> None:
     bar, *lines = rendered(snapshot).split("\n")
 
     assert bar.startswith("cifar10 ━━")
-    assert bar.endswith("━ 37 of 60")
+    assert bar.endswith(" 37 of 60")
     assert [line.strip() for line in lines] == [
         "20 complete, 15 pruned, 2 failed; 2 running, 0 waiting, 21 to begin",
         "61.0 s so far, 41.2 trials/h, about 33 min left (20 min to 50 min)",

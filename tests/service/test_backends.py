@@ -1,0 +1,156 @@
+"""Both backends fulfil the contract of `WorkerBackend`: processes of this machine, and actors of a Ray cluster."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from search.storage import queries
+from search.storage.read_only import open_reader
+from search.trial.context import WorkerConfig
+from search.workers import worker
+from search.workers.backend import WorkerBackend, WorkerHandle
+from search.workers.local import LocalBackend
+from search.workers.ray_backend import RayBackend
+from tests.harness import LONG, Harness, wait_until
+from tests.service.ray_nodes import die, needs_ray
+
+#: A trial that no test waits for.
+ENDLESS = LONG | {"budget": {"trials": 2, "epochs": 5000, "steps_per_epoch": 3}}
+SHORT = {"budget": {"trials": 2, "epochs": 1}}
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=needs_ray)])
+def backend(request: pytest.FixtureRequest) -> Iterator[WorkerBackend]:
+    """A running backend with one slot."""
+    if request.param == "local":
+        local = LocalBackend(("cpu",))
+        with local.running_backend(lambda _: None):
+            yield local
+        return
+    nodes = request.getfixturevalue("nodes")
+    ray = RayBackend(
+        address=nodes.address, devices=("cpu",), workers=1, device="cpu", worker_bytes=1, one_machine=False
+    )
+    node = nodes.join()
+    try:
+        with ray.running_backend(lambda _: None):
+            wait_until(lambda: len(ray.slots()) == 1)
+            yield ray
+    finally:
+        die(node)
+
+
+@contextmanager
+def working(backend: WorkerBackend, worker_config: WorkerConfig) -> Iterator[WorkerHandle]:
+    """A worker in the slot of the backend; killed at the end of the block."""
+    (slot,) = backend.slots()
+    handle = backend.start(worker_config, slot)
+    try:
+        yield handle
+    finally:
+        handle.kill()
+        wait_until(lambda: handle.exitcode is not None)
+
+
+def wait_for_batches(handle: WorkerHandle, count: int = 3) -> None:
+    """Wait until the worker has finished `count` batches."""
+    wait_until(lambda: (handle.beats() or 0) >= count)
+
+
+def test_a_worker_runs_trials_until_the_budget_is_spent_and_exits_with_0(
+    backend: WorkerBackend, harness: Harness
+) -> None:
+    worker_config = harness.create(**SHORT)
+
+    with working(backend, worker_config) as handle:
+        wait_until(lambda: handle.exitcode is not None)
+
+        assert handle.exitcode == 0
+        assert handle.token == worker_config.token
+    assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * 2
+
+
+def test_a_worker_reports_finished_batches(backend: WorkerBackend, harness: Harness) -> None:
+    with working(backend, harness.create(**ENDLESS)) as handle:
+        wait_for_batches(handle)
+        before = handle.beats() or 0
+
+        wait_until(lambda: (handle.beats() or 0) > before)
+
+        assert handle.is_placed
+        assert handle.exitcode is None
+
+
+def test_a_terminated_worker_puts_its_trial_back_with_a_checkpoint(backend: WorkerBackend, harness: Harness) -> None:
+    with working(backend, harness.create(**ENDLESS)) as handle:
+        wait_for_batches(handle)
+
+        handle.terminate()
+        wait_until(lambda: handle.exitcode is not None)
+
+        assert handle.exitcode == worker.TERMINATED
+    assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)]
+    assert len(list(harness.dirs.checkpoints("s"))) > 0
+    assert harness.workers() == ()
+
+
+def test_a_killed_worker_ends_with_another_code_and_a_cause_and_keeps_its_lease(
+    backend: WorkerBackend, harness: Harness
+) -> None:
+    with working(backend, harness.create(**ENDLESS)) as handle:
+        wait_for_batches(handle)
+        (pid,) = harness.workers()
+
+        psutil.Process(pid).kill()
+        wait_until(lambda: handle.exitcode is not None)
+
+        assert handle.exitcode not in (0, worker.TERMINATED)
+        assert handle.how_it_ended
+        assert not handle.was_taken
+    assert queries.study(open_reader(harness.url), "s").counts.running == 1  # the pool expires the lease
+
+
+def test_a_worker_that_cannot_work_exits_with_the_code_of_its_error(backend: WorkerBackend, harness: Harness) -> None:
+    missing = replace(harness.create(**SHORT), images=str(harness.folder / "missing"))
+
+    with working(backend, missing) as handle:
+        wait_until(lambda: handle.exitcode is not None)
+
+        assert handle.exitcode == 65
+
+
+def test_the_stacks_of_a_worker_show_the_function_that_runs(backend: WorkerBackend, harness: Harness) -> None:
+    with working(backend, harness.create(**ENDLESS)) as handle:
+        wait_for_batches(handle)
+
+        assert "run_trials" in handle.stacks()
+
+
+def test_waiting_ends_with_the_first_worker_that_ends(backend: WorkerBackend, harness: Harness) -> None:
+    with working(backend, harness.create(**ENDLESS)) as handle:
+        wait_for_batches(handle)
+        backend.wait([handle], 0.05)
+        is_running = handle.exitcode is None
+
+        handle.terminate()
+        began = time.monotonic()
+        while handle.exitcode is None:
+            backend.wait([handle], 60.0)
+
+        assert is_running
+        assert time.monotonic() - began < 60.0
+
+
+def test_no_worker_outlives_a_kill(backend: WorkerBackend, harness: Harness) -> None:
+    with working(backend, harness.create(**ENDLESS)) as handle:
+        wait_for_batches(handle)
+        (pid,) = harness.workers()
+
+        handle.kill()
+
+        wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        assert handle.exitcode not in (None, 0)
