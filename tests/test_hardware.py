@@ -115,7 +115,7 @@ def test_a_pinned_process_stays_on_its_core_and_reuses_freed_memory() -> None:
 import os, resource
 from search import process
 core = max(os.sched_getaffinity(0))
-process.take(core)
+process.pin_and_tune(core)
 assert os.sched_getaffinity(0) == {core}
 import numpy
 numpy.ones(20_000_000)

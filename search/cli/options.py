@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,9 @@ class DatabaseUrl(click.ParamType[str]):
             return database_url.move_password(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [rv]
 
 
 class ExpandedPath(click.ParamType[Path]):
@@ -148,7 +151,15 @@ def storage(*flags: str) -> Decorator:
     text = f"Database URL without a password (default: $CONVSEARCH_STORAGE, which may have one, or {STORAGE})."
     names = flags or ("--storage",)
     return click.option(
-        *names, "storage", type=URL, envvar="CONVSEARCH_STORAGE", default=STORAGE, metavar="URL", help=text
+        *names,
+        "storage",
+        type=URL,
+        multiple=True,  # each URL on the command line is checked for a password, and the last one counts
+        callback=lambda _ctx, _param, urls: urls[-1] if urls else None,
+        envvar="CONVSEARCH_STORAGE",
+        default=[STORAGE],
+        metavar="URL",
+        help=text,
     )
 
 

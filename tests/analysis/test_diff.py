@@ -5,13 +5,13 @@ import pytest
 
 from tests.harness import Harness
 
+SPACE = {"activation": ["relu", "gelu"]}
+
 
 @pytest.fixture
 def ended(harness: Harness) -> Harness:
-    """Two small finished studies with different epochs."""
-    for name, epochs in (("s", 1), ("t", 2)):
-        file = harness.write(name, budget={"trials": 2, "epochs": epochs}, space={"activation": ["relu", "gelu"]})
-        assert harness.run("run", file, "--workers", "1").code == 0
+    """A small finished study."""
+    assert harness.train(budget={"trials": 2, "epochs": 1}, space=SPACE).code == 0
     return harness
 
 
@@ -47,6 +47,9 @@ def test_a_comparison_of_two_studies_includes_settings_that_may_change_on_resume
 
 
 def test_a_comparison_of_two_studies_lists_the_settings_that_differ(ended: Harness) -> None:
+    file = ended.write("t", budget={"trials": 2, "epochs": 2}, space=SPACE)
+    assert ended.run("run", file, "--workers", "1").code == 0
+
     answer = ended.run("compare", "s", "t", "--json")
     table = ended.run("compare", "s", "t")
 
@@ -66,10 +69,8 @@ def test_an_invalid_comparison_is_refused_with_the_valid_forms(ended: Harness) -
 
 
 def test_why_lists_the_reason_for_every_stopped_trial(harness: Harness) -> None:
-    file = harness.write(
-        budget={"trials": 6, "epochs": 3}, search={"pruner": "asha", "sampler": "random", "audit": 0.0}
-    )
-    assert harness.run("run", file, "--workers", "1").code == 0
+    search = {"pruner": "asha", "sampler": "random", "audit": 0.0}
+    assert harness.train(budget={"trials": 6, "epochs": 3}, search=search).code == 0
 
     answer = harness.run("why", "s", "--json")
     single = harness.run("why", "s", str(answer.json["trials"][0]["number"]))
@@ -95,6 +96,6 @@ def test_why_lists_stopped_plain_optuna_trials_without_a_reason(harness: Harness
 
 
 def test_why_reports_that_no_trial_was_stopped(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
+    assert harness.train(budget={"trials": 2, "epochs": 1}).code == 0
 
     assert harness.run("why", "s").out == "no trial was pruned or failed\n"

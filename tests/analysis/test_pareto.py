@@ -57,8 +57,8 @@ def test_the_front_holds_the_trials_that_no_other_trial_dominates() -> None:
 
 
 def test_a_partial_front_names_the_number_of_all_its_trials(harness: Harness) -> None:
-    file = harness.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"sampler": "random"}, space=SPACE)
-    assert harness.run("run", file, "--workers", "1").code == 0
+    search = SEVERAL | {"sampler": "random"}
+    assert harness.train(budget={"trials": 6, "epochs": 1}, search=search, space=SPACE).code == 0
     size = len(ranking.best(open_reader(harness.url), "s", top=6).trials)
     assert size > 1
 
@@ -122,8 +122,8 @@ def test_a_network_that_is_too_slow_is_not_trained(harness: Harness) -> None:
 
 def test_a_front_of_many_trials_has_a_report_with_importances(harness: Harness) -> None:
     space = SPACE | {"flip": [False, True, "alternating"]}
-    file = harness.write(budget={"trials": 21, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=space)
-    assert harness.run("run", file, "--workers", "1").code == 0
+    search = SEVERAL | {"pruner": "none"}
+    assert harness.train(budget={"trials": 21, "epochs": 1}, search=search, space=space).code == 0
 
     # a new process, with Optuna's default logging
     answer = harness.start("report", "s", "--to", str(harness.folder / "s.html")).end()
@@ -134,8 +134,8 @@ def test_a_front_of_many_trials_has_a_report_with_importances(harness: Harness) 
 
 
 def test_several_objectives_have_a_verdict_and_a_report(harness: Harness) -> None:
-    file = harness.write(budget={"trials": 6, "epochs": 1}, search=SEVERAL | {"pruner": "none"}, space=SPACE)
-    assert harness.run("run", file, "--workers", "1").code == 0
+    search = SEVERAL | {"sampler": "random"}
+    assert harness.train(budget={"trials": 6, "epochs": 1}, search=search, space=SPACE).code == 0
 
     verdict = harness.run(
         "final", "s", "--top", "1", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1"

@@ -38,8 +38,7 @@ SPACE: dict[str, Any] = {
 def searched(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
     """A finished search with a verdict."""
     harness = Harness(tmp_path_factory.mktemp("searched"), images, cache)
-    file = harness.write(budget=BUDGET, search=SEARCH, space=SPACE)
-    assert harness.run("run", file, "--workers", "2").code == 0
+    assert harness.train(budget=BUDGET, search=SEARCH, space=SPACE).code == 0
     assert harness.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline").code == 0
     return harness
 
@@ -199,13 +198,13 @@ def test_markdown_and_csv_reports_can_be_written_to_a_file(searched: Harness, ki
 
 
 def test_the_report_of_a_comparison_shows_its_effects(harness: Harness) -> None:
-    file = harness.write(
+    answer = harness.train(
         space={"learning_rate": 0.05},
         compare=[{"name": "base"}, {"name": "gelu", "activation": "gelu"}],
         search={"repeats": 2},
         budget={"epochs": 1, "trials": 4},
     )
-    assert harness.run("run", file, "--workers", "2").code == 0
+    assert answer.code == 0
 
     text = harness.run("report", "s", "--markdown").out
 

@@ -280,7 +280,7 @@ def test_a_csv_cell_is_never_evaluated_as_a_formula(value: object, cell: str) ->
 
 
 def test_best_prints_csv_and_refuses_csv_with_json(harness: Harness) -> None:
-    harness.run("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
+    assert harness.train(budget={"trials": 1, "epochs": 1}).code == 0
 
     answer, both = harness.run("best", "s", "--csv", "--top", "3"), harness.run("best", "s", "--csv", "--json")
 

@@ -64,7 +64,7 @@ def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path:
 
 
 def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Harness, tmp_path: Path) -> None:
-    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 1}), "--workers", "1").code == 0
+    assert harness.train(budget={"trials": 2, "epochs": 1}).code == 0
     (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
     with running(dashboard.bind(harness.url, token=TOKEN, port=0)) as server:
         study, note = (

@@ -68,7 +68,7 @@ def test_pruning_makes_the_average_trial_shorter(pruner: str, share: float) -> N
 
 
 def test_watch_repeats_the_answer_until_ctrl_c(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     out = harness.folder / "watched.txt"
     with out.open("w") as stream:
         process = subprocess.Popen(
@@ -165,8 +165,8 @@ def test_a_failing_on_end_command_changes_no_exit_code(harness: Harness) -> None
     ],
 )
 def test_a_shell_completes_verbs_flags_studies_and_trials(harness: Harness, line: str, expected: set[str]) -> None:
+    assert harness.train(budget=BUDGET).code == 0
     harness.create("spare")
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
 
     assert {word.strip() for word in completed(harness, line)} == expected
 
@@ -206,7 +206,7 @@ def test_each_shell_gets_its_script(harness: Harness, shell: str) -> None:
     ids=" ".join,
 )
 def test_flags_may_stand_between_names(harness: Harness, words: tuple[str, ...]) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
 
     assert harness.run(*words).json is not None
 

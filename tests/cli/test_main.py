@@ -16,7 +16,7 @@ from tests.harness import CONVSEARCH, Harness, paint
 def finished(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
     """A harness in which the study "s" has run; no test changes it."""
     harness = Harness(tmp_path_factory.mktemp("done"), images, cache)
-    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 2}), "--workers", "1").code == 0
+    assert harness.train(budget={"trials": 2, "epochs": 2}).code == 0
     return harness
 
 
@@ -194,7 +194,7 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
 
 
 def test_delete_asks_first_and_then_removes_rows_and_files(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    harness.run("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1")
+    assert harness.train(budget={"trials": 1, "epochs": 1}).code == 0
     answers = []
 
     for word in ("no\n", "", "y\n"):
@@ -211,7 +211,7 @@ def test_delete_asks_first_and_then_removes_rows_and_files(harness: Harness, mon
 
 def test_a_deleted_study_can_be_started_again_from_nothing(harness: Harness) -> None:
     file = harness.write(budget={"trials": 1, "epochs": 1})
-    harness.run("run", file, "--workers", "1")
+    assert harness.train(budget={"trials": 1, "epochs": 1}).code == 0
     (before,) = harness.trials()
 
     harness.run("delete", "s", "--yes")

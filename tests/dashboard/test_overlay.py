@@ -32,7 +32,7 @@ def open_overlays(harness: Harness) -> tuple[OverlayCache, OverlayStorage, int]:
 
 @pytest.fixture
 def ended(harness: Harness) -> Harness:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     return harness
 
 

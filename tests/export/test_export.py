@@ -166,7 +166,7 @@ def test_a_model_replaces_an_older_one_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_best_trial_is_exported_and_predicts_as_in_its_evaluation(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     folder = harness.folder / "exported"
 
     answer = harness.run("export", "s", "--to", str(folder), "--json")
@@ -178,11 +178,13 @@ def test_the_best_trial_is_exported_and_predicts_as_in_its_evaluation(harness: H
     assert accuracy(harness, folder, part="validation") == pytest.approx(best.values[0])
     page = (folder / PAGE).read_text()
     assert "How good it is on other images is not known: `convsearch final` finds out." in page
-    assert str(harness.folder) not in page + (folder / CONFIG).read_text()
+    everything = harness.images.parent  # the folder of the images, of the training and of the model
+    assert everything in folder.parents
+    assert str(everything) not in page + (folder / CONFIG).read_text()
 
 
 def test_after_a_verdict_the_first_run_of_its_leader_is_exported(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     judged = harness.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1", "--json")
     folder = harness.folder / "exported"
 
@@ -269,7 +271,7 @@ def test_an_incomplete_trial_and_the_current_folder_are_refused(
 
 
 def test_missing_weights_are_named_with_the_command_that_trains_them_again(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     shutil.rmtree(harness.dirs.trial("s", 1))
 
     answer = harness.run("export", "s", "--trial", "1", "--to", str(harness.folder / "exported"))
@@ -283,7 +285,7 @@ def test_missing_weights_are_named_with_the_command_that_trains_them_again(harne
 @pytest.fixture
 def model_folder(harness: Harness) -> Path:
     """The model folder of a small search."""
-    assert harness.run("run", harness.write(budget={"trials": 2, "epochs": 3}), "--workers", "1").code == 0
+    assert harness.train(budget={"trials": 2, "epochs": 3}).code == 0
     assert harness.run("export", "s", "--to", str(harness.folder / "exported")).code == 0
     return harness.folder / "exported"
 

@@ -20,8 +20,7 @@ SEARCH = {"pruner": "asha", "sampler": "random", "reduction": 2}
 @pytest.fixture
 def ended(harness: Harness) -> Harness:
     """A search with complete and pruned trials and its final training."""
-    file = harness.write(budget={"trials": 6, "epochs": 2}, search=SEARCH, final={"epochs": 1})
-    assert harness.run("run", file, "--workers", "1").code == 0
+    assert harness.train(budget={"trials": 6, "epochs": 2}, search=SEARCH, final={"epochs": 1}).code == 0
     return harness
 
 

@@ -183,7 +183,10 @@ def test_a_trial_is_trained_on_pretrained_weights(
     assert torch.equal(stored["stages.4.1.bn2.running_var"], state["layer4.1.bn2.running_var"])
 
 
-def test_enlarged_images_are_evaluated_in_smaller_batches(harness: Harness) -> None:
+def test_enlarged_images_are_evaluated_in_smaller_batches(
+    harness: Harness, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", source)
     worker_config = harness.create(
         budget={"trials": 1, "epochs": 1},
         space={"backbone": "resnet18", "backbone_side": 128, "batch_size": 32, "learning_rate": 0.01},

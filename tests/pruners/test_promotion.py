@@ -61,9 +61,7 @@ def promoted(curves: list[list[float]]) -> list[int]:
 
 
 def test_exactly_the_best_half_of_each_rung_is_promoted(harness: Harness) -> None:
-    unpruned = harness.run(
-        "run", harness.write("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET), "--workers", "1"
-    )
+    unpruned = harness.train("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
     answer = harness.run("run", harness.write(search=PROMOTE, budget=BUDGET), "--workers", "1")
 
     assert (unpruned.code, answer.code) == (0, 0)
@@ -81,7 +79,7 @@ def test_exactly_the_best_half_of_each_rung_is_promoted(harness: Harness) -> Non
 
 
 def test_a_finished_study_with_more_trials_promotes_the_best_of_them(harness: Harness) -> None:
-    assert harness.run("run", harness.write(search=PROMOTE, budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(search=PROMOTE, budget=BUDGET).code == 0
 
     answer = harness.run("resume", "s", "--trials", "16", "--workers", "1")
 
@@ -91,11 +89,9 @@ def test_a_finished_study_with_more_trials_promotes_the_best_of_them(harness: Ha
 
 
 def test_a_paused_trial_ends_bit_for_bit_like_an_uninterrupted_one(harness: Harness) -> None:
-    paused_file, whole_file = (
-        harness.write("paused", search=PROMOTE, budget=BUDGET),
-        harness.write("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET),
-    )
-    assert [harness.run("run", file, "--workers", "1").code for file in (paused_file, whole_file)] == [0, 0]
+    assert harness.train("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET).code == 0
+    file = harness.write("paused", search=PROMOTE, budget=BUDGET)
+    assert harness.run("run", file, "--workers", "1").code == 0
 
     best = max((trial for trial in harness.trials("paused") if trial.values), key=lambda trial: trial.values)
     same = harness.trials("whole")[best.number]

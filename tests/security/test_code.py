@@ -28,7 +28,7 @@ SAFE_ARGUMENTS = {
     "numpy.load": ("allow_pickle", False),
 }
 #: The module that runs a command that its user typed, and nothing that was read.
-TYPED = {"search/cli/on_end.py": "line 20: subprocess.run may start a shell"}
+TYPED = {"cli/on_end.py": "line 23: subprocess.run may start a shell"}
 HEADER = Header(study="u", trial=3, step=4, batch=40, seconds=12.5, curve=((1, 0.5),))
 
 

@@ -70,7 +70,7 @@ def test_a_password_in_any_other_argument_is_not_repeated(harness: Harness, word
 def test_the_refusal_names_the_alternatives(harness: Harness) -> None:
     answer = harness.run("best", "s", "--storage", UNREACHABLE)
 
-    assert "--storage must not hold a password, because everybody on this machine can read a command line" in answer.err
+    assert "'--storage': must not hold a password, because everybody on this machine can read a command" in answer.err
     assert all(way in answer.err for way in ("CONVSEARCH_STORAGE", "~/.pgpass", "PGPASSFILE"))
 
 

@@ -92,7 +92,7 @@ def test_missing_or_different_images_are_refused_and_moved_ones_are_accepted(har
 
 
 def test_a_finished_study_of_other_code_is_no_error(harness: Harness) -> None:
-    harness.run("run", harness.write(**SHORT, final={"epochs": 1}), "--workers", "1")
+    assert harness.train(budget={"trials": 3, "epochs": 2}, final={"epochs": 1}).code == 0
     storage = Storage(harness.url)
     for name in ("s", "s.final"):
         stored_study.set_attrs(

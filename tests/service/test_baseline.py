@@ -61,7 +61,7 @@ def test_a_search_without_an_improvement_stops_and_every_output_names_the_baseli
 
 def test_a_search_that_found_nothing_goes_on_only_with_a_larger_budget(harness: Harness) -> None:
     file = harness.write(**HOPELESS)
-    first = harness.run("run", file, "--workers", "1")
+    first = harness.train(**HOPELESS)
     begun = harness.counts().begun
     again = harness.run("run", file, "--workers", "1")
     unchanged = harness.counts().begun
@@ -97,7 +97,7 @@ def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_o
 
 def test_workers_continue_a_search_that_found_nothing_after_its_budget_is_raised(harness: Harness) -> None:
     file = harness.write(**HOPELESS)
-    assert harness.run("run", file, "--workers", "1").code == 0
+    assert harness.train(**HOPELESS).code == 0
     begun = harness.counts().begun
     idle = harness.run("worker", "--workers", "1")
     unchanged = harness.counts().begun
@@ -123,7 +123,7 @@ def test_a_worker_skips_a_study_without_trainable_trials_and_works_on_others(har
 
 
 def test_every_output_names_the_selected_trial_even_if_the_verdict_ranks_another_first(harness: Harness) -> None:
-    assert harness.run("run", harness.write(**HOPELESS), "--workers", "1").code == 0
+    assert harness.train(**HOPELESS).code == 0
 
     verdict = harness.run("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--json", "--workers", "1")
 

@@ -85,8 +85,7 @@ def test_a_comparison_ends_with_its_verdicts(harness: Harness) -> None:
 
 
 def test_resume_needs_no_study_file_and_reports_when_there_is_nothing_to_do(harness: Harness) -> None:
-    file = harness.write(budget=SHORT | {"trials": 1})
-    harness.run("run", file, "--workers", "1")
+    assert harness.train(budget=SHORT | {"trials": 1}).code == 0
     before = harness.trials()
     (harness.folder / "s.toml").unlink()
 
@@ -101,10 +100,8 @@ def test_resume_needs_no_study_file_and_reports_when_there_is_nothing_to_do(harn
 
 
 def test_an_impossible_budget_is_refused_and_leaves_the_study_unchanged(harness: Harness) -> None:
-    file = harness.write(
-        budget={"trials": 2, "epochs": 1}, search={"sampler": "grid"}, space={"learning_rate": [0.01, 0.1]}
-    )
-    assert harness.run("run", file, "--workers", "1").code == 0
+    space = {"learning_rate": [0.01, 0.1]}
+    assert harness.train(budget={"trials": 2, "epochs": 1}, search={"sampler": "grid"}, space=space).code == 0
 
     more = harness.run("resume", "s", "--trials", "3")
     after = harness.run("resume", "s")
@@ -172,7 +169,7 @@ def test_the_time_before_the_workers_start_counts_towards_the_hours(harness: Har
 
 def test_a_trial_run_again_ends_with_the_same_weights(harness: Harness) -> None:
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout_conv": 0.2, "ema": 0.9}
-    harness.run("run", harness.write(space=space, budget={"trials": 2}), "--workers", "1")
+    assert harness.train(space=space, budget={"trials": 2}).code == 0
     (first, second) = harness.trials()
 
     answer = harness.run("run", "s", "--again", "1", "--workers", "1")

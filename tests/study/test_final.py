@@ -107,7 +107,7 @@ def test_an_interrupted_final_training_resumes_to_the_same_weights(harness: Harn
 
 @pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 0.32)], ids=["time", "no-time"])
 def test_a_final_training_ends_when_its_time_ends(harness: Harness, left_s: float, epochs: float) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     trial = max(harness.trials(), key=lambda candidate: candidate.values)
@@ -153,7 +153,7 @@ def test_stop_also_stops_the_final_training_of_a_study(harness: Harness) -> None
 
 
 def test_a_study_is_deleted_with_its_final_training(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET, final=FINAL).code == 0
 
     answer = harness.run("delete", "s", "--yes")
 
@@ -164,7 +164,7 @@ def test_a_study_is_deleted_with_its_final_training(harness: Harness) -> None:
 
 def test_the_final_training_of_a_deleted_study_is_not_used_for_a_new_one(harness: Harness) -> None:
     file = harness.write(budget=BUDGET, final=FINAL)
-    assert harness.run("run", file, "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET, final=FINAL).code == 0
     storage = Storage(harness.url)
     storage.delete_study(stored_study.load(storage, "s").id)  # by other means
 
@@ -242,7 +242,7 @@ def test_a_name_that_conflicts_with_a_final_study_is_refused_at_the_start(
 
 
 def test_a_final_training_reads_its_images_from_the_current_path_of_the_search(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET, final=FINAL).code == 0
     elsewhere = shutil.copytree(harness.images, harness.folder / "elsewhere")
     moved = harness.write(data={"path": str(elsewhere)}, budget=BUDGET, final=FINAL)
 
@@ -265,7 +265,7 @@ def test_a_worker_reads_the_images_from_the_path_of_its_launcher(harness: Harnes
 def test_the_second_of_two_machines_uses_the_final_study_of_the_first(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     storage, options = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in harness.trials())  # hours
@@ -278,7 +278,7 @@ def test_the_second_of_two_machines_uses_the_final_study_of_the_first(
 
 
 def test_a_final_training_is_neither_run_again_nor_extended(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET, final=FINAL).code == 0
 
     again = harness.run("run", "s.final", "--again", "0")
     more = harness.run("resume", "s.final", "--trials", "2")
@@ -286,12 +286,12 @@ def test_a_final_training_is_neither_run_again_nor_extended(harness: Harness) ->
 
     assert (again.code, more.code, resumed.code) == (2, 2, 0)
     assert "looks at the test images once and is not run again" in again.err
-    assert "has a training for each configuration and seed and no more; `convsearch final s`" in more.err
+    assert "which has exactly one training for each configuration and seed; `convsearch final s`" in more.err
     assert resumed.err == "nothing to resume: all 1 trials of 's.final' are done\n"
 
 
 def test_without_time_for_half_an_epoch_there_is_no_final_training(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     storage = Storage(harness.url)
     messages: list[str] = []
     options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
@@ -304,7 +304,7 @@ def test_without_time_for_half_an_epoch_there_is_no_final_training(harness: Harn
 
 
 def test_running_a_trial_again_starts_no_final_training(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET, final=FINAL).code == 0
 
     again = harness.run("run", "s", "--again", "0", "--workers", "1")
 
@@ -372,7 +372,7 @@ def test_the_hours_are_shared_between_the_search_and_the_final_training(harness:
 
 
 def test_the_final_training_is_planned_by_the_speed_of_the_trial(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     trial = harness.trials()[0]
     wanted = study_spec.build(harness.tables(budget=BUDGET | {"hours": 10.0}, final={"share": 0.25}))
     speed = trial.images_per_second or 0.0
@@ -427,15 +427,14 @@ def test_an_invalid_final_table_is_refused(harness: Harness, changes: dict[str, 
     assert complaint in str(caught.value)
 
 
+#: A search of which no trial is the baseline.
+NO_BASELINE: dict[str, Any] = {"budget": {"trials": 4, "epochs": 1}, "search": {"baseline": False}}
 #: Two configurations and a baseline, with two seeds each.
 TERMS = ("--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1")
 
 
 def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(harness: Harness) -> None:
-    search = {"baseline": False}
-    assert (
-        harness.run("run", harness.write(budget={"trials": 4, "epochs": 1}, search=search), "--workers", "1").code == 0
-    )
+    assert harness.train(**NO_BASELINE).code == 0
 
     answer = harness.run("final", "s", *TERMS, "--json")
 
@@ -462,7 +461,7 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(har
 def test_a_verdict_is_printed_again_and_a_later_one_names_the_earlier_uses(
     harness: Harness,
 ) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET, search={"baseline": False}), "--workers", "1").code == 0
+    assert harness.train(**NO_BASELINE).code == 0
 
     first = harness.run("final", "s", *TERMS)
     trials = harness.trials("s.final")
@@ -476,14 +475,14 @@ def test_a_verdict_is_printed_again_and_a_later_one_names_the_earlier_uses(
     assert "These test images were used 6 times, " in first.out
     assert "These test images were used once, at " in other.out
     assert "s.final has used them, too: 6 times, " in other.out
-    assert "with one seed, nothing tells what another would do" in other.out
+    assert "with one seed, the spread over seeds is not known" in other.out
     assert len(trials) == 6
     assert queries.studies(open_reader(harness.url)) == ()
 
 
 def final_context(harness: Harness, wanted: FinalSettings) -> TrainingContext:
     """A context that trains the final study of a search of two trials."""
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     storage, options = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
     stored = stored_study.load(storage, "s")
     requested = replace(stored.spec, final=wanted)
@@ -560,7 +559,7 @@ def test_only_the_failed_final_training_is_retried_on_request(harness: Harness) 
 
 
 def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "40", "--workers", "1")
     launcher = harness.start(*terms)
     launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
@@ -577,7 +576,7 @@ def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed
 
 
 def test_a_final_training_by_time_keeps_the_epochs_of_its_first_plan(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     storage = Storage(harness.url)
     stored = stored_study.load(storage, "s")
     requested = replace(stored.spec, final=FinalSettings(top=1, seeds=1))
@@ -649,7 +648,7 @@ def test_each_final_training_has_an_equal_share_of_the_hours(harness: Harness, m
 
 
 def test_the_same_command_resumes_several_interrupted_final_trainings(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET), "--workers", "1").code == 0
+    assert harness.train(budget=BUDGET).code == 0
     command = ("final", "s", "--top", "2", "--seeds", "2", "--epochs", "40", "--no-baseline", "--workers", "2")
 
     launcher = harness.start(*command)
