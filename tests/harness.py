@@ -34,6 +34,8 @@ from search.storage.records import TrialCounts, TrialRecord
 from search.study import inputs, stored_study, strategy
 from search.trial import runner
 from search.trial.context import TrainingContext, WorkerConfig
+from tests import forks
+from tests.forks import ForkedCommand
 
 CONVSEARCH = Path(sys.executable).with_name("convsearch")
 #: Mean colour of the images of each class; the rest is noise.
@@ -157,7 +159,12 @@ class Harness:
         return Answer(**json.loads((trained / "answer.json").read_text()))
 
     def start(self, *words: str) -> "Launcher":
-        """Start a command in a new process group, as a shell does."""
+        """Start a command in a new process group; see `tests.forks`."""
+        log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
+        return Launcher(forks.start(self.complete(words), log), log)
+
+    def start_from_shell(self, *words: str) -> "Launcher":
+        """Start a command in a new process group, as a shell does, with a new Python."""
         log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
         with log.open("w") as stream:
             process = subprocess.Popen(
@@ -217,12 +224,12 @@ class Harness:
 class Launcher:
     """A `convsearch` process and its child processes."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | ForkedCommand"
     log: Path
 
     @property
     def said(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text() if self.log.exists() else ""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the launcher and its children, as a terminal does at Ctrl-C."""

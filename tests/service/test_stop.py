@@ -116,7 +116,7 @@ def test_the_exit_code_reports_a_ctrl_c_that_also_ended_the_reader_of_the_output
 
 
 def test_a_forkserver_that_dies_while_it_loads_is_replaced(harness: Harness) -> None:
-    launcher = harness.start("run", harness.write(budget={"trials": 1}), "--workers", "1")
+    launcher = harness.start_from_shell("run", harness.write(budget={"trials": 1}), "--workers", "1")
 
     def servers() -> list[psutil.Process]:
         return [process for process in launcher.family() if "multiprocessing.forkserver" in " ".join(process.cmdline())]

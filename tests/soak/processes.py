@@ -9,23 +9,18 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from search.cli import main
 from search.trial.context import WorkerConfig
 from search.workers import worker
+from tests import forks
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
-
-#: The function with which multiprocessing starts its forkserver.
-SPAWN = util.spawnv_passfds
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,43 +120,14 @@ def _log(harness: Harness, name: str) -> Path:
 
 
 def _alone(log: Path, target: Callable[..., None], *args: Any) -> None:
-    os.setsid()
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for standard in (1, 2):
-        os.dup2(stream, standard)
-    os.close(stream)
+    forks.become_session_leader(log)
     target(*args)
 
 
 def _launcher(words: list[str], gate: int | None, at_server: Callable[[int], None] | None) -> None:
-    def spawn(path: bytes, args: list[str], descriptors: list[int]) -> int:
-        if "multiprocessing.forkserver" not in args[-1]:
-            return SPAWN(path, args, descriptors)
-        server = os.fork()
-        if server == 0:
-            _become_server(args[-1], descriptors)
-        if at_server is not None:
-            at_server(server)
-        return server
-
-    util.spawnv_passfds = spawn  # type: ignore[assignment]  # it accepts only the arguments of this call
     if gate is not None:
         os.read(gate, 1)
-    sys.exit(main.main(words))
-
-
-def _become_server(program: str, descriptors: list[int]) -> None:
-    """Become the forkserver: close all descriptors except the given ones, then run its program."""
-    code = 1
-    try:
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in descriptors:
-                with suppress(OSError):  # the descriptor of the listing itself is closed already
-                    os.close(int(name))
-        exec(program)  # the same statement as in multiprocessing.forkserver
-        code = 0
-    finally:
-        os._exit(code)
+    forks.launch(words, at_server=at_server or (lambda _: None))
 
 
 def _worker(worker_config: WorkerConfig, prepare: Callable[[], None] | None) -> None:

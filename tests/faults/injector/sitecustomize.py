@@ -84,6 +84,13 @@ class FaultInjector(MetaPathFinder):
         module, _, name = function.partition(":")
         self.wrappers.setdefault(module, []).append((name, wrap))
 
+    def wrap_loaded_modules(self) -> None:
+        """Wrap the functions of modules that this process has loaded already, as a forked process has."""
+        for fullname, wrappers in self.wrappers.items():
+            if fullname in sys.modules:
+                for name, wrap in wrappers:
+                    _replace(sys.modules[fullname], name, wrap)
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -125,6 +132,7 @@ def install(plan: str) -> None:
     """Arm the faults of a plan in this process and in its forks."""
     rows = json.loads(plan)
     injector = FaultInjector([ArmedFault(Fault(**row["fault"]), Path(row["marker"])) for row in rows])
+    injector.wrap_loaded_modules()
     sys.meta_path.insert(0, injector)
     sys.addaudithook(injector.on_event)
 
