@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -22,6 +23,28 @@ torch.set_num_threads(1)  # several processes test at once, and threads that wai
 # Child processes must receive these signals, even if pytest itself runs under nohup or in the background of a script.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: Folders of tests that start processes or wait.
+SLOW_FOLDERS = {"service", "faults", "browser", "bench", "soak"}
+#: Fixtures of tests that train, or that need a server.
+SLOW_FIXTURES = {"images", "server"}
+NO_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, start them first, and keep all tests on Ray in one process, which has one cluster."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(NO_RAY)
+        if _is_slow(item):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return item.path.parent.name in SLOW_FOLDERS or bool(SLOW_FIXTURES & fixtures) or "postgresql" in item.name
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.storage.records import TrialRecord
-from tests.harness import Harness, equal
+from tests.harness import Harness, Tables, equal
 
 
 def test_a_copied_study_equals_one_that_is_trained_here(harness: Harness, tmp_path: Path) -> None:
     first = Harness(tmp_path / "first", harness.images, harness.cache)
     first.folder.mkdir()
-    tables = {"budget": {"trials": 3, "epochs": 2}, "final": {"epochs": 1}}
+    tables: Tables = {"budget": {"trials": 3, "epochs": 2}, "final": {"epochs": 1}}
     answers = [first.train(**tables), harness.train(**tables)]  # one of the two may be the original
 
     fresh = Harness(tmp_path / "fresh", harness.images, harness.cache)

@@ -62,6 +62,7 @@ def noise(_: dict[str, Any], rng: np.random.Generator) -> float:
     return float(rng.normal(0.7, 0.05))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "tpe"])
 def test_without_real_effects_at_most_one_study_in_twenty_reports_one(kind: str) -> None:
     studies_with_effect, reported, significant = 0, 0, 0

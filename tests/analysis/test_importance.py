@@ -43,6 +43,7 @@ def test_an_important_parameter_exceeds_chance_and_the_others_do_not() -> None:
     assert all(row.low <= row.share <= row.high for row in result.importances)
 
 
+@pytest.mark.slow
 def test_unimportant_parameters_rarely_exceed_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.analysis.importance.RESAMPLES", 60)
     exceeded = 0

@@ -57,6 +57,7 @@ def test_an_interval_over_images_alone_has_less_than_80_percent_coverage(runs: i
     assert covered / SIMULATIONS < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "spread"), [(2, 0.1), (3, 0.0), (3, 0.2), (10, 0.2)])
 def test_at_most_one_verdict_in_twenty_on_equal_configurations_is_significant(runs: int, spread: float) -> None:
     rng, significant = np.random.default_rng(runs), 0

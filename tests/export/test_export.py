@@ -84,6 +84,7 @@ def deployed(**changes: Any) -> tuple[Deployed, Card]:
     return Deployed(network, factor=factor, shift=shift).eval(), card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
 def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
     model, card = deployed(**changes)
@@ -100,6 +101,7 @@ def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: 
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted((WEIGHTS, CONFIG, ONNX, PAGE))
 
 
+@pytest.mark.slow
 def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="", images=IMAGES)
@@ -114,6 +116,7 @@ def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["cat", "dog", "owl"]
 
 
+@pytest.mark.slow
 def test_an_onnx_file_with_other_predictions_is_detected(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="", images=IMAGES)
@@ -124,6 +127,7 @@ def test_an_onnx_file_with_other_predictions_is_detected(tmp_path: Path) -> None
         disagreement(tmp_path / "m" / ONNX, model, IMAGES)
 
 
+@pytest.mark.slow
 def test_weights_changed_after_the_export_are_refused(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="", images=IMAGES)
@@ -150,6 +154,7 @@ def test_a_folder_without_a_model_is_refused_with_the_reason(
         read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_replaces_an_older_one_and_nothing_else(tmp_path: Path) -> None:
     model, card = deployed()
     write(tmp_path / "m", model, card, page="old", images=IMAGES)

@@ -517,6 +517,7 @@ def migrate_and_kill(file: Path, moment: Callable[[Path], bool]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "is_kept"),
     [

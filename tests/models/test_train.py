@@ -261,6 +261,7 @@ def finish(stored: Path, ended: Path) -> None:
     torch.save(training.state(), ended)
 
 
+@pytest.mark.slow
 def test_a_training_resumed_in_another_process_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
     training = begin(MODEL, TRAININGS["sgd"])
     with pytest.raises(Interrupted):

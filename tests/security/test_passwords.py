@@ -12,6 +12,8 @@ from search import database_url
 from search.errors import UsageError
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cr3t"
 #: No server listens on port 1.
 UNREACHABLE = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/db"
@@ -125,7 +127,7 @@ def test_a_run_shows_the_password_neither_in_its_files_nor_in_ps(harness: Harnes
 
 
 def test_workers_are_started_without_the_address_on_their_command_lines(harness: Harness) -> None:
-    launcher = harness.start("run", harness.write(budget={"trials": 1, "epochs": 20}), "--workers", "1")
+    launcher = harness.start_from_shell("run", harness.write(budget={"trials": 1, "epochs": 20}), "--workers", "1")
     try:
         launcher.until(lambda: len(launcher.family()) > 2)  # the pool, the server that workers are forked from, ...
         lines = {line for process in launcher.family() for line in command_lines(process.pid)}

@@ -1,13 +1,10 @@
 """A Ray cluster of several nodes on this machine."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import psutil
-import pytest
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
 #: Environment of a Ray cluster of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 STORE_BYTES = 80_000_000

@@ -16,14 +16,14 @@ from search.workers.backend import WorkerBackend, WorkerHandle
 from search.workers.local import LocalBackend
 from search.workers.ray_backend import RayBackend
 from tests.harness import Harness, Tables, wait_until
-from tests.service.ray_nodes import die, needs_ray
+from tests.service.ray_nodes import die
 
 #: A study whose trials end after all tests.
 ENDLESS: Tables = {"budget": {"trials": 2, "epochs": 5000, "steps_per_epoch": 3}}
 SHORT: Tables = {"budget": {"trials": 2, "epochs": 1}}
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=needs_ray)])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.ray)])
 def backend(request: pytest.FixtureRequest) -> Iterator[WorkerBackend]:
     """A running backend with one slot."""
     if request.param == "local":

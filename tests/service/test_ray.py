@@ -25,7 +25,7 @@ from search.workers.ray_backend import RayBackend
 from search.workers.stop_rules import StopReason
 from tests.faults import invariants
 from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, Tables, equal, wait_until
-from tests.service.ray_nodes import Nodes, die, needs_ray
+from tests.service.ray_nodes import Nodes, die
 from tests.service.test_hang import SHORT, freeze_at
 
 ON_RAY = ("--engine", "ray")
@@ -107,7 +107,7 @@ def disturb(harness: Harness, file: str, disturbance: Callable[[Launcher], None]
     return answer.code, answer.err, listened
 
 
-@needs_ray
+@pytest.mark.ray
 def test_a_study_on_a_local_ray_ends_with_the_same_weights_after_a_stop_and_a_kill(
     harness: Harness, undisturbed: Harness
 ) -> None:
@@ -135,7 +135,7 @@ def test_a_study_on_a_local_ray_ends_with_the_same_weights_after_a_stop_and_a_ki
     invariants.check(harness, over=True)
 
 
-@needs_ray
+@pytest.mark.ray
 def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: Nodes) -> None:
     first, file = nodes.join(), harness.write(**study_tables(trials=9000, epochs=4))
     launcher = harness.start("run", file, *ON_RAY, "--address", nodes.address)
@@ -166,7 +166,7 @@ def run_silently(options: RunOptions, spec: study_spec.StudySpec) -> StopReason:
     return launch.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
 
 
-@needs_ray
+@pytest.mark.ray
 def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness, nodes: Nodes
 ) -> None:
@@ -191,7 +191,7 @@ def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
     assert equal(harness.trained(), undisturbed.trained())
 
 
-@needs_ray
+@pytest.mark.ray
 def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_on(
     harness: Harness, nodes: Nodes
 ) -> None:
@@ -220,7 +220,7 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
     invariants.check(harness, over=True)
 
 
-@needs_ray
+@pytest.mark.ray
 def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_if_it_is_alone(
     harness: Harness, nodes: Nodes
 ) -> None:
@@ -250,7 +250,7 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_if_it_is_alo
     invariants.check(harness, over=True)
 
 
-@needs_ray
+@pytest.mark.ray
 def test_a_node_is_excluded_only_if_there_are_others(nodes: Nodes) -> None:
     backend = RayBackend(
         address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
@@ -279,7 +279,7 @@ def test_a_node_is_excluded_only_if_there_are_others(nodes: Nodes) -> None:
     assert [text for text in messages if "gets no workers for 60 s" in text] == messages[-1:]
 
 
-@needs_ray
+@pytest.mark.ray
 def test_a_cluster_of_several_machines_refuses_a_database_file(harness: Harness, nodes: Nodes) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--uts", "true"], check=False).returncode:
         pytest.skip("this user may not give itself another host name")
@@ -298,7 +298,7 @@ def test_a_cluster_of_several_machines_refuses_a_database_file(harness: Harness,
     assert harness.trials() == ()
 
 
-@needs_ray
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("address", "code", "words"),
     [

@@ -1,6 +1,5 @@
 """Claims, leases and fenced writes on both databases, between real processes."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,12 +23,11 @@ from search.storage.leases import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.storage.tables import LEASES, TRIALS
+from search.workers import local
 from tests.databases import BOTH
 from tests.remote_owners import HASTY, far
 
 pytestmark = BOTH
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def owner(token: str = "me") -> LeaseOwner:
@@ -64,10 +62,11 @@ def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connectio
 
 def run_claimers(url: str, study_id: int, count: int, *, finish: bool, meanwhile: Callable[[], None]) -> list[int]:
     """Numbers of all trials that `count` processes claimed; `meanwhile` is called until they end."""
+    context = local.start_server()
     pipes, processes = [], []
     for index in range(count):
-        ours, theirs = SPAWN.Pipe(duplex=False)
-        process = SPAWN.Process(target=claim_all, args=(url, study_id, f"token-{index}", finish, theirs))
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=claim_all, args=(url, study_id, f"token-{index}", finish, theirs))
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -79,6 +78,7 @@ def run_claimers(url: str, study_id: int, count: int, *, finish: bool, meanwhile
     return claimed
 
 
+@pytest.mark.slow
 def test_eight_processes_claim_two_hundred_queued_trials_exactly_once(
     url: str, make_study: Callable[[int], int]
 ) -> None:
@@ -93,6 +93,7 @@ def test_eight_processes_claim_two_hundred_queued_trials_exactly_once(
     assert Counter(claimed) == Counter(range(200))
 
 
+@pytest.mark.slow
 def test_six_processes_never_exceed_the_budget(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(60)
     storage = Storage(url)

@@ -1,6 +1,5 @@
 """On both databases our storage behaves like Optuna's, in fewer and safer transactions."""
 
-import multiprocessing
 from collections.abc import Callable
 
 import optuna
@@ -10,11 +9,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.process import this_process
 from search.storage import claims
 from search.storage.rdb import Storage
+from search.workers import local
 from tests.databases import BOTH
 
 pytestmark = BOTH
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -116,8 +114,10 @@ def create_database(url: str) -> None:
     Storage(url, create=True)
 
 
+@pytest.mark.slow
 def test_processes_can_create_the_same_database_at_once(url: str) -> None:
-    processes = [SPAWN.Process(target=create_database, args=(url,)) for _ in range(4)]
+    context = local.start_server()
+    processes = [context.Process(target=create_database, args=(url,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

@@ -45,6 +45,7 @@ def test_a_created_study_can_be_opened_and_loaded(url: str) -> None:
     assert (created.spec, created.data) == (build(), DATA)
 
 
+@pytest.mark.slow
 def test_processes_that_create_one_study_at_once_get_the_same_study(url: str) -> None:
     Storage(url, create=True)
     context = multiprocessing.get_context("forkserver")

@@ -15,6 +15,8 @@ PROGRAM = """
 import sys, time
 from functools import partial
 from search.workers.signals import SignalListener
+
+pytestmark = pytest.mark.slow
 tell = partial(print, file=sys.stderr, flush=True)
 interrupts = SignalListener(at_once=lambda: print("at once", flush=True), tell=tell, end_s=END_S)
 with interrupts.listening():

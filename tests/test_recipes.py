@@ -1,0 +1,149 @@
+"""The README's recipes for additions, followed in a copy of the packages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import CONVSEARCH, PATIENCE_S, toml
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent
+STRIPES = '''
+"""Images of two classes: stripes that lie, and stripes that stand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.cache import Contents, Pixels
+from data.progress import Advance, Say
+
+
+@dataclass
+class Stripes:
+    """A source of drawn stripes."""
+
+    side: int
+    name: str = "stripes"
+
+    def key(self) -> str:
+        return f"stripes-{self.side}"
+
+    def open(self, say: Say) -> Contents:
+        train, test = (np.arange(count, dtype=np.int64) % 2 for count in (400, 40))
+
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> None:
+            rng = np.random.default_rng(0)
+            for labels, images in ((train, train_images), (test, test_images)):
+                for index, label in enumerate(labels):
+                    stripes = np.arange(self.side)[:, None, None] % 2 * 200
+                    image = rng.integers(0, 50, images.shape[1:]) + stripes
+                    images[index] = image if label else image.transpose(1, 0, 2)
+                    advance(1)
+
+        return Contents(classes=("lying", "standing"), train_labels=train, test_labels=test, fill=fill)
+'''
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the packages."""
+    for package in ("data", "models", "search"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    if (ROOT / ".mypy_cache").exists():  # filled by `make check`; without it mypy takes a minute
+        shutil.copytree(ROOT / ".mypy_cache", tmp_path / ".mypy_cache")
+    return tmp_path
+
+
+def files_of_recipe(heading: str) -> set[str]:
+    """The files that a recipe of the README names."""
+    text = (ROOT / "README.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"`((?:data|models|search)/[\w/]+\.py)`", text))
+
+
+def replace(copy: Path, file: str, old: str, new: str) -> None:
+    source = (copy / file).read_text()
+    assert source.count(old) == 1, f"{file} has {source.count(old)} x {old!r}"
+    (copy / file).write_text(source.replace(old, new))
+
+
+def check(copy: Path) -> None:
+    """Fail if mypy finds a place that does not handle the addition."""
+    command = [sys.executable, "-m", "mypy", "-p", "search", "-p", "data", "-p", "models"]
+    result = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def run(copy: Path, data: dict[str, object], space: dict[str, object]) -> str:
+    """Train one small trial with the packages of the copy, and return the output of `show`."""
+    study = {
+        "data": {"image_size": 8, "validation": 80, **data},
+        "budget": {"trials": 1, "epochs": 1},
+        "search": {"pruner": "none"},
+        "space": {"conv_layers": 1, "width": [8, 16], "dense_layers": 0, "batch_size": 32, **space},
+    }
+    (copy / "s.toml").write_text(toml(study))
+    environment = os.environ | {"PYTHONPATH": str(copy), "CONVSEARCH_CACHE": str(copy / "cache")}
+    for words in (("run", "s.toml", "--workers", "1"), ("show", "s", "0")):
+        result = subprocess.run(
+            [str(CONVSEARCH), *words], cwd=copy, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_an_activation_is_added_in_the_files_that_the_recipe_names(copy: Path) -> None:
+    replace(copy, "models/config.py", '"gelu", "silu"]', '"gelu", "silu", "mish"]')
+    replace(
+        copy,
+        "models/layers.py",
+        '        case "silu":\n            return nn.SiLU()\n',
+        '        case "silu":\n            return nn.SiLU()\n        case "mish":\n            return nn.Mish()\n',
+    )
+
+    check(copy)
+    shown = run(copy, {"source": "shapes", "train_images": 400}, {"activation": "mish"})
+
+    assert "mish" in shown
+    assert files_of_recipe("How to add an activation") == {"models/config.py", "models/layers.py"}
+
+
+def test_a_data_source_is_added_in_the_files_that_the_recipe_names(copy: Path) -> None:
+    (copy / "data" / "stripes.py").write_text(STRIPES.lstrip())
+    replace(copy, "data/config.py", '"cifar10", "folder"]', '"cifar10", "folder", "stripes"]')
+    replace(
+        copy, "data/dataset.py", "from data.shapes import", "from data.stripes import Stripes\nfrom data.shapes import"
+    )
+    replace(
+        copy,
+        "data/dataset.py",
+        "        case _:\n            assert_never(config.source)\n",
+        '        case "stripes":\n            return Stripes(config.side)\n'
+        "        case _:\n            assert_never(config.source)\n",
+    )
+    replace(
+        copy,
+        "search/service/dry_run.py",
+        "        case _:\n            assert_never(data.source)\n",
+        '        case "stripes":\n            return 400, 40, 2\n'
+        "        case _:\n            assert_never(data.source)\n",
+    )
+
+    check(copy)
+    shown = run(copy, {"source": "stripes"}, {})
+
+    assert "complete" in shown.lower()
+    named = files_of_recipe("How to add a data source")
+    assert named == {
+        "data/config.py",
+        "data/shapes.py",
+        "data/cache.py",
+        "data/dataset.py",
+        "search/service/dry_run.py",
+    }
