@@ -1,6 +1,10 @@
 """Seeds: a pure function of the study seed and the purpose. Workers never repeat each other's seeds."""
 
 import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search.spec.settings import SearchSettings
 
 
 def derive(*parts: object) -> int:
@@ -15,6 +19,21 @@ def derive(*parts: object) -> int:
     """
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:4], "big")
+
+
+def trial_seed(search: "SearchSettings", number: int, repeat: int | None) -> int:
+    """The seed of the weights, data order and augmentation of a trial.
+
+    The rows of a designed comparison share one seed per repeat; this allows pairwise comparison.
+
+    Args:
+        search: The settings of the search.
+        number: The trial number.
+        repeat: The repeat of a designed comparison; None in a search.
+    """
+    if search.trial_seed is not None:
+        return search.trial_seed
+    return derive(search.seed, *((number, "trial") if repeat is None else (repeat, "repeat")))
 
 
 def is_audited(seed: int, number: int, share: float) -> bool:

@@ -170,19 +170,3 @@ def promotion_policy(spec: StudySpec) -> AshaPromotion | BarrierPromotion | None
         audited=audited(spec, 0),
         baseline=study_spec.baseline(spec),
     )
-
-
-def trial_seed(study: StoredStudy, number: int, repeat: int | None) -> int:
-    """The seed of the weights, data order and augmentation of a trial.
-
-    The rows of a designed comparison share one seed per repeat; this allows pairwise comparison.
-
-    Args:
-        study: The study.
-        number: The number of the trial.
-        repeat: The repeat of a designed comparison; None in a search.
-    """
-    search = study.spec.search
-    if search.trial_seed is not None:
-        return search.trial_seed
-    return derive(search.seed, *((number, "trial") if repeat is None else (repeat, "repeat")))

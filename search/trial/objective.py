@@ -6,10 +6,11 @@ import torch
 from models.config import Impossible
 from models.train import Diverged
 from search.pruners.asha import PruneDecision
+from search.seeds import trial_seed
 from search.spec.fit import check_fit
 from search.storage import attr_keys
 from search.storage.claims import Claim
-from search.study.strategy import asha, trial_seed
+from search.study.strategy import asha
 from search.trial import recorder
 from search.trial.context import TrainingContext
 from search.trial.final_training import FinalTraining
@@ -42,7 +43,7 @@ def evaluate_trial(context: TrainingContext, pulse: Pulse, claim: Claim, trial: 
         return Outcome(reason=PruneDecision(**decided).reason)
     try:
         shape = check_fit(context.spec, values, context.limits)
-        seed = trial_seed(context.study, claim.number, values.get("repeat"))
+        seed = trial_seed(context.spec.search, claim.number, values.get("repeat"))
         budget, rungs = context.spec.budget, asha(context.spec)
         step = budget.step_epochs(images=len(context.data.train), macs=shape.macs)
         step_images = step * len(context.data.train)

@@ -29,6 +29,7 @@ from search.artifacts import study_dir
 from search.optuna_internals import SubsetTPESampler
 from search.process import LeaseOwner, this_process
 from search.samplers import tpe
+from search.seeds import trial_seed
 from search.storage import claims, leases, queries, retry
 from search.storage.claims import Claim
 from search.storage.leases import LeaseMonitor
@@ -176,7 +177,7 @@ class Training:
         """Run one trial like `search.trial.objective` and `search.trial.search_training`."""
         trial, values = recorder.draw(self.context, claim, trial)
         assert trial.user_attrs.get("decision") is None
-        seed = strategy.trial_seed(self.context.study, claim.number, values.get("repeat"))
+        seed = trial_seed(self.context.spec.search, claim.number, values.get("repeat"))
         recorder.describe(self.context, trial, parameters=100_000, macs=10_000_000, seed=seed)
         trial_recorder = TrialRecorder(context=self.context, claim=claim, trial=trial)
         done, self.done = self.done, 0

@@ -10,6 +10,7 @@ import pytest
 from optuna.storages import _CachedStorage
 
 from search.errors import SpecError, UsageError
+from search.seeds import trial_seed
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, queries
@@ -161,8 +162,8 @@ def test_the_stop_request_and_the_run_time_are_stored(url: str) -> None:
 def test_each_trial_has_a_different_seed_but_repeats_share_one(url: str) -> None:
     stored = create(url, build())
 
-    individual = [strategy.trial_seed(stored, number, None) for number in range(20)]
-    shared = [strategy.trial_seed(stored, number, 1) for number in range(20)]
+    individual = [trial_seed(stored.spec.search, number, None) for number in range(20)]
+    shared = [trial_seed(stored.spec.search, number, 1) for number in range(20)]
 
     assert len(set(individual)) == 20
     assert len(set(shared)) == 1
@@ -172,7 +173,7 @@ def test_each_trial_has_a_different_seed_but_repeats_share_one(url: str) -> None
 def test_a_fixed_trial_seed_holds_for_every_trial(url: str) -> None:
     stored = create(url, build(search={"trial_seed": 7}))
 
-    assert {strategy.trial_seed(stored, number, None) for number in range(5)} == {7}
+    assert {trial_seed(stored.spec.search, number, None) for number in range(5)} == {7}
 
 
 @pytest.mark.parametrize(
