@@ -29,7 +29,7 @@ DEFAULT_EVALUATIONS = 9
 #: Updates before a rung. A first rung after only a few updates is noise (studies/LOG.md, 2026-11-25).
 DEFAULT_RUNG_UPDATES = 24
 #: Judged trials after which a search gives up: with a [[try]] point that is known to be good, and with the defaults as
-#: trial 0. From the defaults the ten-minute study first led after 12 to 17 trials (studies/LOG.md, 2026-11-29).
+#: trial 0. The ten-minute study needed 10 to 17 trials for the first that led at its end (studies/LOG.md, 2026-11-29).
 DEFAULT_PATIENCE, DEFAULT_PATIENCE_WITHOUT_POINT = 12, 48
 
 #: Maximum configurations of a verdict, and seeds per configuration. A larger number is a typing error.
