@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import LONG, Harness
-from tests.service.ray_nodes import LOOPBACK, STORE_BYTES, Nodes
+from tests.service.ray_nodes import LOOPBACK, QUICK_HEALTH_CHECKS, STORE_BYTES, Nodes
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,12 @@ def nodes() -> Iterator[Nodes]:
 
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    head = {
+        "num_cpus": 0,
+        "object_store_memory": STORE_BYTES,
+        "include_dashboard": False,
+        "_system_config": QUICK_HEALTH_CHECKS,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield Nodes(cluster)

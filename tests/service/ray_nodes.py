@@ -8,6 +8,8 @@ import psutil
 #: Environment of a Ray cluster of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 STORE_BYTES = 80_000_000
+#: Ray notices a dead node after five seconds (by default after a quarter of a minute or more).
+QUICK_HEALTH_CHECKS = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[WorkerBackend]:
         return
     nodes = request.getfixturevalue("nodes")
     ray = RayBackend(
-        address=nodes.address, devices=("cpu",), workers=1, device="cpu", worker_bytes=1, one_machine=False
+        address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
     )
     node = nodes.join()
     try:
         with ray.running_backend(lambda _: None):
-            wait_until(lambda: len(ray.slots()) == 1)
+            wait_until(lambda: len(ray.slots()) == 1)  # Ray has noticed that the nodes of earlier tests are dead
             yield ray
     finally:
         die(node)
