@@ -83,7 +83,7 @@ class Folder:
             targets.update((path, test_images[row]) for row, path in enumerate(test))
             _decode_all(store, targets, side=self.side, advance=advance)
             if store.stamp() != stamp:
-                raise DataError(f"{self.name} was changed while it was read; run again when nobody writes to it")
+                raise DataError(f"{self.name} was changed while it was read; run again when nothing writes to it")
 
         return Contents(classes=classes, train_labels=train_labels, test_labels=test_labels, notes=notes, fill=fill)
 
@@ -117,7 +117,7 @@ def _inspect(store: Store, notes_folder: Path) -> Seen:
     listing = list_images(store)
     seen = Seen(stamp=stamp.text, digest=store.digest(), has_test=bool(listing.test))
     if store.stamp() != stamp:
-        raise DataError(f"{store.path} was changed while it was read; run again when nobody writes to it")
+        raise DataError(f"{store.path} was changed while it was read; run again when nothing writes to it")
     if started_ns - stamp.changed_ns > _clock_step_ns(stamp.changed_ns):
         note_file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(note_file) as temporary:

@@ -136,7 +136,7 @@ def _check_host(host: str, *, port: int, expose: bool) -> None:
         raise UsageError(f"--host must be an IPv4 address or a name of this machine, but got {host!r}")
     if not expose and not _is_loopback(host):
         raise UsageError(
-            f"--host {host} exposes the dashboard: everybody who can reach the port and has the URL can read all "
+            f"--host {host} exposes the dashboard: everyone with the URL and access to the port can read all "
             f"studies, and the traffic is not encrypted; safer, on the other machine: `{_tunnel(port)}`; "
             "to expose it anyway, add --expose"
         )
@@ -169,7 +169,7 @@ def _addresses() -> set[str]:
 
 def _warning(policy: AccessPolicy) -> str:
     return (
-        f"warning: everybody who can reach port {policy.port} of {policy.host} and has the URL can read all studies; "
+        f"warning: everyone with the URL and access to port {policy.port} of {policy.host} can read all studies; "
         "the traffic is not encrypted, and anyone who can listen on the network can read the URL; "
         f"safer, on the other machine: `{_tunnel(policy.port)}`"
     )

@@ -101,7 +101,7 @@ def joined(stored: StoredStudy, order: RunOptions) -> Iterator[None]:
         SpecError: that process has other code; the message lists the differences.
     """
     with suppress(BusyError), study_dir.of(order.url).running(stored.name):
-        raise UsageError(f"nobody is running {stored.name!r} on this machine; leave out --join to run it")
+        raise UsageError(f"{stored.name!r} is not running on this machine; leave out --join to run it")
     refuse_beside_other_code(stored)
     yield
 

@@ -1,1 +1,1 @@
-"""What a study is made of: its TOML tables, domains, search space and settings."""
+"""The parts of a study: its TOML tables, domains, search space and settings."""

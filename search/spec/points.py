@@ -73,7 +73,7 @@ def _read_row(table_name: str, table: Mapping[str, object], space: SearchSpace) 
     check_keys(table_name, table, known=["name", *CONFIG_CLASS_OF])
     name = table.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise SpecError(f"{table_name} name must say in a word or two what the row is, but got {to_toml(name)}")
+        raise SpecError(f"{table_name} name must describe the row in a word or two, but got {to_toml(name)}")
     table_name = f"[[compare]] {to_toml(name)}"
     values = check_values(table_name, {key: value for key, value in table.items() if key != "name"})
     base = {key: domain.single_value for key, domain in space.parameters.items() if domain.single_value is not None}

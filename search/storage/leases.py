@@ -109,7 +109,7 @@ def retry_failed(storage: Storage, study_id: int) -> list[int]:
     def put_back(connection: sa.Connection) -> list[int]:
         storage.lock_study(connection, study_id)
         if lease_tokens(connection, study_id):
-            raise BusyError("failed trials can be tried again only while nobody runs the study; stop it first")
+            raise BusyError("failed trials can be retried only while the study is not running; stop it first")
         failed = sa.select(TRIALS.c.trial_id, TRIALS.c.number).where(
             TRIALS.c.study_id == study_id, TRIALS.c.state == "FAIL"
         )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from search.workers.polling import pause_s
-from tests.bench.window import SEAT, Measured, percentile
+from tests.bench.window import WORKERS_PER_MACHINE, Measured, percentile
 
 FULL = 0.7
 """Maximum utilisation of a server or of a lock; queues grow fast beyond it."""
@@ -32,7 +32,7 @@ class Model:
         """Cores of the server that `workers` workers keep busy."""
         terms = (1.0, workers, size)
         trial, look = (float(np.dot(part, terms)) for part in (self.trial, self.look))
-        machines = math.ceil(workers / SEAT)
+        machines = math.ceil(workers / WORKERS_PER_MACHINE)
         return workers / trial_s * trial + machines / pause_s(0.0, machines=machines) * look
 
     def max_workers(self, cores: float, trial_s: float, size: float) -> int:

@@ -61,7 +61,7 @@ class Part:
     """Seconds of a trial's training in the simulation."""
     speed: float
     """Factor by which time is compressed; it also shortens the intervals of a machine."""
-    seat: int
+    workers_per_machine: int
     """Workers per machine."""
     is_machines: bool = False
     is_pruned: bool = False
@@ -123,10 +123,15 @@ class Crowd:
         """Simulate a worker process until `over` is set."""
         part = self.part
         worker_config = WorkerConfig(
-            url=part.url, study=part.study, token=token(number), cache="", device="cpu", workers=part.seat
+            url=part.url,
+            study=part.study,
+            token=token(number),
+            cache="",
+            device="cpu",
+            workers=part.workers_per_machine,
         )
         context = open_context(worker_config, self.over.is_set)
-        simulated.machine = number // part.seat
+        simulated.machine = number // part.workers_per_machine
         done = random.Random(number).randrange(context.study.spec.budget.steps)
         training = Training(crowd=self, context=context, done=done)
         loop.run_trials(context, training.execute, self.over.is_set, where="no device")
@@ -139,7 +144,7 @@ class Crowd:
         part, times = self.part, Timeouts()
         storage = Storage(part.url)
         stored = stored_study.load(storage, part.study)
-        tokens = [token(number * part.seat + slot) for slot in range(part.seat)]
+        tokens = [token(number * part.workers_per_machine + slot) for slot in range(part.workers_per_machine)]
         monitor, seen, study = LeaseMonitor(times), frozenset[int](), None
         every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_interval_s / part.speed)
         self.running_backend.release()

@@ -49,7 +49,7 @@ class Layout:
     loop: Loop
     processes: int
     threads: int
-    seated: bool = False
+    pins_cores: bool = False
     """Whether each process is pinned to a core, like a worker."""
 
 
@@ -70,8 +70,8 @@ def run_benchmark(quick: bool) -> Result:
     rates = {layout.name: rate(layout, window_s) for layout in layouts}
     best = max(layouts, key=lambda layout: rates[layout.name])
     sides = (
-        Layout(name="ours", loop=partial(ours, "auto"), processes=cores, threads=1, seated=True),
-        Layout(name="ours, float32", loop=partial(ours, "float32"), processes=cores, threads=1, seated=True),
+        Layout(name="ours", loop=partial(ours, "auto"), processes=cores, threads=1, pins_cores=True),
+        Layout(name="ours, float32", loop=partial(ours, "float32"), processes=cores, threads=1, pins_cores=True),
         best,
         Layout(name="expert", loop=expert, processes=cores, threads=1),
     )
@@ -120,7 +120,7 @@ def rate(layout: Layout, window_s: float) -> float:
 
 def _count(layout: Layout, core: int | None, window_s: float, barrier: Barrier, counts: Any) -> None:
     torch.set_num_threads(layout.threads)
-    if layout.seated:
+    if layout.pins_cores:
         pin_and_tune(core)
     torch.manual_seed(0)
     batches = layout.loop()

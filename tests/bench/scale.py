@@ -23,10 +23,10 @@ from tests.bench.window import (
     MOST_PROCESSES,
     MOST_S,
     MOST_SHARE,
-    SEAT,
     STEPS,
     TRIAL_S,
     WATCH,
+    WORKERS_PER_MACHINE,
     Measured,
     Row,
     measure,
@@ -166,7 +166,7 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], fitted_model: Mod
         "simulated by waiting. The value of a step comes from a recorded curve, raised above those of earlier trials; "
         "no rung ends a trial, and each is complete. In the row with * rungs end trials as usual.",
         f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
-        f"of launchers (one for {SEAT} workers, a poll every {READ_S:g} s, or {TOGETHER:g} per second "
+        f"of launchers (one for {WORKERS_PER_MACHINE} workers, a poll every {READ_S:g} s, or {TOGETHER:g} per second "
         f"together, a renewal every {Timeouts().renewal_interval_s:g} s).",
         "faster: the factor of time compression, for workers and launchers alike. ms a trial: all work of a worker "
         "except the wait for training. looks: the polls of launchers, of those due; they run at a lower priority. "

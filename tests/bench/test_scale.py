@@ -31,7 +31,7 @@ def part(url: str, *, is_machines: bool = False) -> Part:
         apart_s=0.0,
         trial_s=0.2,
         speed=300.0,
-        seat=window.SEAT,
+        workers_per_machine=window.WORKERS_PER_MACHINE,
         is_machines=is_machines,
     )
 

@@ -34,7 +34,7 @@ STUDY = "scale"
 STEPS, DRAWN = 20, 15
 TRIAL_S = 60.0
 """Real seconds of a trial."""
-SEAT = 8
+WORKERS_PER_MACHINE = 8
 """Workers per machine, like GPUs."""
 STARTS = 2.0
 """Workers started per second. Each first reads all trials, and all share the cores of this computer."""
@@ -86,7 +86,7 @@ class Row:
 
     @property
     def machines(self) -> int:
-        return -(-self.workers // SEAT)
+        return -(-self.workers // WORKERS_PER_MACHINE)
 
     @property
     def looks(self) -> float:
@@ -284,13 +284,13 @@ def parts(row: Row, url: sa.URL) -> list[Part]:
         apart_s=1 / STARTS,
         trial_s=row.trial_s / row.speed,
         speed=row.speed,
-        seat=SEAT,
+        workers_per_machine=WORKERS_PER_MACHINE,
         is_pruned=row.is_pruned,
     )
     count = min(row.machines, MOST_PROCESSES)
     worker_ranges = pairwise(row.workers * index // count for index in range(count + 1))
     workers = [replace(all_workers, first=first, count=end - first) for first, end in worker_ranges if end > first]
-    launchers = replace(all_workers, url=named(MACHINE), apart_s=SEAT / STARTS, is_machines=True)
+    launchers = replace(all_workers, url=named(MACHINE), apart_s=WORKERS_PER_MACHINE / STARTS, is_machines=True)
     ranges = pairwise(row.machines * index // MACHINE_PROCESSES for index in range(MACHINE_PROCESSES + 1))
     return [*workers, *(replace(launchers, first=first, count=end - first) for first, end in ranges if end > first)]
 

@@ -644,7 +644,7 @@ def test_an_exposed_dashboard_prints_a_warning(study_url: str, start: Start) -> 
 
     warning, url = read_line(process), read_line(process)
 
-    assert warning.startswith("warning: everybody who can reach port ")
+    assert warning.startswith("warning: everyone with the URL and access to port ")
     assert "not encrypted" in warning
     assert "ssh -L" in warning
     assert "token" not in warning

@@ -205,7 +205,7 @@ def test_steps_divide_all_epochs_equally(tmp_path: Path) -> None:
             "[[compare]] must have at least 2 rows, a base and what differs from it, but got 1",
         ),
         (ROWS + "name = 'base'", "[[compare]] 2 name must be unlike all others, but 'base' is there twice"),
-        (ROWS + "name = ' '", "[[compare]] 2 name must say in a word or two what the row is, but got ' '"),
+        (ROWS + "name = ' '", "[[compare]] 2 name must describe the row in a word or two, but got ' '"),
         (ROWS + "nam = 'b'", "[[compare]] 2 nam is not known; did you mean 'name'?"),
         (ROWS + "name = 'b'\nwidht = 8", "[[compare]] 2 widht is not known; did you mean 'width'?"),
         (ROWS + "name = 'b'\nwidth = [8]", "[[compare]] 'b' width must be a whole number, but got [8]"),
