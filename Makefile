@@ -27,7 +27,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test check soak soak-postgres bench bench-scale lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test test-fast check soak soak-postgres bench bench-scale lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -108,8 +108,12 @@ clean: $(SETUP)  ##| remove files that no study needs
 migrate: $(SETUP)  ##| update an old database
 	@$(CONVSEARCH) migrate
 
+# Many tests wait for other processes: four at a time keep two cores busy.
 test: check  ##| check, then all tests
-	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
+	.venv/bin/python -m pytest --numprocesses 4 --dist loadgroup --durations 25
+
+test-fast: $(SETUP)  ##| tests without processes or training
+	.venv/bin/python -m pytest --numprocesses 3 --dist loadgroup -m 'not slow'
 
 soak: $(SETUP)  ##| hundreds of faults, half an hour
 	@.venv/bin/python -m tests.soak

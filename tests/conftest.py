@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(NO_RAY)
         if _is_slow(item):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.path.parent.name not in SLOW_FOLDERS))
 
 
 def _is_slow(item: pytest.Item) -> bool:
