@@ -318,6 +318,7 @@ class RayBackend(WorkerBackend):
             "--node-ip-address=127.0.0.1",
             "--include-dashboard=false",
             "--include-log-monitor=false",
+            "--no-monitor",  # the autoscaler, which has no machines to add
             "--disable-usage-stats",
             f"--num-cpus={len(self.devices) if is_cpu else hardware.cores()}",
             f"--num-gpus={0 if is_cpu else hardware.gpus()}",

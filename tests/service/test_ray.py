@@ -6,11 +6,10 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from ipaddress import ip_address
-from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from search.service import run as launch
 from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage.records import TrialRecord
+from search.workers import local
 from search.workers.live_view import open_view
 from search.workers.ray_backend import RayBackend
 from search.workers.stop_rules import StopReason
@@ -29,6 +29,13 @@ from tests.service.ray_nodes import Nodes, die
 from tests.service.test_hang import SHORT, freeze_at
 
 ON_RAY = ("--engine", "ray")
+
+
+@pytest.fixture(scope="module")
+def nodes(nodes: Nodes) -> Iterator[Nodes]:
+    """The cluster of this test run, without nodes of these tests at the end. A test may leave a sound node alive."""
+    yield nodes
+    nodes.clear()
 
 
 def study_tables(trials: int, epochs: int) -> Tables:
@@ -136,12 +143,42 @@ def test_a_study_on_a_local_ray_ends_with_the_same_weights_after_a_stop_and_a_ki
 
 
 @pytest.mark.ray
+def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_if_it_is_alone(
+    harness: Harness, nodes: Nodes
+) -> None:
+    installed = harness.folder / "site" / "numpy-0.1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n")
+    words = ("run", harness.write(budget={"trials": 4, "epochs": 6}), *ON_RAY, "--address", nodes.address)
+    nodes.clear()
+    other = nodes.join(PYTHONPATH=str(installed.parent))
+    try:
+        launcher = harness.start(*words)
+        alone = launcher.end()
+        before = harness.trials()
+        nodes.join()
+        launcher = harness.start(*words)
+        both = launcher.end()
+    finally:
+        launcher.sweep()
+        die(other)
+
+    assert (alone.code, both.code) == (78, 0), both.err
+    for answer in (alone, both):
+        assert "differs from the code the study was last run with: numpy 0.1 here" in answer.err
+    assert "gets no workers for 60 s" in both.err
+    assert before == ()
+    assert {(trial.state, trial.attempts) for trial in harness.trials()} == {("COMPLETE", 1)}
+    invariants.check(harness, over=True)
+
+
+@pytest.mark.ray
 def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: Nodes) -> None:
-    first, file = nodes.join(), harness.write(**study_tables(trials=9000, epochs=4))
+    first, file = nodes.only(), harness.write(**study_tables(trials=9000, epochs=4))
     launcher = harness.start("run", file, *ON_RAY, "--address", nodes.address)
     try:
         launcher.until(lambda: has_begun(harness) and harness.steps() >= 2)
-        second = nodes.join()
+        nodes.join()
         launcher.until(lambda: len(harness.workers()) == 2)
         done = invariants.finished(harness.url)
         wait_until(lambda: kill_while_working(harness, first))
@@ -150,7 +187,6 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: 
         answer = launcher.end()
     finally:
         launcher.sweep()
-        die(second)
 
     assert (lowered.code, answer.code) == (75, 0), answer.err
     assert {trial.state for trial in harness.trials()} == {"COMPLETE"}
@@ -161,8 +197,9 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: 
     invariants.check(harness, before=done, over=True)
 
 
-def run_silently(options: RunOptions, spec: study_spec.StudySpec) -> StopReason:
-    """Run a study without any output."""
+def run_silently(environment: Mapping[str, str], options: RunOptions, spec: study_spec.StudySpec) -> StopReason:
+    """Run a study without any output, in a process that has these environment variables."""
+    os.environ.update(environment)
     return launch.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
 
 
@@ -170,7 +207,8 @@ def run_silently(options: RunOptions, spec: study_spec.StudySpec) -> StopReason:
 def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness, nodes: Nodes
 ) -> None:
-    node, spec = nodes.join(), study_spec.load(Path(harness.write(**LONG)))
+    nodes.only()
+    spec = study_spec.load(Path(harness.write(**LONG)))
     options = RunOptions(
         url=harness.url, cache=harness.cache, name="s", engine="ray", address=nodes.address, times=SHORT
     )
@@ -178,11 +216,10 @@ def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
     thread = freeze_at(harness, steps=5)
     try:
         # In a process apart: Ray may end the process that it runs in.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            end = process.submit(run_silently, options, spec).result(timeout=PATIENCE_S)
+        with ProcessPoolExecutor(1, mp_context=local.start_server()) as process:
+            end = process.submit(run_silently, dict(os.environ), options, spec).result(timeout=PATIENCE_S)
     finally:
         thread.join()
-        die(node)
 
     (trial,), (expected,) = harness.trials(), undisturbed.trials()
     assert end is StopReason.DONE
@@ -195,7 +232,7 @@ def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
 def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_on(
     harness: Harness, nodes: Nodes
 ) -> None:
-    node = nodes.join()
+    nodes.only()
     words = ("run", harness.write(**LONG), *ON_RAY, "--address", nodes.address)
     codes: list[int] = []
     left: list[psutil.Process] = []
@@ -207,10 +244,10 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
             os.kill(launcher.process.pid, number)
             codes.append(launcher.end().code)
             left += psutil.wait_procs(actors, timeout=PATIENCE_S)[1]
-        end = harness.start(*words).end()
+        launcher = harness.start(*words)
+        end = launcher.end()
     finally:
         launcher.sweep()
-        die(node)
 
     assert codes == [143, -signal.SIGKILL]
     assert left == []
@@ -221,57 +258,22 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
 
 
 @pytest.mark.ray
-def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_if_it_is_alone(
-    harness: Harness, nodes: Nodes
-) -> None:
-    installed = harness.folder / "site" / "numpy-0.1.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n")
-    words = ("run", harness.write(budget={"trials": 4, "epochs": 6}), *ON_RAY, "--address", nodes.address)
-    joined = [nodes.join(PYTHONPATH=str(installed.parent))]
-    try:
-        launcher = harness.start(*words)
-        alone = launcher.end()
-        before = harness.trials()
-        joined.append(nodes.join())
-        launcher = harness.start(*words)
-        both = launcher.end()
-    finally:
-        launcher.sweep()
-        for node in joined:
-            die(node)
-
-    assert (alone.code, both.code) == (78, 0), both.err
-    for answer in (alone, both):
-        assert "differs from the code the study was last run with: numpy 0.1 here" in answer.err
-    assert "gets no workers for 60 s" in both.err
-    assert before == ()
-    assert {(trial.state, trial.attempts) for trial in harness.trials()} == {("COMPLETE", 1)}
-    invariants.check(harness, over=True)
-
-
-@pytest.mark.ray
 def test_a_node_is_excluded_only_if_there_are_others(nodes: Nodes) -> None:
     backend = RayBackend(
         address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
     )
     messages: list[str] = []
-    joined = [nodes.join()]
-    try:
-        with backend.running_backend(messages.append):
-            wait_until(lambda: len(backend.slots()) == 1)  # Ray may list nodes of earlier tests for a while
-            (first,) = backend.slots()
-            is_alone = backend.exclude(first)
-            before = backend.slots()
-            joined.append(nodes.join())
-            wait_until(lambda: len(backend.slots()) == 2)
-            is_left = backend.exclude(first)
-            (second,) = backend.slots()
-            is_last = backend.exclude(second)
-            after = backend.slots()
-    finally:
-        for node in joined:
-            die(node)
+    nodes.only()
+    with backend.running_backend(messages.append):
+        (first,) = backend.slots()
+        is_alone = backend.exclude(first)
+        before = backend.slots()
+        nodes.join()
+        wait_until(lambda: len(backend.slots()) == 2)
+        is_left = backend.exclude(first)
+        (second,) = backend.slots()
+        is_last = backend.exclude(second)
+        after = backend.slots()
 
     assert (is_alone, is_left, is_last) == (False, True, False)
     assert (before, after) == ((first,), (second,))
