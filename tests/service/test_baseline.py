@@ -223,7 +223,13 @@ def test_hours_alone_determine_the_number_and_the_length_of_the_trials(harness: 
     file = harness.folder / "s.toml"
     file.write_text(toml(tables))
 
-    answer = harness.run("run", str(file), "--workers", "1")
+    launcher = harness.start("run", str(file), "--workers", "1")
+    try:
+        launcher.until(lambda: harness.dirs.study("s").exists() and "COMPLETE" in {t.state for t in harness.trials()})
+        harness.run("stop", "s")  # that the hours end a run is shown elsewhere
+        answer = launcher.end()
+    finally:
+        launcher.sweep()
 
     assert answer.code == 0
     stored = row(harness).spec["budget"]
@@ -231,7 +237,7 @@ def test_hours_alone_determine_the_number_and_the_length_of_the_trials(harness: 
     assert stored["epochs"] * 320 / 32 >= 216
     assert harness.counts().budget == 1000
     assert harness.trials()[0].state == "COMPLETE"
-    again = harness.run("run", str(file), "--workers", "1")
+    again = harness.run("run", str(file), "--detach")
     assert again.code == 0
     assert row(harness).spec["budget"] == stored | {"hours": stored["hours"]}
     assert json.dumps(row(harness).spec["data"]["validation"]) == "80"

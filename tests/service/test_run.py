@@ -2,7 +2,10 @@
 
 import io
 import signal
+import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from search.storage import attr_keys, claims, leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
+from search.study.run_time import SAVE_S, SILENCE_S
 from search.study.stored_study import StoredStudy
 from search.trial.context import WorkerConfig
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
@@ -24,7 +28,7 @@ from search.workers.live_view import PlainView
 from search.workers.local import LocalBackend
 from search.workers.signals import STOPPING
 from search.workers.stop_rules import SAME_FAILURES, StopReason
-from tests.harness import COLOURS, LONG, Harness, Tables, equal
+from tests.harness import COLOURS, LONG, PATIENCE_S, Harness, Launcher, Tables, equal
 from tests.remote_owners import HASTY, far
 
 SHORT = {"epochs": 1}
@@ -111,6 +115,22 @@ def test_an_impossible_budget_is_refused_and_leaves_the_study_unchanged(harness:
     assert after.err == "nothing to resume: all 2 trials of 's' are done\n"
 
 
+@contextmanager
+def frozen_workers(harness: Harness, launcher: Launcher) -> Iterator[None]:
+    """Freeze the workers of a launcher inside the block, from a moment when they hold no lock."""
+    workers = [process for process in launcher.family() if process.pid in harness.workers()]
+    database = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    for worker in workers:
+        worker.suspend()
+    database.close()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.resume()
+
+
 def test_the_hours_limit_a_joined_launcher_after_the_first_one_is_gone(harness: Harness) -> None:
     file = harness.write(**study_tables(trials=2, epochs=4000, hours=9.0))
     launchers = [harness.start("run", file, "--workers", "1")]
@@ -124,6 +144,8 @@ def test_the_hours_limit_a_joined_launcher_after_the_first_one_is_gone(harness: 
         stored_study.set_attrs(
             storage, stored_study.load(storage, "s").id, {attr_keys.HOURS: (row.seconds_run + 5.0) / 3600}
         )
+        with frozen_workers(harness, launchers[1]):  # training would only take the time of other tests
+            time.sleep(SILENCE_S - SAVE_S)  # until the joined launcher is about to count
         answer = launchers[1].end()
     finally:
         for launcher in launchers:
