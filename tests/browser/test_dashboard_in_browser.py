@@ -13,8 +13,8 @@ from search.artifacts import misclassified
 from search.dashboard import server as dashboard
 from search.dashboard.access import AccessPolicy, guard
 from search.dashboard.server import Server
-from tests.browser.browser import BROWSER, opened
-from tests.harness import PATIENCE_S, Harness, wait_until
+from tests.browser.browser import BROWSER, Browser, running_browser
+from tests.harness import Harness, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -24,10 +24,22 @@ TOKEN = "a-token_that-every-test-knows"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
 
 
-def browse(url: str, profile: Path, *flags: str) -> str:
-    """The page some seconds after a browser opened the URL, with all scripts run."""
-    with opened(url, profile, "--virtual-time-budget=15000", "--dump-dom", *flags) as process:
-        return process.communicate(timeout=PATIENCE_S)[0]
+#: A host name that the browser resolves to this machine, as an attacker's name server would.
+FOREIGN = "evil.example.com"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser for this module; it forgets its cookies before every page."""
+    rule = f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1"
+    with running_browser(tmp_path_factory.mktemp("profile"), rule) as running:
+        yield running
+
+
+def browse(browser: Browser, url: str) -> str:
+    """The page some seconds after the browser opened the URL, with all scripts run."""
+    with browser.visiting(url) as page:
+        return page.content()
 
 
 @contextmanager
@@ -56,20 +68,19 @@ def served(tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("path", "shown"), [("/", "tiny"), ("/dashboard/studies/1", "History")], ids=["studies", "a study"]
 )
-def test_the_printed_url_shows_the_studies(served: Server, tmp_path: Path, path: str, shown: str) -> None:
-    page = browse(served.policy.url.replace("/?", f"{path}?"), tmp_path / "profile")
+def test_the_printed_url_shows_the_studies(served: Server, browser: Browser, path: str, shown: str) -> None:
+    page = browse(browser, served.policy.url.replace("/?", f"{path}?"))
 
     assert shown in page
     assert "NOW LOADING" not in page
 
 
-def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Harness, tmp_path: Path) -> None:
+def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Harness, browser: Browser) -> None:
     assert harness.train(budget={"trials": 2, "epochs": 1}).code == 0
     (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
     with running(dashboard.bind(harness.url, token=TOKEN, port=0)) as server:
         study, note = (
-            browse(server.policy.url.replace("/?", f"/dashboard/studies/1{path}?"), tmp_path / f"profile{number}")
-            for number, path in enumerate(("", "/note"))
+            browse(browser, server.policy.url.replace("/?", f"/dashboard/studies/1{path}?")) for path in ("", "/note")
         )
 
     assert "trial 0: confusion matrix in per cent" in study
@@ -80,17 +91,15 @@ def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Har
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/?token=wrong"])
-def test_a_browser_without_the_token_shows_nothing(served: Server, tmp_path: Path, path: str) -> None:
-    page = browse(f"http://127.0.0.1:{served.server_port}{path}", tmp_path / "profile")
+def test_a_browser_without_the_token_shows_nothing(served: Server, browser: Browser, path: str) -> None:
+    page = browse(browser, f"http://127.0.0.1:{served.server_port}{path}")
 
     assert "open the URL that its command printed" in page
     assert "tiny" not in page
 
 
-def test_a_foreign_host_name_for_this_machine_shows_nothing(served: Server, tmp_path: Path) -> None:
-    url = f"http://evil.example.com:{served.server_port}/api/studies?token={TOKEN}"
-
-    page = browse(url, tmp_path / "profile", "--host-resolver-rules=MAP evil.example.com 127.0.0.1")
+def test_a_foreign_host_name_for_this_machine_shows_nothing(served: Server, browser: Browser) -> None:
+    page = browse(browser, f"http://{FOREIGN}:{served.server_port}/api/studies?token={TOKEN}")
 
     assert "open the dashboard as http://127.0.0.1" in page
     assert "tiny" not in page
@@ -101,7 +110,7 @@ def test_a_foreign_host_name_for_this_machine_shows_nothing(served: Server, tmp_
     [("/dashboard/stored", True), ("/artifacts/1/aa", False), ("/art%FFifacts/1/aa", False)],
     ids=["own page", "artifact", "artifact by another path"],
 )
-def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(tmp_path: Path, path: str, runs: bool) -> None:
+def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(browser: Browser, path: str, runs: bool) -> None:
     requested: list[str] = []
 
     def pages(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
@@ -113,7 +122,7 @@ def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(tmp_path: P
     server = dashboard._listen(pages, host="127.0.0.1", port=0)
     door = AccessPolicy(token=TOKEN, port=server.server_port)
     server.set_app(recording(requested, guard(pages, door)))
-    with running(server), opened(door.url.replace("/?", "/dashboard?"), tmp_path / "profile"):
+    with running(server), browser.visiting(door.url.replace("/?", "/dashboard?")):
         wait_until(lambda: {"/api/later", "/api/stored"} & set(requested))  # a download leaves the first page as it is
 
     assert requested[:2] == ["/dashboard", "/dashboard"]  # with the token, then with the cookie
@@ -159,13 +168,13 @@ def hostile(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "path", ["/", "/dashboard/studies/1", "/dashboard/studies/1/note", "/dashboard/studies/1/trials"]
 )
-def test_hostile_names_and_texts_are_shown_as_text(hostile: str, tmp_path: Path, path: str) -> None:
+def test_hostile_names_and_texts_are_shown_as_text(hostile: str, browser: Browser, path: str) -> None:
     requested: list[str] = []
     server = dashboard.bind(hostile, token=TOKEN, port=0)
     server.set_app(recording(requested, guard(dashboard._dashboard(hostile), server.policy)))
 
     with running(server):
-        page = browse(server.policy.url.replace("/?", f"{path}?"), tmp_path / "profile")
+        page = browse(browser, server.policy.url.replace("/?", f"{path}?"))
 
     assert "owned" in page  # as text
     assert "<script>fetch" not in page
