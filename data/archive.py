@@ -55,7 +55,7 @@ def open_store(path: Path) -> Store:
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise DataError(f"[data] path: there is no {path}; correct the path, it is relative to {Path.cwd()}") from None
+        raise DataError(f"[data] path: there is no {path}; correct the path (it is relative to {Path.cwd()})") from None
     except ValueError as error:
         raise DataError(f"[data] path: {str(path)!r} cannot be a path ({error}); correct it") from error
     except OSError as error:

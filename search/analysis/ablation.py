@@ -214,7 +214,7 @@ def _foot(comparison: Comparison) -> tuple[str, ...]:
     ]
     if count:
         by_chance = count * (1 - CONFIDENCE)
-        lines.append(f"Each of the {count} intervals alone is at 95 %: by chance {by_chance:.1f} would look clear.")
+        lines.append(f"Each of the {count} intervals is at 95 %: by chance {by_chance:.1f} of them look clear.")
         lines.append("The intervals are over seeds; all rows have the same validation images.")
     if any(_line(row)[-1].endswith("*") for row in comparison.rows):
         lines.append(f"* no longer clear after adjustment over all {count} (Holm, p >= 0.05).")

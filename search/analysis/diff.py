@@ -21,7 +21,7 @@ def diff_trials(first: TrialRecord, second: TrialRecord) -> Table:
     return Table(
         columns=("", f"trial {first.number}", f"trial {second.number}"),
         rows=tuple(row for row in rows if row[1:] != ("-", "-")),
-        before=(f"{first.study}: what differs" if differing else f"{first.study}: both trials have the same settings",),
+        before=(f"{first.study}: differences" if differing else f"{first.study}: both trials have the same settings",),
     )
 
 

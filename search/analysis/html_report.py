@@ -94,7 +94,7 @@ def tables(report: Report) -> dict[str, Table]:
     if report.importances.importances:
         grids["Importance"] = _importance_grid(report.importances)
     if report.insights.effects:
-        grids["What goes with good trials"] = _insight_grid(report)
+        grids["Associations with good trials"] = _insight_grid(report)
     if report.best:
         grids["Best trials"] = _best_grid(report)
     grids["Trials"] = _counts_grid(report)
@@ -112,7 +112,7 @@ def notes(report: Report) -> dict[str, tuple[str, ...]]:
             "membership in the best tenth. 95 % intervals by bootstrap over trials. If nothing matters, the most "
             f"important parameter reaches up to {report.importances.by_chance:.2f} in 19 of 20 studies.",
         ),
-        "What goes with good trials": (effects.caveat(report.insights),),
+        "Associations with good trials": (effects.caveat(report.insights),),
         "Trials": pruner_audit.lines(report.audit) if pruner not in (None, "none") else (),
     }
 
@@ -244,7 +244,7 @@ def _cost_grid(report: Report) -> Table:
         (f"until {report.study.objective} {level:g} (trial {trial})", format_duration(seconds))
         for level, trial, seconds in cost.reached
     ]
-    return Table(columns=("what", "time"), rows=tuple(rows))
+    return Table(columns=("item", "time"), rows=tuple(rows))
 
 
 def _origin_grid(report: Report) -> Table:
@@ -262,7 +262,7 @@ def _origin_grid(report: Report) -> Table:
             key: value for key, value in (study.spec.get(table) or {}).items() if key != "path" and value is not None
         }
         rows.append((f"[{table}]", format_values(settings)))
-    return Table(columns=("what", "value"), rows=tuple(row for row in rows if row[1]))
+    return Table(columns=("item", "value"), rows=tuple(row for row in rows if row[1]))
 
 
 @cache

@@ -100,7 +100,7 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
         after=(
             "",
             *((delivered,) if delivered else ()),
-            f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows all of the best one",
+            f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best trial in full",
         ),
     )
 

@@ -148,9 +148,9 @@ def _promise(result: FinalResult) -> str:
     chosen, other = max(searched, key=lambda row: row.search or 0.0), min(searched, key=lambda row: row.search or 0.0)
     promised = (chosen.search or 0.0) - (other.search or 0.0)
     if promised == 0.0:
-        return f"The search's validation images had {' and '.join(config.name for config in searched)} level"
+        return f"On the validation images of the search, {' and '.join(config.name for config in searched)} are equal"
     return (
-        f"The search's validation images had {chosen.name} {promised:.4f} ahead of {other.name}; "
+        f"On the validation images of the search, {chosen.name} is {promised:.4f} ahead of {other.name}; "
         f"on the test images it is {chosen.test - other.test:+.4f}"
     )
 

@@ -336,7 +336,8 @@ def checked_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"a study's name is up to 64 letters, digits, '_', '.' and '-', a letter or digit first; got {name!r}"
+            f"a study's name must be up to 64 letters, digits, '_', '.' and '-', and begin with a letter or digit, "
+            f"but got {name!r}"
         )
     return name
 

@@ -63,8 +63,8 @@ class VerbGroup(click.Group):
         name = args[0]
         if name not in self.commands and not name.startswith("-"):
             matches = get_close_matches(name, self.commands, n=1)
-            hint = f"did you mean {matches[0]}?" if matches else "`convsearch --help` lists all"
-            raise click.UsageError(f"there is no verb {name!r}; {hint}", ctx)
+            hint = f"; did you mean {matches[0]!r}?" if matches else ""
+            raise click.UsageError(f"there is no verb {name!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -72,6 +72,7 @@ class VerbGroup(click.Group):
     cls=VerbGroup,
     commands=VERBS,
     epilog=EXIT_CODES,
+    subcommand_metavar="VERB ...",
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -135,7 +136,8 @@ def _explain_usage(error: click.UsageError) -> int:
     if error.ctx is not None:
         echo(error.ctx.get_usage())
     path = "convsearch" if error.ctx is None else error.ctx.command_path
-    echo(sanitize(f"{path}: {error.format_message()} (`{path} --help` explains)"))
+    message = error.format_message().replace("\n\t", " ")  # click lists choices in indented lines
+    echo(sanitize(f"{path}: {message} (`{path} --help` explains)"))
     return error.exit_code
 
 

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     example="convsearch validate cifar10",
 )
 def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json: bool) -> int:
-    """Check a study file without running it."""
+    """Check a study file without running it.
+
+    STUDY is the name of a study in studies/, or the path of a TOML file.
+    """
     from search.analysis import study_tables
     from search.cli.training import parse_overrides
     from search.spec import stored_spec, study_spec

@@ -63,7 +63,7 @@ class DatabaseUrl(click.ParamType[str]):
         if source is ParameterSource.COMMANDLINE and database_url.has_password(value):
             self.fail(
                 "must not hold a password, because everybody on this machine can read a command line; "
-                "put the URL into CONVSEARCH_STORAGE, or the password into ~/.pgpass or the file PGPASSFILE names",
+                "put the URL into CONVSEARCH_STORAGE, or the password into ~/.pgpass or the file named by PGPASSFILE",
                 param,
                 ctx,
             )
@@ -283,6 +283,17 @@ def server(function: Function) -> Function:
     )
 
 
+class _Verb(click.Command):
+    """A command whose errors all know the command, so that they show its usage."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click gives none for an option without its value
+            raise
+
+
 def verb(name: str, *options: Decorator, example: str) -> Callable[[Function], click.Command]:
     """Declare a command.
 
@@ -296,7 +307,7 @@ def verb(name: str, *options: Decorator, example: str) -> Callable[[Function], c
     """
 
     def declare(function: Function) -> click.Command:
-        return click.command(name, epilog=f"Example: {example}")(_decorated(function, *options))
+        return click.command(name, cls=_Verb, epilog=f"Example: {example}")(_decorated(function, *options))
 
     return declare
 

@@ -94,7 +94,7 @@ def workers(*, watch: bool, as_json: bool, storage: str) -> int:
     example="convsearch show cifar10 12",
 )
 def show(study: str, trial: int, *, as_json: bool, storage: str) -> int:
-    """Show one trial."""
+    """Show trial N of a study."""
     from search.analysis import trial_tables
     from search.artifacts import study_dir
     from search.storage import queries
@@ -114,7 +114,7 @@ def show(study: str, trial: int, *, as_json: bool, storage: str) -> int:
     example="convsearch why cifar10 12",
 )
 def why(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
-    """Show why trials were pruned or failed: trial N, or all of them."""
+    """Show why trial N, or each trial, was pruned or failed."""
     from search.analysis import trial_tables
     from search.storage import queries
     from search.storage.read_only import open_reader

@@ -59,7 +59,10 @@ def run(
     overrides: Sequence[str],
     again: int | None,
 ) -> int:
-    """Run a study, or resume it."""
+    """Run a study, or resume it.
+
+    STUDY is the name of a study in studies/, or the path of a TOML file. With --again it is the name of a stored study.
+    """
     session.study = name or (Path(study).stem if again is None else f"{study}.again-{again}")
     if as_json and not dry_run:
         raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` prints the results of a run")

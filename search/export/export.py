@@ -256,7 +256,7 @@ def quality_lines(card: Card) -> tuple[str, ...]:
     return (
         f"{verdict['objective']} {verdict['test']:.4f} on {verdict['images']:,} test images ({seeds}{spread}); "
         f"this network: {'not tested' if verdict['this_run'] is None else format_number(verdict['this_run'])}.",
-        f"It recognises least: {', '.join(verdict['worst'])}.",
+        f"Lowest recall: {', '.join(verdict['worst'])}.",
         *(f"{line}." for line in verdict["others"]),
     )
 

@@ -228,7 +228,7 @@ class Agent:
         previous_error, self._refused[summary.uid] = self._refused.get(summary.uid), error
         self._retry_at[summary.uid] = time.monotonic() + AGAIN_S if self.stays else math.inf
         if str(previous_error) != str(error):
-            self.say(f"{summary.name} is left alone: {error}")
+            self.say(f"{summary.name} is skipped: {error}")
 
     def _finish(self) -> StopReason:
         """End because nothing is left to do; raises the first refusal if no study was worked on."""

@@ -52,7 +52,7 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
     stored = stored_study.load(storage, order.name)
     if stored.spec.rows or stored.spec.verdict_on is not None:
         kind = "a comparison" if stored.spec.rows else "a verdict itself"
-        raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name one")
+        raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name a search")
     with writing_to(order.cache):
         fetch(stored.spec.data, order.cache, say)
     fetch_backbones(stored.spec, say)

@@ -228,7 +228,7 @@ def find_study(connection: sa.Connection, name: str) -> int:
     if not ids:
         raise UsageError(f"there is no study {name!r}: {where} holds none yet; `convsearch run {name}` begins it")
     near = difflib.get_close_matches(name, ids, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`convsearch studies` lists those there are"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`convsearch studies` lists all"
     raise UsageError(f"there is no study {name!r} in {where}; {hint}")
 
 

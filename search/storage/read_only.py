@@ -51,7 +51,7 @@ def open_reader(url: str, *, timeout_s: float = READ_TIMEOUT_S) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
-        raise DatabaseError("the storage is no database URL; write sqlite:///PATH or postgresql://...") from error
+        raise DatabaseError("the storage is not a database URL; write sqlite:///PATH or postgresql://...") from error
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_reader(_existing_file(parsed), timeout_s)
     try:

@@ -125,8 +125,7 @@ def check_same_code(stored: StoredStudy, here: Mapping[str, str]) -> None:
     if differences:
         raise SpecError(
             f"the code on this machine differs from the code the study was last run with: {'; '.join(differences)}; "
-            f"install the same here, or "
-            f"go on with this one by `convsearch resume {stored.name}`"
+            f"install the same code here, or continue with the code of this machine: `convsearch resume {stored.name}`"
         )
 
 

@@ -182,7 +182,7 @@ def test_the_table_fits_80_columns_and_states_the_expected_false_results() -> No
 
     assert max(map(len, text.splitlines())) <= 80
     flat = " ".join(text.split())
-    assert "Each of the 10 intervals alone is at 95 %: by chance 0.5 would look clear." in flat
+    assert "Each of the 10 intervals is at 95 %: by chance 0.5 of them look clear." in flat
     assert "difference to 'base' over repeats of the same seed" in flat
 
 

@@ -162,7 +162,7 @@ def test_a_study_name_cannot_move_the_report_out_of_its_folder(harness: Harness)
     answer = harness.run("report", "../s")
 
     assert answer.code == 2
-    assert "a study's name is up to 64 letters" in answer.err
+    assert "a study's name must be up to 64 letters" in answer.err
 
 
 def test_a_study_without_trials_has_a_report(harness: Harness) -> None:

@@ -136,7 +136,7 @@ def test_a_table_shows_the_counts_the_best_and_the_next_command() -> None:
         "trial  accuracy  epochs    time  parameters\n"
         "   12    0.8123      10  61.2 s  optimizer=sgd learning_rate=0.03123 norm=true\n"
         "\n"
-        "`convsearch show s 12` shows all of the best one\n"
+        "`convsearch show s 12` shows the best trial in full\n"
     )
 
 

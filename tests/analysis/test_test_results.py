@@ -176,7 +176,7 @@ def test_the_table_names_the_winner_and_the_result_of_the_search() -> None:
     assert max(map(len, text.splitlines())) <= 80
     flat = " ".join(text.split())
     assert "trial 1 beats trial 2, baseline by 0.0" in flat
-    assert "had trial 2, baseline 0.0500 ahead of trial 1; on the test images it is -0" in flat
+    assert "trial 2, baseline is 0.0500 ahead of trial 1; on the test images it is -0" in flat
     assert "lowest recall of trial 1: " in flat
     assert "No other study." in flat
 
@@ -293,7 +293,7 @@ def test_a_tie_in_the_search_is_reported() -> None:
 
     result = test_results.final_result(study_of(tuple(scores)), trials_of(scores), {1: 0.9, 2: 0.9})
 
-    assert "had trial 1 and trial 2 level" in tables.to_text(test_report.final_result_table(result, ()), width=None)
+    assert "trial 1 and trial 2 are equal" in tables.to_text(test_report.final_result_table(result, ()), width=None)
 
 
 def test_there_is_no_verdict_before_the_test_images_are_evaluated() -> None:

@@ -87,7 +87,7 @@ def test_validate_prints_the_spec_and_writes_nothing(harness: Harness) -> None:
         pytest.param("run nobody", 2, "there is no study 'nobody'; there are ", id="unknown file"),
         pytest.param("run nobody --again 0", 2, "there is no study 'nobody' in ", id="again unknown"),
         pytest.param("compare s", 2, "compare", id="no comparison"),
-        pytest.param("run FILE --name a/b", 2, "a study's name is up to 64 letters", id="bad name"),
+        pytest.param("run FILE --name a/b", 2, "a study's name must be up to 64 letters", id="bad name"),
         pytest.param("run FILE --set epochs", 2, "--set takes a key and a value", id="bad set"),
         pytest.param("run FILE --set budget.epoch=1", 78, "did you mean 'epochs'?", id="unknown key set"),
         pytest.param("run FILE --set budget.epochs=0", 78, "[budget] epochs must be greater than 0", id="bad value"),
@@ -97,7 +97,7 @@ def test_validate_prints_the_spec_and_writes_nothing(harness: Harness) -> None:
         pytest.param("best s --storage sqlite:///FILE", 69, "s.toml", id="no database"),
         pytest.param("run FILE --storage sqlite:///FILE", 69, "file is not a database", id="run on no database"),
         pytest.param("run FILE --storage sqlite:///FILE/x.db", 74, "name another --storage", id="unwritable home"),
-        pytest.param("best s --storage nonsense", 69, "the storage is no database URL", id="no URL"),
+        pytest.param("best s --storage nonsense", 69, "the storage is not a database URL", id="no URL"),
     ],
 )
 def test_an_impossible_request_is_explained_with_its_exit_code(

@@ -127,7 +127,7 @@ def test_a_study_that_cannot_be_worked_on_does_not_block_the_others(harness: Har
     answer = harness.run("worker", "--workers", "1")
 
     assert answer.code == 0
-    assert "a is left alone: its images are not at" in answer.err
+    assert "a is skipped: its images are not at" in answer.err
     assert harness.counts("b").complete == 3
 
 

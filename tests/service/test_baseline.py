@@ -118,7 +118,7 @@ def test_a_worker_skips_a_study_without_trainable_trials_and_works_on_others(har
     answer = harness.run("worker", "--workers", "1")
 
     assert answer.code == 0
-    assert "hopeless is left alone: none of" in answer.err
+    assert "hopeless is skipped: none of" in answer.err
     assert harness.counts("sound").complete == 2
 
 

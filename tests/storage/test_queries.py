@@ -273,7 +273,7 @@ def test_progress_works_without_a_lease_table(make: Make, tmp_path: Path) -> Non
     ("name", "words"),
     [
         pytest.param("cifar01", "did you mean 'cifar10'?", id="near"),
-        pytest.param("qqq", "`convsearch studies` lists those there are", id="far"),
+        pytest.param("qqq", "`convsearch studies` lists all", id="far"),
     ],
 )
 def test_an_unknown_study_is_refused_and_the_nearest_name_is_suggested(
