@@ -1,6 +1,8 @@
 """Hostile names of studies, classes and files cause no read, write or delete outside the right folder."""
 
+import functools
 import io
+import lzma
 import os
 import tarfile
 import zipfile
@@ -35,6 +37,13 @@ NAMES = {
     "option": "-rf",
 }
 HOSTILE = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+
+
+@pytest.fixture
+def harness(tmp_path: Path, images: Path, cache: Path) -> Harness:
+    """A service whose folder is alone in its parent, so that all files around it can be listed."""
+    (tmp_path / "service").mkdir()
+    return Harness(tmp_path / "service", images, cache)
 
 
 def paths_below(folder: Path) -> set[str]:
@@ -125,21 +134,36 @@ def picture(harness: Harness) -> bytes:
     return (harness.images / "train" / "red" / "000.png").read_bytes()
 
 
+@functools.cache
+def packed_images(images: Path, kind: str) -> bytes:
+    """The images of the harness as a zip or a tar."""
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            for path in sorted(images.rglob("*.png")):
+                archive.write(path, path.relative_to(images))
+    else:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            tar.add(images, "")
+    return file.getvalue()
+
+
 def zipped(path: Path, harness: Harness, info: zipfile.ZipInfo, content: bytes) -> Path:
     """The images of the harness and one more member, as a zip."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(harness.images.rglob("*.png")):
-            archive.write(file, file.relative_to(harness.images))
+    path.write_bytes(packed_images(harness.images, "zip"))
+    with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(info, content)
     return path
 
 
 def tarred(path: Path, harness: Harness, info: tarfile.TarInfo, content: bytes) -> Path:
     """The images of the harness and one more member, as a tar."""
-    with tarfile.open(path, "w:xz" if path.suffix == ".xz" else "w") as archive:
-        archive.add(harness.images, "")
+    path.write_bytes(packed_images(harness.images, "tar"))
+    with tarfile.open(path, "a:") as archive:
         info.size = len(content) if info.type == tarfile.REGTYPE else 0
         archive.addfile(info, io.BytesIO(content))
+    if path.suffix == ".xz":
+        path.write_bytes(lzma.compress(path.read_bytes(), preset=0))
     return path
 
 
