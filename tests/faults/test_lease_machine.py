@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -130,12 +131,11 @@ class SharedDatabase:
     storage: Storage
     broken: Storage
     """A storage whose leases cannot be read."""
-    engine: sa.Engine
-    """Reads the database without code of the product."""
+    connection: sa.Connection
+    """Reads the database without code of the product; every statement sees what others have committed."""
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.exec_driver_sql(text)]
+        return [tuple(row) for row in self.connection.exec_driver_sql(text)]
 
     def rows(self) -> Rows:
         """Every row about every trial, by its id."""
@@ -145,31 +145,40 @@ class SharedDatabase:
                 rows.setdefault(trial_id, []).append((table, *row))
         return rows
 
-    def trials(self, study_id: int) -> dict[int, tuple[int, Trial]]:
-        """By number: the id and the stored state of each trial of a study."""
+    def ids(self, study_id: int) -> dict[int, int]:
+        """By number: the ids of the trials of a study."""
+        return dict(self.query(f"SELECT number, trial_id FROM trials WHERE study_id = {study_id}"))
+
+    def trials(self, study_id: int) -> dict[int, Trial]:
+        """By number: the stored state of each trial of a study."""
+
+        def pairs(columns: str, table: str) -> dict[int, dict[Any, Any]]:
+            of_study = f"trial_id IN (SELECT trial_id FROM trials WHERE study_id = {study_id})"
+            found: dict[int, dict[Any, Any]] = defaultdict(dict)
+            for trial_id, key, value in self.query(f"SELECT trial_id, {columns} FROM {table} WHERE {of_study}"):
+                found[trial_id][key] = value
+            return found
+
+        states = pairs("number, state", TRIALS.name)
+        attrs = pairs("key, value_json", TRIAL_ATTRS.name)
+        marks = pairs("key, value_json", TRIAL_SYSTEM_ATTRS.name)
+        curves = pairs("step, intermediate_value", CURVES.name)
+        values = pairs("objective, value", TRIAL_VALUES.name)
+        tokens = pairs("trial_id, token", LEASES.name)
         return {
-            number: (trial_id, self._trial(trial_id, state))
-            for trial_id, number, state in self.query(
-                f"SELECT trial_id, number, state FROM trials WHERE study_id = {study_id} ORDER BY number"
+            number: Trial(
+                state=state,
+                token=tokens[trial_id].get(trial_id),
+                attempts=json.loads(attrs[trial_id].get("attempts", "0")),
+                curve=curves[trial_id],
+                value=values[trial_id].get(0),
+                crashes=len(json.loads(attrs[trial_id].get("crashes", "[]"))),
+                has_reason=json.loads(attrs[trial_id].get("reason", "null")) is not None,
+                fixed=json.loads(marks[trial_id].get("fixed_params", "null")),
             )
+            for trial_id, trial in states.items()
+            for number, state in trial.items()
         }
-
-    def _trial(self, trial_id: int, state: str) -> Trial:
-        def pairs(columns: str, table: str) -> dict[Any, Any]:
-            return dict(self.query(f"SELECT {columns} FROM {table} WHERE trial_id = {trial_id}"))
-
-        attrs = {key: json.loads(text) for key, text in pairs("key, value_json", TRIAL_ATTRS.name).items()}
-        fixed = pairs("key, value_json", TRIAL_SYSTEM_ATTRS.name).get("fixed_params")
-        return Trial(
-            state=state,
-            token=pairs("trial_id, token", LEASES.name).get(trial_id),
-            attempts=attrs.get("attempts", 0),
-            curve=pairs("step, intermediate_value", CURVES.name),
-            value=pairs("objective, value", TRIAL_VALUES.name).get(0),
-            crashes=len(attrs.get("crashes", [])),
-            has_reason=attrs.get("reason") is not None,
-            fixed=None if fixed is None else json.loads(fixed),
-        )
 
 
 WRITES: dict[str, Callable[[Storage, int], object]] = {
@@ -381,14 +390,15 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_database_agrees_with_the_model(self) -> None:
-        stored = self.shared.trials(self.study.id)
-
-        assert {number: trial for number, (_, trial) in stored.items()} == self.trials
+        assert self.shared.trials(self.study.id) == self.trials
 
     @invariant()
     def budget_numbers_and_owners_are_in_order(self) -> None:
-        numbered = self.shared.trials(self.study.id)
-        stored = [trial for _, trial in numbered.values()]
+        stored = self.shared.query(
+            f"SELECT number, state, token FROM trials LEFT JOIN {LEASES.name} USING (trial_id) "
+            f"WHERE trials.study_id = {self.study.id} ORDER BY number"
+        )
+        tokens = [token for _, _, token in stored if token is not None]
         with self.shared.storage.engine.connect() as connection:
             budget = claims.budget(connection, self.study.id)
             claimable = claims.claimable(connection, self.study.id)
@@ -396,19 +406,19 @@ class LeaseMachine(RuleBasedStateMachine):
 
         assert budget == self.budget
         assert len(stored) <= budget
-        assert list(numbered) == list(range(len(stored)))
-        assert claimable == budget - len(stored) + sum(trial.state == "WAITING" for trial in stored)
-        assert all((trial.state == "RUNNING") == (trial.token is not None) for trial in stored)
-        assert sorted(trial.token for trial in stored if trial.token is not None) == sorted(holders)
+        assert [number for number, _, _ in stored] == list(range(len(stored)))
+        assert claimable == budget - len(stored) + sum(state == "WAITING" for _, state, _ in stored)
+        assert all((state == "RUNNING") == (token is not None) for _, state, token in stored)
+        assert sorted(tokens) == sorted(holders)
 
     @invariant()
     def nothing_changes_in_finished_trials_and_other_studies(self) -> None:
-        rows = self.shared.rows()
+        rows, ids = self.shared.rows(), self.shared.ids(self.study.id)
 
         assert {trial_id: rows[trial_id] for trial_id in self.others} == self.others
         assert {trial_id: rows[trial_id] for trial_id in self.frozen} == self.frozen
         finished = [number for number, trial in self.trials.items() if trial.state in FINISHED]
-        self.frozen = {self._id(number): rows[self._id(number)] for number in finished}
+        self.frozen = {ids[number]: rows[ids[number]] for number in finished}
 
     # -- the model --------------------------------------------------------------------------------------------
 
@@ -488,8 +498,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.shared.storage
 
     def _id(self, number: int) -> int:
-        which = f"study_id = {self.study.id} AND number = {number}"
-        return int(self.shared.query(f"SELECT trial_id FROM trials WHERE {which}")[0][0])
+        return self.shared.ids(self.study.id)[number]
 
 
 def complete(storage: Storage, trial_ids: list[int]) -> None:
@@ -518,7 +527,8 @@ def shared(request: pytest.FixtureRequest, url: str) -> Iterator[SharedDatabase]
         broken = Storage(broken_url, create=True, retry_timeout_s=TIMES.retry_timeout_s)
         broken.write(lambda connection: LEASES.drop(connection))
         engine = sa.create_engine(main_url, isolation_level="AUTOCOMMIT")
-        yield SharedDatabase(storage=storage, broken=broken, engine=engine)
+        with engine.connect() as connection:
+            yield SharedDatabase(storage=storage, broken=broken, connection=connection)
         for opened in (storage.engine, broken.engine, engine):
             opened.dispose()
 
