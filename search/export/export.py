@@ -288,7 +288,7 @@ It knows no other classes: every image is assigned to one of these.
 
 ## What it is
 
-{parameters:,} parameters, {macs:.1f} million multiply-accumulates an image. Trained for {epochs:g} epochs, {seconds}.
+{parameters:,} parameters, {macs:.1f} million multiply-accumulates per image. Trained for {epochs:g} epochs, {seconds}.
 Question: {question}
 Trial {trial} of the study {study}; images: {source}, fingerprint {fingerprint}. Exported {exported}; {versions}.
 
