@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.artifacts import study_dir
+from search.artifacts import disk_space, study_dir
 from search.artifacts.disk_space import MIN_BYTES, DiskBudget, DiskUsage
 from search.artifacts.study_dir import StudyDirs
 from search.errors import DiskError
@@ -183,7 +183,10 @@ def test_a_start_without_disk_space_is_refused_before_any_training(
     assert harness.trials() == ()
 
 
-def test_a_run_ends_before_its_budget_is_used_up_and_resumes_with_a_larger_one(harness: Harness) -> None:
+def test_a_run_ends_before_its_budget_is_used_up_and_resumes_with_a_larger_one(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_space, "CHECK_INTERVAL_S", 1.0)  # the run below on a full disk keeps to the true interval
     full = harness.run("run", harness.write(**BULKY), "--workers", "1", "--disk", "0.12")
     usage = DiskBudget(url=harness.url, study="s", workers=1).look()
     done = [trial for trial in harness.trials() if trial.state == "COMPLETE"]

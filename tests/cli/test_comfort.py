@@ -16,12 +16,14 @@ from search.cli import main
 from search.cli.completion import study_files
 from search.service.dry_run import at_once, expected_share
 from search.spec import study_spec
+from search.trial import speed
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
 
 
-def test_a_dry_run_estimates_and_writes_nothing(harness: Harness) -> None:
+def test_a_dry_run_estimates_and_writes_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "MOMENT_S", 0.2)  # a rough speed is enough
     file = harness.write(budget={"trials": 8, "epochs": 3}, space={"width": {"low": 4, "high": 16}})
 
     answer = harness.run("run", file, "--workers", "2", "--dry-run", "--json")

@@ -34,7 +34,10 @@ from models.plan import plan
 from search.export import predict
 from search.storage.rdb import Storage
 from search.study import stored_study
-from tests.harness import COLOURS, Harness
+from tests.harness import COLOURS, Harness, once
+
+#: One process loads the exporter of torch, which takes seconds.
+pytestmark = pytest.mark.xdist_group("onnx")
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
 INFO = DataInfo(
@@ -84,6 +87,17 @@ def deployed(**changes: Any) -> tuple[Deployed, Card]:
     return Deployed(network, factor=factor, shift=shift).eval(), card
 
 
+@pytest.fixture
+def written(shared: Path, tmp_path: Path) -> Path:
+    """A copy of the model folder of a plain network."""
+
+    def make(part: Path) -> None:
+        model, card = deployed()
+        write(part, model, card, page="old", images=IMAGES)
+
+    return shutil.copytree(once(shared / "plain-model", make), tmp_path / "m")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
 def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -102,11 +116,8 @@ def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(tmp_path: Path) -> None:
-    model, card = deployed()
-    write(tmp_path / "m", model, card, page="", images=IMAGES)
-
-    session = onnxruntime.InferenceSession(tmp_path / "m" / ONNX)
+def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(written: Path) -> None:
+    session = onnxruntime.InferenceSession(written / ONNX)
 
     (model_input,) = session.get_inputs()
     assert (model_input.name, model_input.type, model_input.shape[1:]) == ("images", "tensor(uint8)", [16, 16, 3])
@@ -117,26 +128,24 @@ def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(
 
 
 @pytest.mark.slow
-def test_an_onnx_file_with_other_predictions_is_detected(tmp_path: Path) -> None:
-    model, card = deployed()
-    write(tmp_path / "m", model, card, page="", images=IMAGES)
+def test_an_onnx_file_with_other_predictions_is_detected(written: Path) -> None:
+    model, _ = deployed()
+    assert disagreement(written / ONNX, model, IMAGES) < 1e-4
     with torch.no_grad():
         model.network.classifier.bias.add_(torch.tensor([0.0, 0.5, -0.5]))
 
     with pytest.raises(ValueError, match="of 40 images differently from PyTorch"):
-        disagreement(tmp_path / "m" / ONNX, model, IMAGES)
+        disagreement(written / ONNX, model, IMAGES)
 
 
 @pytest.mark.slow
-def test_weights_changed_after_the_export_are_refused(tmp_path: Path) -> None:
-    model, card = deployed()
-    write(tmp_path / "m", model, card, page="", images=IMAGES)
-    weights = bytearray((tmp_path / "m" / WEIGHTS).read_bytes())
+def test_weights_changed_after_the_export_are_refused(written: Path) -> None:
+    weights = bytearray((written / WEIGHTS).read_bytes())
     weights[-1] ^= 1
-    (tmp_path / "m" / WEIGHTS).write_bytes(weights)
+    (written / WEIGHTS).write_bytes(weights)
 
     with pytest.raises(NoModel, match="is not the file that config"):
-        read(tmp_path / "m")
+        read(written)
 
 
 @pytest.mark.parametrize(
@@ -155,18 +164,18 @@ def test_a_folder_without_a_model_is_refused_with_the_reason(
 
 
 @pytest.mark.slow
-def test_a_model_replaces_an_older_one_and_nothing_else(tmp_path: Path) -> None:
+def test_a_model_replaces_an_older_one_and_nothing_else(tmp_path: Path, written: Path) -> None:
     model, card = deployed()
-    write(tmp_path / "m", model, card, page="old", images=IMAGES)
+    assert (written / PAGE).read_text() == "old"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     (tmp_path / "photos" / CONFIG).write_text("{}")  # not the config.json of a model
 
-    write(tmp_path / "m", model, card, page="new", images=IMAGES)
+    write(written, model, card, page="new", images=IMAGES)
     with pytest.raises(FileExistsError, match="holds more than a model"):
         write(tmp_path / "photos", model, card, page="", images=IMAGES)
 
-    assert (tmp_path / "m" / PAGE).read_text() == "new"
+    assert (written / PAGE).read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "photos"]
 
 
@@ -204,18 +213,10 @@ def test_after_a_verdict_the_first_run_of_its_leader_is_exported(harness: Harnes
     assert f"accuracy {leader['test']:.4f} on 40 test images (mean of 2 trainings" in (folder / PAGE).read_text()
 
 
-def test_a_study_on_smaller_images_exports_a_network_for_that_size(harness: Harness) -> None:
-    file = harness.write(data={"search_size": 6}, budget=BUDGET)
-    assert harness.run("run", file, "--workers", "1").code == 0
-
-    answer = harness.run("export", "s", "--to", str(harness.folder / "exported"), "--json")
-
-    assert answer.json["card"]["image_size"] == 6
-
-
 def test_images_other_than_those_of_the_study_are_refused(harness: Harness) -> None:
     images = shutil.copytree(harness.images, harness.folder / "copy")
-    assert harness.run("run", harness.write(data={"path": str(images)}, budget=BUDGET), "--workers", "1").code == 0
+    file = harness.write(data={"path": str(images)}, budget={"trials": 1, "epochs": 1})
+    assert harness.run("run", file, "--workers", "1").code == 0
     for part in ("train", "test"):
         (images / part / "red").rename(images / part / "zebra")
 
@@ -225,14 +226,17 @@ def test_images_other_than_those_of_the_study_are_refused(harness: Harness) -> N
     assert "the images of 's' are not those it was trained on" in answer.err
 
 
-def test_the_moving_average_is_exported(harness: Harness) -> None:
-    assert harness.run("run", harness.write(budget=BUDGET, space={"ema": 0.9}), "--workers", "1").code == 0
+def test_the_moving_average_of_a_study_on_smaller_images_is_exported_for_their_size(harness: Harness) -> None:
+    budget = {"trials": 1, "epochs": 1}
+    assert harness.train(budget=budget, data={"search_size": 6}, space={"ema": 0.9}).code == 0
 
-    assert harness.run("export", "s", "--to", str(harness.folder / "exported")).code == 0
+    answer = harness.run("export", "s", "--to", str(harness.folder / "exported"), "--json")
 
-    best = max(harness.trials(), key=lambda trial: trial.values)
-    averaged = harness.trained(best.number)["average"]["model"]["classifier.weight"]
+    assert answer.json["card"]["image_size"] == 6
+    state = harness.trained()
+    averaged = state["average"]["model"]["classifier.weight"]
     assert torch.equal(read(harness.folder / "exported").model.network.classifier.weight, averaged)
+    assert not torch.equal(averaged, state["model"]["classifier.weight"])
 
 
 @pytest.mark.parametrize(
@@ -291,8 +295,11 @@ def test_missing_weights_are_named_with_the_command_that_trains_them_again(harne
 def model_folder(harness: Harness) -> Path:
     """The model folder of a small search."""
     assert harness.train(budget={"trials": 2, "epochs": 3}).code == 0
-    assert harness.run("export", "s", "--to", str(harness.folder / "exported")).code == 0
-    return harness.folder / "exported"
+
+    def make(part: Path) -> None:
+        assert harness.run("export", "s", "--to", str(part)).code == 0
+
+    return shutil.copytree(once(harness.images.parent / "exported", make), harness.folder / "exported")
 
 
 def test_images_of_any_size_and_format_are_classified(harness: Harness, model_folder: Path) -> None:

@@ -30,7 +30,8 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from search.storage.tables import LEASES
-from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
+from tests import forks
+from tests.harness import PATIENCE_S, Harness, wait_until
 
 OLD = Path(__file__).parents[1] / "optuna_dumps"
 REVISIONS = {"2.10": "v2.6.0.a", "3.0": "v3.0.0.d"}
@@ -508,13 +509,12 @@ def is_large(name: str) -> Callable[[Path], bool]:
 
 
 def migrate_and_kill(file: Path, moment: Callable[[Path], bool]) -> None:
-    command = [str(CONVSEARCH), "migrate", "--storage", url(file)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + PATIENCE_S
-        while not moment(file) and process.poll() is None and time.monotonic() < deadline:
-            pass  # without a pause: some moments last only milliseconds
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    process = forks.start(["migrate", "--storage", url(file)], file.with_name("said.txt"))
+    deadline = time.monotonic() + PATIENCE_S
+    while not moment(file) and process.poll() is None and time.monotonic() < deadline:
+        pass  # without a pause: some moments last only milliseconds
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.slow

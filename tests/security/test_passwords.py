@@ -3,14 +3,16 @@
 import os
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 from search import database_url
+from search.cli import main
 from search.errors import UsageError
-from tests.harness import CONVSEARCH, PATIENCE_S, Harness
+from tests.harness import CONVSEARCH, PATIENCE_S, Answer, Harness
 
 pytestmark = pytest.mark.slow
 
@@ -61,12 +63,11 @@ def test_a_password_on_the_command_line_is_refused_without_repeating_it(harness:
 
 @pytest.mark.parametrize("words", ["--storage {} best s", "validate s --storage {}", "best {}", "{}", "show s {}"])
 @pytest.mark.parametrize("name", ["before-the-host", "user@server", "with-a-quote", "written-in-codes"])
-def test_a_password_in_any_other_argument_is_not_repeated(harness: Harness, words: str, name: str) -> None:
-    command = [str(CONVSEARCH), *(part.format(ADDRESSES[name]) for part in words.split())]
-    answer = subprocess.run(command, cwd=harness.folder, capture_output=True, text=True, check=False)
+def test_a_password_in_any_other_argument_is_not_repeated(shell: "Shell", words: str, name: str) -> None:
+    answer = shell.ask(None, *(part.format(ADDRESSES[name]) for part in words.split()))
 
-    assert answer.returncode in (2, 69)
-    assert SECRET not in answer.stdout + answer.stderr
+    assert answer.code in (2, 69)
+    assert SECRET not in answer.out + answer.err
 
 
 def test_the_refusal_names_the_alternatives(harness: Harness) -> None:
@@ -83,29 +84,38 @@ def test_an_address_without_a_password_is_accepted_on_the_command_line(harness: 
 
 
 @pytest.mark.parametrize("url", ADDRESSES.values(), ids=ADDRESSES)
-def test_no_error_and_no_traceback_shows_the_password(tmp_path: Path, url: str) -> None:
-    answer = ask(tmp_path, url, "--debug", "best", "s")
+def test_no_error_and_no_traceback_shows_the_password(shell: "Shell", url: str) -> None:
+    answer = shell.ask(url, "--debug", "best", "s")
 
-    assert answer.returncode in (2, 69)
+    assert answer.code in (2, 69)
+    assert SECRET not in answer.out + answer.err
+    assert "bug of convsearch" not in answer.err
+
+
+def test_a_new_process_shows_the_password_in_no_traceback(tmp_path: Path) -> None:
+    command, env = [str(CONVSEARCH), "--debug", "best", "s"], os.environ | {"CONVSEARCH_STORAGE": UNREACHABLE}
+    answer = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 69
+    assert "Traceback" in answer.stderr
     assert SECRET not in answer.stdout + answer.stderr
-    assert "bug of convsearch" not in answer.stderr
 
 
 @pytest.mark.parametrize(("verb", "words"), VERBS.items(), ids=VERBS)
-def test_no_command_shows_the_password(tmp_path: Path, verb: str, words: list[str]) -> None:
-    answer = ask(tmp_path, ADDRESSES["as-an-option"], "--debug", verb, *words)
+def test_no_command_shows_the_password(shell: "Shell", verb: str, words: list[str]) -> None:
+    answer = shell.ask(ADDRESSES["as-an-option"], "--debug", verb, *words)
 
-    assert answer.returncode == (1 if verb == "doctor" else 69)
-    assert SECRET not in answer.stdout + answer.stderr
-    assert files_with_password(tmp_path) == []
+    assert answer.code == (1 if verb == "doctor" else 69)
+    assert SECRET not in answer.out + answer.err
+    assert files_with_password(shell.folder) == []
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "run", "dashboard"])
-def test_no_help_shows_the_password(tmp_path: Path, verb: str) -> None:
-    answer = ask(tmp_path, UNREACHABLE, verb, "--help")
+def test_no_help_shows_the_password(shell: "Shell", verb: str) -> None:
+    answer = shell.ask(UNREACHABLE, verb, "--help")
 
-    assert answer.returncode == 0
-    assert SECRET not in answer.stdout + answer.stderr
+    assert answer.code == 0
+    assert SECRET not in answer.out + answer.err
 
 
 def test_a_run_shows_the_password_neither_in_its_files_nor_in_ps(harness: Harness) -> None:
@@ -189,10 +199,28 @@ def test_an_address_that_would_be_only_partly_hidden_is_refused(name: str, words
     assert SECRET not in str(caught.value)
 
 
-def ask(folder: Path, url: str, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in `folder` with the address in its environment."""
-    env = os.environ | {"CONVSEARCH_STORAGE": url}
-    return subprocess.run([str(CONVSEARCH), *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """Commands in this process, in a folder of its own, with all that they write to stdout and stderr."""
+
+    folder: Path
+    environment: pytest.MonkeyPatch
+    output: pytest.CaptureFixture[str]
+
+    def ask(self, url: str | None, *words: str) -> Answer:
+        """Run a command with an address in its environment."""
+        if url is not None:
+            self.environment.setenv("CONVSEARCH_STORAGE", url)
+        self.output.readouterr()
+        code = main.main(words)
+        return Answer(code, *self.output.readouterr())
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """A shell in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Shell(tmp_path, monkeypatch, capfd)
 
 
 def command_lines(pid: int) -> set[str]:
