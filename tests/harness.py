@@ -303,7 +303,7 @@ def without_root() -> Iterator[None]:
         os.seteuid(user)
 
 
-def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.02) -> None:
+def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.05) -> None:
     """Check `condition` every `look_s` seconds until it holds, and fail after `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     while not condition():
