@@ -12,12 +12,14 @@ Reading the folder executes no code from it (https://github.com/huggingface/safe
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import torch
+import torch.fx.config
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -173,21 +175,33 @@ def write_onnx(path: Path, model: Deployed, card: Card) -> None:
     import onnx
 
     example = torch.zeros(2, card.image_size, card.image_size, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        model.eval(),
-        (example,),
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with _without_stack_traces():
+        program = torch.onnx.export(
+            model.eval(),
+            (example,),
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     onnx_model = program.model_proto
     onnx.helper.set_model_props(onnx_model, {"classes": json.dumps(card.classes)})
     onnx.checker.check_model(onnx_model, full_check=True)
     onnx.save(onnx_model, path)
+
+
+@contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Let torch record no stack traces: the file would contain paths of this machine, and recording takes seconds."""
+    before = torch.fx.config.do_not_emit_stack_traces
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before
 
 
 def disagreement(path: Path, model: Deployed, images: Tensor) -> float:

@@ -128,6 +128,13 @@ def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(
 
 
 @pytest.mark.slow
+def test_the_onnx_file_contains_no_path_of_this_machine(written: Path) -> None:
+    content = (written / ONNX).read_bytes()
+
+    assert str(Path(torch.__file__).parent).encode() not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
 def test_an_onnx_file_with_other_predictions_is_detected(written: Path) -> None:
     model, _ = deployed()
     assert disagreement(written / ONNX, model, IMAGES) < 1e-4
