@@ -118,9 +118,10 @@ class FinalTraining:
         value = float(getattr(result, metric))
         run.files.log(f"test images: {value:.4f}")
         with context.storage.batch():
-            run.trial.set_user_attr(attr_keys.TEST, to_stored_result(result, test.labels[test.indices], metric=metric))
             run.trial.set_user_attr(attr_keys.LATENCY_MS, round(run.latency_ms(test), 3))
+            # The time is read before the interval is calculated, which imports scipy for a second.
             run.trial.set_user_attr(attr_keys.SECONDS, round(run.seconds(), 3))
+            run.trial.set_user_attr(attr_keys.TEST, to_stored_result(result, test.labels[test.indices], metric=metric))
         return Outcome(value=value)
 
 

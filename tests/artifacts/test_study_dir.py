@@ -58,7 +58,7 @@ def test_a_database_without_a_file_uses_runs_in_the_working_folder() -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".s", "-s", "a/b", "../a", "a b", "a\nb", "s" * 65, "é", "a\\b"])
 def test_a_name_that_is_not_a_plain_file_name_is_refused(dirs: StudyDirs, name: str) -> None:
-    with pytest.raises(UsageError, match="a study's name is up to 64 letters, digits"):
+    with pytest.raises(UsageError, match="a study's name must be up to 64 letters, digits"):
         dirs.study(name)
 
 

@@ -59,7 +59,7 @@ def test_a_study_name_that_is_no_plain_file_name_is_refused(harness: Harness, na
     answer = harness.run("run", file, f"--name={name}" if name else "--name=.")
 
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith("convsearch: a study's name is up to 64 letters, digits, ")
+    assert answer.err.startswith("convsearch: a study's name must be up to 64 letters, digits, ")
     assert paths_below(harness.folder.parent) == before
 
 
@@ -80,7 +80,7 @@ def test_a_study_file_whose_name_is_no_study_name_is_refused(harness: Harness, n
     answer = harness.run("run", str(file))
 
     assert answer.code == 2
-    assert "a study's name is up to 64 letters, digits" in answer.err
+    assert "a study's name must be up to 64 letters, digits" in answer.err
     assert paths_below(harness.folder.parent) == before
 
 
@@ -110,7 +110,7 @@ def test_deleting_a_foreign_study_with_a_path_as_name_deletes_no_folder(harness:
     answer = harness.run("delete", name, "--yes")
 
     assert answer.code == 2
-    assert "a study's name is up to 64 letters, digits" in answer.err
+    assert "a study's name must be up to 64 letters, digits" in answer.err
     assert paths_below(harness.folder) == before
 
 

@@ -618,7 +618,7 @@ def test_a_name_that_is_too_long_for_a_final_study_is_refused_before_training(ha
     answer = harness.run("final", name, *TERMS)
 
     assert answer.code == 2
-    assert "a study's name is up to 64 letters" in answer.err
+    assert "a study's name must be up to 64 letters" in answer.err
     assert [row.name for row in queries.studies(open_reader(harness.url))] == [name]
 
 
