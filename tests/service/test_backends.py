@@ -16,7 +16,6 @@ from search.workers.backend import WorkerBackend, WorkerHandle
 from search.workers.local import LocalBackend
 from search.workers.ray_backend import RayBackend
 from tests.harness import Harness, Tables, wait_until
-from tests.service.ray_nodes import die
 
 #: A study whose trials end after all tests.
 ENDLESS: Tables = {"budget": {"trials": 2, "epochs": 5000, "steps_per_epoch": 3}}
@@ -35,13 +34,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[WorkerBackend]:
     ray = RayBackend(
         address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
     )
-    node = nodes.join()
-    try:
-        with ray.running_backend(lambda _: None):
-            wait_until(lambda: len(ray.slots()) == 1)  # Ray has noticed that the nodes of earlier tests are dead
-            yield ray
-    finally:
-        die(node)
+    nodes.only()
+    with ray.running_backend(lambda _: None):
+        wait_until(lambda: len(ray.slots()) == 1)
+        yield ray
 
 
 @contextmanager
