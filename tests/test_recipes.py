@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import CONVSEARCH, PATIENCE_S, toml
+from tests.harness import PATIENCE_S, toml
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_recipes")]  # one copy for all
 ROOT = Path(__file__).resolve().parent.parent
 STRIPES = '''
 """Images of two classes: stripes that lie, and stripes that stand."""
@@ -49,16 +49,13 @@ class Stripes:
         return Contents(classes=("lying", "standing"), train_labels=train, test_labels=test, fill=fill)
 '''
 
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of the packages."""
-    for package in ("data", "models", "search"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    if (ROOT / ".mypy_cache").exists():  # filled by `make check`; without it mypy takes a minute
-        shutil.copytree(ROOT / ".mypy_cache", tmp_path / ".mypy_cache")
-    return tmp_path
+RUN_AND_SHOW = """
+import contextlib, sys
+from search.cli.main import main
+with contextlib.redirect_stdout(sys.stderr):
+    code = main(["run", "s.toml", "--workers", "1"])
+sys.exit(code or main(["show", "s", "0"]))
+"""
 
 
 def files_of_recipe(heading: str) -> set[str]:
@@ -90,15 +87,34 @@ def run(copy: Path, data: dict[str, object], space: dict[str, object]) -> str:
     }
     (copy / "s.toml").write_text(toml(study))
     environment = os.environ | {"PYTHONPATH": str(copy), "CONVSEARCH_CACHE": str(copy / "cache")}
-    for words in (("run", "s.toml", "--workers", "1"), ("show", "s", "0")):
-        result = subprocess.run(
-            [str(CONVSEARCH), *words], cwd=copy, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
-        )
-        assert result.returncode == 0, result.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", RUN_AND_SHOW],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_an_activation_is_added_in_the_files_that_the_recipe_names(copy: Path) -> None:
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The output of `show` for a trial of packages to which an activation and a data source are added."""
+    copy = tmp_path_factory.mktemp("copy")
+    for package in ("data", "models", "search"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    if (ROOT / ".mypy_cache").exists():  # filled by `make check`; without it mypy takes a minute
+        shutil.copytree(ROOT / ".mypy_cache", copy / ".mypy_cache")
+    add_activation(copy)
+    add_data_source(copy)
+    check(copy)
+    return run(copy, {"source": "stripes"}, {"activation": "mish"})
+
+
+def add_activation(copy: Path) -> None:
     replace(copy, "models/config.py", '"gelu", "silu"]', '"gelu", "silu", "mish"]')
     replace(
         copy,
@@ -107,14 +123,13 @@ def test_an_activation_is_added_in_the_files_that_the_recipe_names(copy: Path) -
         '        case "silu":\n            return nn.SiLU()\n        case "mish":\n            return nn.Mish()\n',
     )
 
-    check(copy)
-    shown = run(copy, {"source": "shapes", "train_images": 400}, {"activation": "mish"})
 
+def test_an_activation_is_added_in_the_files_that_the_recipe_names(shown: str) -> None:
     assert "mish" in shown
     assert files_of_recipe("How to add an activation") == {"models/config.py", "models/layers.py"}
 
 
-def test_a_data_source_is_added_in_the_files_that_the_recipe_names(copy: Path) -> None:
+def add_data_source(copy: Path) -> None:
     (copy / "data" / "stripes.py").write_text(STRIPES.lstrip())
     replace(copy, "data/config.py", '"cifar10", "folder"]', '"cifar10", "folder", "stripes"]')
     replace(
@@ -135,9 +150,8 @@ def test_a_data_source_is_added_in_the_files_that_the_recipe_names(copy: Path) -
         "        case _:\n            assert_never(data.source)\n",
     )
 
-    check(copy)
-    shown = run(copy, {"source": "stripes"}, {})
 
+def test_a_data_source_is_added_in_the_files_that_the_recipe_names(shown: str) -> None:
     assert "complete" in shown.lower()
     named = files_of_recipe("How to add a data source")
     assert named == {

@@ -30,7 +30,8 @@ def importances_of(study: optuna.Study) -> Importances:
     return of_trials(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
 
 
-def test_an_important_parameter_exceeds_chance_and_the_others_do_not() -> None:
+def test_an_important_parameter_exceeds_chance_and_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.analysis.importance.RESAMPLES", 40)
     study = random_study(lambda trial, rng: float(trial.params["rate"] + rng.normal(0, 0.05)), trials=100)
 
     result = importances_of(study)
@@ -45,13 +46,15 @@ def test_an_important_parameter_exceeds_chance_and_the_others_do_not() -> None:
 
 @pytest.mark.slow
 def test_unimportant_parameters_rarely_exceed_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.analysis.importance.RESAMPLES", 60)
+    monkeypatch.setattr("search.analysis.importance.RESAMPLES", 40)
     exceeded = 0
-    for seed in range(30):
+    for seed in range(20):
         result = importances_of(random_study(lambda _, rng: float(rng.normal()), trials=40, seed=seed))
         exceeded += result.importances[0].share > result.by_chance
 
-    assert exceeded / 30 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 30)
+    # Of 40 permutations 95 % lie below the chance level, so a new value exceeds it with 7 %: five times or more in 20
+    # studies has a probability of 1 %, and four times or less one of 1 % if the level were the median.
+    assert exceeded <= 4
 
 
 def test_too_few_trials_give_no_importances() -> None:

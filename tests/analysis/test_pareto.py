@@ -11,6 +11,7 @@ from search.storage import queries, ranking
 from search.storage.ranking import _front
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
+from search.trial import runner
 from tests.harness import Harness
 
 SPACE: dict[str, Any] = {"width": {"low": 4, "high": 16}, "learning_rate": {"low": 0.001, "high": 0.3, "log": True}}
@@ -22,16 +23,15 @@ SEVERAL: dict[str, Any] = {"objective": ["accuracy", "parameters"], "audit": 0.0
 def test_trials_are_pruned_by_the_first_objective_and_the_rest_form_a_front(
     harness: Harness, sampler: str, pruner: str
 ) -> None:
-    file = harness.write(
-        budget={"trials": 14, "epochs": 3},
+    worker_config = harness.create(
+        budget={"trials": 10, "epochs": 3},
         search=SEVERAL | {"sampler": sampler, "pruner": pruner, "startup_trials": 4},
         space=SPACE,
     )
 
-    answer = harness.run("run", file, "--workers", "1")
+    runner.run_trials(worker_config, lambda: None, lambda: False)
     best = harness.run("best", "s", "--json", "--top", "100")
 
-    assert answer.code == 0
     rows = harness.trials()
     assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
     complete = [row for row in rows if row.state == "COMPLETE"]
@@ -84,7 +84,9 @@ def test_every_complete_trial_keeps_its_weights(harness: Harness) -> None:
 
 def test_nsga2_runs_more_than_one_generation(harness: Harness) -> None:
     search = SEVERAL | {"sampler": "nsga2", "pruner": "none", "startup_trials": 3}
-    assert harness.run("run", harness.write(budget={"trials": 9, "epochs": 1}, search=search, space=SPACE)).code == 0
+    worker_config = harness.create(budget={"trials": 9, "epochs": 1}, search=search, space=SPACE)
+
+    runner.run_trials(worker_config, lambda: None, lambda: False)
 
     study = optuna.load_study(study_name="s", storage=harness.url)
     generations = [

@@ -46,7 +46,7 @@ def test_a_stored_study_without_an_audit_setting_has_none_and_may_add_one(harnes
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband", "promote"])
 def test_an_audited_trial_runs_to_its_end_and_does_not_affect_other_trials(harness: Harness, pruner: str) -> None:
     worker_config = harness.create(
-        budget={"trials": 24, "epochs": 4},
+        budget={"trials": 16, "epochs": 4},
         search={"pruner": pruner, "audit": 0.5, "sampler": "random", "reduction": 2},
         space={"learning_rate": {"low": 0.0001, "high": 0.3, "log": True}},
     )

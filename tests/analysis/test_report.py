@@ -25,13 +25,16 @@ from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from tests.harness import Harness
 
-BUDGET: dict[str, Any] = {"trials": 24, "epochs": 2}
+BUDGET: dict[str, Any] = {"trials": 12, "epochs": 2}
 SEARCH: dict[str, Any] = {"pruner": "asha", "sampler": "random", "reduction": 2}
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 0.001, "high": 0.3, "log": True},
     "activation": ["relu", "gelu"],
     "width": {"low": 4, "high": 12},
 }
+#: Keeps the tests that read one search in one process.
+SEARCHED = pytest.mark.xdist_group("test_report_searched")
+FINAL = ("--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path
     """A finished search with a verdict."""
     harness = Harness(tmp_path_factory.mktemp("searched"), images, cache)
     assert harness.train(budget=BUDGET, search=SEARCH, space=SPACE).code == 0
-    assert harness.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline").code == 0
+    assert harness.run("final", "s", *FINAL, "--workers", "1").code == 0
     return harness
 
 
@@ -69,6 +72,7 @@ class Page(HTMLParser):
             self._script = None
 
 
+@SEARCHED
 def test_the_page_loads_nothing_and_may_run_only_its_inline_scripts(searched: Harness) -> None:
     page = Page(to_html(build_report(open_reader(searched.url), "s")))
 
@@ -84,6 +88,7 @@ def test_the_page_loads_nothing_and_may_run_only_its_inline_scripts(searched: Ha
             assert {"data", "layout"} <= json.loads(text).keys()
 
 
+@SEARCHED
 def test_the_page_is_written_to_the_given_path_and_stays_below_6_mb(searched: Harness) -> None:
     path = searched.folder / "out" / "s.html"
 
@@ -91,13 +96,14 @@ def test_the_page_is_written_to_the_given_path_and_stays_below_6_mb(searched: Ha
 
     assert (answer.code, answer.out) == (0, f"{path}\n")
     assert path.stat().st_size < 6_000_000
-    assert "The best of 24 trials is trial" in answer.err
+    assert "The best of 12 trials is trial" in answer.err
 
 
+@SEARCHED
 def test_the_report_has_the_same_numbers_as_best_and_final(searched: Harness) -> None:
     text = searched.run("report", "s", "--markdown").out
     best = searched.run("best", "s", "--json").json
-    verdict = searched.run("final", "s", "--top", "2", "--seeds", "2", "--epochs", "1", "--no-baseline", "--json").json
+    verdict = searched.run("final", "s", *FINAL, "--json").json
 
     first = best["trials"][0]
     assert f"| {first['number']} | {first['values'][0]:.4f} |" in text
@@ -108,7 +114,10 @@ def test_the_report_has_the_same_numbers_as_best_and_final(searched: Harness) ->
     assert sum(pruned) == counts["pruned"]
 
 
-def test_importances_match_the_dashboard_and_have_an_interval(harness: Harness) -> None:
+def test_importances_match_the_dashboard_and_have_an_interval(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.analysis.importance.RESAMPLES", 40)
     harness.dirs.make()
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(study_name="s", storage=harness.url, direction="maximize", sampler=sampler)
@@ -121,10 +130,11 @@ def test_importances_match_the_dashboard_and_have_an_interval(harness: Harness) 
     assert all(row.low <= row.high for row in importance)
 
 
+@SEARCHED
 def test_the_csv_has_one_row_per_trial(searched: Harness) -> None:
     rows = list(csv.DictReader(io.StringIO(searched.run("report", "s", "--csv").out)))
 
-    assert [int(row["trial"]) for row in rows] == list(range(24))
+    assert [int(row["trial"]) for row in rows] == list(range(12))
     assert {row["state"] for row in rows} == {"complete", "pruned"}
     assert all((row["state"] == "pruned") == bool(row["reason"]) for row in rows)
     assert all(0 <= float(row["last_value"]) <= 1 for row in rows)
@@ -187,6 +197,7 @@ def test_the_report_of_a_study_stopped_early_shows_the_curves_so_far(harness: Ha
     assert "There is no answer yet" in page
 
 
+@SEARCHED
 @pytest.mark.parametrize("kind", ["--markdown", "--csv"])
 def test_markdown_and_csv_reports_can_be_written_to_a_file(searched: Harness, kind: str) -> None:
     path = searched.folder / "new" / "report.txt"

@@ -16,8 +16,11 @@ from search.analysis.test_results import unpack
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 
 CLASSES = ("cat", "dog", "owl")
-#: Simulated verdicts of each kind; the standard error of a share of 0.95 is then one percentage point.
+#: Simulated intervals of each kind; the standard error of a share of 0.95 is then one percentage point.
 SIMULATIONS = 500
+#: Simulated verdicts of each kind. With a true share of 5 %, more than 8 % are significant with a probability of 2 %;
+#: without the correction for three comparisons (12 %), with one of 95 %.
+VERDICTS = 200
 
 
 def simulated_scores(
@@ -61,14 +64,14 @@ def test_an_interval_over_images_alone_has_less_than_80_percent_coverage(runs: i
 @pytest.mark.parametrize(("runs", "spread"), [(2, 0.1), (3, 0.0), (3, 0.2), (10, 0.2)])
 def test_at_most_one_verdict_in_twenty_on_equal_configurations_is_significant(runs: int, spread: float) -> None:
     rng, significant = np.random.default_rng(runs), 0
-    for _ in range(SIMULATIONS):
+    for _ in range(VERDICTS):
         ease = rng.normal(1.5, 1.5, 400)
         scores = {
             name: simulated_scores(rng, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")
         }
         significant += any(duel.is_significant for duel in result_of(scores).comparisons)
 
-    assert significant / SIMULATIONS <= 0.07
+    assert significant / VERDICTS <= 0.08
 
 
 def test_a_real_lead_is_significant() -> None:

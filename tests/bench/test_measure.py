@@ -71,8 +71,8 @@ def made_up_table() -> replay.Table:
 def test_every_replayed_policy_pays_for_training_and_finds_the_best_cells(name: str, setting: str) -> None:
     table = made_up_table()
 
-    first_run, second_run = (list(islice(replay.POLICIES[name][setting](table, 0), 200)) for _ in range(2))
+    first_run, second_run = (list(islice(replay.POLICIES[name][setting](table, 0), end)) for end in (200, 40))
 
-    assert first_run == second_run
+    assert first_run[:40] == second_run
     assert all(1 <= steps <= table.steps for steps, _ in first_run)
     assert max(value for _, value in first_run if value is not None) >= table.target

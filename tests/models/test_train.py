@@ -2,9 +2,6 @@
 
 import gc
 import itertools
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -22,6 +19,7 @@ from models.evaluate import evaluate
 from models.optim import rates_to_tensors
 from models.schedule import RISE_FROM
 from models.train import Batch, Batches, Diverged, StepResult, Training, start
+from search.workers import local
 from tests.fake_cuda_graph import AgainRecorder, TapeRecorder
 
 BOUNDARIES = (3, 5, 9)
@@ -254,7 +252,7 @@ def test_a_training_resumed_from_any_batch_ends_bit_for_bit_the_same(
 
 
 def finish(stored: Path, ended: Path) -> None:
-    """Resume the stored training and store its final state; another process calls this."""
+    """Resume the stored training and store its final state; another process calls this, which ran no training."""
     training = begin(MODEL, TRAININGS["sgd"])
     training.load(torch.load(stored, weights_only=True))
     list(training.run(batches, BOUNDARIES))
@@ -267,15 +265,12 @@ def test_a_training_resumed_in_another_process_ends_bit_for_bit_the_same(tmp_pat
     with pytest.raises(Interrupted):
         list(training.run(interrupted_at(4, early=True), BOUNDARIES))
     torch.save(training.state(), tmp_path / "stored")
-    folder = Path(__file__).parent
-    code = "import sys, pathlib, test_train; test_train.finish(*map(pathlib.Path, sys.argv[1:]))"
 
-    subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "stored", tmp_path / "ended"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])])},
-        check=True,
-    )
+    process = local.start_server().Process(target=finish, args=(tmp_path / "stored", tmp_path / "ended"))
+    process.start()
+    process.join()
 
+    assert process.exitcode == 0
     assert bits(torch.load(tmp_path / "ended", weights_only=True)) == uninterrupted("sgd")[1]
 
 

@@ -1,6 +1,7 @@
 """Trials pause at rungs and resume when they are among the best there."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,6 +29,8 @@ PROMOTE: dict[str, Any] = {
     "baseline": False,
 }
 BUDGET: dict[str, Any] = {"trials": 8, "epochs": 4}
+#: Keeps the tests that read two studies in one process.
+BOTH = pytest.mark.xdist_group("test_promotion_both")
 
 
 def steps(harness: Harness, name: str = "s") -> list[int]:
@@ -60,51 +63,55 @@ def promoted(curves: list[list[float]]) -> list[int]:
         steps[number] = following[steps[number]]
 
 
-def test_exactly_the_best_half_of_each_rung_is_promoted(harness: Harness) -> None:
-    unpruned = harness.train("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET)
-    answer = harness.run("run", harness.write(search=PROMOTE, budget=BUDGET), "--workers", "1")
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
+    """A finished study "s", and "whole" with the same trials, which do not pause."""
+    harness = Harness(tmp_path_factory.mktemp("both"), images, cache)
+    assert harness.train("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET).code == 0
+    assert harness.run("run", harness.write(search=PROMOTE, budget=BUDGET), "--workers", "1").code == 0
+    return harness
 
-    assert (unpruned.code, answer.code) == (0, 0)
-    trials = harness.trials()
-    assert steps(harness) == promoted([[value for _, value in trial.curve] for trial in harness.trials("whole")])
-    assert {1, 4} <= set(steps(harness))
+
+@BOTH
+def test_exactly_the_best_half_of_each_rung_is_promoted(both: Harness) -> None:
+    trials = both.trials()
+
+    assert steps(both) == promoted([[value for _, value in trial.curve] for trial in both.trials("whole")])
+    assert {1, 4} <= set(steps(both))
     for trial in trials:
         assert (trial.attempts, trial.paused) == (1, None)
         assert (trial.state == "COMPLETE") == (len(trial.curve) == 4)
         assert trial.state == "COMPLETE" or " at step " in (trial.reason or "")
-    kept = {trial.number for trial in trials if any(harness.dirs.trial("s", trial.number).glob("*.ckpt"))}
+    kept = {trial.number for trial in trials if any(both.dirs.trial("s", trial.number).glob("*.ckpt"))}
     assert kept <= {trial.number for trial in trials if trial.state == "COMPLETE"}
     pruned = next(trial.number for trial in trials if trial.state == "PRUNED")
-    assert "pruned: rank" in harness.run("show", "s", str(pruned)).out
+    assert "pruned: rank" in both.run("show", "s", str(pruned)).out
 
 
 def test_a_finished_study_with_more_trials_promotes_the_best_of_them(harness: Harness) -> None:
     assert harness.train(search=PROMOTE, budget=BUDGET).code == 0
 
-    answer = harness.run("resume", "s", "--trials", "16", "--workers", "1")
+    answer = harness.run("resume", "s", "--trials", "12", "--workers", "1")
 
     assert answer.code == 0
-    assert len(steps(harness)) == 16
+    assert len(steps(harness)) == 12
     assert max(steps(harness)[8:]) > 1
 
 
-def test_a_paused_trial_ends_bit_for_bit_like_an_uninterrupted_one(harness: Harness) -> None:
-    assert harness.train("whole", search=PROMOTE | {"pruner": "none"}, budget=BUDGET).code == 0
-    file = harness.write("paused", search=PROMOTE, budget=BUDGET)
-    assert harness.run("run", file, "--workers", "1").code == 0
-
-    best = max((trial for trial in harness.trials("paused") if trial.values), key=lambda trial: trial.values)
-    same = harness.trials("whole")[best.number]
+@BOTH
+def test_a_paused_trial_ends_bit_for_bit_like_an_uninterrupted_one(both: Harness) -> None:
+    best = max((trial for trial in both.trials() if trial.values), key=lambda trial: trial.values)
+    same = both.trials("whole")[best.number]
 
     assert best.curve == same.curve
-    assert equal(harness.trained(best.number, name="paused"), harness.trained(best.number, name="whole"))
+    assert equal(both.trained(best.number), both.trained(best.number, name="whole"))
     assert best.attempts == 1
-    assert "paused at step" in harness.dirs.log("paused", best.number).read_text()
+    assert "paused at step" in both.dirs.log("s", best.number).read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_study_killed_while_trials_pause_resumes_and_finishes(harness: Harness, workers: str) -> None:
-    file = harness.write(search=PROMOTE, budget={"trials": 8, "epochs": 40, "steps_per_epoch": 1})
+    file = harness.write(search=PROMOTE, budget={"trials": 8, "epochs": 12, "steps_per_epoch": 1})
 
     launcher = harness.start("run", file, "--workers", workers)
     launcher.until(lambda: "s" in harness.dirs.studies() and len(steps(harness)) >= 3)

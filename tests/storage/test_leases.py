@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -46,8 +45,10 @@ def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[s
 
 
 def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connection) -> None:
-    """Claim until no trial is left and send the claimed numbers; runs in a child process."""
+    """Claim until no trial is left and send the claimed numbers; runs in a child process, which others wait for."""
     storage = Storage(url, token=token)
+    pipe.send("ready")
+    pipe.recv()
     numbers: list[int] = []
     while True:
         storage.token = f"{token} {len(numbers)}"  # an owner holds one trial at a time
@@ -61,49 +62,51 @@ def claim_all(url: str, study_id: int, token: str, finish: bool, pipe: Connectio
 
 
 def run_claimers(url: str, study_id: int, count: int, *, finish: bool, meanwhile: Callable[[], None]) -> list[int]:
-    """Numbers of all trials that `count` processes claimed; `meanwhile` is called until they end."""
+    """Numbers of all trials that `count` processes claimed at once; `meanwhile` is called until they end."""
     context = local.start_server()
     pipes, processes = [], []
     for index in range(count):
-        ours, theirs = context.Pipe(duplex=False)
+        ours, theirs = context.Pipe()
         process = context.Process(target=claim_all, args=(url, study_id, f"token-{index}", finish, theirs))
         process.start()
         theirs.close()
         pipes.append(ours)
         processes.append(process)
+    assert [pipe.recv() for pipe in pipes] == ["ready"] * count
+    for pipe in pipes:
+        pipe.send("go")
     while any(process.is_alive() for process in processes):
         meanwhile()
+        time.sleep(0.01)
     claimed = [number for pipe in pipes for number in pipe.recv()]
     assert [process.exitcode for process in processes] == [0] * count
     return claimed
 
 
 @pytest.mark.slow
-def test_eight_processes_claim_two_hundred_queued_trials_exactly_once(
-    url: str, make_study: Callable[[int], int]
-) -> None:
-    study_id = make_study(200)
+def test_five_processes_claim_sixty_queued_trials_exactly_once(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(60)
     storage = Storage(url)
     study = optuna.load_study(study_name="s", storage=storage)
-    for value in range(200):
+    for value in range(60):
         study.enqueue_trial({"x": value})
 
-    claimed = run_claimers(url, study_id, 8, finish=False, meanwhile=lambda: time.sleep(0.05))
+    claimed = run_claimers(url, study_id, 5, finish=False, meanwhile=lambda: None)
 
-    assert Counter(claimed) == Counter(range(200))
+    assert Counter(claimed) == Counter(range(60))
 
 
 @pytest.mark.slow
-def test_six_processes_never_exceed_the_budget(url: str, make_study: Callable[[int], int]) -> None:
-    study_id = make_study(60)
+def test_four_processes_never_exceed_the_budget(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(30)
     storage = Storage(url)
     counts: list[int] = []
 
-    claimed = run_claimers(url, study_id, 6, finish=True, meanwhile=lambda: counts.append(len(states(storage))))
+    claimed = run_claimers(url, study_id, 4, finish=True, meanwhile=lambda: counts.append(len(states(storage))))
 
-    assert sorted(claimed) == list(range(60))
-    assert max(counts) <= 60
-    assert Counter(states(storage).values()) == {"COMPLETE": 60}
+    assert sorted(claimed) == list(range(30))
+    assert max(counts) <= 30
+    assert Counter(states(storage).values()) == {"COMPLETE": 30}
 
 
 def test_queued_parameters_go_to_the_first_trials_in_order(url: str, make_study: Callable[[int], int]) -> None:
@@ -236,7 +239,7 @@ def test_the_lease_of_a_dead_local_process_expires_at_the_first_check(
 ) -> None:
     study_id = make_study(1)
     storage = Storage(url)
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen(["sleep", "60"])
     since = start_time(child.pid)
     assert since is not None
     dead = replace(owner("child"), pid=child.pid, started=since)

@@ -1,7 +1,6 @@
 """Trials read by plain SELECTs equal those that Optuna builds: the contract of our faster reads."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.storage.rdb import Storage
 from search.storage.rdb_reads import FastReadStorage
 
+pytestmark = pytest.mark.xdist_group("test_rdb_reads")  # one database for all
 SPACE: dict[str, Any] = {
     "kind": CategoricalDistribution(["a", 1, 2.5, True, None]),
     "rate": FloatDistribution(1e-5, 1.0, log=True),
@@ -23,12 +23,19 @@ SPACE: dict[str, Any] = {
 CURVES: tuple[dict[int, float], ...] = ({}, {1: 0.5}, {3: math.nan, 1: math.inf, 2: -math.inf})
 
 
-@pytest.fixture
-def stock(url: str, make_study: Callable[[int], int]) -> RDBStorage:
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The database that all tests of this file read."""
+    return f"sqlite:///{tmp_path_factory.mktemp('reads') / 'home' / 'studies.db'}"
+
+
+@pytest.fixture(scope="module")
+def stock(url: str) -> RDBStorage:
     """Optuna's own storage on a database with trials in every state."""
-    make_study(99)
+    Storage(url, create=True)
     storage = RDBStorage(url)
-    study = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize", sampler=sampler)
     values = {TrialState.COMPLETE: (0.5, -math.inf, math.inf), TrialState.PRUNED: (0.25,)}
     for state in TrialState:
         for value in values.get(state, (None,)):

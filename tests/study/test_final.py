@@ -36,7 +36,7 @@ from search.trial.final_training import SPARE_S, SPARE_SHARE
 from search.trial.trial_training import TrialTraining
 from search.workers.live_view import PlainView
 from search.workers.stop_rules import StopReason
-from tests.harness import Harness, equal, work
+from tests.harness import Answer, Harness, equal, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -81,28 +81,29 @@ def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(harnes
 
 
 def test_an_interrupted_final_training_resumes_to_the_same_weights(harness: Harness) -> None:
-    final = {"epochs": 40}
-    whole_file = harness.write("whole", budget=BUDGET, final=final)
-    broken_file = harness.write("broken", budget=BUDGET, final=final)
-    assert harness.run("run", whole_file, "--workers", "1").code == 0
+    folder = harness.folder / "whole"
+    folder.mkdir()
+    whole = replace(harness, folder=folder)
+    for each in (harness, whole):  # the same search twice
+        assert each.train(budget=BUDGET).code == 0
+    file = harness.write(budget=BUDGET, final={"epochs": 20})
+    assert whole.run("run", file, "--workers", "1").code == 0
 
-    launcher = harness.start("run", broken_file, "--workers", "1")
-    launcher.until(
-        lambda: "broken.final" in launcher.said and any(t.epochs > 1 for t in harness.trials("broken.final"))
-    )
+    launcher = harness.start("run", file, "--workers", "1")
+    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
     launcher.signal(signal.SIGINT)
     stopped = launcher.end()
-    between = harness.trials("broken.final")
-    resumed = harness.run("resume", "broken", "--workers", "1")
+    between = harness.trials("s.final")
+    resumed = harness.run("resume", "s", "--workers", "1")
 
     assert (stopped.code, resumed.code) == (130, 0)
     assert [(trial.state, trial.test) for trial in between] == [("WAITING", None)]
-    (uninterrupted,), (continued,) = harness.trials("whole.final"), harness.trials("broken.final")
+    (uninterrupted,), (continued,) = whole.trials("s.final"), harness.trials("s.final")
     assert (uninterrupted.values, uninterrupted.test and uninterrupted.test["confusion"]) == (
         continued.values,
         continued.test and continued.test["confusion"],
     )
-    assert equal(harness.trained(name="whole.final")["model"], harness.trained(name="broken.final")["model"])
+    assert equal(whole.trained(name="s.final")["model"], harness.trained(name="s.final")["model"])
 
 
 @pytest.mark.parametrize(("left_s", "epochs"), [(3600.0, 4.0), (-1.0, 0.32)], ids=["time", "no-time"])
@@ -314,7 +315,7 @@ def test_running_a_trial_again_starts_no_final_training(harness: Harness) -> Non
 
 
 def test_the_final_training_of_a_search_on_few_small_images_uses_all_at_full_size(harness: Harness) -> None:
-    file = harness.write(data={"search_images": 60, "search_size": 6}, budget=BUDGET, final=FINAL)
+    file = harness.write(data={"search_images": 60, "search_size": 6}, budget=BUDGET | {"trials": 1}, final=FINAL)
 
     answer = harness.run("run", file, "--workers", "1")
 
@@ -327,16 +328,17 @@ def test_the_final_training_of_a_search_on_few_small_images_uses_all_at_full_siz
 
 @pytest.mark.parametrize("batch_size", [90, 320], ids=["fits a quarter with validation", "whole search"])
 def test_a_search_with_batches_as_large_as_its_steps_gets_a_final_training(harness: Harness, batch_size: int) -> None:
-    answer = harness.run(
-        "run", harness.write(budget=BUDGET, final=FINAL, space={"batch_size": batch_size}), "--workers", "1"
-    )
+    file = harness.write(budget=BUDGET | {"trials": 1}, final=FINAL, space={"batch_size": batch_size})
+
+    answer = harness.run("run", file, "--workers", "1")
 
     assert answer.code == 0
     assert "verdict:" in answer.out
 
 
 def test_the_next_launcher_completes_a_half_created_final_study(harness: Harness) -> None:
-    optuna.create_study(study_name="s.final", storage=Storage(harness.url, create=True), direction="maximize")
+    assert harness.train(budget=BUDGET).code == 0
+    optuna.create_study(study_name="s.final", storage=Storage(harness.url), direction="maximize")
 
     answer = harness.run("run", harness.write(budget=BUDGET, final=FINAL), "--workers", "1")
 
@@ -431,17 +433,28 @@ def test_an_invalid_final_table_is_refused(harness: Harness, changes: dict[str, 
 NO_BASELINE: dict[str, Any] = {"budget": {"trials": 4, "epochs": 1}, "search": {"baseline": False}}
 #: Two configurations and a baseline, with two seeds each.
 TERMS = ("--top", "2", "--seeds", "2", "--epochs", "1", "--workers", "1")
+#: Keeps tests of one final training in one process.
+COMPARED = pytest.mark.xdist_group("test_final_compared")
 
 
-def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(harness: Harness) -> None:
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> tuple[Harness, Answer]:
+    """A search with a final training by TERMS, which tests only read, and the answer of its command."""
+    harness = Harness(tmp_path_factory.mktemp("compared"), images, cache)
     assert harness.train(**NO_BASELINE).code == 0
+    return harness, harness.run("final", "s", *TERMS)
 
-    answer = harness.run("final", "s", *TERMS, "--json")
 
-    assert answer.code == 0
-    leading = [trial.number for trial, _ in ranking.ranked_by_best_value(open_reader(harness.url), "s")]
+@COMPARED
+def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(compared: tuple[Harness, Answer]) -> None:
+    trained, first = compared
+
+    answer = trained.run("final", "s", *TERMS, "--json")
+
+    assert (first.code, answer.code) == (0, 0)
+    leading = [trial.number for trial, _ in ranking.ranked_by_best_value(open_reader(trained.url), "s")]
     names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
-    trials = harness.trials("s.final")
+    trials = trained.trials("s.final")
     assert [trial.state for trial in trials] == ["COMPLETE"] * 6
     assert {(trial.config["row"], trial.repeat) for trial in trials} == {(name, n) for name in names for n in (0, 1)}
     assert len({trial.seed for trial in trials}) == 2
@@ -458,13 +471,14 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(har
     assert [(look["study"], look["networks"]) for look in answer.json["looks"]] == [("s.final", 6)]
 
 
+@COMPARED
 def test_a_verdict_is_printed_again_and_a_later_one_names_the_earlier_uses(
-    harness: Harness,
+    harness: Harness, compared: tuple[Harness, Answer]
 ) -> None:
-    assert harness.train(**NO_BASELINE).code == 0
-
-    first = harness.run("final", "s", *TERMS)
+    trained, first = compared
+    shutil.copytree(trained.folder / "home", harness.folder / "home")
     trials = harness.trials("s.final")
+
     again = harness.run("final", "s", *TERMS)
     other = harness.run("final", "s", "--top", "1", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
     deleted = harness.run("delete", "s", "--yes")
@@ -560,7 +574,7 @@ def test_only_the_failed_final_training_is_retried_on_request(harness: Harness) 
 
 def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed(harness: Harness) -> None:
     assert harness.train(budget=BUDGET).code == 0
-    terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "40", "--workers", "1")
+    terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "20", "--workers", "1")
     launcher = harness.start(*terms)
     launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
     launcher.signal(signal.SIGKILL)
@@ -649,7 +663,7 @@ def test_each_final_training_has_an_equal_share_of_the_hours(harness: Harness, m
 
 def test_the_same_command_resumes_several_interrupted_final_trainings(harness: Harness) -> None:
     assert harness.train(budget=BUDGET).code == 0
-    command = ("final", "s", "--top", "2", "--seeds", "2", "--epochs", "40", "--no-baseline", "--workers", "2")
+    command = ("final", "s", "--top", "1", "--seeds", "3", "--epochs", "20", "--no-baseline", "--workers", "2")
 
     launcher = harness.start(*command)
     launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
@@ -658,7 +672,7 @@ def test_the_same_command_resumes_several_interrupted_final_trainings(harness: H
     resumed = harness.run(*command)
 
     assert (stopped.code, resumed.code) == (130, 0)
-    assert [(trial.state, trial.attempts) for trial in harness.trials("s.final")] == [("COMPLETE", 1)] * 4
+    assert [(trial.state, trial.attempts) for trial in harness.trials("s.final")] == [("COMPLETE", 1)] * 3
 
 
 def test_a_trial_of_an_older_version_gets_the_defaults_of_keys_it_lacks(
