@@ -11,12 +11,13 @@ import pytest
 
 from search.workers.signals import STOPPING
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys, time
 from functools import partial
 from search.workers.signals import SignalListener
 
-pytestmark = pytest.mark.slow
 tell = partial(print, file=sys.stderr, flush=True)
 interrupts = SignalListener(at_once=lambda: print("at once", flush=True), tell=tell, end_s=END_S)
 with interrupts.listening():
