@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness import PATIENCE_S
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+NEEDS_BROWSER = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
 ALWAYS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 #: Time that passes on a page before it is read, in milliseconds; the browser skips the parts in which nothing happens.
 BUDGET_MS = 15_000

@@ -13,7 +13,7 @@ from search.artifacts import misclassified
 from search.dashboard import server as dashboard
 from search.dashboard.access import AccessPolicy, guard
 from search.dashboard.server import Server
-from tests.browser.browser import BROWSER, Browser, running_browser
+from tests.browser.browser import NEEDS_BROWSER, Browser, running_browser
 from tests.harness import Harness, wait_until
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOKEN = "a-token_that-every-test-knows"
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
+pytestmark = NEEDS_BROWSER
 
 
 #: A host name that the browser resolves to this machine, as an attacker's name server would.

@@ -3,12 +3,10 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.browser.browser import BROWSER, opened
+from tests.browser.browser import NEEDS_BROWSER, opened
 from tests.harness import PATIENCE_S, Harness
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium and no google-chrome on this machine")
+pytestmark = NEEDS_BROWSER
 
 
 def test_the_report_draws_every_figure_and_violates_no_content_policy(harness: Harness, tmp_path: Path) -> None:

@@ -672,7 +672,9 @@ def on_gpu(first: int, stop: int) -> Iterator[Batch]:
     yield from ((images.cuda(), labels.cuda()) for images, labels in sides(first, stop))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no NVIDIA GPU here; test_cuda_graph.py tests the same on CPUs"
+)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_gpu_trains_with_graphs_as_without(name: str) -> None:
     recorded = begin(MODEL, TRAININGS[name], device="cuda")

@@ -6,9 +6,10 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -112,6 +113,13 @@ def disturb(harness: Harness, file: str, disturbance: Callable[[Launcher], None]
             if process.is_running():
                 process.kill()
     return answer.code, answer.err, listened
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let Python not find a package, as on a machine without it."""
+    find = PathFinder.find_spec
+    monkeypatch.setattr(PathFinder, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    monkeypatch.delitem(sys.modules, package, raising=False)
 
 
 @pytest.mark.ray
@@ -315,8 +323,11 @@ def test_an_address_without_a_cluster_is_refused_at_once(harness: Harness, addre
     assert words in answer.err
 
 
-@pytest.mark.skipif(find_spec("ray") is not None, reason="needs a machine without ray")
-def test_a_run_without_ray_installed_names_the_command_that_installs_it(harness: Harness) -> None:
+def test_a_run_without_ray_installed_names_the_command_that_installs_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, "ray")
+
     answer = harness.run("run", harness.write(), *ON_RAY)
 
     assert answer.code == 2
