@@ -4,7 +4,6 @@ import functools
 import gzip
 import io
 import lzma
-import os
 import shutil
 import struct
 import subprocess
