@@ -245,12 +245,7 @@ def read_study(connection: sa.Connection, study_id: int, name: str) -> StudyReco
         directions=directions,
         counts=_counts(connection, study_id, attrs.get(attr_keys.BUDGET)),
         best=_best(connection, study_id, name, directions),
-        seconds_run=attrs.get(attr_keys.SECONDS_RUN) or 0.0,
-        hours=attrs.get(attr_keys.HOURS),
-        stop=bool(attrs.get(attr_keys.STOP)),
-        nothing_found=bool(attrs.get(attr_keys.NOTHING_FOUND)),
-        judged_before=attrs.get(attr_keys.JUDGED_BEFORE) or 0,
-        selection=attrs.get(attr_keys.SELECTION),
+        **_changing_fields(attrs),
         spec=attrs.get(attr_keys.SPEC) or {},
         data=attrs.get(attr_keys.DATA) or {},
         uid=attrs.get(attr_keys.UID),
@@ -286,13 +281,20 @@ def _refresh(connection: sa.Connection, study_id: int, known: StudyRecord) -> St
         known,
         counts=_counts(connection, study_id, attrs.get(attr_keys.BUDGET)),
         best=known.best if is_same else _best(connection, study_id, known.name, known.directions),
-        seconds_run=attrs.get(attr_keys.SECONDS_RUN) or 0.0,
-        hours=attrs.get(attr_keys.HOURS),
-        stop=bool(attrs.get(attr_keys.STOP)),
-        nothing_found=bool(attrs.get(attr_keys.NOTHING_FOUND)),
-        judged_before=attrs.get(attr_keys.JUDGED_BEFORE) or 0,
-        selection=attrs.get(attr_keys.SELECTION),
+        **_changing_fields(attrs),
     )
+
+
+def _changing_fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `StudyRecord` from the attributes that launchers write while the study runs."""
+    return {
+        "seconds_run": attrs.get(attr_keys.SECONDS_RUN) or 0.0,
+        "hours": attrs.get(attr_keys.HOURS),
+        "stop": bool(attrs.get(attr_keys.STOP)),
+        "nothing_found": bool(attrs.get(attr_keys.NOTHING_FOUND)),
+        "judged_before": attrs.get(attr_keys.JUDGED_BEFORE) or 0,
+        "selection": attrs.get(attr_keys.SELECTION),
+    }
 
 
 def _best(connection: sa.Connection, study_id: int, name: str, directions: Sequence[str]) -> TrialRecord | None:
