@@ -83,14 +83,19 @@ class TrainingContext(TrialContext):
         return image_limits(self.data)
 
 
-def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrialContext:
-    """Open the context of a worker; for `should_stop` see `Storage.should_stop`."""
-    storage = Storage(
+def open_storage(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -> Storage:
+    """Open the storage of a worker; for `should_stop` see `Storage.should_stop`."""
+    return Storage(
         worker_config.url,
         token=worker_config.token,
         retry_timeout_s=worker_config.retry_timeout_s,
         should_stop=should_stop,
     )
+
+
+def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = lambda: False) -> TrialContext:
+    """Open the context of a worker; for `should_stop` see `Storage.should_stop`."""
+    storage = open_storage(worker_config, should_stop)
     study = stored_study.load(storage, worker_config.study)
     cached = StudyIdCache(storage, study.id)
     return TrialContext(

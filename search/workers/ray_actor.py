@@ -15,9 +15,8 @@ from types import FrameType
 from data.errors import DataError
 from search.errors import ConvsearchError
 from search.process import die_with_parent
-from search.storage.rdb import Storage
 from search.study import inputs, provenance, stored_study
-from search.trial.context import WorkerConfig
+from search.trial.context import WorkerConfig, open_storage
 from search.workers import worker
 
 
@@ -83,12 +82,7 @@ def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -
     """
     for name in worker.PRELOAD:
         import_module(name)
-    storage = Storage(
-        worker_config.url,
-        token=worker_config.token,
-        retry_timeout_s=worker_config.retry_timeout_s,
-        should_stop=should_stop,
-    )
+    storage = open_storage(worker_config, should_stop)
     study = stored_study.load(storage, worker_config.study)
     storage.engine.dispose()
     inputs.check_same_code(study, provenance.code_version())
