@@ -74,7 +74,7 @@ def run(
     study_name = default_name if name is None else name  # an empty name is refused like any invalid name
     if dry_run:
         return _estimate(wanted, study_name, machine, hours=hours, as_json=as_json)
-    order = replace(_run_options(study_name, machine, hours=hours, retry_failed=retry_failed), trials=trials)
+    order = replace(run_options(study_name, machine, hours=hours, retry_failed=retry_failed), trials=trials)
     return _run_study(order if again is None else replace(order, trials=1), wanted, backend)
 
 
@@ -126,7 +126,7 @@ def resume(
     budget = stored.spec.budget.model_copy(update={"trials": trials or row.counts.budget})
     # `restore` refuses an invalid budget.
     wanted = stored_spec.restore(stored_spec.dump(replace(stored.spec, budget=budget)))
-    order = replace(_run_options(study, machine, hours=hours, retry_failed=retry_failed), trials=trials)
+    order = replace(run_options(study, machine, hours=hours, retry_failed=retry_failed), trials=trials)
     return _run_study(order, wanted, backend)
 
 
@@ -185,7 +185,7 @@ def final(
     from search.workers.stop_rules import EXIT_CODES, StopReason
 
     session.study = study
-    order = _run_options(study, machine, hours=hours, retry_failed=retry_failed)
+    order = run_options(study, machine, hours=hours, retry_failed=retry_failed)
     wanted = FinalSettings(epochs=epochs, top=top, seeds=seeds, baseline=not no_baseline)
     name, end = finals.run_final(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
     engine = open_reader(machine.storage)
@@ -224,14 +224,31 @@ def parse_overrides(texts: Sequence[str], data: str | None) -> dict[str, str]:
     return pairs
 
 
-def run_options(name: str, machine: MachineOptions) -> "RunOptions":
-    """Return the options of a run without a time limit.
+def run_options(
+    name: str, machine: MachineOptions, *, hours: float | None = None, retry_failed: bool = False
+) -> "RunOptions":
+    """Return the options of a run.
 
     Args:
         name: name of the study.
         machine: options of the verb.
+        hours: value of --hours.
+        retry_failed: value of --retry-failed.
     """
-    return _run_options(name, machine, hours=None, retry_failed=False)
+    from search.service.session import RunOptions
+    from search.storage.retry import Timeouts
+
+    return RunOptions(
+        url=machine.storage,
+        cache=machine.cache,
+        name=name,
+        hours=hours,
+        disk=machine.disk,
+        workers=machine.workers,
+        device=machine.device,
+        retry_failed=retry_failed,
+        times=Timeouts() if machine.hang is None else Timeouts(hang_timeout_s=machine.hang),
+    )
 
 
 def _from_file(
@@ -271,23 +288,6 @@ def _estimate(wanted: "StudySpec", name: str, machine: MachineOptions, *, hours:
     echo("training some networks for a moment ...")
     estimate = dry_run.estimate(wanted, workers=machine.workers, device=machine.device, hours=hours)
     return tables.print_answer(dry_run.estimate_json(estimate), dry_run.estimate_table(estimate), as_json=as_json)
-
-
-def _run_options(name: str, machine: MachineOptions, *, hours: float | None, retry_failed: bool) -> "RunOptions":
-    from search.service.session import RunOptions
-    from search.storage.retry import Timeouts
-
-    return RunOptions(
-        url=machine.storage,
-        cache=machine.cache,
-        name=name,
-        hours=hours,
-        disk=machine.disk,
-        workers=machine.workers,
-        device=machine.device,
-        retry_failed=retry_failed,
-        times=Timeouts() if machine.hang is None else Timeouts(hang_timeout_s=machine.hang),
-    )
 
 
 def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions) -> int:
