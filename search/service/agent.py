@@ -17,7 +17,6 @@ import optuna
 from data.errors import DataError
 from data.progress import Say
 from search.artifacts import cleanup, remote_checkpoints, study_dir
-from search.console import count_workers
 from search.errors import (
     AllTrialsFailedError,
     AllTrialsImpossibleError,
@@ -170,14 +169,13 @@ class Agent:
         if stored.spec.verdict_on is not None:
             layout = layout_of(device_names, trainings=stored.spec.budget.trials)
             device_names, threads = device_names[: layout.workers], layout.threads
+        backend = LocalBackend(device_names)
         if stored.uid not in self._refused:
-            self.say(f"{stored.name}: {count_workers(len(device_names))} on {', '.join(sorted(set(device_names)))}")
+            self.say(f"{stored.name}: {backend.plan}")
         order = replace(self.order, name=stored.name)
         since = None if storage.read(lambda tx: leases.lease_tokens(tx, stored.id)) else time.monotonic()
         with self.show(stored) as view:
-            reason = pool(
-                order, storage, stored, LocalBackend(device_names), view, since=since, threads=threads, waits=False
-            ).run()
+            reason = pool(order, storage, stored, backend, view, since=since, threads=threads, waits=False).run()
         self._has_worked, self._is_idle = True, False
         self.say(f"{stored.name}: {'nothing is left to claim' if reason is StopReason.DONE else reason}")
         self._stop_reason = reason if reason in END_OF.values() else None  # otherwise look for other studies
