@@ -4,6 +4,7 @@ import shlex
 import time
 from contextlib import suppress
 from dataclasses import replace
+from typing import assert_never
 
 import optuna
 
@@ -50,7 +51,7 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     dirs = study_dir.of(order.url)
     check_name(order.name, spec, dirs)
     dirs.make()
-    backend = crew_of(order, spec)
+    backend = backend_of(order, spec)
     storage = Storage(order.url, create=True, retry_timeout_s=order.times.retry_timeout_s)
     stored_study.check(storage, spec, name=order.name)
     spec = replace(spec, data=with_absolute_path(spec.data))
@@ -145,7 +146,7 @@ def nothing_found(record: StudyRecord, hours: float | None) -> str:
     )
 
 
-def crew_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
+def backend_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
     """The backend of a search: processes on this machine, or actors of a Ray cluster.
 
     Raises:
@@ -153,18 +154,22 @@ def crew_of(order: RunOptions, spec: StudySpec) -> WorkerBackend:
     """
     local_order = of_this_machine(order)
     device_names = devices(spec, local_order.workers, device=local_order.device)
-    if order.engine == "local":
-        return LocalBackend(device_names)
-    if spec.verdict_on is not None:
-        raise UsageError("a last training runs on this machine alone, without --engine ray")
-    return RayBackend(
-        address=order.address,
-        devices=device_names,
-        workers=order.workers,
-        device=order.device,
-        worker_bytes=worker_bytes(spec),
-        one_machine=sqlite_path(order.url) is not None,
-    )
+    match order.engine:
+        case "local":
+            return LocalBackend(device_names)
+        case "ray":
+            if spec.verdict_on is not None:
+                raise UsageError("a last training runs on this machine alone, without --engine ray")
+            return RayBackend(
+                address=order.address,
+                devices=device_names,
+                workers=order.workers,
+                device=order.device,
+                worker_bytes=worker_bytes(spec),
+                one_machine=sqlite_path(order.url) is not None,
+            )
+        case _:
+            assert_never(order.engine)
 
 
 def of_this_machine(order: RunOptions) -> RunOptions:
