@@ -15,7 +15,7 @@ from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.errors import DatabaseError, DiskError, UsageError
 from search.service.final import run_verdict, verdict_study
-from search.service.session import RunOptions, Show, exclusive, joined, pool
+from search.service.session import RunOptions, Show, current_record, exclusive, joined, pool
 from search.spec.derived_specs import single_trial_spec
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
@@ -86,7 +86,7 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
             return reason
         since, hours = time.monotonic(), hours_left(order, storage, stored, started_at)
         if reason is StopReason.NOTHING_FOUND:
-            say(nothing_found(row_of(storage, stored.name), hours))
+            say(nothing_found(current_record(storage, stored.name), hours))
         if spec.final is None:
             return reason
         local_order = of_this_machine(order)
@@ -110,7 +110,7 @@ def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReaso
     Returns:
         The reason, if at most the final training is left; otherwise None.
     """
-    record = row_of(storage, stored.name)
+    record = current_record(storage, stored.name)
     if order.trials is None and record.selection is not None and not is_judged(storage, stored):
         return StopReason.NOTHING_FOUND if record.nothing_found else StopReason.DONE
     if order.trials is None and order.hours is None and record.nothing_found:
@@ -125,12 +125,7 @@ def is_judged(storage: Storage, stored: StoredStudy) -> bool:
     """Whether the final training of a search has ended."""
     name = final_plan.name_of(stored.name)
     is_known = storage.retry_transient(lambda: queries.is_known(storage.engine, name))
-    return is_known and not row_of(storage, name).counts.to_do
-
-
-def row_of(storage: Storage, name: str) -> StudyRecord:
-    """The current record of a study."""
-    return storage.retry_transient(lambda: queries.study(storage.engine, name))
+    return is_known and not current_record(storage, name).counts.to_do
 
 
 def nothing_found(record: StudyRecord, hours: float | None) -> str:
@@ -214,7 +209,7 @@ def hours_left(order: RunOptions, storage: Storage, stored: StoredStudy, started
     """
     if order.hours is not None:
         return max(0.0, order.hours - (time.monotonic() - started_at) / 3600)
-    record = row_of(storage, stored.name)
+    record = current_record(storage, stored.name)
     if record.hours is None:
         return None
     final_share = 0.0 if stored.spec.final is None else stored.spec.final.share

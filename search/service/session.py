@@ -15,6 +15,7 @@ from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import attr_keys, leases, queries
 from search.storage.leases import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
+from search.storage.records import StudyRecord
 from search.storage.retry import Timeouts
 from search.study import stored_study
 from search.study.provenance import code_version, differences
@@ -84,7 +85,7 @@ def exclusive(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say
             raise
         requeue_dead(storage, stored, order, say)
         set_budget(storage, stored, order, say)
-        announce_resume(storage, stored, order, say)
+        prepare_resume(storage, stored, order, say)
         yield
 
 
@@ -143,17 +144,22 @@ def pool(
         ),
         backend=backend,
         view=view,
-        disk_budget=room_of(order, workers=backend.local_workers),
+        disk_budget=disk_budget(order, workers=backend.local_workers),
         since=since,
         waits=waits,
         times=order.times,
     )
 
 
-def room_of(order: RunOptions, *, workers: int) -> DiskBudget:
+def disk_budget(order: RunOptions, *, workers: int) -> DiskBudget:
     """The disk budget of a run with `workers` workers on this machine."""
     budget = None if order.disk is None else int(order.disk * 1e9)
     return DiskBudget(url=order.url, study=order.name, workers=workers, budget=budget)
+
+
+def current_record(storage: Storage, name: str) -> StudyRecord:
+    """The current record of a study."""
+    return storage.retry_transient(lambda: queries.study(storage.engine, name))
 
 
 def searching(spec: StudySpec, hours: float | None) -> float | None:
@@ -166,10 +172,7 @@ def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Sa
 
     Values that the command omits come from the spec, or stay unchanged while other workers run the study.
     """
-    record, spec_budget = (
-        storage.retry_transient(lambda: queries.study(storage.engine, stored.name)),
-        stored.spec.budget,
-    )
+    record, spec_budget = current_record(storage, stored.name), stored.spec.budget
     search_hours = searching(stored.spec, spec_budget.hours)
     resets_trials = order.trials is None and record.counts.budget != possible(stored, spec_budget.trials)
     resets_hours = order.hours is None and record.hours != search_hours
@@ -201,11 +204,10 @@ def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> N
         say(f"the budget is {trials} trials, not {asked}: that number was begun already, and none is thrown away")
 
 
-def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
+def prepare_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:
     """Clear the stop request, remove leftover files, retry failed trials if asked for, and print the progress."""
-    stored_study.set_attrs(
-        storage, stored.id, {attr_keys.STOP: False, attr_keys.CURRENT_VERSIONS: code_version()}
-    )  # upgrades are allowed
+    # The version of this code replaces the stored one: upgrades are allowed.
+    stored_study.set_attrs(storage, stored.id, {attr_keys.STOP: False, attr_keys.CURRENT_VERSIONS: code_version()})
     remote = remote_checkpoints.of(stored.spec.checkpoints, stored.remote_key)
     storage.retry_transient(
         lambda: cleanup.remove_leftovers(study_dir.of(order.url), storage.engine, stored.name, remote)
@@ -213,7 +215,7 @@ def announce_resume(storage: Storage, stored: StoredStudy, order: RunOptions, sa
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
-    counts = storage.retry_transient(lambda: queries.study(storage.engine, stored.name)).counts
+    counts = current_record(storage, stored.name).counts
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
