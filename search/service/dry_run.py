@@ -7,7 +7,7 @@ pruner. The result is an estimate: the draws of the sampler and other load on th
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -203,7 +203,7 @@ def _time_text(estimated: Estimate) -> str:
 
 def estimate_json(estimated: Estimate) -> dict[str, Any]:
     """The estimate for `run --dry-run --json`."""
-    return {name: getattr(estimated, name) for name in estimated.__dataclass_fields__}
+    return asdict(estimated)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
