@@ -6,7 +6,6 @@ from itertools import count
 
 import optuna
 
-from data.dataset import fetch
 from data.progress import Say
 from search.analysis import selection as selections
 from search.analysis.selection import Selection
@@ -21,7 +20,7 @@ from search.storage import attr_keys, queries, ranking
 from search.storage.rdb import Storage
 from search.study import final_plan, stored_study
 from search.study.final_plan import Candidate, ResourceLayout
-from search.study.inputs import devices, fetch_backbones, prepare_data, writing_to
+from search.study.inputs import devices, fetch_inputs, prepare_data
 from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
 from search.workers.stop_rules import StopReason
@@ -53,9 +52,7 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
     if stored.spec.rows or stored.spec.verdict_on is not None:
         kind = "a comparison" if stored.spec.rows else "a verdict itself"
         raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name a search")
-    with writing_to(order.cache):
-        fetch(stored.spec.data, order.cache, say)
-    fetch_backbones(stored.spec, say)
+    fetch_inputs(stored.spec, order.cache, say)
     since = time.monotonic()
     prepare_data(stored.spec, order.cache, say)
     if wanted.epochs is None and order.hours is None:

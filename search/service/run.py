@@ -8,7 +8,6 @@ from typing import assert_never
 
 import optuna
 
-from data.dataset import fetch
 from data.progress import Say
 from search.analysis import selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
@@ -23,7 +22,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
 from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, searched
 from search.study import final_plan, stored_study
-from search.study.inputs import devices, fetch_backbones, prepare_data, with_absolute_path, worker_bytes, writing_to
+from search.study.inputs import devices, fetch_inputs, prepare_data, with_absolute_path, worker_bytes
 from search.study.stored_study import StoredStudy
 from search.tables import format_duration
 from search.workers.backend import WorkerBackend
@@ -58,9 +57,7 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
     remote_checkpoints.check(spec.checkpoints)
-    with writing_to(order.cache):
-        fetch(spec.data, order.cache, say)
-    fetch_backbones(spec, say)
+    fetch_inputs(spec, order.cache, say)
     started_at = time.monotonic()  # after the downloads, which could use up the hours on a slow line
     stored = stored_study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
     if order.detach:

@@ -45,6 +45,23 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
     return {name: value for name, value in asdict(info).items() if name in kept}
 
 
+def fetch_inputs(spec: StudySpec, cache: Path, say: Say) -> None:
+    """Fetch the images and the pretrained weights of a study; the images are not decoded yet.
+
+    Args:
+        spec: The study.
+        cache: Folder of the decoded images.
+        say: Prints progress and notes.
+
+    Raises:
+        DataError: They are not available.
+        DiskError: `cache` cannot be written.
+    """
+    with writing_to(cache):
+        fetch(spec.data, cache, say)
+    fetch_backbones(spec, say)
+
+
 def fetch_backbones(spec: StudySpec, say: Say) -> None:
     """Fetch the pretrained weights of every backbone that a study may draw, before several workers need them at once.
 
@@ -105,9 +122,7 @@ def ensure_inputs(stored: StoredStudy, cache: Path, say: Say) -> None:
         DataError: They are not available, or the images differ from those that the study was begun with.
         DiskError: `cache` cannot be written.
     """
-    with writing_to(cache):
-        fetch(stored.spec.data, cache, say)
-    fetch_backbones(stored.spec, say)
+    fetch_inputs(stored.spec, cache, say)
     check_same_images(stored, prepare_data(stored.spec, cache, say))
 
 
