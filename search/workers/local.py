@@ -64,7 +64,7 @@ class LocalWorkerHandle(WorkerHandle):
         if pid is None:
             return ""
         text = b""
-        with suppress(ProcessLookupError, EOFError, OSError):
+        with suppress(OSError):
             os.kill(pid, worker.STACK_SIGNAL)
             os.kill(pid, signal.SIGCONT)  # a stopped process would not handle the signal
             while wait([self.stack], timeout=LULL_S if text else STACK_S) and (
