@@ -180,10 +180,10 @@ class TrialRecorder:
         """
         study = self.context.study
         is_judged = asha(study.spec).is_rung(step) and step not in self.reported and self._is_prunable(step)
-        is_paused = is_judged and study.spec.search.pruner == "promote" and not self._is_audited()
         decision = self._behind(step, value, correct) if is_judged else None
-        is_paused = is_paused and decision is None
-        if is_judged and not is_paused and decision is None:
+        is_undecided = is_judged and decision is None
+        is_paused = is_undecided and study.spec.search.pruner == "promote" and not self._is_audited()
+        if is_undecided and not is_paused:
             decision = self._rank(step, value)
         with self.context.storage.batch():
             if step not in self.reported:  # a recorded value stays, even if a lost checkpoint is trained again
@@ -243,12 +243,13 @@ class TrialRecorder:
         RUSH does so with its start points (Zappella et al. 2021, https://openreview.net/forum?id=9IsGcYnunH6).
         """
         spec = self.context.spec
-        if baseline(spec) is None or correct is None:
+        number = baseline(spec)
+        if number is None or correct is None:
             return None
         if spec.search.pruner not in ("asha", "promote"):
             return None
         storage, name = self.context.storage, self.context.study.name
-        reference = storage.retry_transient(lambda: queries.trial(storage.engine, name, 0))
+        reference = storage.retry_transient(lambda: queries.trial(storage.engine, name, number))
         if reference.state == "FAIL" or reference.violation > 0:
             return None
         paired = pair(correct, reference.correct, step, balanced=spec.search.objectives[0] == "balanced_accuracy")
