@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print, return an exit code. Data go to stdout, messages to stderr."""
 
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -105,8 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, session: Session) -> int:
-    import sys
-
     try:
         args = list(sys.argv[1:] if arguments is None else arguments)
         with convsearch.make_context("convsearch", args, obj=session) as ctx:
