@@ -54,18 +54,18 @@ def unit_file(server: ServerOptions, machine: MachineOptions, *, data: str | Non
             words.append(f"--{name}")
         elif value not in (None, False):
             words += [f"--{name}", str(value)]
-    folder = _plain(str(Path.cwd()))
-    public = f"Environment={_plain(shlex.quote(f'CONVSEARCH_STORAGE={machine.storage}'))}\n"
+    folder = _escape_specifiers(str(Path.cwd()))
+    public = f"Environment={_escape_specifiers(shlex.quote(f'CONVSEARCH_STORAGE={machine.storage}'))}\n"
     secret = f"# {folder}/convsearch.env must have the line CONVSEARCH_STORAGE=...; it has a password.\n"
     return TEXT.format(
         folder=folder,
         storage=secret if has_password(machine.storage) else public,
-        command=_plain(shlex.join(words)).replace("$", "$$"),
+        command=_escape_specifiers(shlex.join(words)).replace("$", "$$"),
         end=END_S,
         patience=END_S + 12,
     )
 
 
-def _plain(words: str) -> str:
+def _escape_specifiers(text: str) -> str:
     """Escape the specifiers of systemd (systemd.unit, "Specifiers")."""
-    return words.replace("%", "%%")
+    return text.replace("%", "%%")
