@@ -14,7 +14,7 @@ import psutil
 PR_SET_PDEATHSIG = 1
 #: Parameters of mallopt(3), from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-#: Minimum heap growth in bytes (M_TOP_PAD): fewer calls of brk(2). The images of a layer take some ten million.
+#: Minimum heap growth in bytes (M_TOP_PAD), for fewer calls of brk(2): the output of one layer takes about ten million.
 TOP_PAD_BYTES = 64 * 2**20
 #: Value of M_TRIM_THRESHOLD that never returns memory to the kernel.
 NEVER = -1

@@ -53,7 +53,7 @@ def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int
         as_json: Whether to print JSON instead of the table.
 
     Returns:
-        0, the exit code of a verb that only reads.
+        0, the exit code.
     """
     if as_json:
         sys.stdout.write(to_json(value))
