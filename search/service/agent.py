@@ -113,9 +113,8 @@ class Agent:
         """The studies that may have work for this agent, now or later."""
         now = time.monotonic()
         summaries = storage.retry_transient(lambda: queries.study_summaries(storage.engine))
-        self._judged_uids -= {
-            summary.uid for summary in summaries if not summary.is_over
-        }  # these got more hours or trials
+        # A search that is no longer over has got more hours or trials, and is judged again.
+        self._judged_uids -= {summary.uid for summary in summaries if not summary.is_over}
         return [
             summary
             for summary in summaries

@@ -160,9 +160,8 @@ def delete_paused_checkpoints(context: TrialContext, number: int, rung: int) -> 
         low_ranked = promotion.without_checkpoint(connection, context.study.id, rung)
         for paused in {number, *low_ranked[:DRIVEN_OUT]}.intersection(low_ranked):
             with suppress(OSError):  # the end of the trial removes the files that cannot be removed now
-                study_dir.delete_checkpoints(
-                    context.dirs.trial(context.study.name, paused)
-                )  # not the remote ones: a remote store is too slow to be called under a lock
+                # Not the remote checkpoints: a remote store is too slow to be called under a lock.
+                study_dir.delete_checkpoints(context.dirs.trial(context.study.name, paused))
 
     context.storage.write(delete_low_ranked)
 

@@ -122,9 +122,8 @@ class SearchTraining:
         """The values of all objectives but the first."""
         run = self.run
         attrs = run.trial.user_attrs
-        speed = attrs.get(
-            attr_keys.IMAGES_PER_SECOND
-        )  # missing if the trial broke off between its only step and the report
+        # The speed is missing if the trial broke off between its only step and the report.
+        speed = attrs.get(attr_keys.IMAGES_PER_SECOND)
         epoch_s = len(run.context.data.train) / speed if speed else run.seconds() / attrs[attr_keys.EPOCHS]
         metrics = {**attrs, "epoch_seconds": epoch_s}
         return tuple(float(metrics[name]) for name in run.context.spec.search.objectives[1:])

@@ -96,12 +96,8 @@ def with_epochs(
             speed = images_per_second(
                 model, train, classes=limits.classes, side=limits.side, device=device, batches=batches
             )
-        except (
-            Diverged,
-            MemoryError,
-            RuntimeError,
-        ):  # the trial itself reports this; without a time limit it may succeed
-            search_s = None
+        except (Diverged, MemoryError, RuntimeError):
+            search_s = None  # the trial itself reports the error; it has the default epochs, as without a time limit
     epochs = epochs_per_trial(
         images=limits.images,
         judged=validation * budget.steps,

@@ -7,10 +7,7 @@ from enum import StrEnum
 
 from data.progress import Say
 from search.analysis import selection
-from search.errors import (
-    AllTrialsFailedError,
-    AllTrialsImpossibleError,
-)
+from search.errors import AllTrialsFailedError, AllTrialsImpossibleError
 from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.storage.records import StudyProgress, StudyRecord
