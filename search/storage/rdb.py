@@ -60,14 +60,7 @@ def _retrying(call: Callable[..., T]) -> Callable[..., T]:
 
 
 class Storage(TransactionalStorage):
-    """Optuna's storage with atomic, fenced writes. Thread-safe, except for `batch()`, which belongs to one thread.
-
-    Samplers read all trials before each draw, but only the parameters of running ones. With hundreds of workers the
-    running trials are most of the data.
-
-    `token` signs the leases of this process. Without a token, the storage can read, and can write to studies, but not
-    to trials.
-    """
+    """Optuna's storage with atomic, fenced writes. Thread-safe, except for `batch()`, which belongs to one thread."""
 
     _batched: list[tuple[int, Write]] | None = None
 
@@ -166,7 +159,10 @@ class Storage(TransactionalStorage):
         self._write_trial(trial_id, Upsert(TRIAL_PARAMS, {"trial_id": trial_id, "param_name": param_name}, values))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Finish a trial and end its lease in one transaction. Claims and releases are in `search.storage.leases`."""
+        """Finish a trial and end its lease in one transaction.
+
+        Claims are in `search.storage.claims`, and releases in `search.storage.leases`.
+        """
         if not state.is_finished():
             raise ValueError(f"only search.storage.leases sets a trial to {state.name}")
         writes: list[Write] = []

@@ -38,6 +38,8 @@ class TransactionalStorage(FastReadStorage):
     """
 
     include_running_details = False
+    """Samplers read all trials before each draw, but only the parameters of running ones. With hundreds of workers the
+    running trials are most of the data."""
 
     def __init__(
         self,
