@@ -335,7 +335,7 @@ def _numbered(connection: sa.Connection, study_id: int, name: str, numbers: froz
 
 
 def _owners(connection: sa.Connection, study_id: int) -> dict[int, dict[str, Any]]:
-    if not sa.inspect(connection).has_table("convsearch_leases"):
+    if not sa.inspect(connection).has_table(LEASES.name):
         return {}
     rows = sa.select(TRIALS.c.number, LEASES.c.host, LEASES.c.pid).where(
         LEASES.c.trial_id == TRIALS.c.trial_id, TRIALS.c.study_id == study_id

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.storage.read_only import snapshot
 from search.storage.tables import TRIALS
-from search.storage.trial_loader import StoredTrial, gc_paused, stored_trials
+from search.storage.trial_loader import StoredTrial, gc_paused, select_trial_ids, stored_trials
 
 #: Maximum number of parsed distributions in the cache: a study has one for each parameter and condition.
 DISTRIBUTIONS = 1024
@@ -49,7 +49,7 @@ class FastReadStorage(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         """Return trials in these states with ids above `trial_id_greater_than` or in `included_trial_ids`."""
-        chosen = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
+        chosen = select_trial_ids(study_id)
         if trial_id_greater_than >= 0:
             chosen = chosen.where(
                 (TRIALS.c.trial_id > trial_id_greater_than) | TRIALS.c.trial_id.in_(sorted(included_trial_ids))
