@@ -85,7 +85,7 @@ def _silence_stamina() -> None:
     set_on_retry_hooks(())
 
 
-#: Lock timeout of a driver or server, in seconds; signals are handled only between two such waits.
+#: Lock timeout of SQLite's driver, in seconds; signals are handled only between two such waits.
 BUSY_S = 1.0
 
 
