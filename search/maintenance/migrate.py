@@ -263,7 +263,7 @@ def _keep(copy: Path, file: Path, revision: str) -> Path:
 
 
 def _revision(engine: sa.Engine) -> str | None:
-    # Not with reader.reading, which rejects outdated tables.
+    # Not with `read_transaction`, which rejects outdated tables.
     try:
         with engine.connect() as connection:
             return schema.revision(connection)
