@@ -81,7 +81,7 @@ def effects(study: StudyRecord, trials: Sequence[TrialRecord]) -> Effects:
     stored = stored_spec.restore(study.spec)
     groups = [group for group in _groups(stored.space, kept) if min(len(group.inside), len(group.outside)) >= MIN_GROUP]
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(groups))
-    effects = [effect for group in groups if (effect := _insight(group, values, confidence)) is not None]
+    effects = [effect for group in groups if (effect := _effect(group, values, confidence)) is not None]
     return Effects(
         effects=tuple(sorted(effects, key=lambda effect: (not effect.is_significant, effect.interval.p))),
         step=step,
@@ -159,7 +159,7 @@ def _group(name: str, label: str, drawn: Mapping[int, Value], belongs: Callable[
     return _Group(parameter=name, group=label, inside=tuple(inside), outside=tuple(drawn.keys() - inside))
 
 
-def _insight(group: _Group, values: Mapping[int, float], confidence: float) -> Effect | None:
+def _effect(group: _Group, values: Mapping[int, float], confidence: float) -> Effect | None:
     inside, outside = ([values[number] for number in numbers] for numbers in (group.inside, group.outside))
     interval = welch_interval(inside, outside, confidence=confidence)
     if interval is None:
