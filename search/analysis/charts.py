@@ -163,10 +163,8 @@ def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, flo
     )
     figure.update_xaxes(type="log" if is_wide else "-" if is_range else "category")
     if not is_range:
-        order = sorted(
-            set(settings), key=lambda value: (not _is_number(value), value if _is_number(value) else str(value))
-        )
-        figure.update_xaxes(categoryorder="array", categoryarray=[format_value(value) for value in order])
+        order = [format_value(value) for value in sorted(set(settings), key=_rank)]
+        figure.update_xaxes(categoryorder="array", categoryarray=order)
     return figure
 
 
