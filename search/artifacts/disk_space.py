@@ -8,7 +8,6 @@ than the space that is left.
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from shutil import disk_usage
 
 from search.artifacts import cleanup, files, study_dir
@@ -131,7 +130,7 @@ class DiskBudget:
             used += size
             if file.name.endswith(study_dir.CHECKPOINT) and file.path.startswith(prefix):
                 checkpoints, largest = checkpoints + 1, max(largest, size)
-        disk = disk_usage(_nearest_existing(dirs.root))
+        disk = disk_usage(files.nearest_existing(dirs.root))
         return DiskUsage(
             used=used,
             checkpoints=checkpoints,
@@ -167,7 +166,3 @@ class DiskBudget:
 def text(size: int) -> str:
     """Format a number of bytes for messages."""
     return f"{size / 1e9:.2f} GB" if abs(size) >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def _nearest_existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())

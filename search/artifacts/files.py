@@ -1,4 +1,4 @@
-"""Sizes and listings of files that other processes may remove meanwhile."""
+"""Sizes and listings of files and folders that may be missing, or that other processes may remove meanwhile."""
 
 import os
 from collections.abc import Iterator
@@ -20,6 +20,11 @@ def files_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
             yield from files_below(entry.path)
         elif entry.is_file(follow_symlinks=False):
             yield entry
+
+
+def nearest_existing(folder: Path) -> Path:
+    """Return a folder if it exists, otherwise its nearest existing parent."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def bytes_of(file: os.DirEntry[str]) -> int:

@@ -20,6 +20,7 @@ import psutil
 
 from search import hardware
 from search.artifacts.disk_space import MIN_BYTES, RESERVE_BYTES
+from search.artifacts.files import nearest_existing
 from search.errors import ConvsearchError
 from search.storage.read_only import display_name, integrity, open_reader, sqlite_path
 from search.tables import Table
@@ -168,7 +169,7 @@ def gpu_check(count: int) -> Check:
 
 def folder_check(name: str, folder: Path) -> Check:
     """Whether `folder`, or its nearest existing parent, is writable and has enough free space."""
-    existing = _nearest(folder)
+    existing = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing) as stream:
             stream.write(b"convsearch")
@@ -185,7 +186,7 @@ def folder_check(name: str, folder: Path) -> Check:
 
 def file_system(folder: Path) -> str:
     """The type of the file system that holds `folder`, e.g. ext4; empty if unknown."""
-    existing = _nearest(folder).resolve()
+    existing = nearest_existing(folder).resolve()
     holders = [part for part in psutil.disk_partitions(all=True) if existing.is_relative_to(part.mountpoint)]
     return max(holders, key=lambda part: len(part.mountpoint)).fstype if holders else ""
 
@@ -226,10 +227,6 @@ def port_check(port: int) -> Check:
 def _release(text: str) -> tuple[int, ...]:
     """The release numbers of a version: 2.15.0+cu128 is (2, 15, 0)."""
     return tuple(int(part) for part in text.split("+")[0].split(".") if part.isdigit())
-
-
-def _nearest(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _other(name: str) -> str:
