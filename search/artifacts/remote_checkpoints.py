@@ -114,7 +114,7 @@ class RemoteCheckpoints:
         self.client.call(download_and_upload, patient=True)
 
     def _trial(self, number: int) -> PurePosixPath:
-        return PurePosixPath(self.key) / f"trial-{number:05d}"
+        return PurePosixPath(self.key) / study_dir.trial_name(number)
 
 
 def of(url: str | None, key: str) -> RemoteCheckpoints | None:

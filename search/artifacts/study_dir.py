@@ -73,7 +73,7 @@ class StudyDirs:
         return self.root / checked_name(name)
 
     def trial(self, name: str, number: int) -> Path:
-        return self.study(name) / f"trial-{number:05d}"
+        return self.study(name) / trial_name(number)
 
     def log(self, name: str, number: int) -> Path:
         return self.trial(name, number) / "log.txt"
@@ -263,6 +263,11 @@ class StudyDirs:
     def _with_group(self, mode: int) -> int:
         """Extend the permissions of the owner to the group if the home folder is writable for the group."""
         return mode | mode >> 3 if self.root.stat().st_mode & stat.S_IWGRP else mode
+
+
+def trial_name(number: int) -> str:
+    """Return the name of the folder of a trial."""
+    return f"trial-{number:05d}"
 
 
 def checkpoint_name(*, step: int, batch: int) -> str:
