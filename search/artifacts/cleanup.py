@@ -137,8 +137,7 @@ def _unneeded_trials(engine: sa.Engine, name: str, states: Mapping[int, str]) ->
         if is_multi_objective
         else {trial.number for trial in leaders.trials}
     )
-    best |= {number for number in (leaders.study.baseline,) if number is not None}
-    return {number for number, state in states.items() if state in DONE} - best
+    return {number for number, state in states.items() if state in DONE} - best - {leaders.study.baseline}
 
 
 def _states(engine: sa.Engine, name: str) -> dict[int, str]:
