@@ -110,14 +110,15 @@ def load(engine: sa.Engine, name: str) -> FinalResult:
         UsageError: there is no such study, or it is not a verdict that convsearch made.
         SpecError: this version cannot score the objective of the study.
     """
-    if queries.study(engine, name).spec.get("verdict_on") is None:
+    study = queries.study(engine, name)
+    if study.spec.get("verdict_on") is None:
         raise UsageError(f"the study {name!r} is not a verdict that convsearch made, despite its name")
     search = searched(name)
     has_search = name in queries.verdicts(engine, search)
     values = (
         {trial.number: value for trial, value in ranking.ranked_by_best_value(engine, search)} if has_search else {}
     )
-    return final_result(queries.study(engine, name), queries.trials(engine, name), values)
+    return final_result(study, queries.trials(engine, name), values)
 
 
 def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapping[int, float]) -> FinalResult:
