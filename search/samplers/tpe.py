@@ -64,7 +64,7 @@ def build(
 
 def _tpe(number: int, *, startup_trials: int, seen: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_sampler.py
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, tested in test_tpe.py
         return SubsetTPESampler(
             seen,
             good=gamma(number),  # of all trials, not only those in `seen`
