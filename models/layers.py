@@ -128,7 +128,11 @@ def make_head(name: Head) -> nn.Module:
 
 def make_pool(name: Pool) -> nn.Module:
     """The pooling of that name; it halves the side, rounding down."""
-    return nn.MaxPool2d(2) if name == "max" else nn.AvgPool2d(2)
+    match name:
+        case "max":
+            return nn.MaxPool2d(2)
+        case "avg":
+            return nn.AvgPool2d(2)
 
 
 def make_skip(skip: Skip, norm: Norm, conv: ConvPlan) -> nn.Module | None:
