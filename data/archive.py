@@ -1,7 +1,6 @@
 """Reads untrusted .zip and .tar files in memory."""
 
 import gzip
-import hashlib
 import lzma
 import os
 import stat
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, cast
 
+from data.atomic import sha256_of
 from data.errors import DataError
 from data.store import Directory, Entry, Stamp, Store, as_data_error, is_ignored, refuse_huge, stat_key
 
@@ -81,8 +81,8 @@ class _Archive:
         return Stamp(stat_key(status), status.st_ctime_ns)
 
     def digest(self) -> str:
-        with as_data_error(self.path), self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with as_data_error(self.path):
+            return sha256_of(self.path)
 
 
 class Zip(_Archive):
