@@ -44,7 +44,7 @@ class Plan:
     dense: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each dense layer; the last one is the classifier."""
     parameters: int
-    """Trained parameters."""
+    """Weights of the network, frozen stages of a backbone included, the fixed filters of a whitening stem excluded."""
     macs: int
     """Multiply-accumulates of convolutions and dense layers for one image, forward."""
 
