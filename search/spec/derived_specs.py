@@ -6,9 +6,7 @@ from dataclasses import replace
 from search.spec.domains import Fixed, Value
 from search.spec.parameters import DEFAULTS
 from search.spec.points import AblationRow
-from search.spec.search_space import (
-    irrelevance_reason,
-)
+from search.spec.search_space import irrelevance_reason
 from search.spec.study_spec import StudySpec
 
 
