@@ -183,7 +183,7 @@ def reasons_json(rows: Sequence[TrialRecord]) -> dict[str, Any]:
 
 
 def _why(row: TrialRecord) -> str:
-    paused = describe_state(row).partition(": ")[2] if row.paused is None else describe_state(row)
+    paused = "" if row.paused is None else describe_state(row)
     spared = "" if row.spared is None else f"the pruner would have stopped it: {row.spared['reason']}"
     reasons = "; ".join(filter(None, (row.reason or paused, spared, *row.crashes)))
     return reasons or ("no reason is recorded" if row.state in ("PRUNED", "FAIL") else "nothing stopped it")
