@@ -119,7 +119,7 @@ def _foot(result: FinalResult) -> tuple[str, ...]:
         for comparison in result.comparisons
         if best.name in (comparison.first, comparison.second)
     ]
-    lines += [_promise(result)] if _promise(result) else []
+    lines += filter(None, [_promise(result)])
     lines += [_gap(config) for config in result.configs if config.gap is not None]
     lines.append(f"lowest recall of {best.name}: {', '.join(worst(best, result.classes))}")
     if len(result.classes) <= WIDEST:
