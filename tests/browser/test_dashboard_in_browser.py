@@ -1,8 +1,6 @@
 """The dashboard in a real browser: pages that need the token, and pages that are refused without it."""
 
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +12,13 @@ from search.dashboard import server as dashboard
 from search.dashboard.access import AccessPolicy, guard
 from search.dashboard.server import Server
 from tests.browser.browser import NEEDS_BROWSER, Browser, running_browser
+from tests.dashboard.running import TOKEN, running
 from tests.harness import Harness, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-TOKEN = "a-token_that-every-test-knows"
-
 pytestmark = NEEDS_BROWSER
-
 
 #: A host name that the browser resolves to this machine, as an attacker's name server would.
 FOREIGN = "evil.example.com"
@@ -42,26 +38,14 @@ def browse(browser: Browser, url: str) -> str:
         return page.content()
 
 
-@contextmanager
-def running(server: Server) -> Iterator[Server]:
-    """Run a server."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Server]:
     """A dashboard with one study, "tiny"."""
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = optuna.create_study(study_name="tiny", storage=url, direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=3)
-    with running(dashboard.bind(url, token=TOKEN, port=0)) as server:
+    server = dashboard.bind(url, token=TOKEN, port=0)
+    with running(server):
         yield server
 
 
@@ -78,7 +62,8 @@ def test_the_printed_url_shows_the_studies(served: Server, browser: Browser, pat
 def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Harness, browser: Browser) -> None:
     assert harness.train(budget={"trials": 2, "epochs": 1}).code == 0
     (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
-    with running(dashboard.bind(harness.url, token=TOKEN, port=0)) as server:
+    server = dashboard.bind(harness.url, token=TOKEN, port=0)
+    with running(server):
         study, note = (
             browse(browser, server.policy.url.replace("/?", f"/dashboard/studies/1{path}?")) for path in ("", "/note")
         )

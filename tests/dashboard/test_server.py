@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,15 +25,14 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from search.dashboard import server as dashboard
 from search.dashboard.access import AccessPolicy, guard
-from search.dashboard.server import Server
 from search.errors import DatabaseError, UsageError
-from tests.harness import Harness
+from tests.dashboard.running import TOKEN, running
+from tests.harness import Harness, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TIMEOUT_S = 90.0
-TOKEN = "a-token_that-every-test-knows"
 SANDBOX = "sandbox; default-src 'none'"
 
 Response = tuple[http.client.HTTPResponse, bytes]
@@ -48,19 +46,6 @@ def make_database(folder: Path) -> str:
     study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
     study.ask()
     return url
-
-
-@contextmanager
-def running(server: Server) -> Iterator[int]:
-    """Run a server; yields its port."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager
@@ -484,10 +469,9 @@ def test_a_trial_that_finishes_while_the_dashboard_runs_is_shown(tmp_path: Path)
     with serving(url) as port:
         before = states(port)
         optuna.load_study(study_name="s", storage=url).tell(1, 0.75)
-        polls = range(200)  # the dashboard asks its storage only every few seconds
-        after = next(
-            (shown for _ in polls if not threading.Event().wait(0.1) and (shown := states(port)) != before), None
-        )
+        # The dashboard asks its storage only every few seconds.
+        wait_until(lambda: states(port) != before, patience_s=20.0, look_s=0.1)
+        after = states(port)
 
     assert before == ["Complete", "Running"]
     assert after == ["Complete", "Complete"]
