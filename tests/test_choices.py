@@ -1,7 +1,6 @@
 """A new value of a choice cannot fall through: mypy reports every file that must handle it."""
 
 import re
-import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.packages import copy_packages
+
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parent.parent
 
 #: (file, text in it, that text with one more value, that value, files in which mypy then reports an error)
 NEW_VALUES = [
@@ -34,11 +34,7 @@ NEW_VALUES = [
 
 
 def test_a_new_sampler_pruner_metric_or_data_source_is_refused_where_it_is_not_handled(tmp_path: Path) -> None:
-    for package in ("data", "models", "search"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    if (ROOT / ".mypy_cache").exists():  # filled by `make check`; without it this test takes a minute
-        shutil.copytree(ROOT / ".mypy_cache", tmp_path / ".mypy_cache")
+    copy_packages(tmp_path)
     for file, old, new, _, _ in NEW_VALUES:
         source = (tmp_path / file).read_text()
         assert source.count(old) == 1

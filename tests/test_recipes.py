@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness import PATIENCE_S, toml
+from tests.packages import ROOT, copy_packages
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_recipes")]  # one copy for all
-ROOT = Path(__file__).resolve().parent.parent
 STRIPES = '''
 """Images of two classes: stripes that lie, and stripes that stand."""
 
@@ -103,11 +102,7 @@ def run(copy: Path, data: dict[str, object], space: dict[str, object]) -> str:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The output of `show` for a trial of packages to which an activation and a data source are added."""
     copy = tmp_path_factory.mktemp("copy")
-    for package in ("data", "models", "search"):
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    if (ROOT / ".mypy_cache").exists():  # filled by `make check`; without it mypy takes a minute
-        shutil.copytree(ROOT / ".mypy_cache", copy / ".mypy_cache")
+    copy_packages(copy)
     add_activation(copy)
     add_data_source(copy)
     check(copy)
