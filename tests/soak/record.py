@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from search.study.provenance import commit, hardware
 from tests.bench import measure
-from tests.service.postgres import binaries, missing
+from tests.service.postgres import version as server_version
 from tests.soak.results import FaultResult
 
 COLUMNS = ("fault", "injected", "survived", "lost", "doubled", "stuck", "seconds")
@@ -33,7 +32,7 @@ class Soak:
 def versions(*, postgres: bool) -> dict[str, str]:
     """Versions of Python and the packages; with `postgres` also of the server and its driver."""
     packages = {name: version(name) for name in measure.PACKAGES} | {"python": platform.python_version()}
-    return packages | ({"psycopg": version("psycopg"), "postgresql": _server_version()} if postgres else {})
+    return packages | ({"psycopg": version("psycopg"), "postgresql": server_version()} if postgres else {})
 
 
 def keep(soak: Soak) -> Path:
@@ -69,10 +68,3 @@ def as_json(soak: Soak) -> dict[str, object]:
         "seconds": soak.seconds,
         "rows": [asdict(row) for row in soak.rows],
     }
-
-
-def _server_version() -> str:
-    folder = binaries()
-    assert folder is not None, missing()
-    output = subprocess.run((folder / "postgres", "--version"), capture_output=True, text=True, check=True).stdout
-    return output.split()[2]
