@@ -578,7 +578,7 @@ def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed
     launcher = harness.start(*terms)
     launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
     launcher.signal(signal.SIGKILL)
-    launcher.end()
+    assert launcher.end().code == -signal.SIGKILL
     assert harness.counts("s.final").to_do == 0
 
     answer = harness.run(*terms)
