@@ -11,7 +11,7 @@ def test_a_copied_study_equals_one_that_is_trained_here(harness: Harness, tmp_pa
     first = Harness(tmp_path / "first", harness.images, harness.cache)
     first.folder.mkdir()
     tables: Tables = {"budget": {"trials": 3, "epochs": 2}, "final": {"epochs": 1}}
-    answers = [first.train(**tables), harness.train(**tables)]  # one of the two may be the original
+    answers = [first.train(**tables), harness.train(**tables)]  # two copies of one original
 
     fresh = Harness(tmp_path / "fresh", harness.images, harness.cache)
     fresh.folder.mkdir()

@@ -52,8 +52,8 @@ def test_unimportant_parameters_rarely_exceed_chance(monkeypatch: pytest.MonkeyP
         result = importances_of(random_study(lambda _, rng: float(rng.normal()), trials=40, seed=seed))
         exceeded += result.importances[0].share > result.by_chance
 
-    # Of 40 permutations 95 % lie below the chance level, so a new value exceeds it with 7 %: five times or more in 20
-    # studies has a probability of 1 %, and four times or less one of 1 % if the level were the median.
+    # Of the 40 permutations 95 % lie below the chance level, so a share exceeds it with a probability of 7 %. Then more
+    # than 4 of 20 shares exceed it with a probability of 1 %. If the level were the median, at most 4 would with 1 %.
     assert exceeded <= 4
 
 
