@@ -13,7 +13,7 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 SamplerName = Literal["tpe", "nsga2", "evolution", "random", "grid"]
 PrunerName = Literal["asha", "promote", "hyperband", "median", "none"]
 Cost = Literal["parameters", "macs", "latency_ms", "epoch_seconds"]
-"""Costs of a network: trained parameters, multiply-accumulates per image, latency of a single image in milliseconds,
+"""Costs of a network: parameters, multiply-accumulates per image, latency of a single image in milliseconds,
 and seconds per epoch of the study's images.
 """
 
