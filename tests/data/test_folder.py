@@ -1,6 +1,5 @@
 """data/folder.py, store.py and image.py: a user's own images, intact and broken."""
 
-import io
 import os
 import shutil
 import tarfile
@@ -11,29 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from data.cache import ensure, read_array, read_meta
 from data.errors import DataError
 from data.folder import Folder
 from data.image import decode
+from tests.data.pictures import picture, saved
 from tests.harness import without_root
 
 SIDE = 16
 COUNTS = {"train/cat": 6, "train/dog": 5, "test/cat": 2, "test/dog": 3}
-
-
-def picture(number: int, size: tuple[int, int] = (20, 24)) -> Image.Image:
-    """A smooth picture that differs for each number."""
-    across, down = np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1])[:, None]
-    planes = [np.cos((number + 2) * across + channel) * np.sin(3 * down + number) for channel in range(3)]
-    return Image.fromarray((np.stack(planes, -1) * 127 + 128).astype(np.uint8))
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 @pytest.fixture

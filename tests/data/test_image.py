@@ -1,6 +1,5 @@
 """data/image.py: image files of every kind, intact and broken."""
 
-import io
 import struct
 from collections.abc import Callable
 
@@ -11,21 +10,9 @@ from PIL import Image
 
 from data.errors import DataError
 from data.image import decode, decode_many
+from tests.data.pictures import picture, saved
 
 SIDE = 16
-
-
-def picture(number: int, size: tuple[int, int] = (20, 24)) -> Image.Image:
-    """A smooth picture that differs for each number."""
-    across, down = np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1])[:, None]
-    planes = [np.cos((number + 2) * across + channel) * np.sin(3 * down + number) for channel in range(3)]
-    return Image.fromarray((np.stack(planes, -1) * 127 + 128).astype(np.uint8))
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 MODES: dict[str, tuple[Callable[[], Image.Image], str, tuple[int, int, int]]] = {
