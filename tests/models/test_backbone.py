@@ -22,7 +22,7 @@ from search.storage import claims
 from search.trial import recorder, runner
 from search.trial.trial_training import TrialTraining
 from tests.harness import Harness, work
-from tests.models.test_cnn import counted_macs
+from tests.models.macs import counted_macs
 
 FROZEN_2 = ModelConfig(backbone="resnet18", tuned_stages=3, dense_layers=0)
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from models.build import build
 from models.cnn import CNN
 from models.config import WHITENED, Impossible, ModelConfig
 from models.layers import ConvBlock, Whitening
 from models.plan import plan
+from tests.models.macs import counted_macs
 
 CONFIGS = st.builds(
     ModelConfig,
@@ -42,22 +43,6 @@ def built(config: ModelConfig, **others: Any) -> CNN:
     model = build(config, **others)
     assert isinstance(model, CNN)
     return model
-
-
-def counted_macs(model: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates for one image, counted in the forward pass of each layer."""
-    total = 0
-
-    def count(layer: nn.Module, _: object, out: Tensor) -> None:
-        nonlocal total
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            total += out[0].numel() * layer.weight[0].numel()
-
-    handles = [layer.register_forward_hook(count) for layer in model.modules()]
-    model.eval()(images[:1])
-    for handle in handles:
-        handle.remove()
-    return total
 
 
 @settings(max_examples=60, deadline=None)
