@@ -1,10 +1,6 @@
 """A worker that hangs is detected, writes its stack to the log of its trial, and is replaced."""
 
 import io
-import os
-import signal
-import sqlite3
-import threading
 from pathlib import Path
 
 from search.service import run
@@ -12,28 +8,10 @@ from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.retry import Timeouts
 from search.workers.live_view import open_view
 from search.workers.stop_rules import StopReason
-from tests.harness import LONG, Harness, equal, wait_until
-
-#: Shorter timeouts than those of the product, in the same order.
-SHORT = Timeouts(retry_timeout_s=5.0, renewal_interval_s=1.0, lease_timeout_s=30.0, hang_timeout_s=12.0)
-
-
-def freeze_at(harness: Harness, *, steps: int) -> threading.Thread:
-    """Freeze the worker with SIGSTOP when trial 0 has `steps` steps, at a moment when the worker holds no lock."""
-
-    def freeze() -> None:
-        wait_until(lambda: harness.dirs.study("s").exists() and harness.workers() and harness.steps() >= steps)
-        database = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
-        database.execute("BEGIN IMMEDIATE")
-        os.kill(harness.workers()[0], signal.SIGSTOP)
-        database.close()
-
-    thread = threading.Thread(target=freeze)
-    thread.start()
-    return thread
+from tests.harness import LONG, Harness, equal
+from tests.service.hang import SHORT, freeze_at
 
 
 def test_a_hung_trial_is_killed_logs_its_stack_and_ends_with_the_same_weights(

@@ -26,8 +26,8 @@ from search.workers.ray_backend import RayBackend
 from search.workers.stop_rules import StopReason
 from tests.faults import invariants
 from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, Tables, equal, wait_until
+from tests.service.hang import SHORT, freeze_at
 from tests.service.ray_nodes import Nodes, die
-from tests.service.test_hang import SHORT, freeze_at
 
 ON_RAY = ("--engine", "ray")
 
