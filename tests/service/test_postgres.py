@@ -32,7 +32,7 @@ from search.workers.signals import END_S
 from tests.faults import invariants
 from tests.harness import Answer, Harness, Launcher, wait_until
 from tests.service.postgres import ROLE, LossyProxy, PostgresHarness, Server
-from tests.storage.test_leases import run_claimers, states
+from tests.storage.claimers import run_claimers, states
 
 pytestmark = pytest.mark.filterwarnings(
     # In the product, the storage and its psycopg connection live as long as their process; here, as long as a test.
@@ -155,7 +155,7 @@ def test_four_processes_claim_each_trial_once_under_repeatable_read_as_default(
     server.set(database, "default_transaction_isolation", "repeatable read")
     study_id = make_study(40)
 
-    claimed = run_claimers(url, study_id, 4, finish=True, meanwhile=lambda: time.sleep(0.05))
+    claimed = run_claimers(url, study_id, 4, finish=True, meanwhile=lambda: None)
 
     assert sorted(claimed) == list(range(40))
     assert states(Storage(url)) == dict.fromkeys(range(40), "COMPLETE")
