@@ -3,11 +3,12 @@
 import time
 from dataclasses import dataclass
 
-#: Polling interval of the database in seconds: the maximum staleness of the live view and of a stop request.
-READ_S = 1.0
-#: The interval grows where many machines poll (together at most `TOGETHER` times a second) and where polling takes long
-#: (at most 1 / `ONE_IN` of the time), up to `SELDOM_S` seconds.
-TOGETHER, ONE_IN, SELDOM_S = 10.0, 20, 10.0
+#: Interval between two polls in seconds. The first is the maximum staleness of the live view and of a stop request.
+MIN_INTERVAL_S, MAX_INTERVAL_S = 1.0, 10.0
+#: Maximum polls per second of all machines together.
+MAX_POLLS_PER_S = 10.0
+#: Maximum share of the time that a machine spends on polling.
+MAX_SHARE = 1 / 20
 
 
 def pause_s(took_s: float, *, machines: int) -> float:
@@ -18,9 +19,9 @@ def pause_s(took_s: float, *, machines: int) -> float:
         machines: Number of machines that poll the same database, this one included.
 
     Returns:
-        Seconds between two polls, from `READ_S` to `SELDOM_S`.
+        Seconds between two polls, from `MIN_INTERVAL_S` to `MAX_INTERVAL_S`.
     """
-    return min(SELDOM_S, max(READ_S, ONE_IN * took_s, machines / TOGETHER))
+    return min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, took_s / MAX_SHARE, machines / MAX_POLLS_PER_S))
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import LOOK_S, WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.live_view import View
-from search.workers.polling import READ_S, Every, pause_s
+from search.workers.polling import MIN_INTERVAL_S, Every, pause_s
 from search.workers.signals import SignalListener
 from search.workers.stop_rules import END_OF, SAME_FAILURES, StopReason, StopRules
 
@@ -64,7 +64,7 @@ class Pool:
     _stop_reason: StopReason | None = None
     _last_record: StudyRecord | None = None
     """The study at the last poll."""
-    _poll_timer: Every = field(default_factory=lambda: Every(READ_S))
+    _poll_timer: Every = field(default_factory=lambda: Every(MIN_INTERVAL_S))
     _clock: RunTimeCounter = field(init=False)
     _lease_monitor: LeaseMonitor = field(init=False)
     _signals: SignalListener = field(init=False)
@@ -117,7 +117,7 @@ class Pool:
         try:
             while (reason := self._reason_to_stop()) is None:
                 if self._reap():
-                    self._poll_timer.seconds = READ_S
+                    self._poll_timer.seconds = MIN_INTERVAL_S
                 self._kill_hung()
                 if self._handles and renewal_timer.is_due():
                     leases.renew(self.storage, self._tokens())

@@ -41,7 +41,7 @@ from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome, TrialStopped
 from search.trial.recorder import TrialRecorder
 from search.workers import backend
-from search.workers.polling import READ_S, Every, pause_s
+from search.workers.polling import MIN_INTERVAL_S, Every, pause_s
 from tests.bench import replay
 from tests.bench.meter import Meter
 
@@ -146,9 +146,9 @@ class Crowd:
         stored = stored_study.load(storage, part.study)
         tokens = [token(number * part.workers_per_machine + slot) for slot in range(part.workers_per_machine)]
         monitor, seen, study = LeaseMonitor(times), frozenset[int](), None
-        every_read, every_renewal = Every(READ_S / part.speed), Every(times.renewal_interval_s / part.speed)
+        every_read, every_renewal = Every(MIN_INTERVAL_S / part.speed), Every(times.renewal_interval_s / part.speed)
         self.running_backend.release()
-        while not self.over.wait(min(backend.LOOK_S, READ_S / part.speed)):
+        while not self.over.wait(min(backend.LOOK_S, MIN_INTERVAL_S / part.speed)):
             if every_renewal.is_due():
                 leases.renew(storage, tokens)
             if every_read.is_due():

@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy as sa
 
 from search.storage.retry import NOTICE_S, Timeouts
-from search.workers.polling import READ_S, TOGETHER
+from search.workers.polling import MAX_POLLS_PER_S, MIN_INTERVAL_S
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table
 from tests.bench.window import (
@@ -166,8 +166,8 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], fitted_model: Mod
         "simulated by waiting. The value of a step comes from a recorded curve, raised above those of earlier trials; "
         "no rung ends a trial, and each is complete. In the row with * rungs end trials as usual.",
         f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
-        f"of launchers (one for {WORKERS_PER_MACHINE} workers, a poll every {READ_S:g} s, or {TOGETHER:g} per second "
-        f"together, a renewal every {Timeouts().renewal_interval_s:g} s).",
+        f"of launchers (one for {WORKERS_PER_MACHINE} workers, a poll every {MIN_INTERVAL_S:g} s, or "
+        f"{MAX_POLLS_PER_S:g} per second together, a renewal every {Timeouts().renewal_interval_s:g} s).",
         "faster: the factor of time compression, for workers and launchers alike. ms a trial: all work of a worker "
         "except the wait for training. looks: the polls of launchers, of those due; they run at a lower priority. "
         f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, since the start.",
