@@ -122,11 +122,11 @@ def delete(study: str, *, yes: bool, storage: str) -> int:
 def copy_study(study: str, *, to: str, as_json: bool, storage: str) -> int:
     """Copy a study with its verdicts and files into another database."""
     from search.maintenance import copy_study as copying
-    from search.storage.db_errors import readable_message
+    from search.storage.db_errors import redacted_url
 
     copied = copying.copy(storage, to, study, say=echo)
     answer = {"studies": copied.studies, "trials": copied.trials, "rows": copied.rows, "bytes": copied.size}
-    source_url = shlex.quote(readable_message(storage))
+    source_url = shlex.quote(redacted_url(storage))
     table = Table(
         columns=("", ""),
         rows=(

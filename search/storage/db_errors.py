@@ -59,7 +59,7 @@ def to_user_error(url: str, error: Exception) -> DatabaseError | DiskError:
         `DiskError` for a full, broken or write-protected disk, `DatabaseError` otherwise.
     """
     cause = database_error(error)
-    problem = f"{readable_message(url)} cannot be used: {first_line(error)}"
+    problem = f"{redacted_url(url)} cannot be used: {first_line(error)}"
     if cause is not None and is_disk_error(cause):
         return DiskError(f"{problem}; {_remedy(cause)}, or name another --storage")
     if cause is not None and is_transient(cause) and not _has_answered(cause):
@@ -99,7 +99,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(root_cause(error)).__name__
 
 
-def readable_message(url: str) -> str:
+def redacted_url(url: str) -> str:
     """Return `url` for printing: a password in it is replaced by stars."""
     try:
         return sa.make_url(url).render_as_string(hide_password=True)

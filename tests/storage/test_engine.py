@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.errors import DatabaseError
-from search.storage.db_errors import readable_message
+from search.storage.db_errors import redacted_url
 from search.storage.rdb import Storage
 
 
@@ -83,7 +83,7 @@ def content(file: Path) -> dict[str, object]:
 
 
 def test_a_password_is_never_shown() -> None:
-    assert "secret" not in readable_message("postgresql://user:secret@host/db")
+    assert "secret" not in redacted_url("postgresql://user:secret@host/db")
 
 
 def test_the_journal_stays_delete_and_synchronous_stays_full(url: str, make_study: Callable[[int], int]) -> None:
