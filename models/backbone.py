@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 from urllib.parse import urlparse
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cnn import Network
-from models.config import ModelConfig
+from models.config import Backbone, ModelConfig
 from models.plan import Plan
 
 NAMES: Final[Mapping[str, str]] = {"mobilenet_v3": "mobilenet_v3_large"}
@@ -61,7 +61,7 @@ class PretrainedNetwork(Network):
             stage.eval()
         return self
 
-    def load_pretrained(self, weights: Mapping[str, Tensor], name: str) -> None:
+    def load_pretrained(self, weights: Mapping[str, Tensor], name: Backbone) -> None:
         """Load the weights of torchvision's network `name`, except its classifier.
 
         Args:
@@ -81,7 +81,7 @@ class PretrainedNetwork(Network):
         self.stages.load_state_dict(pretrained_stages.state_dict())
 
 
-def stages(name: str, *, keeps_size: bool) -> list[nn.Module]:
+def stages(name: Backbone, *, keeps_size: bool) -> list[nn.Module]:
     """The five stages of a backbone with random weights. Each halves the image, except the first if `keeps_size`."""
     backbone_stages = _split(_network(name), name)
     if keeps_size:
@@ -152,30 +152,41 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _network(name: str) -> nn.Module:
+def _network(name: Backbone) -> nn.Module:
     from torchvision.models import get_model
 
     network: nn.Module = get_model(NAMES.get(name, name), weights=None)
     return network
 
 
-def _split(network: Any, name: str) -> list[nn.Module]:
+def _split(network: Any, name: Backbone) -> list[nn.Module]:
     """The five stages of a torchvision network, split where it halves the image."""
-    if name.startswith("resnet"):
-        stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
-        return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+    match name:
+        case "resnet18" | "resnet50":
+            stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+            return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+        case "vgg16_bn":
+            pools = [index for index, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
+            cuts = [0, *(index + 1 for index in pools)]
+        case "mobilenet_v3":
+            cuts = [0, 2, 4, 7, 13, len(network.features)]  # it halves the image in its blocks 0, 2, 4, 7 and 13
+        case "none":
+            raise ValueError("backbone 'none' has no stages")
+        case _:
+            assert_never(name)
     layers = list(network.features)
-    if name == "vgg16_bn":
-        cuts = [0, *(index + 1 for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d))]
-    else:
-        cuts = [0, 2, 4, 7, 13, len(layers)]  # mobilenet_v3_large halves in its blocks 0, 2, 4, 7 and 13
     return [nn.Sequential(*layers[start:end]) for start, end in pairwise(cuts)]
 
 
-def _keep_size(stage: Any, name: str) -> None:
+def _keep_size(stage: Any, name: Backbone) -> None:
     """Remove stride and pooling of the first stage, except for VGG, whose first stage starts with convolutions."""
-    if name.startswith("resnet"):
-        stage[0].stride = (1, 1)
-        stage[3] = nn.Identity()
-    elif name == "mobilenet_v3":
-        stage[0][0].stride = (1, 1)
+    match name:
+        case "resnet18" | "resnet50":
+            stage[0].stride = (1, 1)
+            stage[3] = nn.Identity()
+        case "mobilenet_v3":
+            stage[0][0].stride = (1, 1)
+        case "vgg16_bn" | "none":
+            pass
+        case _:
+            assert_never(name)

@@ -23,7 +23,7 @@ Objectives = Annotated[
 ]
 
 #: Default trials of a search: without hours, and with hours, which end it long before.
-DEFAULT_TRIALS, MAX_TRIALS = 100, 1000
+DEFAULT_TRIALS, DEFAULT_TRIALS_WITH_HOURS = 100, 1000
 #: Evaluations of a trial without [budget] epochs. The rungs are at 1/9, 1/3 and the end.
 DEFAULT_EVALUATIONS = 9
 #: Updates before a rung. A first rung after only a few updates is noise (studies/LOG.md, 2026-11-25).
@@ -226,7 +226,7 @@ def read_budget(raw: object, *, cells: int | None, search: SearchSettings, timed
         SpecError: The table breaks a rule, or a trial is too short for the pruner.
     """
     table = expect_table("[budget]", raw)
-    default = MAX_TRIALS if timed or table.get("hours") is not None else DEFAULT_TRIALS
+    default = DEFAULT_TRIALS_WITH_HOURS if timed or table.get("hours") is not None else DEFAULT_TRIALS
     budget = read_model("[budget]", Budget, {"trials": default if cells is None else cells, **table})
     if cells is not None and budget.epochs is None:
         raise SpecError("[budget] epochs is missing; a grid or comparison trains all its cells equally long")

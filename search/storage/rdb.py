@@ -164,7 +164,7 @@ class Storage(TransactionalStorage):
         Claims are in `search.storage.claims`, and releases in `search.storage.leases`.
         """
         if not state.is_finished():
-            raise ValueError(f"only search.storage.leases sets a trial to {state.name}")
+            raise ValueError(f"only search.storage.claims and leases set a trial to {state.name}")
         writes: list[Write] = []
         for objective, value in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)

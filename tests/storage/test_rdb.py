@@ -88,7 +88,7 @@ def test_setting_a_state_that_is_not_final_is_refused(url: str, make_study: Call
     claim = claims.claim(storage, study_id, this_process("t"))
     assert claim is not None
 
-    with pytest.raises(ValueError, match=r"only search\.storage\.leases sets"):
+    with pytest.raises(ValueError, match=r"only search\.storage\.claims and leases set"):
         storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
 
 
