@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from search.cli import main
 from search.process import this_process
 from search.spec import study_spec
 from search.storage import claims, queries
+from search.storage.claims import Claim
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.storage.records import TrialCounts, TrialRecord
 from search.study import inputs, stored_study, strategy
-from search.trial import runner
+from search.trial import loop, objective
 from search.trial.context import TrainingContext, WorkerConfig
 from tests import forks
 from tests.forks import ForkedCommand
@@ -282,12 +284,17 @@ def paint(folder: Path) -> Path:
     return folder
 
 
+def run_claimed(context: TrainingContext, claim: Claim, pulse: Callable[[], None] = lambda: None) -> bool:
+    """Run a claimed trial in this process; see `loop.run_claimed_trial`."""
+    return loop.run_claimed_trial(context, claim, partial(objective.evaluate_trial, context, pulse), where="cpu")
+
+
 def work(context: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
     """Claim the next trial and run it in this process."""
     owner = this_process(context.storage.token or "")
     claim = claims.claim(context.storage, context.study.id, owner, strategy.queue(context.study))
     assert claim is not None
-    runner.run_trial(context, claim, pulse)
+    run_claimed(context, claim, pulse)
     return queries.trial(context.storage.engine, context.study.name, claim.number)
 
 

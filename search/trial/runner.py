@@ -9,7 +9,6 @@ import torch
 
 from data.errors import DataError
 from data.parts import TrainData, concat, load_train
-from search.storage.claims import Claim
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
@@ -17,7 +16,6 @@ from search.trial import loop, objective
 from search.trial.context import TrainingContext, WorkerConfig, image_limits, open_context
 from search.trial.outcome import TrialStopped
 from search.trial.speed import with_epochs
-from search.trial.trial_training import Pulse
 
 
 def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: Callable[[], bool]) -> None:
@@ -40,13 +38,6 @@ def run_trials(worker_config: WorkerConfig, beat: Callable[[], None], stopping: 
 
     context = open_training_context(worker_config, should_stop)
     loop.run_trials(context, partial(objective.evaluate_trial, context, pulse), stopping, where=str(context.device))
-
-
-def run_trial(context: TrainingContext, claim: Claim, pulse: Pulse) -> bool:
-    """Run one claimed trial and record how it ended; see `loop.run_claimed_trial`."""
-    return loop.run_claimed_trial(
-        context, claim, partial(objective.evaluate_trial, context, pulse), where=str(context.device)
-    )
 
 
 def open_training_context(

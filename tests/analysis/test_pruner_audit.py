@@ -14,7 +14,7 @@ from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
 from search.study import strategy
 from search.trial import runner
-from tests.harness import Harness, work
+from tests.harness import Harness, run_claimed, work
 
 STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}
 
@@ -53,7 +53,7 @@ def test_an_audited_trial_runs_to_its_end_and_does_not_affect_other_trials(harne
     context = runner.open_training_context(worker_config)
     owner, gate = this_process(context.storage.token or ""), strategy.promotion_policy(context.study.spec)
     while (claim := claims.claim(context.storage, context.study.id, owner, (), gate)) is not None:
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
 
     rows = harness.trials()
     chosen = strategy.audited(context.study.spec, 0)

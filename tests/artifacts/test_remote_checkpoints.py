@@ -19,7 +19,7 @@ from search.storage.rdb import Storage
 from search.study import stored_study, strategy
 from search.trial import runner
 from search.trial.outcome import TrialStopped
-from tests.harness import Harness, equal, work
+from tests.harness import Harness, equal, run_claimed, work
 
 STUDY: dict[str, Any] = {"budget": {"trials": 1, "epochs": 6}, "space": {"dropout_conv": 0.2, "ema": 0.9}}
 
@@ -181,7 +181,7 @@ def move(harness: Harness, store: Path | None) -> Any:
     context = runner.open_training_context(worker_config)
     claim = claims.claim(context.storage, stored.id, this_process(worker_config.token), strategy.queue(context.study))
     assert claim is not None
-    runner.run_trial(context, claim, pulse)
+    run_claimed(context, claim, pulse)
     assert 0 < harness.steps() < 6
     return replace(runner.open_training_context(harness.worker_config()), dirs=StudyDirs(harness.folder / "elsewhere"))
 

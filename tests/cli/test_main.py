@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from search.cli import training
 from search.cli.main import VERBS, main
+from search.spec import settings
 from tests.harness import CONVSEARCH, Harness, paint
 
 
@@ -119,6 +121,10 @@ def test_an_invalid_command_is_refused_with_its_usage(finished: Harness, words: 
 
     assert process.returncode == 2
     assert process.stderr.startswith("Usage: convsearch")
+
+
+def test_the_command_line_limits_final_trainings_as_study_files_do() -> None:
+    assert training.MAX_FINAL_TRAININGS == settings.MAX_FINAL_TRAININGS
 
 
 def test_a_refused_spec_names_the_difference_and_the_remedy(finished: Harness) -> None:

@@ -18,7 +18,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study, strategy
 from search.trial import runner
-from tests.harness import Harness, equal, work
+from tests.harness import Harness, equal, run_claimed, work
 
 #: All trials pause: there is no baseline, which does not pause and stops others (tests/service/test_baseline.py).
 PROMOTE: dict[str, Any] = {
@@ -137,7 +137,7 @@ def test_the_sampler_learns_from_paused_trials(harness: Harness) -> None:
             context.storage, stored.id, this_process(worker_config.token), (), strategy.promotion_policy(stored.spec)
         )
         assert claim is not None
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
 
     subset = TrialSubset(_CachedStorage(storage), stored.id).read()
 
@@ -156,7 +156,7 @@ def test_a_paused_trial_without_a_checkpoint_ends_bit_for_bit_the_same(
     asha_promotion = strategy.promotion_policy(context.study.spec)
     kept: list[int] = []
     while (claim := claims.claim(context.storage, context.study.id, owner, (), asha_promotion)) is not None:
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
         pausing = [trial for trial in harness.trials() if trial.paused is not None]
         kept += [sum(any(harness.dirs.trial("s", trial.number).glob("*.ckpt")) for trial in pausing)]
     best = max((trial for trial in harness.trials() if trial.values), key=lambda trial: trial.values)
@@ -178,7 +178,7 @@ def test_failed_trials_do_not_end_a_study_while_others_pause(harness: Harness) -
         claim = claims.claim(context.storage, context.study.id, owner, ())
         assert claim is not None
         if number < 2:
-            runner.run_trial(context, claim, lambda: None)
+            run_claimed(context, claim)
         else:
             context.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
@@ -196,14 +196,14 @@ def test_at_the_end_the_best_paused_trial_completes_and_the_others_are_pruned(ha
     for _ in range(2):
         claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
         assert claim is not None
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
     best = max(harness.trials(), key=lambda trial: trial.curve[-1][1])
     with open_reader(worker_config.url).connect() as connection:
         assert claims.claimable(connection, context.study.id, asha_promotion) == 1
 
     last = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
     assert last is not None
-    runner.run_trial(context, last, lambda: None)
+    run_claimed(context, last)
     no_claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
 
     assert (last.number, no_claim) == (best.number, None)

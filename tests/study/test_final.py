@@ -36,7 +36,7 @@ from search.trial.final_training import SPARE_S, SPARE_SHARE
 from search.trial.trial_training import TrialTraining
 from search.workers.live_view import PlainView
 from search.workers.stop_rules import StopReason
-from tests.harness import Answer, Harness, equal, work
+from tests.harness import Answer, Harness, equal, run_claimed, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -528,7 +528,7 @@ def test_the_test_images_are_not_evaluated_before_all_trainings_end(harness: Har
     done: list[tuple[int, int]] = []
 
     for claim in all_claims(context):
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
         rows = harness.trials("s.final")
         done.append((sum(row.paused is not None for row in rows), sum(row.test is not None for row in rows)))
 
@@ -561,7 +561,7 @@ def test_only_the_failed_final_training_is_retried_on_request(harness: Harness) 
     context = final_context(harness, FinalSettings(epochs=1, top=2, seeds=1))
     loop.fail(context, next(all_claims(context)), RuntimeError("a bug"))
     for claim in all_claims(context):
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
     terms = ("final", "s", "--top", "2", "--seeds", "1", "--epochs", "1", "--no-baseline", "--workers", "1")
 
     first, again = harness.run(*terms), harness.run(*terms, "--retry-failed")
@@ -641,7 +641,7 @@ def test_a_failed_final_training_does_not_block_the_evaluation_of_the_others(har
     loop.fail(context, next(all_claims(context)), RuntimeError("a bug"))
 
     for claim in all_claims(context):
-        runner.run_trial(context, claim, lambda: None)
+        run_claimed(context, claim)
 
     assert [(trial.state, trial.test is not None) for trial in harness.trials("s.final")] == [
         ("FAIL", False),

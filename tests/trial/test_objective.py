@@ -37,7 +37,7 @@ from search.trial.outcome import TrialStopped
 from search.trial.trial_training import step_boundaries
 from search.workers import worker
 from tests.fake_cuda_graph import RefusingRecorder
-from tests.harness import Harness, equal, work
+from tests.harness import Harness, equal, run_claimed, work
 
 #: The loss is finite while the learning rate warms up; then weight decay alone multiplies every weight by -9 a batch.
 DIVERGES = {"learning_rate": 10.0, "weight_decay": 1.0, "warmup": 0.5, "scheduler": "none", "norm": "none"}
@@ -410,7 +410,7 @@ def work_with_little_memory(worker_config: WorkerConfig, connection: "Connection
     assert claim is not None
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    connection.send(runner.run_trial(context, claim, lambda: None))
+    connection.send(run_claimed(context, claim))
 
 
 def test_a_network_that_exceeds_memory_is_pruned_and_its_process_ends(
@@ -456,7 +456,7 @@ def test_a_process_ends_after_an_unexpected_error_in_a_trial(harness: Harness) -
     claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
 
     assert claim is not None
-    assert not runner.run_trial(broken, claim, lambda: None)
+    assert not run_claimed(broken, claim)
 
 
 def test_the_log_of_a_trial_has_every_step_and_attempt(harness: Harness) -> None:

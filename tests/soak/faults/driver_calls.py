@@ -17,7 +17,7 @@ from search.storage.rdb import Storage
 from search.trial import runner
 from search.trial.context import WorkerConfig
 from tests.faults import invariants
-from tests.harness import Harness, Tables
+from tests.harness import Harness, Tables, run_claimed
 from tests.soak import processes, results
 from tests.soak.processes import ProcessGroup
 from tests.soak.results import FaultResult
@@ -118,7 +118,7 @@ def _keep_homes(harness: Harness, worker_config: WorkerConfig, fault: Fault, end
         claim = claims.claim(context.storage, context.study.id, owner)
         assert (claim is None) == (done == TRIALS)
         if claim is not None:
-            runner.run_trial(context, claim, lambda: None)
+            run_claimed(context, claim)
     ends[TRIALS + 1] = fault.count.value
 
 
