@@ -10,14 +10,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TextIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, TextIO
 
 from search.console import escape
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 #: Maximum width of a table, which every terminal, mail and issue can show.
 WIDTH = 80
@@ -44,12 +42,12 @@ class Table:
     """Headings of columns that are never wrapped."""
 
 
-def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int:
+def print_answer(value: Mapping[str, Any], table: Table, *, as_json: bool) -> int:
     """Print an answer to stdout.
 
     Args:
         value: The answer for JSON.
-        grid: The answer as a table.
+        table: The answer as a table.
         as_json: Whether to print JSON instead of the table.
 
     Returns:
@@ -58,21 +56,21 @@ def print_answer(value: Mapping[str, Any], grid: Table, *, as_json: bool) -> int
     if as_json:
         sys.stdout.write(to_json(value))
     else:
-        print_table(grid)
+        print_table(table)
     return 0
 
 
-def print_table(grid: Table) -> None:
+def print_table(table: Table) -> None:
     """Print a table to stdout."""
-    write_table(grid, sys.stdout, os.environ)
+    write_table(table, sys.stdout, os.environ)
 
 
-def write_table(grid: Table, stream: TextIO, environ: Mapping[str, str]) -> None:
-    """Print `grid`: on a terminal with rules and at most 80 columns, otherwise plain, one line per row."""
+def write_table(table: Table, stream: TextIO, environ: Mapping[str, str]) -> None:
+    """Print `table`: on a terminal with rules and at most 80 columns, otherwise plain, one line per row."""
     if stream.isatty() and environ.get("TERM") != "dumb":
-        stream.write(to_text(grid, width=WIDTH, ruled=_can_draw(stream)))
+        stream.write(to_text(table, width=WIDTH, ruled=_can_draw(stream)))
     else:
-        stream.write(to_text(grid, width=None))
+        stream.write(to_text(table, width=None))
 
 
 def discard_stdout() -> None:
@@ -80,8 +78,11 @@ def discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def to_text(grid: Table, *, width: int | None, ruled: bool = False) -> str:
-    """Format `grid` as text of at most `width` columns; None: unlimited, one line per row. `ruled`: draw rules."""
+def to_text(table: Table, *, width: int | None, ruled: bool = False) -> str:
+    """Format `table` as text of at most `width` columns; None: unlimited, one line per row. `ruled`: draw rules."""
+    from rich.console import Console  # most commands that draw no table do not need it
+    from rich.text import Text
+
     console = Console(
         file=io.StringIO(),
         width=width or _UNLIMITED,
@@ -90,11 +91,11 @@ def to_text(grid: Table, *, width: int | None, ruled: bool = False) -> str:
         emoji=False,
         highlight=False,
     )
-    for line in grid.before:
+    for line in table.before:
         console.print(Text(escape(line)))
-    if grid.rows:
-        console.print(_table(grid, folds=width is not None, ruled=ruled))
-    for line in grid.after:
+    if table.rows:
+        console.print(_rich_table(table, folds=width is not None, ruled=ruled))
+    for line in table.after:
         console.print(Text(escape(line)))
     stream = console.file
     assert isinstance(stream, io.StringIO)
@@ -149,21 +150,25 @@ def format_values(params: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={format_value(value)}" for name, value in params.items())
 
 
-def _table(grid: Table, *, folds: bool, ruled: bool) -> RichTable:
-    table = RichTable(
+def _rich_table(table: Table, *, folds: bool, ruled: bool) -> "RichTable":
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rich_table = RichTable(
         box=box.SIMPLE if ruled else None,
-        show_header=any(grid.columns),
+        show_header=any(table.columns),
         pad_edge=False,
         padding=(0, 2 if not ruled else 1, 0, 0),
         show_edge=False,
     )
-    for index, heading in enumerate(grid.columns):
-        numeric = all(re.fullmatch(r"[-+]?[\d.,]+( s)?|nan|-|", row[index]) for row in grid.rows)
-        is_unwrapped = not folds or numeric or heading in grid.fixed
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=is_unwrapped, overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(Text(escape(cell)) for cell in row))
-    return table
+    for index, heading in enumerate(table.columns):
+        numeric = all(re.fullmatch(r"[-+]?[\d.,]+( s)?|nan|-|", row[index]) for row in table.rows)
+        is_unwrapped = not folds or numeric or heading in table.fixed
+        rich_table.add_column(heading, justify="right" if numeric else "left", no_wrap=is_unwrapped, overflow="fold")
+    for row in table.rows:
+        rich_table.add_row(*(Text(escape(cell)) for cell in row))
+    return rich_table
 
 
 def _cell(value: object) -> object:

@@ -2,10 +2,8 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib.metadata import version
 
 import click
 
@@ -77,7 +75,7 @@ class VerbGroup(click.Group):
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(version("convsearch"), message="convsearch %(version)s")
+@click.version_option(package_name="convsearch", message="convsearch %(version)s")
 @click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
 @click.pass_obj
 def convsearch(session: Session, debug: bool) -> None:
@@ -142,6 +140,8 @@ def _explain_usage(error: click.UsageError) -> int:
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:
     if debug:
+        import traceback
+
         echo("".join(traceback.format_exception(error)).rstrip())
     echo(f"convsearch: {error or type(error).__name__}")
     return code
