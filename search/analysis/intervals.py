@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -80,10 +80,13 @@ def wilson_interval(right: int, of: int, *, confidence: float = CONFIDENCE) -> t
     Returns:
         Lower and upper end, from 0 to 1.
     """
-    from scipy import stats
-
-    ends = stats.binomtest(right, of).proportion_ci(confidence, method="wilson")
-    return float(ends.low), float(ends.high)
+    # Workers store this interval after a final training, and scipy.stats would cost each of them a second to load.
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / of
+    scale = 1 + z**2 / of
+    middle = (share + z**2 / (2 * of)) / scale
+    half = z * math.sqrt(share * (1 - share) / of + z**2 / (4 * of**2)) / scale
+    return (0.0 if right == 0 else middle - half), (1.0 if right == of else middle + half)
 
 
 def mean_share_interval(shares: Sequence[tuple[int, int]], *, confidence: float = CONFIDENCE) -> tuple[float, float]:

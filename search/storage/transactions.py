@@ -84,7 +84,10 @@ class TransactionalStorage(FastReadStorage):
             check_tables(url)  # refuses a missing file, which a writer would create
         if create or self.token is None:  # for a worker all tables exist already
             make_tables(url, *([models.BaseModel.metadata] if create else []), LEASES.metadata)
-        super().__init__(url, engine_kwargs=engine_options(url), skip_table_creation=True)
+        # Optuna's check would load all its migrations; `check_tables` compares the version without them.
+        super().__init__(
+            url, engine_kwargs=engine_options(url), skip_compatibility_check=True, skip_table_creation=True
+        )
 
     # -- transactions ----------------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ def start_server() -> ForkServerContext:
     Workers inherit the signal mask and unblock the signals when they can stop cleanly.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(worker.PRELOAD)
+    context.set_forkserver_preload([worker.PRELOAD])
     resource_tracker.ensure_running()  # its start unblocks these signals in this process
     previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:

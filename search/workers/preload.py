@@ -1,10 +1,24 @@
-"""Preloaded first by the fork server of the workers: makes the server die with its launcher.
+"""Imported once by the fork server of the workers, and by each Ray actor: loads all that a worker needs.
 
-Otherwise it would outlive a killed launcher while it loads torch, and while one of its workers is stopped (SIGSTOP) and
-cannot notice the end of the launcher. Only this module has a side effect on import, because a preloaded module has no
-other entry point.
+First it makes the server die with its launcher. Otherwise the server would outlive a killed launcher while it loads
+torch, and while one of its workers is stopped (SIGSTOP) and cannot notice the end of the launcher. Only this module has
+side effects on import, because a preloaded module has no other entry point.
 """
+
+import gc
+from importlib import import_module
 
 from search.process import die_with_parent
 
+#: Modules that a worker needs. Otherwise torch would import the second one at the first optimizer, and Optuna the third
+#: one at the first connection.
+MODULES = ("search.trial.runner", "torch._dynamo", "alembic.migration")
+
 die_with_parent()
+gc.disable()  # nothing is garbage while modules load, and collections would take a quarter of the time
+try:
+    for name in MODULES:
+        import_module(name)
+finally:
+    gc.freeze()  # the workers neither scan nor copy the pages of the loaded modules
+    gc.enable()

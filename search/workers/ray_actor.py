@@ -80,8 +80,7 @@ def prepare_node(worker_config: WorkerConfig, should_stop: Callable[[], bool]) -
     Raises:
         ConvsearchError, DataError: this machine has other code, or cannot provide the inputs.
     """
-    for name in worker.PRELOAD:
-        import_module(name)
+    import_module(worker.PRELOAD)
     storage = open_storage(worker_config, should_stop)
     study = stored_study.load(storage, worker_config.study)
     storage.engine.dispose()

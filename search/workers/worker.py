@@ -26,8 +26,8 @@ from search.process import die_with_parent
 from search.trial.context import WorkerConfig
 from search.workers.signals import STOPPING
 
-#: Modules that the fork server preloads; torch would import the last one at the first optimizer.
-PRELOAD = ["search.workers.preload", "search.trial.runner", "torch._dynamo"]
+#: Module that loads all that a worker needs; only the fork server and Ray actors import it.
+PRELOAD = "search.workers.preload"
 #: Exit status of a process that SIGTERM ended, as a shell reports it.
 TERMINATED = 128 + signal.SIGTERM
 #: Makes a worker write the stacks of its threads, even from within a loop in C.

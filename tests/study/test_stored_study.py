@@ -50,7 +50,7 @@ def test_a_created_study_can_be_opened_and_loaded(url: str) -> None:
 def test_processes_that_create_one_study_at_once_get_the_same_study(url: str) -> None:
     Storage(url, create=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(worker.PRELOAD)
+    context.set_forkserver_preload([worker.PRELOAD])
     pipes = [context.Pipe(duplex=False) for _ in range(4)]
     processes = [context.Process(target=create_and_send, args=(url, theirs)) for _, theirs in pipes]
 

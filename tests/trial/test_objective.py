@@ -85,7 +85,7 @@ def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
 def kill_worker(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
     """Train the next trial in a process that dies before or after it stores a key; then expire its lease."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(worker.PRELOAD)
+    context.set_forkserver_preload([worker.PRELOAD])
     process = context.Process(target=work_and_die, args=(worker_config, before, after))
     process.start()
     process.join()
