@@ -92,7 +92,7 @@ class Batches:
         return self._order[1]
 
 
-def at_once(side: int) -> int:
+def evaluation_batch_size(side: int) -> int:
     """Size of an evaluation batch for network inputs of `side` pixels."""
     return max(1, JUDGED_PIXELS // side**2)
 
@@ -105,14 +105,14 @@ def evaluation(
     Args:
         part: the images. For a device other than the CPU pass part.to(device); otherwise each call copies it.
         info: the normalisation.
-        batch_size: images per batch; by default `at_once`, a constant number of pixels.
+        batch_size: images per batch; by default `evaluation_batch_size`, a constant number of pixels.
         device: device of the batches.
 
     Yields:
         (B, 3, S, S) float32 normalised images, channels_last, and (B,) int64 labels.
     """
     part = part.to(device)
-    size = batch_size or at_once(info.image_size)
+    size = batch_size or evaluation_batch_size(info.image_size)
     normalise = _Normalise(info, part.images)
     for rows in torch.split(part.indices, size):
         yield normalise(_gather(part.images, rows)), part.labels[rows]

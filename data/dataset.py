@@ -116,7 +116,7 @@ def split_rows(
     """Split the training images.
 
     `train_images` of all images are used. `validation` of these are held out, and a search trains on `search_images`
-    of the rest. `searched` predicts their number.
+    of the rest. `count_search_images` predicts their number.
 
     Args:
         config: the table [data].
@@ -141,7 +141,7 @@ def split_rows(
     return kept, rows[validation]
 
 
-def searched(config: DataConfig, images: int, *, classes: int) -> int:
+def count_search_images(config: DataConfig, images: int, *, classes: int) -> int:
     """Number of images, out of `images`, that a search trains on, up to rounding of a share over the classes."""
     held_out = config.held_out(images, classes=classes)
     rest = images - (held_out if isinstance(held_out, int) else round(held_out * images))

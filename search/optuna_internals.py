@@ -22,7 +22,13 @@ __all__ = [
     "SubsetStudy",
     "SubsetTPESampler",
     "models",
+    "set_system_attr",
 ]
+
+
+def set_system_attr(trial: optuna.Trial, key: str, value: Any) -> None:
+    """Store a system attribute of a trial; the public method is deprecated."""
+    trial.storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
 class SubsetStudy(optuna.Study):

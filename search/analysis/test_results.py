@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, mean_interval, wilson_interval
 from search.errors import SpecError, UsageError
 from search.storage import queries, ranking
-from search.storage.records import StudyRecord, TrialRecord, searched
+from search.storage.records import StudyRecord, TrialRecord, search_name
 
 Scores = NDArray[np.float64]
 """(runs, images): 1 for a correctly classified image, otherwise 0. For balanced accuracy: class-weighted influence
@@ -113,7 +113,7 @@ def load(engine: sa.Engine, name: str) -> FinalResult:
     study = queries.study(engine, name)
     if study.spec.get("verdict_on") is None:
         raise UsageError(f"the study {name!r} is not a verdict that convsearch made, despite its name")
-    search = searched(name)
+    search = search_name(name)
     has_search = name in queries.verdicts(engine, search)
     values = (
         {trial.number: value for trial, value in ranking.ranked_by_best_value(engine, search)} if has_search else {}

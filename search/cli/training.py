@@ -106,7 +106,7 @@ def resume(
     from search.storage import queries
     from search.storage.rdb import Storage
     from search.storage.read_only import open_reader
-    from search.storage.records import searched
+    from search.storage.records import search_name
     from search.study import stored_study
 
     session.study = study
@@ -114,7 +114,7 @@ def resume(
     if trials is not None and stored.spec.verdict_on is not None:
         raise UsageError(
             f"{study!r} is a verdict, which has exactly one training for each configuration and seed; "
-            f"`convsearch final {searched(study)}` makes one with other settings"
+            f"`convsearch final {search_name(study)}` makes one with other settings"
         )
     engine = open_reader(machine.storage)
     row = queries.study(engine, study)

@@ -23,7 +23,7 @@ from search.analysis import charts, selection, test_report, test_results, trial_
 from search.artifacts import misclassified
 from search.artifacts.study_dir import StudyDirs, checked_name
 from search.storage import queries, ranking
-from search.storage.records import StudyRecord, is_search, is_verdict, searched
+from search.storage.records import StudyRecord, is_search, is_verdict, search_name
 
 #: Number of best trials with pictures.
 SHOWN = 3
@@ -172,7 +172,7 @@ class OverlayCache:
                 test = tables.format_number(lead.test)
                 lines.append(f"Verdict ({name}): {lead.name} has {test} on {results.images:,} test images.")
         if row.spec:
-            report, export = (f"`convsearch {verb} {searched(row.name)}`" for verb in ("report", "export"))
+            report, export = (f"`convsearch {verb} {search_name(row.name)}`" for verb in ("report", "export"))
             lines.append(f"{report} writes all results on one page, {export} writes the model.")
         return "\n\n".join(lines)
 

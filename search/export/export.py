@@ -184,12 +184,12 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
             "versions": environment(),
             "exported": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         },
-        verdict=None if choice.verdict is None else judgement(choice.verdict, trial),
+        verdict=None if choice.verdict is None else verdict_fields(choice.verdict, trial),
     )
     return Deployed(network, factor=factor, shift=shift), card
 
 
-def judgement(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
+def verdict_fields(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
     """The results of a verdict for the configuration of `trial`, as JSON values; None if it was not tested."""
     config = next((row for row in result.configs if row.name == trial.config.get("row", row.name)), None)
     if config is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from data.batches import at_once
+from data.batches import evaluation_batch_size
 from data.errors import DataError
 from data.image import Pixels, decode_many
 from data.store import MAX_FILE_BYTES
@@ -84,7 +84,7 @@ def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
     side = package.card.image_size
     unread: dict[str, str] = {}
     decoded = (image for bundle in decode_many(_contents(images, unread), side=side) for image in bundle)
-    while batch := list(islice(decoded, at_once(package.card.network.seen_side(side)))):
+    while batch := list(islice(decoded, evaluation_batch_size(package.card.network.seen_side(side)))):
         yield from _classified(package, batch, unread)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from data.archive import open_store
 from data.config import DataConfig
-from data.dataset import searched as searched_count
+from data.dataset import count_search_images
 from data.folder import list_images
 from models.config import Impossible, ModelConfig, TrainConfig
 from search import hardware
@@ -94,7 +94,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         torch.set_num_threads(1)  # as in a worker
     train_count, test_count, classes = _image_counts(wanted.data)
     side = wanted.data.search_size or wanted.data.side
-    searched = searched_count(wanted.data, train_count, classes=classes)
+    searched = count_search_images(wanted.data, train_count, classes=classes)
     limits = ImageLimits(side=side, classes=classes, images=searched)
     held_out = wanted.data.held_out(train_count, classes=classes)
     validation = held_out if isinstance(held_out, int) else round(held_out * train_count)
@@ -126,7 +126,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     per_trial = float(np.mean((searched * np.array(epochs) + validation_images) * share / speeds))
     possible_share = len(drawn) / DRAWN
     trained_share = possible_share if wanted.search.sampler == "grid" else 1.0  # a search draws again
-    trial_s = per_trial * trained_share / at_once(device_names, trials=wanted.budget.trials)
+    trial_s = per_trial * trained_share / concurrent_workers(device_names, trials=wanted.budget.trials)
     largest = max(network.parameters for network in drawn)
     kept_trials = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained_share)
     return Estimate(
@@ -147,7 +147,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     )
 
 
-def at_once(device_names: Sequence[str], *, trials: int) -> int:
+def concurrent_workers(device_names: Sequence[str], *, trials: int) -> int:
     """Number of workers that train at the same time, limited by the trials and the cores."""
     return min(len(device_names), trials, hardware.cores() if device_names[0] == "cpu" else len(device_names))
 

@@ -20,7 +20,7 @@ from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
-from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, searched
+from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, search_name
 from search.study import final_plan, stored_study
 from search.study.inputs import devices, fetch_inputs, prepare_data, with_absolute_path, worker_bytes
 from search.study.stored_study import StoredStudy
@@ -177,7 +177,7 @@ def check_name(name: str, spec: StudySpec, dirs: StudyDirs) -> None:
     """
     if is_verdict(name) and spec.verdict_on is None:
         raise UsageError(
-            f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {searched(name)!r} "
+            f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {search_name(name)!r} "
             "does; choose another one with --name"
         )
     dirs.study(name)

@@ -24,7 +24,7 @@ from search.storage.records import (
     TrialCounts,
     TrialRecord,
     is_verdict,
-    searched,
+    search_name,
 )
 from search.storage.tables import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS
 from search.storage.trial_loader import load_trials, paused_ids, select_best_ids, select_trial_ids
@@ -122,7 +122,9 @@ def verdicts(engine: sa.Engine, name: str) -> tuple[str, ...]:
     with read_transaction(engine) as connection:
         uid = connection.execute(uid_of_search).scalar()
         rows = connection.execute(specs.order_by(STUDIES.c.study_id)).all()
-    named = [(verdict, json.loads(spec)) for verdict, spec in rows if is_verdict(verdict) and searched(verdict) == name]
+    named = [
+        (verdict, json.loads(spec)) for verdict, spec in rows if is_verdict(verdict) and search_name(verdict) == name
+    ]
     return tuple(verdict for verdict, spec in named if uid is not None and spec.get("verdict_on") == json.loads(uid))
 
 

@@ -15,7 +15,7 @@ def is_verdict(name: str) -> bool:
     return re.search(rf"{re.escape(FINAL)}(-\d+)?$", name) is not None
 
 
-def searched(name: str) -> str:
+def search_name(name: str) -> str:
     """Return the name of the search of a verdict; any other name is returned unchanged."""
     return name.rsplit(FINAL, 1)[0] if is_verdict(name) else name
 

@@ -8,7 +8,7 @@ from typing import assert_never
 import optuna
 from optuna.trial import FrozenTrial
 
-from data.dataset import searched
+from data.dataset import count_search_images
 from models.config import Impossible
 from search.optuna_internals import CachedStorage, FilteredStudy, SubsetStudy
 from search.pruners.asha import MIN_TRIALS, Asha
@@ -39,7 +39,7 @@ def limits_of(study: StoredStudy) -> ImageLimits | None:
     data, classes = study.spec.data, len(study.data["classes"])
     images = sum(study.data["train_counts"])
     if study.spec.verdict_on is None:
-        images = searched(data, images, classes=classes)
+        images = count_search_images(data, images, classes=classes)
     return ImageLimits(side=data.search_size or study.data["image_size"], classes=classes, images=images)
 
 

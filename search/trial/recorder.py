@@ -12,6 +12,7 @@ import optuna
 
 from models.config import Impossible
 from search.analysis.correctness import pair
+from search.optuna_internals import set_system_attr
 from search.pruners.asha import PruneDecision
 from search.spec import study_spec
 from search.spec.domains import Value
@@ -103,7 +104,7 @@ def _store(
                 raise Misfit(values) from error
         if changes := describe_changes(asked(spec, trial.number) or drawn, values):
             trial.set_user_attr(attr_keys.FITTED, list(changes))
-        trial.storage.set_trial_system_attr(trial._trial_id, attr_keys.CONFIG, values)
+        set_system_attr(trial, attr_keys.CONFIG, values)
     return values
 
 

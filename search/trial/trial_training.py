@@ -13,7 +13,7 @@ from typing import Any, cast
 import optuna
 from torch import Tensor
 
-from data.batches import Batches, at_once, evaluation
+from data.batches import Batches, evaluation, evaluation_batch_size
 from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import Split, TrainData
 from models.backbone import pretrained
@@ -148,7 +148,7 @@ class TrialTraining:
         """All images of a split; in smaller batches where a backbone enlarges them."""
         info = self.context.data.info
         model, _, _ = study_spec.to_model_configs(self.context.spec, self.values)
-        size = at_once(model.seen_side(info.image_size))
+        size = evaluation_batch_size(model.seen_side(info.image_size))
         return self._pulsed(evaluation(split, info, size, device=self.context.device))
 
     def latency_ms(self, split: Split) -> float:

@@ -14,7 +14,7 @@ import pytest
 from search import hardware
 from search.cli import main
 from search.cli.completion import study_files
-from search.service.dry_run import at_once, expected_share
+from search.service.dry_run import concurrent_workers, expected_share
 from search.spec import study_spec
 from search.trial import speed
 from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
@@ -130,9 +130,9 @@ def test_a_dry_run_refuses_the_names_that_a_run_refuses(harness: Harness, name: 
 
 
 def test_a_dry_run_counts_only_workers_that_can_run_at_once() -> None:
-    assert at_once(("cpu",) * 1000, trials=4) == min(4, hardware.cores())
-    assert at_once(("cpu",), trials=4) == 1
-    assert at_once(("cuda:0", "cuda:0", "cuda:1"), trials=9) == 3
+    assert concurrent_workers(("cpu",) * 1000, trials=4) == min(4, hardware.cores())
+    assert concurrent_workers(("cpu",), trials=4) == 1
+    assert concurrent_workers(("cuda:0", "cuda:0", "cuda:1"), trials=9) == 3
 
 
 def test_completion_lists_study_files_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
