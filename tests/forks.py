@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import process as current
-from multiprocessing import util
+from multiprocessing import reduction, util
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from search.cli import main
 from search.workers import local
@@ -58,17 +59,47 @@ def start(words: Sequence[str], log: Path) -> ForkedCommand:
         words: The words of the command line.
         log: File for stderr.
     """
-    context = local.start_server()
-    process = context.Process(target=_run, args=(list(words), log, dict(os.environ), os.getcwd()))
+    with log.open("ab") as stderr, open(os.devnull, "wb") as nothing:
+        return start_with_output(words, stdout=nothing.fileno(), stderr=stderr.fileno())
+
+
+def start_with_output(words: Sequence[str], *, stdout: int, stderr: int) -> ForkedCommand:
+    """Run `convsearch WORDS` with the current environment and folder, without stdin.
+
+    Args:
+        words: The words of the command line.
+        stdout: Descriptor of its output.
+        stderr: Descriptor of its messages.
+    """
+    process = local.start_server().Process(
+        target=_run, args=(list(words), _Descriptors(stdout, stderr), dict(os.environ), os.getcwd())
+    )
     process.start()
     return ForkedCommand(process)
 
 
-def _run(words: list[str], log: Path, environment: Mapping[str, str], folder: str) -> None:
-    become_session_leader(log)
-    with open(os.devnull, "r+") as nothing:
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(nothing.fileno(), 1)
+@dataclass(frozen=True, slots=True)
+class _Descriptors:
+    """Descriptors that a process inherits when it is pickled for its start."""
+
+    stdout: int
+    stderr: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _take, (reduction.DupFd(self.stdout), reduction.DupFd(self.stderr))
+
+
+def _take(stdout: Any, stderr: Any) -> _Descriptors:
+    return _Descriptors(stdout.detach(), stderr.detach())
+
+
+def _run(words: list[str], output: _Descriptors, environment: Mapping[str, str], folder: str) -> None:
+    os.setsid()
+    with open(os.devnull, "rb") as nothing:
+        for descriptor, standard in ((nothing.fileno(), 0), (output.stdout, 1), (output.stderr, 2)):
+            os.dup2(descriptor, standard)
+    os.close(output.stdout)
+    os.close(output.stderr)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

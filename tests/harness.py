@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -14,7 +15,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +200,10 @@ class Harness:
     # -- results ----------------------------------------------------------------------------------------------
 
     def trials(self, name: str = "s") -> tuple[TrialRecord, ...]:
-        return queries.trials(open_reader(self.url), name)
+        return queries.trials(reader(self.url), name)
 
     def counts(self, name: str = "s") -> TrialCounts:
-        return queries.study(open_reader(self.url), name).counts
+        return queries.study(reader(self.url), name).counts
 
     def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
         """The state in the last checkpoint of a trial, without the seconds of the training."""
@@ -214,7 +214,7 @@ class Harness:
 
     def workers(self, name: str = "s") -> tuple[int, ...]:
         """Process ids of the workers that run trials of the study."""
-        running = queries.progress(open_reader(self.url), name).running
+        running = queries.progress(reader(self.url), name).running
         return tuple(trial.pid for trial in running if trial.pid is not None)
 
     def steps(self, number: int = 0, *, name: str = "s") -> int:
@@ -250,13 +250,18 @@ class Launcher:
 
     def family(self) -> tuple[psutil.Process, ...]:
         """All live processes of the launcher's process group, including the launcher."""
-        return tuple(process for process in psutil.process_iter() if _group(process) == self.process.pid)
+        pids = [pid for pid in psutil.pids() if _group(pid) == self.process.pid]
+        return tuple(process for pid in pids if (process := _living(pid)) is not None)
 
     def sweep(self) -> None:
         """Kill all remaining processes of the launcher, so that a failed test leaves none behind."""
         for process in self.family():
             process.kill()
         self.process.wait()
+
+
+#: The read-only engine of a database; a new one for each of the many polls would cost three times the query.
+reader = functools.cache(open_reader)
 
 
 def once(path: Path, make: Callable[[Path], object]) -> Path:
@@ -286,7 +291,9 @@ def paint(folder: Path) -> Path:
 
 def run_claimed(context: TrainingContext, claim: Claim, pulse: Callable[[], None] = lambda: None) -> bool:
     """Run a claimed trial in this process; see `loop.run_claimed_trial`."""
-    return loop.run_claimed_trial(context, claim, partial(objective.evaluate_trial, context, pulse), where="cpu")
+    return loop.run_claimed_trial(
+        context, claim, functools.partial(objective.evaluate_trial, context, pulse), where="cpu"
+    )
 
 
 def work(context: TrainingContext, pulse: Callable[[], None] = lambda: None) -> TrialRecord:
@@ -310,7 +317,7 @@ def without_root() -> Iterator[None]:
         os.seteuid(user)
 
 
-def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.05) -> None:
+def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.1) -> None:
     """Check `condition` every `look_s` seconds until it holds, and fail after `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     while not condition():
@@ -345,8 +352,16 @@ def _value(value: object) -> str:
     return json.dumps(value)
 
 
-def _group(process: psutil.Process) -> int | None:
+def _group(pid: int) -> int | None:
     try:
-        return None if process.status() == psutil.STATUS_ZOMBIE else os.getpgid(process.pid)
-    except (psutil.Error, ProcessLookupError):
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _living(pid: int) -> psutil.Process | None:
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.Error:
         return None

@@ -176,7 +176,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: P
     @functools.cache
     def run(study: str) -> Harness:
         harness = Harness(tmp_path_factory.mktemp(study), images, cache)
-        answer = harness.run("run", harness.write(**STUDIES[study]), "--workers", "1")
+        answer = harness.train(**STUDIES[study])
         assert answer.code == 0, answer.err
         check(harness, over=True)
         return harness

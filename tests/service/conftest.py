@@ -15,7 +15,7 @@ from tests.service.ray_nodes import LOOPBACK, QUICK_HEALTH_CHECKS, STORE_BYTES, 
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Harness:
     """A harness in which the study LONG has been run to its end without a fault."""
     harness = Harness(tmp_path_factory.mktemp("undisturbed"), images, cache)
-    answer = harness.run("run", harness.write(**LONG), "--workers", "1")
+    answer = harness.train(**LONG)
     assert answer.code == 0, answer.err
     return harness
 
@@ -31,6 +31,8 @@ def nodes() -> Iterator[Nodes]:
         "num_cpus": 0,
         "object_store_memory": STORE_BYTES,
         "include_dashboard": False,
+        "include_log_monitor": False,
+        "no_monitor": True,
         "_system_config": QUICK_HEALTH_CHECKS,
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)

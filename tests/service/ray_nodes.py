@@ -29,7 +29,9 @@ class Nodes:
 
     def join(self, **variables: str) -> psutil.Process:
         """Add a node with room for one worker and these environment variables; its raylet process."""
-        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables)
+        node = self.cluster.add_node(
+            num_cpus=1, object_store_memory=STORE_BYTES, include_log_monitor=False, env_vars=variables
+        )
         self.joined.append(psutil.Process(node.all_processes["raylet"][0].process.pid))
         return self.joined[-1]
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ import pytest
 
 from search.artifacts.study_dir import STOPPED
 from search.storage.retry import NOTICE_S
-from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, equal, wait_until
+from tests import forks
+from tests.harness import LONG, PATIENCE_S, Harness, equal, wait_until
 
 
 @contextmanager
@@ -89,8 +89,8 @@ def unwritable(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_a_run_goes_on_when_its_output_cannot_be_written(harness: Harness, unwritable: int) -> None:
-    words = ("run", harness.write(**LONG), "--workers", "1", "--storage", harness.url, "--cache", str(harness.cache))
-    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=unwritable, stderr=unwritable, start_new_session=True)
+    words = harness.complete(("run", harness.write(**LONG), "--workers", "1"))
+    process = forks.start_with_output(words, stdout=unwritable, stderr=unwritable)
     wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
     with locked(harness):
@@ -102,9 +102,9 @@ def test_a_run_goes_on_when_its_output_cannot_be_written(harness: Harness, unwri
 
 def test_the_exit_code_reports_a_ctrl_c_that_also_ended_the_reader_of_the_output(harness: Harness) -> None:
     """In `convsearch run ... 2>&1 | tee log`, the terminal sends Ctrl-C to both processes."""
-    words = ("run", harness.write(**LONG), "--workers", "1", "--storage", harness.url, "--cache", str(harness.cache))
+    words = harness.complete(("run", harness.write(**LONG), "--workers", "1"))
     read_end, write_end = os.pipe()
-    process = subprocess.Popen([str(CONVSEARCH), *words], stdout=write_end, stderr=write_end, start_new_session=True)
+    process = forks.start_with_output(words, stdout=write_end, stderr=write_end)
     os.close(write_end)
     wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
