@@ -131,7 +131,7 @@ check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
-	.venv/bin/mypy
+	.venv/bin/mypy --num-workers auto
 
 # uv from the path, or a private one. Every package is checked by its hash. Byte-code is compiled once, here.
 $(SETUP): pyproject.toml requirements.lock

@@ -13,7 +13,7 @@ from search.process import this_process
 from search.pruners import promotion
 from search.pruners.promotion import AshaPromotion
 from search.samplers.tpe import TrialSubset
-from search.storage import claims
+from search.storage import claims, leases
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study, strategy
@@ -214,6 +214,48 @@ def test_at_the_end_the_best_paused_trial_completes_and_the_others_are_pruned(ha
     }
     with open_reader(worker_config.url).connect() as connection:
         assert claims.claimable(connection, context.study.id, asha_promotion) == 0
+
+
+def test_paused_trials_wait_while_another_worker_holds_a_trial(harness: Harness) -> None:
+    worker_config = harness.create(search=PROMOTE | {"reduction": 4}, budget=BUDGET | {"trials": 3})
+    asha_promotion = AshaPromotion(rungs=(1,), reduction=4, steps=3)
+    context = runner.open_training_context(worker_config)
+    owner, other = this_process(worker_config.token), this_process("other")
+    for _ in range(2):
+        claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
+        assert claim is not None
+        run_claimed(context, claim)
+    held = claims.claim(context.storage, context.study.id, other, (), asha_promotion)
+    assert held is not None
+    best = max(harness.trials()[:2], key=lambda trial: trial.curve[-1][1])
+
+    while_held = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
+    paused = [trial.paused is not None for trial in harness.trials()]
+    Storage(worker_config.url, token=other.token).set_trial_state_values(held.trial_id, TrialState.FAIL)
+    afterwards = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
+
+    assert while_held is None
+    assert paused == [True, True, False]
+    assert afterwards is not None
+    assert afterwards.number == best.number
+
+
+def test_a_resumed_trial_that_is_released_waits_in_the_queue_and_is_not_paused(harness: Harness) -> None:
+    worker_config = harness.create(search=PROMOTE, budget=BUDGET | {"trials": 1})
+    context, owner = runner.open_training_context(worker_config), this_process(worker_config.token)
+    first = claims.claim(context.storage, context.study.id, owner, (), strategy.promotion_policy(context.study.spec))
+    assert first is not None
+    run_claimed(context, first)
+    (paused,) = harness.trials()
+
+    claims.claim(context.storage, context.study.id, owner, (), strategy.promotion_policy(context.study.spec))
+    released = leases.release(context.storage, [owner.token])
+
+    assert paused.paused == 1
+    assert (released, harness.trials()[0].paused) == ([0], None)
+    again = claims.claim(context.storage, context.study.id, owner, ())
+    assert again is not None
+    assert again.number == 0
 
 
 def test_the_best_trials_are_promoted_beside_a_baseline_that_does_not_pause(harness: Harness) -> None:
