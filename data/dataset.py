@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import cache as sets
-from data.cifar10 import OFFICIAL, Cifar10
 from data.config import DataConfig
 from data.download import Archive
-from data.folder import Folder
 from data.progress import Say
-from data.shapes import DEFAULT_IMAGES, Shapes
+from data.sources.cifar10 import OFFICIAL, Cifar10
+from data.sources.folder import Folder
+from data.sources.shapes import DEFAULT_IMAGES, Shapes
 from data.split import stratified_split
 
 UNBALANCED = 3  # largest / smallest class; below it, accuracy and balanced accuracy rank networks almost equally

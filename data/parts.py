@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from data import cache as sets
-from data.cifar10 import OFFICIAL
 from data.config import DataConfig
 from data.dataset import DataInfo, describe, find, split_rows
 from data.download import Archive
+from data.sources.cifar10 import OFFICIAL
 
 #: Images per resizing chunk; at 512 x 512 pixels a chunk takes a gigabyte.
 RESIZED_AT_ONCE = 1000

@@ -125,10 +125,13 @@ def test_an_activation_is_added_in_the_files_that_the_recipe_names(shown: str) -
 
 
 def add_data_source(copy: Path) -> None:
-    (copy / "data" / "stripes.py").write_text(STRIPES.lstrip())
+    (copy / "data" / "sources" / "stripes.py").write_text(STRIPES.lstrip())
     replace(copy, "data/config.py", '"cifar10", "folder"]', '"cifar10", "folder", "stripes"]')
     replace(
-        copy, "data/dataset.py", "from data.shapes import", "from data.stripes import Stripes\nfrom data.shapes import"
+        copy,
+        "data/dataset.py",
+        "from data.sources.shapes import",
+        "from data.sources.stripes import Stripes\nfrom data.sources.shapes import",
     )
     replace(
         copy,
@@ -151,7 +154,7 @@ def test_a_data_source_is_added_in_the_files_that_the_recipe_names(shown: str) -
     named = files_of_recipe("How to add a data source")
     assert named == {
         "data/config.py",
-        "data/shapes.py",
+        "data/sources/shapes.py",
         "data/cache.py",
         "data/dataset.py",
         "search/service/dry_run.py",

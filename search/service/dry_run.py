@@ -17,7 +17,7 @@ import torch
 from data.archive import open_store
 from data.config import DataConfig
 from data.dataset import count_search_images
-from data.folder import list_images
+from data.sources.folder import list_images
 from models.config import Impossible, ModelConfig, TrainConfig
 from search import hardware
 from search.artifacts.cleanup import KEEP_BEST

@@ -1,4 +1,4 @@
-"""data/cifar10.py and download.py: the official archive, served by a local https server."""
+"""data/sources/cifar10.py and download.py: the official archive, served by a local https server."""
 
 import gzip
 import hashlib
@@ -18,10 +18,10 @@ import pytest
 
 from data import dataset
 from data.cache import ensure, read_array, read_meta
-from data.cifar10 import CLASSES, OFFICIAL, TEST_FILES, TRAIN_FILES, Cifar10
 from data.config import DataConfig
 from data.download import Archive, fetch
 from data.errors import DataError
+from data.sources.cifar10 import CLASSES, OFFICIAL, TEST_FILES, TRAIN_FILES, Cifar10
 
 
 def records(count: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

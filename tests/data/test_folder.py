@@ -1,4 +1,4 @@
-"""data/folder.py, store.py and image.py: a user's own images, intact and broken."""
+"""data/sources/folder.py, store.py and image.py: a user's own images, intact and broken."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ import pytest
 
 from data.cache import ensure, read_array, read_meta
 from data.errors import DataError
-from data.folder import Folder
 from data.image import decode
+from data.sources.folder import Folder
 from tests.data.pictures import picture, saved
 from tests.harness import without_root
 

@@ -1,11 +1,11 @@
-"""data/shapes.py: drawn images."""
+"""data/sources/shapes.py: drawn images."""
 
 import hashlib
 
 import numpy as np
 import pytest
 
-from data.shapes import CLASSES, Shapes, draw
+from data.sources.shapes import CLASSES, Shapes, draw
 
 GOLDEN = (
     "d0671a8ca8879bdef2f5f6287076413ea77140f01394d9c3de78fc38efe0ef90"  # a change of this value requires a new VERSION
