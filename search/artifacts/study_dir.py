@@ -317,20 +317,15 @@ def append_log(log: Path, text: str) -> None:
 
 
 def of(url: str) -> StudyDirs:
-    """Return the home folder of a database.
+    """Return the directories of a database.
 
     Args:
-        url: SQLAlchemy URL of the database.
-
-    Returns:
-        The folder of the SQLite file, or `runs` in the working directory for a server.
+        url: URL of a SQLite file, whose folder is used, or of a server; then it is `runs` in the working directory.
     """
     file = sqlite_path(url)
-    return (
-        StudyDirs(file.parent.resolve(), file.name)
-        if file
-        else StudyDirs(Path("runs").resolve(), server_database(url), is_served=True)
-    )
+    if file is None:
+        return StudyDirs(Path("runs").resolve(), server_database(url), is_served=True)
+    return StudyDirs(file.parent.resolve(), file.name)
 
 
 def checked_name(name: str) -> str:
