@@ -292,7 +292,14 @@ def test_lease_tokens_and_claimable_trials_are_counted(url: str, make_study: Cal
         assert connection.execute(sa.select(sa.func.count()).select_from(LEASES)).scalar_one() == 1
 
 
-def test_the_lease_of_a_trial_that_was_ended_elsewhere_is_cleared(url: str, make_study: Callable[[int], int]) -> None:
+@pytest.mark.parametrize(
+    "give_up",
+    [lambda storage: leases.expire_dead(storage, "me", "killed"), lambda storage: leases.release(storage, ["me"])],
+    ids=["expiry", "release"],
+)
+def test_the_lease_of_a_trial_that_was_ended_elsewhere_is_cleared(
+    url: str, make_study: Callable[[int], int], give_up: Callable[[Storage], list[int]]
+) -> None:
     study_id = make_study(2)
     storage = Storage(url, token="me")
     claim = take(storage, study_id)
@@ -300,9 +307,9 @@ def test_the_lease_of_a_trial_that_was_ended_elsewhere_is_cleared(url: str, make
 
     with pytest.raises(LeaseLostError):
         storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0])
-    assert leases.expire_dead(storage, "me", "killed") == []
+    assert give_up(storage) == []
 
-    assert storage.read(lambda tx: leases.lease_tokens(tx, study_id)) == set()
+    assert storage.read(lambda tx: tx.execute(sa.select(LEASES)).all()) == []
     assert states(storage) == {0: "FAIL"}
 
 
