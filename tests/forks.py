@@ -132,15 +132,6 @@ def launch(words: list[str], *, at_server: Callable[[int], None] = lambda _: Non
     sys.exit(main.main(words))
 
 
-def become_session_leader(log: Path) -> None:
-    """Lead a new session and process group, and write stdout and stderr to a log."""
-    os.setsid()
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for standard in (1, 2):
-        os.dup2(stream, standard)
-    os.close(stream)
-
-
 def _become_server(program: str, descriptors: list[int]) -> None:
     """Become the forkserver: close all descriptors except the given ones, then run its program."""
     code = 1

@@ -120,7 +120,11 @@ def _log(harness: Harness, name: str) -> Path:
 
 
 def _alone(log: Path, target: Callable[..., None], *args: Any) -> None:
-    forks.become_session_leader(log)
+    """Call `target` as the leader of a new session, with its output in the log."""
+    os.setsid()
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
     target(*args)
 
 
