@@ -20,6 +20,13 @@ def test_rungs_are_powers_of_the_reduction_and_end_before_the_last_step() -> Non
     assert Asha(first_rung=1, reduction=3, steps=9).rungs() == (1, 3)
 
 
+@pytest.mark.parametrize(("updates", "step"), [(0, 1), (10, 1), (11, 3), (30, 3), (31, 9), (90, 9), (91, 10)])
+def test_a_trial_is_judged_from_the_first_rung_with_enough_updates(updates: int, step: int) -> None:
+    asha = Asha(first_rung=1, reduction=3, steps=10, updates=updates)
+
+    assert asha.judged_from([10 * done for done in range(1, 11)]) == step
+
+
 @given(value=accuracies, others=st.lists(accuracies), steps=st.integers(1, 40), first=st.integers(1, 40))
 def test_no_trial_is_stopped_at_its_last_step(value: float, others: list[float], steps: int, first: int) -> None:
     asha = Asha(first_rung=first, reduction=2, steps=steps)
