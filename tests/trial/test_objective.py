@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -201,6 +202,22 @@ def test_a_trial_stopped_at_any_batch_resumes_to_the_same_weights(harness: Harne
     assert equal(harness.trained(name="broken"), harness.trained(name="whole"))
 
 
+def test_a_resumed_trial_counts_the_seconds_before_its_stop(harness: Harness) -> None:
+    worker_config = harness.create(space={"learning_rate": 0.05}, budget={"trials": 1})
+    stop = stop_after(12)
+
+    def pulse_slowly() -> None:
+        time.sleep(0.2)
+        stop()
+
+    work(runner.open_training_context(worker_config), pulse_slowly)
+
+    ended = work(runner.open_training_context(harness.worker_config()))
+
+    assert (ended.state, ended.attempts) == ("COMPLETE", 1)
+    assert ended.seconds >= 11 * 0.2
+
+
 #: Rungs after 2 and 6 of 8 steps, of trials that all have the same seed.
 RUNGS = {"pruner": "asha", "first_rung": 2, "reduction": 3, "trial_seed": 7}
 
@@ -355,6 +372,19 @@ def test_a_late_divergence_is_pruned_with_its_reason_and_ranked_below_everything
     for n_below in range(4):  # of four trials: only the diverged one never ranks among the best three
         below, _ = _split_trials(study, study.get_trials(), n_below)
         assert 0 not in [trial.number for trial in below]
+
+
+def test_a_divergence_in_the_last_update_of_a_trial_is_found_by_its_evaluation(harness: Harness) -> None:
+    changes: dict[str, Any] = {"space": DIVERGES | {"warmup": 0.0}, "search": {"seed": 1}}
+    budget = {"trials": 1, "epochs": 6, "steps_per_epoch": 10}  # one batch a step
+    long = work(runner.open_training_context(harness.create("long", budget=budget, **changes)))
+    steps = len(long.curve) + 1
+    ends_there = budget | {"epochs": steps / 10}
+
+    short = work(runner.open_training_context(harness.create("short", budget=ends_there, **changes)))
+
+    assert f"step {steps}, batch {steps};" in (long.reason or "")
+    assert (short.state, short.reason) == ("PRUNED", long.reason)
 
 
 @pytest.mark.parametrize(
