@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Yields:
         The path of a temporary file beside `path`, which is renamed to `path` at the end of the block.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
     try:
         yield temporary
         if durable:

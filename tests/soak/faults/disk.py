@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
+from uuid import UUID
 
+from data import atomic
 from search.artifacts import checkpoint
 from search.errors import DiskError
 from tests.faults import invariants
@@ -29,8 +32,10 @@ OF_WORKER, OF_LAUNCHER = 200, 100
 #: Each checkpoint is hit twice: alone, and together with all later ones.
 OF_CHECKPOINTS = TRIALS * STEPS * 2
 IN_CHECKPOINT = "of them in a checkpoint"
-#: A partial checkpoint has the id of its process in its name: one of the ids that follow that of the forkserver.
+#: A partial checkpoint has the id of its process in its name, too: one of the ids that follow that of the forkserver.
 PIDS_AHEAD = 400
+#: The random part of the names of partial checkpoints.
+RANDOM = UUID(int=0)
 #: SQLite writes with pwrite64, Python with write; a full disk may also be reported by a flush alone.
 CALLS = "write,pwrite64,fsync,fdatasync"
 
@@ -104,7 +109,8 @@ def _run(harness: Harness, file: str, fault: Full) -> tuple[ProcessGroup, Path]:
     words = ("run", file, "--workers", "1")
     gate, go = os.pipe()
     at_server = partial(_attach, harness, fault, trace) if fault.in_worker else None
-    launcher = processes.launcher(harness, *words, gate=gate, at_server=at_server)
+    with patch.object(atomic, "uuid4", lambda: RANDOM):  # in the forks: strace needs full names
+        launcher = processes.launcher(harness, *words, gate=gate, at_server=at_server)
     if not fault.in_worker:
         _attach(harness, fault, trace, launcher.pid)
     os.write(go, b"!")
@@ -137,7 +143,7 @@ def _files(harness: Harness) -> Sequence[Path]:
 def _partial_checkpoints(harness: Harness, writers: Iterable[int]) -> Sequence[Path]:
     """The temporary names of the checkpoints that one of these processes writes."""
     return [
-        harness.dirs.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}.part"
+        harness.dirs.trial("s", trial) / f"step-{step:08d}-{step * BATCHES:012d}.ckpt.{pid}-{RANDOM.hex[:8]}.part"
         for pid in writers
         for trial in range(TRIALS)
         for step in range(1, STEPS + 1)
