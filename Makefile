@@ -108,9 +108,9 @@ clean: $(SETUP)  ##| remove files that no study needs
 migrate: $(SETUP)  ##| update an old database
 	@$(CONVSEARCH) migrate
 
-# Many tests wait for other processes: four at a time keep two cores busy.
+# Many tests wait for other processes: five at a time keep two cores busy.
 test: check  ##| check, then all tests
-	.venv/bin/python -m pytest --numprocesses 4 --dist loadgroup --durations 25
+	.venv/bin/python -m pytest --numprocesses 5 --dist loadgroup --durations 25
 
 test-fast: $(SETUP)  ##| tests without processes or training
 	.venv/bin/python -m pytest --numprocesses 3 --dist loadgroup -m 'not slow'

@@ -4,6 +4,7 @@ import random
 import time
 from typing import Any
 
+from search.artifacts import cleanup
 from search.storage import leases
 from search.storage.rdb import Storage
 from search.trial.context import WorkerConfig
@@ -97,4 +98,6 @@ def _are_the_same(harness: Harness, name: str) -> None:
     assert killed.state == "COMPLETE", f"it ended as {killed.state}: {killed.reason}"
     assert killed.curve == expected.curve, f"I4: {killed.curve} is not {expected.curve}"
     assert equal(harness.trained(name=name), harness.trained(name="whole")), "I4: other weights"
+    # There is no launcher, which removes the half-written checkpoint of a killed worker when the study is over.
+    cleanup.remove_leftovers(harness.dirs, Storage(harness.url).engine, name)
     invariants.check(harness, name, over=True)
