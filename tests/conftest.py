@@ -35,6 +35,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # the bindings of triton report objects that are never freed as leaks
+
+
 def _is_slow(item: pytest.Item) -> bool:
     fixtures = set(getattr(item, "fixturenames", ()))
     return item.path.parent.name in SLOW_FOLDERS or bool(SLOW_FIXTURES & fixtures) or "postgresql" in item.name
