@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from collections.abc import Generator
 from importlib.util import find_spec
 
 import pytest
@@ -30,9 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.path.parent.name not in SLOW_FOLDERS))
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:  # also in the controller of xdist, which collects nothing itself
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_unconfigure() -> None:

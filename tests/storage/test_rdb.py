@@ -1,9 +1,11 @@
 """On both databases our storage behaves like Optuna's, in fewer and safer transactions."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.process import this_process
@@ -11,6 +13,8 @@ from search.storage import claims
 from search.storage.rdb import Storage
 from search.workers import local
 from tests.databases import BOTH
+
+T = TypeVar("T")
 
 pytestmark = BOTH
 
@@ -135,3 +139,25 @@ def test_deleting_a_study_twice_raises_key_error(url: str, make_study: Callable[
     assert storage.get_all_studies() == []
     with pytest.raises(KeyError):
         storage.delete_study(study_id)
+
+
+class CommitsTwice(Storage):
+    """Writes as if the answer to each first COMMIT were lost."""
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        super().write(work)
+        return super().write(work)
+
+
+def test_a_process_whose_answer_to_a_commit_is_lost_recognises_its_finished_trial(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    claim = claims.claim(Storage(url, token="me"), study_id, this_process("me"), ())
+    assert claim is not None
+
+    storage = CommitsTwice(url, token="me")
+    storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [0.5])
+
+    trial = storage.get_trial(claim.trial_id)
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [0.5])
