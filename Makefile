@@ -27,7 +27,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test pytest test-fast check lint types soak soak-postgres bench bench-scale lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test test-fast check soak soak-postgres bench bench-scale lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -108,11 +108,8 @@ clean: $(SETUP)  ##| remove files that no study needs
 migrate: $(SETUP)  ##| update an old database
 	@$(CONVSEARCH) migrate
 
-# Many tests wait for other processes: five at a time, and mypy beside them, keep two cores busy.
-test: lint  ##| check, and all tests
-	@$(MAKE) --no-print-directory --jobs=2 types pytest
-
-pytest: $(SETUP)
+# Many tests wait for other processes: five at a time keep two cores busy.
+test: check  ##| check, then all tests
 	.venv/bin/python -m pytest --numprocesses 5 --dist loadgroup --durations 25
 
 test-fast: $(SETUP)  ##| tests without processes or training
@@ -130,14 +127,10 @@ bench: $(SETUP)  ##| compare with stock, 14 minutes
 bench-scale: $(SETUP)  ##| 1,000 simulated workers, half an hour
 	@.venv/bin/python -m tests.bench scale
 
-check: lint types  ##| lint, types, import rules
-
-lint: $(SETUP)
+check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
-
-types: $(SETUP)
 	.venv/bin/mypy --num-workers auto
 
 # uv from the path, or a private one. Every package is checked by its hash. Byte-code is compiled once, here.
