@@ -20,6 +20,7 @@ SLOW_FIXTURES = {"images", "server"}
 NO_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups here too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark slow tests, start them first, and keep all tests on Ray in one process, which has one cluster."""
     for item in items:

@@ -63,7 +63,9 @@ OF_TRIALS = [
 ]
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
-Rows = dict[int, list[tuple[object, ...]]]
+#: The name of a table, and a row of it.
+Row = tuple[str, dict[str, Any]]
+Rows = dict[int, list[Row]]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,51 +136,41 @@ class SharedDatabase:
     connection: sa.Connection
     """Reads the database without code of the product; every statement sees what others have committed."""
 
-    def query(self, text: str) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self.connection.exec_driver_sql(text)]
-
     def rows(self) -> Rows:
         """Every row about every trial, by its id."""
         rows: Rows = {}
         for table in OF_TRIALS:
-            for trial_id, *row in self.query(f"SELECT trial_id, * FROM {table} ORDER BY 1, 2, 3, 4"):
-                rows.setdefault(trial_id, []).append((table, *row))
+            for row in self.connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1").mappings():
+                rows.setdefault(row["trial_id"], []).append((table, dict(row)))
         return rows
 
-    def ids(self, study_id: int) -> dict[int, int]:
-        """By number: the ids of the trials of a study."""
-        return dict(self.query(f"SELECT number, trial_id FROM trials WHERE study_id = {study_id}"))
 
-    def trials(self, study_id: int) -> dict[int, Trial]:
-        """By number: the stored state of each trial of a study."""
+def of_study(rows: Rows, study_id: int) -> dict[int, int]:
+    """By number: the ids of the trials of a study."""
+    trials = [row for of_trial in rows.values() for table, row in of_trial if table == TRIALS.name]
+    return {row["number"]: row["trial_id"] for row in trials if row["study_id"] == study_id}
 
-        def pairs(columns: str, table: str) -> dict[int, dict[Any, Any]]:
-            of_study = f"trial_id IN (SELECT trial_id FROM trials WHERE study_id = {study_id})"
-            found: dict[int, dict[Any, Any]] = defaultdict(dict)
-            for trial_id, key, value in self.query(f"SELECT trial_id, {columns} FROM {table} WHERE {of_study}"):
-                found[trial_id][key] = value
-            return found
 
-        states = pairs("number, state", TRIALS.name)
-        attrs = pairs("key, value_json", TRIAL_ATTRS.name)
-        marks = pairs("key, value_json", TRIAL_SYSTEM_ATTRS.name)
-        curves = pairs("step, intermediate_value", CURVES.name)
-        values = pairs("objective, value", TRIAL_VALUES.name)
-        tokens = pairs("trial_id, token", LEASES.name)
-        return {
-            number: Trial(
-                state=state,
-                token=tokens[trial_id].get(trial_id),
-                attempts=json.loads(attrs[trial_id].get("attempts", "0")),
-                curve=curves[trial_id],
-                value=values[trial_id].get(0),
-                crashes=len(json.loads(attrs[trial_id].get("crashes", "[]"))),
-                has_reason=json.loads(attrs[trial_id].get("reason", "null")) is not None,
-                fixed=json.loads(marks[trial_id].get("fixed_params", "null")),
-            )
-            for trial_id, trial in states.items()
-            for number, state in trial.items()
-        }
+def stored_trial(rows: list[Row]) -> Trial:
+    """The state of a trial, from all rows about it."""
+    tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for table, row in rows:
+        tables[table].append(row)
+    (trial,) = tables[TRIALS.name]
+    attrs, marks = (
+        {row["key"]: json.loads(row["value_json"]) for row in tables[table.name]}
+        for table in (TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS)
+    )
+    return Trial(
+        state=trial["state"],
+        token=next((row["token"] for row in tables[LEASES.name]), None),
+        attempts=attrs.get("attempts", 0),
+        curve={row["step"]: row["intermediate_value"] for row in tables[CURVES.name]},
+        value=next((row["value"] for row in tables[TRIAL_VALUES.name]), None),
+        crashes=len(attrs.get("crashes", [])),
+        has_reason=attrs.get("reason") is not None,
+        fixed=marks.get("fixed_params"),
+    )
 
 
 WRITES: dict[str, Callable[[Storage, int], object]] = {
@@ -390,15 +382,18 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_database_agrees_with_the_model(self) -> None:
-        assert self.shared.trials(self.study.id) == self.trials
+        rows = self.shared.rows()
+        ids = of_study(rows, self.study.id)
+        stored = {number: stored_trial(rows[trial_id]) for number, trial_id in ids.items()}
 
-    @invariant()
-    def budget_numbers_and_owners_are_in_order(self) -> None:
-        stored = self.shared.query(
-            f"SELECT number, state, token FROM trials LEFT JOIN {LEASES.name} USING (trial_id) "
-            f"WHERE trials.study_id = {self.study.id} ORDER BY number"
-        )
-        tokens = [token for _, _, token in stored if token is not None]
+        assert stored == self.trials
+        self._budget_numbers_and_owners_are_in_order(stored)
+        self._nothing_changed_in_finished_trials_and_other_studies(rows)
+        finished = [number for number, trial in self.trials.items() if trial.state in FINISHED]
+        self.frozen = {ids[number]: rows[ids[number]] for number in finished}
+
+    def _budget_numbers_and_owners_are_in_order(self, stored: dict[int, Trial]) -> None:
+        tokens = [trial.token for trial in stored.values() if trial.token is not None]
         with self.shared.storage.engine.connect() as connection:
             budget = claims.budget(connection, self.study.id)
             claimable = claims.claimable(connection, self.study.id)
@@ -406,19 +401,14 @@ class LeaseMachine(RuleBasedStateMachine):
 
         assert budget == self.budget
         assert len(stored) <= budget
-        assert [number for number, _, _ in stored] == list(range(len(stored)))
-        assert claimable == budget - len(stored) + sum(state == "WAITING" for _, state, _ in stored)
-        assert all((state == "RUNNING") == (token is not None) for _, state, token in stored)
+        assert sorted(stored) == list(range(len(stored)))
+        assert claimable == budget - len(stored) + sum(trial.state == "WAITING" for trial in stored.values())
+        assert all((trial.state == "RUNNING") == (trial.token is not None) for trial in stored.values())
         assert sorted(tokens) == sorted(holders)
 
-    @invariant()
-    def nothing_changes_in_finished_trials_and_other_studies(self) -> None:
-        rows, ids = self.shared.rows(), self.shared.ids(self.study.id)
-
+    def _nothing_changed_in_finished_trials_and_other_studies(self, rows: Rows) -> None:
         assert {trial_id: rows[trial_id] for trial_id in self.others} == self.others
         assert {trial_id: rows[trial_id] for trial_id in self.frozen} == self.frozen
-        finished = [number for number, trial in self.trials.items() if trial.state in FINISHED]
-        self.frozen = {ids[number]: rows[ids[number]] for number in finished}
 
     # -- the model --------------------------------------------------------------------------------------------
 
@@ -498,7 +488,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.shared.storage
 
     def _id(self, number: int) -> int:
-        return self.shared.ids(self.study.id)[number]
+        return of_study(self.shared.rows(), self.study.id)[number]
 
 
 def complete(storage: Storage, trial_ids: list[int]) -> None:

@@ -70,24 +70,41 @@ def test_a_worker_runs_trials_until_the_budget_is_spent_and_exits_with_0(
     assert [trial.state for trial in harness.trials()] == ["COMPLETE"] * 2
 
 
-def test_a_worker_reports_finished_batches(backend: WorkerBackend, harness: Harness) -> None:
+def test_a_worker_reports_finished_batches_and_its_stacks_until_it_is_killed(
+    backend: WorkerBackend, harness: Harness
+) -> None:
     with working(backend, harness.create(**ENDLESS)) as handle:
         wait_for_batches(handle)
+        (pid,) = harness.workers()
         before = handle.beats() or 0
-
         wait_until(lambda: (handle.beats() or 0) > before)
+        stacks = handle.stacks()
+        is_running = handle.is_placed and handle.exitcode is None
 
-        assert handle.is_placed
-        assert handle.exitcode is None
+        handle.kill()
+        wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+        assert is_running
+        assert "run_trials" in stacks  # the function that runs
+        assert handle.exitcode not in (None, 0)
 
 
-def test_a_terminated_worker_puts_its_trial_back_with_a_checkpoint(backend: WorkerBackend, harness: Harness) -> None:
+def test_a_terminated_worker_ends_the_wait_and_puts_its_trial_back_with_a_checkpoint(
+    backend: WorkerBackend, harness: Harness
+) -> None:
     with working(backend, harness.create(**ENDLESS)) as handle:
         wait_for_batches(handle)
+        backend.wait([handle], 0.05)
+        is_running = handle.exitcode is None
 
         handle.terminate()
-        wait_until(lambda: handle.exitcode is not None)
+        began = time.monotonic()
+        while handle.exitcode is None:
+            backend.wait([handle], 60.0)
+        waited_s = time.monotonic() - began
 
+        assert is_running
+        assert waited_s < 60.0
         assert handle.exitcode == worker.TERMINATED
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)]
     assert len(list(harness.dirs.checkpoints("s"))) > 0
@@ -117,36 +134,3 @@ def test_a_worker_that_cannot_work_exits_with_the_code_of_its_error(backend: Wor
         wait_until(lambda: handle.exitcode is not None)
 
         assert handle.exitcode == 65
-
-
-def test_the_stacks_of_a_worker_show_the_function_that_runs(backend: WorkerBackend, harness: Harness) -> None:
-    with working(backend, harness.create(**ENDLESS)) as handle:
-        wait_for_batches(handle)
-
-        assert "run_trials" in handle.stacks()
-
-
-def test_waiting_ends_with_the_first_worker_that_ends(backend: WorkerBackend, harness: Harness) -> None:
-    with working(backend, harness.create(**ENDLESS)) as handle:
-        wait_for_batches(handle)
-        backend.wait([handle], 0.05)
-        is_running = handle.exitcode is None
-
-        handle.terminate()
-        began = time.monotonic()
-        while handle.exitcode is None:
-            backend.wait([handle], 60.0)
-
-        assert is_running
-        assert time.monotonic() - began < 60.0
-
-
-def test_no_worker_outlives_a_kill(backend: WorkerBackend, harness: Harness) -> None:
-    with working(backend, harness.create(**ENDLESS)) as handle:
-        wait_for_batches(handle)
-        (pid,) = harness.workers()
-
-        handle.kill()
-
-        wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-        assert handle.exitcode not in (None, 0)
