@@ -8,15 +8,16 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import psutil
@@ -27,11 +28,12 @@ from search.artifacts import checkpoint, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.cli import main
 from search.process import this_process
+from search.service.session import RunOptions
 from search.spec import study_spec
 from search.storage import claims, queries
 from search.storage.claims import Claim
 from search.storage.rdb import Storage
-from search.storage.read_only import open_reader
+from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialCounts, TrialRecord
 from search.study import inputs, stored_study, strategy
 from search.trial import loop, objective
@@ -53,6 +55,9 @@ LONG: dict[str, Any] = {
     "budget": {"trials": 1, "epochs": 20, "steps_per_epoch": 3},
     "space": {"learning_rate": 0.01, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1, "flip": True},
 }
+
+#: A learning rate with which a trial learns nothing.
+IDLE = 1e-9
 
 Tables = dict[str, Any]
 """A study file as TOML reads it."""
@@ -165,6 +170,13 @@ class Harness:
         log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
         return Launcher(forks.start(self.complete(words), log), log)
 
+    def run_until(self, file: str, condition: Callable[[], object]) -> None:
+        """Run the study "s" of a file with one worker, and stop it as soon as `condition` holds."""
+        with self.start("run", file, "--workers", "1") as launcher:
+            launcher.until(lambda: self.dirs.study("s").exists() and condition())
+            assert self.run("stop", "s").code == 0
+            assert launcher.end().code == 0
+
     def start_from_shell(self, *words: str) -> "Launcher":
         """Start a command in a new process group, as a shell does, with a new Python."""
         log = self.folder / f"launcher-{uuid.uuid4().hex}.txt"
@@ -190,9 +202,13 @@ class Harness:
         """Prepare images and study as a launcher does, and return the configuration of a worker."""
         wanted = study_spec.build(self.tables(points, compare, **changes))
         storage = Storage(self.url, create=True)
-        data = inputs.prepare_data(wanted, self.cache, lambda _: None)
+        data = inputs.prepare_data(wanted, self.cache, quiet)
         stored_study.open_or_create(storage, wanted, name=name, data=data)
         return self.worker_config(name)
+
+    def options(self, name: str = "s", **changes: Any) -> RunOptions:
+        """The options of a run with one worker; `changes` replace their values."""
+        return replace(RunOptions(url=self.url, cache=self.cache, name=name, workers=1), **changes)
 
     def worker_config(self, name: str = "s") -> WorkerConfig:
         return WorkerConfig(url=self.url, study=name, token=uuid.uuid4().hex, cache=str(self.cache), device="cpu")
@@ -200,20 +216,29 @@ class Harness:
     # -- results ----------------------------------------------------------------------------------------------
 
     def trials(self, name: str = "s") -> tuple[TrialRecord, ...]:
-        return queries.trials(reader(self.url), name)
+        """The trials of a study; empty if it does not exist yet."""
+        return queries.trials(reader(self.url), name) if self.dirs.study(name).exists() else ()
 
     def counts(self, name: str = "s") -> TrialCounts:
         return queries.study(reader(self.url), name).counts
 
-    def trained(self, number: int = 0, *, name: str = "s") -> dict[str, Any]:
-        """The state in the last checkpoint of a trial, without the seconds of the training."""
+    def trained(self, number: int = 0, *, name: str = "s", dirs: StudyDirs | None = None) -> dict[str, Any]:
+        """The state in the last checkpoint of a trial, without the seconds of the training.
+
+        Args:
+            number: The number of the trial.
+            name: The name of the study.
+            dirs: The directories that hold its files, if they are not those of this harness.
+        """
         uid = stored_study.load(Storage(self.url), name).uid
-        latest = checkpoint.latest(self.dirs.trial(name, number), study=uid, trial=number)
+        latest = checkpoint.latest((dirs or self.dirs).trial(name, number), study=uid, trial=number)
         assert latest is not None
         return {key: value for key, value in latest[1].items() if key != "seconds"}
 
     def workers(self, name: str = "s") -> tuple[int, ...]:
-        """Process ids of the workers that run trials of the study."""
+        """Process ids of the workers that run trials of the study; empty if it does not exist yet."""
+        if not self.dirs.study(name).exists():
+            return ()
         running = queries.progress(reader(self.url), name).running
         return tuple(trial.pid for trial in running if trial.pid is not None)
 
@@ -224,10 +249,16 @@ class Harness:
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """A `convsearch` process and its child processes."""
+    """A `convsearch` process and its child processes; the end of a `with` block kills all that still run."""
 
     process: "subprocess.Popen[bytes] | ForkedCommand"
     log: Path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sweep()
 
     @property
     def said(self) -> str:
@@ -277,6 +308,23 @@ def once(path: Path, make: Callable[[Path], object]) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def locked(url: str, mode: str = "IMMEDIATE") -> Iterator[None]:
+    """Lock a SQLite database inside the block: against writers, or against readers too with mode EXCLUSIVE."""
+    connection = sqlite3.connect(str(sqlite_path(url)), timeout=PATIENCE_S, isolation_level=None)
+    try:
+        connection.execute(f"BEGIN {mode}")
+        yield
+    finally:
+        connection.close()
+
+
+def long_study(**budget: float) -> Tables:
+    """The study LONG with this budget, and a learning rate that is drawn in each trial."""
+    rate = {"low": 0.001, "high": 0.1, "log": True}
+    return LONG | {"budget": budget, "space": LONG["space"] | {"learning_rate": rate}}
+
+
 def paint(folder: Path) -> Path:
     """Write 100 training and 10 test images of 8 x 8 pixels for each of four distinct colours."""
     random = np.random.default_rng(0)
@@ -315,6 +363,10 @@ def without_root() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+def quiet(_: str) -> None:
+    """Discard a message."""
 
 
 def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, look_s: float = 0.1) -> None:
