@@ -131,7 +131,7 @@ def test_larger_images_are_evaluated_in_smaller_batches(data: TrainData) -> None
     assert [len(labels) for _, labels in evaluation(data.validation, large)] == [5, 5, 5, 5]
 
 
-def test_alternating_flips_mirror_each_image_in_the_next_epoch(make: Make, data: TrainData) -> None:
+def test_alternating_flips_mirror_each_image_in_the_next_epoch(make: Make) -> None:
     batches = make(batch_size=7, augment=AugmentConfig(flip="alternating"))
     images, labels = (torch.cat(part) for part in zip(*batches(0, 35), strict=True))  # 245 images: three epochs
 

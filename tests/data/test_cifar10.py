@@ -1,6 +1,5 @@
 """data/sources/cifar10.py and download.py: the official archive, served by a local https server."""
 
-import gzip
 import hashlib
 import io
 import shutil
@@ -21,7 +20,7 @@ from data.cache import ensure, read_array, read_meta
 from data.config import DataConfig
 from data.download import Archive, fetch
 from data.errors import DataError
-from data.sources.cifar10 import CLASSES, OFFICIAL, TEST_FILES, TRAIN_FILES, Cifar10
+from data.sources.cifar10 import CLASSES, TEST_FILES, TRAIN_FILES, Cifar10
 
 
 def records(count: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -247,15 +246,6 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path, files: dict[str
 
     with pytest.raises(DataError, match=words):
         Cifar10(archive, side=32, cache=tmp_path).open(print)
-
-
-def test_the_official_archive_is_named_with_its_size_and_checksum() -> None:
-    assert OFFICIAL.url.startswith("https://www.cs.toronto.edu/")
-    assert (OFFICIAL.size, len(OFFICIAL.sha256)) == (170_052_171, 64)
-
-
-def test_the_small_archive_has_the_form_of_the_official_one() -> None:
-    assert gzip.decompress(CONTENT)[257:262] == b"ustar"
 
 
 def test_an_archive_downloaded_ahead_is_decoded_later_without_a_network(tmp_path: Path) -> None:

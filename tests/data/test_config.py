@@ -6,12 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from data.config import AugmentConfig, DataConfig
+from data.sources.shapes import DEFAULT_IMAGES
 
 
 def test_an_empty_table_means_ten_thousand_shapes_of_32_pixels() -> None:
     config = DataConfig()
 
     assert (config.source, config.side, config.validation, config.train_images) == ("shapes", 32, None, None)
+    assert DEFAULT_IMAGES == 10_000
 
 
 @pytest.mark.parametrize("value", [1, 5000, 0.001, 0.5])
@@ -45,9 +47,18 @@ def test_a_table_that_breaks_a_rule_is_refused_with_the_rule(table: dict[str, An
         DataConfig.model_validate(table)
 
 
-@pytest.mark.parametrize("table", [{"crop": 17}, {"crop": -1}, {"cutout": 33}, {"flip": 1}, {"mixup": True}])
-def test_augmentation_out_of_range_is_refused(table: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        pytest.param({"crop": 17}, "less than or equal to 16", id="crop-too-large"),
+        pytest.param({"crop": -1}, "greater than or equal to 0", id="crop-below-zero"),
+        pytest.param({"cutout": 33}, "less than or equal to 32", id="cutout-too-large"),
+        pytest.param({"flip": 1}, "(?s)valid boolean.*'alternating'", id="flip-is-no-number"),
+        pytest.param({"mixup": True}, "mixup\n  Extra inputs are not permitted", id="unknown"),
+    ],
+)
+def test_an_invalid_augmentation_is_refused_with_the_rule(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
         AugmentConfig.model_validate(table)
 
 
