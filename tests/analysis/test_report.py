@@ -114,7 +114,7 @@ def test_the_report_has_the_same_numbers_as_best_and_final(searched: Harness) ->
     assert sum(pruned) == counts["pruned"]
 
 
-def test_importances_match_the_dashboard_and_have_an_interval(
+def test_importances_of_a_stored_study_equal_those_of_optuna_and_have_an_interval(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.analysis.importance.RESAMPLES", 40)
@@ -186,10 +186,8 @@ def test_a_study_without_trials_has_a_report(harness: Harness) -> None:
 
 
 def test_the_report_of_a_study_stopped_early_shows_the_curves_so_far(harness: Harness) -> None:
-    launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
-    launcher.until(lambda: harness.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in harness.trials()))
-    assert harness.run("stop", "s").code == 0
-    launcher.end()
+    file = harness.write(budget={"trials": 2, "epochs": 4000})
+    harness.run_until(file, lambda: any(trial.epochs >= 2 for trial in harness.trials()))
 
     page = to_html(build_report(open_reader(harness.url), "s"))
 

@@ -37,7 +37,6 @@ def test_a_dry_run_estimates_and_writes_nothing(harness: Harness, monkeypatch: p
     assert estimate["seconds"] > 0
     assert "An estimate, from some seconds of training here" in table.out
     assert not harness.dirs.root.exists()
-    assert not (harness.folder / "home").exists()
 
 
 def test_a_dry_run_excludes_again_and_json_requires_a_dry_run(harness: Harness) -> None:
@@ -79,10 +78,14 @@ def test_watch_repeats_the_answer_until_ctrl_c(harness: Harness) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        wait_until(lambda: out.read_text().count("2 of 2") >= 2)
-        process.send_signal(signal.SIGINT)
+        try:
+            wait_until(lambda: out.read_text().count("2 of 2") >= 2)
+            process.send_signal(signal.SIGINT)
 
-        assert process.wait(PATIENCE_S) == 130
+            assert process.wait(PATIENCE_S) == 130
+        finally:
+            process.kill()
+            process.wait()
     assert "\x1b" not in out.read_text()
 
 
@@ -191,7 +194,7 @@ def test_completion_works_without_a_database(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_gets_its_script(harness: Harness, shell: str) -> None:
+def test_each_shell_gets_its_script(shell: str) -> None:
     result = subprocess.run([str(CONVSEARCH), "completion", shell], capture_output=True, text=True, check=True)
 
     assert "convsearch" in result.stdout

@@ -88,15 +88,20 @@ def test_validate_prints_the_spec_and_writes_nothing(harness: Harness) -> None:
         pytest.param("delete nobody --yes", 2, "there is no study 'nobody' in ", id="delete unknown"),
         pytest.param("run nobody", 2, "there is no study 'nobody'; there are ", id="unknown file"),
         pytest.param("run nobody --again 0", 2, "there is no study 'nobody' in ", id="again unknown"),
-        pytest.param("compare s", 2, "compare", id="no comparison"),
+        pytest.param("compare s", 2, "it has no [[compare]] rows", id="no comparison"),
         pytest.param("run FILE --name a/b", 2, "a study's name must be up to 64 letters", id="bad name"),
         pytest.param("run FILE --set epochs", 2, "--set takes a key and a value", id="bad set"),
         pytest.param("run FILE --set budget.epoch=1", 78, "did you mean 'epochs'?", id="unknown key set"),
         pytest.param("run FILE --set budget.epochs=0", 78, "[budget] epochs must be greater than 0", id="bad value"),
         pytest.param("run FILE --set budget.epochs=3", 78, "[budget] epochs: 2.0 -> 3.0", id="another spec"),
         pytest.param("run FILE --data /nowhere.zip", 65, "there is no /nowhere.zip", id="missing archive"),
-        pytest.param("best s --storage sqlite:////nowhere/x.db", 69, "/nowhere/x.db", id="missing database"),
-        pytest.param("best s --storage sqlite:///FILE", 69, "s.toml", id="no database"),
+        pytest.param(
+            "best s --storage sqlite:////nowhere/x.db",
+            69,
+            "there is no database at /nowhere/x.db yet",
+            id="missing database",
+        ),
+        pytest.param("best s --storage sqlite:///FILE", 69, "cannot be read as a SQLite database", id="no database"),
         pytest.param("run FILE --storage sqlite:///FILE", 69, "file is not a database", id="run on no database"),
         pytest.param("run FILE --storage sqlite:///FILE/x.db", 74, "name another --storage", id="unwritable home"),
         pytest.param("best s --storage nonsense", 69, "the storage is not a database URL", id="no URL"),
@@ -116,7 +121,7 @@ def test_an_impossible_request_is_explained_with_its_exit_code(
 
 
 @pytest.mark.parametrize("words", ["", "fly", "best", "run s --trials 0", "run s --hours inf", "run s --workers -1"])
-def test_an_invalid_command_is_refused_with_its_usage(finished: Harness, words: str) -> None:
+def test_an_invalid_command_is_refused_with_its_usage(words: str) -> None:
     process = subprocess.run([str(CONVSEARCH), *words.split()], capture_output=True, text=True, check=False)
 
     assert process.returncode == 2

@@ -251,7 +251,7 @@ def test_the_moving_average_of_a_study_on_smaller_images_is_exported_for_their_s
     [
         (("export", "nobody"), "there is no study 'nobody'"),
         (("export", "s"), "no trial of 's' is complete, so there is no model; `convsearch resume s`"),
-        (("export", "s", "--trial", "7"), "7"),
+        (("export", "s", "--trial", "7"), "study 's' has no trial 7; it has no trials yet"),
     ],
     ids=["no-study", "no-trial", "no-such-trial"],
 )
@@ -269,10 +269,8 @@ def test_an_export_without_a_model_is_refused_with_the_reason(
 def test_an_incomplete_trial_and_the_current_folder_are_refused(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 100_000}), "--workers", "1")
-    launcher.until(lambda: harness.dirs.study("s").exists() and any(trial.epochs >= 2 for trial in harness.trials()))
-    assert harness.run("stop", "s").code == 0
-    launcher.end()
+    file = harness.write(budget={"trials": 2, "epochs": 100_000})
+    harness.run_until(file, lambda: any(trial.epochs >= 2 for trial in harness.trials()))
     current = harness.folder / "current"
     current.mkdir()
     monkeypatch.chdir(current)

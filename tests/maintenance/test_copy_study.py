@@ -57,9 +57,9 @@ def test_a_copy_without_its_remote_checkpoints_prints_a_warning(harness: Harness
 
 
 def test_a_study_whose_launcher_was_killed_can_be_copied(harness: Harness) -> None:
-    killed = harness.start("run", harness.write(budget={"trials": 1, "epochs": 4000}), "--workers", "1")
-    killed.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 1)
-    killed.sweep()
+    file = harness.write(budget={"trials": 1, "epochs": 4000})
+    with harness.start("run", file, "--workers", "1") as killed:
+        killed.until(lambda: harness.steps() >= 1)
 
     answer = harness.run("copy-study", "s", "--to", f"sqlite:///{harness.folder / 'other' / 'copies.db'}")
 
@@ -80,20 +80,18 @@ def test_all_queries_give_the_same_answers_on_the_copy(ended: Harness) -> None:
 
 
 def test_a_copy_resumes_where_the_original_stopped(harness: Harness) -> None:
-    stopped = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
-    stopped.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 6)
-    assert harness.run("stop", "s").code == 0
-    assert stopped.end().code == 0
+    harness.run_until(harness.write(budget={"trials": 2, "epochs": 4000}), lambda: harness.steps() >= 6)
     (before, *_) = harness.trials()
     other = f"sqlite:///{harness.folder / 'other' / 'copies.db'}"
 
     copied = harness.run("copy-study", "s", "--to", other)
     log = harness.folder / "other" / "s" / "trial-00000" / "log.txt"
-    resumed = harness.start("resume", "s", "--workers", "1", "--storage", other)
-    resumed.until(lambda: f"going on after step {len(before.curve)}" in log.read_text())
-    resumed.signal(signal.SIGTERM)
+    with harness.start("resume", "s", "--workers", "1", "--storage", other) as launcher:
+        launcher.until(lambda: f"going on after step {len(before.curve)}" in log.read_text())
+        launcher.signal(signal.SIGTERM)
+        resumed = launcher.end()
 
-    assert (copied.code, resumed.end().code) == (0, 143)
+    assert (copied.code, resumed.code) == (0, 143)
     assert queries.trials(open_reader(other), "s")[0].curve[: len(before.curve)] == before.curve
 
 
@@ -146,7 +144,7 @@ def test_copying_an_existing_running_or_unknown_study_is_refused(ended: Harness)
     assert not (ended.folder / "third" / "s").exists()
 
 
-def test_a_copy_that_differs_from_the_original_is_rolled_back(ended: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_differs_from_the_original_is_rolled_back(ended: Harness) -> None:
     other = f"sqlite:///{ended.folder / 'copies.db'}"
     storage = Storage(other, create=True)
     with storage.engine.begin() as connection:  # like a database that rounds
