@@ -128,7 +128,8 @@ def test_a_front_of_many_trials_has_a_report_with_importances(harness: Harness) 
     assert harness.train(budget={"trials": 21, "epochs": 1}, search=search, space=space).code == 0
 
     # a new process, with Optuna's default logging
-    answer = harness.start("report", "s", "--to", str(harness.folder / "s.html")).end()
+    with harness.start("report", "s", "--to", str(harness.folder / "s.html")) as launcher:
+        answer = launcher.end()
 
     assert answer.code == 0
     assert len(answer.err.splitlines()) == 2  # the answer in two sentences

@@ -21,7 +21,7 @@ DATA = {"fingerprint": "used", "classes": ["cat", "dog"]}
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def two_sets(tmp_path: Path) -> Path:
     """A cache with the images of one study and images that no study uses."""
     for fingerprint in ("used", "unused"):
         folder = tmp_path / "cache" / "sets" / fingerprint
@@ -70,7 +70,7 @@ def files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-def test_clean_removes_deleted_studies_and_half_written_files_of_others(url: str, cache: Path) -> None:
+def test_clean_removes_deleted_studies_and_half_written_files_of_others(url: str, two_sets: Path) -> None:
     add(url, "kept")
     storage = add(url, "gone")
     storage.delete_study(storage.get_study_id_from_name("gone"))
@@ -78,7 +78,7 @@ def test_clean_removes_deleted_studies_and_half_written_files_of_others(url: str
     (root / "photos").mkdir()
     (root / "photos" / "trial-00000").write_text("mine")
 
-    freed, messages = clean(url, cache)
+    freed, messages = clean(url, two_sets)
 
     assert files(root) == {
         *("studies.db", "photos/trial-00000"),
@@ -91,44 +91,44 @@ def test_clean_removes_deleted_studies_and_half_written_files_of_others(url: str
     ]
 
 
-def test_files_of_another_database_in_the_same_folder_are_kept(url: str, cache: Path) -> None:
+def test_files_of_another_database_in_the_same_folder_are_kept(url: str, two_sets: Path) -> None:
     add(url, "ours")
     add(url.replace("studies.db", "other.db"), "theirs")
     before = files(study_dir.of(url).root / "theirs")
 
-    clean(url, cache)
+    clean(url, two_sets)
 
     assert files(study_dir.of(url).root / "theirs") == before
 
 
-def test_half_written_files_of_a_running_study_are_kept(url: str, cache: Path) -> None:
+def test_half_written_files_of_a_running_study_are_kept(url: str, two_sets: Path) -> None:
     storage = add(url, "s")
     claims.claim(storage, storage.get_study_id_from_name("s"), this_process("me"))
 
-    freed, messages = clean(url, cache)
+    freed, messages = clean(url, two_sets)
 
     assert (freed, messages) == (0, [])
     assert (study_dir.of(url).trial("s", 0) / "next.ckpt.part").exists()
 
 
-def test_unused_images_are_removed_only_on_request(url: str, cache: Path) -> None:
+def test_unused_images_are_removed_only_on_request(url: str, two_sets: Path) -> None:
     add(url, "s")
-    clean(url, cache)
-    before = files(cache)
+    clean(url, two_sets)
+    before = files(two_sets)
 
-    freed, messages = clean(url, cache, data=True)
+    freed, messages = clean(url, two_sets, data=True)
 
     assert len(before) == 4
-    assert files(cache) == {"sets/used/meta.json", "sets/used/train.npy"}
+    assert files(two_sets) == {"sets/used/meta.json", "sets/used/train.npy"}
     assert freed > 1000
     assert messages[0].endswith("unused: images that no study uses")
 
 
-def test_a_second_clean_removes_nothing(url: str, cache: Path) -> None:
+def test_a_second_clean_removes_nothing(url: str, two_sets: Path) -> None:
     add(url, "s")
-    clean(url, cache, data=True)
+    clean(url, two_sets, data=True)
 
-    assert clean(url, cache, data=True) == (0, [])
+    assert clean(url, two_sets, data=True) == (0, [])
 
 
 TRIALS = (
@@ -158,13 +158,13 @@ def test_a_starting_run_removes_half_written_files_and_surplus_checkpoints(
     assert cleanup.remove_leftovers(dirs, storage.engine, "s") == 0
 
 
-def test_clean_removes_leftovers_of_every_study_and_reports_the_freed_bytes(url: str, cache: Path) -> None:
+def test_clean_removes_leftovers_of_every_study_and_reports_the_freed_bytes(url: str, two_sets: Path) -> None:
     fill(add(url, "s"), "s", TRIALS)
     fill(add(url, "t"), "t", TRIALS[:1])
     root = study_dir.of(url).root
 
     reclaimable = cleanup.reclaimable_bytes(url)
-    freed, messages = clean(url, cache)
+    freed, messages = clean(url, two_sets)
 
     assert reclaimable == freed == 2 * 4 + 9 * 5
     assert files(root / "s") == LEFT

@@ -42,7 +42,7 @@ def disk_usage(**changes: Any) -> DiskUsage:
     [
         pytest.param(disk_usage(), 99_500 * MB, False, id="the disk but for the reserve"),
         pytest.param(disk_usage(free=100 * MB, total=200 * MB), 90 * MB, False, id="a small disk has a small reserve"),
-        pytest.param(disk_usage(budget=100 * MB), 80 * MB, True, id="what the budget leaves"),
+        pytest.param(disk_usage(budget=100 * MB), 80 * MB, True, id="the rest of the budget"),
         pytest.param(
             disk_usage(budget=900_000 * MB), 99_500 * MB, False, id="the disk, where it has less than the budget"
         ),
@@ -71,7 +71,7 @@ def test_the_space_needed_covers_all_writes_until_the_next_check(usage: DiskUsag
     ("usage", "is_tight", "is_full"),
     [
         pytest.param(disk_usage(), False, False, id="plenty"),
-        pytest.param(disk_usage(budget=20 * MB + 3 * MIN_BYTES), False, False, id="three times what is needed"),
+        pytest.param(disk_usage(budget=20 * MB + 3 * MIN_BYTES), False, False, id="three times the needed space"),
         pytest.param(disk_usage(budget=19 * MB + 3 * MIN_BYTES), True, False, id="less than that"),
         pytest.param(disk_usage(used=7_900 * MB, budget=10_000 * MB), False, False, id="79 % used"),
         pytest.param(disk_usage(used=8_000 * MB, budget=10_000 * MB), True, False, id="80 % used"),

@@ -59,7 +59,7 @@ def test_a_copy_without_its_remote_checkpoints_prints_a_warning(harness: Harness
 def test_a_study_whose_launcher_was_killed_can_be_copied(harness: Harness) -> None:
     file = harness.write(budget={"trials": 1, "epochs": 4000})
     with harness.start("run", file, "--workers", "1") as killed:
-        killed.until(lambda: harness.steps() >= 1)
+        killed.until(lambda: harness.steps() >= 1)  # the end of the block kills it
 
     answer = harness.run("copy-study", "s", "--to", f"sqlite:///{harness.folder / 'other' / 'copies.db'}")
 

@@ -169,7 +169,9 @@ def test_batch_norm_over_a_single_number_is_impossible() -> None:
         pytest.param(ModelConfig(norm="none"), 1, 8, id="no-norm"),
     ],
 )
-def test_other_batches_are_possible(config: ModelConfig, batch_size: int, image_size: int) -> None:
+def test_larger_batches_more_pixels_and_other_norms_are_possible(
+    config: ModelConfig, batch_size: int, image_size: int
+) -> None:
     check_batch_size(config, batch_size, image_size=image_size, classes=10)
 
 

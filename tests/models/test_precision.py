@@ -29,8 +29,11 @@ def test_a_torch_that_names_no_units_computes_in_float32() -> None:
     assert not is_faster_in_bfloat16({})
 
 
-def test_auto_depends_on_this_cpu() -> None:
-    assert computes_bfloat16("auto", CPU) is is_faster_in_bfloat16(torch.cpu.get_capabilities())
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_auto_depends_on_this_cpu(monkeypatch: pytest.MonkeyPatch, has_amx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
+
+    assert computes_bfloat16("auto", CPU) is has_amx
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -110,18 +110,19 @@ def loss_on(training: Training, number: int = 0) -> float:
 
 
 ONE_STEP = [
-    *({"activation": name} for name in ("relu", "leaky_relu", "elu", "gelu", "silu")),
-    *({"norm": name} for name in ("batch", "group", "none")),
+    {},
+    *({"activation": name} for name in ("leaky_relu", "elu", "gelu", "silu")),
+    *({"norm": name} for name in ("group", "none")),
     *({"norm": name, "precision": "bfloat16"} for name in ("batch", "group", "none")),
     {"stem": "whiten"},
-    *({"pool": name} for name in ("max", "avg")),
-    *({"head": name} for name in ("gap", "max", "flatten")),
-    *({"residual": value} for value in (False, True)),
+    {"pool": "avg"},
+    *({"head": name} for name in ("max", "flatten")),
+    {"residual": True},
     *({"kernel_size": value} for value in (5, 7)),
     *({"dense_layers": value} for value in (0, 4)),
     {"pool_every": 2, "residual": True},
     *({"optimizer": name, "learning_rate": 0.002} for name in ("sgd", "muon", "adam", "adamw", "rmsprop")),
-    *({"scheduler": name} for name in ("none", "step", "linear", "cosine", "one_cycle", "plateau")),
+    *({"scheduler": name} for name in ("none", "step", "linear", "cosine", "plateau")),
     *({"scheduler": name, "warmup": 0.3} for name in ("none", "step", "cosine", "plateau")),
     {"label_smoothing": 0.1},
     {"clip": 0.5},
@@ -133,11 +134,12 @@ ONE_STEP = [
     {"logit_scale": 0.5},
     {"init": "dirac"},
     {"pool_every": 2, "pool_first": True},
-    {"precision": "bfloat16"},
 ]
 
 
-@pytest.mark.parametrize("changes", ONE_STEP, ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()))
+@pytest.mark.parametrize(
+    "changes", ONE_STEP, ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "defaults"
+)
 def test_one_step_on_a_batch_lowers_the_loss_of_that_batch(changes: dict[str, object]) -> None:
     model = {key: value for key, value in changes.items() if key in ModelConfig.model_fields}
     train = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
@@ -673,7 +675,8 @@ def on_gpu(first: int, stop: int) -> Iterator[Batch]:
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no NVIDIA GPU here; test_cuda_graph.py tests the same on CPUs"
+    not torch.cuda.is_available(),
+    reason="no NVIDIA GPU here; test_a_recorded_training_is_the_same_bit_for_bit tests the same on CPUs",
 )
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_gpu_trains_with_graphs_as_without(name: str) -> None:

@@ -46,7 +46,7 @@ def nearest(
             "conv_layers 4 -> 3",
             id="poolings behind a stem",
         ),
-        pytest.param({"batch_size": 128}, {}, "", id="what fits stays"),
+        pytest.param({"batch_size": 128}, {}, "", id="a fitting value stays"),
     ],
 )
 def test_the_nearest_value_that_fits_the_images_is_taken(

@@ -32,7 +32,6 @@ def test_the_time_of_evaluations_counts() -> None:
 
 def test_a_trial_has_the_minimum_of_updates_even_with_little_time() -> None:
     assert epochs(search_s=1.0) * 10_000 / 100 == pytest.approx(MIN_UPDATES)
-    assert MIN_UPDATES >= 200
 
 
 def test_the_number_of_epochs_has_a_maximum_for_few_images() -> None:
