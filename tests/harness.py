@@ -56,8 +56,12 @@ LONG: dict[str, Any] = {
     "space": {"learning_rate": 0.01, "dropout_conv": 0.2, "ema": 0.9, "scheduler": "plateau", "crop": 1, "flip": True},
 }
 
-#: A learning rate with which a trial learns nothing.
+#: A learning rate with which a trial learns nothing, and the learning rates from it to a good one.
 IDLE = 1e-9
+RATES: dict[str, Any] = {"low": IDLE, "high": 0.1, "log": True}
+
+#: The data of a stored study that is not trained.
+DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
 
 Tables = dict[str, Any]
 """A study file as TOML reads it."""
@@ -281,8 +285,8 @@ class Launcher:
 
     def family(self) -> tuple[psutil.Process, ...]:
         """All live processes of the launcher's process group, including the launcher."""
-        pids = [pid for pid in psutil.pids() if _group(pid) == self.process.pid]
-        return tuple(process for pid in pids if (process := _living(pid)) is not None)
+        pids = [pid for pid in psutil.pids() if group(pid) == self.process.pid]
+        return tuple(process for pid in pids if (process := living(pid)) is not None)
 
     def sweep(self) -> None:
         """Kill all remaining processes of the launcher, so that a failed test leaves none behind."""
@@ -388,6 +392,23 @@ def equal(one: object, other: object) -> bool:
     return bool(one == other)
 
 
+def group(pid: int) -> int | None:
+    """The process group of a process; None if the process does not exist."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def living(pid: int) -> psutil.Process | None:
+    """The process if it runs; None if it ended, even if its parent has not waited for it."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.Error:
+        return None
+
+
 def toml(tables: Tables) -> str:
     """The text of a study file with these tables."""
     lines = []
@@ -402,18 +423,3 @@ def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(part)}" for key, part in value.items()) + " }"
     return json.dumps(value)
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _living(pid: int) -> psutil.Process | None:
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except psutil.Error:
-        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages import copy_packages
+from tests.packages import copy_packages, replace
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +36,7 @@ NEW_VALUES = [
 def test_a_new_sampler_pruner_metric_or_data_source_is_refused_where_it_is_not_handled(tmp_path: Path) -> None:
     copy_packages(tmp_path)
     for file, old, new, _, _ in NEW_VALUES:
-        source = (tmp_path / file).read_text()
-        assert source.count(old) == 1
-        (tmp_path / file).write_text(source.replace(old, new))
+        replace(tmp_path, file, old, new)
 
     command = [sys.executable, "-m", "mypy", "--no-error-summary", "-p", "search", "-p", "data"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -9,8 +9,8 @@ import pytest
 from search.cli.main import VERBS
 from search.spec import study_spec
 from search.spec.parameters import DEFAULTS
+from tests.packages import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "studies/README.md")
 
 

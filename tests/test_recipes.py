@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import PATIENCE_S, toml
-from tests.packages import ROOT, copy_packages
+from tests.packages import ROOT, copy_packages, replace
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_recipes")]  # one copy for all
 STRIPES = '''
@@ -61,12 +61,6 @@ def files_of_recipe(heading: str) -> set[str]:
     """The files that a recipe of the README names."""
     text = (ROOT / "README.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     return set(re.findall(r"`((?:data|models|search)/[\w/]+\.py)`", text))
-
-
-def replace(copy: Path, file: str, old: str, new: str) -> None:
-    source = (copy / file).read_text()
-    assert source.count(old) == 1, f"{file} has {source.count(old)} x {old!r}"
-    (copy / file).write_text(source.replace(old, new))
 
 
 def check(copy: Path) -> None:

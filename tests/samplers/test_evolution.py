@@ -29,7 +29,7 @@ from search.spec.search_space import SearchSpace, sample
 from search.trial import runner
 from tests.harness import Harness, work
 
-HABITS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}
+DEFAULTS: Mapping[str, Value] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "layers": 3, "flip": False}
 
 SPACE = SearchSpace(
     parameters={
@@ -44,7 +44,7 @@ SPACE = SearchSpace(
     conditions={"momentum": ("optimizer", frozenset({"sgd"}))},
 )
 
-START = default_point(SPACE, HABITS)
+START = default_point(SPACE, DEFAULTS)
 
 
 def ended(
@@ -66,7 +66,7 @@ def ended(
 
 def drawn(seen: Sequence[FrozenTrial], *, number: int, seed: int = 0, space: SearchSpace = SPACE) -> dict[str, Value]:
     """Optuna name -> value of a trial."""
-    sampler = EvolutionSampler(seen, number=number, start=START, defaults=HABITS, seed=seed)
+    sampler = EvolutionSampler(seen, number=number, start=START, defaults=DEFAULTS, seed=seed)
     trial = optuna.create_study(sampler=sampler).ask()
     sample(space, trial)
     return dict(trial.params)
@@ -87,7 +87,7 @@ def test_the_start_point_has_the_usual_values_or_the_middle_of_the_range() -> No
 def test_a_usual_value_out_of_range_is_replaced_by_the_middle() -> None:
     only_adam = SearchSpace(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
 
-    assert default_point(only_adam, HABITS).params["learning_rate[adam]"] == pytest.approx(1e-3)
+    assert default_point(only_adam, DEFAULTS).params["learning_rate[adam]"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -211,7 +211,7 @@ def test_a_changed_choice_keeps_the_parent_value_if_it_is_in_range() -> None:
 def _rate_under_adam(rate: float) -> object:
     """The learning rate under adam if the parent has this rate under sgd, and only the optimizer is changed."""
     parent = Point({**START.params, "learning_rate": rate}, {"optimizer": CategoricalDistribution(("adam", "sgd"))})
-    sampler = EvolutionSampler([], number=1, start=parent, defaults=HABITS, seed=0)
+    sampler = EvolutionSampler([], number=1, start=parent, defaults=DEFAULTS, seed=0)
     trial = optuna.create_study(sampler=sampler).ask()
     return sample(SPACE, trial)["learning_rate"]
 

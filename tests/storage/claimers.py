@@ -1,17 +1,32 @@
-"""Processes that claim all trials of a study at once."""
+"""Claims of trials: one that must succeed, and those of processes that claim all trials of a study at once."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.process import this_process
+from search.process import LeaseOwner, this_process
 from search.storage import claims
+from search.storage.claims import Claim, Promotion
 from search.storage.rdb import Storage
 from search.storage.tables import TRIALS
 from search.workers import local
+
+
+def take(
+    storage: Storage,
+    study_id: int,
+    owner: LeaseOwner | None = None,
+    queue: Sequence[Mapping[str, Any]] = (),
+    promotion: Promotion | None = None,
+) -> Claim:
+    """Claim a trial as `claims.claim` does, and fail if none is claimable; by default for the owner of the storage."""
+    claim = claims.claim(storage, study_id, owner or this_process(storage.token or ""), queue, promotion)
+    assert claim is not None
+    return claim
 
 
 def states(storage: Storage) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,8 @@ import sqlalchemy as sa
 from search.errors import DatabaseError
 from search.storage.db_errors import redacted_url
 from search.storage.rdb import Storage
+from search.storage.retry import BUSY_S
+from tests.harness import locked
 
 
 def test_a_write_holds_the_lock_from_its_first_statement(url: str, make_study: Callable[[int], int]) -> None:
@@ -98,21 +101,24 @@ def test_opening_waits_until_the_database_is_unlocked(url: str, make_study: Call
     make_study(1)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
-    release = threading.Timer(2.5, other.close)
+    release = threading.Timer(BUSY_S + 1.5, other.close)
 
     release.start()
+    began = time.monotonic()
     storage = Storage(url)
+    waited_s = time.monotonic() - began
     release.join()
 
+    assert waited_s > BUSY_S
     assert storage.get_study_id_from_name("s") == 1
 
 
 def test_a_storage_that_should_stop_does_not_wait_for_a_lock(url: str, make_study: Callable[[int], int]) -> None:
     make_study(1)
     storage = Storage(url, should_stop=lambda: True)
-    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
 
-    with pytest.raises(DatabaseError, match="locked"):
+    with locked(url), pytest.raises(DatabaseError, match="locked"):
         storage.set_study_user_attr(1, "stop", True)
-    other.close()
+
+    assert time.monotonic() - began < storage.retry_timeout_s / 2

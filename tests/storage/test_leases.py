@@ -15,26 +15,19 @@ from optuna.trial import TrialState
 from search.errors import LeaseLostError
 from search.process import LeaseOwner, start_time, this_process
 from search.storage import claims, leases
-from search.storage.claims import Claim
 from search.storage.leases import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.storage.tables import LEASES, TRIALS
 from tests.databases import BOTH
 from tests.remote_owners import HASTY, far
-from tests.storage.claimers import run_claimers, states
+from tests.storage.claimers import run_claimers, states, take
 
 pytestmark = BOTH
 
 
 def owner(token: str = "me") -> LeaseOwner:
     return this_process(token)
-
-
-def take(storage: Storage, study_id: int, token: str = "me", queue: tuple[dict[str, float], ...] = ()) -> Claim:
-    claim = claims.claim(storage, study_id, owner(token), queue)
-    assert claim is not None
-    return claim
 
 
 @pytest.mark.slow
@@ -68,7 +61,7 @@ def test_queued_parameters_go_to_the_first_trials_in_order(url: str, make_study:
     storage = Storage(url, token="me")
     queue = ({"x": 0.25}, {"x": 0.75})
 
-    trial_claims = [take(storage, study_id, token, queue=queue) for token in "abc"]
+    trial_claims = [take(storage, study_id, owner(token), queue) for token in "abc"]
 
     fixed = [storage.get_trial(claim.trial_id).system_attrs.get("fixed_params") for claim in trial_claims]
     assert fixed == [{"x": 0.25}, {"x": 0.75}, None]
@@ -133,7 +126,7 @@ def test_crashes_do_not_add_up_while_a_final_training_makes_progress(
 
 def test_a_repeated_claim_returns_the_same_trial(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
-    storage = Storage(url)
+    storage = Storage(url, token="me")
 
     first, second = take(storage, study_id), take(storage, study_id)
 
@@ -155,18 +148,18 @@ def test_retried_trials_start_again_at_attempt_one(url: str, make_study: Callabl
 
 def test_a_former_owner_cannot_write_to_its_trial(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
-    zombie = Storage(url, token="zombie")
-    claim = take(zombie, study_id, "zombie")
-    leases.expire_dead(zombie, "zombie", "seemed dead")
-    new_owner = Storage(url, token="heir")
-    take(new_owner, study_id, "heir")
+    former_owner = Storage(url, token="former")
+    claim = take(former_owner, study_id)
+    leases.expire_dead(former_owner, "former", "seemed dead")
+    new_owner = Storage(url, token="new")
+    take(new_owner, study_id)
 
     for write in (
-        lambda: zombie.set_trial_intermediate_value(claim.trial_id, 1, 0.1),
-        lambda: zombie.set_trial_user_attr(claim.trial_id, "reason", "zombie"),
-        lambda: zombie.set_trial_system_attr(claim.trial_id, "config", {}),
-        lambda: zombie.set_trial_param(claim.trial_id, "x", 0.5, optuna.distributions.FloatDistribution(0, 1)),
-        lambda: zombie.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0]),
+        lambda: former_owner.set_trial_intermediate_value(claim.trial_id, 1, 0.1),
+        lambda: former_owner.set_trial_user_attr(claim.trial_id, "reason", "late"),
+        lambda: former_owner.set_trial_system_attr(claim.trial_id, "config", {}),
+        lambda: former_owner.set_trial_param(claim.trial_id, "x", 0.5, optuna.distributions.FloatDistribution(0, 1)),
+        lambda: former_owner.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [1.0]),
     ):
         with pytest.raises(LeaseLostError):
             write()
@@ -282,8 +275,8 @@ def test_a_study_has_a_live_owner_as_soon_as_one_lease_is_renewed(url: str, make
 def test_lease_tokens_and_claimable_trials_are_counted(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(3)
     storage = Storage(url)
-    take(storage, study_id, "a")
-    take(storage, study_id, "b")
+    take(storage, study_id, owner("a"))
+    take(storage, study_id, owner("b"))
     leases.release(storage, ["b"])
 
     with storage.engine.connect() as connection:
@@ -316,10 +309,10 @@ def test_the_lease_of_a_trial_that_was_ended_elsewhere_is_cleared(
 def test_expiry_with_an_old_renewal_count_keeps_a_newer_claim(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(2)
     storage = Storage(url, token="far")
-    first = take(storage, study_id, "far")
+    first = take(storage, study_id, owner("far"))
     old_renewals = storage.read(lambda tx: tx.execute(sa.select(LEASES.c.renewals)).scalar_one())
     storage.set_trial_state_values(first.trial_id, TrialState.COMPLETE, [1.0])
-    take(storage, study_id, "far")
+    take(storage, study_id, owner("far"))
 
     assert leases.expire_dead(storage, "far", "silent", renewals=old_renewals) == []
 

@@ -413,7 +413,7 @@ def test_a_disk_error_is_distinguished_from_an_invalid_database(make: Make, tmp_
         queries.studies(engine)
 
 
-def test_a_failed_open_does_not_print_the_password(tmp_path: Path) -> None:
+def test_a_failed_open_does_not_print_the_password() -> None:
     code = "from search.storage.read_only import open_reader; open_reader('postgresql+psycopg2://me:geheim@host/name')"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ())

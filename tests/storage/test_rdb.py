@@ -13,6 +13,7 @@ from search.storage import claims
 from search.storage.rdb import Storage
 from search.workers import local
 from tests.databases import BOTH
+from tests.storage.claimers import take
 
 T = TypeVar("T")
 
@@ -62,8 +63,7 @@ def test_our_storage_and_optunas_store_equal_trials(url: str, make_study: Callab
 def test_the_writes_of_a_failed_batch_are_rolled_back(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
-    claim = claims.claim(storage, study_id, this_process("t"))
-    assert claim is not None
+    claim = take(storage, study_id)
 
     def break_in_the_middle() -> None:
         with storage.batch():
@@ -89,8 +89,7 @@ def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], 
 def test_setting_a_state_that_is_not_final_is_refused(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     storage = Storage(url, token="t")
-    claim = claims.claim(storage, study_id, this_process("t"))
-    assert claim is not None
+    claim = take(storage, study_id)
 
     with pytest.raises(ValueError, match=r"only search\.storage\.claims and leases set"):
         storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
@@ -101,8 +100,7 @@ def test_a_rank_at_a_step_ignores_nan_and_failed_trials(url: str, make_study: Ca
     storage = Storage(url, token="t")
     outcomes = [(TrialState.PRUNED, 0.25), (TrialState.FAIL, 0.9), (TrialState.COMPLETE, float("nan"))]
     for number, (state, value) in enumerate([*outcomes, (TrialState.PRUNED, 0.5), (TrialState.COMPLETE, 0.75)]):
-        claim = claims.claim(storage, study_id, this_process("t"))
-        assert claim is not None
+        claim = take(storage, study_id)
         assert claim.number == number
         storage.set_trial_intermediate_value(claim.trial_id, 2, value)
         storage.set_trial_state_values(claim.trial_id, state)
@@ -153,8 +151,7 @@ def test_a_process_whose_answer_to_a_commit_is_lost_recognises_its_finished_tria
     url: str, make_study: Callable[[int], int]
 ) -> None:
     study_id = make_study(1)
-    claim = claims.claim(Storage(url, token="me"), study_id, this_process("me"), ())
-    assert claim is not None
+    claim = take(Storage(url, token="me"), study_id)
 
     storage = CommitsTwice(url, token="me")
     storage.set_trial_state_values(claim.trial_id, TrialState.COMPLETE, [0.5])

@@ -8,19 +8,10 @@ from search.storage import attr_keys
 from search.storage.rdb import Storage
 from search.study import stored_study
 from search.study.run_time import SAVE_S, SILENCE_S, RunTimeCounter
+from tests.clock import Clock
 from tests.databases import BOTH
 
 pytestmark = BOTH
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 @pytest.fixture
@@ -45,12 +36,12 @@ def test_the_process_that_runs_a_study_counts_and_one_that_joined_reads(
     clock: Clock, storage: tuple[Storage, int]
 ) -> None:
     runner, joined = (
-        RunTimeCounter(*storage, since=clock.time - 2.0, now=clock),
+        RunTimeCounter(*storage, since=clock.now - 2.0, now=clock),
         RunTimeCounter(*storage, since=None, now=clock),
     )
     totals = []
     for _ in range(4):
-        clock.time += SAVE_S
+        clock.now += SAVE_S
         totals += [tick(runner), tick(joined)]
 
     assert totals == [67.0, 67.0, 72.0, 72.0, 77.0, 77.0, 82.0, 82.0]
@@ -60,11 +51,11 @@ def test_the_process_that_runs_a_study_counts_and_one_that_joined_reads(
 def test_a_joined_process_takes_over_counting_after_a_long_silence(clock: Clock, storage: tuple[Storage, int]) -> None:
     joined = RunTimeCounter(*storage, since=None, now=clock)
 
-    clock.time += SILENCE_S - 1.0
+    clock.now += SILENCE_S - 1.0
     before = tick(joined)
-    clock.time += 1.0
+    clock.now += 1.0
     after = tick(joined)
-    clock.time += SAVE_S
+    clock.now += SAVE_S
     joined.end()
 
     assert (before, after) == (60.0, 60.0 + SILENCE_S)
@@ -73,17 +64,17 @@ def test_a_joined_process_takes_over_counting_after_a_long_silence(clock: Clock,
 
 def test_a_process_that_returns_leaves_counting_to_its_successor(clock: Clock, storage: tuple[Storage, int]) -> None:
     frozen, joined = (
-        RunTimeCounter(*storage, since=clock.time, now=clock),
+        RunTimeCounter(*storage, since=clock.now, now=clock),
         RunTimeCounter(*storage, since=None, now=clock),
     )
-    clock.time += SILENCE_S
+    clock.now += SILENCE_S
     tick(joined)
-    clock.time += SAVE_S
+    clock.now += SAVE_S
     tick(joined)
 
     tick(frozen)
     frozen.end()
-    clock.time += SAVE_S
+    clock.now += SAVE_S
     tick(joined)
 
     assert (frozen.is_counting, joined.is_counting) == (False, True)

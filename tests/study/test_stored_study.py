@@ -1,6 +1,5 @@
 """A stored study keeps its spec and images and refuses different ones."""
 
-import multiprocessing
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,9 +16,8 @@ from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.study import stored_study, strategy
 from search.study.stored_study import StoredStudy
-from search.workers import worker
-
-DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
+from search.workers import local
+from tests.harness import DATA
 
 
 def build(**changes: dict[str, Any]) -> StudySpec:
@@ -49,8 +47,7 @@ def test_a_created_study_can_be_opened_and_loaded(url: str) -> None:
 @pytest.mark.slow
 def test_processes_that_create_one_study_at_once_get_the_same_study(url: str) -> None:
     Storage(url, create=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.PRELOAD])
+    context = local.start_server()
     pipes = [context.Pipe(duplex=False) for _ in range(4)]
     processes = [context.Process(target=create_and_send, args=(url, theirs)) for _, theirs in pipes]
 

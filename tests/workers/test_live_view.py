@@ -4,7 +4,7 @@ import io
 import os
 import select
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TextIO
 
 import numpy as np
@@ -17,6 +17,7 @@ from rich.console import Console
 from search.analysis.eta import Eta, ProgressTracker, Snapshot, WorkerLine, eta
 from search.storage.records import RunningTrial, StudyProgress, StudyRecord, TrialCounts, TrialRecord
 from search.workers.live_view import LiveView, PlainView, Screen, finished_line, open_view
+from tests.clock import Clock
 
 COMPLETE = TrialRecord(
     study="s", number=3, state="COMPLETE", values=(0.8123,), params={"width": 32}, epochs=10.0, seconds=61.2
@@ -33,16 +34,6 @@ STUDY = StudyRecord(
     seconds_run=3600.0,
     spec={"search": {"objective": "accuracy"}, "budget": {"epochs": 10.0, "steps_per_epoch": 2}},
 )
-
-
-@dataclass
-class Clock:
-    """A clock that is set by hand."""
-
-    now: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def running(number: int, *steps: float) -> RunningTrial:
