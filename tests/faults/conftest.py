@@ -6,7 +6,7 @@ import pytest
 
 from search.spec import study_spec
 from search.study import inputs
-from tests.harness import Harness
+from tests.harness import Harness, quiet
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A cache of decoded images without the test images (I6)."""
     folder = tmp_path_factory.mktemp("cache-without-test-images")
     tables = Harness(folder, images, folder).tables()
-    inputs.prepare_data(study_spec.build(tables), folder, lambda _: None)
+    inputs.prepare_data(study_spec.build(tables), folder, quiet)
     test_files = sorted(folder.glob("sets/*/test*"))
     assert test_files, "the test images lie elsewhere now"
     for path in test_files:

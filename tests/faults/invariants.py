@@ -120,6 +120,13 @@ def rows(url: str, query: str, **values: object) -> list[tuple[Any, ...]]:
         return _rows(connection, query, **values)
 
 
+def all_completed_at_first_attempt(harness: Harness, name: str = "s") -> None:
+    """Check that every trial was completed at its first attempt."""
+    ends = [(trial.number, trial.state, trial.attempts, trial.crashes) for trial in harness.trials(name)]
+    hurt = [end for end in ends if end[1:] != ("COMPLETE", 1, ())]
+    assert not hurt, f"the fault hurt {hurt}"
+
+
 def best_is_reproducible(harness: Harness, name: str = "s") -> None:
     """I5: the best value is finite, and its checkpoint reaches it again on the validation images."""
     shown = ranking.best(open_reader(harness.url), name)

@@ -1,39 +1,15 @@
 """A database that another process locks for seconds, or that is read-only: no process dies, nothing is lost."""
 
-import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from search.storage.read_only import sqlite_path
 from search.storage.retry import BUSY_S
 from tests.faults.invariants import check, finished
-from tests.harness import Harness, paint, without_root
-
-#: Takes the exclusive lock of a SQLite file, which also blocks readers, as a backup by copying does.
-HOLD = """
-import sqlite3, sys, time
-connection = sqlite3.connect(sys.argv[1], timeout=60.0, isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-time.sleep(float(sys.argv[2]))
-connection.execute("ROLLBACK")
-"""
-
-
-@contextmanager
-def locked(harness: Harness, seconds: float) -> Iterator[None]:
-    """Another process locks the database for `seconds`; the lock is released at the end of the block."""
-    command = [sys.executable, "-c", HOLD, str(sqlite_path(harness.url)), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        yield
-        assert process.wait() == 0
+from tests.harness import Harness, locked, paint, without_root
 
 
 def test_a_database_that_is_locked_for_seconds_stops_no_worker(harness: Harness) -> None:
@@ -41,18 +17,18 @@ def test_a_database_that_is_locked_for_seconds_stops_no_worker(harness: Harness)
     harness.create(budget=budget)
     file = harness.write(budget=budget)
 
-    with locked(harness, 3.0):
+    # The lock also blocks readers, as a backup by copying does.
+    with locked(harness.url, "EXCLUSIVE"):
         launcher = harness.start("run", file, "--workers", "2")
-    try:
+        time.sleep(3.0)
+    with launcher:
         launcher.until(lambda: harness.steps() >= 2)
-        with locked(harness, BUSY_S + 1.5):  # longer than SQLite's driver waits by itself
-            pass
+        with locked(harness.url, "EXCLUSIVE"):
+            time.sleep(BUSY_S + 1.5)  # longer than SQLite's driver waits by itself
         launcher.until(lambda: harness.counts().finished >= 1)
-        with locked(harness, 3.0):
-            pass
+        with locked(harness.url, "EXCLUSIVE"):
+            time.sleep(3.0)
         answer = launcher.end()
-    finally:
-        launcher.sweep()
 
     assert answer.code == 0, answer.err
     check(harness, over=True)

@@ -1,4 +1,4 @@
-"""The lease protocol against a small model: claims, deaths, lease checks, zombies and budgets in any order."""
+"""The lease protocol against a small model: claims, deaths, lease checks, former owners and budgets in any order."""
 
 import json
 import socket
@@ -38,7 +38,10 @@ from search.storage.tables import CURVES, LEASES, TRIAL_ATTRS, TRIAL_PARAMS, TRI
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 from tests.databases import BOTH
+from tests.faults.invariants import FINISHED
+from tests.harness import DATA
 from tests.service.postgres import Server
+from tests.storage.claimers import take
 
 pytestmark = BOTH
 
@@ -56,12 +59,10 @@ TIMES = Timeouts(retry_timeout_s=0.5, renewal_interval_s=10, lease_timeout_s=32)
 DEATHS = 3
 #: The points to try first.
 QUEUE = ({"x": 0.25}, {"x": 0.75})
-DATA = {"fingerprint": "f" * 64, "classes": ["cat", "dog"]}
 SPEC = study_spec.build({"data": {}, "budget": {"trials": 4, "epochs": 9}, "search": {}, "space": {"width": [8, 16]}})
 OF_TRIALS = [
     table.name for table in (TRIALS, TRIAL_ATTRS, TRIAL_SYSTEM_ATTRS, TRIAL_PARAMS, TRIAL_VALUES, CURVES, LEASES)
 ]
-FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 #: The name of a table, and a row of it.
 Row = tuple[str, dict[str, Any]]
@@ -110,7 +111,7 @@ class Trial:
 
 @dataclass(slots=True)
 class Watcher:
-    """A lease monitor with a separate clock, and the model of what it must observe."""
+    """A lease monitor with a separate clock, and the model of its expected observations."""
 
     zero: float
     """Reading of its clock at time 0."""
@@ -134,7 +135,7 @@ class SharedDatabase:
     broken: Storage
     """A storage whose leases cannot be read."""
     connection: sa.Connection
-    """Reads the database without code of the product; every statement sees what others have committed."""
+    """Reads the database without code of the product; every statement sees the commits of others."""
 
     def rows(self) -> Rows:
         """Every row about every trial, by its id."""
@@ -176,7 +177,7 @@ def stored_trial(rows: list[Row]) -> Trial:
 WRITES: dict[str, Callable[[Storage, int], object]] = {
     "a parameter": lambda storage, trial_id: storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1)),
     "a step": lambda storage, trial_id: storage.set_trial_intermediate_value(trial_id, 9, 0.9),
-    "a reason": lambda storage, trial_id: storage.set_trial_user_attr(trial_id, "reason", "a zombie"),
+    "a reason": lambda storage, trial_id: storage.set_trial_user_attr(trial_id, "reason", "late"),
     "a mark": lambda storage, trial_id: storage.set_trial_system_attr(trial_id, "config", {}),
     "its end": lambda storage, trial_id: storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0]),
 }
@@ -288,7 +289,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.trials)
     @rule(token=ANY_TOKEN, kind=st.sampled_from(sorted(WRITES)), data=st.data())
-    def writes_to_what_it_does_not_own(self, token: str, kind: str, data: st.DataObject) -> None:
+    def writes_to_a_trial_of_another_owner(self, token: str, kind: str, data: st.DataObject) -> None:
         foreign = [number for number, trial in self.trials.items() if trial.token != token]
         if not foreign:
             return
@@ -336,7 +337,7 @@ class LeaseMachine(RuleBasedStateMachine):
             self.claims(token)
 
     @rule(watcher=st.integers(0, 1), times=st.integers(1, 5), renewed=st.lists(ANY_TOKEN, max_size=2))
-    def renews_and_looks_at_every_renewal(self, watcher: int, times: int, renewed: list[str]) -> None:
+    def renews_and_checks_leases_at_every_interval(self, watcher: int, times: int, renewed: list[str]) -> None:
         for token in set(renewed) & set(self.busy()):
             self._renews(token)
         leases.renew(self.shared.storage, renewed)
@@ -348,7 +349,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self._check_leases(self.watchers[watcher], after=TIMES.renewal_interval_s)
 
     @rule(watcher=st.integers(0, 1), gap=GAPS_S, own=st.sets(ANY_TOKEN, max_size=3), in_vain=st.booleans())
-    def looks_after(self, watcher: int, gap: float, own: set[str], in_vain: bool) -> None:
+    def checks_leases_after_a_gap(self, watcher: int, gap: float, own: set[str], in_vain: bool) -> None:
         self._check_leases(self.watchers[watcher], after=1)
         if in_vain:
             self._check_leases_in_vain(self.watchers[watcher], after=gap)
@@ -502,8 +503,7 @@ def fill(storage: Storage) -> None:
     """Create a study with trials in several states."""
     stored = stored_study.open_or_create(storage, SPEC, name="beside it", data=DATA)
     for end in FINISHED:
-        claim = claims.claim(storage, stored.id, this_process("neighbour"))
-        assert claim is not None
+        claim = take(storage, stored.id)
         storage.set_trial_state_values(claim.trial_id, TrialState[end])
     leases.retry_failed(storage, stored.id)
     claims.claim(storage, stored.id, this_process("neighbour"))
@@ -545,7 +545,7 @@ def test_the_lease_protocol_agrees_with_its_model_after_events_in_any_order(shar
 
 @pytest.fixture
 def machine(shared: SharedDatabase) -> Iterator[LeaseMachine]:
-    """A machine to be driven by hand; one owner, on another machine, holds a trial."""
+    """A state machine whose rules a test calls. One owner, on another computer, holds a trial."""
     driven = LeaseMachine(shared)
     driven.begins(["elsewhere", "here", "here"], busy=1)
     yield driven
@@ -553,7 +553,7 @@ def machine(shared: SharedDatabase) -> Iterator[LeaseMachine]:
 
 
 def test_a_new_claim_of_a_silent_owner_renews_its_lease(machine: LeaseMachine) -> None:
-    machine.renews_and_looks_at_every_renewal(watcher=0, times=5, renewed=[])
+    machine.renews_and_checks_leases_at_every_interval(watcher=0, times=5, renewed=[])
 
     machine.the_database_agrees_with_the_model()
     assert machine.busy() == ["0 elsewhere"]

@@ -12,13 +12,10 @@ import pytest
 from search.storage import ranking
 from search.storage.read_only import open_reader, sqlite_path
 from search.storage.records import TrialRecord
-from tests.faults.injector.sitecustomize import Fault, environment, injected
+from tests.faults.commands import start_with_faults
+from tests.faults.injector.sitecustomize import Fault, injected
 from tests.faults.invariants import check, finished
-from tests.harness import LONG, Harness, equal
-
-#: A learning rate with which a trial learns nothing, and so ranks behind every other trial.
-IDLE = 1e-9
-RATES = {"low": IDLE, "high": 0.1, "log": True}
+from tests.harness import IDLE, LONG, RATES, Harness, equal
 
 
 def pruned_by(pruner: str, *, good: int, idle: int) -> dict[str, Any]:
@@ -119,16 +116,16 @@ LAUNCHER: dict[str, Point] = {
         faults=(launcher("study.stored_study:open_or_create", "commit", 2),), codes=(DEAD,)
     ),
     "after the start of the pool": Point(faults=(launcher("workers.local:start_server"),), codes=(DEAD,)),
-    "before the first renewal": Point(
+    "after the claim, before the lease is renewed": Point(
         faults=(worker("storage.claims:claim", "after", 2, to="launcher", pause_s=30.0),), codes=(DEAD,), hit={1: 2}
     ),
-    "before its first look at the leases": Point(
+    "before it renews leases for the first time": Point(
         faults=(launcher("storage.leases:renew", "before"),), codes=(DEAD,), hit=None
     ),
     "while it takes back the trial of a dead worker": Point(
         faults=(CLAIMED, launcher("storage.leases:expire_dead", "commit")), codes=(DEAD,), hit={1: 2}
     ),
-    "while it takes up what another launcher left": Point(
+    "while it takes up the trials of another launcher": Point(
         faults=(
             worker("storage.claims:claim", "after", 2, to="launcher", pause_s=30.0),
             launcher("storage.leases:expire_dead", "commit"),
@@ -165,7 +162,7 @@ POINTS = (
 
 
 def result(trial: TrialRecord) -> tuple[Any, ...]:
-    """The fields in which a trial equals its undisturbed twin: all but times and attempts."""
+    """The fields in which a trial equals the same trial of the undisturbed study: all but times and attempts."""
     return trial.number, trial.state, trial.params, trial.curve, trial.values, trial.seed, trial.reason
 
 
@@ -222,14 +219,8 @@ def run_to_end(harness: Harness, point: Point) -> None:
 
 
 def run_with_faults(harness: Harness, words: Sequence[str], point: Point, code: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(point.faults, harness.folder).items():
-            patch.setenv(name, value)
-        run = harness.start(*words)
-    try:
+    with start_with_faults(harness, point.faults, *words) as run:
         answer = run.end()
-    finally:
-        run.sweep()
     assert answer.code == code, answer.err
     last = point.faults[-1]
     if (last.process, last.moment) == ("launcher", "commit") and injected(harness.folder) == len(point.faults):
