@@ -24,16 +24,16 @@ class Model:
 
     trial: tuple[float, float, float]
     """Constant; per worker; per trial of the study."""
-    look: tuple[float, float, float]
+    poll: tuple[float, float, float]
     lock_s: float
     """Upper limit of the time for which a claim blocks all others: its duration without other claims."""
 
     def cores(self, workers: float, trial_s: float, size: float) -> float:
         """Cores of the server that `workers` workers keep busy."""
         terms = (1.0, workers, size)
-        trial, look = (float(np.dot(part, terms)) for part in (self.trial, self.look))
+        trial, poll = (float(np.dot(part, terms)) for part in (self.trial, self.poll))
         machines = math.ceil(workers / WORKERS_PER_MACHINE)
-        return workers / trial_s * trial + machines / pause_s(0.0, machines=machines) * look
+        return workers / trial_s * trial + machines / pause_s(0.0, machines=machines) * poll
 
     def max_workers(self, cores: float, trial_s: float, size: float) -> int:
         """Maximum number of workers that keep at most `cores` busy."""
@@ -50,11 +50,11 @@ class Model:
 
 def model(rows: Sequence[Measured]) -> Model:
     """Fit the model to the load of the server in these rows."""
-    windows = [window for window in rows if window.trials and window.looks]
+    windows = [window for window in rows if window.trials and window.polls]
     smallest = min(windows, key=lambda window: window.row.workers)
     return Model(
         trial=fitted(windows, lambda window: window.trial_cpu_s),
-        look=fitted(windows, lambda window: window.look_cpu_s),
+        poll=fitted(windows, lambda window: window.poll_cpu_s),
         lock_s=percentile(smallest.calls["claim"], 50),
     )
 

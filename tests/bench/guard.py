@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from search.analysis import correctness
 from search.analysis.selection import SEED_SD, BaselineComparison, Lead
 from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from tests.bench import replay
 from tests.bench.measure import ROOT, Figure, Result, Table
 
 RECORDS = ROOT / "studies" / "records"
@@ -51,7 +52,7 @@ Draw = Callable[[np.random.Generator, int], Floats]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class NetworkSource:
     """The source of the networks of simulated searches."""
 
     name: str
@@ -85,8 +86,8 @@ def guarded(right: NDArray[np.bool_]) -> int:
         )
         for number, row in enumerate(right)
     )
-    clear = BaselineComparison(study=STUDY, trials=trials, judged=len(trials) - 1).significant
-    return clear[0].trial.number if clear else 0
+    significant = BaselineComparison(study=STUDY, trials=trials, judged=len(trials) - 1).significant
+    return significant[0].trial.number if significant else 0
 
 
 def best_looking(right: NDArray[np.bool_]) -> int:
@@ -97,13 +98,13 @@ def best_looking(right: NDArray[np.bool_]) -> int:
 POLICIES: Mapping[str, Callable[[NDArray[np.bool_]], int]] = {"the best": best_looking, "guarded": guarded}
 
 
-def gains(world: World, *, challengers: int, images: int, seed: int, searches: int) -> Mapping[str, Floats]:
+def gains(source: NetworkSource, *, challengers: int, images: int, seed: int, searches: int) -> Mapping[str, Floats]:
     """Gain of each policy over the known point, after the final training; one value per search."""
     rng = np.random.default_rng(seed)
     gained: dict[str, list[float]] = {name: [] for name in POLICIES}
     for _ in range(searches):
-        accuracies = world.draw(rng, challengers)
-        final_accuracies = accuracies + rng.normal(0, world.length / math.sqrt(2), len(accuracies))
+        accuracies = source.draw(rng, challengers)
+        final_accuracies = accuracies + rng.normal(0, source.length / math.sqrt(2), len(accuracies))
         right = recognised(rng, accuracies, images)
         for name, policy in POLICIES.items():
             gained[name].append(final_accuracies[policy(right)] - final_accuracies[0])
@@ -134,8 +135,7 @@ def recorded(accuracies: Sequence[float], *, low: float, high: float) -> Draw:
 
 def curves() -> list[float]:
     """Final accuracies of the 216 recorded networks of one small space."""
-    rows = json.loads((RECORDS / "2026-11-24_curves" / "curves.json").read_text())["trials"]
-    return [row["curve"][-1] for row in rows]
+    return [curve[-1] for curve in replay.table().curves.values()]
 
 
 def networks() -> list[float]:
@@ -144,17 +144,25 @@ def networks() -> list[float]:
     return [row["curve"][2] for rows in recordings.values() for row in rows if len(row["curve"]) >= 3]
 
 
-def worlds() -> tuple[World, ...]:
+def network_sources() -> tuple[NetworkSource, ...]:
     """All sources of simulated searches."""
     small, large = curves(), networks()
     return (
-        World(name="all alike", draw=alike, length=0.0),
-        World(name="few are better", draw=around, length=0.0),
-        World(name="few are better, and length matters", draw=around, length=LENGTH),
-        World(name=f"{len(small)} recorded, of the best tenth", draw=recorded(small, low=0.0, high=0.1), length=LENGTH),
-        World(name=f"{len(small)} recorded, a good one", draw=recorded(small, low=0.1, high=0.3), length=LENGTH),
-        World(name=f"{len(large)} recorded, of the best tenth", draw=recorded(large, low=0.0, high=0.1), length=LENGTH),
-        World(name=f"{len(large)} recorded, a good one", draw=recorded(large, low=0.1, high=0.3), length=LENGTH),
+        NetworkSource(name="all alike", draw=alike, length=0.0),
+        NetworkSource(name="few are better", draw=around, length=0.0),
+        NetworkSource(name="few are better, and length matters", draw=around, length=LENGTH),
+        NetworkSource(
+            name=f"{len(small)} recorded, of the best tenth", draw=recorded(small, low=0.0, high=0.1), length=LENGTH
+        ),
+        NetworkSource(
+            name=f"{len(small)} recorded, a good one", draw=recorded(small, low=0.1, high=0.3), length=LENGTH
+        ),
+        NetworkSource(
+            name=f"{len(large)} recorded, of the best tenth", draw=recorded(large, low=0.0, high=0.1), length=LENGTH
+        ),
+        NetworkSource(
+            name=f"{len(large)} recorded, a good one", draw=recorded(large, low=0.1, high=0.3), length=LENGTH
+        ),
     )
 
 
@@ -167,17 +175,23 @@ def carried() -> Table:
     table_rows = []
     for end, last in ((1, 9), (3, 9)):
         for challengers in (1, 12, 40):
-            clear = lost = 0
+            significant = lost = 0
             for first, second in permutations(trials, 2):
                 now, later = (correctness.pair(first.correct, second.correct, step) for step in (end, last))
                 if now is None or later is None:
                     continue
                 if Lead(trial=first, pair=now, challengers=challengers).is_significant:
-                    clear, lost = clear + 1, lost + (later.lead < 0)
+                    significant, lost = significant + 1, lost + (later.lead < 0)
             table_rows.append(
-                (f"{end} of 9", str(challengers), str(clear), str(lost), f"{100 * lost / max(1, clear):.1f} %")
+                (
+                    f"{end} of 9",
+                    str(challengers),
+                    str(significant),
+                    str(lost),
+                    f"{100 * lost / max(1, significant):.1f} %",
+                )
             )
-    heads = ("clear after", "challengers", "pairs", "behind at the end", "")
+    heads = ("significant after", "challengers", "pairs", "behind at the end", "")
     return Table(title=f"Leads of {len(trials)} recorded networks", heads=heads, rows=tuple(table_rows))
 
 
@@ -185,15 +199,15 @@ def run_benchmark(quick: bool) -> Result:
     """Every source with few and many challengers, on few and many images."""
     searches = 20 if quick else SEARCHES
     rows, below = [], []
-    for seed, world in enumerate(worlds()):
+    for seed, source in enumerate(network_sources()):
         for challengers in (12, 40):
             for images in (200, 2000):
-                gained = gains(world, challengers=challengers, images=images, seed=seed, searches=searches)
+                gained = gains(source, challengers=challengers, images=images, seed=seed, searches=searches)
                 shares = {name: fmean(values < 0) for name, values in gained.items()}
                 below.append(shares["guarded"])
                 rows.append(
                     (
-                        world.name,
+                        source.name,
                         str(challengers),
                         f"{images:,}",
                         *(f"{100 * shares[name]:.1f} %" for name in POLICIES),

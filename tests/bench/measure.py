@@ -6,7 +6,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -120,8 +120,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def page(result: Result, command: str) -> str:
     """The result as Markdown."""
-    lines = [f"# {result.name}", "", f"`{command}` at commit {commit()}, {time.strftime('%Y-%m-%d')}.", ""]
-    lines += [f"{hardware()}; {versions()}.", "", *(f"- {line}" for line in result.about)]
+    lines = [*heading(result.name, command, package_versions()), *(f"- {line}" for line in result.about)]
     if result.comparisons:
         lines += ["", *table(COMPARED, [_compared(row) for row in result.comparisons])]
     if result.figures:
@@ -133,27 +132,48 @@ def page(result: Result, command: str) -> str:
 
 def keep(result: Result, command: str) -> Path:
     """Write the page and the figures to a new folder under studies/records/, and return the folder."""
-    record = folder(result.name)
-    record.mkdir(parents=True, exist_ok=True)
-    (record / "README.md").write_text(page(result, command))
-    (record / "result.json").write_text(json.dumps(as_json(result, command), indent=1) + "\n")
-    return record
+    return write_record(result.name, page(result, command), as_json(result, command))
 
 
-def folder(name: str) -> Path:
-    """The folder of a record with this name, from today and this machine."""
-    record_name = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(name)))
-    return ROOT / "studies" / "records" / record_name
+def package_versions() -> dict[str, str]:
+    """Versions of Python and the packages."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def heading(name: str, command: str, versions: Mapping[str, str]) -> list[str]:
+    """The first lines of the page of a record: its name and its origin."""
+    command_and_commit = f"`{command}` at commit {commit()}, {time.strftime('%Y-%m-%d')}."
+    return [f"# {name}", "", command_and_commit, "", f"{hardware()}; {listed(versions)}.", ""]
+
+
+def listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def origin(name: str, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    """The heading of a record for its JSON file."""
+    return {
+        "name": name,
+        "command": command,
+        "commit": commit(),
+        "hardware": hardware(),
+        "versions": dict(versions),
+    }
+
+
+def write_record(name: str, text: str, stored: Mapping[str, Any]) -> Path:
+    """Write a page and its figures to a new folder under studies/records/, and return the folder."""
+    folder_name = "_".join((time.strftime("%Y-%m-%d"), slug(hardware().split(";")[0]), slug(name)))
+    folder = ROOT / "studies" / "records" / folder_name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(text)
+    (folder / "result.json").write_text(json.dumps(stored, indent=1) + "\n")
+    return folder
 
 
 def as_json(result: Result, command: str) -> dict[str, Any]:
     """All measurements, unrounded."""
-    return {
-        "name": result.name,
-        "command": command,
-        "commit": commit(),
-        "hardware": hardware(),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+    return origin(result.name, command, package_versions()) | {
         "about": result.about,
         "comparisons": [
             {
@@ -184,10 +204,6 @@ def aligned(table: Table) -> list[str]:
     ]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return [f"| {' | '.join(row)} |" for row in (padded[0], rule, *padded[1:])]
-
-
-def versions() -> str:
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
 
 
 def slug(text: str) -> str:

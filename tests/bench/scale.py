@@ -15,25 +15,28 @@ import sqlalchemy as sa
 
 from search.storage.retry import NOTICE_S, Timeouts
 from search.workers.polling import MAX_POLLS_PER_S, MIN_INTERVAL_S
+from tests.bench.bookkeeping import drawn_parameters
 from tests.bench.capacity import FULL, Model, model
 from tests.bench.measure import Figure, Result, Table
 from tests.bench.window import (
-    DRAWN,
-    LIFE,
+    LAUNCHER_CALLS,
     MOST_PROCESSES,
     MOST_S,
     MOST_SHARE,
     STEPS,
+    TRIAL_CALLS,
     TRIAL_S,
-    WATCH,
     WORKERS_PER_MACHINE,
     Measured,
     Row,
     measure,
     percentile,
+    tables,
 )
 from tests.service.postgres import missing, serving, version
 
+#: Goals of this project: bookkeeping of a trial in percent of its training, and the growth of its storage time.
+MOST_PERCENT, MOST_GROWTH = 2.0, 2.0
 RATE = 256 / TRIAL_S
 """Trials per second: with too few workers for this rate, time is compressed until they reach it."""
 SHORTEST_S = 2.0
@@ -108,7 +111,7 @@ def on_sqlite(row: Row) -> Measured:
 def print_progress(database: str, window: Measured) -> Measured:
     """Print the result of a row to stderr, and return it."""
     line = f"{database}, {window.row.workers:,} workers: {window.trials:.0f} trials in {window.seconds:.0f} s, "
-    print(line + f"{window.ms(*LIFE):.0f} ms a trial, {window.busy:.0%} busy", file=sys.stderr, flush=True)
+    print(line + f"{window.ms(*TRIAL_CALLS):.0f} ms a trial, {window.busy:.0%} busy", file=sys.stderr, flush=True)
     return window
 
 
@@ -117,7 +120,7 @@ def print_progress(database: str, window: Measured) -> Measured:
 
 def report(rows: Sequence[Measured], files: Sequence[Measured], grown: Sequence[Measured], pruned: Measured) -> Result:
     small, large = grown
-    storage = [name for name in LIFE if name != "sampler"]
+    storage = [name for name in TRIAL_CALLS if name != "sampler"]
     target = next((window for window in rows if window.row.workers == 256), rows[-1])
     fitted_model = model([*rows, *grown])
     return Result(
@@ -125,16 +128,16 @@ def report(rows: Sequence[Measured], files: Sequence[Measured], grown: Sequence[
         about=about(rows, files, fitted_model),
         figures=(
             Figure(
-                what=f"{target.row.workers} workers on PostgreSQL, {target.row.trial_s:g} s of training: what is added",
+                what=f"{target.row.workers} workers on PostgreSQL, {target.row.trial_s:g} s of training: bookkeeping",
                 unit="%",
                 values=(100 * target.share,),
-                limit=2.0,
+                limit=MOST_PERCENT,
             ),
             Figure(
                 what=f"storage of a trial at {large.row.history:,} trials, by that at {small.row.history:,}",
                 unit="x",
                 values=(large.ms(*storage) / small.ms(*storage),),
-                limit=2.0,
+                limit=MOST_GROWTH,
             ),
             Figure(
                 what="the same, in CPU seconds of the server",
@@ -161,15 +164,16 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], fitted_model: Mod
         fixed, worker, trial = (1000 * cost for cost in costs)
         return f"{fixed:.1f} ms + {worker:.3f} ms a worker + {trial:.4f} ms a trial of the study"
 
+    drawn = drawn_parameters(tables()["space"])
     return (
-        f"Trials of {STEPS} steps; {DRAWN} parameters drawn by tpe, asha with three rungs, 5 % audited. Training is "
+        f"Trials of {STEPS} steps; {drawn} parameters drawn by tpe, asha with three rungs, 5 % audited. Training is "
         "simulated by waiting. The value of a step comes from a recorded curve, raised above those of earlier trials; "
         "no rung ends a trial, and each is complete. In the row with * rungs end trials as usual.",
         f"The loops are those of workers (a thread and a connection each, in up to {MOST_PROCESSES} processes) and "
         f"of launchers (one for {WORKERS_PER_MACHINE} workers, a poll every {MIN_INTERVAL_S:g} s, or "
         f"{MAX_POLLS_PER_S:g} per second together, a renewal every {Timeouts().renewal_interval_s:g} s).",
         "faster: the factor of time compression, for workers and launchers alike. ms a trial: all work of a worker "
-        "except the wait for training. looks: the polls of launchers, of those due; they run at a lower priority. "
+        "except the wait for training. polls/s: those of launchers, of those due; they run at a lower priority. "
         f"waited: calls that waited for the database for {NOTICE_S:g} s or longer, since the start.",
         "Server and simulated workers share this computer: if it is busy, times are upper bounds; CPU seconds are not.",
         "Python's garbage collector is off in the simulated workers, because it would stop all threads of a process.",
@@ -177,7 +181,7 @@ def about(rows: Sequence[Measured], files: Sequence[Measured], fitted_model: Mod
         f"SQLite {sqlite3.sqlite_version}, DELETE journal, synchronous FULL, on the disk.",
         f"Saturation on PostgreSQL: {saturation(rows)}; on SQLite: {saturation(files)}. A row is saturated if a trial "
         f"takes {MOST_SHARE:.0%} longer, one call in a hundred takes {MOST_S:g} s, or a worker or launcher fails.",
-        f"CPU of the server, fitted: a trial {parts(fitted_model.trial)}; a poll {parts(fitted_model.look)}.",
+        f"CPU of the server, fitted: a trial {parts(fitted_model.trial)}; a poll {parts(fitted_model.poll)}.",
         f"A claim alone takes {1000 * fitted_model.lock_s:.1f} ms; it blocks other claims for most of this time.",
     )
 
@@ -209,7 +213,7 @@ def overview_row(window: Measured) -> tuple[str, ...]:
         f"{window.row.speed:.3g}x",
         f"{window.trials / window.seconds:.2f}",
         f"{window.offered:.2f}",
-        f"{window.ms(*LIFE):.0f}",
+        f"{window.ms(*TRIAL_CALLS):.0f}",
         f"{window.ms('sampler'):.0f}",
         f"{window.share:.2%}",
         f"{name} {worst:.2f} s",
@@ -222,8 +226,8 @@ def named(window: Measured) -> str:
 
 
 def loads(title: str, rows: Sequence[Measured]) -> Table:
-    server = ("conn.", "MB each", "cores", "ms a trial", "ms a look")
-    heads = ("workers", *server, "looks/s", "of", "worker's own ms", "waited", "died")
+    server = ("conn.", "MB each", "cores", "ms a trial", "ms a poll")
+    heads = ("workers", *server, "polls/s", "of", "worker's own ms", "waited", "died")
     return Table(title=title, heads=heads, rows=tuple(loads_row(window) for window in rows))
 
 
@@ -234,9 +238,9 @@ def loads_row(window: Measured) -> tuple[str, ...]:
         f"{window.connection_mb:.1f}",
         f"{sum(window.base_cpu_s.values()) / window.seconds:.2f}",
         f"{1000 * window.trial_cpu_s:.0f}",
-        f"{1000 * window.look_cpu_s:.0f}",
-        f"{window.looks / window.seconds:.1f}",
-        f"{window.row.looks:.1f}",
+        f"{1000 * window.poll_cpu_s:.0f}",
+        f"{window.polls / window.seconds:.1f}",
+        f"{window.row.polls:.1f}",
         f"{1000 * window.own_cpu_s / max(1, window.trials):.0f}",
         str(window.waited),
         str(window.died),
@@ -251,7 +255,7 @@ def calls(title: str, rows: Sequence[Measured]) -> Table:
     return Table(
         title=title,
         heads=("call", *map(named, rows)),
-        rows=tuple((name, *(cell(window, name) for window in rows)) for name in (*LIFE, *WATCH)),
+        rows=tuple((name, *(cell(window, name) for window in rows)) for name in (*TRIAL_CALLS, *LAUNCHER_CALLS)),
     )
 
 
@@ -259,7 +263,7 @@ def trial_costs(title: str, rows: Sequence[Measured]) -> Table:
     return Table(
         title=title,
         heads=("call", *(f"{window.row.history:,}" for window in rows)),
-        rows=tuple((name, *(f"{window.ms(name):.1f}" for window in rows)) for name in LIFE),
+        rows=tuple((name, *(f"{window.ms(name):.1f}" for window in rows)) for name in TRIAL_CALLS),
     )
 
 

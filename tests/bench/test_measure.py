@@ -49,7 +49,7 @@ def test_a_page_has_n_median_range_target_and_missed_targets() -> None:
 def test_both_sides_run_a_trial_in_copies_of_one_study(tmp_path: Path) -> None:
     database = bookkeeping.make_database(tmp_path / "60.db", 60)
 
-    values = bookkeeping.both(database, bookkeeping.live_ours, bookkeeping.live_theirs, 1)
+    values = bookkeeping.both(database, bookkeeping.trial_ours, bookkeeping.trial_theirs, 1)
     reads = bookkeeping.both(database, bookkeeping.open_ours, bookkeeping.open_theirs, 1)
 
     assert min(*values["ours"], *values["theirs"], *reads["ours"], *reads["theirs"]) > 0

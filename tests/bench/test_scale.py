@@ -1,6 +1,5 @@
 """The simulated workers run the real loops without training; the report agrees with their measurements."""
 
-import json
 import re
 import time
 from pathlib import Path
@@ -13,12 +12,11 @@ from search.storage import queries
 from search.storage.read_only import open_reader
 from tests.bench import capacity, replay, scale, window
 from tests.bench.capacity import Model
-from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import Table, aligned, page
 from tests.bench.meter import Meter
-from tests.bench.window import LIFE, MACHINE, STEPS, STUDY, WATCH, WORKER, Measured, Row
-
-PATIENCE_S = 90.0
+from tests.bench.simulated_workers import Part, curve, lifted
+from tests.bench.window import LAUNCHER_CALLS, MACHINE, STEPS, STUDY, TRIAL_CALLS, WORKER, Measured, Row
+from tests.harness import wait_until
 
 
 def part(url: str, *, is_machines: bool = False) -> Part:
@@ -42,14 +40,12 @@ def test_simulated_workers_and_their_machine_make_every_call_and_complete_trials
     folder = str(tmp_path)
 
     with window.process(part(url), folder) as workers, window.process(part(url, is_machines=True), folder) as machines:
-        crowd = (workers, machines)
-        for member in crowd:
-            assert member.stdout is not None
-            assert member.stdout.readline() == "ready\n"
-        wait_for_trials(url, 20 + 6)
-        worker_calls, machine_calls = called(workers, {*LIFE, "train"}), called(machines, set(WATCH))
+        window.wait_until_ready((workers, machines))
+        engine = open_reader(url)
+        wait_until(lambda: queries.study(engine, STUDY).counts.complete >= 20 + 6)
+        worker_calls, machine_calls = called(workers, {*TRIAL_CALLS, "train"}), called(machines, set(LAUNCHER_CALLS))
 
-    assert (worker_calls, machine_calls) == ({*LIFE, "train"}, set(WATCH))
+    assert (worker_calls, machine_calls) == ({*TRIAL_CALLS, "train"}, set(LAUNCHER_CALLS))
     trials = queries.trials(open_reader(url), STUDY)
     complete = [trial for trial in trials[22:] if trial.state == "COMPLETE"]
     assert complete
@@ -57,28 +53,21 @@ def test_simulated_workers_and_their_machine_make_every_call_and_complete_trials
     assert all(trial.config and trial.parameters for trial in complete)
 
 
-def called(member: Popen[str], awaited: set[str]) -> set[str]:
+def called(child: Popen[str], awaited: set[str]) -> set[str]:
     """Wait until a process has metered the awaited calls, without a failure, and return all their names."""
-    until = time.monotonic() + PATIENCE_S
     names: set[str] = set()
-    while not names >= awaited:
-        assert time.monotonic() < until, awaited - names
-        window.tell([member], "begin")
+
+    def are_metered() -> bool:
+        window.tell([child], "begin")
         time.sleep(0.2)
-        window.tell([member], "end")
-        assert member.stdout is not None
-        answer = json.loads(member.stdout.readline())
+        window.tell([child], "end")
+        answer = window.answer(child)
         assert answer["failures"] == []
-        names = set(answer["calls"])
+        names.update(answer["calls"])
+        return names >= awaited
+
+    wait_until(are_metered)
     return names
-
-
-def wait_for_trials(url: str, count: int) -> None:
-    """Wait until the study has `count` complete trials."""
-    engine, until = open_reader(url), time.monotonic() + PATIENCE_S
-    while queries.study(engine, STUDY).counts.complete < count:
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def test_a_meter_counts_a_call_without_the_metered_calls_inside_it() -> None:
@@ -113,15 +102,15 @@ def test_a_curve_is_stretched_between_its_ends_and_raised_above_earlier_curves()
     assert min(lifted(stretched, 8)) >= max(lifted(stretched, 7))
 
 
-def window_of(workers: int, history: int, *, trial_s: float, look_s: float) -> Measured:
-    """A row in which a server used `trial_s` CPU seconds per trial and `look_s` per poll of a launcher."""
+def window_of(workers: int, history: int, *, trial_s: float, poll_s: float) -> Measured:
+    """A row in which a server used `trial_s` CPU seconds per trial and `poll_s` per poll of a launcher."""
     calls = {"train": [0.1] * 20 * 50, "claim": [0.01], "progress": [0.1] * 10, "record": [0.02] * 20 * 50}
     return Measured(
         row=Row(workers=workers, speed=1.0, window_s=60.0, history=history),
         seconds=60.0,
         calls=calls,
         own_cpu_s=1.0,
-        base_cpu_s={WORKER: 50 * trial_s, MACHINE: 10 * look_s, "itself": 0.0},
+        base_cpu_s={WORKER: 50 * trial_s, MACHINE: 10 * poll_s, "itself": 0.0},
         connections=1,
         connection_mb=3.0,
         busy=0.5,
@@ -137,7 +126,7 @@ def test_the_model_recovers_the_cost_of_a_trial_and_a_poll_by_workers_and_size()
             workers,
             history,
             trial_s=0.04 + 1e-4 * workers + 1e-6 * (history + workers + 25),
-            look_s=0.005 + 5e-5 * workers + 3e-6 * (history + workers + 25),
+            poll_s=0.005 + 5e-5 * workers + 3e-6 * (history + workers + 25),
         )
         for workers, history in ((1, 500), (32, 500), (256, 500), (16, 9_900), (128, 2_000))
     ]
@@ -145,12 +134,12 @@ def test_the_model_recovers_the_cost_of_a_trial_and_a_poll_by_workers_and_size()
     fitted = capacity.model(rows)
 
     assert fitted.trial == pytest.approx((0.04, 1e-4, 1e-6), rel=1e-3)
-    assert fitted.look == pytest.approx((0.005, 5e-5, 3e-6), rel=1e-3)
+    assert fitted.poll == pytest.approx((0.005, 5e-5, 3e-6), rel=1e-3)
     assert fitted.lock_s == 0.01
 
 
 def test_the_maximum_of_workers_is_the_last_within_the_limit() -> None:
-    fitted = Model(trial=(0.04, 1e-4, 1e-6), look=(0.005, 5e-5, 3e-6), lock_s=0.01)
+    fitted = Model(trial=(0.04, 1e-4, 1e-6), poll=(0.005, 5e-5, 3e-6), lock_s=0.01)
 
     maximum = fitted.max_workers(0.7, 60.0, 1_000)
 
@@ -159,8 +148,8 @@ def test_the_maximum_of_workers_is_the_last_within_the_limit() -> None:
 
 
 def test_a_slow_call_saturates_a_row() -> None:
-    fine = window_of(8, 500, trial_s=0.05, look_s=0.01)
-    slow = window_of(16, 500, trial_s=0.05, look_s=0.01)
+    fine = window_of(8, 500, trial_s=0.05, poll_s=0.01)
+    slow = window_of(16, 500, trial_s=0.05, poll_s=0.01)
     assert isinstance(slow.calls, dict)
     slow.calls["claim"] = [0.01] * 90 + [2.0] * 10
 
@@ -172,12 +161,12 @@ def test_a_slow_call_saturates_a_row() -> None:
 
 
 def test_the_page_has_every_row_the_targets_and_the_served_workers() -> None:
-    rows = [window_of(workers, 500, trial_s=0.05, look_s=0.01) for workers in (1, 256)]
-    grown = [window_of(16, history, trial_s=0.05, look_s=0.01) for history in (900, 9_900)]
+    rows = [window_of(workers, 500, trial_s=0.05, poll_s=0.01) for workers in (1, 256)]
+    grown = [window_of(16, history, trial_s=0.05, poll_s=0.01) for history in (900, 9_900)]
 
     text = page(scale.report(rows, rows, grown, grown[0]), "make bench-scale")
 
-    assert "256 workers on PostgreSQL, 60 s of training: what is added" in text
+    assert "256 workers on PostgreSQL, 60 s of training: bookkeeping" in text
     assert "storage of a trial at 9,900 trials, by that at 900" in text
     assert all(re.search(rf"^\| {length} s +\|( +[\d,]+ \|){{5}}$", text, re.MULTILINE) for length in (10, 60, 600))
     assert max(len(line) for line in text.splitlines() if line.startswith("| ")) <= 120
@@ -189,7 +178,7 @@ def test_a_table_has_aligned_columns() -> None:
     assert aligned(table) == ["| call  |  1 |", "| ----- | -: |", "| claim | 10 |", "| tell  |  7 |"]
 
 
-def test_the_urls_of_a_crowd_name_the_client_of_each_connection() -> None:
+def test_the_urls_of_simulated_workers_name_the_client_of_each_connection() -> None:
     url = sa.make_url("postgresql+psycopg://me:secret@127.0.0.1:5432/studies")
 
     parts = window.parts(Row(workers=20, speed=1.0, window_s=1.0), url)

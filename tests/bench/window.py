@@ -1,4 +1,4 @@
-"""One measurement: a study in a database, a crowd that works on it, and a time window in which both are metered."""
+"""One measurement: a study in a database, simulated workers, and a time window in which both are metered."""
 
 import json
 import os
@@ -26,16 +26,16 @@ from search.storage.tables import TRIALS
 from search.study import stored_study
 from search.workers.polling import pause_s
 from tests.bench.bookkeeping import RandomTrial, insert, rows
-from tests.bench.crowd import Part, curve, lifted
 from tests.bench.measure import ROOT
+from tests.bench.simulated_workers import Part, curve, lifted
 from tests.service.postgres import Server
 
 STUDY = "scale"
-STEPS, DRAWN = 20, 15
+STEPS = 20
 TRIAL_S = 60.0
 """Real seconds of a trial."""
 WORKERS_PER_MACHINE = 8
-"""Workers per machine, like GPUs."""
+"""As many as the GPUs of a large machine."""
 STARTS = 2.0
 """Workers started per second. Each first reads all trials, and all share the cores of this computer."""
 #: Maximum number of processes for the workers, limited by memory: up to it one per machine. Threads of one process wait
@@ -47,14 +47,14 @@ HISTORY = 500
 """Finished trials of a study at the start; above this number tpe learns from a sample."""
 BUDGET = 12_000
 MOST_SHARE = 0.1
-"""Maximum bookkeeping of a trial as a share of its training; a row above it is saturated."""
+"""Maximum bookkeeping of a trial as a share of its training, a goal of this project; a row above it is saturated."""
 MOST_S = 1.0
-"""Maximum p99 of a call in seconds; a row above it is saturated."""
+"""Maximum p99 of a call in seconds, a goal of this project; a row above it is saturated."""
 
 #: Application names of the connections.
 WORKER, MACHINE = "worker", "machine"
-#: The calls of a worker, in the order of a trial; WATCH has those of a launcher.
-LIFE = (
+#: The calls of a worker, in the order of a trial; LAUNCHER_CALLS has those of a launcher.
+TRIAL_CALLS = (
     "claim",
     "history",
     "read",
@@ -68,7 +68,7 @@ LIFE = (
     "delete_checkpoints",
     "log",
 )
-WATCH = ("renew", "expire", "progress", "fill")
+LAUNCHER_CALLS = ("renew", "expire", "progress", "fill")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ class Row:
         return -(-self.workers // WORKERS_PER_MACHINE)
 
     @property
-    def looks(self) -> float:
+    def polls(self) -> float:
         """Polls per second that the launchers are due to send."""
         return self.machines * self.speed / pause_s(0.0, machines=self.machines)
 
@@ -123,7 +123,7 @@ class Measured:
         return len(self.calls.get("tell", ())) if self.row.is_pruned else len(self.calls.get("train", ())) / STEPS
 
     @property
-    def looks(self) -> int:
+    def polls(self) -> int:
         return len(self.calls.get("progress", ()))
 
     @property
@@ -142,7 +142,7 @@ class Measured:
     @property
     def share(self) -> float:
         """Bookkeeping of a trial as a share of its real training time."""
-        return self.spent(*LIFE) / (len(self.calls.get("train", ())) * self.row.trial_s / STEPS)
+        return self.spent(*TRIAL_CALLS) / (len(self.calls.get("train", ())) * self.row.trial_s / STEPS)
 
     @property
     def offered(self) -> float:
@@ -152,7 +152,7 @@ class Measured:
     @property
     def slowest(self) -> tuple[str, float]:
         """The call of a worker with the highest p99, and this p99 in seconds."""
-        worst = [(name, percentile(self.calls[name], 99)) for name in LIFE if self.calls.get(name)]
+        worst = [(name, percentile(self.calls[name], 99)) for name in TRIAL_CALLS if self.calls.get(name)]
         return max(worst, key=itemgetter(1), default=("", 0.0))
 
     @property
@@ -161,9 +161,9 @@ class Measured:
         return self.base_cpu_s[WORKER] / max(1, self.trials)
 
     @property
-    def look_cpu_s(self) -> float:
+    def poll_cpu_s(self) -> float:
         """CPU seconds of the server per poll of a launcher, with its share of the renewals."""
-        return self.base_cpu_s[MACHINE] / max(1, self.looks)
+        return self.base_cpu_s[MACHINE] / max(1, self.polls)
 
     @property
     def is_saturated(self) -> bool:
@@ -228,41 +228,39 @@ def prepared(number: int, stored: stored_study.StoredStudy, rng: random.Random) 
 
 
 def measure(row: Row, url: sa.URL, server: Server | None) -> Measured:
-    """Run the crowd, and measure one window."""
+    """Run the simulated workers and machines, and measure one window."""
     text = url.render_as_string(hide_password=False)
     fill(text, row.history)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         shares = parts(row, url)
-        crowd = [stack.enter_context(process(part, folder)) for part in shares]
-        for member in crowd:
-            assert member.stdout is not None
-            assert member.stdout.readline() == "ready\n"
+        children = [stack.enter_context(process(part, folder)) for part in shares]
+        wait_until_ready(children)
         before = spent(server, url)
         psutil.cpu_percent()
         began = time.perf_counter()
-        tell(crowd, "begin")
+        tell(children, "begin")
         time.sleep(row.window_s)
-        tell(crowd, "end")
+        tell(children, "end")
         seconds = time.perf_counter() - began
         busy = psutil.cpu_percent() / 100
         after = spent(server, url)
         connection_mb = memory_mb(after.connections)
-        answers = [json.loads(member.stdout.readline()) for member in crowd if member.stdout is not None]
-    failures = [text for answer in answers for text in answer["failures"]]
+        answers = [answer(child) for child in children]
+    failures = [text for measured in answers for text in measured["failures"]]
     calls: defaultdict[str, list[float]] = defaultdict(list)
-    for answer in answers:
-        for name, values in answer["calls"].items():
+    for measured in answers:
+        for name, values in measured["calls"].items():
             calls[name] += values
     return Measured(
         row=row,
         seconds=seconds,
         calls=dict(calls),
-        own_cpu_s=sum(answer["cpu_s"] for part, answer in zip(shares, answers, strict=True) if not part.is_machines),
+        own_cpu_s=sum(own["cpu_s"] for part, own in zip(shares, answers, strict=True) if not part.is_machines),
         base_cpu_s={client: after.seconds[client] - before.seconds.get(client, 0.0) for client in after.seconds},
         connections=len(after.connections),
         connection_mb=connection_mb,
         busy=busy,
-        waited=sum(answer["waits"] for answer in answers),
+        waited=sum(measured["waits"] for measured in answers),
         died=len(failures),
         why=failures[0] if failures else "",
     )
@@ -297,8 +295,8 @@ def parts(row: Row, url: sa.URL) -> list[Part]:
 
 @contextmanager
 def process(part: Part, folder: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of the crowd, until the block ends."""
-    words = [sys.executable, "-m", "tests.bench.crowd", json.dumps(asdict(part))]
+    """A process of simulated workers or machines, until the block ends."""
+    words = [sys.executable, "-m", "tests.bench.simulated_workers", json.dumps(asdict(part))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
@@ -309,11 +307,24 @@ def process(part: Part, folder: str) -> Iterator[subprocess.Popen[str]]:
             child.kill()
 
 
-def tell(crowd: Sequence[subprocess.Popen[str]], word: str) -> None:
-    for member in crowd:
-        assert member.stdin is not None
-        member.stdin.write(f"{word}\n")
-        member.stdin.flush()
+def wait_until_ready(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+
+
+def tell(children: Sequence[subprocess.Popen[str]], word: str) -> None:
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write(f"{word}\n")
+        child.stdin.flush()
+
+
+def answer(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """The measurements of a child, as it sends them at the command "end"."""
+    assert child.stdout is not None
+    measurements: dict[str, Any] = json.loads(child.stdout.readline())
+    return measurements
 
 
 @dataclass(slots=True)
@@ -338,8 +349,7 @@ def spent(server: Server | None, url: sa.URL) -> Spent:
     with engine.connect() as connection:
         query = "SELECT pid, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
         names: dict[int, str] = dict(connection.exec_driver_sql(query).tuples().all())
-    postmaster = psutil.Process(int((server.folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
-    for backend in postmaster.children():
+    for backend in server.postmaster().children():
         try:
             times = backend.cpu_times()
         except psutil.NoSuchProcess:

@@ -81,10 +81,14 @@ class Server:
     def start(self) -> None:
         self._control("start")
 
+    def postmaster(self) -> psutil.Process:
+        """The server's first process, the parent of all others."""
+        return psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Suspend all its processes inside the block; clients get neither an answer nor a refusal."""
-        postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
+        postmaster = self.postmaster()
         postmaster.suspend()  # first, because it would start more children
         processes = [postmaster, *postmaster.children(recursive=True)]
         try:

@@ -9,20 +9,18 @@ import argparse
 import gc
 import multiprocessing
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import optuna
-import torch
-
 from search import hardware
+from search.study import provenance
 from tests.bench import measure
 from tests.service.postgres import missing
 from tests.soak import record, results
@@ -93,7 +91,7 @@ def main(words: list[str]) -> int:
     if all(row.is_good for row in rows):
         shutil.rmtree(folder)
         return 0
-    say(f"what was lost is kept in {folder}")
+    say(f"the files of the failed cases are in {folder}")
     return 1
 
 
@@ -113,7 +111,8 @@ def _run_queue(workspace: Workspace, names: Sequence[str]) -> list[FaultResult]:
 
 def _run_part(name: str, workspace: Workspace) -> FaultResult:
     say(f"{name} ...")
-    row = (PARTS | POSTGRES)[name](workspace)
+    began = time.monotonic()
+    row = replace((PARTS | POSTGRES)[name](workspace), seconds=time.monotonic() - began)
     say(f"{name}: {row.injected} injected, {row.survived} survived, {row.lost} lost, {row.seconds:.0f} s. {row.note}")
     return row
 
@@ -135,16 +134,10 @@ def _keep(args: argparse.Namespace, names: Sequence[str], rows: Sequence[FaultRe
 
 
 def _heading(args: argparse.Namespace, seconds: float) -> str:
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     return (
-        f"soak: scale {args.scale:g}, seed {args.seed}, {seconds:.0f} s, {hardware.cores()} cores, {cpu}\n"
-        f"Python {platform.python_version()}, torch {torch.__version__}, Optuna {optuna.__version__}, "
-        f"{platform.system()} {platform.release()}, files in {_memory_or_disk(args.folder)}\n"
+        f"soak: scale {args.scale:g}, seed {args.seed}, {seconds:.0f} s, files in {_memory_or_disk(args.folder)}\n"
+        f"{provenance.hardware()}; {measure.listed(measure.package_versions())}\n"
     )
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def _memory_or_disk(folder: str | None) -> str:

@@ -14,20 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
-
 from search.artifacts import study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.storage.records import TrialRecord
 from tests.faults import invariants
-from tests.harness import CONVSEARCH, Harness, wait_until
+from tests.harness import CONVSEARCH, Harness, group, wait_until
 from tests.service.postgres import PostgresHarness, Server, dump
 from tests.soak import processes, short_timeouts
 from tests.soak.processes import ProcessGroup
 
 ROOT = Path(__file__).resolve().parents[2]
-#: More trials than a soak completes; at the end the budget is lowered to those that were begun.
-ENDLESS, FEWEST = 5000, ("--trials", "1")
+#: The budget of a second command, which the study raises to the begun trials.
+FEWEST = ("--trials", "1")
 #: The names of the machines; the first one is next to the server.
 NEAR, FAR = "near", "far"
 #: Maximum seconds until all workers have loaded torch and held a trial, and until the last of them has ended.
@@ -146,12 +144,12 @@ class Search:
 
         wait_until(have_worked, patience_s=BEGIN_S, look_s=LOOK_S)
         assert launcher.poll() in (None, 0), f"the pool on {machine.name} ended: {launcher.said}"
-        self.families[machine.name] = _family(launcher)
+        self.families[machine.name] = launcher.family()
 
     def held(self, machine: Machine) -> dict[int, int]:
         """By process id: the numbers of the trials that the living workers of a machine hold."""
-        group = self.launchers[machine.name].pid
-        return {pid: number for pid, number in self.owners().items() if _group(pid) == group}
+        launcher = self.launchers[machine.name]
+        return {pid: number for pid, number in self.owners().items() if group(pid) == launcher.pid}
 
     def owners(self) -> dict[int, int]:
         """By process id: the numbers of all trials that are held."""
@@ -168,13 +166,13 @@ class Search:
 
     def freeze(self, machine: Machine) -> dict[int, int]:
         """Freeze all processes of a machine while some hold trials; returns the trial numbers by process id."""
-        group = self.launchers[machine.name].pid
+        launcher = self.launchers[machine.name]
         while True:
-            os.killpg(group, signal.SIGSTOP)
+            os.killpg(launcher.pid, signal.SIGSTOP)
             time.sleep(1.0)  # the server has executed what it received
             if held := self.held(machine):
                 return held
-            os.killpg(group, signal.SIGCONT)
+            os.killpg(launcher.pid, signal.SIGCONT)
             time.sleep(LOOK_S)
 
     def goes_on(self, seconds: float) -> bool:
@@ -191,16 +189,15 @@ class Search:
         """Check while the study runs: no process died, no finished trial changed, no budget is exceeded."""
         for name, launcher in self.launchers.items():
             assert launcher.poll() in (None, 0), f"the pool on {name} ended: {launcher.said}"
-            assert _family(launcher) <= self.families[name], f"workers on {name} died or were replaced: {launcher.said}"
+            assert launcher.family() <= self.families[name], f"workers on {name} died or were replaced: {launcher.said}"
         self.before = invariants.compare(self.harness.url, self.name, self.before)
 
     def end(self, *more: str) -> None:
         """Wait until it ends on all machines; check all invariants, and that another command changes nothing."""
         self._wait_for_end()
         self._check()
-        for (
-            machine
-        ) in self.harness.machines:  # it removes files that the first command could not remove while others worked
+        for machine in self.harness.machines:
+            # It removes files that the first command could not remove while others worked.
             self.start(machine, *more)
         self._wait_for_end()
         self._check()
@@ -211,14 +208,6 @@ class Search:
         second = near.command(*self._words(near), *FEWEST)
         assert second.end() == 75, second.said
         self.end(*FEWEST)
-
-    def all_completed_at_first_attempt(self) -> None:
-        """Check that every trial was completed at its first attempt."""
-        trials = self.harness.trials(self.name)
-        hurt = [trial for trial in trials if (trial.state, trial.attempts, trial.crashes) != ("COMPLETE", 1, ())]
-        assert not hurt, (
-            f"the fault hurt {[(trial.number, trial.state, trial.attempts, trial.crashes) for trial in hurt]}"
-        )
 
     def only_these_lost_trials(self, pids: set[int]) -> None:
         """Check that every trial was completed, and that trials were taken away only from these silent processes."""
@@ -256,19 +245,3 @@ def _last_attempt(log: Path) -> int:
 
 def _read(log: Path) -> str:
     return log.read_text() if log.exists() else ""
-
-
-def _family(launcher: ProcessGroup) -> set[int]:
-    """The ids of a launcher, its forkserver and its workers; empty if it has ended."""
-    try:
-        process = psutil.Process(launcher.pid)
-        return {process.pid, *(child.pid for child in process.children(recursive=True))}
-    except psutil.NoSuchProcess:
-        return set()
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None

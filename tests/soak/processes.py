@@ -43,6 +43,14 @@ class ProcessGroup:
         assert code is not None
         return code
 
+    def family(self) -> set[int]:
+        """The ids of this process and its descendants: of a launcher, its forkserver and workers; empty if it ended."""
+        try:
+            process = psutil.Process(self.pid)
+            return {process.pid, *(child.pid for child in process.children(recursive=True))}
+        except psutil.NoSuchProcess:
+            return set()
+
     def kill(self) -> None:
         """Kill this process alone, if it still runs."""
         if self.poll() is None:
@@ -105,14 +113,6 @@ def fork(harness: Harness, target: Callable[..., None], *args: Any) -> ProcessGr
     process.start()
     assert process.pid is not None
     return ProcessGroup(process.pid, log, lambda: process.exitcode)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs (one that ended and was not waited for does not)."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def _log(harness: Harness, name: str) -> Path:

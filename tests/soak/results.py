@@ -33,7 +33,8 @@ class FaultResult:
     """Cases with a trial recorded twice or changed (I3)."""
     stuck: int
     """Cases with a trial that stayed RUNNING (I2)."""
-    seconds: float
+    seconds: float = 0.0
+    """Duration of the part, measured by the soak."""
     note: str
 
     @property
@@ -41,7 +42,7 @@ class FaultResult:
         return self.lost == 0 and self.injected > 0
 
 
-def total(fault: str, reports: Sequence[CaseResult], *, seconds: float, note: str = "") -> FaultResult:
+def total(fault: str, reports: Sequence[CaseResult], *, note: str = "") -> FaultResult:
     """The sum of all cases."""
     facts = sum((report.facts for report in reports), Counter[str]())
     counted = ", ".join(f"{count} {name}" for name, count in sorted(facts.items()))
@@ -52,7 +53,6 @@ def total(fault: str, reports: Sequence[CaseResult], *, seconds: float, note: st
         lost=sum(_lost(report) for report in reports),
         doubled=sum("I3" in (report.trouble or "") for report in reports),
         stuck=sum("I2" in (report.trouble or "") for report in reports),
-        seconds=seconds,
         note="; ".join(text for text in (note, counted) if text),
     )
 

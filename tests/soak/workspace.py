@@ -23,6 +23,8 @@ from search.study import inputs
 from tests.harness import Harness, paint
 from tests.soak.results import CaseResult
 
+#: A budget of more trials than a soak completes; at the end a study's budget is lowered to the begun trials.
+ENDLESS = 5000
 #: Seconds between two progress messages of a part.
 PROGRESS_S = 15.0
 #: Module that torch loads with the first optimizer; without a preload every forked worker would spend seconds on it.
@@ -112,7 +114,7 @@ def say(text: str) -> None:
 def _trouble(part: str, case: Case, error: Exception) -> str:
     return (
         f"LOST in {part}, case {case.index}, at fault {case.injected}: {type(error).__name__}: {error}\n"
-        f"  kept: {case.harness.folder} (trouble.txt has the traceback, *.log what was said)\n"
+        f"  kept: {case.harness.folder} (trouble.txt has the traceback, *.log has the output)\n"
         f"  look: {_inspection(case.harness)}"
     )
 

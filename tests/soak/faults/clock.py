@@ -8,12 +8,11 @@ import mmap
 import os
 import shutil
 import signal
-import sqlite3
 import struct
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.soak.workspace import Case, Workspace
 HOUR = 3600
 #: Offsets of the clock after each jump, in seconds.
 JUMPS = (HOUR, 0, -HOUR, 0)
+NO_COMPILER = "not done: there is no C compiler (cc)"
 #: Seconds between a jump and the kill of a worker: several checks of the pool (every 1 s) and a renewal (every 10 s).
 CALM_S = 12.0
 
@@ -74,29 +74,42 @@ time_t time(time_t *where) {
 
 
 def jumps(workspace: Workspace) -> FaultResult:
-    began = time.monotonic()
+    wall_clock = preload(workspace.harness("clock-preload").folder)
+    if wall_clock is None:
+        return results.total("the clock is set", [], note=NO_COMPILER)
+    chosen = JUMPS[: max(2, workspace.count(len(JUMPS)))]
+    reports = workspace.run_cases("clock", partial(_set_repeatedly, wall_clock, chosen), [0])
+    note = f"by {', '.join(f'{jump:+d}' for jump in chosen)} s from the truth; after each a worker is killed, and found"
+    return results.total("the clock is set", reports, note=note)
+
+
+@dataclass(frozen=True, slots=True)
+class WallClock:
+    """A wall clock that can be set, for the processes that are started with its environment."""
+
+    file: Path
+    environment: Mapping[str, str]
+
+    def set_to(self, seconds: int) -> None:
+        """Set it to so many seconds after the true time."""
+        with self.file.open("r+b") as stream:
+            stream.write(struct.pack("l", seconds))
+
+
+def preload(folder: Path) -> WallClock | None:
+    """Compile the library that moves the clock, in this folder; None if there is no C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
-        return results.total("the clock is set", [], seconds=0.0, note="not done: there is no C compiler (cc)")
-    library = build(compiler, workspace.folder)
-    chosen = JUMPS[: max(2, workspace.count(len(JUMPS)))]
-    reports = workspace.run_cases("clock", partial(_set_repeatedly, library, chosen), [0])
-    note = f"by {', '.join(f'{jump:+d}' for jump in chosen)} s from the truth; after each a worker is killed, and found"
-    return results.total("the clock is set", reports, seconds=time.monotonic() - began, note=note)
-
-
-def build(compiler: str, folder: Path) -> Path:
-    source, library = folder / "clock.c", folder / "clock.so"
+        return None
+    source, library, file = folder / "clock.c", folder / "clock.so", folder / "clock"
     source.write_text(SOURCE)
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-    return library
+    file.write_bytes(bytes(mmap.PAGESIZE))
+    return WallClock(file, {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(file)})
 
 
-def _set_repeatedly(library: Path, chosen: Sequence[int], case: Case) -> None:
-    harness = case.harness
-    clock_file = harness.folder / "clock"
-    clock_file.write_bytes(bytes(mmap.PAGESIZE))
-    environment = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock_file)}
+def _set_repeatedly(wall_clock: WallClock, chosen: Sequence[int], case: Case) -> None:
+    harness, environment = case.harness, wall_clock.environment
     file = harness.write(**STUDY)
     victims: list[int] = []
     launchers = [processes.command(harness, "run", file, "--workers", "2", environment=environment)]
@@ -104,7 +117,7 @@ def _set_repeatedly(library: Path, chosen: Sequence[int], case: Case) -> None:
         wait_until(lambda: len(owners(harness)) == 2)
         launchers.append(_join(harness, file, environment))
         for seconds in chosen:
-            set_to(clock_file, seconds)
+            wall_clock.set_to(seconds)
             case.injected += 1
             _study_goes_on(case, launchers)
             victims.append(_kill_one(case))
@@ -122,11 +135,6 @@ def _join(harness: Harness, file: str, environment: Mapping[str, str]) -> Proces
     launcher = processes.command(harness, "run", file, "--workers", "1", "--join", environment=environment)
     wait_until(lambda: len(owners(harness)) == 3)
     return launcher
-
-
-def set_to(clock_file: Path, seconds: int) -> None:
-    with clock_file.open("r+b") as stream:
-        stream.write(struct.pack("l", seconds))
 
 
 def _study_goes_on(case: Case, launchers: Sequence[ProcessGroup]) -> None:
@@ -158,12 +166,11 @@ def _only_our_kills_are_recorded(harness: Harness, victims: Sequence[int]) -> No
     assert all(any(words in crash for words in expected) for crash in crashes), (
         f"I2: others were declared dead: {crashes}"
     )
-    with closing(sqlite3.connect(harness.folder / "home" / "studies.db")) as connection:
-        times = connection.execute("SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials").fetchone()
+    (times,) = invariants.rows(harness.url, "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials")
     first, last = (datetime.fromisoformat(text) for text in times)
     assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for the writers"
 
 
 def _steps(harness: Harness) -> int:
-    with closing(sqlite3.connect(harness.folder / "home" / "studies.db", timeout=30.0)) as connection:
-        return int(connection.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()[0])
+    ((count,),) = invariants.rows(harness.url, "SELECT COUNT(*) FROM trial_intermediate_values")
+    return int(count)

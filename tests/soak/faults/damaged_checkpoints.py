@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -64,12 +63,11 @@ class Folder:
 
 
 def checkpoints(workspace: Workspace) -> FaultResult:
-    began = time.monotonic()
     harness = workspace.harness("checkpoints")
     folders = _folders(harness)
     cases = range(max(1, workspace.count(1000) // DAMAGES_PER_CASE))
     reports = workspace.run_cases("checkpoint", partial(_damage_some, folders), cases)
-    return results.total("a checkpoint is damaged", reports, seconds=time.monotonic() - began)
+    return results.total("a checkpoint is damaged", reports)
 
 
 def _folders(harness: Harness) -> list[Folder]:

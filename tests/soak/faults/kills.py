@@ -2,24 +2,23 @@
 
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from search.storage.leases import ATTEMPTS
 from tests.faults import invariants
-from tests.harness import Harness, wait_until
+from tests.harness import Harness, living, wait_until
 from tests.soak import processes, results
 from tests.soak.processes import ProcessGroup
 from tests.soak.results import FaultResult
-from tests.soak.workspace import Case, Workspace
+from tests.soak.workspace import ENDLESS, Case, Workspace
 
-#: Budgets of studies whose trials have 24 steps of about 0.02 s. Orphans would finish a short study before the check;
-#: where workers must die by themselves, the study is endless until its budget is lowered.
-SHORT, ENDLESS = 20, 5000
+#: Budget of a study whose trials have 24 steps of about 0.02 s. Orphans would finish such a study before the check;
+#: where workers must die by themselves, the budget is ENDLESS.
+SHORT = 20
 #: Kills of one case; its studies share a database.
 KILLS = 10
 #: Every other study has trials that pause at rungs; one of two goes on.
@@ -28,6 +27,7 @@ PRUNERS = ({"pruner": "none"}, {"pruner": "promote", "first_rung": 2, "reduction
 SHELL_EVERY = 4
 #: Seconds within which a dead worker is noticed (I2): promised, and allowed on a machine that the soak keeps busy.
 PROMISED_S, NOTICE_S = 2.0, 20.0
+OWNERS = "SELECT pid FROM convsearch_leases"
 
 
 def worker(workspace: Workspace) -> FaultResult:
@@ -46,10 +46,9 @@ def launcher(workspace: Workspace) -> FaultResult:
 
 
 def _row(workspace: Workspace, fault: str, part: str, kill: "Kill", trials: int, kills: int) -> FaultResult:
-    began = time.monotonic()
     cases = [min(KILLS, kills - before) for before in range(0, kills, KILLS)]
     reports = workspace.run_cases(part, partial(_kill_repeatedly, kill, trials, cases), range(len(cases)))
-    return results.total(fault, reports, seconds=time.monotonic() - began)
+    return results.total(fault, reports)
 
 
 @dataclass(slots=True)
@@ -177,39 +176,26 @@ def _kill_at_any_time(study: RunningStudy, kill: Callable[[ProcessGroup], None])
 
 def owners(harness: Harness) -> set[int]:
     """The living processes that hold a trial."""
-    return {pid for (pid,) in _rows(harness, "SELECT pid FROM convsearch_leases") if processes.alive(pid)}
+    return {pid for (pid,) in invariants.rows(harness.url, OWNERS) if living(pid) is not None}
 
 
 def wait_until_noticed(case: Case, victim: int) -> None:
     """Wait until the lease of a dead worker is removed; counts whether that took at most PROMISED_S."""
     began = time.monotonic()
-    wait_until(lambda: (victim,) not in _rows(case.harness, "SELECT pid FROM convsearch_leases"), patience_s=NOTICE_S)
+    wait_until(lambda: (victim,) not in invariants.rows(case.harness.url, OWNERS), patience_s=NOTICE_S)
     is_in_time = time.monotonic() - began < PROMISED_S
     case.facts[f"noticed within {PROMISED_S if is_in_time else NOTICE_S:.0f} s"] += 1
 
 
 def _no_trial_would_fail(study: RunningStudy) -> bool:
     """Whether no open trial would fail if its process died now, because of earlier deaths at its current step."""
-    rows = _rows(
-        study.harness,
+    rows = invariants.rows(
+        study.harness.url,
         "SELECT json_extract(value_json, '$.count') FROM trial_user_attributes JOIN trials USING (trial_id) "
         "WHERE key = 'deaths' AND state IN ('RUNNING', 'WAITING') AND json_extract(value_json, '$.steps') = "
         "(SELECT COUNT(*) FROM trial_intermediate_values AS step WHERE step.trial_id = trials.trial_id)",
     )
     return all(count < ATTEMPTS - 1 for (count,) in rows)
-
-
-def _rows(harness: Harness, query: str) -> list[tuple[int, ...]]:
-    file = harness.folder / "home" / "studies.db"
-    if not file.exists():
-        return []
-    try:
-        with closing(sqlite3.connect(file, timeout=30.0)) as connection:
-            return connection.execute(query).fetchall()
-    except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):
-            raise
-        return []
 
 
 def _wait(launcher: ProcessGroup, condition: Callable[[], object]) -> bool:

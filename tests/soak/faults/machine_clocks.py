@@ -1,26 +1,23 @@
 """The clocks of two machines are an hour apart: no living worker is declared dead, and dead ones are detected."""
 
-import mmap
 import os
-import shutil
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from tests.faults import invariants
 from tests.harness import wait_until
 from tests.service.postgres import Server, serving
 from tests.soak import machines, results
 from tests.soak.faults import clock
-from tests.soak.faults.clock import CALM_S, HOUR
+from tests.soak.faults.clock import CALM_S, HOUR, NO_COMPILER, WallClock
 from tests.soak.faults.kills import NOTICE_S
 from tests.soak.machines import FAR, NEAR, PROMISED_S, Machines, Search
 from tests.soak.results import FaultResult
 from tests.soak.short_timeouts import TIMES
-from tests.soak.workspace import Case, Workspace, say
+from tests.soak.workspace import ENDLESS, Case, Workspace, say
 
 #: Offsets of the clock of the far machine in seconds, each with the machine whose processes are then killed.
 FAULTS = ((HOUR, FAR), (-HOUR, NEAR), (HOUR, NEAR), (-HOUR, FAR))
@@ -28,28 +25,24 @@ WORKERS = 2
 
 
 def clocks(workspace: Workspace) -> FaultResult:
-    began = time.monotonic()
-    fault, compiler = "two clocks are an hour apart", shutil.which("cc")
-    if compiler is None:
-        return results.total(fault, [], seconds=0.0, note="not done: there is no C compiler (cc)")
-    library = clock.build(compiler, workspace.folder)
+    fault, wall_clock = "two clocks are an hour apart", clock.preload(workspace.harness("server-clock-preload").folder)
+    if wall_clock is None:
+        return results.total(fault, [], note=NO_COMPILER)
     chosen = FAULTS[: workspace.count(len(FAULTS))]
     with serving() as server:
-        reports = workspace.run_cases("server-clock", partial(_set_repeatedly, server, library, chosen), [0])
+        reports = workspace.run_cases("server-clock", partial(_set_repeatedly, server, wall_clock, chosen), [0])
     shown = ", ".join(f"{seconds:+d} s and all die on {name}" for seconds, name in chosen)
     note = f"the far one: {shown}; a lease lasts {TIMES.lease_timeout_s:.0f} s; 2 machines with {WORKERS} workers each"
-    return results.total(fault, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(fault, reports, note=note)
 
 
-def _set_repeatedly(server: Server, library: Path, chosen: Sequence[tuple[int, str]], case: Case) -> None:
-    clock_file = case.harness.folder / "clock"
-    clock_file.write_bytes(bytes(mmap.PAGESIZE))
-    harness = _with_clock(machines.with_short_timeouts(machines.create(server, case.harness)), library, clock_file)
-    search = Search(harness=harness, name="s", trials=machines.ENDLESS, workers=WORKERS)
+def _set_repeatedly(server: Server, wall_clock: WallClock, chosen: Sequence[tuple[int, str]], case: Case) -> None:
+    harness = _with_clock(machines.with_short_timeouts(machines.create(server, case.harness)), wall_clock)
+    search = Search(harness=harness, name="s", trials=ENDLESS, workers=WORKERS)
     dead: set[int] = set()
     with search.running():
         for seconds, name in chosen:
-            clock.set_to(clock_file, seconds)
+            wall_clock.set_to(seconds)
             case.injected += 1
             _study_goes_on(search)
             dead |= _kill_all(search, name, case)
@@ -57,18 +50,17 @@ def _set_repeatedly(server: Server, library: Path, chosen: Sequence[tuple[int, s
             say(f"server-clock: {case.injected} of {len(chosen)}; {len(search.before)} trials are done")
         search.cut_short()
         search.only_these_lost_trials(dead)
-        first, last = invariants.rows(harness.url, "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials")[
-            0
-        ]
+        times = "SELECT MIN(datetime_complete), MAX(datetime_complete) FROM trials"
+        ((first, last),) = invariants.rows(harness.url, times)
         assert (last - first).total_seconds() > HOUR / 2, "the clock did not move for the writers"
     case.facts["trials"] += len(search.before)
 
 
-def _with_clock(harness: Machines, library: Path, clock_file: Path) -> Machines:
+def _with_clock(harness: Machines, wall_clock: WallClock) -> Machines:
     """The same machines; the clock of the far one can be set."""
     near, far = harness.machines
-    preload = {"LD_PRELOAD": str(library), "SOAK_CLOCK": str(clock_file)}
-    return replace(harness, machines=(near, replace(far, environment={**far.environment, **preload})))
+    environment = {**far.environment, **wall_clock.environment}
+    return replace(harness, machines=(near, replace(far, environment=environment)))
 
 
 def _study_goes_on(search: Search) -> None:

@@ -24,7 +24,7 @@ from tests.soak import machines, results
 from tests.soak.machines import LOOK_S, PROMISED_S, Machines, Search
 from tests.soak.results import FaultResult
 from tests.soak.short_timeouts import TIMES
-from tests.soak.workspace import Case, Workspace, say
+from tests.soak.workspace import ENDLESS, Case, Workspace, say
 
 WORKERS = 2
 #: Shortest and longest seconds of a break that storage calls outlast.
@@ -83,22 +83,21 @@ class Link:
 
 
 def partitions(workspace: Workspace) -> FaultResult:
-    began = time.monotonic()
     fault = "a machine is cut off"
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        return results.total(fault, [], seconds=0.0, note="not done: it needs root and ip (iproute2)")
+        return results.total(fault, [], note="not done: it needs root and ip (iproute2)")
     with Link(os.getpid()).created() as link, serving(link.near) as server:
         reports = workspace.run_cases("server-link", partial(_cut_repeatedly, server, link, workspace.count(12)), [0])
     note = (
         f"by ip netns and veth; in turn for {BRIEF_S[0]:.0f} to {BRIEF_S[1]:.0f} s, until its leases are over, and so "
         f"while it sleeps; a lease lasts {TIMES.lease_timeout_s:.0f} s; 2 machines with {WORKERS} workers each"
     )
-    return results.total(fault, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(fault, reports, note=note)
 
 
 def _cut_repeatedly(server: Server, link: Link, count: int, case: Case) -> None:
     harness = _behind_link(machines.with_short_timeouts(machines.create(server, case.harness)), server, link)
-    search = Search(harness=harness, name="s", trials=machines.ENDLESS, workers=WORKERS)
+    search = Search(harness=harness, name="s", trials=ENDLESS, workers=WORKERS)
     lost: set[int] = set()
     with search.running():
         while case.injected < count:

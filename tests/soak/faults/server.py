@@ -7,6 +7,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from tests.faults import invariants
 from tests.service.postgres import Server, serving
 from tests.soak import machines, results
 from tests.soak.machines import Search
@@ -79,13 +80,12 @@ def zones(workspace: Workspace) -> FaultResult:
 
 
 def _row(workspace: Workspace, fault: Fault) -> FaultResult:
-    began = time.monotonic()
     trials = max(FEWEST, workspace.count(TRIALS))
     with serving() as server:
         body = partial(_inject_repeatedly, server, fault, workspace.count(fault.count), trials)
         reports = workspace.run_cases(fault.part, body, [0])
     note = f"{fault.note}; studies of {trials} trials, 2 machines with {WORKERS} workers each"
-    return results.total(fault.name, reports, seconds=time.monotonic() - began, note=note)
+    return results.total(fault.name, reports, note=note)
 
 
 def _inject_repeatedly(server: Server, fault: Fault, count: int, trials: int, case: Case) -> None:
@@ -101,7 +101,7 @@ def _inject_repeatedly(server: Server, fault: Fault, count: int, trials: int, ca
                 case.survived += 1
                 say(f"{fault.part}: {case.injected} of {count}; {len(search.before)} of {trials} trials are done")
             search.end()
-            search.all_completed_at_first_attempt()
+            invariants.all_completed_at_first_attempt(search.harness, search.name)
         case.facts["studies"] += 1
         case.facts["trials"] += trials
 

@@ -5,7 +5,7 @@ step and tells like `trial.runner`. Instead of training it waits for the duratio
 step comes from a recorded curve. A machine is a thread with its own storage, like a launcher, and sends the queries of
 `workers.pool` at its intervals.
 
-    python -m tests.bench.crowd PART   # JSON of a Part; prints "ready", reads "begin", "end", prints JSON
+    python -m tests.bench.simulated_workers PART   # JSON of a Part; prints "ready", reads "begin", "end", prints JSON
 """
 
 import gc
@@ -62,20 +62,20 @@ class Part:
     speed: float
     """Factor by which time is compressed; it also shortens the intervals of a machine."""
     workers_per_machine: int
-    """Workers per machine."""
     is_machines: bool = False
     is_pruned: bool = False
     """Whether rungs end trials; otherwise each trial is better than all earlier ones."""
 
 
 @dataclass(kw_only=True)
-class Crowd:
+class SimulatedWorkers:
     """All simulated workers or machines of one process."""
 
     part: Part
     meter: Meter = field(default_factory=Meter)
     over: threading.Event = field(default_factory=threading.Event)
-    running_backend: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released once by each thread when it has begun, or failed."""
     failures: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     """Messages of calls that waited for long."""
@@ -91,7 +91,7 @@ class Crowd:
         for thread in threads:
             thread.start()
         for _ in threads:
-            self.running_backend.acquire()
+            self.started.acquire()
         send("ready")
         for line in sys.stdin:
             self.meter.is_on = line.strip() == "begin"
@@ -115,7 +115,7 @@ class Crowd:
         except Exception as error:
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
-            self.running_backend.release()
+            self.started.release()
 
     # -- a worker ---------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Crowd:
         context = open_context(worker_config, self.over.is_set)
         simulated.machine = number // part.workers_per_machine
         done = random.Random(number).randrange(context.study.spec.budget.steps)
-        training = Training(crowd=self, context=context, done=done)
+        training = Training(workers=self, context=context, done=done)
         loop.run_trials(context, training.execute, self.over.is_set, where="no device")
         context.storage.engine.dispose()
 
@@ -147,7 +147,7 @@ class Crowd:
         tokens = [token(number * part.workers_per_machine + slot) for slot in range(part.workers_per_machine)]
         monitor, seen, study = LeaseMonitor(times), frozenset[int](), None
         every_read, every_renewal = Every(MIN_INTERVAL_S / part.speed), Every(times.renewal_interval_s / part.speed)
-        self.running_backend.release()
+        self.started.release()
         while not self.over.wait(min(backend.LOOK_S, MIN_INTERVAL_S / part.speed)):
             if every_renewal.is_due():
                 leases.renew(storage, tokens)
@@ -172,7 +172,7 @@ def fill(connection: Any, stored: stored_study.StoredStudy) -> tuple[int, set[st
 class Training:
     """The replacement of the training in a simulated worker."""
 
-    crowd: Crowd
+    workers: SimulatedWorkers
     context: TrialContext
     done: int
     """Skipped steps of the first trial; without them all trials would end at the same time."""
@@ -188,7 +188,7 @@ class Training:
         done, self.done = self.done, 0
         for step, value in list(enumerate(self.curve(values, claim.number), 1))[done:]:
             self.train()
-            took_s = step * self.step_s * self.crowd.part.speed
+            took_s = step * self.step_s * self.workers.part.speed
             decision = trial_recorder.record(step, value, epochs=float(step), seconds=took_s, images_per_second=1000.0)
             if decision is not None:
                 return Outcome(reason=decision.reason)
@@ -198,19 +198,19 @@ class Training:
         """Wait for the duration of a step."""
         if not self.is_begun:
             self.is_begun = True
-            self.crowd.running_backend.release()
-        with self.crowd.meter.metering("train"):
-            is_over = self.crowd.over.wait(self.step_s)
+            self.workers.started.release()
+        with self.workers.meter.metering("train"):
+            is_over = self.workers.over.wait(self.step_s)
         if is_over:
             raise TrialStopped
 
     @cached_property
     def step_s(self) -> float:
-        return self.crowd.part.trial_s / self.context.study.spec.budget.steps
+        return self.workers.part.trial_s / self.context.study.spec.budget.steps
 
     def curve(self, values: dict[str, Any], number: int) -> Sequence[float]:
         recorded = curve(values, self.context.study.spec.budget.steps)
-        return recorded if self.crowd.part.is_pruned else lifted(recorded, number)
+        return recorded if self.workers.part.is_pruned else lifted(recorded, number)
 
 
 def curve(values: dict[str, Any], steps: int) -> Sequence[float]:
@@ -247,7 +247,7 @@ def send(text: str) -> None:
     print(text, flush=True)
 
 
-def prepare(crowd: Crowd) -> None:
+def prepare(workers: SimulatedWorkers) -> None:
     """Meter all calls, and set the state that the threads of this process share."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # tpe.build ignores this warning temporarily; with threads it may restore the filter of another thread.
@@ -255,7 +255,7 @@ def prepare(crowd: Crowd) -> None:
     gc.disable()  # a collection would stop all workers of this process, and scan the memory of all
     sys.setswitchinterval(0.001)  # a computing thread delays a thread with a database response only briefly
     loop.this_process = owner  # type: ignore[attr-defined]
-    retry.echo = crowd.waits.append  # type: ignore[assignment, attr-defined]
+    retry.echo = workers.waits.append  # type: ignore[assignment, attr-defined]
     for holder, attribute, name in (
         (claims, "claim", "claim"),
         (tpe.TrialSubset, "read", "history"),
@@ -275,17 +275,17 @@ def prepare(crowd: Crowd) -> None:
         (LeaseMonitor, "expire", "expire"),
         (queries, "progress", "progress"),
     ):
-        crowd.meter.put_on(holder, attribute, name)
+        workers.meter.put_on(holder, attribute, name)
 
 
 def main(words: list[str]) -> None:
-    crowd = Crowd(part=Part(**json.loads(words[0])))
-    prepare(crowd)
-    if crowd.part.is_machines:
+    workers = SimulatedWorkers(part=Part(**json.loads(words[0])))
+    prepare(workers)
+    if workers.part.is_machines:
         os.nice(5)  # real machines have their own cores; here workers and database have priority
     assert "torch" not in sys.modules
     with suppress(BrokenPipeError):
-        crowd.run()
+        workers.run()
     os._exit(0)  # without cleanup of the memory
 
 
