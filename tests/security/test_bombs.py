@@ -1,6 +1,5 @@
 """Images and archives that are small on disk and huge in memory, and invalid images, are refused by name."""
 
-import functools
 import gzip
 import io
 import lzma
@@ -21,7 +20,9 @@ from PIL import Image
 from data import archive
 from data.errors import DataError
 from data.image import MAX_PIXELS, MAX_SCANS, WAITING_BYTES, decode, decode_many
+from tests.data.pictures import saved
 from tests.harness import CONVSEARCH, Answer, Harness
+from tests.security.archives import tar_with, zip_with
 
 #: Address space that `run` may use beyond what it has at its start. Most bombs would take 0.5 to 1.6 GB.
 SPARE_BYTES = 300_000_000
@@ -35,7 +36,7 @@ process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
-#: A bomb unpacks to BLOCKS times BLOCK.
+#: A tar bomb unpacks to BLOCKS times BLOCK; other bombs repeat BLOCK as often as they say.
 BLOCK, BLOCKS = bytes(2**20), 1536
 
 
@@ -49,24 +50,25 @@ def png(width: int, height: int, *, whole: bool = False) -> bytes:
     )
 
 
-def encoded(kind: str, size: int = 9) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), (200, 10, 10)).save(file, kind)
-    return file.getvalue()
+def red(side: int) -> Image.Image:
+    return Image.new("RGB", (side, side), (200, 10, 10))
 
 
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/owned) (w) file\n%%EOF\n"
 
 IMAGES = {
-    "wide-png": (png(50_000, 50_000), "50000 x 50000|exceeds limit"),
+    "wide-png": (png(50_000, 50_000), "exceeds limit"),
     "just-too-wide-png": (png(5_001, 5_000, whole=True), "has 5001 x 5000 pixels, but at most 25 million are read"),
-    "wide-webp": (encoded("webp")[:12] + b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff" * 6, "cannot be read"),
-    "truncated-jpeg": (encoded("jpeg", 99)[:-400], "cannot be read as an image"),
-    "gif": (encoded("gif"), "cannot be read as an image .its format is unknown"),
-    "tiff": (encoded("tiff"), "cannot be read as an image .its format is unknown"),
-    "svg": (SVG, "cannot be read as an image .its format is unknown"),
-    "eps": (EPS, "cannot be read as an image .its format is unknown"),
+    "wide-webp": (
+        saved(red(9), "webp")[:12] + b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff" * 6,
+        "cannot be read",
+    ),
+    "truncated-jpeg": (saved(red(99), "jpeg")[:-400], "cannot be read as an image"),
+    "gif": (saved(red(9), "gif"), "cannot be read as an image (its format is unknown"),
+    "tiff": (saved(red(9), "tiff"), "cannot be read as an image (its format is unknown"),
+    "svg": (SVG, "cannot be read as an image (its format is unknown"),
+    "eps": (EPS, "cannot be read as an image (its format is unknown"),
     "empty": (b"", "cannot be read as an image"),
 }
 
@@ -83,7 +85,7 @@ def test_an_invalid_or_huge_image_is_refused_by_its_name(
     assert answer.code == 65
     lines = [line for line in answer.err.splitlines() if "train/red/odd.jpg: " in line]
     assert len(lines) == 1, answer.err
-    assert any(word in lines[0] for word in words.replace(" .", " (").split("|"))
+    assert words in lines[0]
 
 
 def test_an_image_of_the_maximum_size_is_read(harness: Harness) -> None:
@@ -96,23 +98,6 @@ def test_an_image_of_the_maximum_size_is_read(harness: Harness) -> None:
     assert answer.code == 0, answer.err
 
 
-@functools.cache
-def packed_images(images: Path, kind: str) -> bytes:
-    """The images of the harness as a zip, or as a tar.xz without the end of the tar."""
-    file = io.BytesIO()
-    paths = sorted(images.rglob("*.png"))
-    if kind == "zip":
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-            for path in paths:
-                packed.write(path, path.relative_to(images))
-        return file.getvalue()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for path in paths:
-            tar.add(path, path.relative_to(images))
-        end = tar.offset
-    return lzma.compress(file.getvalue()[:end], preset=0)
-
-
 def source(harness: Harness, kind: str, content: bytes) -> Path:
     """The images of the harness and one more, train/red/odd.jpg."""
     path, odd = harness.folder / ("own" if kind == "folder" else f"own.{kind}"), "train/red/odd.jpg"
@@ -120,16 +105,10 @@ def source(harness: Harness, kind: str, content: bytes) -> Path:
         shutil.copytree(harness.images, path)  # no links: they would change the status of images that other tests read
         (path / odd).write_bytes(content)
         return path
-    path.write_bytes(packed_images(harness.images, kind))
     if kind == "zip":
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as packed:
-            packed.writestr(odd, content)
+        path.write_bytes(zip_with(harness.images, zipfile.ZipInfo(odd), content))
     else:
-        file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode="w") as tar:
-            tar.addfile(info(odd, len(content)), io.BytesIO(content))
-        with path.open("ab") as stream:
-            stream.write(lzma.compress(file.getvalue(), preset=0))
+        path.write_bytes(tar_with(harness.images, kind, info(odd, len(content)), content))
     return path
 
 
@@ -191,12 +170,11 @@ def idle_bomb() -> bytes:
     return lzma.compress(header.tobuf()) + lzma.compress(BLOCK, preset=0) * 2**11 + lzma.compress(bytes(1024))
 
 
-def zip_bomb(method: int, blocks: int) -> bytes:
+def zip_of(method: int) -> bytes:
     """A zip of one member, packed by `method`."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as packed, packed.open("train/red/odd.png", "w", force_zip64=True) as odd:
-        for _ in range(blocks):
-            odd.write(BLOCK)
+    with zipfile.ZipFile(file, "w", method) as packed:
+        packed.writestr("train/red/odd.png", BLOCK)
     return file.getvalue()
 
 
@@ -207,7 +185,7 @@ def deflate_bomb() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
         packed.writestr("train/red/odd.png", block * 512 + packer.flush())
-        (odd,) = packed.filelist  # this is what the directory at the end of the file says
+        (odd,) = packed.filelist  # the directory at the end of the file gets these values
         odd.compress_type, odd.file_size = zipfile.ZIP_DEFLATED, len(BLOCK) * 512
     return file.getvalue()
 
@@ -223,8 +201,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "xz-globals": (global_bomb, "tar.xz", "its global headers have more than 65536 bytes"),
     "xz-dictionary": (dictionary_bomb, "tar.xz", "Memory usage limit exceeded"),
     "zip-file": (deflate_bomb, "zip", "'train/red/odd.png' has 537 MB"),
-    "zip-bzip2": (lambda: zip_bomb(zipfile.ZIP_BZIP2, 1), "zip", "is packed by another method than deflate"),
-    "zip-lzma": (lambda: zip_bomb(zipfile.ZIP_LZMA, 1), "zip", "is packed by another method than deflate"),
+    "zip-bzip2": (lambda: zip_of(zipfile.ZIP_BZIP2), "zip", "is packed by another method than deflate"),
+    "zip-lzma": (lambda: zip_of(zipfile.ZIP_LZMA), "zip", "is packed by another method than deflate"),
 }
 
 
@@ -284,13 +262,12 @@ def resized(header: bytes, size: int) -> bytes:
     return bytes(changed)
 
 
-def test_a_jpeg_with_too_many_scans_is_refused(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), (200, 10, 10)).save(file, "jpeg", progressive=True)
-    start, scan, rest = file.getvalue().rpartition(b"\xff\xda")
+def test_a_jpeg_with_too_many_scans_is_refused() -> None:
+    usual = saved(red(64), "jpeg", progressive=True)
+    start, scan, rest = usual.rpartition(b"\xff\xda")
     scans = start + (scan + rest.removesuffix(b"\xff\xd9")) * (MAX_SCANS + 1) + b"\xff\xd9"
 
-    assert decode(file.getvalue(), side=8, name="usual.jpg").shape == (8, 8, 3)
+    assert decode(usual, side=8, name="usual.jpg").shape == (8, 8, 3)
     with pytest.raises(DataError, match=rf"odd\.jpg: has more than {MAX_SCANS} scans"):
         decode(scans, side=8, name="odd.jpg")
 
@@ -345,14 +322,11 @@ def test_large_files_are_not_all_read_before_they_are_decoded() -> None:
 
 def run_limited(harness: Harness, *words: str) -> Answer:
     """Run a command in a forked process whose address space may grow by SPARE_BYTES."""
-    launcher = harness.start(*words)
-    process = psutil.Process(launcher.process.pid)
-    most = process.memory_info().vms + SPARE_BYTES
-    process.rlimit(psutil.RLIMIT_AS, (most, most))
-    try:
+    with harness.start(*words) as launcher:
+        process = psutil.Process(launcher.process.pid)
+        most = process.memory_info().vms + SPARE_BYTES
+        process.rlimit(psutil.RLIMIT_AS, (most, most))
         return launcher.end()
-    finally:
-        launcher.sweep()
 
 
 def run_measured(harness: Harness, *words: str) -> tuple[int, str, int]:

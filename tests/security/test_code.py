@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 FILES = [file for package in ("data", "models", "search") for file in sorted((ROOT / package).rglob("*.py"))]
 #: Modules that build objects from bytes by calling functions that the bytes name.
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "yaml", "pandas"}
-#: Functions that run text, by their last names; then the argument that makes a loader safe.
+#: Functions that run text, by their last names.
 RUNNERS = {"eval", "exec", "compile", "__import__", "system", "popen", "unsafe_load", "literal_eval", "read_pickle"}
+#: Loaders that run no code with this argument.
 SAFE_ARGUMENTS = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -76,7 +77,7 @@ def test_the_check_finds_code_that_is_run(line: str) -> None:
 
 
 def faults_of(tree: ast.AST) -> Iterator[str]:
-    """One line for each place in a module that could run what it reads."""
+    """One line for each place in a module that could run its input."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (f"line {node.lineno}: {alias.name}" for alias in node.names if _is_pickle(alias.name))

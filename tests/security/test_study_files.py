@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Harness
+from tests.harness import Answer, Harness
 
 FILES = {
     "target": b'[space]\n_target_ = "os.system"\n',
@@ -28,21 +28,39 @@ FILES = {
     "deep-list": b"question = " + b"[" * 90_000,
     "deep-table": b"[a" + b".a" * 20_000 + b"]\n",
     "deep-inline": b"space = " + b"{a=" * 30_000,
-    "100-megabytes": b"# nothing\n" * 10_000_000,
 }
+VERBS = pytest.mark.parametrize("verb", ["validate", "run"])
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
-@pytest.mark.parametrize("verb", ["validate", "run"])
+@VERBS
 def test_a_hostile_study_file_is_refused_in_one_line(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, verb: str, content: bytes
 ) -> None:
     monkeypatch.chdir(harness.folder)
-    file = Path("evil.toml")
-    file.write_bytes(content)
+    Path("evil.toml").write_bytes(content)
 
-    answer = harness.run(verb, str(file))
+    answer = harness.run(verb, "evil.toml")
 
+    assert_refused_in_one_line(harness, answer)
+
+
+@VERBS
+def test_a_study_file_of_100_megabytes_is_refused_for_its_size(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.chdir(harness.folder)
+    with Path("evil.toml").open("wb") as file:
+        file.truncate(100_000_000)  # sparse: it takes no room on the disk
+
+    answer = harness.run(verb, "evil.toml")
+
+    assert_refused_in_one_line(harness, answer)
+    assert "a study file has at most 100 kB" in answer.err
+
+
+def assert_refused_in_one_line(harness: Harness, answer: Answer) -> None:
+    """Assert that evil.toml was refused by its name, and that nothing but the database was written."""
     assert answer.code == 78, answer.err
     assert answer.out == ""
     assert answer.err.startswith("convsearch: evil.toml")
