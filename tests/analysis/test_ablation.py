@@ -20,8 +20,9 @@ from search.analysis.intervals import holm, mean_interval, mean_share_interval, 
 from search.errors import UsageError
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from search.storage.records import StudyRecord, TrialRecord
 from search.tables import WIDTH, to_text
+from tests.analysis.records import study_record
 
 NAMES = ("base", "dropout", "more layers")
 
@@ -35,9 +36,7 @@ def study_of(names: Sequence[str] = NAMES, *, repeats: int = 4, direction: str =
         "search": {"objective": "accuracy", "repeats": repeats},
         "compare": [{"name": name} for name in names],
     }
-    return StudyRecord(
-        name="findings", question="Which?", directions=(direction,), counts=TrialCounts(budget=12), best=None, spec=spec
-    )
+    return study_record(spec, name="findings", question="Which?", directions=(direction,))
 
 
 def trials_of(values: Mapping[str, Sequence[float | None]]) -> list[TrialRecord]:

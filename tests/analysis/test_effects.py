@@ -1,7 +1,7 @@
 """Parameter effects: reported only if they exceed chance, and over all trials, not only the survivors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import pytest
 from search.analysis.effects import caveat, effects, sentence
 from search.spec import stored_spec, study_spec
 from search.spec.search_space import base_name
-from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from search.storage.records import StudyRecord, TrialRecord
+from tests.analysis.records import study_record, trial_record
 
 SPACE: dict[str, Any] = {
     "activation": ["relu", "gelu", "silu"],
@@ -44,18 +45,8 @@ def simulated_study(
         result = value(config, rng)
         study.tell(trial, result)
         params = {base_name(name): chosen for name, chosen in trial.params.items()}
-        rows.append(row(number, config=config, params=params, curve=((1, result), (3, result))))
-    return study_of(stored_spec.dump(built)), rows
-
-
-def study_of(stored: dict[str, Any]) -> StudyRecord:
-    return StudyRecord(
-        name="s", question="", directions=("maximize",), counts=TrialCounts(budget=9), best=None, spec=stored
-    )
-
-
-def row(number: int, *, curve: Sequence[tuple[int, float]], state: str = "COMPLETE", **others: Any) -> TrialRecord:
-    return TrialRecord(study="s", number=number, state=state, curve=tuple(curve), epochs=float(curve[-1][0]), **others)
+        rows.append(trial_record(number, config=config, params=params, curve=((1, result), (3, result))))
+    return study_record(stored_spec.dump(built)), rows
 
 
 def noise(_: dict[str, Any], rng: np.random.Generator) -> float:
@@ -114,7 +105,7 @@ def test_a_conditional_range_is_analysed_separately() -> None:
 def test_pruned_trials_count_with_their_value_at_the_common_step() -> None:
     built = study_spec.build({"space": {"residual": [False, True]}, "budget": {"trials": 20, "epochs": 3}})
     trials = [
-        row(
+        trial_record(
             number,
             curve=((1, 0.5 + 0.2 * (number % 2) + 0.001 * number),) + (((3, 0.9),) if number % 2 else ()),
             state="COMPLETE" if number % 2 else "PRUNED",
@@ -123,9 +114,9 @@ def test_pruned_trials_count_with_their_value_at_the_common_step() -> None:
         )
         for number in range(20)
     ]
-    trials.append(row(20, curve=((1, 0.1),), state="PRUNED", violation=1.0))
+    trials.append(trial_record(20, curve=((1, 0.1),), state="PRUNED", violation=1.0))
 
-    result = effects(study_of(stored_spec.dump(built)), trials)
+    result = effects(study_record(stored_spec.dump(built)), trials)
 
     assert (result.step, result.epochs, result.trials) == (1, 1.0, 20)
     (only,) = result.effects
@@ -142,7 +133,7 @@ def test_differences_in_a_complete_grid_are_effects() -> None:
         }
     )
     trials = [
-        row(
+        trial_record(
             number,
             curve=((1, 0.5 + 0.1 * (number % 2) + 0.01 * (number % 3)),),
             params={"residual": bool(number % 2)},
@@ -151,12 +142,12 @@ def test_differences_in_a_complete_grid_are_effects() -> None:
         for number in range(12)
     ]
 
-    result = effects(study_of(stored_spec.dump(built)), trials)
+    result = effects(study_record(stored_spec.dump(built)), trials)
 
     assert result.is_designed
     assert " gives 0." in sentence(result.effects[0], result, objective="accuracy")
     assert caveat(result).startswith("All combinations were trained")
-    assert not effects(study_of(stored_spec.dump(built)), trials[:-1]).is_designed
+    assert not effects(study_record(stored_spec.dump(built)), trials[:-1]).is_designed
 
 
 def test_too_few_trials_give_no_effects() -> None:
@@ -164,4 +155,4 @@ def test_too_few_trials_give_no_effects() -> None:
 
     assert (result.effects, result.trials) == ((), 4)
     empty = study_spec.build({"space": SPACE, "budget": {"trials": 9, "epochs": 1}})
-    assert effects(study_of(stored_spec.dump(empty)), []).effects == ()
+    assert effects(study_record(stored_spec.dump(empty)), []).effects == ()

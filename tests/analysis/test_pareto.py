@@ -12,6 +12,7 @@ from search.storage.ranking import _front
 from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from search.trial import runner
+from tests.analysis.records import trial_record
 from tests.harness import Harness
 
 SPACE: dict[str, Any] = {"width": {"low": 4, "high": 16}, "learning_rate": {"low": 0.001, "high": 0.3, "log": True}}
@@ -49,9 +50,7 @@ def dominates(trial: TrialRecord, other: TrialRecord) -> bool:
 
 def test_the_front_holds_the_trials_that_no_other_trial_dominates() -> None:
     values = [(0.9, 100.0), (0.8, 50.0), (0.8, 60.0), (0.7, 70.0), (0.9, 100.0), (0.95, 400.0)]
-    trials = [
-        TrialRecord(study="s", number=number, state="COMPLETE", values=pair) for number, pair in enumerate(values)
-    ]
+    trials = [trial_record(number, values=pair) for number, pair in enumerate(values)]
 
     assert [trial.number for trial in _front(trials, ("maximize", "minimize"))] == [5, 0, 4, 1]
 

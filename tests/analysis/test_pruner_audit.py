@@ -11,9 +11,10 @@ from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import claims, queries
 from search.storage.read_only import open_reader
-from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from search.storage.records import StudyRecord, TrialRecord
 from search.study import strategy
 from search.trial import runner
+from tests.analysis.records import study_record, trial_record
 from tests.harness import Harness, run_claimed, work
 
 STEPS: dict[str, Any] = {"trials": 30, "epochs": 4}
@@ -33,7 +34,7 @@ def test_audited_trials_are_chosen_by_seed_and_trial_number_alone() -> None:
     assert strategy.audited(spec_of(0.0), 0) == strategy.audited(spec_of(0.05, pruner="none"), 0) == frozenset()
 
 
-def test_a_stored_study_without_an_audit_setting_has_none_and_may_add_one(harness: Harness) -> None:
+def test_a_stored_study_without_an_audit_setting_has_none_and_may_add_one() -> None:
     stored = stored_spec.dump(spec_of(0.05))
     del stored["search"]["audit"]
 
@@ -97,27 +98,13 @@ def test_show_marks_an_audited_trial(harness: Harness) -> None:
     assert f"the pruner would have stopped it: {spared.spared and spared.spared['reason']}" in answer.out
 
 
-def row(number: int, value: float, *, spared: bool = False, **others: Any) -> TrialRecord:
-    return TrialRecord(
-        study="s",
-        number=number,
-        state="COMPLETE",
-        values=(value,),
-        curve=((1, value / 2), (3, value)),
-        spared={"step": 1, "value": value / 2, "reason": "rank 9 of 9"} if spared else None,
-        **others,
-    )
+def row(number: int, value: float, *, spared: bool = False) -> TrialRecord:
+    decision = {"step": 1, "value": value / 2, "reason": "rank 9 of 9"} if spared else None
+    return trial_record(number, values=(value,), curve=((1, value / 2), (3, value)), spared=decision)
 
 
 def study_of(pruner: str = "asha") -> StudyRecord:
-    return StudyRecord(
-        name="s",
-        question="",
-        directions=("maximize",),
-        counts=TrialCounts(budget=9),
-        best=None,
-        spec={"search": {"pruner": pruner, "reduction": 3, "seed": 0, "audit": 0.0}},
-    )
+    return study_record({"search": {"pruner": pruner, "reduction": 3, "seed": 0, "audit": 0.0}})
 
 
 def test_the_false_stop_rate_has_an_interval_and_a_note_on_a_small_sample() -> None:
@@ -157,7 +144,7 @@ def test_without_survivors_an_audit_has_no_comparison() -> None:
 
 
 def test_an_unfinished_spared_trial_is_not_counted() -> None:
-    waiting = TrialRecord(study="s", number=1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
+    waiting = trial_record(1, state="RUNNING", spared={"step": 1, "value": 0.1, "reason": ""})
 
     result = audit(study_of(), [row(0, 0.5), waiting])
 

@@ -22,7 +22,7 @@ from search.analysis.importance import importances
 from search.analysis.report import build_report, reasons
 from search.storage import queries
 from search.storage.read_only import open_reader
-from search.storage.records import TrialRecord
+from tests.analysis.records import trial_record
 from tests.harness import Harness
 
 BUDGET: dict[str, Any] = {"trials": 12, "epochs": 2}
@@ -229,10 +229,7 @@ def test_reasons_are_grouped_without_trial_specific_numbers() -> None:
         ("FAIL", "ValueError: a bug"),
         ("COMPLETE", None),
     ]
-    trials = [
-        TrialRecord(study="s", number=number, state=state, reason=reason)
-        for number, (state, reason) in enumerate(outcomes)
-    ]
+    trials = [trial_record(number, state=state, reason=reason) for number, (state, reason) in enumerate(outcomes)]
 
     assert reasons(trials) == (
         ("pruned: fell behind at step 1", 2),

@@ -9,18 +9,12 @@ import pytest
 
 from search.analysis import correctness
 from search.analysis.selection import CHANCE, SEED_SD, BaselineComparison, Lead
-from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from search.storage.records import TrialRecord
+from tests.analysis.records import study_record, trial_record
 
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10
-STUDY = StudyRecord(
-    name="s",
-    question="",
-    directions=("maximize",),
-    counts=TrialCounts(budget=20),
-    best=None,
-    spec={"search": {"baseline": True, "sampler": "random", "objective": "accuracy"}},
-)
+STUDY = study_record({"search": {"baseline": True, "sampler": "random", "objective": "accuracy"}})
 
 
 def trial(
@@ -33,10 +27,10 @@ def trial(
     kept = correctness.add_step({}, step, right, LABELS, classes=10)
     if number == 0:  # the baseline is evaluated at all rungs
         kept = {**kept, "1": kept[str(step)], "3": kept[str(step)]}
-    return TrialRecord(study="s", number=number, state=state, correct=kept, config={"width": 8}, **more)
+    return trial_record(number, state=state, correct=kept, config={"width": 8}, **more)
 
 
-def contest(
+def compared(
     *challengers: TrialRecord, baseline: TrialRecord | None = None, judged: int | None = None
 ) -> BaselineComparison:
     return BaselineComparison(
@@ -47,7 +41,7 @@ def contest(
 
 
 def test_a_lead_that_chance_explains_is_not_significant() -> None:
-    small, large = contest(trial(1, won=60, lost=45)).ended + contest(trial(1, won=120, lost=45)).ended
+    small, large = compared(trial(1, won=60, lost=45)).ended + compared(trial(1, won=120, lost=45)).ended
 
     assert small.pair.lead == pytest.approx(15 / IMAGES)
     assert (small.is_significant, large.is_significant) == (False, True)
@@ -55,7 +49,7 @@ def test_a_lead_that_chance_explains_is_not_significant() -> None:
 
 def test_the_required_lead_grows_with_the_number_of_challengers() -> None:
     won = trial(1, won=108, lost=50)
-    few, many = contest(won, judged=1).ended[0], contest(won, judged=40).ended[0]
+    few, many = compared(won, judged=1).ended[0], compared(won, judged=40).ended[0]
 
     error = math.sqrt((108 + 50) / IMAGES**2 + 2 * SEED_SD**2)
     assert few.needed == pytest.approx(NormalDist().inv_cdf(0.95) * error + 1 / IMAGES)
@@ -64,23 +58,23 @@ def test_the_required_lead_grows_with_the_number_of_challengers() -> None:
 
 
 def test_trials_that_beat_the_baseline_are_sorted_by_their_lead() -> None:
-    comparison = contest(trial(1, won=120, lost=20), trial(2, won=200, lost=20), trial(3, won=10, lost=8))
+    comparison = compared(trial(1, won=120, lost=20), trial(2, won=200, lost=20), trial(3, won=10, lost=8))
 
     assert [lead.trial.number for lead in comparison.significant] == [2, 1]
 
 
 @pytest.mark.parametrize(
-    "rival",
+    "challenger",
     [
         pytest.param(trial(1, won=400, state="PRUNED", step=1), id="pruned at a rung"),
         pytest.param(trial(1, won=400, state="WAITING", step=3), id="paused"),
         pytest.param(trial(1, won=400, state="FAIL"), id="failed"),
         pytest.param(trial(1, won=400, violation=1.0), id="diverged"),
-        pytest.param(TrialRecord(study="s", number=1, state="COMPLETE", values=(0.99,)), id="of an older version"),
+        pytest.param(trial_record(1, values=(0.99,)), id="of an older version"),
     ],
 )
-def test_only_a_fully_trained_trial_can_replace_the_baseline(rival: TrialRecord) -> None:
-    assert contest(rival).significant == ()
+def test_only_a_fully_trained_trial_can_replace_the_baseline(challenger: TrialRecord) -> None:
+    assert compared(challenger).significant == ()
 
 
 @pytest.mark.parametrize(
@@ -88,34 +82,34 @@ def test_only_a_fully_trained_trial_can_replace_the_baseline(rival: TrialRecord)
     [
         pytest.param(trial(0, state="FAIL"), id="failed"),
         pytest.param(trial(0, state="PRUNED", violation=1.0), id="cannot be trained"),
-        pytest.param(TrialRecord(study="s", number=0, state="RUNNING"), id="not drawn yet"),
+        pytest.param(trial_record(0, state="RUNNING"), id="not drawn yet"),
     ],
 )
-def test_a_failed_pruned_or_unfinished_baseline_is_none(baseline: TrialRecord) -> None:
-    assert contest(trial(1), baseline=baseline).baseline is None
+def test_a_failed_pruned_or_unfinished_trial_is_no_baseline(baseline: TrialRecord) -> None:
+    assert compared(trial(1), baseline=baseline).baseline is None
 
 
 def test_a_search_has_found_nothing_after_patience_trials_without_a_clear_lead() -> None:
     others = [trial(number, won=5, lost=20, state="PRUNED", step=1) for number in range(1, 13)]
 
-    assert contest(*others).has_found_nothing(patience=12, before=0)
-    assert not contest(*others[:11]).has_found_nothing(patience=12, before=0)
-    assert not contest(*others).has_found_nothing(patience=12, before=1)
+    assert compared(*others).has_found_nothing(patience=12, before=0)
+    assert not compared(*others[:11]).has_found_nothing(patience=12, before=0)
+    assert not compared(*others).has_found_nothing(patience=12, before=1)
 
 
 def test_a_search_waits_for_a_clear_leader_at_a_rung_and_for_the_baseline() -> None:
     others = [trial(number, state="PRUNED", step=1) for number in range(1, 13)]
     leader = trial(13, won=300, lost=10, state="WAITING", step=3)
 
-    assert not contest(*others, leader).has_found_nothing(patience=12, before=0)
-    assert not contest(*others, baseline=trial(0, state="RUNNING")).has_found_nothing(patience=12, before=0)
+    assert not compared(*others, leader).has_found_nothing(patience=12, before=0)
+    assert not compared(*others, baseline=trial(0, state="RUNNING")).has_found_nothing(patience=12, before=0)
 
 
 def test_a_search_does_not_wait_for_a_pruned_trial_with_a_clear_lead() -> None:
     others = [trial(number, state="PRUNED", step=1) for number in range(1, 13)]
     pruned = trial(13, won=300, lost=10, state="PRUNED", step=3)
 
-    assert contest(*others, pruned).has_found_nothing(patience=12, before=0)
+    assert compared(*others, pruned).has_found_nothing(patience=12, before=0)
 
 
 def test_zero_challengers_require_the_same_lead_as_one() -> None:

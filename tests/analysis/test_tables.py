@@ -1,4 +1,4 @@
-"""Output for people and programs; rows are built by hand, in the form that `search.storage.queries` returns."""
+"""Output for people and programs. The tests build their rows, in the form that `search.storage.queries` returns."""
 
 import io
 import json

@@ -13,7 +13,8 @@ from search.analysis import test_report, test_results
 from search.analysis.correctness import pack
 from search.analysis.intervals import crossed_interval
 from search.analysis.test_results import unpack
-from search.storage.records import StudyRecord, TrialCounts, TrialRecord
+from search.storage.records import StudyRecord, TrialRecord
+from tests.analysis.records import study_record
 
 CLASSES = ("cat", "dog", "owl")
 #: Simulated intervals of each kind; the standard error of a share of 0.95 is then one percentage point.
@@ -69,7 +70,7 @@ def test_at_most_one_verdict_in_twenty_on_equal_configurations_is_significant(ru
         scores = {
             name: simulated_scores(rng, ease, runs=runs, spread=spread) for name in ("trial 1", "trial 2", "trial 3")
         }
-        significant += any(duel.is_significant for duel in result_of(scores).comparisons)
+        significant += any(comparison.is_significant for comparison in result_of(scores).comparisons)
 
     assert significant / VERDICTS <= 0.08
 
@@ -85,10 +86,9 @@ def test_a_real_lead_is_significant() -> None:
     result = result_of(scores)
 
     assert result.configs[0].name == "trial 2"
-    assert {(duel.first, duel.second): duel.is_significant for duel in result.comparisons[:2]} == {
-        ("trial 2", duel.second): True for duel in result.comparisons[:2]
-    }
-    assert not result.comparisons[2].is_significant
+    *leads, rest = result.comparisons
+    assert [(comparison.first, comparison.is_significant) for comparison in leads] == [("trial 2", True)] * 2
+    assert not rest.is_significant
 
 
 def result_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> test_results.FinalResult:
@@ -97,18 +97,8 @@ def result_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | No
 
 
 def study_of(names: Sequence[str], objective: str = "accuracy") -> StudyRecord:
-    return StudyRecord(
-        name="s.final",
-        question="Which is best?",
-        directions=("maximize",),
-        counts=TrialCounts(budget=9),
-        best=None,
-        spec={
-            "compare": [{"name": name} for name in names],
-            "search": {"objective": objective},
-        },
-        data={"classes": CLASSES},
-    )
+    spec = {"compare": [{"name": name} for name in names], "search": {"objective": objective}}
+    return study_record(spec, name="s.final", question="Which is best?", data={"classes": CLASSES})
 
 
 def trials_of(scores: dict[str, NDArray[np.float64]], labels: Sequence[int] | None = None) -> list[TrialRecord]:
@@ -210,25 +200,25 @@ def test_a_failed_training_is_named_and_its_pair_is_left_out() -> None:
 
     assert result.missing == ("trial 1, run 2: fail, a bug",)
     assert {standing.name: standing.runs for standing in result.configs} == {"trial 1": 2, "trial 2": 3}
-    (duel,) = result.comparisons
+    (comparison,) = result.comparisons
     both = {name: runs[[0, 2]].mean() for name, runs in scores.items()}
-    assert duel.difference == pytest.approx(both[duel.first] - both[duel.second])
+    assert comparison.difference == pytest.approx(both[comparison.first] - both[comparison.second])
 
 
 def test_an_interval_exists_if_the_double_count_correction_removes_all_variance() -> None:
     result = result_of({"trial 1": np.array([[1.0, 0.0], [0.0, 1.0]]), "trial 2": np.zeros((2, 2))})
 
-    (duel,) = result.comparisons
-    assert duel.interval is not None
-    assert duel.interval.low < 0.0 < duel.interval.high
-    assert "no clear difference between trial 1 and trial 2: 0.5000" in test_report.comparison_sentence(duel)
+    (comparison,) = result.comparisons
+    assert comparison.interval is not None
+    assert comparison.interval.low < 0.0 < comparison.interval.high
+    assert "no clear difference between trial 1 and trial 2: 0.5000" in test_report.comparison_sentence(comparison)
 
 
 def test_a_lead_on_every_image_has_no_interval_and_a_reason() -> None:
-    (duel,) = result_of({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).comparisons
+    (comparison,) = result_of({"trial 1": np.ones((2, 6)), "trial 2": np.zeros((2, 6))}).comparisons
 
     assert (
-        test_report.comparison_sentence(duel)
+        test_report.comparison_sentence(comparison)
         == "trial 1 is 1.0000 ahead of trial 2 on every image: no spread, so no interval"
     )
 
@@ -255,10 +245,10 @@ def test_the_common_runs_alone_decide_the_order_in_a_pair() -> None:
 def test_one_common_run_is_too_few_for_a_comparison() -> None:
     scores = {"trial 1": np.array([[1.0] * 9 + [0.0]] * 3), "trial 2": np.array([[1.0] * 5 + [0.0] * 5])}
 
-    (duel,) = result_of(scores).comparisons
+    (comparison,) = result_of(scores).comparisons
 
-    assert (duel.interval, duel.p_holm) == (None, None)
-    assert test_report.comparison_sentence(duel).endswith("have one run in common, too few for a comparison")
+    assert (comparison.interval, comparison.p_holm) == (None, None)
+    assert test_report.comparison_sentence(comparison).endswith("have one run in common, too few for a comparison")
 
 
 @pytest.mark.parametrize("runs", [1, 3])
