@@ -105,9 +105,9 @@ def test_scripts_run_in_pages_of_the_dashboard_and_in_no_stored_page(browser: Br
         return [f"<body><script>{script}</script></body>".encode()]
 
     server = dashboard._listen(pages, host="127.0.0.1", port=0)
-    door = AccessPolicy(token=TOKEN, port=server.server_port)
-    server.set_app(recording(requested, guard(pages, door)))
-    with running(server), browser.visiting(door.url.replace("/?", "/dashboard?")):
+    policy = AccessPolicy(token=TOKEN, port=server.server_port)
+    server.set_app(recording(requested, guard(pages, policy)))
+    with running(server), browser.visiting(policy.url.replace("/?", "/dashboard?")):
         wait_until(lambda: {"/api/later", "/api/stored"} & set(requested))  # a download leaves the first page as it is
 
     assert requested[:2] == ["/dashboard", "/dashboard"]  # with the token, then with the cookie

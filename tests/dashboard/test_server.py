@@ -27,12 +27,11 @@ from search.dashboard import server as dashboard
 from search.dashboard.access import AccessPolicy, guard
 from search.errors import DatabaseError, UsageError
 from tests.dashboard.running import TOKEN, running
-from tests.harness import Harness, wait_until
+from tests.harness import CONVSEARCH, PATIENCE_S, Harness, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-TIMEOUT_S = 90.0
 SANDBOX = "sandbox; default-src 'none'"
 
 Response = tuple[http.client.HTTPResponse, bytes]
@@ -88,7 +87,7 @@ def ask(
     cookie: str | None = None,
 ) -> Response:
     """The response to an authenticated browser; `cookie` replaces its cookie, and an empty one sends none."""
-    connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT_S)
+    connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_S)
     headers = {"Host": host, "Content-Type": "application/json"}
     cookie = f"convsearch_{port}={TOKEN}" if cookie is None else cookie
     connection.request(method, path, body=body, headers=headers | ({"Cookie": cookie} if cookie else {}))
@@ -100,7 +99,7 @@ def ask(
 
 def send(port: int, request: bytes) -> bytes:
     """The response to bytes that no client library would send."""
-    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -163,8 +162,8 @@ def test_the_printed_url_opens_the_dashboard(study_url: str) -> None:
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
 
     with running(server) as port:
-        page = browser.open(server.policy.url, timeout=TIMEOUT_S)
-        again = browser.open(f"http://127.0.0.1:{port}/api/studies", timeout=TIMEOUT_S)
+        page = browser.open(server.policy.url, timeout=PATIENCE_S)
+        again = browser.open(f"http://127.0.0.1:{port}/api/studies", timeout=PATIENCE_S)
 
     assert server.policy.url == f"http://127.0.0.1:{port}/?token={TOKEN}"
     assert page.url == f"http://127.0.0.1:{port}/dashboard"
@@ -279,7 +278,7 @@ def test_malformed_requests_cause_no_error_and_give_no_access(
 
 
 def test_a_browser_that_disconnects_causes_no_error(port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    client = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+    client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     client.sendall(b"GET / HT")
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -470,7 +469,7 @@ def test_a_trial_that_finishes_while_the_dashboard_runs_is_shown(tmp_path: Path)
         before = states(port)
         optuna.load_study(study_name="s", storage=url).tell(1, 0.75)
         # The dashboard asks its storage only every few seconds.
-        wait_until(lambda: states(port) != before, patience_s=20.0, look_s=0.1)
+        wait_until(lambda: states(port) != before)
         after = states(port)
 
     assert before == ["Complete", "Running"]
@@ -573,12 +572,10 @@ def test_the_printed_url_is_served(study_url: str, host: str) -> None:
 def start() -> Iterator[Start]:
     """Start the command; processes that still run after the test are killed."""
     started: list[subprocess.Popen[str]] = []
-    environment = {**os.environ, "PYTHONPATH": str(Path(dashboard.__file__).resolve().parents[2])}
-    command = [sys.executable, "-c", "import sys; from search.cli.main import main; sys.exit(main())", "dashboard"]
 
     def run(*words: str) -> "subprocess.Popen[str]":
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen([*command, *words], stdout=pipe, stderr=pipe, text=True, env=environment))
+        command = [str(CONVSEARCH), "dashboard", *words]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return started[-1]
 
     yield run
@@ -592,7 +589,7 @@ def read_line(process: "subprocess.Popen[str]") -> str:
     assert process.stderr is not None
     line = b""
     while not line.endswith(b"\n"):
-        assert select.select([process.stderr], [], [], TIMEOUT_S)[0], line
+        assert select.select([process.stderr], [], [], PATIENCE_S)[0], line
         line += os.read(process.stderr.fileno(), 1)
     return line.decode()
 
@@ -602,10 +599,10 @@ def test_ctrl_c_exits_with_130_and_the_token_is_printed_once(study_url: str, sta
     line = read_line(process)
     url = line.split()[0]
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-    page = browser.open(url, timeout=TIMEOUT_S).read()
+    page = browser.open(url, timeout=PATIENCE_S).read()
 
     process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=TIMEOUT_S)
+    out, rest = process.communicate(timeout=PATIENCE_S)
 
     token = url.partition("/?token=")[2]
     assert process.returncode == 130

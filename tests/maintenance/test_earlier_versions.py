@@ -1,4 +1,4 @@
-"""Studies that an earlier version of this project stored open, answer as they did, and go on.
+"""Studies of an earlier version of this project open, answer as before, and go on.
 
 tests/earlier_versions/ holds them: the databases as SQL, whose first lines say how they were made, the files of a trial
 whose run was killed, and the answers of that version.
@@ -70,7 +70,7 @@ def test_a_database_of_an_earlier_version_on_a_server_answers_as_it_did(on_serve
     assert content(answer, words) == ANSWERS["postgresql"][words]
 
 
-def test_a_run_that_an_earlier_version_was_killed_in_goes_on_from_its_checkpoint(stored: Harness) -> None:
+def test_a_killed_run_of_an_earlier_version_goes_on_from_its_checkpoint(stored: Harness) -> None:
     (before,) = [trial for trial in stored.trials("killed") if trial.state == "RUNNING"]
 
     answer = stored.run("resume", "killed", "--workers", "1")

@@ -31,7 +31,7 @@ from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from search.storage.tables import LEASES
 from tests import forks
-from tests.harness import PATIENCE_S, Harness, wait_until
+from tests.harness import PATIENCE_S, Harness, quiet, wait_until
 
 OLD = Path(__file__).parents[1] / "optuna_dumps"
 REVISIONS = {"2.10": "v2.6.0.a", "3.0": "v3.0.0.d"}
@@ -49,10 +49,6 @@ while True:
     number += 1
     time.sleep(0.02)
 """
-
-
-def quiet(_: str) -> None:
-    """Discards a message."""
 
 
 def old_database(folder: Path, version: str, *, journal: str = "delete") -> Path:
