@@ -17,6 +17,7 @@ from search.storage.rdb import Storage
 from search.storage.read_only import open_reader
 from search.study import stored_study
 from tests.harness import LONG, Harness, paint, wait_until
+from tests.storage.claimers import take
 
 SHORT: dict[str, Any] = {"budget": {"trials": 3, "epochs": 1}}
 
@@ -30,7 +31,7 @@ def store_without_running(harness: Harness, name: str = "s", **changes: Any) -> 
 def test_a_worker_finishes_all_open_studies_with_their_final_trainings_and_exits(harness: Harness) -> None:
     store_without_running(harness, final={"epochs": 1})
     store_without_running(harness, "other")
-    assert harness.trials() == ()
+    assert harness.counts().begun == 0
 
     answer = harness.run("worker", "--workers", "2")
 
@@ -109,8 +110,7 @@ def test_a_worker_whose_trials_all_fail_exits_with_code_70(harness: Harness) -> 
     storage = Storage(harness.url, token="me")
     stored = stored_study.load(storage, "s")
     for _ in range(5):
-        claim = claims.claim(storage, stored.id, this_process("me"))
-        assert claim is not None
+        claim = take(storage, stored.id)
         storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
 
     answer = harness.run("worker", "--workers", "1")
@@ -152,8 +152,7 @@ def test_a_worker_takes_over_the_trial_of_a_process_that_is_gone(harness: Harnes
 
 
 def test_the_service_runs_stored_studies_shows_them_and_requeues_trials_when_stopped(harness: Harness) -> None:
-    service = harness.start("serve", "--port", "0", "--workers", "1")
-    try:
+    with harness.start("serve", "--port", "0", "--workers", "1") as service:
         service.until(lambda: "http://127.0.0.1:" in service.said)
         store_without_running(harness)
         service.until(lambda: harness.counts().complete == 3)
@@ -166,8 +165,6 @@ def test_the_service_runs_stored_studies_shows_them_and_requeues_trials_when_sto
             shown = page.read()
         service.process.send_signal(signal.SIGTERM)
         answer = service.end()
-    finally:
-        service.sweep()
 
     assert answer.code == 143, answer.err
     assert [(worker["study"], worker["trial"]) for worker in listed["workers"]] == [("long", 0)]
@@ -177,19 +174,16 @@ def test_the_service_runs_stored_studies_shows_them_and_requeues_trials_when_sto
 
 
 def test_a_worker_skips_a_study_that_another_launcher_of_this_machine_runs(harness: Harness) -> None:
-    launcher = harness.start("run", harness.write(budget={"trials": 2, "epochs": 4000}), "--workers", "1")
-    launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 1)
-    worker = harness.start("worker", "--workers", "1", "--stay")
-    try:
-        worker.until(lambda: "on this machine is already running the study 's'" in worker.said)
-        held = harness.workers()
-        worker.process.send_signal(signal.SIGTERM)
-        worker.end()
+    file = harness.write(budget={"trials": 2, "epochs": 4000})
+    with harness.start("run", file, "--workers", "1") as launcher:
+        launcher.until(lambda: harness.steps() >= 1)
+        with harness.start("worker", "--workers", "1", "--stay") as worker:
+            worker.until(lambda: "on this machine is already running the study 's'" in worker.said)
+            held = harness.workers()
+            worker.process.send_signal(signal.SIGTERM)
+            worker.end()
         launcher.signal(signal.SIGTERM)
         answer = launcher.end()
-    finally:
-        worker.sweep()
-        launcher.sweep()
 
     assert len(held) == 1
     assert answer.code == 143, answer.err
@@ -224,26 +218,20 @@ def test_the_unit_file_has_the_given_options_and_no_password(
 def test_a_worker_with_stay_finds_newly_stored_work_within_seconds(harness: Harness) -> None:
     store_without_running(harness)
     harness.run("worker", "--workers", "1")
-    worker = harness.start("worker", "--stay", "--workers", "1")
-    try:
+    with harness.start("worker", "--stay", "--workers", "1") as worker:
         worker.until(lambda: "nothing to do now" in worker.said)
         harness.run("resume", "s", "--detach", "--trials", "4")
         wait_until(lambda: harness.counts().complete == 4)
-    finally:
-        worker.sweep()
 
     assert [trial.number for trial in harness.trials()] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {143, -signal.SIGTERM}), (signal.SIGINT, {130})])
 def test_an_idle_service_ends_at_a_signal(harness: Harness, number: signal.Signals, codes: set[int]) -> None:
-    service = harness.start("serve", "--port", "0", "--workers", "1")
-    try:
+    with harness.start("serve", "--port", "0", "--workers", "1") as service:
         service.until(lambda: "nothing to do now" in service.said)
         service.signal(number)
         answer = service.end()
-    finally:
-        service.sweep()
 
     assert answer.code in codes
     assert "Traceback" not in answer.err
@@ -263,4 +251,4 @@ def test_a_worker_finishes_paused_trials(harness: Harness) -> None:
     assert len(states) == 6
     remote = {path.parent.name for path in (harness.folder / "store").rglob("*.ckpt")}
     local = {path.parent.name for path in harness.dirs.study("s").rglob("*.ckpt")}
-    assert remote == local
+    assert remote == local != set()

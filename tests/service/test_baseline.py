@@ -9,14 +9,12 @@ import pytest
 from search.errors import AllTrialsImpossibleError
 from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
-from search.storage.read_only import open_reader
 from search.storage.records import StudyRecord
 from search.study import stored_study
-from tests.faults.injector.sitecustomize import Fault, environment
-from tests.harness import Harness, toml
+from tests.faults.commands import start_with_faults
+from tests.faults.injector.sitecustomize import Fault
+from tests.harness import IDLE, Harness, reader, toml
 
-#: A learning rate with which a trial learns nothing.
-IDLE = 1e-9
 #: A search in which no trial can beat the known point.
 HOPELESS: dict[str, Any] = {
     "points": [{"learning_rate": 0.05}],
@@ -28,7 +26,7 @@ FINAL: dict[str, Any] = {"epochs": 1}
 
 
 def row(harness: Harness, name: str = "s") -> StudyRecord:
-    return queries.study(open_reader(harness.url), name)
+    return queries.study(reader(harness.url), name)
 
 
 def test_a_search_without_an_improvement_stops_and_every_output_names_the_baseline(harness: Harness) -> None:
@@ -223,15 +221,9 @@ def test_hours_alone_determine_the_number_and_the_length_of_the_trials(harness: 
     file = harness.folder / "s.toml"
     file.write_text(toml(tables))
 
-    launcher = harness.start("run", str(file), "--workers", "1")
-    try:
-        launcher.until(lambda: harness.dirs.study("s").exists() and "COMPLETE" in {t.state for t in harness.trials()})
-        harness.run("stop", "s")  # that the hours end a run is shown elsewhere
-        answer = launcher.end()
-    finally:
-        launcher.sweep()
+    # That the hours end a run is shown elsewhere.
+    harness.run_until(str(file), lambda: "COMPLETE" in {trial.state for trial in harness.trials()})
 
-    assert answer.code == 0
     stored = row(harness).spec["budget"]
     assert stored["evaluations"] == 9
     assert stored["epochs"] * 320 / 32 >= 216
@@ -265,12 +257,8 @@ def test_a_run_killed_between_selection_and_final_training_selects_the_same_tria
     harness: Harness, fault: Fault
 ) -> None:
     words = ("run", harness.write(**HOPELESS, final=FINAL), "--workers", "1")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment((fault,), harness.folder).items():
-            patch.setenv(name, value)
-        killed = harness.start(*words)
-    code = killed.end().code
-    killed.sweep()
+    with start_with_faults(harness, (fault,), *words) as killed:
+        code = killed.end().code
     begun, chosen = harness.counts().begun, row(harness).selection
 
     answer = harness.run(*words)

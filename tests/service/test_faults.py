@@ -17,7 +17,7 @@ from tests.harness import LONG, PATIENCE_S, Answer, Harness, Launcher, equal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One disturbance of a run: how the run ended, and what it left."""
+    """One disturbance of a run: the end of the run, and the trials and processes that it left."""
 
     answer: Answer
     trials: tuple[TrialRecord, ...]
@@ -35,7 +35,7 @@ class DisturbedStudy:
 
 
 def on_start(launcher: Launcher, _: Harness) -> None:
-    """SIGTERM while the workers still load torch."""
+    """Send SIGTERM when the launcher has named its workers."""
     launcher.until(lambda: " on cpu" in launcher.said)
     launcher.signal(signal.SIGTERM)
 
@@ -77,24 +77,21 @@ DISTURBANCES: dict[str, Callable[[Launcher, Harness], None]] = {
 
 def after_steps(launcher: Launcher, harness: Harness, count: int) -> None:
     """Wait until a worker runs and `count` more steps are recorded."""
-    launcher.until(lambda: harness.dirs.study("s").exists() and harness.workers())
+    launcher.until(harness.workers)
     before = harness.steps()
     launcher.until(lambda: harness.steps() >= before + count)
 
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> DisturbedStudy:
-    harness = Harness(tmp_path_factory.mktemp("story"), images, cache)
+    harness = Harness(tmp_path_factory.mktemp("disturbed"), images, cache)
     file = harness.write(**LONG)
     events = {}
     for name, disturb in DISTURBANCES.items():
-        launcher = harness.start("run", file, "--workers", "1")
-        try:
+        with harness.start("run", file, "--workers", "1") as launcher:
             disturb(launcher, harness)
             answer = launcher.end()
             _, left = psutil.wait_procs(launcher.family(), timeout=PATIENCE_S)
-        finally:
-            launcher.sweep()
         events[name] = Event(answer=answer, trials=harness.trials(), left=tuple(left))
     return DisturbedStudy(harness=harness, events=events, end=harness.run("run", file, "--workers", "1"))
 
@@ -168,7 +165,7 @@ def killer(harness: Harness, *, at: Sequence[int]) -> Iterator[list[int]]:
     is_over = threading.Event()
 
     def living() -> list[int]:
-        return [pid for pid in harness.workers() if pid not in killed] if harness.dirs.study("s").exists() else []
+        return [pid for pid in harness.workers() if pid not in killed]
 
     def is_drawn() -> bool:
         return harness.trials()[0].seed is not None

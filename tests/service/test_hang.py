@@ -4,24 +4,21 @@ import io
 from pathlib import Path
 
 from search.service import run
-from search.service.session import RunOptions
 from search.spec import study_spec
-from search.storage import queries
-from search.storage.read_only import open_reader
 from search.workers.live_view import open_view
 from search.workers.stop_rules import StopReason
-from tests.harness import LONG, Harness, equal
+from tests.harness import LONG, Harness, equal, quiet
 from tests.service.hang import SHORT, freeze_at
 
 
 def test_a_hung_trial_is_killed_logs_its_stack_and_ends_with_the_same_weights(
     harness: Harness, undisturbed: Harness
 ) -> None:
-    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu", times=SHORT)
+    options = harness.options(device="cpu", times=SHORT)
     spec = study_spec.load(Path(harness.write(**LONG)))
 
     thread = freeze_at(harness, steps=5)
-    end = run.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    end = run.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=quiet)
     thread.join()
 
     (trial,), (expected,) = harness.trials(), undisturbed.trials()
@@ -37,6 +34,5 @@ def test_a_hung_trial_is_killed_logs_its_stack_and_ends_with_the_same_weights(
 
 def test_show_names_the_log_of_a_trial(undisturbed: Harness) -> None:
     shown = undisturbed.run("show", "s", "0").out
-    row = queries.trial(open_reader(undisturbed.url), "s", 0)
 
-    assert str(undisturbed.dirs.log("s", row.number)) in shown.replace("\n", "")
+    assert str(undisturbed.dirs.log("s", 0)) in shown.replace("\n", "")

@@ -2,7 +2,6 @@
 
 import io
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,7 @@ from search.service import session
 from search.spec import study_spec
 from search.storage import attr_keys, claims, leases, queries
 from search.storage.rdb import Storage
-from search.storage.read_only import open_reader
 from search.study import inputs, stored_study
-from search.study.run_time import SAVE_S, SILENCE_S
 from search.study.stored_study import StoredStudy
 from search.trial.context import WorkerConfig
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
@@ -28,16 +25,10 @@ from search.workers.live_view import PlainView
 from search.workers.local import LocalBackend
 from search.workers.signals import STOPPING
 from search.workers.stop_rules import SAME_FAILURES, StopReason
-from tests.harness import COLOURS, LONG, PATIENCE_S, Harness, Launcher, Tables, equal
+from tests.harness import COLOURS, IDLE, Harness, Launcher, equal, locked, long_study, quiet, reader
 from tests.remote_owners import HASTY, far
 
 SHORT = {"epochs": 1}
-
-
-def study_tables(**budget: float) -> Tables:
-    """A study whose trials last long and have different learning rates."""
-    rate = {"low": 0.001, "high": 0.1, "log": True}
-    return LONG | {"budget": budget, "space": LONG["space"] | {"learning_rate": rate}}
 
 
 def test_the_budget_is_exact_and_no_trial_is_thrown_away(harness: Harness) -> None:
@@ -75,7 +66,7 @@ def test_a_grid_runs_every_cell_once_with_two_workers(harness: Harness) -> None:
 
 
 def test_a_comparison_ends_with_its_verdicts(harness: Harness) -> None:
-    rows: list[dict[str, object]] = [{"name": "base"}, {"name": "idle", "learning_rate": 1e-9}]
+    rows: list[dict[str, object]] = [{"name": "base"}, {"name": "idle", "learning_rate": IDLE}]
     file = harness.write(compare=rows, space={"learning_rate": 0.05}, search={"repeats": 3}, budget={"trials": 6})
 
     run = harness.run("run", file, "--workers", "2")
@@ -119,11 +110,9 @@ def test_an_impossible_budget_is_refused_and_leaves_the_study_unchanged(harness:
 def frozen_workers(harness: Harness, launcher: Launcher) -> Iterator[None]:
     """Freeze the workers of a launcher inside the block, from a moment when they hold no lock."""
     workers = [process for process in launcher.family() if process.pid in harness.workers()]
-    database = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
-    database.execute("BEGIN IMMEDIATE")
-    for worker in workers:
-        worker.suspend()
-    database.close()
+    with locked(harness.url):
+        for worker in workers:
+            worker.suspend()
     try:
         yield
     finally:
@@ -132,29 +121,25 @@ def frozen_workers(harness: Harness, launcher: Launcher) -> Iterator[None]:
 
 
 def test_the_hours_limit_a_joined_launcher_after_the_first_one_is_gone(harness: Harness) -> None:
-    file = harness.write(**study_tables(trials=2, epochs=4000, hours=9.0))
-    launchers = [harness.start("run", file, "--workers", "1")]
-    try:
-        launchers[0].until(lambda: harness.dirs.study("s").exists() and harness.workers())
-        launchers.append(harness.start("run", file, "--join", "--workers", "1"))
-        launchers[1].until(lambda: len(harness.workers()) == 2)
-        launchers[0].sweep()
-        row = queries.study(open_reader(harness.url), "s")
-        storage = Storage(harness.url)
-        stored_study.set_attrs(
-            storage, stored_study.load(storage, "s").id, {attr_keys.HOURS: (row.seconds_run + 5.0) / 3600}
-        )
-        with frozen_workers(harness, launchers[1]):  # training would only take the time of other tests
-            time.sleep(SILENCE_S - SAVE_S)  # until the joined launcher is about to count
-        answer = launchers[1].end()
-    finally:
-        for launcher in launchers:
-            launcher.sweep()
+    file = harness.write(**long_study(trials=2, epochs=4000, hours=9.0))
+    with harness.start("run", file, "--workers", "1") as first:
+        first.until(harness.workers)
+        with harness.start("run", file, "--join", "--workers", "1") as joined:
+            joined.until(lambda: len(harness.workers()) == 2)
+            first.sweep()
+            row = queries.study(reader(harness.url), "s")
+            storage = Storage(harness.url)
+            stored_study.set_attrs(
+                storage, stored_study.load(storage, "s").id, {attr_keys.HOURS: (row.seconds_run + 5.0) / 3600}
+            )
+            with frozen_workers(harness, joined):  # training would only take the time of other tests
+                joined.until(lambda: queries.study(reader(harness.url), "s").seconds_run > row.seconds_run)
+            answer = joined.end()
 
     assert answer.code == 0
     assert "s: its hours are spent" in answer.err
     # The joined launcher went on counting the time.
-    assert queries.study(open_reader(harness.url), "s").seconds_run >= row.seconds_run + 5.0
+    assert queries.study(reader(harness.url), "s").seconds_run >= row.seconds_run + 5.0
 
 
 def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(harness: Harness) -> None:
@@ -162,7 +147,7 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(harness: Harness) ->
 
     ended = harness.run("run", file, "--workers", "1", "--hours", "0.0005")
     left = harness.trials()
-    row = queries.study(open_reader(harness.url), "s")
+    row = queries.study(reader(harness.url), "s")
     again = harness.run("run", file, "--workers", "1", "--hours", "1", "--trials", str(len(left) or 1))
 
     assert (ended.code, again.code) == (0, 0)
@@ -176,10 +161,7 @@ def test_a_run_ends_with_its_hours_and_the_next_one_goes_on(harness: Harness) ->
 
 def test_the_time_before_the_workers_start_counts_towards_the_hours(harness: Harness) -> None:
     harness.create(budget=SHORT | {"trials": 1})
-    storage, options = (
-        Storage(harness.url),
-        session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1),
-    )
+    storage, options = Storage(harness.url), harness.options()
     stored = stored_study.load(storage, "s")
     view, hour_ago = PlainView(io.StringIO(), time.monotonic), time.monotonic() - 3600.0
 
@@ -205,24 +187,19 @@ def test_a_trial_run_again_ends_with_the_same_weights(harness: Harness) -> None:
 
 
 def test_a_second_launcher_needs_join_and_one_stop_ends_all_launchers(harness: Harness) -> None:
-    file = harness.write(**study_tables(trials=3, epochs=400, steps_per_epoch=3))
-    launchers = [harness.start("run", file, "--workers", "1")]
-    try:
-        launchers[0].until(lambda: harness.dirs.study("s").exists() and harness.workers())
-
+    file = harness.write(**long_study(trials=3, epochs=400, steps_per_epoch=3))
+    with harness.start("run", file, "--workers", "1") as first:
+        first.until(harness.workers)
         second = harness.run("run", file, "--trials", "4")
         delete = harness.run("delete", "s", "--yes")
         refused = harness.run("run", file, "--join", "--trials", "9")
-        launchers.append(harness.start("run", file, "--join", "--workers", "1"))
-        launchers[1].until(lambda: len(harness.workers()) == 2)
-        stop = harness.run("stop", "s")
-        answers = [launcher.end() for launcher in launchers]
-    finally:
-        for launcher in launchers:
-            launcher.sweep()
+        with harness.start("run", file, "--join", "--workers", "1") as joined:
+            joined.until(lambda: len(harness.workers()) == 2)
+            stop = harness.run("stop", "s")
+            answers = [first.end(), joined.end()]
 
     assert (second.code, delete.code, refused.code, stop.code) == (75, 75, 2, 0)
-    assert f"process {launchers[0].process.pid} on this machine is already running the study 's'" in second.err
+    assert f"process {first.process.pid} on this machine is already running the study 's'" in second.err
     assert harness.counts().budget == 4  # a command that is refused as a second launcher still raises the budget
     assert "--join only adds workers" in refused.err
     assert [answer.code for answer in answers] == [0, 0]
@@ -233,7 +210,7 @@ def test_a_second_launcher_needs_join_and_one_stop_ends_all_launchers(harness: H
 
 def test_a_launcher_with_other_code_cannot_join_a_running_study(harness: Harness) -> None:
     harness.create()
-    storage, options = Storage(harness.url), session.RunOptions(url=harness.url, cache=harness.cache, name="s")
+    storage, options = Storage(harness.url), harness.options(workers=None)
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, {attr_keys.CURRENT_VERSIONS: {**stored.versions, "torch": "1.0"}})
 
@@ -257,9 +234,9 @@ def study_of_other_code(harness: Harness) -> tuple[Storage, StoredStudy]:
 
 def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(harness: Harness) -> None:
     storage, stored = study_of_other_code(harness)
-    options = session.RunOptions(url=harness.url, cache=harness.cache, name="s", times=HASTY)
+    options = harness.options(workers=None, times=HASTY)
 
-    with session.exclusive(storage, stored, options, lambda _: None):
+    with session.exclusive(storage, stored, options, quiet):
         pass
 
     assert stored_study.load(storage, "s").versions["code"] != "0badc0de"
@@ -268,9 +245,7 @@ def test_an_upgrade_goes_on_with_a_study_whose_machine_is_gone(harness: Harness)
 
 def test_an_upgrade_is_refused_while_others_work_on_the_study(harness: Harness) -> None:
     storage, stored = study_of_other_code(harness)
-    options = session.RunOptions(
-        url=harness.url, cache=harness.cache, name="s", times=replace(HASTY, lease_timeout_s=600.0)
-    )
+    options = harness.options(workers=None, times=replace(HASTY, lease_timeout_s=600.0))
 
     with (
         pytest.raises(SpecError, match=r"others work on 's' now, by other code: code .* 0badc0de there"),
@@ -285,7 +260,7 @@ def test_a_second_machine_keeps_the_budget_that_the_first_one_set(harness: Harne
     stored = stored_study.load(storage, "s")
     stored_study.set_attrs(storage, stored.id, {attr_keys.BUDGET: 7, attr_keys.HOURS: 8.0})
     claims.claim(storage, stored.id, far("far"))
-    options = session.RunOptions(url=harness.url, cache=harness.cache, name="s")
+    options = harness.options(workers=None)
 
     messages: list[str] = []
 
@@ -335,10 +310,7 @@ class DyingWorkersBackend(LocalBackend):
 def run_one_trial(harness: Harness, backend: WorkerBackend) -> StopReason:
     """Run a study of one trial on `backend`; returns why the run ended."""
     harness.create(budget=SHORT | {"trials": 1})
-    storage, options = (
-        Storage(harness.url),
-        session.RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1),
-    )
+    storage, options = Storage(harness.url), harness.options()
     view = PlainView(io.StringIO(), time.monotonic)
     return session.pool(options, storage, stored_study.load(storage, "s"), backend, view, since=time.monotonic()).run()
 
@@ -369,7 +341,7 @@ def test_workers_that_die_at_once_in_excludable_slots_do_not_end_the_run(harness
 def test_a_study_whose_trials_all_fail_alike_ends_with_their_reason(harness: Harness) -> None:
     separate = replace(harness, cache=harness.folder / "cache")
     file = separate.write(budget=SHORT | {"trials": 9})
-    inputs.prepare_data(study_spec.load(Path(file)), separate.cache, lambda _: None)
+    inputs.prepare_data(study_spec.load(Path(file)), separate.cache, quiet)
     (labels,) = separate.cache.glob("sets/*/train_labels.npy")
     # An unknown class makes every trial fail.
     np.save(labels, np.concatenate([[len(COLOURS)] * 40, np.load(labels)[40:]]))

@@ -2,10 +2,9 @@
 
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,18 +12,7 @@ import pytest
 from search.artifacts.study_dir import STOPPED
 from search.storage.retry import NOTICE_S
 from tests import forks
-from tests.harness import LONG, PATIENCE_S, Harness, equal, wait_until
-
-
-@contextmanager
-def locked(harness: Harness) -> Iterator[None]:
-    """Lock the database against readers and writers inside the block."""
-    connection = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
-    connection.execute("BEGIN EXCLUSIVE")
-    try:
-        yield
-    finally:
-        connection.close()
+from tests.harness import LONG, Harness, Launcher, equal, locked
 
 
 @pytest.mark.parametrize(
@@ -36,14 +24,11 @@ def test_a_run_stops_while_the_database_is_locked_and_ends_with_the_same_weights
     harness: Harness, undisturbed: Harness, number: signal.Signals, code: int
 ) -> None:
     file = harness.write(**LONG)
-    launcher = harness.start("run", file, "--workers", "1")
-    try:
-        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
-        with locked(harness):
+    with harness.start("run", file, "--workers", "1") as launcher:
+        launcher.until(lambda: harness.steps() >= 3)
+        with locked(harness.url, "EXCLUSIVE"):
             launcher.signal(number)
             stopped = launcher.end()
-    finally:
-        launcher.sweep()
     again = harness.run("run", file, "--workers", "1")
 
     assert stopped.code == code
@@ -59,16 +44,13 @@ def test_a_run_stops_while_the_database_is_locked_and_ends_with_the_same_weights
 
 def test_a_second_ctrl_c_ends_a_run_that_waits_for_the_database(harness: Harness) -> None:
     file = harness.write(**LONG)
-    launcher = harness.start("run", file, "--workers", "1")
-    try:
-        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
-        with locked(harness):
+    with harness.start("run", file, "--workers", "1") as launcher:
+        launcher.until(lambda: harness.steps() >= 3)
+        with locked(harness.url, "EXCLUSIVE"):
             launcher.signal(signal.SIGINT)
             launcher.until(lambda: "stopping" in launcher.said)
             launcher.signal(signal.SIGINT)
             stopped = launcher.end()
-    finally:
-        launcher.sweep()
     again = harness.run("run", file, "--workers", "1")
 
     assert stopped.code == 130
@@ -91,12 +73,14 @@ def unwritable(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_run_goes_on_when_its_output_cannot_be_written(harness: Harness, unwritable: int) -> None:
     words = harness.complete(("run", harness.write(**LONG), "--workers", "1"))
     process = forks.start_with_output(words, stdout=unwritable, stderr=unwritable)
-    wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
-    with locked(harness):
-        time.sleep(NOTICE_S + 3)  # long enough that every process reports what it waits for
+    with Launcher(process, Path(os.devnull)) as launcher:
+        launcher.until(lambda: harness.steps() >= 3)
+        with locked(harness.url, "EXCLUSIVE"):
+            time.sleep(NOTICE_S + 3)  # long enough that every process reports the reason of its wait
+        answer = launcher.end()
 
-    assert process.wait(timeout=PATIENCE_S) == 0
+    assert answer.code == 0
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]
 
 
@@ -106,27 +90,25 @@ def test_the_exit_code_reports_a_ctrl_c_that_also_ended_the_reader_of_the_output
     read_end, write_end = os.pipe()
     process = forks.start_with_output(words, stdout=write_end, stderr=write_end)
     os.close(write_end)
-    wait_until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
 
-    os.close(read_end)
-    os.killpg(process.pid, signal.SIGINT)
+    with Launcher(process, Path(os.devnull)) as launcher:
+        launcher.until(lambda: harness.steps() >= 3)
+        os.close(read_end)
+        launcher.signal(signal.SIGINT)
+        answer = launcher.end()
 
-    assert process.wait(timeout=PATIENCE_S) == 130
+    assert answer.code == 130
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)]
 
 
 def test_a_forkserver_that_dies_while_it_loads_is_replaced(harness: Harness) -> None:
-    launcher = harness.start_from_shell("run", harness.write(budget={"trials": 1}), "--workers", "1")
-
     def servers() -> list[psutil.Process]:
         return [process for process in launcher.family() if "multiprocessing.forkserver" in " ".join(process.cmdline())]
 
-    try:
+    with harness.start_from_shell("run", harness.write(budget={"trials": 1}), "--workers", "1") as launcher:
         launcher.until(servers)
         servers()[0].kill()
         answer = launcher.end()
-    finally:
-        launcher.sweep()
 
     assert answer.code == 0, answer.err
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("COMPLETE", 1)]
