@@ -472,9 +472,9 @@ def test_a_migration_loses_no_committed_write(enlarged: Path) -> None:
     log = enlarged.with_name("written.txt")
     with log.open("w") as stream:
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(enlarged)], stdout=stream)
-    wait_until(lambda: log.read_text())
 
     try:
+        wait_until(lambda: log.read_text())
         migrate(url(enlarged), quiet, waits=Waits(lock_s=60.0))
         count_after_migration = len(log.read_text().split())
         wait_until(lambda: len(log.read_text().split()) > count_after_migration + 1)

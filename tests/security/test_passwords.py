@@ -137,12 +137,10 @@ def test_a_run_shows_the_password_neither_in_its_files_nor_in_ps(harness: Harnes
 
 
 def test_workers_are_started_without_the_address_on_their_command_lines(harness: Harness) -> None:
-    launcher = harness.start_from_shell("run", harness.write(budget={"trials": 1, "epochs": 20}), "--workers", "1")
-    try:
+    file = harness.write(budget={"trials": 1, "epochs": 20})
+    with harness.start_from_shell("run", file, "--workers", "1") as launcher:
         launcher.until(lambda: len(launcher.family()) > 2)  # the pool, the server that workers are forked from, ...
         lines = {line for process in launcher.family() for line in command_lines(process.pid)}
-    finally:
-        launcher.sweep()
 
     assert len(lines) > 1
     assert not any("studies.db" in line for line in lines if "bin/convsearch" not in line)
