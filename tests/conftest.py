@@ -1,5 +1,6 @@
 """How tests are collected: which are slow, and in which order they start. The fixtures are in fixtures.py."""
 
+import atexit
 import gc
 import signal
 from collections.abc import Generator
@@ -8,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 gc.disable()  # until all tests are loaded: none of that is garbage, and collections would take a quarter of the time
-pytest_plugins = ["tests.fixtures"]
+atexit.register(gc.unfreeze)  # the bindings of triton report objects that are never freed as leaks
 # Child processes must receive these signals, even if pytest itself runs under nohup or in the background of a script.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,6 +19,13 @@ SLOW_FOLDERS = {"service", "faults", "browser", "bench", "soak"}
 #: Fixtures of tests that train, or that need a server.
 SLOW_FIXTURES = {"images", "server"}
 NO_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed; `make setup EXTRAS=ray`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures, except in the controller of xdist, which runs no test: they take seconds to load."""
+    is_controller = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not is_controller:
+        config.pluginmanager.import_plugin("tests.fixtures")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups here too
@@ -39,10 +47,6 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:  # also in the controller of xdist, which collects nothing itself
         gc.freeze()
         gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # the bindings of triton report objects that are never freed as leaks
 
 
 def _is_slow(item: pytest.Item) -> bool:
