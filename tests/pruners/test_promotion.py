@@ -15,10 +15,10 @@ from search.pruners.promotion import AshaPromotion
 from search.samplers.tpe import TrialSubset
 from search.storage import claims, leases
 from search.storage.rdb import Storage
-from search.storage.read_only import open_reader
 from search.study import stored_study, strategy
 from search.trial import runner
-from tests.harness import Harness, equal, run_claimed, work
+from tests.harness import IDLE, RATES, Harness, equal, reader, run_claimed, work
+from tests.storage.claimers import take
 
 #: All trials pause: there is no baseline, which does not pause and stops others (tests/service/test_baseline.py).
 PROMOTE: dict[str, Any] = {
@@ -30,7 +30,7 @@ PROMOTE: dict[str, Any] = {
 }
 BUDGET: dict[str, Any] = {"trials": 8, "epochs": 4}
 #: Keeps the tests that read two studies in one process.
-BOTH = pytest.mark.xdist_group("test_promotion_both")
+ONE_PROCESS = pytest.mark.xdist_group("test_promotion_both")
 
 
 def steps(harness: Harness, name: str = "s") -> list[int]:
@@ -72,7 +72,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) ->
     return harness
 
 
-@BOTH
+@ONE_PROCESS
 def test_exactly_the_best_half_of_each_rung_is_promoted(both: Harness) -> None:
     trials = both.trials()
 
@@ -83,7 +83,7 @@ def test_exactly_the_best_half_of_each_rung_is_promoted(both: Harness) -> None:
         assert (trial.state == "COMPLETE") == (len(trial.curve) == 4)
         assert trial.state == "COMPLETE" or " at step " in (trial.reason or "")
     kept = {trial.number for trial in trials if any(both.dirs.trial("s", trial.number).glob("*.ckpt"))}
-    assert kept <= {trial.number for trial in trials if trial.state == "COMPLETE"}
+    assert set() < kept <= {trial.number for trial in trials if trial.state == "COMPLETE"}
     pruned = next(trial.number for trial in trials if trial.state == "PRUNED")
     assert "pruned: rank" in both.run("show", "s", str(pruned)).out
 
@@ -98,7 +98,7 @@ def test_a_finished_study_with_more_trials_promotes_the_best_of_them(harness: Ha
     assert max(steps(harness)[8:]) > 1
 
 
-@BOTH
+@ONE_PROCESS
 def test_a_paused_trial_ends_bit_for_bit_like_an_uninterrupted_one(both: Harness) -> None:
     best = max((trial for trial in both.trials() if trial.values), key=lambda trial: trial.values)
     same = both.trials("whole")[best.number]
@@ -113,10 +113,10 @@ def test_a_paused_trial_ends_bit_for_bit_like_an_uninterrupted_one(both: Harness
 def test_a_study_killed_while_trials_pause_resumes_and_finishes(harness: Harness, workers: str) -> None:
     file = harness.write(search=PROMOTE, budget={"trials": 8, "epochs": 12, "steps_per_epoch": 1})
 
-    launcher = harness.start("run", file, "--workers", workers)
-    launcher.until(lambda: "s" in harness.dirs.studies() and len(steps(harness)) >= 3)
-    launcher.signal(signal.SIGKILL)
-    launcher.end()
+    with harness.start("run", file, "--workers", workers) as launcher:
+        launcher.until(lambda: len(steps(harness)) >= 3)
+        launcher.signal(signal.SIGKILL)
+        launcher.end()
     paused = sum(trial.paused is not None for trial in harness.trials())
     again = harness.run("run", file, "--workers", workers)
 
@@ -133,11 +133,7 @@ def test_the_sampler_learns_from_paused_trials(harness: Harness) -> None:
     stored = stored_study.load(storage, "s")
     context = runner.open_training_context(worker_config)
     for _ in range(2):
-        claim = claims.claim(
-            context.storage, stored.id, this_process(worker_config.token), (), strategy.promotion_policy(stored.spec)
-        )
-        assert claim is not None
-        run_claimed(context, claim)
+        run_claimed(context, take(context.storage, stored.id, promotion=strategy.promotion_policy(stored.spec)))
 
     subset = TrialSubset(_CachedStorage(storage), stored.id).read()
 
@@ -173,10 +169,9 @@ def test_a_paused_trial_without_a_checkpoint_ends_bit_for_bit_the_same(
 def test_failed_trials_do_not_end_a_study_while_others_pause(harness: Harness) -> None:
     changes: dict[str, Any] = {"search": PROMOTE, "budget": BUDGET | {"trials": 7}}
     worker_config = harness.create(**changes)
-    context, owner = runner.open_training_context(worker_config), this_process(worker_config.token)
+    context = runner.open_training_context(worker_config)
     for number in range(7):
-        claim = claims.claim(context.storage, context.study.id, owner, ())
-        assert claim is not None
+        claim = take(context.storage, context.study.id)
         if number < 2:
             run_claimed(context, claim)
         else:
@@ -194,15 +189,12 @@ def test_at_the_end_the_best_paused_trial_completes_and_the_others_are_pruned(ha
     context = runner.open_training_context(worker_config)
     owner = this_process(worker_config.token)
     for _ in range(2):
-        claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
-        assert claim is not None
-        run_claimed(context, claim)
+        run_claimed(context, take(context.storage, context.study.id, promotion=asha_promotion))
     best = max(harness.trials(), key=lambda trial: trial.curve[-1][1])
-    with open_reader(worker_config.url).connect() as connection:
+    with reader(worker_config.url).connect() as connection:
         assert claims.claimable(connection, context.study.id, asha_promotion) == 1
 
-    last = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
-    assert last is not None
+    last = take(context.storage, context.study.id, promotion=asha_promotion)
     run_claimed(context, last)
     no_claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
 
@@ -212,7 +204,7 @@ def test_at_the_end_the_best_paused_trial_completes_and_the_others_are_pruned(ha
         None,
         "rank 2 of 2 at step 1 when nothing was left to begin",
     }
-    with open_reader(worker_config.url).connect() as connection:
+    with reader(worker_config.url).connect() as connection:
         assert claims.claimable(connection, context.study.id, asha_promotion) == 0
 
 
@@ -222,47 +214,40 @@ def test_paused_trials_wait_while_another_worker_holds_a_trial(harness: Harness)
     context = runner.open_training_context(worker_config)
     owner, other = this_process(worker_config.token), this_process("other")
     for _ in range(2):
-        claim = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
-        assert claim is not None
-        run_claimed(context, claim)
-    held = claims.claim(context.storage, context.study.id, other, (), asha_promotion)
-    assert held is not None
+        run_claimed(context, take(context.storage, context.study.id, promotion=asha_promotion))
+    held = take(context.storage, context.study.id, other, promotion=asha_promotion)
     best = max(harness.trials()[:2], key=lambda trial: trial.curve[-1][1])
 
     while_held = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
     paused = [trial.paused is not None for trial in harness.trials()]
     Storage(worker_config.url, token=other.token).set_trial_state_values(held.trial_id, TrialState.FAIL)
-    afterwards = claims.claim(context.storage, context.study.id, owner, (), asha_promotion)
+    afterwards = take(context.storage, context.study.id, promotion=asha_promotion)
 
     assert while_held is None
     assert paused == [True, True, False]
-    assert afterwards is not None
     assert afterwards.number == best.number
 
 
 def test_a_resumed_trial_that_is_released_waits_in_the_queue_and_is_not_paused(harness: Harness) -> None:
     worker_config = harness.create(search=PROMOTE, budget=BUDGET | {"trials": 1})
-    context, owner = runner.open_training_context(worker_config), this_process(worker_config.token)
-    first = claims.claim(context.storage, context.study.id, owner, (), strategy.promotion_policy(context.study.spec))
-    assert first is not None
-    run_claimed(context, first)
+    context = runner.open_training_context(worker_config)
+    asha_promotion = strategy.promotion_policy(context.study.spec)
+    run_claimed(context, take(context.storage, context.study.id, promotion=asha_promotion))
     (paused,) = harness.trials()
 
-    claims.claim(context.storage, context.study.id, owner, (), strategy.promotion_policy(context.study.spec))
-    released = leases.release(context.storage, [owner.token])
+    take(context.storage, context.study.id, promotion=asha_promotion)
+    released = leases.release(context.storage, [worker_config.token])
 
     assert paused.paused == 1
     assert (released, harness.trials()[0].paused) == ([0], None)
-    again = claims.claim(context.storage, context.study.id, owner, ())
-    assert again is not None
-    assert again.number == 0
+    assert take(context.storage, context.study.id).number == 0
 
 
 def test_the_best_trials_are_promoted_beside_a_baseline_that_does_not_pause(harness: Harness) -> None:
-    rates = [0.02, *[1e-9] * 3, 0.03, 0.04, 0.05, 0.02, 0.03]
+    rates = [0.02, *[IDLE] * 3, 0.03, 0.04, 0.05, 0.02, 0.03]
     worker_config = harness.create(
         search=PROMOTE | {"baseline": True, "reduction": 3},
-        space={"learning_rate": {"low": 1e-9, "high": 0.1, "log": True}},
+        space={"learning_rate": RATES},
         points=[{"learning_rate": rate} for rate in rates],
         budget={"trials": len(rates), "epochs": 4},
     )

@@ -20,13 +20,12 @@ from search.errors import SpecError
 from search.process import this_process
 from search.service.final import find_or_create_final, verdict_spec, verdict_study
 from search.service.run import more_hours, run_study
-from search.service.session import RunOptions, searching
+from search.service.session import searching
 from search.spec import derived_specs, stored_spec, study_spec
 from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, claims, queries, ranking
 from search.storage.rdb import Storage
-from search.storage.read_only import open_reader
 from search.storage.records import TrialRecord
 from search.study import stored_study, strategy
 from search.study.final_plan import MOST_EPOCHS, Candidate, ResourceLayout, candidates, final_spec, layout
@@ -36,7 +35,7 @@ from search.trial.final_training import SPARE_S, SPARE_SHARE
 from search.trial.trial_training import TrialTraining
 from search.workers.live_view import PlainView
 from search.workers.stop_rules import StopReason
-from tests.harness import Answer, Harness, equal, run_claimed, work
+from tests.harness import Answer, Harness, equal, quiet, reader, run_claimed, work
 
 FINAL: dict[str, Any] = {"epochs": 2}
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
@@ -54,6 +53,11 @@ def single_final_spec(
         images=images,
         layout=ResourceLayout(workers=1, threads=1),
     )
+
+
+def has_begun_final(harness: Harness) -> bool:
+    """Whether a final training of the study "s" has finished its first epoch."""
+    return any(trial.epochs > 1 for trial in harness.trials("s.final"))
 
 
 def test_the_best_trial_is_trained_on_all_training_images_and_tested_once(harness: Harness) -> None:
@@ -89,10 +93,10 @@ def test_an_interrupted_final_training_resumes_to_the_same_weights(harness: Harn
     file = harness.write(budget=BUDGET, final={"epochs": 20})
     assert whole.run("run", file, "--workers", "1").code == 0
 
-    launcher = harness.start("run", file, "--workers", "1")
-    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
-    launcher.signal(signal.SIGINT)
-    stopped = launcher.end()
+    with harness.start("run", file, "--workers", "1") as launcher:
+        launcher.until(lambda: has_begun_final(harness))
+        launcher.signal(signal.SIGINT)
+        stopped = launcher.end()
     between = harness.trials("s.final")
     resumed = harness.run("resume", "s", "--workers", "1")
 
@@ -128,10 +132,10 @@ def test_a_final_training_ends_when_its_time_ends(harness: Harness, left_s: floa
 
 def test_the_same_command_ends_a_final_training_whose_hours_are_spent(harness: Harness) -> None:
     file = harness.write(budget=BUDGET | {"hours": 10.0}, final={"epochs": 4000})
-    launcher = harness.start("run", file, "--workers", "1")
-    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
-    launcher.signal(signal.SIGINT)
-    launcher.end()
+    with harness.start("run", file, "--workers", "1") as launcher:
+        launcher.until(lambda: has_begun_final(harness))
+        launcher.signal(signal.SIGINT)
+        launcher.end()
     storage = Storage(harness.url)
     stored_study.set_attrs(storage, stored_study.load(storage, "s.final").id, {attr_keys.SECONDS_RUN: 11 * 3600})
 
@@ -143,11 +147,10 @@ def test_the_same_command_ends_a_final_training_whose_hours_are_spent(harness: H
 
 
 def test_stop_also_stops_the_final_training_of_a_study(harness: Harness) -> None:
-    launcher = harness.start("run", harness.write(budget=BUDGET, final={"epochs": 4000}), "--workers", "1")
-    launcher.until(lambda: "s.final" in launcher.said and harness.workers("s.final"))
-
-    stop = harness.run("stop", "s", "--json")
-    answer = launcher.end()
+    with harness.start("run", harness.write(budget=BUDGET, final={"epochs": 4000}), "--workers", "1") as launcher:
+        launcher.until(lambda: harness.workers("s.final"))
+        stop = harness.run("stop", "s", "--json")
+        answer = launcher.end()
 
     assert (stop.json["running"], answer.code) == (1, 0)
     assert [trial.state for trial in harness.trials("s.final")] == ["WAITING"]
@@ -159,7 +162,7 @@ def test_a_study_is_deleted_with_its_final_training(harness: Harness) -> None:
     answer = harness.run("delete", "s", "--yes")
 
     assert answer.code == 0
-    assert queries.studies(open_reader(harness.url)) == ()
+    assert queries.studies(reader(harness.url)) == ()
     assert harness.dirs.studies() == ()
 
 
@@ -186,7 +189,7 @@ def test_the_leading_trial_is_delivered_though_it_is_incomplete(harness: Harness
         work(runner.open_training_context(worker_config))  # until the trial pauses
     storage = Storage(harness.url)
     messages: list[str] = []
-    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    options = harness.options()
 
     final_study = verdict_study(options, storage, stored_study.load(storage, "s"), messages.append, hours=None)
 
@@ -201,7 +204,7 @@ def test_the_leading_trial_is_delivered_though_it_is_incomplete(harness: Harness
 def test_ctrl_c_at_the_end_of_a_search_prevents_the_final_training(
     harness: Harness,
 ) -> None:
-    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1, device="cpu")
+    options = harness.options(device="cpu")
     wanted = study_spec.build(harness.tables(budget=BUDGET, final=FINAL))
 
     class InterruptingView(PlainView):
@@ -218,11 +221,11 @@ def test_ctrl_c_at_the_end_of_a_search_prevents_the_final_training(
     def interrupting_view(_: stored_study.StoredStudy) -> Iterator[InterruptingView]:
         yield InterruptingView(io.StringIO(), time.monotonic)
 
-    end = run_study(options, wanted, show=interrupting_view, say=lambda _: None)
+    end = run_study(options, wanted, show=interrupting_view, say=quiet)
 
     assert harness.counts().complete == 2
     assert end is StopReason.INTERRUPTED
-    assert not queries.is_known(open_reader(harness.url), "s.final")
+    assert not queries.is_known(reader(harness.url), "s.final")
 
 
 @pytest.mark.parametrize(
@@ -267,13 +270,13 @@ def test_the_second_of_two_machines_uses_the_final_study_of_the_first(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert harness.train(budget=BUDGET).code == 0
-    storage, options = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, options = Storage(harness.url), harness.options()
     stored = stored_study.load(storage, "s")
     an_epoch = 400 / 3600 / max(trial.images_per_second or 0.0 for trial in harness.trials())  # hours
-    earlier = verdict_study(options, storage, stored, lambda _: None, hours=20 * an_epoch)
+    earlier = verdict_study(options, storage, stored, quiet, hours=20 * an_epoch)
     monkeypatch.setattr(queries, "is_known", lambda *_: False)  # as the later machine read it a moment before
 
-    later = verdict_study(options, storage, stored, lambda _: None, hours=10 * an_epoch)
+    later = verdict_study(options, storage, stored, quiet, hours=10 * an_epoch)
 
     assert later == earlier
 
@@ -295,13 +298,13 @@ def test_without_time_for_half_an_epoch_there_is_no_final_training(harness: Harn
     assert harness.train(budget=BUDGET).code == 0
     storage = Storage(harness.url)
     messages: list[str] = []
-    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    options = harness.options()
 
     final_study = verdict_study(options, storage, stored_study.load(storage, "s"), messages.append, hours=1e-9)
 
     assert final_study is None
     assert messages[-1] == "in the time that is left the last training would have 0.00 epochs; --hours gives it more"
-    assert not queries.is_known(open_reader(harness.url), "s.final")
+    assert not queries.is_known(reader(harness.url), "s.final")
 
 
 def test_running_a_trial_again_starts_no_final_training(harness: Harness) -> None:
@@ -311,7 +314,7 @@ def test_running_a_trial_again_starts_no_final_training(harness: Harness) -> Non
 
     assert again.code == 0
     assert harness.trials("s.again-0")[0].values == harness.trials()[0].values
-    assert not queries.is_known(open_reader(harness.url), "s.again-0.final")
+    assert not queries.is_known(reader(harness.url), "s.again-0.final")
 
 
 def test_the_final_training_of_a_search_on_few_small_images_uses_all_at_full_size(harness: Harness) -> None:
@@ -349,7 +352,7 @@ def test_the_next_launcher_completes_a_half_created_final_study(harness: Harness
 def test_without_a_trained_trial_a_message_replaces_the_final_training(harness: Harness) -> None:
     harness.create(budget=BUDGET, final=FINAL)
     storage, messages = Storage(harness.url), list[str]()
-    options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    options = harness.options()
 
     final_study = verdict_study(options, storage, stored_study.load(storage, "s"), messages.append, hours=1.0)
     impossible = harness.run(
@@ -452,7 +455,7 @@ def test_the_best_and_a_baseline_are_trained_with_several_seeds_and_compared(com
     answer = trained.run("final", "s", *TERMS, "--json")
 
     assert (first.code, answer.code) == (0, 0)
-    leading = [trial.number for trial, _ in ranking.ranked_by_best_value(open_reader(trained.url), "s")]
+    leading = [trial.number for trial, _ in ranking.ranked_by_best_value(reader(trained.url), "s")]
     names = {f"trial {leading[0]}", f"trial {leading[1]}", "baseline"}
     trials = trained.trials("s.final")
     assert [trial.state for trial in trials] == ["COMPLETE"] * 6
@@ -491,13 +494,13 @@ def test_a_verdict_is_printed_again_and_a_later_one_names_the_earlier_uses(
     assert "s.final has used them, too: 6 times, " in other.out
     assert "with one seed, the spread over seeds is not known" in other.out
     assert len(trials) == 6
-    assert queries.studies(open_reader(harness.url)) == ()
+    assert queries.studies(reader(harness.url)) == ()
 
 
 def final_context(harness: Harness, wanted: FinalSettings) -> TrainingContext:
     """A context that trains the final study of a search of two trials."""
     assert harness.train(budget=BUDGET).code == 0
-    storage, options = Storage(harness.url), RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+    storage, options = Storage(harness.url), harness.options()
     stored = stored_study.load(storage, "s")
     requested = replace(stored.spec, final=wanted)
     finalists = candidates(requested, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
@@ -575,17 +578,17 @@ def test_only_the_failed_final_training_is_retried_on_request(harness: Harness) 
 def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed(harness: Harness) -> None:
     assert harness.train(budget=BUDGET).code == 0
     terms = ("final", "s", "--top", "1", "--seeds", "1", "--no-baseline", "--epochs", "20", "--workers", "1")
-    launcher = harness.start(*terms)
-    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
-    launcher.signal(signal.SIGKILL)
-    assert launcher.end().code == -signal.SIGKILL
+    with harness.start(*terms) as launcher:
+        launcher.until(lambda: has_begun_final(harness))
+        launcher.signal(signal.SIGKILL)
+        assert launcher.end().code == -signal.SIGKILL
     assert harness.counts("s.final").to_do == 0
 
     answer = harness.run(*terms)
 
     assert answer.code == 0
-    assert "trial 1" in answer.out or "trial 0" in answer.out
     (trial,) = harness.trials("s.final")
+    assert trial.config["row"] in answer.out
     assert (trial.state, trial.test is not None) == ("COMPLETE", True)
 
 
@@ -597,7 +600,7 @@ def test_a_final_training_by_time_keeps_the_epochs_of_its_first_plan(harness: Ha
     finalists = candidates(requested, [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, "s")])
     plans = []
     for hours in (0.0001, 0.0002):
-        options = RunOptions(url=harness.url, cache=harness.cache, name="s", workers=1)
+        options = harness.options()
         planned, _ = verdict_spec(options, stored, requested, finalists, hours=hours)
         plans.append(
             (
@@ -619,7 +622,7 @@ def test_resume_adds_hours_to_a_final_training(harness: Harness) -> None:
     spec = more_hours(
         context.storage,
         context.study.spec,
-        RunOptions(url=harness.url, cache=harness.cache, name="s.final", hours=0.25),
+        harness.options("s.final", workers=None, hours=0.25),
     )
 
     assert spec.budget.hours == 0.75
@@ -633,7 +636,7 @@ def test_a_name_that_is_too_long_for_a_final_study_is_refused_before_training(ha
 
     assert answer.code == 2
     assert "a study's name must be up to 64 letters" in answer.err
-    assert [row.name for row in queries.studies(open_reader(harness.url))] == [name]
+    assert [row.name for row in queries.studies(reader(harness.url))] == [name]
 
 
 def test_a_failed_final_training_does_not_block_the_evaluation_of_the_others(harness: Harness) -> None:
@@ -665,10 +668,10 @@ def test_the_same_command_resumes_several_interrupted_final_trainings(harness: H
     assert harness.train(budget=BUDGET).code == 0
     command = ("final", "s", "--top", "1", "--seeds", "3", "--epochs", "20", "--no-baseline", "--workers", "2")
 
-    launcher = harness.start(*command)
-    launcher.until(lambda: "s.final" in launcher.said and any(trial.epochs > 1 for trial in harness.trials("s.final")))
-    launcher.signal(signal.SIGINT)
-    stopped = launcher.end()
+    with harness.start(*command) as launcher:
+        launcher.until(lambda: has_begun_final(harness))
+        launcher.signal(signal.SIGINT)
+        stopped = launcher.end()
     resumed = harness.run(*command)
 
     assert (stopped.code, resumed.code) == (130, 0)

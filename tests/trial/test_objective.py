@@ -1,6 +1,5 @@
 """One trial from claim to end, in real trainings whose process may die at any point."""
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -21,30 +20,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import _CachedStorage
-from optuna.trial import TrialState
 
 from models.cuda_graph import GraphCache
 from models.train import Training, start
 from search.artifacts import study_dir
-from search.process import this_process
 from search.samplers.tpe import TrialSubset
-from search.storage import claims, leases, ranking
+from search.storage import leases, ranking
+from search.storage.claims import Claim
 from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
 from search.trial import objective, recorder, runner
-from search.trial.context import TrainingContext, WorkerConfig
+from search.trial.context import WorkerConfig
 from search.trial.objective import is_out_of_memory
 from search.trial.outcome import TrialStopped
 from search.trial.trial_training import step_boundaries
-from search.workers import worker
+from search.workers import local
 from tests.fake_cuda_graph import RefusingRecorder
-from tests.harness import Harness, equal, run_claimed, work
+from tests.harness import IDLE, RATES, Harness, equal, run_claimed, work
+from tests.storage.claimers import take
 
 #: The loss is finite while the learning rate warms up; then weight decay alone multiplies every weight by -9 a batch.
 DIVERGES = {"learning_rate": 10.0, "weight_decay": 1.0, "warmup": 0.5, "scheduler": "none", "norm": "none"}
-#: A learning rate that learns nothing, so its trial ranks last.
-IDLE = 1e-9
-RATES = {"low": 1e-9, "high": 0.1, "log": True}
 
 
 class Dying(Storage):
@@ -85,9 +81,7 @@ def work_and_die(worker_config: WorkerConfig, before: str, after: str) -> None:
 
 def kill_worker(worker_config: WorkerConfig, *, before: str = "", after: str = "") -> None:
     """Train the next trial in a process that dies before or after it stores a key; then expire its lease."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.PRELOAD])
-    process = context.Process(target=work_and_die, args=(worker_config, before, after))
+    process = local.start_server().Process(target=work_and_die, args=(worker_config, before, after))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -436,8 +430,7 @@ LARGE = {"width": 1024, "growth": 1, "conv_layers": 3, "optimizer": "adam"}
 def work_with_little_memory(worker_config: WorkerConfig, connection: "Connection[bool, bool]") -> None:
     """Train the next trial in a child process that may allocate 150 MB more than it has now."""
     context = runner.open_training_context(worker_config)
-    claim = claims.claim(context.storage, context.study.id, this_process(worker_config.token))
-    assert claim is not None
+    claim = take(context.storage, context.study.id)
     limit = psutil.Process().memory_info().vms + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     connection.send(run_claimed(context, claim))
@@ -447,11 +440,10 @@ def test_a_network_that_exceeds_memory_is_pruned_and_its_process_ends(
     harness: Harness,
 ) -> None:
     worker_config = harness.create(space=LARGE)
-    ours, theirs = multiprocessing.Pipe()
+    context = local.start_server()
+    ours, theirs = context.Pipe()
 
-    process = multiprocessing.get_context("forkserver").Process(
-        target=work_with_little_memory, args=(worker_config, theirs)
-    )
+    process = context.Process(target=work_with_little_memory, args=(worker_config, theirs))
     process.start()
     process.join()
 
@@ -483,10 +475,8 @@ def test_a_process_ends_after_an_unexpected_error_in_a_trial(harness: Harness) -
     context = runner.open_training_context(harness.create())
     labels = context.data.train.labels + 4
     broken = replace(context, data=replace(context.data, train=replace(context.data.train, labels=labels)))
-    claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
 
-    assert claim is not None
-    assert not run_claimed(broken, claim)
+    assert not run_claimed(broken, take(context.storage, context.study.id))
 
 
 def test_the_log_of_a_trial_has_every_step_and_attempt(harness: Harness) -> None:
@@ -519,8 +509,7 @@ def test_a_trial_without_a_cuda_graph_is_trained_with_a_note_in_its_log(
 
     monkeypatch.setattr("search.trial.trial_training.start", start_unrecordable)
     context = runner.open_training_context(harness.create())
-    claim = claims.claim(context.storage, context.study.id, this_process(context.storage.token or ""))
-    assert claim is not None
+    claim = take(context.storage, context.study.id)
 
     outcome = objective.evaluate_trial(context, lambda: None, claim, recorder.open_trial(context, claim))
 
@@ -552,15 +541,13 @@ def test_a_trial_with_lost_checkpoints_is_retrained_to_the_same_curve(
 
 def test_a_trial_claimed_by_another_owner_is_left_unchanged(harness: Harness) -> None:
     context = runner.open_training_context(harness.create())
-    other_owner = Storage(harness.url, token="thief")
-    other_claims: list[claims.Claim] = []
+    other_owner = Storage(harness.url, token="other")
+    other_claims: list[Claim] = []
 
     def claim_elsewhere() -> None:
         if harness.steps() == 1 and not other_claims:
             leases.expire_dead(other_owner, context.storage.token or "", "seemed dead")
-            claim = claims.claim(other_owner, context.study.id, this_process("thief"))
-            assert claim is not None
-            other_claims.append(claim)
+            other_claims.append(take(other_owner, context.study.id))
 
     trial = work(context, claim_elsewhere)
 
@@ -617,13 +604,9 @@ def test_the_rows_of_a_comparison_share_the_seed_of_each_repeat(harness: Harness
     assert cells[0, 8] == cells[0, 12] != cells[1, 8] == cells[1, 12]
 
 
-def states(context: TrainingContext) -> list[TrialState]:
-    return [trial.state for trial in context.storage.get_all_trials(context.study.id)]
-
-
 def test_a_worker_that_should_stop_claims_no_trial(harness: Harness) -> None:
     worker_config = harness.create()
 
     runner.run_trials(worker_config, lambda: None, lambda: True)
 
-    assert states(runner.open_training_context(worker_config)) == []
+    assert harness.counts().begun == 0
