@@ -5,6 +5,7 @@ from typing import Any
 
 import psutil
 
+from search.workers.ray_backend import RayBackend
 from tests.harness import wait_until
 
 #: Environment of a Ray cluster of several nodes that only this machine reaches; see `search.workers.ray_backend.OWN`.
@@ -47,6 +48,12 @@ class Nodes:
             if node != kept:
                 die(node)
         wait_until(lambda: len(self.alive()) == (1 if kept is None else 2))
+
+    def backend(self) -> RayBackend:
+        """A backend on the cluster, with workers on CPUs."""
+        return RayBackend(
+            address=self.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
+        )
 
     def alive(self) -> list[dict[str, Any]]:
         """The nodes that Ray takes for alive, the head included."""

@@ -9,13 +9,11 @@ import psutil
 import pytest
 
 from search.storage import queries
-from search.storage.read_only import open_reader
 from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import WorkerBackend, WorkerHandle
 from search.workers.local import LocalBackend
-from search.workers.ray_backend import RayBackend
-from tests.harness import Harness, Tables, wait_until
+from tests.harness import Harness, Tables, quiet, reader, wait_until
 
 #: A study whose trials end after all tests.
 ENDLESS: Tables = {"budget": {"trials": 2, "epochs": 5000, "steps_per_epoch": 3}}
@@ -27,15 +25,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[WorkerBackend]:
     """A running backend with one slot."""
     if request.param == "local":
         local = LocalBackend(("cpu",))
-        with local.running_backend(lambda _: None):
+        with local.running_backend(quiet):
             yield local
         return
     nodes = request.getfixturevalue("nodes")
-    ray = RayBackend(
-        address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
-    )
+    ray = nodes.backend()
     nodes.only()
-    with ray.running_backend(lambda _: None):
+    with ray.running_backend(quiet):
         wait_until(lambda: len(ray.slots()) == 1)
         yield ray
 
@@ -52,9 +48,9 @@ def working(backend: WorkerBackend, worker_config: WorkerConfig) -> Iterator[Wor
         wait_until(lambda: handle.exitcode is not None)
 
 
-def wait_for_batches(handle: WorkerHandle, count: int = 3) -> None:
-    """Wait until the worker has finished `count` batches."""
-    wait_until(lambda: (handle.beats() or 0) >= count)
+def wait_for_batches(handle: WorkerHandle) -> None:
+    """Wait until the worker has finished three batches."""
+    wait_until(lambda: (handle.beats() or 0) >= 3)
 
 
 def test_a_worker_runs_trials_until_the_budget_is_spent_and_exits_with_0(
@@ -124,7 +120,7 @@ def test_a_killed_worker_ends_with_another_code_and_a_cause_and_keeps_its_lease(
         assert handle.exitcode not in (0, worker.TERMINATED)
         assert handle.how_it_ended
         assert not handle.was_taken
-    assert queries.study(open_reader(harness.url), "s").counts.running == 1  # the pool expires the lease
+    assert queries.study(reader(harness.url), "s").counts.running == 1  # the pool expires the lease
 
 
 def test_a_worker_that_cannot_work_exits_with_the_code_of_its_error(backend: WorkerBackend, harness: Harness) -> None:

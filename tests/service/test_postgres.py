@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, repeat
 from pathlib import Path
@@ -21,23 +21,21 @@ from optuna.trial import TrialState
 
 from search.dashboard import server as dashboard
 from search.errors import LeaseLostError
-from search.process import this_process
-from search.storage import claims, leases, queries
+from search.storage import leases, queries
+from search.storage.claims import Claim
 from search.storage.rdb import Storage
 from search.storage.read_only import open_reader, read_transaction
 from search.storage.records import TrialRecord
 from search.storage.tables import LEASES, TRIALS
 from search.workers import worker
 from search.workers.signals import END_S
+from tests.databases import SHORT_STORAGES
 from tests.faults import invariants
 from tests.harness import Answer, Harness, Launcher, wait_until
 from tests.service.postgres import ROLE, LossyProxy, PostgresHarness, Server
-from tests.storage.claimers import run_claimers, states
+from tests.storage.claimers import run_claimers, states, take
 
-pytestmark = pytest.mark.filterwarnings(
-    # In the product, the storage and its psycopg connection live as long as their process; here, as long as a test.
-    "ignore:.*Connection object at .* was deleted while still open:ResourceWarning"
-)
+pytestmark = SHORT_STORAGES
 
 #: Seconds for which the server is away or frozen: much longer than any of its answers takes.
 AWAY_S = 2.0
@@ -91,12 +89,6 @@ def proxied(
     storage.engine.dispose()
 
 
-def claim(storage: Storage, study_id: int) -> claims.Claim:
-    taken = claims.claim(storage, study_id, this_process(storage.token or ""))
-    assert taken is not None
-    return taken
-
-
 # -- one writer at a time -------------------------------------------------------------------------------------
 
 
@@ -105,7 +97,7 @@ def test_a_worker_that_waited_while_its_trial_was_taken_away_cannot_finish_it(
 ) -> None:
     study_id = make_study(1)
     old, pool = Storage(url, token="old"), Storage(url)
-    taken = claim(old, study_id)
+    taken = take(old, study_id)
     refused: list[bool] = []
 
     def tell() -> None:
@@ -134,7 +126,7 @@ def test_a_read_transaction_sees_one_snapshot(url: str, make_study: Callable[[in
 
     with read_transaction(open_reader(url)) as connection:
         before = connection.execute(count).scalar_one()
-        claim(Storage(url, token="me"), study_id)
+        take(Storage(url, token="me"), study_id)
         after = connection.execute(count).scalar_one()
 
     assert (before, after) == (0, 0)
@@ -168,15 +160,13 @@ def lose_next(proxy: LossyProxy) -> None:
     proxy.losses = chain([True], repeat(False))
 
 
-def test_a_claim_whose_answer_was_lost_is_not_made_twice(
-    proxied: tuple[Storage, int], proxy: LossyProxy, url: str
-) -> None:
+def test_a_claim_whose_answer_was_lost_is_not_made_twice(proxied: tuple[Storage, int], proxy: LossyProxy) -> None:
     storage, study_id = proxied
 
     lose_next(proxy)
-    first = claim(storage, study_id)
+    first = take(storage, study_id)
     storage.token = "another"
-    second = claim(storage, study_id)
+    second = take(storage, study_id)
 
     assert proxy.lost == 1
     assert [(taken.number, taken.attempt) for taken in (first, second)] == [(0, 1), (1, 1)]
@@ -188,21 +178,21 @@ def test_a_claim_repeated_before_the_first_one_ends_gets_the_same_trial(
 ) -> None:
     study_id = make_study(2)
     first, again = Storage(url, token="me"), Storage(url, token="me")
-    taken_claims: list[claims.Claim] = []
-    late = threading.Thread(target=lambda: taken_claims.append(claim(again, study_id)))
+    taken_claims: list[Claim] = []
+    late = threading.Thread(target=lambda: taken_claims.append(take(again, study_id)))
     write = first.write
 
     def slowly(work: Callable[[sa.Connection], Any]) -> Any:
-        def take(connection: sa.Connection) -> Any:
+        def work_and_wait(connection: sa.Connection) -> Any:
             taken = work(connection)
             late.start()
             wait_until(lambda: lock_waits(url))
             return taken
 
-        return write(take)
+        return write(work_and_wait)
 
     monkeypatch.setattr(first, "write", slowly)
-    taken_claims.append(claim(first, study_id))
+    taken_claims.append(take(first, study_id))
     late.join()
 
     assert taken_claims[0] == taken_claims[1]
@@ -216,7 +206,7 @@ def test_a_tell_whose_answer_was_lost_is_recorded_once(
     proxied: tuple[Storage, int], proxy: LossyProxy, url: str, state: TrialState, values: tuple[float, ...]
 ) -> None:
     storage, study_id = proxied
-    taken = claim(storage, study_id)
+    taken = take(storage, study_id)
 
     lose_next(proxy)
     storage.set_trial_state_values(taken.trial_id, state, values)
@@ -232,7 +222,7 @@ def test_a_stop_whose_answer_was_lost_counts_no_attempt(
     proxied: tuple[Storage, int], proxy: LossyProxy, url: str
 ) -> None:
     storage, study_id = proxied
-    claim(storage, study_id)
+    take(storage, study_id)
 
     lose_next(proxy)
     leases.release(storage, ["me"])
@@ -246,7 +236,7 @@ def test_a_death_whose_answer_was_lost_is_recorded_once(
     proxied: tuple[Storage, int], proxy: LossyProxy, url: str
 ) -> None:
     storage, study_id = proxied
-    claim(storage, study_id)
+    take(storage, study_id)
 
     lose_next(proxy)
     leases.expire_dead(storage, "me", "it died")
@@ -259,7 +249,7 @@ def test_a_death_whose_answer_was_lost_is_recorded_once(
 @pytest.mark.parametrize("table", ["trials", "trial_user_attributes", "trial_intermediate_values"])
 def test_an_interrupted_read_is_repeated(proxied: tuple[Storage, int], proxy: LossyProxy, table: str) -> None:
     storage, study_id = proxied
-    claim(storage, study_id)
+    take(storage, study_id)
 
     proxy.words = f"FROM {table}".encode()
     lose_next(proxy)
@@ -346,11 +336,11 @@ def test_a_machine_that_stops_or_dies_leaves_its_trial_to_the_others(
 ) -> None:
     assert harness.run("run", harness.write(budget={"trials": 3, "epochs": 4000}), "--detach").code == 0
     machines: list[Launcher] = []
-    try:
+    with ExitStack() as stack:
         for name in ("killed", "stopped", "left"):  # each keeps its files and its lock in a separate folder
             (harness.folder / name).mkdir()
             monkeypatch.chdir(harness.folder / name)
-            machines.append(harness.start("worker", "--workers", "1"))
+            machines.append(stack.enter_context(harness.start("worker", "--workers", "1")))
         machines[0].until(lambda: min([harness.steps(number) for number in range(3)]) >= 1)
         machines[0].signal(signal.SIGKILL)
         machines[2].until(lambda: sum(len(trial.crashes) for trial in harness.trials()) == 1)
@@ -358,9 +348,6 @@ def test_a_machine_that_stops_or_dies_leaves_its_trial_to_the_others(
         stopped, working = machines[1].end(), len(harness.workers())
         machines[2].process.send_signal(signal.SIGTERM)
         left = machines[2].end()
-    finally:
-        for machine in machines:
-            machine.sweep()
 
     assert (stopped.code, left.code, working) == (143, 143, 1), stopped.err + left.err
     assert sorted((trial.state, trial.attempts, len(trial.crashes)) for trial in harness.trials()) == [
@@ -382,16 +369,13 @@ def locked(url: str) -> Iterator[None]:
 def test_an_idle_worker_waits_for_its_server(harness: PostgresHarness, server: Server) -> None:
     file = harness.write(budget={"trials": 1, "epochs": 1})
     assert harness.run("run", file, "--workers", "1").code == 0
-    worker = harness.start("worker", "--stay", "--workers", "1")
-    try:
+    with harness.start("worker", "--stay", "--workers", "1") as worker:
         worker.until(lambda: "nothing to do now" in worker.said)
         server.stop()
         worker.until(lambda: "waiting for the database" in worker.said)
         server.start()
         assert harness.run("resume", "s", "--trials", "2", "--detach").code == 0
         worker.until(lambda: harness.counts().complete == 2)
-    finally:
-        worker.sweep()
 
 
 def test_a_session_sets_timeouts_that_release_the_locks_of_a_lost_client(
@@ -411,14 +395,11 @@ def test_a_session_sets_timeouts_that_release_the_locks_of_a_lost_client(
 
 
 def test_a_run_waits_for_a_locked_table_and_reports_the_reason(harness: PostgresHarness) -> None:
-    launcher = harness.start("run", harness.write(**STUDY), "--workers", "2")
-    try:
-        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
+    with harness.start("run", harness.write(**STUDY), "--workers", "2") as launcher:
+        launcher.until(lambda: harness.steps() >= 3)
         with locked(harness.url):
             launcher.until(lambda: "waiting for the database: canceling statement due to lock" in launcher.said)
         answer = launcher.end()
-    finally:
-        launcher.sweep()
 
     assert_completed_at_first_attempt(harness, answer)
 
@@ -428,21 +409,18 @@ def test_a_run_stops_at_a_signal_while_the_server_does_not_answer(
     harness: PostgresHarness, server: Server, hindrance: str
 ) -> None:
     file = harness.write(**STUDY)
-    launcher = harness.start("run", file, "--workers", "1")
-    try:
-        launcher.until(lambda: harness.dirs.study("s").exists() and harness.steps() >= 3)
+    with harness.start("run", file, "--workers", "1") as launcher:
+        launcher.until(lambda: harness.steps() >= 3)
         with locked(harness.url) if hindrance == "locked" else server.frozen():
             launcher.signal(signal.SIGTERM)
             began = time.monotonic()
             stopped = launcher.end()
             took = time.monotonic() - began
-    finally:
-        launcher.sweep()
     again = harness.run("run", file, "--workers", "2")
 
     assert stopped.code == 143, stopped.err
     assert took < END_S + 10  # the product promises 20 s; this machine may be busy
-    assert not [secret for secret in (server.password,) if secret in stopped.err]
+    assert server.password not in stopped.err
     assert_completed_at_first_attempt(harness, again)
 
 
@@ -545,7 +523,7 @@ def assert_completed_at_first_attempt(harness: Harness, answer: Answer) -> None:
 
 @dataclass(slots=True)
 class RunLog:
-    """What happened during a run."""
+    """The disturbances of a run, and its finished trials."""
 
     disturbances: int = 0
     finished: dict[int, TrialRecord] = field(default_factory=dict)
@@ -589,7 +567,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, se
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(harness.folder)
         patch.setenv("CONVSEARCH_STORAGE", url)
-        answer = harness.start("run", harness.write(budget={"trials": 2}), "--workers", "1").end()
+        with harness.start("run", harness.write(budget={"trials": 2}), "--workers", "1") as launcher:
+            answer = launcher.end()
     assert answer.code == 0, answer.err
     return harness
 

@@ -4,7 +4,6 @@ import io
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +21,9 @@ from search.spec import study_spec
 from search.storage.records import TrialRecord
 from search.workers import local
 from search.workers.live_view import open_view
-from search.workers.ray_backend import RayBackend
 from search.workers.stop_rules import StopReason
 from tests.faults import invariants
-from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, Tables, equal, wait_until
+from tests.harness import CONVSEARCH, LONG, PATIENCE_S, Harness, Launcher, equal, locked, long_study, quiet, wait_until
 from tests.service.hang import SHORT, freeze_at
 from tests.service.ray_nodes import Nodes, die
 
@@ -39,19 +37,6 @@ def nodes(nodes: Nodes) -> Iterator[Nodes]:
     nodes.clear()
 
 
-def study_tables(trials: int, epochs: int) -> Tables:
-    """A study whose trials last some seconds and have different learning rates."""
-    rate = {"low": 0.001, "high": 0.1, "log": True}
-    return LONG | {
-        "budget": {"trials": trials, "epochs": epochs, "steps_per_epoch": 3},
-        "space": LONG["space"] | {"learning_rate": rate},
-    }
-
-
-def has_begun(harness: Harness) -> bool:
-    return harness.dirs.study("s").exists() and bool(harness.workers())
-
-
 def process_tree(launcher: Launcher) -> list[psutil.Process]:
     """A launcher and all its descendants, in any session."""
     process = psutil.Process(launcher.process.pid)
@@ -60,15 +45,11 @@ def process_tree(launcher: Launcher) -> list[psutil.Process]:
 
 def kill_while_working(harness: Harness, node: psutil.Process) -> bool:
     """Kill a node if one of its workers runs a trial, while no trial can begin or end; whether it was killed."""
-    database = sqlite3.connect(harness.url.removeprefix("sqlite:///"), timeout=PATIENCE_S, isolation_level=None)
-    try:
-        database.execute("BEGIN IMMEDIATE")
+    with locked(harness.url):
         is_working = bool({process.pid for process in node.children(recursive=True)}.intersection(harness.workers()))
         if is_working:
             die(node)
-        return is_working
-    finally:
-        database.close()
+    return is_working
 
 
 def crashed(harness: Harness) -> list[TrialRecord]:
@@ -94,21 +75,20 @@ def is_loopback(address: str) -> bool:
 
 def disturb(harness: Harness, file: str, disturbance: Callable[[Launcher], None]) -> tuple[int, str, set[str]]:
     """Run a study on a local Ray until `disturbance` ends it; exit code, stderr, and addresses at which it listened."""
-    launcher = harness.start("run", file, *ON_RAY, "--workers", "1")
     processes: list[psutil.Process] = []
     try:
-        launcher.until(lambda: "has room for" in launcher.said)
-        listened = addresses(process_tree(launcher))
-        launcher.until(lambda: has_begun(harness))
-        before = harness.steps()
-        launcher.until(lambda: harness.steps() >= before + 4)
-        processes = process_tree(launcher)
-        disturbance(launcher)
-        answer = launcher.end()
-        _, left = psutil.wait_procs(processes[1:], timeout=PATIENCE_S)
-        assert left == []
+        with harness.start("run", file, *ON_RAY, "--workers", "1") as launcher:
+            launcher.until(lambda: "has room for" in launcher.said)
+            listened = addresses(process_tree(launcher))
+            launcher.until(harness.workers)
+            before = harness.steps()
+            launcher.until(lambda: harness.steps() >= before + 4)
+            processes = process_tree(launcher)
+            disturbance(launcher)
+            answer = launcher.end()
+            _, left = psutil.wait_procs(processes[1:], timeout=PATIENCE_S)
+            assert left == []
     finally:
-        launcher.sweep()
         for process in processes:
             if process.is_running():
                 process.kill()
@@ -132,7 +112,8 @@ def test_a_study_on_a_local_ray_ends_with_the_same_weights_after_a_stop_and_a_ki
     (after_stop,) = harness.trials()
     killed = disturb(harness, file, lambda launcher: os.kill(launcher.process.pid, signal.SIGKILL))
     (after_kill,) = harness.trials()
-    end = harness.start("run", file, *ON_RAY, "--workers", "1").end()
+    with harness.start("run", file, *ON_RAY, "--workers", "1") as launcher:
+        end = launcher.end()
 
     assert (stopped[0], killed[0], end.code) == (130, -signal.SIGKILL, 0)
     assert "stopping: trials go back to the queue" in stopped[1]
@@ -161,31 +142,29 @@ def test_a_node_with_other_code_gets_no_workers_and_ends_a_run_only_if_it_is_alo
     nodes.clear()
     other = nodes.join(PYTHONPATH=str(installed.parent))
     try:
-        launcher = harness.start(*words)
-        alone = launcher.end()
-        before = harness.trials()
+        with harness.start(*words) as launcher:
+            alone = launcher.end()
+        before = harness.counts().begun
         nodes.join()
-        launcher = harness.start(*words)
-        both = launcher.end()
+        with harness.start(*words) as launcher:
+            both = launcher.end()
     finally:
-        launcher.sweep()
         die(other)
 
     assert (alone.code, both.code) == (78, 0), both.err
     for answer in (alone, both):
         assert "differs from the code the study was last run with: numpy 0.1 here" in answer.err
     assert "gets no workers for 60 s" in both.err
-    assert before == ()
+    assert before == 0
     assert {(trial.state, trial.attempts) for trial in harness.trials()} == {("COMPLETE", 1)}
     invariants.check(harness, over=True)
 
 
 @pytest.mark.ray
 def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: Nodes) -> None:
-    first, file = nodes.only(), harness.write(**study_tables(trials=9000, epochs=4))
-    launcher = harness.start("run", file, *ON_RAY, "--address", nodes.address)
-    try:
-        launcher.until(lambda: has_begun(harness) and harness.steps() >= 2)
+    first, file = nodes.only(), harness.write(**long_study(trials=9000, epochs=4, steps_per_epoch=3))
+    with harness.start("run", file, *ON_RAY, "--address", nodes.address) as launcher:
+        launcher.until(lambda: harness.workers() and harness.steps() >= 2)
         nodes.join()
         launcher.until(lambda: len(harness.workers()) == 2)
         done = invariants.finished(harness.url)
@@ -193,8 +172,6 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: 
         launcher.until(lambda: crashed(harness) and crashed(harness)[0].state == "COMPLETE")
         lowered = harness.run("run", file, "--trials", "1")
         answer = launcher.end()
-    finally:
-        launcher.sweep()
 
     assert (lowered.code, answer.code) == (75, 0), answer.err
     assert {trial.state for trial in harness.trials()} == {"COMPLETE"}
@@ -208,7 +185,7 @@ def test_nodes_join_and_die_and_the_budget_stays_exact(harness: Harness, nodes: 
 def run_silently(environment: Mapping[str, str], options: RunOptions, spec: study_spec.StudySpec) -> StopReason:
     """Run a study without any output, in a process that has these environment variables."""
     os.environ.update(environment)
-    return launch.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=lambda _: None)
+    return launch.run_study(options, spec, show=lambda _: open_view(io.StringIO(), {}), say=quiet)
 
 
 @pytest.mark.ray
@@ -217,9 +194,7 @@ def test_a_hung_actor_is_replaced_and_its_trial_ends_with_the_same_weights(
 ) -> None:
     nodes.only()
     spec = study_spec.load(Path(harness.write(**LONG)))
-    options = RunOptions(
-        url=harness.url, cache=harness.cache, name="s", engine="ray", address=nodes.address, times=SHORT
-    )
+    options = harness.options(workers=None, engine="ray", address=nodes.address, times=SHORT)
 
     thread = freeze_at(harness, steps=5)
     try:
@@ -244,18 +219,15 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
     words = ("run", harness.write(**LONG), *ON_RAY, "--address", nodes.address)
     codes: list[int] = []
     left: list[psutil.Process] = []
-    try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            launcher = harness.start(*words)
-            launcher.until(lambda: has_begun(harness))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with harness.start(*words) as launcher:
+            launcher.until(harness.workers)
             actors = [psutil.Process(pid) for pid in harness.workers()]
             os.kill(launcher.process.pid, number)
             codes.append(launcher.end().code)
             left += psutil.wait_procs(actors, timeout=PATIENCE_S)[1]
-        launcher = harness.start(*words)
+    with harness.start(*words) as launcher:
         end = launcher.end()
-    finally:
-        launcher.sweep()
 
     assert codes == [143, -signal.SIGKILL]
     assert left == []
@@ -267,9 +239,7 @@ def test_actors_of_a_cluster_end_with_their_launcher_and_the_same_command_goes_o
 
 @pytest.mark.ray
 def test_a_node_is_excluded_only_if_there_are_others(nodes: Nodes) -> None:
-    backend = RayBackend(
-        address=nodes.address, devices=("cpu",), workers=None, device="cpu", worker_bytes=1, one_machine=False
-    )
+    backend = nodes.backend()
     messages: list[str] = []
     nodes.only()
     with backend.running_backend(messages.append):
@@ -305,7 +275,7 @@ def test_a_cluster_of_several_machines_refuses_a_database_file(harness: Harness,
     assert answer.returncode == 2
     assert "the database is a file of this machine, and the Ray cluster has others" in answer.stderr
     assert "CONVSEARCH_STORAGE" in answer.stderr
-    assert harness.trials() == ()
+    assert harness.counts().begun == 0
 
 
 @pytest.mark.ray
@@ -317,7 +287,8 @@ def test_a_cluster_of_several_machines_refuses_a_database_file(harness: Harness,
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(harness: Harness, address: str, code: int, words: str) -> None:
-    answer = harness.start("run", harness.write(), *ON_RAY, "--address", address).end()
+    with harness.start("run", harness.write(), *ON_RAY, "--address", address) as launcher:
+        answer = launcher.end()
 
     assert answer.code == code
     assert words in answer.err
@@ -334,7 +305,7 @@ def test_a_run_without_ray_installed_names_the_command_that_installs_it(
     assert "make setup EXTRAS=ray" in answer.err
 
 
-def test_an_address_without_the_ray_engine_is_refused(harness: Harness, images: Path) -> None:
+def test_an_address_without_the_ray_engine_is_refused(harness: Harness) -> None:
     answer = harness.run("run", harness.write(), "--address", "127.0.0.1:6379")
 
     assert answer.code == 2
