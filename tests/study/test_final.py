@@ -588,7 +588,7 @@ def test_the_same_command_resumes_a_final_training_after_its_launcher_was_killed
 
     assert answer.code == 0
     (trial,) = harness.trials("s.final")
-    assert trial.config["row"] in answer.out
+    assert f"{trial.config['row']}: " in answer.out  # the other trial is named too, without a result
     assert (trial.state, trial.test is not None) == ("COMPLETE", True)
 
 
