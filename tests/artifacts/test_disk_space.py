@@ -180,7 +180,7 @@ def test_a_start_without_disk_space_is_refused_before_any_training(
 
     assert answer.code == 74
     assert "of the 50.0 MB that --disk allows, and a run of 1 worker may write 64.0 MB" in answer.err
-    assert harness.trials() == ()
+    assert harness.counts().begun == 0
 
 
 def test_a_run_ends_before_its_budget_is_used_up_and_resumes_with_a_larger_one(

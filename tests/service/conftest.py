@@ -21,8 +21,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: P
 
 
 @pytest.fixture(scope="session")
-def nodes() -> Iterator[Nodes]:
-    """A Ray cluster whose nodes join one by one."""
+def nodes(shared: Path) -> Iterator[Nodes]:
+    """A Ray cluster whose nodes join one by one, the only one of a test run."""
+    (shared / "ray").touch(exist_ok=False)  # fails if xdist does not keep the tests on Ray in one process
     os.environ.update(LOOPBACK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})  # read when Ray is loaded
 
     from ray.cluster_utils import Cluster
