@@ -78,7 +78,7 @@ def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
             return candidate
     if path.suffix == ".toml":
         folders = [path.parent]
-    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
+    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")} - {"pyproject"})
     if not names:
         raise UsageError(f"there is no study {to_toml(name_or_path)}, nor any other beside it")
     message = f"there is no study {to_toml(name_or_path)}; there are {', '.join(names)}"

@@ -476,7 +476,7 @@ def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path
     ],
 )
 def test_an_unknown_study_is_refused_with_the_available_names(tmp_path: Path, name: str, message: str) -> None:
-    for existing in ("cifar10", "grid"):
+    for existing in ("cifar10", "grid", "pyproject"):
         (tmp_path / f"{existing}.toml").touch()
 
     with pytest.raises(UsageError) as refused:
