@@ -18,7 +18,7 @@ from tests.harness import Harness, wait_until
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-pytestmark = NEEDS_BROWSER
+pytestmark = [NEEDS_BROWSER, pytest.mark.xdist_group("browser")]  # one browser for all
 
 #: A host name that the browser resolves to this machine, as an attacker's name server would.
 FOREIGN = "evil.example.com"

@@ -82,6 +82,10 @@ def after_steps(launcher: Launcher, harness: Harness, count: int) -> None:
     launcher.until(lambda: harness.steps() >= before + count)
 
 
+#: Keeps tests of the disturbed study in one process.
+DISTURBED = pytest.mark.xdist_group("test_faults_disturbed")
+
+
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> DisturbedStudy:
     harness = Harness(tmp_path_factory.mktemp("disturbed"), images, cache)
@@ -96,6 +100,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Pat
     return DisturbedStudy(harness=harness, events=events, end=harness.run("run", file, "--workers", "1"))
 
 
+@DISTURBED
 def test_after_every_disturbance_the_same_command_ends_with_the_same_weights(
     disturbed: DisturbedStudy, undisturbed: Harness
 ) -> None:
@@ -109,11 +114,13 @@ def test_after_every_disturbance_the_same_command_ends_with_the_same_weights(
     assert equal(disturbed.harness.trained(), undisturbed.trained())
 
 
+@DISTURBED
 @pytest.mark.parametrize("name", list(DISTURBANCES))
 def test_no_process_is_left_running(disturbed: DisturbedStudy, name: str) -> None:
     assert disturbed.events[name].left == ()
 
 
+@DISTURBED
 @pytest.mark.parametrize(
     ("name", "code", "last_message"),
     [
@@ -134,6 +141,7 @@ def test_the_exit_code_and_the_last_message_report_how_the_run_ended(
     assert "Traceback" not in answer.err
 
 
+@DISTURBED
 @pytest.mark.parametrize("name", ["ctrl-c", "sigterm"])
 def test_a_clean_stop_puts_the_trial_back_without_counting_an_attempt(disturbed: DisturbedStudy, name: str) -> None:
     (trial,) = disturbed.events[name].trials
@@ -142,6 +150,7 @@ def test_a_clean_stop_puts_the_trial_back_without_counting_an_attempt(disturbed:
     assert "convsearch resume s" in disturbed.events[name].answer.err
 
 
+@DISTURBED
 def test_a_stop_at_the_start_leaves_no_attempt(disturbed: DisturbedStudy) -> None:
     """The worker may have claimed its first trial already; the stop puts it back."""
     left = disturbed.events["start"].trials
@@ -149,6 +158,7 @@ def test_a_stop_at_the_start_leaves_no_attempt(disturbed: DisturbedStudy) -> Non
     assert [(trial.state, trial.attempts) for trial in left] in ([], [("WAITING", 0)])
 
 
+@DISTURBED
 def test_a_killed_launcher_leaves_a_trial_that_the_next_run_takes_back(disturbed: DisturbedStudy) -> None:
     (left,) = disturbed.events["kill"].trials
     (trial,) = disturbed.harness.trials()

@@ -573,6 +573,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path, se
     return harness
 
 
+@pytest.mark.xdist_group("test_postgres_done")
 @pytest.mark.parametrize(
     ("change", "broken"),
     [
