@@ -13,6 +13,7 @@ import torch
 
 from search.storage.rdb import Storage
 from search.storage.tables import STUDY_ATTRS
+from search.workers import local
 from tests.harness import Harness, once, paint
 from tests.service.postgres import Server, missing, serving
 
@@ -62,8 +63,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def images(shared: Path) -> Path:
-    """A folder of images that a network of a few weights learns within a second."""
+def fork_server() -> None:
+    """Start the fork server of this process; it would keep the folder and environment of the first test to need it."""
+    local.start_server()
+
+
+@pytest.fixture(scope="session")
+def images(shared: Path, fork_server: None) -> Path:
+    """A folder of images that a network of a few weights learns within a second, for tests that train."""
     return once(shared / "images", paint)
 
 
