@@ -87,7 +87,7 @@ def tables(report: Report) -> dict[str, Table]:
     grids: dict[str, Table] = {}
     if report.verdict is not None:
         grids["Verdict"] = test_report.final_result_table(
-            report.verdict, test_report.test_set_access_lines(report.looks, report.verdict.study)
+            report.verdict, test_report.test_set_access_lines(report.accesses, report.verdict.study)
         )
     if report.comparison is not None:
         grids["Comparison"] = report.comparison

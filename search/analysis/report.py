@@ -48,7 +48,7 @@ class Report:
     verdict: FinalResult | None
     final_config: ConfigResult | None
     """The delivered configuration of `verdict`."""
-    looks: tuple[TestSetAccess, ...]
+    accesses: tuple[TestSetAccess, ...]
     """All accesses to the test images of the study."""
     insights: Effects
     importances: Importances
@@ -94,7 +94,7 @@ def build_report(engine: sa.Engine, name: str) -> Report:
         best=ranking.best(engine, name, top=TOP if len(study.objectives) == 1 else len(trials)).trials,
         verdict=verdict,
         final_config=None if verdict is None else selection.of_verdict(engine, verdict),
-        looks=queries.test_set_accesses(engine, fingerprint),
+        accesses=queries.test_set_accesses(engine, fingerprint),
         insights=effects.effects(study, trials),
         importances=importances(engine, name),
         comparison=ablation.ablation_table(ablation.compare_rows(study, trials))
@@ -166,7 +166,7 @@ def _found(report: Report) -> str:
 
 def _judged(report: Report) -> str:
     if report.verdict is None or report.final_config is None:
-        studies = ", ".join(look.study for look in report.looks)
+        studies = ", ".join(access.study for access in report.accesses)
         others = f" ({studies} used the same test images)" if studies else ""
         return f"Its performance on images outside the search is not known: there is no verdict{others}."
     result = report.final_config

@@ -19,12 +19,12 @@ WORST = 3
 WIDEST = 11
 
 
-def final_result_table(result: FinalResult, looks: Sequence[str]) -> Table:
+def final_result_table(result: FinalResult, lines: Sequence[str]) -> Table:
     """Table of the test results.
 
     Args:
         result: Test results of all configurations.
-        looks: Lines to print below the table: the selection, and accesses to the same test images.
+        lines: Lines to print below the table: the selection, and accesses to the same test images.
     """
     if not result.configs:
         return Table(
@@ -37,16 +37,16 @@ def final_result_table(result: FinalResult, looks: Sequence[str]) -> Table:
         fixed=("runs", "test", "95 % interval", "search", "latency"),
         rows=tuple(_line(config) for config in result.configs),
         before=(result.question, f"{result.study}: {result.objective} on {result.images:,} test images", ""),
-        after=("", *_foot(result), *looks),
+        after=("", *_foot(result), *lines),
     )
 
 
-def final_result_json(result: FinalResult, looks: Sequence[TestSetAccess]) -> dict[str, Any]:
+def final_result_json(result: FinalResult, accesses: Sequence[TestSetAccess]) -> dict[str, Any]:
     """JSON value of `final --json`.
 
     Args:
         result: Test results of all configurations.
-        looks: All accesses to the same test images.
+        accesses: All accesses to the same test images.
     """
     return {
         "study": result.study,
@@ -58,7 +58,7 @@ def final_result_json(result: FinalResult, looks: Sequence[TestSetAccess]) -> di
         "standings": [_config_json(config) for config in result.configs],
         "duels": [_comparison_json(comparison) for comparison in result.comparisons],
         "missing": result.missing,
-        "looks": [asdict(look) for look in looks],
+        "looks": [asdict(access) for access in accesses],
     }
 
 
@@ -205,22 +205,22 @@ def _comparison_json(comparison: PairedComparison) -> dict[str, Any]:
     }
 
 
-def test_set_access_lines(looks: Sequence[TestSetAccess], own: str) -> tuple[str, ...]:
+def test_set_access_lines(accesses: Sequence[TestSetAccess], own: str) -> tuple[str, ...]:
     """Sentences about accesses to the test images.
 
     Args:
-        looks: All accesses to the same test images.
+        accesses: All accesses to the same test images.
         own: Name of the final study that the sentences are for.
     """
-    others = [look for look in looks if look.study != own]
-    sentences = [f"These test images were used {_look(look)}." for look in looks if look.study == own]
-    sentences += [f"{look.study} has used them, too: {_look(look)}." for look in others]
+    others = [access for access in accesses if access.study != own]
+    sentences = [f"These test images were used {_access(access)}." for access in accesses if access.study == own]
+    sentences += [f"{access.study} has used them, too: {_access(access)}." for access in others]
     if not others:
         sentences.append("No other stored study has used this test set at this size (deleted studies are not counted).")
     return tuple(sentences)
 
 
-def _look(look: TestSetAccess) -> str:
-    count = "once" if look.networks == 1 else f"{look.networks} times"
-    when = f"at {look.first}" if look.first == look.last else f"from {look.first} to {look.last}"
+def _access(access: TestSetAccess) -> str:
+    count = "once" if access.networks == 1 else f"{access.networks} times"
+    when = f"at {access.first}" if access.first == access.last else f"from {access.first} to {access.last}"
     return f"{count}, {when} UTC"

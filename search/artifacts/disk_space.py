@@ -106,7 +106,7 @@ class DiskBudget:
         Raises:
             DiskError: the space is used up; with the figures and the remedy.
         """
-        usage = self.look()
+        usage = self.measure()
         if usage.is_full:
             raise DiskError(
                 f"{self._describe(usage)}, and a run of {count_workers(usage.workers)} may write "
@@ -120,7 +120,7 @@ class DiskBudget:
             f"{self._remedy(usage)}"
         )
 
-    def look(self) -> DiskUsage:
+    def measure(self) -> DiskUsage:
         """Measure the files and the file system. 1,000 trials take some 30 ms on two busy cores."""
         dirs = study_dir.of(self.url)
         prefix = f"{dirs.study(self.study)}/"

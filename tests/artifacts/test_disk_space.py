@@ -111,7 +111,7 @@ def dirs(url: str) -> StudyDirs:
 
 
 def test_usage_counts_the_files_of_all_studies_and_the_checkpoints_of_its_own(dirs: StudyDirs, url: str) -> None:
-    usage = DiskBudget(url=url, study="s", workers=3, budget=7).look()
+    usage = DiskBudget(url=url, study="s", workers=3, budget=7).measure()
 
     assert usage.used // MB == 3 + 4 + 5 + 10 + 20 + 1
     assert (usage.checkpoints, usage.largest) == (2, 4 * MB)
@@ -120,7 +120,7 @@ def test_usage_counts_the_files_of_all_studies_and_the_checkpoints_of_its_own(di
 
 
 def test_a_missing_folder_uses_no_space(tmp_path: Path) -> None:
-    usage = DiskBudget(url=f"sqlite:///{tmp_path}/a/b/studies.db", study="s", workers=1).look()
+    usage = DiskBudget(url=f"sqlite:///{tmp_path}/a/b/studies.db", study="s", workers=1).measure()
 
     assert (usage.used, usage.checkpoints, usage.largest) == (0, 0, 0)
     assert usage.free > 0
@@ -188,7 +188,7 @@ def test_a_run_ends_before_its_budget_is_used_up_and_resumes_with_a_larger_one(
 ) -> None:
     monkeypatch.setattr(disk_space, "CHECK_INTERVAL_S", 1.0)  # the run below on a full disk keeps to the true interval
     full = harness.run("run", harness.write(**BULKY), "--workers", "1", "--disk", "0.12")
-    usage = DiskBudget(url=harness.url, study="s", workers=1).look()
+    usage = DiskBudget(url=harness.url, study="s", workers=1).measure()
     done = [trial for trial in harness.trials() if trial.state == "COMPLETE"]
     resumed = harness.run("resume", "s", "--workers", "1", "--disk", "1", "--trials", "1")
 
