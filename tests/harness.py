@@ -273,10 +273,16 @@ class Launcher:
         os.killpg(self.process.pid, number)
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Wait until `condition` holds, and fail if the launcher ends before."""
+        """Wait until `condition` holds, if only for a moment, and fail if the launcher ends before."""
+        held = False
 
-        wait_until(lambda: condition() or self.process.poll() is not None)
-        assert condition(), self.said
+        def is_over() -> bool:
+            nonlocal held
+            held = bool(condition())
+            return held or self.process.poll() is not None
+
+        wait_until(is_over)
+        assert held or condition(), self.said  # it may hold since the launcher ended
 
     def end(self) -> Answer:
         """Wait until the launcher ends."""

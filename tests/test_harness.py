@@ -1,4 +1,4 @@
-"""The harness itself: a copy of a study that another test has trained is as good as one that is trained here."""
+"""The harness itself: copies of trained studies are as good as new ones, and waits miss nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,14 @@ def test_a_copied_study_equals_one_that_is_trained_here(harness: Harness, tmp_pa
         assert equal(harness.trained(name=name)["model"], fresh.trained(name=name)["model"])
         assert files(harness, name) == files(fresh, name)
     assert harness.run("best", "s").code == 0
+
+
+def test_a_wait_for_a_launcher_ends_with_a_condition_that_holds_for_a_moment(harness: Harness) -> None:
+    answers = iter([False, True, False])
+    with harness.start("run", harness.write(budget={"trials": 1, "epochs": 1}), "--workers", "1") as launcher:
+        launcher.until(lambda: next(answers))
+
+    assert list(answers) == [False]
 
 
 def comparable(trial: TrialRecord) -> TrialRecord:
