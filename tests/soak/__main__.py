@@ -6,7 +6,6 @@
 """
 
 import argparse
-import gc
 import multiprocessing
 import os
 import shutil
@@ -87,7 +86,6 @@ def main(words: list[str]) -> int:
     print(results.table(rows))
     if args.keep:
         say(f"kept in {_keep(args, names, rows, seconds).relative_to(measure.ROOT)}")
-    gc.unfreeze()  # otherwise libraries report leaks when this process ends
     if all(row.is_good for row in rows):
         shutil.rmtree(folder)
         return 0

@@ -1,5 +1,6 @@
 """The folder of a soak: images, and a separate harness for every case, which is kept if something was lost."""
 
+import atexit
 import gc
 import importlib
 import multiprocessing
@@ -66,6 +67,7 @@ class Workspace:
         for path in harness.cache.glob("sets/*/test*"):
             path.unlink()
         gc.freeze()  # loaded objects are never garbage; forks then neither scan nor copy their pages
+        atexit.register(gc.unfreeze)  # otherwise libraries report leaks when this process ends
 
     def harness(self, name: str) -> Harness:
         folder = self.folder / name
