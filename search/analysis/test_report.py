@@ -213,14 +213,14 @@ def test_set_access_lines(accesses: Sequence[TestSetAccess], own: str) -> tuple[
         own: Name of the final study that the sentences are for.
     """
     others = [access for access in accesses if access.study != own]
-    sentences = [f"These test images were used {_access(access)}." for access in accesses if access.study == own]
-    sentences += [f"{access.study} has used them, too: {_access(access)}." for access in others]
+    sentences = [f"These test images were used {_uses(access)}." for access in accesses if access.study == own]
+    sentences += [f"{access.study} has used them, too: {_uses(access)}." for access in others]
     if not others:
         sentences.append("No other stored study has used this test set at this size (deleted studies are not counted).")
     return tuple(sentences)
 
 
-def _access(access: TestSetAccess) -> str:
+def _uses(access: TestSetAccess) -> str:
     count = "once" if access.networks == 1 else f"{access.networks} times"
     when = f"at {access.first}" if access.first == access.last else f"from {access.first} to {access.last}"
     return f"{count}, {when} UTC"

@@ -131,7 +131,7 @@ class StudyRecord:
     judged_before: int = 0
     """Number of trials that no longer count for the patience, because more trials were requested since."""
     selection: Mapping[str, Any] | None = None
-    """The trials that its last training trains, also stored with that training (`search.analysis.selection`)."""
+    """The delivered trial and the reason, stored before the last training and with it (`analysis.selection`)."""
     spec: Mapping[str, Any] = field(default_factory=dict)
     """The resolved study file; empty for a study that convsearch did not make."""
     data: Mapping[str, Any] = field(default_factory=dict)
