@@ -177,7 +177,7 @@ class Harness:
     def run_until(self, file: str, condition: Callable[[], object]) -> None:
         """Run the study "s" of a file with one worker, and stop it as soon as `condition` holds."""
         with self.start("run", file, "--workers", "1") as launcher:
-            launcher.until(lambda: self.dirs.study("s").exists() and condition())
+            launcher.until(condition)
             assert self.run("stop", "s").code == 0
             assert launcher.end().code == 0
 

@@ -147,6 +147,7 @@ def heading(name: str, command: str, versions: Mapping[str, str]) -> list[str]:
 
 
 def listed(versions: Mapping[str, str]) -> str:
+    """The versions in one line."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 

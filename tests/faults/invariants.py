@@ -123,8 +123,8 @@ def rows(url: str, query: str, **values: object) -> list[tuple[Any, ...]]:
 def all_completed_at_first_attempt(harness: Harness, name: str = "s") -> None:
     """Check that every trial was completed at its first attempt."""
     ends = [(trial.number, trial.state, trial.attempts, trial.crashes) for trial in harness.trials(name)]
-    hurt = [end for end in ends if end[1:] != ("COMPLETE", 1, ())]
-    assert not hurt, f"the fault hurt {hurt}"
+    others = [end for end in ends if end[1:] != ("COMPLETE", 1, ())]
+    assert not others, f"not completed at the first attempt: {others}"
 
 
 def best_is_reproducible(harness: Harness, name: str = "s") -> None:

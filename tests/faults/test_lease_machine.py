@@ -489,7 +489,8 @@ class LeaseMachine(RuleBasedStateMachine):
         return self.shared.storage
 
     def _id(self, number: int) -> int:
-        return of_study(self.shared.rows(), self.study.id)[number]
+        query = f"SELECT trial_id FROM trials WHERE study_id = {self.study.id} AND number = {number}"
+        return int(self.shared.connection.exec_driver_sql(query).scalar_one())
 
 
 def complete(storage: Storage, trial_ids: list[int]) -> None:
