@@ -20,8 +20,8 @@ PARTS = ("train", "test")
 MAX_FILE_BYTES = 256 * 2**20  # above any image of image.MAX_PIXELS; stops decompression bombs
 LITTER = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})  # left by file managers, besides hidden files
 # Errors of the decoders for a damaged archive, or one that they cannot read. zipfile raises RuntimeError for
-# encryption, a subclass of it for an unknown compression, and ValueError for names that are not Unicode; struct,
-# EOFError and OverflowError come from headers that are cut off or hold sizes beyond the file.
+# encryption, a subclass of it for an unknown version or compression, and ValueError for names that are not Unicode;
+# struct, EOFError and OverflowError come from headers that are cut off or hold sizes beyond the file.
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,

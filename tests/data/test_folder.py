@@ -102,6 +102,22 @@ def test_an_archive_cut_anywhere_is_refused(images: Path, tmp_path: Path, kind: 
     assert not list((tmp_path / "cache").glob("sets/*/meta.json"))
 
 
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [pytest.param(6, 99, "zip file version 9.9", id="newer"), pytest.param(8, 1, "is encrypted", id="encrypted")],
+)
+def test_a_zip_that_cannot_be_unpacked_is_refused_with_the_reason(
+    images: Path, tmp_path: Path, offset: int, value: int, reason: str
+) -> None:
+    path = packed(images, "zip")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value  # in the first entry of the directory at the end of the file
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=reason):
+        prepared(folder(path), tmp_path)
+
+
 def test_a_tar_with_a_damaged_header_in_the_middle_is_refused(images: Path, tmp_path: Path) -> None:
     path = packed(images, "tar")
     content = bytearray(path.read_bytes())
