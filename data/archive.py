@@ -3,19 +3,23 @@
 import gzip
 import lzma
 import os
+import posixpath
+import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, cast
 
 from data.atomic import sha256_of
 from data.errors import DataError
-from data.store import Directory, Entry, Stamp, Store, as_data_error, is_ignored, refuse_huge, stat_key
+from data.store import Directory, Entry, Stamp, Store, as_data_error, stat_key
+from data.zip_names import ZipNames
 
 CHUNK = 2**20
+DRIVE = re.compile(r"[A-Za-z]:(/|$)")  # of Windows
 # zipfile unpacks a few kilobytes of bzip2 or LZMA in one call, which may give gigabytes.
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # tarfile reads headers that extend the next one (long name, pax) in one call, regardless of size.
@@ -37,11 +41,12 @@ MAX_UNPACKED_BYTES, MAX_RATIO = 2**30, 100
 MAX_LIST_BYTES, MEMBER_BYTES = 2**29, 100
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: Path, *, encoding: str | None = None) -> Store:
     """Open a directory or archive; the first bytes determine the format.
 
     Args:
         path: a directory, .zip, .tar, .tar.gz or .tar.xz.
+        encoding: of the names in a .zip that does not tell it; guessed by default.
 
     Raises:
         DataError: the path is missing or unreadable, or has another format.
@@ -61,7 +66,7 @@ def open_store(path: Path) -> Store:
     except OSError as error:
         raise DataError(f"[data] path: {path} cannot be read ({error.strerror}); check its permissions") from error
     if head.startswith(b"PK"):
-        return Zip(path)
+        return Zip(path, encoding=encoding)
     if head.startswith((b"\xfd7zXZ\0", b"\x1f\x8b")) or head[257:262] == b"ustar":
         return Tar(path)
     raise DataError(
@@ -73,6 +78,8 @@ def open_store(path: Path) -> Store:
 class _Archive:
     """The common part of Zip and Tar: one file on disk."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -80,32 +87,42 @@ class _Archive:
         status = self.path.stat()
         return Stamp(stat_key(status), status.st_ctime_ns)
 
-    def digest(self) -> str:
+    def digest(self, paths: Iterable[str]) -> str:
+        """A hash of the file; the paths do not matter."""
         with as_data_error(self.path):
             return sha256_of(self.path)
 
 
 class Zip(_Archive):
-    """A .zip file."""
+    """A .zip file. Backslashes in names separate folders, as Windows writes them."""
+
+    def __init__(self, path: Path, *, encoding: str | None = None) -> None:
+        super().__init__(path)
+        self._encoding = encoding
 
     def entries(self) -> Iterator[Entry]:
         with as_data_error(self.path), zipfile.ZipFile(self.path) as archive:
-            for info in archive.infolist():
+            for name, info in self._members(archive):
                 if stat.S_ISLNK(info.external_attr >> 16):
-                    raise DataError(_refusal(self.path, info.filename, "is a link"))
+                    raise DataError(_refusal(self.path, name, "is a link"))
                 if info.compress_type not in ZIP_METHODS:
-                    raise DataError(_refusal(self.path, info.filename, "is packed by another method than deflate"))
-                if path := _checked(self.path, info.filename):
-                    refuse_huge(self.path, path, info.file_size)
-                    yield Entry(path, info.is_dir())
+                    raise DataError(_refusal(self.path, name, "is packed by another method than deflate"))
+                if path := _checked(self.path, name):
+                    yield Entry(path, name.endswith("/"), info.file_size)
 
-    def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes | DataError]]:
         with as_data_error(self.path), zipfile.ZipFile(self.path) as archive:
-            for info in archive.infolist():
-                path = _checked(self.path, info.filename)
+            for name, info in self._members(archive):
+                path = _checked(self.path, name)
                 if path in wanted:
                     with archive.open(info) as file:
                         yield path, file.read()
+
+    def _members(self, archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
+        infos = archive.infolist()
+        names = ZipNames(infos, encoding=self._encoding)
+        self.notes = names.notes
+        return [(name.replace("\\", "/"), info) for name, info in zip(names.names, infos, strict=True)]
 
 
 class _StrictInfo(tarfile.TarInfo):
@@ -234,12 +251,11 @@ class Tar(_Archive):
                 if info.issparse() or not (info.isfile() or info.isdir()):
                     raise DataError(_refusal(self.path, info.name, "is a link, a device or a sparse file"))
                 if path := _checked(self.path, info.name):
-                    refuse_huge(self.path, path, info.size)
-                    yield Entry(path, info.isdir())
+                    yield Entry(path, info.isdir(), info.size)
             while stream.content(CHUNK):  # gzip and xz verify their checksums at the end
                 pass
 
-    def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes | DataError]]:
         with as_data_error(self.path), self._opened() as (stream, archive):
             for info in _members(archive, stream, self.path):
                 path = _checked(self.path, info.name)
@@ -264,11 +280,11 @@ def _unpacked(file: BinaryIO) -> _Reader:
 
 
 def _checked(archive: Path, name: str) -> str:
-    """The path of a member, empty if it is ignored. Raises DataError if it leads out of the archive."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts or "\\" in name:
+    """The path of a member, empty for the root. Raises DataError if it leads out of the archive."""
+    path = posixpath.normpath(name)
+    if path.startswith(("/", "../")) or path == ".." or DRIVE.match(path):
         raise DataError(_refusal(archive, name, "leads out of the archive"))
-    return "" if any(is_ignored(part) for part in parts) else "/".join(parts)
+    return "" if path == "." else path
 
 
 def _refusal(archive: Path, name: str, reason: str) -> str:

@@ -14,39 +14,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.atomic import flush
+from data.contents import Contents, Indices, Labels, Pixels
 from data.errors import DataError
-from data.progress import Advance, Say, progress
-
-Pixels: TypeAlias = NDArray[np.uint8]
-Labels: TypeAlias = NDArray[np.int64]
+from data.preprocessing import Preprocessing
+from data.progress import Say, progress
+from data.selection import Selection, check_contrast, select
 
 SCHEMA = 1
 CHUNK_BYTES = 2**24
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """The content of a source before decoding."""
-
-    classes: tuple[str, ...]
-    train_labels: Labels
-    test_labels: Labels
-    notes: tuple[str, ...] = ()
-    """Remarks for the user about the images."""
-
-    fill: Callable[[Pixels, Pixels, Advance], None]
-    """Writes train and test images, (N, S, S, 3), in the order of the labels; calls Advance with the number done."""
 
 
 class Source(Protocol):
@@ -57,6 +42,10 @@ class Source(Protocol):
 
     def key(self) -> str:
         """A hash that changes whenever open() would give other images; cheap if nothing has changed."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user about this place of the images, beside those of their content."""
         ...
 
     def open(self, say: Say) -> Contents:
@@ -71,7 +60,7 @@ class Meta(BaseModel):
 
     schema_number: int
     fingerprint: str
-    """SHA-256 of the decoded content: classes, size, labels and pixels of train and test."""
+    """SHA-256 of the decoded content: classes, size, labels, pixels, validation part and groups."""
 
     classes: tuple[str, ...]
     image_size: int
@@ -79,8 +68,28 @@ class Meta(BaseModel):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+    """None: an older version wrote the set."""
+
+    validation_folder: int = 0
+    """Number of training images, the last ones, that are those of a folder val/."""
+
+    seen_test_images: int = 0
+    """Number of test images that are training images, too, with equal pixels."""
+
+    skipped: int = 0
+    """Number of images that could not be read and were left out."""
+
     sizes: dict[str, int]
     """File -> bytes."""
+
+    def has_groups(self) -> bool:
+        """Whether some images stay together in a split: train_groups.npy."""
+        return "train_groups.npy" in self.sizes
+
+    def steps(self) -> Preprocessing:
+        """The steps from an image file to the pixels of the set."""
+        return self.preprocessing or Preprocessing(side=self.image_size)
 
 
 def ensure(source: Source, cache: Path, say: Say) -> Path:
@@ -122,6 +131,14 @@ def find(source: Source, cache: Path) -> Path:
     if not _is_whole(folder):
         raise DataError(f"{source.name} has not been prepared in {cache}, or has changed since; run the study again")
     return folder
+
+
+def find_by_fingerprint(fingerprint: str, cache: Path) -> Path | None:
+    """Return the folder of the complete set with these images, wherever they came from."""
+    folders = sorted(path.parent for path in cache.glob("sets/*/meta.json"))
+    return next(
+        (folder for folder in folders if _is_whole(folder) and read_meta(folder).fingerprint == fingerprint), None
+    )
 
 
 def read_meta(folder: Path) -> Meta:
@@ -203,31 +220,51 @@ def _make(source: Source, folder: Path, say: Say) -> None:
 
 
 def _write(contents: Contents, part: Path, *, side: int, name: str, say: Say) -> None:
-    train = _new_array(part / "train.npy", (len(contents.train_labels), side, side, 3), np.uint8)
-    test = _new_array(part / "test.npy", (len(contents.test_labels), side, side, 3), np.uint8)
-    total = len(train) + len(test)
+    count, total = len(contents.train_labels), len(contents.train_labels) + len(contents.test_labels)
+    images = _new_array(part / "images", (total, side, side, 3), np.uint8)
     say(f"preparing {total} images of {name}")
     with progress("preparing images", total=total, say=say) as advance:
-        contents.fill(train, test, advance)
-    _new_array(part / "train_labels.npy", contents.train_labels.shape, np.int64)[:] = contents.train_labels
-    _new_array(part / "test_labels.npy", contents.test_labels.shape, np.int64)[:] = contents.test_labels
+        filled = contents.fill(images[:count], images[count:], advance)
+    selection = select(contents, filled, images, name=name)
+    labels = np.concatenate((contents.train_labels, contents.test_labels))
+    train = _copy(images, selection.train, part / "train.npy")
+    test = _copy(images, selection.test, part / "test.npy")
+    (part / "images").unlink()
+    train_labels, test_labels = labels[selection.train], labels[selection.test]
+    arrays = {"train_labels": train_labels, "test_labels": test_labels, "train_groups": selection.groups}
+    for array_name, array in arrays.items():
+        if array is not None:
+            _new_array(part / f"{array_name}.npy", array.shape, np.int64)[:] = array
     files = sorted(part.glob("*.npy"))
     for file in files:
         flush(file)
     mean, std = _moments(train)
+    check_contrast(mean, std, filled.preprocessing, name=name)
     meta = Meta(
         schema_number=SCHEMA,
-        fingerprint=_fingerprint(contents, train, test),
+        fingerprint=_fingerprint(contents.classes, (train_labels, test_labels), (train, test), selection),
         classes=contents.classes,
         image_size=side,
-        test_counts=tuple(np.bincount(contents.test_labels, minlength=len(contents.classes)).tolist()),
+        test_counts=tuple(np.bincount(test_labels, minlength=len(contents.classes)).tolist()),
         mean=mean,
         std=std,
-        notes=contents.notes,
+        notes=(*filled.notes, *selection.notes),
+        preprocessing=filled.preprocessing,
+        validation_folder=selection.validation_folder,
+        seen_test_images=selection.seen_test_images,
+        skipped=len(filled.broken),
         sizes={file.name: file.stat().st_size for file in files},
     )
     (part / "meta.json").write_text(meta.model_dump_json(indent=1))
     flush(part / "meta.json")
+
+
+def _copy(images: Pixels, rows: Indices, file: Path) -> Pixels:
+    """Write some rows to a file."""
+    copy = _new_array(file, (len(rows), *images.shape[1:]), np.uint8)
+    for chunk in _chunked(rows, images[:1].nbytes):
+        copy[chunk] = images[rows[chunk]]
+    return copy
 
 
 def _new_array(file: Path, shape: tuple[int, ...], kind: type[np.uint8 | np.int64]) -> NDArray[np.uint8]:
@@ -241,8 +278,8 @@ def _new_array(file: Path, shape: tuple[int, ...], kind: type[np.uint8 | np.int6
 def _moments(images: Pixels) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of each channel in [0, 1], from exact integer sums."""
     total, squares = np.zeros(3, np.uint64), np.zeros(3, np.uint64)
-    for chunk in _chunks(images):
-        pixels = chunk.reshape(len(chunk), -1).astype(np.uint16)
+    for chunk in _chunked(images, images[:1].nbytes):
+        pixels = images[chunk].reshape(len(images[chunk]), -1).astype(np.uint16)
         total += pixels.sum(axis=0, dtype=np.uint64).reshape(-1, 3).sum(axis=0)
         squares += (pixels * pixels).sum(axis=0, dtype=np.uint64).reshape(-1, 3).sum(axis=0)
     count = images.size // 3
@@ -254,17 +291,24 @@ def _moments(images: Pixels) -> tuple[tuple[float, float, float], tuple[float, f
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
-def _fingerprint(contents: Contents, train: Pixels, test: Pixels) -> str:
-    digest = hashlib.sha256(json.dumps([contents.classes, train.shape, test.shape]).encode())
-    for labels in (contents.train_labels, contents.test_labels):
-        digest.update(labels.astype("<i8").tobytes())
-    for images in (train, test):
-        for chunk in _chunks(images):
-            digest.update(chunk.data)
+def _fingerprint(
+    classes: tuple[str, ...], labels: tuple[Labels, Labels], images: tuple[Pixels, Pixels], selection: Selection
+) -> str:
+    digest = hashlib.sha256(json.dumps([classes, images[0].shape, images[1].shape]).encode())
+    for part_labels in labels:
+        digest.update(part_labels.astype("<i8").tobytes())
+    for part in images:
+        for chunk in _chunked(part, part[:1].nbytes):
+            digest.update(part[chunk].data)
+    if selection.validation_folder:
+        digest.update(f"validation {selection.validation_folder}".encode())
+    if selection.groups is not None:
+        digest.update(np.unique(selection.groups, return_inverse=True)[1].astype("<i8").tobytes())
     return digest.hexdigest()
 
 
-def _chunks(images: Pixels) -> Iterator[Pixels]:
-    rows = max(CHUNK_BYTES // max(images[:1].nbytes, 1), 1)
-    for start in range(0, len(images), rows):
-        yield images[start : start + rows]
+def _chunked(rows: Sized, row_bytes: int) -> Iterator[slice]:
+    """Slices of the rows with about CHUNK_BYTES each."""
+    step = max(CHUNK_BYTES // max(row_bytes, 1), 1)
+    for start in range(0, len(rows), step):
+        yield slice(start, start + step)

@@ -1,5 +1,8 @@
 """Configuration of the images and of their augmentation."""
 
+import codecs
+import math
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -27,9 +30,35 @@ class DataConfig(BaseModel):
     image_size: Annotated[int, Field(ge=8, le=512)] | None = None
     """Side in pixels to which every image is scaled; default: 32."""
 
-    validation: int | float | None = None
-    """Training images held out to evaluate trials: a number of images (5000), or a share of them (0.1). Default: a
-    fifth of them, at least 200 and at most 2,000, but never more than a third. The final training uses all images."""
+    fit: Literal["auto", "crop", "pad", "squash"] = "auto"
+    """How an image becomes square: "crop" cuts out the middle, "pad" adds black bars, "squash" changes the proportions.
+    "auto": "crop" if it keeps 9/16 of the median image; otherwise "squash" for images of one shape, and "pad"."""
+
+    depth: Literal["auto"] | int | tuple[float, float] = "auto"
+    """The values of 16-bit and float images that become black and white: [low, high], or a number of bits (12: 0 to
+    4095). "auto": the 0.1 and 99.9 percentiles over the training images."""
+
+    validation: int | float | Literal["folder"] | None = None
+    """Training images held out to evaluate trials: a number of images (5000), or a share of them (0.1), or "folder",
+    the images in val/. Default: "folder" if there is a val/; otherwise a fifth of them, at least 200 and at most 2,000,
+    but never more than a third. The final training uses all images."""
+
+    groups: str | None = None
+    """Images that stay together in every split, such as those of one patient: "folder" (train/CLASS/GROUP/*), "none",
+    or a regular expression that finds the group in the name of a file ("^(\\d+)_"). Default: folders below the classes,
+    if there are any."""
+
+    duplicates: Literal["refuse", "allow"] = "refuse"
+    """Whether the same picture may be in train/ (or val/) and in test/."""
+
+    on_error: Literal["refuse", "skip"] = "refuse"
+    """Whether images that cannot be read are left out, up to max_errors of them."""
+
+    max_errors: Annotated[int, Field(ge=0)] = 0
+    """The most images that on_error = "skip" leaves out."""
+
+    name_encoding: str | None = None
+    """Encoding of the names in a .zip that does not tell it, such as "cp932"; default: guessed, and said."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of every split, and of the generated shapes."""
@@ -51,7 +80,7 @@ class DataConfig(BaseModel):
 
     @field_validator("validation")
     @classmethod
-    def _is_a_number_or_a_share(cls, value: float | None) -> float | None:
+    def _is_a_number_or_a_share(cls, value: float | str | None) -> float | str | None:
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be at least 1 image, but got {value}")
         if isinstance(value, float) and not 0 < value < 1:
@@ -66,6 +95,51 @@ class DataConfig(BaseModel):
             raise ValueError(f'path has a meaning only with source = "folder", but source is "{self.source}"')
         return self
 
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _is_bits_or_a_range(cls, value: object) -> object:
+        match value:
+            case "auto":
+                return value
+            case bool():
+                pass
+            case int() if 1 <= value <= 32:
+                return value
+            case [int() | float() as low, int() | float() as high] if -math.inf < low < high < math.inf:
+                return float(low), float(high)
+        raise ValueError(
+            f'must be "auto", a number of bits from 1 to 32, or [low, high] with low < high, but got {value}'
+        )
+
+    @field_validator("groups")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(
+                f'must be "folder", "none" or a regular expression, but {value!r} is none: {error}'
+            ) from error
+        return value
+
+    @field_validator("name_encoding")
+    @classmethod
+    def _is_an_encoding(cls, value: str | None) -> str | None:
+        try:
+            codecs.lookup(value or "utf-8")
+        except LookupError as error:
+            raise ValueError(f'must be an encoding of Python, such as "cp932", but got {value!r}') from error
+        return value
+
+    @model_validator(mode="after")
+    def _errors_are_bounded(self) -> Self:
+        if (self.on_error == "skip") != (self.max_errors > 0):
+            raise ValueError(
+                'on_error = "skip" and max_errors belong together: max_errors is the most images that may be left out, '
+                f"but got on_error = {self.on_error!r} and max_errors = {self.max_errors}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _a_search_sees_smaller_images(self) -> Self:
         if self.search_size is not None and self.search_size >= self.side:
@@ -76,7 +150,7 @@ class DataConfig(BaseModel):
 
     def held_out(self, images: int, *, classes: int) -> int | float:
         """Validation images among `images` training images of `classes` classes: a number (int), or a share (float)."""
-        if self.validation is not None:
+        if isinstance(self.validation, int | float):
             return self.validation
         wanted = min(max(VALIDATION_SHARE * images, LEAST_VALIDATION), MOST_VALIDATION, MOST_VALIDATION_SHARE * images)
         return min(max(round(wanted), classes), max(1, images - classes))

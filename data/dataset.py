@@ -1,20 +1,21 @@
 """Preparation and description of the data set of [data], without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data import cache as sets
 from data.config import DataConfig
 from data.download import Archive
+from data.errors import DataError
+from data.preprocessing import Preprocessing
 from data.progress import Say
-from data.sources.cifar10 import OFFICIAL, Cifar10
+from data.sources.cifar10 import CLASSES, OFFICIAL, TEST_IMAGES, TRAIN_IMAGES, Cifar10
 from data.sources.folder import Folder
 from data.sources.shapes import DEFAULT_IMAGES, Shapes
-from data.split import stratified_split
+from data.split import Indices, split_rows, used_rows
 
 UNBALANCED = 3  # largest / smallest class; below it, accuracy and balanced accuracy rank networks almost equally
 
@@ -39,8 +40,43 @@ class DataInfo:
     notes: tuple[str, ...]
     """Remarks for the user."""
 
+    preprocessing: Preprocessing
+    """The steps from an image file to the pixels of the set."""
 
-def prepare(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFICIAL) -> DataInfo:
+    validation_folder: int
+    """Number of images in val/; 0 without."""
+
+    train_count: int
+    """Number of images that a search trains on."""
+
+    validation_count: int
+    """Number of images that a search evaluates on."""
+
+    seen_test_images: int
+    """Number of test images that are training images, too, with equal pixels."""
+
+    skipped_images: int
+    """Number of images that could not be read and were left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageCounts:
+    """Numbers of images and classes."""
+
+    classes: int
+    all_train: int
+    """Training images, including those held out for validation."""
+
+    train: int
+    """Images that a search trains on."""
+
+    validation: int
+    test: int
+
+
+def prepare(
+    config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFICIAL, fingerprint: str | None = None
+) -> DataInfo:
     """Decode the images into `cache` unless they are there already.
 
     Safe to call from several processes, and to kill.
@@ -50,6 +86,7 @@ def prepare(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFF
         cache: root folder of the cache.
         say: receives lines of progress.
         archive: the download of CIFAR-10.
+        fingerprint: of the images that are wanted; their decoded copy suffices if their path is gone.
 
     Returns:
         The description of the images.
@@ -58,7 +95,12 @@ def prepare(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFF
         DataError: the source or a split cannot be used.
         OSError: the cache cannot be written.
     """
-    return describe(config, sets.ensure(_source(config, cache, archive), cache, say))
+    if fingerprint is not None and _is_gone(config):
+        say(f"the images are not at {config.path}; their decoded copy in {cache} is used")
+        return describe(config, _decoded_copy(config, cache, fingerprint))
+    source = _source(config, cache, archive)
+    info = describe(config, sets.ensure(source, cache, say))
+    return replace(info, notes=(*source.notes(), *info.notes))
 
 
 def fetch(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFICIAL) -> None:
@@ -91,8 +133,8 @@ def describe(config: DataConfig, folder: Path) -> DataInfo:
     """
     meta = sets.read_meta(folder)
     labels = np.asarray(sets.read_array(folder, "train_labels"), dtype=np.int64)
-    split_rows(config, labels, meta.classes)  # raises early if the set cannot be split
-    counts = tuple(np.bincount(labels[_used_rows(config, labels, meta.classes)]).tolist())
+    train, validation = split(config, folder)  # raises early if the set cannot be split
+    counts = tuple(np.bincount(labels[used_rows(config, labels, meta.classes)]).tolist())
     return DataInfo(
         fingerprint=meta.fingerprint,
         classes=meta.classes,
@@ -102,43 +144,72 @@ def describe(config: DataConfig, folder: Path) -> DataInfo:
         mean=meta.mean,
         std=meta.std,
         notes=(*meta.notes, *_balance(meta.classes, counts)),
+        preprocessing=meta.steps(),
+        validation_folder=meta.validation_folder,
+        train_count=len(train),
+        validation_count=len(validation),
+        seen_test_images=meta.seen_test_images,
+        skipped_images=meta.skipped,
     )
 
 
-def find(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> Path:
-    """Return the folder of a prepared set. Raises DataError if it is not prepared."""
+def find(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL, fingerprint: str | None = None) -> Path:
+    """Return the folder of a prepared set; see `prepare`. Raises DataError if it is not prepared."""
+    if fingerprint is not None and _is_gone(config):
+        return _decoded_copy(config, cache, fingerprint)
     return sets.find(_source(config, cache, archive), cache)
 
 
-def split_rows(
-    config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split the training images.
+def split(config: DataConfig, folder: Path) -> tuple[Indices, Indices]:
+    """Split the training images of a prepared set; see `split_rows`."""
+    meta = sets.read_meta(folder)
+    labels = np.asarray(sets.read_array(folder, "train_labels"), dtype=np.int64)
+    groups = np.asarray(sets.read_array(folder, "train_groups"), dtype=np.int64) if meta.has_groups() else None
+    return split_rows(config, labels, meta.classes, groups=groups, validation_folder=meta.validation_folder)
 
-    `train_images` of all images are used. `validation` of these are held out, and a search trains on `search_images`
-    of the rest. `count_search_images` predicts their number.
 
-    Args:
-        config: the table [data].
-        labels: (N,), 0 .. C-1.
-        classes: names of the classes.
-
-    Returns:
-        The sorted row numbers (train, validation).
+def count_images(config: DataConfig) -> ImageCounts:
+    """Count the images of a set; none is decoded or downloaded. Copies of pictures are not known yet.
 
     Raises:
-        DataError: a class has too few images.
+        DataError: the source cannot be used, or cannot be split.
     """
-    rows = _used_rows(config, labels, classes)
-    held_out = config.held_out(len(rows), classes=len(classes))
-    train, validation = stratified_split(labels[rows], held_out, seed=config.seed, key="validation", classes=classes)
-    kept = rows[train]
-    if config.search_images is not None and config.search_images < len(kept):
-        _, selected = stratified_split(
-            labels[kept], config.search_images, seed=config.seed, key="search_images", classes=classes
+    if config.source == "cifar10":  # its labels are known before the download
+        return _counts(
+            config, np.repeat(np.arange(len(CLASSES)), TRAIN_IMAGES // len(CLASSES)), CLASSES, test=TEST_IMAGES
         )
-        kept = kept[selected]
-    return kept, rows[validation]
+    contents = _source(config, Path(), OFFICIAL).open(lambda line: None)
+    rows, test = np.arange(len(contents.train_labels)), len(contents.test_labels)
+    if contents.set_aside and contents.groups is not None:
+        rows, held = contents.set_aside(rows, contents.groups)
+        test = len(held)
+    return _counts(
+        config,
+        contents.train_labels[rows],
+        contents.classes,
+        test=test,
+        groups=None if contents.groups is None else contents.groups[rows],
+        validation_folder=int((rows >= len(contents.train_labels) - contents.validation_folder).sum()),
+    )
+
+
+def _counts(
+    config: DataConfig,
+    labels: Indices,
+    classes: tuple[str, ...],
+    *,
+    test: int,
+    groups: Indices | None = None,
+    validation_folder: int = 0,
+) -> ImageCounts:
+    train, validation = split_rows(config, labels, classes, groups=groups, validation_folder=validation_folder)
+    return ImageCounts(
+        classes=len(classes),
+        all_train=len(used_rows(config, labels, classes)),
+        train=len(train),
+        validation=len(validation),
+        test=test,
+    )
 
 
 def count_search_images(config: DataConfig, images: int, *, classes: int) -> int:
@@ -148,12 +219,17 @@ def count_search_images(config: DataConfig, images: int, *, classes: int) -> int
     return min(rest, config.search_images or rest)
 
 
-def _used_rows(config: DataConfig, labels: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """The rows selected by `train_images`."""
-    if config.train_images is None or config.source == "shapes" or config.train_images >= len(labels):
-        return np.arange(len(labels))
-    _, rows = stratified_split(labels, config.train_images, seed=config.seed, key="train_images", classes=classes)
-    return rows
+def _is_gone(config: DataConfig) -> bool:
+    return config.path is not None and not Path(config.path).expanduser().exists()
+
+
+def _decoded_copy(config: DataConfig, cache: Path, fingerprint: str) -> Path:
+    folder = sets.find_by_fingerprint(fingerprint, cache)
+    if folder is None:
+        raise DataError(
+            f"the images are not at {config.path}, and {cache} has no decoded copy of them; name them with --data PATH"
+        )
+    return folder
 
 
 def _source(config: DataConfig, cache: Path, archive: Archive) -> sets.Source:
@@ -161,9 +237,7 @@ def _source(config: DataConfig, cache: Path, archive: Archive) -> sets.Source:
         case "cifar10":
             return Cifar10(archive, side=config.side, cache=cache)
         case "folder":
-            return Folder(
-                Path(config.path or ""), side=config.side, seed=config.seed, test_share=config.test_share, cache=cache
-            )
+            return Folder(config, cache)
         case "shapes":
             return Shapes(config.train_images or DEFAULT_IMAGES, side=config.side, seed=config.seed)
         case _:

@@ -1,138 +1,225 @@
-"""Decodes image files in memory to squares of RGB bytes."""
+"""Decodes an image file in memory to a square of RGB bytes."""
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass
 from io import BytesIO
-from typing import TypeAlias
+from typing import Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from data.contents import Pixels
+from data.depth import check_planes, has_lower_bytes, is_deep, samples_of, split_bytes, to_bytes, values_of
 from data.errors import DataError
+from data.formats import EMPTY, HEIC_ADVICE, READ, READABLE, UNKNOWN, name_of
+from data.jpeg import has_more_scans
+from data.preprocessing import Fit, Preprocessing
 
-Pixels: TypeAlias = NDArray[np.uint8]
-Bundle: TypeAlias = list[tuple[str, bytes]]
-Decoded: TypeAlias = list[tuple[str, Pixels | DataError]]
+MAX_SCANS: Final = 100  # of a JPEG; a progressive JPEG has about ten
+#: Pixels times scans of a JPEG; 200 megapixels in ten scans have less. Decoding so many takes about ten seconds.
+MAX_SCANNED_PIXELS: Final = 2_500_000_000
+#: Memory for one decoded image: a PNG of 200 megapixels, at four bytes each, needs less.
+MAX_DECODED_BYTES: Final = 2**30
+#: An image of more pixels is decoded alone in its process, and scaled down in strips before its colours are converted.
+LARGE_PIXELS: Final = 25_000_000
+STRIP_PIXELS: Final = 2**22
+MAX_FACTOR: Final = 16  # larger ones lose precision in Pillow's reduce()
+#: Pillow's decoders of these formats keep a second copy of the pixels.
+BUFFERED: Final = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000", "GIF"})
+#: Bytes of a pixel in Pillow's memory; every other mode takes four.
+MODE_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+#: EXIF orientation -> the way to turn the image upright (CIPA DC-008, 4.6.4).
+ORIENTATIONS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WHITE: Final = (255, 255, 255, 255)
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-MAX_PIXELS = 25_000_000  # a 25-megapixel photo; a larger image is a mistake or a decompression bomb
-MAX_SCANS = 100  # of a JPEG; a progressive JPEG has about ten, and each costs as much as a complete baseline JPEG
-SCAN = b"\xff\xda"  # start of a scan; cannot occur in pixel data (ITU-T T.81, B.1.1.2)
-WHITE = (255, 255, 255, 255)
-BUNDLE = 32  # files per task of the pool: submitting one small image costs as much as decoding it
-BUNDLE_BYTES = 2**23  # upper limit of a bundle, to bound memory
-WAITING_BYTES = 2**28  # of files queued for decoding; small images stay far below
+_large = threading.Lock()
 
 
-def decode(content: bytes, *, side: int, name: str) -> Pixels:
-    """Decode an image file, resize its short side to `side`, and crop the centre.
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded image."""
+
+    pixels: Pixels
+    """(side, side, 3) RGB."""
+
+    size: tuple[int, int]
+    """Width and height of the upright image in pixels."""
+
+    samples: NDArray[np.float32] | None
+    """Some values of a 16-bit or float image, if wanted; None for any other image."""
+
+
+def decode(content: bytes, preprocessing: Preprocessing, *, name: str, sample: bool = False) -> Decoded:
+    """Decode an image file and make it square.
 
     Grey, palette, CMYK and 16-bit images become RGB, and transparent parts white. The EXIF orientation is applied. The
     first frame of an animation is used.
 
     Args:
         content: the bytes of the file.
-        side: in pixels.
+        preprocessing: the size and the steps.
         name: the name of the file for the error.
-
-    Returns:
-        (side, side, 3) uint8.
+        sample: whether `samples` are wanted.
 
     Raises:
-        DataError: the file is not a complete image of FORMATS.
+        DataError: the file is not a complete image of a format that is read, or would cost too much to decode.
     """
     try:
-        return _decode(content, side)
+        with Image.open(BytesIO(content), formats=READABLE) as image:
+            return _decode(image, content, preprocessing, sample=sample)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     # Pillow's parsers raise many types on broken bytes: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
+        raise DataError(f"{name}: {_explain(content, name, error)}") from error
+
+
+def _explain(content: bytes, name: str, error: Exception) -> str:
+    kind = name_of(content)
+    ending = name.rpartition(".")[2] if "." in name.rpartition("/")[2] else ""
+    named = f" named .{ending}" if ending and ending.lower() not in kind.lower().replace("jpeg", "jpeg jpg") else ""
+    if not isinstance(error, UnidentifiedImageError):
         reason = str(error) or type(error).__name__
-        if "BytesIO" in reason:
-            reason = "its format is unknown"
-        raise DataError(
-            f"{name}: cannot be read as an image ({reason}); "
-            f"take it out, or replace it by a complete {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        ) from error
+        return f"is {kind}{named}, but cannot be decoded ({reason}); replace it or take it out"
+    if kind == "a HEIC file":
+        return f"is {kind}{named}; {HEIC_ADVICE}"
+    if kind in (EMPTY, UNKNOWN):
+        return f"is {kind}; replace it or take it out"
+    if kind in READ:
+        return f"is {kind}{named} of a variant that is not read, or damaged; convert it to 8 or 16 bits, or take it out"
+    return f"is {kind}{named}, which is not read as an image; convert it, or take it out"
 
 
-def decode_many(files: Iterator[tuple[str, bytes]], *, side: int) -> Iterator[Decoded]:
-    """Decode files in threads; Pillow releases the GIL while it decodes. A few bundles are in memory at a time.
-
-    Args:
-        files: pairs of (name, content).
-        side: in pixels.
-
-    Yields:
-        A bundle of (name, pixels) in order, with a DataError instead of the pixels of a broken image.
-    """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bundles = _bundles(files)
-    queue: list[tuple[int, Future[Decoded]]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        while True:
-            while len(queue) <= threads and sum(size for size, _ in queue) < WAITING_BYTES:
-                if (bundle := next(bundles, None)) is None:
-                    break
-                queue.append((sum(len(content) for _, content in bundle), pool.submit(_decode_bundle, bundle, side)))
-            if not queue:
-                return
-            yield queue.pop(0)[1].result()
-
-
-def _decode(content: bytes, side: int) -> Pixels:
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(
-                f"has {image.width} x {image.height} pixels, but at most {MAX_PIXELS // 10**6} million are read; "
-                "scale it down"
-            )
-        if image.format == "JPEG" and content.count(SCAN) > MAX_SCANS:
-            raise DataError(f"has more than {MAX_SCANS} scans, which no camera writes; save it again")
-        if min(image.size) > 4 * side:
-            # JPEG decodes at 1/2, 1/4 or 1/8 in a fraction of the time; twice the size suffices for resampling.
-            image.draft(None, (2 * side * image.width // min(image.size), 2 * side * image.height // min(image.size)))
+def _decode(image: Image.Image, content: bytes, preprocessing: Preprocessing, *, sample: bool) -> Decoded:
+    full = image.size
+    check_planes(image)
+    if isinstance(image, JpegImageFile):
+        _check_scans(image, content)
+        _draft(image, preprocessing)
+    is_split = has_lower_bytes(image) and (sample or preprocessing.depth is not None)
+    _check_memory(image, full, copies=2 if is_split else 1)
+    with _large if image.width * image.height > LARGE_PIXELS else nullcontext():
+        opened, low = image, None
+        if is_split:
+            image, low = split_bytes(opened, content)
         image.load()
-        square = ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (side, side), Image.Resampling.BICUBIC)
-        return np.asarray(square, dtype=np.uint8)
+        turn = _turn(opened)
+        samples = samples_of(values_of(image, low)) if sample and (low or is_deep(image)) else None
+        rgb = _rgb(image, low, preprocessing)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    return Decoded(
+        pixels=np.asarray(_square(upright, preprocessing.side, preprocessing.fit), dtype=np.uint8),
+        size=full[::-1] if (full[0] > full[1]) != (upright.width > upright.height) else full,
+        samples=samples,
+    )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
+def _check_scans(image: JpegImageFile, content: bytes) -> None:
+    if has_more_scans(content, MAX_SCANS):
+        raise DataError(f"has more than {MAX_SCANS} scans, which no camera writes; save it again")
+    pixels = image.width * image.height
+    if pixels > MAX_SCANNED_PIXELS // MAX_SCANS and has_more_scans(content, MAX_SCANNED_PIXELS // pixels):
+        raise DataError(
+            f"has {image.width} x {image.height} pixels in too many scans: at most {MAX_SCANNED_PIXELS / 1e9} billion "
+            "pixels times scans are decoded; save it as a smaller or as a baseline JPEG"
+        )
+
+
+def _draft(image: JpegImageFile, preprocessing: Preprocessing) -> None:
+    """Decode at 1/2, 1/4 or 1/8, in a fraction of the time; twice the final size suffices for resampling."""
+    width, height = _scaled(image.size, 2 * preprocessing.side, preprocessing.fit)
+    if min(image.width / width, image.height / height) > 2:
+        image.draft(None, (width, height))
+
+
+def _scaled(size: tuple[int, int], side: int, fit: Fit) -> tuple[int, int]:
+    """The size to which an image is scaled before it is cropped or padded."""
+    width, height = size
+    match fit:
+        case "crop":
+            return side * width // min(size), side * height // min(size)
+        case "pad":
+            return max(1, side * width // max(size)), max(1, side * height // max(size))
+        case "squash":
+            return side, side
+        case _:
+            assert_never(fit)
+
+
+def _check_memory(image: Image.Image, full: tuple[int, int], *, copies: int) -> None:
+    """Refuse an image that takes too much memory: the pixels, the decoder's copy of them, the coefficients of scans."""
+    copies *= 2 if image.format in BUFFERED else 1
+    size = image.width * image.height * MODE_BYTES.get(image.mode, 4) * copies
+    if isinstance(image, JpegImageFile) and image.info.get("progressive"):
+        samples = [across * down for _, across, down, _ in image.layer]
+        size += 2 * full[0] * full[1] * sum(samples) // max(samples)
+    if size > MAX_DECODED_BYTES:
+        raise DataError(
+            f"has {full[0]} x {full[1]} pixels, which take {size / 1e9:.1f} GB to decode, but at most "
+            f"{MAX_DECODED_BYTES / 1e9:.1f} GB are used for an image; scale it down"
+        )
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """The way to turn an image upright, by its EXIF orientation; none if the metadata are damaged."""
+    try:
+        return ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return None
+
+
+def _rgb(image: Image.Image, low: Image.Image | None, preprocessing: Preprocessing) -> Image.Image:
+    """Convert to RGB; a large image is scaled down on the way, strip by strip, to bound memory."""
+    if image.width * image.height <= LARGE_PIXELS:
+        return _to_rgb(image, low, preprocessing.depth)
+    width, height = _scaled(image.size, 2 * preprocessing.side, preprocessing.fit)
+    factor = min(max(1, min(image.width // width, image.height // height)), MAX_FACTOR)
+    result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = max(1, STRIP_PIXELS // (image.width * factor)) * factor
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = _to_rgb(image.crop(box), low and low.crop(box), preprocessing.depth)
+        result.paste(strip.reduce(factor), (0, top // factor))
+    return result
+
+
+def _to_rgb(image: Image.Image, low: Image.Image | None, depth: tuple[float, float] | None) -> Image.Image:
+    if is_deep(image) or (low is not None and depth is not None):
+        scaled = Image.fromarray(to_bytes(values_of(image, low), depth)).convert("RGB")
+        if "A" not in image.getbands():
+            return scaled
+        scaled.putalpha(image.getchannel("A"))
+        image = scaled
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to RGB by its upper byte; Pillow's convert() would clip values above 255."""
-    values = np.asarray(image).astype(np.int64)
-    return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _bundles(files: Iterator[tuple[str, bytes]]) -> Iterator[Bundle]:
-    bundle: Bundle = []
-    size = 0
-    for path, content in files:
-        bundle.append((path, content))
-        size += len(content)
-        if len(bundle) == BUNDLE or size >= BUNDLE_BYTES:
-            yield bundle
-            bundle, size = [], 0
-    if bundle:
-        yield bundle
-
-
-def _decode_bundle(files: Bundle, side: int) -> Decoded:
-    return [(path, _decode_or_error(content, side=side, name=path)) for path, content in files]
-
-
-def _decode_or_error(content: bytes, *, side: int, name: str) -> Pixels | DataError:
-    try:
-        return decode(content, side=side, name=name)
-    except DataError as error:
-        return error
+def _square(image: Image.Image, side: int, fit: Fit) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    match fit:
+        case "crop":
+            return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+        case "pad":
+            width, height = _scaled(image.size, side, fit)
+            scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+            square = Image.new("RGB", (side, side))
+            square.paste(scaled, ((side - width) // 2, (side - height) // 2))
+            return square
+        case "squash":
+            return image.resize((side, side), Image.Resampling.BICUBIC)
+        case _:
+            assert_never(fit)

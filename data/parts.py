@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from data import cache as sets
 from data.config import DataConfig
-from data.dataset import DataInfo, describe, find, split_rows
+from data.dataset import DataInfo, describe, find, split
 from data.download import Archive
 from data.sources.cifar10 import OFFICIAL
 
@@ -65,21 +65,24 @@ class TrainData:
     info: DataInfo
 
 
-def load_train(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> TrainData:
+def load_train(
+    config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL, fingerprint: str | None = None
+) -> TrainData:
     """Map the training images into memory and split them by seed. The test images are not opened.
 
     Args:
         config: the table [data]. With `search_size` the images are resized copies.
         cache: root folder of the cache.
         archive: the download of CIFAR-10.
+        fingerprint: of the images that are wanted; see `prepare`.
 
     Raises:
         DataError: the set is not prepared.
     """
-    folder = find(config, cache, archive=archive)
+    folder = find(config, cache, archive=archive, fingerprint=fingerprint)
     info = describe(config, folder)
     images, labels = _open(folder, "train")
-    train, validation = split_rows(config, labels.numpy(), info.classes)
+    train, validation = split(config, folder)
     data = TrainData(
         train=Split(images=images, labels=labels, indices=torch.from_numpy(train)),
         validation=Split(images=images, labels=labels, indices=torch.from_numpy(validation)),
@@ -94,18 +97,19 @@ def load_train(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) 
     )
 
 
-def load_test(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL) -> Split:
+def load_test(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL, fingerprint: str | None = None) -> Split:
     """Map the test images into memory: for the final verdict, never for a search.
 
     Args:
         config: the table [data].
         cache: root folder of the cache.
         archive: the download of CIFAR-10.
+        fingerprint: of the images that are wanted; see `prepare`.
 
     Raises:
         DataError: the set is not prepared, or its test images are missing.
     """
-    images, labels = _open(find(config, cache, archive=archive), "test")
+    images, labels = _open(find(config, cache, archive=archive, fingerprint=fingerprint), "test")
     return Split(images=images, labels=labels, indices=torch.arange(len(labels)))
 
 

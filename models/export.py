@@ -50,6 +50,10 @@ class Card(BaseModel):
     network: ModelConfig
     image_size: Annotated[int, Field(ge=4)]
     """Side of the input images in pixels."""
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    """How an image becomes square before it is scaled (`data.preprocessing`)."""
+    depth: tuple[float, float] | None = None
+    """The values of 16-bit and float images that become 0 and 255; None: the upper byte of 16 bits."""
     classes: tuple[str, ...]
     """In the order of the probabilities."""
     mean: tuple[float, float, float]

@@ -3,6 +3,7 @@
 import sys
 from contextlib import suppress
 
+from data.text import is_printable
 from search import database_url
 
 
@@ -25,8 +26,9 @@ def count_workers(workers: int) -> str:
 def escape(raw: str) -> str:
     """Escape characters that move the cursor, recolour a terminal or reverse text, as in `\\x1b`.
 
-    Names, reasons and questions may come from untrusted sources: a shared database or a downloaded archive.
+    Names, reasons and questions may come from untrusted sources: a shared database or a downloaded archive. Joiners and
+    special spaces stay: names in Persian, Hindi or Japanese have them.
     """
     if raw.isprintable():
         return raw
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in raw)
+    return "".join(char if is_printable(char) else char.encode("unicode_escape").decode() for char in raw)

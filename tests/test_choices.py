@@ -28,7 +28,7 @@ NEW_VALUES = [
         '"cifar10", "folder"]',
         '"cifar10", "folder", "web"]',
         "web",
-        {"data/dataset.py", "search/service/dry_run.py"},
+        {"data/dataset.py"},
     ),
 ]
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.cache import Contents, Labels, Pixels
+from data.contents import Contents, Filled, Labels, Pixels
 from data.download import Archive, fetch
 from data.errors import DataError
+from data.preprocessing import Preprocessing
 from data.progress import Advance, Say
 
 OFFICIAL = Archive(
@@ -23,6 +24,7 @@ OFFICIAL = Archive(
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
+TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 SIDE = 32
 RECORD = 1 + 3 * SIDE * SIDE  # one byte for the class, then the red, green and blue planes
 VERSION = 1  # of the decoding; increase it when any pixel changes
@@ -47,15 +49,19 @@ class Cifar10:
         """The path of the archive, downloaded if it is missing."""
         return fetch(self._archive, self._folder, say, context=self._context)
 
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def open(self, say: Say) -> Contents:
         records = _read(self.fetch(say))
         train, test = (np.concatenate([records[name] for name in names]) for names in (TRAIN_FILES, TEST_FILES))
 
-        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> None:
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
             for part, images in ((train, train_images), (test, test_images)):
                 for start in range(0, len(part), BLOCK):
                     images[start : start + BLOCK] = _images(part[start : start + BLOCK], self.side)
                     advance(len(part[start : start + BLOCK]))
+            return Filled(preprocessing=Preprocessing(side=self.side))
 
         return Contents(classes=CLASSES, train_labels=_labels(train), test_labels=_labels(test), fill=fill)
 

@@ -14,7 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cache import Contents, Labels, Pixels
+from data.contents import Contents, Filled, Labels, Pixels
+from data.preprocessing import Preprocessing
 from data.progress import Advance, Say
 
 VERSION = 1  # of the drawing; increase it when any pixel changes
@@ -91,16 +92,21 @@ class Shapes:
         what = ["shapes", VERSION, self._images, self.side, self._seed]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def open(self, say: Say) -> Contents:
         train = _labels(max(self._images, len(CLASSES)))
         test = _labels(max(self._images // 5, 10 * len(CLASSES)))
 
-        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> None:
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
             for part, (labels, images) in enumerate(((train, train_images), (test, test_images))):
                 for block, start in enumerate(range(0, len(labels), BLOCK)):
                     rows = slice(start, start + BLOCK)
                     images[rows] = draw(labels[rows], side=self.side, seed=(self._seed, part, block))
                     advance(len(labels[rows]))
+
+            return Filled(preprocessing=Preprocessing(side=self.side))
 
         return Contents(classes=CLASSES, train_labels=train, test_labels=test, fill=fill)
 

@@ -257,6 +257,7 @@ def _origin_grid(report: Report) -> Table:
     ]
     if counts:
         rows.append(("training images", f"{sum(counts):,} of {len(counts)} classes, validation among them"))
+    rows += [("images", note) for note in study.data.get("notes", ())]
     for table in ("data", "budget", "search", "final"):
         settings = {
             key: value for key, value in (study.spec.get(table) or {}).items() if key != "path" and value is not None

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 
 from search.analysis.intervals import CONFIDENCE
 from search.analysis.test_results import ConfigResult, FinalResult, PairedComparison
@@ -16,7 +17,7 @@ from search.tables import Table, format_duration, format_number
 #: Maximum number of classes to list, lowest recall first.
 WORST = 3
 #: Maximum number of classes in a confusion matrix of 80 columns.
-WIDEST = 11
+WIDEST, MATRIX_WIDTH = 11, 79
 
 
 def final_result_table(result: FinalResult, lines: Sequence[str]) -> Table:
@@ -54,6 +55,7 @@ def final_result_json(result: FinalResult, accesses: Sequence[TestSetAccess]) ->
         "objective": result.objective,
         "confidence": CONFIDENCE,
         "images": result.images,
+        "seen_in_training": result.seen_images,
         "classes": result.classes,
         "standings": [_config_json(config) for config in result.configs],
         "duels": [_comparison_json(comparison) for comparison in result.comparisons],
@@ -82,6 +84,13 @@ def worst(config: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
             f"{classes[label]} {shares[label, label]:.2f} ({others[predicted]:.2f} as {classes[predicted]})"
         )
     return tuple(descriptions)
+
+
+def seen_lines(seen: int, images: int) -> list[str]:
+    """A sentence about test images that are training images, too; none without such images."""
+    if not seen:
+        return []
+    return [f"{seen} of the {images:,} test images were seen in training, so the results are too good"]
 
 
 def comparison_sentence(comparison: PairedComparison) -> str:
@@ -114,7 +123,8 @@ def _line(config: ConfigResult) -> tuple[str, ...]:
 
 def _foot(result: FinalResult) -> tuple[str, ...]:
     best = result.configs[0]
-    lines = [
+    lines = seen_lines(result.seen_images, result.images)
+    lines += [
         comparison_sentence(comparison)
         for comparison in result.comparisons
         if best.name in (comparison.first, comparison.second)
@@ -166,13 +176,17 @@ def _gap(config: ConfigResult) -> str:
 
 
 def _matrix(config: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
-    """Confusion matrix in per cent of the true class (rows)."""
+    """Confusion matrix in per cent of the true class (rows); columns are numbered, and a long name has its own line."""
     shares = 100 * config.confusion / np.maximum(1, config.confusion.sum(axis=1, keepdims=True))
-    head = " " * 12 + "".join(f"{name[:5]:>6}" for name in classes)
-    return head, *(
-        f"{name[:12]:<12}" + "".join(f"{share:6.1f}" for share in row)
-        for name, row in zip(classes, shares, strict=True)
-    )
+    width = min(MATRIX_WIDTH - 6 * len(classes), max(map(cell_len, classes)) + 3)
+    lines = [" " * width + "".join(f"{number:>6}" for number in range(1, len(classes) + 1))]
+    for number, (name, row) in enumerate(zip(classes, shares, strict=True), 1):
+        label, values = f"{number:>2} {name}", "".join(f"{share:6.1f}" for share in row)
+        if cell_len(label) > width:
+            lines.append(label)
+            label = ""
+        lines.append(set_cell_size(label, width) + values)
+    return tuple(lines)
 
 
 def _config_json(config: ConfigResult) -> dict[str, Any]:

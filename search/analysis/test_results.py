@@ -94,6 +94,8 @@ class FinalResult:
     """All pairs; the better configuration over the common runs comes first."""
     missing: tuple[str, ...]
     """Trainings without a result, with the reason."""
+    seen_images: int = 0
+    """Test images that are training images, too, with equal pixels."""
 
 
 def load(engine: sa.Engine, name: str) -> FinalResult:
@@ -150,6 +152,7 @@ def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapp
         configs=tuple(ranked),
         comparisons=_adjusted(comparisons),
         missing=tuple(_missing(trial) for trial in trials if trial.state in ("FAIL", "PRUNED")),
+        seen_images=study.data.get("seen_test_images", 0),
     )
 
 

@@ -23,25 +23,29 @@ from search.tables import Table
         help="Number of the trial (default: the trial delivered by the verdict, or by the search).",
     ),
     click.option("--to", type=options.PATH, metavar="DIR", help="Folder to write (default: exports/STUDY)."),
+    options.data("Images of the study, if they have moved."),
     options.json(),
     options.storage(),
     options.cache(),
     example="convsearch export cifar10 --to cats",
 )
-def export(study: str, *, trial: int | None, to: Path | None, as_json: bool, storage: str, cache: Path) -> int:
+def export(
+    study: str, *, trial: int | None, to: Path | None, data: str | None, as_json: bool, storage: str, cache: Path
+) -> int:
     """Write the best model into a folder."""
     from search.artifacts.study_dir import checked_name
     from search.export import export as exports
+    from search.export.page import quality_lines
 
     folder = to or Path("exports") / checked_name(study)
-    card, difference = exports.export(storage, cache, study, trial=trial, folder=folder, say=echo)
+    card, difference = exports.export(storage, cache, study, trial=trial, folder=folder, say=echo, images=data)
     agreement = (
         f"On real images model.onnx agrees with PyTorch in every class; its probabilities differ by {difference:.0e}."
     )
     table = Table(
         columns=("", ""),
         rows=(("folder", str(folder)), ("trial", f"{card.provenance['trial']} of {card.provenance['study']}")),
-        after=("", *exports.quality_lines(card), agreement),
+        after=("", *quality_lines(card), agreement),
     )
     answer = {"folder": str(folder), "card": card.model_dump(mode="json", by_alias=True), "apart": difference}
     return tables.print_answer(answer, table, as_json=as_json)
@@ -65,7 +69,7 @@ def predict(model: Path, images: Sequence[Path], *, top: int, as_json: bool) -> 
     from search.export import predict as predictions
 
     package = predictions.load(model)
-    results = tuple(predictions.predict(package, predictions.files(images)))
+    results = tuple(predictions.predict(package, predictions.files(images, echo)))
     errors = [result.error for result in results if result.error is not None]
     for error in errors:
         echo(f"convsearch: {error}")

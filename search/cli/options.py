@@ -191,7 +191,7 @@ def watch() -> Decorator:
     return click.option("--watch", is_flag=True, help="Repeat the output every two seconds until Ctrl-C.")
 
 
-def data(text: str = "Images to use: a directory, .zip or .tar of train/CLASS/*.") -> Decorator:
+def data(text: str = "Images to use: a directory, .zip or .tar of CLASS/* or train/CLASS/*.") -> Decorator:
     """Option for the path of the images."""
     return click.option("--data", metavar="PATH", help=text)
 

@@ -87,6 +87,7 @@ def run(
     options.retry_failed(),
     options.on_end(),
     options.machine,
+    options.data("Images of the study, if they have moved."),
     click.pass_obj,
     example="convsearch resume cifar10 --hours 1",
 )
@@ -99,6 +100,7 @@ def resume(
     hours: float | None,
     retry_failed: bool,
     machine: MachineOptions,
+    data: str | None,
 ) -> int:
     """Resume a stored study."""
     from search.analysis import study_tables
@@ -126,6 +128,8 @@ def resume(
     budget = stored.spec.budget.model_copy(update={"trials": trials or row.counts.budget})
     # `restore` refuses an invalid budget.
     wanted = stored_spec.restore(stored_spec.dump(replace(stored.spec, budget=budget)))
+    if data is not None:
+        wanted = stored_study.with_data_path(wanted, data)
     order = replace(run_options(study, machine, hours=hours, retry_failed=retry_failed), trials=trials)
     return _run_study(order, wanted, backend)
 
@@ -159,6 +163,7 @@ def resume(
     options.retry_failed(),
     options.on_end(),
     options.machine,
+    options.data("Images of the study, if they have moved."),
     click.pass_obj,
     example="convsearch final cifar10 --top 3 --seeds 3",
 )
@@ -174,6 +179,7 @@ def final(
     hours: float | None,
     retry_failed: bool,
     machine: MachineOptions,
+    data: str | None,
 ) -> int:
     """Train the best trials again with several seeds, and test them once."""
     from search.analysis import test_report, test_results
@@ -187,7 +193,9 @@ def final(
     session.study = study
     order = run_options(study, machine, hours=hours, retry_failed=retry_failed)
     wanted = FinalSettings(epochs=epochs, top=top, seeds=seeds, baseline=not no_baseline)
-    name, end = finals.run_final(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
+    name, end = finals.run_final(
+        order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo, images=data
+    )
     engine = open_reader(machine.storage)
     row = queries.study(engine, name)
     if end is not StopReason.DONE or row.counts.finished < row.counts.budget:

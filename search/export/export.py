@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from search.analysis.test_results import FinalResult
 from search.artifacts import checkpoint, remote_checkpoints, study_dir
 from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DiskError, UsageError
+from search.export.page import page
 from search.spec import study_spec
 from search.storage import queries, ranking
 from search.storage.rdb import Storage
@@ -30,7 +31,6 @@ from search.storage.records import TrialRecord, is_verdict
 from search.study import stored_study
 from search.study.provenance import environment
 from search.study.stored_study import StoredStudy
-from search.tables import format_duration, format_number, format_value
 
 #: Maximum number of validation images on which the ONNX file is compared with PyTorch.
 CHECKED = 1000
@@ -45,7 +45,9 @@ class SelectedTrial:
     """The verdict that tested the configuration of this trial."""
 
 
-def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Say) -> tuple[Card, float]:
+def export(
+    url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Say, images: str | None = None
+) -> tuple[Card, float]:
     """Write the model folder of a trial.
 
     Args:
@@ -55,6 +57,7 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
         trial: The trial number; None for the best one.
         folder: The model folder to write.
         say: Prints progress messages.
+        images: Path of the images, if they have moved.
 
     Returns:
         The model card, and the difference between the ONNX file and PyTorch.
@@ -70,7 +73,9 @@ def export(url: str, cache: Path, name: str, *, trial: int | None, folder: Path,
     storage = Storage(url)
     choice = chosen(storage.engine, name, trial)
     stored = stored_study.load(storage, choice.trial.study)
-    info = prepare(stored.spec.data, cache, say)
+    if images is not None:
+        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, images))
+    info = prepare(stored.spec.data, cache, say, fingerprint=stored.data["fingerprint"] if images is None else None)
     if info.fingerprint != stored.data["fingerprint"]:
         raise DataError(
             f"the images of {stored.name!r} are not those it was trained on, so the class names may be wrong"
@@ -169,6 +174,8 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
         network=config,
         image_size=side,
         classes=info.classes,
+        fit=info.preprocessing.fit,
+        depth=info.preprocessing.depth,
         mean=info.mean,
         std=info.std,
         parameters=shape.parameters,
@@ -198,6 +205,7 @@ def verdict_fields(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | 
         "study": result.study,
         "objective": result.objective,
         "images": result.images,
+        "seen_in_training": result.seen_images,
         "configuration": config.name,
         "runs": config.runs,
         "test": config.test,
@@ -215,82 +223,5 @@ def verdict_fields(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | 
 
 def real_images(stored: StoredStudy, cache: Path) -> Tensor:
     """Validation images of the network's input size, uint8 of shape (N, side, side, 3); N is at most `CHECKED`."""
-    part = load_train(stored.spec.data, cache).validation
+    part = load_train(stored.spec.data, cache, fingerprint=stored.data["fingerprint"]).validation
     return part.images[part.indices[torch.linspace(0, len(part) - 1, min(CHECKED, len(part))).long()]]
-
-
-def page(card: Card, name: str) -> str:
-    """The README.md of a model folder."""
-    origin = card.provenance
-    return PAGE.format(
-        name=name,
-        classes=", ".join(card.classes),
-        count=len(card.classes),
-        question=origin["question"] or "-",
-        good="\n".join(quality_lines(card)),
-        side=card.image_size,
-        parameters=card.parameters,
-        macs=card.macs / 1e6,
-        study=origin["study"],
-        trial=origin["trial"],
-        source=origin["source"],
-        fingerprint=origin["fingerprint"][:16],
-        epochs=card.training["epochs"],
-        seconds=format_duration(card.training["seconds"]),
-        exported=origin["exported"],
-        versions=", ".join(f"{key} {value}" for key, value in origin["versions"].items()),
-        settings="\n".join(f"    {key} = {format_value(value)}" for key, value in sorted(card.training.items())),
-    )
-
-
-def quality_lines(card: Card) -> tuple[str, ...]:
-    """The measured quality of the network, one sentence per line."""
-    verdict = card.verdict
-    if verdict is None:
-        value = card.provenance["validation"]
-        lines = () if value is None else (f"{format_number(value)} on the validation images that it was chosen by.",)
-        return (*lines, "How good it is on other images is not known: `convsearch final` finds out.")
-    interval = verdict["interval"]
-    spread = "" if interval is None else f", 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"
-    seeds = f"mean of {verdict['runs']} trainings" if verdict["runs"] > 1 else "one training"
-    return (
-        f"{verdict['objective']} {verdict['test']:.4f} on {verdict['images']:,} test images ({seeds}{spread}); "
-        f"this network: {'not tested' if verdict['this_run'] is None else format_number(verdict['this_run'])}.",
-        f"Lowest recall: {', '.join(verdict['worst'])}.",
-        *(f"{line}." for line in verdict["others"]),
-    )
-
-
-PAGE = """\
-# {name}
-
-A convolutional network that distinguishes {count} classes: {classes}.
-
-## How good it is
-
-{good}
-
-## How to use it
-
-    convsearch predict {name} photo.jpg
-
-Without convsearch, by any program that reads ONNX. `model.onnx` takes bytes, (N, {side}, {side}, 3), red, green, blue,
-and gives probabilities, (N, {count}), in the order above:
-
-    import numpy, onnxruntime
-    from PIL import Image, ImageOps
-    photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-    image = ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BICUBIC)
-    session = onnxruntime.InferenceSession("{name}/model.onnx")
-    (probabilities,) = session.run(None, {{"images": numpy.asarray(image)[None]}})
-
-It knows no other classes: every image is assigned to one of these.
-
-## What it is
-
-{parameters:,} parameters, {macs:.1f} million multiply-accumulates per image. Trained for {epochs:g} epochs, {seconds}.
-Question: {question}
-Trial {trial} of the study {study}; images: {source}, fingerprint {fingerprint}. Exported {exported}; {versions}.
-
-{settings}
-"""

@@ -1,6 +1,6 @@
 """Classification of image files of any size with an exported model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from data.batches import evaluation_batch_size
+from data.decoding import File, Result, decode_many
 from data.errors import DataError
-from data.image import Pixels, decode_many
-from data.store import MAX_FILE_BYTES
+from data.ignore import Ignored
+from data.preprocessing import Preprocessing
+from data.progress import Say
+from data.store import MAX_FILE_BYTES, Directory
 from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
 from search.tables import Table
-
-#: Suffixes of image files in a folder. A file that is named directly may have any suffix.
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +43,12 @@ def load(folder: Path) -> Package:
         raise DataError(str(error)) from error
 
 
-def files(named: Sequence[Path]) -> list[Path]:
-    """Collect the image files.
+def files(named: Sequence[Path], say: Say) -> list[Path]:
+    """Collect the image files: in folders, those that a training would read.
 
     Args:
         named: Files, and folders that are searched recursively.
+        say: Prints the number of files that are left out.
 
     Returns:
         The files in the given order; those of a folder in the order of their names.
@@ -64,15 +65,19 @@ def files(named: Sequence[Path]) -> list[Path]:
             continue
         if not path.is_dir():
             raise UsageError(f"{path} is neither a file nor a folder")
-        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-        if not below:
-            raise UsageError(f"{path} has no image; those end in {', '.join(sorted(ENDINGS))}")
-        paths += below
+        ignored = Ignored()
+        below = [entry for entry in Directory(path).below() if not ignored.add(entry.path, is_folder=entry.is_folder)]
+        images = [path / entry.path for entry in below if not entry.is_folder]
+        if sentence := ignored.sentence():
+            say(f"{path}: {sentence}")
+        if not images:
+            raise UsageError(f"{path} has no image")
+        paths += images
     return paths
 
 
 def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
-    """Classify images. The short side of an image is scaled to the input size of the network, and the center cropped.
+    """Classify images, which are read as the training images were.
 
     Args:
         package: The model.
@@ -81,37 +86,31 @@ def predict(package: Package, images: Sequence[Path]) -> Iterator[Prediction]:
     Yields:
         The predictions in order. An unreadable image has an `error`.
     """
-    side = package.card.image_size
-    unread: dict[str, str] = {}
-    decoded = (image for bundle in decode_many(_contents(images, unread), side=side) for image in bundle)
-    while batch := list(islice(decoded, evaluation_batch_size(package.card.network.seen_side(side)))):
-        yield from _classified(package, batch, unread)
+    card = package.card
+    steps = Preprocessing(side=card.image_size, fit=card.fit, depth=card.depth)
+    decoded = (image for bundle in decode_many(_contents(images), steps) for image in bundle)
+    while batch := list(islice(decoded, evaluation_batch_size(card.network.seen_side(card.image_size)))):
+        yield from _classified(package, batch)
 
 
-def _classified(
-    package: Package, batch: Sequence[tuple[str, Pixels | DataError]], unread: Mapping[str, str]
-) -> Iterator[Prediction]:
-    readable = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-    rows = iter(
-        probabilities(package.model, torch.stack([torch.tensor(pixels) for pixels in readable])) if readable else ()
-    )
-    for name, pixels in batch:
-        if isinstance(pixels, DataError):
-            yield Prediction(image=name, ranked=(), error=unread.get(name, str(pixels)))
+def _classified(package: Package, batch: Sequence[Result]) -> Iterator[Prediction]:
+    readable = [torch.tensor(image.pixels) for _, image in batch if not isinstance(image, DataError)]
+    rows = iter(probabilities(package.model, torch.stack(readable)) if readable else ())
+    for name, image in batch:
+        if isinstance(image, DataError):
+            yield Prediction(image=name, ranked=(), error=str(image))
         else:
             pairs = zip(package.card.classes, next(rows).tolist(), strict=True)
             yield Prediction(image=name, ranked=tuple(sorted(pairs, key=lambda pair: -pair[1])))
 
 
-def _contents(images: Sequence[Path], unread: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """The name and content of each file; no content for an unreadable file, whose error is added to `unread`."""
+def _contents(images: Sequence[Path]) -> Iterator[File]:
+    """The name of each file, and its content or the reason why it cannot be read."""
     for path in images:
         try:
-            content = _content(path)
+            yield str(path), _content(path)
         except (OSError, DataError) as error:
-            unread[str(path)] = f"{path}: {getattr(error, 'strerror', None) or error}"
-            content = b""
-        yield str(path), content
+            yield str(path), DataError(f"{path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _content(path: Path) -> bytes:

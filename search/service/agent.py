@@ -211,13 +211,11 @@ class Agent:
         """The study with its images and pretrained weights on this machine.
 
         Raises:
-            DataError, DiskError: see `ensure_inputs`; or the path of the images on this machine is unknown.
+            DataError, DiskError: see `ensure_inputs`.
         """
         path = stored.spec.data.path
         if path is not None and self.images is not None and not Path(path).exists():
-            stored = replace(stored, spec=stored_study.with_data_path(stored.spec, str(Path(self.images).absolute())))
-        elif path is not None and not Path(path).exists():
-            raise DataError(f"its images are not at {path} on this machine; --data names where they are")
+            stored = replace(stored, spec=stored_study.with_data_path(stored.spec, self.images))
         ensure_inputs(stored, self.order.cache, self.say)
         return stored
 

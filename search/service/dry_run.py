@@ -8,16 +8,12 @@ pruner. The result is an estimate: the draws of the sampler and other load on th
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any
 
 import numpy as np
 import torch
 
-from data.archive import open_store
-from data.config import DataConfig
-from data.dataset import count_search_images
-from data.sources.folder import list_images
+from data.dataset import count_images
 from models.config import Impossible, ModelConfig, TrainConfig
 from search import hardware
 from search.artifacts.cleanup import KEEP_BEST
@@ -37,7 +33,6 @@ from search.trial.speed import images_per_second, with_epochs
 #: Number of configurations to draw, and quantiles of those to train: a small, a medium and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
 #: Training images and test images of CIFAR-10.
-CIFAR10: Final = (50_000, 10_000)
 #: Size of a trial in the database in bytes, with 15 parameters and 10 steps (`make bench`, bookkeeping).
 TRIAL_BYTES = 15_000
 #: A checkpoint holds up to four numbers per weight: the weight, two of the optimizer, and an average. Two checkpoints
@@ -92,18 +87,15 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     device_names = devices(wanted, workers, device=device)
     if device_names[0] == "cpu":
         torch.set_num_threads(1)  # as in a worker
-    train_count, test_count, classes = _image_counts(wanted.data)
+    counts = count_images(wanted.data)
     side = wanted.data.search_size or wanted.data.side
-    searched = count_search_images(wanted.data, train_count, classes=classes)
-    limits = ImageLimits(side=side, classes=classes, images=searched)
-    held_out = wanted.data.held_out(train_count, classes=classes)
-    validation = held_out if isinstance(held_out, int) else round(held_out * train_count)
+    limits = ImageLimits(side=side, classes=counts.classes, images=counts.train)
     hours = wanted.budget.hours if hours is None else hours
     search_hours = searching(wanted, hours)
     wanted = with_epochs(
         wanted,
         limits,
-        validation=validation,
+        validation=counts.validation,
         search_s=None if search_hours is None else 3600 * search_hours,
         workers=len(device_names),
         device=torch.device(device_names[0]),
@@ -112,7 +104,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     share = expected_share(wanted)
     timed = _measure_speeds(
         [drawn[round(quantile * (len(drawn) - 1))] for quantile in TIMED],
-        classes=classes,
+        classes=counts.classes,
         side=side,
         device_name=device_names[0],
     )
@@ -121,9 +113,9 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         np.interp(logs, np.log([network.macs for network, _ in timed]), np.log([speed for _, speed in timed]))
     )
     budget = wanted.budget
-    epochs = [budget.steps * float(budget.step_epochs(images=searched, macs=network.macs)) for network in drawn]
-    validation_images = validation * budget.steps * FORWARD_SHARE
-    per_trial = float(np.mean((searched * np.array(epochs) + validation_images) * share / speeds))
+    epochs = [budget.steps * float(budget.step_epochs(images=counts.train, macs=network.macs)) for network in drawn]
+    validation_images = counts.validation * budget.steps * FORWARD_SHARE
+    per_trial = float(np.mean((counts.train * np.array(epochs) + validation_images) * share / speeds))
     possible_share = len(drawn) / DRAWN
     trained_share = possible_share if wanted.search.sampler == "grid" else 1.0  # a search draws again
     trial_s = per_trial * trained_share / concurrent_workers(device_names, trials=wanted.budget.trials)
@@ -132,7 +124,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     return Estimate(
         trials=wanted.budget.trials,
         workers=len(device_names),
-        images=searched,
+        images=counts.train,
         impossible=1 - possible_share,
         macs=_as_triple([network.macs for network, _ in timed]),
         images_per_second=_as_triple([speed for _, speed in timed]),
@@ -141,7 +133,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         hours=hours,
         fits=None if search_hours is None else min(wanted.budget.trials, round(3600 * search_hours / trial_s)),
         memory=len(device_names) * worker_bytes(wanted),
-        disk=(train_count + test_count) * wanted.data.side**2 * 3
+        disk=(counts.all_train + counts.test) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
         + kept_trials * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
     )
@@ -262,22 +254,6 @@ def _measure_speeds(
         (network, images_per_second(network.model, network.train, classes=classes, side=side, device=device))
         for network in chosen
     ]
-
-
-def _image_counts(data: DataConfig) -> tuple[int, int, int]:
-    """Numbers of training images, test images and classes, counted without decoding an image."""
-    match data.source:
-        case "cifar10":
-            return min(data.train_images or CIFAR10[0], CIFAR10[0]), CIFAR10[1], 10
-        case "shapes":
-            train = data.train_images or 10_000
-            return train, train // 5, 10
-        case "folder":
-            listing = list_images(open_store(Path(data.path or "").expanduser()))
-            train, test = (sum(map(len, part.values())) for part in (listing.train, listing.test))
-            return min(data.train_images or train, train), test, len(listing.train)
-        case _:
-            assert_never(data.source)
 
 
 def _as_triple(values: Sequence[float]) -> tuple[float, float, float]:

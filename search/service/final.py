@@ -20,7 +20,7 @@ from search.storage import attr_keys, queries, ranking
 from search.storage.rdb import Storage
 from search.study import final_plan, stored_study
 from search.study.final_plan import Candidate, ResourceLayout
-from search.study.inputs import devices, fetch_inputs, prepare_data
+from search.study.inputs import check_same_images, devices, fetch_inputs, prepare_data
 from search.study.stored_study import StoredStudy
 from search.workers.local import LocalBackend
 from search.workers.stop_rules import StopReason
@@ -29,7 +29,9 @@ from search.workers.stop_rules import StopReason
 LEAST_EPOCHS = 0.5
 
 
-def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say) -> tuple[str, StopReason]:
+def run_final(
+    order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say, images: str | None = None
+) -> tuple[str, StopReason]:
     """Train the best trials of a stored search once more, and test them.
 
     A verdict with the same settings is continued or returned; other settings create a further one.
@@ -39,6 +41,7 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
         wanted: Settings of the final trainings.
         show: Opens the live view.
         say: Prints a message to the user.
+        images: Path of the images, if they have moved.
 
     Returns:
         The name of the verdict study, and why its run ended.
@@ -52,9 +55,12 @@ def run_final(order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say)
     if stored.spec.rows or stored.spec.verdict_on is not None:
         kind = "a comparison" if stored.spec.rows else "a verdict itself"
         raise UsageError(f"{order.name!r} is {kind}, and a verdict is on the best of a search; name a search")
+    if images is not None:
+        stored = replace(stored, spec=stored_study.with_data_path(stored.spec, images))
+    fingerprint = stored.data["fingerprint"] if images is None else None
     fetch_inputs(stored.spec, order.cache, say)
     since = time.monotonic()
-    prepare_data(stored.spec, order.cache, say)
+    check_same_images(stored, prepare_data(stored.spec, order.cache, say, fingerprint=fingerprint))
     if wanted.epochs is None and order.hours is None:
         final = stored.spec.final
         wanted = wanted.model_copy(update={"epochs": (final and final.epochs) or stored.spec.budget.epochs})

@@ -52,14 +52,15 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     dirs.make()
     backend = backend_of(order, spec)
     storage = Storage(order.url, create=True, retry_timeout_s=order.times.retry_timeout_s)
-    stored_study.check(storage, spec, name=order.name)
+    spec, fingerprint = stored_study.check(storage, spec, name=order.name)
     spec = replace(spec, data=with_absolute_path(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
     remote_checkpoints.check(spec.checkpoints)
     fetch_inputs(spec, order.cache, say)
     started_at = time.monotonic()  # after the downloads, which could use up the hours on a slow line
-    stored = stored_study.open_or_create(storage, spec, name=order.name, data=prepare_data(spec, order.cache, say))
+    data = prepare_data(spec, order.cache, say, fingerprint=fingerprint)
+    stored = stored_study.open_or_create(storage, spec, name=order.name, data=data)
     if order.detach:
         with exclusive(storage, stored, order, say):
             ended(order, storage, stored)

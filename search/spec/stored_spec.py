@@ -59,8 +59,9 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
-        older = {"audit": 0.0, "baseline": False, "rung_updates": 0}  # older versions had none of these
-        tables["search"] = {**older, **tables["search"]}
+        # Older versions had none of these settings, and worked as if they had these values.
+        tables["search"] = {"audit": 0.0, "baseline": False, "rung_updates": 0, **tables["search"]}
+        tables["data"] = {"fit": "crop", "depth": 16, "groups": "none", "duplicates": "allow", **tables["data"]}
         return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error

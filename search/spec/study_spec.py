@@ -170,6 +170,10 @@ def baseline(spec: StudySpec) -> int | None:
     return 0 if spec.search.baseline and is_search else None
 
 
+#: Keys of [data] that choose or read the images, and may be left open.
+IMAGE_KEYS = ("fit", "depth", "groups", "duplicates", "validation")
+
+
 def with_stored_settings(spec: StudySpec, stored: StudySpec) -> StudySpec:
     """Fill the settings that a study leaves open with those that were settled when it was stored.
 
@@ -178,12 +182,12 @@ def with_stored_settings(spec: StudySpec, stored: StudySpec) -> StudySpec:
         stored: The same study as the database has it.
 
     Returns:
-        A copy of `spec` with the stored trials, validation images and steps where `spec` leaves them open.
+        A copy of `spec` with the stored trials, images and steps where `spec` leaves them open.
     """
-    data: dict[str, object] = {}
+    as_default = DataConfig()
+    open_keys = [key for key in IMAGE_KEYS if getattr(spec.data, key) == getattr(as_default, key)]
+    data: dict[str, object] = {key: getattr(stored.data, key) for key in open_keys}
     budget: dict[str, object] = {} if spec.has_trials else {"trials": stored.budget.trials}
-    if spec.data.validation is None:
-        data["validation"] = stored.data.validation
     if spec.budget.epochs is None:
         budget |= {key: getattr(stored.budget, key) for key in ("epochs", "steps_per_epoch")}
         if spec.budget.evaluations is None:

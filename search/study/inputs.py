@@ -22,13 +22,14 @@ def with_absolute_path(data: DataConfig) -> DataConfig:
     return data if data.path is None else data.model_copy(update={"path": str(Path(data.path).absolute())})
 
 
-def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
+def prepare_data(spec: StudySpec, cache: Path, say: Say, *, fingerprint: str | None = None) -> dict[str, Any]:
     """Decode the images into `cache` if they are not there yet.
 
     Args:
         spec: The study.
         cache: Folder of the decoded images.
         say: Prints progress and notes.
+        fingerprint: Of the images of a stored study; their decoded copy suffices if their path is gone.
 
     Returns:
         The properties of the images that the study stores, by name.
@@ -38,11 +39,13 @@ def prepare_data(spec: StudySpec, cache: Path, say: Say) -> dict[str, Any]:
         DiskError: `cache` cannot be written.
     """
     with writing_to(cache):
-        info = prepare(spec.data, cache, say)
+        info = prepare(spec.data, cache, say, fingerprint=fingerprint)
     for note in info.notes:
         say(note)
-    kept = ("fingerprint", "classes", "train_counts", "test_counts", "image_size", "notes")
-    return {name: value for name, value in asdict(info).items() if name in kept}
+    stored = asdict(info)
+    for name in ("mean", "std"):
+        del stored[name]
+    return {**stored, "preprocessing": info.preprocessing.model_dump(mode="json")}
 
 
 def fetch_inputs(spec: StudySpec, cache: Path, say: Say) -> None:
@@ -123,7 +126,7 @@ def ensure_inputs(stored: StoredStudy, cache: Path, say: Say) -> None:
         DiskError: `cache` cannot be written.
     """
     fetch_inputs(stored.spec, cache, say)
-    check_same_images(stored, prepare_data(stored.spec, cache, say))
+    check_same_images(stored, prepare_data(stored.spec, cache, say, fingerprint=stored.data["fingerprint"]))
 
 
 def check_same_code(stored: StoredStudy, here: Mapping[str, str]) -> None:

@@ -4,13 +4,14 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 
-from search.errors import SpecError
+from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, queries
@@ -80,8 +81,12 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
     return storage.write(open_it)
 
 
-def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
+def check(storage: Storage, spec: StudySpec, *, name: str) -> tuple[StudySpec, str | None]:
     """Refuse a spec that differs from the stored one, before any image is fetched or decoded.
+
+    Returns:
+        The spec, with stored settings where it leaves them open, and the fingerprint of the stored images if it has
+        their path.
 
     Raises:
         SpecError: The study exists with another spec.
@@ -92,8 +97,12 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> None:
         return {} if study_id is None else read_attrs(connection, study_id)
 
     attrs = storage.read(stored)
-    if attr_keys.SPEC in attrs:
-        _refuse_difference(name, attrs, spec, attrs[attr_keys.DATA])
+    if attr_keys.SPEC not in attrs:
+        return spec, None
+    _refuse_difference(name, attrs, spec, attrs[attr_keys.DATA])
+    begun = stored_spec.restore(attrs[attr_keys.SPEC])
+    has_path = with_data_path(spec, spec.data.path).data.path == begun.data.path
+    return study_spec.with_stored_settings(spec, begun), attrs[attr_keys.DATA]["fingerprint"] if has_path else None
 
 
 def check_final_of(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
@@ -111,8 +120,15 @@ def check_final_of(verdict: StoredStudy, search: StoredStudy) -> StoredStudy:
 
 
 def with_data_path(spec: StudySpec, path: str | None) -> StudySpec:
-    """The same study with the path of its images on this machine."""
-    return replace(spec, data=spec.data.model_copy(update={"path": path}))
+    """The same study with the path of its images on this machine.
+
+    Raises:
+        UsageError: Its images have no path.
+    """
+    if path is not None and spec.data.path is None:
+        raise UsageError(f'the images of this study are those of source = "{spec.data.source}"; leave out --data')
+    absolute = None if path is None else str(Path(path).expanduser().absolute())
+    return replace(spec, data=spec.data.model_copy(update={"path": absolute}))
 
 
 def load(storage: Storage, name: str) -> StoredStudy:
@@ -244,11 +260,11 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_validation(spec: StudySpec, data: Mapping[str, Any]) -> StudySpec:
-    """The spec with an explicit number of validation images, independent of the default of later versions."""
+    """The spec with explicit validation images, independent of the default of later versions."""
     images, classes = sum(data.get("train_counts", ())), len(data.get("classes", ()))
     if spec.data.validation is not None or not images:
         return spec
-    held_out = spec.data.held_out(images, classes=classes)
+    held_out = "folder" if data.get("validation_folder") else spec.data.held_out(images, classes=classes)
     return replace(spec, data=spec.data.model_copy(update={"validation": held_out}))
 
 

@@ -39,7 +39,7 @@ def limits_of(study: StoredStudy) -> ImageLimits | None:
     data, classes = study.spec.data, len(study.data["classes"])
     images = sum(study.data["train_counts"])
     if study.spec.verdict_on is None:
-        images = count_search_images(data, images, classes=classes)
+        images = study.data.get("train_count") or count_search_images(data, images, classes=classes)
     return ImageLimits(side=data.search_size or study.data["image_size"], classes=classes, images=images)
 
 

@@ -109,7 +109,9 @@ class FinalTraining:
         stored = run.trial.user_attrs.get(attr_keys.TEST, {})
         if "value" in stored:
             return Outcome(value=stored["value"])
-        test = load_test(context.spec.data, context.cache).to(context.device)
+        test = load_test(context.spec.data, context.cache, fingerprint=context.study.data["fingerprint"]).to(
+            context.device
+        )
         result = run.evaluate(test)
         if not math.isfinite(result.loss):
             raise Diverged(run.training.step, run.training.batch, result.loss)

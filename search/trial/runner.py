@@ -60,7 +60,7 @@ def open_training_context(
     stored = context.study
     if worker_config.images is not None:  # another machine may have stored its path in the study
         stored = replace(stored, spec=stored_study.with_data_path(stored.spec, worker_config.images))
-    data = load_train(stored.spec.data, Path(worker_config.cache))
+    data = load_train(stored.spec.data, Path(worker_config.cache), fingerprint=stored.data["fingerprint"])
     if data.info.fingerprint != stored.data["fingerprint"]:
         raise DataError(
             f"the images of {stored.name!r} differ from those it was begun with; its trials could not be compared"

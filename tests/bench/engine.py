@@ -23,6 +23,7 @@ from data.batches import Batches
 from data.config import AugmentConfig
 from data.dataset import DataInfo
 from data.parts import Split
+from data.preprocessing import Preprocessing
 from models.config import ModelConfig, Precision, TrainConfig
 from models.precision import computes_bfloat16
 from models.train import start
@@ -158,6 +159,12 @@ def ours(precision: Precision) -> Iterator[int]:
         mean=MEAN,
         std=STD,
         notes=(),
+        preprocessing=Preprocessing(side=32),
+        validation_folder=0,
+        train_count=IMAGES,
+        validation_count=0,
+        seen_test_images=0,
+        skipped_images=0,
     )
     batches = Batches(part, info, batch_size=BATCH, seed=0, augment=AugmentConfig(flip=True, crop=4))
     model = ModelConfig(conv_layers=3, width=WIDTHS[0], dense_layers=0)

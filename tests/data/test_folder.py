@@ -7,18 +7,22 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.cache import ensure, read_array, read_meta
+from data.config import DataConfig
 from data.errors import DataError
 from data.image import decode
+from data.preprocessing import Preprocessing
 from data.sources.folder import Folder
 from tests.data.pictures import picture, saved
 from tests.harness import without_root
 
 SIDE = 16
+CROPPED = 'fit = "crop" (chosen) cuts 17% of the pixels of the median image off; "pad" and "squash" keep all'
 COUNTS = {"train/cat": 6, "train/dog": 5, "test/cat": 2, "test/dog": 3}
 
 
@@ -49,9 +53,9 @@ def packed(images: Path, kind: str, *, top: str = "") -> Path:
     return path
 
 
-def folder(path: Path, **changes: float) -> Folder:
-    cache = Path(os.fspath(path)).parent / "cache"
-    return Folder(path, side=SIDE, seed=int(changes.get("seed", 0)), test_share=changes.get("share", 0.25), cache=cache)
+def folder(path: Path, **changes: Any) -> Folder:
+    config = DataConfig(source="folder", path=str(path), image_size=SIDE, **{"test_share": 0.25, **changes})
+    return Folder(config, path.parent / "cache")
 
 
 def prepared(source: Folder, tmp_path: Path) -> Path:
@@ -64,9 +68,9 @@ def test_images_become_arrays_in_the_order_of_class_and_name(images: Path, tmp_p
     meta = read_meta(result)
     assert meta.classes == ("cat", "dog")
     assert meta.test_counts == (2, 3)
-    assert meta.notes == ()
+    assert meta.notes == (CROPPED,)
     assert read_array(result, "train_labels").tolist() == [0] * 6 + [1] * 5
-    expected = decode((images / "train/dog/2.webp").read_bytes(), side=SIDE, name="")
+    expected = decode((images / "train/dog/2.webp").read_bytes(), Preprocessing(side=SIDE), name="").pixels
     assert np.array_equal(read_array(result, "train")[8], expected)
 
 
@@ -130,7 +134,7 @@ def test_a_tar_with_a_damaged_header_in_the_middle_is_refused(images: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.png", "/etc/evil.png", "train/../../evil.png", "train\\..\\evil.png"], ids=str
+    "name", ["../evil.png", "/etc/evil.png", "train/../../evil.png", "C:/evil.png", "..", "train/../.."], ids=str
 )
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_with_a_path_outside_itself_is_refused(images: Path, tmp_path: Path, kind: str, name: str) -> None:
@@ -156,6 +160,17 @@ def test_links_and_devices_in_a_tar_are_refused(images: Path, tmp_path: Path, ki
 
     with pytest.raises(DataError, match=r"'train/cat/odd.png' is a link"):
         prepared(folder(path), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train\\cat\\9.png", "train\\..\\train/cat/9.png", ".\\train/cat//9.png"], ids=str)
+def test_a_backslash_in_the_name_of_a_zip_member_separates_folders(images: Path, tmp_path: Path, name: str) -> None:
+    path = packed(images, "zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = name  # the constructor would change it on Windows
+        archive.writestr(info, saved(picture(99), "png"))
+
+    assert read_array(prepared(folder(path), tmp_path), "train_labels").tolist() == [0] * 7 + [1] * 5
 
 
 def test_links_in_a_zip_are_refused(images: Path, tmp_path: Path) -> None:
@@ -207,26 +222,24 @@ def dead_link(path: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param(put("train/cat/notes.txt"), r"train/cat/notes.txt: cannot be read as an image", id="no-image"),
-        pytest.param(
-            put("train/cat/0.jpeg"), r"train/cat/0.jpeg: cannot be read .*its format is unknown", id="garbage"
-        ),
-        pytest.param(put("test/cat/9.png", b""), r"test/cat/9.png: cannot be read as an image", id="empty-file"),
-        pytest.param(put("train/cat/a/1.png"), r"train/cat/a' is too deep; images lie directly", id="too-deep"),
+        pytest.param(put("train/cat/0.jpeg"), r"\n  train/cat/0.jpeg: is a text file named .jpeg", id="text"),
+        pytest.param(put("train/cat/0.jpeg", b"\x9d\0\3"), r"\n  train/cat/0.jpeg: is of no known", id="garbage"),
+        pytest.param(put("test/cat/9.png", b""), r"\n  test/cat/9.png: is empty; replace it", id="empty-file"),
+        pytest.param(put("train/cat/a/b/1.png"), r"\n  train/cat/a/b/1.png: is a text file", id="broken-in-a-group"),
         pytest.param(put("train/1.png"), r"'train/1.png' lies outside of the class folders", id="no-class"),
         pytest.param(make("train/eel"), r"class folder train/eel is empty; add", id="empty-class"),
         pytest.param(make("test/eel"), r"class folder test/eel is empty", id="empty-test-class"),
         pytest.param(put("test/eel/1.png"), r"class 'eel' is in test/ but not in train/ .'cat', 'dog'", id="only-test"),
         pytest.param(remove("train/cat"), r"'cat' is in test/ but not in train", id="gone"),
         pytest.param(
-            lambda d: (d / "train").rename(d / "training"), "no folder train/, only 'training'", id="no-train"
+            lambda d: (d / "train").rename(d / "learn"), "no folder train/, only 'learn', 'test'", id="no-train"
         ),
         pytest.param(remove("test/cat", "test/dog"), "test/ is empty", id="empty-test"),
         pytest.param(remove("train/cat", "train/dog"), "no class folder", id="empty-train"),
         pytest.param(remove("train/cat", "test"), "only one class, 'dog'", id="one-class"),
         pytest.param(lambda d: (d / "train/cat").rename(d / "train/c\nt"), "cannot be printed", id="odd-name"),
         pytest.param(lambda d: os.mkfifo(d / "train/cat/7.png"), "neither a file nor a folder", id="pipe"),
-        pytest.param(dead_link("train/cat/7.png"), r"7.png cannot be read", id="dead-link"),
+        pytest.param(dead_link("train/cat/7.png"), r"\n  train/cat/7.png: is a link to nowhere; take", id="dead-link"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -242,14 +255,23 @@ def test_a_folder_of_the_wrong_structure_is_refused_with_its_path(
     assert not list((tmp_path / "cache").glob("sets/*/meta.json"))
 
 
-def test_broken_images_are_named_together_but_at_most_ten(images: Path, tmp_path: Path) -> None:
+def test_broken_images_are_counted_ten_are_named_and_all_are_listed_in_a_file(images: Path, tmp_path: Path) -> None:
     for number in range(50):
-        (images / f"train/cat/broken{number}.png").write_bytes(b"no image")
+        (images / f"train/cat/broken{number:02}.png").write_bytes(b"no image")
+    dead_link("train/dog/lost.png")(images)
 
     with pytest.raises(DataError) as caught:
         prepared(folder(images), tmp_path)
 
-    assert str(caught.value).count("cannot be read as an image") == 10
+    first, *shown, rest, advice = str(caught.value).splitlines()
+    assert first == f"{images}: 51 of 67 images cannot be read, but [data] max_errors is 0:"
+    assert [line.split(":")[0] for line in shown] == [f"  train/cat/broken{number:02}.png" for number in range(10)]
+    assert rest == "  and 41 more"
+    assert 'with [data] on_error = "skip" and max_errors = 51' in advice
+    listed = Path(advice.split(" lists all of them")[0]).read_text().splitlines()
+    assert len(listed) == 51
+    assert [f"  {line}" for line in listed[:10]] == shown
+    assert listed[-1].startswith("train/dog/lost.png: is a link to nowhere")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +281,7 @@ def test_broken_images_are_named_together_but_at_most_ten(images: Path, tmp_path
         pytest.param(os.mkfifo, "is neither", id="pipe"),
         pytest.param(lambda path: path.write_bytes(b""), r"\(0 bytes\) has none of these formats", id="empty"),
         pytest.param(lambda path: path.write_text("hello"), r"\.zip, \.tar, \.tar\.gz or \.tar\.xz", id="text"),
-        pytest.param(lambda path: path.mkdir(), "no folder train/, only nothing", id="empty-folder"),
+        pytest.param(lambda path: path.mkdir(), "no folder of images, only nothing", id="empty-folder"),
     ],
 )
 def test_a_path_without_images_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
@@ -289,20 +311,26 @@ def test_a_path_without_read_permission_is_refused(images: Path, kind: str) -> N
 
 
 def test_other_folders_are_not_read_and_are_noted(images: Path, tmp_path: Path) -> None:
-    put("val/cat/1.png")(images)
+    put("extra/cat/1.png")(images)
+    put("cover.png")(images)
     put("README.txt")(images)
 
-    meta = read_meta(prepared(folder(images), tmp_path))
+    notes = folder(images).notes()
 
-    assert meta.notes == ("only train/ and test/ are read, not 'README.txt', 'val'",)
+    assert notes == (
+        "only test/ and train/ are read, not 'cover.png', 'extra'",
+        "ignored: 1 with the ending of another kind of file (.txt)",
+    )
+    assert read_meta(prepared(folder(images), tmp_path)).notes == (CROPPED,)
 
 
 def test_a_class_without_test_images_is_noted(images: Path, tmp_path: Path) -> None:
     shutil.rmtree(images / "test/dog")
 
-    meta = read_meta(prepared(folder(images), tmp_path))
+    source = folder(images)
+    meta = read_meta(prepared(source, tmp_path))
 
-    assert meta.notes == ("class 'dog' has no test images",)
+    assert source.notes() == ("class 'dog' has no test images",)
     assert meta.test_counts == (2, 0)
 
 
@@ -314,7 +342,7 @@ def test_without_test_images_a_share_of_every_class_is_set_aside_by_seed(images:
     meta = read_meta(results[0])
     assert sum(meta.test_counts) == 3
     assert min(meta.test_counts) >= 1
-    assert meta.notes == ("there is no test/: 3 of the images were set aside as test images",)
+    assert meta.notes == (CROPPED, "there is no test/: 3 of the images were set aside as test images")
     assert results[0] == results[1]
     assert results[0] != results[2]
     pixels = [image.tobytes() for part in ("train", "test") for image in read_array(results[0], part)]
@@ -322,7 +350,7 @@ def test_without_test_images_a_share_of_every_class_is_set_aside_by_seed(images:
 
 
 def test_the_seed_does_not_matter_if_there_are_test_images(images: Path) -> None:
-    assert folder(images, seed=0).key() == folder(images, seed=1, share=0.5).key()
+    assert folder(images, seed=0).key() == folder(images, seed=1, test_share=0.5).key()
 
 
 @pytest.mark.parametrize("kind", ["", "zip", "tar.xz"], ids=["directory", "zip", "tar.xz"])

@@ -11,47 +11,29 @@ import pytest
 import torch
 from PIL import Image
 
-from data.batches import scale
-from data.dataset import DataInfo
 from data.parts import load_test, load_train
 from data.store import MAX_FILE_BYTES
-from models.build import build
-from models.config import ModelConfig
 from models.export import (
     CONFIG,
     ONNX,
     PAGE,
     WEIGHTS,
-    Card,
-    Deployed,
     NoModel,
     disagreement,
     probabilities,
     read,
     write,
 )
-from models.plan import plan
 from search.export import predict
 from search.storage.rdb import Storage
 from search.study import stored_study
+from tests.export.networks import IMAGES, deployed
 from tests.harness import COLOURS, Harness, once
 
 #: One process loads the exporter of torch, which takes seconds.
 pytestmark = pytest.mark.xdist_group("onnx")
 
 BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
-INFO = DataInfo(
-    fingerprint="f",
-    classes=("cat", "dog", "owl"),
-    train_counts=(1, 1, 1),
-    test_counts=(1, 1, 1),
-    image_size=16,
-    mean=(0.5, 0.4, 0.3),
-    std=(0.2, 0.25, 0.3),
-    notes=(),
-)
-IMAGES = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
 #: Networks that together contain every kind of layer.
 NETWORKS = {
     "plain": {},
@@ -62,29 +44,6 @@ NETWORKS = {
     "enlarged": {"backbone": "resnet18", "backbone_side": 32, "tuned_stages": 0},
     "pretrained": {"backbone": "mobilenet_v3", "dense_layers": 1},
 }
-
-
-def deployed(**changes: Any) -> tuple[Deployed, Card]:
-    """A network with random weights and updated batch statistics, and its card."""
-    torch.manual_seed(0)
-    config = ModelConfig(**({"width": 8} | changes))
-    network = build(config, image_size=16, classes=3, images=torch.randn(50, 3, 16, 16))
-    network.train()(torch.randn(64, 3, 16, 16))  # gives the batch norms non-default statistics
-    factor, shift = scale(INFO)
-    shape = plan(config, image_size=16, classes=3)
-    card = Card(
-        network=config,
-        image_size=16,
-        classes=INFO.classes,
-        mean=INFO.mean,
-        std=INFO.std,
-        parameters=shape.parameters,
-        macs=shape.macs,
-        training={"epochs": 1.0},
-        provenance={"study": "s", "trial": 0},
-        verdict=None,
-    )
-    return Deployed(network, factor=factor, shift=shift).eval(), card
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 from data import archive
+from data.decoding import WAITING_BYTES, decode_many
 from data.errors import DataError
-from data.image import MAX_PIXELS, MAX_SCANS, WAITING_BYTES, decode, decode_many
+from data.image import MAX_SCANNED_PIXELS, MAX_SCANS, decode
+from data.preprocessing import Preprocessing
 from tests.data.pictures import saved
 from tests.harness import CONVSEARCH, Answer, Harness
 from tests.security.archives import tar_with, zip_with
@@ -58,18 +60,18 @@ SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/owned) (w) file\n%%EOF\n"
 
 IMAGES = {
-    "wide-png": (png(50_000, 50_000), "exceeds limit"),
-    "just-too-wide-png": (png(5_001, 5_000, whole=True), "has 5001 x 5000 pixels, but at most 25 million are read"),
+    "wide-png": (png(50_000, 50_000), "has 50000 x 50000 pixels, which take 2.5 GB to decode, but at most 1.1 GB"),
+    "just-too-wide-png": (png(32_768, 32_769), "has 32768 x 32769 pixels, which take 1.1 GB to decode"),
     "wide-webp": (
         saved(red(9), "webp")[:12] + b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff" * 6,
-        "cannot be read",
+        "is a WebP file named .jpg, but cannot be decoded",
     ),
-    "truncated-jpeg": (saved(red(99), "jpeg")[:-400], "cannot be read as an image"),
-    "gif": (saved(red(9), "gif"), "cannot be read as an image (its format is unknown"),
-    "tiff": (saved(red(9), "tiff"), "cannot be read as an image (its format is unknown"),
-    "svg": (SVG, "cannot be read as an image (its format is unknown"),
-    "eps": (EPS, "cannot be read as an image (its format is unknown"),
-    "empty": (b"", "cannot be read as an image"),
+    "truncated-jpeg": (saved(red(99), "jpeg")[:-400], "is a JPEG file, but cannot be decoded"),
+    "truncated-gif": (saved(red(99), "gif")[:-40], "is a GIF file named .jpg, but cannot be decoded"),
+    "truncated-tiff": (saved(red(99), "tiff")[:-400], "is a TIFF file named .jpg, but cannot be decoded"),
+    "svg": (SVG, "is an SVG drawing named .jpg, which is not read as an image; convert it"),
+    "eps": (EPS, "is a PostScript file named .jpg, which is not read as an image; convert it"),
+    "empty": (b"", "is empty; replace it or take it out"),
 }
 
 
@@ -88,8 +90,8 @@ def test_an_invalid_or_huge_image_is_refused_by_its_name(
     assert words in lines[0]
 
 
-def test_an_image_of_the_maximum_size_is_read(harness: Harness) -> None:
-    path = source(harness, "zip", png(5_000, MAX_PIXELS // 5_000, whole=True))
+def test_an_image_of_a_hundred_megapixels_is_read(harness: Harness) -> None:
+    path = source(harness, "zip", png(10_000, 10_000, whole=True))
 
     answer = harness.run(
         "run", harness.write(data={"path": str(path)}, budget={"trials": 1, "epochs": 1}), "--workers", "1"
@@ -179,20 +181,22 @@ def zip_of(method: int) -> bytes:
 
 
 def deflate_bomb() -> bytes:
-    """A zip of one member of 537 MB. Its checksum is wrong, but is compared after everything is unpacked."""
+    """A zip with a member of 537 MB. Its checksum is wrong, but is compared after everything is unpacked."""
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     block = packer.compress(BLOCK) + packer.flush(zlib.Z_FULL_FLUSH)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
+        for name in ("red/1", "red/2", "red/3", "blue/1", "blue/2", "blue/3"):
+            packed.writestr(f"train/{name}.png", png(8, 8, whole=True))
         packed.writestr("train/red/odd.png", block * 512 + packer.flush())
-        (odd,) = packed.filelist  # the directory at the end of the file gets these values
+        odd = packed.filelist[-1]  # the directory at the end of the file gets these values
         odd.compress_type, odd.file_size = zipfile.ZIP_DEFLATED, len(BLOCK) * 512
     return file.getvalue()
 
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str, str]] = {
-    "xz-file": (lambda: tar_bomb(lzma.compress, tarfile.REGTYPE), "tar.xz", "'train/red/odd.png' has 1611 MB"),
-    "gz-file": (lambda: tar_bomb(gzip.compress, tarfile.REGTYPE), "tar.gz", "'train/red/odd.png' has 1611 MB"),
+    "xz-file": (lambda: tar_bomb(lzma.compress, tarfile.REGTYPE), "tar.xz", "unpacks to more than 100 times its size"),
+    "gz-file": (lambda: tar_bomb(gzip.compress, tarfile.REGTYPE), "tar.gz", "unpacks to more than 100 times its size"),
     "xz-pax": (lambda: tar_bomb(lzma.compress, tarfile.XHDTYPE), "tar.xz", "a header says 1610612736 bytes"),
     "xz-global": (lambda: tar_bomb(lzma.compress, tarfile.XGLTYPE), "tar.xz", "a header says 1610612736 bytes"),
     "gz-name": (lambda: tar_bomb(gzip.compress, tarfile.GNUTYPE_LONGNAME), "tar.gz", "a header says 1610612736 bytes"),
@@ -200,7 +204,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "xz-sparse-pax": (sparse_pax_bomb, "tar.xz", "a header has more than 1048576 bytes"),
     "xz-globals": (global_bomb, "tar.xz", "its global headers have more than 65536 bytes"),
     "xz-dictionary": (dictionary_bomb, "tar.xz", "Memory usage limit exceeded"),
-    "zip-file": (deflate_bomb, "zip", "'train/red/odd.png' has 537 MB"),
+    "zip-file": (deflate_bomb, "zip", "train/red/odd.png: has 537 MB, but at most 268 MB are read"),
     "zip-bzip2": (lambda: zip_of(zipfile.ZIP_BZIP2), "zip", "is packed by another method than deflate"),
     "zip-lzma": (lambda: zip_of(zipfile.ZIP_LZMA), "zip", "is packed by another method than deflate"),
 }
@@ -213,7 +217,7 @@ def test_an_archive_bomb_is_refused_within_the_memory_limit(
     path = harness.folder / f"bomb.{kind}"
     path.write_bytes(make())
 
-    answer = run_limited(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
+    answer = run_limited(harness, "run", harness.write(data={"path": str(path), "validation": 2}), "--workers", "1")
 
     assert path.stat().st_size < 20_000_000
     assert answer.code == 65, answer.err
@@ -267,9 +271,20 @@ def test_a_jpeg_with_too_many_scans_is_refused() -> None:
     start, scan, rest = usual.rpartition(b"\xff\xda")
     scans = start + (scan + rest.removesuffix(b"\xff\xd9")) * (MAX_SCANS + 1) + b"\xff\xd9"
 
-    assert decode(usual, side=8, name="usual.jpg").shape == (8, 8, 3)
+    assert decode(usual, Preprocessing(side=8), name="usual.jpg").pixels.shape == (8, 8, 3)
     with pytest.raises(DataError, match=rf"odd\.jpg: has more than {MAX_SCANS} scans"):
-        decode(scans, side=8, name="odd.jpg")
+        decode(scans, Preprocessing(side=8), name="odd.jpg")
+
+
+def test_a_jpeg_of_many_pixels_may_have_few_scans_only() -> None:
+    usual = saved(red(64), "jpeg", progressive=True)
+    start, scan, rest = usual.rpartition(b"\xff\xda")
+    scans = bytearray(start + (scan + rest.removesuffix(b"\xff\xd9")) * 50 + b"\xff\xd9")
+    height = scans.index(b"\xff\xc2") + 5
+    scans[height : height + 4] = struct.pack(">HH", 10_000, MAX_SCANNED_PIXELS // 50 // 10_000 + 1)
+
+    with pytest.raises(DataError, match=r"odd\.jpg: has 5001 x 10000 pixels in too many scans: at most 2.5 billion"):
+        decode(bytes(scans), Preprocessing(side=8), name="odd.jpg")
 
 
 def test_concatenated_xz_streams_are_read(tmp_path: Path) -> None:
@@ -300,7 +315,7 @@ def test_a_file_in_a_folder_that_is_larger_than_any_image_is_not_read(harness: H
     answer = run_limited(harness, "run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert answer.code == 65
-    assert "'train/red/odd.jpg' has 17180 MB, but no image of more than 268 MB is read; take it out" in answer.err
+    assert "train/red/odd.jpg: has 17180 MB, but at most 268 MB are read; take it out" in answer.err
 
 
 def test_large_files_are_not_all_read_before_they_are_decoded() -> None:
@@ -311,7 +326,7 @@ def test_large_files_are_not_all_read_before_they_are_decoded() -> None:
             read.append(number)
             yield str(number), bytes(size)
 
-    decoded = decode_many(files(), side=8)
+    decoded = decode_many(files(), Preprocessing(side=8))
     ((name, result),) = next(decoded)
 
     assert name == "0"

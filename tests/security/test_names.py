@@ -163,13 +163,21 @@ OUTSIDE_PATHS = [
     "train/../../outside.png",
     "train/..\\..\\outside.png",
     "/OUTSIDE",
-    "train/red/..",
     "train/./../../outside.png",
+    "..",
+    "C:\\outside.png",
 ]
 
 
-@pytest.mark.parametrize("name", OUTSIDE_PATHS)
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.xz"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind in ("zip", "tar", "tar.xz")
+        for name in OUTSIDE_PATHS
+        if kind == "zip" or "\\" not in name  # in a tar a backslash is a letter
+    ],
+)
 def test_a_member_path_outside_the_archive_is_refused_and_nothing_is_written(
     harness: Harness, kind: str, name: str
 ) -> None:
@@ -244,7 +252,7 @@ def test_a_class_name_with_control_characters_is_refused_and_not_printed(harness
     answer = harness.run("run", harness.write(data={"path": str(path)}), "--workers", "1")
 
     assert_refused(harness, answer.code, answer.err, path)
-    assert "has a name that cannot be printed; rename it" in answer.err
+    assert "has characters that cannot be printed; rename it" in answer.err
     assert name not in answer.err
 
 
@@ -272,6 +280,11 @@ def image_folder(harness: Harness) -> Path:
     return folder
 
 
+def few(image_folder: Path) -> dict[str, object]:
+    """The table [data] for the small folder."""
+    return {"path": str(image_folder), "validation": 8}
+
+
 @pytest.mark.parametrize("target", ["outside.txt", "/etc/passwd", "/proc/self/environ"])
 def test_a_link_to_a_file_that_is_no_image_does_not_reveal_its_content(
     harness: Harness, image_folder: Path, target: str
@@ -279,7 +292,7 @@ def test_a_link_to_a_file_that_is_no_image_does_not_reveal_its_content(
     (harness.folder / "outside.txt").write_text(SECRET)
     (image_folder / "train" / "red" / "odd.png").symlink_to(harness.folder / target)
 
-    answer = harness.run("run", harness.write(data={"path": str(image_folder)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data=few(image_folder)), "--workers", "1")
 
     assert answer.code == 65
     assert "train/red/odd.png" in answer.err
@@ -291,7 +304,7 @@ def test_a_link_to_a_file_that_is_no_image_does_not_reveal_its_content(
 def test_an_endless_file_is_not_read(harness: Harness, image_folder: Path, target: str) -> None:
     (image_folder / "train" / "red" / "odd.png").symlink_to(target)
 
-    answer = harness.run("run", harness.write(data={"path": str(image_folder)}), "--workers", "1")
+    answer = harness.run("run", harness.write(data=few(image_folder)), "--workers", "1")
 
     assert answer.code == 65
     assert "odd.png" in answer.err or target in answer.err
@@ -304,7 +317,7 @@ def test_circular_links_are_refused(harness: Harness, image_folder: Path, target
     answer = harness.run("run", harness.write(data={"path": str(image_folder)}), "--workers", "1")
 
     assert answer.code == 65
-    assert "is too deep; images lie directly in their class folder" in answer.err
+    assert "is a link to a folder above it, or to one that is read already; take it out" in answer.err
 
 
 @pytest.mark.parametrize(

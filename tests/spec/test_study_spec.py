@@ -106,7 +106,10 @@ def test_steps_divide_all_epochs_equally(tmp_path: Path) -> None:
         (ONE + "[data]\nsorce = 'shapes'", "[data] sorce is not known; did you mean 'source'?"),
         (ONE + "[data]\nimage_size = '32'", "[data] image_size must be a whole number, but got '32'"),
         (ONE + "[data]\nvalidation = nan", "[data] validation must be a finite number, but got nan"),
-        (ONE + "[data]\nvalidation = true", "[data] validation must be a whole number or a number, but got true"),
+        (
+            ONE + "[data]\nvalidation = true",
+            "[data] validation must be a whole number or a number or 'folder', but got true",
+        ),
         (ONE + "[data]\nsource = 'folder'", '[data] source = "folder" needs path'),
         # [budget]
         ("[budget]\ntrials = 1\nepochs = 0\n", "[budget] epochs must be greater than 0, but got 0"),

@@ -545,9 +545,9 @@ def test_a_final_training_evaluates_the_test_images_once(harness: Harness, monke
     claim = next(all_claims(context))
     evaluations: list[Path] = []
 
-    def load_and_count(data: DataConfig, cache: Path) -> Split:
+    def load_and_count(data: DataConfig, cache: Path, *, fingerprint: str) -> Split:
         evaluations.append(cache)
-        return load_test(data, cache)
+        return load_test(data, cache, fingerprint=fingerprint)
 
     monkeypatch.setattr("search.trial.final_training.load_test", load_and_count)
 

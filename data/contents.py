@@ -1,0 +1,55 @@
+"""The content of a source of images, before and after it is decoded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.preprocessing import Preprocessing
+from data.progress import Advance
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Labels: TypeAlias = NDArray[np.int64]
+Indices: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """The result of decoding."""
+
+    preprocessing: Preprocessing
+    """The steps that every image went through."""
+
+    broken: frozenset[int] = frozenset()
+    """Rows, over train and test images, that could not be decoded and are left out."""
+
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The content of a source before decoding."""
+
+    classes: tuple[str, ...]
+    train_labels: Labels
+    """The images of a validation folder come last."""
+
+    test_labels: Labels
+    validation_folder: int = 0
+    """Number of images in a validation folder."""
+
+    groups: Indices | None = None
+    """For each training image a number, equal for images that stay together in a split."""
+
+    set_aside: Callable[[Indices, Indices], tuple[Indices, Indices]] | None = None
+    """Splits rows of training images, given the rows and the groups of all, into those to train and to test; None if
+    there is a test part."""
+
+    paths: tuple[str, ...] = ()
+    """Of train and test images, if the source may hold the same picture twice."""
+
+    duplicates: Literal["refuse", "allow"] = "refuse"
+    fill: Callable[[Pixels, Pixels, Advance], Filled]
+    """Writes train and test images, (N, S, S, 3), in the order of the labels; calls Advance with the number done."""

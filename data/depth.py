@@ -1,0 +1,128 @@
+"""The values of images with 16 bits or floats. Pillow reads only the upper bytes of 16-bit colours.
+
+Its raw mode tells where they are: "RGB;16B" is the first of the two bytes of a big-endian value. The raw mode of the
+other byte order gives the lower bytes.
+"""
+
+import re
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION, TiffImageFile
+
+from data.contents import Pixels
+from data.errors import DataError
+
+RAW_MODE: Final = re.compile(r"(RGB|RGBA|RGBa|RGBX);16[BLN]")
+#: The letter of the other byte order; N is that of the machine, which is little-endian (x86, ARM).
+OTHER: Final = {"B": "L", "L": "B", "N": "B"}
+GREY_WITH_ALPHA: Final = "LA;16B"  # of PNG
+SEPARATE_PLANES: Final = 2  # TIFF 6.0, section 8
+SAMPLES: Final = 1024  # values per image, to find the range of a set
+
+
+def check_planes(image: Image.Image) -> None:
+    """Refuse 16-bit colours that are stored plane by plane: Pillow reads half of their bytes, as if they had 8 bits."""
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PLANAR_CONFIGURATION) != SEPARATE_PLANES:
+        return
+    bits = image.tag_v2.get(BITSPERSAMPLE, ())
+    if len(bits) > 1 and max(bits) > 8:
+        raise DataError(f"stores colours of {max(bits)} bits in separate planes; save it with interleaved colours")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether Pillow reads the values of an image as they are: grey of 16 or 32 bits, and floats."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def has_lower_bytes(image: Image.Image) -> bool:
+    """Whether an opened image has 16-bit colours, of which Pillow reads the upper bytes."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return False
+    raw_mode, *rest = _arguments(image)
+    is_ppm = isinstance(image, PpmImageFile) and image.mode == "RGB" and rest == [65535]
+    return is_ppm or raw_mode == GREY_WITH_ALPHA or RAW_MODE.fullmatch(str(raw_mode)) is not None
+
+
+def _arguments(image: ImageFile.ImageFile) -> list[object]:
+    args = image.tile[0].args
+    return list(args) if isinstance(args, tuple) else [args]
+
+
+def split_bytes(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image]:
+    """The upper and lower bytes of an opened image for which `has_lower_bytes` holds.
+
+    Args:
+        image: the image, which is not loaded yet.
+        content: the bytes of its file.
+    """
+    assert isinstance(image, ImageFile.ImageFile)
+    raw_mode = str(_arguments(image)[0])
+    if isinstance(image, PpmImageFile):
+        return _of_ppm(image, content)
+    if raw_mode == GREY_WITH_ALPHA:
+        red, green, blue, _ = _reopened(image, content, "RGBA").split()  # the four bytes of a pixel
+        return Image.merge("LA", (red, blue)), Image.merge("LA", (green, blue))
+    base, _, order = raw_mode.rpartition(";16")
+    return image, _reopened(image, content, f"{base};16{OTHER[order]}")
+
+
+def _of_ppm(image: ImageFile.ImageFile, content: bytes) -> tuple[Image.Image, Image.Image]:
+    size = image.width * image.height * 3
+    values = np.frombuffer(content, ">u2", count=size, offset=image.tile[0].offset).reshape(
+        image.height, image.width, 3
+    )
+    return Image.fromarray((values >> 8).astype(np.uint8)), Image.fromarray((values & 255).astype(np.uint8))
+
+
+def _reopened(image: ImageFile.ImageFile, content: bytes, raw_mode: str) -> Image.Image:
+    """The same image, read in another raw mode."""
+    other = Image.open(BytesIO(content), formats=(str(image.format),))
+    assert isinstance(other, ImageFile.ImageFile)
+    other.tile = [
+        tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
+        for tile in other.tile
+    ]
+    return other
+
+
+def values_of(image: Image.Image, low: Image.Image | None) -> NDArray[np.generic]:
+    """The values of an image, (H, W) or (H, W, 3), without alpha.
+
+    Args:
+        image: a deep image, or the upper bytes.
+        low: the lower bytes.
+    """
+    values: NDArray[np.generic] = np.asarray(image)
+    if low is not None:
+        values = values.astype(np.uint16) << 8 | np.asarray(low)
+    match image.mode:
+        case "LA":
+            return values[..., 0]
+        case "RGBA":
+            return values[..., :3]
+        case _:
+            return values
+
+
+def samples_of(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """At most 2 x SAMPLES of the finite values, at equal distances."""
+    flat = values.ravel()
+    samples = flat[:: max(1, flat.size // SAMPLES)].astype(np.float32)
+    return samples[np.isfinite(samples)]
+
+
+def to_bytes(values: NDArray[np.generic], depth: tuple[float, float] | None) -> Pixels:
+    """Map `depth` to 0 and 255, and other values linearly. Default: the upper byte of 16 bits; floats as they are."""
+    if depth is not None:
+        scaled = (values.astype(np.float64) - depth[0]) * (255 / (depth[1] - depth[0]))
+    elif values.dtype.kind == "f":
+        scaled = values.astype(np.float64)
+    else:
+        scaled = (values.astype(np.int64) >> 8).astype(np.float64)
+    pixels: Pixels = np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8)
+    return pixels
