@@ -181,9 +181,12 @@ def check_name(name: str, spec: StudySpec, dirs: StudyDirs) -> None:
             f"the study name {name!r} ends in {FINAL!r}, as that of the last training of {search_name(name)!r} "
             "does; choose another one with --name"
         )
-    dirs.study(name)
-    if spec.final is not None:
-        dirs.study(final_plan.name_of(name))
+    try:
+        dirs.study(name)
+        if spec.final is not None:
+            dirs.study(final_plan.name_of(name))
+    except UsageError as error:
+        raise UsageError(f"{error}; choose another one with --name") from error
 
 
 def more_hours(storage: Storage, spec: StudySpec, order: RunOptions) -> StudySpec:

@@ -1,5 +1,6 @@
 """A study specification: a frozen, checked value, built from studies/NAME.toml or from the database."""
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from data.config import AugmentConfig, DataConfig
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError, UsageError
+from search.spec import text_file
 from search.spec.domains import Choice, Domain, TrialProtocol, Value
 from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs
 from search.spec.points import AblationRow, read_points, read_rows
@@ -72,11 +74,14 @@ def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
         UsageError: There is no such file. The message lists the available names.
     """
     path = Path(name_or_path)
-    candidates = [path] if path.suffix == ".toml" else [folder / f"{name_or_path}.toml" for folder in folders]
+    is_path = path.suffix.lower() == ".toml"
+    candidates = [path] if is_path else [folder / f"{name_or_path}.toml" for folder in folders]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # a hidden folder or a name that is too long is no error
             return candidate
-    if path.suffix == ".toml":
+    if os.path.isfile(path):
+        raise UsageError(f"{path} is a file, but the name of a study file ends in .toml; rename it")
+    if is_path:
         folders = [path.parent]
     names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")} - {"pyproject"})
     if not names:
@@ -102,10 +107,12 @@ def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool 
         raw = tomllib.loads(_text(path))
         for key, text in overrides.items():
             _override(raw, key, parse_value(text))
+        if not raw:
+            raise SpecError("the file is empty, or has nothing but comments")
         return build(raw, timed=timed)
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a huge integer
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad TOML, a huge integer
         raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
@@ -242,7 +249,7 @@ def _text(path: Path) -> str:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise SpecError(f"a study file has at most {MAX_BYTES // 1000} kB; is this one?")
-    return content.decode()
+    return text_file.decode(content)
 
 
 def _with_rows(space: SearchSpace, rows: Sequence[AblationRow]) -> SearchSpace:
