@@ -11,7 +11,7 @@ TOP     ?=
 SEEDS   ?=
 EPOCHS  ?=
 TRIAL   ?= 0
-MODEL   ?= exports/$(STUDY)
+MODEL   ?=
 IMAGES  ?=
 PORT    ?= 8080
 TO      ?=
@@ -20,9 +20,17 @@ PYTHON  ?= python3
 # Extras to install: postgres, ray (a list with spaces).
 EXTRAS  ?=
 
+# A value may have any character. Recipes read it from the environment, as "$$STUDY", where no shell interprets it; and
+# make does not interpret it either: it would expand a $, and run the command of a $(shell ...).
+VARIABLES := STUDY TRIALS WORKERS HOURS DATA NAME TOP SEEDS EPOCHS TRIAL MODEL IMAGES PORT TO STORAGE PYTHON EXTRAS
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
+
 UV_VERSION := 0.13.9
-UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+UV := $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
 EMPTY :=
+UNKNOWN := $(filter-out postgres ray,$(EXTRAS))
+$(if $(UNKNOWN),$(error EXTRAS may name postgres and ray, but got $(UNKNOWN)))
 SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
@@ -36,71 +44,73 @@ help:  ##| show this list
 setup: $(SETUP)  ##| install into .venv (every target does)
 
 study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run or continue a search
-	@$(CONVSEARCH) run '$(STUDY)' $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(HOURS),--hours $(HOURS)) $(if $(DATA),--data '$(DATA)') $(if $(NAME),--name '$(NAME)')
+	@$(CONVSEARCH) run $${TRIALS:+--trials "$$TRIALS"} $${WORKERS:+--workers "$$WORKERS"} \
+	  $${HOURS:+--hours "$$HOURS"} $${DATA:+--data "$$DATA"} $${NAME:+--name "$$NAME"} -- "$$STUDY"
 
 resume: $(SETUP)  ## STUDY=cifar10 | continue a stored study
-	@$(CONVSEARCH) resume '$(STUDY)' $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(HOURS),--hours $(HOURS))
+	@$(CONVSEARCH) resume $${TRIALS:+--trials "$$TRIALS"} $${WORKERS:+--workers "$$WORKERS"} \
+	  $${HOURS:+--hours "$$HOURS"} -- "$$STUDY"
 
 studies: $(SETUP)  ##| list the studies
 	@$(CONVSEARCH) studies
 
 best: $(SETUP)  ## STUDY=cifar10 TOP=5 | show the best trials
-	@$(CONVSEARCH) best '$(STUDY)' $(if $(TOP),--top $(TOP))
+	@$(CONVSEARCH) best $${TOP:+--top "$$TOP"} -- "$$STUDY"
 
 show: $(SETUP)  ## STUDY=cifar10 TRIAL=7 | show one trial
-	@$(CONVSEARCH) show '$(STUDY)' $(TRIAL)
+	@$(CONVSEARCH) show -- "$$STUDY" "$$TRIAL"
 
 why: $(SETUP)  ## STUDY=cifar10 | show why trials were pruned or failed
-	@$(CONVSEARCH) why '$(STUDY)'
+	@$(CONVSEARCH) why -- "$$STUDY"
 
 completion: $(SETUP)  ##| print the completion for bash
 	@$(CONVSEARCH) completion bash
 
 compare: $(SETUP)  ## STUDY=findings | show which changes helped
-	@$(CONVSEARCH) compare '$(STUDY)'
+	@$(CONVSEARCH) compare -- "$$STUDY"
 
 final: $(SETUP)  ## STUDY=cifar10 | train the best again, and test it
-	@$(CONVSEARCH) final '$(STUDY)' $(if $(TOP),--top $(TOP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(HOURS),--hours $(HOURS)) \
-	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WORKERS),--workers $(WORKERS))
+	@$(CONVSEARCH) final $${TOP:+--top "$$TOP"} $${SEEDS:+--seeds "$$SEEDS"} $${HOURS:+--hours "$$HOURS"} \
+	  $${EPOCHS:+--epochs "$$EPOCHS"} $${WORKERS:+--workers "$$WORKERS"} -- "$$STUDY"
 
 report: $(SETUP)  ## STUDY=cifar10 | write all results on one page
-	@$(CONVSEARCH) report '$(STUDY)'
+	@$(CONVSEARCH) report -- "$$STUDY"
 
 export: $(SETUP)  ## STUDY=cifar10 | write the best model to a folder
-	@$(CONVSEARCH) export '$(STUDY)'
+	@$(CONVSEARCH) export -- "$$STUDY"
 
+# IMAGES is one image or folder of any name, or several without spaces in their names, or patterns such as photos/*.jpg.
 predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | classify images
-	@$(CONVSEARCH) predict '$(MODEL)' $(IMAGES)
+	@if [ -e "$$IMAGES" ]; then set -f; IFS=; fi; \
+	  $(CONVSEARCH) predict -- "$${MODEL:-exports/$$STUDY}" $$IMAGES
 
 worker: $(SETUP)  ## STORAGE=postgresql://... | run its open studies
-	@$(CONVSEARCH) worker $(if $(STORAGE),--storage '$(STORAGE)') $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(DATA),--data '$(DATA)')
+	@$(CONVSEARCH) worker $${STORAGE:+--storage "$$STORAGE"} $${WORKERS:+--workers "$$WORKERS"} \
+	  $${DATA:+--data "$$DATA"}
 
 workers: $(SETUP)  ##| list workers and their trials
 	@$(CONVSEARCH) workers
 
 serve: $(SETUP)  ## PORT=8080 | run dashboard and workers
-	@$(CONVSEARCH) serve --port $(PORT) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DATA),--data '$(DATA)')
+	@$(CONVSEARCH) serve --port "$$PORT" $${WORKERS:+--workers "$$WORKERS"} $${DATA:+--data "$$DATA"}
 
 stop: $(SETUP)  ## STUDY=cifar10 | stop it on all machines
-	@$(CONVSEARCH) stop '$(STUDY)'
+	@$(CONVSEARCH) stop -- "$$STUDY"
 
 validate: $(SETUP)  ## STUDY=cifar10 | check a study file, run nothing
-	@$(CONVSEARCH) validate '$(STUDY)' $(if $(DATA),--data '$(DATA)')
+	@$(CONVSEARCH) validate $${DATA:+--data "$$DATA"} -- "$$STUDY"
 
 dashboard: $(SETUP)  ## PORT=8080 | serve the dashboard
-	@$(CONVSEARCH) dashboard --port $(PORT)
+	@$(CONVSEARCH) dashboard --port "$$PORT"
 
 doctor: $(SETUP)  ##| check this machine
 	@$(CONVSEARCH) doctor
 
 delete: $(SETUP)  ## STUDY=cifar10 | delete a study and its files
-	@$(CONVSEARCH) delete '$(STUDY)'
+	@$(CONVSEARCH) delete -- "$$STUDY"
 
 copy-study: $(SETUP)  ## STUDY=cifar10 TO=URL | copy it into another database
-	@$(CONVSEARCH) copy-study '$(STUDY)' --to '$(TO)'
+	@$(CONVSEARCH) copy-study --to "$$TO" -- "$$STUDY"
 
 clean: $(SETUP)  ##| remove files that no study needs
 	@$(CONVSEARCH) clean
@@ -135,9 +145,9 @@ check: $(SETUP)  ##| lint, types, import rules
 
 # uv from the path, or a private one. Every package is checked by its hash. Byte-code is compiled once, here.
 $(SETUP): pyproject.toml requirements.lock
-	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
+	@command -v $(UV) >/dev/null || $(MAKE) --no-print-directory $(UV)
 	@echo "installing into .venv (about 5 GB with the CUDA libraries of torch, half a minute to some minutes) ..." >&2
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) venv --quiet --allow-existing --python "$$PYTHON" .venv
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --compile-bytecode --require-hashes \
 	  --requirement pyproject.toml $(foreach extra,dev $(EXTRAS),--extra $(extra)) --constraint requirements.lock
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
@@ -145,12 +155,12 @@ $(SETUP): pyproject.toml requirements.lock
 	@touch $(SETUP)
 
 .uv/bin/uv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv .uv
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12" >&2; exit 1; }
+	"$$PYTHON" -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 requirements.lock: ;
 
-lock: | $(UV)  ##| compile requirements.lock again
+lock: | $(filter .uv/bin/uv,$(UV))  ##| compile requirements.lock again
 	$(UV) pip compile pyproject.toml --quiet --upgrade --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
