@@ -7,6 +7,7 @@ from typing import assert_never
 import numpy as np
 
 from data import cache as sets
+from data import home
 from data.config import DataConfig
 from data.download import Archive
 from data.errors import DataError
@@ -220,7 +221,7 @@ def count_search_images(config: DataConfig, images: int, *, classes: int) -> int
 
 
 def _is_gone(config: DataConfig) -> bool:
-    return config.path is not None and not Path(config.path).expanduser().exists()
+    return config.path is not None and not home.expand(config.path).exists()
 
 
 def _decoded_copy(config: DataConfig, cache: Path, fingerprint: str) -> Path:

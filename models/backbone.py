@@ -125,7 +125,10 @@ def fetch(name: str, *, url: str | None = None, say: Callable[[str], None] = lam
 
     url = url or str(get_model_weights(NAMES.get(name, name)).DEFAULT.url)
     file = Path(urlparse(url).path).name
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    hub = torch.hub.get_dir()
+    if hub.startswith("~"):  # torch would create a folder of that name
+        raise NoWeights(f"backbone {name!r} needs a folder for its weights; without a home folder set TORCH_HOME")
+    path = Path(hub) / "checkpoints" / file
     if not path.exists():
         say(f"fetching the pretrained weights of {name} from {url}")
         _download(name, url, path)

@@ -6,6 +6,8 @@ may have a password, in the one position that SQLAlchemy hides when it prints a 
 
 import re
 
+from data import home
+from data.errors import DataError
 from search.errors import UsageError
 
 #: Options of libpq that hold secrets (https://www.postgresql.org/docs/current/libpq-connect.html).
@@ -15,6 +17,29 @@ SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key",
 _CREDENTIALS = re.compile(r"(://[^:/\n]*:)[^\n]*@")
 #: The value of a secret option, or of an option whose name contains %-codes.
 _OPTION = re.compile(rf"\b((?:{'|'.join(SECRETS)}|[\w%]*%[0-9a-f]{{2}}[\w%]*)=)[^&\n]+", re.IGNORECASE)
+
+
+#: The start of a SQLite URL whose file begins with ~ or ~USER.
+_HOME = re.compile(r"(sqlite(?:\+\w+)?:///)(~[^/?]*)")
+
+
+def expand_home(url: str) -> str:
+    """Replace the ~ or ~USER that the file of a SQLite URL begins with by the home folder.
+
+    Args:
+        url: The URL of a database.
+
+    Raises:
+        UsageError: There is no such user, or the user has no home folder.
+    """
+    match = _HOME.match(url)
+    if match is None:
+        return url
+    try:
+        folder = str(home.expand(match[2]))
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    return match[1] + folder.replace("%", "%25").replace("?", "%3F") + url[match.end() :]
 
 
 def move_password(url: str) -> str:

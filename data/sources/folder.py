@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data import home
 from data.archive import open_store
 from data.atomic import replacing
 from data.config import DataConfig
@@ -40,7 +41,7 @@ class Folder:
     """A Source of the images in `config.path`, a directory or archive."""
 
     def __init__(self, config: DataConfig, cache: Path) -> None:
-        self.path = Path(config.path or "").expanduser()
+        self.path = home.expand(config.path or "")
         self.name = str(self.path)
         self.side = config.side
         self._config = config

@@ -23,8 +23,8 @@ def files_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
 
 
 def nearest_existing(folder: Path) -> Path:
-    """Return a folder if it exists, otherwise its nearest existing parent."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    """Return a folder if it exists, otherwise its nearest existing parent. A hidden one counts as missing."""
+    return next(path for path in (folder, *folder.parents) if os.path.exists(path))
 
 
 def bytes_of(file: os.DirEntry[str]) -> int:

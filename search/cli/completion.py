@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from search import database_url
+
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
@@ -74,4 +76,4 @@ def _engine(ctx: click.Context) -> "sa.Engine":
     from search.storage.read_only import open_reader
 
     url: Any = ctx.params.get("storage")
-    return open_reader(url or os.environ.get("CONVSEARCH_STORAGE") or STORAGE)
+    return open_reader(url or database_url.expand_home(os.environ.get("CONVSEARCH_STORAGE") or STORAGE))

@@ -1,7 +1,6 @@
 """Options shared by several verbs, and their parameter types."""
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any, Literal
 import click
 from click.core import ParameterSource
 
+from data import home
+from data.errors import DataError
 from search import database_url
-from search.cli import completion
+from search.cli import cache_folder, completion
 from search.errors import UsageError
 
 Function = Callable[..., Any]
@@ -54,7 +55,7 @@ class PositiveNumber(click.ParamType[float]):
 
 
 class DatabaseUrl(click.ParamType[str]):
-    """URL of a database. Rejects passwords on the command line, which every user of the machine can read."""
+    """URL of a database; ~ is expanded. Rejects passwords on the command line, which every user can read."""
 
     name = "url"
 
@@ -68,7 +69,7 @@ class DatabaseUrl(click.ParamType[str]):
                 ctx,
             )
         try:
-            return database_url.move_password(value)
+            return database_url.move_password(database_url.expand_home(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -82,10 +83,22 @@ class ExpandedPath(click.ParamType[Path]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return Path(value).expanduser()
+        try:
+            return home.expand(str(value))
+        except DataError as error:
+            self.fail(str(error), param, ctx)
 
 
-COUNT, POSITIVE, URL, PATH = Count(), PositiveNumber(), DatabaseUrl(), ExpandedPath()
+class ImagesPath(click.ParamType[str]):
+    """The path of images, as text for a study; ~ is expanded to the home folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(PATH.convert(value, param, ctx))
+
+
+COUNT, POSITIVE, URL, PATH, IMAGES = Count(), PositiveNumber(), DatabaseUrl(), ExpandedPath(), ImagesPath()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,11 +150,6 @@ class Session:
     """Name of the study of this command."""
 
 
-def default_cache() -> str:
-    """Return the default folder of decoded images."""
-    return (os.environ.get("XDG_CACHE_HOME") or "~/.cache") + "/convsearch"
-
-
 def storage(*flags: str) -> Decorator:
     """Option for the URL of the database.
 
@@ -165,9 +173,25 @@ def storage(*flags: str) -> Decorator:
 
 def cache() -> Decorator:
     """Option for the folder of decoded images."""
-    text = "Folder of decoded images (default: $CONVSEARCH_CACHE, or convsearch in $XDG_CACHE_HOME or ~/.cache)."
+
+    def choose(ctx: click.Context, _: click.Parameter, named: Path | None) -> Path | None:
+        if ctx.resilient_parsing:  # of a line that a shell completes
+            return named
+        folder = named or cache_folder.default_cache()
+        cache_folder.use_torch_folder(folder)
+        return folder
+
+    text = (
+        "Folder of decoded images (default: $CONVSEARCH_CACHE, or convsearch in $XDG_CACHE_HOME or ~/.cache, or "
+        "runs/.cache without a home folder)."
+    )
     return click.option(
-        "--cache", type=PATH, envvar="CONVSEARCH_CACHE", default=default_cache, metavar="DIR", help=text
+        "--cache",
+        type=PATH,
+        callback=choose,
+        envvar="CONVSEARCH_CACHE",
+        metavar="DIR",
+        help=text,
     )
 
 
@@ -193,7 +217,7 @@ def watch() -> Decorator:
 
 def data(text: str = "Images to use: a directory, .zip or .tar of CLASS/* or train/CLASS/*.") -> Decorator:
     """Option for the path of the images."""
-    return click.option("--data", metavar="PATH", help=text)
+    return click.option("--data", type=IMAGES, metavar="PATH", help=text)
 
 
 def overrides(text: str = "Override a key of the study file, as in budget.epochs=4.") -> Decorator:

@@ -78,7 +78,7 @@ def checks(storage_url: str, *, cache: Path, port: int = 8080) -> tuple[Check, .
         memory_check(hardware.memory()),
         gpu_check(hardware.gpus()),
         folder_check("home", folder),
-        folder_check("cache", cache.expanduser().absolute()),
+        folder_check("cache", cache.absolute()),
         file_system_check(folder, file_system(folder)),
         database_check(storage_url),
         *([] if file is None else [journal_check(file, sqlite3.sqlite_version_info)]),

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from data import home
 from data.config import AugmentConfig, DataConfig
+from data.errors import DataError
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError, UsageError
@@ -73,7 +75,10 @@ def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
     Raises:
         UsageError: There is no such file. The message lists the available names.
     """
-    path = Path(name_or_path)
+    try:
+        path = home.expand(name_or_path)
+    except DataError as error:
+        raise UsageError(str(error)) from error
     is_path = path.suffix.lower() == ".toml"
     candidates = [path] if is_path else [folder / f"{name_or_path}.toml" for folder in folders]
     for candidate in candidates:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data import home
 from data.config import DataConfig
 from data.dataset import fetch, prepare
 from data.errors import DataError
@@ -18,8 +19,12 @@ from search.study.stored_study import StoredStudy
 
 
 def with_absolute_path(data: DataConfig) -> DataConfig:
-    """The same images with an absolute path, which is valid in any working directory."""
-    return data if data.path is None else data.model_copy(update={"path": str(Path(data.path).absolute())})
+    """The same images with an absolute path, which is valid in any working directory.
+
+    Raises:
+        DataError: The path begins with ~ and an unknown user.
+    """
+    return data if data.path is None else data.model_copy(update={"path": str(home.expand(data.path).absolute())})
 
 
 def prepare_data(spec: StudySpec, cache: Path, say: Say, *, fingerprint: str | None = None) -> dict[str, Any]:

@@ -4,13 +4,13 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 
+from data import home
 from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
 from search.spec.study_spec import StudySpec
@@ -127,7 +127,7 @@ def with_data_path(spec: StudySpec, path: str | None) -> StudySpec:
     """
     if path is not None and spec.data.path is None:
         raise UsageError(f'the images of this study are those of source = "{spec.data.source}"; leave out --data')
-    absolute = None if path is None else str(Path(path).expanduser().absolute())
+    absolute = None if path is None else str(home.expand(path).absolute())
     return replace(spec, data=spec.data.model_copy(update={"path": absolute}))
 
 

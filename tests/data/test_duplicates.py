@@ -96,6 +96,15 @@ def test_noise_around_one_colour_is_no_copy() -> None:
     assert len(result.near) == 0
 
 
+def test_a_picture_in_other_colours_is_no_copy() -> None:
+    pattern = np.asarray(photo(1).convert("L"), dtype=float) - 128
+    red, green = np.full((2, 128, 128, 3), 128.0)
+    red[..., 0] += pattern
+    green[..., 1] += pattern * 0.299 / 0.587  # as bright (ITU-R BT.601)
+
+    assert len(found([Image.fromarray(image.astype(np.uint8)) for image in (red, green)]).near) == 0
+
+
 def test_a_mirrored_or_turned_picture_is_no_copy() -> None:
     image = photo(1)
     others = [image.transpose(way) for way in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_90)]

@@ -58,15 +58,21 @@ def test_the_scans_of_a_thumbnail_are_not_counted() -> None:
     assert scans(content[:2] + thumbnail + content[2:]) == 1
 
 
-def test_what_follows_the_end_of_the_image_is_not_counted() -> None:
-    video = np.random.default_rng(5).bytes(1_000_000)
-    content = jpeg() + video + with_scans(200)
+@pytest.mark.parametrize(
+    "behind",
+    [
+        pytest.param(b"\0\0\0\x18ftypmp42" + np.random.default_rng(5).bytes(1_000_000) + SCAN * 200, id="video"),
+        pytest.param(b"\0\2" + with_scans(150), id="picture"),
+        pytest.param(b"\0\2" + segment(0xDA, b"") * 150, id="scans"),
+    ],
+)
+def test_what_follows_the_end_of_the_image_is_not_counted(behind: bytes) -> None:
+    content = jpeg() + behind
 
     assert content.count(SCAN) > MAX_SCANS
     assert scans(content) == 1
-    assert np.array_equal(
-        decode(content, Preprocessing(side=8), name="x").pixels, decode(jpeg(), Preprocessing(side=8), name="x").pixels
-    )
+    decoded = [decode(file, Preprocessing(side=8), name="x").pixels for file in (content, jpeg())]
+    assert np.array_equal(*decoded)
 
 
 @pytest.mark.parametrize(
