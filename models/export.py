@@ -224,7 +224,7 @@ def disagreement(path: Path, model: Deployed, images: Tensor) -> float:
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     difference, mismatches = 0.0, 0
     for batch in torch.split(images, 100):
         expected = probabilities(model, batch)

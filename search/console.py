@@ -10,7 +10,8 @@ from search import database_url
 def echo(text: str) -> None:
     """Print a message to stderr. A broken pipe or a full disk is ignored, and the work continues."""
     with suppress(OSError):
-        print(sanitize(text), file=sys.stderr, flush=True)
+        sys.stderr.write(f"{sanitize(text)}\n")  # print would write the end of the line separately
+        sys.stderr.flush()
 
 
 def sanitize(text: str) -> str:

@@ -66,7 +66,8 @@ def start_time(pid: int) -> float | None:
         stat = Path(f"/proc/{pid}/stat")
         if not stat.exists():
             return process.create_time()
-        ticks = stat.read_text().rpartition(")")[2].split()[19]  # field 22; field 2, the name, may contain anything
+        # Field 22; field 2, the name, may contain anything.
+        ticks = stat.read_text(errors="replace").rpartition(")")[2].split()[19]
         return int(ticks) / os.sysconf("SC_CLK_TCK")
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None

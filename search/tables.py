@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -66,16 +66,15 @@ def print_table(table: Table) -> None:
 
 
 def write_table(table: Table, stream: TextIO, environ: Mapping[str, str]) -> None:
-    """Print `table`: on a terminal with rules and at most 80 columns, otherwise plain, one line per row."""
+    """Print `table`: on a terminal with rules and at most 80 columns, otherwise plain, one line per row.
+
+    Characters that the encoding of the stream lacks are escaped beforehand, because that changes the widths.
+    """
+    table = _encodable(table, stream.encoding or "utf-8")
     if stream.isatty() and environ.get("TERM") != "dumb":
         stream.write(to_text(table, width=WIDTH, ruled=_can_draw(stream)))
     else:
         stream.write(to_text(table, width=None))
-
-
-def discard_stdout() -> None:
-    """Discard all further output, because the reader of stdout has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def to_text(table: Table, *, width: int | None, ruled: bool = False) -> str:
@@ -148,6 +147,13 @@ def format_value(value: object) -> str:
 def format_values(params: Mapping[str, Any]) -> str:
     """Format parameters on one line: `optimizer=sgd learning_rate=0.031`."""
     return " ".join(f"{name}={format_value(value)}" for name, value in params.items())
+
+
+def _encodable(table: Table, encoding: str) -> Table:
+    def fit(lines: Sequence[str]) -> tuple[str, ...]:
+        return tuple(escape(line).encode(encoding, "backslashreplace").decode(encoding) for line in lines)
+
+    return replace(table, rows=tuple(map(fit, table.rows)), before=fit(table.before), after=fit(table.after))
 
 
 def _rich_table(table: Table, *, folds: bool, ruled: bool) -> "RichTable":

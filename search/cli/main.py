@@ -8,11 +8,11 @@ from difflib import get_close_matches
 import click
 
 from data.errors import DataError
-from search.cli import maintenance, models, reading, serving, training
+from search.cli import maintenance, models, options, reading, serving, streams, training
 from search.cli.completion import COMPLETE_VARIABLE
 from search.cli.options import Session
 from search.console import echo, sanitize
-from search.errors import ConvsearchError
+from search.errors import ConvsearchError, DiskError, UsageError
 
 EXIT_CODES = """\
 \b
@@ -92,10 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    streams.prepare()
+    if arguments is None:
+        streams.use_utf8()
     if COMPLETE_VARIABLE in os.environ:
         convsearch.main(prog_name="convsearch", complete_var=COMPLETE_VARIABLE, obj=Session())
     session = Session()
-    code = _run(arguments, session)
+    code = streams.finish(_run(arguments, session))
     if session.on_end:
         from search.cli import on_end
 
@@ -118,14 +121,12 @@ def _run(arguments: Sequence[str] | None, session: Session) -> int:
         echo("interrupted")
         return 130
     except BrokenPipeError:  # the reader of stdout has closed the pipe
-        from search.tables import discard_stdout
-
-        discard_stdout()
+        streams.discard(sys.stdout)
         return 0
+    except OSError as error:
+        return _explain_os_error(error, debug=session.debug)
     except Exception as error:
-        _explain(error, 1, debug=session.debug)
-        echo("this is a bug of convsearch; --debug (before the verb) shows where")
-        return 1
+        return _explain_bug(error, debug=session.debug)
 
 
 def _explain_usage(error: click.UsageError) -> int:
@@ -136,6 +137,25 @@ def _explain_usage(error: click.UsageError) -> int:
     message = error.format_message().replace("\n\t", " ")  # click lists choices in indented lines
     echo(sanitize(f"{path}: {message} (`{path} --help` explains)"))
     return error.exit_code
+
+
+def _explain_os_error(error: OSError, *, debug: bool) -> int:
+    """Explain an error of the system outside of this program: a full disk behind stdout, or no working directory."""
+    if streams.is_refusal(error):
+        streams.discard(sys.stdout)
+        echo(streams.refusal(error))
+        return DiskError.exit_code
+    try:
+        options.check_working_directory()
+    except UsageError as reason:
+        return _explain(reason, reason.exit_code, debug=debug)
+    return _explain_bug(error, debug=debug)
+
+
+def _explain_bug(error: Exception, *, debug: bool) -> int:
+    _explain(error, 1, debug=debug)
+    echo("this is a bug of convsearch; --debug (before the verb) shows where")
+    return 1
 
 
 def _explain(error: Exception, code: int, *, debug: bool) -> int:

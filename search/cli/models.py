@@ -66,6 +66,7 @@ def predict(model: Path, images: Sequence[Path], *, top: int, as_json: bool) -> 
 
     MODEL is a folder written by `export`. IMAGES are image files or folders of them.
     """
+    options.check_working_directory()
     from search.export import predict as predictions
 
     package = predictions.load(model)

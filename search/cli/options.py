@@ -1,6 +1,7 @@
 """Options shared by several verbs, and their parameter types."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,10 @@ class DatabaseUrl(click.ParamType[str]):
                 param,
                 ctx,
             )
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"must be UTF-8, but got {value!r}; use a link with another name", param, ctx)
         try:
             return database_url.move_password(database_url.expand_home(value))
         except UsageError as error:
@@ -150,6 +155,20 @@ class Session:
     """Name of the study of this command."""
 
 
+def check_working_directory() -> None:
+    """Check that the working directory exists and may be used, without which neither torch nor workers start.
+
+    Raises:
+        UsageError: it was deleted, or is closed to this user.
+    """
+    try:
+        os.getcwd()
+        os.stat(".")
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"the working directory cannot be used ({reason}); change to another one") from error
+
+
 def storage(*flags: str) -> Decorator:
     """Option for the URL of the database.
 
@@ -177,6 +196,7 @@ def cache() -> Decorator:
     def choose(ctx: click.Context, _: click.Parameter, named: Path | None) -> Path | None:
         if ctx.resilient_parsing:  # of a line that a shell completes
             return named
+        check_working_directory()
         folder = named or cache_folder.default_cache()
         cache_folder.use_torch_folder(folder)
         return folder

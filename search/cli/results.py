@@ -1,9 +1,11 @@
 """Results of a run, printed when it ends."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from search import tables
+from search.cli import streams
 from search.console import echo
 from search.tables import Table
 
@@ -64,8 +66,11 @@ def print_results(row: "StudyRecord", answers: Sequence[Table]) -> None:
     try:
         for answer in answers:
             tables.print_table(answer)
-    except OSError:  # `| head`, or a `| tee` killed by the same Ctrl-C, must not change the exit code
-        tables.discard_stdout()
+        sys.stdout.flush()
+    except OSError as error:  # `| head`, or a `| tee` killed by the same Ctrl-C, must not change the exit code
+        streams.discard(sys.stdout)
+        if streams.is_refusal(error):
+            echo(f"{streams.refusal(error)}; `convsearch best {row.name}` prints the results")
     for line in study_tables.next_commands(row, is_judged=len(answers) > 1):
         echo(line)
 

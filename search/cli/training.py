@@ -228,7 +228,7 @@ def parse_overrides(texts: Sequence[str], data: str | None) -> dict[str, str]:
             raise UsageError(f"--set takes a key and a value, as in --set budget.epochs=4, but got {text!r}")
         pairs[key] = value
     if data is not None:
-        pairs |= {"data.source": "folder", "data.path": json.dumps(str(Path(data).absolute()))}
+        pairs |= {"data.source": "folder", "data.path": json.dumps(str(Path(data).absolute()), ensure_ascii=False)}
     return pairs
 
 

@@ -66,5 +66,5 @@ def free_name(path: Path) -> Path:
 
 def connect(file: Path, *, lock_s: float = 0.0) -> sqlite3.Connection:
     """Connect to an existing file for writing. The caller begins and ends transactions. `lock_s`: lock timeout."""
-    name = f"file:{quote(str(file.absolute()))}?mode=rw"
+    name = f"file:{quote(bytes(file.absolute()))}?mode=rw"
     return sqlite3.connect(name, uri=True, timeout=lock_s, isolation_level=None)

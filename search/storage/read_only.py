@@ -77,7 +77,7 @@ def snapshot(engine: sa.Engine) -> sa.Engine:
 def sqlite_connection(file: Path, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.Connection:
     """Return a connection to an existing SQLite file that refuses every write; the caller begins transactions."""
     connection = sqlite3.connect(
-        f"file:{quote(str(file.absolute()))}?mode=rw",
+        f"file:{quote(bytes(file.absolute()))}?mode=rw",
         uri=True,
         timeout=timeout_s,
         isolation_level=None,

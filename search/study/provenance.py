@@ -70,7 +70,8 @@ def _is_clone() -> bool:
 
 def _git(*words: str) -> str:
     try:
-        return subprocess.run(("git", "-C", str(ROOT), *words), capture_output=True, text=True).stdout.strip()
+        command = ("git", "-C", str(ROOT), *words)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace").stdout.strip()
     except OSError:  # git is not installed
         return ""
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self, TextIO
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, OverflowMethod, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
@@ -39,22 +39,26 @@ class Screen:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the progress, the best trial, and as many running trials as there is room for."""
         options = options.update_width(min(options.max_width, WIDTH))
+        overflow: OverflowMethod = "crop" if options.ascii_only else "ellipsis"
         height = min(options.size.height - 1, HEIGHT)  # one line is for the cursor
-        lines = console.render_lines(self._head(console, options.max_width), options)
+        lines = console.render_lines(self._head(console, options.max_width, overflow), options)
         if self.snapshot.workers:
-            table = _worker_table(self.snapshot, room=height - len(lines) - 1)
+            table = _worker_table(self.snapshot, room=height - len(lines) - 1, overflow=overflow)
             lines += console.render_lines(Group("", table), options)
         for line in lines[:height]:
             yield from line
             yield Segment.line()
 
-    def _head(self, console: Console, width: int) -> Group:
+    def _head(self, console: Console, width: int, overflow: OverflowMethod) -> Group:
         snapshot = self.snapshot
         lines = [states_line(snapshot.counts), *_pace_lines(snapshot), *filter(None, [snapshot.compared])]
         best = Text(escape(_best_line(snapshot))).wrap(console, width)
         if len(best) > _BEST_LINES:
             best[_BEST_LINES - 1].append("...")
-        return Group(_progress_bar(snapshot), *map(_one_line, lines), *map(_one_line, best[:_BEST_LINES]))
+        texts = [*map(Text, map(escape, lines)), *best[:_BEST_LINES]]
+        for text in texts:  # each is cut at the width of the screen
+            text.no_wrap, text.overflow = True, overflow
+        return Group(_progress_bar(snapshot, overflow), *texts)
 
 
 def summary(snapshot: Snapshot) -> str:
@@ -129,7 +133,8 @@ class PlainView(View):
 
     def say(self, text: str) -> None:
         with suppress(OSError):
-            print(escape(text), file=self.stream, flush=True)
+            self.stream.write(f"{escape(text)}\n")
+            self.stream.flush()
 
     def close(self) -> None:
         """Does nothing."""
@@ -140,7 +145,8 @@ class LiveView(View):
 
     def __init__(self, stream: TextIO, clock: Callable[[], float], environ: Mapping[str, str]) -> None:
         super().__init__(stream, clock)
-        self._console = Console(file=stream, force_terminal=True, highlight=False, emoji=False, _environ=environ)
+        known = {name: value for name, value in environ.items() if name not in ("COLUMNS", "LINES") or value != "0"}
+        self._console = Console(file=stream, force_terminal=True, highlight=False, emoji=False, _environ=known)
         self._live = Live(
             console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=stream is sys.stderr
         )
@@ -181,11 +187,11 @@ def is_live(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not asked_plain
 
 
-def _progress_bar(snapshot: Snapshot) -> RichTable:
+def _progress_bar(snapshot: Snapshot, overflow: OverflowMethod) -> RichTable:
     counts = snapshot.counts
     share = max(counts.finished / max(1, counts.budget), snapshot.time_share)
     line = RichTable.grid(padding=(0, 1), expand=True)
-    line.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
+    line.add_column(no_wrap=True, overflow=overflow, max_width=30)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True, justify="right")
     line.add_row(
@@ -222,13 +228,13 @@ def _rough_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _worker_table(snapshot: Snapshot, *, room: int) -> RichTable:
+def _worker_table(snapshot: Snapshot, *, room: int, overflow: OverflowMethod) -> RichTable:
     """The running trials in at most `room` lines."""
     total = "" if snapshot.epochs is None else f" of {format_value(float(snapshot.epochs))}"
     table = RichTable(box=None, padding=(0, 1), header_style="dim")
     for heading in ("trial", "epoch", snapshot.objective, "last step"):
-        table.add_column(heading, justify="right", no_wrap=True, overflow="ellipsis")
-    table.add_column("process", no_wrap=True, overflow="ellipsis")
+        table.add_column(heading, justify="right", no_wrap=True, overflow=overflow)
+    table.add_column("process", no_wrap=True, overflow=overflow)
     rows = [
         (
             str(worker.trial),
@@ -245,10 +251,3 @@ def _worker_table(snapshot: Snapshot, *, room: int) -> RichTable:
     if shown < len(rows):
         table.add_row("", "", "", "", f"and {len(rows) - shown} more")
     return table
-
-
-def _one_line(line: str | Text) -> Text:
-    """A line that is cut at the width of the screen."""
-    text = Text(escape(line)) if isinstance(line, str) else line
-    text.no_wrap, text.overflow = True, "ellipsis"
-    return text

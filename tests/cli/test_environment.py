@@ -1,7 +1,11 @@
-"""Unusual surroundings: no home folder, and names that no study may have."""
+"""Unusual surroundings: no home folder, narrow, full or closed streams, other locales, no working directory."""
 
+import io
+import json
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +14,18 @@ import pytest
 
 from data import home
 from data.errors import DataError
+from search import tables
 from search.cli import cache_folder
 from search.cli.main import main
+from search.cli.results import print_results
 from search.errors import DiskError
-from tests.harness import Harness, without_root
+from search.storage import queries
+from search.storage.rdb import Storage
+from search.study import stored_study
+from search.tables import Table
+from tests.harness import CONVSEARCH, Harness, reader, without_root
+
+TO_SHELL = f"'{CONVSEARCH}'"
 
 
 @pytest.fixture
@@ -236,3 +248,192 @@ def test_a_file_that_is_no_study_file_is_refused(harness: Harness, name: str, me
 
     assert answer.code == 2
     assert message in answer.err
+
+
+# -- streams and locales ------------------------------------------------------------------------------------------
+
+
+def test_a_table_escapes_what_the_encoding_lacks_and_stays_aligned() -> None:
+    table = Table(columns=("image", "class"), rows=(("a.jpg", "红花"), ("b\udcff.jpg", "grün")), after=("Größe?",))
+    shown = {}
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        tables.write_table(table, stream, {})
+        stream.seek(0)
+        shown[encoding] = stream.read()
+
+    assert shown["ascii"] == (
+        "image        class\na.jpg        \\u7ea2\\u82b1\nb\\udcff.jpg  gr\\xfcn\nGr\\xf6\\xdfe?\n"
+    )
+    assert "\\u7ea2\\u82b1\nb\\udcff.jpg  grün\nGröße?" in shown["cp1252"]
+    assert "红花" in shown["utf-8"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "escaped"),
+    [
+        pytest.param({"PYTHONIOENCODING": "ascii"}, r"Gr\xf6\xdfe \u7ea2\u82b1?", id="ascii"),
+        pytest.param({"PYTHONIOENCODING": "cp1252"}, r"Größe \u7ea2\u82b1?", id="cp1252"),
+        pytest.param({"LC_ALL": "C"}, "Größe 红花?", id="C"),
+        pytest.param(
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, r"Gr\xf6\xdfe \u7ea2\u82b1?", id="C, strict"
+        ),
+    ],
+)
+def test_an_output_that_cannot_hold_a_text_gets_it_escaped(
+    harness: Harness, environ: dict[str, str], escaped: str
+) -> None:
+    folder = harness.folder / "größe"
+    folder.mkdir()
+    file = folder / "s.toml"
+    file.write_text('question = "Größe 红花?"\n' + Path(harness.write()).read_text(), encoding="utf-8")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON"))}
+
+    answer = subprocess.run([CONVSEARCH, "validate", file], env=inherited | environ, capture_output=True, check=False)
+
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert escaped in answer.stdout.decode("cp1252" if "cp1252" in environ.values() else "utf-8")
+
+
+def test_names_are_utf_8_in_any_locale() -> None:
+    environ = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [str(CONVSEARCH), "best", "s", "--storage", "sqlite:////nowhere/größe.db"]
+
+    answer = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 69
+    assert r"there is no database at /nowhere/gr\xf6\xdfe.db yet" in answer.stderr
+
+
+def test_json_is_exact_in_any_encoding(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+
+    tables.print_answer({"class": "红花 \udcff"}, Table(columns=(), rows=()), as_json=True)
+
+    stream.seek(0)
+    assert json.load(stream) == {"schema": 1, "class": "红花 \udcff"}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "output"),
+    [
+        pytest.param("completion bash >/dev/full", 74, "the output cannot be written: No space left", id="full"),
+        pytest.param("--help >/dev/full", 74, "the output cannot be written: No space left", id="full, help"),
+        pytest.param(
+            "completion bash 1</dev/null", 74, "cannot be written: Bad file descriptor", id="for reading only"
+        ),
+        pytest.param("best s --storage sqlite:////nowhere/x.db 2>/dev/full", 69, "", id="full stderr"),
+        pytest.param("completion bash >&-", 0, "", id="closed"),
+        pytest.param("best s --storage sqlite:////nowhere/x.db 2>&-", 69, "", id="closed stderr"),
+        pytest.param("validate quickstart <&- >&- 2>&-", 0, "", id="all closed"),
+    ],
+)
+def test_a_full_or_closed_stream_changes_no_exit_code_but_that_of_lost_output(
+    line: str, code: int, output: str
+) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+    answer = subprocess.run(f"{TO_SHELL} {line}", shell=True, env=environ, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == code
+    assert answer.stdout == ""
+    assert output in answer.stderr
+    assert len(answer.stderr.splitlines()) == (1 if output else 0)
+
+
+def test_a_message_that_a_full_disk_refused_breaks_no_later_write() -> None:
+    program = (
+        "import sys; from search.cli import streams; from search.console import echo\n"
+        "streams.prepare(); echo('lost'); sys.stderr.flush()"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+    with open("/dev/full", "w") as full:
+        answer = subprocess.run([sys.executable, "-c", program], stderr=full, env=environ, check=False)
+
+    assert answer.returncode == 0
+
+
+def test_no_file_takes_the_place_of_a_closed_stream() -> None:
+    program = (
+        "import os, sys; from search.cli import streams\n"
+        "streams.prepare()\n"
+        "are_inherited = all(os.get_inheritable(number) for number in range(3))\n"
+        "sys.exit(0 if are_inherited and os.open(os.devnull, os.O_RDONLY) > 2 else 1)"
+    )
+
+    answer = subprocess.run(f"'{sys.executable}' -c \"$PROGRAM\" <&- >&- 2>&-", shell=True, env={"PROGRAM": program})
+
+    assert answer.returncode == 0
+
+
+def test_results_that_a_full_disk_refuses_change_no_exit_code_of_a_run(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harness.create()
+    row = queries.study(reader(harness.url), "s")
+
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        print_results(row, [Table(columns=(), rows=(), before=("the best",))])
+
+    assert "No space left on device; `convsearch best s` prints the results" in capsys.readouterr().err
+
+
+def test_a_closed_stdin_is_no_answer(harness: Harness) -> None:
+    harness.create()
+
+    answer = subprocess.run(
+        f"{TO_SHELL} delete s --storage '{harness.url}' <&-", shell=True, capture_output=True, text=True, check=False
+    )
+
+    assert answer.returncode == 2
+    assert "nothing was deleted; --yes answers the question" in answer.stderr
+
+
+@pytest.mark.parametrize("option", ["--storage", "--to"])
+def test_a_database_url_that_is_not_utf_8_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["copy-study", "s", "--to", "sqlite:///x.db", option, "sqlite:///\udcff.db"]) == 2
+    assert r"must be UTF-8, but got 'sqlite:///\udcff.db'" in capsys.readouterr().err
+
+
+def test_images_in_a_folder_whose_name_is_not_utf_8_are_read(harness: Harness) -> None:
+    folder = os.fsdecode(os.fsencode(harness.folder) + b"/\xff")
+    Path(folder).symlink_to(harness.images)
+
+    answer = harness.run("run", harness.write(), "--data", folder, "--detach")
+
+    assert answer.code == 0
+    assert stored_study.load(Storage(harness.url), "s").spec.data.path == folder
+
+
+# -- folders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["run quickstart", "doctor", "export s", "predict m a.jpg", "clean", "serve --unit"])
+def test_a_deleted_working_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert main(words.split()) == 2
+    assert "the working directory cannot be used (No such file or directory); change to another" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(("words", "code"), [("best s", 2), ("studies --storage sqlite:////nowhere/x.db", 69)])
+def test_a_closed_working_directory_is_named_if_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, code: int
+) -> None:
+    (tmp_path / "closed").mkdir()
+    monkeypatch.chdir(tmp_path / "closed")
+    (tmp_path / "closed").chmod(0)
+
+    with without_root():
+        assert main(words.split()) == code
+
+    assert ("the working directory cannot be used (Permission denied)" in capsys.readouterr().err) == (code == 2)

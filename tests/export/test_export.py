@@ -1,6 +1,7 @@
 """An exported model: a self-describing folder that gives the same predictions wherever it is read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,17 @@ def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: 
     model, card = deployed(**changes)
     expected = probabilities(model, IMAGES)
 
-    written, difference = write(tmp_path / "m", model, card, page="# m\n", images=IMAGES)
+    folder = tmp_path / os.fsdecode(b"m\xff")  # a name that is not UTF-8
 
-    loaded = read(tmp_path / "m")
+    written, difference = write(folder, model, card, page="# m\n", images=IMAGES)
+
+    loaded = read(folder)
     assert torch.equal(probabilities(loaded.model, IMAGES), expected)
     assert loaded.card == written
     assert loaded.card.network == card.network
     assert difference < 1e-4
     assert torch.allclose(expected.sum(dim=1), torch.ones(40))
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted((WEIGHTS, CONFIG, ONNX, PAGE))
+    assert sorted(path.name for path in folder.iterdir()) == sorted((WEIGHTS, CONFIG, ONNX, PAGE))
 
 
 @pytest.mark.slow

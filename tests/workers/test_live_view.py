@@ -274,3 +274,23 @@ def test_the_live_view_never_leaves_the_cursor_hidden(terminal: tuple[TextIO, in
     assert "2 taken up again" in shown
     assert "anvil:45" in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+
+
+@pytest.mark.parametrize("name", ["COLUMNS", "LINES"])
+def test_a_terminal_without_a_size_gets_every_message(terminal: tuple[TextIO, int], name: str) -> None:
+    stream, screen = terminal
+    with open_view(stream, {"TERM": "xterm", name: "0"}, clock=Clock()) as view:
+        view.say("2 taken up again")
+
+        assert "2 taken up again" in read_until(screen, "again")
+
+
+def test_a_screen_without_unicode_is_drawn_in_ascii() -> None:
+    snapshot = ProgressTracker(clock=Clock()).snapshot(progress(COMPLETE, at_work=(running(5, 0.5),)))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=stream, width=30, height=24, force_terminal=True, _environ={})
+
+    console.print(Screen(snapshot))
+
+    stream.seek(0)
+    assert "--" in stream.read()
