@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
@@ -15,7 +16,7 @@ from multiprocessing.sharedctypes import Synchronized
 from data.progress import Say
 from search import hardware
 from search.console import count_workers
-from search.errors import ConvsearchError
+from search.errors import ConvsearchError, DiskError
 from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
@@ -27,6 +28,10 @@ STACK_S = 1.0
 LULL_S = 0.05
 #: Maximum number of fork servers that may die during the start of one worker.
 SERVERS = 3
+#: Maximum length of the path of a socket in bytes on macOS; Linux allows 107 (sun_path in unix(7)).
+MAX_SOCKET_PATH = 103
+#: Length of /pymp-xxxxxxxx/listener-xxxxxxxx, which multiprocessing appends to the folder of temporary files.
+SOCKET_NAME = 32
 #: Wait in seconds before a restart: a dying fork server refuses connections until its memory is freed.
 DYING_S = 1.0
 
@@ -148,6 +153,7 @@ def start_server() -> ForkServerContext:
 
     Workers inherit the signal mask and unblock the signals when they can stop cleanly.
     """
+    _make_socket_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.PRELOAD])
     resource_tracker.ensure_running()  # its start unblocks these signals in this process
@@ -157,6 +163,22 @@ def start_server() -> ForkServerContext:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
     return context
+
+
+def _make_socket_folder() -> None:
+    """Let multiprocessing make its folder of sockets, in /tmp if that in TMPDIR has too long a path for a socket.
+
+    Raises:
+        DiskError: There is no folder for temporary files.
+    """
+    try:
+        folder = tempfile.gettempdir()
+        if len(os.fsencode(folder)) > MAX_SOCKET_PATH - SOCKET_NAME:
+            tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # it keeps the folder that it makes
+    except OSError as error:
+        raise DiskError(f"there is no folder for temporary files ({error.strerror}); name one in TMPDIR") from error
+    tempfile.tempdir = folder
 
 
 def how_it_ended(exitcode: int) -> str:

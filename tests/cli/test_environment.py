@@ -437,3 +437,24 @@ def test_a_closed_working_directory_is_named_if_it_matters(
         assert main(words.split()) == code
 
     assert ("the working directory cannot be used (Permission denied)" in capsys.readouterr().err) == (code == 2)
+
+
+def test_a_long_path_of_temporary_files_is_not_used_for_sockets(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    program = (
+        "from multiprocessing import util; import tempfile; from search.workers import local\n"
+        "local.start_server(); print(util.get_temp_dir(), tempfile.gettempdir(), sep='\\n')"
+    )
+
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    sockets, temporary = answer.stdout.splitlines()
+    assert Path(sockets).parent == Path("/tmp")
+    assert temporary == str(folder)
