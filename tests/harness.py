@@ -24,6 +24,7 @@ import psutil
 import torch
 from PIL import Image
 
+from data.cache import find_by_fingerprint
 from search.artifacts import checkpoint, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.cli import main
@@ -238,6 +239,12 @@ class Harness:
         latest = checkpoint.latest((dirs or self.dirs).trial(name, number), study=uid, trial=number)
         assert latest is not None
         return {key: value for key, value in latest[1].items() if key != "seconds"}
+
+    def forget_images(self, name: str = "s") -> None:
+        """Delete the decoded images of a study."""
+        folder = find_by_fingerprint(stored_study.load(Storage(self.url), name).data["fingerprint"], self.cache)
+        assert folder is not None
+        shutil.rmtree(folder)
 
     def workers(self, name: str = "s") -> tuple[int, ...]:
         """Process ids of the workers that run trials of the study; empty if it does not exist yet."""

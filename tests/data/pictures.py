@@ -4,7 +4,6 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ def png16(values: NDArray[np.uint16]) -> bytes:
 def tiff(
     values: NDArray[np.generic],
     *,
-    order: Literal["<", ">"] = "<",
+    order: str = "<",
     deflate: bool = False,
     planar: bool = False,
     strips: int = 1,
@@ -77,7 +76,7 @@ def tiff(
     rows = len(values) // strips
     planes = [values[..., channel] for channel in range(samples)] if planar else [values]
     parts = [plane[top : top + rows] for plane in planes for top in range(0, len(values), rows)]
-    data = [part.astype(part.dtype.newbyteorder(order)).tobytes() for part in parts]
+    data = [part.astype(part.dtype.newbyteorder("<" if order == "<" else ">")).tobytes() for part in parts]
     data = [zlib.compress(part) for part in data] if deflate else data
     starts = np.cumsum([8, *map(len, data)]).tolist()
     entries: list[tuple[int, int, Sequence[int]]] = [

@@ -71,8 +71,8 @@ def test_what_follows_the_end_of_the_image_is_not_counted(behind: bytes) -> None
 
     assert content.count(SCAN) > MAX_SCANS
     assert scans(content) == 1
-    decoded = [decode(file, Preprocessing(side=8), name="x").pixels for file in (content, jpeg())]
-    assert np.array_equal(*decoded)
+    long, usual = (decode(file, Preprocessing(side=8), name="x").pixels for file in (content, jpeg()))
+    assert np.array_equal(long, usual)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,27 @@ def test_images_other_than_those_of_the_study_are_refused(harness: Harness) -> N
     assert "the images of 's' are not those it was trained on" in answer.err
 
 
+@pytest.mark.slow
+def test_a_search_whose_images_moved_or_are_gone_goes_on_and_is_exported(harness: Harness) -> None:
+    images = shutil.copytree(harness.images, harness.folder / "copy")
+    (images / "train" / "red" / "003.png").unlink()  # a set of its own, to be forgotten
+    file = harness.write(data={"path": str(images)}, budget={"trials": 1, "epochs": 1})
+    assert harness.run("run", file, "--workers", "1").code == 0
+    images.rename(harness.folder / "moved")
+    moved, exported = str(harness.folder / "moved"), str(harness.folder / "exported")
+
+    resumed = harness.run("resume", "s", "--trials", "2", "--workers", "1")
+    exports = [harness.run("export", "s", "--to", exported)]
+    harness.forget_images()
+    exports += [harness.run("export", "s", "--to", exported, *words) for words in ([], ["--data", moved])]
+    final = harness.run("final", "s", "--top", "1", "--seeds", "1", "--epochs", "1", "--workers", "1", "--data", moved)
+
+    assert f"the images are not at {images}; their decoded copy" in resumed.err
+    assert [answer.code for answer in (resumed, *exports, final)] == [0, 0, 65, 0, 0], final.err
+    assert f"the images are not at {images}" in exports[1].err
+    assert "name them with --data PATH" in exports[1].err
+
+
 def test_the_moving_average_of_a_study_on_smaller_images_is_exported_for_their_size(harness: Harness) -> None:
     budget = {"trials": 1, "epochs": 1}
     assert harness.train(budget=budget, data={"search_size": 6}, space={"ema": 0.9}).code == 0

@@ -79,14 +79,16 @@ def test_a_worker_with_other_code_is_refused_until_the_study_is_resumed_with_tha
 def test_missing_or_different_images_are_refused_and_moved_ones_are_accepted(harness: Harness, tmp_path: Path) -> None:
     original, others = paint(tmp_path / "there"), paint(tmp_path / "others")
     (others / "train" / "red" / "000.png").unlink()
+    (original / "train" / "blue" / "001.png").unlink()  # a set of its own, to be forgotten
     store_without_running(harness, data={"path": str(original)})
     moved = original.rename(tmp_path / "moved")
+    harness.forget_images()
 
     missing, wrong = harness.run("worker"), harness.run("worker", "--data", str(others))
     right = harness.run("worker", "--workers", "1", "--data", str(moved))
 
     assert [answer.code for answer in (missing, wrong, right)] == [65, 65, 0], right.err
-    assert f"its images are not at {original} on this machine; --data names where they are" in missing.err
+    assert f"the images are not at {original}, and" in missing.err
     assert "train_counts is" in wrong.err
     assert harness.counts().complete == 3
     assert queries.study(open_reader(harness.url), "s").spec["data"]["path"] == str(original)
@@ -120,14 +122,17 @@ def test_a_worker_whose_trials_all_fail_exits_with_code_70(harness: Harness) -> 
 
 
 def test_a_study_that_cannot_be_worked_on_does_not_block_the_others(harness: Harness) -> None:
-    store_without_running(harness, "a", data={"path": str(paint(harness.folder / "gone"))})
+    gone = paint(harness.folder / "gone")
+    (gone / "train" / "red" / "002.png").unlink()  # a set of its own, to be forgotten
+    store_without_running(harness, "a", data={"path": str(gone)})
     store_without_running(harness, "b")
-    (harness.folder / "gone").rename(harness.folder / "went")
+    gone.rename(harness.folder / "went")
+    harness.forget_images("a")
 
     answer = harness.run("worker", "--workers", "1")
 
     assert answer.code == 0
-    assert "a is skipped: its images are not at" in answer.err
+    assert "a is skipped: the images are not at" in answer.err
     assert harness.counts("b").complete == 3
 
 
