@@ -114,7 +114,8 @@ def verdict_line(row: TrialRecord) -> str:
 
 def _test(test: Mapping[str, Any]) -> str:
     low, high = test["interval"]
-    return f"{test['images']:,} test images, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
+    seen = f", {test['seen_in_training']:,} of them seen in training" if test.get("seen_in_training") else ""
+    return f"{test['images']:,} test images{seen}, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
 
 
 def rerun_command(row: TrialRecord) -> str:

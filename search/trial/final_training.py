@@ -109,9 +109,8 @@ class FinalTraining:
         stored = run.trial.user_attrs.get(attr_keys.TEST, {})
         if "value" in stored:
             return Outcome(value=stored["value"])
-        test = load_test(context.spec.data, context.cache, fingerprint=context.study.data["fingerprint"]).to(
-            context.device
-        )
+        fingerprint = context.study.data["fingerprint"]
+        test = load_test(context.spec.data, context.cache, fingerprint=fingerprint).to(context.device)
         result = run.evaluate(test)
         if not math.isfinite(result.loss):
             raise Diverged(run.training.step, run.training.batch, result.loss)
@@ -123,7 +122,9 @@ class FinalTraining:
             run.trial.set_user_attr(attr_keys.LATENCY_MS, round(run.latency_ms(test), 3))
             # The time is read before the interval is calculated, which imports scipy for a second.
             run.trial.set_user_attr(attr_keys.SECONDS, round(run.seconds(), 3))
-            run.trial.set_user_attr(attr_keys.TEST, to_stored_result(result, test.labels[test.indices], metric=metric))
+            stored_result = to_stored_result(result, test.labels[test.indices], metric=metric)
+            seen = {"seen_in_training": context.data.info.seen_test_images}
+            run.trial.set_user_attr(attr_keys.TEST, stored_result | seen)
         return Outcome(value=value)
 
 

@@ -295,6 +295,18 @@ def test_a_name_that_is_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
         listed(path)
 
 
+def test_links_that_lead_to_one_folder_in_many_ways_are_refused_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", CATS_AND_DOGS)
+    for number in range(30):  # 2 ** 30 ways; Linux follows 40 links in a path
+        folder = write(tmp_path / "chain", [f"{number}/1.jpg"]) / str(number)
+        for name in ("a", "b"):
+            (folder / name).symlink_to(tmp_path / "chain" / str(number + 1), target_is_directory=True)
+    (path / "train/cat/all").symlink_to(tmp_path / "chain" / "0", target_is_directory=True)
+
+    with pytest.raises(DataError, match="is a link to a folder above it, or to one that is read already; take it out"):
+        listed(path)
+
+
 # -- groups --------------------------------------------------------------------------------------------------------
 
 PATIENTS = (
