@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models.build import build
 from models.cnn import Network
 from models.config import Impossible, ModelConfig
+from models.libraries import load_onnxruntime, no_compiled_code
 
 WEIGHTS, CONFIG, ONNX, PAGE = "model.safetensors", "config.json", "model.onnx", "README.md"
 
@@ -179,7 +180,7 @@ def write_onnx(path: Path, model: Deployed, card: Card) -> None:
     import onnx
 
     example = torch.zeros(2, card.image_size, card.image_size, 3, dtype=torch.uint8)
-    with _without_stack_traces():
+    with _without_stack_traces(), no_compiled_code():
         program = torch.onnx.export(
             model.eval(),
             (example,),
@@ -222,9 +223,7 @@ def disagreement(path: Path, model: Deployed, images: Tensor) -> float:
     Raises:
         ValueError: the difference exceeds TOLERANCE, or an image is predicted as another class.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = load_onnxruntime().InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     difference, mismatches = 0.0, 0
     for batch in torch.split(images, 100):
         expected = probabilities(model, batch)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from models.config import TrainConfig
+from models.libraries import load_dynamo
 from models.muon import Muon
 
 FUSED_DEVICES: Final = frozenset({"cpu", "cuda"})
@@ -26,6 +27,7 @@ def make_optimizer(
         in_bfloat16: whether the model computes in bfloat16.
         recorded: whether updates are recorded. Learning rates are then tensors: a CUDA graph freezes Python numbers.
     """
+    load_dynamo()
     optimizer = _make(model, config, in_bfloat16=in_bfloat16, recorded=recorded)
     if recorded:
         rates_to_tensors(optimizer)

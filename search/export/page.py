@@ -167,12 +167,17 @@ A convolutional network that distinguishes {count} classes: {classes}.
 Without convsearch, by any program that reads ONNX. `model.onnx` takes bytes, (N, {side}, {side}, 3), red, green, blue,
 and gives probabilities, (N, {count}), in the order above:
 
+    import os
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the next line
     import numpy, onnxruntime
     from PIL import Image, ImageOps
 
 {read}
     session = onnxruntime.InferenceSession("{name}/model.onnx")
     (probabilities,) = session.run(None, {{"images": read("photo.jpg")[None]}})
+
+Without `ORT_DISABLE_TELEMETRY=1` in the environment when it is imported, onnxruntime stores a device ID in the cache
+folder of the user, and sends events about its use to Microsoft (`Privacy.md` in its package).
 
 It knows no other classes: every image is assigned to one of these.
 

@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> NoReturn:
     """Entry point of the process in between: start Ray, report its address, wait for the end of the launcher."""
     folder = Path(tempfile.mkdtemp(prefix="convsearch-ray-", dir=TEMPORARY))
     log = folder / "start.txt"
-    command = [*PYTHON, "ray.scripts.scripts", "start", *words, f"--temp-dir={folder}"]
+    command = [*PYTHON, "search.workers.ray_head", "start", *words, f"--temp-dir={folder}"]
     with log.open("wb") as stream:
         ray_process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
     is_reported = False

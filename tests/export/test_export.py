@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +24,7 @@ from models.export import (
     read,
     write,
 )
+from models.libraries import load_onnxruntime
 from search.export import predict
 from search.storage.rdb import Storage
 from search.study import stored_study
@@ -79,7 +79,7 @@ def test_a_model_that_is_read_back_and_its_onnx_file_predict_the_same(tmp_path: 
 
 @pytest.mark.slow
 def test_the_onnx_file_takes_bytes_in_batches_of_any_size_and_names_its_classes(written: Path) -> None:
-    session = onnxruntime.InferenceSession(written / ONNX)
+    session = load_onnxruntime().InferenceSession(written / ONNX)
 
     (model_input,) = session.get_inputs()
     assert (model_input.name, model_input.type, model_input.shape[1:]) == ("images", "tensor(uint8)", [16, 16, 3])
@@ -161,6 +161,7 @@ def test_the_best_trial_is_exported_and_predicts_as_in_its_evaluation(harness: H
     assert accuracy(harness, folder, part="validation") == pytest.approx(best.values[0])
     page = (folder / PAGE).read_text()
     assert "How good it is on other images is not known: `convsearch final` finds out." in page
+    assert page.index('os.environ["ORT_DISABLE_TELEMETRY"] = "1"') < page.index("import numpy, onnxruntime")
     everything = harness.images.parent  # the folder of the images, of the training and of the model
     assert everything in folder.parents
     assert str(everything) not in page + (folder / CONFIG).read_text()

@@ -28,6 +28,9 @@ def nodes(shared: Path) -> Iterator[Nodes]:
 
     from ray.cluster_utils import Cluster
 
+    from search.workers import ray_head
+
+    ray_head.leave_out_api_server()
     head = {
         "num_cpus": 0,
         "object_store_memory": STORE_BYTES,
