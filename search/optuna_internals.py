@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages import _CachedStorage as CachedStorage
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
@@ -97,11 +98,26 @@ class StudyIdCache(CachedStorage):
 
 
 class OverlayStorage(CachedStorage):
-    """A storage with additional system attributes of studies: `overlay` adds them by study id."""
+    """A storage with additional system attributes of studies: `overlay` adds them by study id.
+
+    It caches nothing: Optuna's cache is by the ids of studies, which SQLite gives again. (It would know trials by their
+    ids only after `get_all_trials`.)
+    """
 
     def __init__(self, backend: RDBStorage, overlay: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__(backend)
         self._overlay = overlay
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self._backend.get_study_name_from_id(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._backend.get_study_directions(study_id)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self._backend.get_all_trials(study_id, deepcopy=deepcopy, states=states)
 
     def get_all_studies(self) -> list[FrozenStudy]:
         studies = super().get_all_studies()

@@ -48,6 +48,8 @@ class StudyOverlay:
     """Additional system attributes in the format of optuna-dashboard."""
     files: dict[str, Reader]
     """Readers of the artifacts by artifact id."""
+    history: str = ""
+    """Id of the history of the study; see `StudyHistory.id`."""
 
     def beside(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Merge the overlay into the system attributes of a study. A stored note follows the generated one.
@@ -84,15 +86,22 @@ class OverlayCache:
         overlay = self._overlays.get(study_id)
         return dict(stored) if overlay is None else overlay.beside(stored)
 
-    def refresh(self, study_id: int, name: str) -> None:
+    def refresh(self, study_id: int, name: str, *, history: str = "") -> None:
         """Rebuild the overlay of a study if the study has changed. Checks at most every `every_s` seconds.
 
         Args:
             study_id: id of the study in the database.
             name: name of the study.
+            history: id of its history. An overlay of another one is dropped, even if there is none for this one.
+
+        Raises:
+            KeyError, ConvsearchError: the study has no overlay.
         """
         with self._lock:
             overlay = self._overlays.get(study_id)
+            if overlay is not None and overlay.history != history:
+                del self._overlays[study_id]
+                overlay = None
             if overlay is not None and time.monotonic() - overlay.seen < self._every_s:
                 return
             row = queries.study(self._engine, checked_name(name))
@@ -101,7 +110,7 @@ class OverlayCache:
             if overlay is not None and overlay.shows == shows:
                 self._overlays[study_id] = replace(overlay, seen=time.monotonic())
             else:
-                self._overlays[study_id] = self._make(row, verdicts, shows)
+                self._overlays[study_id] = replace(self._make(row, verdicts, shows), history=history)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open an artifact for reading, as the artifact stores of Optuna do.

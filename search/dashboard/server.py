@@ -5,15 +5,14 @@ The database connection refuses writes. The address is a loopback address unless
 
 import errno
 import ipaddress
-import re
 import secrets
 import socket
 import socketserver
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -23,21 +22,16 @@ import sqlalchemy as sa
 from search.artifacts import study_dir
 from search.console import echo
 from search.dashboard.access import HOST, LOCAL_NAMES, AccessPolicy, guard
-from search.errors import ConvsearchError, DatabaseError, UsageError
+from search.errors import DatabaseError, UsageError
 from search.storage.read_only import open_reader, server_options, sqlite_connection, sqlite_path
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
-    from search.dashboard.overlay import OverlayCache
-    from search.optuna_internals import OverlayStorage
-    from search.storage.rdb_reads import FastReadStorage
-
+    from search.dashboard.history import HistoryStorage
 
 PORT = 8080
 EVERYWHERE = "0.0.0.0"
-#: Paths of requests for one study or one of its files.
-_ONE_STUDY = re.compile(r"/(?:api/studies|artifacts)/(\d{1,18})(?:/|$)")
 
 
 def serve(storage_url: str, *, host: str = HOST, port: int = PORT, expose: bool = False) -> int:
@@ -180,35 +174,19 @@ def _tunnel(port: int) -> str:
 
 
 def _dashboard(storage_url: str) -> "WSGIApplication":
-    import optuna_dashboard
-
     from search.dashboard.overlay import OverlayCache
-    from search.optuna_internals import OverlayStorage
+    from search.dashboard.pages import Pages
 
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\.importance")  # too few trials
     overlays = OverlayCache(open_reader(storage_url), study_dir.of(storage_url))
-    storage = OverlayStorage(_history(storage_url), overlays.beside)
-    return _refreshing(optuna_dashboard.wsgi(storage, artifact_store=overlays), storage, overlays)
+    return Pages(_history(storage_url), overlays)
 
 
-def _refreshing(app: "WSGIApplication", storage: "OverlayStorage", overlays: "OverlayCache") -> "WSGIApplication":
-    """Wrap `app` to refresh the overlay of a study before each request for the study."""
-
-    def refreshed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        match = _ONE_STUDY.match(environ["PATH_INFO"])
-        if match is not None:
-            with suppress(KeyError, ConvsearchError):  # missing or foreign study: the dashboard reports the error
-                overlays.refresh(int(match[1]), storage.get_study_name_from_id(int(match[1])))
-        return app(environ, start_response)
-
-    return refreshed
-
-
-def _history(storage_url: str) -> "FastReadStorage":
+def _history(storage_url: str) -> "HistoryStorage":
     """Return a read-only Optuna storage with fast reads of trials. Every write fails."""
     from sqlalchemy.pool import NullPool
 
-    from search.storage.rdb_reads import FastReadStorage
+    from search.dashboard.history import HistoryStorage
 
     open_reader(storage_url).dispose()  # raises if the database is missing or invalid, with the remedy
     file = sqlite_path(storage_url)
@@ -218,7 +196,7 @@ def _history(storage_url: str) -> "FastReadStorage":
     else:
         options = {"creator": lambda: sqlite_connection(file), "poolclass": NullPool}
     try:
-        return FastReadStorage(storage_url, engine_kwargs=options, skip_table_creation=True)
+        return HistoryStorage(storage_url, engine_kwargs=options, skip_table_creation=True)
     except Exception as error:
         raise DatabaseError(f"{file or 'the database'} cannot be shown: {str(error).splitlines()[0]}") from error
 

@@ -74,7 +74,8 @@ class Agent:
     _last_message: str = ""
     """Last message about the database."""
     _stop_reason: StopReason | None = None
-    _lease_monitors: dict[int, LeaseMonitor] = field(default_factory=dict)
+    _lease_monitors: dict[str, LeaseMonitor] = field(default_factory=dict)
+    """By study uid."""
     _code_version: Mapping[str, str] = field(default_factory=provenance.code_version)
     """The code that this process has loaded."""
 
@@ -143,7 +144,7 @@ class Agent:
     def _work_on_study(self, storage: Storage, stored: StoredStudy, summary: StudySummary) -> bool:
         """Do the current work of a study; returns false if there is none."""
         check_same_code(stored, self._code_version)
-        self._lease_monitors.setdefault(stored.id, LeaseMonitor(self.order.times)).expire(storage, stored.id)
+        self._lease_monitors.setdefault(stored.uid, LeaseMonitor(self.order.times)).expire(storage, stored.id)
         if summary.is_over:
             return not summary.running and self._create_verdict(storage, stored)
         if not storage.read(lambda tx: claims.claimable(tx, stored.id, strategy.promotion_policy(stored.spec))):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from search.errors import SpecError
 from search.process import LeaseOwner
 from search.storage import attr_keys
 from search.storage.leases import end_trial, held_trials, int_attr, lease_tokens
@@ -53,6 +54,8 @@ def claim(
     owner: LeaseOwner,
     queue: Sequence[Mapping[str, Any]] = (),
     promotion: Promotion | None = None,
+    *,
+    uid: str | None = None,
 ) -> Claim | None:
     """Claim a waiting trial, or create a new one if the study's budget allows.
 
@@ -69,14 +72,20 @@ def claim(
         queue: Parameters of the first trials: trial number n takes `queue[n]`. The entries are the points to try first,
             or the cells of a grid. The queue is not stored, and a smaller budget leaves no rows behind.
         promotion: Policy for paused trials. Without it they stay paused.
+        uid: Uid of the study, which its id must still belong to: SQLite gives the ids of deleted studies again.
 
     Returns:
         The claim, or None if no trial is claimable.
+
+    Raises:
+        SpecError: The study was deleted.
     """
 
     def take(connection: sa.Connection) -> Claim | None:
         storage.lock_study(connection, study_id, wait_s=CLAIM_S)  # other claims wait for all round trips below
         status = connection.execute(_claim_status(study_id, owner.token)).one()
+        if uid is not None and status.uid != json.dumps(uid):
+            raise SpecError("the study was deleted while this process worked on it")
         if status.is_held:  # checked under the lock, where a first attempt with a COMMIT in flight is visible
             for trial_id, number in held_trials(connection, LEASES.c.token == owner.token):
                 return Claim(
@@ -95,11 +104,10 @@ def claim(
         trial_id, number = claimed
         attempt = 1 if created else int_attr(connection, trial_id, attr_keys.ATTEMPTS) + 1
         connection.execute(storage.trial_attr(trial_id, attr_keys.ATTEMPTS, attempt))
-        if not created:
-            connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
-        # A random initial counter makes this lease differ from the owner's earlier one for an observer.
-        row = asdict(owner) | {"trial_id": trial_id, "study_id": study_id, "renewals": secrets.randbits(30)}
-        connection.execute(sa.insert(LEASES).values(row))
+        # A random initial counter makes this lease differ from the owner's earlier one for an observer. It replaces an
+        # older lease of this trial, or of one that had its id in a study that was deleted without convsearch.
+        lease = asdict(owner) | {"study_id": study_id, "renewals": secrets.randbits(30)}
+        connection.execute(storage.upsert(LEASES, {"trial_id": trial_id}, lease))
         return Claim(trial_id=trial_id, number=number, attempt=attempt)
 
     return storage.write(take)
@@ -129,23 +137,23 @@ def claimable(connection: sa.Connection, study_id: int, promotion: Promotion | N
 
 def budget(connection: sa.Connection, study_id: int) -> int:
     """Return the maximum number of trials of the study, in all states together."""
-    return int(json.loads(connection.execute(_budget(study_id)).scalar_one()))
+    return int(json.loads(connection.execute(_study_attr(study_id, attr_keys.BUDGET)).scalar_one()))
 
 
-def _budget(study_id: int) -> sa.Select[Any]:
-    return sa.select(STUDY_ATTRS.c.value_json).where(
-        STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == attr_keys.BUDGET
-    )
+def _study_attr(study_id: int, key: str) -> sa.Select[Any]:
+    """Select an attribute of a study, as JSON."""
+    return sa.select(STUDY_ATTRS.c.value_json).where(STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == key)
 
 
 def _claim_status(study_id: int, token: str) -> sa.Select[Any]:
     """Select the status of the study that a claim needs, in one round trip."""
     count = sa.select(sa.func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
     return sa.select(
+        _study_attr(study_id, attr_keys.UID).scalar_subquery().label("uid"),
         sa.exists().where(LEASES.c.token == token).label("is_held"),
         _select_waiting(study_id).exists().label("is_waiting"),
         count.scalar_subquery().label("trials"),
-        _budget(study_id).scalar_subquery().label("budget"),
+        _study_attr(study_id, attr_keys.BUDGET).scalar_subquery().label("budget"),
     )
 
 

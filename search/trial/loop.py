@@ -47,12 +47,13 @@ def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *,
     Raises:
         DiskError: A file could not be written.
         DatabaseError: The database failed.
+        SpecError: The study was deleted.
     """
     owner = this_process(context.storage.token or "")
     points, promotion = strategy.queue(context.study), strategy.promotion_policy(context.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = claims.claim(context.storage, context.study.id, owner, points, promotion)
+        claim = claims.claim(context.storage, context.study.id, owner, points, promotion, uid=context.study.uid)
         if claim is None:
             return
         is_sound = run_claimed_trial(context, claim, do, where=where)

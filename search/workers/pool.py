@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from data.errors import DataError
 from search.artifacts import disk_space, study_dir
 from search.artifacts.disk_space import DiskBudget
-from search.errors import ConvsearchError, DatabaseError, DiskError, SpecError
+from search.errors import ConvsearchError, DatabaseError, DiskError, SpecError, UsageError
 from search.storage import claims, leases, queries
 from search.storage.leases import LeaseMonitor
 from search.storage.rdb import Storage
@@ -93,7 +93,7 @@ class Pool:
             AllTrialsFailedError: every trial so far has failed.
             AllTrialsImpossibleError: none of the first trials can be trained.
             DataError, DatabaseError, DiskError, SpecError: workers failed with it in every slot, and the trials are
-                not the cause.
+                not the cause; or the study was deleted (SpecError).
             ConvsearchError: workers die before they begin a trial.
         """
         previous_should_stop, self.storage.should_stop = self.storage.should_stop, self._should_give_up
@@ -180,9 +180,14 @@ class Pool:
 
     def _progress(self) -> StudyProgress:
         name, seen, tokens, last_record = self.study.name, self.view.seen, self._tokens(), self._last_record
-        progress = self.storage.retry_transient(
-            lambda: queries.progress(self.storage.engine, name, seen=seen, tokens=tokens, known=last_record)
-        )
+        try:
+            progress = self.storage.retry_transient(
+                lambda: queries.progress(self.storage.engine, name, seen=seen, tokens=tokens, known=last_record)
+            )
+        except UsageError as error:  # there is no study of this name
+            raise SpecError(f"the study {name!r} was deleted while it ran") from error
+        if progress.study.uid != self.study.uid:
+            raise SpecError(f"the study {name!r} was deleted while it ran, and another one has its name now")
         self._last_record = progress.study
         return progress
 

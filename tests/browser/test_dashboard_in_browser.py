@@ -1,6 +1,6 @@
 """The dashboard in a real browser: pages that need the token, and pages that are refused without it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from search.artifacts import misclassified
 from search.dashboard import server as dashboard
 from search.dashboard.access import AccessPolicy, guard
 from search.dashboard.server import Server
+from search.storage.rdb import Storage
 from tests.browser.browser import NEEDS_BROWSER, Browser, running_browser
 from tests.dashboard.running import TOKEN, running
 from tests.harness import Harness, wait_until
@@ -73,6 +74,55 @@ def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Har
     assert "trials.csv" in study
     assert "Best: trial" in note
     assert "convsearch report s" in note
+
+
+# -- a study that is deleted while its page is open ------------------------------------------------------------------
+
+
+def make_study(url: str, *, parameter: str, values: Sequence[float]) -> int:
+    """Create the study "s" with a complete trial for each value; returns its id."""
+    Storage(url, create=True)
+    study = optuna.create_study(study_name="s", storage=url, direction="maximize")
+    for value in values:
+        trial = study.ask({parameter: optuna.distributions.FloatDistribution(0.0, 1.0)})
+        trial.set_user_attr(f"attr of {parameter}", value)
+        study.tell(trial, value)
+    return study._study_id
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["the open page", "another page"])
+def test_a_new_study_with_the_id_of_a_deleted_one_shows_nothing_of_it(
+    harness: Harness, browser: Browser, is_open: bool
+) -> None:
+    old_id = make_study(harness.url, parameter="depth_of_old", values=[0.71, 0.72, 0.73])
+    server = dashboard.bind(harness.url, token=TOKEN, port=0)
+    url = server.policy.url.replace("/?", f"/dashboard/studies/{old_id}?")
+    with running(server), browser.visiting(url) as page:
+        old = page.content()
+        assert harness.run("delete", "s", "--yes").code == 0
+        new_id = make_study(harness.url, parameter="depth_of_new", values=[0.21, 0.22, 0.2])
+        new = page.content() if is_open else browse(browser, url)
+
+    assert new_id == old_id
+    assert "0.73" in old
+    assert "depth_of_old" in old
+    assert "0.22" in new
+    assert "depth_of_new" in new
+    assert "0.73" not in new
+    assert "depth_of_old" not in new
+
+
+def test_the_page_of_a_deleted_study_gives_way_to_the_list(harness: Harness, browser: Browser) -> None:
+    make_study(harness.url, parameter="depth_of_old", values=[0.71])
+    server = dashboard.bind(harness.url, token=TOKEN, port=0)
+    with running(server), browser.visiting(server.policy.url.replace("/?", "/dashboard/studies/1?")) as page:
+        old = page.content()
+        assert harness.run("delete", "s", "--yes").code == 0
+        new = page.content()
+
+    assert "0.71" in old
+    assert "0.71" not in new
+    assert "Optuna Dashboard" in new
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/?token=wrong"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from search.artifacts import study_dir
@@ -206,6 +207,21 @@ def test_a_second_launcher_needs_join_and_one_stop_ends_all_launchers(harness: H
     assert all("s: asked to stop" in answer.err for answer in answers)
     assert [(trial.state, trial.attempts) for trial in harness.trials()] == [("WAITING", 0)] * 2
     assert harness.run("stop", "s", "--json").json["running"] == 0
+
+
+def test_a_run_whose_study_is_deleted_ends_and_leaves_another_one_with_its_id_alone(harness: Harness) -> None:
+    with harness.start("run", harness.write(**long_study(trials=50, epochs=20)), "--workers", "1") as launcher:
+        launcher.until(harness.workers)
+        optuna.delete_study(study_name="s", storage=harness.url)  # `convsearch delete` refuses it
+        harness.create("other", **long_study(trials=50, epochs=20))
+        answer = launcher.end()
+
+    stored = stored_study.load(Storage(harness.url), "other")
+    assert answer.code == 78
+    assert "the study 's' was deleted while it ran" in answer.err
+    assert "Traceback" not in answer.err
+    assert (stored.id, queries.trials(reader(harness.url), "other")) == (1, ())
+    assert stored_study.seconds_run(Storage(harness.url), stored.id) == 0.0
 
 
 def test_a_launcher_with_other_code_cannot_join_a_running_study(harness: Harness) -> None:

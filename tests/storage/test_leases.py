@@ -5,14 +5,14 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.errors import LeaseLostError
+from search.errors import LeaseLostError, SpecError
 from search.process import LeaseOwner, start_time, this_process
 from search.storage import claims, leases
 from search.storage.leases import LeaseMonitor, has_no_live_owner
@@ -96,6 +96,32 @@ def test_a_trial_whose_process_dies_three_times_fails_with_its_reason(
     assert attrs["reason"] == "its process died 3 times at the same step; last: killed"
     assert attrs["crashes"] == [f"attempt {attempt}, after 0 steps: killed" for attempt in (1, 2, 3)]
     assert claims.claim(storage, study_id, owner()) is None
+
+
+def test_a_study_with_the_id_of_a_deleted_one_gets_none_of_its_workers(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+
+    with pytest.raises(SpecError, match="the study was deleted while this process worked on it"):
+        claims.claim(storage, study_id, owner(), uid="that of the deleted one")
+
+    assert states(storage) == {}
+
+
+def test_the_lease_of_a_deleted_trial_does_not_hinder_a_new_trial_with_its_id(
+    url: str, make_study: Callable[[int], int]
+) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="me")
+    left = {**asdict(owner("gone")), "trial_id": 1, "study_id": study_id, "renewals": 0}
+    storage.write(lambda connection: connection.execute(sa.insert(LEASES).values(left)))
+
+    claim = take(storage, study_id)
+
+    assert claim.trial_id == 1
+    assert storage.read(lambda connection: leases.lease_tokens(connection, study_id)) == {"me"}
 
 
 def test_crashes_do_not_add_up_while_a_trial_makes_progress(url: str, make_study: Callable[[int], int]) -> None:
