@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.analysis.importance import Importances
+from search.display_names import shortened, visible
 from search.storage.records import TrialRecord
 from search.tables import format_value
 
@@ -22,6 +23,12 @@ STATES = {"COMPLETE": BLUE, "PRUNED": GREY, "FAIL": RED, "RUNNING": ORANGE, "WAI
 CURVES, BEST = 200, 10
 #: Maximum number of points in a slice or a history.
 POINTS = 1500
+#: Width of the name of a class on an axis, in columns of a terminal; longer ones are shown in full under the pointer.
+LABEL = 24
+#: Maximum number of letters of all names for the pointer: those of 50 classes of 20 letters add 100 kB to a page.
+HOVER = 50_000
+#: Text under the pointer in a confusion matrix: true class and predicted class.
+CELL = "true class: {}<br>predicted class: {}<br>%{{z:.1f}} %<extra></extra>"
 #: Maximum number of distinct values of a numeric parameter with a categorical axis.
 FEW = 8
 
@@ -231,13 +238,18 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
         classes: Names of the classes.
     """
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
+    labels = [_literal(name) for name in shortened(classes, LABEL)]
+    names = [_literal(visible(name)) for name in classes]
+    has_names = len(classes) * sum(map(len, names)) <= HOVER
     figure = _figure(
         go.Heatmap(
             z=shares,
-            x=list(classes),
-            y=list(classes),
+            x=labels,
+            y=labels,
             text=[[f"{share:.1f}" for share in row] for row in shares],
             texttemplate="%{text}" if len(classes) <= 12 else None,
+            customdata=[[(true, predicted) for predicted in names] for true in names] if has_names else None,
+            hovertemplate=CELL.format(*(("%{customdata[0]}", "%{customdata[1]}") if has_names else ("%{y}", "%{x}"))),
             colorscale="Blues",
             showscale=False,
         ),
@@ -245,7 +257,8 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
         y="true class",
         height=160 + 30 * min(20, len(classes)),
     )
-    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(type="category")  # names of digits are no numbers
+    figure.update_yaxes(type="category", autorange="reversed")
     return figure
 
 
@@ -277,6 +290,11 @@ def hover_text(trial: TrialRecord, *, with_settings: bool = True) -> str:
     if not with_settings:
         return heading
     return "<br>".join((heading, *(f"{key} = {format_value(value)}" for key, value in trial.params.items())))
+
+
+def _literal(text: str) -> str:
+    """A text that Plotly shows as it is; it knows some elements and entities of HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _figure(*traces: Any, x: str, y: str, height: int = 420) -> go.Figure:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from search.analysis import charts, effects, pruner_audit, test_report
 from search.analysis.importance import Importances
 from search.analysis.report import Report
+from search.display_names import isolated
 from search.spec.search_space import base_name
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
@@ -87,7 +89,8 @@ def tables(report: Report) -> dict[str, Table]:
     grids: dict[str, Table] = {}
     if report.verdict is not None:
         grids["Verdict"] = test_report.final_result_table(
-            report.verdict, test_report.test_set_access_lines(report.accesses, report.verdict.study)
+            replace(report.verdict, classes=tuple(map(isolated, report.verdict.classes))),
+            test_report.test_set_access_lines(report.accesses, report.verdict.study),
         )
     if report.comparison is not None:
         grids["Comparison"] = report.comparison

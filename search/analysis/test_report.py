@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size
 
 from search.analysis.intervals import CONFIDENCE
 from search.analysis.test_results import ConfigResult, FinalResult, PairedComparison
@@ -17,7 +16,7 @@ from search.tables import Table, format_duration, format_number
 #: Maximum number of classes to list, lowest recall first.
 WORST = 3
 #: Maximum number of classes in a confusion matrix of 80 columns.
-WIDEST, MATRIX_WIDTH = 11, 79
+WIDEST = 11
 
 
 def final_result_table(result: FinalResult, lines: Sequence[str]) -> Table:
@@ -133,7 +132,7 @@ def _foot(result: FinalResult) -> tuple[str, ...]:
     lines += [_gap(config) for config in result.configs if config.gap is not None]
     lines.append(f"lowest recall of {best.name}: {', '.join(worst(best, result.classes))}")
     if len(result.classes) <= WIDEST:
-        lines += ["", "Of each class (a row), per cent predicted as each class (columns):"]
+        lines += ["", "Of each class (a row), per cent predicted as each class (columns, in the same order):"]
         lines += [*_matrix(best, result.classes), ""]
     lines.append(f"The intervals are over {_chances([config.runs for config in result.configs])}.")
     if len(result.comparisons) > 1:
@@ -176,17 +175,13 @@ def _gap(config: ConfigResult) -> str:
 
 
 def _matrix(config: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
-    """Confusion matrix in per cent of the true class (rows); columns are numbered, and a long name has its own line."""
+    """Confusion matrix in per cent of the true class (rows). The names stand last: they may be long, or wide."""
     shares = 100 * config.confusion / np.maximum(1, config.confusion.sum(axis=1, keepdims=True))
-    width = min(MATRIX_WIDTH - 6 * len(classes), max(map(cell_len, classes)) + 3)
-    lines = [" " * width + "".join(f"{number:>6}" for number in range(1, len(classes) + 1))]
-    for number, (name, row) in enumerate(zip(classes, shares, strict=True), 1):
-        label, values = f"{number:>2} {name}", "".join(f"{share:6.1f}" for share in row)
-        if cell_len(label) > width:
-            lines.append(label)
-            label = ""
-        lines.append(set_cell_size(label, width) + values)
-    return tuple(lines)
+    head = " " * 3 + "".join(f"{number:6}" for number in range(1, len(classes) + 1))
+    return head, *(
+        f"{number:3}" + "".join(f"{share:6.1f}" for share in row) + f"  {name}"
+        for number, (name, row) in enumerate(zip(classes, shares, strict=True), 1)
+    )
 
 
 def _config_json(config: ConfigResult) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
@@ -30,6 +32,8 @@ SHOWN = 3
 #: Minimum interval of checks for changes in seconds. The dashboard polls a study every few seconds, and each check of
 #: thousands of trials takes half a second of reads.
 EVERY_S = 10.0
+#: Types of pictures by suffix; older versions wrote PNG files.
+MIMETYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 Reader = Callable[[], BinaryIO]
 
@@ -140,16 +144,18 @@ class OverlayCache:
         leaders = ranking.best(self._engine, row.name, top=SHOWN)
         for trial in leaders.trials:
             folder = self._dirs.trial(row.name, trial.number)
-            if (folder / misclassified.PICTURE).exists():
-                name = f"trial-{trial.number}-wrong.png"
-                _add_artifact(attrs, files, row.name, name, "image/png", (folder / misclassified.PICTURE).open)
-            counts = misclassified.counts(folder)
-            if counts is not None:
-                figure = charts.confusion(counts["confusion"], counts["classes"])
-                figure.update_layout(title=f"trial {trial.number}: confusion matrix in per cent", margin_t=50)
-                attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
+            counts = misclassified.counts(folder, study=row.uid)
+            if counts is None:
+                continue
+            figure = charts.confusion(counts["confusion"], counts["classes"])
+            figure.update_layout(title=f"trial {trial.number}: confusion matrix in per cent", margin_t=50)
+            attrs |= split_plot_data(str(figure.to_json()), f"{SYSTEM_ATTR_PLOT_DATA}confusion-{trial.number}:")
+            picture = misclassified.picture(folder)
+            if picture is not None:
+                with suppress(FileNotFoundError):  # another trial got among the best meanwhile
+                    _add_picture(attrs, files, row, trial.number, picture)
         _add_artifact(
-            attrs, files, row.name, "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode())
+            attrs, files, str(row.uid), "trials.csv", "text/csv", lambda *_: io.BytesIO(self._table(row.name).encode())
         )
         return StudyOverlay(
             shows=shows, seen=time.monotonic(), note=self._note(row, verdicts), attrs=attrs, files=files
@@ -186,11 +192,16 @@ class OverlayCache:
         return "\n\n".join(lines)
 
 
+def _add_picture(attrs: dict[str, Any], files: dict[str, Reader], row: StudyRecord, number: int, picture: Path) -> None:
+    name, version = f"trial-{number}-{picture.name}", f"{row.uid} {picture.stat().st_mtime_ns}"
+    _add_artifact(attrs, files, version, name, MIMETYPES[picture.suffix], picture.open)
+
+
 def _add_artifact(
-    attrs: dict[str, Any], files: dict[str, Reader], study: str, name: str, mimetype: str, opener: Callable[..., Any]
+    attrs: dict[str, Any], files: dict[str, Reader], version: str, name: str, mimetype: str, opener: Callable[..., Any]
 ) -> None:
-    """Add a file to the artifacts of a study. `opener` is called with the mode."""
-    artifact_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{study} {name}"))
+    """Add a file to the artifacts of a study. `opener` is called with the mode; `version` identifies the content."""
+    artifact_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{version} {name}"))
     files[artifact_id] = lambda: opener("rb")
     meta = {"artifact_id": artifact_id, "filename": name, "mimetype": mimetype, "encoding": None}
     attrs[f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}"] = json.dumps(meta)

@@ -1,24 +1,26 @@
 """The README.md of a model folder."""
 
+import re
 import textwrap
 from typing import Final, assert_never
 
 from data.preprocessing import Preprocessing
 from models.export import Card
 from search.analysis import test_report
+from search.display_names import isolated, visible
 from search.tables import format_duration, format_number, format_value
 
 
 def page(card: Card, name: str) -> str:
     """The README.md of a model folder."""
-    origin = card.provenance
+    origin, worst = card.provenance, ", ".join((card.verdict or {}).get("worst", ()))
     return PAGE.format(
         name=name,
-        classes=", ".join(card.classes),
+        classes=", ".join(_markdown(isolated(name)) for name in card.classes),
         count=len(card.classes),
         question=origin["question"] or "-",
         read=textwrap.indent(reading_code(Preprocessing(side=card.image_size, fit=card.fit, depth=card.depth)), "    "),
-        good="\n".join(quality_lines(card)),
+        good="\n".join(line.replace(worst, _markdown(visible(worst))) for line in quality_lines(card)),
         side=card.image_size,
         parameters=card.parameters,
         macs=card.macs / 1e6,
@@ -77,6 +79,13 @@ def quality_lines(card: Card) -> tuple[str, ...]:
 
 
 LENGTHS: Final = ("photo.width", "photo.height")
+
+
+def _markdown(text: str) -> str:
+    """A text that Markdown shows as it is."""
+    return re.sub(r"[\\`*<\[&~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+
+
 #: A square with black bars, as in `data.image`.
 PAD: Final = """\
 width, height = (max(1, {side} * length // max(image.size)) for length in image.size)

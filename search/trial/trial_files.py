@@ -97,4 +97,5 @@ class TrialFiles:
             ],
             confusion=result.confusion.tolist(),
             classes=classes,
+            study=self.context.study.uid,
         )

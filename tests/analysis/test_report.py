@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search.analysis.html_report import policy, to_html
+from search.analysis.html_report import policy, to_html, to_markdown
 from search.analysis.importance import importances
 from search.analysis.report import build_report, reasons
 from search.storage import queries
@@ -151,6 +151,24 @@ def test_markup_in_a_question_is_escaped(harness: Harness) -> None:
 
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
+
+
+@SEARCHED
+def test_names_of_classes_are_text_in_full_and_move_nothing(searched: Harness) -> None:
+    report = build_report(open_reader(searched.url), "s")
+    assert report.verdict is not None
+    names = ("سبز 2", "red|pipe <b>x</b>", "a\u202eb", "cat")
+
+    page, markdown = (
+        write(replace(report, verdict=replace(report.verdict, classes=names))) for write in (to_html, to_markdown)
+    )
+
+    for text in (page, markdown):
+        assert "\u2068سبز 2\u2069" in text  # the numbers beside it stay where they are
+        assert r"a\u202eb" in text
+        assert "\u202e" not in text
+    assert "red|pipe &lt;b&gt;x&lt;/b&gt;" in page
+    assert "<b>x</b>" not in page
 
 
 def test_a_plain_optuna_study_has_no_report_and_the_dashboard_is_named(harness: Harness) -> None:

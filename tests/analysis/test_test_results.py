@@ -174,6 +174,21 @@ def test_the_table_names_the_winner_and_the_result_of_the_search() -> None:
     assert "No other study." in flat
 
 
+def test_the_confusion_matrix_has_every_name_in_full() -> None:
+    names = (f"{'a' * 30}b", f"{'a' * 30}c", "红花")
+    result = replace(result_of({"trial 1": np.array([[1.0, 0.0, 1.0, 1.0]])}), classes=names)
+
+    lines = tables.to_text(test_report.final_result_table(result, ()), width=None).splitlines()
+
+    head, *rows = lines[lines.index(next(line for line in lines if line.startswith("Of each class"))) + 1 :][:4]
+    assert head.split() == ["1", "2", "3"]
+    assert [row.split() for row in rows] == [
+        ["1", "100.0", "0.0", "0.0", names[0]],
+        ["2", "0.0", "0.0", "100.0", names[1]],
+        ["3", "0.0", "0.0", "100.0", names[2]],
+    ]
+
+
 def test_one_run_of_one_configuration_has_an_interval_over_images_alone() -> None:
     right = np.array([[1.0] * 80 + [0.0] * 20])
 

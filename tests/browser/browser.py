@@ -111,8 +111,11 @@ class Page:
             maxVirtualTimeTaskStarvationCount=10_000,
         )
         self.browser.wait_for(method="Emulation.virtualTimeBudgetExpired", sessionId=self.session)
-        answer = self.browser.call("Runtime.evaluate", self.session, expression="document.documentElement.outerHTML")
-        return str(answer["result"]["value"])
+        return str(self.value("document.documentElement.outerHTML"))
+
+    def value(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page; None if it is undefined."""
+        return self.browser.call("Runtime.evaluate", self.session, expression=expression)["result"].get("value")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import optuna
 import pytest
 
@@ -62,15 +63,34 @@ def test_the_printed_url_shows_the_studies(served: Server, browser: Browser, pat
 
 def test_a_study_shows_its_best_trial_confusion_matrix_and_pictures(harness: Harness, browser: Browser) -> None:
     assert harness.train(budget={"trials": 2, "epochs": 1}).code == 0
-    (harness.dirs.trial("s", 0) / misclassified.PICTURE).write_bytes(b"")  # a network without mistakes has none
+    names = ["红花", "می\u200cشود", "red|pipe <b>x</b>", f"{'a' * 30}{'b' * 50}", f"{'a' * 30}{'c' * 50}", "a\u202eb"]
+    misclassified.save(
+        harness.dirs.trial("s", 0),
+        images=np.zeros((6, 8, 8, 3), np.uint8),
+        captions=[(name, names[0], 0.9) for name in names],
+        confusion=np.eye(6, dtype=int).tolist(),
+        classes=names,
+    )
     server = dashboard.bind(harness.url, token=TOKEN, port=0)
     with running(server):
-        study, note = (
-            browse(browser, server.policy.url.replace("/?", f"/dashboard/studies/1{path}?")) for path in ("", "/note")
-        )
+        url = server.policy.url.replace("/?", "/dashboard/studies/1?")
+        with browser.visiting(url) as page:
+            study = page.content()
+            picture = page.value("[...document.images].find(image => image.naturalHeight > 200)?.naturalWidth")
+        note = browse(browser, url.replace("?", "/note?"))
 
     assert "trial 0: confusion matrix in per cent" in study
-    assert "trial-0-wrong.png" in study
+    for label in (
+        "红花",
+        "می\u200cشود",
+        "red|pipe &lt;b&gt;x&lt;/b&gt;",
+        "aaaaaaaaaaaa…bbbb",
+        "aaaaaaaaaaaa…cccc",
+        r"a\u202eb",
+    ):
+        assert label in study
+    assert "trial-0-wrong.svg" in study
+    assert picture == misclassified.ROW * (misclassified.SIDE + misclassified.GAP)
     assert "trials.csv" in study
     assert "Best: trial" in note
     assert "convsearch report s" in note

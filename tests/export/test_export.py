@@ -26,6 +26,7 @@ from models.export import (
 )
 from models.libraries import load_onnxruntime
 from search.export import predict
+from search.export.export import page
 from search.storage.rdb import Storage
 from search.study import stored_study
 from tests.export.networks import IMAGES, deployed
@@ -181,6 +182,24 @@ def test_after_a_verdict_the_first_run_of_its_leader_is_exported(harness: Harnes
     assert verdict["this_run"] == first.values[0]
     assert accuracy(harness, folder, part="test") == pytest.approx(first.values[0])
     assert f"accuracy {leader['test']:.4f} on 40 test images (mean of 2 trainings" in (folder / PAGE).read_text()
+
+
+def test_the_page_shows_names_of_classes_as_they_are() -> None:
+    _, card = deployed()
+    origin = {"question": "q", "study": "s", "trial": 0, "source": "folder", "fingerprint": "f", "exported": "now"}
+    names = ("سبز", "red|pipe <b>x</b>", "_a_`b`", "c\u202ed", "species_003")
+    card = card.model_copy(
+        update={
+            "classes": names,
+            "provenance": {**origin, "versions": {}, "validation": 0.5},
+            "training": {"epochs": 1.0, "seconds": 2.0},
+        }
+    )
+
+    text = page(card, "m")
+
+    others = r"red|pipe \<b>x\</b>, \_a\_\`b\`, c\\u202ed, species_003"  # as Markdown
+    assert f"distinguishes 5 classes: \u2068سبز\u2069, {others}." in text
 
 
 def test_images_other_than_those_of_the_study_are_refused(harness: Harness) -> None:
