@@ -26,7 +26,7 @@ from models.export import (
 )
 from models.libraries import load_onnxruntime
 from search.export import predict
-from search.export.export import page
+from search.export.page import page
 from search.storage.rdb import Storage
 from search.study import stored_study
 from tests.export.networks import IMAGES, deployed

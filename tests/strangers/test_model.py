@@ -13,8 +13,9 @@ from data.errors import DataError
 from data.image import decode
 from data.preprocessing import Preprocessing
 from models.export import PAGE, read, write
-from search.export.page import page, reading_code
+from search.export.page import page
 from search.export.predict import predict
+from search.export.reading_code import reading_code
 from tests.data.pictures import noise, png16, saved, tiff
 from tests.export.networks import IMAGES, deployed
 from tests.strangers import inputs
