@@ -17,8 +17,8 @@ NAMING = "--cache or CONVSEARCH_CACHE names another folder"
 def default_cache() -> Path:
     """Return the default folder of decoded images: convsearch in $XDG_CACHE_HOME or ~/.cache.
 
-    If this user cannot use it, it is runs/.cache in the working directory, or, where others can write to the working
-    directory or this user cannot, a private folder among the temporary files; with a message.
+    If this user cannot use it, it is runs/.cache in the working directory, or, where this user cannot write or others
+    can, a private folder among the temporary files; with a message.
 
     Raises:
         DiskError: none of these folders can be used.
@@ -26,8 +26,7 @@ def default_cache() -> Path:
     standard = _standard_folder("convsearch")
     if standard is not None and _is_usable(standard):
         return standard
-    folder = Path("runs", ".cache")
-    folder = folder.absolute() if _is_private(nearest_existing(folder)) else _temporary_folder()
+    folder = _local_folder() or _temporary_folder()
     reason = "this user has no home folder" if standard is None else f"{standard} cannot be written"
     echo(f"{reason}: decoded images go to {folder}; {NAMING}")
     return folder
@@ -55,11 +54,18 @@ def _is_usable(folder: Path) -> bool:
     return existing.is_dir() and _may(existing, os.R_OK | os.X_OK if existing == folder else os.W_OK | os.X_OK)
 
 
-def _is_private(folder: Path) -> bool:
-    """Whether this user can write to a folder, and no stranger can put another one in its place."""
+def _local_folder() -> Path | None:
+    """The folder in the working directory; None if this user cannot write to it, or others can exchange it."""
+    folder = Path("runs", ".cache")
+    existing = [path for path in (Path(), folder.parent, folder) if os.path.exists(path)]
+    is_usable = all(map(_is_trusted, existing)) and _may(existing[-1], os.W_OK | os.X_OK)
+    return folder.absolute() if is_usable else None
+
+
+def _is_trusted(folder: Path) -> bool:
     status = folder.stat()
-    is_trusted = status.st_uid in (0, os.geteuid()) and not status.st_mode & stat.S_IWOTH
-    return is_trusted and folder.is_dir() and _may(folder, os.W_OK | os.X_OK)
+    is_closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_IWOTH
+    return is_closed and status.st_uid in (0, os.geteuid())
 
 
 def _may(folder: Path, access: int) -> bool:

@@ -1,5 +1,6 @@
 """The verbs that only read. They change no study."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -196,7 +197,7 @@ def _watched(answer: Callable[[], int], *, watch: bool) -> int:
     if not watch:
         return answer()
     while True:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             sys.stdout.write("\x1b[H\x1b[J")  # cursor to the top left, clear the screen
         answer()
         sys.stdout.flush()

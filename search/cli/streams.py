@@ -27,7 +27,8 @@ def prepare() -> None:
     sys.stderr = _unbuffered(sys.stderr) if sys.stderr else _null("w")
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # it looks for the position, which a pipe that has replaced a file does not have
+                stream.reconfigure(errors="backslashreplace")
 
 
 def use_utf8() -> None:

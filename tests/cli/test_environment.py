@@ -15,7 +15,7 @@ import pytest
 from data import home
 from data.errors import DataError
 from search import tables
-from search.cli import cache_folder
+from search.cli import cache_folder, reading
 from search.cli.main import main
 from search.cli.results import print_results
 from search.errors import DiskError
@@ -70,6 +70,7 @@ def test_where_others_may_write_the_images_go_to_a_private_temporary_folder(
 
     assert folder == tmp_path / f"convsearch-{os.geteuid()}"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (homeless / "runs").mkdir(mode=0o700)  # as the first run makes it
     assert cache_folder.default_cache() == folder
 
 
@@ -303,6 +304,24 @@ def test_names_are_utf_8_in_any_locale() -> None:
 
     assert answer.returncode == 69
     assert r"there is no database at /nowhere/gr\xf6\xdfe.db yet" in answer.stderr
+
+
+@pytest.mark.parametrize(("term", "codes"), [("xterm", "\x1b[H\x1b[J"), ("dumb", "")])
+def test_a_dumb_terminal_gets_no_escape_codes(monkeypatch: pytest.MonkeyPatch, term: str, codes: str) -> None:
+    screen, terminal = os.openpty()
+    monkeypatch.setenv("TERM", term)
+
+    def answer() -> int:
+        print("the answer")
+        sys.stdout.flush()
+        raise KeyboardInterrupt
+
+    with os.fdopen(terminal, "w") as stream, os.fdopen(screen, "rb", buffering=0) as shown:
+        monkeypatch.setattr("sys.stdout", stream)
+        with pytest.raises(KeyboardInterrupt):
+            reading._watched(answer, watch=True)
+
+        assert shown.read(100) == f"{codes}the answer\r\n".encode()
 
 
 def test_json_is_exact_in_any_encoding(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
