@@ -47,21 +47,51 @@ def check_fit(spec: StudySpec, values: Mapping[str, Value], limits: ImageLimits)
     Raises:
         Impossible: The layers do not fit together, or exceed the images or the budget of a trial.
     """
-    model, train, _ = to_model_configs(spec, values)
+    model, train, augment = to_model_configs(spec, values)
     shape = plan(model, image_size=limits.side, classes=limits.classes)
     for name, limit in (("parameters", spec.budget.max_parameters), ("macs", spec.budget.max_macs)):
         size = getattr(shape, name)
         if limit is not None and size > limit:
-            raise Impossible(f"{size:,} {name} are more than [budget] max_{name} = {limit:,}", lower=SMALLER)
+            raise Impossible(
+                f"{size:,} {name} are more than [budget] max_{name} = {limit:,}; raise it, or lower [space] width",
+                lower=SMALLER,
+            )
     check_optimizer(model, train.optimizer)
     check_batch_size(model, train.batch_size, image_size=limits.side, classes=limits.classes)
     max_batch_size = _largest_batch(spec, limits, macs=shape.macs)
+    way = _way_to_more_images(spec, limits, largest=max_batch_size)
+    if max_batch_size < 1:
+        raise Impossible(f"a step has less than one of the {limits.images} training images; {way}")
     if train.batch_size > max_batch_size:
         raise Impossible(
-            f"a batch of {train.batch_size} is more than the {max_batch_size} images of a step; lower batch_size",
+            f"a batch of {train.batch_size} is more than the {max_batch_size} images of a step; "
+            f"lower [space] batch_size, or {way}",
             lower=("batch_size",),
         )
+    _check_cutout(augment.scaled(limits.side / spec.data.side).cutout, limits)
     return shape
+
+
+def _way_to_more_images(spec: StudySpec, limits: ImageLimits, *, largest: int) -> str:
+    """The settings that give a step more images."""
+    if largest == limits.images:
+        if spec.data.search_images == limits.images:
+            return "raise [data] search_images"
+        others = "" if spec.data.train_images is None else ", or raise [data] train_images"
+        return f"lower [data] validation, which leaves more images{others}"
+    if spec.budget.trial_macs is not None:
+        return "raise [budget] trial_macs"
+    return "lower [budget] evaluations" if spec.budget.evaluations is not None else "lower [budget] steps_per_epoch"
+
+
+def _check_cutout(side: int, limits: ImageLimits) -> None:
+    """Refuse a cutout that blanks every image, wherever its middle is."""
+    if side // 2 >= limits.side - 1 and side - side // 2 >= limits.side:
+        raise Impossible(
+            f"a cutout of {side} pixels leaves nothing of an image of {limits.side} x {limits.side} pixels; "
+            f"lower [space] cutout",
+            lower=("cutout",),
+        )
 
 
 def fitted(spec: StudySpec, values: Mapping[str, Value], limits: ImageLimits) -> dict[str, Value]:

@@ -174,7 +174,10 @@ class TrialTraining:
             measured = round(self.latency_ms(self.context.data.validation), 4)
             self.trial.set_user_attr(attr_keys.LATENCY_MS, measured)
         if limit is not None and measured > limit:
-            raise Impossible(f"{measured:.3g} ms for one image are more than [budget] max_latency_ms = {limit:g}")
+            raise Impossible(
+                f"{measured:.3g} ms for one image are more than [budget] max_latency_ms = {limit:g}; "
+                "raise it, or lower [space] width"
+            )
 
     def seconds(self) -> float:
         """Training time of this trial in seconds, over all attempts."""

@@ -1,9 +1,14 @@
 """A configuration that cannot be trained, and the nearest configuration that can."""
 
+import re
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from data.augment import cutout as cutout_of
 from models.config import Impossible
 from search.spec import study_spec
 from search.spec.domains import Value
@@ -126,3 +131,56 @@ def test_a_batch_larger_than_the_images_of_a_step_is_refused() -> None:
     with pytest.raises(Impossible, match="a batch of 128 is more than the 100 images of a step"):
         check_fit(study({}, epochs=1), {**DEFAULTS, "batch_size": 128}, LIMITS)
     check_fit(study({}, epochs=2), {**DEFAULTS, "batch_size": 128}, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("tables", "way"),
+    [
+        pytest.param({}, "lower [data] validation, which leaves more images", id="all images"),
+        pytest.param(
+            {"data": {"train_images": 2000}},
+            "lower [data] validation, which leaves more images, or raise [data] train_images",
+            id="some images",
+        ),
+        pytest.param({"data": {"search_images": 300}}, "raise [data] search_images", id="a search on fewer images"),
+        pytest.param(
+            {"budget": {"trials": 1, "epochs": 1, "steps_per_epoch": 4}},
+            "lower [budget] steps_per_epoch",
+            id="short steps",
+        ),
+        pytest.param(
+            {"budget": {"trials": 1, "epochs": 1, "evaluations": 9}}, "lower [budget] evaluations", id="evaluations"
+        ),
+        pytest.param(
+            {"budget": {"trials": 1, "epochs": 9, "trial_macs": 1e9}}, "raise [budget] trial_macs", id="costly networks"
+        ),
+    ],
+)
+def test_a_batch_larger_than_a_step_names_the_setting_that_gives_it_more_images(
+    tables: dict[str, Any], way: str
+) -> None:
+    spec = study_spec.build({"budget": {"trials": 1, "epochs": 1}, **tables})
+
+    with pytest.raises(Impossible, match=re.escape(f"images of a step; lower [space] batch_size, or {way}")):
+        check_fit(spec, {**DEFAULTS, "batch_size": 512}, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("cutout", "side", "is_possible"),
+    [(30, 16, True), (31, 16, False), (32, 16, False), (32, 32, True)],
+    ids=["one pixel stays", "nothing stays", "more than the image", "a larger image"],
+)
+def test_a_cutout_that_leaves_nothing_of_an_image_is_refused(cutout: int, side: int, is_possible: bool) -> None:
+    spec = study_spec.build({"data": {"image_size": side}, "budget": {"trials": 1, "epochs": 6}})
+    config: dict[str, Value] = {**DEFAULTS, "width": 8, "cutout": cutout}
+    masks = cutout_of(torch.ones(2000, 1, side, side), cutout, torch.Generator().manual_seed(0))
+
+    with nullcontext() if is_possible else pytest.raises(Impossible, match=r"lower \[space\] cutout"):
+        check_fit(spec, config, replace(LIMITS, side=side))
+    assert bool(masks.sum(dim=(1, 2, 3)).any()) is is_possible
+
+
+def test_a_cutout_shrinks_with_the_images_of_the_search() -> None:
+    spec = study_spec.build({"data": {"image_size": 32, "search_size": 16}, "budget": {"trials": 1, "epochs": 6}})
+
+    check_fit(spec, {**DEFAULTS, "width": 8, "cutout": 32}, LIMITS)
