@@ -5,7 +5,7 @@
     +-- DatabaseError             69   the database cannot be reached, or is not a database
     +-- ClusterError              69   the Ray cluster cannot be reached, or does not answer
     +-- AllTrialsFailedError      70   every trial so far has failed
-    +-- AllTrialsImpossibleError  76   none of the first trials can be trained
+    +-- AllTrialsImpossibleError  76   nothing can be trained, or the first trials all ended without a result
     +-- DiskError                 74   a file or folder cannot be written
     +-- BusyError                 75   another process works on this study or database
     +-- SpecError                 78   a study file is wrong, or differs from the stored study
@@ -46,7 +46,7 @@ class AllTrialsFailedError(ConvsearchError):
 
 
 class AllTrialsImpossibleError(ConvsearchError):
-    """None of the first trials has a trainable network; the study file is not feasible."""
+    """Nothing can be trained, or the first trials all ended without a result; the study file must change."""
 
     exit_code = 76
 

@@ -27,6 +27,8 @@ _UNLIMITED = 1_000_000
 #: numbers, which are harmless with such a prefix.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+#: A number within a text, which is not a part of a name such as `resnet18`.
+_FIGURE = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +156,37 @@ def _encodable(table: Table, encoding: str) -> Table:
         return tuple(escape(line).encode(encoding, "backslashreplace").decode(encoding) for line in lines)
 
     return replace(table, rows=tuple(map(fit, table.rows)), before=fit(table.before), after=fit(table.after))
+
+
+def format_span(values: Iterable[float]) -> str:
+    """Format the range of some parameter values: `0.1 to 0.5`, or `0.1` if all are equal."""
+    ordered = sorted(set(values))
+    return " to ".join(format_value(value) for value in dict.fromkeys((ordered[0], ordered[-1])))
+
+
+def with_ranges(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Join texts that differ only in their numbers: `4 of 9` and `7 of 9` become `4 to 7 of 9`.
+
+    Returns:
+        Each text with its count, the most frequent first.
+    """
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for text in texts:
+        groups.setdefault(tuple(_FIGURE.split(text)), []).append(_FIGURE.findall(text))
+    joined = [(_interleaved(words, rows), len(rows)) for words, rows in groups.items()]
+    return tuple(sorted(joined, key=lambda pair: -pair[1]))
+
+
+def _interleaved(words: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The words with the range of each column of numbers between them."""
+    spans = [_text_span(column) for column in zip(*rows, strict=True)]
+    return "".join(word + span for word, span in zip(words, (*spans, ""), strict=True))
+
+
+def _text_span(numbers: Sequence[str]) -> str:
+    """The range of some numbers as they were written."""
+    ordered = sorted(numbers, key=lambda number: float(number.replace(",", "")))
+    return " to ".join(dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _rich_table(table: Table, *, folds: bool, ruled: bool) -> "RichTable":

@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from search.analysis import obstacles
 from search.analysis.intervals import CONFIDENCE, Interval, holm, mean_interval
 from search.errors import UsageError
-from search.storage.records import StudyRecord, TrialRecord
+from search.storage.records import Obstacle, StudyRecord, TrialRecord
 from search.tables import Table, format_number
 
 _WHY_MISSING = {
-    "FAIL": "failed",
+    Obstacle.FAILED: "failed",
+    Obstacle.IMPOSSIBLE: "is impossible",
+    Obstacle.DIVERGED: "diverged",
+    Obstacle.OUT_OF_MEMORY: "ran out of memory",
     "PRUNED": "was pruned",
     "RUNNING": "is running",
     "WAITING": "is waiting",
@@ -48,6 +52,8 @@ class RowResult:
     """helped, hurt, no clear difference, or, for the first row, base."""
     missing: tuple[str, ...] = ()
     """Repeats without a value, with the reason."""
+    obstacles: tuple[str, ...] = ()
+    """Why repeats ended without a result, with what to change."""
 
     @property
     def survives_holm(self) -> bool:
@@ -104,9 +110,13 @@ def compare_rows(study: StudyRecord, trials: Sequence[TrialRecord]) -> Compariso
         study=study.name,
         question=study.question,
         objective=study.objective,
-        rows=(first, *_adjusted(rows)),
+        rows=tuple(replace(row, obstacles=_obstacles(study, row.name, trials)) for row in (first, *_adjusted(rows))),
         repeats=repeats,
     )
+
+
+def _obstacles(study: StudyRecord, name: str, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    return obstacles.causes(study, [trial for trial in trials if trial.params.get("row") == name])
 
 
 def ablation_table(comparison: Comparison) -> Table:
@@ -148,10 +158,14 @@ def _values(name: str, trials: Sequence[TrialRecord]) -> dict[int, float]:
 def _missing(name: str, values: Mapping[int, float], trials: Sequence[TrialRecord], repeats: int) -> tuple[str, ...]:
     by_repeat = {trial.repeat or 0: trial for trial in trials if trial.params.get("row") == name}
     return tuple(
-        f"repeat {repeat} {_WHY_MISSING[by_repeat[repeat].state]}"
+        f"repeat {repeat} {_WHY_MISSING[_state(by_repeat[repeat])]}"
         for repeat in range(repeats)
-        if repeat in by_repeat and repeat not in values and by_repeat[repeat].state in _WHY_MISSING
+        if repeat in by_repeat and repeat not in values and _state(by_repeat[repeat]) in _WHY_MISSING
     )
+
+
+def _state(trial: TrialRecord) -> str:
+    return trial.obstacle or trial.state
 
 
 def _described(name: str, values: Mapping[int, float], *, verdict: str, missing: tuple[str, ...]) -> RowResult:
@@ -220,7 +234,9 @@ def _foot(comparison: Comparison) -> tuple[str, ...]:
         lines.append(f"* no longer clear after adjustment over all {count} (Holm, p >= 0.05).")
     if comparison.pending:
         lines.append(f"{comparison.pending} of {comparison.repeats * len(comparison.rows)} trials have not ended yet.")
-    lines += [f"{row.name}: {', '.join(row.missing)}." for row in comparison.rows if row.missing]
+    for row in comparison.rows:
+        lines += [f"{row.name}: {', '.join(row.missing)}."] if row.missing else []
+        lines += row.obstacles
     lines += [
         f"{row.name}: only {row.pairs} of {row.n} repeats have a partner in {base!r}."
         for row in comparison.rows[1:]

@@ -1,6 +1,7 @@
 """Progress of a run: its speed since it began, and its estimated end."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import exp, sqrt
 
@@ -55,6 +56,8 @@ class Snapshot:
     """Spent share of the time limit, from 0 to 1; 0 without a limit."""
     compared: str = ""
     """Comparison of the trials with the baseline, in one line."""
+    obstacles: Mapping[str, int] = field(default_factory=dict)
+    """Number of trials that ended without a result, by the reason."""
     workers: tuple[WorkerLine, ...] = ()
     finished: tuple[TrialRecord, ...] = ()
     """Trials that have finished since the last snapshot."""
@@ -69,6 +72,7 @@ class ProgressTracker:
     _began: float | None = None
     _done_before: int = 0
     _seen: frozenset[int] = frozenset()
+    _obstacles: Counter[str] = field(default_factory=Counter)
     _steps: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Trial number -> (number of reports, time of the last report)."""
 
@@ -89,6 +93,7 @@ class ProgressTracker:
         now, study = self.clock(), progress.study
         news = tuple(trial for trial in progress.finished if trial.number not in self._seen)
         self._seen |= {trial.number for trial in news}
+        self._obstacles.update(str(trial.obstacle) for trial in news if trial.obstacle is not None)
         if self._began is None:
             self._began, self._done_before, news = now, study.counts.finished, ()
         seconds, done = now - self._began, study.counts.finished - self._done_before
@@ -106,6 +111,7 @@ class ProgressTracker:
             time_left_s=left_s,
             time_share=0.0 if not study.hours else min(1.0, study.seconds_run / (study.hours * 3600)),
             compared=progress.compared,
+            obstacles=dict(self._obstacles),
             workers=self._workers(progress, now),
             finished=news,
         )

@@ -152,7 +152,8 @@ def _kind(reason: str) -> str:
 def _found(report: Report) -> str:
     study, best, counts = report.study, report.study.best, report.study.counts
     if best is None:
-        return f"There is no answer yet: {study_tables.explain_no_best(study)}."
+        first, *others = map(str.strip, study_tables.explain_no_best(study, report.trials))
+        return " ".join(filter(None, (f"There is no answer yet: {first}", "; ".join(others)))) + "."
     if is_verdict(study.name):
         return f"{counts.complete} of {counts.budget} trainings were judged on the test images."
     subject = f"The best of {counts.finished} trials"

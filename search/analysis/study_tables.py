@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.analysis import obstacles
 from search.analysis.trial_tables import trial_summary_json
-from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts
+from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts, TrialRecord
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 
@@ -74,7 +75,7 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
     study = ranking.study
     head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
     if not ranking.trials:
-        return Table(columns=(), rows=(), before=(*head, explain_no_best(study)))
+        return Table(columns=(), rows=(), before=(*head, *explain_no_best(study, ranking.obstructed)))
     rows = tuple(
         (
             str(trial.number),
@@ -100,6 +101,7 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
         after=(
             "",
             *((delivered,) if delivered else ()),
+            *obstacles.report(study, ranking.obstructed),
             f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best trial in full",
         ),
     )
@@ -216,8 +218,19 @@ def states_line(counts: TrialCounts) -> str:
     )
 
 
-def explain_no_best(study: StudyRecord) -> str:
-    """Explains why there is no best trial, with the command to continue."""
+def explain_no_best(study: StudyRecord, trials: Sequence[TrialRecord] = ()) -> tuple[str, ...]:
+    """Explains why there is no best trial, with the settings to change or the command to continue.
+
+    Args:
+        study: The study.
+        trials: Its trials, or those that ended without a result.
+    """
+    if obstacles.are_all(study, trials):
+        return obstacles.report(study, trials)
+    return (*obstacles.report(study, trials), _explain_state(study))
+
+
+def _explain_state(study: StudyRecord) -> str:
     counts, name = study.counts, shlex.quote(study.name)
     if counts.to_do:
         command = f"`convsearch resume {name}` goes on"

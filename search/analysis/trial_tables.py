@@ -155,14 +155,20 @@ def trial_summary_json(row: TrialRecord) -> dict[str, Any]:
     }
 
 
-def reasons_table(rows: Sequence[TrialRecord]) -> Table:
-    """Reasons why trials stopped or paused, one row per trial."""
+def reasons_table(rows: Sequence[TrialRecord], lines: Sequence[str] = ()) -> Table:
+    """Reasons why trials stopped or paused, one row per trial.
+
+    Args:
+        rows: The trials.
+        lines: Lines below the table.
+    """
     if not rows:
         return Table(columns=(), rows=(), before=("no trial was pruned or failed",))
     return Table(
         columns=("trial", "state", "epochs", "why"),
         fixed=("state",),
         rows=tuple((str(row.number), row.state.lower(), format_value(row.epochs), _why(row)) for row in rows),
+        after=("", *lines) if lines else (),
     )
 
 

@@ -116,7 +116,7 @@ def show(study: str, trial: int, *, as_json: bool, storage: str) -> int:
 )
 def why(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
     """Show why trial N, or each trial, was pruned or failed."""
-    from search.analysis import trial_tables
+    from search.analysis import obstacles, trial_tables
     from search.storage import queries
     from search.storage.read_only import open_reader
 
@@ -125,7 +125,9 @@ def why(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
         rows = [queries.trial(engine, study, trial)]
     else:
         rows = [row for row in queries.trials(engine, study) if row.state in ("PRUNED", "FAIL")]
-    return tables.print_answer(trial_tables.reasons_json(rows), trial_tables.reasons_table(rows), as_json=as_json)
+    lines = obstacles.report(queries.study(engine, study), rows) if trial is None else ()
+    table = trial_tables.reasons_table(rows, lines)
+    return tables.print_answer(trial_tables.reasons_json(rows), table, as_json=as_json)
 
 
 @options.verb(

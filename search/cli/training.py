@@ -15,7 +15,7 @@ from search.cli import options
 from search.cli.options import BackendOptions, MachineOptions, Session
 from search.cli.results import final_table, print_results, read_results, selection_lines
 from search.console import echo
-from search.errors import DatabaseError, DiskError, UsageError
+from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, DatabaseError, DiskError, UsageError
 
 if TYPE_CHECKING:
     from search.service.session import RunOptions
@@ -103,7 +103,7 @@ def resume(
     data: str | None,
 ) -> int:
     """Resume a stored study."""
-    from search.analysis import study_tables
+    from search.analysis import obstacles, study_tables
     from search.spec import stored_spec
     from search.storage import queries
     from search.storage.rdb import Storage
@@ -122,6 +122,7 @@ def resume(
     row = queries.study(engine, study)
     is_over = stored.spec.final is None or final_table(engine, study) is not None
     if trials is None and row.counts.finished >= row.counts.budget and not retry_failed and is_over:
+        obstacles.check_results(engine, row)
         more = "; --trials N raises its budget" if study_tables.can_grow(row) else ""
         echo(f"nothing to resume: all {row.counts.budget} trials of {study!r} are done{more}")
         return 0
@@ -309,7 +310,11 @@ def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions
     if backend.address and backend.engine != "ray":
         raise UsageError("--address names a Ray cluster; add --engine ray")
     order = replace(order, join=backend.join, detach=backend.detach, engine=backend.engine, address=backend.address)
-    end = service.run_study(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
+    try:
+        end = service.run_study(order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo)
+    except (AllTrialsFailedError, AllTrialsImpossibleError):
+        _print_search(order)  # only the last training has no result
+        raise
     code = EXIT_CODES.get(end, 0)
     try:
         row, answers = read_results(order, is_stopped=code != 0)
@@ -321,3 +326,13 @@ def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions
     echo(f"{order.name}: {end}")
     print_results(row, answers)
     return code
+
+
+def _print_search(order: "RunOptions") -> None:
+    """Print the results of a search whose last training has no result; nothing if the search has none either."""
+    from search.storage import queries
+    from search.storage.read_only import open_reader
+
+    engine = open_reader(order.url)
+    if queries.is_known(engine, order.name) and queries.study(engine, order.name).best is not None:
+        print_results(*read_results(order, is_stopped=False))

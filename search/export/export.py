@@ -18,7 +18,7 @@ from data.progress import Say
 from models.build import build
 from models.export import Card, Deployed, write
 from models.plan import plan
-from search.analysis import selection, test_report, test_results
+from search.analysis import obstacles, selection, test_report, test_results
 from search.analysis.test_results import FinalResult
 from search.artifacts import checkpoint, remote_checkpoints, study_dir
 from search.artifacts.remote_store import RemoteStoreError
@@ -121,7 +121,8 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTr
             return SelectedTrial(trial=min(runs, key=lambda row: row.repeat or 0), verdict=verdict)
     ranked = ranking.best(engine, name)
     if not ranked.trials:
-        raise UsageError(f"no trial of {name!r} is complete, so there is no model; `convsearch resume {name}`")
+        why = obstacles.report(ranked.study, ranked.obstructed) or (f"`convsearch resume {name}`",)
+        raise UsageError(f"no trial of {name!r} is complete, so there is no model; " + "\n".join(why))
     number = selection.select(engine, ranked.study).trial
     selected = ranked.trials[0] if number is None else queries.trial(engine, name, number)
     if selected.state == "COMPLETE":

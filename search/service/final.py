@@ -7,6 +7,7 @@ from itertools import count
 import optuna
 
 from data.progress import Say
+from search.analysis import obstacles
 from search.analysis import selection as selections
 from search.analysis.selection import Selection
 from search.artifacts import study_dir
@@ -47,7 +48,9 @@ def run_final(
         The name of the verdict study, and why its run ended.
 
     Raises:
-        UsageError: there is nothing to train. Other errors as in `run_study`.
+        UsageError: there is nothing to train.
+        AllTrialsFailedError, AllTrialsImpossibleError: the search or its verdict has no result. Other errors as in
+            `run_study`.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(order.url)
@@ -68,6 +71,7 @@ def run_final(
     selection = selections.select(storage.engine, queries.study(storage.engine, order.name))
     candidates = chosen(storage, replace(stored, spec=spec), selection)
     if not candidates:
+        obstacles.check_results(storage.engine, queries.study(storage.engine, order.name))
         raise UsageError(f"no trial of {order.name!r} was judged; `convsearch resume {order.name}` goes on with it")
     final_spec, epochs = verdict_spec(order, stored, spec, candidates, hours=order.hours)
     if epochs < LEAST_EPOCHS:
@@ -80,6 +84,7 @@ def run_final(
     keep(storage, verdict, selection)
     counts = queries.study(storage.engine, verdict.name).counts
     if counts.finished >= counts.budget and not (order.retry_failed and counts.failed):
+        obstacles.check_results(storage.engine, queries.study(storage.engine, verdict.name))
         return verdict.name, StopReason.DONE
     return verdict.name, run_verdict(order, storage, verdict, show, say, since=since)
 
@@ -178,7 +183,9 @@ def verdict_study(
         selection = selections.select(storage.engine, record)
     candidates = chosen(storage, stored, selection)
     if not candidates:
-        say("no trial has a validation score yet, so there is nothing to train finally; it needs more hours or trials")
+        obstructed = queries.obstructed(storage.engine, stored.name)
+        why = obstacles.report(record, obstructed) or ("it needs more hours or trials",)
+        say("no trial has a validation score yet, so there is nothing to train finally; " + "\n".join(why))
         return None
     say(selection.reason)
     final_spec, epochs = verdict_spec(order, stored, stored.spec, candidates, hours=hours)

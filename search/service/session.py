@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.progress import Say
+from search.analysis import obstacles
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.disk_space import DiskBudget
 from search.artifacts.study_dir import StudyDirs
@@ -215,10 +216,20 @@ def prepare_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say
     retried = leases.retry_failed(storage, stored.id) if order.retry_failed else []
     if order.retry_failed:
         say(f"{len(retried)} failed trials are tried again" if retried else "no trial has failed; nothing to retry")
-    counts = current_record(storage, stored.name).counts
+    record = current_record(storage, stored.name)
+    counts = record.counts
+    _allow_more_obstacles(storage, stored, record)
     if counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
+
+
+def _allow_more_obstacles(storage: Storage, stored: StoredStudy, record: StudyRecord) -> None:
+    """Let a study without any result go on: this machine, its workers or the code may be others than before."""
+    if record.counts.complete or not record.counts.to_do:
+        return
+    if obstacles.are_all(record, storage.retry_transient(lambda: queries.obstructed(storage.engine, stored.name))):
+        stored_study.set_attrs(storage, stored.id, {attr_keys.OBSTRUCTED_BEFORE: record.counts.begun})
 
 
 def possible(stored: StoredStudy, asked: int) -> int:

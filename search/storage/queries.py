@@ -27,7 +27,13 @@ from search.storage.records import (
     search_name,
 )
 from search.storage.tables import DIRECTIONS, LEASES, STUDIES, STUDY_ATTRS, TRIALS
-from search.storage.trial_loader import load_trials, paused_ids, select_best_ids, select_trial_ids
+from search.storage.trial_loader import (
+    load_trials,
+    paused_ids,
+    select_best_ids,
+    select_obstructed_ids,
+    select_trial_ids,
+)
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 #: Maximum number of trials that are listed in a statement: SQLite allows 32766 values.
@@ -164,6 +170,16 @@ def trials(engine: sa.Engine, name: str) -> tuple[TrialRecord, ...]:
         return load_trials(connection, name, select_trial_ids(find_study(connection, name)))
 
 
+def obstructed(engine: sa.Engine, name: str) -> tuple[TrialRecord, ...]:
+    """Return the trials of a study that ended without a result (`TrialRecord.obstacle`), sorted by number.
+
+    Raises:
+        UsageError: There is no such study.
+    """
+    with read_transaction(engine) as connection:
+        return load_trials(connection, name, select_obstructed_ids(find_study(connection, name)))
+
+
 def progress(
     engine: sa.Engine,
     name: str,
@@ -268,6 +284,7 @@ def _refresh(connection: sa.Connection, study_id: int, known: StudyRecord) -> St
         attr_keys.STOP,
         attr_keys.NOTHING_FOUND,
         attr_keys.JUDGED_BEFORE,
+        attr_keys.OBSTRUCTED_BEFORE,
         attr_keys.SELECTION,
     )
     pairs = sa.select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
@@ -295,6 +312,7 @@ def _changing_fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
         "stop": bool(attrs.get(attr_keys.STOP)),
         "nothing_found": bool(attrs.get(attr_keys.NOTHING_FOUND)),
         "judged_before": attrs.get(attr_keys.JUDGED_BEFORE) or 0,
+        "obstructed_before": attrs.get(attr_keys.OBSTRUCTED_BEFORE) or 0,
         "selection": attrs.get(attr_keys.SELECTION),
     }
 

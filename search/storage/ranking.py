@@ -9,9 +9,15 @@ import sqlalchemy as sa
 from search.storage import attr_keys
 from search.storage.queries import find_study, read_study, trials
 from search.storage.read_only import read_transaction
-from search.storage.records import Ranking, TrialRecord
+from search.storage.records import Ranking, StudyRecord, TrialRecord
 from search.storage.tables import TRIAL_ATTRS, TRIALS
-from search.storage.trial_loader import is_maximized, load_trials, select_best_ids, select_trial_ids
+from search.storage.trial_loader import (
+    is_maximized,
+    load_trials,
+    select_best_ids,
+    select_obstructed_ids,
+    select_trial_ids,
+)
 
 
 def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
@@ -36,10 +42,20 @@ def best(engine: sa.Engine, name: str, *, top: int = 1) -> Ranking:
             front = _front(
                 load_trials(connection, name, select_best_ids(study_id, study.directions, None)), study.directions
             )
-            return Ranking(study=study, trials=tuple(front[:top]), front=len(front))
+            obstructed = _obstructed(connection, study_id, study)
+            return Ranking(study=study, trials=tuple(front[:top]), front=len(front), obstructed=obstructed)
         leading = load_trials(connection, name, select_best_ids(study_id, study.directions, top))
+        obstructed = _obstructed(connection, study_id, study)
     sign = -1.0 if is_maximized(study.directions) else 1.0
-    return Ranking(study=study, trials=tuple(sorted(leading, key=lambda t: (sign * t.values[0], t.number))))
+    ranked = tuple(sorted(leading, key=lambda t: (sign * t.values[0], t.number)))
+    return Ranking(study=study, trials=ranked, obstructed=obstructed)
+
+
+def _obstructed(connection: sa.Connection, study_id: int, study: StudyRecord) -> tuple[TrialRecord, ...]:
+    """The trials that ended without a result; none if they are too few to matter, which the counts tell at once."""
+    if study.counts.pruned + study.counts.failed <= study.counts.finished / 2:
+        return ()
+    return load_trials(connection, study.name, select_obstructed_ids(study_id))
 
 
 def _front(trials: Sequence[TrialRecord], directions: Sequence[str]) -> list[TrialRecord]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 FINAL = ".final"
@@ -18,6 +19,18 @@ def is_verdict(name: str) -> bool:
 def search_name(name: str) -> str:
     """Return the name of the search of a verdict; any other name is returned unchanged."""
     return name.rsplit(FINAL, 1)[0] if is_verdict(name) else name
+
+
+class Obstacle(StrEnum):
+    """Why a trial ended without a result. The stored reason begins with it, except that of a failed trial."""
+
+    IMPOSSIBLE = "impossible"
+    """No such network fits the images or the limits of [budget]."""
+    DIVERGED = "diverged"
+    """Its loss was not finite."""
+    OUT_OF_MEMORY = "out of memory"
+    FAILED = "failed"
+    """An error ended it, or its processes died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +122,16 @@ class TrialRecord:
     completed: datetime | None = None
     """UTC."""
 
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """Why it ended without a result; None if it has a result, was stopped by the pruner, or has not ended."""
+        if self.state == "FAIL":
+            return Obstacle.FAILED
+        if self.state != "PRUNED":
+            return None
+        kind = (self.reason or "").split(":", 1)[0]
+        return next((obstacle for obstacle in Obstacle if obstacle == kind), None)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyRecord:
@@ -130,6 +153,8 @@ class StudyRecord:
     """Its search has ended because no trial beats the baseline (`[search] patience`)."""
     judged_before: int = 0
     """Number of trials that no longer count for the patience, because more trials were requested since."""
+    obstructed_before: int = 0
+    """Number of trials that no longer count when a search ends because its first trials have no result."""
     selection: Mapping[str, Any] | None = None
     """The delivered trial and the reason, stored before the last training and with it (`analysis.selection`)."""
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -200,6 +225,8 @@ class Ranking:
     trials: tuple[TrialRecord, ...]
     front: int = 0
     """With several objectives: number of trials on the whole Pareto front."""
+    obstructed: tuple[TrialRecord, ...] = ()
+    """The trials that ended without a result, if they may be more than half of the finished ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

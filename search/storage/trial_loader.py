@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from search.spec.search_space import REPEAT, base_name
 from search.storage import attr_keys
-from search.storage.records import TrialRecord
+from search.storage.records import Obstacle, TrialRecord
 from search.storage.tables import CURVES, TRIAL_ATTRS, TRIAL_PARAMS, TRIAL_SYSTEM_ATTRS, TRIAL_VALUES, TRIALS
 
 _NUMBERS = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
@@ -78,6 +78,17 @@ def select_best_ids(study_id: int, directions: Sequence[str], top: int | None) -
         )
         .order_by(order, TRIALS.c.number)
         .limit(top)
+    )
+
+
+def select_obstructed_ids(study_id: int) -> sa.Select[Any]:
+    """Select the ids of the trials that ended without a result (`TrialRecord.obstacle`)."""
+    begins = [TRIAL_ATTRS.c.value_json.startswith(f'"{obstacle}:', autoescape=True) for obstacle in Obstacle]
+    of_reason = sa.select(TRIAL_ATTRS.c.trial_id).where(
+        TRIAL_ATTRS.c.trial_id == TRIALS.c.trial_id, TRIAL_ATTRS.c.key == attr_keys.REASON, sa.or_(*begins)
+    )
+    return select_trial_ids(study_id).where(
+        sa.or_(TRIALS.c.state == "FAIL", sa.and_(TRIALS.c.state == "PRUNED", of_reason.exists()))
     )
 
 

@@ -13,6 +13,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from search.analysis import obstacles
 from search.artifacts import misclassified, study_dir
 from search.artifacts.cleanup import KEEP_BEST
 from search.artifacts.remote_store import RemoteStoreError
@@ -69,7 +70,8 @@ def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: s
         where: The device, for the trial's log.
 
     Returns:
-        Whether this process may run another trial: False after a bug, or if it ran out of memory.
+        Whether this process may run another trial: False after a bug, if it ran out of memory, or if the study ends
+        because its first trials have no result.
     """
     log = context.dirs.log(context.study.name, claim.number)
     study_dir.append_log(log, f"attempt {claim.attempt} in process {os.getpid()} on {socket.gethostname()}, {where}")
@@ -100,7 +102,18 @@ def run_claimed_trial(context: TrialContext, claim: Claim, do: Work, *, where: s
         log, f"pruned: {outcome.reason}" if outcome.value is None else f"complete: {outcome.value:.4f}"
     )
     delete_finished_checkpoints(context, claim.number)
-    return not outcome.out_of_memory
+    return not outcome.out_of_memory and not (outcome.violation > 0 and _is_without_results(context))
+
+
+def _is_without_results(context: TrialContext) -> bool:
+    """Whether the study ends because its first trials have no result.
+
+    An impossible trial takes milliseconds: this worker would begin all others before the pool sees the first.
+    """
+    engine, name = context.storage.engine, context.study.name
+    return context.storage.retry_transient(
+        lambda: bool(obstacles.of_first_trials(engine, context.spec, queries.study(engine, name)))
+    )
 
 
 def tell(context: TrialContext, trial: optuna.Trial, outcome: Outcome) -> None:

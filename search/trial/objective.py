@@ -10,6 +10,7 @@ from search.seeds import trial_seed
 from search.spec.fit import check_fit
 from search.storage import attr_keys
 from search.storage.claims import Claim
+from search.storage.records import Obstacle
 from search.study.strategy import asha
 from search.trial import recorder
 from search.trial.context import TrainingContext
@@ -68,14 +69,14 @@ def evaluate_trial(context: TrainingContext, pulse: Pulse, claim: Claim, trial: 
         )
         return _execute(run, judged_from=judged_from)
     except Impossible as error:
-        return Outcome(reason=f"impossible: {error}", violation=1.0)
+        return Outcome(reason=f"{Obstacle.IMPOSSIBLE}: {error}", violation=1.0)
     except Diverged as error:
-        return Outcome(reason=f"diverged: {error}", violation=1.0)
+        return Outcome(reason=f"{Obstacle.DIVERGED}: {error}", violation=1.0)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         message = (str(error) or type(error).__name__).splitlines()[0]
-        return Outcome(reason=f"out of memory: {message}", violation=1.0, out_of_memory=True)
+        return Outcome(reason=f"{Obstacle.OUT_OF_MEMORY}: {message}", violation=1.0, out_of_memory=True)
 
 
 def _execute(run: TrialTraining, *, judged_from: int) -> Outcome:

@@ -203,7 +203,7 @@ def _progress_bar(snapshot: Snapshot, overflow: OverflowMethod) -> RichTable:
 def _best_line(snapshot: Snapshot) -> str:
     best = snapshot.best
     if best is None:
-        return "no complete trial yet"
+        return "; ".join(("no complete trial yet", *(f"{count} {name}" for name, count in snapshot.obstacles.items())))
     value = format_number(best.values[0])
     return f"best {snapshot.objective} {value} in trial {best.number}: {format_values(best.params)}"
 

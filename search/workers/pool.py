@@ -91,7 +91,7 @@ class Pool:
 
         Raises:
             AllTrialsFailedError: every trial so far has failed.
-            AllTrialsImpossibleError: none of the first trials can be trained.
+            AllTrialsImpossibleError: the first trials all ended without a result.
             DataError, DatabaseError, DiskError, SpecError: workers failed with it in every slot, and the trials are
                 not the cause; or the study was deleted (SpecError).
             ConvsearchError: workers die before they begin a trial.

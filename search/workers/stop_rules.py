@@ -1,4 +1,4 @@
-"""Rules that end a study: no configuration can be trained, all trials fail, or none beats the baseline."""
+"""Rules that end a study: its first trials have no result, all trials fail, or none beats the baseline."""
 
 import signal
 from collections.abc import Mapping
@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from data.progress import Say
-from search.analysis import selection
-from search.errors import AllTrialsFailedError, AllTrialsImpossibleError
+from search.analysis import obstacles, selection
 from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
-from search.storage.records import StudyProgress, StudyRecord
+from search.storage.records import StudyProgress, StudyRecord, TrialCounts
 from search.study import stored_study
 from search.study.stored_study import StoredStudy
 
@@ -28,8 +27,8 @@ class StopRules:
     say: Say
     status: str = ""
     """Comparison of the trials with the baseline, on one line."""
-    _has_trainable: bool = False
-    """Whether a trial could be trained."""
+    _obstructed_counts: TrialCounts | None = None
+    """Counts at the last check whether the first trials have a result."""
     _reported_fitted: set[int] = field(default_factory=set)
     """Numbers of the trials whose changes were reported."""
     _compared_state: object = None
@@ -46,14 +45,15 @@ class StopRules:
 
         Raises:
             AllTrialsFailedError: the first trials have all failed.
-            AllTrialsImpossibleError: no configuration can be trained.
+            AllTrialsImpossibleError: the first trials all ended without a result, for whatever reasons.
         """
-        self._refuse_impossible(progress.study)
+        self._end_without_results(progress.study)
         self._report_fitted(progress)
         has_found_nothing = self._has_found_nothing(progress)
         counts = progress.study.counts
         if counts.failed >= min(SAME_FAILURES, counts.budget) and not counts.complete + counts.pruned + counts.paused:
-            raise AllTrialsFailedError(self._all_failed_message())
+            failed = self.storage.retry_transient(lambda: queries.obstructed(self.storage.engine, self.study.name))
+            raise obstacles.error(progress.study, failed)
         return has_found_nothing
 
     def _report_fitted(self, progress: StudyProgress) -> None:
@@ -66,26 +66,14 @@ class StopRules:
                 name = f"trial {trial.number}" + (", the baseline," if is_baseline else "")
                 self.say(f"{name} could not be trained as it was given; it has {', '.join(trial.fitted)}")
 
-    def _refuse_impossible(self, record: StudyRecord) -> None:
-        """End a search in which no configuration can be trained.
-
-        Not for a grid, where other cells may be possible. Curves count as trained: an older version refused
-        configurations that this one can train.
-        """
-        counts, search = record.counts, self.study.spec.search
-        if self._has_trainable or search.sampler == "grid" or search.rung_updates == 0:
+    def _end_without_results(self, record: StudyRecord) -> None:
+        """End a study whose first trials all ended without a result; its workers end by the same rule."""
+        if record.counts == self._obstructed_counts:
             return
-        if counts.pruned < min(SAME_FAILURES, counts.budget):
-            return
-        trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
-        finished = [trial for trial in trials if trial.state in queries.FINISHED]
-        self._has_trainable = any(not (trial.reason or "").startswith("impossible: ") for trial in finished)
-        if self._has_trainable or any(trial.curve for trial in trials):
-            return
-        raise AllTrialsImpossibleError(
-            f"none of {len(finished)} trials of {self.study.name!r} can be trained; the last one is "
-            f"{finished[-1].reason}: change that in the study file"
-        )
+        self._obstructed_counts = record.counts
+        engine, spec = self.storage.engine, self.study.spec
+        if trials := self.storage.retry_transient(lambda: obstacles.of_first_trials(engine, spec, record)):
+            raise obstacles.error(record, trials)
 
     def _has_found_nothing(self, progress: StudyProgress) -> bool:
         """Whether a search ends because no trial beats its baseline; the rest of the time is for its final training."""
@@ -108,14 +96,6 @@ class StopRules:
             self.storage, self.study.id, {attr_keys.NOTHING_FOUND: True, attr_keys.SELECTION: selected}
         )
         return True
-
-    def _all_failed_message(self) -> str:
-        trials = self.storage.retry_transient(lambda: queries.trials(self.storage.engine, self.study.name))
-        failed = [trial for trial in trials if trial.state == "FAIL"]
-        return (
-            f"all {len(failed)} finished trials failed, the last one with: {failed[-1].reason}; "
-            f"fix that, then run `convsearch resume {self.study.name} --retry-failed`"
-        )
 
 
 class StopReason(StrEnum):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def test_a_failed_repeat_is_named_and_the_other_pairs_are_compared() -> None:
     assert row.difference == pytest.approx(0.105)
     assert "dropout: repeat 1 failed." in as_text(comparison)
     assert "only 2 of 3 repeats have a partner in 'base'" in as_text(comparison)
+
+
+def test_repeats_that_cannot_be_trained_are_told_once_with_the_setting_to_change() -> None:
+    values = {"base": (0.5, 0.6, 0.7), "deep": (0.6, None, None)}
+    reason = "impossible: an image of 8 x 8 pixels allows 3 poolings; lower conv_layers"
+    trials = [
+        replace(trial, state="PRUNED", reason=reason) if trial.state == "FAIL" else trial for trial in trials_of(values)
+    ]
+
+    comparison = compare_rows(study_of(tuple(values)), trials)
+
+    assert comparison.rows[1].missing == ("repeat 1 is impossible", "repeat 2 is impossible")
+    assert comparison.rows[1].obstacles == (f"  2 {reason}",)
+    assert "deep: repeat 1 is impossible, repeat 2 is impossible." in as_text(comparison)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,22 @@ def test_a_worker_finishes_all_open_studies_with_their_final_trainings_and_exits
     assert queries.study(open_reader(harness.url), "s").seconds_run > 0
 
 
+def test_a_study_whose_first_trials_have_no_result_is_skipped_until_it_is_resumed(harness: Harness) -> None:
+    store_without_running(harness, budget={"trials": 90, "epochs": 1, "max_latency_ms": 1e-6})
+
+    first = harness.run("worker", "--workers", "1")
+    begun = [harness.counts().begun]
+    again = harness.run("worker", "--workers", "1")
+    begun.append(harness.counts().begun)
+    resumed = harness.run("resume", "s", "--detach")
+    second = harness.run("worker", "--workers", "1")
+    begun.append(harness.counts().begun)
+
+    assert [answer.code for answer in (first, again, resumed, second)] == [76, 76, 0, 76]
+    assert begun == [11, 11, 21]
+    assert "s is skipped: 's' has no result: all 11 finished trials ended without a result:" in again.err
+
+
 def test_a_stopped_study_is_not_worked_on_until_it_is_stored_again(harness: Harness) -> None:
     store_without_running(harness)
     harness.run("stop", "s")

@@ -109,14 +109,14 @@ def test_workers_continue_a_search_that_found_nothing_after_its_budget_is_raised
 
 
 def test_a_worker_skips_a_study_without_trainable_trials_and_works_on_others(harness: Harness) -> None:
-    hopeless = harness.write("hopeless", budget={"trials": 50, "epochs": 1, "max_parameters": 10})
+    hopeless = harness.write("hopeless", budget={"trials": 50, "epochs": 1, "max_latency_ms": 1e-6})
     good = harness.write("sound", budget={"trials": 2, "epochs": 1})
     assert [harness.run("run", file, "--detach").code for file in (hopeless, good)] == [0, 0]
 
     answer = harness.run("worker", "--workers", "1")
 
     assert answer.code == 0
-    assert "hopeless is skipped: none of" in answer.err
+    assert "hopeless is skipped: 'hopeless' has no result: all 11 finished trials" in answer.err
     assert harness.counts("sound").complete == 2
 
 

@@ -76,6 +76,18 @@ def test_a_snapshot_has_the_changes_since_the_run_began() -> None:
     assert snapshot.eta.seconds == 1800.0 * 21 / 2
 
 
+def test_the_view_counts_the_trials_without_a_result_while_there_is_no_best_one() -> None:
+    tracker = ProgressTracker(clock=Clock())
+    impossible = replace(PRUNED, reason="impossible: too deep")
+    without_best = replace(progress(impossible, FAILED), study=replace(STUDY, best=None))
+    tracker.snapshot(without_best)
+    more = replace(without_best, finished=(replace(impossible, number=13), replace(PRUNED, number=14)))
+
+    snapshot = tracker.snapshot(more)
+
+    assert "no complete trial yet; 2 impossible; 1 failed" in rendered(snapshot)
+
+
 def test_a_worker_line_has_its_progress_and_the_time_since_its_last_step() -> None:
     clock = Clock()
     tracker = ProgressTracker(clock=clock)
