@@ -18,6 +18,7 @@ from search.tables import Table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from search.spec.study_spec import StudySpec
     from search.storage.rdb import Storage
 
 
@@ -39,8 +40,27 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
     from search.spec import stored_spec, study_spec
 
     spec = study_spec.load(study_spec.find(study), parse_overrides(overrides, data))
+    notes = _check_images(spec)
+    for note in notes:
+        echo(note)
     stored = stored_spec.dump(spec)
-    return tables.print_answer({"spec": stored}, study_tables.spec_table(stored), as_json=as_json)
+    return tables.print_answer({"spec": stored, "notes": notes}, study_tables.spec_table(stored), as_json=as_json)
+
+
+def _check_images(spec: "StudySpec") -> tuple[str, ...]:
+    """Check that a study can train something on its images, if they are on this machine; returns notes."""
+    from data.dataset import count_images
+    from data.errors import DataError
+    from search.spec.feasibility import check_feasible
+    from search.spec.fit import ImageLimits
+
+    try:
+        counts = count_images(spec.data)
+    except DataError as error:
+        return (f"not checked against its images: {error}",)
+    return check_feasible(
+        spec, ImageLimits(side=spec.data.search_size or spec.data.side, classes=counts.classes, images=counts.train)
+    ).lines()
 
 
 @options.verb("doctor", options.json(), options.storage(), options.cache(), example="convsearch doctor")

@@ -5,7 +5,6 @@ of the others is interpolated from their multiply-accumulates. The number of pru
 pruner. The result is an estimate: the draws of the sampler and other load on the machine are unknown.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +21,8 @@ from search.errors import SpecError
 from search.service.session import searching
 from search.spec import study_spec
 from search.spec.domains import Value
-from search.spec.fit import ImageLimits, check_fit
+from search.spec.feasibility import RandomDraws, check_feasible
+from search.spec.fit import ImageLimits, check_fit, fitted
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FORWARD_SHARE
 from search.study.inputs import devices, worker_bytes
@@ -32,7 +32,6 @@ from search.trial.speed import images_per_second, with_epochs
 
 #: Number of configurations to draw, and quantiles of those to train: a small, a medium and a large network.
 DRAWN, TIMED = 200, (0.1, 0.5, 0.9)
-#: Training images and test images of CIFAR-10.
 #: Size of a trial in the database in bytes, with 15 parameters and 10 steps (`make bench`, bookkeeping).
 TRIAL_BYTES = 15_000
 #: A checkpoint holds up to four numbers per weight: the weight, two of the optimizer, and an average. Two checkpoints
@@ -66,6 +65,8 @@ class Estimate:
     """Bytes for all workers together."""
     disk: int
     """Bytes at the end of the study."""
+    notes: tuple[str, ...] = ()
+    """The configurations that cannot be trained (`spec.feasibility`); empty if some of a search can be as drawn."""
 
 
 def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hours: float | None = None) -> Estimate:
@@ -82,7 +83,8 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
 
     Raises:
         DataError: the folder or archive of its images cannot be read.
-        SpecError: none of the drawn configurations can be trained.
+        AllTrialsImpossibleError: nothing can be trained.
+        SpecError: none of the drawn cells of a grid can be trained.
     """
     device_names = devices(wanted, workers, device=device)
     if device_names[0] == "cpu":
@@ -90,6 +92,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     counts = count_images(wanted.data)
     side = wanted.data.search_size or wanted.data.side
     limits = ImageLimits(side=side, classes=counts.classes, images=counts.train)
+    feasible = check_feasible(wanted, limits)
     hours = wanted.budget.hours if hours is None else hours
     search_hours = searching(wanted, hours)
     wanted = with_epochs(
@@ -100,7 +103,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         workers=len(device_names),
         device=torch.device(device_names[0]),
     )
-    drawn = _draw_networks(wanted, limits)
+    drawn = _draw_networks(wanted, limits, changed=bool(feasible.changes))
     share = expected_share(wanted)
     timed = _measure_speeds(
         [drawn[round(quantile * (len(drawn) - 1))] for quantile in TIMED],
@@ -116,7 +119,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     epochs = [budget.steps * float(budget.step_epochs(images=counts.train, macs=network.macs)) for network in drawn]
     validation_images = counts.validation * budget.steps * FORWARD_SHARE
     per_trial = float(np.mean((counts.train * np.array(epochs) + validation_images) * share / speeds))
-    possible_share = len(drawn) / DRAWN
+    possible_share = 0.0 if feasible.changes else len(drawn) / DRAWN
     trained_share = possible_share if wanted.search.sampler == "grid" else 1.0  # a search draws again
     trial_s = per_trial * trained_share / concurrent_workers(device_names, trials=wanted.budget.trials)
     largest = max(network.parameters for network in drawn)
@@ -136,6 +139,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         disk=(counts.all_train + counts.test) * wanted.data.side**2 * 3
         + wanted.budget.trials * TRIAL_BYTES
         + kept_trials * KEPT * CHECKPOINT_NUMBERS * 4 * largest,
+        notes=feasible.lines(),
     )
 
 
@@ -175,6 +179,7 @@ def estimate_table(estimated: Estimate) -> Table:
         rows=tuple((name, text) for name, text in rows.items() if text),
         after=(
             "",
+            *estimated.notes,
             "An estimate, from some seconds of training here; to start workers and decode images takes longer.",
         ),
     )
@@ -206,39 +211,23 @@ class _DrawnNetwork:
     parameters: int
 
 
-class _RandomSampler:
-    """Draws values at random, without an Optuna study."""
+def _draw_networks(wanted: StudySpec, limits: ImageLimits, *, changed: bool) -> list[_DrawnNetwork]:
+    """Random configurations that can be trained, sorted by multiply-accumulates.
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
-        if log:
-            return float(math.exp(self._rng.uniform(math.log(low), math.log(high))))
-        return float(self._rng.uniform(low, high)) if step is None else self._stepped(low, high, step)
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
-        if log:
-            return round(math.exp(self._rng.uniform(math.log(low), math.log(high))))
-        return round(self._stepped(low, high, step))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        return choices[int(self._rng.integers(len(choices)))]
-
-    def _stepped(self, low: float, high: float, step: float) -> float:
-        return float(low + step * self._rng.integers(int((high - low) / step + 1e-9) + 1))
-
-
-def _draw_networks(wanted: StudySpec, limits: ImageLimits) -> list[_DrawnNetwork]:
-    """Random configurations that can be trained, sorted by multiply-accumulates."""
-    rng, networks = _RandomSampler(wanted.search.seed), []
+    Args:
+        wanted: Spec of the study.
+        limits: Limits of its images.
+        changed: Whether each is changed to the nearest one that can be trained, as in a search without another one.
+    """
+    draws, networks = RandomDraws(wanted.search.seed), []
     for _ in range(DRAWN):
-        values: Mapping[str, Value] = study_spec.sample_config(wanted, rng)
-        model, train, _ = study_spec.to_model_configs(wanted, values)
+        values: Mapping[str, Value] = study_spec.sample_config(wanted, draws)
         try:
+            values = fitted(wanted, values, limits) if changed else values
             shape = check_fit(wanted, values, limits)
         except Impossible:
             continue
+        model, train, _ = study_spec.to_model_configs(wanted, values)
         networks.append(_DrawnNetwork(model=model, train=train, macs=shape.macs, parameters=shape.parameters))
     if not networks:
         raise SpecError(f"none of {DRAWN} configurations that were drawn can be trained; loosen [space] or [budget]")
@@ -248,10 +237,18 @@ def _draw_networks(wanted: StudySpec, limits: ImageLimits) -> list[_DrawnNetwork
 def _measure_speeds(
     chosen: Sequence[_DrawnNetwork], *, classes: int, side: int, device_name: str
 ) -> list[tuple[_DrawnNetwork, float]]:
-    """Each network with its training speed in images per second, for one worker."""
-    device = torch.device(device_name)
+    """Each network with its training speed in images per second, for one worker.
+
+    The learning rate is tiny: a loss that diverges on random images tells nothing about those of the study.
+    """
+    device, still = torch.device(device_name), {"learning_rate": 1e-6}
     return [
-        (network, images_per_second(network.model, network.train, classes=classes, side=side, device=device))
+        (
+            network,
+            images_per_second(
+                network.model, network.train.model_copy(update=still), classes=classes, side=side, device=device
+            ),
+        )
         for network in chosen
     ]
 

@@ -2,27 +2,37 @@
 
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import assert_never
+from typing import Any, assert_never
 
 import optuna
 
 from data.progress import Say
-from search.analysis import selection
+from search.analysis import obstacles, selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.errors import DatabaseError, DiskError, UsageError
 from search.service.final import run_verdict, verdict_study
 from search.service.session import RunOptions, Show, current_record, exclusive, joined, pool
 from search.spec.derived_specs import single_trial_spec
+from search.spec.feasibility import check_feasible
+from search.spec.fit import ImageLimits
 from search.spec.study_spec import StudySpec
 from search.storage import leases, queries
 from search.storage.rdb import Storage
 from search.storage.read_only import sqlite_path
 from search.storage.records import FINAL, StudyRecord, TrialRecord, is_verdict, search_name
 from search.study import final_plan, stored_study
-from search.study.inputs import devices, fetch_inputs, prepare_data, with_absolute_path, worker_bytes
+from search.study.inputs import (
+    devices,
+    fetch_backbones,
+    fetch_images,
+    prepare_data,
+    with_absolute_path,
+    worker_bytes,
+)
 from search.study.stored_study import StoredStudy
 from search.tables import format_duration
 from search.workers.backend import WorkerBackend
@@ -44,7 +54,8 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
         Why the run ended.
 
     Raises:
-        SpecError, DataError, DatabaseError, DiskError, BusyError, AllTrialsFailedError: the study cannot be run.
+        SpecError, DataError, DatabaseError, DiskError, BusyError, AllTrialsFailedError, AllTrialsImpossibleError: the
+            study cannot be run.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the live view replaces it
     dirs = study_dir.of(order.url)
@@ -57,9 +68,14 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
     remote_checkpoints.check(spec.checkpoints)
-    fetch_inputs(spec, order.cache, say)
-    started_at = time.monotonic()  # after the downloads, which could use up the hours on a slow line
+    fetch_images(spec, order.cache, say)
+    started_at = time.monotonic()
     data = prepare_data(spec, order.cache, say, fingerprint=fingerprint)
+    if not order.join:
+        refuse_infeasible(storage, spec, order.name, data, say)
+    prepared_at = time.monotonic()
+    fetch_backbones(spec, say)
+    started_at += time.monotonic() - prepared_at  # downloads could use up the hours on a slow line
     stored = stored_study.open_or_create(storage, spec, name=order.name, data=data)
     if order.detach:
         with exclusive(storage, stored, order, say):
@@ -82,6 +98,9 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
                 )
         if order.join or reason not in (StopReason.DONE, StopReason.HOURS, StopReason.NOTHING_FOUND):
             return reason
+        record = current_record(storage, stored.name)
+        if record.counts.finished >= record.counts.budget:  # the last trials may end after the last poll
+            obstacles.check_results(storage.engine, record)
         since, hours = time.monotonic(), hours_left(order, storage, stored, started_at)
         if reason is StopReason.NOTHING_FOUND:
             say(nothing_found(current_record(storage, stored.name), hours))
@@ -92,6 +111,40 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
         return (
             StopReason.DONE if verdict is None else run_verdict(local_order, storage, verdict, show, say, since=since)
         )
+
+
+def refuse_infeasible(storage: Storage, spec: StudySpec, name: str, data: Mapping[str, Any], say: Say) -> None:
+    """Refuse a study that can train nothing, before it is stored, and report what it cannot train.
+
+    A study that has a result goes on, whatever it can train: another version may have trained it.
+
+    Args:
+        storage: Database of the study.
+        spec: Spec of the study.
+        name: Name of the study.
+        data: Properties of its images; see `prepare_data`.
+        say: Prints a message to the user.
+
+    Raises:
+        AllTrialsImpossibleError: nothing can be trained.
+    """
+    if spec.verdict_on is not None or has_results(storage, name):
+        return
+    side = spec.data.search_size or data["image_size"]
+    limits = ImageLimits(side=side, classes=len(data["classes"]), images=data["train_count"])
+    for line in check_feasible(spec, limits).lines():
+        say(line)
+
+
+def has_results(storage: Storage, name: str) -> bool:
+    """Whether a study has begun trials, and not all of them have ended without a result."""
+    engine = storage.engine
+    if not storage.retry_transient(lambda: queries.is_known(engine, name)):
+        return False
+    counts = current_record(storage, name).counts
+    if counts.complete or counts.begun > counts.finished:
+        return True
+    return counts.finished > len(storage.retry_transient(lambda: queries.obstructed(engine, name)))
 
 
 def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReason | None:

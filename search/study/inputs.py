@@ -65,9 +65,19 @@ def fetch_inputs(spec: StudySpec, cache: Path, say: Say) -> None:
         DataError: They are not available.
         DiskError: `cache` cannot be written.
     """
+    fetch_images(spec, cache, say)
+    fetch_backbones(spec, say)
+
+
+def fetch_images(spec: StudySpec, cache: Path, say: Say) -> None:
+    """Fetch the images of a study; they are not decoded yet.
+
+    Raises:
+        DataError: They are not available.
+        DiskError: `cache` cannot be written.
+    """
     with writing_to(cache):
         fetch(spec.data, cache, say)
-    fetch_backbones(spec, say)
 
 
 def fetch_backbones(spec: StudySpec, say: Say) -> None:

@@ -51,8 +51,39 @@ def test_a_dry_run_excludes_again_and_json_requires_a_dry_run(harness: Harness) 
 def test_a_dry_run_refuses_a_space_without_a_trainable_configuration(harness: Harness) -> None:
     answer = harness.run("run", harness.write(budget={"max_parameters": 1}), "--dry-run")
 
-    assert answer.code == 78
-    assert "none of 200 configurations that were drawn can be trained" in answer.err
+    assert answer.code == 76
+    assert "none of 200 random configurations of [space] can be trained: " in answer.err
+    assert "[budget] max_parameters = 1" in answer.err
+
+
+def test_a_dry_run_estimates_what_a_run_changes_to_fit_and_networks_that_diverge(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "MOMENT_S", 0.1)  # a rough speed is enough
+    rates = {"low": 9.0, "high": 10.0}
+    wild = {"learning_rate": rates, "norm": "none", "weight_decay": 1.0, "scheduler": "none", "batch_size": 512}
+
+    answer = harness.run("run", harness.write(space=wild), "--workers", "1", "--dry-run", "--json")
+
+    assert answer.code == 0, answer.err
+    assert answer.json["impossible"] == 1.0
+    assert answer.json["notes"][-1] == "each trial has the nearest values that can: batch_size 512 -> 320"
+
+
+def test_a_file_is_validated_against_its_images_if_they_are_here(harness: Harness, tmp_path: Path) -> None:
+    space = {"batch_size": [32, 512], "learning_rate": 0.1}
+    flawed = harness.write(space=space, search={"sampler": "grid"}, budget={"trials": 1})
+
+    partly = harness.run("validate", flawed, "--json")
+    never = harness.run("validate", flawed, "--set", "space.batch_size=512")
+    elsewhere = harness.run("validate", flawed, "--data", str(tmp_path / "nowhere"))
+
+    assert (partly.code, never.code, elsewhere.code) == (0, 76, 0)
+    (note,) = partly.json["notes"]
+    assert note.startswith("1 of 2 cells cannot be trained: a batch of 512 is more than the 320 images of a step")
+    assert note in partly.err
+    assert "the study cannot be trained: a batch of 512 is more than the 320 images" in never.err
+    assert elsewhere.err.startswith("not checked against its images: ")
 
 
 @pytest.mark.parametrize(("pruner", "share"), [("none", 1.0), ("asha", (1 + 2 / 3 + 6 / 9) / 9)], ids=["none", "asha"])

@@ -203,16 +203,27 @@ def test_a_baseline_that_does_not_fit_is_changed_and_the_change_is_reported(harn
     assert "conv_layers 5 -> 3" in harness.run("show", "s", "0").out
 
 
-def test_a_study_without_trainable_trials_ends_with_code_76_and_names_the_setting(
+def test_a_study_that_can_train_nothing_is_not_stored_and_its_corrected_file_runs_under_the_same_name(
     harness: Harness,
 ) -> None:
     file = harness.write(budget={"trials": 50, "epochs": 1, "max_parameters": 10})
 
     answer = harness.run("run", file, "--workers", "1")
+    unknown = harness.run("best", "s")
+    corrected = harness.run("run", harness.write(budget={"trials": 50, "epochs": 1}), "--detach")
 
     assert answer.code == AllTrialsImpossibleError.exit_code == 76
-    assert "parameters are more than [budget] max_parameters = 10" in answer.err
-    assert 5 <= harness.counts().begun < 50
+    assert "none of 200 random configurations of [space] can be trained: " in answer.err
+    assert "parameters are more than [budget] max_parameters = 10; raise it, or lower [space] width" in answer.err
+    assert (unknown.code, corrected.code) == (2, 0)
+
+
+def test_a_search_whose_every_batch_is_too_large_says_so_before_it_begins(harness: Harness) -> None:
+    answer = harness.run("run", harness.write(space={"batch_size": [512, 1024]}), "--detach")
+
+    assert answer.code == 0
+    assert "a batch of 512 to 1024 is more than the 320 images of a step; lower [space] batch_size" in answer.err
+    assert "each trial has the nearest values that can: batch_size 512 to 1024 -> 320" in answer.err
 
 
 def test_hours_alone_determine_the_number_and_the_length_of_the_trials(harness: Harness) -> None:
