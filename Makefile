@@ -49,7 +49,7 @@ study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run or continue a search
 
 resume: $(SETUP)  ## STUDY=cifar10 | continue a stored study
 	@$(CONVSEARCH) resume $${TRIALS:+--trials "$$TRIALS"} $${WORKERS:+--workers "$$WORKERS"} \
-	  $${HOURS:+--hours "$$HOURS"} -- "$$STUDY"
+	  $${HOURS:+--hours "$$HOURS"} $${DATA:+--data "$$DATA"} -- "$$STUDY"
 
 studies: $(SETUP)  ##| list the studies
 	@$(CONVSEARCH) studies
@@ -71,13 +71,13 @@ compare: $(SETUP)  ## STUDY=findings | show which changes helped
 
 final: $(SETUP)  ## STUDY=cifar10 | train the best again, and test it
 	@$(CONVSEARCH) final $${TOP:+--top "$$TOP"} $${SEEDS:+--seeds "$$SEEDS"} $${HOURS:+--hours "$$HOURS"} \
-	  $${EPOCHS:+--epochs "$$EPOCHS"} $${WORKERS:+--workers "$$WORKERS"} -- "$$STUDY"
+	  $${EPOCHS:+--epochs "$$EPOCHS"} $${WORKERS:+--workers "$$WORKERS"} $${DATA:+--data "$$DATA"} -- "$$STUDY"
 
 report: $(SETUP)  ## STUDY=cifar10 | write all results on one page
 	@$(CONVSEARCH) report -- "$$STUDY"
 
 export: $(SETUP)  ## STUDY=cifar10 | write the best model to a folder
-	@$(CONVSEARCH) export -- "$$STUDY"
+	@$(CONVSEARCH) export $${DATA:+--data "$$DATA"} -- "$$STUDY"
 
 # IMAGES is one image or folder of any name, or several without spaces in their names, or patterns such as photos/*.jpg.
 predict: $(SETUP)  ## MODEL=exports/cifar10 IMAGES=a.jpg | classify images
