@@ -16,7 +16,10 @@ from search.dashboard import server
 from search.dashboard.pages import HISTORY, SCRIPT, Pages
 from search.storage import leases
 from search.storage.rdb import Storage
+from tests.databases import SHORT_STORAGES
 from tests.harness import Harness
+
+pytestmark = SHORT_STORAGES
 
 
 def make_study(url: str, name: str, parameter: str, values: Sequence[float]) -> optuna.Study:
@@ -72,11 +75,6 @@ def pages_of(url: str) -> Pages:
 
 def values_of(study: dict[str, Any]) -> list[float]:
     return [trial["values"][0] for trial in study["trials"]]
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'home' / 'studies.db'}"
 
 
 def test_a_study_with_the_id_of_a_deleted_one_has_its_own_trials_parameters_and_importances(url: str) -> None:
@@ -149,6 +147,7 @@ def test_a_restored_backup_shows_its_own_trials(url: str, is_in_place: bool) -> 
     assert history != restored_history
 
 
+@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
 def test_a_failed_trial_that_is_retried_is_shown_as_waiting(url: str) -> None:
     study = make_study(url, "s", "x", [0.1])
     study.tell(study.ask(), state=TrialState.FAIL)
@@ -162,6 +161,7 @@ def test_a_failed_trial_that_is_retried_is_shown_as_waiting(url: str) -> None:
     assert [trial["state"] for trial in after["trials"]] == ["Complete", "Waiting"]
 
 
+@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
 def test_a_history_stays_the_same_while_trials_begin_and_end(url: str) -> None:
     study = make_study(url, "s", "x", [0.1, 0.2])
     storage = server._history(url)
