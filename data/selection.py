@@ -142,7 +142,7 @@ def _notes(contents: Contents, found: Duplicates, train: Indices, test: Indices)
     if within := int(
         (~(parts[exact[:, 0]] != parts[exact[:, 1]]) & (labels[exact[:, 0]] == labels[exact[:, 1]])).sum()
     ):
-        notes.append(f"{within} images have the same pixels as another one of their class")
+        notes.append(f"images with the same pixels as another one of their class: {within}")
     return notes
 
 

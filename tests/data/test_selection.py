@@ -126,7 +126,7 @@ def test_a_picture_that_is_twice_in_a_class_is_counted(tmp_path: Path) -> None:
     files = images("train", "test")
     files |= {"train/dog/8.png": files["train/dog/0.png"], "test/dog/9.png": files["test/dog/0.png"]}
 
-    assert prepared(tmp_path, files).notes == ("2 images have the same pixels as another one of their class",)
+    assert prepared(tmp_path, files).notes == ("images with the same pixels as another one of their class: 2",)
 
 
 def test_a_near_copy_in_another_part_is_said_but_not_refused(tmp_path: Path) -> None:
