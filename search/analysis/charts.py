@@ -143,7 +143,14 @@ def _curve(trial: TrialRecord, *, is_best: bool) -> go.Scatter:
     )
 
 
-def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, float], *, objective: str) -> go.Figure:
+def slice_plot(
+    key: str,
+    trials: Sequence[TrialRecord],
+    values: Mapping[int, float],
+    *,
+    objective: str,
+    is_zero_or_log: bool = False,
+) -> go.Figure:
     """Values over one parameter, for the trials that have it.
 
     Args:
@@ -151,10 +158,14 @@ def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, flo
         trials: Trials of the study; those without the parameter or a value are left out.
         values: Value of each trial, by trial number.
         objective: Name of the objective, the label of the y axis.
+        is_zero_or_log: Whether the parameter is zero or in a log range. Zero is then left of the log axis.
     """
     sample = subsample([trial for trial in trials if key in trial.params and trial.number in values], POINTS)
     settings = [trial.params[key] for trial in sample]
     is_range = all(map(_is_number, settings)) and len(set(settings)) > FEW
+    shows_zero = is_range and is_zero_or_log and 0 in settings
+    place_of_zero = min(value for value in settings if value) / 10 if shows_zero else 0
+    settings = [value or place_of_zero for value in settings] if shows_zero else settings
     is_wide = is_range and min(settings) > 0 and max(settings) > 50 * min(settings)
     figure = _figure(
         go.Scatter(
@@ -169,6 +180,10 @@ def slice_plot(key: str, trials: Sequence[TrialRecord], values: Mapping[int, flo
         height=300,
     )
     figure.update_xaxes(type="log" if is_wide else "-" if is_range else "category")
+    if shows_zero:
+        decades = range(math.floor(math.log10(place_of_zero)) + 1, math.ceil(math.log10(max(settings))) + 1)
+        ticks = [10.0**decade for decade in decades]
+        figure.update_xaxes(tickvals=[place_of_zero, *ticks], ticktext=["0", *(f"{tick:g}" for tick in ticks)])
     if not is_range:
         order = [format_value(value) for value in sorted(set(settings), key=_rank)]
         figure.update_xaxes(categoryorder="array", categoryarray=order)

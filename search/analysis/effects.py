@@ -19,7 +19,7 @@ from typing import Any
 
 from search.analysis.intervals import CONFIDENCE, Interval, welch_interval
 from search.spec import stored_spec, study_spec
-from search.spec.domains import Choice, Value
+from search.spec.domains import Choice, OneOf, Value, to_params
 from search.spec.search_space import SearchSpace, resolve_name
 from search.storage.records import StudyRecord, TrialRecord
 from search.tables import format_number, format_value
@@ -128,14 +128,17 @@ class _Group:
 def _groups(space: SearchSpace, trials: Sequence[TrialRecord]) -> list[_Group]:
     """Groups of the sampled values: each option of a choice, and the upper half of a range."""
     drawn: dict[str, dict[int, Value]] = defaultdict(dict)
-    domains: dict[str, Any] = {}
+    choices: set[str] = set()
     for trial in trials:
         for key in trial.params.keys() & space.parameters.keys():
-            name, domains[name] = resolve_name(space, key, trial.config)
-            drawn[name][trial.number] = trial.params[key]
+            name, domain = resolve_name(space, key, trial.config)
+            if isinstance(domain, Choice | OneOf):
+                choices.add(name)
+            for part, value in to_params(domain, name, trial.params[key]).items():
+                drawn[part][trial.number] = value
     groups: list[_Group] = []
     for name in sorted(drawn):
-        if isinstance(domains[name], Choice):
+        if name in choices:
             groups += _options(name, drawn[name])
         else:
             groups += _halves(name, drawn[name])

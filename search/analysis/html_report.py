@@ -21,7 +21,8 @@ from search.analysis import charts, effects, pruner_audit, test_report
 from search.analysis.importance import Importances
 from search.analysis.report import Report
 from search.display_names import isolated
-from search.spec.search_space import base_name
+from search.spec import stored_spec
+from search.spec.search_space import base_name, one_of_domains
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
 #: Maximum number of slice plots, and of axes in the parallel coordinates.
@@ -138,8 +139,9 @@ def figures(report: Report) -> dict[str, go.Figure]:
         plots["curves"] = charts.curves(trials, objective=objective)
     values = {trial.number: trial.curve[-1][1] for trial in trials if trial.curve and trial.violation <= 0}
     keys = _keys(report)
+    zero_or_log = _zero_or_log(report)
     plots |= {
-        f"slice-{key}": charts.slice_plot(key, trials, values, objective=objective)
+        f"slice-{key}": charts.slice_plot(key, trials, values, objective=objective, is_zero_or_log=key in zero_or_log)
         for key in keys[:SLICES]
         if any(key in trial.params and trial.number in values for trial in trials)
     }
@@ -160,6 +162,16 @@ def _keys(report: Report) -> list[str]:
         *dict.fromkeys(key for key in ranked if key in drawn_keys),
         *(key for key in drawn_keys if key not in ranked),
     ]
+
+
+def _zero_or_log(report: Report) -> frozenset[str]:
+    """The parameters that are zero or in a log range."""
+    space = stored_spec.restore(report.study.spec).space
+    return frozenset(
+        base_name(name)
+        for name, domain in one_of_domains(space).items()
+        if 0 in domain and any(range_.log for range_ in domain.ranges.values())
+    )
 
 
 def _embeddable(figure: go.Figure) -> str:

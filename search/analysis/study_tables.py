@@ -271,7 +271,7 @@ def _given(value: object) -> str:
         )
         return f"{format_value(value['low'])} to {format_value(value['high'])}{extra}"
     if isinstance(value, list):
-        return ", ".join(format_value(option) for option in value)
+        return (" or " if any(isinstance(option, Mapping) for option in value) else ", ").join(map(_given, value))
     return "-" if value is None else format_value(value)
 
 

@@ -20,8 +20,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.spec.domains import Value
-from search.spec.search_space import SearchSpace, base_name, sample
+from search.spec.domains import OneOf, Value
+from search.spec.search_space import SearchSpace, base_name, one_of_domains, sample
 
 #: Parameters changed in a child, at most half of all. On synthetic functions of 28 parameters two were better with
 #: little noise, four with much noise (studies/LOG.md).
@@ -45,6 +45,8 @@ PRIOR_WEIGHT: Final = 2
 NUMERIC_CANDIDATES: Final = 2
 
 Number = FloatDistribution | IntDistribution
+#: No list of values and ranges: most spaces have none.
+EMPTY: Final[Mapping[str, OneOf]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +77,42 @@ class EvolutionSampler(IndependentSampler):
     """
 
     def __init__(
-        self, seen: Sequence[FrozenTrial], *, number: int, start: Point, defaults: Mapping[str, Value], seed: int
+        self,
+        seen: Sequence[FrozenTrial],
+        *,
+        number: int,
+        start: Point,
+        defaults: Mapping[str, Value],
+        seed: int,
+        one_ofs: Mapping[str, OneOf] = EMPTY,
     ) -> None:
         rng = random.Random(seed)
         best = None if number == 0 else best_of([trial for trial in seen if is_judged(trial)])
         parent = start if best is None else Point(best.params, best.distributions)
         self._values = dict(parent.params) if number == 0 else child_of(parent, Effects(seen, rng), rng)
-        self._defaults = {**defaults, **{base_name(name): value for name, value in parent.params.items()}}
+        # The option of a list with ranges is no value for a range: with zero in the parent, the default is.
+        inherited = {base_name(name): value for name, value in parent.params.items() if name not in one_ofs}
+        self._defaults = {**defaults, **inherited}
+        self._one_ofs = one_ofs
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if param_name in self._values:
             return self._values[param_name]
-        return default_value(param_distribution, self._defaults.get(base_name(param_name)))
+        return default_value(param_distribution, usual_value(param_name, self._defaults, self._one_ofs))
 
 
 class FixedSampler(IndependentSampler):
     """The sampler of a trial with given values by key; a value outside its distribution is replaced by the default."""
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self._values = values
+    def __init__(self, values: Mapping[str, Value], one_ofs: Mapping[str, OneOf] = EMPTY) -> None:
+        self._values, self._one_ofs = values, one_ofs
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return default_value(param_distribution, self._values.get(base_name(param_name)))
+        return default_value(param_distribution, usual_value(param_name, self._values, self._one_ofs))
 
 
 class Effects:
@@ -135,10 +147,10 @@ class Effects:
 class DefaultsTrial:
     """A trial that suggests the default of each parameter, and records its suggestions."""
 
-    def __init__(self, defaults: Mapping[str, Value]) -> None:
+    def __init__(self, defaults: Mapping[str, Value], one_ofs: Mapping[str, OneOf] = EMPTY) -> None:
         self.params: dict[str, Value] = {}
         self.distributions: dict[str, BaseDistribution] = {}
-        self._defaults = defaults
+        self._defaults, self._one_ofs = defaults, one_ofs
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
         return float(self._default(name, FloatDistribution(low, high, step=step, log=log)))
@@ -152,15 +164,32 @@ class DefaultsTrial:
 
     def _default(self, name: str, distribution: BaseDistribution) -> Any:
         self.distributions[name] = distribution
-        self.params[name] = default_value(distribution, self._defaults.get(base_name(name)))
+        self.params[name] = default_value(distribution, usual_value(name, self._defaults, self._one_ofs))
         return self.params[name]
 
 
 def default_point(space: SearchSpace, defaults: Mapping[str, Value]) -> Point:
     """The point of the default values."""
-    trial = DefaultsTrial(defaults)
+    trial = DefaultsTrial(defaults, one_of_domains(space))
     sample(space, trial)
     return Point(trial.params, trial.distributions)
+
+
+def default_values(space: SearchSpace, defaults: Mapping[str, Value]) -> dict[str, Value]:
+    """The default values by key, each inside its domain."""
+    return sample(space, DefaultsTrial(defaults, one_of_domains(space)))
+
+
+def usual_value(name: str, values: Mapping[str, Value], one_ofs: Mapping[str, OneOf]) -> Value | None:
+    """The value of an Optuna parameter that goes with values by key; for a list with ranges, the option of the value.
+
+    Args:
+        name: Name of the parameter in Optuna.
+        values: Values by key.
+        one_ofs: The lists of values and ranges by Optuna name.
+    """
+    value = values.get(base_name(name))
+    return value if value is None or name not in one_ofs else one_ofs[name].option_of(value)
 
 
 def best_of(judged: Sequence[FrozenTrial]) -> FrozenTrial | None:

@@ -1,10 +1,11 @@
-"""The domain of a parameter: a range, a choice, or a fixed value."""
+"""The domain of a parameter: a range, a choice, both together, or a fixed value."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol, cast
+from itertools import chain, combinations
+from typing import Protocol, assert_never, cast
 
 from search.spec.toml_table import to_toml
 
@@ -52,8 +53,7 @@ class Choice:
         if not self.values:
             raise ValueError("must offer at least one value, but the list is empty")
         for index, value in enumerate(self.values):
-            if value in self.values[:index]:
-                raise ValueError(f"must offer each value once, but has {to_toml(value)} twice")
+            _check_is_new(value, self.values[:index])
 
     @property
     def single_value(self) -> Value | None:
@@ -144,14 +144,135 @@ class Float:
         return abs(steps - round(steps)) < 1e-8  # the tolerance of Optuna's FloatDistribution
 
 
-Domain = Float | Int | Choice | Fixed
+Range = Float | Int
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of several values and ranges: `[0, { low = 1e-6, high = 1e-2, log = true }]` is zero or a range.
+
+    A trial suggests the option first, a value as itself and a range by its label. All options are equally likely. The
+    value in a range then has the Optuna name `name[label]`, like a domain that another parameter decides about.
+    """
+
+    members: tuple[Value | Range, ...]
+
+    def __post_init__(self) -> None:
+        ranges = [member for member in self.members if isinstance(member, Range)]
+        for index, member in enumerate(self.members):
+            if not isinstance(member, Range):
+                _check_is_new(member, self.members[:index], ranges)
+        for first, second in combinations(sorted(ranges, key=lambda range_: range_.low), 2):
+            if second.low <= first.high:
+                raise ValueError(
+                    f"must have ranges apart from each other, but {range_label(first)} and {range_label(second)} "
+                    f"share values; write them as one, or move an end"
+                )
+
+    @property
+    def options(self) -> tuple[Value, ...]:
+        """The choices of the Optuna parameter: the values, and the labels of the ranges."""
+        return tuple(range_label(member) if isinstance(member, Range) else member for member in self.members)
+
+    @property
+    def ranges(self) -> Mapping[Value, Range]:
+        """The ranges by label."""
+        return {range_label(member): member for member in self.members if isinstance(member, Range)}
+
+    @property
+    def single_value(self) -> Value | None:
+        """None: there are several values."""
+        return None
+
+    def suggest(self, trial: TrialProtocol, name: str) -> Value:
+        option = cast("Value", trial.suggest_categorical(name, self.options))
+        range_ = self.ranges.get(option)
+        return option if range_ is None else range_.suggest(trial, within(name, option))
+
+    def grid_values(self) -> Sequence[Value]:
+        """All values. Raises ValueError if a range cannot be walked through."""
+        return tuple(chain.from_iterable(part.grid_values() for part in self._parts()))
+
+    def option_of(self, value: Value) -> Value:
+        """The option that offers `value`; `value` itself if none does."""
+        return next((label for label, range_ in self.ranges.items() if value in range_), value)
+
+    def __contains__(self, value: Value) -> bool:
+        return any(value in part for part in self._parts())
+
+    def _parts(self) -> "list[Domain]":
+        return [member if isinstance(member, Range) else Fixed(member) for member in self.members]
+
+
+Domain = Float | Int | Choice | OneOf | Fixed
+
+
+def range_label(range_: Range) -> str:
+    """The label of a range in a list, `1e-06 to 0.01`. Stored trials have it, so it never changes."""
+    return f"{to_toml(range_.low)} to {to_toml(range_.high)}"
+
+
+def within(name: str, option: Value) -> str:
+    """The Optuna name of a parameter under a choice that decides about it: `learning_rate[sgd]`."""
+    return f"{name}[{label(option)}]"
+
+
+def to_params(domain: Domain, name: str, value: Value) -> dict[str, Value]:
+    """The Optuna parameters, by name, that stand for a value of a domain."""
+    if not isinstance(domain, OneOf):
+        return {name: value}
+    option = domain.option_of(value)
+    return {name: option} if option not in domain.ranges else {name: option, within(name, option): value}
+
+
+def count_values(domain: Domain) -> int | None:
+    """The number of values of a domain; None for a range without steps, which has infinitely many."""
+    match domain:
+        case Fixed():
+            return 1
+        case Choice(values):
+            return len(values)
+        case Int(low=low, high=high, step=step):
+            return (high - low) // step + 1
+        case Float(low=low, high=high, step=step):
+            if low == high:
+                return 1
+            return None if step is None else int((_exact(high) - _exact(low)) / _exact(step)) + 1
+        case OneOf(members):
+            counts = [count_values(member) if isinstance(member, Range) else 1 for member in members]
+            return None if None in counts else sum(count or 0 for count in counts)
+        case _:
+            assert_never(domain)
+
+
+def all_values(domain: Domain) -> Sequence[Value]:
+    """All values of a domain that has finitely many. Unlike a grid, this includes those of a logarithmic range."""
+    match domain:
+        case Int(low=low, high=high, step=step):
+            return range(low, high + 1, step)
+        case OneOf(members):
+            parts = (all_values(member) if isinstance(member, Range) else (member,) for member in members)
+            return tuple(chain.from_iterable(parts))
+        case _:
+            return domain.grid_values()
+
+
+def is_among_few(domain: Domain, value: Value) -> bool:
+    """Whether a value of a domain comes from a part with finitely many values: another draw can be equal."""
+    if isinstance(domain, OneOf):
+        range_ = domain.ranges.get(domain.option_of(value))
+        return range_ is None or count_values(range_) is not None
+    return count_values(domain) is not None
 
 
 def describe(domain: Domain) -> str:
     """A domain in plain words."""
-    if isinstance(domain, Float | Int):
+    if isinstance(domain, Range):
         step = f" in steps of {to_toml(domain.step)}" if domain.step not in (None, 1) else ""
-        return f"{to_toml(domain.low)} to {to_toml(domain.high)}{step}"
+        return f"{range_label(domain)}{step}"
+    if isinstance(domain, OneOf):
+        members = domain.members
+        return " or ".join(describe(member) if isinstance(member, Range) else to_toml(member) for member in members)
     return " or ".join(to_toml(value) for value in domain.grid_values())
 
 
@@ -163,6 +284,17 @@ def label(value: Value) -> str:
 def _exact(number: float) -> Decimal:
     """The number as it was written: three times 0.1 is exactly 0.3."""
     return Decimal(str(number))
+
+
+def _check_is_new(value: Value, others: Sequence[object], ranges: Sequence[Range] = ()) -> None:
+    if value in others:
+        raise ValueError(f"must offer each value once, but has {to_toml(value)} twice")
+    for range_ in ranges:
+        if value in range_:
+            raise ValueError(
+                f"must offer each value once, but has {to_toml(value)} alone and in {range_label(range_)}; leave "
+                f"{to_toml(value)} out"
+            )
 
 
 def _check_ends(low: float, high: float, *, log: bool, stepped: bool) -> None:

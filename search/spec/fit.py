@@ -13,7 +13,7 @@ from typing import assert_never
 from models.config import SMALLER, Impossible
 from models.plan import Plan, check_batch_size, check_optimizer, plan
 from search.errors import SpecError
-from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, OneOf, Range, Value
 from search.spec.parameters import DEFAULTS, check
 from search.spec.search_space import irrelevance_reason, resolve_name
 from search.spec.study_spec import StudySpec, to_model_configs
@@ -119,6 +119,23 @@ def fitted(spec: StudySpec, values: Mapping[str, Value], limits: ImageLimits) ->
     return config
 
 
+def nearest(spec: StudySpec, drawn: Mapping[str, Value], limits: ImageLimits) -> dict[str, Value]:
+    """The nearest configuration that can be trained; if there is none, the drawn one, which then gives the reason."""
+    try:
+        return fitted(spec, drawn, limits)
+    except Impossible:
+        return dict(drawn)
+
+
+def settled(spec: StudySpec, drawn: Mapping[str, Value], limits: ImageLimits) -> dict[str, Value] | None:
+    """The configuration that a search trains if it draws this one; None if it draws again."""
+    try:
+        near = fitted(spec, drawn, limits)
+    except Impossible:
+        return None
+    return None if near != drawn and is_in_space(spec, drawn, near) else near
+
+
 def is_in_space(spec: StudySpec, drawn: Mapping[str, Value], near: Mapping[str, Value]) -> bool:
     """Whether another draw can avoid the changes from `drawn` to `near`.
 
@@ -182,10 +199,22 @@ def _next(key: str, domain: Domain, value: Value, sign: int) -> Value | None:
             moved = value * FACTOR**-sign if step is None else value + sign * step
             moved = min(max(moved, low), high)
             return moved if moved != value else None
+        case OneOf(members):
+            moves = (_next_member(key, member, value, sign) for member in members)
+            return min((move for move in moves if move is not None), key=lambda move: abs(move - value), default=None)
         case Fixed(fixed):
             return _next_default(key, value, sign) if fixed == DEFAULTS[key] else None
         case _:
             assert_never(domain)
+
+
+def _next_member(key: str, member: Value | Range, value: float, sign: int) -> float | None:
+    """The next lower or higher value of a parameter in one member of a list of values and ranges, or None."""
+    if isinstance(member, Range) and value in member:
+        moved = _next(key, member, value, sign)
+        return moved if isinstance(moved, int | float) else None
+    end = (member.low if sign > 0 else member.high) if isinstance(member, Range) else member
+    return end if isinstance(end, int | float) and sign * (end - value) > 0 else None
 
 
 def _next_default(key: str, value: float, sign: int) -> Value | None:

@@ -1,15 +1,15 @@
 """The flat keys of a configuration: their config classes, their checks, and reading and writing `[space]`."""
 
 import tomllib
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.config import AugmentConfig
 from models.config import BACKBONE_NEEDS, NEEDS, ModelConfig, TrainConfig
 from search.errors import SpecError
-from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, label
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, OneOf, Range, Value, label
 from search.spec.search_space import SearchSpace
 from search.spec.toml_table import check_keys, expect_table, explain, read_model, to_toml
 
@@ -19,6 +19,10 @@ CONFIG_CLASS_OF: Final[Mapping[str, type[BaseModel]]] = {
 """Key -> the class that has it as a field. The three classes have disjoint keys."""
 
 DEFAULTS: Final[Mapping[str, Value]] = {key: kind.model_fields[key].default for key, kind in CONFIG_CLASS_OF.items()}
+
+
+#: The ends of a log range in an example: high / low. The weight decays of the shipped studies span as much.
+EXAMPLE_SPAN: Final = 10_000
 
 
 class _Range(BaseModel):
@@ -117,7 +121,7 @@ def _read_domains(table_name: str, raw: Mapping[str, object]) -> dict[str, Domai
 def _read_domain(table_name: str, key: str, raw: object) -> Domain:
     try:
         if isinstance(raw, list):
-            return Choice(tuple(check(table_name, key, value) for value in raw))
+            return _read_list(table_name, key, raw)
         if isinstance(raw, dict):
             return _read_range(table_name, key, raw)
     except ValueError as error:
@@ -125,7 +129,20 @@ def _read_domain(table_name: str, key: str, raw: object) -> Domain:
     return Fixed(check(table_name, key, raw))
 
 
-def _read_range(table_name: str, key: str, raw: Mapping[str, object]) -> Domain:
+def _read_list(table_name: str, key: str, raw: Sequence[object]) -> Domain:
+    """A choice, or with tables in the list one of several values and ranges."""
+    members = tuple(
+        _read_range(table_name, key, item, is_member=True) if isinstance(item, dict) else check(table_name, key, item)
+        for item in raw
+    )
+    values = tuple(member for member in members if not isinstance(member, Range))
+    if len(values) == len(members):
+        return Choice(values)
+    return members[0] if len(members) == 1 and isinstance(members[0], Range) else OneOf(members)
+
+
+def _read_range(table_name: str, key: str, raw: Mapping[str, object], *, is_member: bool = False) -> Range:
+    """Read a range. `is_member`: it is in a list of values and ranges."""
     kind = CONFIG_CLASS_OF[key].model_fields[key].annotation
     if kind not in (int, float):
         raise ValueError(f"cannot be a range; write a list of values, such as [{to_toml(DEFAULTS[key])}]")
@@ -135,12 +152,24 @@ def _read_range(table_name: str, key: str, raw: Mapping[str, object]) -> Domain:
     if not isinstance(ends.step, int | None) and kind is int:
         raise SpecError(f"{inner} step must be a whole number, but got {to_toml(ends.step)}")
     if low == high:
+        fixed = to_toml(low) if is_member else f"{key} = {to_toml(low)}"
+        raise ValueError(f"must have low below high, but got {to_toml(low)} for both; to fix it write {fixed}")
+    if ends.log and low == 0:
         raise ValueError(
-            f"must have low below high, but got {to_toml(low)} for both; to fix it write {key} = {to_toml(low)}"
+            f"must have low above 0 in a logarithmic range, but got low = {to_toml(low)}; for zero or a log range "
+            f"write {key} = {to_toml(_zero_or_log(high))}"
         )
     if kind is int:
         return Int(int(low), int(high), log=ends.log, step=int(ends.step or 1))
     return Float(float(low), float(high), log=ends.log, step=None if ends.step is None else float(ends.step))
+
+
+def _zero_or_log(high: Value) -> list[object]:
+    """A list of zero and a log range up to `high`, as an example."""
+    if high == 1 and isinstance(high, int):
+        return [0, 1]
+    low = 1 if isinstance(high, int) else float(f"{float(high) / EXAMPLE_SPAN:.2g}")
+    return [0, {"low": low, "high": high, "log": True}]
 
 
 def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict[tuple[str, Value], dict[str, Domain]]:
@@ -157,10 +186,20 @@ def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict
 
 
 def _write_domain(domain: Domain) -> object:
-    if isinstance(domain, Fixed):
-        return domain.value
-    if isinstance(domain, Choice):
-        return list(domain.values)
+    match domain:
+        case Fixed(value):
+            return value
+        case Choice(values):
+            return list(values)
+        case OneOf(members):
+            return [_write_range(member) if isinstance(member, Range) else member for member in members]
+        case Int() | Float():
+            return _write_range(domain)
+        case _:
+            assert_never(domain)
+
+
+def _write_range(domain: Range) -> dict[str, object]:
     step = None if isinstance(domain, Int) and domain.step == 1 else domain.step
     ends: dict[str, object] = {"low": domain.low, "high": domain.high}
     return ends | ({"log": True} if domain.log else {}) | ({} if step is None else {"step": step})

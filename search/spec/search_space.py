@@ -1,17 +1,36 @@
 """The search space: parameters, their dependence on other parameters, and the cells of a grid."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Final
 
 from search.errors import SpecError
-from search.spec.domains import Domain, Int, TrialProtocol, Value, describe, label
+from search.spec.domains import (
+    Domain,
+    Int,
+    OneOf,
+    TrialProtocol,
+    Value,
+    all_values,
+    count_values,
+    describe,
+    is_among_few,
+    to_params,
+    within,
+)
 from search.spec.toml_table import to_toml
 
 Condition = tuple[str, frozenset[object]]
 """A controlling key, and its values for which the dependent parameter has a meaning."""
+
+Identity = tuple[Value | None, ...]
+"""What tells configurations apart."""
+
+Walk = Callable[[str, Domain], Sequence[Value]]
+"""Takes the Optuna name and the domain of a parameter, and returns its values in the order in which they are tried."""
 
 REPEAT: Final = "repeat"
 """The parameter that counts the repeats of grid cells, from 0."""
@@ -90,7 +109,7 @@ def resolve_name(space: SearchSpace, key: str, values: Mapping[str, Value]) -> t
     """The Optuna name and the domain of a parameter, given the values of its controlling keys."""
     for (control, value), table in space.when.items():
         if key in table and values.get(control) == value:
-            return f"{key}[{label(value)}]", table[key]
+            return within(key, value), table[key]
     return key, space.parameters[key]
 
 
@@ -125,10 +144,59 @@ def grid(space: SearchSpace, repeats: int = 1) -> tuple[dict[str, Value], ...]:
         SpecError: A range has infinitely many values, or there are more than `MAX_CELLS` cells.
     """
     counted = with_repeats(space, repeats)
-    cells = tuple(islice(_cells(counted, order(counted), {}, {}), MAX_CELLS + 1))
+    walked = _cells(counted, order(counted), {}, {}, _grid_values)
+    cells = tuple(cell for _, cell in islice(walked, MAX_CELLS + 1))
     if len(cells) > MAX_CELLS:
         raise SpecError(f"[space] must have at most {MAX_CELLS:,} grid cells, but has more; give shorter lists")
     return cells
+
+
+def count_configurations(space: SearchSpace) -> int | None:
+    """The number of different draws; None for infinitely many, or more than `MAX_CELLS`."""
+    keys = order(space)
+    controls = frozenset(control for key in keys for control in space.controls(key))
+    count = _count(space, keys, controls, {})
+    return count if count is not None and count <= MAX_CELLS else None
+
+
+def configurations(space: SearchSpace, rng: random.Random | None = None) -> Iterator[dict[str, Value]]:
+    """All different draws of a finite space, as `sample` returns them.
+
+    Args:
+        space: The parameters.
+        rng: Shuffles the values of each parameter.
+    """
+
+    def walk(_: str, domain: Domain) -> Sequence[Value]:
+        values = all_values(domain)
+        return values if rng is None else rng.sample(values, len(values))
+
+    return (values for values, _ in _cells(space, order(space), {}, {}, walk))
+
+
+def identity(space: SearchSpace, values: Mapping[str, Value]) -> Identity:
+    """What tells a configuration from others: equal for two whose meaningful values are equal.
+
+    A value in steps, such as 0.3, has several floats: 3 * 0.1 is another one. Twelve digits tell steps apart.
+    """
+    return tuple(_rounded(values[key]) if _has_meaning(space, key, values) else None for key in space.parameters)
+
+
+def is_repeatable(space: SearchSpace, values: Mapping[str, Value]) -> bool:
+    """Whether another draw can have the same values: none of them comes from a range without steps."""
+    return all(
+        is_among_few(resolve_name(space, key, values)[1], values[key])
+        for key in space.parameters
+        if _has_meaning(space, key, values)
+    )
+
+
+def one_of_domains(space: SearchSpace) -> dict[str, OneOf]:
+    """The lists of values and ranges by Optuna name."""
+    names = {key: domain for key, domain in space.parameters.items() if isinstance(domain, OneOf)}
+    for (_, value), table in space.when.items():
+        names |= {within(key, value): domain for key, domain in table.items() if isinstance(domain, OneOf)}
+    return names
 
 
 def to_fixed_params(space: SearchSpace, point: Mapping[str, Value]) -> dict[str, Value]:
@@ -146,7 +214,7 @@ def to_fixed_params(space: SearchSpace, point: Mapping[str, Value]) -> dict[str,
         name, domain = resolve_name(space, key, known)
         if key in point:
             known[key] = _checked(space, key, point[key], known)
-            names |= {} if domain.single_value is not None else {name: point[key]}
+            names |= {} if domain.single_value is not None else to_params(domain, name, point[key])
         elif domain.single_value is not None:
             known[key] = domain.single_value
     return names
@@ -185,23 +253,66 @@ def _checked(space: SearchSpace, key: str, value: Value, known: Mapping[str, Val
     raise ValueError(f"{key} must be {describe(domain)}, but got {to_toml(value)}")
 
 
+def _count(
+    space: SearchSpace, keys: Sequence[str], controls: frozenset[str], values: Mapping[str, Value]
+) -> int | None:
+    """The number of cells that extend `values`, or any number above `MAX_CELLS`; None for infinitely many."""
+    total = 1
+    for index, key in enumerate(keys):
+        _, domain = resolve_name(space, key, values)
+        if domain.single_value is not None:
+            values = {**values, key: domain.single_value}
+        elif _has_meaning(space, key, values):
+            count = count_values(domain)
+            if count is None:
+                return None
+            if key in controls:
+                branches = _count_branches(space, keys[index:], controls, values)
+                return None if branches is None else total * branches
+            total *= count
+    return total
+
+
+def _count_branches(
+    space: SearchSpace, keys: Sequence[str], controls: frozenset[str], values: Mapping[str, Value]
+) -> int | None:
+    """The same sum over the values of the first key."""
+    total = 0
+    for value in all_values(resolve_name(space, keys[0], values)[1]):
+        count = _count(space, keys[1:], controls, {**values, keys[0]: value})
+        if count is None:
+            return None
+        total += count
+        if total > MAX_CELLS:
+            break
+    return total
+
+
+def _rounded(value: Value) -> Value:
+    return float(f"{value:.12g}") if isinstance(value, float) else value
+
+
 def _cells(
-    space: SearchSpace, keys: Sequence[str], values: Mapping[str, Value], cell: dict[str, Value]
-) -> Iterator[dict[str, Value]]:
-    """All cells that extend `cell`: `values` are set, `keys` are still open."""
+    space: SearchSpace, keys: Sequence[str], values: Mapping[str, Value], cell: Mapping[str, Value], walk: Walk
+) -> Iterator[tuple[dict[str, Value], dict[str, Value]]]:
+    """All cells that extend `cell`: `values` are set, `keys` are still open.
+
+    Yields:
+        The values by key, as `sample` returns them, and the cell, as Optuna name -> value.
+    """
     if not keys:
-        yield cell
+        yield dict(values), dict(cell)
         return
     key, rest = keys[0], keys[1:]
     name, domain = resolve_name(space, key, values)
     if domain.single_value is not None:
-        yield from _cells(space, rest, {**values, key: domain.single_value}, cell)
+        yield from _cells(space, rest, {**values, key: domain.single_value}, cell, walk)
         return
     if not _has_meaning(space, key, values):
-        yield from _cells(space, rest, values, cell)
+        yield from _cells(space, rest, values, cell, walk)
         return
-    for value in _grid_values(name, domain):
-        yield from _cells(space, rest, {**values, key: value}, {**cell, name: value})
+    for value in walk(name, domain):
+        yield from _cells(space, rest, {**values, key: value}, {**cell, **to_params(domain, name, value)}, walk)
 
 
 def _grid_values(name: str, domain: Domain) -> Sequence[Value]:

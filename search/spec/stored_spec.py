@@ -5,12 +5,14 @@ from typing import Any, Final
 
 from search.errors import SpecError
 from search.spec.parameters import write_space
+from search.spec.search_space import one_of_domains
 from search.spec.study_spec import StudySpec, build
 from search.spec.toml_table import UnknownKey, to_toml
 
-SCHEMA: Final = 1
-"""Schema version of `dump`; it grows when an older version can no longer read the result."""
-
+SCHEMA: Final = 2
+"""Highest schema version of `dump`; it grows when an older version can no longer read the result."""
+SCHEMA_OF_OLDER: Final = 1
+"""Schema version of a study without a list of values and ranges, which older versions read."""
 
 MAY_CHANGE: Final = frozenset(
     {
@@ -34,7 +36,7 @@ MAY_CHANGE: Final = frozenset(
 def dump(spec: StudySpec) -> dict[str, Any]:
     """The study as JSON values. Every default is written out: a later version with other defaults changes nothing."""
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMA if one_of_domains(spec.space) else SCHEMA_OF_OLDER,
         "question": spec.question,
         "checkpoints": spec.checkpoints,
         "data": spec.data.model_dump(mode="json"),
@@ -55,7 +57,7 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         SpecError: A newer version wrote it.
     """
     schema = stored.get("schema")
-    if schema != SCHEMA:
+    if schema not in (SCHEMA_OF_OLDER, SCHEMA):
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}

@@ -14,13 +14,14 @@ from search.optuna_internals import CachedStorage, FilteredStudy, SubsetStudy
 from search.pruners.asha import MIN_TRIALS, Asha
 from search.pruners.asha import build as build_pruner
 from search.pruners.promotion import AshaPromotion, BarrierPromotion
-from search.samplers.evolution import DefaultsTrial, EvolutionSampler, FixedSampler, default_point
+from search.samplers.evolution import EvolutionSampler, FixedSampler, default_point, default_values
 from search.samplers.tpe import build as build_sampler
 from search.seeds import derive, is_audited
 from search.spec import study_spec
 from search.spec.domains import Value
 from search.spec.fit import ImageLimits, fitted
-from search.spec.search_space import sample
+from search.spec.search_space import one_of_domains
+from search.spec.settings import SamplerName
 from search.spec.study_spec import StudySpec, start_point
 from search.study.stored_study import StoredStudy
 
@@ -48,13 +49,13 @@ def known_point(spec: StudySpec) -> dict[str, Value]:
 
     Keys that this point leaves open have their defaults, or the nearest value of the space.
     """
-    return study_spec.with_defaults(spec, sample(spec.space, DefaultsTrial(start_point(spec))))
+    return study_spec.with_defaults(spec, default_values(spec.space, start_point(spec)))
 
 
 def asked(spec: StudySpec, number: int) -> dict[str, Value] | None:
     """The requested values of a trial by key: all drawn ones of the baseline, those that a point of [[try]] names."""
     if number == study_spec.baseline(spec):
-        return sample(spec.space, DefaultsTrial(start_point(spec)))
+        return default_values(spec.space, start_point(spec))
     return dict(spec.points[number]) if number < len(spec.points) else None
 
 
@@ -82,6 +83,7 @@ def for_trial(
     seen: Sequence[FrozenTrial],
     *,
     draw: int = 0,
+    at_random: bool = False,
     given: Mapping[str, Value] | None = None,
 ) -> optuna.Study:
     """The study as an `optuna.Study`, with the sampler and the pruner of one trial.
@@ -92,20 +94,24 @@ def for_trial(
         number: The number of the trial.
         seen: Trials that the sampler learns from.
         draw: Number of earlier draws of this trial.
+        at_random: Draw at random, whatever the sampler of the study is.
         given: Values by key, used instead of drawn ones.
     """
     search, steps = study.spec.search, study.spec.budget.steps
-    sampler = _sampler(cached, study, number, seen, draw) if given is None else FixedSampler(given)
+    if given is not None:
+        sampler: optuna.samplers.BaseSampler = FixedSampler(given, one_of_domains(study.spec.space))
+    else:
+        sampler = _sampler(cached, study, number, seen, draw, name="random" if at_random else search.sampler)
     pruner = build_pruner(search.pruner, first_rung=search.first_rung, reduction=search.reduction, steps=steps)
     return FilteredStudy(study.name, cached, sampler, pruner, left_out=audited(study.spec, number))
 
 
 def _sampler(
-    cached: CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int
+    cached: CachedStorage, study: StoredStudy, number: int, seen: Sequence[FrozenTrial], draw: int, *, name: SamplerName
 ) -> optuna.samplers.BaseSampler:
     search = study.spec.search
     redraw = (draw,) if draw else ()
-    match search.sampler:
+    match name:
         case "evolution":
             defaults = start_point(study.spec)
             return EvolutionSampler(
@@ -114,10 +120,11 @@ def _sampler(
                 start=default_point(study.spec.space, defaults),
                 defaults=defaults,
                 seed=derive(search.seed, number, "sampler", *redraw),
+                one_ofs=one_of_domains(study.spec.space),
             )
         case "tpe" | "nsga2" | "random" | "grid":
             return build_sampler(
-                search.sampler,
+                name,
                 study_seed=search.seed,
                 number=number,
                 draw=draw,
@@ -125,7 +132,7 @@ def _sampler(
                 seen=SubsetStudy(study.name, cached, seen),
             )
         case _:
-            assert_never(search.sampler)
+            assert_never(name)
 
 
 def asha(spec: StudySpec) -> Asha:

@@ -102,6 +102,24 @@ def test_a_conditional_range_is_analysed_separately() -> None:
     assert "learning_rate" not in differences
 
 
+def test_a_value_or_a_range_is_analysed_as_a_choice_and_a_range() -> None:
+    def value(config: dict[str, Any], rng: np.random.Generator) -> float:
+        decay = config["weight_decay"]
+        return float(0.5 + (0.2 + 0.05 * math.log10(decay) if decay else 0.2))
+
+    space = {"weight_decay": [0, {"low": 1e-4, "high": 1e-1, "log": True}], "width": [8, 16]}
+    study, trials = simulated_study(
+        value, sampler=optuna.samplers.RandomSampler(seed=0), trials=60, seed=0, space=space
+    )
+
+    groups = {effect.parameter: effect for effect in effects(study, trials).significant}
+
+    assert groups["weight_decay"].group == "= 0.0001 to 0.1"
+    assert groups["weight_decay"].difference < -0.05
+    assert groups["weight_decay[0.0001 to 0.1]"].group.startswith("> 0.00")
+    assert groups["weight_decay[0.0001 to 0.1]"].difference > 0.05
+
+
 def test_pruned_trials_count_with_their_value_at_the_common_step() -> None:
     built = study_spec.build({"space": {"residual": [False, True]}, "budget": {"trials": 20, "epochs": 3}})
     trials = [

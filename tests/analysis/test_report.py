@@ -17,6 +17,7 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
+from search.analysis import charts
 from search.analysis.html_report import policy, to_html, to_markdown
 from search.analysis.importance import importances
 from search.analysis.report import build_report, reasons
@@ -268,3 +269,16 @@ def test_an_unwritable_path_is_refused_with_the_option_to_change(harness: Harnes
 
     assert answer.code == 74
     assert "name another one with --to" in answer.err
+
+
+def test_zero_has_its_own_place_on_a_log_axis() -> None:
+    rates = [0.0, *(10.0 ** (-6 + number / 3) for number in range(12))]
+    trials = [trial_record(number, params={"weight_decay": rate}) for number, rate in enumerate(rates)]
+    values = {trial.number: 0.5 for trial in trials}
+
+    figure = charts.slice_plot("weight_decay", trials, values, objective="accuracy", is_zero_or_log=True)
+
+    axis = figure.layout.xaxis
+    assert axis.type == "log"
+    assert axis.ticktext == ("0", "1e-06", "1e-05", "0.0001", "0.001", "0.01")
+    assert figure.data[0].x[0] == axis.tickvals[0] == pytest.approx(1e-7)

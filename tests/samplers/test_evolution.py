@@ -24,8 +24,8 @@ from search.samplers.evolution import (
     is_judged,
     to_unit,
 )
-from search.spec.domains import Choice, Float, Int, Value
-from search.spec.search_space import SearchSpace, sample
+from search.spec.domains import Choice, Float, Int, OneOf, Value
+from search.spec.search_space import SearchSpace, one_of_domains, sample
 from search.trial import runner
 from tests.harness import Harness, work
 
@@ -88,6 +88,29 @@ def test_a_usual_value_out_of_range_is_replaced_by_the_middle() -> None:
     only_adam = SearchSpace(parameters={**SPACE.parameters, "optimizer": Choice(("adam",))}, when=SPACE.when)
 
     assert default_point(only_adam, DEFAULTS).params["learning_rate[adam]"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("usual", "params"), [(0.0, {"decay": 0}), (0.01, {"decay": "0.001 to 0.1"}), (0.5, {"decay": 0})]
+)
+def test_the_start_point_has_the_option_that_offers_the_usual_value(usual: float, params: dict[str, Value]) -> None:
+    space = SearchSpace(parameters={"decay": OneOf((0, Float(0.001, 0.1, log=True)))})
+
+    point = default_point(space, {"decay": usual}).params
+
+    assert point["decay"] == params["decay"]
+    assert point.get("decay[0.001 to 0.1]", usual) == usual
+
+
+def test_a_child_with_another_option_has_the_usual_value_in_its_range() -> None:
+    space = SearchSpace(parameters={"decay": OneOf((0, Float(0.001, 0.1, log=True)))})
+    start = default_point(space, {"decay": 0})
+    sampler = EvolutionSampler(
+        [], number=1, start=start, defaults={"decay": 0.05}, seed=0, one_ofs=one_of_domains(space)
+    )
+    trial = optuna.create_study(sampler=sampler).ask()
+
+    assert sample(space, trial) == {"decay": 0.05}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -52,6 +52,18 @@ def nearest(
             id="poolings behind a stem",
         ),
         pytest.param({"batch_size": 128}, {}, "", id="a fitting value stays"),
+        pytest.param(
+            {"batch_size": [512, {"low": 64, "high": 384}, 16]},
+            {"batch_size": 512},
+            "batch_size 512 -> 280",
+            id="a range of a list",
+        ),
+        pytest.param(
+            {"batch_size": [{"low": 320, "high": 512}, 16]},
+            {"batch_size": 350},
+            "batch_size 350 -> 16",
+            id="a value of a list",
+        ),
     ],
 )
 def test_the_nearest_value_that_fits_the_images_is_taken(

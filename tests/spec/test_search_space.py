@@ -1,5 +1,7 @@
 """The search space: domains, dependences, Optuna names, grids and points."""
 
+import random
+from collections import Counter
 from collections.abc import Callable
 
 import optuna
@@ -9,13 +11,18 @@ from hypothesis import strategies as st
 
 from search.errors import SpecError
 from search.spec import search_space
-from search.spec.domains import Choice, Domain, Fixed, Float, Int, Value, describe, label
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, OneOf, Value, describe, label
 from search.spec.search_space import (
+    MAX_CELLS,
     Condition,
     SearchSpace,
     base_name,
+    configurations,
+    count_configurations,
     grid,
+    identity,
     irrelevance_reason,
+    is_repeatable,
     is_searched,
     order,
     sample,
@@ -214,6 +221,12 @@ def test_a_grid_with_too_many_cells_is_refused() -> None:
         (lambda: Float(float("nan"), 1.0), "finite ends"),
         (lambda: Choice(()), "at least one value"),
         (lambda: Choice(("a", "b", "a")), "each value once, but has 'a' twice"),
+        (lambda: OneOf((0.0, 0.0, Float(0.1, 1.0))), "each value once, but has 0.0 twice"),
+        (lambda: OneOf((0.5, Float(0.1, 1.0))), "has 0.5 alone and in 0.1 to 1.0; leave 0.5 out"),
+        (
+            lambda: OneOf((Int(4, 9), Int(1, 4))),
+            "but 1 to 4 and 4 to 9 share values; write them as one, or move an end",
+        ),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )
@@ -267,8 +280,9 @@ def test_a_point_outside_of_the_space_is_refused(point: dict[str, Value], rule: 
         (Int(8, 32, step=8), [8, 24, 32], [9, 40, 0, "8", 8.5]),
         (Choice(("a", "b")), ["a"], ["c", 0]),
         (Fixed(8), [8], [9]),
+        (OneOf((0, Int(2, 6, step=2), 7)), [0, 2, 6, 7], [1, 3, 8, "2 to 6"]),
     ],
-    ids=["stepped float", "float", "int", "choice", "fixed"],
+    ids=["stepped float", "float", "int", "choice", "fixed", "one of"],
 )
 def test_a_domain_contains_only_its_values(domain: Domain, inside: list[Value], outside: list[Value]) -> None:
     assert all(value in domain for value in inside)
@@ -282,8 +296,13 @@ def test_an_irrelevant_parameter_has_a_reason_and_a_relevant_one_has_none() -> N
 
 @pytest.mark.parametrize(
     ("domain", "words"),
-    [(Int(8, 32, step=8), "8 to 32 in steps of 8"), (Float(0.1, 1.0), "0.1 to 1.0"), (Choice((1, "a")), "1 or 'a'")],
-    ids=["int", "float", "choice"],
+    [
+        (Int(8, 32, step=8), "8 to 32 in steps of 8"),
+        (Float(0.1, 1.0), "0.1 to 1.0"),
+        (Choice((1, "a")), "1 or 'a'"),
+        (OneOf((0.0, Float(1e-6, 1e-2, log=True))), "0.0 or 1e-06 to 0.01"),
+    ],
+    ids=["int", "float", "choice", "one of"],
 )
 def test_a_domain_is_described_in_words(domain: Domain, words: str) -> None:
     assert describe(domain) == words
@@ -303,13 +322,14 @@ domains: st.SearchStrategy[Domain] = st.one_of(
         lambda t: Int(t[0], t[0] + t[1] * t[2], step=t[1])
     ),
     st.integers(0, 3).map(lambda steps: Float(0.1, float(f"{0.1 + steps * 0.2:.1f}"), step=0.2)),
+    st.sampled_from([OneOf((0, Int(2, 6, step=2))), OneOf((Int(0, 1), 5, Int(7, 8))), OneOf((0, 1, Int(3, 4)))]),
 )
 
 
 @st.composite
 def spaces_with_grids(draw: st.DrawFn) -> SearchSpace:
     """Spaces of four parameters, where s may decide the range of q, q that of p, and s whether r is relevant."""
-    controls: list[Domain] = [Choice(("a", "b", "c")), Int(0, 2), Fixed("a")]
+    controls: list[Domain] = [Choice(("a", "b", "c")), Int(0, 2), Fixed("a"), OneOf((0, Int(1, 2)))]
     parameters = {"p": draw(domains), "q": draw(domains), "r": draw(domains), "s": draw(st.sampled_from(controls))}
     when: dict[tuple[str, Value], dict[str, Domain]] = {
         ("s", "a"): {"q": draw(domains)},
@@ -345,3 +365,108 @@ def test_drawn_values_can_be_given_as_a_point_and_are_drawn_again(space: SearchS
     assert names == trial.params
     assert set(names) in [set(cell) for cell in grid(space)]
     assert ask(space, names)[0] == values
+
+
+@settings(max_examples=100, deadline=None)
+@given(space=spaces_with_grids(), seed=st.integers(0, 99))
+def test_the_configurations_of_a_finite_space_are_its_cells(space: SearchSpace, seed: int) -> None:
+    drawn = list(configurations(space))
+    shuffled = list(configurations(space, random.Random(seed)))
+
+    assert len(drawn) == count_configurations(space) == len(grid(space))
+    assert sorted(map(str, shuffled)) == sorted(map(str, drawn))
+    assert all(is_repeatable(space, values) for values in drawn)
+    assert len({identity(space, {**dict.fromkeys("pqrs", 0), **values}) for values in drawn}) == len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("domains", "count"),
+    [
+        ({"x": Int(8, 64, log=True)}, 57),
+        ({"x": Float(0.0, 0.3, step=0.1), "y": Choice((1, 2))}, 8),
+        ({"x": Float(0.0, 0.3)}, None),
+        ({"x": OneOf((0, Float(0.1, 0.3)))}, None),
+        ({"x": Float(0.0, 1.0, step=1e-9)}, None),
+        ({"x": Int(1, MAX_CELLS)}, MAX_CELLS),
+        ({"x": Int(0, MAX_CELLS)}, None),
+        (dict.fromkeys("abcdefgh", Int(0, 10**9)), None),
+    ],
+    ids=["log int", "steps", "float", "zero or float", "fine steps", "most", "more", "huge"],
+)
+def test_a_space_with_infinitely_many_or_too_many_configurations_is_not_counted(
+    domains: dict[str, Domain], count: int | None
+) -> None:
+    assert count_configurations(SearchSpace(parameters=domains)) == count
+
+
+def test_a_range_that_no_choice_uses_leaves_a_space_finite() -> None:
+    space = SearchSpace(
+        parameters={"optimizer": Choice(("sgd", "adam")), "learning_rate": Float(0.1, 1.0)},
+        when={
+            ("optimizer", "sgd"): {"learning_rate": Choice((0.1, 0.5))},
+            ("optimizer", "adam"): {"learning_rate": Fixed(0.001)},
+        },
+    )
+
+    assert count_configurations(space) == 3
+
+
+def test_a_value_in_steps_is_one_configuration_in_all_its_floats() -> None:
+    space = SearchSpace(parameters={"x": Float(0.0, 0.5, step=0.1), "y": Float(0.0, 1.0)})
+
+    assert identity(space, {"x": 0.3, "y": 0.5}) == identity(space, {"x": 3 * 0.1, "y": 0.5})
+    assert identity(space, {"x": 0.3, "y": 0.5}) != identity(space, {"x": 0.4, "y": 0.5})
+
+
+@pytest.mark.parametrize(("value", "repeatable"), [(0.0, True), (0.2, False)])
+def test_only_a_draw_from_a_range_without_steps_cannot_repeat(value: float, repeatable: bool) -> None:
+    space = SearchSpace(parameters={"x": OneOf((0.0, Float(0.1, 0.3))), "y": Choice((1, 2))})
+
+    assert is_repeatable(space, {"x": value, "y": 1}) == repeatable
+
+
+ZERO_OR_LOG = SearchSpace(
+    parameters={"optimizer": Choice(("sgd", "adam")), "weight_decay": OneOf((0.0, Float(1e-6, 1e-2, log=True)))},
+    when={("optimizer", "sgd"): {"weight_decay": OneOf((0.0, 0.5, Float(1e-4, 1e-3)))}},
+)
+
+
+@pytest.mark.parametrize(
+    ("point", "params"),
+    [
+        ({"optimizer": "adam", "weight_decay": 0.0}, {"optimizer": "adam", "weight_decay": 0.0}),
+        (
+            {"optimizer": "adam", "weight_decay": 3e-4},
+            {"optimizer": "adam", "weight_decay": "1e-06 to 0.01", "weight_decay[1e-06 to 0.01]": 3e-4},
+        ),
+        ({"optimizer": "sgd", "weight_decay": 0.5}, {"optimizer": "sgd", "weight_decay[sgd]": 0.5}),
+        (
+            {"optimizer": "sgd", "weight_decay": 3e-4},
+            {
+                "optimizer": "sgd",
+                "weight_decay[sgd]": "0.0001 to 0.001",
+                "weight_decay[sgd][0.0001 to 0.001]": 3e-4,
+            },
+        ),
+    ],
+    ids=["value", "range", "value of a choice", "range of a choice"],
+)
+def test_a_value_or_a_range_is_a_choice_with_a_conditional_range_in_optuna(
+    point: dict[str, Value], params: dict[str, Value]
+) -> None:
+    values, trial = ask(ZERO_OR_LOG, params)
+
+    assert values == point
+    assert trial.params == to_fixed_params(ZERO_OR_LOG, point) == params
+    assert {base_name(name) for name in params} == {"optimizer", "weight_decay"}
+
+
+def test_the_members_of_a_list_are_equally_likely() -> None:
+    space = SearchSpace(parameters={"x": OneOf((0, 1, Int(10, 99), Int(200, 999)))})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: float(sample(space, trial)["x"]), n_trials=400)
+
+    counts = Counter(trial.params["x"] for trial in study.trials)
+
+    assert set(counts) == {0, 1, "10 to 99", "200 to 999"}
+    assert all(70 < count < 130 for count in counts.values())  # 100 each, with a standard deviation of 9

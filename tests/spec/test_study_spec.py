@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.config import ModelConfig, TrainConfig
 from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
-from search.spec.domains import Choice, Fixed, Float, Int, Value
+from search.spec.domains import Choice, Fixed, Float, Int, OneOf, Value
 from search.spec.parameters import DEFAULTS
 from search.spec.study_spec import StudySpec
 
@@ -52,6 +52,13 @@ learning_rate = 1
 """
 
 
+ZERO_OR_LOG = "weight_decay = [0, { low = 1e-6, high = 1e-2, log = true }]\n"
+MIXED = (
+    TWO + ZERO_OR_LOG + "cutout = [0, { low = 2, high = 8, step = 2 }, 12]\n[[try]]\nweight_decay = 3e-4\ncutout = 6\n"
+)
+MIXED_UNDER_A_CHOICE = TWO + "[space.when.optimizer.adam]\n" + ZERO_OR_LOG
+
+
 def load(folder: Path, text: str, **overrides: str) -> StudySpec:
     """Load a study file with this text; `budget__epochs` is the override budget.epochs."""
     path = folder / "x.toml"
@@ -77,6 +84,27 @@ def test_a_list_is_a_choice_a_table_a_range_and_a_plain_value_fixed(tmp_path: Pa
     assert parameters["ema"] == Float(0.0, 0.9, step=0.3)
     assert parameters["width"] == Fixed(8)
     assert parameters["clip"] == Fixed(DEFAULTS["clip"])
+
+
+def test_a_list_with_tables_is_one_of_its_values_and_ranges(tmp_path: Path) -> None:
+    parameters = load(tmp_path, MIXED).space.parameters
+
+    assert parameters["weight_decay"] == OneOf((0.0, Float(1e-6, 1e-2, log=True)))
+    assert parameters["cutout"] == OneOf((0, Int(2, 8, step=2), 12))
+    assert load(tmp_path, ONE + "clip = [{ low = 1, high = 2 }]").space.parameters["clip"] == Float(1.0, 2.0)
+
+
+@pytest.mark.parametrize(("text", "config"), [("0", 0.0), ("3e-4", 3e-4)])
+def test_a_point_gives_a_value_that_the_list_holds(tmp_path: Path, text: str, config: float) -> None:
+    spec = load(tmp_path, TWO + ZERO_OR_LOG + f"[[try]]\nweight_decay = {text}")
+
+    assert ask(spec, study_spec.fixed_trials(spec)[0])[0]["weight_decay"] == config
+
+
+@pytest.mark.parametrize("text", ["1e-7", "0.5"])
+def test_a_point_outside_of_a_list_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpecError, match=rf"weight_decay must be 0.0 or 1e-06 to 0.01, but got {float(text)}"):
+        load(tmp_path, TWO + ZERO_OR_LOG + f"[[try]]\nweight_decay = {text}")
 
 
 def test_a_whole_number_is_accepted_for_a_float_and_becomes_one(tmp_path: Path) -> None:
@@ -154,6 +182,33 @@ def test_steps_divide_all_epochs_equally(tmp_path: Path) -> None:
             "[space] kernel_size cannot be a range; write a list",
         ),
         (BUDGET + "[space]\nwidth = { low = 8 }", "[space.width] high is missing"),
+        (
+            BUDGET + "[space]\nweight_decay = { low = 0, high = 1e-2, log = true }",
+            "low above 0 in a logarithmic range, but got low = 0.0; for zero or a log range write weight_decay = "
+            "[0, { low = 1e-06, high = 0.01, log = true }]",
+        ),
+        (
+            BUDGET + "[space]\ncutout = [0, { low = 0, high = 8, log = true }]",
+            "for zero or a log range write cutout = [0, { low = 1, high = 8, log = true }]",
+        ),
+        (BUDGET + "[space]\ncutout = { low = 0, high = 1, log = true }", "write cutout = [0, 1]"),
+        (
+            BUDGET + "[space]\nclip = [0.5, { low = 0.1, high = 1 }]",
+            "[space] clip must offer each value once, but has 0.5 alone and in 0.1 to 1.0; leave 0.5 out",
+        ),
+        (
+            BUDGET + "[space]\nclip = [{ low = 0.1, high = 1 }, { low = 0.5, high = 2 }]",
+            "[space] clip must have ranges apart from each other, but 0.1 to 1.0 and 0.5 to 2.0 share values",
+        ),
+        (BUDGET + "[space]\nclip = [0, { low = 1, high = 1 }]", "but got 1.0 for both; to fix it write 1.0"),
+        (BUDGET + "[space]\nclip = [0, { low = { low = 1 }, high = 2 }]", "[space.clip] low must be a whole number or"),
+        (BUDGET + "[space]\nclip = [0, [1, 2]]", "[space] clip must be a number, but got [1, 2]"),
+        (BUDGET + "[space]\nclip = [0, {}]", "[space.clip] low is missing"),
+        (BUDGET + "[space]\nresidual = [true, { low = 0, high = 1 }]", "[space] residual cannot be a range"),
+        (
+            GRID + "[space]\nclip = [0, { low = 1, high = 2 }]",
+            "[space] clip is a range without a step, which a grid cannot walk through",
+        ),
         (BUDGET + "[space]\nwidth = { low = 8, hihg = 9 }", "[space.width] hihg is not known; did you mean 'high'?"),
         (BUDGET + "[space]\nwidth = { low = 1, high = 9 }", "[space.width] low must be greater than or equal to 4"),
         (BUDGET + "[space]\nwidth = { low = 8.5, high = 9 }", "[space.width] low must be a whole number, but got 8.5"),
@@ -374,13 +429,17 @@ def test_a_budget_smaller_than_the_number_of_cells_is_accepted(tmp_path: Path) -
     assert load(tmp_path, ROWS + "name = 'b'\nwidth = 8", budget__trials="1").budget.trials == 1
 
 
-@pytest.mark.parametrize("text", [SMALL, TWO, ROWS + "name = 'b'\nwidth = 8"], ids=["search", "plain", "comparison"])
-def test_a_spec_dumped_as_json_is_restored_unchanged(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [(SMALL, 1), (TWO, 1), (ROWS + "name = 'b'\nwidth = 8", 1), (MIXED, 2), (MIXED_UNDER_A_CHOICE, 2)],
+    ids=["search", "plain", "comparison", "zero or log", "zero or log under a choice"],
+)
+def test_a_spec_dumped_as_json_is_restored_unchanged(tmp_path: Path, text: str, schema: int) -> None:
     spec = load(tmp_path, text)
 
     stored = json.loads(json.dumps(stored_spec.dump(spec), allow_nan=False))
 
-    assert stored["schema"] == 1
+    assert stored["schema"] == schema  # older versions do not read lists with ranges, and refuse schema 2
     assert stored_spec.restore(stored) == spec
     assert study_spec.fixed_trials(stored_spec.restore(stored)) == study_spec.fixed_trials(spec)
     assert stored_spec.difference(stored_spec.restore(stored), spec) == []
@@ -414,9 +473,9 @@ def test_a_study_of_a_newer_version_is_refused(tmp_path: Path, table: str) -> No
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    stored = stored_spec.dump(load(tmp_path, SMALL)) | {"schema": 2}
+    stored = stored_spec.dump(load(tmp_path, SMALL)) | {"schema": 3}
 
-    with pytest.raises(SpecError, match="schema 2, but this convsearch reads 1; upgrade convsearch"):
+    with pytest.raises(SpecError, match="schema 3, but this convsearch reads 2; upgrade convsearch"):
         stored_spec.restore(stored)
 
 

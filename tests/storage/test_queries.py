@@ -98,6 +98,23 @@ def test_neither_an_infinite_value_nor_a_pruned_trial_is_best(make: Make, tmp_pa
     assert queries.trial(engine_of(tmp_path), "s", 0).values == (math.inf,)
 
 
+def test_a_value_or_a_range_is_read_as_its_value(make: Make, tmp_path: Path) -> None:
+    study, option = make(), CategoricalDistribution([0.0, "1e-06 to 0.01"])
+    name, inside = "weight_decay[1e-06 to 0.01]", FloatDistribution(1e-6, 1e-2, log=True)
+    study.add_trial(
+        create_trial(
+            value=0.5,
+            params={"weight_decay": "1e-06 to 0.01", name: 3e-4},
+            distributions={"weight_decay": option, name: inside},
+        )
+    )
+    study.add_trial(create_trial(value=0.5, params={"weight_decay": 0.0}, distributions={"weight_decay": option}))
+
+    trials = queries.trials(engine_of(tmp_path), "s")
+
+    assert [trial.params for trial in trials] == [{"weight_decay": 3e-4}, {"weight_decay": 0.0}]
+
+
 def test_the_smallest_value_is_best_when_the_direction_is_minimize(make: Make, tmp_path: Path) -> None:
     study = make(direction="minimize")
     for value in (0.5, 0.1, 0.7):
