@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, Self, cast
 
 from data.atomic import sha256_of
 from data.errors import DataError
-from data.store import Directory, Entry, Stamp, Store, as_data_error, stat_key
+from data.store import DAMAGE, Directory, Entry, Stamp, Store, as_data_error, stat_key
 from data.zip_names import ZipNames
 
 CHUNK = 2**20
@@ -115,8 +115,14 @@ class Zip(_Archive):
             for name, info in self._members(archive):
                 path = _checked(self.path, name)
                 if path in wanted:
-                    with archive.open(info) as file:
-                        yield path, file.read()
+                    yield path, self._content(archive, info, path)
+
+    @staticmethod
+    def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> bytes | DataError:
+        try:
+            return archive.read(info)
+        except DAMAGE as error:
+            return DataError(f"{path}: cannot be unpacked ({str(error) or type(error).__name__}); pack it again")
 
     def _members(self, archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
         infos = archive.infolist()

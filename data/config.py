@@ -38,10 +38,10 @@ class DataConfig(BaseModel):
     """The values of 16-bit and float images that become black and white: [low, high], or a number of bits (12: 0 to
     4095). "auto": the 0.1 and 99.9 percentiles over the training images."""
 
-    validation: int | float | Literal["folder"] | None = None
+    validation: int | float | Literal["folder", "split"] | None = None
     """Training images held out to evaluate trials: a number of images (5000), or a share of them (0.1), or "folder",
-    the images in val/. Default: "folder" if there is a val/; otherwise a fifth of them, at least 200 and at most 2,000,
-    but never more than a third. The final training uses all images."""
+    the images in val/, or "split", a fifth of them, at least 200, at most 2,000, and never more than a third. Default:
+    "folder" if there is a val/, otherwise "split". The final training uses all images."""
 
     groups: str | None = None
     """Images that stay together in every split, such as those of one patient: "folder" (train/CLASS/GROUP/*), "none",

@@ -51,5 +51,10 @@ class Contents:
     """Of train and test images, if the source may hold the same picture twice."""
 
     duplicates: Literal["refuse", "allow"] = "refuse"
+    """Whether a picture may be in train and in test."""
+
+    keeps_copies_together: bool = True
+    """Whether images with equal pixels stay together in a split."""
+
     fill: Callable[[Pixels, Pixels, Advance], Filled]
     """Writes train and test images, (N, S, S, 3), in the order of the labels; calls Advance with the number done."""

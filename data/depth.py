@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
 
 from data.contents import Pixels
 from data.errors import DataError
@@ -22,7 +22,8 @@ RAW_MODE: Final = re.compile(r"(RGB|RGBA|RGBa|RGBX);16[BLN]")
 OTHER: Final = {"B": "L", "L": "B", "N": "B"}
 GREY_WITH_ALPHA: Final = "LA;16B"  # of PNG
 SEPARATE_PLANES: Final = 2  # TIFF 6.0, section 8
-SAMPLES: Final = 1024  # values per image, to find the range of a set
+UNSIGNED: Final = 1  # TIFF 6.0, section 19
+SAMPLED: Final = 32  # side of the grid of pixels whose values tell the range of a set
 
 
 def check_planes(image: Image.Image) -> None:
@@ -32,6 +33,14 @@ def check_planes(image: Image.Image) -> None:
     bits = image.tag_v2.get(BITSPERSAMPLE, ())
     if len(bits) > 1 and max(bits) > 8:
         raise DataError(f"stores colours of {max(bits)} bits in separate planes; save it with interleaved colours")
+
+
+def check_signs(image: Image.Image) -> None:
+    """Refuse a loaded TIFF whose unsigned values of 32 bits Pillow reads as negative ones."""
+    if not isinstance(image, TiffImageFile) or image.mode != "I" or image.tag_v2.get(SAMPLEFORMAT, (1,))[0] != UNSIGNED:
+        return
+    if np.asarray(image).min(initial=0) < 0:
+        raise DataError("has values of 2**31 and more, which are not read; save it with 16 bits or as floats")
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -109,10 +118,12 @@ def values_of(image: Image.Image, low: Image.Image | None) -> NDArray[np.generic
             return values
 
 
-def samples_of(values: NDArray[np.generic]) -> NDArray[np.float32]:
-    """At most 2 x SAMPLES of the finite values, at equal distances."""
-    flat = values.ravel()
-    samples = flat[:: max(1, flat.size // SAMPLES)].astype(np.float32)
+def samples_of(image: Image.Image, low: Image.Image | None) -> NDArray[np.float32]:
+    """The finite values of a grid of pixels; see `values_of`."""
+    size = (min(image.width, SAMPLED), min(image.height, SAMPLED))
+    small = image.resize(size, Image.Resampling.NEAREST)
+    small_low = low and low.resize(size, Image.Resampling.NEAREST)
+    samples = values_of(small, small_low).ravel().astype(np.float32)
     return samples[np.isfinite(samples)]
 
 

@@ -41,6 +41,9 @@ class Duplicates:
     near: Indices
     """(P, 2) rows of near copies."""
 
+    is_complete: bool
+    """Whether all pairs were compared that an equal hash suggests."""
+
 
 def find(images: Pixels, rows: Indices) -> Duplicates:
     """Find the pictures that are in a set twice.
@@ -50,7 +53,8 @@ def find(images: Pixels, rows: Indices) -> Duplicates:
         rows: those that are compared; the others have no copies.
     """
     first = _first(images, rows)
-    return Duplicates(first, _near(images, rows[first[rows] == rows]))
+    near, is_complete = _near(images, rows[first[rows] == rows])
+    return Duplicates(first, near, is_complete)
 
 
 def joined(groups: Indices, first: Indices) -> Indices:
@@ -79,8 +83,8 @@ def _first(images: Pixels, rows: Indices) -> Indices:
     return first
 
 
-def _near(images: Pixels, rows: Indices) -> Indices:
-    """The near copies among some rows."""
+def _near(images: Pixels, rows: Indices) -> tuple[Indices, bool]:
+    """The near copies among some rows, and whether all candidates were compared."""
     small = _small(images, rows)
     chunks = [small[start : start + CHUNK] for start in range(0, len(small), CHUNK)]
     low = np.concatenate([np.empty((0, FREQUENCIES**2), np.float32), *map(_low, chunks)])
@@ -95,7 +99,7 @@ def _near(images: Pixels, rows: Indices) -> Indices:
         for chunk in np.split(pairs, range(CHUNK, len(pairs), CHUNK))
     ]
     found: Indices = rows[np.concatenate(kept)]
-    return found
+    return found, len(pairs) < MOST_PAIRS
 
 
 def _small(images: Pixels, rows: Indices) -> Pixels:

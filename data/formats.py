@@ -33,10 +33,10 @@ READABLE: Final = _readable()
 
 EMPTY: Final = "empty"
 UNKNOWN: Final = "of no known format"
-READ: Final = frozenset(
-    {"a JPEG file", "a PNG file", "a WebP file", "a BMP file", "a GIF file", "a TIFF file", "a PPM file"}
-)
-"""Names of formats that are always read."""
+#: Names, where they differ from "a NAME file" with Pillow's name.
+NAMES: Final = {"WEBP": "a WebP file", "JPEG2000": "a JPEG 2000 file", "AVIF": "an AVIF file", "HEIF": "a HEIC file"}
+READ: Final = frozenset(NAMES.get(name, f"a {name} file") for name in READABLE)
+"""Names of the formats that are read."""
 
 #: First bytes -> name; from the specification of each format, as in https://en.wikipedia.org/wiki/List_of_file_signatures.
 SIGNATURES: Final = (

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from data.contents import Pixels
-from data.depth import check_planes, has_lower_bytes, is_deep, samples_of, split_bytes, to_bytes, values_of
+from data.depth import check_planes, check_signs, has_lower_bytes, is_deep, samples_of, split_bytes, to_bytes, values_of
 from data.errors import DataError
 from data.formats import EMPTY, HEIC_ADVICE, READ, READABLE, UNKNOWN, name_of
 from data.jpeg import has_more_scans
@@ -23,7 +23,9 @@ MAX_SCANS: Final = 100  # of a JPEG; a progressive JPEG has about ten
 MAX_SCANNED_PIXELS: Final = 2_500_000_000
 #: Memory for one decoded image: a PNG of 200 megapixels, at four bytes each, needs less.
 MAX_DECODED_BYTES: Final = 2**30
-#: An image of more pixels is decoded alone in its process, and scaled down in strips before its colours are converted.
+#: An image that takes more is decoded alone in its process.
+LARGE_BYTES: Final = 100_000_000
+#: An image of more pixels is scaled down in strips.
 LARGE_PIXELS: Final = 25_000_000
 STRIP_PIXELS: Final = 2**22
 MAX_FACTOR: Final = 16  # larger ones lose precision in Pillow's reduce()
@@ -92,10 +94,10 @@ def _explain(content: bytes, name: str, error: Exception) -> str:
     if not isinstance(error, UnidentifiedImageError):
         reason = str(error) or type(error).__name__
         return f"is {kind}{named}, but cannot be decoded ({reason}); replace it or take it out"
-    if kind == "a HEIC file":
-        return f"is {kind}{named}; {HEIC_ADVICE}"
     if kind in (EMPTY, UNKNOWN):
         return f"is {kind}; replace it or take it out"
+    if kind == "a HEIC file" and kind not in READ:
+        return f"is {kind}{named}; {HEIC_ADVICE}"
     if kind in READ:
         return f"is {kind}{named} of a variant that is not read, or damaged; convert it to 8 or 16 bits, or take it out"
     return f"is {kind}{named}, which is not read as an image; convert it, or take it out"
@@ -108,14 +110,20 @@ def _decode(image: Image.Image, content: bytes, preprocessing: Preprocessing, *,
         _check_scans(image, content)
         _draft(image, preprocessing)
     is_split = has_lower_bytes(image) and (sample or preprocessing.depth is not None)
-    _check_memory(image, full, copies=2 if is_split else 1)
-    with _large if image.width * image.height > LARGE_PIXELS else nullcontext():
+    memory = _memory(image, full) * (2 if is_split else 1)
+    if memory > MAX_DECODED_BYTES:
+        raise DataError(
+            f"has {full[0]} x {full[1]} pixels, which take {memory / 1e9:.1f} GB to decode, but at most "
+            f"{MAX_DECODED_BYTES / 1e9:.1f} GB are used for an image; scale it down"
+        )
+    with _large if memory > LARGE_BYTES else nullcontext():
         opened, low = image, None
         if is_split:
             image, low = split_bytes(opened, content)
         image.load()
+        check_signs(image)
         turn = _turn(opened)
-        samples = samples_of(values_of(image, low)) if sample and (low or is_deep(image)) else None
+        samples = samples_of(image, low) if sample and (low or is_deep(image)) else None
         rgb = _rgb(image, low, preprocessing)
     upright = rgb if turn is None else rgb.transpose(turn)
     return Decoded(
@@ -157,18 +165,13 @@ def _scaled(size: tuple[int, int], side: int, fit: Fit) -> tuple[int, int]:
             assert_never(fit)
 
 
-def _check_memory(image: Image.Image, full: tuple[int, int], *, copies: int) -> None:
-    """Refuse an image that takes too much memory: the pixels, the decoder's copy of them, the coefficients of scans."""
-    copies *= 2 if image.format in BUFFERED else 1
-    size = image.width * image.height * MODE_BYTES.get(image.mode, 4) * copies
+def _memory(image: Image.Image, full: tuple[int, int]) -> int:
+    """Bytes that decoding takes: the pixels, the decoder's copy of them, and the coefficients of all scans."""
+    size = image.width * image.height * MODE_BYTES.get(image.mode, 4) * (2 if image.format in BUFFERED else 1)
     if isinstance(image, JpegImageFile) and image.info.get("progressive"):
         samples = [across * down for _, across, down, _ in image.layer]
         size += 2 * full[0] * full[1] * sum(samples) // max(samples)
-    if size > MAX_DECODED_BYTES:
-        raise DataError(
-            f"has {full[0]} x {full[1]} pixels, which take {size / 1e9:.1f} GB to decode, but at most "
-            f"{MAX_DECODED_BYTES / 1e9:.1f} GB are used for an image; scale it down"
-        )
+    return size
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -180,11 +183,12 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _rgb(image: Image.Image, low: Image.Image | None, preprocessing: Preprocessing) -> Image.Image:
-    """Convert to RGB; a large image is scaled down on the way, strip by strip, to bound memory."""
-    if image.width * image.height <= LARGE_PIXELS:
+    """Convert to RGB, strip by strip to bound memory; a large image is scaled down on the way."""
+    is_large = image.width * image.height > LARGE_PIXELS
+    if not is_large and low is None and not is_deep(image):
         return _to_rgb(image, low, preprocessing.depth)
     width, height = _scaled(image.size, 2 * preprocessing.side, preprocessing.fit)
-    factor = min(max(1, min(image.width // width, image.height // height)), MAX_FACTOR)
+    factor = min(max(1, min(image.width // width, image.height // height)), MAX_FACTOR) if is_large else 1
     result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     rows = max(1, STRIP_PIXELS // (image.width * factor)) * factor
     for top in range(0, image.height, rows):

@@ -10,6 +10,7 @@ from data.contents import Contents, Filled, Indices, Pixels
 from data.duplicates import Duplicates
 from data.errors import DataError
 from data.preprocessing import Preprocessing
+from data.text import counted
 
 CHECK_DEPTH: Final = "if they use few of 16 bits, set [data] depth, such as 12 or [0, 4095]"
 SHOWN: Final = 3  # examples of a kind of copies
@@ -56,12 +57,12 @@ def select(contents: Contents, filled: Filled, images: Pixels, *, name: str) -> 
     found = duplicates.find(images, np.flatnonzero(is_whole)) if contents.paths else None
     if found and len(np.unique(found.first[train])) == 1:
         raise DataError(f"{name}: all training images have the same pixels; {CHECK_DEPTH}")
-    if found and contents.duplicates == "refuse":
+    if found and contents.keeps_copies_together:
         groups = duplicates.joined(groups, found.first[:count])
     notes: list[str] = []
     if contents.set_aside:
         train, test = contents.set_aside(train, groups)
-        notes.append(f"there is no test/: {len(test)} of the images were set aside as test images")
+        notes.append(f"there is no test/: {counted(len(test), 'image')} set aside as test images")
     seen = np.empty(0, dtype=np.int64)
     if found:
         seen = test[np.isin(found.first[test], found.first[train])]
@@ -111,10 +112,16 @@ def _check_classes(contents: Contents, train: Indices, test: Indices, *, name: s
     if len(train) == len(contents.train_labels) and len(test) == len(contents.test_labels):
         return
     counts = np.bincount(contents.train_labels[train], minlength=len(contents.classes))
-    if not counts.all():
-        raise DataError(
-            f"{name}: no image of class '{contents.classes[int(counts.argmin())]}' can be read; replace them"
-        )
+    given = contents.validation_folder
+    lost = [
+        f"training image of class '{name}'" for name, count in zip(contents.classes, counts, strict=True) if not count
+    ]
+    if given and not (train >= len(contents.train_labels) - given).any():
+        lost.append("validation image")
+    if len(contents.test_labels) and not len(test):
+        lost.append("test image")
+    if lost:
+        raise DataError(f"{name}: no {lost[0]} can be read; replace them, or take out their folder")
 
 
 def _refusal(seen: Indices, total: int, found: Duplicates, paths: tuple[str, ...], *, name: str) -> str:
@@ -138,11 +145,12 @@ def _notes(contents: Contents, found: Duplicates, train: Indices, test: Indices)
         is_in_two_classes = labels[pairs[:, 0]] != labels[pairs[:, 1]]
         for chosen, where in ((is_in_two_parts, "in two parts"), (is_in_two_classes, "in two classes")):
             if chosen.any():
-                notes.append(f"{kind} is {where} {chosen.sum()} times: {_examples(pairs[chosen], contents.paths)}")
-    if within := int(
-        (~(parts[exact[:, 0]] != parts[exact[:, 1]]) & (labels[exact[:, 0]] == labels[exact[:, 1]])).sum()
-    ):
-        notes.append(f"images with the same pixels as another one of their class: {within}")
+                least = "at least " if pairs is found.near and not found.is_complete else ""
+                times = counted(int(chosen.sum()), "time")
+                notes.append(f"{kind} is {where} {least}{times}: {_examples(pairs[chosen], contents.paths)}")
+    is_within = (parts[exact[:, 0]] == parts[exact[:, 1]]) & (labels[exact[:, 0]] == labels[exact[:, 1]])
+    if is_within.any():
+        notes.append(f"images with the same pixels as another one of their class: {is_within.sum()}")
     return notes
 
 

@@ -149,7 +149,8 @@ class Directory:
         except FileNotFoundError:  # a link to nowhere
             return Entry(path, is_folder=False)
         is_folder = stat.S_ISDIR(status.st_mode)
-        if not is_folder and not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
+        is_readable = is_folder or stat.S_ISREG(status.st_mode)  # reading a pipe would wait forever
+        if not is_readable and not is_litter(item.name):
             raise DataError(f"{item.path} is neither a file nor a folder; take it out")
         return Entry(path, is_folder, 0 if is_folder else status.st_size, status)
 
@@ -203,7 +204,8 @@ def top_folder(children: Callable[[str], Sequence[Entry]]) -> str:
             return top
         below = f"{folders[0].path}/"
         inner = [entry for entry in children(below) if entry.is_folder and not is_litter(name_of(entry))]
-        has_images = any(not entry.is_folder and not is_side_file(name_of(entry)) for entry in entries)
+        files = [name_of(entry) for entry in entries if not entry.is_folder]
+        has_images = any("." in name and not is_side_file(name) for name in files)  # LICENSE and VERSION are none
         if not inner or (has_images and not any(part_of(entry.path) == "train" for entry in inner)):
             return top
         top = below

@@ -21,6 +21,11 @@ def is_printable(name: str) -> bool:
     return all(character in SPELLING or unicodedata.category(character) not in UNPRINTABLE for character in name)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def some(names: Iterable[str], most: int = 5) -> str:
     """The first names in order, in quotes, and the number of the others."""
     shown = sorted(names)

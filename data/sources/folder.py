@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from data.atomic import replacing
 from data.config import DataConfig
 from data.contents import Contents, Filled, Indices, Pixels
 from data.errors import DataError
+from data.formats import READABLE
 from data.progress import Advance, Say
 from data.sources.images import decode_images
 from data.sources.layout import list_images
@@ -50,18 +52,10 @@ class Folder:
     def key(self) -> str:
         config, seen = self._config, self._inspect()
         split = None if seen.has_test else [config.seed, config.test_share]
-        steps = [
-            seen.has_validation,
-            config.fit,
-            config.depth,
-            config.groups,
-            config.duplicates,
-            config.max_errors,
-            config.name_encoding,
-        ]
-        return hashlib.sha256(
-            json.dumps(["folder", VERSION, seen.digest, self.side, split, *steps]).encode()
-        ).hexdigest()
+        reading = [config.fit, config.depth, config.groups, config.duplicates, config.name_encoding]
+        skipping = [config.max_errors, READABLE] if config.max_errors else []  # images of other formats are left out
+        parts = [seen.digest, self.side, split, seen.has_validation, *reading, *skipping]
+        return hashlib.sha256(json.dumps(["folder", VERSION, *parts]).encode()).hexdigest()
 
     def notes(self) -> tuple[str, ...]:
         return self._inspect().notes
@@ -92,7 +86,7 @@ class Folder:
                 targets,
                 train=train,
                 unreadable=listing.unreadable,
-                error_file=self._notes_folder / f"{store.path.stem}-{_hash(store.path)[:8]}-errors.txt",
+                error_file=self._notes_folder / f"{store.path.stem[:50]}-{_hash(store.path)[:8]}-errors.txt",
                 advance=advance,
             )
             if store.stamp() != stamp:
@@ -113,6 +107,7 @@ class Folder:
             set_aside=None if test else set_aside,
             paths=(*train, *test),
             duplicates=self._config.duplicates,
+            keeps_copies_together=self._config.groups != "none",
             fill=fill,
         )
 
@@ -146,9 +141,10 @@ class Folder:
         if store.stamp() != stamp:
             raise DataError(f"{store.path} was changed while it was read; run again when nothing writes to it")
         if started_ns - stamp.changed_ns > _clock_step_ns(stamp.changed_ns):
-            note_file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(note_file) as temporary:
-                temporary.write_text(seen.model_dump_json())
+            with suppress(OSError):  # a cache that cannot be written may hold the decoded images
+                note_file.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(note_file) as temporary:
+                    temporary.write_text(seen.model_dump_json())
         return seen
 
 

@@ -15,6 +15,7 @@ from data.errors import DataError
 from data.preprocessing import Preprocessing, depth_of, fit_for, kept_by_crop
 from data.progress import Advance
 from data.store import Store
+from data.text import counted, some
 
 PERCENTILES: Final = (0.1, 99.9)  # of the values of 16-bit and float images: a few hot or dead pixels set no range
 WORTH_TELLING: Final = 0.05  # share of the pixels of the median image that is cut off or added
@@ -136,7 +137,7 @@ def _report_errors(
     with replacing(error_file) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
     if len(errors) <= config.max_errors:
-        return [f"{len(errors)} of {total} images cannot be read and are left out; {error_file} lists them"]
+        return [f"left out, as they cannot be read: {len(errors)} of {counted(total, 'image')}, {some(errors, 3)}"]
     shown = "".join(f"\n  {line}" for line in lines[:MOST_TOLD])
     rest = f"\n  and {len(lines) - MOST_TOLD} more" if len(lines) > MOST_TOLD else ""
     raise DataError(

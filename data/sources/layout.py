@@ -10,7 +10,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.ignore import Ignored, is_litter
 from data.store import MAX_FILE_BYTES, PARTS, Entry, Part, Store, name_of, part_of, top_folder
-from data.text import canonical, is_printable, some
+from data.text import canonical, counted, is_printable, some
 
 LAYOUT: Final = (
     "it must hold train/CLASS/* or CLASS/*, with one folder per class, and may hold val/CLASS/*, test/CLASS/*"
@@ -95,7 +95,8 @@ def list_images(store: Store, config: DataConfig) -> Listing:
         notes.append(f"only {' and '.join(read)} are read, not {some(parts.others)}")
     if sentence := ignored.sentence():
         notes.append(sentence)
-    notes += [f"class '{name}' has no test images" for name in train if test and name not in test]
+    for part, classes in (("validation", validation), ("test", test)):
+        notes += [f"class '{name}' has no {part} images" for name in train if classes and name not in classes]
     depth = top.count("/") + bool(parts.folders)
     groups = _groups(store.path, (train, validation, test), depth=depth, rule=config.groups)
     if groups:
@@ -171,11 +172,11 @@ def _unlabelled(parts: _Parts) -> list[str]:
     name = parts.folders["test"]
     if not classes:
         parts.loose["test"] = []
-        return [f"the {len(loose)} images in {name}/ are ignored: they have no labels, as they lie in no class folder"]
+        return [f"{counted(len(loose), 'image')} in {name}/ without labels, as in no class folder: ignored"]
     if len(classes) == 1 and not loose and not set(classes) & set(parts.images["train"]):
         (folder,) = classes
         count = len(classes.pop(folder))
-        return [f"the {count} images in {name}/{folder} are ignored: they have no labels, as '{folder}' is no class"]
+        return [f"{counted(count, 'image')} in {name}/{folder} without labels, as '{folder}' is no class: ignored"]
     return []
 
 
@@ -239,7 +240,7 @@ def _groups(path: Path, parts: Sequence[Classes], *, depth: int, rule: str | Non
                 )
             return groups
     pattern = re.compile(rule)
-    found = {image: pattern.search(PurePosixPath(image).name) for image in images}
+    found = {image: pattern.search(canonical(PurePosixPath(image).name)) for image in images}
     if unmatched := [image for image, match in found.items() if match is None]:
         raise DataError(
             f"{path}: [data] groups = {rule!r} finds nothing in the names of {len(unmatched)} of {len(images)} images, "
@@ -253,7 +254,7 @@ def _folder_groups(parts: Sequence[Classes], depth: int) -> dict[str, str]:
     groups: dict[str, str] = {}
     for name in {name for part in parts for name in part}:
         images = [image for part in parts for image in part.get(name, ())]
-        folders = {image: below[0] for image in images if (below := image.split("/")[depth + 1 : -1])}
+        folders = {image: canonical(below[0]) for image in images if (below := image.split("/")[depth + 1 : -1])}
         if len(set(folders.values())) > 1 or len(folders) < len(images):
             groups |= folders
     return groups
@@ -266,7 +267,7 @@ def _shared_groups(groups: Mapping[str, str], train: Classes, others: Mapping[st
     for part, classes in others.items():
         shared = trained & {groups[path] for paths in classes.values() for path in paths if path in groups}
         if shared:
-            notes.append(f"{len(shared)} groups have training and {part} images: {some(shared, 3)}")
+            notes.append(f"{counted(len(shared), 'group')} with training and {part} images: {some(shared, 3)}")
     return notes
 
 

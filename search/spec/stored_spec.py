@@ -33,6 +33,10 @@ MAY_CHANGE: Final = frozenset(
 """Settings that may change when a stored study continues. Images are compared by content, not by path."""
 
 
+OLDER_DATA: Final = {"fit": "crop", "depth": 16, "groups": "none", "duplicates": "allow"}
+"""How versions read images that had no such settings; they did not read val/ either."""
+
+
 def dump(spec: StudySpec) -> dict[str, Any]:
     """The study as JSON values. Every default is written out: a later version with other defaults changes nothing."""
     return {
@@ -63,7 +67,9 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
         tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
         # Older versions had none of these settings, and worked as if they had these values.
         tables["search"] = {"audit": 0.0, "baseline": False, "rung_updates": 0, **tables["search"]}
-        tables["data"] = {"fit": "crop", "depth": 16, "groups": "none", "duplicates": "allow", **tables["data"]}
+        if "fit" not in tables["data"]:
+            tables["data"] = {**OLDER_DATA, **tables["data"]}
+            tables["data"]["validation"] = tables["data"].get("validation") or "split"
         return build(tables, verdict_on=stored.get("verdict_on"))
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error

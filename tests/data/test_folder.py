@@ -342,7 +342,7 @@ def test_without_test_images_a_share_of_every_class_is_set_aside_by_seed(images:
     meta = read_meta(results[0])
     assert sum(meta.test_counts) == 3
     assert min(meta.test_counts) >= 1
-    assert meta.notes == (CROPPED, "there is no test/: 3 of the images were set aside as test images")
+    assert meta.notes == (CROPPED, "there is no test/: 3 images set aside as test images")
     assert results[0] == results[1]
     assert results[0] != results[2]
     pixels = [image.tobytes() for part in ("train", "test") for image in read_array(results[0], part)]

@@ -96,7 +96,7 @@ def test_a_validation_folder_is_found(tmp_path: Path, name: str) -> None:
 
     assert listing.validation == {"cat": [f"{name}/cat/3.jpg"]}
     assert listing.test == {"dog": ["test/dog/4.jpg"]}
-    assert listing.notes == ("class 'cat' has no test images",)
+    assert listing.notes == ("class 'dog' has no validation images", "class 'cat' has no test images")
 
 
 @pytest.mark.parametrize("name", ["test", "testing", "Test"])
@@ -140,12 +140,12 @@ def test_a_wanted_validation_folder_must_be_there(tmp_path: Path) -> None:
     [
         pytest.param(
             ["test/1.jpg", "test/2.jpg"],
-            "the 2 images in test/ are ignored: they have no labels, as they lie in no class folder",
+            "2 images in test/ without labels, as in no class folder: ignored",
             id="loose",
         ),
         pytest.param(
             ["Test/unknown/1.jpg", "Test/unknown/2.jpg"],
-            "the 2 images in Test/unknown are ignored: they have no labels, as 'unknown' is no class",
+            "2 images in Test/unknown without labels, as 'unknown' is no class: ignored",
             id="in-one-folder",
         ),
     ],

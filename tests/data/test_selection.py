@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_a_picture_in_two_classes_is_said(tmp_path: Path) -> None:
 
     info = prepared(tmp_path, files)
 
-    assert info.notes == ("the same picture is in two classes 1 times: train/cat/0.png = train/dog/9.png",)
+    assert info.notes == ("the same picture is in two classes 1 time: train/cat/0.png = train/dog/9.png",)
     assert info.train_counts == (6, 7, 6)
 
 
@@ -139,8 +140,8 @@ def test_a_near_copy_in_another_part_is_said_but_not_refused(tmp_path: Path) -> 
     near = "train/cat/a.png = test/dog/b.jpg"
     assert info.seen_test_images == 0
     assert info.notes == (
-        f"nearly the same picture is in two parts 1 times: {near}",
-        f"nearly the same picture is in two classes 1 times: {near}",
+        f"nearly the same picture is in two parts 1 time: {near}",
+        f"nearly the same picture is in two classes 1 time: {near}",
     )
 
 
@@ -165,11 +166,16 @@ def test_a_test_part_that_is_set_aside_holds_no_copy_of_a_training_image(tmp_pat
     assert len(set.union(*parts)) == sum(map(len, parts))
 
 
-def test_allowed_copies_may_be_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("groups", "is_seen"), [(None, False), ("none", True)])
+def test_allowed_copies_are_set_aside_together_unless_there_are_no_groups(
+    tmp_path: Path, groups: str | None, is_seen: bool
+) -> None:
     files = images("train", count=12)
     files |= {path.replace(".png", "-again.png"): content for path, content in files.items()}
 
-    assert prepared(tmp_path, files, test_share=0.25, duplicates="allow").seen_test_images > 0
+    info = prepared(tmp_path, files, test_share=0.25, duplicates="allow", groups=groups)
+
+    assert (info.seen_test_images > 0) == is_seen
 
 
 def test_a_class_that_is_one_picture_cannot_be_split(tmp_path: Path) -> None:
@@ -224,12 +230,8 @@ def test_broken_images_are_skipped_up_to_a_bound_and_said(tmp_path: Path) -> Non
     info = prepared(tmp_path, files, on_error="skip", max_errors=3)
 
     assert (info.skipped_images, info.train_counts, info.test_counts) == (3, (5, 5, 6), (6, 6, 5))
-    (note,) = info.notes
-    assert note.startswith("3 of 36 images cannot be read and are left out; ")
-    listed = Path(note.removeprefix("3 of 36 images cannot be read and are left out; ").removesuffix(" lists them"))
-    assert [line.split(": ")[0] for line in listed.read_text().splitlines()] == sorted(
-        ["test/eel/1.png", "train/cat/0.png", "train/dog/3.png"]
-    )
+    names = "'test/eel/1.png', 'train/cat/0.png', 'train/dog/3.png'"
+    assert info.notes == (f"left out, as they cannot be read: 3 of 36 images, {names}",)
 
 
 def test_more_broken_images_than_the_bound_are_refused(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_broken_images_that_are_set_aside_for_the_test_are_skipped(tmp_path: Pat
 def test_a_class_that_loses_all_its_images_is_refused(tmp_path: Path) -> None:
     files = images("train", "test") | {f"train/dog/{index}.png": b"" for index in range(6)}
 
-    with pytest.raises(DataError, match=r"set: no image of class 'dog' can be read; replace them"):
+    with pytest.raises(DataError, match=r"set: no training image of class 'dog' can be read"):
         prepared(tmp_path, files, on_error="skip", max_errors=6)
 
 
@@ -629,3 +631,38 @@ def test_a_set_of_an_older_version_is_described(tmp_path: Path) -> None:
 
     assert old == info
     assert (old.preprocessing.fit, old.preprocessing.depth) == ("crop", None)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_part_whose_images_are_all_broken_is_refused(tmp_path: Path, part: str) -> None:
+    files = images("train", "val", "test")
+    files |= {path: b"" for path in files if path.startswith(part)}
+    broken = sum(content == b"" for content in files.values())
+
+    with pytest.raises(DataError, match=f"no {'validation' if part == 'val' else 'test'} image can be read"):
+        prepared(tmp_path, files, on_error="skip", max_errors=broken)
+
+
+def test_a_damaged_member_of_a_zip_is_one_broken_image(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in images("train", count=12).items():
+            archive.writestr(name, content)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 1  # of the first image
+    path.write_bytes(content)
+    config = config_of(path, on_error="skip", max_errors=1)
+
+    info = prepare(config, tmp_path / "cache", quiet)
+
+    assert info.skipped_images == 1
+    assert info.notes[0].startswith("left out, as they cannot be read: 1 of 36 images, 'train/cat/0.png'")
+
+
+def test_a_study_of_an_older_version_splits_its_training_images_beside_val(tmp_path: Path) -> None:
+    files = images("train", "val", "test", count=12)
+
+    info = prepared(tmp_path, files, validation="split")
+
+    assert (info.validation_folder, sum(info.train_counts)) == (0, 36)
+    assert info.notes[0] == 'val/ is not used, as [data] validation is split; "folder" uses it'

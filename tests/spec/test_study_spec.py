@@ -136,7 +136,7 @@ def test_steps_divide_all_epochs_equally(tmp_path: Path) -> None:
         (ONE + "[data]\nvalidation = nan", "[data] validation must be a finite number, but got nan"),
         (
             ONE + "[data]\nvalidation = true",
-            "[data] validation must be a whole number or a number or 'folder', but got true",
+            "[data] validation must be a whole number or a number or 'folder' or 'split', but got true",
         ),
         (ONE + "[data]\nsource = 'folder'", '[data] source = "folder" needs path'),
         # [budget]

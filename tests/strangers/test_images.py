@@ -28,7 +28,7 @@ def config_of(path: Path, **changes: Any) -> DataConfig:
 
 
 def set_aside(count: int) -> str:
-    return f"there is no test/: {count} of the images were set aside as test images"
+    return f"there is no test/: {count} images set aside as test images"
 
 
 class Room:
@@ -167,7 +167,7 @@ def test_corrupt(room: Room) -> None:
     info = room.prepare(path, on_error="skip", max_errors=15)
     assert info.skipped_images == 15
     assert sum(info.train_counts) + sum(info.test_counts) == 45
-    assert info.notes[0].startswith("15 of 60 images cannot be read and are left out; ")
+    assert info.notes[0].startswith("left out, as they cannot be read: 15 of 60 images, ")
 
 
 def test_wide(room: Room) -> None:
@@ -295,7 +295,7 @@ def test_flat(room: Room) -> None:
     assert flat.notes == (CROPPED, set_aside(3))
     assert unlabelled.fingerprint == flat.fingerprint
     assert unlabelled.notes == (
-        "the 3 images in test/ are ignored: they have no labels, as they lie in no class folder",
+        "3 images in test/ without labels, as in no class folder: ignored",
         *flat.notes,
     )
     assert sum(nested.train_counts) + sum(nested.test_counts) == 18
