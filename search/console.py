@@ -21,7 +21,12 @@ def sanitize(text: str) -> str:
 
 def count_workers(workers: int) -> str:
     """`1 worker`, `2 workers`."""
-    return "1 worker" if workers == 1 else f"{workers} workers"
+    return counted(workers, "worker")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 trial`, `16 trials`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def escape(raw: str) -> str:

@@ -64,7 +64,7 @@ class Report:
     @property
     def answer(self) -> tuple[str, ...]:
         """The answer in two or three sentences."""
-        return tuple(filter(None, (_found(self), self.delivered, _judged(self))))
+        return tuple(filter(None, (_found(self), _state(self), self.delivered, _judged(self))))
 
 
 def build_report(engine: sa.Engine, name: str) -> Report:
@@ -163,6 +163,14 @@ def _found(report: Report) -> str:
         f"{subject} is trial {best.number}, with {study.objective} {format_number(best.values[0])} on validation "
         f"images: {format_values(best.params) or 'as its file says'}."
     )
+
+
+def _state(report: Report) -> str:
+    """Whether the search has tried all that its space has."""
+    if not report.study.is_exhausted:
+        return ""
+    text = study_tables.all_tried(report.study)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _judged(report: Report) -> str:

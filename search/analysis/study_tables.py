@@ -74,6 +74,7 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
     """
     study = ranking.study
     head = ((study.question,) if study.question else ()) + (f"{study.name}: {counts_line(study.counts)}",)
+    head += (all_tried(study),) if study.is_exhausted else ()
     if not ranking.trials:
         return Table(columns=(), rows=(), before=(*head, *explain_no_best(study, ranking.obstructed)))
     rows = tuple(
@@ -139,11 +140,12 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
     return (*fixed, *(f"params_{name}" if name in fixed else name for name in names)), rows
 
 
-def spec_table(stored: Mapping[str, Any]) -> Table:
+def spec_table(stored: Mapping[str, Any], configurations: int | None = None) -> Table:
     """Table of `validate`: all settings of a spec, sampled parameters before fixed ones.
 
     Args:
         stored: The spec, as dumped by `stored_spec.dump`.
+        configurations: Number of configurations of a search in a finite space; None for other studies.
     """
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
@@ -164,6 +166,8 @@ def spec_table(stored: Mapping[str, Any]) -> Table:
             format_values({key: value for key, value in space.items() if key not in drawn and key != "when"}),
         )
     ]
+    if configurations is not None:
+        lines.append(("[space] configurations", _configurations_text(configurations, stored["budget"]["trials"])))
     lines += [("[[try]]", format_values(point)) for point in stored["try"]]
     lines += [("[[compare]]", format_values(row)) for row in stored["compare"]]
     return Table(
@@ -192,9 +196,10 @@ def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ..
 
 
 def can_grow(row: StudyRecord) -> bool:
-    """Whether a larger budget gives new configurations: a grid has a fixed number of cells, a fixed space one trial."""
+    """Whether a larger budget gives new configurations: a grid and a finite space have a fixed number of them."""
     is_grid = row.spec.get("search", {}).get("sampler") == "grid"
-    return not is_grid and any(map(_is_drawn, row.spec.get("space", {}).values()))
+    is_spent = row.configurations is not None
+    return not (is_grid or is_spent) and any(map(_is_drawn, row.spec.get("space", {}).values()))
 
 
 def _is_drawn(stored: object) -> bool:
@@ -202,6 +207,13 @@ def _is_drawn(stored: object) -> bool:
     if isinstance(stored, Mapping):
         return "low" not in stored or stored["low"] != stored["high"]
     return isinstance(stored, list) and len(stored) > 1
+
+
+def all_tried(row: StudyRecord) -> str:
+    """`all 16 configurations of 'grid' are tried`: the state of an exhausted search."""
+    if row.configurations == 1:
+        return f"the only configuration of {row.name!r} is tried"
+    return f"all {row.configurations} configurations of {row.name!r} are tried"
 
 
 def counts_line(counts: TrialCounts) -> str:
@@ -253,7 +265,7 @@ def _study_line(row: StudyRecord) -> tuple[str, ...]:
     counts, best = row.counts, row.best
     return (
         row.name,
-        f"{counts.finished} of {counts.budget}",
+        f"{counts.finished} of {counts.budget}" + (", all configurations" if row.is_exhausted else ""),
         str(counts.running),
         str(counts.waiting + counts.paused),
         str(counts.failed),
@@ -261,6 +273,12 @@ def _study_line(row: StudyRecord) -> tuple[str, ...]:
         "-" if best is None else str(best.number),
         row.question,
     )
+
+
+def _configurations_text(configurations: int, trials: int) -> str:
+    if trials <= configurations:
+        return f"{configurations}; none is tried twice"
+    return f"{configurations}; each is tried once, so at most {configurations} of {trials:,} trials run"
 
 
 def _given(value: object) -> str:
@@ -290,4 +308,4 @@ def _study_json(row: StudyRecord) -> dict[str, Any]:
             "paused": counts.paused,
             "remaining": counts.remaining,
         },
-    }
+    } | ({} if row.configurations is None else {"configurations": row.configurations})

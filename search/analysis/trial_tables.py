@@ -155,18 +155,21 @@ def trial_summary_json(row: TrialRecord) -> dict[str, Any]:
     }
 
 
-def reasons_table(rows: Sequence[TrialRecord], lines: Sequence[str] = ()) -> Table:
+def reasons_table(rows: Sequence[TrialRecord], state: str = "", lines: Sequence[str] = ()) -> Table:
     """Reasons why trials stopped or paused, one row per trial.
 
     Args:
         rows: The trials.
+        state: Sentence about the study; may be empty.
         lines: Lines below the table.
     """
+    before = (state,) if state else ()
     if not rows:
-        return Table(columns=(), rows=(), before=("no trial was pruned or failed",))
+        return Table(columns=(), rows=(), before=(*before, "no trial was pruned or failed"))
     return Table(
         columns=("trial", "state", "epochs", "why"),
         fixed=("state",),
+        before=before,
         rows=tuple((str(row.number), row.state.lower(), format_value(row.epochs), _why(row)) for row in rows),
         after=("", *lines) if lines else (),
     )

@@ -43,8 +43,12 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
     notes = _check_images(spec)
     for note in notes:
         echo(note)
-    stored = stored_spec.dump(spec)
-    return tables.print_answer({"spec": stored, "notes": notes}, study_tables.spec_table(stored), as_json=as_json)
+    stored, configurations = stored_spec.dump(spec), study_spec.count_configurations(spec)
+    return tables.print_answer(
+        {"spec": stored, "configurations": configurations, "notes": notes},
+        study_tables.spec_table(stored, configurations),
+        as_json=as_json,
+    )
 
 
 def _check_images(spec: "StudySpec") -> tuple[str, ...]:

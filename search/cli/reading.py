@@ -116,7 +116,7 @@ def show(study: str, trial: int, *, as_json: bool, storage: str) -> int:
 )
 def why(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
     """Show why trial N, or each trial, was pruned or failed."""
-    from search.analysis import obstacles, trial_tables
+    from search.analysis import obstacles, study_tables, trial_tables
     from search.storage import queries
     from search.storage.read_only import open_reader
 
@@ -125,8 +125,10 @@ def why(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
         rows = [queries.trial(engine, study, trial)]
     else:
         rows = [row for row in queries.trials(engine, study) if row.state in ("PRUNED", "FAIL")]
-    lines = obstacles.report(queries.study(engine, study), rows) if trial is None else ()
-    table = trial_tables.reasons_table(rows, lines)
+    record = queries.study(engine, study)
+    lines = obstacles.report(record, rows) if trial is None else ()
+    state = study_tables.all_tried(record) if trial is None and record.is_exhausted else ""
+    table = trial_tables.reasons_table(rows, state, lines)
     return tables.print_answer(trial_tables.reasons_json(rows), table, as_json=as_json)
 
 

@@ -121,6 +121,9 @@ def resume(
     engine = open_reader(machine.storage)
     row = queries.study(engine, study)
     is_over = stored.spec.final is None or final_table(engine, study) is not None
+    if row.is_exhausted and is_over and not (retry_failed and row.counts.failed):
+        echo(f"nothing to resume: {study_tables.all_tried(row)}")
+        return 0
     if trials is None and row.counts.finished >= row.counts.budget and not retry_failed and is_over:
         obstacles.check_results(engine, row)
         more = "; --trials N raises its budget" if study_tables.can_grow(row) else ""

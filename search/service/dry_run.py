@@ -6,7 +6,7 @@ pruner. The result is an estimate: the draws of the sampler and other load on th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from search.spec.feasibility import RandomDraws, check_feasible
 from search.spec.fit import ImageLimits, check_fit, fitted
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FORWARD_SHARE
+from search.study.configurations import ConfigurationSpace
 from search.study.inputs import devices, worker_bytes
 from search.study.strategy import asha
 from search.tables import Table, format_duration
@@ -44,6 +45,8 @@ class Estimate:
     """Estimated cost of a study."""
 
     trials: int
+    configurations: int | None
+    """Number of configurations of a finite search space, if the budget allows to try each; otherwise None."""
     workers: int
     images: int
     """Training images in a search."""
@@ -103,6 +106,9 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
         workers=len(device_names),
         device=torch.device(device_names[0]),
     )
+    size = ConfigurationSpace(wanted, limits).size(beyond=wanted.budget.trials)
+    if size is not None:
+        wanted = replace(wanted, budget=wanted.budget.model_copy(update={"trials": size.trials}))
     drawn = _draw_networks(wanted, limits, changed=bool(feasible.changes))
     share = expected_share(wanted)
     timed = _measure_speeds(
@@ -126,6 +132,7 @@ def estimate(wanted: StudySpec, *, workers: int | None, device: str | None, hour
     kept_trials = KEEP_BEST if len(wanted.search.objectives) == 1 else round(wanted.budget.trials * trained_share)
     return Estimate(
         trials=wanted.budget.trials,
+        configurations=None if size is None else size.configurations,
         workers=len(device_names),
         images=counts.train,
         impossible=1 - possible_share,
@@ -187,7 +194,9 @@ def estimate_table(estimated: Estimate) -> Table:
 
 def _trials_text(estimated: Estimate) -> str:
     is_cut = estimated.fits is not None and estimated.fits < estimated.trials
-    return f"about {estimated.fits:,}, which is what fits," if is_cut else f"{estimated.trials:,}"
+    if is_cut:
+        return f"about {estimated.fits:,}, which is what fits,"
+    return f"{estimated.trials:,}" + (", each configuration once," if estimated.configurations is not None else "")
 
 
 def _time_text(estimated: Estimate) -> str:

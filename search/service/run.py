@@ -151,7 +151,8 @@ def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReaso
     """Why the search has ended already; None if it continues.
 
     A stored selection remains valid after a kill before the final training. A command that asks for more trials, or
-    for more hours of a search whose final training is over, reopens the search.
+    for more hours of a search whose final training is over, reopens the search, unless each configuration of its space
+    has been tried.
 
     Args:
         order: Options of the command.
@@ -162,6 +163,8 @@ def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReaso
         The reason, if at most the final training is left; otherwise None.
     """
     record = current_record(storage, stored.name)
+    if record.is_exhausted:
+        return StopReason.NOTHING_FOUND if record.nothing_found else StopReason.DONE
     if order.trials is None and record.selection is not None and not is_judged(storage, stored):
         return StopReason.NOTHING_FOUND if record.nothing_found else StopReason.DONE
     if order.trials is None and order.hours is None and record.nothing_found:

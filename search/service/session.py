@@ -8,17 +8,21 @@ from typing import Literal
 
 from data.progress import Say
 from search.analysis import obstacles
+from search.analysis.study_tables import all_tried
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.disk_space import DiskBudget
 from search.artifacts.study_dir import StudyDirs
+from search.console import counted
 from search.errors import BusyError, SpecError, UsageError
 from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import attr_keys, leases, queries
+from search.storage.claims import SpaceSize
 from search.storage.leases import LeaseMonitor, has_no_live_owner
 from search.storage.rdb import Storage
 from search.storage.records import StudyRecord
 from search.storage.retry import Timeouts
 from search.study import stored_study
+from search.study.configurations import TriedConfigurations
 from search.study.provenance import code_version, differences
 from search.study.stored_study import StoredStudy
 from search.trial.context import WorkerConfig
@@ -175,7 +179,8 @@ def set_budget(storage: Storage, stored: StoredStudy, order: RunOptions, say: Sa
     """
     record, spec_budget = current_record(storage, stored.name), stored.spec.budget
     search_hours = searching(stored.spec, spec_budget.hours)
-    resets_trials = order.trials is None and record.counts.budget != possible(stored, spec_budget.trials)
+    possible_trials = possible(stored, spec_budget.trials, space_size(storage, stored, spec_budget.trials))
+    resets_trials = order.trials is None and record.counts.budget != possible_trials
     resets_hours = order.hours is None and record.hours != search_hours
     is_kept = (resets_trials or resets_hours) and not has_no_live_owner(storage, stored.id, say, times=order.times)
     if is_kept:
@@ -198,9 +203,11 @@ def set_hours(storage: Storage, stored: StoredStudy, hours: float) -> None:
 
 def set_trials(storage: Storage, stored: StoredStudy, asked: int, say: Say) -> None:
     """Store the trial budget; print a message if it differs from the number asked for."""
-    trials = stored_study.set_trials(storage, stored, possible(stored, asked))
+    size = space_size(storage, stored, asked)
+    configurations = None if size is None else size.configurations
+    trials = stored_study.set_trials(storage, stored, possible(stored, asked, size), configurations=configurations)
     if trials < asked:
-        say(f"the budget is {trials} trials, not {asked}: the grid has no more cells")
+        say(f"the budget is {counted(trials, 'trial')}, not {asked}: {why_no_more(configurations)}")
     if trials > asked:
         say(f"the budget is {trials} trials, not {asked}: that number was begun already, and none is thrown away")
 
@@ -219,7 +226,9 @@ def prepare_resume(storage: Storage, stored: StoredStudy, order: RunOptions, say
     record = current_record(storage, stored.name)
     counts = record.counts
     _allow_more_obstacles(storage, stored, record)
-    if counts.finished or counts.waiting or counts.paused:
+    if record.is_exhausted:
+        say(f"{all_tried(record)}; nothing is left to search")
+    elif counts.finished or counts.waiting or counts.paused:
         pause = f", {counts.paused} pause" if counts.paused else ""
         say(f"going on: {counts.finished} of {counts.budget} trials done, {counts.waiting} taken up again{pause}")
 
@@ -232,9 +241,27 @@ def _allow_more_obstacles(storage: Storage, stored: StoredStudy, record: StudyRe
         stored_study.set_attrs(storage, stored.id, {attr_keys.OBSTRUCTED_BEFORE: record.counts.begun})
 
 
-def possible(stored: StoredStudy, asked: int) -> int:
-    """The number of trials that the study can have: `asked`, limited by the cells of a grid."""
-    return min(asked, len(fixed_trials(stored.spec))) if stored.spec.search.sampler == "grid" else asked
+def possible(stored: StoredStudy, asked: int, size: SpaceSize | None) -> int:
+    """The number of trials that the study can have: `asked`, limited by the cells of a grid or by a finite space."""
+    if stored.spec.search.sampler == "grid":
+        return min(asked, len(fixed_trials(stored.spec)))
+    return asked if size is None else min(asked, size.trials)
+
+
+def space_size(storage: Storage, stored: StoredStudy, asked: int) -> SpaceSize | None:
+    """The size of a finite search space; None if it allows more than `asked` trials, or more than there are."""
+    beyond = max(asked, current_record(storage, stored.name).counts.begun)
+    return storage.read(lambda connection: TriedConfigurations(stored).size(connection, beyond=beyond))
+
+
+def why_no_more(configurations: int | None) -> str:
+    """Why a study can have no more trials: the number of configurations of a finite space, or None for a grid."""
+    if configurations is None:
+        return "the grid has no more cells"
+    return (
+        f"[space] has {counted(configurations, 'configuration')} to try, and a search tries each once "
+        "(sampler = 'grid' has repeats)"
+    )
 
 
 def requeue_dead(storage: Storage, stored: StoredStudy, order: RunOptions, say: Say) -> None:

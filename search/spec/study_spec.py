@@ -13,7 +13,7 @@ from data.errors import DataError
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError, UsageError
-from search.spec import text_file
+from search.spec import search_space, text_file
 from search.spec.domains import Choice, Domain, TrialProtocol, Value
 from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs
 from search.spec.points import AblationRow, read_points, read_rows
@@ -169,6 +169,17 @@ def fixed_trials(spec: StudySpec) -> tuple[dict[str, Value], ...]:
     if spec.search.sampler == "grid":
         return grid(_with_rows(spec.space, spec.rows), spec.search.repeats)
     return tuple(to_fixed_params(spec.space, point) for point in spec.points)
+
+
+def count_configurations(spec: StudySpec) -> int | None:
+    """The configurations of a search, untrainable ones included.
+
+    Returns:
+        None for infinitely many, or more than `MAX_CELLS`; and for a grid, or a study that searches nothing.
+    """
+    if spec.search.sampler == "grid" or not is_searched(spec.space):
+        return None
+    return search_space.count_configurations(spec.space)
 
 
 def start_point(spec: StudySpec) -> dict[str, Value]:

@@ -35,6 +35,24 @@ class Claim:
     """1 for a new trial; a deliberate stop does not count."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceSize:
+    """The size of a finite search space."""
+
+    trials: int
+    """Number of trials of the study after which each configuration has been tried."""
+    configurations: int
+    undrawn: int = 0
+    """Number of trials that have begun and will draw their configuration."""
+
+
+class Space(Protocol):
+    """Knows when every configuration of a search has been tried."""
+
+    def size(self, connection: sa.Connection, *, beyond: int) -> SpaceSize | None:
+        """The size of the space; None if more than `beyond` trials are possible."""
+
+
 class Promotion(Protocol):
     """Selects the paused trials that are resumed."""
 
@@ -54,10 +72,11 @@ def claim(
     owner: LeaseOwner,
     queue: Sequence[Mapping[str, Any]] = (),
     promotion: Promotion | None = None,
+    space: Space | None = None,
     *,
     uid: str | None = None,
 ) -> Claim | None:
-    """Claim a waiting trial, or create a new one if the study's budget allows.
+    """Claim a waiting trial, or create a new one if the study's budget and its search space allow.
 
     With a `promotion`, promotable paused trials are claimed before new ones. If nothing is claimable and no lease is
     held, the best paused trial is resumed, or the remaining ones are pruned.
@@ -72,6 +91,7 @@ def claim(
         queue: Parameters of the first trials: trial number n takes `queue[n]`. The entries are the points to try first,
             or the cells of a grid. The queue is not stored, and a smaller budget leaves no rows behind.
         promotion: Policy for paused trials. Without it they stay paused.
+        space: The search space. Once each of its configurations has been tried, the budget is the number of trials.
         uid: Uid of the study, which its id must still belong to: SQLite gives the ids of deleted studies again.
 
     Returns:
@@ -95,7 +115,8 @@ def claim(
         claimed = _take_waiting(connection, study_id) if status.is_waiting else None
         if claimed is None:
             claimed = _promote(storage, connection, study_id, promotion)
-        if claimed is None and status.trials < int(json.loads(status.budget)):
+        is_open = claimed is None and status.trials < int(json.loads(status.budget))
+        if is_open and _has_room(storage, connection, study_id, status.trials, space):
             claimed = created = _create_trial(connection, study_id, status.trials, queue)
         if claimed is None:
             claimed = _finish_paused(storage, connection, study_id, promotion)
@@ -204,6 +225,18 @@ def _finish_paused(
         return None
     _resume(storage, connection, best[0])
     return best
+
+
+def _has_room(storage: Storage, connection: sa.Connection, study_id: int, trials: int, space: Space | None) -> bool:
+    """Whether the search space allows a new trial. If it never will, the budget ends with the trials."""
+    size = None if space is None else space.size(connection, beyond=trials)
+    if size is None:
+        return True
+    if not size.undrawn:  # a given point that is changed to fit may lie outside of the space, and takes nothing of it
+        for key, value in ((attr_keys.BUDGET, trials), (attr_keys.CONFIGURATIONS, size.configurations)):
+            keys: dict[str, object] = {"study_id": study_id, "key": key}
+            connection.execute(storage.upsert(STUDY_ATTRS, keys, {"value_json": json.dumps(value)}))
+    return False
 
 
 def _resume(storage: Storage, connection: sa.Connection, trial_id: int) -> None:

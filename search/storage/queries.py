@@ -279,6 +279,7 @@ def _refresh(connection: sa.Connection, study_id: int, known: StudyRecord) -> St
     changing = (
         attr_keys.UID,
         attr_keys.BUDGET,
+        attr_keys.CONFIGURATIONS,
         attr_keys.SECONDS_RUN,
         attr_keys.HOURS,
         attr_keys.STOP,
@@ -309,6 +310,7 @@ def _changing_fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "seconds_run": attrs.get(attr_keys.SECONDS_RUN) or 0.0,
         "hours": attrs.get(attr_keys.HOURS),
+        "configurations": attrs.get(attr_keys.CONFIGURATIONS),
         "stop": bool(attrs.get(attr_keys.STOP)),
         "nothing_found": bool(attrs.get(attr_keys.NOTHING_FOUND)),
         "judged_before": attrs.get(attr_keys.JUDGED_BEFORE) or 0,

@@ -63,6 +63,7 @@ class Storage(TransactionalStorage):
     """Optuna's storage with atomic, fenced writes. Thread-safe, except for `batch()`, which belongs to one thread."""
 
     _batched: list[tuple[int, Write]] | None = None
+    _check: Callable[[sa.Connection], None] | None = None
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -70,11 +71,15 @@ class Storage(TransactionalStorage):
         self._batched = []
         try:
             yield
-            writes, self._batched = self._batched, None
+            writes, check = self._batched, self._check
         finally:
-            self._batched = None
+            self._batched = self._check = None
         if writes:
-            self._apply(writes)
+            self._apply(writes, check)
+
+    def check_batch(self, check: Callable[[sa.Connection], None]) -> None:
+        """Call `check` in the transaction of the current batch, before its writes; an error of it discards them."""
+        self._check = check
 
     def _write_trial(self, trial_id: int, *writes: Write) -> None:
         if self._batched is not None:
@@ -82,10 +87,11 @@ class Storage(TransactionalStorage):
             return
         self._apply([(trial_id, write) for write in writes])
 
-    def _apply(self, writes: Sequence[tuple[int, Write]]) -> None:
+    def _apply(self, writes: Sequence[tuple[int, Write]], check: Callable[[sa.Connection], None] | None = None) -> None:
         trial_ids = {trial_id for trial_id, _ in writes}
         upserts = [write for _, write in writes if isinstance(write, Upsert)]
-        if self.engine.dialect.name == "postgresql" and len(trial_ids) == 1 and len(upserts) == len(writes):
+        is_one_statement = check is None and len(trial_ids) == 1 and len(upserts) == len(writes)
+        if self.engine.dialect.name == "postgresql" and is_one_statement:
             self._write_rows(trial_ids.pop(), upserts)
             return
         statements = group_statements(self.engine.dialect.name, [write for _, write in writes])
@@ -96,6 +102,8 @@ class Storage(TransactionalStorage):
             is_retry, was_attempted = was_attempted, True
             if is_retry and all(self._was_finished_here(connection, trial_id) for trial_id in trial_ids):
                 return  # an earlier attempt was committed, and only its answer was lost
+            if check is not None:
+                check(connection)
             for trial_id in trial_ids:
                 self._check_owner(connection, trial_id)
             for statement, rows in statements:

@@ -147,6 +147,8 @@ class StudyRecord:
     seconds_run: float = 0.0
     """Wall-clock time of the study, summed over its runs."""
     hours: float | None = None
+    configurations: int | None = None
+    """Number of configurations of a finite search space, if the budget allows to try each; otherwise None."""
     stop: bool = False
     """Whether a stop was requested."""
     nothing_found: bool = False
@@ -173,6 +175,11 @@ class StudyRecord:
         search = self.spec.get("search", {})
         is_search = search.get("sampler") != "grid" and len(self.directions) == 1
         return 0 if search.get("baseline") and is_search else None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether each configuration of a finite search space has been tried."""
+        return self.configurations is not None and self.counts.finished >= self.counts.budget
 
     @property
     def objectives(self) -> tuple[str, ...]:

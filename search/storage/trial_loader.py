@@ -4,7 +4,7 @@ import gc
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -213,6 +213,42 @@ def _trial(study_name: str, stored: StoredTrial) -> TrialRecord:
         started=_utc(stored.started),
         completed=_utc(stored.completed),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialConfig:
+    """The configuration of a trial."""
+
+    id: int
+    number: int
+    state: str
+    config: Mapping[str, Any] | None
+    """None if the trial has not drawn it."""
+
+
+def configs_of_trials(
+    connection: sa.Connection, study_id: int, *, after: int, among: Collection[int]
+) -> list[TrialConfig]:
+    """Load the configurations of trials.
+
+    Args:
+        connection: Connection in a transaction.
+        study_id: Id of the study.
+        after: Trials with higher ids are loaded.
+        among: Ids of further trials.
+    """
+    has_config = sa.and_(
+        TRIAL_SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id, TRIAL_SYSTEM_ATTRS.c.key == attr_keys.CONFIG
+    )
+    query = (
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, TRIAL_SYSTEM_ATTRS.c.value_json)
+        .select_from(TRIALS.outerjoin(TRIAL_SYSTEM_ATTRS, has_config))
+        .where(TRIALS.c.study_id == study_id, (TRIALS.c.trial_id > after) | TRIALS.c.trial_id.in_(among))
+    )
+    return [
+        TrialConfig(id=trial_id, number=number, state=state, config=None if text is None else json.loads(text))
+        for trial_id, number, state, text in connection.execute(query)
+    ]
 
 
 _second = itemgetter(1)

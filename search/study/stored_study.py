@@ -162,8 +162,14 @@ def _stored(study_id: int, name: str, attrs: Mapping[str, Any], spec: StudySpec)
     )
 
 
-def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
+def set_trials(storage: Storage, study: StoredStudy, trials: int, *, configurations: int | None = None) -> int:
     """Set the trial budget of a study; existing trials are never deleted.
+
+    Args:
+        storage: The database.
+        study: The study.
+        trials: The budget.
+        configurations: Number of configurations of its space, if the budget allows to try each.
 
     Returns:
         The new budget: `trials`, or the number of existing trials if that is larger.
@@ -172,7 +178,8 @@ def set_trials(storage: Storage, study: StoredStudy, trials: int) -> int:
     def set_them(connection: sa.Connection) -> int:
         storage.lock_study(connection, study.id)
         allowed = max(trials, _trials(connection, study.id))
-        write_attrs(storage, connection, study.id, {attr_keys.BUDGET: allowed})
+        attrs = {attr_keys.BUDGET: allowed, attr_keys.CONFIGURATIONS: configurations}
+        write_attrs(storage, connection, study.id, attrs)
         return allowed
 
     return storage.write(set_them)

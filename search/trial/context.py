@@ -15,6 +15,7 @@ from search.spec.study_spec import StudySpec
 from search.storage.rdb import Storage
 from search.storage.retry import Timeouts
 from search.study import stored_study
+from search.study.configurations import TriedConfigurations
 from search.study.stored_study import StoredStudy
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class TrialContext:
     cached: CachedStorage
     subset: TrialSubset
     """The trials that the sampler learns from, kept between trials."""
+    configurations: TriedConfigurations
+    """The configurations that trials have, kept between trials."""
     study: StoredStudy
     dirs: StudyDirs
     remote: RemoteCheckpoints | None = None
@@ -102,6 +105,7 @@ def open_context(worker_config: WorkerConfig, should_stop: Callable[[], bool] = 
         storage=storage,
         cached=cached,
         subset=TrialSubset(cached, study.id, several=len(study.spec.search.objectives) > 1),
+        configurations=TriedConfigurations(study),
         study=study,
         dirs=study_dir.of(worker_config.url),
         remote=remote_checkpoints.of(study.spec.checkpoints, study.remote_key),

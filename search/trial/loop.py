@@ -54,7 +54,15 @@ def run_trials(context: TrialContext, do: Work, stopping: Callable[[], bool], *,
     points, promotion = strategy.queue(context.study), strategy.promotion_policy(context.spec)
     is_sound = True
     while is_sound and not stopping():
-        claim = claims.claim(context.storage, context.study.id, owner, points, promotion, uid=context.study.uid)
+        claim = claims.claim(
+            context.storage,
+            context.study.id,
+            owner,
+            points,
+            promotion,
+            context.configurations,
+            uid=context.study.uid,
+        )
         if claim is None:
             return
         is_sound = run_claimed_trial(context, claim, do, where=where)

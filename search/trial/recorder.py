@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 
 from models.config import Impossible
 from search.analysis.correctness import pair
@@ -16,8 +17,8 @@ from search.optuna_internals import set_system_attr
 from search.pruners.asha import PruneDecision
 from search.spec import study_spec
 from search.spec.domains import Value
-from search.spec.fit import ImageLimits, check_fit, describe_changes, fitted, is_in_space
-from search.spec.study_spec import StudySpec, baseline
+from search.spec.fit import ImageLimits, check_fit, describe_changes, is_in_space, nearest
+from search.spec.study_spec import baseline
 from search.storage import attr_keys, queries
 from search.storage.claims import Claim
 from search.study.strategy import asha, asked, audited, for_trial, limits_of
@@ -27,10 +28,18 @@ from search.trial.outcome import TrialPaused
 #: Attempts to draw a configuration that can be trained; afterwards the last one is changed until it can. A third of the
 #: space of `cifar10` cannot be trained (studies/records/2026-11-25_random-networks): 20 misses in a row never happen.
 MAX_DRAWS = 20
+#: Draws of the study's sampler in place of one that repeats an earlier trial; further ones are random. A sampler that
+#: has learnt draws near its best trials again and again.
+MAX_REPEATS = 5
 
 
 def open_trial(
-    context: TrialContext, claim: Claim, *, draw: int = 0, given: Mapping[str, Value] | None = None
+    context: TrialContext,
+    claim: Claim,
+    *,
+    draw: int = 0,
+    at_random: bool = False,
+    given: Mapping[str, Value] | None = None,
 ) -> optuna.Trial:
     """The claimed trial as an Optuna trial, with its stored attributes.
 
@@ -38,10 +47,11 @@ def open_trial(
         context: Database and folder of the study.
         claim: The claimed trial.
         draw: Number of earlier draws of this trial.
+        at_random: Draw at random, whatever the sampler of the study is.
         given: Values by key, used instead of drawn ones.
     """
     seen = context.subset.read()  # the cache refuses writes to a trial that it has not read
-    view = for_trial(context.cached, context.study, claim.number, seen, draw=draw, given=given)
+    view = for_trial(context.cached, context.study, claim.number, seen, draw=draw, at_random=at_random, given=given)
     return optuna.Trial(view, claim.trial_id)
 
 
@@ -50,7 +60,8 @@ def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optu
 
     A search draws again if a configuration cannot be trained, and stores nothing of it: the sampler would learn to
     avoid innocent values. A configuration that never fits, such as a given point, is changed to the nearest one that
-    does. Cells of a grid and rows of a comparison are never changed.
+    does. A search also draws again if a trial has the same configuration; in a finite space it then takes one that is
+    left. Cells of a grid and rows of a comparison are never changed.
 
     Returns:
         The trial, opened again if it was drawn again, and its configuration by key.
@@ -58,23 +69,46 @@ def draw(context: TrialContext, claim: Claim, trial: optuna.Trial) -> tuple[optu
     config = context.storage.get_trial(claim.trial_id).system_attrs.get(attr_keys.CONFIG)
     if config is not None:
         return trial, config
-    limits = limits_of(context.study)
-    if context.spec.search.sampler == "grid" or limits is None:
-        return trial, _store(context, trial)
+    limits = None if context.spec.search.sampler == "grid" else limits_of(context.study)
+    repeats = 0
     for count in range(1, MAX_DRAWS + 1):
         try:
             return trial, _store(context, trial, limits=limits)
         except Misfit as error:
-            near = _nearest(context.spec, error.drawn, limits)
+            assert limits is not None
+            near = nearest(context.spec, error.drawn, limits)
             if not is_in_space(context.spec, error.drawn, near):
                 break
-            trial = open_trial(context, claim, draw=count)
-    trial = open_trial(context, claim, given=near)
-    return trial, _store(context, trial, near=near)
+        except Repetition as error:
+            near, repeats = error.drawn, repeats + 1
+            if repeats > MAX_REPEATS and context.configurations.space.is_finite:
+                break
+        trial = open_trial(context, claim, draw=count, at_random=repeats > MAX_REPEATS)
+    return draw_given(context, claim, near)
+
+
+def draw_given(context: TrialContext, claim: Claim, config: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
+    """Store this configuration, or one that is left if it repeats a trial; if none is left, the repetition."""
+    may_repeat = False
+    while True:
+        trial = open_trial(context, claim, given=config)
+        try:
+            return trial, _store(context, trial, near=config, may_repeat=may_repeat)
+        except Repetition:
+            left = context.configurations.free(claim.number)
+            may_repeat, config = left is None, left or config
 
 
 class Misfit(Exception):
     """The drawn configuration cannot be trained; nothing of it was stored."""
+
+    def __init__(self, drawn: dict[str, Any]) -> None:
+        super().__init__(drawn)
+        self.drawn = drawn
+
+
+class Repetition(Exception):
+    """Another trial has the drawn configuration, or will have it; nothing of it was stored."""
 
     def __init__(self, drawn: dict[str, Any]) -> None:
         super().__init__(drawn)
@@ -87,11 +121,13 @@ def _store(
     *,
     limits: ImageLimits | None = None,
     near: Mapping[str, Value] | None = None,
+    may_repeat: bool = False,
 ) -> dict[str, Any]:
     """Draw and store in one transaction; values in `near` replace the drawn ones.
 
     Raises:
         Misfit: The configuration exceeds the `limits`.
+        Repetition: It repeats another trial, and not `may_repeat`.
     """
     spec = context.spec
     with context.storage.batch():
@@ -102,18 +138,34 @@ def _store(
                 check_fit(spec, values, limits)
             except Impossible as error:
                 raise Misfit(values) from error
+        if not may_repeat:
+            _refuse_repetition(context, trial.number, values)
         if changes := describe_changes(asked(spec, trial.number) or drawn, values):
             trial.set_user_attr(attr_keys.FITTED, list(changes))
         set_system_attr(trial, attr_keys.CONFIG, values)
     return values
 
 
-def _nearest(spec: StudySpec, drawn: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
-    """The nearest configuration that can be trained; if there is none, the drawn one, which then gives the reason."""
-    try:
-        return fitted(spec, drawn, limits)
-    except Impossible:
-        return drawn
+def _refuse_repetition(context: TrialContext, number: int, config: dict[str, Any]) -> None:
+    """Raise Repetition if another trial has this configuration, now or when the current batch is written.
+
+    The second check is inside the transaction, under the lock of the study: no two workers draw the same.
+    """
+    tried = context.configurations
+    if not tried.may_clash(config, number):
+        return
+    if not tried.is_read:  # many trials, and others would wait for the lock
+        context.storage.read(tried.read)
+    if tried.is_taken(config, number):
+        raise Repetition(config)
+
+    def check(connection: sa.Connection) -> None:
+        context.storage.lock_study(connection, context.study.id)
+        tried.read(connection)
+        if tried.is_taken(config, number):
+            raise Repetition(config)
+
+    context.storage.check_batch(check)
 
 
 def describe(

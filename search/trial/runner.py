@@ -11,6 +11,7 @@ from data.errors import DataError
 from data.parts import TrainData, concat, load_train
 from search.storage.rdb import Storage
 from search.study import stored_study
+from search.study.configurations import TriedConfigurations
 from search.study.stored_study import StoredStudy
 from search.trial import loop, objective
 from search.trial.context import TrainingContext, WorkerConfig, image_limits, open_context
@@ -72,6 +73,7 @@ def open_training_context(
         storage=context.storage,
         cached=context.cached,
         subset=context.subset,
+        configurations=TriedConfigurations(stored),
         study=stored,
         dirs=context.dirs,
         remote=context.remote,

@@ -39,6 +39,20 @@ def test_a_dry_run_estimates_and_writes_nothing(harness: Harness, monkeypatch: p
     assert not harness.dirs.root.exists()
 
 
+def test_a_plan_of_a_small_space_counts_the_configurations_that_can_be_trained(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "MOMENT_S", 0.2)  # a rough speed is enough
+    space = {"conv_layers": {"low": 1, "high": 6}, "learning_rate": [0.05, 0.1]}
+    file = harness.write(budget={"trials": 5000, "epochs": 3}, space=space)
+
+    checked = harness.run("validate", file)
+    planned = harness.run("run", file, "--dry-run", "--json", "--workers", "1")
+
+    assert "12; each is tried once, so at most 12 of 5,000 trials run" in checked.out
+    assert (planned.json["trials"], planned.json["configurations"]) == (6, 6)
+
+
 def test_a_dry_run_excludes_again_and_json_requires_a_dry_run(harness: Harness) -> None:
     again = harness.run("run", "s", "--again", "0", "--dry-run")
     without = harness.run("run", harness.write(), "--json")

@@ -648,9 +648,9 @@ def test_a_damaged_member_of_a_zip_is_one_broken_image(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in images("train", count=12).items():
             archive.writestr(name, content)
-    content = bytearray(path.read_bytes())
-    content[content.index(b"IDAT") + 8] ^= 1  # of the first image
-    path.write_bytes(content)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"IDAT") + 8] ^= 1  # of the first image
+    path.write_bytes(damaged)
     config = config_of(path, on_error="skip", max_errors=1)
 
     info = prepare(config, tmp_path / "cache", quiet)

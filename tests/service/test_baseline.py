@@ -18,7 +18,7 @@ from tests.harness import IDLE, Harness, reader, toml
 #: A search in which no trial can beat the known point.
 HOPELESS: dict[str, Any] = {
     "points": [{"learning_rate": 0.05}],
-    "space": {"learning_rate": [0.05, IDLE, 2 * IDLE, 3 * IDLE, 4 * IDLE]},
+    "space": {"learning_rate": [0.05, {"low": IDLE, "high": 4 * IDLE}]},
     "search": {"pruner": "asha", "sampler": "random", "patience": 3},
     "budget": {"trials": 300, "epochs": 3, "hours": 1.0},
 }
@@ -75,7 +75,7 @@ def test_a_search_that_found_nothing_goes_on_only_with_a_larger_budget(harness: 
 def test_a_challenger_that_beats_the_baseline_is_delivered_and_the_search_goes_on(harness: Harness) -> None:
     changes: dict[str, Any] = {
         "points": [{"learning_rate": IDLE}, {"learning_rate": 0.05}],
-        "space": {"learning_rate": [IDLE, 2 * IDLE, 0.05]},
+        "space": {"learning_rate": [0.05, {"low": IDLE, "high": 2 * IDLE}]},
         "search": {"pruner": "asha", "sampler": "random", "patience": 2},
         "budget": {"trials": 6, "epochs": 3, "hours": 1.0},
         "final": FINAL,

@@ -79,6 +79,29 @@ def test_the_writes_of_a_failed_batch_are_rolled_back(url: str, make_study: Call
     assert attrs["b"] == 2
 
 
+def test_a_check_in_the_transaction_of_a_batch_discards_its_writes(url: str, make_study: Callable[[int], int]) -> None:
+    study_id = make_study(1)
+    storage = Storage(url, token="t")
+    claim = take(storage, study_id)
+
+    def refuse(_: sa.Connection) -> None:
+        raise RuntimeError("refused")
+
+    def write_with_check() -> None:
+        with storage.batch():
+            storage.check_batch(refuse)
+            storage.set_trial_user_attr(claim.trial_id, "a", 1)
+
+    with pytest.raises(RuntimeError, match="refused"):
+        write_with_check()
+    with storage.batch():  # the check was for one batch
+        storage.set_trial_user_attr(claim.trial_id, "b", 2)
+
+    attrs = storage.get_trial(claim.trial_id).user_attrs
+    assert "a" not in attrs
+    assert attrs["b"] == 2
+
+
 def test_readers_do_not_wait_for_a_writer(url: str, make_study: Callable[[int], int]) -> None:
     study_id = make_study(1)
     writer, reader = Storage(url, token="t"), Storage(url)
