@@ -20,8 +20,9 @@ PYTHON  ?= python3
 # Extras to install: postgres, ray (a list with spaces).
 EXTRAS  ?=
 
-# A value may have any character. Recipes read it from the environment, as "$$STUDY", where no shell interprets it; and
-# make does not interpret it either: it would expand a $, and run the command of a $(shell ...).
+# Values come from the command line or the environment, and may have any character. Recipes read them from the
+# environment, as "$$STUDY", where no shell interprets them. Neither does make, which would expand a $, and run the command
+# of a $(shell ...).
 VARIABLES := STUDY TRIALS WORKERS HOURS DATA NAME TOP SEEDS EPOCHS TRIAL MODEL IMAGES PORT TO STORAGE PYTHON EXTRAS
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)

@@ -1,6 +1,5 @@
 """Configuration of the images and of their augmentation."""
 
-import codecs
 import math
 import re
 from typing import Annotated, Literal, Self
@@ -126,7 +125,7 @@ class DataConfig(BaseModel):
     @classmethod
     def _is_an_encoding(cls, value: str | None) -> str | None:
         try:
-            codecs.lookup(value or "utf-8")
+            "".encode(value or "utf-8")  # refuses codecs of bytes, such as hex
         except LookupError as error:
             raise ValueError(f'must be an encoding of Python, such as "cp932", but got {value!r}') from error
         return value

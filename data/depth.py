@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 
 from data.contents import Pixels
 from data.errors import DataError
@@ -22,17 +28,23 @@ RAW_MODE: Final = re.compile(r"(RGB|RGBA|RGBa|RGBX);16[BLN]")
 OTHER: Final = {"B": "L", "L": "B", "N": "B"}
 GREY_WITH_ALPHA: Final = "LA;16B"  # of PNG
 SEPARATE_PLANES: Final = 2  # TIFF 6.0, section 8
+WHITE_IS_ZERO: Final = 0  # TIFF 6.0, section 8
 UNSIGNED: Final = 1  # TIFF 6.0, section 19
 SAMPLED: Final = 32  # side of the grid of pixels whose values tell the range of a set
 
 
-def check_planes(image: Image.Image) -> None:
-    """Refuse 16-bit colours that are stored plane by plane: Pillow reads half of their bytes, as if they had 8 bits."""
-    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PLANAR_CONFIGURATION) != SEPARATE_PLANES:
+def check_kind(image: Image.Image) -> None:
+    """Refuse TIFFs of more than 8 bits whose values Pillow reads wrongly.
+
+    Of colours in separate planes it reads half of the bytes, as if they had 8 bits. It does not invert grey whose zero
+    is white, and the lower bytes of CMYK cannot be read.
+    """
+    if not isinstance(image, TiffImageFile) or max(bits := image.tag_v2.get(BITSPERSAMPLE, (1,))) <= 8:
         return
-    bits = image.tag_v2.get(BITSPERSAMPLE, ())
-    if len(bits) > 1 and max(bits) > 8:
+    if len(bits) > 1 and image.tag_v2.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES:
         raise DataError(f"stores colours of {max(bits)} bits in separate planes; save it with interleaved colours")
+    if image.mode == "CMYK" or image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+        raise DataError(f"has {max(bits)} bits of CMYK, or of grey whose zero is white; save it as RGB or usual grey")
 
 
 def check_signs(image: Image.Image) -> None:

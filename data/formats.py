@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin, features
 
 #: Pillow warns of harmless faults in metadata, without the name of the file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-#: decode() limits the cost itself, by what a format really needs.
+#: decode() limits the cost itself, by the needs of each format.
 Image.MAX_IMAGE_PIXELS = None
 #: A photo may carry some megabytes of colour profile or text. Pillow's limit for all text of a file stays.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY

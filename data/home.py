@@ -20,7 +20,7 @@ def expand(text: str) -> Path:
     """Return the path that a user wrote. ~ and ~USER at its beginning are home folders, as in a shell.
 
     Args:
-        text: the path. A file that exists under a name with ~ is found, too.
+        text: the path. If there is no such home folder, a file of that very name is taken.
 
     Raises:
         DataError: there is no such user, or the user has no home folder.

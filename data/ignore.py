@@ -34,7 +34,8 @@ SIDE_ENDINGS: Final = frozenset(
     f".{ending}"
     for endings in (
         "txt csv tsv xml json jsonl ndjson yaml yml toml ini cfg names data log md rst html htm pdf xmp aae",  # text
-        "doc docx xls xlsx ods odt db sqlite mat npy npz pkl h5 hdf5 parquet",  # tables and arrays
+        "doc docx xls xlsx ods odt db sqlite mat npy npz pkl joblib h5 hdf5 parquet",  # tables and arrays
+        "pt pth ckpt onnx safetensors",  # models
         "py ipynb m r sh bat lnk url",  # programs and links
         "zip tar gz xz 7z rar sha256 md5 tmp part crdownload lock cache",  # archives and downloads
         "mp4 mov avi mkv webm 3gp m4v wmv mp3 wav m4a thm",  # videos and sound

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from data.contents import Pixels
-from data.depth import check_planes, check_signs, has_lower_bytes, is_deep, samples_of, split_bytes, to_bytes, values_of
+from data.depth import check_kind, check_signs, has_lower_bytes, is_deep, samples_of, split_bytes, to_bytes, values_of
 from data.errors import DataError
 from data.formats import EMPTY, HEIC_ADVICE, READ, READABLE, UNKNOWN, name_of
 from data.jpeg import has_more_scans
@@ -43,6 +44,7 @@ ORIENTATIONS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 WHITE: Final = (255, 255, 255, 255)
 
 _large = threading.Lock()
@@ -105,7 +107,7 @@ def _explain(content: bytes, name: str, error: Exception) -> str:
 
 def _decode(image: Image.Image, content: bytes, preprocessing: Preprocessing, *, sample: bool) -> Decoded:
     full = image.size
-    check_planes(image)
+    check_kind(image)
     if isinstance(image, JpegImageFile):
         _check_scans(image, content)
         _draft(image, preprocessing)
@@ -168,6 +170,8 @@ def _scaled(size: tuple[int, int], side: int, fit: Fit) -> tuple[int, int]:
 def _memory(image: Image.Image, full: tuple[int, int]) -> int:
     """Bytes that decoding takes: the pixels, the decoder's copy of them, and the coefficients of all scans."""
     size = image.width * image.height * MODE_BYTES.get(image.mode, 4) * (2 if image.format in BUFFERED else 1)
+    if isinstance(image, TiffImageFile):  # the decoder takes a buffer for a complete tile, which may exceed the image
+        size += 8 * image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
     if isinstance(image, JpegImageFile) and image.info.get("progressive"):
         samples = [across * down for _, across, down, _ in image.layer]
         size += 2 * full[0] * full[1] * sum(samples) // max(samples)

@@ -121,7 +121,7 @@ class Directory:
         return top_folder(children)
 
     def _walk(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
-        """What is below a folder. Each folder is read once: links may form circles, and lead to all of the disk."""
+        """All entries below a folder. Each folder is read once: links may form circles, and lead to all of the disk."""
         status = (self.path / folder).stat()
         identity = (status.st_dev, status.st_ino)
         if identity in seen:

@@ -52,15 +52,14 @@ def shortened(names: Sequence[str], width: int) -> tuple[str, ...]:
         width: Columns of a terminal for each name. Names that would become alike get more.
     """
     shown = [visible(name) for name in names]
-    widths = dict.fromkeys(shown, width)
+    cut = {name: _cut(name, width) for name in shown}
     while True:
-        cut = {name: _cut(name, widths[name]) for name in widths}
         count = Counter(cut.values())
-        alike = [name for name in widths if count[cut[name]] > 1]
+        alike = [name for name in cut if count[cut[name]] > 1]
         if not alike:
             return tuple(cut[name] for name in shown)
-        for name in alike:
-            widths[name] += 1
+        width *= 2
+        cut |= {name: _cut(name, width) for name in alike}
 
 
 def _is_visible(char: str, before: str, after: str) -> bool:

@@ -51,7 +51,7 @@ class _Parts:
     """The folder of each part; none if every folder is a class."""
 
     others: set[str] = field(default_factory=set)
-    """Names of what is not read."""
+    """Names of ignored entries."""
 
     def place(self, entry: Entry, names: list[str]) -> None:
         """Add an entry, by the names of its path below the top folder."""

@@ -1,6 +1,7 @@
 """Trials that ended without a result: how many, why, and the settings to change."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, assert_never
 
@@ -35,7 +36,7 @@ def are_all(study: StudyRecord, trials: Sequence[TrialRecord]) -> bool:
 
 
 def of_first_trials(engine: sa.Engine, spec: StudySpec, study: StudyRecord) -> tuple[TrialRecord, ...]:
-    """The obstacles of a study whose first trials all ended without a result, and which therefore ends.
+    """The obstacles of a study that ends, as its first trials and more than half of all ended without a result.
 
     The first by number, not those that ended first: a trial that cannot be trained ends sooner than one that can.
 
@@ -51,12 +52,8 @@ def of_first_trials(engine: sa.Engine, spec: StudySpec, study: StudyRecord) -> t
     if counts.complete or not first or counts.pruned + counts.failed < len(first):
         return ()
     obstructed = queries.obstructed(engine, study.name)
-    if len(obstructed) < counts.finished or not {trial.number for trial in obstructed}.issuperset(first):
-        return ()
-    if counts.begun > counts.finished:
-        begun = [trial for trial in queries.trials(engine, study.name) if trial.obstacle is None]
-        return () if any(trial.curve or trial.state in queries.FINISHED for trial in begun) else obstructed
-    return obstructed
+    is_most = len(obstructed) > LARGE_SHARE * counts.finished
+    return obstructed if is_most and {trial.number for trial in obstructed}.issuperset(first) else ()
 
 
 def _first_trials(spec: StudySpec, study: StudyRecord) -> range:
@@ -152,7 +149,9 @@ def _lines(study: StudyRecord, obstacle: Obstacle, trials: Sequence[TrialRecord]
 
 
 def _causes(study: StudyRecord, obstacle: Obstacle, texts: Sequence[str]) -> Iterator[str]:
-    causes = with_ranges(text.split("\n", 1)[0][:MAX_LENGTH] for text in texts)
+    lines = [text.split("\n", 1)[0][:MAX_LENGTH] for text in texts]
+    # Numbers in a failure may be codes, whose range says nothing.
+    causes = Counter(lines).most_common() if obstacle is Obstacle.FAILED else with_ranges(lines)
     for cause, count in causes[:MOST_CAUSES]:
         yield f"  {count} {obstacle}: {cause}"
     rest = sum(count for _, count in causes[MOST_CAUSES:])
@@ -197,7 +196,8 @@ def _way_on(study: StudyRecord, trials: Sequence[TrialRecord]) -> str:
     """The command that leads on, if no trial has a result."""
     name = shlex.quote(study.name)
     if is_verdict(study.name):
-        return f"`convsearch final {shlex.quote(search_name(study.name))} --top 3` trains the next best as well"
+        name = shlex.quote(search_name(study.name))
+        return f"`convsearch best {name}` shows others, and a larger --top of `convsearch final {name}` trains them"
     if all(trial.obstacle is Obstacle.FAILED for trial in trials):
         return f"fix that, then run `convsearch resume {name} --retry-failed`"
     return (

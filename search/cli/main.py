@@ -18,7 +18,7 @@ EXIT_CODES = """\
 \b
 Exit codes: 0 success; 1 a bug of convsearch; 2 usage; 65 bad data; 69 no
 database or cluster; 70 all trials failed; 74 disk; 75 the study is running
-elsewhere; 76 nothing can be trained; 78 invalid or changed study file;
+elsewhere; 76 no trial has a result; 78 invalid or changed study file;
 129 terminal closed; 130 interrupted; 143 terminated"""
 
 #: The verbs, in the order of the help.

@@ -53,6 +53,7 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
 
 def _check_images(spec: "StudySpec") -> tuple[str, ...]:
     """Check that a study can train something on its images, if they are on this machine; returns notes."""
+    from data import home
     from data.dataset import count_images
     from data.errors import DataError
     from search.spec.feasibility import check_feasible
@@ -61,6 +62,8 @@ def _check_images(spec: "StudySpec") -> tuple[str, ...]:
     try:
         counts = count_images(spec.data)
     except DataError as error:
+        if spec.data.path is not None and home.expand(spec.data.path).exists():
+            raise
         return (f"not checked against its images: {error}",)
     return check_feasible(
         spec, ImageLimits(side=spec.data.search_size or spec.data.side, classes=counts.classes, images=counts.train)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from data.atomic import replacing
 from search import tables
 from search.cli import completion, options
 from search.console import echo
@@ -215,7 +216,8 @@ def _write(path: Path | None, text: str) -> int:
         return 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
     print(path)

@@ -237,7 +237,7 @@ def _allow_more_obstacles(storage: Storage, stored: StoredStudy, record: StudyRe
     """Let a study without any result go on: this machine, its workers or the code may be others than before."""
     if record.counts.complete or not record.counts.to_do:
         return
-    if obstacles.are_all(record, storage.retry_transient(lambda: queries.obstructed(storage.engine, stored.name))):
+    if storage.retry_transient(lambda: obstacles.of_first_trials(storage.engine, stored.spec, record)):
         stored_study.set_attrs(storage, stored.id, {attr_keys.OBSTRUCTED_BEFORE: record.counts.begun})
 
 

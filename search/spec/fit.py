@@ -17,7 +17,7 @@ from search.spec.domains import Choice, Domain, Fixed, Float, Int, OneOf, Range,
 from search.spec.parameters import DEFAULTS, check
 from search.spec.search_space import irrelevance_reason, resolve_name
 from search.spec.study_spec import StudySpec, to_model_configs
-from search.spec.toml_table import to_toml
+from search.tables import format_value
 
 #: Maximum number of changes, one value each, until a network fits: more than the steps of any shipped space.
 MAX_CHANGES = 200
@@ -154,7 +154,7 @@ def is_in_space(spec: StudySpec, drawn: Mapping[str, Value], near: Mapping[str, 
 def describe_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> tuple[str, ...]:
     """Describe the changed values, one text per key: `batch_size 256 -> 128`."""
     return tuple(
-        f"{key} {to_toml(before[key])} -> {to_toml(value)}"
+        f"{key} {format_value(before[key])} -> {format_value(value)}"
         for key, value in after.items()
         if before.get(key, value) != value
     )

@@ -54,4 +54,4 @@ def test_a_last_training_without_a_result_ends_with_code_76_after_the_results_of
     assert "no verdict: the last training was pruned, diverged: " in answer.out
     assert "'s.final' has no result: the finished trial ended without a result:" in answer.err
     assert "  1 diverged, with learning_rate 4: lower [space] learning_rate" in answer.err
-    assert "`convsearch final s --top 3`" in again.err
+    assert "a larger --top of `convsearch final s`" in again.err

@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -552,3 +553,28 @@ def test_a_file_that_could_not_be_read_keeps_its_error_and_its_position() -> Non
 
     assert str(second[1]) == "b: lost"
     assert not isinstance(third[1], DataError)
+
+
+def test_a_tile_that_is_larger_than_its_image_counts_as_memory() -> None:
+    content = tiff_tiled(side=25_000)
+
+    with pytest.raises(DataError, match=r"x: has 8 x 8 pixels, which take 5\.0 GB to decode"):
+        decode(content, Preprocessing(side=SIDE), name="x")
+
+
+def test_grey_of_16_bits_whose_zero_is_white_is_refused() -> None:
+    content = tiff(np.full((8, 8), 1000, np.uint16))
+    inverted = content.replace(struct.pack("<HHIHH", 262, 3, 1, 1, 0), struct.pack("<HHIHH", 262, 3, 1, 0, 0))
+
+    assert inverted != content
+    with pytest.raises(DataError, match="grey whose zero is white; save it as RGB or usual grey"):
+        decode(inverted, Preprocessing(side=SIDE), name="x")
+
+
+def tiff_tiled(*, side: int) -> bytes:
+    """A TIFF of 8 x 8 grey pixels in one deflated tile of `side` pixels."""
+    data = zlib.compress(bytes(64))
+    entries = ((256, 8), (257, 8), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side), (324, 8))
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(entries) + 1)
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return head + body + struct.pack("<HHII", 325, 4, 1, len(data)) + bytes(4)

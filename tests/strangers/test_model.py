@@ -1,6 +1,6 @@
 """Training, `predict`, the ONNX file and the code on the model's page see the same pixels, of every kind of image."""
 
-import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,9 @@ def test_the_code_on_the_page_predicts_as_convsearch_does(
     model, card = deployed(Preprocessing(side=16, fit="pad", depth=(0.0, 4095.0)))
     write(tmp_path / "m", model, card, page=page(card, "m"), images=IMAGES)
     shown = (tmp_path / "m" / PAGE).read_text()
-    (block,) = re.findall(r"\n((?:    .*\n|\n)*    import numpy(?:    .*\n|\n|.)*?)\nIt knows", shown)
-    code = "\n".join(line.removeprefix("    ") for line in block.splitlines())
+    lines = shown[shown.index("    import os") :].splitlines()
+    end = next(number for number, line in enumerate(lines) if line and not line.startswith("    "))
+    code = textwrap.dedent("\n".join(lines[:end]))
     predictions = list(predict(read(tmp_path / "m"), files))
 
     for prediction in predictions:
