@@ -78,13 +78,21 @@ class Folder:
             )
             return rows[kept], rows[held]
 
+        check_counts(listing)
+        rows = np.arange(len(train))
+        kept = rows if test else set_aside(rows, groups)[0]
+        left = count_from(kept, len(train) - given)
+        split_rows(self._config, train_labels[kept], classes, groups=groups[kept], validation_folder=left)
+        # Images that are set aside tell nothing: copies may change the split a little, after the decoding.
+        training = [train[row] for row in kept]
+
         def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
             targets = dict(zip((*train, *test), (*train_images, *test_images), strict=True))
             filled = decode_images(
                 store,
                 self._config,
                 targets,
-                train=train,
+                train=training,
                 unreadable=listing.unreadable,
                 error_file=self._notes_folder / f"{store.path.stem[:50]}-{_hash(store.path)[:8]}-errors.txt",
                 advance=advance,
@@ -93,11 +101,6 @@ class Folder:
                 raise DataError(f"{self.name} was changed while it was read; run again when nothing writes to it")
             return filled
 
-        check_counts(listing)
-        rows = np.arange(len(train))
-        kept = rows if test else set_aside(rows, groups)[0]
-        left = count_from(kept, len(train) - given)
-        split_rows(self._config, train_labels[kept], classes, groups=groups[kept], validation_folder=left)
         return Contents(
             classes=classes,
             train_labels=train_labels,

@@ -22,7 +22,7 @@ WORTH_TELLING: Final = 0.05  # share of the pixels of the median image that is c
 MOST_TOLD: Final = 10  # unreadable images in the message; all are in the file that it names
 
 
-class _Pass:
+class _Decoding:
     """One decoding of images into their target arrays, and the facts that it finds."""
 
     def __init__(self, steps: Preprocessing, *, sample: bool) -> None:
@@ -72,14 +72,14 @@ def decode_images(
     Raises:
         DataError: more images than `max_errors` cannot be read, or the images have no contrast.
     """
-    first = _Pass(_first_steps(config), sample=True)
+    first = _Decoding(_first_steps(config), sample=True)
     first.run(store, {path: target for path, target in targets.items() if path not in unreadable}, advance)
     errors = {**unreadable, **first.errors}
     notes = _report_errors(errors, len(targets), config, error_file, name=str(store.path)) if errors else []
     known = [path for path in train if path in first.sizes]
     steps = _chosen_steps(config, first, known)
     if steps != first.steps:
-        second = _Pass(steps, sample=False)
+        second = _Decoding(steps, sample=False)
         second.run(store, {path: targets[path] for path in _to_decode_again(steps, first)}, lambda done: None)
         if second.errors:
             raise next(iter(second.errors.values()))
@@ -102,7 +102,7 @@ def _first_steps(config: DataConfig) -> Preprocessing:
             return Preprocessing(side=config.side, fit=fit, depth=config.depth)
 
 
-def _chosen_steps(config: DataConfig, first: _Pass, train: Sequence[str]) -> Preprocessing:
+def _chosen_steps(config: DataConfig, first: _Decoding, train: Sequence[str]) -> Preprocessing:
     chosen: dict[str, object] = {}
     if config.fit == "auto" and train:
         chosen["fit"] = fit_for([first.sizes[path] for path in train])
@@ -123,7 +123,7 @@ def _range(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _to_decode_again(steps: Preprocessing, first: _Pass) -> set[str]:
+def _to_decode_again(steps: Preprocessing, first: _Decoding) -> set[str]:
     other_fit = {path for path, size in first.sizes.items() if steps.fit != first.steps.fit and size[0] != size[1]}
     return other_fit | (first.samples.keys() if steps.depth != first.steps.depth else set())
 

@@ -92,7 +92,7 @@ def list_images(store: Store, config: DataConfig) -> Listing:
     )
     if parts.others:
         read = [f"{folder}/" for folder in parts.folders.values()] or ["folders with images"]
-        notes.append(f"only {' and '.join(read)} are read, not {some(parts.others)}")
+        notes.append(f"not read: {some(parts.others)}; read: {', '.join(read)}")
     if sentence := ignored.sentence():
         notes.append(sentence)
     for part, classes in (("validation", validation), ("test", test)):

@@ -318,7 +318,7 @@ def test_other_folders_are_not_read_and_are_noted(images: Path, tmp_path: Path) 
     notes = folder(images).notes()
 
     assert notes == (
-        "only test/ and train/ are read, not 'cover.png', 'extra'",
+        "not read: 'cover.png', 'extra'; read: test/, train/",
         "ignored: 1 with the ending of another kind of file (.txt)",
     )
     assert read_meta(prepared(folder(images), tmp_path)).notes == (CROPPED,)

@@ -209,7 +209,7 @@ def test_files_and_folders_beside_the_parts_are_named(tmp_path: Path) -> None:
     listing = lists(tmp_path, [*CATS_AND_DOGS, "extra/cat/1.jpg", "cover.jpg", "labels.csv"])
 
     assert listing.notes == (
-        "only train/ are read, not 'cover.jpg', 'extra'",
+        "not read: 'cover.jpg', 'extra'; read: train/",
         "ignored: 1 with the ending of another kind of file (.csv)",
     )
 
@@ -218,7 +218,7 @@ def test_folders_beside_classes_that_hold_no_image_are_named(tmp_path: Path) -> 
     listing = lists(tmp_path, ["cat/1.jpg", "dog/1.jpg", "docs/a.txt", "empty/", "cover.jpg"])
 
     assert list(listing.train) == ["cat", "dog"]
-    assert listing.notes[0] == "only folders with images are read, not 'cover.jpg', 'docs', 'empty'"
+    assert listing.notes[0] == "not read: 'cover.jpg', 'docs', 'empty'; read: folders with images"
 
 
 def test_litter_and_side_files_are_ignored_at_every_level_and_counted(tmp_path: Path) -> None:

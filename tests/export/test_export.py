@@ -348,7 +348,7 @@ def test_unreadable_images_are_reported_beside_the_predictions(harness: Harness,
     no_model = harness.run("predict", str(harness.folder), str(good))
 
     assert [answer.code, missing.code, empty.code, no_model.code] == [65, 2, 2, 65]
-    assert "bad.png: cannot be read as an image" in answer.err
+    assert "bad.png: is a text file named .png, which is not read as an image" in answer.err
     assert len(answer.out.splitlines()) == 3
     assert "there is no file or folder" in missing.err
     assert "has no image" in empty.err

@@ -95,8 +95,9 @@ class Home:
         ]
 
     def foreign_sockets(self) -> set[str]:
-        """The sockets that are not in the folders of this user."""
-        return {path for path in self.sockets if not path.startswith(str(self.root)) and path != NAME_CACHE}
+        """The sockets that are not in the folders of this user; those of workers are in /tmp if TMPDIR is too long."""
+        own = (str(self.root), "/tmp/pymp-")
+        return {path for path in self.sockets if not path.startswith(own) and path != NAME_CACHE}
 
 
 def is_foreign(port: int, address: str) -> bool:

@@ -1,5 +1,6 @@
 """Both backends fulfil the contract of `WorkerBackend`: processes of this machine, and actors of a Ray cluster."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,10 @@ def test_a_killed_worker_ends_with_another_code_and_a_cause_and_keeps_its_lease(
 
 
 def test_a_worker_that_cannot_work_exits_with_the_code_of_its_error(backend: WorkerBackend, harness: Harness) -> None:
-    missing = replace(harness.create(**SHORT), images=str(harness.folder / "missing"))
+    images = shutil.copytree(harness.images, harness.folder / "copy")
+    (images / "train" / "grey" / "000.png").unlink()  # a set of its own, to be forgotten
+    missing = replace(harness.create(**SHORT, data={"path": str(images)}), images=str(harness.folder / "missing"))
+    harness.forget_images()
 
     with working(backend, missing) as handle:
         wait_until(lambda: handle.exitcode is not None)
