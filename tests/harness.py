@@ -279,7 +279,7 @@ class Launcher:
         """Send a signal to the launcher and its children, as a terminal does at Ctrl-C."""
         os.killpg(self.process.pid, number)
 
-    def until(self, condition: Callable[[], object]) -> None:
+    def until(self, condition: Callable[[], object], *, patience_s: float = PATIENCE_S) -> None:
         """Wait until `condition` holds, if only for a moment, and fail if the launcher ends before."""
         held = False
 
@@ -288,7 +288,7 @@ class Launcher:
             held = bool(condition())
             return held or self.process.poll() is not None
 
-        wait_until(is_over)
+        wait_until(is_over, patience_s=patience_s)
         assert held or condition(), self.said  # it may hold since the launcher ended
 
     def end(self) -> Answer:

@@ -1,14 +1,16 @@
 """A dashboard that stays open: ids that are given again, databases that are replaced, trials that are retried."""
 
+import gc
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
@@ -20,6 +22,14 @@ from tests.databases import SHORT_STORAGES
 from tests.harness import Harness
 
 pytestmark = SHORT_STORAGES
+
+
+@pytest.fixture(autouse=True)
+def closed_connections() -> Iterator[None]:
+    """Close the connections of all engines: the garbage collector would do it with a warning in another test."""
+    yield
+    for engine in [found for found in gc.get_objects() if type(found) is sa.Engine]:
+        engine.dispose()
 
 
 def make_study(url: str, name: str, parameter: str, values: Sequence[float]) -> optuna.Study:

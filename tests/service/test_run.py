@@ -26,7 +26,7 @@ from search.workers.live_view import PlainView
 from search.workers.local import LocalBackend
 from search.workers.signals import STOPPING
 from search.workers.stop_rules import SAME_FAILURES, StopReason
-from tests.harness import COLOURS, IDLE, Harness, Launcher, equal, locked, long_study, quiet, reader
+from tests.harness import COLOURS, IDLE, PATIENCE_S, Harness, Launcher, equal, locked, long_study, quiet, reader
 from tests.remote_owners import HASTY, far
 
 SHORT = {"epochs": 1}
@@ -134,7 +134,11 @@ def test_the_hours_limit_a_joined_launcher_after_the_first_one_is_gone(harness: 
                 storage, stored_study.load(storage, "s").id, {attr_keys.HOURS: (row.seconds_run + 5.0) / 3600}
             )
             with frozen_workers(harness, joined):  # training would only take the time of other tests
-                joined.until(lambda: queries.study(reader(harness.url), "s").seconds_run > row.seconds_run)
+                # Half a minute on an idle machine: the lease of the first launcher must end.
+                joined.until(
+                    lambda: queries.study(reader(harness.url), "s").seconds_run > row.seconds_run,
+                    patience_s=2 * PATIENCE_S,
+                )
             answer = joined.end()
 
     assert answer.code == 0
