@@ -20,7 +20,7 @@ from data.jpeg import has_more_scans
 from data.preprocessing import Fit, Preprocessing
 
 MAX_SCANS: Final = 100  # of a JPEG; a progressive JPEG has about ten
-#: Pixels times scans of a JPEG; 200 megapixels in ten scans have less. Decoding so many takes about ten seconds.
+#: Pixels times scans of a JPEG: as many as 25 megapixels in MAX_SCANS. 200 megapixels in ten scans have fewer.
 MAX_SCANNED_PIXELS: Final = 2_500_000_000
 #: Memory for one decoded image: a PNG of 200 megapixels, at four bytes each, needs less.
 MAX_DECODED_BYTES: Final = 2**30

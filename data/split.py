@@ -23,8 +23,8 @@ def stratified_split(
 ) -> tuple[Indices, Indices]:
     """Hold out images in proportion to the classes.
 
-    Images of one group stay together, so that the numbers are approximate: such as all images of one patient, which
-    would tell a network the answer if some of them were trained on.
+    Images of one group stay together, such as those of one patient: a network that has seen some of them knows the
+    others. The numbers are then approximate.
 
     Args:
         labels: (N,), 0 .. C-1.
