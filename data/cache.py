@@ -1,7 +1,8 @@
 """Decoded images on disk, shared by all processes through memory maps.
 
     CACHE/sets/KEY/train.npy, train_labels.npy   (N, S, S, 3) uint8 and (N,) int64
-                   test.npy, test_labels.npy     the same in separate files, which a search does not open
+                   train_groups.npy              (N,) int64, if images stay together in a split
+                   test.npy, test_labels.npy     as for training, in files of their own that no search opens
                    meta.json                     written last, with the sizes of the other files
 
 A set is written to a temporary folder and renamed, so it is complete or missing. KEY is a hash of the bytes of the

@@ -16,7 +16,7 @@ Indices: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filled:
+class DecodingResult:
     """The result of decoding."""
 
     preprocessing: Preprocessing
@@ -56,5 +56,9 @@ class Contents:
     keeps_copies_together: bool = True
     """Whether images with equal pixels stay together in a split."""
 
-    fill: Callable[[Pixels, Pixels, Advance], Filled]
+    fill: Callable[[Pixels, Pixels, Advance], DecodingResult]
     """Writes train and test images, (N, S, S, 3), in the order of the labels; calls Advance with the number done."""
+
+    def count_validation(self, rows: Indices) -> int:
+        """Number of images of the validation folder among some rows of training images."""
+        return int((rows >= len(self.train_labels) - self.validation_folder).sum())

@@ -190,7 +190,7 @@ def count_images(config: DataConfig) -> ImageCounts:
         contents.classes,
         test=test,
         groups=None if contents.groups is None else contents.groups[rows],
-        validation_folder=int((rows >= len(contents.train_labels) - contents.validation_folder).sum()),
+        validation_folder=contents.count_validation(rows),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from data import duplicates
-from data.contents import Contents, Filled, Indices, Pixels
+from data.contents import Contents, DecodingResult, Indices, Pixels
 from data.duplicates import Duplicates
 from data.errors import DataError
 from data.preprocessing import Preprocessing
@@ -36,7 +36,7 @@ class Selection:
     notes: tuple[str, ...]
 
 
-def select(contents: Contents, filled: Filled, images: Pixels, *, name: str) -> Selection:
+def select(contents: Contents, filled: DecodingResult, images: Pixels, *, name: str) -> Selection:
     """Choose the images of a set.
 
     Args:
@@ -74,7 +74,7 @@ def select(contents: Contents, filled: Filled, images: Pixels, *, name: str) -> 
         train=train,
         test=test,
         groups=kept_groups if len(np.unique(kept_groups)) < len(train) else None,
-        validation_folder=int((train >= count - contents.validation_folder).sum()),
+        validation_folder=contents.count_validation(train),
         seen_test_images=len(seen),
         notes=tuple(notes),
     )
@@ -112,11 +112,10 @@ def _check_classes(contents: Contents, train: Indices, test: Indices, *, name: s
     if len(train) == len(contents.train_labels) and len(test) == len(contents.test_labels):
         return
     counts = np.bincount(contents.train_labels[train], minlength=len(contents.classes))
-    given = contents.validation_folder
     lost = [
         f"training image of class '{name}'" for name, count in zip(contents.classes, counts, strict=True) if not count
     ]
-    if given and not (train >= len(contents.train_labels) - given).any():
+    if contents.validation_folder and not contents.count_validation(train):
         lost.append("validation image")
     if len(contents.test_labels) and not len(test):
         lost.append("test image")

@@ -1,4 +1,4 @@
-"""Names of classes for pages and pictures: in full, in their script, and no two of them alike.
+"""Names of classes for pages and pictures: in full, in their script, and no two of them the same.
 
 A name comes from a folder or an archive, and may contain any character. A character that has no shape of its own, or
 that moves others, is shown by its code, as in `\\u202e`.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.contents import Contents, Filled, Pixels
+from data.contents import Contents, DecodingResult, Pixels
 from data.preprocessing import Preprocessing
 from data.progress import Advance, Say
 
@@ -40,7 +40,7 @@ class Stripes:
     def open(self, say: Say) -> Contents:
         train, test = (np.arange(count, dtype=np.int64) % 2 for count in (400, 40))
 
-        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> DecodingResult:
             rng = np.random.default_rng(0)
             for labels, images in ((train, train_images), (test, test_images)):
                 for index, label in enumerate(labels):
@@ -48,7 +48,7 @@ class Stripes:
                     image = rng.integers(0, 50, images.shape[1:]) + stripes
                     images[index] = image if label else image.transpose(1, 0, 2)
                     advance(1)
-            return Filled(preprocessing=Preprocessing(side=self.side))
+            return DecodingResult(preprocessing=Preprocessing(side=self.side))
 
         return Contents(classes=("lying", "standing"), train_labels=train, test_labels=test, fill=fill)
 '''

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.contents import Contents, Filled, Labels, Pixels
+from data.contents import Contents, DecodingResult, Labels, Pixels
 from data.download import Archive, fetch
 from data.errors import DataError
 from data.preprocessing import Preprocessing
@@ -56,12 +56,12 @@ class Cifar10:
         records = _read(self.fetch(say))
         train, test = (np.concatenate([records[name] for name in names]) for names in (TRAIN_FILES, TEST_FILES))
 
-        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> DecodingResult:
             for part, images in ((train, train_images), (test, test_images)):
                 for start in range(0, len(part), BLOCK):
                     images[start : start + BLOCK] = _images(part[start : start + BLOCK], self.side)
                     advance(len(part[start : start + BLOCK]))
-            return Filled(preprocessing=Preprocessing(side=self.side))
+            return DecodingResult(preprocessing=Preprocessing(side=self.side))
 
         return Contents(classes=CLASSES, train_labels=_labels(train), test_labels=_labels(test), fill=fill)
 

@@ -14,7 +14,7 @@ from data import home
 from data.archive import open_store
 from data.atomic import replacing
 from data.config import DataConfig
-from data.contents import Contents, Filled, Indices, Pixels
+from data.contents import Contents, DecodingResult, Indices, Pixels
 from data.errors import DataError
 from data.formats import READABLE
 from data.progress import Advance, Say
@@ -86,7 +86,7 @@ class Folder:
         # Images that are set aside tell nothing: copies may change the split a little, after the decoding.
         training = [train[row] for row in kept]
 
-        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> DecodingResult:
             targets = dict(zip((*train, *test), (*train_images, *test_images), strict=True))
             filled = decode_images(
                 store,

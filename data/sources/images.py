@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import replacing
 from data.config import DataConfig
-from data.contents import Filled, Pixels
+from data.contents import DecodingResult, Pixels
 from data.decoding import decode_many
 from data.errors import DataError
 from data.preprocessing import Preprocessing, depth_of, fit_for, kept_by_crop
@@ -54,7 +54,7 @@ def decode_images(
     unreadable: Mapping[str, DataError],
     error_file: Path,
     advance: Advance,
-) -> Filled:
+) -> DecodingResult:
     """Decode every image into its target array.
 
     Steps that "auto" leaves open are chosen from a first decoding of the training images. Images that need other steps
@@ -88,7 +88,7 @@ def decode_images(
         config, steps, sum(path in first.samples for path in known)
     )
     rows = frozenset(row for row, path in enumerate(targets) if path in errors)
-    return Filled(preprocessing=steps, broken=rows, notes=tuple(notes))
+    return DecodingResult(preprocessing=steps, broken=rows, notes=tuple(notes))
 
 
 def _first_steps(config: DataConfig) -> Preprocessing:
@@ -98,8 +98,10 @@ def _first_steps(config: DataConfig) -> Preprocessing:
             return Preprocessing(side=config.side, fit=fit)
         case int():
             return Preprocessing(side=config.side, fit=fit, depth=depth_of(config.depth))
-        case _:
+        case (_, _):
             return Preprocessing(side=config.side, fit=fit, depth=config.depth)
+        case _:
+            assert_never(config.depth)
 
 
 def _chosen_steps(config: DataConfig, first: _Decoding, train: Sequence[str]) -> Preprocessing:
@@ -160,6 +162,8 @@ def _fit_notes(config: DataConfig, steps: Preprocessing, sizes: Sequence[tuple[i
             return [f"{way} adds black bars, {lost:.0%} of the median image; a crop would cut as much off"]
         case "squash":
             return [f"{way} changes the proportions; a crop would cut {lost:.0%} of the median image off"]
+        case _:
+            assert_never(steps.fit)
 
 
 def _depth_notes(config: DataConfig, steps: Preprocessing, count: int) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data.contents import Contents, Filled, Labels, Pixels
+from data.contents import Contents, DecodingResult, Labels, Pixels
 from data.preprocessing import Preprocessing
 from data.progress import Advance, Say
 
@@ -99,14 +99,14 @@ class Shapes:
         train = _labels(max(self._images, len(CLASSES)))
         test = _labels(max(self._images // 5, 10 * len(CLASSES)))
 
-        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> Filled:
+        def fill(train_images: Pixels, test_images: Pixels, advance: Advance) -> DecodingResult:
             for part, (labels, images) in enumerate(((train, train_images), (test, test_images))):
                 for block, start in enumerate(range(0, len(labels), BLOCK)):
                     rows = slice(start, start + BLOCK)
                     images[rows] = draw(labels[rows], side=self.side, seed=(self._seed, part, block))
                     advance(len(labels[rows]))
 
-            return Filled(preprocessing=Preprocessing(side=self.side))
+            return DecodingResult(preprocessing=Preprocessing(side=self.side))
 
         return Contents(classes=CLASSES, train_labels=train, test_labels=test, fill=fill)
 

@@ -53,7 +53,7 @@ class RowResult:
     missing: tuple[str, ...] = ()
     """Repeats without a value, with the reason."""
     obstacles: tuple[str, ...] = ()
-    """Why repeats ended without a result, with what to change."""
+    """Reasons why repeats ended without a result, and the settings to change."""
 
     @property
     def survives_holm(self) -> bool:

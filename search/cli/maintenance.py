@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from search import tables
-from search.cli import options
+from search.cli import options, param_types
 from search.console import echo
 from search.errors import BusyError, UsageError
 from search.tables import Table
@@ -141,7 +141,9 @@ def delete(study: str, *, yes: bool, storage: str) -> int:
 @options.verb(
     "copy-study",
     options.stored_study(),
-    click.option("--to", type=options.URL, required=True, metavar="URL", help="Target database; created if missing."),
+    click.option(
+        "--to", type=param_types.URL, required=True, metavar="URL", help="Target database; created if missing."
+    ),
     options.json(),
     options.storage("--from", "--storage"),
     example="convsearch copy-study cifar10 --to postgresql://server/studies",

@@ -7,7 +7,7 @@ import click
 
 from data.errors import DataError
 from search import tables
-from search.cli import completion, options
+from search.cli import completion, options, param_types
 from search.console import echo
 from search.tables import Table
 
@@ -22,7 +22,7 @@ from search.tables import Table
         shell_complete=completion.trials,
         help="Number of the trial (default: the trial delivered by the verdict, or by the search).",
     ),
-    click.option("--to", type=options.PATH, metavar="DIR", help="Folder to write (default: exports/STUDY)."),
+    click.option("--to", type=param_types.PATH, metavar="DIR", help="Folder to write (default: exports/STUDY)."),
     options.data("Images of the study, if they have moved."),
     options.json(),
     options.storage(),
@@ -53,10 +53,14 @@ def export(
 
 @options.verb(
     "predict",
-    click.argument("model", type=options.PATH, metavar="MODEL"),
-    click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMAGES..."),
+    click.argument("model", type=param_types.PATH, metavar="MODEL"),
+    click.argument("images", type=param_types.PATH, nargs=-1, required=True, metavar="IMAGES..."),
     click.option(
-        "--top", type=options.COUNT, default=1, metavar="K", help="Number of most likely classes to print (default: 1)."
+        "--top",
+        type=param_types.COUNT,
+        default=1,
+        metavar="K",
+        help="Number of most likely classes to print (default: 1).",
     ),
     options.json(),
     example="convsearch predict exports/cifar10 photo.jpg",

@@ -2,108 +2,20 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import click
-from click.core import ParameterSource
 
-from data import home
-from data.errors import DataError
-from search import database_url
-from search.cli import cache_folder, completion
+from search.cli import cache_folder, completion, param_types
 from search.errors import UsageError
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
 STORAGE = "sqlite:///runs/studies.db"
-
-
-class Count(click.ParamType[int]):
-    """A whole number of at least 1."""
-
-    name = "count"
-
-    def __init__(self, *, at_most: int | None = None) -> None:
-        self._at_most = at_most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if not value.isdecimal() or int(value) < 1:
-            self.fail(f"must be a whole number of at least 1, but got {value}", param, ctx)
-        if self._at_most is not None and int(value) > self._at_most:
-            self.fail(f"must be at most {self._at_most}, but got {value}", param, ctx)
-        return int(value)
-
-
-class PositiveNumber(click.ParamType[float]):
-    """A finite number above 0."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = 0.0
-        if not 0 < number < float("inf"):
-            self.fail(f"must be a number above 0, but got {value!r}", param, ctx)
-        return number
-
-
-class DatabaseUrl(click.ParamType[str]):
-    """URL of a database; ~ is expanded. Rejects passwords on the command line, which every user can read."""
-
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        source = None if ctx is None or param is None else ctx.get_parameter_source(param.name or "")
-        if source is ParameterSource.COMMANDLINE and database_url.has_password(value):
-            self.fail(
-                "must not hold a password, because everybody on this machine can read a command line; "
-                "put the URL into CONVSEARCH_STORAGE, or the password into ~/.pgpass or the file named by PGPASSFILE",
-                param,
-                ctx,
-            )
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            self.fail(f"must be UTF-8, but got {value!r}; use a link with another name", param, ctx)
-        try:
-            return database_url.move_password(database_url.expand_home(value))
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-    def split_envvar_value(self, rv: str) -> Sequence[str]:
-        return [rv]
-
-
-class ExpandedPath(click.ParamType[Path]):
-    """A path; ~ is expanded to the home folder."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        try:
-            return home.expand(str(value))
-        except DataError as error:
-            self.fail(str(error), param, ctx)
-
-
-class ImagesPath(click.ParamType[str]):
-    """The path of images, as text for a study; ~ is expanded to the home folder."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return str(PATH.convert(value, param, ctx))
-
-
-COUNT, POSITIVE, URL, PATH, IMAGES = Count(), PositiveNumber(), DatabaseUrl(), ExpandedPath(), ImagesPath()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +92,7 @@ def storage(*flags: str) -> Decorator:
     return click.option(
         *names,
         "storage",
-        type=URL,
+        type=param_types.URL,
         multiple=True,  # each URL on the command line is checked for a password, and the last one counts
         callback=lambda _ctx, _param, urls: urls[-1] if urls else None,
         envvar="CONVSEARCH_STORAGE",
@@ -207,7 +119,7 @@ def cache() -> Decorator:
     )
     return click.option(
         "--cache",
-        type=PATH,
+        type=param_types.PATH,
         callback=choose,
         envvar="CONVSEARCH_CACHE",
         metavar="DIR",
@@ -237,7 +149,7 @@ def watch() -> Decorator:
 
 def data(text: str = "Images to use: a directory, .zip or .tar of CLASS/* or train/CLASS/*.") -> Decorator:
     """Option for the path of the images."""
-    return click.option("--data", type=IMAGES, metavar="PATH", help=text)
+    return click.option("--data", type=param_types.IMAGES, metavar="PATH", help=text)
 
 
 def overrides(text: str = "Override a key of the study file, as in budget.epochs=4.") -> Decorator:
@@ -247,7 +159,7 @@ def overrides(text: str = "Override a key of the study file, as in budget.epochs
 
 def hours(text: str = "Stop this run after H hours; the next run resumes the study.") -> Decorator:
     """Option for a time limit in hours."""
-    return click.option("--hours", type=POSITIVE, metavar="H", help=text)
+    return click.option("--hours", type=param_types.POSITIVE, metavar="H", help=text)
 
 
 def retry_failed() -> Decorator:
@@ -276,12 +188,14 @@ def machine(function: Function) -> Function:
     disk = "Stop before the files of all studies exceed this size (default: $CONVSEARCH_DISK, or the free disk space)."
     return _decorated(
         call,
-        click.option("--workers", type=COUNT, metavar="N", help="Number of processes (default: one per core or GPU)."),
+        click.option(
+            "--workers", type=param_types.COUNT, metavar="N", help="Number of processes (default: one per core or GPU)."
+        ),
         click.option(
             "--device", type=click.Choice(("cpu", "cuda")), help="Device for training (default: a GPU if there is one)."
         ),
-        click.option("--hang", type=POSITIVE, metavar="S", help=hang),
-        click.option("--disk", type=POSITIVE, envvar="CONVSEARCH_DISK", metavar="GB", help=disk),
+        click.option("--hang", type=param_types.POSITIVE, metavar="S", help=hang),
+        click.option("--disk", type=param_types.POSITIVE, envvar="CONVSEARCH_DISK", metavar="GB", help=disk),
         storage(),
         cache(),
     )

@@ -10,7 +10,7 @@ import click
 
 from data.atomic import replacing
 from search import tables
-from search.cli import completion, options
+from search.cli import completion, options, param_types
 from search.console import echo
 from search.errors import DiskError, UsageError
 
@@ -37,7 +37,7 @@ def studies(*, watch: bool, as_json: bool, storage: str) -> int:
 @options.verb(
     "best",
     options.stored_study(),
-    click.option("--top", type=options.COUNT, default=5, metavar="K", help="Number of trials (default: 5)."),
+    click.option("--top", type=param_types.COUNT, default=5, metavar="K", help="Number of trials (default: 5)."),
     click.option(
         "--csv",
         "as_csv",
@@ -168,7 +168,7 @@ def compare(study: str, others: Sequence[str], *, as_json: bool, storage: str) -
 @options.verb(
     "report",
     options.stored_study(),
-    click.option("--to", type=options.PATH, metavar="FILE", help="File to write (default: exports/STUDY.html)."),
+    click.option("--to", type=param_types.PATH, metavar="FILE", help="File to write (default: exports/STUDY.html)."),
     click.option("--markdown", is_flag=True, help="Print the report as Markdown without pictures."),
     click.option("--csv", "as_csv", is_flag=True, help="Print all trials as CSV."),
     options.storage(),

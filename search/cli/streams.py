@@ -45,7 +45,7 @@ def use_utf8() -> None:
 
 
 def finish(code: int) -> int:
-    """Write out what stdout still holds.
+    """Write the rest of the buffer of stdout.
 
     Args:
         code: exit code of the command.
@@ -65,7 +65,7 @@ def finish(code: int) -> int:
 
 
 def discard(stream: TextIO) -> None:
-    """Discard all that a stream holds and gets, because nothing takes it."""
+    """Discard the buffer of a stream, and all later output: nothing reads it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

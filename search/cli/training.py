@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from search import tables
-from search.cli import options
+from search.cli import options, param_types
 from search.cli.options import BackendOptions, MachineOptions, Session
 from search.cli.results import final_table, print_results, read_results, selection_lines
 from search.console import echo
@@ -28,7 +28,7 @@ MAX_FINAL_TRAININGS = 10
 @options.verb(
     "run",
     options.study_file(),
-    click.option("--trials", type=options.COUNT, metavar="N", help="Budget of the whole study over all runs."),
+    click.option("--trials", type=param_types.COUNT, metavar="N", help="Budget of the whole study over all runs."),
     options.backend,
     options.hours(),
     options.retry_failed(),
@@ -81,7 +81,7 @@ def run(
 @options.verb(
     "resume",
     options.stored_study(),
-    click.option("--trials", type=options.COUNT, metavar="N", help="New budget of the whole study."),
+    click.option("--trials", type=param_types.COUNT, metavar="N", help="New budget of the whole study."),
     options.backend,
     options.hours(),
     options.retry_failed(),
@@ -143,21 +143,21 @@ def resume(
     options.stored_study(),
     click.option(
         "--top",
-        type=options.Count(at_most=MAX_FINAL_TRAININGS),
+        type=param_types.Count(at_most=MAX_FINAL_TRAININGS),
         default=3,
         metavar="K",
         help="Number of best configurations to train (default: 3).",
     ),
     click.option(
         "--seeds",
-        type=options.Count(at_most=MAX_FINAL_TRAININGS),
+        type=param_types.Count(at_most=MAX_FINAL_TRAININGS),
         default=3,
         metavar="S",
         help="Number of trainings per configuration (default: 3).",
     ),
     click.option(
         "--epochs",
-        type=options.POSITIVE,
+        type=param_types.POSITIVE,
         metavar="E",
         help="Passes over train and validation images (default: those of [final], otherwise of the search).",
     ),

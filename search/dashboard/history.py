@@ -1,4 +1,4 @@
-"""Trials in memory for the dashboard, each under what identifies it for ever.
+"""Trials in memory for the dashboard, each under an identity that no other trial ever gets.
 
 SQLite gives the ids of deleted rows again, and another file, such as a backup, may take the place of a database. A
 finished trial is therefore kept by its id, number, state and end together, and each read checks that it is still there.

@@ -70,7 +70,7 @@ class Pages:
             return self._app(environ, _adding(headers, start_response))
 
     def _check(self, study_id: int) -> str:
-        """Refresh what is known of a study; returns the id of its history, empty if there is no such study."""
+        """Load a study again if it has changed; returns the id of its history, empty if there is no such study."""
         try:
             study = self._storage.check(study_id)
         except KeyError:

@@ -27,7 +27,7 @@ class Feasibility:
     """The configurations of a study that cannot be trained."""
 
     kind: str
-    """The plural of what was checked: cells of a grid, rows of a comparison, or configurations of a search."""
+    """Plural noun for them: cells of a grid, rows of a comparison, or configurations of a search."""
     checked: int
     impossible: int
     """Those that cannot be trained as they are. A search is only checked until one can be trained."""
@@ -87,7 +87,7 @@ def check_feasible(spec: StudySpec, limits: ImageLimits) -> Feasibility:
 
 
 def examine(spec: StudySpec, limits: ImageLimits) -> Feasibility:
-    """Find out what a study cannot train: of a grid or comparison all cells, of a search a random sample.
+    """Examine whether a study can be trained: all cells of a grid or comparison, a random sample of a search.
 
     Latency is not known before a trial.
 

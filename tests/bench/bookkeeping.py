@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +41,7 @@ from search.trial.context import TrialContext, WorkerConfig, open_context
 from search.trial.outcome import Outcome
 from search.trial.recorder import TrialRecorder
 from tests.bench.measure import Comparison, Figure, Result, in_turn, seconds
+from tests.wsgi import get_request
 
 NAME = "s"
 STEPS = 10
@@ -359,18 +359,7 @@ def poll_seconds(apps: tuple[Any, Any], after: int) -> tuple[float, float]:
 def poll(app: Any, after: int) -> None:
     """Send the request of a browser that has the first `after` trials to an application."""
     answer: list[str] = []
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": "/api/studies/1",
-        "QUERY_STRING": f"after={after}",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_ACCEPT_ENCODING": "identity",
-        "wsgi.input": BytesIO(),
-        "wsgi.errors": BytesIO(),
-        "wsgi.url_scheme": "http",
-    }
+    environ = get_request("/api/studies/1", f"after={after}")
     body = b"".join(app(environ, lambda status, *_: answer.append(status)))
     assert answer == ["200 OK"], (answer, body[:200])
 

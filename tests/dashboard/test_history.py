@@ -4,7 +4,6 @@ import gc
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from search.storage import leases
 from search.storage.rdb import Storage
 from tests.databases import SHORT_STORAGES
 from tests.harness import Harness
+from tests.wsgi import get_request
 
 pytestmark = SHORT_STORAGES
 
@@ -51,18 +51,7 @@ def get(pages: Pages, path: str) -> tuple[str, dict[str, Any]]:
 def send(pages: Pages, path: str, query: str) -> tuple[dict[str, str], bytes]:
     """Headers and body of the answer to a browser."""
     sent: dict[str, str] = {}
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_ACCEPT_ENCODING": "identity",
-        "wsgi.input": BytesIO(),
-        "wsgi.errors": BytesIO(),
-        "wsgi.url_scheme": "http",
-    }
+    environ = get_request(path, query)
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
         sent.update(headers)
