@@ -3,7 +3,7 @@
 import sys
 from contextlib import suppress
 
-from data.text import is_printable
+from data.text import counted, is_printable
 from search import database_url
 
 
@@ -22,11 +22,6 @@ def sanitize(text: str) -> str:
 def count_workers(workers: int) -> str:
     """`1 worker`, `2 workers`."""
     return counted(workers, "worker")
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 trial`, `16 trials`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def escape(raw: str) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from data.progress import Say
+from data.text import counted
 from search.analysis import obstacles
 from search.analysis.study_tables import all_tried
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.disk_space import DiskBudget
 from search.artifacts.study_dir import StudyDirs
-from search.console import counted
 from search.errors import BusyError, SpecError, UsageError
 from search.spec.study_spec import StudySpec, fixed_trials
 from search.storage import attr_keys, leases, queries

@@ -27,7 +27,7 @@ Condition = tuple[str, frozenset[object]]
 """A controlling key, and its values for which the dependent parameter has a meaning."""
 
 Identity = tuple[Value | None, ...]
-"""What tells configurations apart."""
+"""The values that tell configurations apart."""
 
 Walk = Callable[[str, Domain], Sequence[Value]]
 """Takes the Optuna name and the domain of a parameter, and returns its values in the order in which they are tried."""
@@ -175,7 +175,7 @@ def configurations(space: SearchSpace, rng: random.Random | None = None) -> Iter
 
 
 def identity(space: SearchSpace, values: Mapping[str, Value]) -> Identity:
-    """What tells a configuration from others: equal for two whose meaningful values are equal.
+    """The values that tell a configuration from others: equal for two whose meaningful values are equal.
 
     A value in steps, such as 0.3, has several floats: 3 * 0.1 is another one. Twelve digits tell steps apart.
     """

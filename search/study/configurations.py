@@ -114,7 +114,7 @@ class ConfigurationSpace:
         return self.spec.search.sampler in COPYING or is_repeatable(self.spec.space, config)
 
     def identity(self, config: Mapping[str, Value]) -> Identity:
-        """What tells a configuration from others; one of an older version may lack keys."""
+        """The values that tell a configuration from others; one of an older version may lack keys."""
         return identity(self.spec.space, study_spec.with_defaults(self.spec, config))
 
 
