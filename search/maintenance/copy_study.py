@@ -44,7 +44,7 @@ Rows = Mapping[sa.Table, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyResult:
-    """What was copied to the target database."""
+    """The copied trials and files."""
 
     studies: tuple[str, ...]
     trials: int

@@ -1,1 +1,1 @@
-"""What stops or pauses a weak trial."""
+"""Pruners, which stop or pause weak trials."""

@@ -1,1 +1,1 @@
-"""What proposes the next configuration."""
+"""Samplers, which propose the next configuration."""
