@@ -44,7 +44,7 @@ Rows = Mapping[sa.Table, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyResult:
-    """The copied trials and files."""
+    """The copied studies, with the numbers of their trials, rows and bytes."""
 
     studies: tuple[str, ...]
     trials: int
