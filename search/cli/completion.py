@@ -46,7 +46,7 @@ def stored_studies(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 def study_files(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Complete names of shipped study files, and paths of study files and folders."""
-    from search.spec.study_spec import STUDY_DIRS
+    from search.spec.study_file import STUDY_DIRS
 
     names = dict.fromkeys(path.stem for folder in STUDY_DIRS for path in sorted(folder.glob("*.toml")))
     paths = sorted(glob.glob(f"{glob.escape(incomplete)}*.toml"))

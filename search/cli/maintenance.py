@@ -37,9 +37,9 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
     """
     from search.analysis import study_tables
     from search.cli.training import parse_overrides
-    from search.spec import stored_spec, study_spec
+    from search.spec import stored_spec, study_file, study_spec
 
-    spec = study_spec.load(study_spec.find(study), parse_overrides(overrides, data))
+    spec = study_spec.load(study_file.find(study), parse_overrides(overrides, data))
     notes = _check_images(spec)
     for note in notes:
         echo(note)

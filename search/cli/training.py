@@ -267,9 +267,9 @@ def _from_file(
     study: str, *, trials: int | None, data: str | None, overrides: Sequence[str], timed: bool
 ) -> "tuple[StudySpec, str]":
     """Load a study file; returns the spec and the default name of the study."""
-    from search.spec import study_spec
+    from search.spec import study_file, study_spec
 
-    path = study_spec.find(study)
+    path = study_file.find(study)
     changes = parse_overrides(overrides, data) | ({} if trials is None else {"budget.trials": str(trials)})
     return study_spec.load(path, changes, timed=timed), path.stem
 

@@ -1,19 +1,16 @@
 """A study specification: a frozen, checked value, built from studies/NAME.toml or from the database."""
 
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from data import home
 from data.config import AugmentConfig, DataConfig
-from data.errors import DataError
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
-from search.errors import SpecError, UsageError
-from search.spec import search_space, text_file
+from search.errors import SpecError
+from search.spec import search_space, study_file
 from search.spec.domains import Choice, Domain, TrialProtocol, Value
 from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs
 from search.spec.points import AblationRow, read_points, read_rows
@@ -27,18 +24,12 @@ from search.spec.search_space import (
     with_repeats,
 )
 from search.spec.settings import Budget, FinalSettings, SearchSettings, read_budget, read_final, read_search
-from search.spec.toml_table import check_keys, did_you_mean, read_model, to_toml
+from search.spec.toml_table import check_keys, read_model, to_toml
 
 ROW: Final = "row"
 """The Optuna parameter that holds the comparison row of a trial."""
 
-STUDY_DIRS: Final = (Path("studies"), Path(__file__).resolve().parents[2] / "studies")
-"""Search path for study names: `studies` in the working folder, then the studies shipped with the service."""
-
 TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")
-
-MAX_BYTES: Final = 100_000
-"""Maximum size of a study file in bytes. Real files have a few thousand; tomllib is quadratic in dotted keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,36 +56,6 @@ class StudySpec:
     """The uid of the study whose leading trials this study trains a last time and tests. No file sets it."""
 
 
-def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
-    """Find a study file.
-
-    Args:
-        name_or_path: The name of a study, or a path that ends in `.toml`.
-        folders: The folders in which a name is looked up, in this order.
-
-    Raises:
-        UsageError: There is no such file. The message lists the available names.
-    """
-    try:
-        path = home.expand(name_or_path)
-    except DataError as error:
-        raise UsageError(str(error)) from error
-    is_path = path.suffix.lower() == ".toml"
-    candidates = [path] if is_path else [folder / f"{name_or_path}.toml" for folder in folders]
-    for candidate in candidates:
-        if os.path.isfile(candidate):  # a hidden folder or a name that is too long is no error
-            return candidate
-    if os.path.isfile(path):
-        raise UsageError(f"{path} is a file, but the name of a study file ends in .toml; rename it")
-    if is_path:
-        folders = [path.parent]
-    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")} - {"pyproject"})
-    if not names:
-        raise UsageError(f"there is no study {to_toml(name_or_path)}, nor any other beside it")
-    message = f"there is no study {to_toml(name_or_path)}; there are {', '.join(names)}"
-    raise UsageError("; ".join(filter(None, [message, did_you_mean(path.stem, names)])))
-
-
 def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool = False) -> StudySpec:
     """Load a study from its file.
 
@@ -109,7 +70,7 @@ def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool 
     overrides = overrides or {}
     source = " ".join([str(path), *(f"--set {key}={text}" for key, text in overrides.items())])
     try:
-        raw = tomllib.loads(_text(path))
+        raw = tomllib.loads(study_file.read_text(path))
         for key, text in overrides.items():
             _override(raw, key, parse_value(text))
         if not raw:
@@ -258,14 +219,6 @@ def _checkpoints(raw: object) -> str | None:
             "checkpoints must not hold a password, because the study is stored; its package reads one itself"
         )
     return raw
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise SpecError(f"a study file has at most {MAX_BYTES // 1000} kB; is this one?")
-    return text_file.decode(content)
 
 
 def _with_rows(space: SearchSpace, rows: Sequence[AblationRow]) -> SearchSpace:

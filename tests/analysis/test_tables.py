@@ -11,7 +11,7 @@ import pytest
 
 from search import tables
 from search.analysis import study_tables, trial_tables
-from search.spec import stored_spec, study_spec
+from search.spec import stored_spec, study_file, study_spec
 from search.storage.records import Ranking, StudyRecord, TrialCounts, TrialRecord
 from tests.harness import Harness
 
@@ -100,7 +100,7 @@ def test_studies_as_json_has_the_best_trial_of_each_study() -> None:
         pytest.param(trial_tables.trial_table(LONG), id="show"),
         pytest.param(study_tables.studies_table([replace(STUDY, question="why " * 60, name="n" * 64)]), id="studies"),
         pytest.param(
-            study_tables.spec_table(stored_spec.dump(study_spec.load(study_spec.find("cifar10")))), id="validate"
+            study_tables.spec_table(stored_spec.dump(study_spec.load(study_file.find("cifar10")))), id="validate"
         ),
     ],
 )

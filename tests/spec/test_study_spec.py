@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import ModelConfig, TrainConfig
-from search.errors import SpecError, UsageError
+from search.errors import SpecError
 from search.spec import stored_spec, study_spec
 from search.spec.domains import Choice, Fixed, Float, Int, OneOf, Value
 from search.spec.parameters import DEFAULTS
@@ -517,36 +517,6 @@ def test_the_order_of_keys_in_a_file_changes_nothing(tmp_path: Path) -> None:
     assert study_spec.fixed_trials(load(tmp_path, first)) == study_spec.fixed_trials(load(tmp_path, second))
 
 
-def test_a_study_is_found_by_name_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
-    mine, shipped = tmp_path / "mine", tmp_path / "shipped"
-    for folder, names in ((mine, ["a"]), (shipped, ["a", "b"])):
-        folder.mkdir()
-        for name in names:
-            (folder / f"{name}.toml").touch()
-
-    assert study_spec.find("a", (mine, shipped)) == mine / "a.toml"
-    assert study_spec.find("b", (mine, shipped)) == shipped / "b.toml"
-    assert study_spec.find(str(shipped / "a.toml"), (mine,)) == shipped / "a.toml"
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("cifar11", "there is no study 'cifar11'; there are cifar10, grid; did you mean 'cifar10'?"),
-        ("zzz", "there is no study 'zzz'; there are cifar10, grid"),
-        ("no/such.toml", "there is no study 'no/such.toml', nor any other beside it"),
-    ],
-)
-def test_an_unknown_study_is_refused_with_the_available_names(tmp_path: Path, name: str, message: str) -> None:
-    for existing in ("cifar10", "grid", "pyproject"):
-        (tmp_path / f"{existing}.toml").touch()
-
-    with pytest.raises(UsageError) as refused:
-        study_spec.find(name, (tmp_path,))
-
-    assert str(refused.value) == message
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_study_loads_has_a_question_and_can_be_drawn(path: Path) -> None:
     spec = study_spec.load(path)
@@ -557,11 +527,6 @@ def test_a_shipped_study_loads_has_a_question_and_can_be_drawn(path: Path) -> No
     assert spec.question.endswith("?")
     assert first.items() <= asked.items()
     study_spec.to_model_configs(spec, values)
-
-
-def test_shipped_studies_are_found_by_name() -> None:
-    assert {path.stem for path in SHIPPED} >= {"quickstart", "cifar10", "grid", "findings"}
-    assert study_spec.find("quickstart").samefile(STUDIES / "quickstart.toml")
 
 
 def test_a_study_file_is_read_without_torch_and_optuna() -> None:
