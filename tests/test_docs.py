@@ -27,7 +27,7 @@ def sources() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_complete_study_in_the_docs_loads(page: str, tmp_path: Path) -> None:
-    studies = [block for block in blocks(page, "toml") if block.startswith("question")]
+    studies = [block for block in blocks(page, "toml") if block.startswith(("question", "base"))]
     file = tmp_path / "shown.toml"
 
     for block in studies:

@@ -140,16 +140,18 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
     return (*fixed, *(f"params_{name}" if name in fixed else name for name in names)), rows
 
 
-def spec_table(stored: Mapping[str, Any], configurations: int | None = None) -> Table:
+def spec_table(stored: Mapping[str, Any], configurations: int | None = None, *, bases: Sequence[str] = ()) -> Table:
     """Table of `validate`: all settings of a spec, sampled parameters before fixed ones.
 
     Args:
         stored: The spec, as dumped by `stored_spec.dump`.
         configurations: Number of configurations of a search in a finite space; None for other studies.
+        bases: Paths of the base of its file, the base of this one, and so on.
     """
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
-    lines = [
+    lines = [("base", ", ".join(bases))] if bases else []
+    lines += [
         (f"[{table}] {key}", _given(value))
         for table in ("data", "budget", "search", "final")
         for key, value in (stored[table] or {}).items()

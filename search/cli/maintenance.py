@@ -37,16 +37,18 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
     """
     from search.analysis import study_tables
     from search.cli.training import parse_overrides
-    from search.spec import stored_spec, study_file, study_spec
+    from search.spec import search_space, stored_spec, study_file, study_spec
 
-    spec = study_spec.load(study_file.find(study), parse_overrides(overrides, data))
-    notes = _check_images(spec)
+    path = study_file.find(study)
+    spec = study_spec.load(path, parse_overrides(overrides, data))
+    bases = [str(base) for base in study_file.read(path).bases]
+    notes = (*search_space.ineffective_tables(spec.space), *_check_images(spec))
     for note in notes:
         echo(note)
     stored, configurations = stored_spec.dump(spec), study_spec.count_configurations(spec)
     return tables.print_answer(
-        {"spec": stored, "configurations": configurations, "notes": notes},
-        study_tables.spec_table(stored, configurations),
+        {"spec": stored, "bases": bases, "configurations": configurations, "notes": notes},
+        study_tables.spec_table(stored, configurations, bases=bases),
         as_json=as_json,
     )
 

@@ -119,6 +119,19 @@ def is_searched(space: SearchSpace) -> bool:
     return any(domain.single_value is None for domain in domains)
 
 
+def ineffective_tables(space: SearchSpace) -> tuple[str, ...]:
+    """The tables of [space.when] for values that their parameter never has, as one line for each parameter."""
+    ineffective: dict[str, list[str]] = {}
+    for control, value in space.when:
+        domains = [space.parameters[control], *(table[control] for table in space.when.values() if control in table)]
+        if not any(value in domain for domain in domains):
+            ineffective.setdefault(control, []).append(to_toml(value))
+    return tuple(
+        f"[space.when.{control}] {', '.join(values)}: without effect, because [space] {control} offers no such value"
+        for control, values in ineffective.items()
+    )
+
+
 def base_name(name: str) -> str:
     """The key of an Optuna name: `learning_rate[sgd]` is `learning_rate`."""
     return name.split("[", 1)[0]

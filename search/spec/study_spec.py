@@ -1,7 +1,7 @@
 """A study specification: a frozen, checked value, built from studies/NAME.toml or from the database."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,12 +24,11 @@ from search.spec.search_space import (
     with_repeats,
 )
 from search.spec.settings import Budget, FinalSettings, SearchSettings, read_budget, read_final, read_search
+from search.spec.study_file import StudyFile
 from search.spec.toml_table import check_keys, read_model, to_toml
 
 ROW: Final = "row"
 """The Optuna parameter that holds the comparison row of a trial."""
-
-TABLES: Final = ("question", "checkpoints", "data", "budget", "search", "space", "try", "compare", "final")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,28 +56,27 @@ class StudySpec:
 
 
 def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool = False) -> StudySpec:
-    """Load a study from its file.
+    """Load a study from its file and the bases of the file.
 
     Args:
         path: The TOML file.
-        overrides: Values as text by dotted key, such as `{"budget.epochs": "4"}`; they replace those of the file.
+        overrides: Values as text by dotted key, such as `{"budget.epochs": "4"}`; they replace those of the files.
         timed: Whether the hours are given elsewhere.
 
     Raises:
         SpecError: The file breaks a rule. The message has the file, the table, the rule and the value.
     """
-    overrides = overrides or {}
-    source = " ".join([str(path), *(f"--set {key}={text}" for key, text in overrides.items())])
+    file, overrides = study_file.read(path), overrides or {}
     try:
-        raw = tomllib.loads(study_file.read_text(path))
+        raw = deepcopy(dict(file.tables))
         for key, text in overrides.items():
             _override(raw, key, parse_value(text))
         if not raw:
             raise SpecError("the file is empty, or has nothing but comments")
         return build(raw, timed=timed)
     except SpecError as error:
-        raise SpecError(f"{source}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad TOML, a huge integer
+        raise SpecError(_explain(file, str(error), overrides, timed=timed)) from error
+    except (ValueError, RecursionError) as error:  # a huge integer, which has no text; tables without end
         raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
@@ -94,7 +92,7 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
         UnknownKey: A key does not exist.
         SpecError: A table breaks another rule; only the first fault is reported.
     """
-    check_keys("", raw, known=TABLES)
+    check_keys("", raw, known=study_file.TABLES)
     question = raw.get("question", "")
     if not isinstance(question, str):
         raise SpecError(f"question must be a string, but got {to_toml(question)}")
@@ -229,8 +227,38 @@ def _with_rows(space: SearchSpace, rows: Sequence[AblationRow]) -> SearchSpace:
     return SearchSpace(parameters={**choice, **space.parameters}, when=space.when, conditions=space.conditions)
 
 
+def _explain(file: StudyFile, fault: str, overrides: Mapping[str, str], *, timed: bool) -> str:
+    """The message for a fault: the file or the base that has it, or the file with its bases, and the way out."""
+    if file.base is not None and _fault(file.base, timed=timed) == fault:
+        return f"{file.path}: base {_explain(file.base, fault, {}, timed=timed)}"
+    bases = [f"(with base {', '.join(map(str, file.bases))})"] if file.bases else []
+    source = " ".join([str(file.path), *bases, *(f"--set {key}={text}" for key, text in overrides.items())])
+    return f"{source}: {fault}{_way_out(file, fault, overrides)}"
+
+
+def _fault(file: StudyFile, *, timed: bool) -> str | None:
+    try:
+        build(file.tables, timed=timed)
+    except (SpecError, ValueError, RecursionError) as error:  # as in `load`
+        return str(error)
+    return None
+
+
+def _way_out(file: StudyFile, fault: str, overrides: Mapping[str, str]) -> str:
+    """The way out of a fault in the points or rows that a file inherits: its own [space] may not allow them."""
+    for name in ("try", "compare"):
+        is_own = file.base is None or name in overrides or file.tables.get(name) != file.base.tables.get(name)
+        if not is_own and fault.startswith(f"[[{name}]]"):
+            return f"; [[{name}]] is inherited: give its tables anew, or {name} = [] at the top of the file for none"
+    return ""
+
+
 def _override(raw: dict[str, Any], key: str, value: object) -> None:
     *tables, last = key.split(".")
+    if key in study_file.INHERITANCE:
+        raise SpecError(
+            f"{key} cannot be set, because --set changes what a file and its base give; write it into a file"
+        )
     for name in tables:
         raw = raw.setdefault(name, {})
         if not isinstance(raw, dict):
