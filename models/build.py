@@ -42,7 +42,7 @@ def build(
     # No activation follows the last layer, so it does not need the gain of one.
     nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
     if images is not None and isinstance(model, CNN) and isinstance(model.stem, Whitening):
-        model.stem.fit(images)
+        model.stem.fit(model.grey(images))
     if weights is not None and isinstance(model, PretrainedNetwork):
         model.load_pretrained(weights, config.backbone)
     return model.to(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import ModelConfig
-from models.layers import ConvBlock, DenseBlock, Whitening, make_head
+from models.layers import ConvBlock, DenseBlock, Grey, Whitening, make_head
 from models.plan import Plan
 
 
@@ -46,9 +46,10 @@ class CNN(Network):
     """A network without a backbone: a stem and convolutional blocks."""
 
     def build_features(self, config: ModelConfig, plan: Plan) -> None:
+        self.grey = Grey() if config.input_channels == 1 else nn.Identity()
         self.stem = Whitening(config) if plan.stem else nn.Identity()
         self.convs = nn.Sequential(*(ConvBlock(config, conv) for conv in plan.convs))
 
     def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.convs(self.stem(images))
+        features: Tensor = self.convs(self.stem(self.grey(images)))
         return features

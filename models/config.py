@@ -53,14 +53,8 @@ BACKBONE_NEEDS: Final[Mapping[str, Need]] = {
 }
 """Further conditional parameters of a study with backbones."""
 
-IMAGE_CHANNELS: Final = 3
-"""Images are always RGB."""
-
 PATCH: Final = 2
 """Side in pixels of the patches of a whitening stem (Jordan 2024, arXiv:2404.00498, section 3.1)."""
-
-WHITENED: Final = 2 * IMAGE_CHANNELS * PATCH**2
-"""Output channels of a whitening stem: each direction of a patch, and its negative."""
 
 STRICT: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 """Refuses misspelt keys, text instead of numbers, and NaN."""
@@ -90,6 +84,8 @@ class ModelConfig(BaseModel):
 
     model_config = STRICT
 
+    input_channels: Literal[1, 3] = 3
+    """Channels of the input of the network: red, green and blue, or their mean, which suits grey images."""
     stem: Stem = "none"
     """Layer before the convolutions: none, or fixed filters that decorrelate the pixels of a patch."""
     conv_layers: Annotated[int, Field(ge=1, le=8)] = 3
@@ -132,6 +128,11 @@ class ModelConfig(BaseModel):
     """Side in pixels of resized images for the backbone; 0: no resizing, and its first layers keep the size."""
     tuned_stages: Annotated[int, Field(ge=0, le=5)] = 5
     """Number of the last stages of the backbone, of five, that are trained; the others stay frozen."""
+
+    @property
+    def whitened_channels(self) -> int:
+        """Output channels of a whitening stem: each direction of a patch, and its negative."""
+        return 2 * self.input_channels * PATCH**2
 
     def seen_side(self, image_size: int) -> int:
         """Side in pixels of the input of the convolutions, for images of `image_size`."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.config import IMAGE_CHANNELS, PATCH, WHITENED, Activation, Head, ModelConfig, Norm, Pool, Skip
+from models.config import PATCH, Activation, Head, ModelConfig, Norm, Pool, Skip
 from models.plan import ConvPlan, norm_groups
 
 #: Added to the variances before whitening; for images of standard deviation 1 (Jordan 2024, arXiv:2404.00498).
@@ -14,8 +14,21 @@ LEAST_VARIANCE = 5e-4
 AT_ONCE = 100_000
 
 
+class Grey(nn.Module):
+    """The mean of the three channels: maps (N, 3, S, S) to (N, 1, S, S).
+
+    On a grey image it equals each channel, up to rounding. On a colour image it has all three with equal weights, since
+    each is normalised.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        red, green, blue = images.chunk(3, dim=1)  # six times as fast as mean(dim=1) on a CPU in channels_last
+        grey: Tensor = (red + green + blue) / 3
+        return grey
+
+
 class Whitening(nn.Module):
-    """Decorrelates patches: maps (N, 3, S, S) to (N, WHITENED, S - 1, S - 1).
+    """Decorrelates patches: maps (N, input_channels, S, S) to (N, whitened_channels, S - 1, S - 1).
 
     A fixed convolution, followed by the activation. Its filters are the eigenvectors of the covariance of the patches,
     scaled to variance 1, and their negatives (Page 2018, and Jordan 2024, arXiv:2404.00498). Those papers train a bias
@@ -24,7 +37,7 @@ class Whitening(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(IMAGE_CHANNELS, WHITENED, PATCH, bias=False)
+        self.conv = nn.Conv2d(config.input_channels, config.whitened_channels, PATCH, bias=False)
         self.conv.weight.requires_grad_(False)
         self.activation = make_activation(config.activation)
 
@@ -34,14 +47,15 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Compute the filters from (N, 3, S, S) normalised images."""
-        covariance, count = images.new_zeros(WHITENED // 2, WHITENED // 2, dtype=torch.float64), 0
+        """Compute the filters from (N, input_channels, S, S) normalised images."""
+        values = self.conv.weight[0].numel()  # of a patch
+        covariance, count = images.new_zeros(values, values, dtype=torch.float64), 0
         for chunk in torch.split(images, max(1, AT_ONCE // images.shape[2] ** 2)):
             patches = functional.unfold(chunk.contiguous(), PATCH).transpose(1, 2).flatten(0, 1).double()
             covariance += patches.T @ patches
             count += len(patches)
         variances, directions = torch.linalg.eigh(covariance / count)
-        filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.reshape(-1, IMAGE_CHANNELS, PATCH, PATCH)
+        filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.reshape(-1, *self.conv.weight.shape[1:])
         self.conv.weight.copy_(torch.cat((filters, -filters)))
 
 

@@ -6,11 +6,9 @@ from itertools import pairwise
 from typing import Final
 
 from models.config import (
-    IMAGE_CHANNELS,
     MAX_PARAMETERS,
     PATCH,
     SMALLER,
-    WHITENED,
     Impossible,
     ModelConfig,
     OptimizerName,
@@ -59,7 +57,7 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
 
     Raises:
         Impossible: no network has this configuration, because the image is too small for the poolings, or the network
-            has more than MAX_PARAMETERS parameters, or the head does not fit the backbone.
+            has more than MAX_PARAMETERS parameters, or the head or the input channels do not fit the backbone.
     """
     if config.backbone != "none":
         return _plan_backbone(config, image_size, classes)
@@ -76,7 +74,8 @@ def plan(config: ModelConfig, *, image_size: int, classes: int) -> Plan:
             lower=SMALLER,
         )
     macs = sum(_conv_macs(config, conv) for conv in convs) + sum(i * o for i, o in dense)
-    macs += IMAGE_CHANNELS * PATCH**2 * WHITENED * (image_size - PATCH + 1) ** 2 if stem else 0
+    if stem:
+        macs += config.input_channels * PATCH**2 * config.whitened_channels * (image_size - PATCH + 1) ** 2
     return Plan(stem=stem, convs=convs, dense=dense, parameters=parameters, macs=macs)
 
 
@@ -106,6 +105,11 @@ _SIZES: Final[Mapping[str, _Size]] = {
 def _plan_backbone(config: ModelConfig, image_size: int, classes: int) -> Plan:
     """The shape of a network with a backbone; the multiply-accumulates are exact for multiples of 32 pixels."""
     size = _SIZES[config.backbone]
+    if config.input_channels != 3:
+        raise Impossible(
+            f"backbone {config.backbone!r} was pretrained on red, green and blue; take input_channels = 3",
+            higher=("input_channels",),
+        )
     if config.head == "flatten":
         raise Impossible(f'backbone {config.backbone!r} ends in one vector; take head = "gap" or "max"')
     if config.backbone == "vgg16_bn" and config.seen_side(image_size) < 2**5:
@@ -177,8 +181,10 @@ def norm_groups(channels: int) -> int:
 
 def _plan_convs(config: ModelConfig, image_size: int) -> tuple[ConvPlan, ...]:
     convs: list[ConvPlan] = []
-    whitened = config.stem == "whiten"
-    channels, side = (WHITENED, image_size - PATCH + 1) if whitened else (IMAGE_CHANNELS, image_size)
+    channels: int = config.input_channels
+    side = image_size
+    if config.stem == "whiten":
+        channels, side = config.whitened_channels, image_size - PATCH + 1
     for number in range(1, config.conv_layers + 1):
         stage, position = divmod(number - 1, config.pool_every)
         pooled = position == (0 if config.pool_first else config.pool_every - 1)

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data.config import AugmentConfig
 from models.config import BACKBONE_NEEDS, NEEDS, ModelConfig, TrainConfig
 from search.errors import SpecError
-from search.spec.domains import Choice, Domain, Fixed, Float, Int, OneOf, Range, Value, label
-from search.spec.search_space import SearchSpace
+from search.spec.domains import Choice, Domain, Fixed, Float, Int, OneOf, Range, Value, all_values, label
+from search.spec.search_space import SearchSpace, resolve_name
 from search.spec.toml_table import check_keys, expect_table, explain, read_model, to_toml
 
 CONFIG_CLASS_OF: Final[Mapping[str, type[BaseModel]]] = {
@@ -89,9 +89,11 @@ def read_space(raw: object) -> SearchSpace:
         # Keys without conditions are drawn first, so a space without backbones keeps its old order.
         has_backbones = written.get("backbone", Fixed("none")).single_value != "none"
         needs = {**NEEDS, **(BACKBONE_NEEDS if has_backbones else {})}
-        return SearchSpace(parameters=parameters | written, when=_read_when(when, written), conditions=needs)
+        space = SearchSpace(parameters=parameters | written, when=_read_when(when, written), conditions=needs)
     except ValueError as error:
         raise SpecError(f"[space.when] {error}") from error
+    _check_input_channels(space)
+    return space
 
 
 def write_space(space: SearchSpace) -> dict[str, Any]:
@@ -183,6 +185,17 @@ def _read_when(raw: Mapping[str, object], written: Mapping[str, Domain]) -> dict
             value = check(table_name, control, parse_value(name))
             when[control, value] = _read_domains(table_name, expect_table(table_name, table))
     return when
+
+
+def _check_input_channels(space: SearchSpace) -> None:
+    """Refuse a fixed single channel beside a backbone: all trials with that backbone would be impossible."""
+    for backbone in all_values(space.parameters["backbone"]):
+        _, domain = resolve_name(space, "input_channels", {"backbone": backbone})
+        if backbone != "none" and domain.single_value == 1:
+            raise SpecError(
+                f"[space] input_channels must be 3 beside backbone {to_toml(backbone)}, which was pretrained on red, "
+                f"green and blue, but got 1; write 3, or [space.when.backbone.{backbone}] with input_channels = 3"
+            )
 
 
 def _write_domain(domain: Domain) -> object:

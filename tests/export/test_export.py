@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ BUDGET: dict[str, Any] = {"trials": 2, "epochs": 1}
 NETWORKS = {
     "plain": {},
     "whitened": {"stem": "whiten", "activation": "gelu", "pool_first": True, "pool_every": 2, "conv_layers": 4},
+    "grey": {"input_channels": 1, "stem": "whiten", "kernel_size": 5},
     "residual": {"residual": True, "norm": "group", "activation": "silu", "pool": "avg", "conv_layers": 3},
     "flat": {"head": "flatten", "norm": "none", "activation": "elu", "kernel_size": 5, "dense_layers": 2},
     "small": {"head": "max", "activation": "leaky_relu", "dropout_conv": 0.5, "dropout_dense": 0.5, "logit_scale": 0.1},
@@ -166,6 +168,36 @@ def test_the_best_trial_is_exported_and_predicts_as_in_its_evaluation(harness: H
     everything = harness.images.parent  # the folder of the images, of the training and of the model
     assert everything in folder.parents
     assert str(everything) not in page + (folder / CONFIG).read_text()
+
+
+def paint_grey(folder: Path) -> Path:
+    """Write 60 training and 10 test images of 8 x 8 pixels, without colour, for each of two classes."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 60), ("test", 10)):
+        for name, brightness in (("dark", 80), ("light", 170)):
+            (folder / part / name).mkdir(parents=True)
+            for index, pixels in enumerate(np.clip(random.normal(brightness, 40, (count, 8, 8)), 0, 255)):
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / name / f"{index:03d}.png")
+    return folder
+
+
+def test_grey_images_are_trained_exported_and_predicted_with_one_channel(harness: Harness) -> None:
+    grey = replace(harness, images=paint_grey(harness.folder / "grey"))
+    space = {"input_channels": 1, "stem": "whiten", "learning_rate": 0.02}
+    file = grey.write(data={"validation": 20}, budget={"trials": 1, "epochs": 5}, space=space)
+    assert grey.run("run", file, "--workers", "1").code == 0
+    folder = grey.folder / "exported"
+
+    exported = grey.run("export", "s", "--to", str(folder), "--json")
+    predicted = grey.run("predict", str(folder), str(grey.images / "test"), "--json")
+
+    (trial,) = grey.trials()
+    card = exported.json["card"]
+    assert (card["network"]["input_channels"], card["parameters"], trial.parameters) == (1, 610, 610)
+    assert len(card["mean"]) == 3
+    assert accuracy(grey, folder, part="validation") == pytest.approx(trial.values[0])
+    right = [row["class"] == Path(row["image"]).parent.name for row in predicted.json["images"]]
+    assert np.mean(right) > 0.9
 
 
 def test_after_a_verdict_the_first_run_of_its_leader_is_exported(harness: Harness) -> None:

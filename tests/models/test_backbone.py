@@ -136,6 +136,7 @@ def test_weights_of_another_network_are_refused(state: dict[str, Any]) -> None:
     ("changes", "complaint"),
     [
         ({"head": "flatten"}, "ends in one vector"),
+        ({"input_channels": 1}, "'resnet18' was pretrained on red, green and blue; take input_channels = 3"),
         ({"backbone": "vgg16_bn"}, "halves the side five times, so it needs 32 pixels, but has 24"),
         ({"backbone": "vgg16_bn", "backbone_side": 16}, "but has 16; raise backbone_side"),
     ],

@@ -11,13 +11,14 @@ from torch import nn
 
 from models.build import build
 from models.cnn import CNN
-from models.config import WHITENED, Impossible, ModelConfig
-from models.layers import ConvBlock, Whitening
+from models.config import PATCH, Impossible, ModelConfig
+from models.layers import LEAST_VARIANCE, ConvBlock, Grey, Whitening
 from models.plan import plan
 from tests.models.macs import counted_macs
 
 CONFIGS = st.builds(
     ModelConfig,
+    input_channels=st.sampled_from([1, 3]),
     conv_layers=st.integers(1, 6),
     width=st.integers(4, 20),
     growth=st.floats(1.0, 2.5),
@@ -78,12 +79,16 @@ def test_every_parameter_of_a_network_gets_a_finite_gradient(config: ModelConfig
     assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
 
 
-def test_images_and_weights_stay_channels_last() -> None:
-    model = built(ModelConfig(residual=True, dropout_conv=0.1), image_size=16, classes=10)
+@pytest.mark.parametrize("input_channels", [1, 3])
+def test_images_and_weights_stay_channels_last(input_channels: Any) -> None:
+    config = ModelConfig(input_channels=input_channels, residual=True, dropout_conv=0.1)
+    model = built(config, image_size=16, classes=10)
     images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
 
-    last = model.convs[:2](images)
+    first = model.grey(images)
+    last = model.convs[:2](first)
 
+    assert first.stride(1) == 1
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert all(
         parameter.is_contiguous(memory_format=torch.channels_last)
@@ -184,18 +189,46 @@ def test_an_impossible_network_is_not_built() -> None:
         built(ModelConfig(conv_layers=4), image_size=8, classes=10)
 
 
-def test_a_fitted_stem_decorrelates_patches_and_gives_them_unit_variance() -> None:
+@pytest.mark.parametrize("input_channels", [1, 3])
+def test_a_fitted_stem_decorrelates_patches_and_gives_them_unit_variance(input_channels: Any) -> None:
     torch.manual_seed(0)
-    smooth = torch.nn.functional.avg_pool2d(torch.randn(50, 3, 18, 18), 3, stride=1)
-    stem = built(ModelConfig(stem="whiten"), image_size=16, classes=10, images=smooth).stem
+    noise = torch.randn(50, input_channels, 18, 18)
+    smooth = torch.nn.functional.avg_pool2d(noise, 3, stride=1).expand(-1, 3, -1, -1)
+    config = ModelConfig(input_channels=input_channels, stem="whiten")
+    model = built(config, image_size=16, classes=10, images=smooth)
+    stem = model.stem
 
     assert isinstance(stem, Whitening)
-    half = WHITENED // 2
-    patches = stem.conv(smooth).permute(0, 2, 3, 1).reshape(-1, WHITENED)
+    half = input_channels * PATCH**2
+    patches = stem.conv(model.grey(smooth)).permute(0, 2, 3, 1).reshape(-1, 2 * half)
     covariance = patches[:, :half].T @ patches[:, :half] / len(patches)
     torch.testing.assert_close(covariance, torch.eye(half), atol=0.1, rtol=0)
     torch.testing.assert_close(patches[:, :half], -patches[:, half:])
     assert not stem.conv.weight.requires_grad
+
+
+@pytest.mark.parametrize(("input_channels", "dead"), [(1, 0), (3, 8)])
+def test_a_stem_has_dead_directions_on_grey_images_unless_it_has_one_input_channel(
+    input_channels: Any, dead: int
+) -> None:
+    torch.manual_seed(0)
+    grey = torch.randn(50, 1, 16, 16).expand(-1, 3, -1, -1)
+    config = ModelConfig(input_channels=input_channels, stem="whiten")
+    model = built(config, image_size=16, classes=10, images=grey)
+
+    assert isinstance(model.stem, Whitening)
+    variances = model.stem.conv(model.grey(grey)).var(dim=(0, 2, 3))
+    assert int((variances < LEAST_VARIANCE).sum()) == 2 * dead  # each direction and its negative
+
+
+def test_one_input_channel_is_the_mean_of_the_three() -> None:
+    model = built(ModelConfig(input_channels=1), image_size=16, classes=10).eval()
+    images = torch.randn(4, 3, 16, 16)
+    mean = images.mean(dim=1, keepdim=True)
+
+    assert isinstance(model.grey, Grey)
+    torch.testing.assert_close(model.grey(images), mean)
+    torch.testing.assert_close(model(images), model(mean.expand(-1, 3, -1, -1)))
 
 
 def test_pooling_first_halves_the_side_for_the_other_convolutions_of_a_stage() -> None:

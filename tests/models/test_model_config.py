@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,22 @@ def test_the_defaults_are_three_layers_of_32_64_and_128_channels_with_a_known_si
     assert default.macs == 9 * pixels + 128 * 128 + 128 * 10
 
 
+@pytest.mark.parametrize(
+    ("stem", "saved_parameters", "saved_macs"),
+    [
+        pytest.param("none", 9 * 2 * 32, 9 * 2 * 32 * 32**2, id="convolution"),
+        pytest.param("whiten", 9 * 16 * 32, (9 * 16 * 32 + 12 * 24 - 4 * 8) * 31**2, id="whitening-stem"),
+    ],
+)
+def test_one_input_channel_saves_a_share_of_the_first_layers(stem: Any, saved_parameters: int, saved_macs: int) -> None:
+    colour, grey = (
+        plan(ModelConfig(input_channels=channels, stem=stem), image_size=32, classes=10) for channels in (3, 1)
+    )
+
+    assert colour.parameters - grey.parameters == saved_parameters
+    assert colour.macs - grey.macs == saved_macs
+
+
 @pytest.mark.parametrize("config", [ModelConfig, TrainConfig])
 def test_a_misspelt_key_is_refused(config: type[BaseModel]) -> None:
     with pytest.raises(ValidationError, match="learning_rat\n"):
@@ -40,6 +57,7 @@ def test_a_misspelt_key_is_refused(config: type[BaseModel]) -> None:
         pytest.param(ModelConfig, "width", "32", id="text-for-int"),
         pytest.param(ModelConfig, "residual", 1, id="int-for-bool"),
         pytest.param(ModelConfig, "kernel_size", 4, id="even-kernel"),
+        pytest.param(ModelConfig, "input_channels", 4, id="transparent"),
         pytest.param(ModelConfig, "activation", "tanh", id="unknown-choice"),
         pytest.param(TrainConfig, "learning_rate", 0.0, id="zero-rate"),
         pytest.param(TrainConfig, "learning_rate", float("nan"), id="nan"),

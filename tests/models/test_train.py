@@ -115,6 +115,7 @@ ONE_STEP = [
     *({"norm": name} for name in ("group", "none")),
     *({"norm": name, "precision": "bfloat16"} for name in ("batch", "group", "none")),
     {"stem": "whiten"},
+    {"input_channels": 1},
     {"pool": "avg"},
     *({"head": name} for name in ("max", "flatten")),
     {"residual": True},
@@ -169,6 +170,24 @@ def test_a_trained_network_generalizes_to_new_images() -> None:
     list(training.run(batches, [80]))
 
     assert evaluate(training.eval_model(), batches(1000, 1010), 3).accuracy > 0.9
+
+
+def grey_batches(first: int, stop: int) -> Iterator[Batch]:
+    """Sixteen grey images of 8 x 8 pixels a batch, in three classes of brightness."""
+    for number in range(first, stop):
+        generator = torch.Generator().manual_seed(number)
+        labels = torch.randint(0, 3, (16,), generator=generator)
+        grey = torch.randn(16, 1, 8, 8, generator=generator) + 2 * (labels - 1)[:, None, None, None]
+        yield grey.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last), labels
+
+
+@pytest.mark.parametrize("stem", ["none", "whiten"])
+def test_a_network_with_one_input_channel_learns_grey_images(stem: str) -> None:
+    training = begin({"input_channels": 1, "stem": stem}, total=60)
+
+    list(training.run(grey_batches, [60]))
+
+    assert evaluate(training.eval_model(), grey_batches(1000, 1010), 3).accuracy > 0.9
 
 
 MODEL = {"stem": "whiten", "dropout_conv": 0.2, "dropout_dense": 0.3, "residual": True}

@@ -51,6 +51,12 @@ def nearest(
             "conv_layers 4 -> 3",
             id="poolings behind a stem",
         ),
+        pytest.param(
+            {"input_channels": [1, 3], "backbone": ["none", "resnet18"]},
+            {"input_channels": 1, "backbone": "resnet18"},
+            "input_channels 1 -> 3",
+            id="channels of a backbone",
+        ),
         pytest.param({"batch_size": 128}, {}, "", id="a fitting value stays"),
         pytest.param(
             {"batch_size": [512, {"low": 64, "high": 384}, 16]},

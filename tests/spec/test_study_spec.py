@@ -101,6 +101,18 @@ def test_a_point_gives_a_value_that_the_list_holds(tmp_path: Path, text: str, co
     assert ask(spec, study_spec.fixed_trials(spec)[0])[0]["weight_decay"] == config
 
 
+def test_a_backbone_beside_networks_of_one_input_channel_has_three(tmp_path: Path) -> None:
+    text = BUDGET + "[space]\ninput_channels = 1\nbackbone = ['none', 'resnet18']\n"
+    spec = load(tmp_path, text + "[space.when.backbone.resnet18]\ninput_channels = 3")
+
+    channels = [
+        study_spec.to_model_configs(spec, ask(spec, {"backbone": name})[0])[0].input_channels
+        for name in ("none", "resnet18")
+    ]
+
+    assert channels == [1, 3]
+
+
 @pytest.mark.parametrize("text", ["1e-7", "0.5"])
 def test_a_point_outside_of_a_list_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError, match=rf"weight_decay must be 0.0 or 1e-06 to 0.01, but got {float(text)}"):
@@ -180,6 +192,11 @@ def test_steps_divide_all_epochs_equally(tmp_path: Path) -> None:
         (
             BUDGET + "[space]\nkernel_size = { low = 3, high = 7 }",
             "[space] kernel_size cannot be a range; write a list",
+        ),
+        (
+            BUDGET + "[space]\ninput_channels = 1\nbackbone = ['none', 'resnet18']",
+            "[space] input_channels must be 3 beside backbone 'resnet18', which was pretrained on red, green and blue, "
+            "but got 1; write 3, or [space.when.backbone.resnet18] with input_channels = 3",
         ),
         (BUDGET + "[space]\nwidth = { low = 8 }", "[space.width] high is missing"),
         (
