@@ -29,6 +29,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def class_counts(self, classes: int) -> tuple[int, ...]:
+        """Number of images of each of `classes` classes."""
+        return tuple(self.labels[self.indices].bincount(minlength=classes).tolist())
+
     def to(self, device: torch.device | str) -> "Split":
         """Return this part on a device: itself if it is there already, otherwise a copy of its rows only."""
         wanted = torch.device(device)

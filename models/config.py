@@ -164,6 +164,9 @@ class TrainConfig(BaseModel):
     """Share of all batches over which the learning rate rises to its maximum."""
     label_smoothing: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Share of the target that is spread evenly over all classes."""
+    class_weights: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Exponent of the weights of the classes in the loss, (mean count / count) ** class_weights, for unbalanced images:
+    0 weights all images equally, 1 all classes (balanced)."""
     ema: Annotated[float, Field(ge=0.0, le=0.9999)] = 0.0
     """Decay per batch of the moving average of the weights, which is then evaluated; 0 is off."""
     clip: Annotated[float, Field(ge=0.0)] = 0.0

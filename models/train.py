@@ -9,12 +9,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.build import build
 from models.cnn import Network
 from models.config import ModelConfig, TrainConfig
 from models.cuda_graph import GraphCache, Recorder, make_recorder
+from models.loss import CrossEntropy
 from models.optim import MovingAverage, make_optimizer, set_rate
 from models.plan import check_batch_size, check_optimizer
 from models.precision import computes_bfloat16
@@ -52,7 +52,8 @@ class StepResult:
     step: int
     """Counted from 1."""
     train_loss: float
-    """Mean loss over the images of the step, with label smoothing; each loss precedes the update by its batch."""
+    """Mean loss over the images of the step, with label smoothing and class weights; each loss precedes the update by
+    its batch."""
     images: int
     seconds: float
     """Time for training and for waiting on batches, summed over all attempts at the step."""
@@ -72,6 +73,7 @@ class Training:
         *,
         total_batches: int,
         seed: int,
+        class_counts: Sequence[int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         recorder: Recorder | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class Training:
         self.device = next(model.parameters()).device
         self.batch = 0
         self.step = 0
+        self.loss = CrossEntropy(config, class_counts=class_counts, device=self.device)
         self._planned = total_batches
         self._turn = (0, 0.0)
         self._clock = clock
@@ -247,7 +250,7 @@ class Training:
     def _update(self, images: Tensor, labels: Tensor) -> Tensor:
         """Update the weights; returns the mean loss, (), before the update. Can be recorded as a whole."""
         logits = self.model(images)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        loss = self.loss(logits, labels)
         if self.device.type == "cpu" and self._recordings is None:
             self._check_finite(loss.item())
         self._optimizer.zero_grad(set_to_none=True)
@@ -303,6 +306,7 @@ def start(
     device: torch.device | str,
     images: Tensor | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    class_counts: Sequence[int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     recorder: Recorder | None = None,
 ) -> Training:
@@ -318,12 +322,13 @@ def start(
         device: where to train.
         images: (N, 3, side, side) normalised training images to fit a whitening stem to; unused otherwise.
         weights: pretrained weights of a backbone (`models.backbone`).
+        class_counts: training images of each class, for class weights; unused otherwise.
         clock: time in seconds.
         recorder: records updates. The default is CUDA graphs on a GPU, and no recording elsewhere.
 
     Raises:
         Impossible: no such network can be built or trained.
-        ValueError: `images` or `weights` are missing.
+        ValueError: `images`, `weights` or `class_counts` are missing.
     """
     if model_config.stem == "whiten" and images is None:
         raise ValueError('stem = "whiten" needs images to be fitted to, but got None')
@@ -335,4 +340,12 @@ def start(
     model = build(model_config, image_size=image_size, classes=classes, images=images, weights=weights).to(device)
     model.in_bfloat16 = computes_bfloat16(config.precision, torch.device(device))
     recorder = recorder or make_recorder(torch.device(device))
-    return Training(model, config, total_batches=total_batches, seed=seed, clock=clock, recorder=recorder)
+    return Training(
+        model,
+        config,
+        total_batches=total_batches,
+        seed=seed,
+        class_counts=class_counts,
+        clock=clock,
+        recorder=recorder,
+    )

@@ -84,16 +84,18 @@ class TrialTraining:
             augment=augment.scaled(data.info.image_size / self.context.spec.data.side),
             device=device,
         )
+        classes = len(data.info.classes)
         self.training = start(
             model,
             train,
             image_size=data.info.image_size,
-            classes=len(data.info.classes),
+            classes=classes,
             total_batches=self.boundaries()[-1],
             seed=self.seed,
             device=device,
             images=sample(data, self.seed) if model.stem == "whiten" else None,
             weights=pretrained(model.backbone) if model.backbone != "none" else None,
+            class_counts=data.train.class_counts(classes),
         )
 
     def boundaries(self, steps: int | None = None) -> tuple[int, ...]:

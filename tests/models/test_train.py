@@ -24,6 +24,8 @@ from tests.fake_cuda_graph import AgainRecorder, TapeRecorder
 
 BOUNDARIES = (3, 5, 9)
 SMALL = {"conv_layers": 2, "width": 8, "dense_units": 16}
+COUNTS = (60, 30, 10)
+"""Training images of each class, for class weights."""
 
 
 class Interrupted(Exception):
@@ -85,6 +87,7 @@ def begin(
         seed=seed,
         device=device,
         images=images,
+        class_counts=COUNTS,
         clock=clock,
         recorder=recorder,
     )
@@ -126,6 +129,7 @@ ONE_STEP = [
     *({"scheduler": name} for name in ("none", "step", "linear", "cosine", "plateau")),
     *({"scheduler": name, "warmup": 0.3} for name in ("none", "step", "cosine", "plateau")),
     {"label_smoothing": 0.1},
+    {"class_weights": 1.0},
     {"clip": 0.5},
     {"ema": 0.9},
     {"momentum": 0.0},
@@ -198,6 +202,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "muon": {"optimizer": "muon", "scheduler": "linear", "momentum": 0.6, "precision": "bfloat16", "bias_rate": 4.0},
     "adam": {"optimizer": "adam", "scheduler": "plateau", "ema": 0.99},
     "adamw": {"optimizer": "adamw", "scheduler": "cosine", "warmup": 0.3, "clip": 0.1, "label_smoothing": 0.1},
+    "weighted": {"optimizer": "sgd", "class_weights": 0.5, "label_smoothing": 0.1, "ema": 0.9},
     "rmsprop": {"optimizer": "rmsprop", "scheduler": "step", "learning_rate": 1e-3, "ema": 0.5},
 }
 
@@ -424,6 +429,43 @@ def test_label_smoothing_keeps_the_training_loss_above_its_entropy() -> None:
     assert 0.868 < last.train_loss < 0.95
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_without_class_weights_the_weights_follow_the_plain_loss_bit_for_bit(label_smoothing: float) -> None:
+    train = {"class_weights": 0.0, "label_smoothing": label_smoothing, "scheduler": "none"}
+    training, by_hand = begin(train=train, total=5), begin(train=train, total=5)
+    list(training.run(batches, [5]))
+
+    by_hand.model.train()
+    for images, labels in batches(0, 5):
+        by_hand._optimizer.zero_grad()
+        logits = by_hand.model(images)
+        functional.cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()  # type: ignore[no-untyped-call]
+        by_hand._optimizer.step()
+
+    assert bits(by_hand.model.state_dict()) == bits(training.model.state_dict())
+
+
+def unbalanced(first: int, stop: int) -> Iterator[Batch]:
+    """Batches with a single image of class 2 among sixteen, and three overlapping classes."""
+    for number in range(first, stop):
+        generator = torch.Generator().manual_seed(number)
+        labels = torch.tensor([0] * 10 + [1] * 5 + [2])
+        images = torch.randn(16, 3, 8, 8, generator=generator) + 0.15 * functional.one_hot(labels, 3)[..., None, None]
+        yield images.contiguous(memory_format=torch.channels_last), labels
+
+
+def test_class_weights_make_the_rarer_classes_likelier_predictions() -> None:
+    shares = []
+    for exponent in (0.0, 1.0):
+        training = begin(train={"class_weights": exponent}, total=60)
+        list(training.run(unbalanced, [60]))
+        result = evaluate(training.eval_model(), unbalanced(1000, 1030), 3)
+        shares.append(float(result.confusion[:, 1:].sum()) / result.images)
+
+    plain, weighted = shares
+    assert weighted > plain + 0.15
+
+
 def test_the_moving_average_is_evaluated_if_there_is_one() -> None:
     plain, averaged = begin(), begin(train={"ema": 0.5})
 
@@ -549,11 +591,12 @@ def test_a_training_with_a_moved_end_resumes_bit_for_bit() -> None:
     assert states[0] == states[1]
 
 
-def test_a_state_of_a_version_without_movable_ends_loads() -> None:
+def test_a_state_of_a_version_without_movable_ends_and_class_weights_loads() -> None:
     training = begin(MODEL, TRAININGS["sgd"])
     list(training.run(batches, BOUNDARIES[:1]))
     state = training.state()
     del state["turn"]  # type: ignore[misc]  # an older version did not store it
+    del state["config"]["class_weights"]
     for group in state["optimizer"]["param_groups"]:
         del group["rate"]
 

@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from PIL import Image
 
 from data.config import DataConfig
 from data.parts import Split, load_test
@@ -637,6 +640,55 @@ def test_a_name_that_is_too_long_for_a_final_study_is_refused_before_training(ha
     assert answer.code == 2
     assert "a study's name must be up to 64 letters" in answer.err
     assert [row.name for row in queries.studies(reader(harness.url))] == [name]
+
+
+def paint_counts(folder: Path, counts: dict[str, dict[str, int]]) -> Path:
+    """Write noise of 8 x 8 pixels: {part: {class: number of images}}."""
+    random = np.random.default_rng(0)
+    for part, classes in counts.items():
+        for name, count in classes.items():
+            (folder / part / name).mkdir(parents=True)
+            for index, pixels in enumerate(random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)):
+                Image.fromarray(pixels).save(folder / part / name / f"{index:03d}.png")
+    return folder
+
+
+def first_training(context: TrainingContext) -> TrialTraining:
+    """The training of the next trial of a study, not begun."""
+    claim = next(all_claims(context))
+    trial, values = recorder.draw(context, claim, recorder.open_trial(context, claim))
+    return TrialTraining(
+        context=context,
+        claim=claim,
+        trial=trial,
+        values=values,
+        seed=0,
+        step_epochs=Fraction(1),
+        on_batch=lambda: None,
+    )
+
+
+def test_class_weights_are_those_of_the_images_that_a_training_sees(harness: Harness) -> None:
+    counts = {"train": {"a": 8, "b": 24}, "val": {"a": 24, "b": 8}, "test": {"a": 2, "b": 2}}
+    own = replace(harness, images=paint_counts(harness.folder / "unbalanced", counts))
+    config = own.create(
+        data={"validation": "folder"},
+        budget={"trials": 2, "epochs": 1},
+        space={"class_weights": 1.0, "batch_size": 8},
+    )
+    context = runner.open_training_context(config)
+    storage, trial, stored = context.storage, work(context), context.study
+    wanted = single_final_spec(replace(stored.spec, final=FinalSettings(epochs=1)), trial, uid=stored.uid, images=64)
+    stored_study.open_or_create(storage, wanted, name="s.final", data=stored.data)
+
+    search = first_training(context)
+    final = first_training(runner.open_training_context(own.worker_config("s.final")))
+
+    weights = [run.training.loss.weights for run in (search, final)]
+    assert [None if each is None else each.tolist() for each in weights] == [
+        pytest.approx([32 / (2 * 8), 32 / (2 * 24)]),
+        pytest.approx([1.0, 1.0]),  # train/ and val/ together are balanced
+    ]
 
 
 def test_a_failed_final_training_does_not_block_the_evaluation_of_the_others(harness: Harness) -> None:
