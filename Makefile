@@ -20,6 +20,9 @@ PYTHON  ?= python3
 # Extras to install: postgres, ray (a list with spaces).
 EXTRAS  ?=
 
+# `make study DATA=photos` without a STUDY runs the study that fits itself to images.
+FITS_IMAGES := $(if $(filter file,$(origin STUDY)),$(if $(value DATA),yes))
+
 # Values come from the command line or the environment, and may have any character. Recipes read them from the
 # environment, as "$$STUDY", where no shell interprets them. Neither does make, which would expand a $, and run the command
 # of a $(shell ...).
@@ -40,13 +43,13 @@ CONVSEARCH := .venv/bin/convsearch
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
-	@echo "  study also takes TRIALS= WORKERS= DATA= NAME=; more: .venv/bin/convsearch -h"
+	@echo "  study: also DATA=photos TRIALS= WORKERS= NAME=; more: .venv/bin/convsearch -h"
 
 setup: $(SETUP)  ##| install into .venv (every target does)
 
-study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run or continue a search
-	@$(CONVSEARCH) run $${TRIALS:+--trials "$$TRIALS"} $${WORKERS:+--workers "$$WORKERS"} \
-	  $${HOURS:+--hours "$$HOURS"} $${DATA:+--data "$$DATA"} $${NAME:+--name "$$NAME"} -- "$$STUDY"
+study: $(SETUP)  ## STUDY=cifar10 HOURS=0.5 | run or continue a study
+	@$(CONVSEARCH) run $${TRIALS:+--trials "$$TRIALS"} $${WORKERS:+--workers "$$WORKERS"} $${HOURS:+--hours "$$HOURS"} \
+	  $(if $(FITS_IMAGES),,$${DATA:+--data "$$DATA"}) $${NAME:+--name "$$NAME"} -- "$$$(if $(FITS_IMAGES),DATA,STUDY)"
 
 resume: $(SETUP)  ## STUDY=cifar10 | continue a stored study
 	@$(CONVSEARCH) resume $${TRIALS:+--trials "$$TRIALS"} $${WORKERS:+--workers "$$WORKERS"} \

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data.preprocessing import Preprocessing
+from data.preprocessing import Fit, Preprocessing
 from data.progress import Advance
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -26,6 +26,22 @@ class DecodingResult:
     """Rows, over train and test images, that could not be decoded and are left out."""
 
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSample:
+    """Some decoded training images."""
+
+    images: Pixels
+    """(N, S, S, 3)."""
+
+    labels: Labels
+
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of each file in pixels."""
+
+    fit: Fit
+    """How the images became square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,17 @@ class Contents:
 
     fill: Callable[[Pixels, Pixels, Advance], DecodingResult]
     """Writes train and test images, (N, S, S, 3), in the order of the labels; calls Advance with the number done."""
+
+    sample: Callable[[int], ImageSample] | None = None
+    """Decodes at most this number of training images, drawn by seed; None for a source that is decoded at once."""
+
+    def training_rows(self) -> tuple[Indices, int]:
+        """Rows of the training images that are not set aside to test, and the number of test images."""
+        rows = np.arange(len(self.train_labels))
+        if self.set_aside is None or self.groups is None:
+            return rows, len(self.test_labels)
+        rows, held = self.set_aside(rows, self.groups)
+        return rows, len(held)
 
     def count_validation(self, rows: Indices) -> int:
         """Number of images of the validation folder among some rows of training images."""

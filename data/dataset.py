@@ -99,7 +99,7 @@ def prepare(
     if fingerprint is not None and _is_gone(config):
         say(f"the images are not at {config.path}; their decoded copy in {cache} is used")
         return describe(config, _decoded_copy(config, cache, fingerprint))
-    source = _source(config, cache, archive)
+    source = source_of(config, cache, archive)
     info = describe(config, sets.ensure(source, cache, say))
     return replace(info, notes=(*source.notes(), *info.notes))
 
@@ -117,7 +117,7 @@ def fetch(config: DataConfig, cache: Path, say: Say, *, archive: Archive = OFFIC
         DataError: the source cannot be used.
         OSError: the cache cannot be written.
     """
-    source = _source(config, cache, archive)
+    source = source_of(config, cache, archive)
     if isinstance(source, Cifar10) and not sets.is_made(source, cache):
         source.fetch(say)
 
@@ -158,7 +158,7 @@ def find(config: DataConfig, cache: Path, *, archive: Archive = OFFICIAL, finger
     """Return the folder of a prepared set; see `prepare`. Raises DataError if it is not prepared."""
     if fingerprint is not None and _is_gone(config):
         return _decoded_copy(config, cache, fingerprint)
-    return sets.find(_source(config, cache, archive), cache)
+    return sets.find(source_of(config, cache, archive), cache)
 
 
 def split(config: DataConfig, folder: Path) -> tuple[Indices, Indices]:
@@ -179,11 +179,8 @@ def count_images(config: DataConfig) -> ImageCounts:
         return _counts(
             config, np.repeat(np.arange(len(CLASSES)), TRAIN_IMAGES // len(CLASSES)), CLASSES, test=TEST_IMAGES
         )
-    contents = _source(config, Path(), OFFICIAL).open(lambda line: None)
-    rows, test = np.arange(len(contents.train_labels)), len(contents.test_labels)
-    if contents.set_aside and contents.groups is not None:
-        rows, held = contents.set_aside(rows, contents.groups)
-        test = len(held)
+    contents = source_of(config, Path()).open(lambda line: None)
+    rows, test = contents.training_rows()
     return _counts(
         config,
         contents.train_labels[rows],
@@ -233,7 +230,8 @@ def _decoded_copy(config: DataConfig, cache: Path, fingerprint: str) -> Path:
     return folder
 
 
-def _source(config: DataConfig, cache: Path, archive: Archive) -> sets.Source:
+def source_of(config: DataConfig, cache: Path, archive: Archive = OFFICIAL) -> sets.Source:
+    """Return the source that [data] names."""
     match config.source:
         case "cifar10":
             return Cifar10(archive, side=config.side, cache=cache)

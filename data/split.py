@@ -42,7 +42,7 @@ def stratified_split(
     """
     counts = np.bincount(labels, minlength=len(classes))
     held_counts = _share_out(_wanted(amount, counts, key=key, classes=classes), counts)
-    order = np.argsort(_random_words(len(labels), seed=seed, key=key), kind="stable")
+    order = random_order(len(labels), seed=seed, key=key)
     if groups is not None and len(np.unique(groups)) < len(groups):
         is_held = _hold_out_groups(labels, held_counts, groups, order, key=key, classes=classes)
         return np.flatnonzero(~is_held), np.flatnonzero(is_held)
@@ -137,10 +137,17 @@ def _share_out(wanted: int, counts: Indices) -> Indices:
     return held
 
 
-def _random_words(count: int, *, seed: int, key: str) -> NDArray[np.uint64]:
+def random_order(count: int, *, seed: int, key: str) -> Indices:
+    """A permutation of 0 .. count - 1 that is the same on every machine.
+
+    Args:
+        count: number of rows.
+        seed: seed of the permutation.
+        key: different keys give independent permutations.
+    """
     # Raw words of a bit generator are stable across numpy versions; the methods of Generator need not be (NEP 19).
     words: NDArray[np.uint64] = np.random.PCG64(np.random.SeedSequence([seed, *key.encode()])).random_raw(count)
-    return words
+    return np.argsort(words, kind="stable")
 
 
 def split_rows(

@@ -66,6 +66,7 @@ PLACES = pytest.mark.parametrize("where", ["environment", "command line"])
             "STUDY DATA NAME TRIALS WORKERS HOURS",
             "run --trials TRIALS --workers WORKERS --hours HOURS --data DATA --name NAME -- STUDY",
         ),
+        ("study", "DATA NAME HOURS", "run --hours HOURS --name NAME -- DATA"),
         ("final", "STUDY TOP SEEDS HOURS", "final --top TOP --seeds SEEDS --hours HOURS -- STUDY"),
         ("show", "STUDY TRIAL", "show -- STUDY TRIAL"),
         ("predict", "MODEL", "predict -- MODEL"),

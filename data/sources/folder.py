@@ -14,14 +14,14 @@ from data import home
 from data.archive import open_store
 from data.atomic import replacing
 from data.config import DataConfig
-from data.contents import Contents, DecodingResult, Indices, Pixels
+from data.contents import Contents, DecodingResult, ImageSample, Indices, Pixels
 from data.errors import DataError
 from data.formats import READABLE
 from data.progress import Advance, Say
-from data.sources.images import decode_images
+from data.sources.images import decode_images, decode_sample
 from data.sources.layout import list_images
 from data.sources.listing import check_counts, group_numbers, in_order, split_test
-from data.split import split_rows
+from data.split import random_order, split_rows
 from data.store import Store
 
 VERSION = 2  # of the decoding; increase it when decode() returns other pixels
@@ -101,6 +101,11 @@ class Folder:
                 raise DataError(f"{self.name} was changed while it was read; run again when nothing writes to it")
             return filled
 
+        def sample(count: int) -> ImageSample:
+            own = kept[kept < len(train) - given]
+            rows = np.sort(own[random_order(len(own), seed=self._config.seed, key="sample")[:count]])
+            return decode_sample(store, self._config, [train[row] for row in rows], train_labels[rows])
+
         return Contents(
             classes=classes,
             train_labels=train_labels,
@@ -112,6 +117,7 @@ class Folder:
             duplicates=self._config.duplicates,
             keeps_copies_together=self._config.groups != "none",
             fill=fill,
+            sample=sample,
         )
 
     def _store(self) -> Store:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from data.atomic import replacing
 from data.config import DataConfig
-from data.contents import DecodingResult, Pixels
+from data.contents import DecodingResult, ImageSample, Labels, Pixels
 from data.decoding import decode_many
 from data.errors import DataError
 from data.preprocessing import Preprocessing, depth_of, fit_for, kept_by_crop
@@ -78,17 +78,43 @@ def decode_images(
     notes = _report_errors(errors, len(targets), config, error_file, name=str(store.path)) if errors else []
     known = [path for path in train if path in first.sizes]
     steps = _chosen_steps(config, first, known)
-    if steps != first.steps:
-        second = _Decoding(steps, sample=False)
-        second.run(store, {path: targets[path] for path in _to_decode_again(steps, first)}, lambda done: None)
-        if second.errors:
-            raise next(iter(second.errors.values()))
+    _decode_again(store, steps, first, targets)
     sizes = [first.sizes[path] for path in known]
     notes += _fit_notes(config, steps, sizes) + _depth_notes(
         config, steps, sum(path in first.samples for path in known)
     )
     rows = frozenset(row for row, path in enumerate(targets) if path in errors)
     return DecodingResult(preprocessing=steps, broken=rows, notes=tuple(notes))
+
+
+def decode_sample(store: Store, config: DataConfig, paths: Sequence[str], labels: Labels) -> ImageSample:
+    """Decode some training images; those that cannot be read are left out.
+
+    Args:
+        store: the files.
+        config: the table [data], with the side of the result.
+        paths: the images.
+        labels: (N,) their classes.
+    """
+    images = np.zeros((len(paths), config.side, config.side, 3), np.uint8)
+    targets = dict(zip(paths, images, strict=True))
+    first = _Decoding(_first_steps(config), sample=True)
+    first.run(store, targets, lambda done: None)
+    known = [row for row, path in enumerate(paths) if path in first.sizes]
+    steps = _chosen_steps(config, first, [paths[row] for row in known])
+    _decode_again(store, steps, first, targets)
+    sizes = tuple(first.sizes[paths[row]] for row in known)
+    return ImageSample(images=images[known], labels=labels[known], sizes=sizes, fit=steps.fit)
+
+
+def _decode_again(store: Store, steps: Preprocessing, first: _Decoding, targets: Mapping[str, Pixels]) -> None:
+    """Decode the images again that need other steps than those of the first decoding."""
+    if steps == first.steps:
+        return
+    second = _Decoding(steps, sample=False)
+    second.run(store, {path: targets[path] for path in _to_decode_again(steps, first)}, lambda done: None)
+    if second.errors:
+        raise next(iter(second.errors.values()))
 
 
 def _first_steps(config: DataConfig) -> Preprocessing:

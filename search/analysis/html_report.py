@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from search.analysis import charts, effects, pruner_audit, test_report
 from search.analysis.importance import Importances
+from search.analysis.recipe_table import recipe_table
 from search.analysis.report import Report
 from search.display_names import isolated
 from search.spec import stored_spec
@@ -101,6 +102,8 @@ def tables(report: Report) -> dict[str, Table]:
         grids["Associations with good trials"] = _insight_grid(report)
     if report.best:
         grids["Best trials"] = _best_grid(report)
+    if report.study.recipe:
+        grids["Recipe"] = recipe_table(report.study.recipe["settings"])
     grids["Trials"] = _counts_grid(report)
     grids["Cost"] = _cost_grid(report)
     grids["Where it comes from"] = _origin_grid(report)

@@ -2,12 +2,14 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from search.analysis import obstacles
 from search.analysis.trial_tables import trial_summary_json
 from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts, TrialRecord
 from search.tables import Table, format_duration, format_number, format_value, format_values
+
+NO_RECIPE: Final[Mapping[str, Mapping[str, Any]]] = {}
 
 
 def studies_table(rows: Sequence[StudyRecord]) -> Table:
@@ -140,13 +142,20 @@ def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]
     return (*fixed, *(f"params_{name}" if name in fixed else name for name in names)), rows
 
 
-def spec_table(stored: Mapping[str, Any], configurations: int | None = None, *, bases: Sequence[str] = ()) -> Table:
+def spec_table(
+    stored: Mapping[str, Any],
+    configurations: int | None = None,
+    *,
+    bases: Sequence[str] = (),
+    recipe: Mapping[str, Mapping[str, Any]] = NO_RECIPE,
+) -> Table:
     """Table of `validate`: all settings of a spec, sampled parameters before fixed ones.
 
     Args:
         stored: The spec, as dumped by `stored_spec.dump`.
         configurations: Number of configurations of a search in a finite space; None for other studies.
         bases: Paths of the base of its file, the base of this one, and so on.
+        recipe: The settings of its recipe, key -> value and reason.
     """
     space = stored["space"]
     drawn = {key: value for key, value in space.items() if isinstance(value, list | dict) and key != "when"}
@@ -171,6 +180,7 @@ def spec_table(stored: Mapping[str, Any], configurations: int | None = None, *, 
     if configurations is not None:
         lines.append(("[space] configurations", _configurations_text(configurations, stored["budget"]["trials"])))
     lines += [("[[try]]", format_values(point)) for point in stored["try"]]
+    lines += [(f"recipe {key}", f"{format_value(made['value'])}: {made['reason']}") for key, made in recipe.items()]
     lines += [("[[compare]]", format_values(row)) for row in stored["compare"]]
     return Table(
         columns=("", ""), rows=tuple(lines), before=(*((stored["question"],) if stored["question"] else ()), "")

@@ -28,29 +28,42 @@ if TYPE_CHECKING:
     options.overrides("Override a key of the study file."),
     options.data("Images to use."),
     options.json(),
+    options.cache(),
     example="convsearch validate cifar10",
 )
-def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json: bool) -> int:
+def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json: bool, cache: Path) -> int:
     """Check a study file without running it.
 
-    STUDY is the name of a study in studies/, or the path of a TOML file.
+    STUDY is the name of a study in studies/, the path of a TOML file, or the path of your images. A study with "auto"
+    is checked with the recipe for its images, for which this machine trains a moment.
     """
-    from search.analysis import study_tables
+    from search.analysis import recipe_table, study_tables
+    from search.cli import study_argument
     from search.cli.training import parse_overrides
     from search.spec import search_space, stored_spec, study_file, study_spec
 
-    path = study_file.find(study)
-    spec = study_spec.load(path, parse_overrides(overrides, data))
-    bases = [str(base) for base in study_file.read(path).bases]
+    argument = study_argument.resolve(study, data)
+    spec = _with_recipe(study_spec.load(argument.file, parse_overrides(overrides, argument.images)), cache)
+    bases = [str(base) for base in study_file.read(argument.file).bases]
     notes = (*search_space.ineffective_tables(spec.space), *_check_images(spec))
     for note in notes:
         echo(note)
     stored, configurations = stored_spec.dump(spec), study_spec.count_configurations(spec)
-    return tables.print_answer(
-        {"spec": stored, "bases": bases, "configurations": configurations, "notes": notes},
-        study_tables.spec_table(stored, configurations, bases=bases),
-        as_json=as_json,
-    )
+    recipe = recipe_table.to_json(study_spec.settings(spec))
+    table = study_tables.spec_table(stored, configurations, bases=bases, recipe=recipe)
+    answer = {"spec": stored, "bases": bases, "configurations": configurations, "notes": notes, "recipe": recipe}
+    return tables.print_answer(answer, table, as_json=as_json)
+
+
+def _with_recipe(spec: "StudySpec", cache: Path) -> "StudySpec":
+    """The study with the recipe for its images, if it refers to one and they are on this machine."""
+    from data import home
+    from search.service import recipes
+    from search.study.inputs import devices
+
+    if not spec.is_provisional or (spec.data.path is not None and not home.expand(spec.data.path).exists()):
+        return spec
+    return recipes.with_recipe(spec, cache, devices=devices(spec, None, device=None), hours=spec.budget.hours, say=echo)
 
 
 def _check_images(spec: "StudySpec") -> tuple[str, ...]:

@@ -90,18 +90,24 @@ def workers(*, watch: bool, as_json: bool, storage: str) -> int:
 @options.verb(
     "show",
     options.stored_study(),
-    click.argument("trial", type=int, metavar="N", shell_complete=completion.trials),
+    click.argument("trial", type=int, required=False, metavar="[N]", shell_complete=completion.trials),
     options.json(),
     options.storage(),
     example="convsearch show cifar10 12",
 )
-def show(study: str, trial: int, *, as_json: bool, storage: str) -> int:
-    """Show trial N of a study."""
-    from search.analysis import trial_tables
+def show(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
+    """Show trial N of a study, or without N its recipe: the values that follow from its images."""
+    from search.analysis import recipe_table, trial_tables
     from search.artifacts import study_dir
     from search.storage import queries
     from search.storage.read_only import open_reader
 
+    if trial is None:
+        record = queries.study(open_reader(storage), study)
+        if not record.recipe:
+            raise UsageError(f'{study!r} has no recipe, because its study file has no "auto"; name a trial of it')
+        table = recipe_table.recipe_table(record.recipe["settings"])
+        return tables.print_answer(recipe_table.recipe_json(record), table, as_json=as_json)
     row = queries.trial(open_reader(storage), study, trial)
     log = study_dir.of(storage).known_log(study, trial)
     return tables.print_answer(trial_tables.trial_json(row, log), trial_tables.trial_table(row, log), as_json=as_json)

@@ -61,17 +61,20 @@ def run(
 ) -> int:
     """Run a study, or resume it.
 
-    STUDY is the name of a study in studies/, or the path of a TOML file. With --again it is the name of a stored study.
+    STUDY is the name of a study in studies/, the path of a TOML file, or the path of your images: a directory, .zip or
+    .tar of CLASS/* or train/CLASS/*. Images run the study `auto`, which fits itself to them. With --again STUDY is the
+    name of a stored study.
     """
-    session.study = name or (Path(study).stem if again is None else f"{study}.again-{again}")
     if as_json and not dry_run:
         raise UsageError("--json is for --dry-run; `convsearch best STUDY --json` prints the results of a run")
+    session.study = name or (Path(study).stem if again is None else f"{study}.again-{again}")
     wanted, default_name = (
         _from_file(study, trials=trials, data=data, overrides=overrides, timed=hours is not None)
         if again is None
         else _from_trial(study, again, machine, is_changed=bool(dry_run or data or overrides or trials))
     )
     study_name = default_name if name is None else name  # an empty name is refused like any invalid name
+    session.study = study_name
     if dry_run:
         return _estimate(wanted, study_name, machine, hours=hours, as_json=as_json)
     order = replace(run_options(study_name, machine, hours=hours, retry_failed=retry_failed), trials=trials)
@@ -267,11 +270,12 @@ def _from_file(
     study: str, *, trials: int | None, data: str | None, overrides: Sequence[str], timed: bool
 ) -> "tuple[StudySpec, str]":
     """Load a study file; returns the spec and the default name of the study."""
-    from search.spec import study_file, study_spec
+    from search.cli import study_argument
+    from search.spec import study_spec
 
-    path = study_file.find(study)
-    changes = parse_overrides(overrides, data) | ({} if trials is None else {"budget.trials": str(trials)})
-    return study_spec.load(path, changes, timed=timed), path.stem
+    argument = study_argument.resolve(study, data)
+    changes = parse_overrides(overrides, argument.images) | ({} if trials is None else {"budget.trials": str(trials)})
+    return study_spec.load(argument.file, changes, timed=timed), argument.name
 
 
 def _from_trial(study: str, number: int, machine: MachineOptions, *, is_changed: bool) -> "tuple[StudySpec, str]":

@@ -15,6 +15,7 @@ from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.errors import DatabaseError, DiskError, UsageError
 from search.service.final import run_verdict, verdict_study
+from search.service.recipes import with_recipe
 from search.service.session import RunOptions, Show, current_record, exclusive, joined, pool
 from search.spec.derived_specs import single_trial_spec
 from search.spec.feasibility import check_feasible
@@ -70,6 +71,14 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     remote_checkpoints.check(spec.checkpoints)
     fetch_images(spec, order.cache, say)
     started_at = time.monotonic()
+    if spec.is_provisional:
+        spec = with_recipe(
+            spec,
+            order.cache,
+            devices=devices(spec, of_this_machine(order).workers, device=of_this_machine(order).device),
+            hours=order.hours or spec.budget.hours,
+            say=say,
+        )
     data = prepare_data(spec, order.cache, say, fingerprint=fingerprint)
     if not order.join:
         refuse_infeasible(storage, spec, order.name, data, say)

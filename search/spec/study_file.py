@@ -74,6 +74,11 @@ def find(name_or_path: str, folders: Sequence[Path] = STUDY_DIRS) -> Path:
     raise UsageError("; ".join(filter(None, [message, did_you_mean(path.stem, names)])))
 
 
+def is_known(name: str, folders: Sequence[Path] = STUDY_DIRS) -> bool:
+    """Whether a study file has this name."""
+    return any(os.path.isfile(folder / f"{name}.toml") for folder in folders)
+
+
 def read(path: Path, *, above: tuple[Path, ...] = ()) -> StudyFile:
     """Read a study file and its bases.
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from data.config import AugmentConfig, DataConfig
+from data.text import some
 from models.config import ModelConfig, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError
-from search.spec import search_space, study_file
+from search.spec import auto, search_space, study_file
 from search.spec.domains import Choice, Domain, TrialProtocol, Value
 from search.spec.parameters import DEFAULTS, parse_value, read_space, to_configs
 from search.spec.points import AblationRow, read_points, read_rows
+from search.spec.recipe import USUAL, Recipe, RecipeInputs, make_recipe
 from search.spec.search_space import (
     REPEAT,
     SearchSpace,
@@ -27,8 +29,20 @@ from search.spec.settings import Budget, FinalSettings, SearchSettings, read_bud
 from search.spec.study_file import StudyFile
 from search.spec.toml_table import check_keys, read_model, to_toml
 
+QUESTION: Final = "Which CNN tells the classes of these images apart best?"
+"""The question "auto" while the classes are not known."""
+
 ROW: Final = "row"
 """The Optuna parameter that holds the comparison row of a trial."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """The tables of a study file with values that refer to a recipe."""
+
+    tables: Mapping[str, Any]
+    timed: bool
+    """Whether the hours are given elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +67,15 @@ class StudySpec:
     """Whether the file sets the number of trials. Otherwise the stored number stays."""
     verdict_on: str | None = None
     """The uid of the study whose leading trials this study trains a last time and tests. No file sets it."""
+    template: Template | None = field(default=None, compare=False)
+    """The tables of a study file that refers to a recipe."""
+    recipe: RecipeInputs | None = field(default=None, compare=False)
+    """The inputs of the recipe that filled the template; None: its values stand for those of images not known yet."""
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether the values of a recipe are missing."""
+        return self.template is not None and self.recipe is None
 
 
 def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool = False) -> StudySpec:
@@ -80,20 +103,54 @@ def load(path: Path, overrides: Mapping[str, str] | None = None, *, timed: bool 
         raise SpecError(f"{path} cannot be read as TOML: {error}") from error
 
 
-def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool = False) -> StudySpec:
+def with_recipe(spec: StudySpec, inputs: RecipeInputs) -> StudySpec:
+    """Fill the template of a study.
+
+    Args:
+        spec: A study with a template.
+        inputs: The inputs of the recipe.
+
+    Raises:
+        SpecError: The values of the recipe do not go with those of the file.
+    """
+    if spec.template is None:
+        return spec
+    return build(spec.template.tables, timed=spec.template.timed, recipe=inputs)
+
+
+def settings(spec: StudySpec) -> Recipe:
+    """The values of the recipe of a study with their reasons; empty without one."""
+    if spec.template is None or spec.recipe is None:
+        return {}
+    return make_recipe(spec.recipe, auto.given_values(spec.template.tables))
+
+
+def build(
+    raw: Mapping[str, Any],
+    *,
+    verdict_on: str | None = None,
+    timed: bool = False,
+    recipe: RecipeInputs | None = None,
+) -> StudySpec:
     """Build a study from its tables.
 
     Args:
         raw: The tables by name, as tomllib returns them.
         verdict_on: As in `StudySpec`.
         timed: Whether the hours are given elsewhere.
+        recipe: The inputs of the recipe, if the tables refer to one and they are known.
 
     Raises:
         UnknownKey: A key does not exist.
         SpecError: A table breaks another rule; only the first fault is reported.
     """
     check_keys("", raw, known=study_file.TABLES)
+    template = Template(tables=raw, timed=timed) if auto.needs_recipe(raw) else None
+    if template is not None:
+        raw = auto.fill(raw, lambda given: make_recipe(recipe or USUAL, given))
     question = raw.get("question", "")
+    if question == auto.AUTO:
+        question = QUESTION if recipe is None else question_of(recipe.images.classes)
     if not isinstance(question, str):
         raise SpecError(f"question must be a string, but got {to_toml(question)}")
     checkpoints = _checkpoints(raw.get("checkpoints"))
@@ -120,7 +177,16 @@ def build(raw: Mapping[str, Any], *, verdict_on: str | None = None, timed: bool 
         checkpoints=checkpoints,
         has_trials="trials" in raw.get("budget", {}),
         verdict_on=verdict_on,
+        template=template,
+        recipe=recipe,
     )
+
+
+def question_of(classes: Sequence[str]) -> str:
+    """The question of a study about images of these classes."""
+    if len(classes) == 2:
+        return f"Which CNN tells '{classes[0]}' from '{classes[1]}' best?"
+    return f"Which CNN tells {len(classes)} classes apart best: {some(classes)}?"
 
 
 def fixed_trials(spec: StudySpec) -> tuple[dict[str, Value], ...]:

@@ -316,6 +316,7 @@ def _changing_fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
         "judged_before": attrs.get(attr_keys.JUDGED_BEFORE) or 0,
         "obstructed_before": attrs.get(attr_keys.OBSTRUCTED_BEFORE) or 0,
         "selection": attrs.get(attr_keys.SELECTION),
+        "recipe": attrs.get(attr_keys.RECIPE, {}),
     }
 
 

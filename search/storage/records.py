@@ -162,6 +162,8 @@ class StudyRecord:
     spec: Mapping[str, Any] = field(default_factory=dict)
     """The resolved study file; empty for a study that convsearch did not make."""
     data: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The inputs and settings of its recipe; empty without one."""
     uid: str | None = None
     """Permanently unique; None for a study that convsearch did not make."""
     versions: Mapping[str, str] = field(default_factory=dict)

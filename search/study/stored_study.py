@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from data import home
 from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
+from search.spec.recipe import RecipeInputs
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
@@ -99,8 +100,9 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> tuple[StudySpec, s
     attrs = storage.read(stored)
     if attr_keys.SPEC not in attrs:
         return spec, None
-    _refuse_difference(name, attrs, spec, attrs[attr_keys.DATA])
     begun = stored_spec.restore(attrs[attr_keys.SPEC])
+    spec = _with_stored_recipe(spec, begun, attrs.get(attr_keys.RECIPE))
+    _refuse_difference(name, attrs, spec, attrs[attr_keys.DATA])
     has_path = with_data_path(spec, spec.data.path).data.path == begun.data.path
     return study_spec.with_stored_settings(spec, begun), attrs[attr_keys.DATA]["fingerprint"] if has_path else None
 
@@ -250,6 +252,44 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
     return replace(study, spec=study_spec.with_stored_settings(study.spec, storage.write(settle)))
 
 
+def _with_stored_recipe(spec: StudySpec, begun: StudySpec, recipe: Mapping[str, Any] | None) -> StudySpec:
+    """Fill a study file that refers to a recipe with the values that the study was begun with.
+
+    The same file means the same study, even if this version would make another recipe. A changed file is filled anew,
+    from the same inputs.
+    """
+    if spec.template is None or recipe is None:
+        return spec
+    filled = study_spec.with_recipe(spec, RecipeInputs.model_validate(recipe["inputs"]))
+    if _comparable(spec.template.tables) != recipe["tables"]:
+        return filled
+    data = begun.data.model_copy(update={"path": spec.data.path})
+    return replace(filled, question=begun.question, data=data, space=begun.space, points=begun.points)
+
+
+def _comparable(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a study file, as JSON restores them, without those that may change."""
+    kept = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tables.items()}
+    for table_name, key in stored_spec.MAY_CHANGE:
+        table = kept.get(table_name.strip("[]"))
+        if isinstance(table, dict):
+            table.pop(key, None)
+    restored: dict[str, Any] = json.loads(json.dumps(kept))
+    return restored
+
+
+def _recipe_attrs(spec: StudySpec) -> dict[str, Any]:
+    if spec.template is None or spec.recipe is None:
+        return {}
+    return {
+        attr_keys.RECIPE: {
+            "tables": _comparable(spec.template.tables),
+            "inputs": spec.recipe.model_dump(mode="json"),
+            "settings": {key: asdict(setting) for key, setting in study_spec.settings(spec).items()},
+        }
+    }
+
+
 def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
     """The first attributes of a study; the budget is separate from the spec, because it may change."""
     return {
@@ -263,6 +303,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
         attr_keys.HOURS: spec.budget.hours,
         attr_keys.SECONDS_RUN: 0.0,
         attr_keys.STOP: False,
+        **_recipe_attrs(spec),
     }
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import torch
 
 from data import batches as streams
-from data.config import AugmentConfig
+from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import TrainData
 from models.build import build
 from models.config import Impossible, ModelConfig, TrainConfig
 from models.cuda_graph import make_recorder
+from models.plan import plan
 from models.precision import computes_bfloat16
 from models.train import Batches, Diverged, Training
 from search.spec.fit import ImageLimits, fitted
@@ -65,6 +66,20 @@ def images_per_second(
         elif time.perf_counter() - began > MOMENT_S:
             break
     return (training.step - 1) * train.batch_size / (time.perf_counter() - began)
+
+
+def macs_per_second(device_name: str) -> float:
+    """Measure the multiply-accumulates of forward passes in the training of a usual network, per second on one thread.
+
+    Args:
+        device_name: Torch device, such as cpu or cuda:0.
+    """
+    torch.set_num_threads(1)
+    device = torch.device(device_name)
+    model = ModelConfig(stem="whiten", conv_layers=6, width=32, pool_every=2, pool_first=True, dense_layers=0)
+    train = TrainConfig(batch_size=128, optimizer="muon", learning_rate=1e-6, precision="auto")
+    speed = images_per_second(model, train, classes=10, side=DEFAULT_SIDE, device=device)
+    return speed * plan(model, image_size=DEFAULT_SIDE, classes=10).macs
 
 
 def with_epochs(

@@ -5,22 +5,26 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
+from typing import TypeVar
 
 from data.progress import Say
 from search import hardware
 from search.console import count_workers
 from search.errors import ConvsearchError, DiskError
+from search.process import die_with_parent
 from search.trial.context import WorkerConfig
 from search.workers import worker
 from search.workers.backend import WorkerBackend, WorkerHandle, WorkerSlot
 from search.workers.signals import STOPPING
+
+Result = TypeVar("Result")
 
 #: Time limit for the stack traces of a hung worker, in seconds; a signal handler writes them within milliseconds.
 STACK_S = 1.0
@@ -146,6 +150,36 @@ def _start_process(worker_config: WorkerConfig) -> LocalWorkerHandle:
     process.start()
     write_end.close()
     return LocalWorkerHandle(token=worker_config.token, process=process, counted=beats, stack=read_end)
+
+
+def call(function: Callable[[], Result]) -> Result:
+    """Call a function in a process that is forked from the server, which has torch loaded.
+
+    Args:
+        function: It and its result can be pickled.
+
+    Raises:
+        ConvsearchError: The process died.
+    """
+    context = start_server()
+    read_end, write_end = context.Pipe(duplex=False)
+    process = context.Process(target=_send_result, args=(function, write_end))
+    process.start()
+    write_end.close()
+    try:
+        result: Result = read_end.recv()
+        return result
+    except EOFError as error:
+        process.join()
+        raise ConvsearchError(f"a measurement failed: {how_it_ended(process.exitcode or 0)}") from error
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send_result(function: Callable[[], object], write_end: Connection) -> None:
+    die_with_parent()
+    write_end.send(function())
 
 
 def start_server() -> ForkServerContext:
