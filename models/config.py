@@ -16,6 +16,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 SchedulerName = Literal["none", "step", "linear", "cosine", "one_cycle", "plateau"]
 Skip = Literal["none", "identity", "pool", "project", "pool_project"]
 Stem = Literal["none", "whiten"]
+TestTimeAugmentation = Literal["none", "flip", "flip_shift"]
+"""Copies of an image over which the predictions are averaged (`models.test_time`)."""
 
 Need = tuple[str, frozenset[object]]
 """The controlling key, and its values for which the dependent parameter has a meaning."""

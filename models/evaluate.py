@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.config import TestTimeAugmentation
+from models.test_time import plain_and_averaged
+
 #: Timed runs of one image, and the untimed runs before them that fill caches and select kernels.
 LATENCY_RUNS: Final = 30
 WARM_UP: Final = 5
@@ -58,23 +61,71 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes
     Raises:
         ValueError: there is no image.
     """
-    device = next(model.parameters()).device
-    counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    predictions: list[tuple[Tensor, Tensor]] = []
+    counter = _Counter(classes, next(model.parameters()).device)
     with _evaluation_mode(model), torch.inference_mode():
         for images, labels in batches:
-            logits = model(images)
-            confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)
-            counts += torch.bincount(labels * classes + predicted, minlength=classes * classes)
-            predictions.append((predicted, confidence))
-            loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
-    total = int(counts.sum())
-    if total == 0:
-        raise ValueError("evaluate needs at least one image, but its batches have none")
-    confusion = counts.view(classes, classes).cpu()
-    predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
-    return Evaluation(confusion=confusion, predicted=predicted, confidence=confidence, loss=float(loss_sum) / total)
+            counter.add(model(images), labels)
+    return counter.evaluation()
+
+
+def evaluate_averaged(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    classes: int,
+    augmentation: TestTimeAugmentation,
+) -> tuple[Evaluation, Evaluation]:
+    """Classify every image without and with test-time augmentation, in one pass over the batches.
+
+    Args:
+        model: as in `evaluate`.
+        batches: as in `evaluate`.
+        classes: number of classes.
+        augmentation: the copies of an image.
+
+    Returns:
+        The result of `evaluate`, and the result of the averaged logits.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    device = next(model.parameters()).device
+    plain, averaged = _Counter(classes, device), _Counter(classes, device)
+    with _evaluation_mode(model), torch.inference_mode():
+        for images, labels in batches:
+            logits, averaged_logits = plain_and_averaged(model, images, augmentation)
+            plain.add(logits, labels)
+            averaged.add(averaged_logits, labels)
+    return plain.evaluation(), averaged.evaluation()
+
+
+class _Counter:
+    """Counts predictions batch by batch. Sums stay on the device: reading them would synchronise a GPU."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._classes = classes
+        self._counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._predictions: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: (N, classes) logits and (N,) labels."""
+        confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)
+        self._counts += torch.bincount(labels * self._classes + predicted, minlength=self._classes**2)
+        self._predictions.append((predicted, confidence))
+        self._loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
+
+    def evaluation(self) -> Evaluation:
+        """Return the counts of all batches; raises ValueError if there was no image."""
+        total = int(self._counts.sum())
+        if total == 0:
+            raise ValueError("evaluate needs at least one image, but its batches have none")
+        predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*self._predictions, strict=True))
+        return Evaluation(
+            confusion=self._counts.view(self._classes, self._classes).cpu(),
+            predicted=predicted,
+            confidence=confidence,
+            loss=float(self._loss_sum) / total,
+        )
 
 
 def latency_s(model: nn.Module, image: Tensor, *, clock: Callable[[], float] = time.perf_counter) -> float:
