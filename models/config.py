@@ -19,6 +19,9 @@ Stem = Literal["none", "whiten"]
 TestTimeAugmentation = Literal["none", "flip", "flip_shift"]
 """Copies of an image over which the predictions are averaged (`models.test_time`)."""
 
+PASSES: Final[Mapping[TestTimeAugmentation, int]] = {"none": 1, "flip": 2, "flip_shift": 6}
+"""Forward passes of the network for each image."""
+
 Need = tuple[str, frozenset[object]]
 """The controlling key, and its values for which the dependent parameter has a meaning."""
 

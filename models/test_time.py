@@ -61,19 +61,6 @@ def changed_copies(images: Tensor, augmentation: TestTimeAugmentation) -> Sequen
             assert_never(augmentation)
 
 
-def passes(augmentation: TestTimeAugmentation) -> int:
-    """Return the number of forward passes for each image."""
-    match augmentation:
-        case "none":
-            return 1
-        case "flip":
-            return 2
-        case "flip_shift":
-            return 6
-        case _:
-            assert_never(augmentation)
-
-
 def _shifted(images: Tensor) -> tuple[Tensor, Tensor]:
     """The images moved down and right, and up and left, by SHIFT pixels."""
     height, width = images.shape[2:]

@@ -219,13 +219,15 @@ def _best_grid(report: Report) -> Table:
     shared = {
         key: value for key, value in first.items() if others and all(params.get(key) == value for params in others)
     }
+    extra = ("averaged",) if any(trial.averaged for trial in report.best) else ()
     weights = () if "parameters" in report.study.objectives else ("parameters",)
     return Table(
-        columns=("trial", *report.study.objectives, "epochs", "trained", *weights, "settings"),
+        columns=("trial", *report.study.objectives, *extra, "epochs", "trained", *weights, "settings"),
         rows=tuple(
             (
                 str(trial.number),
                 *map(format_number, trial.values),
+                *("-" if trial.averaged is None else format_number(trial.averaged["value"]) for _ in extra),
                 format_value(trial.epochs),
                 format_duration(trial.seconds),
                 *("-" if trial.parameters is None else f"{trial.parameters:,}" for _ in weights),

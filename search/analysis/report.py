@@ -188,4 +188,5 @@ def _judged(report: Report) -> str:
         if result.name in (comparison.first, comparison.second)
     ]
     score = f"On {report.verdict.images:,} test images {result.name} reaches {format_number(result.test)}{interval}"
-    return "; ".join((score, *comparisons)) + "."
+    averaged = filter(None, [test_report.averaged_sentence(result)])
+    return "; ".join((score, *averaged, *comparisons)) + "."

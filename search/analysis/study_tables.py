@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from search.analysis import obstacles
+from search.analysis.averaged import copies, cost
 from search.analysis.trial_tables import trial_summary_json
 from search.storage.records import Ranking, RunningTrial, StudyRecord, TrialCounts, TrialRecord
 from search.tables import Table, format_duration, format_number, format_value, format_values
@@ -79,10 +80,13 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
     head += (all_tried(study),) if study.is_exhausted else ()
     if not ranking.trials:
         return Table(columns=(), rows=(), before=(*head, *explain_no_best(study, ranking.obstructed)))
+    tested = [trial.averaged["augmentation"] for trial in ranking.trials if trial.averaged is not None]
+    extra = ("averaged",) if tested else ()
     rows = tuple(
         (
             str(trial.number),
             *map(format_number, trial.values),
+            *("-" if trial.averaged is None else format_number(trial.averaged["value"]) for _ in extra),
             format_value(trial.epochs),
             format_duration(trial.seconds),
             format_values(trial.params),
@@ -97,13 +101,14 @@ def best_table(ranking: Ranking, delivered: str = "") -> Table:
     if ranking.front > len(rows):
         front += f"; {len(rows)} of its {ranking.front} trials (--top {ranking.front} shows all)"
     return Table(
-        columns=("trial", *study.objectives, "epochs", "time", "settings" if front else "parameters"),
-        fixed=("trial", *study.objectives, "time"),
+        columns=("trial", *study.objectives, *extra, "epochs", "time", "settings" if front else "parameters"),
+        fixed=("trial", *study.objectives, *extra, "time"),
         rows=rows,
         before=(*head, *((front,) if front else ()), ""),
         after=(
             "",
             *((delivered,) if delivered else ()),
+            *(f"averaged: predictions over {copies(kind)}, {cost(kind)}" for kind in tested[:1]),
             *obstacles.report(study, ranking.obstructed),
             f"`convsearch show {shlex.quote(study.name)} {ranking.trials[0].number}` shows the best trial in full",
         ),
@@ -133,10 +138,18 @@ def best_json(ranking: Ranking) -> dict[str, Any]:
 
 def best_csv(ranking: Ranking) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of `best --csv`; a parameter that a trial lacks is empty."""
-    fixed = ("trial", *ranking.study.objectives, "epochs", "seconds")
+    extra = ("averaged",) if any(trial.averaged for trial in ranking.trials) else ()
+    fixed = ("trial", *ranking.study.objectives, *extra, "epochs", "seconds")
     names = tuple(dict.fromkeys(name for trial in ranking.trials for name in trial.params))
     rows: list[tuple[object, ...]] = [
-        (trial.number, *trial.values, trial.epochs, trial.seconds, *(trial.params.get(name) for name in names))
+        (
+            trial.number,
+            *trial.values,
+            *((trial.averaged or {}).get("value") for _ in extra),
+            trial.epochs,
+            trial.seconds,
+            *(trial.params.get(name) for name in names),
+        )
         for trial in ranking.trials
     ]
     return (*fixed, *(f"params_{name}" if name in fixed else name for name in names)), rows

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from search.analysis.averaged import copies, cost
 from search.analysis.intervals import CONFIDENCE
-from search.analysis.test_results import ConfigResult, FinalResult, PairedComparison
+from search.analysis.test_results import AveragedResult, ConfigResult, FinalResult, PairedComparison
 from search.storage.records import TestSetAccess
 from search.tables import Table, format_duration, format_number
 
@@ -32,10 +33,11 @@ def final_result_table(result: FinalResult, lines: Sequence[str]) -> Table:
             rows=(),
             before=(result.question, *result.missing, "the test images have not been evaluated yet"),
         )
+    extra = ("averaged",) if any(config.averaged for config in result.configs) else ()
     return Table(
-        columns=("network", "runs", "test", "95 % interval", "search", "parameters", "latency", "trained"),
-        fixed=("runs", "test", "95 % interval", "search", "latency"),
-        rows=tuple(_line(config) for config in result.configs),
+        columns=("network", "runs", "test", "95 % interval", *extra, "search", "parameters", "latency", "trained"),
+        fixed=("runs", "test", "95 % interval", *extra, "search", "latency"),
+        rows=tuple(_line(config, has_averaged=bool(extra)) for config in result.configs),
         before=(result.question, f"{result.study}: {result.objective} on {result.images:,} test images", ""),
         after=("", *_foot(result), *lines),
     )
@@ -107,12 +109,25 @@ def comparison_sentence(comparison: PairedComparison) -> str:
     return f"no clear difference between {comparison.first} and {comparison.second}: {difference}"
 
 
-def _line(config: ConfigResult) -> tuple[str, ...]:
+def averaged_sentence(config: ConfigResult) -> str:
+    """`averaged over mirrored images 0.8912 (95 % interval 0.88 to 0.90)`; empty without test-time augmentation."""
+    result = config.averaged
+    if result is None:
+        return ""
+    interval = (
+        "" if result.interval is None else f" (95 % interval {result.interval[0]:.4f} to {result.interval[1]:.4f})"
+    )
+    return f"averaged over {copies(result.augmentation)} {format_number(result.test)}{interval}"
+
+
+def _line(config: ConfigResult, *, has_averaged: bool) -> tuple[str, ...]:
+    averaged = (("-" if config.averaged is None else format_number(config.averaged.test)),) if has_averaged else ()
     return (
         config.name,
         str(config.runs),
         format_number(config.test),
         "-" if config.interval is None else f"{config.interval[0]:.4f} {config.interval[1]:.4f}",
+        *averaged,
         "-" if config.search is None else format_number(config.search),
         "-" if config.parameters is None else f"{config.parameters:,}",
         "-" if config.latency_ms is None else f"{config.latency_ms:.2f} ms",
@@ -127,6 +142,12 @@ def _foot(result: FinalResult) -> tuple[str, ...]:
         comparison_sentence(comparison)
         for comparison in result.comparisons
         if best.name in (comparison.first, comparison.second)
+    ]
+    lines += [_gain(config) for config in result.configs if config.averaged is not None]
+    lines += [
+        f"Averaging costs {cost(config.averaged.augmentation)}; all other figures are of single images."
+        for config in result.configs[:1]
+        if config.averaged is not None
     ]
     lines += filter(None, [_promise(result)])
     lines += [_gap(config) for config in result.configs if config.gap is not None]
@@ -164,6 +185,14 @@ def _promise(result: FinalResult) -> str:
     )
 
 
+def _gain(config: ConfigResult) -> str:
+    """Score with test-time augmentation, and its difference from that of single images."""
+    assert config.averaged is not None
+    interval = config.averaged.gain_interval
+    spread = "" if interval is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
+    return f"{config.name}: {averaged_sentence(config)}, {config.averaged.gain:+.4f}{spread} against single images"
+
+
 def _gap(config: ConfigResult) -> str:
     """Validation score beside test score; the validation score is of another, often shorter, training."""
     work = "" if config.macs is None else f"; {config.macs / 1e6:.1f} million multiply-accumulates per image"
@@ -198,6 +227,18 @@ def _config_json(config: ConfigResult) -> dict[str, Any]:
         "latency_ms": config.latency_ms,
         "epochs": config.epochs,
         "seconds": config.seconds,
+    } | ({} if config.averaged is None else {"averaged": _averaged_json(config.averaged)})
+
+
+def _averaged_json(averaged: AveragedResult) -> dict[str, Any]:
+    interval = averaged.gain_interval
+    return {
+        "augmentation": averaged.augmentation,
+        "test": averaged.test,
+        "interval": averaged.interval,
+        "gain": averaged.gain,
+        "gain_interval": None if interval is None else [interval.low, interval.high],
+        "confusion": averaged.confusion.tolist(),
     }
 
 

@@ -18,15 +18,33 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from models.config import TestTimeAugmentation
 from search.analysis.intervals import CONFIDENCE, Interval, crossed_interval, holm, mean_interval, wilson_interval
 from search.errors import SpecError, UsageError
 from search.storage import queries, ranking
+from search.storage.attr_keys import AVERAGED
 from search.storage.records import StudyRecord, TrialRecord, search_name
 
 Scores = NDArray[np.float64]
 """(runs, images): 1 for a correctly classified image, otherwise 0. For balanced accuracy: class-weighted influence
 values, whose mean is the balanced accuracy of the run.
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AveragedResult:
+    """Test results of one configuration with test-time augmentation, over the same runs and images."""
+
+    augmentation: TestTimeAugmentation
+    test: float
+    interval: tuple[float, float] | None
+    """As in `ConfigResult`."""
+    gain: float
+    """`test` minus that of single images."""
+    gain_interval: Interval | None
+    """Interval of `gain`, over seeds and images; None if it is the same for every image (no spread)."""
+    confusion: NDArray[np.int64]
+    """(classes, classes), summed over the runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +68,8 @@ class ConfigResult:
     epochs: float
     seconds: float
     """Training time in seconds. `epochs` and `seconds` are means over the runs."""
+    averaged: AveragedResult | None = None
+    """Results with test-time augmentation, if the verdict has them; all other fields are without it."""
 
     @property
     def gap(self) -> float | None:
@@ -136,10 +156,14 @@ def final_result(study: StudyRecord, trials: Sequence[TrialRecord], values: Mapp
     """
     names = [row["name"] for row in study.spec["compare"]] or [_old_name(study)]
     runs = {name: _runs(name, trials) for name in names}
-    scores = {name: _scores(tested, study.objective) for name, tested in runs.items() if tested}
+    scores = {name: _scores(_tests(tested), study.objective) for name, tested in runs.items() if tested}
     is_plain = study.objective == "accuracy"
     results = [
-        _config_result(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain) for name in scores
+        replace(
+            _config_result(name, runs[name], scores[name], values.get(_number(name)), is_plain=is_plain),
+            averaged=_averaged_result(_tests(runs[name]), scores[name], study.objective),
+        )
+        for name in scores
     ]
     ranked = sorted(results, key=lambda result: -result.test)
     comparisons = [_comparison(first.name, second.name, runs, scores) for first, second in combinations(ranked, 2)]
@@ -196,8 +220,13 @@ def _runs(name: str, trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
     }
 
 
-def _scores(runs: Mapping[int, TrialRecord], objective: str) -> Scores:
-    return np.stack([_score(trial.test or {}, objective) for _, trial in sorted(runs.items())])
+def _tests(runs: Mapping[int, TrialRecord]) -> list[Mapping[str, Any]]:
+    """The stored test results of the runs, in the order of the repeats."""
+    return [trial.test or {} for _, trial in sorted(runs.items())]
+
+
+def _scores(tests: Sequence[Mapping[str, Any]], objective: str) -> Scores:
+    return np.stack([_score(test, objective) for test in tests])
 
 
 def _score(test: Mapping[str, Any], objective: str) -> NDArray[np.float64]:
@@ -233,6 +262,22 @@ def _config_result(
         latency_ms=float(np.median(latencies)) if latencies else None,
         epochs=float(np.mean([trial.epochs for trial in tested])),
         seconds=float(np.mean([trial.seconds for trial in tested])),
+    )
+
+
+def _averaged_result(tests: Sequence[Mapping[str, Any]], plain: Scores, objective: str) -> AveragedResult | None:
+    """The results with test-time augmentation; None if a run has none, as in verdicts without it."""
+    averaged = [test[AVERAGED] for test in tests if AVERAGED in test]
+    if len(averaged) < len(tests):
+        return None
+    scores = _scores(averaged, objective)
+    return AveragedResult(
+        augmentation=averaged[0]["augmentation"],
+        test=float(scores.mean()),
+        interval=_share(scores, is_plain=objective == "accuracy"),
+        gain=float((scores - plain).mean()),
+        gain_interval=_interval(scores - plain),
+        confusion=np.sum([test["confusion"] for test in averaged], axis=0),
     )
 
 

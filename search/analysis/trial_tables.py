@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.analysis import averaged
+from search.storage.attr_keys import AVERAGED
 from search.storage.records import StudyRecord, TrialRecord, is_verdict
 from search.tables import Table, format_duration, format_number, format_value, format_values
 
@@ -48,10 +50,12 @@ def trial_table(row: TrialRecord, log: str | None = None) -> Table:
 
 def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of `report --csv`: all trials with state, reason and cost; missing parameters are empty."""
+    extra = ("averaged",) if any(trial.averaged for trial in trials) else ()
     fixed = (
         "trial",
         "state",
         *study.objectives,
+        *extra,
         "last_value",
         "epochs",
         "seconds",
@@ -65,6 +69,7 @@ def trials_csv(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[tuple
             trial.number,
             trial.state.lower(),
             *(trial.values or (None,) * len(study.objectives)),
+            *((trial.averaged or {}).get("value") for _ in extra),
             trial.curve[-1][1] if trial.curve else None,
             trial.epochs,
             trial.seconds,
@@ -115,7 +120,10 @@ def verdict_line(row: TrialRecord) -> str:
 def _test(test: Mapping[str, Any]) -> str:
     low, high = test["interval"]
     seen = f", {test['seen_in_training']:,} of them seen in training" if test.get("seen_in_training") else ""
-    return f"{test['images']:,} test images{seen}, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
+    return (
+        f"{test['images']:,} test images{seen}, {test['right']:,} right (95 % interval {low:.4f} to {high:.4f})"
+        f"{averaged.result_text(test.get(AVERAGED))}"
+    )
 
 
 def rerun_command(row: TrialRecord) -> str:
@@ -145,6 +153,7 @@ def _model(row: TrialRecord) -> str:
 
 
 def trial_summary_json(row: TrialRecord) -> dict[str, Any]:
+    """JSON value of a trial in lists; a result with test-time augmentation is its key `averaged`."""
     return {
         "number": row.number,
         "state": row.state,
@@ -152,7 +161,7 @@ def trial_summary_json(row: TrialRecord) -> dict[str, Any]:
         "params": row.params,
         "epochs": row.epochs,
         "seconds": row.seconds,
-    }
+    } | averaged.result_json(row.averaged)
 
 
 def reasons_table(rows: Sequence[TrialRecord], state: str = "", lines: Sequence[str] = ()) -> Table:

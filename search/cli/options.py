@@ -16,6 +16,8 @@ Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
 STORAGE = "sqlite:///runs/studies.db"
+#: Copy of the values of `models.config.TestTimeAugmentation`, which is not loaded for `--help`.
+TEST_TIME_AUGMENTATIONS = ("none", "flip", "flip_shift")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +162,11 @@ def overrides(text: str = "Override a key of the study file, as in budget.epochs
 def hours(text: str = "Stop this run after H hours; the next run resumes the study.") -> Decorator:
     """Option for a time limit in hours."""
     return click.option("--hours", type=param_types.POSITIVE, metavar="H", help=text)
+
+
+def tta(text: str) -> Decorator:
+    """Option for test-time augmentation."""
+    return click.option("--tta", "augmentation", type=click.Choice(TEST_TIME_AUGMENTATIONS), help=text)
 
 
 def retry_failed() -> Decorator:

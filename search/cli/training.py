@@ -18,6 +18,7 @@ from search.console import echo
 from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, DatabaseError, DiskError, UsageError
 
 if TYPE_CHECKING:
+    from models.config import TestTimeAugmentation
     from search.service.session import RunOptions
     from search.spec.study_spec import StudySpec
 
@@ -165,6 +166,10 @@ def resume(
         help="Passes over train and validation images (default: those of [final], otherwise of the search).",
     ),
     click.option("--no-baseline", is_flag=True, help="Leave out the first [[try]] point, or the defaults."),
+    options.tta(
+        "Also test predictions averaged over mirrored, or mirrored and shifted images, and report both "
+        "(default: as in [final], otherwise none)."
+    ),
     options.json(),
     options.hours("Total time of all trainings; each has the number of epochs that its share allows."),
     options.retry_failed(),
@@ -182,6 +187,7 @@ def final(
     seeds: int,
     epochs: float | None,
     no_baseline: bool,
+    augmentation: "TestTimeAugmentation | None",
     as_json: bool,
     hours: float | None,
     retry_failed: bool,
@@ -201,7 +207,12 @@ def final(
     order = run_options(study, machine, hours=hours, retry_failed=retry_failed)
     wanted = FinalSettings(epochs=epochs, top=top, seeds=seeds, baseline=not no_baseline)
     name, end = finals.run_final(
-        order, wanted, show=lambda _: live_view.open_view(sys.stderr, os.environ), say=echo, images=data
+        order,
+        wanted,
+        augmentation=augmentation,
+        show=lambda _: live_view.open_view(sys.stderr, os.environ),
+        say=echo,
+        images=data,
     )
     engine = open_reader(machine.storage)
     row = queries.study(engine, name)

@@ -185,7 +185,11 @@ class OverlayCache:
             if results.configs and not results.comparisons:
                 lead = selection.of_verdict(self._engine, results)
                 test = tables.format_number(lead.test)
-                lines.append(f"Verdict ({name}): {lead.name} has {test} on {results.images:,} test images.")
+                averaged = test_report.averaged_sentence(lead)
+                lines.append(
+                    f"Verdict ({name}): {lead.name} has {test} on {results.images:,} test images"
+                    f"{'; ' if averaged else ''}{averaged}."
+                )
         if row.spec:
             report, export = (f"`convsearch {verb} {search_name(row.name)}`" for verb in ("report", "export"))
             lines.append(f"{report} writes all results on one page, {export} writes the model.")

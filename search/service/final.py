@@ -7,6 +7,7 @@ from itertools import count
 import optuna
 
 from data.progress import Say
+from models.config import TestTimeAugmentation
 from search.analysis import obstacles
 from search.analysis import selection as selections
 from search.analysis.selection import Selection
@@ -31,7 +32,13 @@ LEAST_EPOCHS = 0.5
 
 
 def run_final(
-    order: RunOptions, wanted: FinalSettings, *, show: Show, say: Say, images: str | None = None
+    order: RunOptions,
+    wanted: FinalSettings,
+    *,
+    augmentation: TestTimeAugmentation | None,
+    show: Show,
+    say: Say,
+    images: str | None = None,
 ) -> tuple[str, StopReason]:
     """Train the best trials of a stored search once more, and test them.
 
@@ -39,7 +46,8 @@ def run_final(
 
     Args:
         order: Options of the command; `name` is the search.
-        wanted: Settings of the final trainings.
+        wanted: Settings of the final trainings, without `test_time_augmentation`.
+        augmentation: Test-time augmentation; None for that of the [final] of the search.
         show: Opens the live view.
         say: Prints a message to the user.
         images: Path of the images, if they have moved.
@@ -64,9 +72,10 @@ def run_final(
     fetch_inputs(stored.spec, order.cache, say)
     since = time.monotonic()
     check_same_images(stored, prepare_data(stored.spec, order.cache, say, fingerprint=fingerprint))
+    settings = stored.spec.final or FinalSettings()
+    wanted = wanted.model_copy(update={"test_time_augmentation": augmentation or settings.test_time_augmentation})
     if wanted.epochs is None and order.hours is None:
-        final = stored.spec.final
-        wanted = wanted.model_copy(update={"epochs": (final and final.epochs) or stored.spec.budget.epochs})
+        wanted = wanted.model_copy(update={"epochs": settings.epochs or stored.spec.budget.epochs})
     spec = replace(stored.spec, final=wanted)
     selection = selections.select(storage.engine, queries.study(storage.engine, order.name))
     candidates = chosen(storage, replace(stored, spec=spec), selection)
@@ -94,6 +103,8 @@ def find_or_create_final(
 ) -> StoredStudy:
     """The verdict on a search with these terms: an existing one, or a new one after those with other terms.
 
+    A verdict with test-time augmentation has the plain results, too, so it also answers a command without it.
+
     Args:
         storage: Database of the search.
         stored: The search.
@@ -114,7 +125,8 @@ def find_or_create_final(
         existing = stored_study.check_final_of(stored_study.load(storage, name), stored)
         planned_budget = existing.spec.budget.model_dump(include={"epochs", "steps_per_epoch", "evaluations"})
         comparable = replace(terms, budget=terms.budget.model_copy(update=planned_budget)) if is_timed else terms
-        if not difference(existing.spec, comparable):
+        has_evaluation = terms.test_time_augmentation in ("none", existing.spec.test_time_augmentation)
+        if has_evaluation and not difference(existing.spec, comparable):
             terms = comparable
             break
         if queries.study(storage.engine, name).counts.to_do:

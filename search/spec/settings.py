@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from models.config import TestTimeAugmentation
 from search.errors import SpecError
 from search.spec.toml_table import expect_table, read_model, to_toml
 
@@ -195,6 +196,9 @@ class FinalSettings(BaseModel):
     """Trainings per configuration."""
     baseline: bool = False
     """Whether the first point of [[try]], or without one the defaults of convsearch, is trained as well."""
+    test_time_augmentation: TestTimeAugmentation = "none"
+    """Whether the test images are also classified by averages over copies of each: "flip" mirrors it, "flip_shift" also
+    moves it by a pixel. That result stands beside the plain one."""
 
 
 def read_final(raw: object, *, budget: Budget, compares: bool) -> FinalSettings | None:

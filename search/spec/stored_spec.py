@@ -1,13 +1,15 @@
 """A study as JSON in the database: dump, restore and compare."""
 
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from search.errors import SpecError
 from search.spec.parameters import write_space
 from search.spec.search_space import one_of_domains
+from search.spec.settings import FinalSettings
 from search.spec.study_spec import StudySpec, build
-from search.spec.toml_table import UnknownKey, to_toml
+from search.spec.toml_table import UnknownKey, read_model, to_toml
 
 SCHEMA: Final = 2
 """Highest schema version of `dump`; it grows when an older version can no longer read the result."""
@@ -28,17 +30,23 @@ MAY_CHANGE: Final = frozenset(
         ("[final]", "top"),
         ("[final]", "seeds"),
         ("[final]", "baseline"),
+        ("[final]", "test_time_augmentation"),
     }
 )
 """Settings that may change when a stored study continues. Images are compared by content, not by path."""
 
+VERDICT_AUGMENTATION: Final = "test_time_augmentation"
+"""Entry of a verdict, and key of [final]."""
 
 OLDER_DATA: Final = {"fit": "crop", "depth": 16, "groups": "none", "duplicates": "allow"}
 """How versions read images that had no such settings; they did not read val/ either."""
 
 
 def dump(spec: StudySpec) -> dict[str, Any]:
-    """The study as JSON values. Every default is written out: a later version with other defaults changes nothing."""
+    """The study as JSON values. Every default is written out: a later version with other defaults changes nothing.
+
+    A study that is no verdict has no entry of verdicts, and older versions can read it.
+    """
     return {
         "schema": SCHEMA if one_of_domains(spec.space) else SCHEMA_OF_OLDER,
         "question": spec.question,
@@ -51,7 +59,7 @@ def dump(spec: StudySpec) -> dict[str, Any]:
         "compare": [{"name": row.name, **row.values} for row in spec.rows],
         "final": None if spec.final is None else spec.final.model_dump(mode="json"),
         "verdict_on": spec.verdict_on,
-    }
+    } | ({} if spec.verdict_on is None else {VERDICT_AUGMENTATION: spec.test_time_augmentation})
 
 
 def restore(stored: Mapping[str, Any]) -> StudySpec:
@@ -64,13 +72,16 @@ def restore(stored: Mapping[str, Any]) -> StudySpec:
     if schema not in (SCHEMA_OF_OLDER, SCHEMA):
         raise SpecError(f"the stored study has schema {schema}, but this convsearch reads {SCHEMA}; upgrade convsearch")
     try:
-        tables = {key: value for key, value in stored.items() if key not in ("schema", "verdict_on")}
+        other = ("schema", "verdict_on", VERDICT_AUGMENTATION)
+        tables = {key: value for key, value in stored.items() if key not in other}
         # Older versions had none of these settings, and worked as if they had these values.
         tables["search"] = {"audit": 0.0, "baseline": False, "rung_updates": 0, **tables["search"]}
         if "fit" not in tables["data"]:
             tables["data"] = {**OLDER_DATA, **tables["data"]}
             tables["data"]["validation"] = tables["data"].get("validation") or "split"
-        return build(tables, verdict_on=stored.get("verdict_on"))
+        evaluation = {VERDICT_AUGMENTATION: stored.get(VERDICT_AUGMENTATION, "none")}
+        augmentation = read_model("[final]", FinalSettings, evaluation).test_time_augmentation
+        return replace(build(tables, verdict_on=stored.get("verdict_on")), test_time_augmentation=augmentation)
     except UnknownKey as error:
         raise SpecError(f"a newer convsearch wrote the stored study ({error}); upgrade convsearch") from error
     except SpecError as error:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from data.config import AugmentConfig, DataConfig
 from data.text import some
-from models.config import ModelConfig, TrainConfig
+from models.config import ModelConfig, TestTimeAugmentation, TrainConfig
 from search.database_url import has_password
 from search.errors import SpecError
 from search.spec import auto, search_space, study_file
@@ -67,6 +67,8 @@ class StudySpec:
     """Whether the file sets the number of trials. Otherwise the stored number stays."""
     verdict_on: str | None = None
     """The uid of the study whose leading trials this study trains a last time and tests. No file sets it."""
+    test_time_augmentation: TestTimeAugmentation = "none"
+    """Of a verdict: the second evaluation on the test images (`[final] test_time_augmentation` of the search)."""
     template: Template | None = field(default=None, compare=False)
     """The tables of a study file that refers to a recipe."""
     recipe: RecipeInputs | None = field(default=None, compare=False)
@@ -230,7 +232,8 @@ def with_stored_settings(spec: StudySpec, stored: StudySpec) -> StudySpec:
         stored: The same study as the database has it.
 
     Returns:
-        A copy of `spec` with the stored trials, images and steps where `spec` leaves them open.
+        A copy of `spec` with the stored trials, images and steps where `spec` leaves them open, and with the stored
+        evaluation of a verdict.
     """
     as_default = DataConfig()
     open_keys = [key for key in IMAGE_KEYS if getattr(spec.data, key) == getattr(as_default, key)]
@@ -240,7 +243,12 @@ def with_stored_settings(spec: StudySpec, stored: StudySpec) -> StudySpec:
         budget |= {key: getattr(stored.budget, key) for key in ("epochs", "steps_per_epoch")}
         if spec.budget.evaluations is None:
             budget["evaluations"] = stored.budget.evaluations
-    return replace(spec, data=spec.data.model_copy(update=data), budget=spec.budget.model_copy(update=budget))
+    return replace(
+        spec,
+        data=spec.data.model_copy(update=data),
+        budget=spec.budget.model_copy(update=budget),
+        test_time_augmentation=stored.test_time_augmentation,
+    )
 
 
 def sample_config(spec: StudySpec, trial: TrialProtocol) -> dict[str, Value]:

@@ -69,6 +69,8 @@ CORRECT = "correct"
 """The validation images that it classified correctly, at rungs and at its end (`search.analysis.correctness`)."""
 TEST = "test"
 """Result of a final training on the test images (`search.trial.final_training.to_stored_result`)."""
+AVERAGED = "averaged"
+"""Within TEST: the result with test-time augmentation, if the verdict has one."""
 
 # -- system attributes of a trial --------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from search.storage.attr_keys import AVERAGED
+
 FINAL = ".final"
 """Suffix of the name of a verdict, the study of a search's last trainings; further ones append `-2` and so on."""
 
@@ -121,6 +123,11 @@ class TrialRecord:
     """Start of the last attempt, in UTC."""
     completed: datetime | None = None
     """UTC."""
+
+    @property
+    def averaged(self) -> Mapping[str, Any] | None:
+        """For a last training: its result on the test images with test-time augmentation, if it was evaluated."""
+        return None if self.test is None else self.test.get(AVERAGED)
 
     @property
     def obstacle(self) -> Obstacle | None:

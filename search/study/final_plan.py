@@ -162,7 +162,10 @@ def final_spec(
         max_latency_ms=None,
     )
     return replace(
-        cells, verdict_on=uid, data=spec.data.model_copy(update={"search_images": None, "search_size": None})
+        cells,
+        verdict_on=uid,
+        test_time_augmentation=settings.test_time_augmentation,
+        data=spec.data.model_copy(update={"search_images": None, "search_size": None}),
     )
 
 

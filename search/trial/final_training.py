@@ -1,5 +1,8 @@
 """A trial of a study `NAME.final`: train on train and validation images together, then evaluate once on the test set.
 
+With `[final] test_time_augmentation` the same pass over the test images also classifies averages over copies of each.
+That result is stored beside the plain one, which remains the value of the trial.
+
 The training adapts to the time that the study has left: after each step it compares the remaining batches with its
 speed and moves its end. It is not judged before the last batch. With several trainings, each waits with its test until
 all are trained; the tests then follow directly after one another.
@@ -13,8 +16,10 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from data.parts import load_test
+from models.config import PASSES, TestTimeAugmentation
 from models.evaluate import Evaluation
 from models.train import Diverged
+from search.analysis.averaged import copies
 from search.analysis.correctness import pack
 from search.analysis.intervals import mean_share_interval, wilson_interval
 from search.spec.settings import Metric
@@ -84,7 +89,12 @@ class FinalTraining:
         if hours is None:
             return
         speed = training.batch / run.seconds()
-        possible = training.batch + math.floor(max(0.0, self._left_s(hours)) * speed)
+        left_s = self._left_s(hours) - averaging_s(
+            run.context.spec.test_time_augmentation,
+            images=sum(run.context.study.data.get("test_counts", ())),
+            images_per_second=speed * training.config.batch_size,
+        )
+        possible = training.batch + math.floor(max(0.0, left_s) * speed)
         training.end_after(min(possible, run.boundaries()[-1]))
 
     def _left_s(self, hours: float) -> float:
@@ -111,21 +121,39 @@ class FinalTraining:
             return Outcome(value=stored["value"])
         fingerprint = context.study.data["fingerprint"]
         test = load_test(context.spec.data, context.cache, fingerprint=fingerprint).to(context.device)
-        result = run.evaluate(test)
+        augmentation = context.spec.test_time_augmentation
+        result, averaged = run.evaluate_averaged(test, augmentation)
         if not math.isfinite(result.loss):
             raise Diverged(run.training.step, run.training.batch, result.loss)
         run.files.save_misclassified(result, test, context.data.info.classes)
         metric = context.spec.search.metric
         value = float(getattr(result, metric))
-        run.files.log(f"test images: {value:.4f}")
+        augmented = f"; averaged over {copies(augmentation)}: {float(getattr(averaged, metric)):.4f}"
+        run.files.log(f"test images: {value:.4f}{'' if augmentation == 'none' else augmented}")
         with context.storage.batch():
             run.trial.set_user_attr(attr_keys.LATENCY_MS, round(run.latency_ms(test), 3))
             # The time is read before the interval is calculated, which imports scipy for a second.
             run.trial.set_user_attr(attr_keys.SECONDS, round(run.seconds(), 3))
-            stored_result = to_stored_result(result, test.labels[test.indices], metric=metric)
-            seen = {"seen_in_training": context.data.info.seen_test_images}
-            run.trial.set_user_attr(attr_keys.TEST, stored_result | seen)
+            labels = test.labels[test.indices]
+            stored_result = to_stored_result(result, labels, metric=metric)
+            stored_result["seen_in_training"] = context.data.info.seen_test_images
+            if augmentation != "none":
+                averaged_result = to_stored_averaged_result(averaged, labels, metric=metric, augmentation=augmentation)
+                stored_result[attr_keys.AVERAGED] = averaged_result
+            run.trial.set_user_attr(attr_keys.TEST, stored_result)
         return Outcome(value=value)
+
+
+def averaging_s(augmentation: TestTimeAugmentation, *, images: int, images_per_second: float) -> float:
+    """The seconds that test-time augmentation adds to a test.
+
+    Args:
+        augmentation: The copies of an image.
+        images: Number of test images.
+        images_per_second: Speed of training. The forward pass is a third of it: the backward pass costs twice as much
+            (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, section 2.1).
+    """
+    return (PASSES[augmentation] - 1) * images / (3 * images_per_second)
 
 
 def to_stored_result(result: Evaluation, labels: Tensor, *, metric: Metric) -> dict[str, Any]:
@@ -136,6 +164,24 @@ def to_stored_result(result: Evaluation, labels: Tensor, *, metric: Metric) -> d
         labels: (N,) labels of the test images.
         metric: The metric that is stored as `value`.
     """
+    return {**_score(result, labels, metric), "time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}
+
+
+def to_stored_averaged_result(
+    result: Evaluation, labels: Tensor, *, metric: Metric, augmentation: TestTimeAugmentation
+) -> dict[str, Any]:
+    """The stored result with test-time augmentation, which stands within that of the same evaluation without it.
+
+    Args:
+        result: The evaluation of the averaged predictions.
+        labels: (N,) labels of the test images.
+        metric: The metric that is stored as `value`.
+        augmentation: The copies of an image over which the predictions are averaged.
+    """
+    return {"augmentation": augmentation, **_score(result, labels, metric)}
+
+
+def _score(result: Evaluation, labels: Tensor, metric: Metric) -> dict[str, Any]:
     low, high = _interval(result, metric)
     return {
         "value": float(getattr(result, metric)),
@@ -144,7 +190,6 @@ def to_stored_result(result: Evaluation, labels: Tensor, *, metric: Metric) -> d
         "interval": [round(low, 5), round(high, 5)],
         "confusion": result.confusion.tolist(),
         "bits": pack((result.predicted == labels.cpu()).numpy(), labels.cpu().numpy()),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }
 
 

@@ -17,8 +17,8 @@ from data.batches import Batches, evaluation, evaluation_batch_size
 from data.config import DEFAULT_SIDE, AugmentConfig
 from data.parts import Split, TrainData
 from models.backbone import pretrained
-from models.config import Impossible
-from models.evaluate import Evaluation, evaluate, latency_s
+from models.config import Impossible, TestTimeAugmentation
+from models.evaluate import Evaluation, evaluate, evaluate_averaged, latency_s
 from models.train import Batch, StepResult, Training, start
 from models.training_state import TrainingState
 from search.spec import study_spec
@@ -145,6 +145,11 @@ class TrialTraining:
         """Evaluate the network on a split."""
         classes = len(self.context.data.info.classes)
         return evaluate(self.training.eval_model(), self.evaluation_batches(split), classes)
+
+    def evaluate_averaged(self, split: Split, augmentation: TestTimeAugmentation) -> tuple[Evaluation, Evaluation]:
+        """Evaluate the network on a split, without and with test-time augmentation, in one pass over the images."""
+        classes = len(self.context.data.info.classes)
+        return evaluate_averaged(self.training.eval_model(), self.evaluation_batches(split), classes, augmentation)
 
     def evaluation_batches(self, split: Split) -> Iterator[Batch]:
         """All images of a split; in smaller batches where a backbone enlarges them."""

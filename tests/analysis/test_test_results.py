@@ -311,3 +311,68 @@ def test_there_is_no_verdict_before_the_test_images_are_evaluated() -> None:
     assert "the test images have not been evaluated yet" in tables.to_text(
         test_report.final_result_table(result, ()), width=80
     )
+
+
+def averaged_result(
+    right: NDArray[np.float64], better: NDArray[np.float64], objective: str = "accuracy", labels: Sequence[int] = ()
+) -> test_results.FinalResult:
+    """The verdict on the runs `right` of one configuration, whose averages over mirrored images are `better`."""
+    trials = [
+        replace(
+            trial,
+            test={**(trial.test or {}), "averaged": stored_evaluation(run, labels or None) | {"augmentation": "flip"}},
+        )
+        for trial, run in zip(trials_of({"trial 1": right}, labels or None), better, strict=True)
+    ]
+    return test_results.final_result(study_of(["trial 1"], objective), trials, {1: 0.9})
+
+
+def test_results_with_test_time_augmentation_have_an_interval_and_a_gain_over_the_same_images() -> None:
+    right = np.array([[1.0] * 80 + [0.0] * 20, [1.0] * 78 + [0.0] * 22])
+    better = right.copy()
+    better[:, 85:90] = 1.0
+
+    (standing,) = averaged_result(right, better).configs
+
+    result = standing.averaged
+    assert result is not None
+    assert (standing.test, result.test, result.gain) == pytest.approx((0.79, 0.84, 0.05))
+    assert result.interval is not None
+    assert result.interval[0] < 0.84 < result.interval[1]
+    assert result.gain_interval is not None
+    assert 0.0 < result.gain_interval.low < 0.05 < result.gain_interval.high < 0.1  # paired: narrower than both
+    assert result.confusion.trace() == 168
+
+
+def test_a_gain_in_balanced_accuracy_weights_every_class_equally() -> None:
+    labels = [0, 0, 0, 0, 1, 1, 2]
+    right = np.array([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
+    better = np.array([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0]])
+
+    (standing,) = averaged_result(right, better, "balanced_accuracy", labels).configs
+
+    assert standing.averaged is not None
+    assert standing.averaged.gain == pytest.approx(1 / 3)
+
+
+def test_the_table_has_both_results_and_the_cost_of_averaging() -> None:
+    rng = np.random.default_rng(0)
+    right = simulated_scores(rng, rng.normal(1.5, 1.5, 900), runs=2, spread=0.1)
+    better = np.maximum(right, (rng.random(right.shape) < 0.1).astype(float))
+    result = averaged_result(right, better)
+
+    text = tables.to_text(test_report.final_result_table(result, ()), width=80)
+
+    assert max(map(len, text.splitlines())) <= 80
+    flat = " ".join(text.split())
+    assert f"trial 1: averaged over mirrored images {better.mean():.4f} (95 % interval " in flat
+    assert f"{better.mean() - right.mean():+.4f} (" in flat
+    assert "Averaging costs 2 passes for each image; all other figures are of single images." in flat
+
+
+def test_a_verdict_without_test_time_augmentation_does_not_mention_it() -> None:
+    result = result_of({"trial 1": np.array([[1.0] * 80 + [0.0] * 20])})
+
+    assert result.configs[0].averaged is None
+    assert "verag" not in tables.to_text(test_report.final_result_table(result, ()), width=None)
+    assert "averaged" not in test_report.final_result_json(result, ())["standings"][0]

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from search.cli import training
+from models.config import TestTimeAugmentation
+from search.cli import options, training
 from search.cli.main import VERBS, main
 from search.spec import settings
 from tests.harness import CONVSEARCH, Harness, paint
@@ -128,8 +130,9 @@ def test_an_invalid_command_is_refused_with_its_usage(words: str) -> None:
     assert process.stderr.startswith("Usage: convsearch")
 
 
-def test_the_command_line_limits_final_trainings_as_study_files_do() -> None:
+def test_the_command_line_knows_final_trainings_as_study_files_do() -> None:
     assert training.MAX_FINAL_TRAININGS == settings.MAX_FINAL_TRAININGS
+    assert get_args(TestTimeAugmentation) == options.TEST_TIME_AUGMENTATIONS
 
 
 def test_a_refused_spec_names_the_difference_and_the_remedy(finished: Harness) -> None:

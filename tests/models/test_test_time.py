@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from models.build import build
-from models.config import ModelConfig, TestTimeAugmentation
+from models.config import PASSES, ModelConfig, TestTimeAugmentation
 from models.evaluate import evaluate, evaluate_averaged
-from models.test_time import changed_copies, passes, plain_and_averaged
+from models.test_time import changed_copies, plain_and_averaged
 
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
 LABELS = torch.tensor([0, 1, 2, 0, 1])
@@ -33,7 +33,7 @@ def test_the_weights_of_all_copies_sum_to_1_and_the_passes_are_counted(augmentat
 
     plain, averaged = plain_and_averaged(network, IMAGES, augmentation)
 
-    assert len(seen) == passes(augmentation)
+    assert len(seen) == PASSES[augmentation]
     assert torch.equal(plain, torch.ones(5, 2))
     assert torch.equal(averaged, plain)
 
