@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from models.build import build
 from models.cnn import Network
-from models.config import Impossible, ModelConfig
+from models.config import Impossible, ModelConfig, TestTimeAugmentation
 from models.libraries import load_onnxruntime, no_compiled_code
+from models.test_time import plain_and_averaged
 
 WEIGHTS, CONFIG, ONNX, PAGE = "model.safetensors", "config.json", "model.onnx", "README.md"
 
@@ -64,6 +65,8 @@ class Card(BaseModel):
     macs: int
     training: Mapping[str, Any]
     """Training configuration: every key of [space] in the study file, epochs, seed."""
+    test_time_augmentation: TestTimeAugmentation = "none"
+    """The copies of an image over which the model averages its predictions."""
     provenance: Mapping[str, Any]
     """Study, trial, question, fingerprint of the images, versions, date."""
     verdict: Mapping[str, Any] | None
@@ -75,21 +78,31 @@ class Card(BaseModel):
 class Deployed(nn.Module):
     """A trained network for inference: maps (N, side, side, 3) uint8 RGB to (N, classes) float32 probabilities.
 
-    `factor` and `shift`, (3,) float32 each, normalise bytes as in training.
+    `factor` and `shift`, (3,) float32 each, normalise bytes as in training. Logits are averaged over the copies of an
+    image that `test_time_augmentation` names.
     """
 
     factor: Tensor
     shift: Tensor
 
-    def __init__(self, network: Network, *, factor: Tensor, shift: Tensor) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        factor: Tensor,
+        shift: Tensor,
+        test_time_augmentation: TestTimeAugmentation = "none",
+    ) -> None:
         super().__init__()
         self.network = network
+        self.test_time_augmentation = test_time_augmentation
         self.register_buffer("factor", factor)
         self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> Tensor:
         normalised = (images.float() * self.factor + self.shift).permute(0, 3, 1, 2)
-        return torch.softmax(self.network(normalised), dim=1)
+        _, logits = plain_and_averaged(self.network, normalised, self.test_time_augmentation)
+        return torch.softmax(logits, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,11 +151,12 @@ def write(folder: Path, model: Deployed, card: Card, *, page: str, images: Tenso
     return card, difference
 
 
-def read(folder: Path) -> Package:
+def read(folder: Path, *, test_time_augmentation: TestTimeAugmentation | None = None) -> Package:
     """Read a model folder.
 
     Args:
         folder: the model folder.
+        test_time_augmentation: replaces that of the folder; None keeps it.
 
     Returns:
         The model, in evaluation mode on the CPU, and its card. The hash of the weights is checked.
@@ -164,7 +178,12 @@ def read(folder: Path) -> Package:
         network = build(card.network, image_size=card.image_size, classes=len(card.classes))
     except Impossible as error:
         raise NoModel(f"{folder / CONFIG}: no network has this configuration: {error}") from error
-    model = Deployed(network, factor=torch.zeros(3), shift=torch.zeros(3))
+    model = Deployed(
+        network,
+        factor=torch.zeros(3),
+        shift=torch.zeros(3),
+        test_time_augmentation=test_time_augmentation or card.test_time_augmentation,
+    )
     try:
         model.load_state_dict(load(content))
     except (SafetensorError, RuntimeError) as error:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.analysis.averaged import copies, cost
 from search.analysis.intervals import CONFIDENCE
@@ -65,17 +66,17 @@ def final_result_json(result: FinalResult, accesses: Sequence[TestSetAccess]) ->
     }
 
 
-def worst(config: ConfigResult, classes: Sequence[str]) -> tuple[str, ...]:
+def worst(confusion: NDArray[np.int64], classes: Sequence[str]) -> tuple[str, ...]:
     """Classes with the lowest recall, each with its most frequent confusion: `cat 0.71 (0.15 as dog)`.
 
     Classes without a test image are left out.
 
     Args:
-        config: Test results of a configuration.
+        confusion: (classes, classes) number of images by class (row) and predicted class (column).
         classes: Names of the classes.
     """
-    images = config.confusion.sum(axis=1)
-    shares = config.confusion / np.maximum(1, images)[:, None]
+    images = confusion.sum(axis=1)
+    shares = confusion / np.maximum(1, images)[:, None]
     descriptions = []
     tested = (label for label in np.argsort(shares.diagonal(), kind="stable") if images[label])
     for label in islice(tested, WORST):
@@ -151,7 +152,7 @@ def _foot(result: FinalResult) -> tuple[str, ...]:
     ]
     lines += filter(None, [_promise(result)])
     lines += [_gap(config) for config in result.configs if config.gap is not None]
-    lines.append(f"lowest recall of {best.name}: {', '.join(worst(best, result.classes))}")
+    lines.append(f"lowest recall of {best.name}: {', '.join(worst(best.confusion, result.classes))}")
     if len(result.classes) <= WIDEST:
         lines += ["", "Of each class (a row), per cent predicted as each class (columns, in the same order):"]
         lines += [*_matrix(best, result.classes), ""]

@@ -1,6 +1,7 @@
 """Export of a trial to a model folder: select the trial, load its weights, and describe the network."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from data.errors import DataError
 from data.parts import load_train
 from data.progress import Say
 from models.build import build
+from models.config import TestTimeAugmentation
 from models.export import Card, Deployed, write
 from models.plan import plan
 from search.analysis import obstacles, selection, test_report, test_results
-from search.analysis.test_results import FinalResult
+from search.analysis.test_results import AveragedResult, FinalResult
 from search.artifacts import checkpoint, remote_checkpoints, study_dir
 from search.artifacts.remote_store import RemoteStoreError
 from search.errors import DiskError, UsageError
@@ -46,7 +48,15 @@ class SelectedTrial:
 
 
 def export(
-    url: str, cache: Path, name: str, *, trial: int | None, folder: Path, say: Say, images: str | None = None
+    url: str,
+    cache: Path,
+    name: str,
+    *,
+    trial: int | None,
+    folder: Path,
+    say: Say,
+    images: str | None = None,
+    augmentation: TestTimeAugmentation = "none",
 ) -> tuple[Card, float]:
     """Write the model folder of a trial.
 
@@ -58,6 +68,7 @@ def export(
         folder: The model folder to write.
         say: Prints progress messages.
         images: Path of the images, if they have moved.
+        augmentation: The copies of an image over which the model averages its predictions.
 
     Returns:
         The model card, and the difference between the ONNX file and PyTorch.
@@ -80,7 +91,7 @@ def export(
         raise DataError(
             f"the images of {stored.name!r} are not those it was trained on, so the class names may be wrong"
         )
-    model, card = build_model_and_card(url, stored, choice, info)
+    model, card = build_model_and_card(url, stored, choice, info, augmentation)
     try:
         return write(folder, model, card, page=page(card, folder.name), images=real_images(stored, cache))
     except FileExistsError as error:
@@ -135,7 +146,9 @@ def chosen(engine: sa.Engine, name: str, trial: int | None = None) -> SelectedTr
     return SelectedTrial(trial=ranked.trials[0])
 
 
-def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, info: DataInfo) -> tuple[Deployed, Card]:
+def build_model_and_card(
+    url: str, stored: StoredStudy, choice: SelectedTrial, info: DataInfo, augmentation: TestTimeAugmentation
+) -> tuple[Deployed, Card]:
     """Build the network with its last weights, and its model card.
 
     Args:
@@ -143,6 +156,7 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
         stored: The study of the trial.
         choice: The trial, which must have a checkpoint.
         info: Information on the images.
+        augmentation: The copies of an image over which the model averages its predictions.
 
     Returns:
         The network on the CPU in float32, and the card.
@@ -181,6 +195,7 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
         std=info.std,
         parameters=shape.parameters,
         macs=shape.macs,
+        test_time_augmentation=augmentation,
         training={**trial.config, "epochs": trial.epochs, "seed": trial.seed, "seconds": trial.seconds},
         provenance={
             "study": stored.name,
@@ -194,7 +209,7 @@ def build_model_and_card(url: str, stored: StoredStudy, choice: SelectedTrial, i
         },
         verdict=None if choice.verdict is None else verdict_fields(choice.verdict, trial),
     )
-    return Deployed(network, factor=factor, shift=shift), card
+    return Deployed(network, factor=factor, shift=shift, test_time_augmentation=augmentation), card
 
 
 def verdict_fields(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | None:
@@ -213,12 +228,24 @@ def verdict_fields(result: FinalResult, trial: TrialRecord) -> dict[str, Any] | 
         "interval": config.interval,
         "this_run": trial.values[0] if trial.values else None,
         "latency_ms": config.latency_ms,
-        "worst": test_report.worst(config, result.classes),
+        "worst": test_report.worst(config.confusion, result.classes),
         "others": [
             test_report.comparison_sentence(comparison)
             for comparison in result.comparisons
             if config.name in (comparison.first, comparison.second)
         ],
+        "averaged": None if config.averaged is None else averaged_fields(config.averaged, result.classes, trial),
+    }
+
+
+def averaged_fields(result: AveragedResult, classes: Sequence[str], trial: TrialRecord) -> dict[str, Any]:
+    """The results with test-time augmentation for the configuration of `trial`, as JSON values."""
+    return {
+        "test_time_augmentation": result.augmentation,
+        "test": result.test,
+        "interval": result.interval,
+        "this_run": None if trial.averaged is None else trial.averaged["value"],
+        "worst": test_report.worst(result.confusion, classes),
     }
 
 

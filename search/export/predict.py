@@ -15,6 +15,7 @@ from data.ignore import Ignored
 from data.preprocessing import Preprocessing
 from data.progress import Say
 from data.store import MAX_FILE_BYTES, Directory
+from models.config import TestTimeAugmentation
 from models.export import NoModel, Package, probabilities, read
 from search.errors import UsageError
 from search.tables import Table
@@ -31,14 +32,18 @@ class Prediction:
     """The reason why the image could not be read; `ranked` is then empty."""
 
 
-def load(folder: Path) -> Package:
+def load(folder: Path, augmentation: TestTimeAugmentation | None = None) -> Package:
     """Load the model from a folder.
+
+    Args:
+        folder: The model folder.
+        augmentation: Test-time augmentation; None for that of the folder.
 
     Raises:
         DataError: The model is missing or damaged.
     """
     try:
-        return read(folder)
+        return read(folder, test_time_augmentation=augmentation)
     except NoModel as error:
         raise DataError(str(error)) from error
 
@@ -135,10 +140,11 @@ def _line(prediction: Prediction, top: int) -> tuple[str, ...]:
     return prediction.image, name, "-" if chance is None else f"{chance:.4f}"
 
 
-def predictions_json(folder: Path, predictions: Sequence[Prediction]) -> dict[str, Any]:
+def predictions_json(folder: Path, package: Package, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """The output of `predict --json`."""
     return {
         "model": str(folder),
+        "test_time_augmentation": package.model.test_time_augmentation,
         "images": [
             {
                 "image": prediction.image,

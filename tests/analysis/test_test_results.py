@@ -293,7 +293,7 @@ def test_class_differences_do_not_widen_the_balanced_accuracy_interval() -> None
 def test_a_class_without_test_images_is_not_among_the_worst() -> None:
     (standing,) = result_of({"trial 1": np.array([[1.0, 1.0, 0.0, 1.0]])}, labels=[0, 0, 1, 1]).configs
 
-    assert test_report.worst(standing, CLASSES) == ("dog 0.50 (0.50 as owl)", "cat 1.00 (0.00 as dog)")
+    assert test_report.worst(standing.confusion, CLASSES) == ("dog 0.50 (0.50 as owl)", "cat 1.00 (0.00 as dog)")
 
 
 def test_a_tie_in_the_search_is_reported() -> None:
