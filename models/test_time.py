@@ -2,7 +2,7 @@
 
 Copies and weights are those of the multi-crop evaluation of Jordan 2024 (https://arxiv.org/abs/2404.00498, section
 3.5). Logits are averaged, as there, and not probabilities: the average is again the logits of a classifier, with a
-loss, and a confident copy counts for more than an undecided one.
+loss, which was lower than that of averaged probabilities (studies/LOG.md, 2026-11-30).
 """
 
 from collections.abc import Callable, Sequence
