@@ -252,6 +252,7 @@ class _Recipe:
         test, side = self.images.mirror, self._value("image_size")
         share = f"{test.mirrored} of {test.recognised} images are recognised in a mirror, too"
         self._add("flip", "alternating" if test.keeps_class else False, share)
+        self._add("test_time_augmentation", "flip" if test.keeps_class else "none", share)
         part = FEW_CROP if self.images.images < FEW_IMAGES else CROP
         self._add("crop", min(max(1, round(side / part)), 16), f"a {_ORDINALS[part]} of {side} pixels")
         self._add("cutout", 0, "for long trainings")
