@@ -34,6 +34,8 @@ MAX_CONV_LAYERS: Final = 8
 WIDTH_STEP: Final = 8
 MIN_WIDTH: Final = 16
 MAX_WIDTH: Final = 96
+#: Width without a time limit.
+USUAL_WIDTH: Final = 32
 #: Width that is worth more than more pixels.
 GOOD_WIDTH: Final = 24
 #: Width for few images, which many channels overfit (Brigato and Iocchi 2020, https://arxiv.org/abs/2003.12843).
@@ -281,6 +283,8 @@ class _Recipe:
     def _widest(self, side: int, macs: float) -> int:
         """Channels of the largest network with at most `macs` multiply-accumulates."""
         highest = MAX_WIDTH_OF_FEW if self.images.images < FEW_IMAGES else MAX_WIDTH
+        if math.isinf(macs):
+            return USUAL_WIDTH
         widths = range(MIN_WIDTH, highest + 1, WIDTH_STEP)
         return max((width for width in widths if self._macs(side, width) <= macs), default=MIN_WIDTH)
 

@@ -256,10 +256,12 @@ def _with_stored_recipe(spec: StudySpec, begun: StudySpec, recipe: Mapping[str, 
     """Fill a study file that refers to a recipe with the values that the study was begun with.
 
     The same file means the same study, even if this version would make another recipe. A changed file is filled anew,
-    from the same inputs.
+    from the same inputs. A study that was begun before its file referred to a recipe goes on as it was begun.
     """
-    if spec.template is None or recipe is None:
+    if spec.template is None:
         return spec
+    if recipe is None:
+        return replace(begun, data=begun.data.model_copy(update={"path": spec.data.path}))
     filled = study_spec.with_recipe(spec, RecipeInputs.model_validate(recipe["inputs"]))
     if _comparable(spec.template.tables) != recipe["tables"]:
         return filled

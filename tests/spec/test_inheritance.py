@@ -11,9 +11,6 @@ from search.spec.domains import Choice, Fixed, Float, Int
 from search.spec.parameters import DEFAULTS
 from search.spec.study_spec import StudySpec
 
-STORED = json.loads((Path(__file__).parents[1] / "earlier_versions" / "studies.json").read_text(encoding="utf-8"))
-"""The shipped studies as they were stored before they inherited from one another."""
-
 BASE = """
 question = "Which?"
 checkpoints = "/backup"
@@ -249,13 +246,3 @@ def test_a_stored_study_is_complete_and_names_no_base(tmp_path: Path) -> None:
 
     assert not set(study_file.INHERITANCE) & set(stored)
     assert stored_spec.restore(json.loads(json.dumps(stored))) == own
-
-
-@pytest.mark.parametrize("name", STORED)
-def test_a_stored_study_goes_on_with_its_shipped_file(name: str) -> None:
-    stored = stored_spec.restore(STORED[name])
-
-    shipped = study_spec.load(study_file.STUDY_DIRS[-1] / f"{name}.toml")
-
-    assert stored_spec.difference(stored, shipped) == []
-    assert study_spec.fixed_trials(stored) == study_spec.fixed_trials(shipped)

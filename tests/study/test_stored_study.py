@@ -1,7 +1,9 @@
 """A stored study keeps its spec and images and refuses different ones."""
 
+import json
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,7 +12,7 @@ from optuna.storages import _CachedStorage
 
 from search.errors import SpecError, UsageError
 from search.seeds import trial_seed
-from search.spec import stored_spec, study_spec
+from search.spec import stored_spec, study_file, study_spec
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
@@ -18,6 +20,9 @@ from search.study import stored_study, strategy
 from search.study.stored_study import StoredStudy
 from search.workers import local
 from tests.harness import DATA
+
+#: Stored specs of shipped studies, whose files then did not refer to a recipe.
+EARLIER: dict[str, Any] = json.loads((Path(__file__).parents[1] / "earlier_versions" / "studies.json").read_text())
 
 
 def build(**changes: dict[str, Any]) -> StudySpec:
@@ -42,6 +47,21 @@ def test_a_created_study_can_be_opened_and_loaded(url: str) -> None:
     assert create(url, build()) == created
     assert stored_study.load(Storage(url), "s") == created
     assert (created.spec, created.data) == (build(), DATA)
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_study_goes_on_as_it_was_begun_before_its_file_referred_to_a_recipe(url: str, name: str) -> None:
+    begun = stored_spec.restore(EARLIER[name])
+    storage = Storage(url, create=True)
+    stored_study.open_or_create(storage, begun, name=name, data=DATA)
+    shipped = study_spec.load(study_file.STUDY_DIRS[-1] / f"{name}.toml")
+
+    wanted, _ = stored_study.check(storage, shipped, name=name)
+    stored = stored_study.open_or_create(storage, wanted, name=name, data=DATA)
+
+    assert not wanted.is_provisional
+    assert stored_spec.difference(begun, stored.spec, but={*stored_spec.MAY_CHANGE, ("[data]", "validation")}) == []
+    assert study_spec.fixed_trials(begun) == study_spec.fixed_trials(stored.spec)
 
 
 @pytest.mark.slow
