@@ -54,8 +54,6 @@ BATCH_SHARE: Final = 0.05
 MIN_UPDATES: Final = 1_000
 BATCH_LIMITS: Final = (16, 256)
 BATCH_STEP: Final = 8
-#: AutoCLINT doubles its batches above this number of classes.
-MANY_CLASSES: Final = 16
 #: Learning rates at batches of 256, which grow with the root of the batch size: with muon 0.07 was best at 128 and 0.15
 #: at 512 (studies/LOG.md, 2026-11-25). The others are usual values.
 LEARNING_RATES: Final[Mapping[OptimizerName, float]] = {
@@ -68,10 +66,9 @@ LEARNING_RATES: Final[Mapping[OptimizerName, float]] = {
 RATE_BATCH: Final = 256
 #: Usual weight decays; that of muon applies to the last layer alone.
 WEIGHT_DECAYS: Final[Mapping[OptimizerName, float]] = {"adam": 1e-4, "adamw": 2e-2, "rmsprop": 1e-5}
-#: Pixels of a random crop, as a part of the side: 2 and 4 of 32 (airbench, He et al. 2015).
+#: Pixels of a random crop, as a part of the side: 2 of 32, as in airbench. Twice as many are worse in short trainings
+#: on clothes and traffic signs (studies/LOG.md, 2026-11-30).
 CROP: Final = 16
-FEW_CROP: Final = 8
-_ORDINALS: Final = {16: "sixteenth", 8: "eighth"}
 #: Images below which augmentation is stronger: few images are repeated more often.
 FEW_IMAGES: Final = 5_000
 
@@ -225,14 +222,9 @@ class _Recipe:
         """Batches and updates."""
         count = self.images.images
         lowest, highest = BATCH_LIMITS
-        factor = 2 if len(self.images.classes) > MANY_CLASSES else 1
-        share, updates = factor * BATCH_SHARE * count, factor * count * planned_epochs(count) / MIN_UPDATES
+        share, updates = BATCH_SHARE * count, count * planned_epochs(count) / MIN_UPDATES
         size = min(max(_rounded(min(share, updates), BATCH_STEP), lowest), highest)
-        why = (
-            f"{BATCH_SHARE * factor:.0%} of {count:,} images"
-            if share < updates
-            else f"{MIN_UPDATES:,} updates and more"
-        )
+        why = f"{BATCH_SHARE:.0%} of {count:,} images" if share < updates else f"{MIN_UPDATES:,} updates and more"
         self._add("batch_size", size, why if lowest < size < highest else f"from {lowest} to {highest}")
         size = self._value("batch_size")
         self._add("optimizer", "muon", "fewest passes over the images")
@@ -255,8 +247,7 @@ class _Recipe:
         share = f"{test.mirrored} of {test.recognised} images are recognised in a mirror, too"
         self._add("flip", "alternating" if test.keeps_class else False, share)
         self._add("test_time_augmentation", "flip" if test.keeps_class else "none", share)
-        part = FEW_CROP if self.images.images < FEW_IMAGES else CROP
-        self._add("crop", min(max(1, round(side / part)), 16), f"a {_ORDINALS[part]} of {side} pixels")
+        self._add("crop", max(1, round(side / CROP)), f"a sixteenth of {side} pixels")
         self._add("cutout", 0, "for long trainings")
 
     def add_classes(self) -> None:
