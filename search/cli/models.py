@@ -9,6 +9,7 @@ import click
 from data.errors import DataError
 from search import tables
 from search.cli import completion, options, param_types
+from search.cli.results import EXPORTS
 from search.console import echo
 from search.tables import Table
 
@@ -51,7 +52,7 @@ def export(
     from search.export import export as exports
     from search.export.page import quality_lines
 
-    folder = to or Path("exports") / checked_name(study)
+    folder = to or EXPORTS / checked_name(study)
     card, difference = exports.export(
         storage,
         cache,

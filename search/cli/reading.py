@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from data.atomic import replacing
 from search import tables
 from search.cli import completion, options, param_types
+from search.cli.results import EXPORTS, write_file
 from search.console import echo
-from search.errors import DiskError, UsageError
+from search.errors import UsageError
 
 #: Interval of --watch in seconds.
 WATCH_S = 2.0
@@ -197,7 +197,7 @@ def report(study: str, *, to: Path | None, markdown: bool, as_csv: bool, storage
     content = build_report(engine, study)
     if markdown:
         return _write(to, html_report.to_markdown(content))
-    _write(to or Path("exports") / f"{checked_name(study)}.html", html_report.to_html(content))
+    _write(to or EXPORTS / f"{checked_name(study)}.html", html_report.to_html(content))
     for line in content.answer:
         echo(line)
     return 0
@@ -220,11 +220,6 @@ def _write(path: Path | None, text: str) -> int:
     if path is None:
         sys.stdout.write(text)
         return 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
+    write_file(path, text)
     print(path)
     return 0

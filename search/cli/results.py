@@ -1,12 +1,16 @@
 """Results of a run, printed when it ends."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from data.atomic import replacing
 from search import tables
 from search.cli import streams
 from search.console import echo
+from search.errors import ConvsearchError, DiskError
 from search.tables import Table
 
 if TYPE_CHECKING:
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+#: Folder of reports and models.
+EXPORTS: Final = Path("exports")
 
 
 #: Timeout of the final reads of a run that was asked to stop, in seconds.
@@ -73,6 +80,44 @@ def print_results(row: "StudyRecord", answers: Sequence[Table]) -> None:
             echo(f"{streams.refusal(error)}; `convsearch best {row.name}` prints the results")
     for line in study_tables.next_commands(row, is_judged=len(answers) > 1):
         echo(line)
+
+
+def hand_over(order: "RunOptions") -> None:
+    """Write the report and the model folder of a tested study, unless they are there already.
+
+    Args:
+        order: options of the run.
+    """
+    from search.analysis import html_report
+    from search.analysis.report import build_report
+    from search.export import export as exports
+    from search.storage.read_only import open_reader
+
+    page, folder = EXPORTS / f"{order.name}.html", EXPORTS / order.name
+    quoted = shlex.quote(order.name)
+    try:
+        write_file(page, html_report.to_html(build_report(open_reader(order.url), order.name)))
+        if not folder.exists():
+            exports.export(order.url, order.cache, order.name, trial=None, folder=folder, say=lambda line: None)
+    except ConvsearchError as error:
+        echo(f"{error}; `convsearch report {quoted}` and `convsearch export {quoted}` write them again")
+        return
+    echo(f"report:          {page}")
+    echo(f"model:           {folder}; `convsearch predict {shlex.quote(str(folder))} IMAGES` classifies images")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text to a file, whole or not at all.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}; name another one with --to") from error
 
 
 def search_table(engine: "sa.Engine", row: "StudyRecord", reason: str) -> Table:

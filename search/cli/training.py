@@ -13,7 +13,7 @@ import click
 from search import tables
 from search.cli import options, param_types
 from search.cli.options import BackendOptions, MachineOptions, Session
-from search.cli.results import final_table, print_results, read_results, selection_lines
+from search.cli.results import final_table, hand_over, print_results, read_results, selection_lines
 from search.console import echo
 from search.errors import AllTrialsFailedError, AllTrialsImpossibleError, DatabaseError, DiskError, UsageError
 
@@ -343,6 +343,8 @@ def _run_study(order: "RunOptions", wanted: "StudySpec", backend: BackendOptions
         return code
     echo(f"{order.name}: {end}")
     print_results(row, answers)
+    if code == 0 and row.recipe and len(answers) > 1:
+        hand_over(order)
     return code
 
 
