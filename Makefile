@@ -16,6 +16,9 @@ IMAGES  ?=
 PORT    ?= 8080
 TO      ?=
 STORAGE ?=
+SETS    ?=
+MINUTES ?=
+ARMS    ?=
 PYTHON  ?= python3
 # Extras to install: postgres, ray (a list with spaces).
 EXTRAS  ?=
@@ -26,7 +29,7 @@ FITS_IMAGES := $(if $(filter file,$(origin STUDY)),$(if $(value DATA),yes))
 # Values come from the command line or the environment, and may have any character. Recipes read them from the
 # environment, as "$$STUDY", where no shell interprets them. Neither does make, which would expand a $, and run the command
 # of a $(shell ...).
-VARIABLES := STUDY TRIALS WORKERS HOURS DATA NAME TOP SEEDS EPOCHS TRIAL MODEL IMAGES PORT TO STORAGE PYTHON EXTRAS
+VARIABLES := STUDY TRIALS WORKERS HOURS DATA NAME TOP SEEDS EPOCHS TRIAL MODEL IMAGES PORT TO STORAGE SETS MINUTES ARMS PYTHON EXTRAS
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
@@ -39,7 +42,7 @@ SETUP := .venv/installed$(if $(EXTRAS),-$(subst $(EMPTY) ,-,$(sort $(EXTRAS))))
 CONVSEARCH := .venv/bin/convsearch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test test-fast check soak soak-postgres bench bench-scale lock
+.PHONY: help setup study resume final report export predict studies best show why compare completion worker workers serve stop validate dashboard doctor delete copy-study clean migrate test test-fast check soak soak-postgres bench bench-scale bench-sets lock
 
 help:  ##| show this list
 	@awk -F ':.*##|[|] ' '/^[a-z-]+:.*##/ { printf "  make %-34s %s\n", $$1 $$2, $$3 }' Makefile
@@ -140,6 +143,11 @@ bench: $(SETUP)  ##| compare with stock, 14 minutes
 
 bench-scale: $(SETUP)  ##| 1,000 simulated workers, half an hour
 	@.venv/bin/python -m tests.bench scale
+
+# SETS has names of archives in DATA, or paths without spaces.
+bench-sets: $(SETUP)  ## DATA=FOLDER MINUTES=3 | image sets, beside an expert's script
+	@set -f; .venv/bin/python -m tests.bench sets $${DATA:+--data "$$DATA"} $${SETS:+--sets $$SETS} \
+	  $${MINUTES:+--minutes $$MINUTES} $${SEEDS:+--seeds $$SEEDS} $${ARMS:+--arms $$ARMS}
 
 check: $(SETUP)  ##| lint, types, import rules
 	.venv/bin/ruff check .

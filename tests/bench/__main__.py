@@ -1,13 +1,14 @@
 """`make bench`: the speed claims of the project, measured beside stock libraries; `make bench-scale`: database load.
 
 .venv/bin/python -m tests.bench [engine] [bookkeeping] [replay] [guard] [scale] [--quick] [--keep]
+.venv/bin/python -m tests.bench sets [--help]
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import bookkeeping, engine, guard, measure, replay, scale
+from tests.bench import bookkeeping, engine, guard, measure, replay, scale, sets
 from tests.bench.measure import Result
 
 BENCHMARKS: Mapping[str, Callable[[bool], Result]] = {
@@ -22,6 +23,8 @@ USUAL = ("engine", "bookkeeping", "replay")
 
 
 def main(words: list[str]) -> int:
+    if words[:1] == ["sets"]:  # hours, in pieces: it has options of its own
+        return sets.main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: {', '.join(USUAL)})"
