@@ -167,8 +167,9 @@ def command(clone: Path | None) -> Path:
 
 
 def environment(clone: Path | None) -> dict[str, str]:
-    """The environment of an arm: no settings of the caller, and the code of a clone if there is one."""
+    """The environment of an arm: no settings of the caller, no GPU, and the code of a clone if there is one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CONVSEARCH_", "PYTHONPATH"))}
+    kept["CUDA_VISIBLE_DEVICES"] = ""  # the expert's script is written for processors
     return kept if clone is None else kept | {"PYTHONPATH": str(clone)}
 
 

@@ -44,6 +44,8 @@ class SetRun:
     trials: int | None = None
     parameters: int | None = None
     configuration: Mapping[str, object] = field(default_factory=dict)
+    busy: float = 0.0
+    """Share of the cores that other processes used in the second before the run."""
     code: str
     """Hash of the code that ran; a run is repeated after a change of it."""
     commit: str
@@ -65,7 +67,7 @@ class SetRun:
         """(images,) 1 for a wrong test image, otherwise 0; None if only their number is known."""
         if not self.bits or self.images is None:
             return None
-        return 1.0 - unpack({"bits": self.bits, "images": self.images})
+        return (~unpack({"bits": self.bits, "images": self.images})).astype(np.float64)
 
 
 def read(file: Path) -> list[SetRun]:

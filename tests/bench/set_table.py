@@ -8,11 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.text import counted
 from search.analysis.intervals import Interval, crossed_interval, mean_interval
 from tests.bench.measure import Result, Table, listed
 from tests.bench.set_arms import ARMS, Arm
 from tests.bench.set_runs import SetRun
 
+BUSY = 0.1
+"""A machine whose cores are busier than this before a run is shared; the page says so."""
+LONGEST = 90
+"""Characters of a reason in the table; the file of results has all of it."""
 SATURATED = 0.98
 """A set on which the recipe alone is better than this cannot tell the arms apart, and is not counted."""
 MOST_RATIO = 100.0
@@ -37,7 +42,7 @@ class Ratio:
 
     def __str__(self) -> str:
         high = "unbounded" if math.isinf(self.high) else f"{self.high:.2f}"
-        return f"{self.value:.2f} ({self.low:.2f} to {high})"
+        return f"{self.value:.2f} ({self.low:.2f} to {high}, n = {self.seeds})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +144,10 @@ def result(runs: Sequence[SetRun]) -> Result:
     results = grouped(runs)
     latest = [run for row in results for arm in ARMS for run in row.runs.get(arm, ())]
     tables = [sets_table(minutes, [row for row in results if row.minutes == minutes]) for minutes in _minutes(results)]
-    tables += [
+    targets = [
         targets_table(minutes, [row for row in results if row.minutes == minutes]) for minutes in _minutes(results)
     ]
+    tables += [table for table in targets if table.rows]
     if bad := [run for run in latest if run.failure or run.is_late]:
         tables.append(failures_table(bad))
     return Result(name="Sets", about=about(latest), tables=tuple(tables))
@@ -184,6 +190,8 @@ def targets_table(minutes: float, results: Sequence[SetResult]) -> Table:
             _target("ours / recipe, mean", len(recipes), mean, RECIPE_TARGET),
             _target("sets where ours is worse than the recipe beyond its interval", len(recipes), worse, 0),
         ]
+    if untested := sum(run.test is None for row in results for run in row.runs.get("ours", ())):
+        rows.append(_target("runs of ours without a tested network", len(results), untested, 0))
     heads = ("errors", "sets", "measured", "at most", "")
     return Table(title=f"Over the counted sets, {minutes:g} minutes", heads=heads, rows=tuple(rows))
 
@@ -194,7 +202,14 @@ def failures_table(runs: Sequence[SetRun]) -> Table:
         title="Runs that failed or were late",
         heads=("set", "arm", "seed", "minutes", "took", "why"),
         rows=tuple(
-            (run.set, run.arm, str(run.seed), f"{run.minutes:g}", f"{run.seconds:.0f} s", run.failure or "late")
+            (
+                run.set,
+                run.arm,
+                str(run.seed),
+                f"{run.minutes:g}",
+                f"{run.seconds:.0f} s",
+                run.failure[:LONGEST] or "late",
+            )
             for run in runs
         ),
     )
@@ -203,12 +218,18 @@ def failures_table(runs: Sequence[SetRun]) -> Table:
 def about(runs: Sequence[SetRun]) -> tuple[str, ...]:
     """The method, and the machines, versions and commits of the runs."""
     lines = [
-        "Wall time from the start of the process to a tested network, with the decoding of the images; the arms in "
-        "turn on one machine. Accuracies by seed, in order. The expert's images are unpacked before.",
+        "Wall time from the start of the process to a tested network, with the decoding of the images, on all "
+        "cores and no GPU; the arms in turn on one machine. The expert's images are unpacked before.",
+        "Accuracies are by seed, in order; * is a run that took more than 5 % longer than allowed.",
         f"A set is not counted if the recipe alone is above {100 * SATURATED:g} % in the mean.",
         "Intervals of ratios are over seeds and test images (Fieller); with one seed over test images alone.",
     ]
     lines += [f"{machine}." for machine in dict.fromkeys(f"{run.machine}; {listed(run.versions)}" for run in runs)]
+    if shared := [run for run in runs if run.busy > BUSY]:
+        lines.append(
+            f"Other work shared the machine before {counted(len(shared), 'run')} of {len(runs)} (up to "
+            f"{max(run.busy for run in shared):.0%} of its cores): fewer updates fitted into their time."
+        )
     for arm in ARMS:
         of_arm = [run for run in runs if run.arm == arm]
         if of_arm:
@@ -243,5 +264,5 @@ def _target(what: str, sets: int, value: float, most: float) -> tuple[str, ...]:
 def _spread(runs: Sequence[SetRun]) -> str:
     tested = [run for run in runs if run.test is not None]
     if not tested:
-        return f"{len(runs)} runs, none tested"
-    return f"{len(runs)} runs, {statistics.median(run.seconds for run in tested):.0f} s in the median"
+        return f"{counted(len(runs), 'run')}, none tested"
+    return f"{counted(len(runs), 'run')}, {statistics.median(run.seconds for run in tested):.0f} s in the median"

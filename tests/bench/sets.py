@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from search.errors import UsageError
 from search.study import provenance
 from tests.bench import image_sets, measure, set_runs, set_table
@@ -115,6 +117,7 @@ def run_plan(plan: Plan, results: Path) -> None:
         before = clone(home, plan.before) if needs_clone else None
         places = {images: image_sets.unpacked(images, home) for images in {run[0] for run in missing}}
         for number, (images, arm, seed, minutes) in enumerate(missing, 1):
+            busy = psutil.cpu_percent(1.0) / 100
             with tempfile.TemporaryDirectory(dir=home) as empty:
                 job = Job(
                     images=images,
@@ -124,7 +127,7 @@ def run_plan(plan: Plan, results: Path) -> None:
                     unpacked=places[images],
                     before=before if arm == "before" else None,
                 )
-                run = run_arm(arm, job, codes[arm])
+                run = run_arm(arm, job, code=codes[arm], busy=busy)
             set_runs.add(results, run)
             print(f"{number} of {len(missing)}: {described(run)}", file=sys.stderr, flush=True)
 
@@ -142,7 +145,7 @@ def missing_runs(plan: Plan, recorded: Sequence[SetRun], codes: Mapping[Arm, str
     return [planned for planned in plan.runs() if not is_done(*planned)]
 
 
-def run_arm(arm: Arm, job: Job, code: str) -> SetRun:
+def run_arm(arm: Arm, job: Job, *, code: str, busy: float) -> SetRun:
     """Run an arm, and record whatever it comes to."""
     outcome: Tested | None = None
     failure = ""
@@ -166,6 +169,7 @@ def run_arm(arm: Arm, job: Job, code: str) -> SetRun:
         trials=None if outcome is None else outcome.trials,
         parameters=None if outcome is None else outcome.parameters,
         configuration={} if outcome is None else outcome.configuration,
+        busy=busy,
         code=code,
         commit=commit(arm),
         machine=provenance.hardware(),

@@ -265,7 +265,7 @@ def test_a_ratio_to_few_errors_is_unbounded_and_one_to_none_does_not_exist() -> 
     ratio = set_table.error_ratio(np.stack([errors(5, of=50)] * 2).astype(float), few)
 
     assert str(ratio).startswith("10.00 (0.")
-    assert str(ratio).endswith(" to unbounded)")
+    assert str(ratio).endswith(" to unbounded, n = 2)")
     assert set_table.error_ratio(few, np.zeros((2, 50))) is None
 
 
@@ -274,6 +274,7 @@ def test_the_table_has_accuracies_by_seed_ratios_targets_and_failures() -> None:
         *(finished("expert", errors(200 + seed), seed=seed) for seed in (1, 2, 3)),
         *(finished("recipe", errors(110 + seed), seed=seed) for seed in (1, 2, 3)),
         *(finished("ours", errors(100 + seed), seed=seed, seconds=200.0) for seed in (1, 2, 3)),
+        SetRun(set="s", arm="ours", seed=4, minutes=3.0, failure="exit 70: all failed", busy=0.5, **RUN),
         SetRun(set="s", arm="before", seed=1, minutes=3.0, failure="killed by SIGKILL: ", **RUN),
         *(finished("recipe", errors(10), seed=seed, name="easy") for seed in (1, 2, 3)),
         *(finished("ours", errors(30), seed=seed, name="easy") for seed in (1, 2, 3)),
@@ -285,7 +286,7 @@ def test_the_table_has_accuracies_by_seed_ratios_targets_and_failures() -> None:
 
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     rows = {row[0]: row[1:] for row in cells}
-    assert ["s", "1,000", "0.799 0.798 0.797", "0.889 0.888 0.887", "failed", "0.899* 0.898* 0.897*"] in [
+    assert ["s", "1,000", "0.799 0.798 0.797", "0.889 0.888 0.887", "failed", "0.899* 0.898* 0.897* failed"] in [
         row[:6] for row in cells
     ]
     assert "not counted" in rows["easy"]
@@ -293,7 +294,9 @@ def test_the_table_has_accuracies_by_seed_ratios_targets_and_failures() -> None:
     assert rows["ours / recipe, mean"] == ["1", "0.91", "1", "met"]
     assert ["s", "before", "1", "3", "180 s", "killed by SIGKILL:"] in cells
     assert ["s", "ours", "3", "3", "200 s", "late"] in cells
-    assert "ours: 6 runs, 190 s in the median, commit 1234567." in text
+    assert rows["runs of ours without a tested network"] == ["2", "1", "0", "missed"]
+    assert "Other work shared the machine before 1 run of 17 (up to 50% of its cores)" in text
+    assert "ours: 7 runs, 190 s in the median, commit 1234567." in text
 
 
 def test_results_are_kept_as_lines_and_unknown_keys_of_other_versions_are_left_out(tmp_path: Path) -> None:
