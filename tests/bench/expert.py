@@ -39,8 +39,14 @@ BEGAN = time.monotonic() - (time.time() - psutil.Process().create_time())
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FINAL_SHARE = 1 / 3
 """Share of the time for the last training."""
-FULL_TRIALS = 24
-"""Trials that the search could train in full; with Hyperband, about twice as many begin."""
+FULL_TRIALS = 16
+"""Trials that the search could train in full; with Hyperband, up to twice as many begin."""
+WIDTHS = (16, 24, 32, 48, 64)
+"""Channels of the first stage."""
+LEAST_EPOCHS = 8
+"""Epochs of the last training with the largest network of the search."""
+SPEEDUP = 0.85
+"""Share of the speed of single cores that one training on all of them has."""
 RUNGS = (1, 3, 9)
 """Ninths of a trial at which Hyperband decides."""
 LARGEST_SIDE = 64
@@ -50,6 +56,16 @@ END_S = 1.0
 """Seconds to print and exit, beside those of the test."""
 LEAST_S = 0.5
 """Seconds of a training at least, also where loading torch takes all of the time."""
+PLAIN: dict[str, Any] = {
+    "optimizer": "sgd",
+    "learning_rate": 0.0,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "flip": False,
+    "crop": 0,
+}
+"""Hyperparameters to time an update with."""
 Values = Mapping[str, Any]
 """The hyperparameters of a trial by name."""
 
@@ -74,6 +90,11 @@ class Task:
     std: Tensor
     """(1, C, 1, 1): mean and standard deviation of each channel of the training images, from 0 to 255."""
     bfloat16: bool
+
+    @property
+    def stages(self) -> int:
+        """Most stages; the last one has at least four pixels a side before its pooling."""
+        return max(2, min(4, int(math.log2(self.side / 4))))
 
     @property
     def side(self) -> int:
@@ -174,8 +195,8 @@ def optimizer(values: Values, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def schedule(share: float) -> float:
-    """One cycle: a linear rise in the first fifth, then a cosine to 0."""
-    return share / 0.2 if share < 0.2 else 0.5 * (1 + math.cos(math.pi * (share - 0.2) / 0.8))
+    """One cycle: a linear rise in the first tenth, before the first rung, then a cosine to 0."""
+    return share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
 
 
 def normalised(images: Tensor, task: Task) -> Tensor:
@@ -196,15 +217,31 @@ def augmented(images: Tensor, values: Values) -> Tensor:
 
 
 def training(
-    values: Values, task: Task, rows: Tensor, *, seconds: float, seed: int
+    values: Values,
+    task: Task,
+    rows: Tensor,
+    *,
+    seed: int,
+    epochs: float = math.inf,
+    seconds: float = math.inf,
+    deadline: float = math.inf,
 ) -> Iterator[tuple[int, float, nn.Module]]:
-    """Train for a given time, and pause at each rung.
+    """Train for some epochs or seconds, and pause at each rung.
 
-    The learning rate follows the clock, so a training ends in time and has as many epochs as fit at its true speed: no
-    slow first epoch is counted.
+    A training in seconds has a learning rate that follows the clock. It ends in time, and has as many epochs as fit at
+    its true speed: a slow first one is not taken for all.
+
+    Args:
+        values: Its hyperparameters.
+        task: Images and machine.
+        rows: The images to train with.
+        seed: Of the weights, the order and the augmentation.
+        epochs: Length of the training.
+        seconds: Length of the training, without the time between two steps of this generator.
+        deadline: The training stops at this time, but not before its first rung.
 
     Yields:
-        The rung in ninths, the epochs until there, and the network; the time until the next step does not count.
+        The rung in ninths, the epochs until there, and the network.
     """
     torch.manual_seed(seed)
     model = network(values, task.channels, task.classes)
@@ -215,13 +252,16 @@ def training(
     while True:
         for chosen in torch.split(torch.randperm(len(rows))[: len(rows) // batch * batch], batch):
             began = time.monotonic()
+            if began > deadline and rungs[0] > RUNGS[0]:
+                return
+            share = max(spent / seconds, seen / len(rows) / epochs)
             for group, peak in zip(stepper.param_groups, peaks, strict=True):
-                group["lr"] = peak * schedule(min(1.0, spent / seconds))
+                group["lr"] = peak * schedule(min(1.0, share))
             model.train()
             update(model, stepper, task, rows[chosen], values)
             seen += batch
             spent += time.monotonic() - began
-            if spent >= seconds * rungs[0] / RUNGS[-1]:
+            if max(spent / seconds, seen / len(rows) / epochs) >= rungs[0] / RUNGS[-1]:
                 yield rungs.pop(0), seen / len(rows), model
                 if not rungs:
                     return
@@ -231,7 +271,7 @@ def update(model: nn.Module, stepper: torch.optim.Optimizer, task: Task, rows: T
     images = augmented(normalised(task.train.images[rows], task), values)
     stepper.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=task.bfloat16):
-        loss = F.cross_entropy(model(images), task.train.labels[rows], label_smoothing=0.1)
+        loss = F.cross_entropy(model(images), task.train.labels[rows], label_smoothing=values["label_smoothing"])
     loss.backward()  # type: ignore[no-untyped-call]
     stepper.step()
 
@@ -267,10 +307,40 @@ def prefers_bfloat16() -> bool:
     return seconds(True) < seconds(False)
 
 
+def speeds(task: Task, *, final_s: float) -> dict[str, float]:
+    """Images per second on one core by size, as "32x1": width and convolutions per stage.
+
+    Sizes with which the last training would have too few epochs are left out; the smallest one is always in.
+    """
+    rows = torch.arange(min(32, len(task.train.labels)))
+    found: dict[str, float] = {}
+    for convolutions in (1, 2):
+        for width in WIDTHS:
+            values = {**sized(f"{width}x{convolutions}"), **PLAIN, "stages": task.stages}
+            model = network(values, task.channels, task.classes)
+            stepper = optimizer(values, model)
+            times = []
+            for _ in range(3):
+                began = time.monotonic()
+                update(model, stepper, task, rows, values)
+                times.append(time.monotonic() - began)
+            speed = len(rows) / min(times)
+            if found and SPEEDUP * CORES * speed * final_s < LEAST_EPOCHS * len(task.train.labels):
+                break
+            found[f"{width}x{convolutions}"] = speed
+    return found
+
+
+def sized(size: str) -> dict[str, Any]:
+    """The width and the convolutions of "32x1"."""
+    width, convolutions = map(int, size.split("x"))
+    return {"width": width, "convolutions": convolutions}
+
+
 # -- search -------------------------------------------------------------------------------------------------------
 
 
-def suggest(trial: Trial, task: Task, images: int) -> dict[str, Any]:
+def suggest(trial: Trial, task: Task, sizes: Sequence[str], images: int) -> dict[str, Any]:
     """Ten hyperparameters. Each optimizer has learning rates and decays of its own."""
     side = task.side
     name = trial.suggest_categorical("optimizer", ["sgd", "adamw"])
@@ -282,10 +352,10 @@ def suggest(trial: Trial, task: Task, images: int) -> dict[str, Any]:
         "batch_size": trial.suggest_categorical(
             "batch_size", [n for n in (16, 32, 64, 128) if n <= max(16, images // 8)]
         ),
-        "stages": trial.suggest_int("stages", 2, max(2, min(4, int(math.log2(side / 4))))),
-        "convolutions": trial.suggest_int("convolutions", 1, 2),
-        "width": trial.suggest_categorical("width", [16, 24, 32, 48] if side > 40 else [24, 32, 48, 64]),
+        "stages": trial.suggest_int("stages", 2, task.stages),
+        **sized(trial.suggest_categorical("size", list(sizes))),
         "dropout": trial.suggest_float("dropout", 0.0, 0.5),
+        "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
         "flip": trial.suggest_categorical("flip", [False, True]),
         "crop": trial.suggest_int("crop", 0, side // 8, step=max(1, side // 16)),
     }
@@ -303,7 +373,20 @@ def load_study(url: str, seed: int) -> optuna.Study:
     )
 
 
-def work(url: str, task: Task, *, seed: int, trial_s: float, deadline: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The size of a search."""
+
+    sizes: tuple[str, ...]
+    epochs: float
+    """Epochs of a full trial."""
+    trial_s: float
+    """Seconds of a full trial with a network of middle size."""
+    deadline: float
+    """No trial goes on after this time."""
+
+
+def work(url: str, task: Task, limits: Limits, *, seed: int) -> None:
     """Run trials in this process, until none could end in time."""
     torch.set_num_threads(1)
     parent = os.getppid()
@@ -311,40 +394,40 @@ def work(url: str, task: Task, *, seed: int, trial_s: float, deadline: float) ->
     validation = Pictures(task.train.images[held_out], task.train.labels[held_out])
 
     def objective(trial: Trial) -> float:
-        values = suggest(trial, task, len(rows))
+        values = suggest(trial, task, limits.sizes, len(rows))
         trial.set_user_attr("values", values)
-        value = 0.0
-        for rung, epochs, model in training(values, task, rows, seconds=trial_s, seed=seed + trial.number):
+        lengths = {"epochs": limits.epochs, "deadline": limits.deadline}
+        for rung, epochs, model in training(values, task, rows, seed=seed + trial.number, **lengths):
             began = time.monotonic()
             value = correct(model, task, validation).float().mean().item()
             trial.set_user_attr("image_s", (time.monotonic() - began) / len(held_out))
             trial.set_user_attr("epochs", epochs)
             trial.report(value, rung)
-            if rung < RUNGS[-1] and (trial.should_prune() or time.monotonic() > deadline or os.getppid() != parent):
-                raise optuna.TrialPruned
-        return value
+            if rung == RUNGS[-1]:
+                return value
+            if trial.should_prune() or os.getppid() != parent:
+                break
+        raise optuna.TrialPruned
 
     study = load_study(url, seed)
     study.optimize(objective, n_trials=1)
-    while time.monotonic() + trial_s < deadline and os.getppid() == parent:
+    while time.monotonic() + limits.trial_s < limits.deadline and os.getppid() == parent:
         study.optimize(objective, n_trials=1)
 
 
-def searched(folder: str, task: Task, *, seed: int, seconds: float) -> list[FrozenTrial]:
+def searched(folder: str, task: Task, limits: Limits, *, seed: int) -> list[FrozenTrial]:
     """The trials of a search in one process per core."""
     url = f"sqlite:///{folder}/study.db"
     load_study(url, seed)
-    deadline = time.monotonic() + seconds
     context = multiprocessing.get_context("fork")  # the children share the images, and load nothing again
-    limits = {"trial_s": max(LEAST_S, seconds * CORES / FULL_TRIALS), "deadline": deadline}
     workers = [
-        context.Process(target=work, args=(url, task), kwargs={"seed": 1000 * core + seed, **limits}, daemon=True)
+        context.Process(target=work, args=(url, task, limits), kwargs={"seed": 1000 * core + seed}, daemon=True)
         for core in range(CORES)
     ]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(max(0.0, deadline + 10.0 - time.monotonic()))
+        worker.join(max(0.0, limits.deadline + 10.0 - time.monotonic()))
     return load_study(url, seed).trials
 
 
@@ -386,9 +469,17 @@ def run(train: Pictures, test: Pictures, classes: int, *, seed: int, deadline: f
     pixels = train.images.flatten(0, 2).float()
     std, mean = (value[None, :, None, None] for value in torch.std_mean(pixels, 0))
     task = Task(train, classes, mean, std.clamp_min(1.0), prefers_bfloat16())
-    seconds = (1 - FINAL_SHARE) * (deadline - time.monotonic())
+    left = deadline - time.monotonic()
+    by_size = speeds(task, final_s=FINAL_SHARE * left)
+    trial_s = max(LEAST_S, (1 - FINAL_SHARE) * left * CORES / FULL_TRIALS)
+    limits = Limits(
+        sizes=tuple(by_size),
+        epochs=trial_s * statistics.median(by_size.values()) / len(train.labels),
+        trial_s=trial_s,
+        deadline=deadline - FINAL_SHARE * left,
+    )
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        trials = searched(folder, task, seed=seed, seconds=seconds)
+        trials = searched(folder, task, limits, seed=seed)
     best = best_of(trials)
     torch.set_num_threads(CORES)
     test_s = best.user_attrs["image_s"] * len(test.labels)
