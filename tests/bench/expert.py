@@ -43,8 +43,8 @@ FULL_TRIALS = 16
 """Trials that the search could train in full; with Hyperband, up to twice as many begin."""
 WIDTHS = (16, 24, 32, 48, 64)
 """Channels of the first stage."""
-LEAST_EPOCHS = 8
-"""Epochs of the last training with the largest network of the search."""
+LEAST_EPOCHS, LEAST_UPDATES = 8, 1000
+"""Length of the last training with the largest network of the search: epochs, and updates with 32 images."""
 SPEEDUP = 0.85
 """Share of the speed of single cores that one training on all of them has."""
 RUNGS = (1, 3, 9)
@@ -310,9 +310,10 @@ def prefers_bfloat16() -> bool:
 def speeds(task: Task, *, final_s: float) -> dict[str, float]:
     """Images per second on one core by size, as "32x1": width and convolutions per stage.
 
-    Sizes with which the last training would have too few epochs are left out; the smallest one is always in.
+    Sizes with which the last training would be too short are left out; the smallest one is always in.
     """
     rows = torch.arange(min(32, len(task.train.labels)))
+    least = max(LEAST_EPOCHS * len(task.train.labels), LEAST_UPDATES * 32)
     found: dict[str, float] = {}
     for convolutions in (1, 2):
         for width in WIDTHS:
@@ -325,7 +326,7 @@ def speeds(task: Task, *, final_s: float) -> dict[str, float]:
                 update(model, stepper, task, rows, values)
                 times.append(time.monotonic() - began)
             speed = len(rows) / min(times)
-            if found and SPEEDUP * CORES * speed * final_s < LEAST_EPOCHS * len(task.train.labels):
+            if found and SPEEDUP * CORES * speed * final_s < least:
                 break
             found[f"{width}x{convolutions}"] = speed
     return found
