@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from data.atomic import replacing
+from data.errors import DataError
 from search import tables
 from search.cli import streams
 from search.console import echo
@@ -83,7 +84,7 @@ def print_results(row: "StudyRecord", answers: Sequence[Table]) -> None:
 
 
 def hand_over(order: "RunOptions") -> None:
-    """Write the report and the model folder of a tested study, unless they are there already.
+    """Write the report and the model folder of a tested study.
 
     Args:
         order: options of the run.
@@ -97,9 +98,8 @@ def hand_over(order: "RunOptions") -> None:
     quoted = shlex.quote(order.name)
     try:
         write_file(page, html_report.to_html(build_report(open_reader(order.url), order.name)))
-        if not folder.exists():
-            exports.export(order.url, order.cache, order.name, trial=None, folder=folder, say=lambda line: None)
-    except ConvsearchError as error:
+        exports.export(order.url, order.cache, order.name, trial=None, folder=folder, say=lambda line: None)
+    except (ConvsearchError, DataError) as error:
         echo(f"{error}; `convsearch report {quoted}` and `convsearch export {quoted}` write them again")
         return
     echo(f"report:          {page}")
