@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+import torch
 from torch import Tensor
 
 from data.parts import load_test
@@ -27,6 +28,7 @@ from search.storage import attr_keys
 from search.study.stored_study import seconds_run
 from search.study.strategy import promotion_policy
 from search.trial.outcome import Outcome, TrialPaused, TrialStopped
+from search.trial.thread_tuner import ThreadTuner
 from search.trial.trial_training import TrialTraining
 
 #: Reserve for the test evaluation and for a step that is slower than those before: a share of the time, and seconds.
@@ -60,6 +62,15 @@ class FinalTraining:
             raise
 
     def _train(self) -> None:
+        run, threads = self.run, torch.get_num_threads()
+        if run.context.spec.budget.hours is not None and run.context.device.type == "cpu" and threads > 1:
+            run.on_batch = ThreadTuner(threads=threads, on_batch=run.on_batch)
+        try:
+            self._train_steps()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train_steps(self) -> None:
         run, training = self.run, self.run.training
         while training.batch < training.total_batches:
             for result in run.run_steps(self._ends()):
