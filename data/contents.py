@@ -43,6 +43,9 @@ class ImageSample:
     fit: Fit
     """How the images became square."""
 
+    unreadable: tuple[str, ...] = ()
+    """Reasons why images of the sample cannot be read, and are left out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:

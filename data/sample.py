@@ -17,6 +17,7 @@ from data.preprocessing import Fit
 from data.progress import Say
 from data.split import random_order, used_rows
 from data.statistics import ImageStatistics
+from data.text import counted
 
 #: Images of the sample. Decoding 500 photos of 12 megapixels takes 5 s on two cores.
 SAMPLE: Final = 500
@@ -27,7 +28,9 @@ GREY: Final = 3
 
 
 def measure(config: DataConfig, cache: Path, say: Say) -> ImageStatistics:
-    """Measure the statistics of the training images; validation images are counted, but not looked at.
+    """Measure the statistics of the training images. Those of test/ and val/ are not looked at.
+
+    Images that a share of [data] sets aside to validate count as training images, which they are in the last training.
 
     Args:
         config: the table [data]; its image_size is irrelevant for a folder.
@@ -46,7 +49,10 @@ def measure(config: DataConfig, cache: Path, say: Say) -> ImageStatistics:
     labels = contents.train_labels[rows]
     sample = contents.sample(SAMPLE)
     if not len(sample.images):
-        raise DataError(f"{config.path}: none of {SAMPLE} images can be read; `convsearch validate` lists the reasons")
+        reasons = sample.unreadable
+        raise DataError(
+            f"{config.path}: none of {counted(len(reasons), 'image')} can be read: {'; '.join(reasons[:3])}"
+        )
     return ImageStatistics(
         classes=contents.classes,
         counts=_counts(labels[used_rows(config, labels, contents.classes)], len(contents.classes)),

@@ -72,4 +72,4 @@ class ImageStatistics(BaseModel):
     @property
     def imbalance(self) -> float:
         """Images of the largest class, as a multiple of those of the smallest."""
-        return max(self.counts) / min(self.counts)
+        return max(self.counts) / max(1, min(self.counts))

@@ -104,7 +104,8 @@ def decode_sample(store: Store, config: DataConfig, paths: Sequence[str], labels
     steps = _chosen_steps(config, first, [paths[row] for row in known])
     _decode_again(store, steps, first, targets)
     sizes = tuple(first.sizes[paths[row]] for row in known)
-    return ImageSample(images=images[known], labels=labels[known], sizes=sizes, fit=steps.fit)
+    reasons = tuple(str(first.errors[path]) for path in paths if path in first.errors)
+    return ImageSample(images=images[known], labels=labels[known], sizes=sizes, fit=steps.fit, unreadable=reasons)
 
 
 def _decode_again(store: Store, steps: Preprocessing, first: _Decoding, targets: Mapping[str, Pixels]) -> None:
