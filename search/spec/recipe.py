@@ -54,6 +54,8 @@ BATCH_SHARE: Final = 0.05
 MIN_UPDATES: Final = 1_000
 BATCH_LIMITS: Final = (16, 256)
 BATCH_STEP: Final = 8
+#: Least number of batches in the images, of which a search sets some aside to validate.
+FEWEST_BATCHES: Final = 4
 #: Learning rates at batches of 256, which grow with the root of the batch size: with muon 0.07 was best at 128 and 0.15
 #: at 512 (studies/LOG.md, 2026-11-25). The others are usual values.
 LEARNING_RATES: Final[Mapping[OptimizerName, float]] = {
@@ -180,15 +182,17 @@ class _Recipe:
         epochs = planned_epochs(count)
         macs = self.compute.final_macs / (epochs * count)
         side = next((side for side in self._sides() if self._widest(side, macs) >= GOOD_WIDTH), min(self._sides()))
-        time = "" if math.isinf(macs) else f", {epochs:.0f} passes over {count:,} images fit"
-        self._add("image_size", side, f"the files have {self.images.side} pixels{time}")
+        self._add("image_size", side, self._why_side(side, epochs))
         side = self._value("image_size")
-        self._add("conv_layers", conv_layers_for(side), f"until {side} pixels are about 4")
-        self._add(
-            "width",
-            self._widest(side, macs),
-            f"{epochs:.0f} passes over {count:,} images fit" if time else "no time limit",
-        )
+        self._add("conv_layers", conv_layers_for(side), f"two a pooling, from {side} pixels to about 4")
+        width = self._widest(side, macs)
+        if math.isinf(macs):
+            why = "the widest, as there is no time limit"
+        elif self._macs(side, width) > macs:
+            why = f"the least; {epochs:.0f} passes do not fit"
+        else:
+            why = f"{epochs:.0f} passes over {count:,} images fit"
+        self._add("width", width, why)
 
     def add_search_images(self) -> None:
         """Fewer images for a search whose trials would see each of them too seldom."""
@@ -196,9 +200,9 @@ class _Recipe:
             return
         macs = self._macs(self._value("image_size"), self._value("width"))
         images = round(self.compute.macs_per_second * self.compute.trial_s / macs / MIN_TRIAL_EPOCHS)
+        images = max(images, MIN_SEARCH_IMAGES_PER_CLASS * len(self.images.classes))
         if images < self.images.images / 2:
-            least = MIN_SEARCH_IMAGES_PER_CLASS * len(self.images.classes)
-            self._add("search_images", max(images, least), f"{MIN_TRIAL_EPOCHS} passes over them fit into a trial")
+            self._add("search_images", images, f"{MIN_TRIAL_EPOCHS} passes over them fit into a trial")
 
     def add_layers(self) -> None:
         """Layers that suited all image sets."""
@@ -223,9 +227,14 @@ class _Recipe:
         count = self.images.images
         lowest, highest = BATCH_LIMITS
         share, updates = BATCH_SHARE * count, count * planned_epochs(count) / MIN_UPDATES
-        size = min(max(_rounded(min(share, updates), BATCH_STEP), lowest), highest)
-        why = f"{BATCH_SHARE:.0%} of {count:,} images" if share < updates else f"{MIN_UPDATES:,} updates and more"
-        self._add("batch_size", size, why if lowest < size < highest else f"from {lowest} to {highest}")
+        size = min(max(_rounded(min(share, updates), BATCH_STEP), lowest), highest, max(1, count // FEWEST_BATCHES))
+        if size in BATCH_LIMITS:
+            why = f"the {'least' if size == lowest else 'most'} for {count:,} images"
+        elif size < lowest:
+            why = f"at least {FEWEST_BATCHES} batches of {count:,} images"
+        else:
+            why = f"{BATCH_SHARE:.0%} of {count:,} images" if share < updates else f"{MIN_UPDATES:,} updates"
+        self._add("batch_size", size, why)
         size = self._value("batch_size")
         self._add("optimizer", "muon", "fewest passes over the images")
         optimizer: OptimizerName = self._value("optimizer")
@@ -244,24 +253,32 @@ class _Recipe:
     def add_augmentation(self) -> None:
         """Augmentation that keeps the class."""
         test, side = self.images.mirror, self._value("image_size")
-        share = f"{test.mirrored} of {test.recognised} images are recognised in a mirror, too"
+        share = f"{test.recognised} images recognised, {test.mirrored} when mirrored"
         self._add("flip", "alternating" if test.keeps_class else False, share)
         self._add("test_time_augmentation", "flip" if test.keeps_class else "none", share)
-        self._add("crop", max(1, round(side / CROP)), f"a sixteenth of {side} pixels")
-        self._add("cutout", 0, "for long trainings")
+        self._add("crop", min(max(1, round(side / CROP)), 16), f"a sixteenth of {side} pixels")
+        self._add("cutout", 0, "helps in longer trainings")
 
     def add_classes(self) -> None:
         """What the number and the balance of the classes ask for."""
         self._add("label_smoothing", 0.1, "Szegedy et al. 2016")
-        self._add(
-            "class_weights", 0.0, f"the largest class has {self.images.imbalance:.1f} times the images of the smallest"
-        )
+        times = f"{self.images.imbalance:.1f}"
+        why = "classes of equal size" if times == "1.0" else f"largest class: {times} times the smallest"
+        self._add("class_weights", 0.0, why)
 
     def _add(self, key: str, value: Value, reason: str) -> None:
         is_given = key in self.given
         self.settings[key] = (
             Setting(value=self.given[key], reason="given") if is_given else Setting(value=value, reason=reason)
         )
+
+    def _why_side(self, side: int, epochs: float) -> str:
+        files = self.images.side
+        if side == files:
+            return "that of the files"
+        if side in (MIN_SIDE, MAX_SIDE) and side == self._sides()[0]:
+            return f"the {'least' if files < side else 'most'}; the files have {files:,} pixels"
+        return f"{epochs:.0f} passes fit; the files have {files:,} pixels"
 
     def _value(self, key: str) -> Any:
         return self.settings[key].value
