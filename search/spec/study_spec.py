@@ -148,7 +148,9 @@ def build(
     """
     check_keys("", raw, known=study_file.TABLES)
     template = Template(tables=raw, timed=timed) if auto.needs_recipe(raw) else None
-    if template is not None:
+    if template is None:
+        raw, recipe = auto.without_defaults(raw), None
+    else:
         raw = auto.fill(raw, lambda given: make_recipe(recipe or USUAL, given))
     question = raw.get("question", "")
     if question == auto.AUTO:
