@@ -72,14 +72,9 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     fetch_images(spec, order.cache, say)
     started_at = time.monotonic()
     if spec.is_provisional:
-        spec = with_recipe(
-            spec,
-            order.cache,
-            devices=devices(spec, of_this_machine(order).workers, device=of_this_machine(order).device),
-            hours=order.hours or spec.budget.hours,
-            say=say,
-        )
-    data = prepare_data(spec, order.cache, say, fingerprint=fingerprint)
+        spec, data = prepare_recipe(order, storage, spec, say)
+    else:
+        data = prepare_data(spec, order.cache, say, fingerprint=fingerprint)
     if not order.join:
         refuse_infeasible(storage, spec, order.name, data, say)
     prepared_at = time.monotonic()
@@ -120,6 +115,27 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
         return (
             StopReason.DONE if verdict is None else run_verdict(local_order, storage, verdict, show, say, since=since)
         )
+
+
+def prepare_recipe(order: RunOptions, storage: Storage, spec: StudySpec, say: Say) -> tuple[StudySpec, dict[str, Any]]:
+    """The study with the recipe for its images and this machine, and the properties of its images.
+
+    If another machine has begun the study meanwhile, its recipe is the one of the study.
+    """
+    local_order = of_this_machine(order)
+    filled = with_recipe(
+        spec,
+        order.cache,
+        devices=devices(spec, local_order.workers, device=local_order.device),
+        hours=order.hours or spec.budget.hours,
+        say=say,
+    )
+    data = prepare_data(filled, order.cache, say)
+    begun, fingerprint = stored_study.check(storage, spec, name=order.name)
+    if begun.is_provisional:
+        return filled, data
+    say(f"another machine has begun {order.name!r}: it keeps the recipe of that machine")
+    return begun, prepare_data(begun, order.cache, say, fingerprint=fingerprint)
 
 
 def refuse_infeasible(storage: Storage, spec: StudySpec, name: str, data: Mapping[str, Any], say: Say) -> None:

@@ -32,6 +32,8 @@ def single_trial_spec(
         points=(),
         rows=(),
         final=None,
+        template=None,
+        recipe=None,
     )
 
 
@@ -80,4 +82,6 @@ def ablation_spec(
         points=(),
         rows=tuple(rows),
         final=None,
+        template=None,
+        recipe=None,
     )

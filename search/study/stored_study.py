@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from data import home
 from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
+from search.spec.auto import AUTO
 from search.spec.recipe import RecipeInputs
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, queries
@@ -65,11 +66,12 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             attrs = _first_attrs(_with_validation(spec, data), data)
             write_attrs(storage, connection, study_id, attrs)
             storage.name_objectives(connection, study_id, spec.search.objectives)
-        _refuse_difference(name, attrs, spec, data)
-        # Settings that older versions lack keep their stored values: trials are neither chosen nor judged again.
         begun = stored_spec.restore(attrs[attr_keys.SPEC])
-        search = spec.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
-        updated = replace(study_spec.with_stored_settings(spec, begun), search=search)
+        wanted = _with_stored_recipe(spec, begun, attrs.get(attr_keys.RECIPE))  # another machine may have made its own
+        _refuse_difference(name, attrs, wanted, data)
+        # Settings that older versions lack keep their stored values: trials are neither chosen nor judged again.
+        search = wanted.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
+        updated = replace(study_spec.with_stored_settings(wanted, begun), search=search)
         # The wording of the question and the path of the same images may have changed.
         write_attrs(
             storage,
@@ -263,20 +265,23 @@ def _with_stored_recipe(spec: StudySpec, begun: StudySpec, recipe: Mapping[str, 
     if recipe is None:
         return replace(begun, data=begun.data.model_copy(update={"path": spec.data.path}))
     filled = study_spec.with_recipe(spec, RecipeInputs.model_validate(recipe["inputs"]))
-    if _comparable(spec.template.tables) != recipe["tables"]:
+    if spec.template.tables.get("question") == AUTO:
+        filled = replace(filled, question=begun.question)
+    if _comparable(spec.template.tables) != _comparable(recipe["tables"]):
         return filled
     data = begun.data.model_copy(update={"path": spec.data.path})
-    return replace(filled, question=begun.question, data=data, space=begun.space, points=begun.points)
+    return replace(filled, data=data, space=begun.space, points=begun.points, rows=begun.rows)
 
 
 def _comparable(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of a study file, as JSON restores them, without those that may change."""
+    """The tables of a study file, as JSON restores them, without the question and the settings that may change."""
     kept = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tables.items()}
+    kept.pop("question", None)
     for table_name, key in stored_spec.MAY_CHANGE:
         table = kept.get(table_name.strip("[]"))
         if isinstance(table, dict):
             table.pop(key, None)
-    restored: dict[str, Any] = json.loads(json.dumps(kept))
+    restored: dict[str, Any] = json.loads(json.dumps({name: table for name, table in kept.items() if table != {}}))
     return restored
 
 
