@@ -187,7 +187,7 @@ class _Recipe:
         self._add("conv_layers", conv_layers_for(side), f"two a pooling, from {side} pixels to about 4")
         width = self._widest(side, macs)
         if math.isinf(macs):
-            why = "the widest, as there is no time limit"
+            why = "usual without a time limit"
         elif self._macs(side, width) > macs:
             why = f"the least; {epochs:.0f} passes do not fit"
         else:
