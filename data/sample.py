@@ -43,7 +43,9 @@ def measure(config: DataConfig, cache: Path, say: Say) -> ImageStatistics:
     """
     if config.source != "folder":
         return _of_prepared(config, cache, say)
-    contents = source_of(config.model_copy(update={"image_size": SIDE, "search_size": None}), cache).open(say)
+    say(f"measuring some of the images of {config.path}")
+    sized = config.model_copy(update={"image_size": SIDE, "search_size": None})
+    contents = source_of(sized, cache).open(lambda line: None)
     assert contents.sample is not None
     rows, _ = contents.training_rows()
     labels = contents.train_labels[rows]

@@ -48,7 +48,7 @@ COLOURS = {"blue": (60, 60, 190), "green": (60, 190, 60), "grey": (120, 120, 120
 #: Timeout of every wait in seconds; on a busy machine a worker takes half a minute to load torch.
 PATIENCE_S = 90.0
 #: Verbs that accept --cache, and verbs that do not accept --storage.
-CACHED = {"run", "resume", "final", "export", "doctor", "clean", "worker", "serve"}
+CACHED = {"run", "resume", "final", "validate", "export", "doctor", "clean", "worker", "serve"}
 STATELESS = {"validate", "predict", "completion"}
 
 #: A study of one trial that lasts some seconds: 60 steps, and every component that has a state.

@@ -43,7 +43,9 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
     from search.spec import search_space, stored_spec, study_file, study_spec
 
     argument = study_argument.resolve(study, data)
-    spec = _with_recipe(study_spec.load(argument.file, parse_overrides(overrides, argument.images)), cache)
+    spec = study_spec.load(argument.file, parse_overrides(overrides, argument.images))
+    if spec.is_provisional:
+        spec = _with_recipe(spec, cache)
     bases = [str(base) for base in study_file.read(argument.file).bases]
     notes = (*search_space.ineffective_tables(spec.space), *_check_images(spec))
     for note in notes:
@@ -56,14 +58,12 @@ def validate(study: str, *, overrides: Sequence[str], data: str | None, as_json:
 
 
 def _with_recipe(spec: "StudySpec", cache: Path) -> "StudySpec":
-    """The study with the recipe for its images, if it refers to one and they are on this machine."""
-    from data import home
+    """The study with the recipe for its images, if they are on this machine."""
     from search.service import recipes
     from search.study.inputs import devices
 
-    if not spec.is_provisional or (spec.data.path is not None and not home.expand(spec.data.path).exists()):
-        return spec
-    return recipes.with_recipe(spec, cache, devices=devices(spec, None, device=None), hours=spec.budget.hours, say=echo)
+    workers = devices(spec, None, device=None)
+    return recipes.with_recipe_if_here(spec, cache, devices=workers, hours=spec.budget.hours, say=echo)
 
 
 def _check_images(spec: "StudySpec") -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def show(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
     if trial is None:
         record = queries.study(open_reader(storage), study)
         if not record.recipe:
-            raise UsageError(f'{study!r} has no recipe, because its study file has no "auto"; name a trial of it')
+            raise UsageError(f'{study!r} has no recipe, as a study has whose file has "auto"; name a trial, from 0 on')
         table = recipe_table.recipe_table(record.recipe["settings"])
         return tables.print_answer(recipe_table.recipe_json(record), table, as_json=as_json)
     row = queries.trial(open_reader(storage), study, trial)

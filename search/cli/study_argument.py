@@ -1,5 +1,6 @@
 """The argument STUDY of a verb that reads study files: the name or path of a study file, or the path of images."""
 
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -51,11 +52,14 @@ def resolve(text: str, images: str | None) -> StudyArgument:
 
 
 def name_of(path: Path) -> str:
-    """The name of a study of images: that of their folder or archive, in the characters that a name may have."""
+    """The name of a study of images: that of their folder or archive, in letters, digits, - and _.
+
+    A dot in a name would make it that of a last training or a repetition: `photos.final`, `photos.again-3`.
+    """
     stem = path.resolve().name
     ending = next((ending for ending in ARCHIVES if stem.lower().endswith(ending)), "")
     plain = unicodedata.normalize("NFKD", stem[: len(stem) - len(ending)]).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^A-Za-z0-9_.]+", "-", plain).strip("-._")[:MAX_NAME].strip("-._")
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", plain.replace("'", "")).strip("-_")[:MAX_NAME].strip("-_")
     return name or "images"
 
 
@@ -65,12 +69,16 @@ def _find(text: str) -> Path:
     except UsageError as error:
         if text.lower().endswith(".toml"):
             raise
+        if os.path.isfile(text):
+            endings = ", ".join(ARCHIVES)
+            raise UsageError(f"{error}; the name of an archive of images ends in {endings}") from error
         raise UsageError(f"{error}; there are no images at {text!r} either") from error
 
 
 def _images(text: str) -> Path | None:
     """The path of images, if the argument is one and no study has its name."""
-    if text.lower().endswith(".toml") or study_file.is_known(text):
+    is_name = not {"/", os.sep} & {*text}
+    if text.lower().endswith(".toml") or (is_name and study_file.is_known(text)):
         return None
     try:
         path = home.expand(text)

@@ -312,10 +312,18 @@ def _from_trial(study: str, number: int, machine: MachineOptions, *, is_changed:
 
 def _estimate(wanted: "StudySpec", name: str, machine: MachineOptions, *, hours: float | None, as_json: bool) -> int:
     from search.artifacts import study_dir
-    from search.service import dry_run
+    from search.service import dry_run, recipes
     from search.service import run as service
+    from search.study.inputs import devices
 
     service.check_name(name, wanted, study_dir.of(machine.storage))
+    wanted = recipes.with_recipe_if_here(
+        wanted,
+        machine.cache,
+        devices=devices(wanted, machine.workers, device=machine.device),
+        hours=hours or wanted.budget.hours,
+        say=echo,
+    )
     echo("training some networks for a moment ...")
     estimate = dry_run.estimate(wanted, workers=machine.workers, device=machine.device, hours=hours)
     return tables.print_answer(dry_run.estimate_json(estimate), dry_run.estimate_table(estimate), as_json=as_json)

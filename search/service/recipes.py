@@ -5,13 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from data import home
+from data.config import DataConfig
+from data.dataset import find
+from data.errors import DataError
 from data.progress import Say
 from data.sample import measure
 from data.statistics import ImageStatistics
 from data.text import counted
 from search.service.session import searching
-from search.spec import study_spec
-from search.spec.recipe import Compute, RecipeInputs
+from search.spec import auto, study_spec
+from search.spec.recipe import IMAGE_SIZE, Compute, RecipeInputs
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FULL_TRIALS
 from search.study.inputs import writing_to
@@ -38,13 +42,29 @@ def with_recipe(spec: StudySpec, cache: Path, *, devices: tuple[str, ...], hours
     """
     local.start_server()  # it loads torch while the images are looked at
     with writing_to(cache):
-        images = measure(spec.data, cache, say)
+        images = measure(_unsized(spec), cache, say)
     macs_per_second = local.call(partial(_macs_per_second, devices[0]))
     inputs = RecipeInputs(images=images, compute=compute_of(spec, hours, len(devices), macs_per_second))
     filled = study_spec.with_recipe(spec, inputs)
     for line in (images_line(images), *plan_lines(filled, hours)):
         say(line)
     return filled
+
+
+def with_recipe_if_here(
+    spec: StudySpec, cache: Path, *, devices: tuple[str, ...], hours: float | None, say: Say
+) -> StudySpec:
+    """The study with the values of its recipe, if it refers to one and its images are on this machine.
+
+    Otherwise, after a message, the values stand for those of usual images. Nothing is downloaded. See `with_recipe`.
+    """
+    if not spec.is_provisional:
+        return spec
+    if _are_here(spec, cache):
+        return with_recipe(spec, cache, devices=devices, hours=hours, say=say)
+    where = "" if spec.data.path is None else f" at {spec.data.path}"
+    say(f"there are no images{where} yet, so the values of the recipe are those for usual images; --data names others")
+    return spec
 
 
 def compute_of(spec: StudySpec, hours: float | None, workers: int, macs_per_second: float) -> Compute:
@@ -63,11 +83,11 @@ def compute_of(spec: StudySpec, hours: float | None, workers: int, macs_per_seco
 def images_line(images: ImageStatistics) -> str:
     """The summary of images in a line."""
     low, high = min(images.counts), max(images.counts)
-    each = f"{low} each" if low == high else f"{low} to {high} each"
-    mirror = "keep" if images.mirror.keeps_class else "do not keep"
+    each = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
+    mirror = "keeps" if images.mirror.keeps_class else "changes"
     return (
-        f"{counted(images.images, 'training image')} in {len(images.classes)} classes ({each}), "
-        f"of {images.side} pixels, {'grey' if images.is_grey else 'in colour'}; in a mirror they {mirror} their class"
+        f"{counted(images.images, 'training image')} in {len(images.classes)} classes ({each}), {images.side:,} pixels "
+        f"wide, {'grey' if images.is_grey else 'in colour'}; a mirror {mirror} their class"
     )
 
 
@@ -77,14 +97,13 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
     if spec.recipe is None or not recipe:
         return
     compute = spec.recipe.compute
-    text = (
-        f"the recipe: {recipe['image_size'].value} pixels, {recipe['conv_layers'].value} convolutions from "
+    yield (
+        f"recipe: {recipe['image_size'].value} pixels, {recipe['conv_layers'].value} convolutions from "
         f"{recipe['width'].value} channels on, batches of {recipe['batch_size'].value}"
     )
     if compute.trial_s is not None and compute.final_s is not None:
-        text += f"; a full trial takes about {format_duration(compute.trial_s)}"
-        text += f", the last training {format_duration(compute.final_s)} and more" if spec.final else ""
-    yield text
+        final = f", then a last training of at least {_about(compute.final_s)}" if spec.final else ""
+        yield f"plan: full trials of about {_about(compute.trial_s)}{final}"
     if hours is None or spec.template is None:
         return
     more = hours * MORE_TIME
@@ -93,12 +112,34 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
     )
     larger = study_spec.settings(study_spec.with_recipe(spec, longer))
     changes = [
-        f"{name} {larger[key].value} in place of {recipe[key].value}"
-        for key, name in (("image_size", "an image size of"), ("width", "a width of"))
+        f"{name} of {larger[key].value} instead of {recipe[key].value}"
+        for key, name in (("image_size", "an image size"), ("width", "a width"))
         if larger[key].value != recipe[key].value
     ]
     use = " and ".join(changes) or "longer trainings and more trials"
-    yield f"it takes {format_duration(3600 * hours)}; --hours {more:.2g} would be used for {use}"
+    yield f"this takes {_about(3600 * hours)}; more time, such as --hours {more:.2g}, would give {use}"
+
+
+def _about(seconds: float) -> str:
+    """A planned duration: `6.8 s`, `75 s`, `3 min 20 s`."""
+    return f"{seconds:.0f} s" if 10 <= seconds < 99.5 else format_duration(seconds)
+
+
+def _unsized(spec: StudySpec) -> DataConfig:
+    """The images at their own size, unless the study file gives one."""
+    is_given = spec.template is None or IMAGE_SIZE in auto.given_values(spec.template.tables)
+    return spec.data if is_given else spec.data.model_copy(update={"image_size": None})
+
+
+def _are_here(spec: StudySpec, cache: Path) -> bool:
+    """Whether the images can be measured without a download."""
+    if spec.data.path is not None:
+        return home.expand(spec.data.path).exists()
+    try:
+        find(_unsized(spec), cache)
+    except DataError:
+        return spec.data.source == "shapes"
+    return True
 
 
 def _macs_per_second(device: str) -> float:

@@ -68,6 +68,9 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     spec = replace(spec, data=with_absolute_path(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
+    if is_over(order, storage, spec):
+        say(f"the last training of {order.name!r} has been tested already; a larger --hours or --trials searches on")
+        return StopReason.DONE
     remote_checkpoints.check(spec.checkpoints)
     fetch_images(spec, order.cache, say)
     started_at = time.monotonic()
@@ -164,7 +167,7 @@ def refuse_infeasible(storage: Storage, spec: StudySpec, name: str, data: Mappin
 def has_results(storage: Storage, name: str) -> bool:
     """Whether a study has begun trials, and not all of them have ended without a result."""
     engine = storage.engine
-    if not storage.retry_transient(lambda: queries.is_known(engine, name)):
+    if not is_known(storage, name):
         return False
     counts = current_record(storage, name).counts
     if counts.complete or counts.begun > counts.finished:
@@ -200,11 +203,34 @@ def ended(order: RunOptions, storage: Storage, stored: StoredStudy) -> StopReaso
     return None
 
 
+def is_over(order: RunOptions, storage: Storage, spec: StudySpec) -> bool:
+    """Whether a study has ended with the test of its last training, and the command asks for nothing more."""
+    name, final_name = order.name, final_plan.name_of(order.name)
+    is_plain = not (order.join or order.detach or order.retry_failed)
+    if not is_plain or spec.final is None or spec.verdict_on is not None:
+        return False
+    if not (is_known(storage, name) and is_known(storage, final_name)):
+        return False
+    record, final = current_record(storage, name), current_record(storage, final_name)
+    is_tested = final.counts.complete > 0 and not final.counts.to_do
+    is_its_own = stored_study.load(storage, final_name).spec.verdict_on == record.uid
+    if record.selection is None or not is_tested or not is_its_own:
+        return False
+    hours = order.hours or spec.budget.hours
+    given = None if record.hours is None else record.hours / (1 - spec.final.share)
+    has_time = given is None or (hours is not None and hours <= given * (1 + 1e-9))
+    return has_time and max(order.trials or 0, spec.budget.trials if spec.has_trials else 0) <= record.counts.budget
+
+
+def is_known(storage: Storage, name: str) -> bool:
+    """Whether a study of this name exists."""
+    return storage.retry_transient(lambda: queries.is_known(storage.engine, name))
+
+
 def is_judged(storage: Storage, stored: StoredStudy) -> bool:
     """Whether the final training of a search has ended."""
     name = final_plan.name_of(stored.name)
-    is_known = storage.retry_transient(lambda: queries.is_known(storage.engine, name))
-    return is_known and not current_record(storage, name).counts.to_do
+    return is_known(storage, name) and not current_record(storage, name).counts.to_do
 
 
 def nothing_found(record: StudyRecord, hours: float | None) -> str:

@@ -141,7 +141,7 @@ def test_a_file_that_says_the_same_in_other_words_is_the_same_study(url: str) ->
     )
 
 
-def test_a_study_of_plain_values_that_becomes_automatic_is_refused(url: str) -> None:
+def test_a_study_that_was_begun_with_plain_values_goes_on_with_them(url: str) -> None:
     plain = (
         TEXT.replace('"auto / 2"', "8").replace('"auto * 2"', "16").replace('image_size = "auto"', "image_size = 20")
     )
@@ -153,8 +153,9 @@ def test_a_study_of_plain_values_that_becomes_automatic_is_refused(url: str) -> 
     spec = write(plain)
     assert spec.template is None
     stored_study.open_or_create(Storage(url, create=True), spec, name="s", data=DATA)
-    with pytest.raises(SpecError, match="width"):
-        check(url)
+    again = check(url)
+    assert not again.is_provisional
+    assert (again.space, again.points, again.data) == (spec.space, spec.points, spec.data)
 
 
 def test_a_database_without_a_stored_recipe_keeps_its_values(url: str) -> None:
