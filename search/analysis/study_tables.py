@@ -209,7 +209,8 @@ def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ..
     """
     name, counts = shlex.quote(row.name), row.counts
     lines = []
-    if row.nothing_found and (is_judged or not row.spec.get("final")):
+    is_spent = row.nothing_found or (is_judged and row.hours is not None and bool(counts.to_do))
+    if is_spent and (is_judged or not row.spec.get("final")):
         lines.append(f"search on:       convsearch resume {name} --hours 1")
     elif counts.to_do:
         lines.append(f"go on:           convsearch resume {name}")

@@ -68,9 +68,6 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     spec = replace(spec, data=with_absolute_path(spec.data))
     if spec.verdict_on is not None and order.hours is not None:
         spec = more_hours(storage, spec, order)
-    if is_over(order, storage, spec):
-        say(f"the last training of {order.name!r} has been tested already; a larger --hours or --trials searches on")
-        return StopReason.DONE
     remote_checkpoints.check(spec.checkpoints)
     fetch_images(spec, order.cache, say)
     started_at = time.monotonic()
@@ -84,6 +81,9 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     fetch_backbones(spec, say)
     started_at += time.monotonic() - prepared_at  # downloads could use up the hours on a slow line
     stored = stored_study.open_or_create(storage, spec, name=order.name, data=data)
+    if is_over(order, storage, spec):
+        say(f"the last training of {order.name!r} has been tested already; a larger --hours or --trials searches on")
+        return StopReason.DONE
     if order.detach:
         with exclusive(storage, stored, order, say):
             ended(order, storage, stored)
