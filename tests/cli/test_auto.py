@@ -75,6 +75,16 @@ def test_validate_downloads_nothing(harness: Harness, here: Path) -> None:
     assert "there are no images yet" in answer.err
 
 
+def test_drawn_images_have_their_own_size(harness: Harness, here: Path) -> None:
+    (here / "s.toml").write_text(
+        '[data]\nsource = "shapes"\ntrain_images = 300\nimage_size = "auto"\n'
+        '[budget]\nhours = 1\n[space]\nwidth = ["auto", 8]\n'
+    )
+    answer = harness.run("validate", "s.toml", "--json")
+    assert answer.code == 0
+    assert answer.json["spec"]["data"]["image_size"] == 32
+
+
 def test_a_dry_run_estimates_the_study_with_its_recipe_and_stores_nothing(harness: Harness, photos: Path) -> None:
     answer = harness.run("run", str(photos), "--hours", "0.01", "--workers", "1", "--dry-run", "--json")
 
