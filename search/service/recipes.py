@@ -19,7 +19,7 @@ from search.spec.recipe import IMAGE_SIZE, Compute, RecipeInputs
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FULL_TRIALS
 from search.study.inputs import writing_to
-from search.tables import format_duration
+from search.tables import format_duration, format_value
 from search.workers import local
 
 #: Hours of the example for more time, as a multiple of those of the study.
@@ -84,10 +84,9 @@ def images_line(images: ImageStatistics) -> str:
     """The summary of images in a line."""
     low, high = min(images.counts), max(images.counts)
     each = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
-    mirror = "keeps" if images.mirror.keeps_class else "changes"
     return (
         f"{counted(images.images, 'training image')} in {len(images.classes)} classes ({each}), {images.side:,} pixels "
-        f"wide, {'grey' if images.is_grey else 'in colour'}; a mirror {mirror} their class"
+        f"wide, {'grey' if images.is_grey else 'in colour'}"
     )
 
 
@@ -97,6 +96,8 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
     if spec.recipe is None or not recipe:
         return
     compute = spec.recipe.compute
+    verb = "keep" if spec.recipe.images.mirror.keeps_class else "lose"
+    yield f"in a mirror they {verb} their class: flip = {format_value(recipe['flip'].value)}"
     yield (
         f"recipe: {recipe['image_size'].value} pixels, {recipe['conv_layers'].value} convolutions from "
         f"{recipe['width'].value} channels on, batches of {recipe['batch_size'].value}"
@@ -112,12 +113,12 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
     )
     larger = study_spec.settings(study_spec.with_recipe(spec, longer))
     changes = [
-        f"{name} of {larger[key].value} instead of {recipe[key].value}"
-        for key, name in (("image_size", "an image size"), ("width", "a width"))
+        text.format(larger[key].value)
+        for key, text in (("image_size", "{} pixels"), ("width", "a width of {}"))
         if larger[key].value != recipe[key].value
     ]
     use = " and ".join(changes) or "longer trainings and more trials"
-    yield f"this takes {_about(3600 * hours)}; more time, such as --hours {more:.2g}, would give {use}"
+    yield f"this takes {_about(3600 * hours)}; --hours {more:.2g} would give {use}"
 
 
 def _about(seconds: float) -> str:

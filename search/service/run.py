@@ -123,7 +123,7 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
 def prepare_recipe(order: RunOptions, storage: Storage, spec: StudySpec, say: Say) -> tuple[StudySpec, dict[str, Any]]:
     """The study with the recipe for its images and this machine, and the properties of its images.
 
-    If another machine has begun the study meanwhile, its recipe is the one of the study.
+    If another run has begun the study meanwhile, its recipe is that of the study.
     """
     local_order = of_this_machine(order)
     filled = with_recipe(
@@ -137,7 +137,7 @@ def prepare_recipe(order: RunOptions, storage: Storage, spec: StudySpec, say: Sa
     begun, fingerprint = stored_study.check(storage, spec, name=order.name)
     if begun.is_provisional:
         return filled, data
-    say(f"another machine has begun {order.name!r}: it keeps the recipe of that machine")
+    say(f"another run has begun {order.name!r} meanwhile: the study keeps its recipe")
     return begun, prepare_data(begun, order.cache, say, fingerprint=fingerprint)
 
 

@@ -263,7 +263,7 @@ def _with_stored_recipe(spec: StudySpec, begun: StudySpec, recipe: Mapping[str, 
     if spec.template is None:
         return spec
     if recipe is None:
-        return replace(begun, data=begun.data.model_copy(update={"path": spec.data.path}))
+        return _with_budget(replace(begun, data=begun.data.model_copy(update={"path": spec.data.path})), spec)
     filled = study_spec.with_recipe(spec, RecipeInputs.model_validate(recipe["inputs"]))
     if spec.template.tables.get("question") == AUTO:
         filled = replace(filled, question=begun.question)
@@ -271,6 +271,14 @@ def _with_stored_recipe(spec: StudySpec, begun: StudySpec, recipe: Mapping[str, 
         return filled
     data = begun.data.model_copy(update={"path": spec.data.path})
     return replace(filled, data=data, space=begun.space, points=begun.points, rows=begun.rows)
+
+
+def _with_budget(begun: StudySpec, spec: StudySpec) -> StudySpec:
+    """The study as it was begun, with the hours and trials of its file, which may change."""
+    budget: dict[str, object] = {"hours": spec.budget.hours}
+    if spec.has_trials:
+        budget["trials"] = spec.budget.trials
+    return replace(begun, budget=begun.budget.model_copy(update=budget), has_trials=spec.has_trials)
 
 
 def _comparable(tables: Mapping[str, Any]) -> dict[str, Any]:

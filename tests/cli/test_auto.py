@@ -90,7 +90,7 @@ def test_a_dry_run_estimates_the_study_with_its_recipe_and_stores_nothing(harnes
 
     assert answer.code == 0
     assert "recipe: 20 pixels" in answer.err
-    assert "this takes 36 s; more time, such as --hours 0.06, would give" in answer.err
+    assert "this takes 36 s; --hours 0.06 would give" in answer.err
     assert answer.json["hours"] == 0.01
     assert answer.json["images"] < 44
     assert not stored(harness)

@@ -58,7 +58,7 @@ def test_one_command_on_a_folder_ends_with_a_tested_network(harness: Harness, fi
     assert first.code == 0, first.err
     for words in ("72 training images in 2 classes (36 each)", "recipe: 16 pixels", "plan: full trials of about"):
         assert words in first.err
-    assert "this takes 36 s; more time, such as --hours 0.06, would give" in first.err
+    assert "this takes 36 s; --hours 0.06 would give" in first.err
     assert "Which CNN tells 'cross' from 'disc' best?" in first.out
     assert "verdict: " in first.out
     for command in ("convsearch report photos", "convsearch export photos"):

@@ -156,6 +156,7 @@ def test_a_study_that_was_begun_with_plain_values_goes_on_with_them(url: str) ->
     again = check(url)
     assert not again.is_provisional
     assert (again.space, again.points, again.data) == (spec.space, spec.points, spec.data)
+    assert check(url, TEXT.replace("hours = 1.0", "hours = 2.0")).budget.hours == 2.0
 
 
 def test_a_database_without_a_stored_recipe_keeps_its_values(url: str) -> None:
