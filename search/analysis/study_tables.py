@@ -218,7 +218,7 @@ def next_commands(row: StudyRecord, *, is_judged: bool = False) -> tuple[str, ..
         lines.append(f"try failed ones: convsearch resume {name} --retry-failed")
     elif counts.finished >= counts.budget and can_grow(row):
         lines.append(f"more trials:     convsearch resume {name} --trials {2 * counts.budget}")
-    if is_judged:
+    if is_judged and not row.recipe:  # a run on images writes both
         lines.append(f"as a page:       convsearch report {name}")
         lines.append(f"as a model:      convsearch export {name}")
     return (*lines, "in a browser:    convsearch dashboard")

@@ -107,7 +107,7 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
         yield f"plan: full trials of about {_about(compute.trial_s)}{final}"
     if hours is None or spec.template is None:
         return
-    more = hours * MORE_TIME
+    more = float(f"{hours * MORE_TIME:.1g}")
     longer = spec.recipe.model_copy(
         update={"compute": compute_of(spec, more, compute.workers, compute.macs_per_second)}
     )
@@ -118,7 +118,7 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
         if larger[key].value != recipe[key].value
     ]
     use = " and ".join(changes) or "longer trainings and more trials"
-    yield f"this takes {_about(3600 * hours)}; --hours {more:.2g} would give {use}"
+    yield f"this takes {_about(3600 * hours)}; --hours {more:g} would give {use}"
 
 
 def _about(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Images in place of a study: from a folder to a tested network, and what the same command does then."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -32,6 +33,12 @@ def draw(folder: Path) -> None:
             image.save(folder / name / f"{number:02}.png")
 
 
+@pytest.fixture(autouse=True)
+def here(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder of each test, where runs write reports and models."""
+    monkeypatch.chdir(harness.folder)
+
+
 @pytest.fixture
 def photos(harness: Harness) -> str:
     """The path of a folder of images."""
@@ -44,11 +51,12 @@ def first(harness: Harness, photos: str) -> Answer:
 
     def run(folder: Path) -> None:
         folder.mkdir()
-        answer = Harness(folder, harness.images, harness.cache).run("run", photos, *HOURS, "--workers", "1")
+        with contextlib.chdir(folder):
+            answer = Harness(folder, harness.images, harness.cache).run("run", photos, *HOURS, "--workers", "1")
         (folder / "answer.json").write_text(json.dumps(asdict(answer)))
 
     finished = once(harness.images.parent / "trained" / "photos", run)
-    shutil.copytree(finished / "home", harness.folder / "home")
+    shutil.copytree(finished, harness.folder, dirs_exist_ok=True)
     return Answer(**json.loads((finished / "answer.json").read_text()))
 
 
@@ -61,8 +69,10 @@ def test_one_command_on_a_folder_ends_with_a_tested_network(harness: Harness, fi
     assert "this takes 36 s; --hours 0.06 would give" in first.err
     assert "Which CNN tells 'cross' from 'disc' best?" in first.out
     assert "verdict: " in first.out
-    for command in ("convsearch report photos", "convsearch export photos"):
-        assert command in first.err
+    assert "report:          exports/photos.html" in first.err
+    assert "model:           exports/photos" in first.err
+    assert "<html" in (harness.folder / "exports" / "photos.html").read_text()
+    assert (harness.folder / "exports" / "photos" / "model.onnx").exists()
     (trial,) = best.json["trials"]
     assert trial["state"] == "COMPLETE"
     assert all(0 <= value <= 1 for value in trial["values"])
