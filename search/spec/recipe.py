@@ -28,9 +28,9 @@ SIDES: Final = (64, 48, 32, 24)
 LAST_SIDE: Final = 4.75
 #: Convolutions between two poolings: VGG (Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556), nnU-Net.
 CONVS_PER_STAGE: Final = 2
-#: Channels of the first convolution: steps that compute fast, and limits.
 #: Most convolutions of a network; see `ModelConfig.conv_layers`.
 MAX_CONV_LAYERS: Final = 8
+#: Channels of the first convolution: steps that compute fast, and limits.
 WIDTH_STEP: Final = 8
 MIN_WIDTH: Final = 16
 MAX_WIDTH: Final = 96
@@ -38,10 +38,13 @@ MAX_WIDTH: Final = 96
 USUAL_WIDTH: Final = 32
 #: Width that is worth more than more pixels.
 GOOD_WIDTH: Final = 24
-#: Width for few images, which many channels overfit (Brigato and Iocchi 2020, https://arxiv.org/abs/2003.12843).
+#: Largest width for few images, which many channels overfit (Brigato and Iocchi 2020,
+#: https://arxiv.org/abs/2003.12843).
 MAX_WIDTH_OF_FEW: Final = 64
-#: Passes over the images that a last training is planned for: 12 for ten thousand images, 100 for a thousand. Airbench
+FEW_IMAGES: Final = 5_000
+#: Passes over the images that a last training is planned for: 12 for ten thousand images, 38 for a thousand. Airbench
 #: has 10 to 37 for 50,000 (Jordan 2024, https://arxiv.org/abs/2404.00498); nnU-Net the same updates for any number.
+#: Half or twice as many passes, by a wider or narrower network, change little (studies/LOG.md, 2026-11-30).
 EPOCHS_AT: Final = (10_000, 12.0)
 EPOCHS_POWER: Final = 0.5
 EPOCH_LIMITS: Final = (10.0, 200.0)
@@ -71,8 +74,6 @@ WEIGHT_DECAYS: Final[Mapping[OptimizerName, float]] = {"adam": 1e-4, "adamw": 2e
 #: Pixels of a random crop, as a part of the side: 2 of 32, as in airbench. Twice as many are worse in short trainings
 #: on clothes and traffic signs (studies/LOG.md, 2026-11-30).
 CROP: Final = 16
-#: Images below which augmentation is stronger: few images are repeated more often.
-FEW_IMAGES: Final = 5_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,7 +247,7 @@ class _Recipe:
         self._add("decay_norms", False, "Jia et al. 2018")
         self._add("scheduler", "linear", "ends at 0, whenever the time is over")
         self._add("warmup", 0.1, "usual")
-        self._add("ema", 0.0, "the schedule averages enough")
+        self._add("ema", 0.0, "no gain at the end of a schedule")
         self._add("clip", 0.0, "usual")
         self._add("precision", "auto", "what computes fastest here")
 
