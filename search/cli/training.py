@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from search.service.session import RunOptions
     from search.spec.study_spec import StudySpec
 
-#: Seconds of --hours that are left for the start, the report and the model folder of a study with a recipe.
-HAND_OVER_S = 12.0
 #: Copy of the constant in `search.spec.settings`, which is not loaded for `--help`.
 MAX_FINAL_TRAININGS = 10
 
@@ -80,8 +78,6 @@ def run(
     session.study = study_name
     if dry_run:
         return _estimate(wanted, study_name, machine, hours=hours, as_json=as_json)
-    if hours is not None and wanted.template is not None and wanted.final is not None:
-        hours = max(hours / 2, hours - HAND_OVER_S / 3600)
     order = replace(run_options(study_name, machine, hours=hours, retry_failed=retry_failed), trials=trials)
     return _run_study(order if again is None else replace(order, trials=1), wanted, backend)
 

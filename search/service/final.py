@@ -15,15 +15,17 @@ from search.artifacts import study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.errors import SpecError, UsageError
 from search.service.session import RunOptions, Show, exclusive, pool
+from search.spec.fit import nearest
 from search.spec.settings import FinalSettings
 from search.spec.stored_spec import difference
 from search.spec.study_spec import StudySpec, baseline
 from search.storage import attr_keys, queries, ranking
 from search.storage.rdb import Storage
 from search.study import final_plan, stored_study
-from search.study.final_plan import Candidate, ResourceLayout
+from search.study.final_plan import BASELINE, Candidate, ResourceLayout
 from search.study.inputs import check_same_images, devices, fetch_inputs, prepare_data
 from search.study.stored_study import StoredStudy
+from search.study.strategy import known_point, limits_of
 from search.workers.local import LocalBackend
 from search.workers.stop_rules import StopReason
 
@@ -199,6 +201,8 @@ def verdict_study(
         why = obstacles.report(record, obstructed) or ("it needs more hours or trials",)
         say("no trial has a validation score yet, so there is nothing to train finally; " + "\n".join(why))
         return None
+    if selection.trial is None:
+        selection = Selection(trial=None, reason="the baseline is delivered: there was no time to judge a trial")
     say(selection.reason)
     final_spec, epochs = verdict_spec(order, stored, stored.spec, candidates, hours=hours)
     if epochs < LEAST_EPOCHS:
@@ -216,7 +220,7 @@ def verdict_study(
 def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple[Candidate, ...]:
     """The configurations of the final trainings, the selected one first."""
     if selection.trial is None:
-        return ()
+        return unjudged(storage, stored)
     selected = queries.trial(storage.engine, stored.name, selection.trial)
     leading = [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, stored.name)]
     baseline_number = baseline(stored.spec)
@@ -224,6 +228,17 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
         None if baseline_number is None else queries.trial(storage.engine, stored.name, baseline_number).config
     )
     return final_plan.candidates(stored.spec, leading, selected=selected, known=baseline_config)
+
+
+def unjudged(storage: Storage, stored: StoredStudy) -> tuple[Candidate, ...]:
+    """The baseline of a search that had no time for a trial; nothing if trials ended without a result."""
+    if baseline(stored.spec) is None or queries.obstructed(storage.engine, stored.name):
+        return ()
+    spec, limits = stored.spec, limits_of(stored)
+    config = known_point(spec)
+    if limits is not None and spec.budget.epochs is not None:
+        config = nearest(spec, config, limits)
+    return (Candidate(name=BASELINE, config={key: config[key] for key in spec.space.parameters}),)
 
 
 def keep(storage: Storage, stored: StoredStudy, selection: Selection | None) -> None:

@@ -14,7 +14,7 @@ from search.analysis import obstacles, selection
 from search.artifacts import cleanup, remote_checkpoints, study_dir
 from search.artifacts.study_dir import StudyDirs
 from search.errors import DatabaseError, DiskError, UsageError
-from search.service.final import run_verdict, verdict_study
+from search.service.final import known_verdict, run_verdict, verdict_study
 from search.service.recipes import with_recipe
 from search.service.session import RunOptions, Show, current_record, exclusive, joined, pool
 from search.spec.derived_specs import single_trial_spec
@@ -40,6 +40,10 @@ from search.workers.backend import WorkerBackend
 from search.workers.local import LocalBackend
 from search.workers.ray_backend import RayBackend
 from search.workers.stop_rules import StopReason
+
+#: What is left of --hours for the start, the report and the model folder of a study with a recipe: seconds, and at most
+#: a share.
+HAND_OVER_S, HAND_OVER_SHARE = 12.0, 0.05
 
 
 def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> StopReason:
@@ -81,7 +85,10 @@ def run_study(order: RunOptions, spec: StudySpec, *, show: Show, say: Say) -> St
     fetch_backbones(spec, say)
     started_at += time.monotonic() - prepared_at  # downloads could use up the hours on a slow line
     stored = stored_study.open_or_create(storage, spec, name=order.name, data=data)
+    if order.hours is not None and spec.template is not None and spec.final is not None:
+        order = replace(order, hours=order.hours - min(HAND_OVER_S / 3600, HAND_OVER_SHARE * order.hours))
     if is_over(order, storage, spec):
+        known_verdict(storage, stored, None)  # its images may have moved
         say(f"the last training of {order.name!r} has been tested already; a larger --hours or --trials searches on")
         return StopReason.DONE
     if order.detach:
