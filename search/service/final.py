@@ -195,14 +195,16 @@ def verdict_study(
         return known_verdict(storage, stored, selection)
     if selection is None:
         selection = selections.select(storage.engine, record)
-    candidates = chosen(storage, stored, selection)
+    candidates = chosen(storage, stored, selection) or (unjudged(storage, stored) if record.recipe else ())
     if not candidates:
         obstructed = queries.obstructed(storage.engine, stored.name)
         why = obstacles.report(record, obstructed) or ("it needs more hours or trials",)
         say("no trial has a validation score yet, so there is nothing to train finally; " + "\n".join(why))
         return None
     if selection.trial is None:
-        selection = Selection(trial=None, reason="the baseline is delivered: there was no time to judge a trial")
+        selection = Selection(
+            trial=None, reason="the baseline, the recipe, is delivered: there was no time to judge a trial"
+        )
     say(selection.reason)
     final_spec, epochs = verdict_spec(order, stored, stored.spec, candidates, hours=hours)
     if epochs < LEAST_EPOCHS:
@@ -220,7 +222,7 @@ def verdict_study(
 def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple[Candidate, ...]:
     """The configurations of the final trainings, the selected one first."""
     if selection.trial is None:
-        return unjudged(storage, stored)
+        return ()
     selected = queries.trial(storage.engine, stored.name, selection.trial)
     leading = [trial for trial, _ in ranking.ranked_by_best_value(storage.engine, stored.name)]
     baseline_number = baseline(stored.spec)
@@ -231,7 +233,7 @@ def chosen(storage: Storage, stored: StoredStudy, selection: Selection) -> tuple
 
 
 def unjudged(storage: Storage, stored: StoredStudy) -> tuple[Candidate, ...]:
-    """The baseline of a search that had no time for a trial; nothing if trials ended without a result."""
+    """The recipe, for a search that had no time for a trial; nothing if trials ended without a result."""
     if baseline(stored.spec) is None or queries.obstructed(storage.engine, stored.name):
         return ()
     spec, limits = stored.spec, limits_of(stored)

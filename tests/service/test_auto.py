@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from search.storage import queries
 from tests.harness import Answer, Harness, once, reader, wait_until
 
-HOURS = ("--hours", "0.01")
+HOURS = ("--hours", "0.02")
 
 
 def draw(folder: Path) -> None:
@@ -66,7 +66,7 @@ def test_one_command_on_a_folder_ends_with_a_tested_network(harness: Harness, fi
     assert first.code == 0, first.err
     for words in ("72 training images in 2 classes (36 each)", "recipe: 16 pixels", "plan: full trials of about"):
         assert words in first.err
-    assert "this takes 36 s; --hours 0.06 would give" in first.err
+    assert "this takes 72 s; --hours 0.1 would give" in first.err
     assert "Which CNN tells 'cross' from 'disc' best?" in first.out
     assert "verdict: " in first.out
     assert "report:          exports/photos.html" in first.err
