@@ -36,7 +36,7 @@ MIN_WIDTH: Final = 16
 MAX_WIDTH: Final = 96
 #: Width without a time limit.
 USUAL_WIDTH: Final = 32
-#: Width that is worth more than more pixels.
+#: Least width for which the recipe takes larger images: a choice, because size against passes is flat.
 GOOD_WIDTH: Final = 24
 #: Largest width for few images, which many channels overfit (Brigato and Iocchi 2020,
 #: https://arxiv.org/abs/2003.12843).

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -13,13 +13,12 @@ from optuna.study import StudyDirection
 from data import home
 from search.errors import SpecError, UsageError
 from search.spec import stored_spec, study_spec
-from search.spec.auto import AUTO
-from search.spec.recipe import RecipeInputs
 from search.spec.study_spec import StudySpec
 from search.storage import attr_keys, queries
 from search.storage.rdb import Storage
 from search.storage.tables import STUDIES, STUDY_ATTRS, TRIALS
 from search.study.provenance import code_version, environment
+from search.study.stored_recipe import recipe_attrs, with_stored_recipe
 
 #: Keys of [search] that keep their first stored value: older versions had none of them.
 KEPT = ("audit", "baseline", "rung_updates")
@@ -67,7 +66,7 @@ def open_or_create(storage: Storage, spec: StudySpec, *, name: str, data: dict[s
             write_attrs(storage, connection, study_id, attrs)
             storage.name_objectives(connection, study_id, spec.search.objectives)
         begun = stored_spec.restore(attrs[attr_keys.SPEC])
-        wanted = _with_stored_recipe(spec, begun, attrs.get(attr_keys.RECIPE))  # another machine may have made its own
+        wanted = with_stored_recipe(spec, begun, attrs.get(attr_keys.RECIPE))  # another machine may have made its own
         _refuse_difference(name, attrs, wanted, data)
         # Settings that older versions lack keep their stored values: trials are neither chosen nor judged again.
         search = wanted.search.model_copy(update={key: getattr(begun.search, key) for key in KEPT})
@@ -103,7 +102,7 @@ def check(storage: Storage, spec: StudySpec, *, name: str) -> tuple[StudySpec, s
     if attr_keys.SPEC not in attrs:
         return spec, None
     begun = stored_spec.restore(attrs[attr_keys.SPEC])
-    spec = _with_stored_recipe(spec, begun, attrs.get(attr_keys.RECIPE))
+    spec = with_stored_recipe(spec, begun, attrs.get(attr_keys.RECIPE))
     _refuse_difference(name, attrs, spec, attrs[attr_keys.DATA])
     has_path = with_data_path(spec, spec.data.path).data.path == begun.data.path
     return study_spec.with_stored_settings(spec, begun), attrs[attr_keys.DATA]["fingerprint"] if has_path else None
@@ -254,57 +253,6 @@ def settle_epochs(storage: Storage, study: StoredStudy, epochs: float) -> Stored
     return replace(study, spec=study_spec.with_stored_settings(study.spec, storage.write(settle)))
 
 
-def _with_stored_recipe(spec: StudySpec, begun: StudySpec, recipe: Mapping[str, Any] | None) -> StudySpec:
-    """Fill a study file that refers to a recipe with the values that the study was begun with.
-
-    The same file means the same study, even if this version would make another recipe. A changed file is filled anew,
-    from the same inputs. A study that was begun before its file referred to a recipe goes on as it was begun.
-    """
-    if spec.template is None:
-        return spec
-    if recipe is None:
-        return _with_budget(replace(begun, data=begun.data.model_copy(update={"path": spec.data.path})), spec)
-    filled = study_spec.with_recipe(spec, RecipeInputs.model_validate(recipe["inputs"]))
-    if spec.template.tables.get("question") == AUTO:
-        filled = replace(filled, question=begun.question)
-    if _comparable(spec.template.tables) != _comparable(recipe["tables"]):
-        return filled
-    data = begun.data.model_copy(update={"path": spec.data.path})
-    return replace(filled, data=data, space=begun.space, points=begun.points, rows=begun.rows)
-
-
-def _with_budget(begun: StudySpec, spec: StudySpec) -> StudySpec:
-    """The study as it was begun, with the hours and trials of its file, which may change."""
-    budget: dict[str, object] = {"hours": spec.budget.hours}
-    if spec.has_trials:
-        budget["trials"] = spec.budget.trials
-    return replace(begun, budget=begun.budget.model_copy(update=budget), has_trials=spec.has_trials)
-
-
-def _comparable(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of a study file, as JSON restores them, without the question and the settings that may change."""
-    kept = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tables.items()}
-    kept.pop("question", None)
-    for table_name, key in stored_spec.MAY_CHANGE:
-        table = kept.get(table_name.strip("[]"))
-        if isinstance(table, dict):
-            table.pop(key, None)
-    restored: dict[str, Any] = json.loads(json.dumps({name: table for name, table in kept.items() if table != {}}))
-    return restored
-
-
-def _recipe_attrs(spec: StudySpec) -> dict[str, Any]:
-    if spec.template is None or spec.recipe is None:
-        return {}
-    return {
-        attr_keys.RECIPE: {
-            "tables": _comparable(spec.template.tables),
-            "inputs": spec.recipe.model_dump(mode="json"),
-            "settings": {key: asdict(setting) for key, setting in study_spec.settings(spec).items()},
-        }
-    }
-
-
 def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
     """The first attributes of a study; the budget is separate from the spec, because it may change."""
     return {
@@ -318,7 +266,7 @@ def _first_attrs(spec: StudySpec, data: dict[str, Any]) -> dict[str, Any]:
         attr_keys.HOURS: spec.budget.hours,
         attr_keys.SECONDS_RUN: 0.0,
         attr_keys.STOP: False,
-        **_recipe_attrs(spec),
+        **recipe_attrs(spec),
     }
 
 

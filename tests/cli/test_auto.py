@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
+from tests.data.pictures import paint_shapes
 from tests.harness import Harness
 
 LARGEST = 80
@@ -21,19 +20,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of two classes of 24 painted images of about 20 pixels."""
-    random = np.random.default_rng(0)
-    for name in ("disc", "cross"):
-        folder = tmp_path / "Lisa's photos" / name
-        folder.mkdir(parents=True)
-        for number in range(24):
-            image = Image.new("RGB", (20, 20), tuple(random.integers(0, 60, 3).tolist()))
-            draw, (x, y) = ImageDraw.Draw(image), random.integers(1, 8, 2).tolist()
-            if name == "disc":
-                draw.ellipse((x, y, x + 10, y + 10), fill="white")
-            else:
-                draw.line((x, y, x + 10, y + 10), fill="white", width=2)
-            image.save(folder / f"{number}.png")
+    """A folder of two classes of 24 painted images of 20 pixels."""
+    paint_shapes(tmp_path / "Lisa's photos", images=24, side=20)
     return tmp_path / "Lisa's photos"
 
 

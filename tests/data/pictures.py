@@ -4,10 +4,11 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def picture(number: int, size: tuple[int, int] = (20, 24)) -> Image.Image:
@@ -30,6 +31,22 @@ def noise(
     random = np.random.default_rng(seed)
     offsets = random.integers(-spread, spread + 1, (size[1], size[0], 3))
     return Image.fromarray((np.array(colour) + offsets).clip(0, 255).astype(np.uint8))
+
+
+def paint_shapes(folder: Path, *, images: int, side: int) -> None:
+    """Paint a folder `disc` and a folder `cross` of images with a white shape somewhere on a dark ground."""
+    random, shape = np.random.default_rng(0), side // 2 + 1
+    for name in ("disc", "cross"):
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            image = Image.new("RGB", (side, side), tuple(random.integers(0, 60, 3).tolist()))
+            canvas, (x, y) = ImageDraw.Draw(image), random.integers(1, side - shape - 1, 2).tolist()
+            if name == "disc":
+                canvas.ellipse((x, y, x + shape, y + shape), fill="white")
+            else:
+                canvas.line((x, y, x + shape, y + shape), fill="white", width=2)
+                canvas.line((x + shape, y, x, y + shape), fill="white", width=2)
+            image.save(folder / name / f"{number:02}.png")
 
 
 # -- PNG and TIFF of 16 bits, which Pillow reads but does not write ------------------------------------------------

@@ -5,32 +5,16 @@ import json
 import shutil
 import signal
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from search.storage import queries
+from tests.data.pictures import paint_shapes
 from tests.harness import Answer, Harness, once, reader, wait_until
 
 HOURS = ("--hours", "0.02")
-
-
-def draw(folder: Path) -> None:
-    """Paint 40 images of 16 x 16 pixels for each of two shapes."""
-    random = np.random.default_rng(0)
-    for name in ("disc", "cross"):
-        (folder / name).mkdir(parents=True)
-        for number in range(40):
-            image = Image.new("RGB", (16, 16), tuple(random.integers(0, 60, 3).tolist()))
-            canvas, (x, y) = ImageDraw.Draw(image), random.integers(1, 5, 2).tolist()
-            if name == "disc":
-                canvas.ellipse((x, y, x + 9, y + 9), fill="white")
-            else:
-                canvas.line((x, y, x + 9, y + 9), fill="white", width=2)
-                canvas.line((x + 9, y, x, y + 9), fill="white", width=2)
-            image.save(folder / name / f"{number:02}.png")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +26,7 @@ def here(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def photos(harness: Harness) -> str:
     """The path of a folder of images."""
-    return str(once(harness.images.parent / "photos", draw))
+    return str(once(harness.images.parent / "photos", partial(paint_shapes, images=40, side=16)))
 
 
 @pytest.fixture
