@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from data import home
 from data.config import DataConfig
@@ -13,17 +13,22 @@ from data.progress import Say
 from data.sample import measure
 from data.statistics import ImageStatistics
 from data.text import counted
+from models.config import Impossible, ModelConfig, TrainConfig
+from search.service.final import layout_of
 from search.service.session import searching
 from search.spec import auto, study_spec
-from search.spec.recipe import IMAGE_SIZE, Compute, RecipeInputs
+from search.spec.recipe import IMAGE_SIZE, USUAL, Compute, RecipeInputs
 from search.spec.study_spec import StudySpec
 from search.spec.trial_length import FULL_TRIALS
 from search.study.inputs import writing_to
+from search.study.strategy import known_point
 from search.tables import format_duration, format_value
 from search.workers import local
 
 #: Hours of the example for more time, as a multiple of those of the study.
 MORE_TIME: Final = 6
+#: Measurements of the speed of a recipe; each one changes its width, and with it the speed.
+CALIBRATIONS: Final = 2
 
 
 def with_recipe(spec: StudySpec, cache: Path, *, devices: tuple[str, ...], hours: float | None, say: Say) -> StudySpec:
@@ -43,9 +48,8 @@ def with_recipe(spec: StudySpec, cache: Path, *, devices: tuple[str, ...], hours
     local.start_server()  # it loads torch while the images are looked at
     with writing_to(cache):
         images = measure(_unsized(spec), cache, say)
-    macs_per_second = local.call(partial(_macs_per_second, devices[0]))
-    inputs = RecipeInputs(images=images, compute=compute_of(spec, hours, len(devices), macs_per_second))
-    filled = study_spec.with_recipe(spec, inputs)
+    compute = _times(spec, hours, USUAL.compute.model_copy(update={"workers": len(devices)}))
+    filled = _calibrated(spec, RecipeInputs(images=images, compute=compute), devices)
     for line in (images_line(images), *plan_lines(filled, hours)):
         say(line)
     return filled
@@ -67,17 +71,43 @@ def with_recipe_if_here(
     return spec
 
 
-def compute_of(spec: StudySpec, hours: float | None, workers: int, macs_per_second: float) -> Compute:
-    """The time of a last training and of a trial, of `hours` for the study."""
+def _calibrated(spec: StudySpec, inputs: RecipeInputs, devices: tuple[str, ...]) -> StudySpec:
+    """The study with its recipe, after the speed of a training of this recipe was measured.
+
+    The speed depends on the network: on two cores of an AMD EPYC (Zen 4) 13 to 27 billion multiply-accumulates per
+    second and core, and 1.2 to 2 times as many with both (studies/LOG.md, 2026-11-30).
+    """
+    threads = layout_of(devices, trainings=1).threads
+    for _ in range(CALIBRATIONS):
+        filled = study_spec.with_recipe(spec, inputs)
+        model, train, _ = study_spec.to_model_configs(filled, known_point(filled))
+        measured = local.call(
+            partial(
+                _macs_per_second,
+                devices[0],
+                model,
+                train,
+                side=filled.data.side,
+                classes=len(inputs.images.classes),
+                threads=tuple(dict.fromkeys((1, threads))),
+            )
+        )
+        if not measured:
+            break
+        compute = inputs.compute.model_copy(
+            update={"macs_per_second": measured[0], "final_macs_per_second": max(measured)}
+        )
+        inputs = inputs.model_copy(update={"compute": compute})
+    return study_spec.with_recipe(spec, inputs)
+
+
+def _times(spec: StudySpec, hours: float | None, compute: Compute) -> Compute:
+    """The computing power with the time of a last training and of a trial, of `hours` for the study."""
     search_hours = searching(spec, hours)
     search_s = None if search_hours is None else 3600 * search_hours
     final_s = None if hours is None or search_s is None else 3600 * hours - (search_s if spec.final else 0.0)
-    return Compute(
-        macs_per_second=macs_per_second,
-        workers=workers,
-        final_s=final_s,
-        trial_s=None if search_s is None else search_s * workers / FULL_TRIALS,
-    )
+    trial_s = None if search_s is None else search_s * compute.workers / FULL_TRIALS
+    return compute.model_copy(update={"final_s": final_s, "trial_s": trial_s})
 
 
 def images_line(images: ImageStatistics) -> str:
@@ -108,9 +138,7 @@ def plan_lines(spec: StudySpec, hours: float | None) -> Iterator[str]:
     if hours is None or spec.template is None:
         return
     more = float(f"{hours * MORE_TIME:.1g}")
-    longer = spec.recipe.model_copy(
-        update={"compute": compute_of(spec, more, compute.workers, compute.macs_per_second)}
-    )
+    longer = spec.recipe.model_copy(update={"compute": _times(spec, more, compute)})
     larger = study_spec.settings(study_spec.with_recipe(spec, longer))
     changes = [
         text.format(larger[key].value)
@@ -143,7 +171,12 @@ def _are_here(spec: StudySpec, cache: Path) -> bool:
     return True
 
 
-def _macs_per_second(device: str) -> float:
-    from search.trial import speed  # loads torch
+def _macs_per_second(device: str, model: ModelConfig, train: TrainConfig, **sizes: Any) -> tuple[float, ...]:
+    """The speeds of `speed.macs_per_second`; empty if the network cannot be trained, as its trials then report."""
+    from models.train import Diverged  # loads torch
+    from search.trial import speed
 
-    return speed.macs_per_second(device)
+    try:
+        return speed.macs_per_second(device, model, train, **sizes)
+    except (Diverged, Impossible, MemoryError, RuntimeError):
+        return ()

@@ -90,10 +90,12 @@ class Compute(BaseModel):
     model_config = FROZEN
 
     macs_per_second: float
-    """Multiply-accumulates of forward passes in training, per second and worker: images per second times those of an
-    image."""
+    """Multiply-accumulates of forward passes in the training of a trial: images per second times those of an image."""
 
     workers: int
+
+    final_macs_per_second: float | None = None
+    """The same of the last training, which has all threads; None: as many as all workers together."""
 
     final_s: float | None
     """Wall-clock seconds of the last training, or without one of the search; None for no limit."""
@@ -104,7 +106,8 @@ class Compute(BaseModel):
     @property
     def final_macs(self) -> float:
         """Multiply-accumulates of the last training."""
-        return math.inf if self.final_s is None else self.macs_per_second * self.workers * self.final_s
+        speed = self.final_macs_per_second or self.macs_per_second * self.workers
+        return math.inf if self.final_s is None else speed * self.final_s
 
 
 class RecipeInputs(BaseModel):

@@ -1,12 +1,13 @@
 """Measures the training speed on this machine, and derives the epochs per trial if the study file has none."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from data import batches as streams
-from data.config import DEFAULT_SIDE, AugmentConfig
+from data.config import AugmentConfig
 from data.parts import TrainData
 from models.build import build
 from models.config import Impossible, ModelConfig, TrainConfig
@@ -21,6 +22,8 @@ from search.study.strategy import known_point
 
 #: Duration of a measurement in seconds, after one warm-up batch.
 MOMENT_S = 1.5
+#: The same for a recipe, which is measured several times before its study begins.
+CALIBRATION_S = 0.7
 MOST_BATCHES = 10_000
 
 
@@ -32,6 +35,7 @@ def images_per_second(
     side: int,
     device: torch.device,
     batches: Batches | None = None,
+    least_s: float = MOMENT_S,
 ) -> float:
     """Measure the training speed of a network.
 
@@ -42,6 +46,7 @@ def images_per_second(
         side: Image size in pixels per side.
         device: The device to train on.
         batches: Source of the batches; None trains on random images.
+        least_s: Least duration of the measurement in seconds.
 
     Returns:
         Images per second.
@@ -63,23 +68,37 @@ def images_per_second(
     for result in training.run(source, range(1, MOST_BATCHES)):
         if result.step == 1:
             began = time.perf_counter()
-        elif time.perf_counter() - began > MOMENT_S:
+        elif time.perf_counter() - began > least_s:
             break
     return (training.step - 1) * train.batch_size / (time.perf_counter() - began)
 
 
-def macs_per_second(device_name: str) -> float:
-    """Measure the multiply-accumulates of forward passes in the training of a usual network, per second on one thread.
+def macs_per_second(
+    device_name: str, model: ModelConfig, train: TrainConfig, *, side: int, classes: int, threads: Sequence[int]
+) -> tuple[float, ...]:
+    """Measure the multiply-accumulates of forward passes in the training of a network, per second.
 
     Args:
         device_name: Torch device, such as cpu or cuda:0.
+        model: The network.
+        train: The training settings.
+        side: Image size in pixels per side.
+        classes: Number of classes.
+        threads: Numbers of threads.
+
+    Returns:
+        A speed for each number of threads; for a device other than the CPU, on which threads have no effect, one.
+
+    Raises:
+        Impossible: No such network can be built or trained.
     """
-    torch.set_num_threads(1)
-    device = torch.device(device_name)
-    model = ModelConfig(stem="whiten", conv_layers=6, width=32, pool_every=2, pool_first=True, dense_layers=0)
-    train = TrainConfig(batch_size=128, optimizer="muon", learning_rate=1e-6, precision="auto")
-    speed = images_per_second(model, train, classes=10, side=DEFAULT_SIDE, device=device)
-    return speed * plan(model, image_size=DEFAULT_SIDE, classes=10).macs
+    device, shape = torch.device(device_name), plan(model, image_size=side, classes=classes)
+    speeds = []
+    for count in threads if device.type == "cpu" else threads[:1]:
+        torch.set_num_threads(count)
+        images = images_per_second(model, train, classes=classes, side=side, device=device, least_s=CALIBRATION_S)
+        speeds.append(images * shape.macs)
+    return tuple(speeds)
 
 
 def with_epochs(

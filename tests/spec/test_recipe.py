@@ -229,3 +229,12 @@ def test_every_key_of_a_network_but_backbones_has_a_value() -> None:
     assert missing <= {"logit_scale", "backbone", "backbone_side", "tuned_stages", "backbone_rate"}
     assert all(math.isfinite(setting.value) for setting in recipe.values() if isinstance(setting.value, float))
     assert ModelConfig.model_fields.keys() & set(recipe)
+
+
+def test_the_width_follows_from_the_speed_of_the_last_training() -> None:
+    usual = inputs(images=20_000, side=24, seconds=60)
+    fast = usual.compute.model_copy(update={"final_macs_per_second": 4 * usual.compute.macs_per_second})
+
+    wider = make_recipe(usual.model_copy(update={"compute": fast}), NOTHING)
+
+    assert values_of(wider)["width"] > values_of(make_recipe(usual, NOTHING))["width"]
