@@ -287,6 +287,8 @@ def _explain_state(study: StudyRecord) -> str:
         return f"no trial is complete yet: those that finished were pruned or failed; {command}"
     if counts.running:
         return "no trial has finished yet; the first ones are running"
+    if study.selection is not None:
+        return "no trial was trained to its end in the hours of the search"
     return f"no trial has finished yet, and none is running; {command}"
 
 

@@ -101,9 +101,10 @@ def show(study: str, trial: int | None, *, as_json: bool, storage: str) -> int:
     from search.artifacts import study_dir
     from search.storage import queries
     from search.storage.read_only import open_reader
+    from search.storage.records import search_name
 
     if trial is None:
-        record = queries.study(open_reader(storage), study)
+        record = queries.study(open_reader(storage), search_name(study))
         if not record.recipe:
             raise UsageError(f'{study!r} has no recipe, as a study has whose file has "auto"; name a trial, from 0 on')
         table = recipe_table.recipe_table(record.recipe["settings"])

@@ -69,21 +69,21 @@ def refers(raw: object) -> bool:
 
 def needs_recipe(tables: Mapping[str, Any]) -> bool:
     """Whether a study file has values of a recipe."""
-    is_filled = any(_table(tables.get(name)).get(key) == AUTO for name in FILLED_TABLES for key in FILLED_KEYS)
+    is_filled = any(refers(_table(tables.get(name)).get(key)) for name in FILLED_TABLES for key in FILLED_KEYS)
     return is_filled or any(map(refers, _values(*(tables.get(name) for name in ("space", "try", "compare")))))
 
 
 def given_values(tables: Mapping[str, Any]) -> dict[str, Value]:
     """The values that a study file fixes; the recipe goes with them."""
     others = [(key, _table(tables.get(name)).get(key)) for name in FILLED_TABLES for key in FILLED_KEYS]
-    kept = {key: value for key, value in others if isinstance(value, Value) and value != AUTO}
+    kept = {key: value for key, value in others if isinstance(value, Value) and not refers(value)}
     return _fixed_values(_table(tables.get("space"))) | kept
 
 
 def without_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of a study file without a recipe; "auto" is the default, which is left out."""
     return {
-        name: _fill_defaults(table, {}) if name in FILLED_TABLES and isinstance(table, Mapping) else table
+        name: _fill_defaults(f"[{name}]", table, {}) if name in FILLED_TABLES and isinstance(table, Mapping) else table
         for name, table in tables.items()
     }
 
@@ -102,7 +102,7 @@ def fill(tables: Mapping[str, Any], recipe_of: RecipeOf) -> dict[str, Any]:
     filled = dict(tables)
     for name in FILLED_TABLES:
         if isinstance(filled.get(name), Mapping):
-            filled[name] = _fill_defaults(filled[name], recipe)
+            filled[name] = _fill_defaults(f"[{name}]", filled[name], recipe)
     given = given_values(filled)
     space = filled["space"] = _fill_space(tables.get("space", {}), recipe_of, given)
     points = tables.get("try", [] if "compare" in tables else [{BASE: AUTO}])
@@ -118,11 +118,13 @@ def fill(tables: Mapping[str, Any], recipe_of: RecipeOf) -> dict[str, Any]:
     return filled
 
 
-def _fill_defaults(table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A table without the keys that are left to their default."""
+def _fill_defaults(place: str, table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A table with values of the recipe, without the keys that are left to their default."""
     kept = {key: value for key, value in table.items() if value != AUTO or key in OWN_AUTO}
-    wanted = [key for key, value in table.items() if value == AUTO and key in FILLED_KEYS]
-    return kept | {key: recipe[key].value for key in wanted if key in recipe}
+    wanted = {key: str(value) for key, value in table.items() if key in FILLED_KEYS and refers(value)}
+    return kept | {
+        key: _evaluate(f"{place} {key}", key, value, recipe) for key, value in wanted.items() if key in recipe
+    }
 
 
 def _fill_space(raw: object, recipe_of: RecipeOf, given: Mapping[str, Value]) -> dict[str, Any]:
@@ -254,13 +256,13 @@ def _evaluate(place: str, key: str, raw: str, recipe: Recipe) -> Value:
     if expression.operation is None:
         return recipe[name].value
     value = OPERATIONS[expression.operation](_number(place, name, recipe), expression.number)
-    for limit in CONFIG_CLASS_OF[key].model_fields[key].metadata:
+    for limit in CONFIG_CLASS_OF[key].model_fields[key].metadata if key in CONFIG_CLASS_OF else ():
         match limit:
             case Ge(ge=int() | float() as lowest):
                 value = max(value, lowest)
             case Le(le=int() | float() as highest):
                 value = min(value, highest)
-    return round(value) if isinstance(DEFAULTS[key], int) else float(f"{value:.4g}")
+    return round(value) if isinstance(DEFAULTS.get(key, recipe[name].value), int) else float(f"{value:.4g}")
 
 
 def _parse(place: str, raw: str) -> Expression:

@@ -88,7 +88,7 @@ def test_show_and_the_report_have_the_recipe_with_its_reasons(harness: Harness, 
     for setting in recipe.values():
         assert setting["reason"] in table
         assert setting["reason"] in report
-    assert harness.run("show", "photos.final").code == 2
+    assert harness.run("show", "photos.final").out == table
 
 
 def test_a_trial_of_the_study_can_be_repeated_and_the_study_be_copied(harness: Harness, first: Answer) -> None:

@@ -272,6 +272,15 @@ def test_a_value_in_the_data_goes_with_the_others() -> None:
     assert layers[0] < layers[1]
 
 
+def test_the_size_of_the_images_may_be_a_part_of_that_of_the_recipe() -> None:
+    whole, half = (
+        build(f'{FOLDER}image_size = "{size}"\n[space]\nconv_layers = "auto"\n') for size in ("auto", "auto / 2")
+    )
+
+    assert half.data.side == whole.data.side / 2
+    assert half.space.parameters["conv_layers"].single_value < whole.space.parameters["conv_layers"].single_value
+
+
 def test_a_number_of_search_images_of_the_file_is_part_of_the_recipe() -> None:
     spec = build(FOLDER + 'image_size = "auto"\nsearch_images = 77\n[space]\nwidth = "auto"\n')
     assert spec.data.search_images == 77
