@@ -1,6 +1,6 @@
 """The value "auto" in a study file, alone or with a number: "auto", "auto * 2", "auto - 1", "image_size / 4".
 
-In [space], [[try]], [[compare]] and for `FILLED_KEYS` it is the value of the recipe (`search.spec.recipe`); for the
+In [space], [[try]], [[compare]] and for `FILLED` it is the value of the recipe (`search.spec.recipe`); for the
 other keys it is the default, which chooses by itself. An end of a range and a member of a list may have it, too. A
 study is built from its tables when they are filled, and so a built study has plain values only.
 """
@@ -32,8 +32,15 @@ OWN_AUTO: Final = frozenset({"fit", "depth", "precision"})
 FILLED_TABLES: Final = ("data", "budget", "search", "final")
 """Tables beside [space], [[try]] and [[compare]] in which "auto" is the default."""
 
-FILLED_KEYS: Final = frozenset({IMAGE_SIZE, "search_images", "test_time_augmentation"})
-"""Keys of these tables for which "auto" is the value of the recipe; the default, if a recipe has none."""
+FILLED: Final = frozenset(
+    {
+        ("data", IMAGE_SIZE),
+        ("data", "search_images"),
+        ("budget", "trial_macs"),
+        ("final", "test_time_augmentation"),
+    }
+)
+"""(table, key) of these for which "auto" is the value of the recipe; the default, if a recipe has none."""
 
 REFERENCE: Final = re.compile(rf"\s*({AUTO}|{IMAGE_SIZE})\b")
 """The beginning of a value that refers to the recipe."""
@@ -69,13 +76,13 @@ def refers(raw: object) -> bool:
 
 def needs_recipe(tables: Mapping[str, Any]) -> bool:
     """Whether a study file has values of a recipe."""
-    is_filled = any(refers(_table(tables.get(name)).get(key)) for name in FILLED_TABLES for key in FILLED_KEYS)
+    is_filled = any(refers(_table(tables.get(name)).get(key)) for name, key in FILLED)
     return is_filled or any(map(refers, _values(*(tables.get(name) for name in ("space", "try", "compare")))))
 
 
 def given_values(tables: Mapping[str, Any]) -> dict[str, Value]:
     """The values that a study file fixes; the recipe goes with them."""
-    others = [(key, _table(tables.get(name)).get(key)) for name in FILLED_TABLES for key in FILLED_KEYS]
+    others = [(key, _table(tables.get(name)).get(key)) for name, key in sorted(FILLED)]
     kept = {key: value for key, value in others if isinstance(value, Value) and not refers(value)}
     return _fixed_values(_table(tables.get("space"))) | kept
 
@@ -83,7 +90,7 @@ def given_values(tables: Mapping[str, Any]) -> dict[str, Value]:
 def without_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of a study file without a recipe; "auto" is the default, which is left out."""
     return {
-        name: _fill_defaults(f"[{name}]", table, {}) if name in FILLED_TABLES and isinstance(table, Mapping) else table
+        name: _fill_defaults(name, table, {}) if name in FILLED_TABLES and isinstance(table, Mapping) else table
         for name, table in tables.items()
     }
 
@@ -102,7 +109,7 @@ def fill(tables: Mapping[str, Any], recipe_of: RecipeOf) -> dict[str, Any]:
     filled = dict(tables)
     for name in FILLED_TABLES:
         if isinstance(filled.get(name), Mapping):
-            filled[name] = _fill_defaults(f"[{name}]", filled[name], recipe)
+            filled[name] = _fill_defaults(name, filled[name], recipe)
     given = given_values(filled)
     space = filled["space"] = _fill_space(tables.get("space", {}), recipe_of, given)
     points = tables.get("try", [] if "compare" in tables else [{BASE: AUTO}])
@@ -118,12 +125,12 @@ def fill(tables: Mapping[str, Any], recipe_of: RecipeOf) -> dict[str, Any]:
     return filled
 
 
-def _fill_defaults(place: str, table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A table with values of the recipe, without the keys that are left to their default."""
+def _fill_defaults(name: str, table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The table of a name with values of the recipe, without the keys that are left to their default."""
     kept = {key: value for key, value in table.items() if value != AUTO or key in OWN_AUTO}
-    wanted = {key: str(value) for key, value in table.items() if key in FILLED_KEYS and refers(value)}
+    wanted = {key: str(value) for key, value in table.items() if (name, key) in FILLED and refers(value)}
     return kept | {
-        key: _evaluate(f"{place} {key}", key, value, recipe) for key, value in wanted.items() if key in recipe
+        key: _evaluate(f"[{name}] {key}", key, value, recipe) for key, value in wanted.items() if key in recipe
     }
 
 

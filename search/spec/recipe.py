@@ -148,7 +148,7 @@ def make_recipe(inputs: RecipeInputs, given: Mapping[str, Value]) -> dict[str, S
     """
     recipe = _Recipe(images=inputs.images, compute=inputs.compute, given=given)
     recipe.add_shape()
-    recipe.add_search_images()
+    recipe.add_trial()
     recipe.add_layers()
     recipe.add_optimization()
     recipe.add_augmentation()
@@ -198,14 +198,19 @@ class _Recipe:
             why = f"{epochs:.0f} passes over {count:,} images fit"
         self._add("width", width, why)
 
-    def add_search_images(self) -> None:
-        """Fewer images for a search whose trials would see each of them too seldom."""
-        if self.compute.trial_s is None:
-            return
+    def add_trial(self) -> None:
+        """The length of a trial, and fewer images for a search whose trials would see each of them too seldom."""
+        count, seconds = self.images.images, self.compute.trial_s
         macs = self._macs(self._value("image_size"), self._value("width"))
-        images = round(self.compute.macs_per_second * self.compute.trial_s / macs / MIN_TRIAL_EPOCHS)
+        if seconds is None:
+            epochs = planned_epochs(count)
+            self._add("trial_macs", float(f"{epochs * count * macs:.4g}"), f"{epochs:.0f} passes of the recipe")
+            return
+        trial_macs = float(f"{self.compute.macs_per_second * seconds:.4g}")
+        self._add("trial_macs", max(1.0, trial_macs), f"{seconds:.3g} s for any network")
+        images = round(self._value("trial_macs") / macs / MIN_TRIAL_EPOCHS)
         images = max(images, MIN_SEARCH_IMAGES_PER_CLASS * len(self.images.classes))
-        if images < self.images.images / 2:
+        if images < count / 2:
             self._add("search_images", images, f"{MIN_TRIAL_EPOCHS} passes over them fit into a trial")
 
     def add_layers(self) -> None:
@@ -282,7 +287,7 @@ class _Recipe:
             return "that of the files"
         if side in (MIN_SIDE, MAX_SIDE) and side == self._sides()[0]:
             return f"the {'least' if files < side else 'most'}; the files have {files:,} pixels"
-        return f"{epochs:.0f} passes fit; the files have {files:,} pixels"
+        return f"{epochs:.0f} passes fit; files of {files:,} pixels"
 
     def _value(self, key: str) -> Any:
         return self.settings[key].value

@@ -21,6 +21,7 @@ KEPT = MirrorTest(recognised=100, mirrored=100, lost=0)
 LOST = MirrorTest(recognised=100, mirrored=20, lost=85)
 NOTHING: dict[str, Value] = {}
 DATA_KEYS = {IMAGE_SIZE, "search_images"}
+BUDGET_KEYS = {"trial_macs"}
 
 
 def inputs(
@@ -100,7 +101,7 @@ def test_every_value_is_within_the_limits_of_its_key(made_for: RecipeInputs) -> 
     data = {key: value for key, value in values_of(recipe).items() if key in DataConfig.model_fields}
     config = DataConfig(source="folder", path="photos", **data)
     assert config.search_images is None or config.search_images < made_for.images.images
-    assert set(recipe) <= {*CONFIG_CLASS_OF, *DATA_KEYS, "test_time_augmentation"}
+    assert set(recipe) <= {*CONFIG_CLASS_OF, *DATA_KEYS, *BUDGET_KEYS, "test_time_augmentation"}
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,9 +142,10 @@ def test_more_time_never_gives_a_smaller_image_or_network(made_for: RecipeInputs
     assert macs(long, classes) >= macs(short, classes)
 
 
-def test_without_a_time_limit_all_but_the_width_is_as_with_much_time() -> None:
+def test_without_a_time_limit_all_but_sizes_is_as_with_much_time() -> None:
     unlimited, much = (values_of(make_recipe(inputs(seconds=seconds), NOTHING)) for seconds in (None, 1e9))
-    assert unlimited.pop("width") <= much.pop("width")
+    for key in ("width", "trial_macs"):
+        assert unlimited.pop(key) <= much.pop(key)
     assert unlimited == much
 
 
