@@ -10,7 +10,7 @@ import pytest
 from search.errors import SpecError
 from search.spec import auto, stored_spec, study_spec
 from search.spec.domains import Value
-from search.spec.recipe import USUAL, Recipe, Setting
+from search.spec.recipe import USUAL, Recipe, Setting, conv_layers_for
 from search.spec.study_spec import StudySpec
 
 #: A recipe of round numbers; with another optimizer it has another learning rate.
@@ -278,7 +278,9 @@ def test_the_size_of_the_images_may_be_a_part_of_that_of_the_recipe() -> None:
     )
 
     assert half.data.side == whole.data.side / 2
-    assert half.space.parameters["conv_layers"].single_value < whole.space.parameters["conv_layers"].single_value
+    layers = [spec.space.parameters["conv_layers"].single_value for spec in (whole, half)]
+    assert layers == [conv_layers_for(whole.data.side), conv_layers_for(half.data.side)]
+    assert layers[0] != layers[1]
 
 
 def test_a_number_of_search_images_of_the_file_is_part_of_the_recipe() -> None:
