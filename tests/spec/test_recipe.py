@@ -146,6 +146,7 @@ def test_without_a_time_limit_all_but_sizes_is_as_with_much_time() -> None:
     unlimited, much = (values_of(make_recipe(inputs(seconds=seconds), NOTHING)) for seconds in (None, 1e9))
     for key in ("width", "trial_macs"):
         assert unlimited.pop(key) <= much.pop(key)
+    assert unlimited.pop("learning_rate") >= much.pop("learning_rate")
     assert unlimited == much
 
 
@@ -240,3 +241,11 @@ def test_the_width_follows_from_the_speed_of_the_last_training() -> None:
     wider = make_recipe(usual.model_copy(update={"compute": fast}), NOTHING)
 
     assert values_of(wider)["width"] > values_of(make_recipe(usual, NOTHING))["width"]
+
+
+def test_a_narrow_network_learns_at_a_higher_rate_with_muon_alone() -> None:
+    narrow, wide = (values_of(make_recipe(inputs(), {"width": width})) for width in (16, 64))
+    sgd = [values_of(make_recipe(inputs(), {"width": width, "optimizer": "sgd"})) for width in (16, 64)]
+
+    assert narrow["learning_rate"] > wide["learning_rate"]
+    assert sgd[0]["learning_rate"] == sgd[1]["learning_rate"]
