@@ -10,7 +10,7 @@ from typing import Any, Final
 from search.spec import auto
 from search.spec.domains import Value
 from search.spec.parameters import CONFIG_CLASS_OF
-from search.spec.recipe import RecipeInputs, make_recipe
+from search.spec.recipe import Recipe, RecipeInputs, make_recipe
 
 Change = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def configuration(inputs: RecipeInputs, number: int) -> dict[str, Value]:
     """The values of a configuration for a family; parameters that are not changed go with the changed ones."""
     change = {key: value for index in changes_of(number) for key, value in CHANGES[index].items()}
 
-    def recipe_of(given: Mapping[str, Value]) -> auto.Recipe:
+    def recipe_of(given: Mapping[str, Value]) -> Recipe:
         return make_recipe(inputs, given)
 
     evaluated = _filled(change, recipe_of)
@@ -97,5 +97,5 @@ def configuration(inputs: RecipeInputs, number: int) -> dict[str, Value]:
     return {key: setting.value for key, setting in settings.items() if key in CONFIG_CLASS_OF} | evaluated
 
 
-def _filled(change: Change, recipe_of: Callable[[Mapping[str, Value]], auto.Recipe]) -> dict[str, Value]:
+def _filled(change: Change, recipe_of: Callable[[Mapping[str, Value]], Recipe]) -> dict[str, Value]:
     return dict(auto.fill({"space": dict(change), "try": []}, recipe_of)["space"])

@@ -53,14 +53,8 @@ def bits(text: str, count: int) -> NDArray[np.bool_]:
 
 def read(files: Iterable[Path]) -> list[Recording]:
     """All recordings of files of JSON lines."""
-    lines = (line for file in files for line in file.read_text().splitlines())
-    return [
-        Recording(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(line).items()}
-        )
-        for line in lines
-        if line.strip()
-    ]
+    lines = (line for file in files for line in _text(file).splitlines())
+    return [Recording(**json.loads(line)) for line in lines if line.strip()]
 
 
 def add(file: Path, recording: Recording) -> None:

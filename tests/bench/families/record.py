@@ -7,7 +7,7 @@ learning-rate schedule ends at each rung. Seconds are CPU time of one thread, so
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -194,7 +194,7 @@ def _rows(part: Split, rows: np.ndarray) -> Split:
     return Split(images=part.images, labels=part.labels, indices=part.indices[torch.from_numpy(rows)])
 
 
-def _failed(family: PreparedFamily, number: int, seed: int, values: dict[str, object], failure: str) -> Recording:
+def _failed(family: PreparedFamily, number: int, seed: int, values: Mapping[str, object], failure: str) -> Recording:
     return Recording(
         images=family.images.name, number=number, seed=seed, config=values, macs=0, parameters=0, epochs=0.0,
         seconds=(), validation=(), test=(), failure=failure,
