@@ -19,7 +19,6 @@ from search.service.session import searching
 from search.spec import auto, study_spec
 from search.spec.recipe import IMAGE_SIZE, USUAL, Compute, RecipeInputs
 from search.spec.study_spec import StudySpec
-from search.spec.trial_length import FULL_TRIALS
 from search.study.inputs import writing_to
 from search.study.strategy import known_point
 from search.tables import format_duration, format_value
@@ -27,6 +26,10 @@ from search.workers import local
 
 #: Hours of the example for more time, as a multiple of those of the study.
 MORE_TIME: Final = 6
+#: Full trials that fit into the search. With 0.7 of the hours for the last training a trial is then about a ninth as
+#: long. At this length changes of rates, momenta and batches rank as at the end (correlations 0.7 to 1.0 on six of seven
+#: image sets; studies/LOG.md, 2026-11-30).
+FULL_TRIALS: Final = 4
 #: Measurements of the speed of a recipe; each one changes its width, and with it the speed.
 CALIBRATIONS: Final = 2
 
