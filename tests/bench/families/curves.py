@@ -22,6 +22,8 @@ class Recording:
     number: int
     """Number of the configuration; 0 is the recipe."""
     seed: int
+    changes: Mapping[str, Any]
+    """Changes to the recipe, as a study file writes them; for a random configuration empty."""
     config: Mapping[str, Any]
     macs: int
     """Multiply-accumulates per image."""

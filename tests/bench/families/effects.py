@@ -13,7 +13,6 @@ from statistics import fmean, stdev
 from typing import Final
 
 from search.tables import Table, to_text
-from tests.bench.families.changes import CHANGES, changes_of
 from tests.bench.families.curves import Recording, bits, read
 from tests.bench.families.image_families import FAMILIES
 from tests.bench.families.record import RUNGS
@@ -28,6 +27,7 @@ class Effect:
 
     images: str
     number: int
+    changes: str
     at_rungs: tuple[float, ...]
     """Logarithm of the ratio of errors at each rung."""
 
@@ -58,7 +58,8 @@ def _effect(images: str, number: int, changed: Sequence[Recording], recipe: Sequ
     gain = (_mean(recipe, last) - _mean(recipe, before)) / math.log(RUNGS[last] / RUNGS[before])
     time = math.log(fmean(row.seconds[last] for row in changed) / fmean(row.seconds[last] for row in recipe))
     at_rungs = tuple(_mean(changed, rung) - _mean(recipe, rung) - gain * time for rung in range(len(RUNGS)))
-    return Effect(images=images, number=number, at_rungs=at_rungs)
+    changes = ", ".join(f"{key} = {value}" for key, value in changed[0].changes.items())
+    return Effect(images=images, number=number, changes=changes, at_rungs=at_rungs)
 
 
 def _mean(recordings: Sequence[Recording], rung: int) -> float:
@@ -79,7 +80,7 @@ def table(found: Sequence[Effect]) -> Table:
     rows = [
         (
             str(number),
-            described(number),
+            next(iter(by_number[number].values())).changes,
             *(percent(by_number[number][name].at_rungs[last]) if name in by_number[number] else "" for name in sets),
             *(percent(mean(number, rung)) for rung in range(len(RUNGS))),
             spread([effect.at_rungs[last] for effect in by_number[number].values()]),
@@ -88,13 +89,6 @@ def table(found: Sequence[Effect]) -> Table:
     ]
     means = (f"mean at {rung}/{RUNGS[-1]}" for rung in RUNGS)
     return Table(columns=("number", "changes", *sets, *means, "error of the last"), rows=tuple(rows))
-
-
-def described(number: int) -> str:
-    changes: dict[str, object] = {}
-    for index in changes_of(number):
-        changes |= CHANGES[index]
-    return ", ".join(f"{key} = {value}" for key, value in changes.items())
 
 
 def percent(effect: float) -> str:

@@ -53,16 +53,16 @@ def _set(name: str, family: str = "", *, archive: str = "", **sizes: float | Non
 FAMILIES: Final[Mapping[str, ImageFamily]] = {
     images.name: images
     for images in (
-        _set("cifar10", archive=CIFAR10, train=5_000, validation=2_000, test=4_000, core_s=30),
-        _set("cifar10-1000", "cifar10", archive=CIFAR10, train=800, validation=200, test=3_000, core_s=18),
-        _set("fashion", archive="fashion.tar", train=2_400, validation=600, test=3_000, core_s=18),
-        _set("glyphs", archive="glyphs.tar", train=None, validation=800, test=2_500, core_s=24),
-        _set("shapes", train=2_000, validation=500, test=3_000, core_s=18),
-        _set("traffic", archive="sets/traffic.tar", train=1_600, validation=700, test=1_500, core_s=24),
-        _set("flowers", archive="sets/flowers.tar", train=None, validation=180, test=200, core_s=20),
-        _set("signs", archive="sets/signs.tar", train=None, validation=60, test=110, core_s=14),
-        _set("bees", archive="sets/bees.tar", train=None, validation=60, test=80, core_s=12),
-        _set("steel", archive="sets/steel.tar", train=None, validation=30, test=54, core_s=10),
+        _set("cifar10", archive=CIFAR10, train=5_000, validation=2_000, test=4_000, core_s=14),
+        _set("cifar10-1000", "cifar10", archive=CIFAR10, train=800, validation=200, test=3_000, core_s=8),
+        _set("fashion", archive="fashion.tar", train=2_400, validation=600, test=3_000, core_s=8),
+        _set("glyphs", archive="glyphs.tar", train=None, validation=800, test=2_500, core_s=11),
+        _set("shapes", train=2_000, validation=500, test=3_000, core_s=9),
+        _set("traffic", archive="sets/traffic.tar", train=1_600, validation=700, test=1_500, core_s=11),
+        _set("flowers", archive="sets/flowers.tar", train=None, validation=180, test=200, core_s=9),
+        _set("signs", archive="sets/signs.tar", train=None, validation=60, test=110, core_s=7),
+        _set("bees", archive="sets/bees.tar", train=None, validation=60, test=80, core_s=6),
+        _set("steel", archive="sets/steel.tar", train=None, validation=30, test=54, core_s=5),
     )
 }
 

@@ -32,7 +32,7 @@ from search.spec.fit import ImageLimits, fitted
 from search.spec.recipe import Compute, RecipeInputs
 from search.spec.study_spec import StudySpec, to_model_configs
 from search.trial.trial_training import sample, step_boundaries
-from tests.bench.families.changes import configuration
+from tests.bench.families.changes import NUMBERS, changes_of, configuration
 from tests.bench.families.curves import Recording, add, bits, packed, read
 from tests.bench.families.image_families import FAMILIES, ImageFamily, config_of
 from tests.bench.measure import ROOT
@@ -67,8 +67,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of cifar10-jpeg.tar.xz and sets/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the recordings; recorded ones are left out")
     parser.add_argument("--cache", type=Path, required=True, help="folder of decoded images")
-    parser.add_argument("--configurations", type=int, default=193)
-    parser.add_argument("--numbers", type=int, nargs="*", help="these configurations alone")
+    parser.add_argument("--numbers", type=int, nargs="*", default=[*NUMBERS], help="configurations, by default all")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="every N-th training from the I-th on")
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     args = parser.parse_args(words)
@@ -76,9 +75,8 @@ def main(words: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     done = {recording.key for recording in read(args.out.glob("*.jsonl"))}
-    numbers = range(args.configurations) if args.numbers is None else args.numbers
     prepared: PreparedFamily | None = None
-    for name, number, seed in list(trainings(args.families, numbers))[index::parts]:
+    for name, number, seed in list(trainings(args.families, args.numbers))[index::parts]:
         if (name, number, seed) in done:
             continue
         if prepared is None or prepared.images.name != name:
@@ -168,6 +166,7 @@ def record(family: PreparedFamily, number: int, seed: int) -> Recording:
         images=family.images.name,
         number=number,
         seed=seed,
+        changes=changes_of(number),
         config=values,
         macs=shape.macs,
         parameters=shape.parameters,
@@ -196,9 +195,19 @@ def _rows(part: Split, rows: np.ndarray) -> Split:
 
 def _failed(family: PreparedFamily, number: int, seed: int, values: Mapping[str, object], failure: str) -> Recording:
     return Recording(
-        images=family.images.name, number=number, seed=seed, config=values, macs=0, parameters=0, epochs=0.0,
-        seconds=(), validation=(), test=(), failure=failure,
-    )  # fmt: skip
+        images=family.images.name,
+        number=number,
+        seed=seed,
+        changes=changes_of(number),
+        config=values,
+        macs=0,
+        parameters=0,
+        epochs=0.0,
+        seconds=(),
+        validation=(),
+        test=(),
+        failure=failure,
+    )
 
 
 if __name__ == "__main__":

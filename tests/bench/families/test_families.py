@@ -9,7 +9,7 @@ import pytest
 from data.statistics import ImageStatistics, MirrorTest
 from search.spec.parameters import to_configs
 from search.spec.recipe import Compute, RecipeInputs
-from tests.bench.families.changes import CHANGES, changes_of, configuration
+from tests.bench.families.changes import FIRST_RANDOM, NUMBERS, SINGLE, changes_of, configuration
 from tests.bench.families.curves import Recording, add, bits, packed, read
 from tests.bench.families.effects import effects, percent, table
 from tests.bench.families.image_families import FAMILIES
@@ -35,6 +35,7 @@ def recording(number: int, *, wrong: int, seconds: float = 9.0, before: int | No
         images="glyphs",
         number=number,
         seed=seed,
+        changes=changes_of(number),
         config={},
         macs=1,
         parameters=1,
@@ -45,25 +46,35 @@ def recording(number: int, *, wrong: int, seconds: float = 9.0, before: int | No
     )
 
 
-@pytest.mark.parametrize("number", range(2 * len(CHANGES)))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_every_configuration_can_be_built_and_differs_from_the_recipe(number: int) -> None:
     values = configuration(INPUTS, number)
 
     to_configs(values)
-    assert (values == configuration(INPUTS, 0)) == (not changes_of(number) or _is_without_effect(number))
+    assert (values == configuration(INPUTS, 0)) == (number == 0 or _is_without_effect(number))
 
 
 def _is_without_effect(number: int) -> bool:
-    """Whether the recipe of these images has the changed value already."""
-    recipe = configuration(INPUTS, 0)
-    return all(recipe.get(key) == value for index in changes_of(number) for key, value in CHANGES[index].items())
+    """Whether the recipe of these images has the changed values already."""
+    recipe, changes = configuration(INPUTS, 0), changes_of(number)
+    return bool(changes) and all(recipe.get(key) == value for key, value in changes.items())
 
 
-def test_combined_changes_have_different_keys() -> None:
-    for number in range(len(CHANGES) + 1, 193):
-        keys = [key for index in changes_of(number) for key in CHANGES[index]]
-        assert len(keys) == len(set(keys))
-        assert len(changes_of(number)) >= 2
+def test_random_configurations_have_the_same_place_in_the_ranges_of_every_family() -> None:
+    compute = INPUTS.compute.model_copy(update={"final_s": 400.0})
+    other = INPUTS.model_copy(update={"compute": compute})
+    number = FIRST_RANDOM + 1
+
+    here, there = configuration(INPUTS, number), configuration(other, number)
+
+    assert here["width"] != there["width"]
+    assert {key: here[key] for key in ("activation", "momentum", "pool")} == {
+        key: there[key] for key in ("activation", "momentum", "pool")
+    }
+
+
+def test_combined_changes_have_two_keys_or_more() -> None:
+    assert all(len(changes_of(number)) >= 2 for number in range(len(SINGLE) + 1, FIRST_RANDOM))
 
 
 def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
