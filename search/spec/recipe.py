@@ -59,8 +59,8 @@ BATCH_LIMITS: Final = (16, 256)
 BATCH_STEP: Final = 8
 #: Least number of batches in the images, of which a search sets some aside to validate.
 FEWEST_BATCHES: Final = 4
-#: Learning rates at batches of 256, which grow with the root of the batch size: with muon 0.07 was best at 128 and 0.15
-#: at 512 (studies/LOG.md, 2026-11-25). The others are usual values.
+#: Learning rates at batches of 256, which grow with a power of the batch size. That of muon is between those that were
+#: best for batches of 16 to 256 (studies/LOG.md, 2026-11-30); the others are usual values.
 LEARNING_RATES: Final[Mapping[OptimizerName, float]] = {
     "muon": 0.1,
     "sgd": 0.1,
@@ -69,11 +69,14 @@ LEARNING_RATES: Final[Mapping[OptimizerName, float]] = {
     "rmsprop": 5e-4,
 }
 RATE_BATCH: Final = 256
+RATE_POWERS: Final[Mapping[OptimizerName, float]] = {"muon": 0.25}
+USUAL_RATE_POWER: Final = 0.5
 #: With muon, narrower networks learn best at higher rates: 1.5 to 2 times as high with 16 channels as with 48
 #: (studies/LOG.md, 2026-11-30). The root of the widths' ratio is a choice.
 RATE_WIDTH: Final = 48
-#: Usual momenta. For muon, 0.85 in place of 0.6 takes 2 to 40 % of the errors away on seven image sets (the same log).
-MOMENTA: Final[Mapping[OptimizerName, float]] = {"muon": 0.85}
+#: Usual momenta. Muon's other parameters (head, norms) have SGD, whose steps are rate / (1 - momentum) long: with 0.6
+#: they learn too slowly in small batches, with 0.85 too fast in large ones (studies/LOG.md, 2026-11-30).
+MOMENTA: Final[Mapping[OptimizerName, float]] = {"muon": 0.75}
 USUAL_MOMENTUM: Final = 0.9
 #: Usual weight decays; that of muon applies to the last layer alone.
 WEIGHT_DECAYS: Final[Mapping[OptimizerName, float]] = {"adam": 1e-4, "adamw": 2e-2, "rmsprop": 1e-5}
@@ -253,10 +256,11 @@ class _Recipe:
         size = self._value("batch_size")
         self._add("optimizer", "muon", "fewest passes over the images")
         optimizer: OptimizerName = self._value("optimizer")
-        rate, why = LEARNING_RATES[optimizer] * math.sqrt(size / RATE_BATCH), "batch size"
+        power = RATE_POWERS.get(optimizer, USUAL_RATE_POWER)
+        rate, why = LEARNING_RATES[optimizer] * (size / RATE_BATCH) ** power, "batch size"
         if optimizer == "muon":
             rate, why = rate * math.sqrt(max(1.0, RATE_WIDTH / self._value("width"))), "batch size and width"
-        self._add("learning_rate", float(f"{rate:.2g}"), f"{optimizer}, root of the {why}")
+        self._add("learning_rate", float(f"{rate:.2g}"), f"{optimizer}, by {why}")
         self._add("momentum", MOMENTA.get(optimizer, USUAL_MOMENTUM), f"usual with {optimizer}")
         self._add("weight_decay", WEIGHT_DECAYS.get(optimizer, 5e-4), f"usual with {optimizer}")
         self._add("bias_rate", 1.0, "usual")
