@@ -26,9 +26,9 @@ from search.workers import local
 
 #: Hours of the example for more time, as a multiple of those of the study.
 MORE_TIME: Final = 6
-#: Full trials that fit into the search. With 0.7 of the hours for the last training a trial is then about a ninth as
-#: long. At this length changes of rates, momenta and batches rank as at the end (correlations 0.7 to 1.0 on six of seven
-#: image sets; studies/LOG.md, 2026-11-30).
+#: Full trials that fit into the search. With 0.7 of the hours for the last training a trial is about a ninth as long.
+#: At this length the effects of rates, momentum and batches correlate with those at the end by 0.66 to 0.98 on six of
+#: seven image sets (studies/LOG.md, 2026-11-30).
 FULL_TRIALS: Final = 4
 #: Measurements of the speed of a recipe; each one changes its width, and with it the speed.
 CALIBRATIONS: Final = 2
