@@ -84,6 +84,7 @@ def test_show_and_the_report_have_the_recipe_with_its_reasons(harness: Harness, 
     record = queries.study(reader(harness.url), "photos")
     assert recipe["image_size"]["value"] == record.spec["data"]["image_size"]
     assert record.spec["try"][0]["batch_size"] == recipe["batch_size"]["value"]
+    assert record.recipe["inputs"]["compute"]["final_macs_per_second"] > 0  # measured at the recipe's own size
     assert "Recipe" in report
     for setting in recipe.values():
         assert setting["reason"] in table

@@ -25,16 +25,16 @@ class Recording:
     changes: Mapping[str, Any]
     """Changes to the recipe, as a study file writes them; for a random configuration empty."""
     config: Mapping[str, Any]
-    macs: int
+    macs: int = 0
     """Multiply-accumulates per image."""
-    parameters: int
-    epochs: float
+    parameters: int = 0
+    epochs: float = 0.0
     """Passes over the training images."""
-    seconds: Sequence[float]
+    seconds: Sequence[float] = ()
     """CPU seconds until each rung; empty if the training diverged."""
-    validation: Sequence[str]
+    validation: Sequence[str] = ()
     """Correct validation images at each rung: base64 of packed bits."""
-    test: Sequence[str]
+    test: Sequence[str] = ()
     """The same of images that stand for test images."""
     failure: str = ""
     """Why the training has no result; empty if it has one."""

@@ -1,7 +1,4 @@
-"""The image sets of the recorded curves. Each uses training images alone; a part of these stands for test images.
-
-Variants of one source are one family, because results on them go together.
-"""
+"""The image sets of the recorded curves. Each uses training images alone; a part of these stands for test images."""
 
 import gzip
 import io
@@ -34,9 +31,7 @@ class ImageFamily:
     """An image set of the recorded curves."""
 
     name: str
-    family: str
-    """Variants of one source have the same family."""
-    archive: str
+    archive: str = ""
     """Archive below the data folder or below the folder of made archives; empty for drawn shapes."""
     train: int | None
     """Training images, drawn class by class; None: the rest."""
@@ -46,23 +41,19 @@ class ImageFamily:
     """Seconds of a training of the recipe on one core at `record.MACS_PER_SECOND`."""
 
 
-def _set(name: str, family: str = "", *, archive: str = "", **sizes: float | None) -> ImageFamily:
-    return ImageFamily(name=name, family=family or name, archive=archive, **sizes)  # type: ignore[arg-type]
-
-
 FAMILIES: Final[Mapping[str, ImageFamily]] = {
     images.name: images
     for images in (
-        _set("cifar10", archive=CIFAR10, train=5_000, validation=2_000, test=4_000, core_s=14),
-        _set("cifar10-1000", "cifar10", archive=CIFAR10, train=800, validation=200, test=3_000, core_s=8),
-        _set("fashion", archive="fashion.tar", train=2_400, validation=600, test=3_000, core_s=8),
-        _set("glyphs", archive="glyphs.tar", train=None, validation=800, test=2_500, core_s=11),
-        _set("shapes", train=2_000, validation=500, test=3_000, core_s=9),
-        _set("traffic", archive="sets/traffic.tar", train=1_600, validation=700, test=1_500, core_s=11),
-        _set("flowers", archive="sets/flowers.tar", train=None, validation=180, test=200, core_s=9),
-        _set("signs", archive="sets/signs.tar", train=None, validation=60, test=110, core_s=7),
-        _set("bees", archive="sets/bees.tar", train=None, validation=60, test=80, core_s=6),
-        _set("steel", archive="sets/steel.tar", train=None, validation=30, test=54, core_s=5),
+        ImageFamily(name="cifar10", archive=CIFAR10, train=5_000, validation=2_000, test=4_000, core_s=14),
+        ImageFamily(name="cifar10-1000", archive=CIFAR10, train=800, validation=200, test=3_000, core_s=8),
+        ImageFamily(name="fashion", archive="fashion.tar", train=2_400, validation=600, test=3_000, core_s=8),
+        ImageFamily(name="glyphs", archive="glyphs.tar", train=None, validation=800, test=2_500, core_s=11),
+        ImageFamily(name="shapes", train=2_000, validation=500, test=3_000, core_s=9),
+        ImageFamily(name="traffic", archive="sets/traffic.tar", train=1_600, validation=700, test=1_500, core_s=11),
+        ImageFamily(name="flowers", archive="sets/flowers.tar", train=None, validation=180, test=200, core_s=9),
+        ImageFamily(name="signs", archive="sets/signs.tar", train=None, validation=60, test=110, core_s=7),
+        ImageFamily(name="bees", archive="sets/bees.tar", train=None, validation=60, test=80, core_s=6),
+        ImageFamily(name="steel", archive="sets/steel.tar", train=None, validation=30, test=54, core_s=5),
     )
 }
 

@@ -7,7 +7,7 @@ learning-rate schedule ends at each rung. Seconds are CPU time of one thread, so
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,15 +27,13 @@ from models.plan import plan
 from models.train import Diverged, start
 from search.pruners.asha import Asha
 from search.seeds import derive
-from search.spec import study_spec
 from search.spec.fit import ImageLimits, fitted
 from search.spec.recipe import Compute, RecipeInputs
 from search.spec.study_spec import StudySpec, to_model_configs
 from search.trial.trial_training import sample, step_boundaries
-from tests.bench.families.changes import NUMBERS, changes_of, configuration
+from tests.bench.families.changes import NUMBERS, changes_of, configuration, wide_study
 from tests.bench.families.curves import Recording, add, bits, packed, read
 from tests.bench.families.image_families import FAMILIES, ImageFamily, config_of
-from tests.bench.measure import ROOT
 
 STEPS: Final = 9
 RUNGS: Final = (*Asha(first_rung=1, reduction=3, steps=STEPS).rungs(), STEPS)
@@ -104,7 +102,8 @@ def prepare_family(images: ImageFamily, *, data: Path, cache: Path) -> PreparedF
     counts = tuple(max(1, round(count * share)) for count in statistics.counts)
     compute = Compute(macs_per_second=MACS_PER_SECOND, workers=1, final_s=images.core_s, trial_s=None)
     inputs = RecipeInputs(images=statistics.model_copy(update={"counts": counts}), compute=compute)
-    spec = study_spec.with_recipe(study_spec.load(ROOT / "studies" / "auto.toml"), inputs)
+    spec = wide_study(inputs)
+    budget = spec.budget.model_copy(update={"epochs": float(MAX_EPOCHS), "evaluations": STEPS})
     config = config.model_copy(update={"image_size": spec.data.side if config.source == "folder" else None})
     prepare(config, cache, print)
     loaded = load_train(config, cache)
@@ -115,7 +114,7 @@ def prepare_family(images: ImageFamily, *, data: Path, cache: Path) -> PreparedF
     return PreparedFamily(
         images=images,
         inputs=inputs,
-        spec=replace(spec, data=config),
+        spec=replace(spec, data=config, budget=budget),
         data=replace(loaded, validation=_rows(held, kept), info=info),
         test=_rows(held, test),
         trial_macs=MACS_PER_SECOND * images.core_s,
@@ -149,7 +148,14 @@ def record(family: PreparedFamily, number: int, seed: int) -> Recording:
             class_counts=data.train.class_counts(classes),
         )
     except Impossible as error:
-        return _failed(family, number, seed, values, str(error))
+        return Recording(
+            images=family.images.name,
+            number=number,
+            seed=seed,
+            changes=changes_of(number),
+            config=values,
+            failure=str(error),
+        )
     batches = Batches(data.train, info, batch_size=train.batch_size, seed=trial_seed, augment=augment)
     began, seconds, validation, test, failure = time.process_time(), [], [], [], ""
     try:
@@ -191,23 +197,6 @@ def _right(model: torch.nn.Module, part: Split, data: TrainData, classes: int) -
 
 def _rows(part: Split, rows: np.ndarray) -> Split:
     return Split(images=part.images, labels=part.labels, indices=part.indices[torch.from_numpy(rows)])
-
-
-def _failed(family: PreparedFamily, number: int, seed: int, values: Mapping[str, object], failure: str) -> Recording:
-    return Recording(
-        images=family.images.name,
-        number=number,
-        seed=seed,
-        changes=changes_of(number),
-        config=values,
-        macs=0,
-        parameters=0,
-        epochs=0.0,
-        seconds=(),
-        validation=(),
-        test=(),
-        failure=failure,
-    )
 
 
 if __name__ == "__main__":
